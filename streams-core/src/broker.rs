@@ -1,0 +1,355 @@
+//! What the runtime asks of a store of streams, as a contract in MUSTs; the runtime holds the Redis and the embedded one.
+//!
+//! Everything else in the project speaks [`Broker`] and knows no server. One suite of tests holds
+//! every implementation to this page.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::keys::{GroupKey, PartitionKey, StreamKey};
+use crate::{BoxError, Entry, EntryId, Start};
+
+/// The answer of a broker, still to come.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BrokerError>> + Send + 'a>>;
+
+/// A store of streams and of what groups have settled.
+///
+/// Calls are for batches: one is one conversation with the server, whatever number of entries it is about.
+/// Every call MAY be made at the same time as any other. Dropping a returned future MUST NOT corrupt
+/// anything, but MAY leave the call done.
+///
+/// An error MUST say whether the call may have taken effect ([`BrokerError::is_indefinite`]).
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
+    /// Where this is, for logs. MUST NOT hold a password.
+    fn describe(&self) -> String;
+
+    /// Makes first contact: MUST fail when the server cannot be reached, refuses the credentials or
+    /// cannot do what this contract asks. Later calls connect again by themselves.
+    fn connect(&self) -> Reply<'_, ()>;
+
+    /// The server's clock, in milliseconds since 1970.
+    fn now(&self) -> Reply<'_, u64>;
+
+    /// Records how many partitions the stream has, or MUST fail with [`BrokerErrorKind::Mismatch`] when
+    /// another number is recorded already.
+    fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()>;
+
+    /// Adds entries in order, with new ids above every earlier one of the partition, and creates the stream
+    /// where there is none. MUST add all or nothing when it answers with a definite error.
+    ///
+    /// Entries below `floor` MAY be removed by the way; none above it.
+    fn append<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+    ) -> Reply<'a, Vec<EntryId>>;
+
+    /// Where the partition begins and ends; `None` when there is no such stream.
+    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>>;
+
+    /// The entries above `after`, oldest first, at most `count`. MUST NOT wait for any.
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+
+    /// The newest entries, newest first, at most `count`.
+    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+
+    /// A reader that waits; it has a connection of its own.
+    fn tail(&self) -> Reply<'_, Box<dyn Tail>>;
+
+    /// The group's lease and checkpoint; `None` when the group has none. MUST work on a server that refuses writes.
+    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>>;
+
+    /// Makes the group's state with a checkpoint as `start` says, and a marker that dies with the stream,
+    /// in one step. MUST change nothing when the state exists, and when there is a marker that is not ours
+    /// ([`Created::Foreign`]).
+    fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created>;
+
+    /// Takes the lease if owner, epoch and beat are still `seen`, with an epoch above every earlier one.
+    /// MUST refuse when the stream's history no longer holds the checkpoint.
+    fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired>;
+
+    /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
+    /// the lease; counts as a renewal. The same commit sent twice MUST take effect once and answer
+    /// [`Committed::Done`] both times.
+    fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
+
+    /// Gives the lease back and rings the partition's bell, if owner and epoch hold it. Answers whether they did.
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
+
+    /// Where leases are renewed.
+    fn renewal(&self) -> Renewal;
+
+    /// A connection for renewals alone, made on the executor that will use it.
+    fn renewer(&self) -> Reply<'_, Box<dyn Renewer>>;
+
+    /// The group's dead letters above `after`, oldest first, at most `count`.
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+
+    /// Removes dead letters; answers how many there were.
+    fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64>;
+}
+
+/// Field names and values of an entry that is to be added.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Where a partition begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The oldest entry; `None` when there is none.
+    pub first: Option<EntryId>,
+    /// The highest id ever given, also when its entry is gone.
+    pub last: EntryId,
+    /// How many entries there are.
+    pub length: u64,
+    /// How many were ever added.
+    pub added: u64,
+}
+
+/// A reader that waits for entries.
+pub trait Tail: Send {
+    /// Waits until at least one of the keys has entries above its position, or `wait` is over; then answers which, by index.
+    ///
+    /// At most `count` entries a key. A key that does not exist is waited for. MUST end early, with what
+    /// there is, soon after [`Interrupt::interrupt`].
+    fn next<'a>(
+        &'a mut self,
+        keys: &'a [(String, EntryId)],
+        count: usize,
+        wait: Duration,
+    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>>;
+
+    /// Ends waits from outside.
+    fn interrupt(&self) -> Arc<dyn Interrupt>;
+}
+
+/// Ends the wait of a [`Tail`].
+pub trait Interrupt: Send + Sync {
+    /// Ends the wait that is going on; MAY do nothing when there is none, so repeat until the tail is seen to turn.
+    fn interrupt(&self) -> Reply<'_, ()>;
+}
+
+/// Renews leases.
+pub trait Renewer: Send {
+    /// Renews each lease in one conversation; answers for each whether it is still held.
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>>;
+}
+
+/// Where leases are renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// On a thread and a connection of their own, so that a handler which blocks the executor does not lose its lease.
+    OwnThread,
+    /// On the app's executor: the broker lives in the process and in its (perhaps virtual) time.
+    CallersExecutor,
+}
+
+/// A holding of a lease: the token is fresh at every acquisition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The owner's token.
+    pub owner: String,
+    /// Which holding of the lease it is.
+    pub epoch: u64,
+}
+
+/// What a contender saw of a lease. As long as it stays the same, nobody renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeaseView {
+    /// The owner's token; empty when nobody holds the lease.
+    pub owner: String,
+    /// Which holding of the lease it is.
+    pub epoch: u64,
+    /// How often it was renewed.
+    pub beat: u64,
+}
+
+/// A group's lease and checkpoint, as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// The lease.
+    pub lease: LeaseView,
+    /// How long the owner's lease lasts: contenders go by the owner's length, not by their own.
+    pub lease_for: Duration,
+    /// The checkpoint.
+    pub at: EntryId,
+}
+
+/// What came of making a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// It is new.
+    Made,
+    /// It was there.
+    Exists,
+    /// There is a Redis group of this name without a state of ours: it belongs to an application that reads with XREADGROUP.
+    Foreign,
+}
+
+/// An attempt to take a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The contender's fresh token.
+    pub owner: String,
+    /// How long its lease will last.
+    pub lease_for: Duration,
+    /// What it saw, for a whole lease or with an empty owner.
+    pub seen: LeaseView,
+}
+
+/// What came of an attempt to take a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// The lease is held, from this checkpoint.
+    Held(Holding),
+    /// Somebody was faster, or renewed.
+    Contended,
+    /// The group has no state.
+    Missing,
+    /// The group's marker is gone: the stream was deleted, or the group destroyed.
+    Vanished {
+        /// The checkpoint that has no stream to stand in.
+        at: EntryId,
+    },
+    /// The checkpoint lies above the highest id of the stream: history was cut or restarted.
+    Ahead {
+        /// The checkpoint.
+        at: EntryId,
+        /// The highest id of the stream.
+        last: EntryId,
+    },
+    /// The group is used in another delivery mode; the two never mix under one name.
+    Mode(String),
+}
+
+/// A lease that was just taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Which holding of the lease it is.
+    pub epoch: u64,
+    /// The checkpoint.
+    pub at: EntryId,
+    /// The checkpoint's ordinal: how many entries were added up to it; `None` when it is not known.
+    pub seen: Option<u64>,
+    /// Failed attempts of events above the checkpoint.
+    pub attempts: Vec<(EntryId, u32)>,
+}
+
+/// One step of a group's checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Who commits.
+    pub holder: Holder,
+    /// Where the checkpoint is now.
+    pub prev: EntryId,
+    /// Where it goes; the same as `prev` when only attempts are recorded.
+    pub next: EntryId,
+    /// The id of the event at `next`, a witness of the history.
+    pub next_event: String,
+    /// The ordinal of `next`, where it is known.
+    pub seen: Option<u64>,
+    /// Failed attempts to record, for events above `next`.
+    pub attempts: Vec<(EntryId, u32)>,
+    /// Events above `prev` whose recorded attempts are no longer needed.
+    pub forget: Vec<EntryId>,
+    /// Whether to show the position in the server's own group, for operators' tools.
+    pub mirror: bool,
+    /// What goes to the group's dead letters.
+    pub dead: Vec<Fields>,
+    /// How many dead letters the group may have, and for how long: beyond it nothing is committed.
+    pub dead_bounds: DeadBounds,
+}
+
+/// How many dead letters a group may have, and how old the oldest may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadBounds {
+    /// At most so many.
+    pub count: u64,
+    /// None older than this.
+    pub age: Duration,
+}
+
+/// What came of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// The checkpoint is at `next`.
+    Done,
+    /// Another owner holds the lease. Nothing was changed.
+    Fenced,
+    /// The checkpoint is neither at `prev` nor at `next`. Nothing was changed.
+    Conflict {
+        /// Where it is.
+        at: EntryId,
+    },
+    /// The dead letters are at their bound. Nothing was changed.
+    DeadLettersFull {
+        /// How many there are.
+        count: u64,
+        /// The oldest.
+        oldest: Option<EntryId>,
+    },
+    /// The checkpoint is at `next`, but the group's marker is gone: the stream was deleted, or the group destroyed.
+    Vanished,
+}
+
+/// A broker could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BrokerError {
+    kind: BrokerErrorKind,
+    message: String,
+    #[source]
+    source: Option<BoxError>,
+}
+
+/// What callers branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokerErrorKind {
+    /// The server cannot be reached, or asks to come back later. The call had no effect.
+    Unavailable,
+    /// The answer did not come: the call may have taken effect or not.
+    Indefinite,
+    /// The server is full. The call had no effect.
+    Full,
+    /// Credentials, permissions or the type of a key: another try without a change fails, too.
+    Refused,
+    /// The server lacks something that this contract needs.
+    Unsupported,
+    /// What is recorded on the server contradicts what the caller declares.
+    Mismatch,
+    /// The server answered something that makes no sense here.
+    Protocol,
+}
+
+impl BrokerError {
+    /// An error with its message: lower case, no full stop, naming key and remedy.
+    pub fn new(kind: BrokerErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// The same with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind of error it is.
+    pub fn kind(&self) -> BrokerErrorKind {
+        self.kind
+    }
+
+    /// Whether the call may have taken effect all the same.
+    pub fn is_indefinite(&self) -> bool {
+        matches!(self.kind, BrokerErrorKind::Indefinite | BrokerErrorKind::Protocol)
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, BrokerErrorKind::Unavailable | BrokerErrorKind::Indefinite | BrokerErrorKind::Full)
+    }
+}

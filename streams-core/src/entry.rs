@@ -1,0 +1,236 @@
+//! What Redis stores: an id and plain fields; [`crate::codec`] turns its payload into an event.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+/// The id of an entry: milliseconds of the server's clock and a sequence number.
+///
+/// See <https://redis.io/docs/latest/develop/data-types/streams/#entry-ids>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EntryId {
+    /// Milliseconds since 1970.
+    pub ms: u64,
+    /// Tells entries of one millisecond apart.
+    pub seq: u64,
+}
+
+impl EntryId {
+    /// Below every entry.
+    pub const ZERO: Self = Self { ms: 0, seq: 0 };
+    /// Above every entry.
+    pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
+    /// An id from its two numbers.
+    pub const fn new(ms: u64, seq: u64) -> Self {
+        Self { ms, seq }
+    }
+
+    /// The smallest id above this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self.seq.checked_add(1) {
+            Some(seq) => Self { ms: self.ms, seq },
+            None => Self { ms: self.ms.saturating_add(1), seq: 0 },
+        }
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// Text that is not an entry id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an entry id; expected milliseconds and a number, such as `1610064000278-0`")]
+pub struct InvalidEntryId(String);
+
+impl FromStr for EntryId {
+    type Err = InvalidEntryId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = |part: &str| if part.bytes().all(|b| b.is_ascii_digit()) { part.parse().ok() } else { None };
+        let (ms, seq) = text.split_once('-').unwrap_or((text, "0"));
+        match (digits(ms), digits(seq)) {
+            (Some(ms), Some(seq)) => Ok(Self { ms, seq }),
+            _ => Err(InvalidEntryId(text.to_owned())),
+        }
+    }
+}
+
+/// The id that a producer gives an event: the same on a retry of the publish, and in every copy.
+///
+/// The framework makes UUIDv7; a producer may bring its own, such as the id of the trade.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(String);
+
+impl EventId {
+    /// The longest event id, in bytes: ids stand in every entry and in every checkpoint.
+    pub const MAX_LEN: usize = 128;
+
+    /// An event id from text of at most 128 bytes; `None` when it is empty or longer.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        (1..=Self::MAX_LEN).contains(&text.len()).then_some(Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An entry of a stream: an id and fields, in the order in which the producer wrote them.
+///
+/// Three fields have a meaning: `event` (name and version, `Trade@1`), `id` (the event's id) and
+/// `payload` (MessagePack). Every other field is a header. When a field occurs twice the first counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where the entry stands in its stream.
+    pub id: EntryId,
+    /// Field names and values.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Entry {
+    /// The field that names the event and its version.
+    pub const EVENT: &'static str = "event";
+    /// The field of the event's id.
+    pub const ID: &'static str = "id";
+    /// The field of the event's bytes.
+    pub const PAYLOAD: &'static str = "payload";
+
+    /// The first field of this name.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice())
+    }
+
+    /// The event's name and version: `Trade@2` is version 2 of `Trade`, `Trade` alone is version 1.
+    ///
+    /// `None` when the field is missing or says something else.
+    pub fn event(&self) -> Option<(&str, u32)> {
+        let text = std::str::from_utf8(self.field(Self::EVENT)?).ok()?;
+        match text.split_once('@') {
+            None if !text.is_empty() => Some((text, 1)),
+            Some((name, version)) if !name.is_empty() => match version.parse() {
+                Ok(version) if version > 0 => Some((name, version)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The event's id; the entry's own id where the producer gave none.
+    pub fn event_id(&self) -> EventId {
+        self.field(Self::ID)
+            .and_then(|id| std::str::from_utf8(id).ok())
+            .and_then(EventId::new)
+            .unwrap_or_else(|| EventId(self.id.to_string()))
+    }
+
+    /// The event's bytes.
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.field(Self::PAYLOAD)
+    }
+
+    /// The other fields.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers { fields: &self.fields }
+    }
+
+    /// When the entry was added, by the server's clock.
+    pub fn time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.id.ms)
+    }
+
+    /// About how many bytes the entry holds in memory, for byte budgets.
+    pub fn weight(&self) -> usize {
+        // Two vectors of three words a field, and what the allocator adds to each.
+        self.fields.iter().map(|(name, value)| name.len() + value.len() + 80).sum::<usize>() + 64
+    }
+}
+
+/// The headers of an entry: every field that is not the event's name, id or payload.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<'a> {
+    fields: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+impl<'a> Headers<'a> {
+    /// Whether a field of this name carries the event itself, so that no header may have it.
+    pub fn is_reserved(name: &str) -> bool {
+        matches!(name, Entry::EVENT | Entry::ID | Entry::PAYLOAD)
+    }
+
+    /// The first header of this name, as text; `None` when there is none or it is not UTF-8.
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        self.iter().find(|(key, _)| *key == name.as_bytes()).and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// All headers in the order in which they were written, as bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.fields
+            .iter()
+            .filter(|(name, _)| !std::str::from_utf8(name).is_ok_and(Self::is_reserved))
+            .map(|(name, value)| (name.as_slice(), value.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        Entry {
+            id: EntryId::new(7, 1),
+            fields: fields.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect(),
+        }
+    }
+
+    #[test]
+    fn ids_read_back_and_order_by_number() {
+        for text in ["0-0", "1610064000278-12", "18446744073709551615-18446744073709551615"] {
+            assert_eq!(text.parse::<EntryId>().map(|id| id.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!("5".parse(), Ok(EntryId::new(5, 0)));
+        for text in ["", "-", "1-", "-1", "a-1", "+1-0", "1-0-0", "18446744073709551616-0"] {
+            assert!(text.parse::<EntryId>().is_err(), "{text}");
+        }
+        assert!(EntryId::new(9, 0) < EntryId::new(10, 0));
+        assert_eq!(EntryId::new(9, u64::MAX).next(), EntryId::new(10, 0));
+    }
+
+    #[test]
+    fn an_event_without_a_version_is_version_one() {
+        assert_eq!(entry(&[("event", "Trade@2")]).event(), Some(("Trade", 2)));
+        assert_eq!(entry(&[("event", "Trade")]).event(), Some(("Trade", 1)));
+        for text in ["", "@1", "Trade@", "Trade@0", "Trade@x", "Trade@1@2"] {
+            assert_eq!(entry(&[("event", text)]).event(), None, "{text}");
+        }
+        assert_eq!(entry(&[]).event(), None);
+    }
+
+    #[test]
+    fn an_entry_without_an_event_id_goes_by_its_own() {
+        assert_eq!(entry(&[("id", "t-1")]).event_id().as_str(), "t-1");
+        assert_eq!(entry(&[("id", "")]).event_id().as_str(), "7-1");
+        assert_eq!(entry(&[]).event_id().as_str(), "7-1");
+    }
+
+    #[test]
+    fn other_fields_are_headers_and_the_first_of_a_name_counts() {
+        let entry = entry(&[("event", "Trade"), ("tenant", "a"), ("payload", "x"), ("tenant", "b"), ("payload", "y")]);
+        assert_eq!(entry.headers().get("tenant"), Some("a"));
+        assert_eq!(entry.headers().get("payload"), None);
+        assert_eq!(entry.headers().iter().count(), 2);
+        assert_eq!(entry.payload(), Some(b"x".as_slice()));
+    }
+}

@@ -1,0 +1,249 @@
+//! What a handler may ask for besides the event: [`Context`], [`State`], or a type of the user's own.
+
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::{BoxError, Entry, EntryId, EventId, Headers};
+
+/// Values that handlers share, one of each type.
+#[derive(Default)]
+pub struct Resources {
+    values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+}
+
+impl Resources {
+    /// Adds a value; the one of the same type that was there before, if any, is returned.
+    pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
+        let old = self.values.insert(TypeId::of::<T>(), Box::new(value))?;
+        old.downcast().ok().map(|old| *old)
+    }
+
+    /// The value of this type.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.values.get(&TypeId::of::<T>())?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resources").field("values", &self.values.len()).finish()
+    }
+}
+
+/// What the deliveries of one consumer on one partition have in common.
+#[derive(Debug)]
+pub struct Scope {
+    /// The stream's name.
+    pub stream: &'static str,
+    /// The partition of the stream, from 0.
+    pub partition: u32,
+    /// The group's name.
+    pub group: &'static str,
+    /// The handler function's name.
+    pub consumer: &'static str,
+    /// What the app's handlers share.
+    pub resources: Arc<Resources>,
+}
+
+/// One delivery: which event, to whom, for which time. Cheap to clone.
+///
+/// A handler takes it by value, after the event:
+///
+/// ```
+/// use streams_core::{Context, consumer, stream_event};
+///
+/// #[stream_event(stream = "trades")]
+/// struct Trade { price: f64 }
+///
+/// #[consumer(group = "audit")]
+/// async fn audit(trade: Trade, ctx: Context) {
+///     println!("{} at {} for {}, attempt {}", trade.price, ctx.entry_id(), ctx.group(), ctx.attempt());
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    scope: Arc<Scope>,
+    entry: Arc<Entry>,
+    attempt: u32,
+}
+
+impl Context {
+    /// The context of one attempt.
+    pub fn new(scope: Arc<Scope>, entry: Arc<Entry>, attempt: u32) -> Self {
+        Self { scope, entry, attempt }
+    }
+
+    /// A context for calling a handler in a test: stream, group and consumer `test`, entry `1-0`, first attempt.
+    pub fn test() -> Self {
+        Self::test_with(Resources::default())
+    }
+
+    /// As [`Context::test`], with resources for extractors to find.
+    pub fn test_with(resources: Resources) -> Self {
+        let scope =
+            Scope { stream: "test", partition: 0, group: "test", consumer: "test", resources: Arc::new(resources) };
+        Self::new(Arc::new(scope), Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), 1)
+    }
+
+    /// The stream's name.
+    pub fn stream(&self) -> &'static str {
+        self.scope.stream
+    }
+
+    /// The partition of the stream, from 0.
+    pub fn partition(&self) -> u32 {
+        self.scope.partition
+    }
+
+    /// The group's name.
+    pub fn group(&self) -> &'static str {
+        self.scope.group
+    }
+
+    /// The handler function's name.
+    pub fn consumer(&self) -> &'static str {
+        self.scope.consumer
+    }
+
+    /// Where the event stands in its partition.
+    pub fn entry_id(&self) -> EntryId {
+        self.entry.id
+    }
+
+    /// The event's own id: the same for every attempt and every group, hence a good idempotency key.
+    pub fn event_id(&self) -> EventId {
+        self.entry.event_id()
+    }
+
+    /// Which attempt this is, from 1; attempts before a restart count.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The event's headers.
+    pub fn headers(&self) -> Headers<'_> {
+        self.entry.headers()
+    }
+
+    /// The entry as it was read.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// What the app's handlers share: state, the publisher.
+    pub fn resources(&self) -> &Resources {
+        &self.scope.resources
+    }
+}
+
+/// A type that a handler may take after the event.
+///
+/// The runtime makes it anew for every attempt. A rejection is a failed attempt.
+///
+/// ```
+/// use streams_core::{BoxError, Context, FromContext, consumer, stream_event};
+///
+/// /// The tenant that the producer named in a header.
+/// struct Tenant(String);
+///
+/// impl FromContext for Tenant {
+///     type Rejection = BoxError;
+///     async fn from_context(ctx: &Context) -> Result<Self, BoxError> {
+///         let name = ctx.headers().get("tenant").ok_or("no `tenant` header")?;
+///         Ok(Tenant(name.to_owned()))
+///     }
+/// }
+///
+/// #[stream_event(stream = "trades")]
+/// struct Trade { price: f64 }
+///
+/// #[consumer(group = "billing")]
+/// async fn bill(trade: Trade, tenant: Tenant) {
+///     println!("{} pays for {}", tenant.0, trade.price);
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a `#[consumer]`",
+    label = "not something the runtime can pass in",
+    note = "after the event a consumer may take `Context`, `State<T>`, `Publisher` or a type that implements `FromContext`",
+    note = "to pass your own value, write `State<{Self}>` and give it to the app with `.state(value)`"
+)]
+pub trait FromContext: Sized + Send {
+    /// Why it could not be made.
+    type Rejection: Into<BoxError>;
+
+    /// Declares what must be there when the app starts, so that a missing value refuses the start and not the events.
+    fn needs(needs: &mut Needs) {
+        let _ = needs;
+    }
+
+    /// Makes the value for one attempt.
+    ///
+    /// # Errors
+    /// A rejection is a failed attempt of the event.
+    fn from_context(ctx: &Context) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
+}
+
+impl FromContext for Context {
+    type Rejection = BoxError;
+
+    async fn from_context(ctx: &Context) -> Result<Self, BoxError> {
+        Ok(ctx.clone())
+    }
+}
+
+/// A value that the app was given with `.state(value)`, cloned for every attempt.
+///
+/// In a test write `State(value)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct State<T>(pub T);
+
+impl<T> Deref for State<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A handler took `State<T>`, but the app has no `T`.
+#[derive(Debug, thiserror::Error)]
+#[error("the app has no `{0}`: call `.state(..)` with one")]
+pub struct MissingState(&'static str);
+
+impl<T: Clone + Send + Sync + 'static> FromContext for State<T> {
+    type Rejection = MissingState;
+
+    fn needs(needs: &mut Needs) {
+        needs.state::<T>();
+    }
+
+    async fn from_context(ctx: &Context) -> Result<Self, MissingState> {
+        ctx.resources().get::<T>().cloned().map(State).ok_or(MissingState(type_name::<T>()))
+    }
+}
+
+/// What the arguments of a handler need to be there at start-up.
+#[derive(Debug, Default)]
+pub struct Needs {
+    missing: Vec<(TypeId, &'static str)>,
+}
+
+impl Needs {
+    /// Declares that the app must have been given a `T`.
+    pub fn state<T: 'static>(&mut self) {
+        self.missing.push((TypeId::of::<T>(), type_name::<T>()));
+    }
+
+    /// The names of the types that `resources` lacks, each once.
+    pub fn missing_from(&self, resources: &Resources) -> Vec<&'static str> {
+        let mut names: Vec<_> =
+            self.missing.iter().filter(|(id, _)| !resources.values.contains_key(id)).map(|(_, name)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}

@@ -1,0 +1,252 @@
+//! The layout of keys in Redis and the rules for names, so that no name moves a slot or collides with another.
+
+use std::fmt;
+
+/// The longest name, in bytes.
+pub const MAX_NAME: usize = 100;
+/// The most partitions of a stream: each is a key, a lease a group and an entry in every reader's list.
+pub const MAX_PARTITIONS: u32 = 1024;
+
+/// A name that Redis keys cannot be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {kind} name `{name}`: {reason}")]
+pub struct InvalidName {
+    kind: &'static str,
+    name: String,
+    reason: &'static str,
+}
+
+fn check(kind: &'static str, name: &str, colons: bool) -> Result<(), InvalidName> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || (colons && b == b':');
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > MAX_NAME {
+        "it is longer than 100 bytes"
+    } else if !name.as_bytes()[0].is_ascii_alphanumeric() {
+        "it must start with a letter or a digit"
+    } else if !name.bytes().all(allowed) {
+        if colons {
+            "letters, digits and `.` `_` `:` `-` are allowed"
+        } else {
+            "letters, digits and `.` `_` `-` are allowed"
+        }
+    } else if name.eq_ignore_ascii_case("streams") {
+        "`STREAMS` is a keyword of Redis commands"
+    } else {
+        return Ok(());
+    };
+    Err(InvalidName { kind, name: name.to_owned(), reason })
+}
+
+/// Checks a stream's name: `[A-Za-z0-9][A-Za-z0-9._:-]{0,99}`, not ending in `.digits`, which is how partitions are named.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn check_stream(name: &str) -> Result<(), InvalidName> {
+    check("stream", name, true)?;
+    match name.rsplit_once('.') {
+        Some((_, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => Err(InvalidName {
+            kind: "stream",
+            name: name.to_owned(),
+            reason: "a name that ends in a dot and digits is the name of a partition",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a group's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn check_group(name: &str) -> Result<(), InvalidName> {
+    check("group", name, false)
+}
+
+/// Checks a namespace: as a group's name.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn check_namespace(name: &str) -> Result<(), InvalidName> {
+    check("namespace", name, false)
+}
+
+/// Checks an event's name on the wire: as a group's name.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn check_event(name: &str) -> Result<(), InvalidName> {
+    check("event", name, false)
+}
+
+/// The partition of a key: `CRC-32(key) mod partitions`, the CRC of zlib, so that every language can do the same.
+pub fn partition_of(key: &str, partitions: u32) -> u32 {
+    crc32fast::hash(key.as_bytes()) % partitions.max(1)
+}
+
+/// One stream in Redis: its name behind the namespace, and how many partitions it has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamKey {
+    base: String,
+    partitions: u32,
+}
+
+impl StreamKey {
+    /// The keys of a stream whose name, namespace and count have been checked.
+    pub fn new(namespace: Option<&str>, stream: &str, partitions: u32) -> Self {
+        let base = match namespace {
+            Some(namespace) => format!("{namespace}:{stream}"),
+            None => stream.to_owned(),
+        };
+        Self { base, partitions }
+    }
+
+    /// `[namespace:]stream`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// How many partitions the stream has.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// The hash that records properties of the stream that all its users must share (`partitions`).
+    pub fn properties(&self) -> String {
+        format!("streams:{{{}}}:_stream", self.base)
+    }
+
+    /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
+    pub fn partition(&self, index: u32) -> PartitionKey {
+        let key = if self.partitions == 1 { self.base.clone() } else { format!("{}.{index}", self.base) };
+        PartitionKey { key, index }
+    }
+}
+
+/// One partition: one Redis stream key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionKey {
+    key: String,
+    index: u32,
+}
+
+impl PartitionKey {
+    /// The Redis key of the stream's entries.
+    pub fn as_str(&self) -> &str {
+        &self.key
+    }
+
+    /// Which partition of its stream it is.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The stream whose entries wake the processes that stand by (field `group`).
+    ///
+    /// It begins with an underscore, which no group's name does.
+    pub fn bell(&self) -> String {
+        format!("streams:{{{}}}:_bell", self.key)
+    }
+
+    /// A group's keys on this partition.
+    pub fn group(&self, group: &str) -> GroupKey {
+        GroupKey {
+            partition: self.clone(),
+            group: group.to_owned(),
+            state: format!("streams:{{{}}}:{group}", self.key),
+        }
+    }
+}
+
+impl fmt::Display for PartitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+/// A group on a partition: what one lease, one checkpoint and one list of dead letters belong to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupKey {
+    partition: PartitionKey,
+    group: String,
+    state: String,
+}
+
+impl GroupKey {
+    /// The partition.
+    pub fn partition(&self) -> &PartitionKey {
+        &self.partition
+    }
+
+    /// The group's name.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// The hash with the group's lease and checkpoint.
+    pub fn state(&self) -> &str {
+        &self.state
+    }
+
+    /// The stream of the group's dead letters.
+    pub fn dead(&self) -> String {
+        format!("{}:dead", self.state)
+    }
+}
+
+impl fmt::Display for GroupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group `{}` on `{}`", self.group, self.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_move_a_slot_or_collide_are_refused() {
+        for good in ["trades", "T", "9", "eu:trades.fx", "a.1b", "a-b_c"] {
+            assert_eq!(check_stream(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "{trades}",
+            "trades}",
+            "-a",
+            "_a",
+            ":a",
+            "a b",
+            "trades.0",
+            "STREAMS",
+            "streams",
+            "ä",
+            "a*",
+            &"x".repeat(101),
+        ] {
+            assert!(check_stream(bad).is_err(), "{bad}");
+        }
+        assert_eq!(check_group("risk.eu-1"), Ok(()));
+        for bad in ["", "a:b", "_bell", "Streams"] {
+            assert!(check_group(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stream_of_one_partition_is_its_own_key() {
+        let one = StreamKey::new(None, "trades", 1);
+        assert_eq!(one.partition(0).as_str(), "trades");
+        let many = StreamKey::new(Some("staging"), "trades", 4);
+        assert_eq!(many.partition(3).as_str(), "staging:trades.3");
+        let group = many.partition(3).group("risk");
+        assert_eq!(group.state(), "streams:{staging:trades.3}:risk");
+        assert_eq!(group.dead(), "streams:{staging:trades.3}:risk:dead");
+        assert_eq!(group.partition().bell(), "streams:{staging:trades.3}:_bell");
+        assert_eq!(many.properties(), "streams:{staging:trades}:_stream");
+    }
+
+    #[test]
+    fn the_partition_of_a_key_never_changes() {
+        // python3 -c 'import zlib; print([zlib.crc32(k) % 8 for k in (b"", b"BTC-USD", b"ETH-USD", b"7", b"DOGE")])'
+        assert_eq!(["", "BTC-USD", "ETH-USD", "7", "DOGE"].map(|key| partition_of(key, 8)), [0, 0, 7, 2, 6]);
+    }
+}

@@ -1,0 +1,38 @@
+//! Vocabulary and rules of typed events over Redis Streams; no executor, no sockets.
+//!
+//! A crate that only declares events depends on this crate alone. A program that consumes them
+//! depends on `streams-runtime`, which re-exports everything here.
+//!
+//! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
+//! described ([`schema`]), encoded ([`codec`]), stored ([`Entry`]), named in Redis ([`keys`]),
+//! carried ([`broker`]), handed to a function ([`Consumer`], [`FromContext`]), judged ([`Outcome`]).
+
+// The attributes emit `::streams_core::..` paths, also inside this crate.
+extern crate self as streams_core;
+
+pub mod broker;
+pub mod codec;
+mod consumer;
+mod entry;
+mod event;
+mod extract;
+pub mod keys;
+mod outcome;
+pub mod schema;
+
+pub use consumer::{
+    Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, Payload, Registration, Start,
+};
+pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
+pub use event::{EventInfo, EventKey, EventRegistration, StreamEvent};
+pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, State};
+pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
+pub use schema::SchemaType;
+pub use streams_macros::{consumer_core as consumer, event_type_core as event_type, stream_event_core as stream_event};
+
+/// Not public API: what the attributes' expansions name.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+    pub use serde;
+}

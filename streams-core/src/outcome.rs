@@ -1,0 +1,221 @@
+//! What a handler says of an event, in one vocabulary; `settle` in the runtime decides what follows from it.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::codec::DecodeError;
+
+/// Any error that can be reported.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What is to become of an event, said by its handler.
+///
+/// A handler that returns `()` or `Ok(())` says `Done`; `Err` is a failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The event is dealt with.
+    #[default]
+    Done,
+    /// The event is of no interest; counted and logged apart from `Done`.
+    Skip(String),
+    /// Not now: try the same event again after this long. Counts as a failed attempt, so that nothing waits for ever.
+    RetryAfter(Duration),
+    /// Give up at once, for this reason: the event goes to the group's dead letters.
+    DeadLetter(String),
+}
+
+/// What a `#[consumer]` may return: `()`, [`Outcome`], or a `Result` of either.
+#[diagnostic::on_unimplemented(
+    message = "a `#[consumer]` cannot return `{Self}`",
+    label = "this return type says nothing about what becomes of the event",
+    note = "return `()`, `Outcome`, or a `Result` of one of them whose error is a `std::error::Error`"
+)]
+pub trait IntoOutcome {
+    /// The outcome, or why the attempt failed.
+    ///
+    /// # Errors
+    /// The handler's own error.
+    fn into_outcome(self) -> Result<Outcome, Failure>;
+}
+
+impl IntoOutcome for () {
+    fn into_outcome(self) -> Result<Outcome, Failure> {
+        Ok(Outcome::Done)
+    }
+}
+
+impl IntoOutcome for Outcome {
+    fn into_outcome(self) -> Result<Outcome, Failure> {
+        Ok(self)
+    }
+}
+
+impl<T: IntoOutcome, E: HandlerError> IntoOutcome for Result<T, E> {
+    fn into_outcome(self) -> Result<Outcome, Failure> {
+        match self {
+            Ok(value) => value.into_outcome(),
+            Err(error) => Err(Failure::Handler(error.into_boxed())),
+        }
+    }
+}
+
+/// An error that a `#[consumer]` may return: whatever converts into `Box<dyn Error + Send + Sync>`.
+#[diagnostic::on_unimplemented(
+    message = "the error type `{Self}` of a `#[consumer]` is not an error the runtime can report",
+    label = "must be convertible to `Box<dyn std::error::Error + Send + Sync>`",
+    note = "derive it with `thiserror`, or return `anyhow::Result<()>`"
+)]
+pub trait HandlerError {
+    /// The error, boxed.
+    fn into_boxed(self) -> BoxError;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<BoxError>> HandlerError for E {
+    fn into_boxed(self) -> BoxError {
+        self.into()
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The bytes are not the event they claim to be. Another attempt would fail the same way.
+    #[error("{0}")]
+    Decode(#[source] DecodeError),
+    /// An argument of the handler could not be made.
+    #[error("argument `{argument}`: {source}")]
+    Rejected {
+        /// The argument's type.
+        argument: &'static str,
+        /// Its own words.
+        source: BoxError,
+    },
+    /// The handler returned an error.
+    #[error("{0}")]
+    Handler(BoxError),
+    /// The handler panicked.
+    #[error("panicked: {0}")]
+    Panic(String),
+    /// The handler took longer than its `timeout`, and was cancelled.
+    #[error("took longer than its timeout of {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+}
+
+impl Failure {
+    /// Whether another attempt cannot help.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Decode(_) => true,
+            Self::Handler(error) | Self::Rejected { source: error, .. } => {
+                let mut next: Option<&(dyn Error + 'static)> = Some(&**error);
+                while let Some(error) = next {
+                    if error.is::<Permanent>() || error.is::<Given>() {
+                        return true;
+                    }
+                    next = error.source();
+                }
+                false
+            }
+            Self::Panic(_) | Self::TimedOut(_) => false,
+        }
+    }
+
+    /// The failure and its causes in one line, as it stands in logs and dead letters.
+    pub fn reason(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = match self {
+            Self::Handler(error) | Self::Rejected { source: error, .. } => error.source(),
+            _ => None,
+        };
+        while let Some(error) = next {
+            let cause = error.to_string();
+            // Some error types repeat their source in their own text.
+            if !text.ends_with(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+            next = error.source();
+        }
+        text
+    }
+}
+
+/// An error after which another attempt is pointless; made by [`permanent`].
+#[derive(Debug)]
+pub struct Permanent(Given);
+
+/// The error that was given to [`permanent`].
+///
+/// It stands in the chain of sources, so that a wrapper which hides `Permanent` itself does not hide the wish.
+#[derive(Debug)]
+struct Given(BoxError);
+
+/// Marks an error as permanent: the event goes to the dead letters at once, whatever `max_attempts` says.
+///
+/// ```
+/// use streams_core::{BoxError, permanent};
+///
+/// async fn charge(amount: i64) -> Result<(), BoxError> {
+///     if amount < 0 {
+///         // No number of attempts makes it positive.
+///         return Err(permanent(format!("negative amount {amount}")).into());
+///     }
+///     Ok(())
+/// }
+/// ```
+pub fn permanent(error: impl Into<BoxError>) -> Permanent {
+    Permanent(Given(error.into()))
+}
+
+impl fmt::Display for Permanent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Permanent {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Given {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot charge")]
+    struct Outer(#[source] BoxError);
+
+    #[test]
+    fn a_permanent_error_is_known_through_wrappers() {
+        let plain = Err::<(), _>(Outer("no".into())).into_outcome().unwrap_err();
+        assert!(!plain.is_permanent());
+        let wrapped = Err::<(), _>(Outer(permanent("no").into())).into_outcome().unwrap_err();
+        assert!(wrapped.is_permanent());
+        assert_eq!(wrapped.reason(), "cannot charge: no");
+    }
+
+    #[test]
+    fn strings_and_results_of_outcomes_are_welcome() {
+        assert_eq!(Err::<Outcome, _>("late").into_outcome().unwrap_err().reason(), "late");
+        assert_eq!(Ok::<_, String>(Outcome::Skip("old".into())).into_outcome().unwrap(), Outcome::Skip("old".into()));
+        assert_eq!(().into_outcome().unwrap(), Outcome::Done);
+    }
+}
