@@ -1,2 +1,155 @@
-//! Chores of this repository.
-fn main() {}
+//! Chores of this repository: `cargo xtask test`, `bench` and `soak`, each with a Redis server at hand.
+//!
+//! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
+//! server's program, [`tally`] adds up what the test programs report. The tests start private servers
+//! from that program and stop them; nothing here starts a server or talks to one.
+
+mod redis;
+mod tally;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use tally::Tally;
+
+const USAGE: &str = "\
+usage: cargo xtask <command> [arguments]
+
+commands:
+  test     all tests, those on a real server included: cargo test --workspace --all-features
+  bench    the benchmarks: cargo bench -p streams-tests
+  soak     the long run under faults: cargo run --release -p streams-tests --bin soak
+
+Arguments go on to cargo as they are:
+  cargo xtask test -- loses_nothing      tests whose name contains `loses_nothing`
+  cargo xtask test -p streams-core       the tests of one package
+  cargo xtask soak -- --help             what the soak can do
+
+Each command looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
+Where there is none it installs one with apt-get or brew.
+";
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest = args.collect::<Vec<_>>();
+    let result = match command.to_str() {
+        Some("test") => test(rest),
+        Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
+        Some("soak") => run(&["run", "--release", "-p", "streams-tests", "--bin", "soak"], rest),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            if !command.is_empty() {
+                eprintln!("unknown command `{}`\n", command.display());
+            }
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    result.unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs every test, passes the output on as it comes, and ends with one line that sums all test programs.
+fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
+    // Without `--no-fail-fast` the sum would lack every test program after the first that fails.
+    let mut command = vec!["test", "--all-features", "--no-fail-fast"];
+    if !names_package(&args) {
+        command.push("--workspace");
+    }
+    let mut child = cargo(&command, args)?.stdout(Stdio::piped()).spawn().map_err(cannot_run)?;
+    let output = child.stdout.take().ok_or("the output of cargo is not piped")?;
+    let mut tally = Tally::default();
+    let copied = copy(output, io::stdout().lock(), &mut tally);
+    let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
+    let cannot_write = |error| format!("passing on the output of cargo: {error}");
+    copied.map_err(cannot_write)?;
+    if !status.success() && tally.failed == 0 {
+        eprintln!("cargo test failed, yet no test did: it did not build, or a test program was killed; counted as one");
+        tally.failed = 1;
+    }
+    writeln!(io::stdout(), "{tally}").map_err(cannot_write)?;
+    Ok(exit_code(status))
+}
+
+/// Whether the arguments for cargo choose packages: `--workspace` would overrule them without a word.
+fn names_package(args: &[OsString]) -> bool {
+    args.iter()
+        .map(|arg| arg.to_string_lossy())
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg.starts_with("-p") || arg == "--package" || arg.starts_with("--package="))
+}
+
+/// Runs cargo with a server at hand.
+fn run(command: &[&str], args: Vec<OsString>) -> Result<ExitCode, String> {
+    let status = cargo(command, args)?.status().map_err(cannot_run)?;
+    Ok(exit_code(status))
+}
+
+/// A cargo command whose programs find a server's program in `REDIS_SERVER`.
+fn cargo(command: &[&str], args: Vec<OsString>) -> Result<Command, String> {
+    let server = redis::find_or_install()?;
+    eprintln!("using {server}");
+    // The cargo that runs this, not another version that happens to stand first in PATH.
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(command).args(args).env(redis::VARIABLE, server.path);
+    Ok(cargo)
+}
+
+/// Passes output on as it comes, and counts it.
+///
+/// By the chunk, not by the line: the name of a test that hangs is a line without an end. Takes its end of
+/// the pipe, so that a cargo whose output nobody can take any more ends, too.
+fn copy(mut from: impl Read, mut to: impl Write, tally: &mut Tally) -> io::Result<()> {
+    let mut chunk = [0; 8192];
+    loop {
+        let read = match from.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        tally.feed(&chunk[..read]);
+        to.write_all(&chunk[..read])?;
+        to.flush()?;
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
+fn cannot_run(error: io::Error) -> String {
+    format!("cannot run cargo: {error}")
+}
+
+/// The exit code of cargo; 1 when a signal ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_passed_on_unchanged_and_counted() {
+        let text = "\nrunning 1 test\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n";
+        let (mut out, mut tally) = (Vec::new(), Tally::default());
+        copy(text.as_bytes(), &mut out, &mut tally).unwrap();
+        assert_eq!(out, text.as_bytes());
+        assert_eq!(tally.to_string(), "1 passed, 0 failed");
+    }
+
+    #[test]
+    fn the_workspace_is_tested_unless_a_package_is_named() {
+        let names = |args: &[&str]| names_package(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(names(&["-p", "xtask"]) && names(&["--locked", "--package=xtask"]) && names(&["-pxtask"]));
+        assert!(!names(&[]) && !names(&["--lib", "--", "-p"]));
+    }
+}
