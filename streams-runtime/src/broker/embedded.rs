@@ -13,10 +13,7 @@ use streams_core::{Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{check_commit, check_entries};
-
-/// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
-const BELL_LENGTH: usize = 256;
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, millis};
 
 /// A broker without a server, for development, tests and programs that may forget.
 ///
@@ -283,7 +280,7 @@ impl Broker for Embedded {
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
         self.reply(move |store, _| {
             let recorded = *store.partitions.entry(stream.properties()).or_insert_with(|| stream.partitions());
-            super::check_partitions(stream, recorded)
+            check_partitions(stream, u64::from(recorded))
         })
     }
 
@@ -355,7 +352,7 @@ impl Broker for Embedded {
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         self.reply(move |store, now| {
-            super::check_claim(claim)?;
+            check_claim(claim)?;
             Ok(store.acquire(group, claim, now))
         })
     }
@@ -474,9 +471,4 @@ impl Renewer for EmbeddedRenewer {
             Ok(leases.iter().map(renew).collect())
         })
     }
-}
-
-/// Milliseconds; more than 500 million years are for ever.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

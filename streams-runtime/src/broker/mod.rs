@@ -1,11 +1,23 @@
-//! The stores that events live in: [`Embedded`] in the process; both kept to the contract of [`streams_core::broker`].
+//! The stores that events live in: [`Redis`] on a server, [`Embedded`] in the process; both kept to the contract of [`streams_core::broker`].
 
 pub mod embedded;
+pub mod redis;
 
 pub use embedded::Embedded;
+pub use redis::Redis;
+
+use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Claim, Commit, Fields};
 use streams_core::keys::StreamKey;
+
+/// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
+const BELL_LENGTH: usize = 256;
+
+/// Milliseconds; more than 500 million years are for ever.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Refuses what no broker can store, before anything is sent: an entry needs a field.
 fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {
@@ -43,9 +55,9 @@ fn check_claim(claim: &Claim) -> Result<(), BrokerError> {
 }
 
 /// Compares a stream's partition count with the one that its first user recorded.
-fn check_partitions(stream: &StreamKey, recorded: u32) -> Result<(), BrokerError> {
+fn check_partitions(stream: &StreamKey, recorded: u64) -> Result<(), BrokerError> {
     let declared = stream.partitions();
-    if recorded == declared {
+    if recorded == u64::from(declared) {
         return Ok(());
     }
     Err(BrokerError::new(
