@@ -1,0 +1,474 @@
+//! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use streams_core::broker::{
+    Acquired, Broker, BrokerError, Claim, Commit, Committed, Created, Extent, Fields, GroupState, Holder, Holding,
+    Interrupt, LeaseView, Renewal, Renewer, Reply, Tail,
+};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::{Entry, EntryId, Start};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, millis};
+
+/// A broker without a server, for development, tests and programs that may forget.
+///
+/// Everything stays in this process's memory and is gone with it. Entries leave by retention alone (the floor of
+/// [`append`](Broker::append)), so memory holds what is published in one retention period: about
+/// [`Entry::weight`] bytes an entry. Dead letters stay until they are discarded.
+///
+/// Time is tokio's: under a paused clock leases, retention and waits run in virtual time, and two runs from the same
+/// [`starting`](Self::starting) give out the same ids. Clones share one store.
+#[derive(Clone)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Mutex<Store>,
+    /// Rung after entries were added, for tails.
+    added: Notify,
+    /// The wall clock at construction, and the moment it was read: afterwards only tokio's clock counts.
+    epoch_ms: u64,
+    epoch: Instant,
+}
+
+#[derive(Default)]
+struct Store {
+    logs: HashMap<String, Log>,
+    groups: HashMap<String, Group>,
+    partitions: HashMap<String, u32>,
+}
+
+/// A stream: partitions, bells and dead letters alike.
+#[derive(Default)]
+struct Log {
+    entries: VecDeque<Arc<Entry>>,
+    last: EntryId,
+    added: u64,
+    /// The groups whose marker stands in the stream and dies with it.
+    markers: HashSet<String>,
+}
+
+/// The lease and the checkpoint of a group on a partition.
+struct Group {
+    lease: LeaseView,
+    lease_for: Duration,
+    at: EntryId,
+    seen: Option<u64>,
+    attempts: BTreeMap<EntryId, u32>,
+}
+
+impl Log {
+    fn push(&mut self, now: u64, fields: Fields) -> EntryId {
+        // As Redis does: the clock may stand still or go back, ids may not.
+        let id = if now > self.last.ms { EntryId::new(now, 0) } else { self.last.next() };
+        self.entries.push_back(Arc::new(Entry { id, fields }));
+        self.last = id;
+        self.added += 1;
+        id
+    }
+
+    /// The index of the first entry above `id`.
+    fn above(&self, id: EntryId) -> usize {
+        self.entries.partition_point(|entry| entry.id <= id)
+    }
+
+    fn read(&self, after: EntryId, count: usize) -> Vec<Arc<Entry>> {
+        self.entries.range(self.above(after)..).take(count).cloned().collect()
+    }
+}
+
+impl Group {
+    fn is_held_by(&self, holder: &Holder) -> bool {
+        // The empty owner is nobody, also for somebody who claims to be it.
+        !holder.owner.is_empty() && self.lease.owner == holder.owner && self.lease.epoch == holder.epoch
+    }
+}
+
+impl Store {
+    fn read(&self, key: &str, after: EntryId, count: usize) -> Vec<Arc<Entry>> {
+        self.logs.get(key).map_or_else(Vec::new, |log| log.read(after, count))
+    }
+
+    fn has_marker(&self, group: &GroupKey) -> bool {
+        self.logs.get(group.partition().as_str()).is_some_and(|log| log.markers.contains(group.group()))
+    }
+
+    fn create(&mut self, group: &GroupKey, start: Start, now: u64) -> Created {
+        if self.groups.contains_key(group.state()) {
+            return Created::Exists;
+        }
+        if self.has_marker(group) {
+            return Created::Foreign;
+        }
+        let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
+        let before = |id: EntryId| match log.entries.partition_point(|entry| entry.id < id) {
+            0 => EntryId::ZERO,
+            above => log.entries[above - 1].id,
+        };
+        let at = match start {
+            Start::Earliest => EntryId::ZERO,
+            Start::Latest => log.last,
+            Start::At(id) => before(id),
+            Start::Ago(ago) => before(EntryId::new(now.saturating_sub(millis(ago)), 0)),
+        };
+        let seen = if at == log.last {
+            Some(log.added)
+        } else if at == EntryId::ZERO {
+            Some(log.added - log.entries.len() as u64)
+        } else {
+            None
+        };
+        log.markers.insert(group.group().to_owned());
+        let state =
+            Group { lease: LeaseView::default(), lease_for: Duration::ZERO, at, seen, attempts: BTreeMap::new() };
+        self.groups.insert(group.state().to_owned(), state);
+        Created::Made
+    }
+
+    fn acquire(&mut self, group: &GroupKey, claim: &Claim, now: u64) -> Acquired {
+        let has_marker = self.has_marker(group);
+        let last = self.logs.get(group.partition().as_str()).map_or(EntryId::ZERO, |log| log.last);
+        let Some(state) = self.groups.get_mut(group.state()) else { return Acquired::Missing };
+        if state.lease != claim.seen {
+            return Acquired::Contended;
+        }
+        let at = state.at;
+        if !has_marker {
+            return Acquired::Vanished { at };
+        }
+        if at > last {
+            return Acquired::Ahead { at, last };
+        }
+        let epoch = now.max(state.lease.epoch + 1);
+        state.lease = LeaseView { owner: claim.owner.clone(), epoch, beat: 0 };
+        state.lease_for = claim.lease_for;
+        let attempts = state.attempts.range(at.next()..).map(|(id, count)| (*id, *count)).collect();
+        Acquired::Held(Holding { epoch, at, seen: state.seen, attempts })
+    }
+
+    fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
+        let vanished = commit.mirror && !self.has_marker(group);
+        let Some(state) = self.groups.get_mut(group.state()) else { return Committed::Fenced };
+        if !state.is_held_by(&commit.holder) {
+            return Committed::Fenced;
+        }
+        if state.at == commit.next && commit.prev != commit.next {
+            return Committed::Done;
+        }
+        if state.at != commit.prev {
+            return Committed::Conflict { at: state.at };
+        }
+        if !commit.dead.is_empty() {
+            let dead = self.logs.entry(group.dead()).or_default();
+            let count = dead.entries.len() as u64;
+            let oldest = dead.entries.front().map(|entry| entry.id);
+            let too_old = oldest.is_some_and(|id| now.saturating_sub(id.ms) > millis(commit.dead_bounds.age));
+            if too_old || count + commit.dead.len() as u64 > commit.dead_bounds.count {
+                return Committed::DeadLettersFull { count, oldest };
+            }
+            for fields in &commit.dead {
+                dead.push(now, fields.clone());
+            }
+        }
+        state.at = commit.next;
+        if commit.prev != commit.next {
+            state.seen = commit.seen;
+        }
+        state.lease.beat += 1;
+        state.attempts.extend(commit.attempts.iter().copied());
+        for id in &commit.forget {
+            state.attempts.remove(id);
+        }
+        if vanished { Committed::Vanished } else { Committed::Done }
+    }
+
+    fn release(&mut self, group: &GroupKey, holder: &Holder, now: u64) -> bool {
+        let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
+            return false;
+        };
+        // The epoch stays: the next one must be above it.
+        state.lease.owner.clear();
+        let bell = self.logs.entry(group.partition().bell()).or_default();
+        bell.push(now, vec![(b"group".to_vec(), group.group().as_bytes().to_vec())]);
+        while bell.entries.len() > BELL_LENGTH {
+            bell.entries.pop_front();
+        }
+        true
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // Nothing in here panics between two writes that belong together.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch_ms + millis(self.epoch.elapsed())
+    }
+}
+
+impl Embedded {
+    /// An empty broker.
+    pub fn new() -> Self {
+        Self::starting(SystemTime::now())
+    }
+
+    /// An empty broker whose clock starts here: for tests in which every id is the same at every run.
+    pub fn starting(now: SystemTime) -> Self {
+        let epoch_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+        let shared = Shared { store: Mutex::default(), added: Notify::new(), epoch_ms, epoch: Instant::now() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Deletes a stream with its groups' markers, as an operator's `DEL` would.
+    pub fn delete(&self, partition: &PartitionKey) {
+        self.shared.lock().logs.remove(partition.as_str());
+    }
+
+    /// Puts a group's marker on a stream without a state, as another application's `XGROUP CREATE .. MKSTREAM` would.
+    pub fn mark(&self, group: &GroupKey) {
+        let mut store = self.shared.lock();
+        let log = store.logs.entry(group.partition().as_str().to_owned()).or_default();
+        log.markers.insert(group.group().to_owned());
+    }
+
+    fn reply<'a, T>(
+        &'a self,
+        work: impl FnOnce(&mut Store, u64) -> Result<T, BrokerError> + Send + 'a,
+    ) -> Reply<'a, T> {
+        Box::pin(async move {
+            // Nothing here ever waits, so a loop over these calls would keep its thread for itself.
+            tokio::task::consume_budget().await;
+            let now = self.shared.now();
+            work(&mut self.shared.lock(), now)
+        })
+    }
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+impl Broker for Embedded {
+    fn describe(&self) -> String {
+        "embedded (in this process's memory)".to_owned()
+    }
+
+    fn connect(&self) -> Reply<'_, ()> {
+        self.reply(|_, _| Ok(()))
+    }
+
+    fn now(&self) -> Reply<'_, u64> {
+        self.reply(|_, now| Ok(now))
+    }
+
+    fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
+        self.reply(move |store, _| {
+            let recorded = *store.partitions.entry(stream.properties()).or_insert_with(|| stream.partitions());
+            check_partitions(stream, u64::from(recorded))
+        })
+    }
+
+    fn append<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+    ) -> Reply<'a, Vec<EntryId>> {
+        self.reply(move |store, now| {
+            check_entries(&entries)?;
+            if entries.is_empty() {
+                return Ok(Vec::new());
+            }
+            let log = store.logs.entry(partition.as_str().to_owned()).or_default();
+            let ids = entries.into_iter().map(|fields| log.push(now, fields)).collect();
+            if let Some(floor) = floor {
+                while log.entries.front().is_some_and(|entry| entry.id < floor) {
+                    log.entries.pop_front();
+                }
+            }
+            self.shared.added.notify_waiters();
+            Ok(ids)
+        })
+    }
+
+    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
+        self.reply(move |store, _| {
+            Ok(store.logs.get(partition.as_str()).map(|log| Extent {
+                first: log.entries.front().map(|entry| entry.id),
+                last: log.last,
+                length: log.entries.len() as u64,
+                added: log.added,
+            }))
+        })
+    }
+
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.reply(move |store, _| Ok(store.read(partition.as_str(), after, count)))
+    }
+
+    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.reply(move |store, _| {
+            let log = store.logs.get(partition.as_str());
+            Ok(log.map_or_else(Vec::new, |log| log.entries.iter().rev().take(count).cloned().collect()))
+        })
+    }
+
+    fn tail(&self) -> Reply<'_, Box<dyn Tail>> {
+        self.reply(|_, _| {
+            let tail = EmbeddedTail { shared: Arc::clone(&self.shared), bell: Arc::default() };
+            Ok(Box::new(tail) as Box<dyn Tail>)
+        })
+    }
+
+    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
+        self.reply(move |store, _| {
+            Ok(store.groups.get(group.state()).map(|state| GroupState {
+                lease: state.lease.clone(),
+                lease_for: state.lease_for,
+                at: state.at,
+            }))
+        })
+    }
+
+    fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
+        self.reply(move |store, now| Ok(store.create(group, start, now)))
+    }
+
+    fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
+        self.reply(move |store, now| {
+            check_claim(claim)?;
+            Ok(store.acquire(group, claim, now))
+        })
+    }
+
+    fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed> {
+        self.reply(move |store, now| {
+            check_commit(commit)?;
+            let committed = store.commit(group, commit, now);
+            if !commit.dead.is_empty() {
+                self.shared.added.notify_waiters();
+            }
+            Ok(committed)
+        })
+    }
+
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
+        self.reply(move |store, now| {
+            let released = store.release(group, holder, now);
+            self.shared.added.notify_waiters();
+            Ok(released)
+        })
+    }
+
+    fn renewal(&self) -> Renewal {
+        Renewal::CallersExecutor
+    }
+
+    fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
+        self.reply(|_, _| Ok(Box::new(EmbeddedRenewer { broker: self.clone() }) as Box<dyn Renewer>))
+    }
+
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.reply(move |store, _| Ok(store.read(&group.dead(), after, count)))
+    }
+
+    fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
+        self.reply(move |store, _| {
+            let Some(log) = store.logs.get_mut(&group.dead()) else { return Ok(0) };
+            let (before, ids) = (log.entries.len(), ids.iter().collect::<HashSet<_>>());
+            log.entries.retain(|entry| !ids.contains(&entry.id));
+            Ok((before - log.entries.len()) as u64)
+        })
+    }
+}
+
+struct EmbeddedTail {
+    shared: Arc<Shared>,
+    bell: Arc<Bell>,
+}
+
+/// Keeps a ring that nobody waits for, so that the next wait ends at once.
+#[derive(Default)]
+struct Bell(Notify);
+
+impl EmbeddedTail {
+    fn look(&self, keys: &[(String, EntryId)], count: usize) -> Vec<(usize, Vec<Arc<Entry>>)> {
+        let store = self.shared.lock();
+        let found = keys.iter().enumerate().map(|(index, (key, after))| (index, store.read(key, *after, count.max(1))));
+        found.filter(|(_, entries)| !entries.is_empty()).collect()
+    }
+}
+
+impl Tail for EmbeddedTail {
+    fn next<'a>(
+        &'a mut self,
+        keys: &'a [(String, EntryId)],
+        count: usize,
+        wait: Duration,
+    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+        Box::pin(async move {
+            tokio::task::consume_budget().await;
+            let over = tokio::time::sleep(wait);
+            tokio::pin!(over);
+            loop {
+                // Asked for before the look, so that what is added between the two rings, too.
+                let mut added = std::pin::pin!(self.shared.added.notified());
+                added.as_mut().enable();
+                let found = self.look(keys, count);
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+                tokio::select! {
+                    () = added => {}
+                    () = self.bell.0.notified() => return Ok(Vec::new()),
+                    () = &mut over => return Ok(Vec::new()),
+                }
+            }
+        })
+    }
+
+    fn interrupt(&self) -> Arc<dyn Interrupt> {
+        Arc::clone(&self.bell) as Arc<dyn Interrupt>
+    }
+}
+
+impl Interrupt for Bell {
+    fn interrupt(&self) -> Reply<'_, ()> {
+        Box::pin(async move {
+            self.0.notify_one();
+            Ok(())
+        })
+    }
+}
+
+struct EmbeddedRenewer {
+    broker: Embedded,
+}
+
+impl Renewer for EmbeddedRenewer {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+        self.broker.reply(move |store, _| {
+            let renew = |(group, holder): &(GroupKey, Holder)| {
+                let state = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder));
+                state.map(|state| state.lease.beat += 1).is_some()
+            };
+            Ok(leases.iter().map(renew).collect())
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! The stores that events live in: [`Redis`] on a server, [`Embedded`] in the process; both kept to the contract of [`streams_core::broker`].
+
+pub mod embedded;
+pub mod redis;
+
+pub use embedded::Embedded;
+pub use redis::Redis;
+
+use std::time::Duration;
+
+use streams_core::broker::{BrokerError, BrokerErrorKind, Claim, Commit, Fields};
+use streams_core::keys::StreamKey;
+
+/// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
+const BELL_LENGTH: usize = 256;
+
+/// Milliseconds; more than 500 million years are for ever.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Refuses what no broker can store, before anything is sent: an entry needs a field.
+fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {
+    if entries.iter().any(Vec::is_empty) {
+        return Err(BrokerError::new(BrokerErrorKind::Refused, "an entry without fields cannot be stored"));
+    }
+    Ok(())
+}
+
+/// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
+fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
+    check_entries(&commit.dead)?;
+    let Commit { prev, next, .. } = commit;
+    if next < prev {
+        return Err(BrokerError::new(
+            BrokerErrorKind::Refused,
+            format!("a checkpoint does not move back, here from {prev} to {next}"),
+        ));
+    }
+    if next == prev && !commit.dead.is_empty() {
+        return Err(BrokerError::new(
+            BrokerErrorKind::Refused,
+            format!("dead letters are added by a commit that moves the checkpoint, and this one stays at {prev}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses the empty token, which stands for nobody.
+fn check_claim(claim: &Claim) -> Result<(), BrokerError> {
+    if claim.owner.is_empty() {
+        return Err(BrokerError::new(BrokerErrorKind::Refused, "a lease is taken with a token that is not empty"));
+    }
+    Ok(())
+}
+
+/// Compares a stream's partition count with the one that its first user recorded.
+fn check_partitions(stream: &StreamKey, recorded: u64) -> Result<(), BrokerError> {
+    let declared = stream.partitions();
+    if recorded == u64::from(declared) {
+        return Ok(());
+    }
+    Err(BrokerError::new(
+        BrokerErrorKind::Mismatch,
+        format!(
+            "stream `{}` is declared with partitions = {declared}, but it is in use with {recorded}: declare {recorded}, \
+             or give the events a new stream (keys would change their partitions, and with them their order)",
+            stream.base()
+        ),
+    ))
+}

@@ -1,0 +1,343 @@
+//! Where the server is, connections to it that come back by themselves, and what its errors mean to callers of a broker.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, RedisResult};
+use streams_core::broker::{BrokerError, BrokerErrorKind};
+use tokio::sync::Mutex;
+
+use super::parse::Unexpected;
+
+/// How long making a connection may take, with the log-in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take. The crate's own default of half a second would call a busy server dead.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a silent peer is believed to be there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How a URL looks, for messages.
+const URL_FORM: &str = "redis://[user:password@]host[:port][/database]";
+
+/// A server, and how to log in.
+pub(super) struct Target {
+    client: Client,
+    /// The address without credentials, for logs and messages.
+    shown: String,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Target").field(&self.shown).finish()
+    }
+}
+
+impl Target {
+    /// Reads a URL. No error repeats it, as it may hold a password.
+    pub(super) fn parse(url: &str) -> Result<Self, BrokerError> {
+        let refused = |message: String| BrokerError::new(BrokerErrorKind::Refused, message);
+        let scheme = match url.split_once("://") {
+            Some((scheme @ ("redis" | "valkey" | "redis+unix" | "valkey+unix" | "unix"), _)) => scheme,
+            Some(("rediss" | "valkeys", _)) => {
+                return Err(BrokerError::new(
+                    BrokerErrorKind::Unsupported,
+                    "TLS (rediss://) is not built in; use redis:// on a private network or through a TLS proxy",
+                ));
+            }
+            _ => {
+                return Err(refused(format!(
+                    "the Redis URL has no scheme that is known; expected {URL_FORM} or redis+unix:///path"
+                )));
+            }
+        };
+        let info = redis::parse_redis_url(url)
+            .ok_or_else(|| {
+                refused(format!(
+                    "the Redis URL cannot be read; expected {URL_FORM}, with `:`, `/`, `?`, `#`, `@` and `%` in user or \
+                     password percent-encoded"
+                ))
+            })?
+            .into_connection_info()
+            .map_err(|error| {
+                let what = match (scheme.ends_with("unix"), error.to_string()) {
+                    (_, text) if text.contains("database") => "its database is not a number",
+                    (_, text) if text.contains("rotocol") => "its protocol is neither resp2 nor resp3",
+                    (_, text) if text.contains("wildcard") => "a wildcard address (0.0.0.0 or ::) is for servers",
+                    (true, _) => "it has no absolute path: write redis+unix:///path/to/redis.sock",
+                    (false, text) if text.contains("hostname") => "it has no host",
+                    (false, _) => "user and password must be percent-encoded UTF-8",
+                };
+                refused(format!("the Redis URL is wrong: {what} (expected {URL_FORM})"))
+            })?;
+        let database = info.redis_settings().db();
+        let shown = match info.addr() {
+            ConnectionAddr::Unix(path) => format!("redis+unix://{}?db={database}", path.display()),
+            ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("redis://[{host}]:{port}/{database}"),
+            address => format!("redis://{address}/{database}"),
+        };
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
+        let settings = info.redis_settings().clone().set_lib_name("streams-runtime", env!("CARGO_PKG_VERSION"));
+        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(settings))
+            .map_err(|_| refused(format!("the Redis URL cannot be used; expected {URL_FORM}")))?;
+        Ok(Self { client, shown })
+    }
+
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Connects and logs in.
+    pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, BrokerError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        connected.map_err(|error| self.cannot_connect(&error))
+    }
+
+    fn cannot_connect(&self, error: &RedisError) -> BrokerError {
+        let said = self.without_password(error);
+        let (kind, why) = match error.kind() {
+            _ if error.is_timeout() => (
+                BrokerErrorKind::Unavailable,
+                "no answer within 5 s; is it a Redis server, and is the network open to it?".to_owned(),
+            ),
+            _ if said.contains("WRONGPASS") || said.contains("NOAUTH") || said.contains("invalid username-password") => {
+                (BrokerErrorKind::Refused, credentials(&said))
+            }
+            _ if said.contains("without any password configured") => (
+                BrokerErrorKind::Refused,
+                "the server has no password, but REDIS_URL gives one; remove it, or check that this is the right server"
+                    .to_owned(),
+            ),
+            _ if said.contains("DB index") || said.contains("Redis Server refused to switch database") => (
+                BrokerErrorKind::Refused,
+                "the server has no such database; check the number at the end of REDIS_URL (16 databases, from 0, \
+                 by default)"
+                    .to_owned(),
+            ),
+            ErrorKind::Parse => (
+                BrokerErrorKind::Refused,
+                "what answers there is not a Redis server; check host and port in REDIS_URL".to_owned(),
+            ),
+            _ if said.contains("max number of clients") => (
+                BrokerErrorKind::Unavailable,
+                "the server has no connection left; raise its maxclients".to_owned(),
+            ),
+            ErrorKind::RESP3NotSupported => (
+                BrokerErrorKind::Unsupported,
+                "the server does not speak RESP3; remove protocol=resp3 from REDIS_URL".to_owned(),
+            ),
+            ErrorKind::AuthenticationFailed => (BrokerErrorKind::Refused, credentials(&said)),
+            ErrorKind::Io if error.is_connection_refusal() => match self.client.get_connection_info().addr() {
+                ConnectionAddr::Unix(_) => (
+                    BrokerErrorKind::Unavailable,
+                    "no server listens on this socket; is it running, and is the path in REDIS_URL right?".to_owned(),
+                ),
+                _ => (
+                    BrokerErrorKind::Unavailable,
+                    "connection refused; is the server running, and are host and port in REDIS_URL right?".to_owned(),
+                ),
+            },
+            _ => (BrokerErrorKind::Unavailable, "check that it is running and that REDIS_URL is right".to_owned()),
+        };
+        BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown)).caused_by(said)
+    }
+
+    /// The error's text. Some servers repeat the commands that they do not know.
+    fn without_password(&self, error: &RedisError) -> String {
+        let text = error.to_string();
+        match self.client.get_connection_info().redis_settings().password() {
+            Some(password) if !password.is_empty() => text.replace(password, "***"),
+            _ => text,
+        }
+    }
+}
+
+fn credentials(said: &str) -> String {
+    let code = ["WRONGPASS", "NOAUTH"].into_iter().find(|code| said.contains(code));
+    let code = code.map_or_else(String::new, |code| format!(" ({code})"));
+    format!("the server refused to log in{code}; check the user and password in REDIS_URL")
+}
+
+/// A connection that many calls share and that is replaced after it broke.
+#[derive(Debug)]
+pub(super) struct Link {
+    target: Arc<Target>,
+    response_timeout: Duration,
+    slot: Mutex<Slot>,
+    /// How many attempts to connect are over.
+    attempts: AtomicU64,
+}
+
+#[derive(Default)]
+struct Slot {
+    live: Option<Live>,
+    /// Why the last attempt failed.
+    failure: Option<(BrokerErrorKind, String)>,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("connected", &self.live.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Live {
+    connection: MultiplexedConnection,
+    /// Which attempt made it.
+    attempt: u64,
+}
+
+/// What a call is about, for its errors, and what may be done when the connection breaks under it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) command: &'static str,
+    pub(super) key: &'a str,
+    pub(super) effect: Effect,
+}
+
+/// What a call does when it runs twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing: it reads.
+    Read,
+    /// The same as once.
+    Idempotent,
+    /// Something else: never sent again.
+    Once,
+}
+
+impl Link {
+    pub(super) fn new(target: &Arc<Target>, response_timeout: Duration) -> Self {
+        Self { target: Arc::clone(target), response_timeout, slot: Mutex::default(), attempts: AtomicU64::new(0) }
+    }
+
+    /// Runs a command on the connection. What may run twice is sent again when the connection turns out to be dead.
+    pub(super) async fn run<T, F>(
+        &self,
+        call: Call<'_>,
+        send: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<T, BrokerError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let mut again = call.effect != Effect::Once;
+        loop {
+            let Live { connection, attempt } = self.live().await?;
+            let error = match send(connection).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            // After a time-out, too: the peer may be gone without a word, and only a new connection finds out.
+            if is_broken(&error) {
+                self.drop_live(attempt).await;
+                if error.is_connection_dropped() && std::mem::take(&mut again) {
+                    continue;
+                }
+            }
+            return Err(explain(call, error));
+        }
+    }
+
+    /// The connection, made if there is none. Calls that wait for the same attempt share its failure.
+    async fn live(&self) -> Result<Live, BrokerError> {
+        let before = self.attempts.load(Ordering::Acquire);
+        let mut slot = self.slot.lock().await;
+        if let Some(live) = &slot.live {
+            return Ok(live.clone());
+        }
+        if self.attempts.load(Ordering::Acquire) > before
+            && let Some((kind, message)) = &slot.failure
+        {
+            return Err(BrokerError::new(*kind, message.clone()));
+        }
+        let connected = self.target.connect(self.response_timeout).await;
+        let attempt = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
+        match connected {
+            Ok(connection) => {
+                slot.failure = None;
+                Ok(slot.live.insert(Live { connection, attempt }).clone())
+            }
+            Err(error) => {
+                slot.failure = Some((error.kind(), error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn drop_live(&self, attempt: u64) {
+        let mut slot = self.slot.lock().await;
+        if slot.live.as_ref().is_some_and(|live| live.attempt == attempt) {
+            slot.live = None;
+        }
+    }
+}
+
+/// Whether the connection is of no more use.
+pub(super) fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_unrecoverable_error()
+}
+
+/// What a command's error means to the caller of a broker.
+pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
+    let Call { command, key, effect } = call;
+    if is_broken(&error) {
+        let (kind, so) = match effect {
+            Effect::Read => (BrokerErrorKind::Unavailable, ""),
+            Effect::Idempotent | Effect::Once => (BrokerErrorKind::Indefinite, "; it may have taken effect"),
+        };
+        let what = if error.is_timeout() { "no answer came in time" } else { "the connection broke" };
+        return BrokerError::new(kind, format!("{command} on `{key}`: {what}{so}")).caused_by(error);
+    }
+    // A transaction that was refused says why at the command that was.
+    let code = match error.clone().into_server_errors() {
+        Some(errors) if !errors.is_empty() => errors[0].1.code().to_owned(),
+        _ => error.code().unwrap_or_default().to_owned(),
+    };
+    let (kind, why) = match code.as_str() {
+        "OOM" => (BrokerErrorKind::Full, "the server is full (OOM); raise its maxmemory or shorten retention"),
+        "MISCONF" => {
+            (BrokerErrorKind::Full, "the server cannot save to its disk (MISCONF); free space or check its log")
+        }
+        "NOAUTH" | "WRONGPASS" => (BrokerErrorKind::Refused, "not logged in; check the user and password in REDIS_URL"),
+        "NOPERM" => {
+            (BrokerErrorKind::Refused, "the user may not do this (NOPERM); grant it the command and the key with ACL")
+        }
+        "WRONGTYPE" => (
+            BrokerErrorKind::Refused,
+            "the key holds something else (WRONGTYPE); rename the stream or the group, or delete the key if nobody \
+             needs it",
+        ),
+        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "UNBLOCKED" => {
+            (BrokerErrorKind::Unavailable, "the server asks to come back later")
+        }
+        "READONLY" => {
+            (BrokerErrorKind::Unavailable, "the server is a replica, now or for good; REDIS_URL must name the primary")
+        }
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            (BrokerErrorKind::Unsupported, "the server is part of a Redis Cluster, which is not supported yet")
+        }
+        // Definite answers that a script's first line or a missing command bring about.
+        "ERR" if error.to_string().contains("unknown command") => {
+            (BrokerErrorKind::Unsupported, "the server lacks the command; Redis 7.0 or Valkey 7.2 is needed")
+        }
+        _ => (BrokerErrorKind::Protocol, "the server gave an answer that makes no sense here"),
+    };
+    BrokerError::new(kind, format!("{command} on `{key}`: {why}")).caused_by(error)
+}
+
+/// A reply that could not be read. What was asked for may have been done.
+pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
+    move |what| {
+        let message = format!("{} on `{}`: the server gave an answer that makes no sense here", call.command, call.key);
+        BrokerError::new(BrokerErrorKind::Protocol, message).caused_by(what)
+    }
+}

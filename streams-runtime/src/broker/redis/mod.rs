@@ -1,0 +1,503 @@
+//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `scripts` change groups, `tail` waits.
+
+mod connection;
+mod parse;
+mod scripts;
+mod tail;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Script, ScriptInvocation, Value, cmd};
+use streams_core::broker::{
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Extent, Fields, GroupState,
+    Holder, Holding, LeaseView, Renewal, Renewer, Reply, Tail,
+};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::{Entry, EntryId, Start};
+
+use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
+use self::parse::{Answer, Unexpected};
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, millis};
+
+/// A broker on a server: Redis 7.0, Valkey 7.2, or later.
+///
+/// Connections are made when they are needed and again after they broke: one for commands, one for reading backlogs
+/// (whose large replies must not delay a commit), one a tail and one for renewals.
+///
+/// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
+/// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
+/// `hincrby`, `hdel`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `client|id` and `client|unblock`.
+pub struct Redis {
+    target: Arc<Target>,
+    commands: Arc<Link>,
+    reads: Link,
+}
+
+impl Redis {
+    /// A broker at a URL: `redis://[user:password@]host[:port][/database]` or
+    /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` where that is wanted.
+    ///
+    /// Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, without repeating it.
+    pub fn open(url: &str) -> Result<Self, BrokerError> {
+        let target = Arc::new(Target::parse(url)?);
+        let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
+        let reads = Link::new(&target, RESPONSE_TIMEOUT);
+        Ok(Self { target, commands, reads })
+    }
+
+    async fn command(&self, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
+        query(&self.commands, call, command).await
+    }
+
+    /// Reads entries on the connection for large replies.
+    async fn entries(&self, call: Call<'_>, command: &Cmd) -> Result<Vec<Arc<Entry>>, BrokerError> {
+        parse::entries(query(&self.reads, call, command).await?).map_err(unexpected(call))
+    }
+
+    async fn range(&self, key: &str, after: EntryId, count: usize) -> Result<Vec<Arc<Entry>>, BrokerError> {
+        // An open interval above the highest id is an error to the server.
+        if after == EntryId::MAX || count == 0 {
+            return Ok(Vec::new());
+        }
+        let mut command = cmd("XRANGE");
+        command.arg(key).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit(count));
+        self.entries(Call { command: "XRANGE", key, effect: Effect::Read }, &command).await
+    }
+
+    /// Runs a script; its answer is a word, of which the general ones are errors.
+    async fn script(&self, call: Call<'_>, invocation: &ScriptInvocation<'_>) -> Result<Answer, BrokerError> {
+        let run = |mut connection| async move { invocation.invoke_async(&mut connection).await };
+        let reply = self.commands.run(call, run).await?;
+        let mut answer = Answer::new(reply).map_err(unexpected(call))?;
+        let unexpected = unexpected(call);
+        match answer.word.as_str() {
+            "wrong type" => {
+                let mut text = || answer.text().map_err(&unexpected);
+                let (key, found, wanted) = (text()?, text()?, text()?);
+                Err(BrokerError::new(
+                    BrokerErrorKind::Refused,
+                    format!(
+                        "{} needs a {wanted} at `{key}`, which holds a {found} (WRONGTYPE); rename the stream or the \
+                         group, or delete the key if nobody needs it",
+                        call.command
+                    ),
+                ))
+            }
+            "damaged" => Err(BrokerError::new(
+                BrokerErrorKind::Refused,
+                format!("the state at `{}` is not complete; who else writes to it?", call.key),
+            )),
+            _ => Ok(answer),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&self.target.shown()).finish()
+    }
+}
+
+impl Broker for Redis {
+    fn describe(&self) -> String {
+        self.target.shown().to_owned()
+    }
+
+    fn connect(&self) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let call = Call { command: "SCRIPT LOAD", key: "streams", effect: Effect::Idempotent };
+            let load = |mut connection| async move {
+                for script in scripts::all() {
+                    script.load_async(&mut connection).await?;
+                }
+                Ok(())
+            };
+            // Redis before 7.0 takes the flags in a script's first line for a syntax error.
+            match self.commands.run(call, load).await {
+                Err(error) if error.kind() == BrokerErrorKind::Protocol => Err(self.too_old(error).await),
+                other => other,
+            }
+        })
+    }
+
+    fn now(&self) -> Reply<'_, u64> {
+        Box::pin(async move {
+            let call = Call { command: "TIME", key: "", effect: Effect::Read };
+            let reply = self.command(call, &cmd("TIME")).await?;
+            let parts = || {
+                let mut parts = parse::array(reply)?.into_iter();
+                let mut part = || parse::number(parts.next().unwrap_or_default());
+                Ok(part()? * 1000 + part()? / 1000)
+            };
+            parts().map_err(unexpected(call))
+        })
+    }
+
+    fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let key = &stream.properties();
+            let (mut get, mut set) = (cmd("HGET"), cmd("HSETNX"));
+            get.arg(key).arg("partitions");
+            set.arg(key).arg("partitions").arg(stream.partitions());
+            let (reading, writing) = (
+                Call { command: "HGET", key, effect: Effect::Read },
+                Call { command: "HSETNX", key, effect: Effect::Idempotent },
+            );
+            // Read first: a full server refuses the write, and nearly always there is nothing to write.
+            let mut recorded = self.command(reading, &get).await?;
+            if recorded == Value::Nil {
+                self.command(writing, &set).await?;
+                recorded = self.command(reading, &get).await?;
+            }
+            let recorded = parse::number(recorded).map_err(unexpected(reading))?;
+            check_partitions(stream, recorded)
+        })
+    }
+
+    fn append<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+    ) -> Reply<'a, Vec<EntryId>> {
+        Box::pin(async move {
+            check_entries(&entries)?;
+            let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
+            let add = |fields: &Fields, floor: Option<EntryId>| {
+                let mut command = cmd("XADD");
+                command.arg(partition.as_str());
+                if let Some(floor) = floor {
+                    command.arg("MINID").arg("~").arg(floor.to_string());
+                }
+                command.arg("*");
+                for (name, value) in fields {
+                    command.arg(name.as_slice()).arg(value.as_slice());
+                }
+                command
+            };
+            let ids = match entries.as_slice() {
+                [] => return Ok(Vec::new()),
+                [fields] => vec![self.command(call, &add(fields, floor)).await?],
+                several => {
+                    let mut transaction = redis::pipe();
+                    transaction.atomic();
+                    for (index, fields) in several.iter().enumerate() {
+                        // Once is enough to trim.
+                        transaction.add_command(add(fields, floor.filter(|_| index == 0)));
+                    }
+                    let transaction = &transaction;
+                    let run = |mut connection| async move { transaction.query_async(&mut connection).await };
+                    parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?
+                }
+            };
+            ids.into_iter().map(parse::id).collect::<Result<_, _>>().map_err(unexpected(call))
+        })
+    }
+
+    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
+        Box::pin(async move {
+            let call = Call { command: "XINFO STREAM", key: partition.as_str(), effect: Effect::Read };
+            let mut command = cmd("XINFO");
+            command.arg("STREAM").arg(partition.as_str());
+            let command = &command;
+            let run = |mut connection| async move {
+                match command.query_async(&mut connection).await {
+                    Err(error) if error.to_string().contains("no such key") => Ok(Value::Nil),
+                    reply => reply,
+                }
+            };
+            // The reply holds the first and the last entry, which may be large.
+            let reply = self.reads.run(call, run).await?;
+            if reply == Value::Nil {
+                return Ok(None);
+            }
+            extent(reply).map(Some).map_err(unexpected(call))
+        })
+    }
+
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(self.range(partition.as_str(), after, count))
+    }
+
+    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(async move {
+            let mut command = cmd("XREVRANGE");
+            command.arg(partition.as_str()).arg("+").arg("-").arg("COUNT").arg(limit(count));
+            self.entries(Call { command: "XREVRANGE", key: partition.as_str(), effect: Effect::Read }, &command).await
+        })
+    }
+
+    fn tail(&self) -> Reply<'_, Box<dyn Tail>> {
+        Box::pin(async move { Ok(Box::new(tail::RedisTail::new(&self.target, &self.commands)) as Box<dyn Tail>) })
+    }
+
+    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
+        Box::pin(async move {
+            let call = Call { command: "HMGET", key: group.state(), effect: Effect::Read };
+            let mut command = cmd("HMGET");
+            command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at"]);
+            state(self.command(call, &command).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
+        Box::pin(async move {
+            let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
+            let (start, from) = match start {
+                Start::Earliest => ("earliest", String::new()),
+                Start::Latest => ("latest", String::new()),
+                Start::At(id) => ("at", id.to_string()),
+                Start::Ago(ago) => ("ago", millis(ago).to_string()),
+            };
+            let mut invocation = on(&scripts::CREATE, group);
+            invocation.arg(start).arg(from);
+            match self.script(call, &invocation).await?.word.as_str() {
+                "made" => Ok(Created::Made),
+                "exists" => Ok(Created::Exists),
+                "foreign" => Ok(Created::Foreign),
+                _ => Err(unexpected(call)(Unexpected("made, exists or foreign"))),
+            }
+        })
+    }
+
+    fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
+        Box::pin(async move {
+            check_claim(claim)?;
+            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Once };
+            let Claim { owner, lease_for, seen } = claim;
+            let mut invocation = on(&scripts::ACQUIRE, group);
+            invocation.arg(owner).arg(millis(*lease_for)).arg(&seen.owner).arg(seen.epoch).arg(seen.beat);
+            let answer = self.script(call, &invocation).await?;
+            acquired(answer).map_err(unexpected(call))
+        })
+    }
+
+    fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed> {
+        Box::pin(async move {
+            check_commit(commit)?;
+            let call = Call { command: "committing", key: group.state(), effect: Effect::Idempotent };
+            let answer = self.script(call, &commit_script(group, commit)).await?;
+            committed(answer).map_err(unexpected(call))
+        })
+    }
+
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let call = Call { command: "releasing a lease", key: group.state(), effect: Effect::Once };
+            let mut invocation = on(&scripts::RELEASE, group);
+            invocation.key(group.partition().bell()).arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
+            Ok(self.script(call, &invocation).await?.word == "yes")
+        })
+    }
+
+    fn renewal(&self) -> Renewal {
+        Renewal::OwnThread
+    }
+
+    fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
+        Box::pin(async move {
+            let link = Link::new(&self.target, RESPONSE_TIMEOUT);
+            Ok(Box::new(RedisRenewer { link }) as Box<dyn Renewer>)
+        })
+    }
+
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(async move { self.range(&group.dead(), after, count).await })
+    }
+
+    fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
+        Box::pin(async move {
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            let key = &group.dead();
+            let call = Call { command: "XDEL", key, effect: Effect::Once };
+            let mut command = cmd("XDEL");
+            command.arg(key);
+            for id in ids {
+                command.arg(id.to_string());
+            }
+            parse::number(self.command(call, &command).await?).map_err(unexpected(call))
+        })
+    }
+}
+
+impl Redis {
+    /// The error of a server that refused the scripts, with its version.
+    async fn too_old(&self, error: BrokerError) -> BrokerError {
+        let call = Call { command: "INFO", key: "server", effect: Effect::Read };
+        let mut info = cmd("INFO");
+        info.arg("server");
+        let info = self.command(call, &info).await.and_then(|reply| parse::text(reply).map_err(unexpected(call)));
+        // Valkey answers with the Redis version that it stands for, and its own beside it.
+        let version = info.ok().and_then(|info| {
+            let line = |name: &str| {
+                info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
+            };
+            line("valkey_version")
+                .map(|version| format!("Valkey {version}"))
+                .or_else(|| Some(format!("Redis {}", line("redis_version")?)))
+        });
+        let message = format!(
+            "the server at {} is {}, which refused our scripts; Redis 7.0, Valkey 7.2 or later is needed",
+            self.target.shown(),
+            version.as_deref().unwrap_or("of a version that it does not tell"),
+        );
+        BrokerError::new(BrokerErrorKind::Unsupported, message).caused_by(error)
+    }
+}
+
+struct RedisRenewer {
+    link: Link,
+}
+
+impl Renewer for RedisRenewer {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+        Box::pin(async move {
+            let Some((first, _)) = leases.first() else { return Ok(Vec::new()) };
+            let call = Call { command: "renewing leases", key: first.state(), effect: Effect::Idempotent };
+            let mut renewals = redis::pipe();
+            for (group, holder) in leases {
+                let hash = scripts::RENEW.get_hash();
+                renewals.cmd("EVALSHA").arg(hash).arg(1).arg(group.state()).arg(&holder.owner).arg(holder.epoch);
+            }
+            let renewals = &renewals;
+            let run = |mut connection| async move {
+                match renewals.query_async(&mut connection).await {
+                    // A server forgets its scripts when it restarts.
+                    Err(error) if error.code() == Some("NOSCRIPT") => {
+                        scripts::RENEW.load_async(&mut connection).await?;
+                        renewals.query_async(&mut connection).await
+                    }
+                    reply => reply,
+                }
+            };
+            let replies: Vec<Value> = self.link.run(call, run).await?;
+            let held = replies.into_iter().map(|reply| Ok(Answer::new(reply)?.word == "yes"));
+            held.collect::<Result<_, _>>().map_err(unexpected(call))
+        })
+    }
+}
+
+async fn query(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
+    link.run(call, |mut connection| async move { command.query_async(&mut connection).await }).await
+}
+
+/// A script's call with what most of them begin with: keys of stream and state, name of the group.
+fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
+    let mut invocation = script.key(group.partition().as_str());
+    invocation.key(group.state()).arg(group.group());
+    invocation
+}
+
+fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static> {
+    let script = if commit.dead.is_empty() { &scripts::COMMIT } else { &scripts::COMMIT_WITH_DEAD };
+    let mut invocation = on(script, group);
+    invocation
+        .key(group.dead())
+        .arg(&commit.holder.owner)
+        .arg(commit.holder.epoch)
+        .arg(commit.prev.to_string())
+        .arg(commit.next.to_string())
+        .arg(&commit.next_event)
+        .arg(commit.seen.map_or_else(String::new, |seen| seen.to_string()))
+        .arg(u8::from(commit.mirror))
+        .arg(commit.dead_bounds.count)
+        .arg(millis(commit.dead_bounds.age))
+        .arg(commit.attempts.len())
+        .arg(commit.forget.len())
+        .arg(commit.dead.len());
+    for (id, count) in &commit.attempts {
+        invocation.arg(id.to_string()).arg(*count);
+    }
+    for id in &commit.forget {
+        invocation.arg(id.to_string());
+    }
+    for fields in &commit.dead {
+        invocation.arg(fields.len() * 2);
+        for (name, value) in fields {
+            invocation.arg(name.as_slice()).arg(value.as_slice());
+        }
+    }
+    invocation
+}
+
+fn committed(mut answer: Answer) -> Result<Committed, Unexpected> {
+    Ok(match answer.word.as_str() {
+        "done" => Committed::Done,
+        "fenced" => Committed::Fenced,
+        "conflict" => Committed::Conflict { at: answer.id()? },
+        "dead letters full" => {
+            let count = answer.number()?;
+            let oldest = Some(answer.text()?).filter(|id| !id.is_empty());
+            let oldest = oldest.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
+            Committed::DeadLettersFull { count, oldest }
+        }
+        "vanished" => Committed::Vanished,
+        _ => return Err(Unexpected("what came of a commit")),
+    })
+}
+
+fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
+    Ok(match answer.word.as_str() {
+        "held" => {
+            let (epoch, at, seen) = (answer.number()?, answer.id()?, answer.text()?);
+            let seen = if seen.is_empty() { None } else { Some(seen.parse().map_err(|_| Unexpected("an ordinal"))?) };
+            let mut attempts = Vec::new();
+            for attempt in parse::array(answer.value()?)? {
+                let mut parts = parse::array(attempt)?.into_iter();
+                let mut part = || parts.next().unwrap_or_default();
+                let (id, count) = (parse::id(part())?, parse::number(part())?);
+                if id > at {
+                    attempts.push((id, u32::try_from(count).unwrap_or(u32::MAX)));
+                }
+            }
+            attempts.sort_unstable();
+            Acquired::Held(Holding { epoch, at, seen, attempts })
+        }
+        "contended" => Acquired::Contended,
+        "missing" => Acquired::Missing,
+        "vanished" => Acquired::Vanished { at: answer.id()? },
+        "ahead" => Acquired::Ahead { at: answer.id()?, last: answer.id()? },
+        "mode" => Acquired::Mode(answer.text()?),
+        _ => return Err(Unexpected("what came of a claim")),
+    })
+}
+
+fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
+    let fields = parse::array(reply)?;
+    if fields.iter().all(|field| *field == Value::Nil) {
+        return Ok(None);
+    }
+    let mut fields = fields.into_iter();
+    let mut field = || fields.next().unwrap_or_default();
+    let lease =
+        LeaseView { owner: parse::text(field())?, epoch: parse::number(field())?, beat: parse::number(field())? };
+    let lease_for = Duration::from_millis(parse::number(field())?);
+    Ok(Some(GroupState { lease, lease_for, at: parse::id(field())? }))
+}
+
+fn extent(reply: Value) -> Result<Extent, Unexpected> {
+    let mut info = parse::named(reply)?;
+    let mut take = |name| info.remove(name).unwrap_or_default();
+    let first = match parse::array(take("first-entry"))?.into_iter().next() {
+        Some(id) => Some(parse::id(id)?),
+        None => None,
+    };
+    Ok(Extent {
+        first,
+        last: parse::id(take("last-generated-id"))?,
+        length: parse::number(take("length"))?,
+        added: parse::number(take("entries-added"))?,
+    })
+}
+
+/// COUNT is a signed number to the server.
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,34 @@
+//! The Lua scripts that change a group's state, and their answers; the rules they keep are in `scripts/*.lua`.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// A script behind its flags and what all of them share.
+macro_rules! script {
+    ($flags:literal, $name:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                "#!lua",
+                $flags,
+                "\n",
+                include_str!("scripts/prelude.lua"),
+                include_str!(concat!("scripts/", $name, ".lua"))
+            ))
+        })
+    };
+}
+
+pub(super) static CREATE: LazyLock<Script> = script!("", "create");
+// A full server must not stop commits: without them it fills with what nobody may trim.
+pub(super) static ACQUIRE: LazyLock<Script> = script!(" flags=allow-oom", "acquire");
+pub(super) static COMMIT: LazyLock<Script> = script!(" flags=allow-oom", "commit");
+pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release");
+pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew");
+// Dead letters take room: on a full server they wait with their partition.
+pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
+
+/// Every script, to be loaded at first contact.
+pub(super) fn all() -> [&'static Script; 6] {
+    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &RENEW]
+}

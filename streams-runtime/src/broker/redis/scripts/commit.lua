@@ -1,0 +1,66 @@
+-- Moves a checkpoint, with the dead letters that it passes. A retry of a commit that was done changes nothing.
+-- KEYS: stream, state, dead letters.
+-- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0),
+--       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
+--       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*.
+local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
+local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local next_event, seen = ARGV[6], ARGV[7]
+local attempts, forgotten, letters = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+
+local wrong = wrong_type({{state, 'hash'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'beat', 'seen')
+if held[1] ~= owner or held[2] ~= epoch then
+  return {'fenced'}
+end
+if held[3] == next_id and prev ~= next_id then
+  return {'done'}
+end
+if held[3] ~= prev then
+  return {'conflict', held[3] or '0-0'}
+end
+if not tonumber(held[4]) then
+  return {'damaged', state}
+end
+if letters > 0 then
+  wrong = wrong_type({{dead, 'stream'}})
+  if wrong then
+    return wrong
+  end
+  local count = redis.call('XLEN', dead)
+  local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)
+  local oldest_id = oldest[1] and oldest[1][1] or ''
+  local too_old = oldest[1] and now() - tonumber(string.match(oldest_id, '^%d+')) > tonumber(ARGV[10])
+  if too_old or count + letters > tonumber(ARGV[9]) then
+    return {'dead letters full', count, oldest_id}
+  end
+end
+
+redis.call('HINCRBY', state, 'beat', 1)
+local i = 14 + 2 * attempts + forgotten
+for _ = 1, letters do
+  local n = tonumber(ARGV[i])
+  redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
+  i = i + 1 + n
+end
+if prev == next_id then
+  seen = held[5] or ''
+else
+  redis.call('HSET', state, 'at', next_id, 'at_event', next_event, 'seen', seen)
+end
+i = 14
+for _ = 1, attempts do
+  redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
+  i = i + 2
+end
+for _ = 1, forgotten do
+  redis.call('HDEL', state, 'attempts:' .. ARGV[i])
+  i = i + 1
+end
+if ARGV[8] == '1' and not mirror(stream, group, next_id, seen) then
+  return {'vanished'}
+end
+return {'done'}

@@ -1,0 +1,77 @@
+-- What every script begins with. Lua on Redis is atomic but does not roll back:
+-- a script checks everything, types too, before its first write.
+
+-- The first of these keys that holds something else than it should.
+local function wrong_type(expected)
+  for _, pair in ipairs(expected) do
+    local found = redis.call('TYPE', pair[1]).ok
+    if found ~= 'none' and found ~= pair[2] then
+      return {'wrong type', pair[1], found, pair[2]}
+    end
+  end
+end
+
+-- A reply of names and values, as a table.
+local function by_name(flat)
+  local named = {}
+  for i = 1, #flat, 2 do
+    named[flat[i]] = flat[i + 1]
+  end
+  return named
+end
+
+-- Whether the number is larger; both in decimal digits without leading zeros, up to 2^64, where Lua's numbers end at 2^53.
+local function larger(a, b)
+  if #a ~= #b then
+    return #a > #b
+  end
+  return a > b
+end
+
+-- Whether the entry id is above the other.
+local function above(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then
+    return larger(a_ms, b_ms)
+  end
+  return larger(a_seq, b_seq)
+end
+
+-- Whether the stream has a group of this name.
+local function has_group(stream, name)
+  if redis.call('EXISTS', stream) == 1 then
+    for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      if group[2] == name then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- The server's clock in milliseconds.
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- A number without exponent.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- Shows a checkpoint in the server's own group, for operators' tools; answers false when the group or its stream is gone.
+local function mirror(stream, group, at, seen)
+  local command = {'XGROUP', 'SETID', stream, group, at}
+  if seen ~= '' then
+    table.insert(command, 'ENTRIESREAD')
+    table.insert(command, seen)
+  end
+  local set = redis.pcall(unpack(command))
+  if set.err then
+    return not (string.find(set.err, 'NOGROUP', 1, true) or redis.call('TYPE', stream).ok ~= 'stream')
+  end
+  return true
+end
+

@@ -1,0 +1,19 @@
+-- Gives a lease back and rings the partition's bell. The epoch stays: the next one must be above it.
+-- KEYS: stream, state, bell. ARGV: group, owner, epoch, rings that the bell keeps.
+local stream, state, bell = KEYS[1], KEYS[2], KEYS[3]
+local group, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
+
+local wrong = wrong_type({{state, 'hash'}, {bell, 'stream'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'seen')
+if held[1] ~= owner or held[2] ~= epoch then
+  return {'no'}
+end
+redis.call('HSET', state, 'owner', '')
+if held[3] then
+  mirror(stream, group, held[3], held[4] or '')
+end
+redis.call('XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', group)
+return {'yes'}

@@ -1,0 +1,11 @@
+-- Renews a lease. KEYS: state. ARGV: owner, epoch.
+local state = KEYS[1]
+if redis.call('TYPE', state).ok ~= 'hash' then
+  return {'no'}
+end
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'beat')
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] or not tonumber(held[3]) then
+  return {'no'}
+end
+redis.call('HINCRBY', state, 'beat', 1)
+return {'yes'}

@@ -1,0 +1,149 @@
+//! A reader that waits: XREAD BLOCK on a connection of its own, ended from outside with CLIENT UNBLOCK.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, cmd};
+use streams_core::broker::{BrokerError, Interrupt, Reply, Tail};
+use streams_core::{Entry, EntryId};
+use tokio::sync::Notify;
+
+use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
+use super::parse;
+
+/// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
+const MARGIN: Duration = Duration::from_secs(5);
+
+pub(super) struct RedisTail {
+    target: Arc<Target>,
+    connection: Option<MultiplexedConnection>,
+    /// Whether a command was sent whose answer nobody took: its future was dropped.
+    in_flight: bool,
+    bell: Arc<Bell>,
+}
+
+/// Ends a wait.
+struct Bell {
+    /// The connection for commands, as the waiting one cannot speak.
+    commands: Arc<Link>,
+    /// The id of the waiting connection; 0 when there is none.
+    client: AtomicI64,
+    /// Rung since the last wait began: the next one ends at once.
+    rung: AtomicBool,
+    /// For waits without a key, of which the server knows nothing.
+    idle: Notify,
+}
+
+impl RedisTail {
+    pub(super) fn new(target: &Arc<Target>, commands: &Arc<Link>) -> Self {
+        let bell = Bell {
+            commands: Arc::clone(commands),
+            client: AtomicI64::new(0),
+            rung: AtomicBool::new(false),
+            idle: Notify::new(),
+        };
+        Self { target: Arc::clone(target), connection: None, in_flight: false, bell: Arc::new(bell) }
+    }
+
+    async fn connection(&mut self) -> Result<MultiplexedConnection, BrokerError> {
+        if std::mem::take(&mut self.in_flight) {
+            self.connection = None;
+        }
+        if let Some(connection) = &self.connection {
+            return Ok(connection.clone());
+        }
+        self.bell.client.store(0, Ordering::Release);
+        let mut connection = self.target.connect(RESPONSE_TIMEOUT).await?;
+        let call = Call { command: "CLIENT ID", key: "tail", effect: Effect::Read };
+        let id = cmd("CLIENT").arg("ID").query_async(&mut connection).await.map_err(|error| explain(call, error))?;
+        self.bell.client.store(id, Ordering::Release);
+        Ok(self.connection.insert(connection).clone())
+    }
+
+    async fn wait(
+        &mut self,
+        keys: &[(String, EntryId)],
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<(usize, Vec<Arc<Entry>>)>, BrokerError> {
+        if keys.is_empty() {
+            tokio::select! {
+                () = self.bell.idle.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            return Ok(Vec::new());
+        }
+        let names = keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
+        let call = Call { command: "XREAD", key: &names, effect: Effect::Read };
+
+        let mut command = cmd("XREAD");
+        command.arg("COUNT").arg(count.max(1));
+        // BLOCK 0 would wait for ever.
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        if millis > 0 {
+            command.arg("BLOCK").arg(millis);
+        }
+        command.arg("STREAMS");
+        for (key, _) in keys {
+            command.arg(key);
+        }
+        for (_, after) in keys {
+            command.arg(after.to_string());
+        }
+
+        let mut connection = self.connection().await?;
+        connection.set_response_timeout(wait.saturating_add(MARGIN));
+        self.in_flight = true;
+        let reply: Result<Value, _> = command.query_async(&mut connection).await;
+        self.in_flight = false;
+        match reply {
+            Ok(reply) => parse::read(reply, keys).map_err(unexpected(call)),
+            Err(error) => {
+                if is_broken(&error) {
+                    self.connection = None;
+                }
+                Err(explain(call, error))
+            }
+        }
+    }
+}
+
+impl Tail for RedisTail {
+    fn next<'a>(
+        &'a mut self,
+        keys: &'a [(String, EntryId)],
+        count: usize,
+        wait: Duration,
+    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+        Box::pin(async move {
+            let wait = if self.bell.rung.swap(false, Ordering::AcqRel) { Duration::ZERO } else { wait };
+            let found = self.wait(keys, count, wait).await;
+            self.bell.rung.store(false, Ordering::Release);
+            found
+        })
+    }
+
+    fn interrupt(&self) -> Arc<dyn Interrupt> {
+        Arc::clone(&self.bell) as Arc<dyn Interrupt>
+    }
+}
+
+impl Interrupt for Bell {
+    fn interrupt(&self) -> Reply<'_, ()> {
+        Box::pin(async move {
+            self.rung.store(true, Ordering::Release);
+            self.idle.notify_waiters();
+            let client = self.client.load(Ordering::Acquire);
+            if client == 0 {
+                return Ok(());
+            }
+            let call = Call { command: "CLIENT UNBLOCK", key: "tail", effect: Effect::Read };
+            let unblock = |mut connection| async move {
+                cmd("CLIENT").arg("UNBLOCK").arg(client).query_async::<Value>(&mut connection).await
+            };
+            self.commands.run(call, unblock).await.map(drop)
+        })
+    }
+}
