@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::codec::{self, DecodeError};
-use crate::{Context, Entry, EntryId, EventId, EventInfo, Failure, Headers, IntoOutcome, Needs, Outcome, StreamEvent};
+use crate::{
+    Context, Entry, EntryId, EventId, EventInfo, Failure, FromContext, Headers, IntoOutcome, Needs, Outcome,
+    StreamEvent,
+};
 
 /// A `#[consumer]` function, as a type of the same name.
 ///
@@ -170,7 +174,7 @@ pub struct ConsumerInfo {
 }
 
 /// The options of `#[consumer(..)]`; `None` is the app's default.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConsumerOptions {
     /// After how many attempts an event goes to the dead letters.
@@ -181,13 +185,65 @@ pub struct ConsumerOptions {
     pub timeout: Option<Duration>,
     /// A property of the group: where it starts when it is new.
     pub start: Option<Start>,
-    /// A property of the group: how often it commits.
-    pub checkpoint: Option<Checkpoint>,
+    /// A property of the group: [`Checkpoint::events`].
+    pub checkpoint_events: Option<u32>,
+    /// A property of the group: [`Checkpoint::interval`].
+    pub checkpoint_interval: Option<Duration>,
 }
 
+// Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
 impl ConsumerOptions {
     /// Every option at the app's default.
-    pub const DEFAULT: Self = Self { max_attempts: None, backoff: None, timeout: None, start: None, checkpoint: None };
+    pub const DEFAULT: Self = Self {
+        max_attempts: None,
+        backoff: None,
+        timeout: None,
+        start: None,
+        checkpoint_events: None,
+        checkpoint_interval: None,
+    };
+
+    /// The same with [`ConsumerOptions::max_attempts`].
+    #[must_use]
+    pub const fn with_max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::backoff`].
+    #[must_use]
+    pub const fn with_backoff(mut self, first: Duration, max: Duration) -> Self {
+        self.backoff = Some(Backoff { first, max });
+        self
+    }
+
+    /// The same with [`ConsumerOptions::timeout`].
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::start`].
+    #[must_use]
+    pub const fn with_start(mut self, start: Start) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::checkpoint_events`].
+    #[must_use]
+    pub const fn with_checkpoint_events(mut self, events: u32) -> Self {
+        self.checkpoint_events = Some(events);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::checkpoint_interval`].
+    #[must_use]
+    pub const fn with_checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = Some(interval);
+        self
+    }
 }
 
 /// The wait between attempts: doubled after each, from `first` up to `max`, less a random part of it.
@@ -220,6 +276,9 @@ pub enum Start {
 }
 
 /// How often a group commits: at the latest after so many events, and after so long.
+///
+/// `checkpoint = 500` in the attribute gives the events, `checkpoint = "100ms"` the interval, and
+/// `checkpoint = "each"` both, as [`Checkpoint::EACH`]. What is not given is the app's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The most events that a crash can repeat.
@@ -280,10 +339,37 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
     })
 }
 
+/// Not public API: one argument after the event, as the attribute's expansion makes it.
+///
+/// The bound stands on the struct, so that a type which cannot be an argument is reported once for all uses.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Argument<T: FromContext>(PhantomData<T>);
+
+impl<T: FromContext> Argument<T> {
+    /// What it needs at start-up.
+    pub fn needs(needs: &mut Needs) {
+        T::needs(needs);
+    }
+
+    /// Makes it for one attempt; `name` is the type as the user wrote it.
+    pub async fn make(ctx: &Context, name: &'static str) -> Result<T, Failure> {
+        T::from_context(ctx).await.map_err(|source| Failure::Rejected { argument: name, source: source.into() })
+    }
+}
+
+/// Not public API: the event of a consumer.
+///
+/// The attribute does not name the event's traits itself, so that a payload which is no event is reported once.
+#[doc(hidden)]
+pub const fn event_of<C: Consumer>() -> &'static EventInfo {
+    <C::Payload as Payload>::Event::INFO
+}
+
 /// An explicit list of consumers for `App::with`: `consumers![check_limits, audit::count]`.
 #[macro_export]
 macro_rules! consumers {
-    ($($consumer:path),* $(,)?) => {
+    ($($consumer:ty),* $(,)?) => {
         [$($crate::Registration::of::<$consumer>()),*]
     };
 }

@@ -35,4 +35,7 @@ pub use streams_macros::{consumer_core as consumer, event_type_core as event_typ
 pub mod __private {
     pub use inventory;
     pub use serde;
+    pub use std::borrow::Cow;
+
+    pub use crate::consumer::{Argument, event_of};
 }

@@ -1,19 +1,66 @@
 //! The attributes of `streams-core` and `streams-runtime`; each crate re-exports its own set under the plain names.
+//!
+//! An attribute exists once a root, as in tokio: what it writes names `::streams_core` or `::streams_runtime`,
+//! whichever the user depends on.
 
+mod args;
+mod consumer;
+mod errors;
+mod event_type;
+mod shape;
+mod stream_event;
+
+use errors::Errors;
 use proc_macro::TokenStream;
+use quote::quote;
 
-/// Placeholder.
+#[doc = include_str!("../docs/stream_event.md")]
 #[proc_macro_attribute]
-pub fn stream_event_core(_args: TokenStream, item: TokenStream) -> TokenStream {
-    item
+pub fn stream_event_core(args: TokenStream, item: TokenStream) -> TokenStream {
+    stream_event::expand(args.into(), &item.into(), &quote!(::streams_core)).into()
 }
-/// Placeholder.
+
+#[doc = include_str!("../docs/stream_event.md")]
 #[proc_macro_attribute]
-pub fn event_type_core(_args: TokenStream, item: TokenStream) -> TokenStream {
-    item
+pub fn stream_event_runtime(args: TokenStream, item: TokenStream) -> TokenStream {
+    stream_event::expand(args.into(), &item.into(), &quote!(::streams_runtime)).into()
 }
-/// Placeholder.
+
+#[doc = include_str!("../docs/event_type.md")]
 #[proc_macro_attribute]
-pub fn consumer_core(_args: TokenStream, item: TokenStream) -> TokenStream {
-    item
+pub fn event_type_core(args: TokenStream, item: TokenStream) -> TokenStream {
+    event_type::expand(args.into(), &item.into(), &quote!(::streams_core)).into()
+}
+
+#[doc = include_str!("../docs/event_type.md")]
+#[proc_macro_attribute]
+pub fn event_type_runtime(args: TokenStream, item: TokenStream) -> TokenStream {
+    event_type::expand(args.into(), &item.into(), &quote!(::streams_runtime)).into()
+}
+
+#[doc = include_str!("../docs/consumer.md")]
+#[proc_macro_attribute]
+pub fn consumer_core(args: TokenStream, item: TokenStream) -> TokenStream {
+    consumer::expand(args.into(), &item.into(), &quote!(::streams_core)).into()
+}
+
+#[doc = include_str!("../docs/consumer.md")]
+#[proc_macro_attribute]
+pub fn consumer_runtime(args: TokenStream, item: TokenStream) -> TokenStream {
+    consumer::expand(args.into(), &item.into(), &quote!(::streams_runtime)).into()
+}
+
+/// The attribute stands on something that is no type, or on one that Rust itself refuses.
+fn not_a_type(
+    item: &proc_macro2::TokenStream,
+    attribute: &str,
+    error: &syn::Error,
+    mut errors: Errors,
+) -> proc_macro2::TokenStream {
+    match syn::parse2::<syn::Item>(item.clone()) {
+        Ok(other) => errors.push(other, format!("`{attribute}` goes on a struct or an enum")),
+        Err(_) => errors.add(error.clone()),
+    }
+    let errors = errors.finish();
+    quote!(#errors #item)
 }

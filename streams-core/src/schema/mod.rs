@@ -1,4 +1,259 @@
-//! The shape of an event, known at compile time.
+//! The shape of an event on the wire, known at compile time; `types` describes std's types, the attributes describe the user's.
+//!
+//! A [`Schema`] says what [`crate::codec`] writes, not how Rust holds it: names are wire names, and
+//! [`fingerprint`] ignores what the wire does not show (names of Rust types, order of fields and variants).
+
+mod types;
+
+#[doc(hidden)]
+pub use types::Recursion;
+
+/// The wire form of a type.
+///
+/// Structs are maps by field name, enums are as serde writes them, and a [`Schema::Seq`] or
+/// [`Schema::Array`] of `u8` is written as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Schema {
+    /// `nil`.
+    Unit,
+    /// A truth value.
+    Bool,
+    /// A string of one character.
+    Char,
+    /// A string.
+    Str,
+    /// Bytes.
+    Bytes,
+    /// A whole number within the range of so many bits.
+    Int {
+        /// 8, 16, 32 or 64.
+        bits: u8,
+        /// Whether it may be negative.
+        signed: bool,
+    },
+    /// A float of 32 bits.
+    F32,
+    /// A float of 64 bits.
+    F64,
+    /// `nil` or the value.
+    Option(&'static Schema),
+    /// Any number of values.
+    Seq(&'static Schema),
+    /// So many values.
+    Array(&'static Schema, usize),
+    /// Keys with values.
+    Map(&'static Schema, &'static Schema),
+    /// An array with one value a member.
+    Tuple(&'static [&'static Schema]),
+    /// A map by field name.
+    Struct(&'static StructSchema),
+    /// One of several forms.
+    Enum(&'static EnumSchema),
+    /// A type with a meaning beyond its wire form, such as a time.
+    Logical {
+        /// What it means.
+        name: &'static str,
+        /// What is written.
+        wire: &'static Schema,
+    },
+    /// The user vouches for the form: only the tag is compared.
+    Opaque(&'static str),
+    /// An enclosing type, by the name of its Rust type: the type contains itself.
+    Ref(&'static str),
+}
+
+/// A struct, or a variant with named fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StructSchema {
+    /// The name of the Rust type, for messages.
+    pub name: &'static str,
+    /// Its fields in the order of the source.
+    pub fields: &'static [Field],
+    /// Whether a field that is not listed fails decoding.
+    pub deny_unknown: bool,
+    hash: u64,
+}
+
+impl StructSchema {
+    /// A struct with these fields.
+    ///
+    /// The hash of the fields is computed here, once a type, so that a nested type adds one number to the
+    /// hash around it: walking the tree anew for each event would grow exponentially with its depth.
+    pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
+        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields) }
+    }
+}
+
+/// A field of a struct.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Other names under which it is read.
+    pub aliases: &'static [&'static str],
+    /// Its form.
+    pub schema: &'static Schema,
+    /// Whether a reader can do without it: an `Option`, or with a default.
+    pub optional: bool,
+    /// Whether a writer may leave it out.
+    pub may_be_absent: bool,
+}
+
+/// An enum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnumSchema {
+    /// The name of the Rust type, for messages.
+    pub name: &'static str,
+    /// How the variant's name is written.
+    pub tagging: Tagging,
+    /// Its variants in the order of the source.
+    pub variants: &'static [Variant],
+    hash: u64,
+}
+
+impl EnumSchema {
+    /// An enum with these variants; see [`StructSchema::new`] for the hash.
+    pub const fn new(name: &'static str, tagging: Tagging, variants: &'static [Variant]) -> Self {
+        Self { name, tagging, variants, hash: hash_enum(tagging, variants) }
+    }
+}
+
+/// A variant of an enum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Other names under which it is read.
+    pub aliases: &'static [&'static str],
+    /// What it holds; [`Schema::Unit`] for nothing.
+    pub body: &'static Schema,
+    /// Whether unknown variants are read as this one.
+    pub catch_all: bool,
+}
+
+/// How an enum's variants are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tagging {
+    /// A unit variant is its name, any other a map of one entry from its name to what it holds.
+    External,
+    /// The name stands in this field beside the variant's own.
+    Internal(&'static str),
+    /// The name stands in the first field, what the variant holds in the second.
+    Adjacent(&'static str, &'static str),
+}
 
 /// A type whose wire form is known.
-pub trait SchemaType {}
+///
+/// Implemented for std's types by this crate, for yours by `#[event_type]` and `#[stream_event(..)]`.
+/// Left out on purpose: `usize`, `isize` and the 128-bit integers (their range differs by machine and
+/// language), references (an event owns its data), and `Rc` and `Arc` (serde reads them only with its
+/// feature `rc`, which this crate does not turn on for a whole program; hold the value itself).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no event schema, so it cannot be part of a stream event",
+    label = "this type has no known wire form",
+    note = "if `{Self}` is your type, put `#[event_type]` on it",
+    note = "if it comes from another crate, name its wire form on the field: `#[event(wire = \"String\")]`, or vouch for it with `#[event(opaque = \"name@1\")]` and raise the number whenever it changes"
+)]
+pub trait SchemaType {
+    /// The wire form.
+    const SCHEMA: &'static Schema;
+}
+
+/// A hash of the wire form, the same in every build: differs when two programs mean different things by one event.
+///
+/// It notices accidents, not forgeries (FNV-1a, 64 bits). Aliases are no part of it: they change what is read, not what is written.
+pub const fn fingerprint(schema: &Schema) -> u64 {
+    hash(SEED, schema)
+}
+
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+const fn mix(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+}
+
+const fn mix_u64(mut hash: u64, value: u64) -> u64 {
+    let bytes = value.to_le_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = mix(hash, bytes[i]);
+        i += 1;
+    }
+    hash
+}
+
+const fn mix_str(mut hash: u64, text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = mix(hash, bytes[i]);
+        i += 1;
+    }
+    // No UTF-8 text holds this byte, so `ab`, `c` and `a`, `bc` differ.
+    mix(hash, 0xff)
+}
+
+/// Adds the hashes of the fields, so that their order does not matter: on the wire they are a map.
+const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < fields.len() {
+        let field = &fields[i];
+        let named = mix_str(SEED, field.name);
+        let flagged = mix(named, field.optional as u8 | (field.may_be_absent as u8) << 1);
+        sum = sum.wrapping_add(hash(flagged, field.schema));
+        i += 1;
+    }
+    mix_u64(mix(mix_u64(SEED, fields.len() as u64), deny_unknown as u8), sum)
+}
+
+/// Adds the hashes of the variants, which are told apart by name, not by place.
+const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < variants.len() {
+        let variant = &variants[i];
+        let named = mix(mix_str(SEED, variant.name), variant.catch_all as u8);
+        sum = sum.wrapping_add(hash(named, variant.body));
+        i += 1;
+    }
+    let tagged = match tagging {
+        Tagging::External => mix(SEED, 0),
+        Tagging::Internal(tag) => mix_str(mix(SEED, 1), tag),
+        Tagging::Adjacent(tag, content) => mix_str(mix_str(mix(SEED, 2), tag), content),
+    };
+    mix_u64(mix_u64(tagged, variants.len() as u64), sum)
+}
+
+const fn hash(so_far: u64, schema: &Schema) -> u64 {
+    match schema {
+        Schema::Unit => mix(so_far, 1),
+        Schema::Bool => mix(so_far, 2),
+        Schema::Char => mix(so_far, 3),
+        Schema::Str => mix(so_far, 4),
+        Schema::Bytes => mix(so_far, 5),
+        Schema::Int { bits, signed } => mix(mix(mix(so_far, 6), *bits), *signed as u8),
+        Schema::F32 => mix(so_far, 7),
+        Schema::F64 => mix(so_far, 8),
+        Schema::Option(some) => hash(mix(so_far, 9), some),
+        Schema::Seq(item) => hash(mix(so_far, 10), item),
+        Schema::Array(item, length) => hash(mix_u64(mix(so_far, 11), *length as u64), item),
+        Schema::Map(key, value) => hash(hash(mix(so_far, 12), key), value),
+        Schema::Tuple(members) => {
+            let mut tuple = mix_u64(mix(so_far, 13), members.len() as u64);
+            let mut i = 0;
+            while i < members.len() {
+                tuple = hash(tuple, members[i]);
+                i += 1;
+            }
+            tuple
+        }
+        Schema::Struct(schema) => mix_u64(mix(so_far, 14), schema.hash),
+        Schema::Enum(schema) => mix_u64(mix(so_far, 15), schema.hash),
+        Schema::Logical { name, wire } => hash(mix_str(mix(so_far, 16), name), wire),
+        Schema::Opaque(tag) => mix_str(mix(so_far, 17), tag),
+        // Its name is that of a Rust type, which the wire does not show.
+        Schema::Ref(_) => mix(so_far, 18),
+    }
+}

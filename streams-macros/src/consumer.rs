@@ -1,0 +1,326 @@
+//! `#[consumer(..)]`: a function that handles an event; it stays as it is, and a type of its name carries the rest.
+
+use std::time::Duration;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{FnArg, Ident, Index, ItemFn, LitStr, ReturnType, Type, parse_quote};
+
+use crate::args::{Args, NameKind, Value, duration, duration_tokens, missing};
+use crate::errors::Errors;
+
+pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let options = Options::parse(args, root, &mut errors);
+    let function: ItemFn = match syn::parse2(item.clone()) {
+        Ok(function) => function,
+        Err(error) => return not_a_function(item, error, errors),
+    };
+    let handler = Handler::from_syn(&function, &mut errors);
+    match (errors.finish(), handler, &options.group) {
+        (None, Some(handler), Some(group)) => {
+            let consumer = emit(&options, group, &function, &handler);
+            quote!(#function #consumer)
+        }
+        (errors, ..) => quote!(#errors #function),
+    }
+}
+
+/// What the attribute says.
+struct Options {
+    root: TokenStream,
+    group: Option<LitStr>,
+    /// The setters of `ConsumerOptions` to call.
+    setters: Vec<TokenStream>,
+}
+
+impl Options {
+    const KNOWN: &[&str] = &["group", "max_attempts", "backoff", "timeout", "start", "checkpoint", "crate"];
+
+    fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
+        let mut args = Args::parse(tokens, Self::KNOWN, errors);
+        let root = args.root(root, errors);
+        let group = match args.take("group") {
+            Some(value) => value.redis_name(NameKind::Group, errors),
+            None => {
+                // An unknown option is most likely this one, misspelled.
+                if errors.is_empty() {
+                    missing("group", "#[consumer(group = \"risk\")]", errors);
+                }
+                None
+            }
+        };
+        let mut setters = Vec::new();
+        if let Some(value) = args.take("max_attempts")
+            && let Some(attempts) = value.integer(1..=1000, "a whole number from 1 to 1000, such as `5`", errors)
+        {
+            let attempts = attempts as u32;
+            setters.push(quote!(with_max_attempts(#attempts)));
+        }
+        if let Some(value) = args.take("backoff") {
+            match value.text().and_then(|text| backoff(&text.value())) {
+                Some((first, max)) => {
+                    let (first, max) = (duration_tokens(first), duration_tokens(max));
+                    setters.push(quote!(with_backoff(#first, #max)));
+                }
+                None => value.invalid(
+                    "a duration from 1ms to 1 day such as \"100ms\", or a range such as \"100ms..30s\"",
+                    errors,
+                ),
+            }
+        }
+        if let Some(value) = args.take("timeout")
+            && let Some(timeout) = value.duration(MS..=DAY, "a duration from 1ms to 1 day, such as \"30s\"", errors)
+        {
+            let timeout = duration_tokens(timeout);
+            setters.push(quote!(with_timeout(#timeout)));
+        }
+        if let Some(value) = args.take("start") {
+            match value.text().and_then(|text| start(&text.value(), &root)) {
+                Some(start) => setters.push(quote!(with_start(#start))),
+                None => value.invalid(
+                    "\"earliest\", \"latest\", an entry id such as \"1610064000278-0\", a time in UTC such as \"2026-01-02T03:04:05Z\", or an age such as \"1h ago\"",
+                    errors,
+                ),
+            }
+        }
+        if let Some(value) = args.take("checkpoint") {
+            match checkpoint(&value) {
+                Some(setter) => setters.push(setter),
+                None => value.invalid(
+                    "\"each\", a time up to a minute such as \"100ms\", or a number of events up to 100000 such as `500`",
+                    errors,
+                ),
+            }
+        }
+        Self { root, group, setters }
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `100ms` or `100ms..30s`. A lone first wait doubles up to half a minute, or stays where it is longer.
+fn backoff(text: &str) -> Option<(Duration, Duration)> {
+    let (first, max) = match text.split_once("..") {
+        Some((first, max)) => (duration(first)?, duration(max)?),
+        None => {
+            let first = duration(text)?;
+            (first, first.max(Duration::from_secs(30)))
+        }
+    };
+    (MS <= first && first <= max && max <= DAY).then_some((first, max))
+}
+
+fn start(text: &str, root: &TokenStream) -> Option<TokenStream> {
+    match text {
+        "earliest" => return Some(quote!(#root::Start::Earliest)),
+        "latest" => return Some(quote!(#root::Start::Latest)),
+        _ => {}
+    }
+    if let Some(age) = text.strip_suffix(" ago") {
+        let age = duration_tokens(duration(age)?);
+        return Some(quote!(#root::Start::Ago(#age)));
+    }
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok())?;
+    let (ms, seq) = match text.split_once('-') {
+        // An id without its second number would be a number of anything.
+        Some((ms, seq)) if digits(ms).is_some() && digits(seq).is_some() => (digits(ms)?, digits(seq)?),
+        _ => {
+            let time = humantime::parse_rfc3339(text).ok()?;
+            let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+            (u64::try_from(since.as_millis()).ok()?, 0)
+        }
+    };
+    Some(quote!(#root::Start::At(#root::EntryId::new(#ms, #seq))))
+}
+
+fn checkpoint(value: &Value) -> Option<TokenStream> {
+    let Some(text) = value.text() else {
+        let events = value.number_in(1..=100_000)? as u32;
+        return Some(quote!(with_checkpoint_events(#events)));
+    };
+    if text.value() == "each" {
+        return Some(quote!(with_checkpoint_events(1).with_checkpoint_interval(::core::time::Duration::ZERO)));
+    }
+    let interval = duration(&text.value()).filter(|interval| (MS..=Duration::from_secs(60)).contains(interval))?;
+    let interval = duration_tokens(interval);
+    Some(quote!(with_checkpoint_interval(#interval)))
+}
+
+/// What the function's signature says.
+struct Handler {
+    event: Type,
+    /// Whether the function borrows the event.
+    by_reference: bool,
+    /// The types of the other arguments.
+    rest: Vec<Type>,
+    out: Type,
+}
+
+impl Handler {
+    /// Reports what a consumer's signature cannot be; `None` when there is no event to speak of.
+    fn from_syn(function: &ItemFn, errors: &mut Errors) -> Option<Self> {
+        let signature = &function.sig;
+        if signature.asyncness.is_none() {
+            errors.push_at(
+                signature.fn_token.span,
+                format!(
+                    "a consumer must be async; write `async fn {}`, and use `tokio::task::spawn_blocking` inside it for work that blocks",
+                    signature.ident
+                ),
+            );
+        }
+        if let syn::Safety::Unsafe(keyword) = &signature.safety {
+            errors.push(keyword, "a consumer cannot be unsafe: the runtime cannot know what it asks for");
+        }
+        if let Some(abi) = &signature.abi {
+            errors.push(abi, "a consumer is called from Rust; remove the ABI");
+        }
+        if !signature.generics.params.is_empty() {
+            errors.push(
+                &signature.generics,
+                "a consumer cannot be generic: the runtime must know the one event type that it decodes",
+            );
+        }
+        if let Some(variadic) = &signature.variadic {
+            errors.push(variadic, "a consumer cannot be variadic");
+        }
+        if signature.inputs.is_empty() {
+            errors.push_at(
+                signature.paren_token.span.join(),
+                "a consumer takes the event as its first argument, e.g. `trade: Trade`",
+            );
+        }
+        let mut event = None;
+        let mut rest = Vec::new();
+        for (index, input) in signature.inputs.iter().enumerate() {
+            let argument = match input {
+                FnArg::Typed(argument) => argument,
+                FnArg::Receiver(receiver) => {
+                    errors.push(receiver, "a consumer is a free function; to reach shared data take `State<T>`");
+                    return None;
+                }
+            };
+            if let Some(attribute) = argument.attrs.iter().find(|attribute| attribute.path().is_ident("cfg")) {
+                errors.push(
+                    attribute,
+                    "an argument of a consumer cannot be conditional; put the condition on the function",
+                );
+            }
+            match &*argument.ty {
+                Type::Reference(reference) if index == 0 => {
+                    if let Some(keyword) = &reference.mutability {
+                        errors.push(keyword, "take the event by value to change it, or by `&` to read it");
+                    }
+                    if let Some(lifetime) = &reference.lifetime {
+                        errors.push(lifetime, "the event is lent for the call; remove the lifetime");
+                    }
+                    event = Some(((*reference.elem).clone(), true));
+                }
+                Type::Reference(reference) => {
+                    errors.push(
+                        reference,
+                        "only the event may be taken by reference; take this argument by value (a cheap clone)",
+                    );
+                }
+                Type::ImplTrait(bounds) => errors.push(bounds, "an argument of a consumer needs a concrete type"),
+                ty if index == 0 => event = Some((ty.clone(), false)),
+                ty => rest.push(ty.clone()),
+            }
+        }
+        let out = match &signature.output {
+            ReturnType::Default => parse_quote!(()),
+            ReturnType::Type(_, ty) => (**ty).clone(),
+        };
+        if let Type::ImplTrait(bounds) = &out {
+            errors.push(
+                bounds,
+                "a consumer needs a concrete return type; return `()`, `Outcome`, or a `Result` of one of them",
+            );
+        }
+        let (event, by_reference) = event?;
+        Some(Self { event, by_reference, rest, out })
+    }
+}
+
+fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
+    let Options { root, setters, .. } = options;
+    let Handler { event, by_reference, rest, out } = handler;
+    let (name, visibility) = (&function.sig.ident, &function.vis);
+    let name_text = name.unraw().to_string();
+    // The function is called by its name, so no local of ours may have the same one.
+    let [payload, args, needs, ctx] =
+        ["payload", "args", "needs", "ctx"].map(|name| Ident::new(name, Span::mixed_site()));
+    let at = |ty: &Type| ty.span().resolved_at(Span::call_site());
+    let payload_type = quote_spanned!(at(event)=> type Payload = #event;);
+    let out_type = quote_spanned!(at(out)=> type Out = #out;);
+    let declare = rest.iter().map(|ty| quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::needs(#needs);));
+    let make = rest.iter().map(|ty| {
+        let shown = ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
+        quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::make(#ctx, #shown).await?)
+    });
+    let lend = by_reference.then(|| quote!(&));
+    let indices = (0..rest.len()).map(Index::from);
+    let call = quote_spanned!(name.span().resolved_at(Span::call_site())=>
+        async move { #name(#lend #payload #(, #args.#indices)*).await }
+    );
+    // A condition on the function is one on all of it. Attribute macros below this one see the function only.
+    let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
+    quote! {
+        #(#conditions)*
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, missing_debug_implementations, unreachable_pub)]
+        #visibility struct #name {}
+        #(#conditions)*
+        const _: () = {
+            #[automatically_derived]
+            impl #root::Consumer for #name {
+                #payload_type
+                type Args = (#(#rest,)*);
+                #out_type
+
+                const INFO: &'static #root::ConsumerInfo = &#root::ConsumerInfo {
+                    group: #group,
+                    name: #name_text,
+                    module: ::core::module_path!(),
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                    event: #root::__private::event_of::<Self>(),
+                    options: #root::ConsumerOptions::DEFAULT #(.#setters)*,
+                };
+
+                #[allow(unused_variables)]
+                fn needs(#needs: &mut #root::Needs) {
+                    #(#declare)*
+                }
+
+                #[allow(unused_variables)]
+                async fn args(#ctx: &#root::Context) -> ::core::result::Result<Self::Args, #root::Failure> {
+                    ::core::result::Result::Ok((#(#make,)*))
+                }
+
+                #[allow(unused_variables)]
+                fn invoke(
+                    #payload: Self::Payload,
+                    #args: Self::Args,
+                ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
+                    #call
+                }
+            }
+            #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
+        };
+    }
+}
+
+/// The attribute stands on something else, or on a function with a mistake in its signature that Rust itself reports.
+fn not_a_function(item: &TokenStream, error: syn::Error, mut errors: Errors) -> TokenStream {
+    match syn::parse2::<syn::Item>(item.clone()) {
+        Ok(other) => errors.push(other, "`#[consumer]` goes on an `async fn`"),
+        Err(_) => errors.add(error),
+    }
+    let errors = errors.finish();
+    quote!(#errors #item)
+}

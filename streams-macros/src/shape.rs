@@ -1,0 +1,696 @@
+//! Reads a struct or enum with its serde attributes as serde does, and writes its schema.
+//!
+//! What serde can do that a schema cannot say is refused, with the reason: bytes that the schema does not
+//! describe would be found out by a consumer that cannot read them.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::meta::ParseNestedMeta;
+use syn::spanned::Spanned;
+use syn::visit_mut::{self, VisitMut};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Fields, Ident, Lit, LitStr, Path, Token, Type, Variant, parse_quote,
+};
+
+use crate::errors::Errors;
+
+/// What the schema, the serde derives and the clean item need.
+pub(crate) struct Shape<'a> {
+    input: &'a DeriveInput,
+    root: &'a TokenStream,
+    container: Attrs,
+}
+
+/// Where an attribute stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Container,
+    Variant,
+    Field,
+}
+
+/// The attributes of one container, variant or field, as far as they change the wire form.
+#[derive(Default)]
+struct Attrs {
+    rename: Option<String>,
+    rename_all: Option<LitStr>,
+    rename_all_fields: Option<LitStr>,
+    aliases: Vec<String>,
+    default: bool,
+    skip: Option<Span>,
+    skip_if: Option<Span>,
+    transparent: Option<Span>,
+    deny_unknown: bool,
+    tag: Option<LitStr>,
+    content: Option<LitStr>,
+    other: bool,
+    wire: Option<Type>,
+    opaque: Option<LitStr>,
+    recursive: Option<Span>,
+    /// `with` and its like: serde no longer reads a missing `Option` as `None`.
+    custom: Option<Span>,
+}
+
+impl<'a> Shape<'a> {
+    /// Checks the attributes of the container and its derives.
+    pub(crate) fn new(input: &'a DeriveInput, root: &'a TokenStream, errors: &mut Errors) -> Self {
+        let container = Attrs::parse(&input.attrs, Place::Container, errors);
+        refuse_own_derives(&input.attrs, errors);
+        for lifetime in input.generics.lifetimes() {
+            errors.push(
+                lifetime,
+                "an event owns its data, so that it can outlive the read: use owned types such as `String`",
+            );
+        }
+        if let (Data::Struct(_), Some(tag)) = (&input.data, &container.tag) {
+            errors.push(
+                tag,
+                "`tag` on a struct adds a field that the schema does not have; remove it: the entry names the event",
+            );
+        }
+        if let Data::Union(union) = &input.data {
+            errors.push(union.union_token, "a union has no wire form; use an enum");
+        }
+        Self { input, root, container }
+    }
+
+    /// An expression of type `&'static Schema`, and mistakes by the way.
+    fn schema(&self, errors: &mut Errors) -> TokenStream {
+        let root = self.root;
+        let name = self.input.ident.unraw().to_string();
+        if let Some(declared) = self.declared(&self.container) {
+            return declared;
+        }
+        match &self.input.data {
+            Data::Struct(data) => {
+                let context = Inside {
+                    rename_all: self.container.rename_all.as_ref(),
+                    deny_unknown: self.container.deny_unknown,
+                    default: self.container.default,
+                };
+                match self.container.transparent {
+                    Some(span) => self.transparent(&data.fields, span, errors),
+                    // serde writes a unit struct as an empty array.
+                    None if matches!(data.fields, Fields::Unit) => quote!(&#root::schema::Schema::Tuple(&[])),
+                    None => self.fields(&data.fields, &name, context, errors),
+                }
+            }
+            Data::Enum(data) => self.variants(data, &name, errors),
+            Data::Union(_) => quote!(&#root::schema::Schema::Unit),
+        }
+    }
+
+    /// The form that `wire` or `opaque` declare.
+    fn declared(&self, attrs: &Attrs) -> Option<TokenStream> {
+        let root = self.root;
+        if let Some(tag) = &attrs.opaque {
+            return Some(quote!(&#root::schema::Schema::Opaque(#tag)));
+        }
+        attrs.wire.as_ref().map(|wire| self.of_type(wire, wire.span()))
+    }
+
+    fn transparent(&self, fields: &Fields, span: Span, errors: &mut Errors) -> TokenStream {
+        let kept: Vec<_> = fields
+            .iter()
+            .map(|field| (field, Attrs::parse(&field.attrs, Place::Field, errors)))
+            .filter(|(_, attrs)| attrs.skip.is_none())
+            .collect();
+        match kept.as_slice() {
+            [(field, attrs)] => self.field_schema(&field.ty, attrs, errors),
+            _ => {
+                errors.push_at(span, "`transparent` needs exactly one field that is not skipped");
+                let root = self.root;
+                quote!(&#root::schema::Schema::Unit)
+            }
+        }
+    }
+
+    fn fields(&self, fields: &Fields, name: &str, inside: Inside<'_>, errors: &mut Errors) -> TokenStream {
+        let root = self.root;
+        match fields {
+            Fields::Unit => quote!(&#root::schema::Schema::Unit),
+            Fields::Unnamed(fields) => {
+                let mut kept = Vec::new();
+                for field in &fields.unnamed {
+                    let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
+                    if attrs.skip.is_some() {
+                        continue;
+                    }
+                    if let Some(span) = attrs.skip_if {
+                        errors.push_at(
+                            span,
+                            "`skip_serializing_if` moves the fields after it to another place; name the fields",
+                        );
+                    }
+                    kept.push(self.field_schema(&field.ty, &attrs, errors));
+                }
+                match kept.as_slice() {
+                    // serde writes a newtype as what it holds.
+                    [only] if fields.unnamed.len() == 1 => only.clone(),
+                    _ => quote!(&#root::schema::Schema::Tuple(&[#(#kept),*])),
+                }
+            }
+            Fields::Named(fields) => {
+                let mut listed = Vec::new();
+                for field in &fields.named {
+                    let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
+                    let Some(ident) = &field.ident else { continue };
+                    if attrs.skip.is_some() {
+                        continue;
+                    }
+                    let missing_is_none = is_option(&field.ty) && attrs.custom.is_none();
+                    let optional = attrs.default || inside.default || missing_is_none;
+                    if let (Some(span), false) = (attrs.skip_if, optional) {
+                        errors.push_at(
+                            span,
+                            format!(
+                                "an event written without `{}` could not be read back; add `#[serde(default)]`",
+                                ident.unraw()
+                            ),
+                        );
+                    }
+                    let schema = self.field_schema(&field.ty, &attrs, errors);
+                    let wire = match attrs.rename {
+                        Some(rename) => rename,
+                        None => cased(inside.rename_all, &ident.unraw().to_string(), Place::Field, errors),
+                    };
+                    let (aliases, absent) = (&attrs.aliases, attrs.skip_if.is_some());
+                    listed.push(quote! {
+                        #root::schema::Field {
+                            name: #wire,
+                            aliases: &[#(#aliases),*],
+                            schema: #schema,
+                            optional: #optional,
+                            may_be_absent: #absent,
+                        }
+                    });
+                }
+                let deny_unknown = inside.deny_unknown;
+                quote! {
+                    &#root::schema::Schema::Struct(
+                        &const { #root::schema::StructSchema::new(#name, #deny_unknown, &[#(#listed),*]) }
+                    )
+                }
+            }
+        }
+    }
+
+    fn variants(&self, data: &DataEnum, name: &str, errors: &mut Errors) -> TokenStream {
+        let root = self.root;
+        let mut listed = Vec::new();
+        for variant in &data.variants {
+            let attrs = Attrs::parse(&variant.attrs, Place::Variant, errors);
+            if attrs.skip.is_some() {
+                continue;
+            }
+            let inside = Inside {
+                rename_all: attrs.rename_all.as_ref().or(self.container.rename_all_fields.as_ref()),
+                deny_unknown: self.container.deny_unknown,
+                default: false,
+            };
+            let body = match self.declared(&attrs) {
+                Some(declared) => declared,
+                None => self.fields(&variant.fields, &format!("{name}::{}", variant.ident.unraw()), inside, errors),
+            };
+            let wire = match &attrs.rename {
+                Some(rename) => rename.clone(),
+                None => cased(
+                    self.container.rename_all.as_ref(),
+                    &variant.ident.unraw().to_string(),
+                    Place::Variant,
+                    errors,
+                ),
+            };
+            let (aliases, other) = (&attrs.aliases, attrs.other);
+            listed.push(quote! {
+                #root::schema::Variant { name: #wire, aliases: &[#(#aliases),*], body: #body, catch_all: #other }
+            });
+        }
+        let tagging = match (&self.container.tag, &self.container.content) {
+            (Some(tag), Some(content)) => quote!(Adjacent(#tag, #content)),
+            (Some(tag), None) => quote!(Internal(#tag)),
+            (None, _) => quote!(External),
+        };
+        quote! {
+            &#root::schema::Schema::Enum(
+                &const { #root::schema::EnumSchema::new(#name, #root::schema::Tagging::#tagging, &[#(#listed),*]) }
+            )
+        }
+    }
+
+    fn field_schema(&self, ty: &Type, attrs: &Attrs, errors: &mut Errors) -> TokenStream {
+        if let Some(declared) = self.declared(attrs) {
+            return declared;
+        }
+        refuse_known_misfits(ty, errors);
+        if attrs.recursive.is_some() {
+            let mut marked = ty.clone();
+            MarkRecursion { root: self.root, is_recursive: &|ident| !is_plain(ident) }.visit_type_mut(&mut marked);
+            return self.of_type(&marked, ty.span());
+        }
+        self.of_type(ty, ty.span())
+    }
+
+    /// The schema of a type, reported at `span` when it has none.
+    fn of_type(&self, ty: &Type, span: Span) -> TokenStream {
+        let root = self.root;
+        let mut ty = ty.clone();
+        let itself = &self.input.ident;
+        MarkRecursion { root, is_recursive: &|ident| ident == itself || ident == "Self" }.visit_type_mut(&mut ty);
+        let span = span.resolved_at(Span::call_site());
+        quote_spanned!(span=> <#ty as #root::schema::SchemaType>::SCHEMA)
+    }
+
+    /// The implementation of `SchemaType`. Goes before the item, so that its errors come before serde's.
+    pub(crate) fn implementation(&self, errors: &mut Errors) -> TokenStream {
+        let (root, name) = (self.root, &self.input.ident);
+        let schema = self.schema(errors);
+        if self.input.generics.params.is_empty() {
+            // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
+            // exponential time when types nest.
+            return quote! {
+                const _: () = {
+                    static SCHEMA: #root::schema::Schema = *#schema;
+                    #[automatically_derived]
+                    impl #root::schema::SchemaType for #name {
+                        const SCHEMA: &'static #root::schema::Schema = &SCHEMA;
+                    }
+                };
+            };
+        }
+        let mut generics = self.input.generics.clone();
+        for parameter in generics.type_params_mut() {
+            parameter.bounds.push(parse_quote!(#root::schema::SchemaType));
+        }
+        let (parameters, arguments, bounds) = generics.split_for_impl();
+        quote! {
+            #[automatically_derived]
+            impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
+                const SCHEMA: &'static #root::schema::Schema = #schema;
+            }
+        }
+    }
+
+    /// The user's item with the serde derives.
+    pub(crate) fn item(&self) -> TokenStream {
+        let root = self.root;
+        let mut input = self.input.clone();
+        Strip { serde: false }.visit_derive_input_mut(&mut input);
+        let serde = quote!(#root::__private::serde).to_string().replace(' ', "");
+        quote! {
+            #[derive(#root::__private::serde::Serialize, #root::__private::serde::Deserialize)]
+            #[serde(crate = #serde)]
+            #input
+        }
+    }
+
+    /// The user's item alone and implementations that say nothing: after a mistake, so that the code around it compiles.
+    pub(crate) fn fallback(&self) -> TokenStream {
+        let root = self.root;
+        let mut input = self.input.clone();
+        Strip { serde: true }.visit_derive_input_mut(&mut input);
+        if !self.input.generics.params.is_empty() || matches!(self.input.data, Data::Union(_)) {
+            return quote!(#input);
+        }
+        let name = &self.input.ident;
+        quote! {
+            #input
+            const _: () = {
+                impl #root::schema::SchemaType for #name {
+                    const SCHEMA: &'static #root::schema::Schema = &#root::schema::Schema::Unit;
+                }
+                impl #root::__private::serde::Serialize for #name {
+                    fn serialize<S: #root::__private::serde::Serializer>(
+                        &self,
+                        _: S,
+                    ) -> ::core::result::Result<S::Ok, S::Error> {
+                        ::core::unreachable!()
+                    }
+                }
+                impl<'de> #root::__private::serde::Deserialize<'de> for #name {
+                    fn deserialize<D: #root::__private::serde::Deserializer<'de>>(
+                        _: D,
+                    ) -> ::core::result::Result<Self, D::Error> {
+                        ::core::unreachable!()
+                    }
+                }
+            };
+        }
+    }
+}
+
+/// Whether a field does not reach the wire.
+pub(crate) fn is_skipped(attrs: &[Attribute]) -> bool {
+    // Its mistakes were reported when the shape was read.
+    let mut errors = Errors::default();
+    let attrs = Attrs::parse(attrs, Place::Field, &mut errors);
+    drop(errors.finish());
+    attrs.skip.is_some()
+}
+
+/// What a container or a variant says about the fields inside.
+#[derive(Clone, Copy)]
+struct Inside<'a> {
+    rename_all: Option<&'a LitStr>,
+    deny_unknown: bool,
+    default: bool,
+}
+
+impl Attrs {
+    fn parse(list: &[Attribute], place: Place, errors: &mut Errors) -> Self {
+        let mut attrs = Self::default();
+        for attribute in list {
+            let path = attribute.path();
+            if path.is_ident("cfg") && place != Place::Container {
+                errors.push(
+                    attribute,
+                    "the event would have another shape in another build; keep the part always, or declare two events",
+                );
+            } else if path.is_ident("cfg_attr") && mentions_wire(attribute) {
+                errors.push(
+                    attribute,
+                    "the event would have another wire form in another build; write the attribute without a condition",
+                );
+            } else if path.is_ident("serde") {
+                let parsed = attribute.parse_nested_meta(|meta| attrs.serde(&meta, place, errors));
+                parsed.unwrap_or_else(|error| errors.add(error));
+            } else if path.is_ident("event") {
+                let parsed = attribute.parse_nested_meta(|meta| attrs.event(&meta, place));
+                parsed.unwrap_or_else(|error| errors.add(error));
+            }
+        }
+        if let (Some(span), None, None) = (attrs.custom, &attrs.wire, &attrs.opaque) {
+            errors.push_at(
+                span,
+                "this hides the wire form from the schema; name the type that is written with `#[event(wire = \"u64\")]`, or vouch for the form with `#[event(opaque = \"name@1\")]`",
+            );
+        }
+        attrs
+    }
+
+    fn serde(&mut self, meta: &ParseNestedMeta<'_>, place: Place, errors: &mut Errors) -> syn::Result<()> {
+        let name = meta.path.get_ident().map(Ident::to_string).unwrap_or_default();
+        let span = meta.path.span();
+        let mut refuse = |reason: String| errors.push(&meta.path, reason);
+        match name.as_str() {
+            "rename" | "rename_all" | "rename_all_fields" if !meta.input.peek(Token![=]) => {
+                refuse(format!(
+                    "two names would make this program unable to read its own events; write `{name} = \"...\"`, and `alias = \"...\"` for an old name"
+                ));
+                ignore_value(meta)?;
+            }
+            "rename" => self.rename = Some(string(meta)?.value()),
+            "rename_all" => self.rename_all = Some(string(meta)?),
+            "rename_all_fields" => self.rename_all_fields = Some(string(meta)?),
+            "alias" => self.aliases.push(string(meta)?.value()),
+            "default" => {
+                self.default = true;
+                ignore_value(meta)?;
+            }
+            "skip" => self.skip = Some(span),
+            "skip_serializing_if" => {
+                ignore_value(meta)?;
+                self.skip_if = Some(span);
+            }
+            "skip_serializing" | "skip_deserializing" => refuse(format!(
+                "`{name}` makes the two directions differ; use `skip`, or `skip_serializing_if` with `default`"
+            )),
+            "flatten" => refuse("`flatten` is not supported: the schema would not see which fields are whose; keep the struct as a field, or write its fields here".to_owned()),
+            "transparent" => self.transparent = Some(span),
+            "deny_unknown_fields" => self.deny_unknown = true,
+            "tag" => self.tag = Some(string(meta)?),
+            "content" => self.content = Some(string(meta)?),
+            "other" => self.other = true,
+            "untagged" => refuse(
+                "which variant an old event decodes to would depend on trial and error; use `tag = \"...\"`, or no attribute"
+                    .to_owned(),
+            ),
+            "with" | "serialize_with" | "deserialize_with" | "from" | "into" | "try_from" => {
+                ignore_value(meta)?;
+                self.custom = Some(span);
+            }
+            "bound" | "expecting" => ignore_value(meta)?,
+            "crate" => {
+                ignore_value(meta)?;
+                refuse("the attribute above sets `crate` already; remove it here".to_owned());
+            }
+            _ => {
+                ignore_value(meta)?;
+                let place = match place {
+                    Place::Container => "type",
+                    Place::Variant => "variant",
+                    Place::Field => "field",
+                };
+                refuse(format!("the serde attribute `{name}` is not supported on the {place} of an event: its wire form would not be known"));
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, meta: &ParseNestedMeta<'_>, place: Place) -> syn::Result<()> {
+        if meta.path.is_ident("wire") {
+            let text = string(meta)?;
+            let wire = text.parse().map_err(|_| {
+                let message = format!("invalid `wire` value `{}`; expected a type such as \"u64\"", text.value());
+                syn::Error::new_spanned(&text, message)
+            })?;
+            self.wire = Some(wire);
+        } else if meta.path.is_ident("opaque") {
+            let text = string(meta)?;
+            let value = text.value();
+            let valid = value.split_once('@').is_some_and(|(name, version)| {
+                !name.is_empty() && version.parse::<u32>().is_ok_and(|version| version > 0)
+            });
+            if !valid {
+                let message =
+                    format!("invalid `opaque` value `{value}`; expected a name and a number such as \"tick@1\"");
+                return Err(syn::Error::new_spanned(&text, message));
+            }
+            self.opaque = Some(text);
+        } else if meta.path.is_ident("recursive") && place == Place::Field {
+            self.recursive = Some(meta.path.span());
+        } else {
+            let expected = match place {
+                Place::Field => "`wire = \"Type\"`, `opaque = \"name@1\"` or `recursive`",
+                _ => "`wire = \"Type\"` or `opaque = \"name@1\"`",
+            };
+            let message = format!("unknown option; expected {expected}");
+            return Err(syn::Error::new_spanned(&meta.path, message));
+        }
+        Ok(())
+    }
+}
+
+fn string(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
+    meta.value()?.parse()
+}
+
+/// Passes over `= literal` or `(..)`, which serde checks.
+fn ignore_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    if meta.input.peek(Token![=]) {
+        meta.value()?.parse::<Lit>()?;
+    } else if meta.input.peek(syn::token::Paren) {
+        let inside;
+        syn::parenthesized!(inside in meta.input);
+        inside.parse::<TokenStream>()?;
+    }
+    Ok(())
+}
+
+/// Whether a `cfg_attr` sets something that changes the wire form.
+fn mentions_wire(attribute: &Attribute) -> bool {
+    let Ok(list) = attribute.meta.require_list() else { return false };
+    let mut tokens = list.tokens.clone().into_iter();
+    tokens.any(|token| matches!(&token, proc_macro2::TokenTree::Ident(ident) if ident == "serde" || ident == "event"))
+}
+
+fn refuse_own_derives(attrs: &[Attribute], errors: &mut Errors) {
+    for attribute in attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
+        // What is no list of paths is for rustc to report.
+        let _ = attribute.parse_nested_meta(|meta| {
+            if let Some(last) = meta.path.segments.last()
+                && (last.ident == "Serialize" || last.ident == "Deserialize")
+            {
+                errors.push(
+                    &meta.path,
+                    format!("the attribute derives `{}` already; remove it from `#[derive(..)]`", last.ident),
+                );
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Types that look usable and are not: a message of their own beats the general one.
+fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
+    struct Misfits<'a>(&'a mut Errors);
+    impl VisitMut for Misfits<'_> {
+        fn visit_type_mut(&mut self, ty: &mut Type) {
+            if let Type::Reference(reference) = ty {
+                self.0.push(
+                    reference,
+                    "an event owns its data, so that it can outlive the read; use an owned type such as `String`",
+                );
+                return;
+            }
+            visit_mut::visit_type_mut(self, ty);
+        }
+
+        fn visit_path_mut(&mut self, path: &mut Path) {
+            if let Some(last) = path.segments.last() {
+                let instead = match last.ident.to_string().as_str() {
+                    "usize" => "its range differs by machine; use `u64`",
+                    "isize" => "its range differs by machine; use `i64`",
+                    "u128" => "MessagePack has no such integer; use `u64`, a `String`, or `[u8; 16]`",
+                    "i128" => "MessagePack has no such integer; use `i64`, a `String`, or `[u8; 16]`",
+                    "Instant" => "it means nothing in another process; use `SystemTime`",
+                    "Rc" | "Arc" => "sharing does not survive the wire; hold the value itself",
+                    _ => return visit_mut::visit_path_mut(self, path),
+                };
+                self.0.push(&*path, format!("`{}` has no event schema: {instead}", last.ident));
+            }
+        }
+    }
+    Misfits(errors).visit_type_mut(&mut ty.clone());
+}
+
+/// Puts a marker in the place of types that lead back to the type itself.
+struct MarkRecursion<'a> {
+    root: &'a TokenStream,
+    is_recursive: &'a dyn Fn(&Ident) -> bool,
+}
+
+impl VisitMut for MarkRecursion<'_> {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if let Type::Path(path) = ty
+            && path.qself.is_none()
+            && let Some(last) = path.path.segments.last()
+            && (self.is_recursive)(&last.ident)
+            && (path.path.segments.len() == 1 || last.arguments.is_none())
+        {
+            let root = self.root;
+            *ty = parse_quote!(#root::schema::Recursion);
+            return;
+        }
+        visit_mut::visit_type_mut(self, ty);
+    }
+}
+
+/// Types that lead to no other, and containers, which lead to their parameters.
+fn is_plain(ident: &Ident) -> bool {
+    const PLAIN: &[&str] = &[
+        "bool",
+        "char",
+        "String",
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "f32",
+        "f64",
+        "Option",
+        "Vec",
+        "VecDeque",
+        "HashSet",
+        "BTreeSet",
+        "HashMap",
+        "BTreeMap",
+        "Box",
+        "Cow",
+        "Duration",
+        "SystemTime",
+        "Uuid",
+        "DateTime",
+    ];
+    PLAIN.iter().any(|plain| ident == plain)
+}
+
+fn is_option(ty: &Type) -> bool {
+    match ty {
+        Type::Group(group) => is_option(&group.elem),
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| last.ident == "Option"),
+        _ => false,
+    }
+}
+
+/// A name by serde's `rename_all` rule: letter by letter what serde_derive does.
+fn cased(rule: Option<&LitStr>, name: &str, place: Place, errors: &mut Errors) -> String {
+    let Some(rule) = rule else { return name.to_owned() };
+    let (pascal, snake) = if place == Place::Variant {
+        let mut snake = String::new();
+        for (i, letter) in name.char_indices() {
+            if i > 0 && letter.is_uppercase() {
+                snake.push('_');
+            }
+            snake.push(letter.to_ascii_lowercase());
+        }
+        (name.to_owned(), snake)
+    } else {
+        let capitalized = |word: &str| {
+            let mut letters = word.chars();
+            let first = letters.next().map(|first| first.to_ascii_uppercase());
+            first.into_iter().chain(letters).collect::<String>()
+        };
+        (name.split('_').map(capitalized).collect(), name.to_owned())
+    };
+    match rule.value().as_str() {
+        "lowercase" if place == Place::Variant => name.to_ascii_lowercase(),
+        "lowercase" => name.to_owned(),
+        "UPPERCASE" => name.to_ascii_uppercase(),
+        "PascalCase" => pascal,
+        "camelCase" => {
+            let mut letters = pascal.chars();
+            let first = letters.next().map(|first| first.to_ascii_lowercase());
+            first.into_iter().chain(letters).collect()
+        }
+        "snake_case" => snake,
+        "SCREAMING_SNAKE_CASE" => snake.to_ascii_uppercase(),
+        "kebab-case" => snake.replace('_', "-"),
+        "SCREAMING-KEBAB-CASE" => snake.to_ascii_uppercase().replace('_', "-"),
+        other => {
+            // Once, not for each name.
+            if errors.is_empty() {
+                errors.push(
+                    rule,
+                    format!("invalid rename rule `{other}`; expected one such as \"camelCase\" or \"snake_case\""),
+                );
+            }
+            name.to_owned()
+        }
+    }
+}
+
+/// Removes the attributes that only our macros understand, and serde's where serde derives nothing.
+pub(crate) struct Strip {
+    pub(crate) serde: bool,
+}
+
+impl Strip {
+    fn strip(&self, attrs: &mut Vec<Attribute>) {
+        attrs.retain(|attribute| {
+            let path = attribute.path();
+            !(path.is_ident("event") || self.serde && path.is_ident("serde"))
+        });
+    }
+}
+
+impl VisitMut for Strip {
+    fn visit_derive_input_mut(&mut self, input: &mut DeriveInput) {
+        self.strip(&mut input.attrs);
+        visit_mut::visit_derive_input_mut(self, input);
+    }
+
+    fn visit_variant_mut(&mut self, variant: &mut Variant) {
+        self.strip(&mut variant.attrs);
+        visit_mut::visit_variant_mut(self, variant);
+    }
+
+    fn visit_field_mut(&mut self, field: &mut syn::Field) {
+        self.strip(&mut field.attrs);
+    }
+}

@@ -1,0 +1,255 @@
+//! `#[stream_event(..)]`: an event of a stream; its shape is read by `shape`.
+
+use std::time::Duration;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
+
+use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
+use crate::errors::Errors;
+use crate::shape::{Shape, is_skipped};
+
+pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let options = Options::parse(args, root, &mut errors);
+    let input: DeriveInput = match syn::parse2(item.clone()) {
+        Ok(input) => input,
+        Err(error) => return crate::not_a_type(item, "#[stream_event]", &error, errors),
+    };
+    check(&input, &mut errors);
+    let shape = Shape::new(&input, &options.root, &mut errors);
+    let implementation = shape.implementation(&mut errors);
+    let key = options.key.as_ref().map(|key| key_tokens(key, &input, &options.root, &mut errors));
+    match (errors.finish(), &options.stream) {
+        (None, Some(stream)) => {
+            let item = shape.item();
+            let event = emit(&options, stream, &input, key);
+            quote!(#implementation #item #event)
+        }
+        (errors, _) => {
+            let fallback = shape.fallback();
+            let event = fallback_event(&input, &options.root);
+            quote!(#errors #fallback #event)
+        }
+    }
+}
+
+/// What the attribute says.
+struct Options {
+    root: TokenStream,
+    stream: Option<LitStr>,
+    name: Option<LitStr>,
+    version: u32,
+    key: Option<Ident>,
+    partitions: Option<u32>,
+    retention: Option<Duration>,
+    max_payload: Option<usize>,
+}
+
+impl Options {
+    const KNOWN: &[&str] = &["stream", "version", "name", "key", "partitions", "retention", "max_payload", "crate"];
+
+    fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
+        let mut args = Args::parse(tokens, Self::KNOWN, errors);
+        let root = args.root(root, errors);
+        let stream = match args.take("stream") {
+            Some(value) => value.redis_name(NameKind::Stream, errors),
+            None => {
+                // An unknown option is most likely this one, misspelled.
+                if errors.is_empty() {
+                    missing("stream", "#[stream_event(stream = \"orders\")]", errors);
+                }
+                None
+            }
+        };
+        let name = args.take("name").and_then(|value| value.redis_name(NameKind::Event, errors));
+        let version = args
+            .take("version")
+            .and_then(|value| value.integer(1..=u32::MAX.into(), "a whole number from 1, such as `2`", errors))
+            .map_or(1, |version| version as u32);
+        let key = args.take("key").and_then(|value| {
+            let key = syn::parse2::<Ident>(value.tokens.clone());
+            if key.is_err() {
+                value.invalid("the name of a field, such as `symbol`", errors);
+            }
+            key.ok()
+        });
+        let partitions = args
+            .take("partitions")
+            .and_then(|value| value.integer(1..=1024, "a whole number from 1 to 1024, such as `8`", errors))
+            .map(|partitions| partitions as u32);
+        let retention = args.take("retention").and_then(|value| {
+            let range = Duration::from_secs(60)..=Duration::from_secs(u32::MAX.into());
+            value.duration(range, "a duration of at least a minute, such as \"24h\"", errors)
+        });
+        let max_payload = args.take("max_payload").and_then(|value| {
+            const EXPECTED: &str = "a size from 1 B to 16 MiB, such as \"256KiB\" or a number of bytes";
+            const RANGE: std::ops::RangeInclusive<u64> = 1..=16 * 1024 * 1024;
+            let Some(text) = value.text() else { return value.integer(RANGE, EXPECTED, errors) };
+            let size = bytes(&text.value()).filter(|size| RANGE.contains(size));
+            if size.is_none() {
+                value.invalid(EXPECTED, errors);
+            }
+            size
+        });
+        let max_payload = max_payload.map(|size| size as usize);
+        Self { root, stream, name, version, key, partitions, retention, max_payload }
+    }
+}
+
+/// Rules of events that parts of events need not follow.
+fn check(input: &DeriveInput, errors: &mut Errors) {
+    match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(_) => {}
+            Fields::Unnamed(_) => errors.push(
+                &input.ident,
+                format!("an event needs named fields, so that it can grow; write `struct {} {{ .. }}`", input.ident),
+            ),
+            Fields::Unit => errors.push(
+                &input.ident,
+                format!("an event needs named fields, so that it can grow; write `struct {} {{}}`", input.ident),
+            ),
+        },
+        Data::Enum(data) if data.variants.is_empty() => {
+            errors.push(&input.ident, "an enum without variants has no values; give it one");
+        }
+        // `Shape` refuses unions.
+        Data::Enum(_) | Data::Union(_) => {}
+    }
+    // Lifetimes are refused by `Shape`, with a reason of their own.
+    let mut parameters = input.generics.params.iter();
+    if let Some(parameter) = parameters.find(|parameter| !matches!(parameter, syn::GenericParam::Lifetime(_))) {
+        errors.push(
+            parameter,
+            "an event has one wire form, so it cannot be generic; make the field types concrete (an `#[event_type]` inside may be generic)",
+        );
+    }
+}
+
+/// The text of the key, in a method with `&self`.
+fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut Errors) -> TokenStream {
+    let mut find = |fields: &'_ Fields| -> Option<Field> {
+        let found = fields.iter().find(|field| field.ident.as_ref() == Some(key)).cloned();
+        if let Some(field) = found.as_ref().filter(|field| is_skipped(&field.attrs)) {
+            let _ = field;
+            errors.push(key, format!("the key `{key}` is skipped, so it never reaches the wire; take another field"));
+        }
+        found
+    };
+    let text = |field: &Field, value: TokenStream| {
+        let ty = &field.ty;
+        let span = ty.span().resolved_at(Span::mixed_site());
+        quote_spanned!(span=> <#ty as #root::EventKey>::text(#value))
+    };
+    match &input.data {
+        Data::Struct(data) => match find(&data.fields) {
+            Some(field) => text(&field, quote!(&self.#key)),
+            None => {
+                let names: Vec<_> =
+                    data.fields.iter().filter_map(|field| field.ident.as_ref()).map(Ident::to_string).collect();
+                let near =
+                    crate::args::nearest(&key.to_string(), &names.iter().map(String::as_str).collect::<Vec<_>>())
+                        .map(|near| format!("; did you mean `{near}`?"))
+                        .unwrap_or_default();
+                errors.push(key, format!("`{}` has no field `{key}`{near}", input.ident));
+                quote!()
+            }
+        },
+        Data::Enum(data) => {
+            let value = format_ident!("key", span = Span::mixed_site());
+            let mut arms = Vec::new();
+            let mut without = Vec::new();
+            for variant in &data.variants {
+                let name = &variant.ident;
+                match find(&variant.fields) {
+                    Some(field) => {
+                        let text = text(&field, quote!(#value));
+                        arms.push(quote!(Self::#name { #key: #value, .. } => #text,));
+                    }
+                    None => without.push(format!("`{name}`")),
+                }
+            }
+            if !without.is_empty() {
+                let without = without.join(", ");
+                errors.push(
+                    key,
+                    format!("the key must be a named field of every variant, and {without} has no field `{key}`"),
+                );
+            }
+            quote!(match self { #(#arms)* })
+        }
+        Data::Union(_) => quote!(),
+    }
+}
+
+fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<TokenStream>) -> TokenStream {
+    let Options { root, version, .. } = options;
+    let ident = &input.ident;
+    let rust_name = ident.unraw().to_string();
+    let name = options.name.as_ref().map_or_else(|| rust_name.clone(), LitStr::value);
+    let key_name = option_tokens(options.key.as_ref().map(|key| key.unraw().to_string()));
+    let partitions = option_tokens(options.partitions);
+    let retention = option_tokens(options.retention.map(duration_tokens));
+    let max_payload = option_tokens(options.max_payload);
+    let key = option_tokens(key);
+    quote! {
+        const _: () = {
+            #[automatically_derived]
+            impl #root::StreamEvent for #ident {
+                const INFO: &'static #root::EventInfo = &#root::EventInfo {
+                    stream: #stream,
+                    name: #name,
+                    version: #version,
+                    key: #key_name,
+                    partitions: #partitions,
+                    retention: #retention,
+                    max_payload: #max_payload,
+                    fingerprint: #root::schema::fingerprint(<#ident as #root::schema::SchemaType>::SCHEMA),
+                    type_name: ::core::concat!(::core::module_path!(), "::", #rust_name),
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                };
+
+                fn key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
+                    #key
+                }
+            }
+            #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
+        };
+    }
+}
+
+/// An implementation that says nothing: after a mistake, so that consumers of the event are not mistaken, too.
+fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
+    if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
+        return quote!();
+    }
+    let ident = &input.ident;
+    quote! {
+        const _: () = {
+            impl #root::StreamEvent for #ident {
+                const INFO: &'static #root::EventInfo = &#root::EventInfo {
+                    stream: "",
+                    name: "",
+                    version: 1,
+                    key: ::core::option::Option::None,
+                    partitions: ::core::option::Option::None,
+                    retention: ::core::option::Option::None,
+                    max_payload: ::core::option::Option::None,
+                    fingerprint: 0,
+                    type_name: "",
+                    file: "",
+                    line: 0,
+                };
+
+                fn key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
+                    ::core::option::Option::None
+                }
+            }
+        };
+    }
+}

@@ -1,0 +1,3 @@
+//! Every integration test of the project, in one binary: linking is what takes time.
+
+mod ui;

@@ -1,0 +1,98 @@
+//! What the attributes write compiles where the user allows least.
+#![forbid(unsafe_code)]
+#![deny(warnings, missing_docs, unreachable_pub, missing_debug_implementations)]
+#![warn(clippy::all, clippy::pedantic)]
+
+use streams_core::{BoxError, Context, Message, State, consumer, event_type, stream_event};
+
+/// Documented.
+#[stream_event(stream = "trades", version = 3, name = "trade", key = symbol, partitions = 4, retention = "24h",
+    max_payload = "256KiB")]
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Trade {
+    /// Documented.
+    pub(crate) symbol: String,
+    #[serde(default, rename = "px")]
+    price: f64,
+    side: Side,
+}
+
+#[event_type]
+#[derive(Debug, Clone, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Side {
+    Buy,
+    Sell,
+}
+
+#[stream_event(stream = "keyed", key = id)]
+enum Keyed {
+    Made { id: u64 },
+    Gone { id: u64, at: std::time::SystemTime },
+}
+
+// A condition above or below; the type it names does not exist.
+#[consumer(group = "g")]
+#[cfg(any())]
+async fn gone(_trade: Nope) {}
+
+#[cfg(any())]
+#[consumer(group = "g")]
+async fn gone_too(_trade: Nope) {}
+
+#[consumer(group = "g")]
+#[cfg(not(any()))]
+async fn here(_trade: Trade) {}
+
+/// Patterns, attributes, documentation.
+#[consumer(group = "g2", max_attempts = 5, backoff = "100ms..30s", timeout = "30s", start = "1h ago", checkpoint = 500)]
+#[allow(clippy::unused_async)]
+async fn patterns(
+    Message { event: Trade { symbol, price, side }, .. }: Message<Trade>,
+    State(limit): State<u32>,
+    _: Context,
+) -> Result<(), std::io::Error> {
+    println!("{symbol} {price} {side:?} {limit}");
+    Ok(())
+}
+
+#[consumer(group = "g3", start = "1610064000278-0", checkpoint = "each")]
+async fn by_reference(_trade: &Trade) -> Result<streams_core::Outcome, BoxError> {
+    Ok(streams_core::Outcome::Done)
+}
+
+#[consumer(group = "g4", start = "2026-01-02T03:04:05Z", checkpoint = "100ms", backoff = "1s")]
+async fn message_by_reference(_message: &Message<Keyed>) {}
+
+// Names that the expansion might have for itself.
+#[consumer(group = "g5")]
+async fn payload(args: Trade, ctx: Context) {
+    let _ = (args, ctx);
+}
+
+#[consumer(group = "g6")]
+async fn r#match(needs: Trade, payload: Context) {
+    let _ = (needs, payload);
+}
+
+mod inner {
+    /// In a module, and public.
+    #[streams_core::consumer(group = "g7")]
+    pub(crate) async fn on_trade(_trade: super::Trade) {}
+}
+
+fn main() {
+    #[stream_event(stream = "inner")]
+    struct Inside {
+        a: u32,
+    }
+    #[consumer(group = "g8")]
+    async fn nested(event: Inside) {
+        let _ = event.a;
+    }
+    let _ = Keyed::Made { id: 1 };
+    let _ = Keyed::Gone { id: 1, at: std::time::SystemTime::UNIX_EPOCH };
+    let _ = (Side::Buy, Side::Sell);
+    let listed = streams_core::consumers![here, inner::on_trade, r#match];
+    assert_eq!(listed[2].info.name, "match");
+}
