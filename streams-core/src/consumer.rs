@@ -203,6 +203,19 @@ impl ConsumerOptions {
         checkpoint_interval: None,
     };
 
+    /// These options where they are given, `below` where they are not.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            max_attempts: self.max_attempts.or(below.max_attempts),
+            backoff: self.backoff.or(below.backoff),
+            timeout: self.timeout.or(below.timeout),
+            start: self.start.or(below.start),
+            checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
+            checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
+        }
+    }
+
     /// The same with [`ConsumerOptions::max_attempts`].
     #[must_use]
     pub const fn with_max_attempts(mut self, attempts: u32) -> Self {

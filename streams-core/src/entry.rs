@@ -73,7 +73,11 @@ impl EventId {
     /// An event id from text of at most 128 bytes; `None` when it is empty or longer.
     pub fn new(text: impl Into<String>) -> Option<Self> {
         let text = text.into();
-        (1..=Self::MAX_LEN).contains(&text.len()).then_some(Self(text))
+        Self::is_valid(&text).then_some(Self(text))
+    }
+
+    fn is_valid(text: &str) -> bool {
+        (1..=Self::MAX_LEN).contains(&text.len())
     }
 
     /// The text.
@@ -130,10 +134,13 @@ impl Entry {
 
     /// The event's id; the entry's own id where the producer gave none.
     pub fn event_id(&self) -> EventId {
-        self.field(Self::ID)
-            .and_then(|id| std::str::from_utf8(id).ok())
-            .and_then(EventId::new)
-            .unwrap_or_else(|| EventId(self.id.to_string()))
+        EventId(self.given_id().map_or_else(|| self.id.to_string(), str::to_owned))
+    }
+
+    /// The id that the producer gave the event; `None` when it gave none, or one that is not 1 to 128 bytes of UTF-8.
+    pub fn given_id(&self) -> Option<&str> {
+        let id = std::str::from_utf8(self.field(Self::ID)?).ok()?;
+        EventId::is_valid(id).then_some(id)
     }
 
     /// The event's bytes.

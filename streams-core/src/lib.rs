@@ -10,15 +10,15 @@
 // The attributes emit `::streams_core::..` paths, also inside this crate.
 extern crate self as streams_core;
 
-pub mod broker;
-pub mod codec;
-mod consumer;
-mod entry;
 mod event;
-mod extract;
-pub mod keys;
-mod outcome;
 pub mod schema;
+pub mod codec;
+mod entry;
+pub mod keys;
+pub mod broker;
+mod consumer;
+mod extract;
+mod outcome;
 
 pub use consumer::{
     Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, Payload, Registration, Start,

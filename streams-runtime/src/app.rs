@@ -1,0 +1,530 @@
+//! The app: what is gathered before the start, and what runs after it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError};
+use streams_core::keys::StreamKey;
+use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Scope, StreamEvent};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::broker::{Embedded, Redis};
+use crate::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::dead_letter::DeadLetters;
+use crate::lease::Leases;
+use crate::ordered::{Engine, Group, Handler};
+use crate::publisher::Publisher;
+use crate::random::Random;
+use crate::registry::{self, Plan};
+use crate::shutdown::{FAREWELL, Shutdown, Stopped};
+use crate::status::{Phase, Progress, Status};
+use crate::tail::Tails;
+
+/// How long [`Running::caught_up`] waits for news before it asks the broker itself.
+const ASK: Duration = Duration::from_millis(200);
+
+/// A program's consumers and what they need; nothing happens until it is started.
+///
+/// ```no_run
+/// use streams_runtime::{App, Config, State, consumer, stream_event};
+///
+/// #[stream_event(stream = "trades")]
+/// struct Trade { price: f64 }
+///
+/// #[derive(Clone)]
+/// struct Limit(f64);
+///
+/// #[consumer(group = "risk")]
+/// async fn check(trade: Trade, limit: State<Limit>) -> Result<(), String> {
+///     if trade.price > limit.0.0 { Err(format!("{} is too dear", trade.price)) } else { Ok(()) }
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), streams_runtime::Error> {
+///     App::linked().state(Limit(50_000.0)).run().await
+/// }
+/// ```
+#[must_use = "an app does nothing until it is run or started"]
+pub struct App {
+    consumers: Vec<Registration>,
+    /// The events whose declarations count: every linked one, or those of the consumers listed.
+    events: Vec<&'static EventInfo>,
+    resources: Resources,
+    twice: Vec<&'static str>,
+    broker: Option<Arc<dyn Broker>>,
+    config: Config,
+    only: Option<Vec<String>>,
+    namespace: Option<String>,
+    environment: Environment,
+    random: Option<Random>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let consumers: Vec<_> = self.consumers.iter().map(|consumer| consumer.info.name).collect();
+        f.debug_struct("App").field("consumers", &consumers).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// An app with every `#[consumer]` that is linked into the program.
+    ///
+    /// A crate that the program never mentions is not linked: write `use handlers as _;`.
+    pub fn linked() -> Self {
+        Self { events: registry::linked_events(), ..Self::with(registry::linked_consumers()) }
+    }
+
+    /// An app with these consumers only: `App::with(consumers![check_limits, audit])`.
+    pub fn with(consumers: impl IntoIterator<Item = Registration>) -> Self {
+        let consumers: Vec<_> = consumers.into_iter().collect();
+        Self {
+            events: consumers.iter().map(|consumer| consumer.info.event).collect(),
+            consumers,
+            resources: Resources::default(),
+            twice: Vec::new(),
+            broker: None,
+            config: Config::default(),
+            only: None,
+            namespace: None,
+            environment: Environment::default(),
+            random: None,
+        }
+    }
+
+    /// Gives handlers a value: they take it as `State<T>`. One of each type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        if self.resources.insert(value).is_some() {
+            self.twice.push(std::any::type_name::<T>());
+        }
+        self
+    }
+
+    /// Uses this broker, whatever the environment says.
+    pub fn broker(mut self, broker: Arc<dyn Broker>) -> Self {
+        self.broker = Some(broker);
+        self
+    }
+
+    /// Uses this configuration.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Drives only these groups; others that are linked stay with other processes.
+    pub fn only_groups<S: Into<String>>(mut self, groups: impl IntoIterator<Item = S>) -> Self {
+        self.only = Some(groups.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Puts `namespace:` before the name of every stream, so that a staging system can share a server.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
+    /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`. `run` does this by itself.
+    pub fn from_environment(mut self) -> Self {
+        self.environment = Environment::read(std::env::vars());
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn random(mut self, random: Random) -> Self {
+        self.random = Some(random);
+        self
+    }
+
+    /// Finds everything that would refuse the start, without connecting: for a unit test.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn check(&self) -> Result<(), Error> {
+        self.plan().map(drop)
+    }
+
+    fn plan(&self) -> Result<(Plan, Config), Error> {
+        let mut config = self.config.clone();
+        config.lease = self.environment.lease.unwrap_or(config.lease);
+        config.shutdown_deadline = self.environment.shutdown_deadline.unwrap_or(config.shutdown_deadline);
+        let mut problems = self.environment.problems.clone();
+        problems.extend(
+            self.twice
+                .iter()
+                .map(|name| format!("the app was given two values of type `{name}`; wrap one in a type of its own")),
+        );
+        let plan = registry::plan(
+            self.consumers.clone(),
+            &self.events,
+            self.environment.groups.as_deref().or(self.only.as_deref()),
+            self.effective_namespace(),
+            &config,
+            self.environment.consumers,
+            &self.resources,
+        );
+        match plan {
+            Ok(plan) if problems.is_empty() => Ok((plan, config)),
+            Ok(_) => Err(Error::Refused(problems)),
+            Err(more) => {
+                problems.extend(more);
+                Err(Error::Refused(problems))
+            }
+        }
+    }
+
+    fn effective_namespace(&self) -> Option<&str> {
+        self.environment.namespace.as_deref().or(self.namespace.as_deref())
+    }
+
+    /// The broker that was given, or the one that the environment names; without either the embedded one, but only
+    /// in a debug build.
+    fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
+        if let Some(broker) = &self.broker {
+            return Ok(Arc::clone(broker));
+        }
+        if let Some(url) = &self.environment.redis_url {
+            return Ok(Arc::new(Redis::open(url)?));
+        }
+        if self.environment.embedded {
+            return Ok(Arc::new(Embedded::new()));
+        }
+        if cfg!(debug_assertions) {
+            tracing::warn!(
+                "no REDIS_URL is set: using the embedded broker, which forgets everything when the program ends; a release build would refuse to start"
+            );
+            return Ok(Arc::new(Embedded::new()));
+        }
+        Err(Error::Refused(vec![
+            "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
+        ]))
+    }
+
+    /// Checks, connects, and begins to drive every group.
+    ///
+    /// Touches no signals, no environment and no exit code; several apps may live in one process. Must be called on
+    /// a tokio executor with time and I/O enabled.
+    ///
+    /// # Errors
+    /// Everything that is wrong, before anything is connected; then whatever the broker refuses.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done starts nothing that goes on.
+    pub async fn start(mut self) -> Result<Running, Error> {
+        let (plan, config) = self.plan()?;
+        for warning in &self.environment.warnings {
+            tracing::warn!("{warning}");
+        }
+        let broker = self.choose_broker()?;
+        broker.connect().await?;
+        for group in &plan.groups {
+            broker.declare(&group.key).await?;
+        }
+        let clock = Clock::new();
+        let random = Arc::new(self.random.take().unwrap_or_else(Random::from_system));
+        let namespace = self.effective_namespace().map(str::to_owned);
+        let publisher =
+            Publisher::new(Arc::clone(&broker), namespace.clone(), self.events.clone(), clock, Arc::clone(&random));
+        self.resources.insert(publisher.clone());
+        let resources = Arc::new(self.resources);
+        let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
+        let shutdown = Shutdown::default();
+        let engine = Engine {
+            broker: Arc::clone(&broker),
+            random: Arc::clone(&random),
+            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes),
+            leases,
+            shutdown: shutdown.clone(),
+            lease_for: config.lease,
+        };
+        banner(&plan, &*broker);
+        let changed = Arc::new(Notify::new());
+        let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
+        for group in plan.groups {
+            consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
+            for index in 0..group.key.partitions() {
+                let key = group.key.partition(index).group(group.group);
+                let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), Arc::clone(&changed)));
+                progress.push(Arc::clone(&of_group));
+                let handlers = group.consumers.iter().map(|(registration, policy)| {
+                    let info = registration.info;
+                    let scope = Scope {
+                        stream: group.stream,
+                        partition: index,
+                        group: group.group,
+                        consumer: info.name,
+                        resources: Arc::clone(&resources),
+                    };
+                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope) }
+                });
+                let driven = Group {
+                    engine: engine.clone(),
+                    key,
+                    handlers: handlers.collect(),
+                    start: group.start,
+                    checkpoint: group.checkpoint,
+                    dead_bounds: config.dead_letters,
+                    storm: config.dead_letter_storm,
+                    max_payload: group.max_payload,
+                    progress: of_group,
+                };
+                tasks.spawn(driven.run());
+            }
+        }
+        Ok(Running {
+            broker,
+            namespace,
+            events: self.events,
+            publisher,
+            progress,
+            changed,
+            consumers,
+            tasks,
+            tails: engine.tails,
+            shutdown,
+            deadline: config.shutdown_deadline,
+        })
+    }
+
+    /// Starts, runs until `until` is ready, and stops.
+    ///
+    /// Touches no signals and no exit code, so it embeds in a service that has its own shutdown.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the app without giving leases back: others take over when they run out.
+    pub async fn run_until(self, until: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
+        let running = self.start().await?;
+        until.await;
+        Ok(running.stop().await)
+    }
+}
+
+fn banner(plan: &Plan, broker: &dyn Broker) {
+    tracing::info!(broker = broker.describe(), groups = plan.groups.len(), "streams starts");
+    for line in banner_lines(plan) {
+        tracing::info!("{line}");
+    }
+}
+
+/// A line for each consumer: stream, group, function, file and line.
+fn banner_lines(plan: &Plan) -> Vec<String> {
+    let consumers =
+        plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
+    consumers
+        .map(|(group, info)| {
+            let partitions = match group.key.partitions() {
+                1 => String::new(),
+                many => format!(" ({many} partitions)"),
+            };
+            format!(
+                "{}{partitions} -> {}: {} takes {} [{}:{}]",
+                group.stream, group.group, info.name, info.event.name, info.file, info.line
+            )
+        })
+        .collect()
+}
+
+/// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
+pub struct Running {
+    broker: Arc<dyn Broker>,
+    namespace: Option<String>,
+    events: Vec<&'static EventInfo>,
+    publisher: Publisher,
+    progress: Vec<Arc<Progress>>,
+    changed: Arc<Notify>,
+    consumers: Vec<&'static ConsumerInfo>,
+    tasks: JoinSet<()>,
+    tails: Tails,
+    shutdown: Shutdown,
+    deadline: Duration,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("broker", &self.broker)
+            .field("groups", &self.progress.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Publishes to the app's broker, in its namespace.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// What the consumers' attributes said, sorted by stream, group and name.
+    pub fn consumers(&self) -> &[&'static ConsumerInfo] {
+        &self.consumers
+    }
+
+    /// What every group is doing. Does not ask the broker.
+    pub fn status(&self) -> Status {
+        Status { groups: self.progress.iter().map(|progress| progress.snapshot()).collect() }
+    }
+
+    /// The dead letters of a group on the stream of `E`.
+    pub fn dead_letters<E: StreamEvent>(&self, group: &str) -> DeadLetters<E> {
+        DeadLetters::new(Arc::clone(&self.broker), &self.stream_key(E::INFO), group)
+    }
+
+    pub(crate) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {
+        let properties = registry::stream_properties(info.stream, self.events.iter().chain([&info]));
+        StreamKey::new(self.namespace.as_deref(), info.stream, properties.partitions)
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// The partitions that the app's groups read, each as often as groups read it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = &streams_core::keys::PartitionKey> {
+        self.progress.iter().map(|progress| progress.key.partition())
+    }
+
+    /// Waits until every group has settled what its stream held when this was called, here or in another process.
+    ///
+    /// # Errors
+    /// When a group is halted, so that it would never come to that, or the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn caught_up(&self) -> Result<(), Error> {
+        let mut behind = Vec::new();
+        for progress in &self.progress {
+            let tip = self.broker.extent(progress.key.partition()).await?.map_or(EntryId::ZERO, |extent| extent.last);
+            behind.push((progress, tip));
+        }
+        let mut asked = Instant::now();
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            behind.retain(|(progress, tip)| progress.reached() < *tip);
+            if behind.is_empty() {
+                return Ok(());
+            }
+            for (progress, _) in &behind {
+                if let Phase::Halted { reason } = progress.phase() {
+                    return Err(Error::Halted(reason));
+                }
+            }
+            if asked.elapsed() >= ASK {
+                self.ask(&mut behind).await?;
+                asked = Instant::now();
+                continue;
+            }
+            let _ = tokio::time::timeout(ASK, changed).await;
+        }
+    }
+
+    /// What this process cannot know by itself: how far another owner is, and whether the entries that are missing
+    /// have been deleted meanwhile.
+    async fn ask(&self, behind: &mut Vec<(&Arc<Progress>, EntryId)>) -> Result<(), BrokerError> {
+        let mut still = Vec::new();
+        for (progress, tip) in std::mem::take(behind) {
+            let at = match self.broker.state(&progress.key).await? {
+                Some(state) => state.at.max(progress.reached()),
+                None => progress.reached(),
+            };
+            let next = self.broker.read(progress.key.partition(), at, 1).await?;
+            if next.first().is_some_and(|entry| entry.id <= tip) {
+                still.push((progress, tip));
+            }
+        }
+        *behind = still;
+        Ok(())
+    }
+
+    /// Stops: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
+    /// every lease given back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the app: see [`Running`].
+    pub async fn stop(mut self) -> Stopped {
+        self.shutdown.stop();
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.deadline, finished).await.is_ok() {
+            self.tails.end();
+            return Stopped::Clean;
+        }
+        let handlers = self.tasks.len();
+        tracing::warn!(
+            handlers,
+            "handlers still run at the deadline of {}: they are dropped, their events come again",
+            humantime::format_duration(self.deadline)
+        );
+        self.shutdown.cut();
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        let cut = tokio::time::timeout(FAREWELL * 2, finished).await;
+        self.tails.end();
+        match cut {
+            Ok(()) => Stopped::Cut { handlers },
+            Err(_) => {
+                let handlers = self.tasks.len();
+                tracing::error!(handlers, "handlers do not yield: their leases are kept until the process ends");
+                // Aborting could not stop them either, and would give up their leases.
+                self.tasks.detach_all();
+                Stopped::Stuck { handlers }
+            }
+        }
+    }
+
+    pub(crate) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+}
+
+/// Why an app cannot start, or cannot go on. Its `Debug` is a report for people, because `main` prints that.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Everything that is wrong with what the program declares or was told.
+    #[error("this app cannot start: {}", .0.join("; "))]
+    Refused(Vec<String>),
+    /// The broker cannot be used.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The thread that renews leases, or the one that waits for signals, could not be started.
+    #[error("a thread could not be started")]
+    Thread(#[source] std::io::Error),
+    /// A group waits for somebody to do something.
+    #[error("halted: {0}")]
+    Halted(String),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(problems) => {
+                f.write_str("this app cannot start:")?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+            }
+            other => {
+                write!(f, "{other}")?;
+                let mut next = std::error::Error::source(other);
+                while let Some(cause) = next {
+                    write!(f, "\n  caused by: {cause}")?;
+                    next = cause.source();
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The one seam for time: tokio's clock, so that a paused executor is virtual time for everything.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// Milliseconds since the app began, and what the wall said then.
+///
+/// The wall is read once: afterwards both run on the monotonic clock, so a jump of the system's time moves nothing here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+    wall_ms: u64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { start: Instant::now(), wall_ms: millis(wall) }
+    }
+
+    /// Milliseconds since the app began, never zero, so that zero can mean "not set".
+    pub(crate) fn millis(&self) -> u64 {
+        self.millis_at(Instant::now())
+    }
+
+    /// The same for a moment that was taken before.
+    pub(crate) fn millis_at(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.start)) + 1
+    }
+
+    /// The moment at which [`Self::millis`] says this.
+    pub(crate) fn instant_at(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis.saturating_sub(1))
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.wall_ms + self.millis()
+    }
+}
+
+/// A duration in milliseconds; what does not fit is for ever.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

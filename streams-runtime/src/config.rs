@@ -1,0 +1,270 @@
+//! What an app can be told: every bound with its reason, and the environment that overrides them.
+//!
+//! Precedence: an attribute's option < [`Config`] < [`Config::group`] < the environment (read by `run` only).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use streams_core::broker::DeadBounds;
+use streams_core::{Backoff, ConsumerOptions};
+
+/// The options of an app. Every field has a default that is fit for production.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long an owner may be silent before another process takes over. 10 s: longer than the pauses of a busy
+    /// machine, short enough to wait for after a kill. At least 100 ms.
+    pub lease: Duration,
+    /// How long handlers may go on after a stop was asked for. 25 s: orchestrators kill after 30.
+    pub shutdown_deadline: Duration,
+    /// How many dead letters a group may have on a partition, and how old the oldest may be, before the partition
+    /// stops rather than put more there: 10,000 and 30 days. They are never trimmed.
+    pub dead_letters: DeadBounds,
+    /// After how many dead letters in a row the partition stops: 20. A storm is an outage, not poison.
+    pub dead_letter_storm: u32,
+    /// How many bytes of recent entries the process keeps for all its groups: 16 MiB.
+    pub window_bytes: usize,
+    /// What holds for every consumer, over its attribute.
+    pub consumers: ConsumerOptions,
+    /// What holds for the consumers of one group, over everything but the environment.
+    pub groups: BTreeMap<String, ConsumerOptions>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            shutdown_deadline: Duration::from_secs(25),
+            dead_letters: DeadBounds { count: 10_000, age: Duration::from_secs(30 * 24 * 3600) },
+            dead_letter_storm: 20,
+            window_bytes: 16 * 1024 * 1024,
+            consumers: ConsumerOptions::DEFAULT,
+            groups: BTreeMap::new(),
+        }
+    }
+}
+
+/// Attempts before an event is given up: with the default backoff about two minutes of trouble.
+pub(crate) const MAX_ATTEMPTS: u32 = 10;
+/// The wait between attempts: soon enough for a hiccup, and at most half a minute.
+pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
+/// How long one attempt may take.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most events that a crash repeats.
+pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
+/// The longest that a settled event waits for its commit.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest lease: below, the pauses of an ordinary machine lose it.
+const LEASE_MIN: Duration = Duration::from_millis(100);
+
+impl Config {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long an owner may be silent before another process takes over.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long handlers may go on after a stop was asked for.
+    #[must_use]
+    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
+        self.shutdown_deadline = deadline;
+        self
+    }
+
+    /// What holds for every consumer, over its attribute.
+    #[must_use]
+    pub fn consumers(mut self, options: ConsumerOptions) -> Self {
+        self.consumers = options;
+        self
+    }
+
+    /// What holds for the consumers of one group.
+    #[must_use]
+    pub fn group(mut self, group: &str, options: ConsumerOptions) -> Self {
+        self.groups.insert(group.to_owned(), options);
+        self
+    }
+
+    /// What is wrong with it, each in one line.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.lease < LEASE_MIN {
+            problems.push(format!(
+                "the lease is {}; it must be at least {}",
+                humantime::format_duration(self.lease),
+                humantime::format_duration(LEASE_MIN)
+            ));
+        }
+        if self.dead_letter_storm == 0 {
+            problems.push("`dead_letter_storm` is 0; it must be at least 1".to_owned());
+        }
+        let scopes = std::iter::once(("all groups".to_owned(), &self.consumers))
+            .chain(self.groups.iter().map(|(group, options)| (format!("group `{group}`"), options)));
+        for (scope, options) in scopes {
+            problems
+                .extend(options_problems(options).into_iter().map(|problem| format!("config of {scope}: {problem}")));
+        }
+        problems
+    }
+}
+
+/// What is wrong with options that did not come through the attribute, which checks its own.
+fn options_problems(options: &ConsumerOptions) -> Vec<String> {
+    let mut problems = Vec::new();
+    if options.max_attempts == Some(0) {
+        problems.push("`max_attempts` is 0; it must be at least 1".to_owned());
+    }
+    if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        problems.push("`timeout` is zero; no handler could finish".to_owned());
+    }
+    if options.checkpoint_events == Some(0) {
+        problems.push("`checkpoint_events` is 0; it must be at least 1".to_owned());
+    }
+    if let Some(backoff) = options.backoff.filter(|backoff| backoff.first > backoff.max) {
+        problems.push(format!("`backoff` is {backoff}; the first wait must not be longer than the last"));
+    }
+    problems
+}
+
+/// What the environment says; read once, by `run`.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Environment {
+    pub(crate) redis_url: Option<String>,
+    pub(crate) embedded: bool,
+    pub(crate) groups: Option<Vec<String>>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) shutdown_deadline: Option<Duration>,
+    pub(crate) consumers: ConsumerOptions,
+    pub(crate) problems: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The variables, for the message about one that is not known.
+const VARIABLES: [&str; 9] = [
+    "STREAMS_BROKER",
+    "STREAMS_GROUPS",
+    "STREAMS_NAMESPACE",
+    "STREAMS_LEASE",
+    "STREAMS_SHUTDOWN_DEADLINE",
+    "STREAMS_MAX_ATTEMPTS",
+    "STREAMS_TIMEOUT",
+    "STREAMS_CHECKPOINT_EVENTS",
+    "STREAMS_CHECKPOINT_INTERVAL",
+];
+
+impl Environment {
+    /// Reads the variables; what cannot be understood becomes a problem that refuses the start.
+    pub(crate) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut read = Self::default();
+        for (name, value) in variables {
+            // An empty variable is how shells and orchestrators say "not set".
+            if value.is_empty() {
+                continue;
+            }
+            match name.as_str() {
+                "REDIS_URL" => read.redis_url = Some(value),
+                "STREAMS_BROKER" => match value.as_str() {
+                    "embedded" => read.embedded = true,
+                    "redis" => {}
+                    _ => read.problems.push(format!("STREAMS_BROKER is `{value}`; expected `redis` or `embedded`")),
+                },
+                "STREAMS_GROUPS" => {
+                    read.groups = Some(
+                        value
+                            .split(',')
+                            .map(|group| group.trim().to_owned())
+                            .filter(|group| !group.is_empty())
+                            .collect(),
+                    );
+                }
+                "STREAMS_NAMESPACE" => read.namespace = Some(value),
+                "STREAMS_LEASE" => read.lease = read.duration(&name, &value),
+                "STREAMS_SHUTDOWN_DEADLINE" => read.shutdown_deadline = read.duration(&name, &value),
+                "STREAMS_MAX_ATTEMPTS" => read.consumers.max_attempts = read.number(&name, &value),
+                "STREAMS_TIMEOUT" => read.consumers.timeout = read.duration(&name, &value),
+                "STREAMS_CHECKPOINT_EVENTS" => read.consumers.checkpoint_events = read.number(&name, &value),
+                "STREAMS_CHECKPOINT_INTERVAL" => read.consumers.checkpoint_interval = read.duration(&name, &value),
+                // The macros read theirs when the program is built.
+                "STREAMS_MACROS_DEBUG" => {}
+                _ if name.starts_with("STREAMS_") => {
+                    read.warnings.push(format!(
+                        "unknown variable {name} is ignored; known are REDIS_URL, {}",
+                        VARIABLES.join(", ")
+                    ));
+                }
+                _ => {}
+            }
+        }
+        if read.embedded && read.redis_url.is_some() {
+            read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());
+        }
+        read.problems
+            .extend(options_problems(&read.consumers).into_iter().map(|problem| format!("environment: {problem}")));
+        read
+    }
+
+    fn duration(&mut self, name: &str, value: &str) -> Option<Duration> {
+        let duration = humantime::parse_duration(value).ok();
+        if duration.is_none() {
+            self.problems.push(format!("{name} is `{value}`; expected a duration such as `500ms` or `10s`"));
+        }
+        duration
+    }
+
+    fn number(&mut self, name: &str, value: &str) -> Option<u32> {
+        let number = value.parse().ok();
+        if number.is_none() {
+            self.problems.push(format!("{name} is `{value}`; expected a whole number"));
+        }
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Environment {
+        Environment::read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_environment_is_read_and_an_empty_variable_is_none() {
+        let env =
+            read(&[("STREAMS_LEASE", "500ms"), ("STREAMS_GROUPS", "risk, audit"), ("REDIS_URL", ""), ("HOME", "/")]);
+        assert_eq!(env.lease, Some(Duration::from_millis(500)));
+        assert_eq!(env.groups, Some(vec!["risk".to_owned(), "audit".to_owned()]));
+        assert_eq!((env.redis_url, env.problems), (None, vec![]));
+    }
+
+    #[test]
+    fn every_bad_variable_is_named_with_the_value_seen() {
+        let env = read(&[
+            ("STREAMS_LEASE", "soon"),
+            ("STREAMS_MAX_ATTEMPTS", "0"),
+            ("STREAMS_BROKER", "kafka"),
+            ("STREAMS_LEESE", "1s"),
+        ]);
+        assert_eq!((env.problems.len(), env.warnings.len()), (3, 1), "{:?}", env.problems);
+        assert!(env.warnings[0].contains("STREAMS_LEESE"));
+        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`"] {
+            assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_config_that_cannot_work_says_why() {
+        let mut options = ConsumerOptions::DEFAULT;
+        options.backoff = Some(Backoff { first: Duration::from_secs(2), max: Duration::from_secs(1) });
+        let config = Config::new().lease(Duration::ZERO).group("risk", options);
+        assert_eq!(config.problems().len(), 2, "{:?}", config.problems());
+        assert_eq!(Config::new().problems(), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,226 @@
+//! What a group gave up on: how a dead letter is written, listed, decoded and discarded.
+//!
+//! [`ordered`](crate::ordered) sends the letter in the commit that passes the event.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use streams_core::broker::{Broker, BrokerError, Fields};
+use streams_core::codec::{self, DecodeError};
+use streams_core::keys::{GroupKey, StreamKey};
+use streams_core::{Entry, EntryId, StreamEvent};
+
+use crate::settle::Cause;
+
+/// What stands before the name of an original field.
+const ORIGINAL: &str = "o:";
+
+/// The fields of a dead letter: where it came from and why, then every original field, bytes unchanged.
+///
+/// The time of the giving-up is the letter's own entry id.
+pub(crate) fn fields(
+    key: &GroupKey,
+    consumer: &str,
+    entry: &Entry,
+    cause: Cause,
+    reason: &str,
+    attempts: u32,
+) -> Fields {
+    let ours = [
+        ("stream", key.partition().as_str().to_owned()),
+        ("entry", entry.id.to_string()),
+        ("group", key.group().to_owned()),
+        ("consumer", consumer.to_owned()),
+        ("cause", cause.as_str().to_owned()),
+        ("reason", reason.to_owned()),
+        ("attempts", attempts.to_string()),
+    ];
+    let originals = entry.fields.iter().map(|(name, value)| {
+        let mut prefixed = ORIGINAL.as_bytes().to_vec();
+        prefixed.extend_from_slice(name);
+        (prefixed, value.clone())
+    });
+    ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes())).chain(originals).collect()
+}
+
+/// An event that a group gave up on.
+#[derive(Debug, Clone)]
+pub struct DeadLetter<E> {
+    id: DeadLetterId,
+    letter: Arc<Entry>,
+    original: Arc<Entry>,
+    event: PhantomData<fn() -> E>,
+}
+
+/// Where a dead letter lies: among those of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeadLetterId {
+    /// The partition of the stream.
+    pub partition: u32,
+    /// The letter's own entry id; its time is that of the giving-up.
+    pub entry: EntryId,
+}
+
+impl fmt::Display for DeadLetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.partition, self.entry)
+    }
+}
+
+impl<E> DeadLetter<E> {
+    fn of(partition: u32, letter: Arc<Entry>) -> Self {
+        let original = letter.fields.iter().filter_map(|(name, value)| {
+            name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.clone()))
+        });
+        let fields = original.collect();
+        let id = letter.field("entry").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok()).unwrap_or_default();
+        let original = Arc::new(Entry { id, fields });
+        Self { id: DeadLetterId { partition, entry: letter.id }, letter, original, event: PhantomData }
+    }
+
+    fn text(&self, field: &str) -> &str {
+        self.letter.field(field).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
+    }
+
+    /// Where the letter lies, for [`DeadLetters::discard`].
+    pub fn id(&self) -> DeadLetterId {
+        self.id
+    }
+
+    /// The event's entry as it was: id, raw payload, headers.
+    pub fn original(&self) -> &Arc<Entry> {
+        &self.original
+    }
+
+    /// The Redis key of the partition that held the event.
+    pub fn stream(&self) -> &str {
+        self.text("stream")
+    }
+
+    /// The function that gave up; empty when none was called.
+    pub fn consumer(&self) -> &str {
+        self.text("consumer")
+    }
+
+    /// Why, in one word: see [`Cause::as_str`].
+    pub fn cause(&self) -> &str {
+        self.text("cause")
+    }
+
+    /// Why, in the handler's own words.
+    pub fn reason(&self) -> &str {
+        self.text("reason")
+    }
+
+    /// How many attempts there were.
+    pub fn attempts(&self) -> u32 {
+        self.text("attempts").parse().unwrap_or_default()
+    }
+
+    /// When the group gave up, by the server's clock.
+    pub fn time(&self) -> SystemTime {
+        self.letter.time()
+    }
+}
+
+impl<E: StreamEvent> DeadLetter<E> {
+    /// The event.
+    ///
+    /// # Errors
+    /// When the bytes are not such an event, which may be why it lies here, or are another event of the stream.
+    pub fn decode(&self) -> Result<E, DecodeError> {
+        codec::decode(&self.original)
+    }
+}
+
+/// The dead letters of one group on the stream of `E`.
+///
+/// Nothing but [`DeadLetters::discard`] ever removes one.
+pub struct DeadLetters<E> {
+    broker: Arc<dyn Broker>,
+    groups: Vec<GroupKey>,
+    event: PhantomData<fn() -> E>,
+}
+
+impl<E> fmt::Debug for DeadLetters<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").field("broker", &self.broker).field("groups", &self.groups).finish()
+    }
+}
+
+impl<E: StreamEvent> DeadLetters<E> {
+    pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
+        let groups = (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect();
+        Self { broker, groups, event: PhantomData }
+    }
+
+    /// At most `count` letters after `after`, partition by partition, oldest first. All of them are listed, also those
+    /// of other event types in the stream and those that cannot be decoded.
+    ///
+    /// For the next page pass the id of the last letter.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn list(&self, after: Option<DeadLetterId>, count: usize) -> Result<Vec<DeadLetter<E>>, BrokerError> {
+        let mut letters = Vec::new();
+        for group in &self.groups {
+            let partition = group.partition().index();
+            let from = match after {
+                Some(after) if partition < after.partition => continue,
+                Some(after) if partition == after.partition => after.entry,
+                _ => EntryId::ZERO,
+            };
+            if letters.len() < count {
+                let page = self.broker.dead_letters(group, from, count - letters.len()).await?;
+                letters.extend(page.into_iter().map(|letter| DeadLetter::of(partition, letter)));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Removes letters that are dealt with; answers how many there were.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked; some may be removed all the same.
+    ///
+    /// # Cancel safety
+    /// Some of them may be removed.
+    pub async fn discard(&self, ids: &[DeadLetterId]) -> Result<u64, BrokerError> {
+        let mut removed = 0;
+        for group in &self.groups {
+            let partition = group.partition().index();
+            let here: Vec<_> = ids.iter().filter(|id| id.partition == partition).map(|id| id.entry).collect();
+            if !here.is_empty() {
+                removed += self.broker.discard(group, &here).await?;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_gives_back_the_entry_as_it_was() {
+        let fields = vec![
+            (b"event".to_vec(), b"Trade@1".to_vec()),
+            (b"payload".to_vec(), vec![0xc1, 0xff]),
+            (b"tenant".to_vec(), b"a".to_vec()),
+            (b"tenant".to_vec(), b"b".to_vec()),
+        ];
+        let entry = Entry { id: EntryId::new(7, 1), fields };
+        let key = StreamKey::new(None, "trades", 4).partition(3).group("risk");
+        let letter = super::fields(&key, "check", &entry, Cause::Decode, "bad", 2);
+        let letter = DeadLetter::<()>::of(3, Arc::new(Entry { id: EntryId::new(9, 0), fields: letter }));
+        assert_eq!(**letter.original(), entry);
+        assert_eq!((letter.stream(), letter.consumer(), letter.cause()), ("trades.3", "check", "decode"));
+        assert_eq!((letter.reason(), letter.attempts(), letter.id().to_string()), ("bad", 2, "3/9-0".to_owned()));
+    }
+}

@@ -1,0 +1,348 @@
+//! Who owns what: taking a lease without trusting any clock but one's own, and renewing it beside the handlers.
+//!
+//! A contender takes over only after it has seen the same owner, epoch and beat for a whole lease on its
+//! own monotonic clock. An owner stops by itself a margin before that. Renewals run on a thread and a
+//! connection of their own, so that a handler which blocks the executor keeps its lease.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, GroupState, Holder, LeaseView, Renewal, Renewer};
+use streams_core::keys::GroupKey;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, millis};
+
+/// How many renewals are tried within one lease: two may fail.
+const RENEWALS_A_LEASE: u32 = 3;
+/// What an owner takes off its own deadline: a tenth covers clocks that run at different rates.
+const MARGIN: u32 = 10;
+
+/// What a contender should do about a lease it has read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nobody holds it, or nobody has renewed it for a whole lease.
+    Claim,
+    /// Look again when this is over, or when the bell rings.
+    Wait(Duration),
+}
+
+/// A contender's watch over one lease. After a failed read it begins a new one: what happened meanwhile is unknown.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    since: Option<(LeaseView, Instant)>,
+}
+
+impl Watch {
+    /// Judges what was read just now.
+    pub(crate) fn observe(&mut self, state: &GroupState, now: Instant) -> Verdict {
+        if state.lease.owner.is_empty() {
+            return Verdict::Claim;
+        }
+        let since = match &self.since {
+            Some((view, since)) if *view == state.lease => *since,
+            _ => {
+                self.since = Some((state.lease.clone(), now));
+                now
+            }
+        };
+        match (since + state.lease_for).checked_duration_since(now) {
+            Some(left) if !left.is_zero() => Verdict::Wait(left),
+            _ => Verdict::Claim,
+        }
+    }
+}
+
+/// A lease that this process holds.
+#[derive(Debug)]
+struct Held {
+    key: GroupKey,
+    holder: Holder,
+    /// When its owner has to stop, in the clock's milliseconds.
+    deadline: AtomicU64,
+    /// By when the handler that runs has to be over, or 0.
+    handler_until: AtomicU64,
+    /// Since when a commit has had no answer, or 0.
+    commit_since: AtomicU64,
+    /// The log has been told of the handler that outran its limit.
+    complained: AtomicBool,
+    lost: CancellationToken,
+}
+
+/// The owner's side of a lease. Dropping it ends the renewals; giving it back is a call to the broker.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    held: Arc<Held>,
+    clock: Clock,
+}
+
+impl Lease {
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.held.holder
+    }
+
+    /// Whether the lease is held at this moment, by this process's own clock.
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
+        self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire) && !self.held.lost.is_cancelled()
+    }
+
+    /// Waits until the lease is lost.
+    pub(crate) async fn lost(&self) {
+        self.held.lost.cancelled().await;
+    }
+
+    /// A handler begins: past `limit` it is no reason to renew any more.
+    pub(crate) fn handler_begins(&self, now: Instant, limit: Duration) {
+        self.held.handler_until.store(self.clock.millis_at(now).saturating_add(millis(limit)), Ordering::Release);
+    }
+
+    /// No handler runs.
+    pub(crate) fn handler_ended(&self) {
+        self.held.handler_until.store(0, Ordering::Release);
+    }
+
+    /// A commit is sent: without an answer for a lease, renewals stop.
+    pub(crate) fn commit_begins(&self, now: Instant) {
+        self.held.commit_since.store(self.clock.millis_at(now), Ordering::Release);
+    }
+
+    /// The commit was answered.
+    pub(crate) fn commit_ended(&self) {
+        self.held.commit_since.store(0, Ordering::Release);
+    }
+}
+
+/// The leases of one app, and their renewal.
+#[derive(Debug, Clone)]
+pub(crate) struct Leases {
+    table: Arc<Table>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Table {
+    lease_for: Duration,
+    held: Mutex<Vec<Weak<Held>>>,
+    end: CancellationToken,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+impl Leases {
+    /// Starts renewing, where the broker wants it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(broker: &Arc<dyn Broker>, lease_for: Duration, clock: Clock) -> std::io::Result<Self> {
+        let end = CancellationToken::new();
+        let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
+        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, end);
+        match broker.renewal() {
+            Renewal::CallersExecutor => {
+                tokio::spawn(renewals);
+            }
+            Renewal::OwnThread => {
+                let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                std::thread::Builder::new()
+                    .name("streams-renewal".to_owned())
+                    .spawn(move || executor.block_on(renewals))?;
+            }
+        }
+        Ok(Self { table, clock })
+    }
+
+    /// Begins to renew a lease that was taken by a call sent at `sent`.
+    pub(crate) fn hold(&self, key: GroupKey, holder: Holder, sent: Instant) -> Lease {
+        let held = Arc::new(Held {
+            key,
+            holder,
+            deadline: AtomicU64::new(deadline(&self.clock, sent, self.table.lease_for)),
+            handler_until: AtomicU64::new(0),
+            commit_since: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
+            lost: CancellationToken::new(),
+        });
+        self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+        Lease { held, clock: self.clock }
+    }
+}
+
+/// When an owner has to stop that last renewed with a call sent at `sent`.
+fn deadline(clock: &Clock, sent: Instant, lease_for: Duration) -> u64 {
+    clock.millis_at(sent) + millis(lease_for - lease_for / MARGIN)
+}
+
+impl Held {
+    /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
+    fn deserves(&self, now: u64, lease_for: u64) -> bool {
+        let handler_until = self.handler_until.load(Ordering::Acquire);
+        let commit_since = self.commit_since.load(Ordering::Acquire);
+        (handler_until == 0 || now < handler_until)
+            && (commit_since == 0 || now < commit_since.saturating_add(lease_for))
+    }
+}
+
+/// Renews what is held until the app ends.
+async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_for: Duration, end: CancellationToken) {
+    let mut renewer: Option<Box<dyn Renewer>> = None;
+    let mut trouble = false;
+    let mut watched: Vec<Weak<Held>> = Vec::new();
+    let mut nearest = None;
+    let every = lease_for / RENEWALS_A_LEASE;
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Between two ticks a deadline may pass: the handler is told at once, not at the next tick.
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = tick.tick() => {}
+            () = until(nearest) => {
+                nearest = expire(&watched, &clock);
+                continue;
+            }
+        }
+        let Some(table) = table.upgrade() else { return };
+        let held = {
+            let mut list = table.held.lock().unwrap_or_else(PoisonError::into_inner);
+            list.retain(|held| held.strong_count() > 0);
+            list.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()).collect::<Vec<_>>()
+        };
+        // The table must not live on because of its own renewals.
+        drop(table);
+        let sent = Instant::now();
+        let now = clock.millis_at(sent);
+        let (due, undeserved): (Vec<_>, Vec<_>) =
+            held.iter().cloned().partition(|held| held.deserves(now, millis(lease_for)));
+        for held in undeserved {
+            if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    group = held.key.group(),
+                    partition = held.key.partition().as_str(),
+                    "a handler has outrun its timeout and does not yield: its lease is no longer renewed, another process will take over"
+                );
+            }
+        }
+        // At most one tick, so that deadlines are looked at in time also when the server does not answer.
+        match tokio::time::timeout(every, renew_once(&broker, &mut renewer, &due)).await {
+            Ok(Ok(answers)) => {
+                trouble = false;
+                for (held, still) in due.iter().zip(answers) {
+                    if still {
+                        held.deadline.store(deadline(&clock, sent, lease_for), Ordering::Release);
+                    } else {
+                        held.lost.cancel();
+                    }
+                }
+            }
+            failed => {
+                renewer = None;
+                if !std::mem::replace(&mut trouble, true) {
+                    let error = match failed {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "no answer in time".to_owned(),
+                    };
+                    tracing::warn!(error, "leases could not be renewed; trying again until they run out");
+                }
+            }
+        }
+        watched = held.iter().map(Arc::downgrade).collect();
+        nearest = expire(&watched, &clock);
+    }
+}
+
+/// Tells the owners whose deadline has passed; answers when the next one does.
+fn expire(watched: &[Weak<Held>], clock: &Clock) -> Option<Instant> {
+    let now = clock.millis();
+    let mut nearest = None;
+    for held in watched.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()) {
+        let deadline = held.deadline.load(Ordering::Acquire);
+        if deadline <= now {
+            held.lost.cancel();
+        } else {
+            nearest = Some(nearest.map_or(deadline, |nearest: u64| nearest.min(deadline)));
+        }
+    }
+    nearest.map(|deadline| clock.instant_at(deadline))
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn renew_once(
+    broker: &Arc<dyn Broker>,
+    renewer: &mut Option<Box<dyn Renewer>>,
+    due: &[Arc<Held>],
+) -> Result<Vec<bool>, BrokerError> {
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
+    let renewer = match renewer {
+        Some(renewer) => renewer,
+        None => renewer.insert(broker.renewer().await?),
+    };
+    let leases: Vec<_> = due.iter().map(|held| (held.key.clone(), held.holder.clone())).collect();
+    renewer.renew(&leases).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::EntryId;
+
+    fn state(owner: &str, beat: u64) -> GroupState {
+        GroupState {
+            lease: LeaseView { owner: owner.to_owned(), epoch: 3, beat },
+            lease_for: Duration::from_secs(10),
+            at: EntryId::ZERO,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_contender_waits_a_whole_lease_from_the_last_beat_it_saw() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let secs = Duration::from_secs;
+        assert_eq!(watch.observe(&state("x", 1), start), Verdict::Wait(secs(10)));
+        assert_eq!(watch.observe(&state("x", 1), start + secs(9)), Verdict::Wait(secs(1)));
+        assert_eq!(watch.observe(&state("x", 2), start + secs(9)), Verdict::Wait(secs(10)));
+        assert_eq!(watch.observe(&state("x", 2), start + secs(19)), Verdict::Claim);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_owner_needs_no_watch_and_the_owners_length_counts() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        assert_eq!(watch.observe(&state("", 1), start), Verdict::Claim);
+        let short = GroupState { lease_for: Duration::from_secs(1), ..state("x", 1) };
+        assert_eq!(watch.observe(&short, start), Verdict::Wait(Duration::from_secs(1)));
+        assert_eq!(watch.observe(&short, start + Duration::from_secs(1)), Verdict::Claim);
+    }
+
+    #[test]
+    fn a_handler_past_its_limit_and_a_commit_without_an_answer_end_the_renewals() {
+        let key = streams_core::keys::StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let held = Held {
+            key,
+            holder: Holder { owner: "me".to_owned(), epoch: 1 },
+            deadline: AtomicU64::new(0),
+            handler_until: AtomicU64::new(0),
+            commit_since: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
+            lost: CancellationToken::new(),
+        };
+        assert!(held.deserves(1_000_000, 100));
+        held.handler_until.store(50, Ordering::Release);
+        assert!(held.deserves(49, 100) && !held.deserves(50, 100));
+        held.handler_until.store(0, Ordering::Release);
+        held.commit_since.store(10, Ordering::Release);
+        assert!(held.deserves(109, 100) && !held.deserves(110, 100));
+    }
+}

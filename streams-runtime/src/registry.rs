@@ -1,0 +1,247 @@
+//! From declarations to a plan: which groups there are, with which consumers and properties, and everything that is wrong.
+//!
+//! Pure: the app gathers, this decides, before anything is connected.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use streams_core::codec::DEFAULT_MAX_PAYLOAD;
+use streams_core::keys::{self, StreamKey};
+use streams_core::{
+    Checkpoint, ConsumerInfo, ConsumerOptions, EventInfo, EventRegistration, Registration, Resources, Start,
+};
+
+use crate::config::{BACKOFF, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT};
+use crate::settle;
+
+/// How long entries are kept unless an event of the stream says otherwise.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// What an app drives.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Sorted by stream and name.
+    pub(crate) groups: Vec<GroupPlan>,
+}
+
+/// A group on a stream.
+#[derive(Debug)]
+pub(crate) struct GroupPlan {
+    pub(crate) stream: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) key: StreamKey,
+    pub(crate) consumers: Vec<(Registration, settle::Policy)>,
+    pub(crate) start: Start,
+    pub(crate) checkpoint: Checkpoint,
+    /// The most that a payload of the stream may have.
+    pub(crate) max_payload: usize,
+}
+
+/// Properties of a stream that stand on any of its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamProperties {
+    pub(crate) partitions: u32,
+    pub(crate) retention: Duration,
+    pub(crate) max_payload: usize,
+}
+
+/// The properties of a stream, from those of these events that are in it.
+pub(crate) fn stream_properties<'a>(
+    stream: &str,
+    events: impl IntoIterator<Item = &'a &'static EventInfo>,
+) -> StreamProperties {
+    let events: Vec<_> = events.into_iter().filter(|info| info.stream == stream).collect();
+    StreamProperties {
+        partitions: events.iter().find_map(|info| info.partitions).unwrap_or(1),
+        retention: events.iter().find_map(|info| info.retention).unwrap_or(RETENTION),
+        max_payload: events
+            .iter()
+            .map(|info| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD))
+            .max()
+            .unwrap_or(DEFAULT_MAX_PAYLOAD),
+    }
+}
+
+/// Every event type that is linked into the program.
+pub(crate) fn linked_events() -> Vec<&'static EventInfo> {
+    inventory::iter::<EventRegistration>().map(|registration| registration.info).collect()
+}
+
+/// Every consumer that is linked into the program.
+pub(crate) fn linked_consumers() -> Vec<Registration> {
+    inventory::iter::<Registration>().copied().collect()
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// Every problem, each in one line.
+pub(crate) fn plan(
+    mut consumers: Vec<Registration>,
+    events: &[&'static EventInfo],
+    only: Option<&[String]>,
+    namespace: Option<&str>,
+    config: &Config,
+    environment: ConsumerOptions,
+    resources: &Resources,
+) -> Result<Plan, Vec<String>> {
+    let mut problems = config.problems();
+    // Link order is not defined, and people compare banners.
+    consumers.sort_by_key(|consumer| sort_key(consumer.info));
+    // One function listed twice is one consumer.
+    consumers.dedup_by_key(|consumer| sort_key(consumer.info));
+    if let Some(namespace) = namespace {
+        problems.extend(keys::check_namespace(namespace).err().map(|error| error.to_string()));
+    }
+    let known: HashSet<&str> = consumers.iter().map(|consumer| consumer.info.group).collect();
+    for group in only.into_iter().flatten().chain(config.groups.keys()) {
+        if !known.contains(group.as_str()) {
+            let mut names: Vec<_> = known.iter().copied().collect();
+            names.sort_unstable();
+            problems.push(format!("no consumer is in group `{group}`; there are: {}", names.join(", ")));
+        }
+    }
+    if let Some(only) = only {
+        consumers.retain(|consumer| only.iter().any(|group| group == consumer.info.group));
+    }
+    if consumers.is_empty() && problems.is_empty() {
+        problems.push("there is no consumer: none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned());
+    }
+    problems.extend(events_problems(events));
+    for consumer in &consumers {
+        for missing in consumer.needs().missing_from(resources) {
+            problems.push(format!(
+                "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
+                place(consumer.info)
+            ));
+        }
+    }
+    let mut by_group: BTreeMap<(&'static str, &'static str), Vec<Registration>> = BTreeMap::new();
+    for consumer in consumers {
+        by_group.entry((consumer.info.event.stream, consumer.info.group)).or_default().push(consumer);
+    }
+    let mut groups = Vec::new();
+    for ((stream, group), members) in by_group {
+        problems.extend(names_problems(stream, group, &members));
+        problems.extend(group_problems(&members));
+        let properties = stream_properties(stream, events);
+        let over = |options: ConsumerOptions| {
+            let options = config.consumers.over(options);
+            let options = config.groups.get(group).map_or(options, |of_group| of_group.over(options));
+            environment.over(options)
+        };
+        let of_group =
+            over(members.iter().fold(ConsumerOptions::DEFAULT, |all, consumer| all.over(consumer.info.options)));
+        let checkpoint = Checkpoint {
+            events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
+            interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
+        };
+        let consumers = members.into_iter().map(|consumer| {
+            let options = over(consumer.info.options);
+            let policy = settle::Policy {
+                max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
+                backoff: options.backoff.unwrap_or(BACKOFF),
+                timeout: options.timeout.unwrap_or(TIMEOUT),
+            };
+            (consumer, policy)
+        });
+        groups.push(GroupPlan {
+            stream,
+            group,
+            key: StreamKey::new(namespace, stream, properties.partitions),
+            consumers: consumers.collect(),
+            start: of_group.start.unwrap_or_default(),
+            checkpoint,
+            max_payload: properties.max_payload,
+        });
+    }
+    problems.sort();
+    problems.dedup();
+    if problems.is_empty() { Ok(Plan { groups }) } else { Err(problems) }
+}
+
+fn sort_key(info: &'static ConsumerInfo) -> (&'static str, &'static str, &'static str, &'static str, u32) {
+    (info.event.stream, info.group, info.name, info.file, info.line)
+}
+
+fn place(info: &ConsumerInfo) -> String {
+    format!("{}:{} `{}`", info.file, info.line, info.name)
+}
+
+/// Names were checked by the attributes, but declarations can be written by hand.
+fn names_problems(stream: &str, group: &str, members: &[Registration]) -> Vec<String> {
+    let events = members.iter().filter_map(|member| keys::check_event(member.info.event.name).err());
+    let names = keys::check_stream(stream).err().into_iter().chain(keys::check_group(group).err());
+    names.chain(events).map(|error| error.to_string()).collect()
+}
+
+/// Two consumers of one event in one group, and properties of the group that contradict each other.
+fn group_problems(members: &[Registration]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (index, one) in members.iter().enumerate() {
+        for other in &members[index + 1..] {
+            let (a, b) = (one.info, other.info);
+            if a.event.name == b.event.name {
+                problems.push(format!(
+                    "{} and {} both consume `{}` of stream `{}` in group `{}`: each would get only part of the events; give one of them another group",
+                    place(a), place(b), a.event.name, a.event.stream, a.group
+                ));
+            }
+            let differ = |what: &str| {
+                format!(
+                    "{} and {} give group `{}` a different `{what}`; say it once, or the same",
+                    place(a),
+                    place(b),
+                    a.group
+                )
+            };
+            let (x, y) = (&a.options, &b.options);
+            if x.start.is_some() && y.start.is_some() && x.start != y.start {
+                problems.push(differ("start"));
+            }
+            let checkpoint = |options: &ConsumerOptions| (options.checkpoint_events, options.checkpoint_interval);
+            if checkpoint(x) != (None, None) && checkpoint(y) != (None, None) && checkpoint(x) != checkpoint(y) {
+                problems.push(differ("checkpoint"));
+            }
+        }
+    }
+    problems
+}
+
+/// Properties of a stream that contradict each other, and two types under one name and version.
+fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let events: Vec<_> =
+        events.iter().copied().filter(|info| seen.insert((info.file, info.line, info.type_name))).collect();
+    let place = |info: &EventInfo| format!("{}:{} `{}`", info.file, info.line, info.type_name);
+    let mut problems = Vec::new();
+    for (index, &a) in events.iter().enumerate() {
+        for &b in events[index + 1..].iter().filter(|b| b.stream == a.stream) {
+            if a.name == b.name && a.version == b.version {
+                problems.push(format!(
+                    "{} and {} are both `{}` version {} of stream `{}`; give one of them another `name` or `version`",
+                    place(a),
+                    place(b),
+                    a.name,
+                    a.version,
+                    a.stream
+                ));
+            }
+            let differ = |what: &str| {
+                format!(
+                    "{} and {} give stream `{}` a different `{what}`; say it once, or the same",
+                    place(a),
+                    place(b),
+                    a.stream
+                )
+            };
+            if a.partitions.is_some() && b.partitions.is_some() && a.partitions != b.partitions {
+                problems.push(differ("partitions"));
+            }
+            if a.retention.is_some() && b.retention.is_some() && a.retention != b.retention {
+                problems.push(differ("retention"));
+            }
+        }
+    }
+    problems
+}

@@ -1,0 +1,175 @@
+//! What an attempt's outcome means for the event: one pure function decides, `ordered` carries out.
+
+use std::time::Duration;
+
+use streams_core::{Backoff, Failure, Outcome};
+
+/// What one consumer wants done about failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) timeout: Duration,
+}
+
+/// What becomes of the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Its business with the group ends.
+    Settle(Settlement),
+    /// Another attempt after this long; the partition waits, because order is the promise.
+    Retry { after: Duration, reason: String },
+    /// The event stays where it is, and so does the group: a newer build has to handle it.
+    Halt { reason: String },
+}
+
+/// How an event's business with a group ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    Done,
+    Skipped { reason: String },
+    Dead { cause: Cause, reason: String },
+}
+
+/// Why an event is a dead letter, in one word that stands in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The handler returned an error on its last attempt.
+    Handler,
+    /// The handler returned a permanent error.
+    Permanent,
+    /// The handler panicked on its last attempt.
+    Panic,
+    /// The handler outran its timeout on its last attempt.
+    Timeout,
+    /// The bytes are not the event they claim to be.
+    Decode,
+    /// An argument of the handler could not be made on the last attempt.
+    Argument,
+    /// The handler asked for it.
+    Asked,
+}
+
+impl Cause {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handler => "handler",
+            Self::Permanent => "permanent",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Decode => "decode",
+            Self::Argument => "argument",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+/// Decides what an attempt means.
+///
+/// `attempt` counts from 1, attempts before a restart included; `random` gives a number from 0 up to 1 that takes
+/// up to half of the wait away, so that many partitions do not retry in step.
+pub(crate) fn decide(
+    result: Result<Outcome, Failure>,
+    attempt: u32,
+    policy: &Policy,
+    random: impl FnOnce() -> f64,
+) -> Decision {
+    let dead = |cause, reason| Decision::Settle(Settlement::Dead { cause, reason });
+    match result {
+        Ok(Outcome::Done) => Decision::Settle(Settlement::Done),
+        Ok(Outcome::Skip(reason)) => Decision::Settle(Settlement::Skipped { reason }),
+        Ok(Outcome::DeadLetter(reason)) => dead(Cause::Asked, reason),
+        Ok(Outcome::RetryAfter(after)) if attempt < policy.max_attempts => {
+            Decision::Retry { after, reason: "the handler asked for another attempt".to_owned() }
+        }
+        Ok(Outcome::RetryAfter(_)) => dead(
+            Cause::Handler,
+            format!("the handler asked for another attempt {attempt} times, which is `max_attempts`"),
+        ),
+        Ok(other) => dead(Cause::Handler, format!("unknown outcome {other:?}")),
+        Err(Failure::Decode(error)) if error.is_newer() => Decision::Halt { reason: error.to_string() },
+        Err(failure) => {
+            let cause = match &failure {
+                Failure::Decode(_) => Cause::Decode,
+                _ if failure.is_permanent() => Cause::Permanent,
+                Failure::Panic(_) => Cause::Panic,
+                Failure::TimedOut(_) => Cause::Timeout,
+                Failure::Rejected { .. } => Cause::Argument,
+                _ => Cause::Handler,
+            };
+            if failure.is_permanent() || attempt >= policy.max_attempts {
+                dead(cause, failure.reason())
+            } else {
+                Decision::Retry { after: wait(policy.backoff, attempt, random()), reason: failure.reason() }
+            }
+        }
+    }
+}
+
+/// The wait after so many failed attempts: doubled after each, at most `max`, less up to half of it.
+pub(crate) fn wait(backoff: Backoff, attempt: u32, random: f64) -> Duration {
+    let doubled = backoff.first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    let full = doubled.min(backoff.max);
+    full.saturating_sub(Duration::try_from_secs_f64(full.as_secs_f64() * random / 2.0).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::{BoxError, permanent};
+
+    const POLICY: Policy = Policy {
+        max_attempts: 3,
+        backoff: Backoff { first: Duration::from_millis(100), max: Duration::from_millis(300) },
+        timeout: Duration::from_secs(1),
+    };
+
+    fn failed(error: impl Into<BoxError>, attempt: u32) -> Decision {
+        decide(Err(Failure::Handler(error.into())), attempt, &POLICY, || 0.0)
+    }
+
+    fn cause(decision: Decision) -> Cause {
+        match decision {
+            Decision::Settle(Settlement::Dead { cause, .. }) => cause,
+            other => panic!("not a dead letter: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_are_retried_until_attempts_run_out() {
+        let retry = |millis| Decision::Retry { after: Duration::from_millis(millis), reason: "down".to_owned() };
+        assert_eq!(failed("down", 1), retry(100));
+        assert_eq!(failed("down", 2), retry(200));
+        assert_eq!(cause(failed("down", 3)), Cause::Handler);
+    }
+
+    #[test]
+    fn giving_up_is_immediate_when_said() {
+        assert_eq!(cause(failed(permanent("never"), 1)), Cause::Permanent);
+        assert_eq!(cause(decide(Ok(Outcome::DeadLetter("bad".into())), 1, &POLICY, || 0.0)), Cause::Asked);
+    }
+
+    #[test]
+    fn a_wish_for_another_attempt_is_bounded_too() {
+        let asked = |attempt| decide(Ok(Outcome::RetryAfter(Duration::from_secs(9))), attempt, &POLICY, || 0.0);
+        assert!(matches!(asked(2), Decision::Retry { after, .. } if after == Duration::from_secs(9)));
+        assert_eq!(cause(asked(3)), Cause::Handler);
+    }
+
+    #[test]
+    fn panics_and_timeouts_are_failed_attempts() {
+        let panic = |attempt| decide(Err(Failure::Panic("boom".into())), attempt, &POLICY, || 0.0);
+        assert!(matches!(panic(1), Decision::Retry { .. }));
+        assert_eq!(cause(panic(3)), Cause::Panic);
+        assert_eq!(cause(decide(Err(Failure::TimedOut(POLICY.timeout)), 3, &POLICY, || 0.0)), Cause::Timeout);
+    }
+
+    #[test]
+    fn the_wait_is_capped_and_jitter_takes_at_most_half() {
+        assert_eq!(wait(POLICY.backoff, 40, 0.0), Duration::from_millis(300));
+        assert_eq!(wait(POLICY.backoff, 40, 1.0), Duration::from_millis(150));
+        assert_eq!(wait(Backoff { first: Duration::MAX, max: Duration::MAX }, u32::MAX, 0.0), Duration::MAX);
+    }
+}

@@ -1,0 +1,61 @@
+//! How an app stops: first no more reading, then, at the deadline, no more handlers.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// How long a group may take for its last commit and for giving its lease back, once its handlers are over.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The two steps of a stop, as every group sees them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shutdown {
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Shutdown {
+    /// No new event is begun; handlers that run may finish.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Handlers that still run are dropped at their next `.await`.
+    pub(crate) fn cut(&self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits for the first step.
+    pub(crate) async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits for the second step.
+    pub(crate) async fn cutting(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a stop may have cut handlers short"]
+pub enum Stopped {
+    /// Every handler finished; everything is committed and every lease given back.
+    Clean,
+    /// At the deadline some handlers still ran and were dropped; what was settled is committed. Their events
+    /// come again.
+    Cut {
+        /// How many.
+        handlers: usize,
+    },
+    /// Some handlers did not yield even then: their leases are still held and renewed, until the process exits.
+    Stuck {
+        /// How many.
+        handlers: usize,
+    },
+}

@@ -1,0 +1,183 @@
+//! A whole app in virtual time: no server, no sleep, the same run for the same seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::Broker;
+use streams_core::codec;
+use streams_core::{EntryId, StreamEvent};
+use tokio::time::Instant;
+
+use crate::app::{App, Error, Running};
+use crate::broker::Embedded;
+use crate::dead_letter::DeadLetter;
+use crate::publisher::{PublishError, Publisher, Receipt};
+use crate::random::Random;
+use crate::status::Status;
+
+/// How many entries are read at once.
+const PAGE: usize = 1_000;
+
+/// An app on an embedded broker, in virtual time: waits of the app pass at once.
+///
+/// Needs a test on one thread, as `#[tokio::test]` makes it. It pauses the clock itself.
+///
+/// ```
+/// use streams_runtime::testing::TestApp;
+/// use streams_runtime::{App, Outcome, consumer, consumers, stream_event};
+///
+/// #[stream_event(stream = "trades")]
+/// #[derive(Debug, PartialEq)]
+/// struct Trade { price: f64 }
+///
+/// #[consumer(group = "risk")]
+/// async fn check(trade: Trade) -> Outcome {
+///     if trade.price < 0.0 { Outcome::DeadLetter("negative".to_owned()) } else { Outcome::Done }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // In a test: #[tokio::test] async fn negative_prices_are_dead_letters() { .. }
+/// let app = TestApp::start(App::with(consumers![check])).await?;
+/// app.publish(&Trade { price: -1.0 }).await?;
+/// app.settled().await?;
+/// assert_eq!(app.dead_letters::<Trade>("risk").await?[0].reason(), "negative");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct TestApp {
+    running: Running,
+}
+
+impl TestApp {
+    /// Starts the app on a fresh embedded broker, with a fixed seed for everything random.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    ///
+    /// # Panics
+    /// Outside tokio's executor for one thread, whose clock alone can be paused.
+    pub async fn start(app: App) -> Result<Self, Error> {
+        Self::start_with(app, Arc::new(Embedded::new()), 0).await
+    }
+
+    /// Starts the app on this broker, which other apps may share, with this seed.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    ///
+    /// # Panics
+    /// As [`TestApp::start`].
+    pub async fn start_with(app: App, broker: Arc<dyn Broker>, seed: u64) -> Result<Self, Error> {
+        if !is_paused() {
+            tokio::time::pause();
+        }
+        Ok(Self { running: app.broker(broker).random(Random::seeded(seed)).start().await? })
+    }
+
+    /// Publishes an event.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
+        self.running.publisher().publish(event).await
+    }
+
+    /// The app's publisher, for headers and event ids.
+    pub fn publisher(&self) -> &Publisher {
+        self.running.publisher()
+    }
+
+    /// Waits until every group has settled everything, also what handlers publish meanwhile.
+    ///
+    /// # Errors
+    /// When a group is halted.
+    pub async fn settled(&self) -> Result<(), Error> {
+        loop {
+            let before = self.tips().await?;
+            self.running.caught_up().await?;
+            if self.tips().await? == before {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tips(&self) -> Result<Vec<EntryId>, Error> {
+        let mut tips = Vec::new();
+        for partition in self.running.partitions() {
+            tips.push(self.running.broker().extent(partition).await?.map_or(EntryId::ZERO, |extent| extent.last));
+        }
+        Ok(tips)
+    }
+
+    /// Every event of type `E` in its stream, partition by partition, in order.
+    ///
+    /// # Errors
+    /// When one cannot be decoded.
+    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Box<dyn std::error::Error + Send + Sync>> {
+        self.running.publisher().published().await
+    }
+
+    /// The first thousand dead letters of a group on the stream of `E`.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn dead_letters<E: StreamEvent>(&self, group: &str) -> Result<Vec<DeadLetter<E>>, Error> {
+        Ok(self.running.dead_letters(group).list(None, PAGE).await?)
+    }
+
+    /// Lets this much virtual time pass; everything that is due in it happens, in order.
+    pub async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    /// What every group is doing.
+    pub fn status(&self) -> Status {
+        self.running.status()
+    }
+
+    /// The app itself.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Ends the test's wrapping, for [`Running::stop`].
+    pub fn into_running(self) -> Running {
+        self.running
+    }
+}
+
+/// Whether the executor's clock stands still: tokio can be asked in no other way.
+fn is_paused() -> bool {
+    let (virtual_start, real_start) = (Instant::now(), std::time::Instant::now());
+    while real_start.elapsed() < Duration::from_micros(1) {
+        std::hint::spin_loop();
+    }
+    Instant::now() == virtual_start
+}
+
+impl Publisher {
+    /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
+    pub fn test() -> Self {
+        Self::on(Arc::new(Embedded::new()))
+    }
+
+    /// Every event of type `E` that was published through this test publisher, partition by partition.
+    ///
+    /// # Errors
+    /// When one cannot be decoded.
+    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut events = Vec::new();
+        for partition in self.partitions::<E>().await? {
+            let mut after = EntryId::ZERO;
+            loop {
+                let page = self.broker().read(&partition, after, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = last.id;
+                for entry in page.iter().filter(|entry| entry.event().is_some_and(|(name, _)| name == E::INFO.name)) {
+                    events.push(codec::decode(entry)?);
+                }
+            }
+        }
+        Ok(events)
+    }
+}
