@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError};
+use streams_core::codec::DecodeError;
 use streams_core::keys::StreamKey;
 use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Scope, StreamEvent};
 use tokio::sync::Notify;
@@ -491,7 +492,7 @@ impl Running {
     }
 }
 
-/// Why an app cannot start, or cannot go on. Its `Debug` is a report for people, because `main` prints that.
+/// Why an app cannot start, cannot go on, or cannot say what it was asked. Its `Debug` is a report for people, because `main` prints that.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -504,6 +505,9 @@ pub enum Error {
     /// The thread that renews leases, or the one that waits for signals, could not be started.
     #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
+    /// An event that was read apart from a delivery cannot be decoded.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// A group waits for somebody to do something.
     #[error("halted: {0}")]
     Halted(String),

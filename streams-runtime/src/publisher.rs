@@ -14,6 +14,7 @@ use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromCo
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use crate::app::Error;
 use crate::clock::{Clock, millis};
 use crate::random::Random;
 use crate::registry;
@@ -267,7 +268,7 @@ impl Publisher {
     ///
     /// # Cancel safety
     /// Safe: it only reads.
-    pub async fn last<E: StreamEvent>(&self) -> Result<Option<Message<E>>, BoxError> {
+    pub async fn last<E: StreamEvent>(&self) -> Result<Option<Message<E>>, Error> {
         let stream = self.stream::<E>().await?;
         let mut newest: Option<Arc<Entry>> = None;
         for index in 0..stream.key.partitions() {

@@ -113,7 +113,7 @@ impl TestApp {
     ///
     /// # Errors
     /// When one cannot be decoded.
-    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Error> {
         self.running.publisher().published().await
     }
 
@@ -165,7 +165,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one cannot be decoded.
-    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn published<E: StreamEvent>(&self) -> Result<Vec<E>, Error> {
         let mut events = Vec::new();
         for partition in self.partitions::<E>().await? {
             let mut after = EntryId::ZERO;
