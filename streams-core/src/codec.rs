@@ -42,7 +42,7 @@ pub fn encode<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Enc
 fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fault> {
     let start = buffer.len();
     let mut serializer = rmp_serde::Serializer::new(&mut *buffer).with_struct_map().with_bytes(BytesMode::ForceAll);
-    event.serialize(&mut serializer).map_err(|error| Fault::Serde { offset: None, message: error.to_string() })?;
+    event.serialize(&mut serializer).map_err(|error| Fault::Serde(error.to_string()))?;
     let written = &buffer[start..];
     check_size::<E>(written)?;
     // What is written must be readable: serde writes deeper than `MAX_DEPTH` without complaint.
@@ -86,15 +86,9 @@ fn decode_from<E: StreamEvent>(payload: &[u8]) -> Result<E, Fault> {
     check_size::<E>(payload)?;
     scan(payload)?;
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
-    deserializer.set_max_depth(MAX_DEPTH);
-    let event = E::deserialize(&mut deserializer);
-    let rest = deserializer.get_ref().len();
-    match event {
-        // The scan found one value, but a type may be content with the beginning of it.
-        Ok(_) if rest > 0 => Err(Fault::Trailing { offset: payload.len() - rest, rest }),
-        Ok(event) => Ok(event),
-        Err(error) => Err(Fault::Serde { offset: Some(payload.len() - rest), message: error.to_string() }),
-    }
+    // It counts one more than it allows. The scan is stricter: it sees what serde passes over, too.
+    deserializer.set_max_depth(MAX_DEPTH + 1);
+    E::deserialize(&mut deserializer).map_err(|error| Fault::Serde(error.to_string()))
 }
 
 fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
@@ -324,7 +318,7 @@ enum Fault {
     NoMarker { offset: usize },
     Overlong { offset: usize, claimed: u64, left: u64 },
     Trailing { offset: usize, rest: usize },
-    Serde { offset: Option<usize>, message: String },
+    Serde(String),
 }
 
 impl fmt::Display for Fault {
@@ -342,8 +336,7 @@ impl fmt::Display for Fault {
                 write!(f, "the value at byte {offset} claims at least {claimed} bytes, and {left} are left")
             }
             Self::Trailing { offset, rest } => write!(f, "the event ends at byte {offset}, and {rest} more follow"),
-            Self::Serde { offset: Some(offset), message } => write!(f, "{message}, before byte {offset}"),
-            Self::Serde { offset: None, message } => f.write_str(message),
+            Self::Serde(message) => f.write_str(message),
         }
     }
 }
@@ -354,4 +347,284 @@ fn excerpt(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);
     let dots = if bytes.len() > LONGEST { "..." } else { "" };
     format!("{}{dots}", text.escape_debug())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::Serialize;
+
+    use super::*;
+    use crate::{EntryId, event_type, stream_event};
+
+    /// Any value as the codec writes events.
+    pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map().with_bytes(BytesMode::ForceAll);
+        value.serialize(&mut serializer).unwrap();
+        bytes
+    }
+
+    #[stream_event(stream = "trades", version = 2, max_payload = "64KiB")]
+    #[derive(Debug, Clone, PartialEq)]
+    struct Trade {
+        symbol: String,
+        price: f64,
+        quantity: u32,
+        side: Side,
+        venue: Option<String>,
+        blob: Vec<u8>,
+        legs: Vec<Leg>,
+        tags: BTreeMap<String, i64>,
+    }
+
+    #[event_type]
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Side {
+        Buy,
+        Sell,
+        Other { code: u8 },
+    }
+
+    #[event_type]
+    #[derive(Debug, Clone, PartialEq)]
+    struct Leg {
+        venue: String,
+        quantity: i64,
+    }
+
+    #[stream_event(stream = "trees")]
+    #[derive(Debug, PartialEq)]
+    struct Tree {
+        children: Vec<Tree>,
+    }
+
+    fn trade() -> Trade {
+        Trade {
+            symbol: "BTC-USD".to_owned(),
+            price: 1.5,
+            quantity: 300,
+            side: Side::Other { code: 7 },
+            venue: None,
+            blob: vec![1, 2, 0xff],
+            legs: vec![Leg { venue: "X".to_owned(), quantity: -1 }],
+            tags: BTreeMap::from([("a".to_owned(), 1)]),
+        }
+    }
+
+    fn encoded<E: StreamEvent>(event: &E) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        encode(event, &mut buffer).unwrap();
+        buffer
+    }
+
+    fn entry(fields: &[(&str, &[u8])]) -> Entry {
+        let fields = fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
+        Entry { id: EntryId::new(1, 0), fields }
+    }
+
+    #[test]
+    fn the_bytes_of_an_event_never_change() {
+        let golden = b"\x88\
+            \xa6symbol\xa7BTC-USD\
+            \xa5price\xcb\x3f\xf8\0\0\0\0\0\0\
+            \xa8quantity\xcd\x01\x2c\
+            \xa4side\x81\xa5Other\x81\xa4code\x07\
+            \xa5venue\xc0\
+            \xa4blob\xc4\x03\x01\x02\xff\
+            \xa4legs\x91\x82\xa5venue\xa1X\xa8quantity\xff\
+            \xa4tags\x81\xa1a\x01";
+        assert_eq!(encoded(&trade()), golden);
+        assert_eq!(decode_payload::<Trade>(golden), Ok(trade()));
+        assert_eq!(to_bytes(&Side::Buy), b"\xa3Buy");
+    }
+
+    #[test]
+    fn a_buffer_is_appended_to_and_left_alone_on_failure() {
+        let mut buffer = b"before".to_vec();
+        encode(&trade(), &mut buffer).unwrap();
+        assert!(buffer.starts_with(b"before\x88"));
+        buffer.truncate(6);
+        let large = Trade { blob: vec![0; 64 * 1024], ..trade() };
+        let error = encode(&large, &mut buffer).unwrap_err();
+        assert!(error.is_too_large());
+        assert_eq!(
+            error.to_string(),
+            "event `Trade@2` of stream `trades` cannot be written: it has 65649 bytes, and the limit is 65536; raise the event's `max_payload` or send less"
+        );
+        assert_eq!(buffer, b"before");
+    }
+
+    #[test]
+    fn fields_in_any_order_unknown_fields_and_missing_options_are_read() {
+        let bytes = b"\x88\xa4tags\x80\xa4legs\x90\xa4blob\x90\xa4side\xa4Sell\xa8quantity\x01\xa5price\xcb\0\0\0\0\0\0\0\0\xa6symbol\xa1A\
+            \xa3new\x93\xc0\xd6\xff\0\0\0\0\xc7\x01\x05x";
+        let read: Trade = decode_payload(bytes).unwrap();
+        assert_eq!((read.side, read.venue, read.blob), (Side::Sell, None, Vec::new()));
+    }
+
+    #[test]
+    fn an_entry_is_read_only_as_what_it_says() {
+        let payload = encoded(&trade());
+        let read = |event: &str| decode::<Trade>(&entry(&[("event", event.as_bytes()), ("payload", &payload)]));
+        assert_eq!(read("Trade@2"), Ok(trade()));
+
+        let newer = read("Trade@3").unwrap_err();
+        assert!(newer.is_newer() && !newer.is_older() && !newer.is_malformed());
+        assert_eq!(newer.found(), Some(("Trade", 3)));
+        assert_eq!(
+            newer.to_string(),
+            "event `Trade` of stream `trades` is version 3, and this program knows version 2; deploy a program that knows version 3"
+        );
+        assert!(read("Trade").unwrap_err().is_older());
+
+        let other = read("Quote@2").unwrap_err();
+        assert!(other.is_other_event());
+        assert_eq!(other.to_string(), "the entry of stream `trades` is a `Quote@2`, not a `Trade@2`");
+
+        let bad = read("Trade@\x1b[2J").unwrap_err();
+        assert!(bad.is_malformed());
+        assert_eq!(
+            bad.to_string(),
+            "the field `event` of an entry of stream `trades` says `Trade@\\u{1b}[2J`; expected a name and a version such as `Trade@2`"
+        );
+        let missing = decode::<Trade>(&entry(&[("event", b"Trade@2")])).unwrap_err();
+        assert_eq!(missing.to_string(), "an entry of stream `trades` has no field `payload`; expected `Trade@2`");
+        assert!(decode::<Trade>(&entry(&[("payload", &payload)])).unwrap_err().is_malformed());
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], because: &str) {
+        let error = decode_payload::<Trade>(bytes).unwrap_err();
+        assert!(error.to_string().contains(because), "{error}");
+    }
+
+    #[test]
+    fn a_claim_above_the_bytes_left_is_refused_before_serde_sees_it() {
+        for marker in [0xc6, 0xc9, 0xdb, 0xdd, 0xdf] {
+            refused(&[marker, 0xff, 0xff, 0xff, 0xff], "claims at least");
+            refused(&[marker, 0xff, 0xff, 0xff, 0xff, 1, 2, 3], "and 3 are left");
+        }
+        for marker in [0xc5, 0xc8, 0xda, 0xdc, 0xde] {
+            refused(&[marker, 0xff, 0xff, 1], "and 1 are left");
+        }
+        refused(&[0x8f], "claims at least 30 bytes, and 0 are left");
+        refused(&[0x9f], "claims at least 15 bytes, and 0 are left");
+        refused(&[0xbf], "claims at least 31 bytes, and 0 are left");
+        refused(&[0xd8], "claims at least 17 bytes, and 0 are left");
+        refused(&[0xcb, 1], "claims at least 8 bytes, and 1 are left");
+        // Each level is honest about its own count, all together are not.
+        refused(&[0x91, 0x92, 0xc0], "claims at least 2 bytes, and 1 are left");
+        refused(&[0x93, 0x92, 0xc0, 0xc0], "ends at byte 4");
+    }
+
+    #[test]
+    fn other_malformed_bytes_are_refused() {
+        refused(&[], "ends at byte 0");
+        refused(&[0xdd, 0], "ends at byte 1");
+        refused(&[0xc1], "byte 0 is 0xc1");
+        refused(&[0xc0, 0xc0], "ends at byte 1, and 1 more follow");
+        refused(&[0xc0], "invalid type");
+        // serde does not read past the members that it expects, so more of them must not pass unseen.
+        let leg = |legs: &[u8]| {
+            [b"\x88\xa4tags\x80\xa4blob\x90\xa4side\xa4Sell\xa8quantity\x01\xa5price\xca\0\0\0\0\xa6symbol\xa1A\xa5venue\xc0\xa4legs\x91".as_slice(), legs].concat()
+        };
+        assert!(decode_payload::<Trade>(&leg(b"\x92\xa1X\x01")).is_ok());
+        refused(&leg(b"\x93\xa1X\x01\x01"), "length");
+        let mut trailing = encoded(&trade());
+        trailing.push(0xc0);
+        refused(&trailing, "and 1 more follow");
+        let mut large = encoded(&trade());
+        large.resize(65537, 0);
+        assert!(decode_payload::<Trade>(&large).unwrap_err().is_too_large());
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit_whatever_the_stack() {
+        let nested =
+            |depth: usize| (1..depth).fold(Tree { children: Vec::new() }, |inner, _| Tree { children: vec![inner] });
+        // A tree of one level is a map with an array: two levels.
+        let deepest = encoded(&nested(MAX_DEPTH / 2));
+        assert_eq!(decode_payload::<Tree>(&deepest), Ok(nested(MAX_DEPTH / 2)));
+        let error = encode(&nested(MAX_DEPTH / 2 + 1), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("more than 64 arrays and maps inside each other at byte"), "{error}");
+        for marker in [0x91, 0x81] {
+            refused(&[marker; 60_000], "more than 64 arrays and maps inside each other at byte 64");
+        }
+        let bomb: Vec<u8> = b"\x81\xa8children\x91".repeat(5_000);
+        assert!(decode_payload::<Tree>(&bomb).unwrap_err().to_string().contains("inside each other"));
+    }
+
+    #[test]
+    fn errors_travel_between_threads() {
+        fn travels<T: std::error::Error + Send + Sync + 'static>() {}
+        travels::<DecodeError>();
+        travels::<EncodeError>();
+    }
+
+    fn any_trade() -> impl Strategy<Value = Trade> {
+        let side = prop_oneof![Just(Side::Buy), Just(Side::Sell), any::<u8>().prop_map(|code| Side::Other { code })];
+        let leg = (".{0,40}", any::<i64>()).prop_map(|(venue, quantity)| Leg { venue, quantity });
+        (
+            (
+                ".{0,300}",
+                any::<f64>().prop_filter("NaN is not equal to itself", |price| !price.is_nan()),
+                any::<u32>(),
+                side,
+            ),
+            proptest::option::of(".{0,40}"),
+            proptest::collection::vec(any::<u8>(), 0..400),
+            proptest::collection::vec(leg, 0..20),
+            proptest::collection::btree_map(".{0,20}", any::<i64>(), 0..20),
+        )
+            .prop_map(|((symbol, price, quantity, side), venue, blob, legs, tags)| Trade {
+                symbol,
+                price,
+                quantity,
+                side,
+                venue,
+                blob,
+                legs,
+                tags,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(trade in any_trade()) {
+            prop_assert_eq!(decode_payload::<Trade>(&encoded(&trade)), Ok(trade));
+        }
+
+        #[test]
+        fn random_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_payload::<Trade>(&bytes);
+            let _ = decode_payload::<Tree>(&bytes);
+        }
+
+        #[test]
+        fn damaged_bytes_are_refused_or_read(
+            trade in any_trade(),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = encoded(&trade);
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = decode_payload::<Trade>(&bytes);
+            let _ = decode_payload::<Trade>(&bytes[..keep.index(bytes.len())]);
+        }
+
+        // The scan decides over bytes that serde would read, so it must not refuse what MessagePack allows.
+        #[test]
+        fn the_scan_agrees_with_a_reader_of_any_value(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut reader = rmp_serde::Deserializer::new(bytes.as_slice());
+            let read = <serde::de::IgnoredAny as serde::Deserialize>::deserialize(&mut reader).is_ok();
+            let all = read && reader.get_ref().is_empty();
+            prop_assert_eq!(scan(&bytes).is_ok(), all, "{:02x?}", bytes);
+        }
+    }
 }

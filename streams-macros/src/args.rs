@@ -211,7 +211,7 @@ impl NameKind {
 /// The rules of `streams_core::keys`, with the same words.
 ///
 /// They stand here again because core depends on this crate, and a crate of macros can export nothing else.
-/// A test in core holds the two together.
+/// A test below holds the two together.
 fn check_name(kind: NameKind, name: &str) -> Result<(), &'static str> {
     let colons = kind == NameKind::Stream;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || (colons && b == b':');
@@ -329,6 +329,45 @@ mod tests {
         assert_eq!(nearest("verison", &known), Some("version"));
         assert_eq!(nearest("keys", &known), Some("key"));
         assert_eq!(nearest("oldest", &known), None);
+    }
+
+    #[test]
+    fn names_are_judged_as_in_core() {
+        let long = "x".repeat(101);
+        let names = [
+            "trades",
+            "T",
+            "9",
+            "eu:trades.fx",
+            "a.1b",
+            "a.1",
+            "a.",
+            "a-b_c",
+            "",
+            "{trades}",
+            "-a",
+            "_a",
+            ":a",
+            "a b",
+            "STREAMS",
+            "streams",
+            "ä",
+            "a*",
+            &long,
+            &long[1..],
+        ];
+        for name in names {
+            let core = [
+                (NameKind::Stream, streams_core::keys::check_stream(name)),
+                (NameKind::Group, streams_core::keys::check_group(name)),
+                (NameKind::Event, streams_core::keys::check_event(name)),
+            ];
+            for (kind, core) in core {
+                let ours =
+                    check_name(kind, name).map_err(|reason| format!("invalid {} name `{name}`: {reason}", kind.word()));
+                assert_eq!(ours, core.map_err(|error| error.to_string()));
+            }
+        }
     }
 
     #[test]

@@ -232,11 +232,17 @@ impl<'a> Shape<'a> {
             (Some(tag), None) => quote!(Internal(#tag)),
             (None, _) => quote!(External),
         };
-        quote! {
-            &#root::schema::Schema::Enum(
-                &const { #root::schema::EnumSchema::new(#name, #root::schema::Tagging::#tagging, &[#(#listed),*]) }
-            )
-        }
+        // What core has to say against the tag shows at the tag.
+        let span = self.container.tag.as_ref().map_or_else(Span::call_site, LitStr::span);
+        let span = span.resolved_at(Span::call_site());
+        let new = quote!(#root::schema::EnumSchema::new).into_iter().map(|mut token| {
+            token.set_span(span);
+            token
+        });
+        let new: TokenStream = new.collect();
+        let arguments = quote!(#name, #root::schema::Tagging::#tagging, &[#(#listed),*]);
+        let schema = quote_spanned!(span=> #new(#arguments));
+        quote!(&#root::schema::Schema::Enum(&const { #schema }))
     }
 
     fn field_schema(&self, ty: &Type, attrs: &Attrs, errors: &mut Errors) -> TokenStream {

@@ -3,6 +3,8 @@
 //! A [`Schema`] says what [`crate::codec`] writes, not how Rust holds it: names are wire names, and
 //! [`fingerprint`] ignores what the wire does not show (names of Rust types, order of fields and variants).
 
+#[cfg(test)]
+mod tests;
 mod types;
 
 #[doc(hidden)]
@@ -10,8 +12,8 @@ pub use types::Recursion;
 
 /// The wire form of a type.
 ///
-/// Structs are maps by field name, enums are as serde writes them, and a [`Schema::Seq`] or
-/// [`Schema::Array`] of `u8` is written as bytes.
+/// Structs are maps by field name, and enums are as serde writes them. A [`Schema::Seq`] or
+/// [`Schema::Array`] of `u8` is written as bytes or as an array, whichever Rust type holds it, and read as either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Schema {
@@ -73,6 +75,7 @@ pub struct StructSchema {
     /// Whether a field that is not listed fails decoding.
     pub deny_unknown: bool,
     hash: u64,
+    holds_bytes: bool,
 }
 
 impl StructSchema {
@@ -81,7 +84,13 @@ impl StructSchema {
     /// The hash of the fields is computed here, once a type, so that a nested type adds one number to the
     /// hash around it: walking the tree anew for each event would grow exponentially with its depth.
     pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
-        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields) }
+        let mut holds_bytes = false;
+        let mut i = 0;
+        while i < fields.len() {
+            holds_bytes |= self::holds_bytes(fields[i].schema);
+            i += 1;
+        }
+        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes }
     }
 }
 
@@ -110,12 +119,28 @@ pub struct EnumSchema {
     /// Its variants in the order of the source.
     pub variants: &'static [Variant],
     hash: u64,
+    holds_bytes: bool,
 }
 
 impl EnumSchema {
     /// An enum with these variants; see [`StructSchema::new`] for the hash.
+    ///
+    /// # Panics
+    /// While compiling, when the enum has a tag inside and holds a sequence of `u8`: it could not be read back.
+    #[track_caller]
     pub const fn new(name: &'static str, tagging: Tagging, variants: &'static [Variant]) -> Self {
-        Self { name, tagging, variants, hash: hash_enum(tagging, variants) }
+        let mut holds_bytes = false;
+        let mut i = 0;
+        while i < variants.len() {
+            holds_bytes |= self::holds_bytes(variants[i].body);
+            i += 1;
+        }
+        // serde reads such an enum through a buffer, from which it cannot turn bytes into a sequence.
+        assert!(
+            !(holds_bytes && matches!(tagging, Tagging::Internal(_))),
+            "an enum with `tag` alone cannot hold a sequence of `u8`, because serde could not read it back; add `content = \"...\"`"
+        );
+        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes }
     }
 }
 
@@ -224,6 +249,33 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
         Tagging::Adjacent(tag, content) => mix_str(mix_str(mix(SEED, 2), tag), content),
     };
     mix_u64(mix_u64(tagged, variants.len() as u64), sum)
+}
+
+/// Whether something in it is written as bytes and read as a sequence.
+const fn holds_bytes(schema: &Schema) -> bool {
+    match schema {
+        Schema::Seq(item) | Schema::Array(item, _) => is_byte(item) || holds_bytes(item),
+        Schema::Option(inner) => holds_bytes(inner),
+        Schema::Map(key, value) => holds_bytes(key) || holds_bytes(value),
+        Schema::Tuple(members) => {
+            let mut all_bytes = !members.is_empty();
+            let mut some_hold = false;
+            let mut i = 0;
+            while i < members.len() {
+                all_bytes &= is_byte(members[i]);
+                some_hold |= holds_bytes(members[i]);
+                i += 1;
+            }
+            all_bytes || some_hold
+        }
+        Schema::Struct(schema) => schema.holds_bytes,
+        Schema::Enum(schema) => schema.holds_bytes,
+        _ => false,
+    }
+}
+
+const fn is_byte(schema: &Schema) -> bool {
+    matches!(schema, Schema::Int { bits: 8, signed: false })
 }
 
 const fn hash(so_far: u64, schema: &Schema) -> u64 {

@@ -1,0 +1,433 @@
+//! Holds the schemas to serde: bytes made from a schema decode as its type, and encode to the same bytes again.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt::Debug;
+use std::time::{Duration, SystemTime};
+
+use serde::ser::{SerializeMap as _, SerializeTuple as _};
+use serde::{Serialize, Serializer, de::DeserializeOwned};
+
+use super::{EnumSchema, Schema, SchemaType, StructSchema, Tagging, fingerprint};
+use crate::{event_type, stream_event};
+
+/// A value of a schema; `pick` chooses among variants and between something and nothing.
+#[derive(Clone, Copy)]
+struct Sample {
+    schema: &'static Schema,
+    pick: usize,
+}
+
+impl Sample {
+    fn of(self, schema: &'static Schema) -> Self {
+        Self { schema, ..self }
+    }
+
+    fn fields<M: serde::ser::SerializeMap>(self, map: &mut M, schema: &StructSchema) -> Result<(), M::Error> {
+        for field in schema.fields {
+            if !(field.may_be_absent && self.pick % 2 == 0) {
+                map.serialize_entry(field.name, &self.of(field.schema))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a value would lead back to the type it is part of.
+fn is_recursive(schema: &Schema) -> bool {
+    match schema {
+        Schema::Ref(_) => true,
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Map(_, inner) => is_recursive(inner),
+        Schema::Tuple(members) => members.iter().any(|member| is_recursive(member)),
+        _ => false,
+    }
+}
+
+impl Serialize for Sample {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.schema {
+            Schema::Unit => to.serialize_unit(),
+            Schema::Bool => to.serialize_bool(true),
+            Schema::Char => to.serialize_char('é'),
+            Schema::Str => to.serialize_str("text"),
+            Schema::Bytes => to.serialize_bytes(b"sixteen bytes !!"),
+            Schema::Int { bits: 8, signed: false } => to.serialize_u8(u8::MAX),
+            Schema::Int { bits, signed: false } => to.serialize_u64(u64::MAX >> (64 - bits)),
+            Schema::Int { bits, signed: true } => to.serialize_i64(i64::MIN >> (64 - bits)),
+            Schema::F32 => to.serialize_f32(1.5),
+            Schema::F64 => to.serialize_f64(-2.25),
+            Schema::Option(inner) if self.pick % 2 == 0 || is_recursive(inner) => to.serialize_none(),
+            Schema::Option(inner) => to.serialize_some(&self.of(inner)),
+            Schema::Seq(inner) => {
+                let length = if is_recursive(inner) { 0 } else { self.pick % 2 };
+                to.collect_seq(&vec![self.of(inner); length])
+            }
+            Schema::Array(inner, length) => {
+                let mut tuple = to.serialize_tuple(*length)?;
+                for _ in 0..*length {
+                    tuple.serialize_element(&self.of(inner))?;
+                }
+                tuple.end()
+            }
+            Schema::Map(key, value) => {
+                let length = if is_recursive(value) { 0 } else { self.pick % 2 };
+                let mut map = to.serialize_map(Some(length))?;
+                for _ in 0..length {
+                    map.serialize_entry(&self.of(key), &self.of(value))?;
+                }
+                map.end()
+            }
+            Schema::Tuple(members) => {
+                let mut tuple = to.serialize_tuple(members.len())?;
+                for member in *members {
+                    tuple.serialize_element(&self.of(member))?;
+                }
+                tuple.end()
+            }
+            Schema::Struct(schema) => {
+                let absent = schema.fields.iter().filter(|field| field.may_be_absent && self.pick % 2 == 0).count();
+                let mut map = to.serialize_map(Some(schema.fields.len() - absent))?;
+                self.fields(&mut map, schema)?;
+                map.end()
+            }
+            Schema::Enum(schema) => self.variant(schema, to),
+            Schema::Logical { name: "rfc3339", .. } => to.serialize_str("2026-01-02T03:04:05Z"),
+            Schema::Logical { name: "duration" | "time", wire: Schema::Struct(schema) } => {
+                let mut map = to.serialize_map(Some(2))?;
+                map.serialize_entry(schema.fields[0].name, &7_u64)?;
+                map.serialize_entry(schema.fields[1].name, &5_u32)?;
+                map.end()
+            }
+            Schema::Logical { wire, .. } => self.of(wire).serialize(to),
+            Schema::Opaque(_) | Schema::Ref(_) => unreachable!("no sample of {:?}", self.schema),
+        }
+    }
+}
+
+impl Sample {
+    fn variant<S: Serializer>(self, schema: &'static EnumSchema, to: S) -> Result<S::Ok, S::Error> {
+        let variant = &schema.variants[self.pick % schema.variants.len()];
+        let body = self.of(variant.body);
+        match (schema.tagging, variant.body) {
+            (Tagging::External, Schema::Unit) => to.serialize_str(variant.name),
+            (Tagging::External, _) => {
+                let mut map = to.serialize_map(Some(1))?;
+                map.serialize_entry(variant.name, &body)?;
+                map.end()
+            }
+            (Tagging::Internal(tag), Schema::Struct(inner)) => {
+                let mut map = to.serialize_map(Some(1 + inner.fields.len()))?;
+                map.serialize_entry(tag, variant.name)?;
+                body.fields(&mut map, inner)?;
+                map.end()
+            }
+            (Tagging::Internal(tag) | Tagging::Adjacent(tag, _), Schema::Unit) => {
+                let mut map = to.serialize_map(Some(1))?;
+                map.serialize_entry(tag, variant.name)?;
+                map.end()
+            }
+            (Tagging::Internal(_), other) => unreachable!("serde refuses an internal tag on {other:?}"),
+            (Tagging::Adjacent(tag, content), _) => {
+                let mut map = to.serialize_map(Some(2))?;
+                map.serialize_entry(tag, variant.name)?;
+                map.serialize_entry(content, &body)?;
+                map.end()
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn conforms<T: SchemaType + Serialize + DeserializeOwned + Debug>() {
+    for pick in 0..6 {
+        let bytes = crate::codec::tests::to_bytes(&Sample { schema: T::SCHEMA, pick });
+        let value: T = match rmp_serde::from_slice(&bytes) {
+            Ok(value) => value,
+            Err(error) => {
+                panic!("{} does not read what its schema says, {bytes:02x?}: {error}", std::any::type_name::<T>())
+            }
+        };
+        assert_eq!(crate::codec::tests::to_bytes(&value), bytes, "{value:?}");
+    }
+}
+
+/// Whether the type reads bytes where it writes an array.
+#[track_caller]
+fn reads_bytes<T: SchemaType + Serialize + DeserializeOwned>() {
+    assert_eq!(T::SCHEMA, &Schema::Seq(u8::SCHEMA));
+    let read: T = rmp_serde::from_slice(b"\xc4\x01\xff").unwrap();
+    assert_eq!(crate::codec::tests::to_bytes(&read), b"\x91\xcc\xff");
+    rmp_serde::from_slice::<T>(b"\x91\xcc\xff").unwrap();
+}
+
+#[event_type]
+#[derive(Debug)]
+struct Unit;
+
+#[event_type]
+#[derive(Debug)]
+struct Newtype(u16);
+
+#[event_type]
+#[derive(Debug)]
+struct Pair(u8, String);
+
+#[event_type]
+#[derive(Debug)]
+struct Bytes(Vec<u8>, [u8; 3], Box<Vec<u8>>);
+
+#[event_type]
+#[derive(Debug)]
+struct Page<T> {
+    items: Vec<T>,
+    next: Option<Box<T>>,
+}
+
+#[event_type]
+#[derive(Debug)]
+#[serde(rename_all = "camelCase")]
+struct Attributed {
+    two_words: u8,
+    #[serde(rename = "other", alias = "older")]
+    renamed: Option<f32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    left_out: String,
+    #[serde(skip)]
+    _skipped: u8,
+    r#type: char,
+    _leading: bool,
+}
+
+#[event_type]
+#[derive(Debug)]
+#[serde(transparent)]
+struct Transparent {
+    inner: Pair,
+}
+
+#[event_type]
+#[derive(Debug)]
+#[serde(rename_all = "SCREAMING-KEBAB-CASE", rename_all_fields = "PascalCase")]
+enum External {
+    UnitVariant,
+    Newtype(u32),
+    Tuple(u32, String),
+    Struct {
+        some_field: Option<u8>,
+    },
+    Bytes(Vec<u8>),
+    #[serde(rename = "x")]
+    Nested(Box<Attributed>),
+}
+
+#[event_type]
+#[derive(Debug)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Internal {
+    UnitVariant,
+    StructVariant { a: u8 },
+    Newtype(Page<u16>),
+    Logical { time: SystemTime, pair: (u8, u16) },
+}
+
+#[event_type]
+#[derive(Debug)]
+#[serde(tag = "t", content = "c")]
+enum Adjacent {
+    Unit,
+    Newtype(String),
+    Tuple(u8, u8),
+    Struct { a: i8 },
+}
+
+#[event_type]
+#[derive(Debug)]
+struct Tree {
+    value: u8,
+    children: Vec<Tree>,
+    parent: Option<Box<Self>>,
+    named: BTreeMap<String, Tree>,
+}
+
+#[event_type]
+#[derive(Debug)]
+struct Folder {
+    files: Vec<File>,
+}
+
+#[event_type]
+#[derive(Debug)]
+struct File {
+    #[event(recursive)]
+    inside: Option<Box<Folder>>,
+}
+
+mod text {
+    pub(super) fn serialize<S: serde::Serializer>(value: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text: String = serde::Deserialize::deserialize(from)?;
+        Ok(text.len() as u64)
+    }
+}
+
+#[event_type]
+#[derive(Debug)]
+struct Wired {
+    #[serde(with = "text")]
+    #[event(wire = "String")]
+    number: u64,
+    #[serde(with = "text")]
+    #[event(opaque = "number@1")]
+    vouched: u64,
+}
+
+#[test]
+fn types_read_what_their_schemas_say() {
+    conforms::<((), bool, char, String, Cow<'static, str>)>();
+    conforms::<(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64)>();
+    conforms::<(Option<u8>, Option<Option<String>>, Box<u32>)>();
+    conforms::<(Vec<u32>, VecDeque<String>, HashSet<u32>, BTreeSet<i8>)>();
+    conforms::<(HashMap<String, u8>, BTreeMap<u32, Vec<u8>>)>();
+    conforms::<([u16; 3], [String; 2], [(); 0])>();
+    conforms::<(Duration, SystemTime)>();
+    conforms::<(u8, u8, u8, u8, u8, u8, u8, u8, u8, u8, u8, u8)>();
+    conforms::<Unit>();
+    conforms::<Newtype>();
+    conforms::<Pair>();
+    conforms::<Page<Page<String>>>();
+    conforms::<Attributed>();
+    conforms::<Transparent>();
+    conforms::<External>();
+    conforms::<Internal>();
+    conforms::<Adjacent>();
+    conforms::<Tree>();
+    conforms::<Folder>();
+}
+
+#[test]
+fn sequences_of_bytes_are_bytes() {
+    conforms::<Vec<u8>>();
+    reads_bytes::<VecDeque<u8>>();
+    reads_bytes::<BTreeSet<u8>>();
+    reads_bytes::<HashSet<u8>>();
+    rmp_serde::from_slice::<Vec<u8>>(b"\x91\xcc\xff").unwrap();
+    conforms::<[u8; 4]>();
+    conforms::<Bytes>();
+    conforms::<Vec<Vec<u8>>>();
+    conforms::<Option<Vec<Newtype>>>();
+}
+
+#[cfg(feature = "uuid")]
+#[test]
+fn uuids_are_sixteen_bytes() {
+    conforms::<uuid::Uuid>();
+    conforms::<(uuid::Uuid, Vec<uuid::Uuid>)>();
+}
+
+#[cfg(feature = "chrono")]
+#[test]
+fn times_of_chrono_are_text() {
+    conforms::<chrono::DateTime<chrono::Utc>>();
+}
+
+#[test]
+fn a_declared_form_stands_in_the_schema() {
+    let Schema::Struct(StructSchema { fields: [number, vouched], .. }) = Wired::SCHEMA else { panic!() };
+    assert_eq!(number.schema, &Schema::Str);
+    assert_eq!(vouched.schema, &Schema::Opaque("number@1"));
+}
+
+#[test]
+fn attributes_reach_the_schema() {
+    let Schema::Struct(schema) = Attributed::SCHEMA else { panic!() };
+    let names: Vec<_> = schema.fields.iter().map(|field| field.name).collect();
+    assert_eq!(names, ["twoWords", "other", "leftOut", "type", "leading"]);
+    assert_eq!(schema.fields[1].aliases, ["older"]);
+    assert!(schema.fields[1].optional && !schema.fields[1].may_be_absent);
+    assert!(schema.fields[2].optional && schema.fields[2].may_be_absent);
+    assert!(!schema.fields[0].optional);
+    let Schema::Enum(schema) = External::SCHEMA else { panic!() };
+    assert_eq!(schema.variants[0].name, "UNIT-VARIANT");
+    let Schema::Struct(body) = schema.variants[3].body else { panic!() };
+    assert_eq!(body.fields[0].name, "SomeField");
+}
+
+/// One module a shape, so that a type of each may have the same name.
+macro_rules! shapes {
+    ($($module:ident { $($item:item)* })*) => { $(
+        mod $module {
+            use super::*;
+            $($item)*
+        }
+    )* };
+}
+
+shapes! {
+    base {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: f64, pub(super) side: Side }
+        #[event_type]
+        pub(super) enum Side { Buy, Sell }
+    }
+    reordered_and_renamed {
+        #[stream_event(stream = "s")]
+        pub(super) struct Fill { pub(super) side: Direction, pub(super) px: f64 }
+        #[event_type]
+        pub(super) enum Direction { Sell, Buy }
+    }
+    narrower {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: f32, pub(super) side: base::Side }
+    }
+    optional {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: Option<f64>, pub(super) side: base::Side }
+    }
+    with_a_default {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { #[serde(default)] pub(super) px: f64, pub(super) side: base::Side }
+    }
+    longer {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: f64, pub(super) side: base::Side, pub(super) more: () }
+    }
+    another_variant_inside {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: f64, pub(super) side: Side }
+        #[event_type]
+        pub(super) enum Side { Buy, Sell, Short }
+    }
+    tagged_inside {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { pub(super) px: f64, pub(super) side: Side }
+        #[event_type]
+        #[serde(tag = "t")]
+        pub(super) enum Side { Buy, Sell }
+    }
+    swapped {
+        #[stream_event(stream = "s")]
+        pub(super) struct Trade { #[serde(rename = "side")] pub(super) px: f64, #[serde(rename = "px")] pub(super) side: base::Side }
+    }
+}
+
+#[test]
+fn the_fingerprint_sees_what_the_wire_shows_and_nothing_else() {
+    const BASE: u64 = fingerprint(base::Trade::SCHEMA);
+    assert_eq!(BASE, fingerprint(reordered_and_renamed::Fill::SCHEMA));
+    assert_eq!(BASE, <base::Trade as crate::StreamEvent>::INFO.fingerprint);
+    let others = [
+        BASE,
+        fingerprint(narrower::Trade::SCHEMA),
+        fingerprint(optional::Trade::SCHEMA),
+        fingerprint(with_a_default::Trade::SCHEMA),
+        fingerprint(longer::Trade::SCHEMA),
+        fingerprint(another_variant_inside::Trade::SCHEMA),
+        fingerprint(tagged_inside::Trade::SCHEMA),
+        fingerprint(swapped::Trade::SCHEMA),
+    ];
+    assert_eq!(others.iter().collect::<HashSet<_>>().len(), others.len());
+    // It is compared between programs of different builds, so it may never change.
+    assert_eq!(BASE, 12_685_920_860_938_840_624);
+}
