@@ -55,13 +55,13 @@ async fn check_risk(trade: Message<Trade>, figures: State<Figures>) -> Outcome {
 #[consumer(group = "audit")]
 async fn audit(trade: &Message<Trade>, figures: State<Figures>) -> Outcome {
     let id = trade.event.id;
-    let before = figures.update("audit", trade, |report| report.last_id.replace(id));
+    let before = figures.update("audit", trade, |report| {
+        let before = report.last_id.replace(id);
+        report.gaps += u64::from(before.is_some_and(|before| id > before + 1));
+        before
+    });
     match before {
         Some(before) if id <= before => Outcome::Skip(format!("trade {id} was counted before")),
-        Some(before) if id > before + 1 => {
-            figures.update("audit", trade, |report| report.gaps += 1);
-            Outcome::Done
-        }
         _ => Outcome::Done,
     }
 }

@@ -1,1 +1,5 @@
-//! Harness of the integration tests.
+//! Harness of the integration tests: [`RedisServer`] starts real servers.
+
+mod server;
+
+pub use server::{Options, RedisServer};

@@ -1,3 +1,4 @@
-//! Every integration test of the project, in one binary: linking is what takes time.
+//! Every integration test of the workspace, in one program: it links once.
 
+mod contract;
 mod ui;

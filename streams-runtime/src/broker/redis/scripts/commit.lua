@@ -13,7 +13,7 @@ if wrong then
   return wrong
 end
 local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'beat', 'seen')
-if held[1] ~= owner or held[2] ~= epoch then
+if not is_held(held[1], held[2], owner, epoch) then
   return {'fenced'}
 end
 if held[3] == next_id and prev ~= next_id then

@@ -50,6 +50,11 @@ local function has_group(stream, name)
   return false
 end
 
+-- Whether the lease in the state is this one. The empty owner is nobody, also for somebody who claims to be it.
+local function is_held(found_owner, found_epoch, owner, epoch)
+  return owner ~= '' and found_owner == owner and found_epoch == epoch
+end
+
 -- The server's clock in milliseconds.
 local function now()
   local time = redis.call('TIME')

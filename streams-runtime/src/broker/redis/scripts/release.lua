@@ -8,7 +8,7 @@ if wrong then
   return wrong
 end
 local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'seen')
-if held[1] ~= owner or held[2] ~= epoch then
+if not is_held(held[1], held[2], owner, epoch) then
   return {'no'}
 end
 redis.call('HSET', state, 'owner', '')

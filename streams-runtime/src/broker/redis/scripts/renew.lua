@@ -4,7 +4,7 @@ if redis.call('TYPE', state).ok ~= 'hash' then
   return {'no'}
 end
 local held = redis.call('HMGET', state, 'owner', 'epoch', 'beat')
-if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] or not tonumber(held[3]) then
+if not is_held(held[1], held[2], ARGV[1], ARGV[2]) or not tonumber(held[3]) then
   return {'no'}
 end
 redis.call('HINCRBY', state, 'beat', 1)

@@ -1,0 +1,914 @@
+//! The contract of `streams_core::broker`, sentence by sentence, for every implementation; `redis` tests what only a server has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{
+    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Created, DeadBounds, Extent, Fields, Holder, Holding,
+    LeaseView, Tail,
+};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::{Entry, EntryId, Start};
+use streams_runtime::broker::{Embedded, Redis};
+use streams_tests::RedisServer;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Far longer than anything here takes: when it is over the test has failed.
+const LONG: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_millis(30_000);
+const NO_BOUNDS: DeadBounds = DeadBounds { count: u64::MAX, age: Duration::MAX };
+
+/// A broker without anything in it, and an operator's hand on it.
+pub(crate) struct Case {
+    pub(crate) broker: Arc<dyn Broker>,
+    operator: Operator,
+}
+
+enum Operator {
+    Embedded(Embedded),
+    Redis(String),
+}
+
+impl Case {
+    fn embedded() -> Self {
+        let broker = Embedded::new();
+        Self { broker: Arc::new(broker.clone()), operator: Operator::Embedded(broker) }
+    }
+
+    fn resp2() -> Self {
+        Self::at(RedisServer::shared().database())
+    }
+
+    fn resp3() -> Self {
+        Self::at(RedisServer::shared().database() + "?protocol=resp3")
+    }
+
+    pub(crate) fn at(url: String) -> Self {
+        Self { broker: Arc::new(Redis::open(&url).unwrap()), operator: Operator::Redis(url) }
+    }
+
+    /// Deletes the stream.
+    fn delete(&self) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.delete(&partition()),
+            Operator::Redis(url) => {
+                let mut client = RedisServer::client(url);
+                ::redis::cmd("DEL").arg(partition().as_str()).exec(&mut client).unwrap();
+            }
+        }
+    }
+
+    /// Makes a group as another application does.
+    fn mark(&self) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.mark(&risk()),
+            Operator::Redis(url) => {
+                let mut create = ::redis::cmd("XGROUP");
+                create.arg("CREATE").arg(partition().as_str()).arg("risk").arg("$").arg("MKSTREAM");
+                create.exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
+    pub(crate) async fn append(&self, count: usize) -> Vec<EntryId> {
+        let entries = (0..count).map(|n| fields(&n.to_string())).collect();
+        self.broker.append(&partition(), entries, None).await.unwrap()
+    }
+
+    /// Trims what may be trimmed below the newest entry, and adds one.
+    async fn trim(&self) {
+        let last = self.extent().await.last;
+        self.broker.append(&partition(), vec![fields("trim")], Some(last)).await.unwrap();
+    }
+
+    async fn extent(&self) -> Extent {
+        self.broker.extent(&partition()).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn create(&self, start: Start) {
+        assert_eq!(self.broker.create(&risk(), start).await.unwrap(), Created::Made);
+    }
+
+    /// What the state says of the lease.
+    async fn lease(&self) -> LeaseView {
+        self.broker.state(&risk()).await.unwrap().unwrap().lease
+    }
+
+    async fn checkpoint(&self) -> EntryId {
+        self.broker.state(&risk()).await.unwrap().unwrap().at
+    }
+
+    async fn claim(&self, owner: &str, seen: LeaseView) -> Acquired {
+        let claim = Claim { owner: owner.to_owned(), lease_for: LEASE, seen };
+        self.broker.acquire(&risk(), &claim).await.unwrap()
+    }
+
+    pub(crate) async fn hold(&self, owner: &str) -> (Holder, Holding) {
+        match self.claim(owner, self.lease().await).await {
+            Acquired::Held(holding) => (Holder { owner: owner.to_owned(), epoch: holding.epoch }, holding),
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn commit(&self, commit: &Commit) -> Committed {
+        self.broker.commit(&risk(), commit).await.unwrap()
+    }
+
+    async fn dead(&self) -> Vec<Arc<Entry>> {
+        self.broker.dead_letters(&risk(), EntryId::ZERO, 1000).await.unwrap()
+    }
+
+    /// Waits until the broker's clock is past this millisecond.
+    async fn after(&self, ms: u64) -> u64 {
+        loop {
+            match self.broker.now().await.unwrap() {
+                now if now > ms => return now,
+                _ => sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+}
+
+pub(crate) fn partition() -> PartitionKey {
+    StreamKey::new(None, "trades", 1).partition(0)
+}
+
+pub(crate) fn risk() -> GroupKey {
+    partition().group("risk")
+}
+
+pub(crate) fn fields(payload: &str) -> Fields {
+    vec![(b"event".to_vec(), b"Trade".to_vec()), (b"payload".to_vec(), payload.as_bytes().to_vec())]
+}
+
+/// A commit of nothing but the checkpoint.
+pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
+    Commit {
+        holder: holder.clone(),
+        prev,
+        next,
+        next_event: "t-1".to_owned(),
+        seen: None,
+        attempts: Vec::new(),
+        forget: Vec::new(),
+        mirror: false,
+        dead: Vec::new(),
+        dead_bounds: NO_BOUNDS,
+    }
+}
+
+fn ids(entries: &[Arc<Entry>]) -> Vec<EntryId> {
+    entries.iter().map(|entry| entry.id).collect()
+}
+
+fn payloads(entries: &[Arc<Entry>]) -> Vec<String> {
+    entries.iter().map(|entry| String::from_utf8(entry.payload().unwrap().to_vec()).unwrap()).collect()
+}
+
+fn keys(keys: &[(&str, EntryId)]) -> Vec<(String, EntryId)> {
+    keys.iter().map(|(key, after)| ((*key).to_owned(), *after)).collect()
+}
+
+/// Every case as a test of every broker.
+macro_rules! contract {
+    ($($(#[$meta:meta])* async fn $name:ident($case:ident) $body:block)*) => {
+        $($(#[$meta])* async fn $name($case: Case) $body)*
+
+        mod embedded { $(#[tokio::test] async fn $name() { super::$name(super::Case::embedded()).await; })* }
+        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp2()).await; })* }
+        mod redis_resp3 { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp3()).await; })* }
+    };
+}
+
+contract! {
+    async fn it_connects_and_says_where_it_is_and_what_time_it_is(case) {
+        case.broker.connect().await.unwrap();
+        assert!(!case.broker.describe().is_empty());
+        let now = case.broker.now().await.unwrap();
+        let ours = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        assert!(now.abs_diff(ours) < 60_000, "{now} {ours}");
+    }
+
+    // Streams.
+
+    async fn ids_rise_over_appends_and_within_one(case) {
+        let mut all = case.append(3).await;
+        all.extend(case.append(1).await);
+        all.extend(case.append(2).await);
+        assert_eq!(all.len(), 6);
+        assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+        let entries = case.broker.read(&partition(), EntryId::ZERO, 10).await.unwrap();
+        assert_eq!(ids(&entries), all);
+        assert_eq!(payloads(&entries), ["0", "1", "2", "0", "0", "1"]);
+    }
+
+    async fn appends_at_the_same_time_get_ids_of_their_own(case) {
+        let appends: Vec<_> = (0..20)
+            .map(|_| {
+                let broker = Arc::clone(&case.broker);
+                tokio::spawn(async move { broker.append(&partition(), vec![fields("a"), fields("b")], None).await })
+            })
+            .collect();
+        let mut all = BTreeSet::new();
+        for append in appends {
+            all.extend(append.await.unwrap().unwrap());
+        }
+        assert_eq!(all.len(), 40);
+        let entries = case.broker.read(&partition(), EntryId::ZERO, 100).await.unwrap();
+        // Nothing comes between the entries of one append.
+        assert_eq!(payloads(&entries), ["a", "b"].repeat(20));
+    }
+
+    async fn an_entry_reads_back_as_written(case) {
+        let written: Fields = [(&b"b"[..], &b"1"[..]), (b"a", b"\x00\xff\r\n"), (b"b", b"2"), (b"\xff", b"")]
+            .map(|(name, value)| (name.to_vec(), value.to_vec()))
+            .into();
+        case.broker.append(&partition(), vec![written.clone()], None).await.unwrap();
+        let read = case.broker.read(&partition(), EntryId::ZERO, 1).await.unwrap();
+        assert_eq!(read[0].fields, written);
+    }
+
+    async fn an_append_that_is_refused_adds_nothing(case) {
+        let error = case.broker.append(&partition(), vec![fields("a"), Vec::new()], None).await.unwrap_err();
+        assert_eq!(error.kind(), BrokerErrorKind::Refused);
+        assert!(!error.is_indefinite());
+        assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
+    }
+
+    async fn an_append_of_nothing_makes_no_stream(case) {
+        assert_eq!(case.append(0).await, []);
+        assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
+    }
+
+    async fn nothing_at_or_above_the_floor_is_removed(case) {
+        let mut all = case.append(300).await;
+        let floor = all[250];
+        let entries = vec![fields("x"), fields("y")];
+        all.extend(case.broker.append(&partition(), entries, Some(floor)).await.unwrap());
+        let left = ids(&case.broker.read(&partition(), EntryId::ZERO, 1000).await.unwrap());
+        assert!(left.len() < all.len(), "nothing was removed");
+        assert!(left.ends_with(&all[250..]), "{left:?}");
+        assert!(all.ends_with(&left));
+    }
+
+    async fn a_stream_that_is_not_there_is_empty(case) {
+        assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
+        assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 10).await.unwrap(), []);
+        assert_eq!(case.broker.read_last(&partition(), 10).await.unwrap(), []);
+    }
+
+    async fn the_extent_counts_what_there_is_and_what_there_was(case) {
+        let all = case.append(300).await;
+        let extent = Extent { first: Some(all[0]), last: all[299], length: 300, added: 300 };
+        assert_eq!(case.extent().await, extent);
+        case.trim().await;
+        let (trimmed, left) = (case.extent().await, case.broker.read(&partition(), EntryId::ZERO, 1000).await.unwrap());
+        assert!(trimmed.length < 300);
+        let expected = Extent { first: Some(left[0].id), last: left[left.len() - 1].id, length: left.len() as u64, added: 301 };
+        assert_eq!(trimmed, expected);
+    }
+
+    async fn the_extent_of_a_stream_without_entries_has_no_first(case) {
+        case.create(Start::Earliest).await;
+        let expected = Extent { first: None, last: EntryId::ZERO, length: 0, added: 0 };
+        assert_eq!(case.extent().await, expected);
+    }
+
+    async fn a_read_takes_what_is_above_a_position_oldest_first(case) {
+        let all = case.append(5).await;
+        let read = async |after, count| ids(&case.broker.read(&partition(), after, count).await.unwrap());
+        assert_eq!(read(EntryId::ZERO, 2).await, all[..2]);
+        assert_eq!(read(all[1], 2).await, all[2..4]);
+        assert_eq!(read(all[3], usize::MAX).await, all[4..]);
+        assert_eq!(read(EntryId::new(all[0].ms - 1, u64::MAX), 1).await, all[..1]);
+        assert_eq!(read(all[4], 2).await, []);
+        assert_eq!(read(EntryId::MAX, 2).await, []);
+        assert_eq!(read(EntryId::ZERO, 0).await, []);
+    }
+
+    async fn a_read_of_the_last_takes_the_newest_first(case) {
+        let mut all = case.append(5).await;
+        all.reverse();
+        let read = async |count| ids(&case.broker.read_last(&partition(), count).await.unwrap());
+        assert_eq!(read(2).await, all[..2]);
+        assert_eq!(read(usize::MAX).await, all);
+        assert_eq!(read(0).await, []);
+    }
+
+    async fn the_number_of_partitions_is_recorded_once(case) {
+        let four = StreamKey::new(Some("eu"), "trades", 4);
+        case.broker.declare(&four).await.unwrap();
+        case.broker.declare(&four).await.unwrap();
+        let error = case.broker.declare(&StreamKey::new(Some("eu"), "trades", 8)).await.unwrap_err();
+        assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
+        let message = error.to_string();
+        assert!(["`eu:trades`", "partitions = 8", "with 4", "declare 4"].iter().all(|part| message.contains(part)), "{message}");
+        case.broker.declare(&four).await.unwrap();
+        case.broker.declare(&StreamKey::new(None, "trades", 8)).await.unwrap();
+    }
+
+    // Tails.
+
+    async fn a_tail_answers_at_once_with_what_is_there(case) {
+        let all = case.append(3).await;
+        let mut tail = case.broker.tail().await.unwrap();
+        let found = tail.next(&keys(&[("trades", all[0])]), 10, LONG).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0, ids(&found[0].1)), (0, all[1..].to_vec()));
+        // No wait at all is a look.
+        let found = tail.next(&keys(&[("trades", EntryId::ZERO)]), 10, Duration::ZERO).await.unwrap();
+        assert_eq!(ids(&found[0].1), all);
+    }
+
+    async fn a_tail_waits_for_entries_also_of_a_stream_that_is_not_there(case) {
+        let mut tail = case.broker.tail().await.unwrap();
+        let mut after = EntryId::ZERO;
+        for _ in 0..3 {
+            let keys = keys(&[("trades", after)]);
+            let (found, added) = tokio::join!(tail.next(&keys, 10, LONG), case.append(1));
+            assert_eq!(ids(&found.unwrap()[0].1), added);
+            after = added[0];
+        }
+    }
+
+    async fn a_tail_ends_empty_when_the_wait_is_over(case) {
+        let last = case.append(1).await[0];
+        let mut tail = case.broker.tail().await.unwrap();
+        let (started, wait) = (Instant::now(), Duration::from_millis(60));
+        assert_eq!(tail.next(&keys(&[("trades", last), ("none", EntryId::ZERO)]), 10, wait).await.unwrap(), []);
+        assert!(started.elapsed() >= wait - Duration::from_millis(5), "{:?}", started.elapsed());
+    }
+
+    async fn a_tail_names_the_keys_that_have_entries_by_index(case) {
+        let stream = StreamKey::new(None, "orders", 4);
+        let added = async |index| case.broker.append(&stream.partition(index), vec![fields("x"); 2], None).await.unwrap();
+        let (one, three) = (added(1).await, added(3).await);
+        let mut tail = case.broker.tail().await.unwrap();
+        let keys = keys(&[("orders.0", EntryId::ZERO), ("orders.1", one[0]), ("orders.2", EntryId::ZERO), ("orders.3", EntryId::ZERO)]);
+        let found = tail.next(&keys, 10, LONG).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|(index, entries)| (index, ids(&entries))).collect();
+        assert_eq!(found, [(1, one[1..].to_vec()), (3, three)]);
+    }
+
+    async fn a_tail_takes_at_most_so_many_entries_of_a_key(case) {
+        let all = case.append(5).await;
+        case.broker.append(&partition().group("x").partition().clone(), Vec::new(), None).await.unwrap();
+        let mut tail = case.broker.tail().await.unwrap();
+        let found = tail.next(&keys(&[("trades", EntryId::ZERO)]), 2, LONG).await.unwrap();
+        assert_eq!(ids(&found[0].1), all[..2]);
+    }
+
+    async fn a_tail_ends_early_when_it_is_interrupted(case) {
+        for keys in [keys(&[("trades", EntryId::ZERO)]), Vec::new()] {
+            let mut tail = case.broker.tail().await.unwrap();
+            let interrupt = tail.interrupt();
+            let mut next = std::pin::pin!(tail.next(&keys, 10, LONG));
+            let started = Instant::now();
+            // An interruption may come before the wait begins, so it is repeated.
+            let found = loop {
+                tokio::select! {
+                    found = &mut next => break found,
+                    () = sleep(Duration::from_millis(5)) => interrupt.interrupt().await.unwrap(),
+                }
+            };
+            assert_eq!(found.unwrap(), []);
+            assert!(started.elapsed() < LONG / 2);
+        }
+    }
+
+    async fn an_interrupted_tail_goes_on(case) {
+        let mut tail = case.broker.tail().await.unwrap();
+        tail.interrupt().interrupt().await.unwrap();
+        let keys = keys(&[("trades", EntryId::ZERO)]);
+        let (found, added) = tokio::join!(until_found(tail.as_mut(), &keys), case.append(1));
+        assert_eq!(ids(&found), added);
+    }
+
+    async fn a_tail_whose_wait_was_dropped_goes_on(case) {
+        let mut tail = case.broker.tail().await.unwrap();
+        let all = keys(&[("trades", EntryId::ZERO)]);
+        for _ in 0..3 {
+            assert!(timeout(Duration::from_millis(20), tail.next(&all, 10, LONG)).await.is_err());
+        }
+        let added = case.append(2).await;
+        assert_eq!(ids(&until_found(tail.as_mut(), &all).await), added);
+        assert_eq!(ids(&until_found(tail.as_mut(), &keys(&[("trades", added[0])])).await), added[1..]);
+    }
+
+    // Groups.
+
+    async fn a_group_that_is_not_there_has_no_state(case) {
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+    }
+
+    async fn a_new_group_is_held_by_nobody(case) {
+        case.create(Start::Earliest).await;
+        let state = case.broker.state(&risk()).await.unwrap().unwrap();
+        assert_eq!((state.lease, state.at), (LeaseView::default(), EntryId::ZERO));
+    }
+
+    async fn from_the_earliest_nothing_is_skipped(case) {
+        case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (_, holding) = case.hold("a").await;
+        assert_eq!((holding.at, holding.seen), (EntryId::ZERO, Some(0)));
+    }
+
+    async fn from_the_earliest_counts_what_was_trimmed_before(case) {
+        case.append(300).await;
+        case.trim().await;
+        let extent = case.extent().await;
+        case.create(Start::Earliest).await;
+        let (_, holding) = case.hold("a").await;
+        assert_eq!((holding.at, holding.seen), (EntryId::ZERO, Some(extent.added - extent.length)));
+        assert_ne!(holding.seen, Some(0));
+    }
+
+    async fn from_the_latest_everything_there_is_is_behind(case) {
+        let all = case.append(3).await;
+        case.create(Start::Latest).await;
+        let (_, holding) = case.hold("a").await;
+        assert_eq!((holding.at, holding.seen), (all[2], Some(3)));
+    }
+
+    async fn from_the_latest_of_a_stream_that_is_not_there_nothing_is_skipped(case) {
+        case.create(Start::Latest).await;
+        case.append(1).await;
+        let (_, holding) = case.hold("a").await;
+        assert_eq!((holding.at, holding.seen), (EntryId::ZERO, Some(0)));
+    }
+
+    async fn from_an_entry_the_checkpoint_is_the_one_before(case) {
+        let all = case.append(3).await;
+        let below = EntryId::new(all[0].ms - 1, 5);
+        let cases = [
+            (EntryId::ZERO, EntryId::ZERO, Some(0)),
+            (below, EntryId::ZERO, Some(0)),
+            (all[0], EntryId::ZERO, Some(0)),
+            (all[1], all[0], None),
+            (all[2], all[1], None),
+            (all[2].next(), all[2], Some(3)),
+            (EntryId::MAX, all[2], Some(3)),
+        ];
+        for (index, (from, at, seen)) in cases.into_iter().enumerate() {
+            let group = partition().group(&format!("g{index}"));
+            assert_eq!(case.broker.create(&group, Start::At(from)).await.unwrap(), Created::Made);
+            let claim = Claim { owner: "a".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+            match case.broker.acquire(&group, &claim).await.unwrap() {
+                Acquired::Held(holding) => assert_eq!((holding.at, holding.seen), (at, seen), "from {from}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn from_some_time_ago_the_checkpoint_is_the_last_entry_before(case) {
+        let early = case.append(1).await[0];
+        let now = case.after(early.ms + 1000).await;
+        let late = case.append(1).await[0];
+        case.after(late.ms).await;
+        let cases = [
+            (Duration::ZERO, late),
+            // Half a second on each side, for a busy machine.
+            (Duration::from_millis(now - early.ms - 500), early),
+            (Duration::from_secs(3600), EntryId::ZERO),
+            (Duration::MAX, EntryId::ZERO),
+        ];
+        for (index, (ago, at)) in cases.into_iter().enumerate() {
+            let group = partition().group(&format!("g{index}"));
+            assert_eq!(case.broker.create(&group, Start::Ago(ago)).await.unwrap(), Created::Made);
+            assert_eq!(case.broker.state(&group).await.unwrap().unwrap().at, at, "{ago:?} ago");
+        }
+    }
+
+    async fn a_group_that_is_there_is_not_made_again(case) {
+        case.append(3).await;
+        case.create(Start::Earliest).await;
+        case.hold("a").await;
+        let before = case.broker.state(&risk()).await.unwrap();
+        assert_eq!(case.broker.create(&risk(), Start::Latest).await.unwrap(), Created::Exists);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
+        // Not even when the stream with its marker is gone: that is for the owner to find out.
+        case.delete();
+        assert_eq!(case.broker.create(&risk(), Start::Latest).await.unwrap(), Created::Exists);
+        assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
+    }
+
+    async fn a_group_of_another_application_is_left_alone(case) {
+        case.mark();
+        assert_eq!(case.broker.create(&risk(), Start::Earliest).await.unwrap(), Created::Foreign);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+        assert_eq!(case.broker.create(&partition().group("other"), Start::Earliest).await.unwrap(), Created::Made);
+    }
+
+    // Leases.
+
+    async fn a_lease_that_was_taken_shows_in_the_state(case) {
+        case.create(Start::Earliest).await;
+        let before = case.broker.now().await.unwrap();
+        let (holder, _) = case.hold("a").await;
+        assert!(holder.epoch >= before, "an epoch is no lower than the clock: {} {before}", holder.epoch);
+        let state = case.broker.state(&risk()).await.unwrap().unwrap();
+        assert_eq!(state.lease, LeaseView { owner: "a".to_owned(), epoch: holder.epoch, beat: 0 });
+        assert_eq!(state.lease_for, LEASE);
+    }
+
+    async fn a_lease_is_taken_only_from_what_was_seen(case) {
+        case.create(Start::Earliest).await;
+        assert_eq!(case.claim("a", LeaseView { epoch: 1, ..LeaseView::default() }).await, Acquired::Contended);
+        assert_eq!(case.claim("a", LeaseView { beat: 1, ..LeaseView::default() }).await, Acquired::Contended);
+        let (holder, _) = case.hold("a").await;
+        let seen = case.lease().await;
+        for stale in [
+            LeaseView::default(),
+            LeaseView { owner: String::new(), ..seen.clone() },
+            LeaseView { owner: "x".to_owned(), ..seen.clone() },
+            LeaseView { epoch: seen.epoch - 1, ..seen.clone() },
+            LeaseView { beat: 7, ..seen.clone() },
+        ] {
+            assert_eq!(case.claim("b", stale.clone()).await, Acquired::Contended, "{stale:?}");
+        }
+        let mut renewer = case.broker.renewer().await.unwrap();
+        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [true]);
+        assert_eq!(case.claim("b", seen).await, Acquired::Contended, "renewed since");
+        assert_eq!(case.lease().await.owner, "a");
+        assert!(matches!(case.claim("b", case.lease().await).await, Acquired::Held(_)));
+        assert_eq!(case.lease().await.owner, "b");
+    }
+
+    async fn a_lease_without_an_owner_is_compared_too(case) {
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        let free = case.lease().await;
+        assert_eq!(free.owner, "");
+        assert_eq!(case.claim("b", LeaseView::default()).await, Acquired::Contended);
+        assert_eq!(case.claim("b", LeaseView { beat: free.beat + 1, ..free.clone() }).await, Acquired::Contended);
+        assert!(matches!(case.claim("b", free.clone()).await, Acquired::Held(_)));
+        assert_eq!(case.claim("c", free).await, Acquired::Contended);
+    }
+
+    async fn of_many_contenders_one_gets_the_lease(case) {
+        case.create(Start::Earliest).await;
+        let contenders: Vec<_> = (0..10)
+            .map(|n| {
+                let broker = Arc::clone(&case.broker);
+                let claim = Claim { owner: format!("o{n}"), lease_for: LEASE, seen: LeaseView::default() };
+                tokio::spawn(async move { broker.acquire(&risk(), &claim).await })
+            })
+            .collect();
+        let mut held = 0;
+        for contender in contenders {
+            held += u32::from(matches!(contender.await.unwrap().unwrap(), Acquired::Held(_)));
+        }
+        assert_eq!(held, 1);
+    }
+
+    async fn epochs_rise(case) {
+        case.create(Start::Earliest).await;
+        let mut last = 0;
+        for round in 0..5 {
+            let (holder, _) = case.hold(&format!("o{round}")).await;
+            assert!(holder.epoch > last);
+            last = holder.epoch;
+            if round % 2 == 0 {
+                assert!(case.broker.release(&risk(), &holder).await.unwrap());
+                assert_eq!(case.lease().await.epoch, last, "a release keeps the epoch");
+            }
+        }
+    }
+
+    async fn a_lease_needs_a_token(case) {
+        case.create(Start::Earliest).await;
+        let claim = Claim { owner: String::new(), lease_for: LEASE, seen: LeaseView::default() };
+        assert_eq!(case.broker.acquire(&risk(), &claim).await.unwrap_err().kind(), BrokerErrorKind::Refused);
+    }
+
+    async fn a_lease_of_a_group_without_a_state_is_missing(case) {
+        assert_eq!(case.claim("a", LeaseView::default()).await, Acquired::Missing);
+        case.mark();
+        assert_eq!(case.claim("a", LeaseView::default()).await, Acquired::Missing);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+    }
+
+    async fn a_lease_on_a_stream_that_was_deleted_is_refused(case) {
+        let last = case.append(2).await[1];
+        case.create(Start::Latest).await;
+        case.delete();
+        assert_eq!(case.claim("a", LeaseView::default()).await, Acquired::Vanished { at: last });
+        // Nor on a new stream of the same name.
+        case.append(3).await;
+        assert_eq!(case.claim("a", LeaseView::default()).await, Acquired::Vanished { at: last });
+        assert_eq!(case.lease().await, LeaseView::default());
+    }
+
+    async fn a_lease_from_a_checkpoint_above_the_stream_is_refused(case) {
+        let at = case.append(2).await[1];
+        case.create(Start::Latest).await;
+        case.delete();
+        case.mark();
+        assert_eq!(case.claim("a", LeaseView::default()).await, Acquired::Ahead { at, last: EntryId::ZERO });
+        assert_eq!(case.lease().await, LeaseView::default());
+    }
+
+    async fn a_release_frees_the_lease_and_rings_the_bell(case) {
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let mut tail = case.broker.tail().await.unwrap();
+        let bell = keys(&[("trades", EntryId::ZERO), (&partition().bell(), EntryId::ZERO)]);
+        let risk = risk();
+        let (rung, released) = tokio::join!(tail.next(&bell, 10, LONG), case.broker.release(&risk, &holder));
+        assert!(released.unwrap());
+        let (index, entries) = &rung.unwrap()[0];
+        assert_eq!((*index, entries[0].field("group")), (1, Some(b"risk".as_slice())));
+        assert_eq!(case.lease().await, LeaseView { owner: String::new(), epoch: holder.epoch, beat: 0 });
+        assert_eq!(case.checkpoint().await, EntryId::ZERO);
+    }
+
+    async fn only_its_holder_releases_a_lease(case) {
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        for other in [Holder { owner: "b".to_owned(), ..holder.clone() }, Holder { epoch: holder.epoch - 1, ..holder.clone() }] {
+            assert!(!case.broker.release(&risk(), &other).await.unwrap());
+        }
+        assert!(!case.broker.release(&partition().group("none"), &holder).await.unwrap());
+        assert_eq!(case.lease().await.owner, "a");
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(!case.broker.release(&risk(), &holder).await.unwrap());
+        // Nobody is not a holder either.
+        assert!(!case.broker.release(&risk(), &Holder { owner: String::new(), ..holder }).await.unwrap());
+        let bell = case.broker.tail().await.unwrap().next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 10, LONG).await;
+        assert_eq!(bell.unwrap()[0].1.len(), 1, "a bell that rings once for each release");
+    }
+
+    async fn a_bell_keeps_its_last_rings(case) {
+        case.create(Start::Earliest).await;
+        for round in 0..300 {
+            let (holder, _) = case.hold(&format!("o{round}")).await;
+            case.broker.release(&risk(), &holder).await.unwrap();
+        }
+        let mut tail = case.broker.tail().await.unwrap();
+        let rings = tail.next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 1000, LONG).await.unwrap();
+        assert_eq!(rings[0].1.len(), 256);
+    }
+
+    async fn renewals_tell_for_each_lease_whether_it_is_held(case) {
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let stranger = Holder { owner: "b".to_owned(), ..holder.clone() };
+        let earlier = Holder { epoch: holder.epoch - 1, ..holder.clone() };
+        let nobody = Holder { owner: String::new(), epoch: 0 };
+        let mut renewer = case.broker.renewer().await.unwrap();
+        let leases = [
+            (risk(), stranger),
+            (risk(), holder.clone()),
+            (partition().group("none"), holder.clone()),
+            (risk(), earlier),
+            (risk(), holder.clone()),
+            (risk(), nobody),
+        ];
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [false, true, false, false, true, false]);
+        assert_eq!(case.lease().await.beat, 2);
+        assert!(renewer.renew(&[]).await.unwrap().is_empty());
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [false]);
+        assert_eq!(case.broker.state(&partition().group("none")).await.unwrap(), None);
+    }
+
+    // Commits.
+
+    async fn a_commit_moves_the_checkpoint_and_renews(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let first = Commit { seen: Some(1), mirror: true, ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&first).await, Committed::Done);
+        assert_eq!((case.checkpoint().await, case.lease().await.beat), (all[0], 1));
+        assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
+        let (_, holding) = case.hold("b").await;
+        assert_eq!((holding.at, holding.seen), (all[1], None));
+    }
+
+    async fn a_commit_records_the_ordinal(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { seen: Some(1), ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        // One that only records attempts leaves it.
+        assert_eq!(case.commit(&step(&holder, all[0], all[0])).await, Committed::Done);
+        let (_, holding) = case.hold("b").await;
+        assert_eq!((holding.at, holding.seen), (all[0], Some(1)));
+    }
+
+    async fn a_commit_whose_answer_was_lost_is_done_once(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { dead: vec![fields("bad")], seen: Some(1), ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        let after = case.broker.state(&risk()).await.unwrap();
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), after);
+        assert_eq!(case.dead().await.len(), 1);
+        // Late, after the next one, it changes nothing either.
+        assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
+        assert_eq!(case.commit(&commit).await, Committed::Conflict { at: all[1] });
+        assert_eq!((case.checkpoint().await, case.dead().await.len()), (all[1], 1));
+    }
+
+    async fn a_commit_by_anyone_but_the_holder_is_fenced(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (zombie, _) = case.hold("a").await;
+        let (holder, _) = case.hold("b").await;
+        let before = case.broker.state(&risk()).await.unwrap();
+        for other in [
+            zombie,
+            Holder { owner: "b".to_owned(), epoch: holder.epoch + 1 },
+            Holder { owner: "c".to_owned(), epoch: holder.epoch },
+            Holder { owner: String::new(), epoch: 0 },
+        ] {
+            let commit = Commit {
+                attempts: vec![(all[1], 1)],
+                dead: vec![fields("bad")],
+                ..step(&other, EntryId::ZERO, all[0])
+            };
+            assert_eq!(case.commit(&commit).await, Committed::Fenced, "{other:?}");
+        }
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
+        assert_eq!(case.dead().await, []);
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
+        assert_eq!(case.checkpoint().await, EntryId::ZERO);
+        let (_, holding) = case.hold("d").await;
+        assert_eq!(holding.attempts, []);
+    }
+
+    async fn a_commit_of_a_group_without_a_state_is_fenced(case) {
+        let holder = Holder { owner: "a".to_owned(), epoch: 1 };
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, EntryId::new(1, 0))).await, Committed::Fenced);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+    }
+
+    async fn a_commit_from_another_checkpoint_conflicts(case) {
+        let all = case.append(4).await;
+        case.create(Start::At(all[2])).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { dead: vec![fields("bad")], ..step(&holder, all[0], all[3]) };
+        assert_eq!(case.commit(&commit).await, Committed::Conflict { at: all[1] });
+        assert_eq!((case.checkpoint().await, case.lease().await.beat), (all[1], 0));
+        assert_eq!(case.dead().await, []);
+    }
+
+    async fn a_commit_that_could_not_be_repeated_is_refused(case) {
+        let all = case.append(2).await;
+        case.create(Start::Latest).await;
+        let (holder, _) = case.hold("a").await;
+        let back = step(&holder, all[1], all[0]);
+        let dead = Commit { dead: vec![fields("bad")], ..step(&holder, all[1], all[1]) };
+        let empty = Commit { dead: vec![Vec::new()], ..step(&holder, all[1], all[1].next()) };
+        for commit in [back, dead, empty] {
+            let error = case.broker.commit(&risk(), &commit).await.unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Refused);
+        }
+        assert_eq!((case.checkpoint().await, case.lease().await.beat), (all[1], 0));
+        assert_eq!(case.dead().await, []);
+    }
+
+    async fn attempts_are_kept_until_they_are_forgotten_or_passed(case) {
+        let all = case.append(5).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let record = Commit {
+            attempts: vec![(all[0], 1), (all[2], 3), (all[1], 2), (all[4], 9)],
+            ..step(&holder, EntryId::ZERO, EntryId::ZERO)
+        };
+        assert_eq!(case.commit(&record).await, Committed::Done);
+        let (holder, holding) = case.hold("b").await;
+        assert_eq!(holding.attempts, [(all[0], 1), (all[1], 2), (all[2], 3), (all[4], 9)]);
+
+        let pass = Commit {
+            attempts: vec![(all[2], 4)],
+            forget: vec![all[4], all[3]],
+            ..step(&holder, EntryId::ZERO, all[0])
+        };
+        assert_eq!(case.commit(&pass).await, Committed::Done);
+        let (_, holding) = case.hold("c").await;
+        assert_eq!(holding.attempts, [(all[1], 2), (all[2], 4)]);
+    }
+
+    async fn dead_letters_are_added_by_the_commit_that_passes_them(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { dead: vec![fields("x"), fields("y")], ..step(&holder, EntryId::ZERO, all[1]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        assert_eq!(payloads(&case.dead().await), ["x", "y"]);
+        assert_eq!(case.dead().await[0].fields, fields("x"));
+        assert_eq!(case.checkpoint().await, all[1]);
+        assert_eq!(case.broker.dead_letters(&partition().group("other"), EntryId::ZERO, 10).await.unwrap(), []);
+    }
+
+    async fn dead_letters_have_a_bound_by_number(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let dead_bounds = DeadBounds { count: 2, ..NO_BOUNDS };
+        let two = Commit { dead: vec![fields("x"); 2], dead_bounds, ..step(&holder, EntryId::ZERO, all[0]) };
+        let three = Commit { dead: vec![fields("x"); 3], ..two.clone() };
+        assert_eq!(case.commit(&three).await, Committed::DeadLettersFull { count: 0, oldest: None });
+        assert_eq!(case.commit(&two).await, Committed::Done);
+        let before = case.broker.state(&risk()).await.unwrap();
+        let oldest = Some(case.dead().await[0].id);
+        let one = Commit {
+            dead: vec![fields("y")],
+            attempts: vec![(all[2], 1)],
+            dead_bounds,
+            ..step(&holder, all[0], all[1])
+        };
+        assert_eq!(case.commit(&one).await, Committed::DeadLettersFull { count: 2, oldest });
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
+        assert_eq!(case.dead().await.len(), 2);
+        // The bound is for what is added: other commits go on, and so does this one after a discard.
+        assert_eq!(case.commit(&Commit { dead: Vec::new(), ..one.clone() }).await, Committed::Done);
+        assert_eq!(case.broker.discard(&risk(), &[oldest.unwrap()]).await.unwrap(), 1);
+        let last = Commit { prev: all[1], next: all[2], ..one };
+        assert_eq!(case.commit(&last).await, Committed::Done);
+    }
+
+    async fn dead_letters_have_a_bound_by_age(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let dead_bounds = DeadBounds { age: Duration::ZERO, ..NO_BOUNDS };
+        let first = Commit { dead: vec![fields("x")], dead_bounds, ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&first).await, Committed::Done);
+        let oldest = case.dead().await[0].id;
+        case.after(oldest.ms).await;
+        let second = Commit { dead: vec![fields("y")], dead_bounds, ..step(&holder, all[0], all[1]) };
+        let full = Committed::DeadLettersFull { count: 1, oldest: Some(oldest) };
+        assert_eq!(case.commit(&second).await, full);
+        assert_eq!((case.checkpoint().await, case.dead().await.len()), (all[0], 1));
+        let day = DeadBounds { age: Duration::from_secs(86_400), ..NO_BOUNDS };
+        assert_eq!(case.commit(&Commit { dead_bounds: day, ..second }).await, Committed::Done);
+    }
+
+    async fn dead_letters_are_listed_and_discarded_page_by_page(case) {
+        let all = case.append(1).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let letters = (0..5).map(|n| fields(&n.to_string())).collect();
+        let commit = Commit { dead: letters, ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        let page = async |after| case.broker.dead_letters(&risk(), after, 2).await.unwrap();
+        let first = page(EntryId::ZERO).await;
+        let second = page(first[1].id).await;
+        let third = page(second[1].id).await;
+        assert_eq!(payloads(&[first.clone(), second, third].concat()), ["0", "1", "2", "3", "4"]);
+
+        let discarded = [first[1].id, EntryId::new(1, 1), first[1].id];
+        assert_eq!(case.broker.discard(&risk(), &discarded).await.unwrap(), 1);
+        assert_eq!(case.broker.discard(&risk(), &discarded).await.unwrap(), 0);
+        assert_eq!(case.broker.discard(&risk(), &[]).await.unwrap(), 0);
+        assert_eq!(case.broker.discard(&partition().group("other"), &discarded).await.unwrap(), 0);
+        assert_eq!(payloads(&case.dead().await), ["0", "2", "3", "4"]);
+    }
+
+    async fn a_commit_that_shows_its_position_finds_that_the_stream_is_gone(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        case.delete();
+        let shown = Commit { mirror: true, ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&shown).await, Committed::Vanished);
+        assert_eq!(case.checkpoint().await, all[0]);
+        // A stream of the same name has no marker of ours.
+        case.append(1).await;
+        let shown = Commit { mirror: true, ..step(&holder, all[0], all[1]) };
+        assert_eq!(case.commit(&shown).await, Committed::Vanished);
+        assert_eq!(case.checkpoint().await, all[1]);
+    }
+
+    async fn groups_and_partitions_do_not_know_each_other(case) {
+        let stream = StreamKey::new(None, "orders", 2);
+        let groups = [stream.partition(0).group("a"), stream.partition(1).group("a"), stream.partition(0).group("b")];
+        for group in &groups {
+            assert_eq!(case.broker.create(group, Start::Earliest).await.unwrap(), Created::Made);
+        }
+        let claim = Claim { owner: "x".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+        assert!(matches!(case.broker.acquire(&groups[0], &claim).await.unwrap(), Acquired::Held(_)));
+        for group in &groups[1..] {
+            assert_eq!(case.broker.state(group).await.unwrap().unwrap().lease, LeaseView::default());
+        }
+    }
+}
+
+/// The first entries that a tail finds, however often it turns before.
+async fn until_found(tail: &mut dyn Tail, keys: &[(String, EntryId)]) -> Vec<Arc<Entry>> {
+    loop {
+        if let Some((_, entries)) = tail.next(keys, 10, LONG).await.unwrap().into_iter().next() {
+            return entries;
+        }
+    }
+}
