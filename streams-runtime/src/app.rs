@@ -458,7 +458,6 @@ impl Running {
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
-            self.tails.end();
             return Stopped::Clean;
         }
         let handlers = self.tasks.len();
@@ -470,7 +469,6 @@ impl Running {
         self.shutdown.cut();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         let cut = tokio::time::timeout(FAREWELL * 2, finished).await;
-        self.tails.end();
         match cut {
             Ok(()) => Stopped::Cut { handlers },
             Err(_) => {
@@ -489,6 +487,13 @@ impl Running {
 
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The groups' tasks end with their set; the readers are not in it.
+        self.tails.end();
     }
 }
 

@@ -137,6 +137,7 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
     pub(crate) embedded: bool,
+    redis: bool,
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) namespace: Option<String>,
     pub(crate) lease: Option<Duration>,
@@ -172,7 +173,7 @@ impl Environment {
                 "REDIS_URL" => read.redis_url = Some(value),
                 "STREAMS_BROKER" => match value.as_str() {
                     "embedded" => read.embedded = true,
-                    "redis" => {}
+                    "redis" => read.redis = true,
                     _ => read.problems.push(format!("STREAMS_BROKER is `{value}`; expected `redis` or `embedded`")),
                 },
                 "STREAMS_GROUPS" => {
@@ -201,6 +202,10 @@ impl Environment {
                 }
                 _ => {}
             }
+        }
+        if read.redis && read.redis_url.is_none() {
+            read.problems
+                .push("STREAMS_BROKER is `redis`, but REDIS_URL is not set; set it to `redis://host:port/`".to_owned());
         }
         if read.embedded && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());

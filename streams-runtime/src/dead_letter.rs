@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use streams_core::broker::{Broker, BrokerError, Fields};
 use streams_core::codec::{self, DecodeError};
-use streams_core::keys::{GroupKey, StreamKey};
+use streams_core::keys::{GroupKey, InvalidName, StreamKey, check_group, check_namespace};
 use streams_core::{Entry, EntryId, StreamEvent};
 
+use crate::registry;
 use crate::settle::Cause;
 
 /// What stands before the name of an original field.
@@ -151,6 +152,35 @@ impl<E> fmt::Debug for DeadLetters<E> {
 }
 
 impl<E: StreamEvent> DeadLetters<E> {
+    /// The dead letters of a group, for a tool of one's own that runs no app.
+    ///
+    /// # Errors
+    /// When a name cannot be part of a key.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use streams_runtime::{DeadLetters, broker::Redis, stream_event};
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// #[derive(Debug)]
+    /// struct Trade { price: f64 }
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Arc::new(Redis::open("redis://127.0.0.1/")?);
+    /// let letters = DeadLetters::<Trade>::on(broker, None, "risk")?;
+    /// for letter in letters.list(None, 100).await? {
+    ///     println!("{}: {} ({} attempts), {:?}", letter.id(), letter.reason(), letter.attempts(), letter.decode());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), check_namespace)?;
+        check_group(group)?;
+        let properties =
+            registry::stream_properties(E::INFO.stream, registry::linked_events().iter().chain([&E::INFO]));
+        Ok(Self::new(broker, &StreamKey::new(namespace, E::INFO.stream, properties.partitions), group))
+    }
+
     pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
         let groups = (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect();
         Self { broker, groups, event: PhantomData }

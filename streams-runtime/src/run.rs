@@ -124,6 +124,9 @@ impl Signals {
                     tracing::error!("handlers do not yield: the process ends without giving its leases back");
                     std::process::exit(EXIT_STUCK);
                 }
+                // What the program does after the app is its own; a signal ends it as it would have without us.
+                let (number, _) = arriving.next().await;
+                std::process::exit(EXIT_SIGNAL + number);
             });
         })?;
         Ok(Self { first, tell })
