@@ -3,15 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::codec::{self, DecodeError};
 use crate::{
-    Context, Entry, EntryId, EventId, EventInfo, Failure, FromContext, Headers, IntoOutcome, Needs, Outcome,
-    StreamEvent,
+    BoxError, Context, Entry, EntryId, EventId, EventInfo, Failure, Headers, IntoOutcome, Needs, Outcome, StreamEvent,
 };
 
 /// A `#[consumer]` function, as a type of the same name.
@@ -352,23 +350,10 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
     })
 }
 
-/// Not public API: one argument after the event, as the attribute's expansion makes it.
-///
-/// The bound stands on the struct, so that a type which cannot be an argument is reported once for all uses.
+/// Not public API: the failure of an argument, whose type is `argument` as the user wrote it.
 #[doc(hidden)]
-#[derive(Debug)]
-pub struct Argument<T: FromContext>(PhantomData<T>);
-
-impl<T: FromContext> Argument<T> {
-    /// What it needs at start-up.
-    pub fn needs(needs: &mut Needs) {
-        T::needs(needs);
-    }
-
-    /// Makes it for one attempt; `name` is the type as the user wrote it.
-    pub async fn make(ctx: &Context, name: &'static str) -> Result<T, Failure> {
-        T::from_context(ctx).await.map_err(|source| Failure::Rejected { argument: name, source: source.into() })
-    }
+pub fn rejected(argument: &'static str, source: impl Into<BoxError>) -> Failure {
+    Failure::Rejected { argument, source: source.into() }
 }
 
 /// Not public API: the event of a consumer.

@@ -37,5 +37,5 @@ pub mod __private {
     pub use serde;
     pub use std::borrow::Cow;
 
-    pub use crate::consumer::{Argument, event_of};
+    pub use crate::consumer::{event_of, rejected};
 }

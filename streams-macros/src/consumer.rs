@@ -252,21 +252,35 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
     let (name, visibility) = (&function.sig.ident, &function.vis);
     let name_text = name.unraw().to_string();
     // The function is called by its name, so no local of ours may have the same one.
-    let [payload, args, needs, ctx] =
-        ["payload", "args", "needs", "ctx"].map(|name| Ident::new(name, Span::mixed_site()));
-    let at = |ty: &Type| ty.span().resolved_at(Span::call_site());
+    let [payload, args, needs, ctx, value] =
+        ["payload", "args", "needs", "ctx", "value"].map(|name| Ident::new(name, Span::mixed_site()));
     let payload_type = quote_spanned!(at(event)=> type Payload = #event;);
     let out_type = quote_spanned!(at(out)=> type Out = #out;);
-    let declare = rest.iter().map(|ty| quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::needs(#needs);));
+    // The trait is named in the same way at each use, so that rustc reports a type without it once.
+    let declare = rest.iter().map(|ty| quote_spanned!(at(ty)=> <#ty as #root::FromContext>::needs(#needs);));
     let make = rest.iter().map(|ty| {
         let shown = ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
-        quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::make(#ctx, #shown).await?)
+        quote_spanned! {at(ty)=>
+            match <#ty as #root::FromContext>::from_context(#ctx).await {
+                ::core::result::Result::Ok(#value) => #value,
+                ::core::result::Result::Err(#value) => {
+                    return ::core::result::Result::Err(#root::__private::rejected(#shown, #value));
+                }
+            }
+        }
     });
     let lend = by_reference.then(|| quote!(&));
     let indices = (0..rest.len()).map(Index::from);
-    let call = quote_spanned!(name.span().resolved_at(Span::call_site())=>
-        async move { #name(#lend #payload #(, #args.#indices)*).await }
-    );
+    // With the place of the function's name, so that a future which is not `Send` is reported there.
+    let invoke = quote_spanned! {at(name)=>
+        #[allow(unused_variables)]
+        fn invoke(
+            #payload: Self::Payload,
+            #args: Self::Args,
+        ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
+            async move { #name(#lend #payload #(, #args.#indices)*).await }
+        }
+    };
     // A condition on the function is one on all of it. Attribute macros below this one see the function only.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
@@ -302,17 +316,16 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
                     ::core::result::Result::Ok((#(#make,)*))
                 }
 
-                #[allow(unused_variables)]
-                fn invoke(
-                    #payload: Self::Payload,
-                    #args: Self::Args,
-                ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
-                    #call
-                }
+                #invoke
             }
             #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
         };
     }
+}
+
+/// The place of the user's tokens, for tokens of ours.
+fn at(tokens: &impl Spanned) -> Span {
+    tokens.span().resolved_at(Span::call_site())
 }
 
 /// The attribute stands on something else, or on a function with a mistake in its signature that Rust itself reports.
