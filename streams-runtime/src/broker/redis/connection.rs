@@ -200,8 +200,18 @@ struct Live {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) command: &'static str,
+    /// Empty when it is about none.
     pub(super) key: &'a str,
     pub(super) effect: Effect,
+}
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key {
+            "" => f.write_str(self.command),
+            key => write!(f, "{} on `{key}`", self.command),
+        }
+    }
 }
 
 /// What a call does when it runs twice.
@@ -288,14 +298,13 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
 
 /// What a command's error means to the caller of a broker.
 pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
-    let Call { command, key, effect } = call;
     if is_broken(&error) {
-        let (kind, so) = match effect {
+        let (kind, so) = match call.effect {
             Effect::Read => (BrokerErrorKind::Unavailable, ""),
             Effect::Idempotent | Effect::Once => (BrokerErrorKind::Indefinite, "; it may have taken effect"),
         };
         let what = if error.is_timeout() { "no answer came in time" } else { "the connection broke" };
-        return BrokerError::new(kind, format!("{command} on `{key}`: {what}{so}")).caused_by(error);
+        return BrokerError::new(kind, format!("{call}: {what}{so}")).caused_by(error);
     }
     // A transaction that was refused says why at the command that was.
     let code = match error.clone().into_server_errors() {
@@ -307,7 +316,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         "MISCONF" => {
             (BrokerErrorKind::Full, "the server cannot save to its disk (MISCONF); free space or check its log")
         }
-        "NOAUTH" | "WRONGPASS" => (BrokerErrorKind::Refused, "not logged in; check the user and password in REDIS_URL"),
+        "NOAUTH" => (BrokerErrorKind::Refused, "not logged in (NOAUTH); check the user and password in REDIS_URL"),
         "NOPERM" => {
             (BrokerErrorKind::Refused, "the user may not do this (NOPERM); grant it the command and the key with ACL")
         }
@@ -331,13 +340,13 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         }
         _ => (BrokerErrorKind::Protocol, "the server gave an answer that makes no sense here"),
     };
-    BrokerError::new(kind, format!("{command} on `{key}`: {why}")).caused_by(error)
+    BrokerError::new(kind, format!("{call}: {why}")).caused_by(error)
 }
 
 /// A reply that could not be read. What was asked for may have been done.
 pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     move |what| {
-        let message = format!("{} on `{}`: the server gave an answer that makes no sense here", call.command, call.key);
+        let message = format!("{call}: the server gave an answer that makes no sense here");
         BrokerError::new(BrokerErrorKind::Protocol, message).caused_by(what)
     }
 }

@@ -110,7 +110,7 @@ impl Broker for Redis {
 
     fn connect(&self) -> Reply<'_, ()> {
         Box::pin(async move {
-            let call = Call { command: "SCRIPT LOAD", key: "streams", effect: Effect::Idempotent };
+            let call = Call { command: "SCRIPT LOAD", key: "", effect: Effect::Idempotent };
             let load = |mut connection| async move {
                 for script in scripts::all() {
                     script.load_async(&mut connection).await?;
@@ -330,7 +330,7 @@ impl Broker for Redis {
 impl Redis {
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
-        let call = Call { command: "INFO", key: "server", effect: Effect::Read };
+        let call = Call { command: "INFO", key: "", effect: Effect::Read };
         let mut info = cmd("INFO");
         info.arg("server");
         let info = self.command(call, &info).await.and_then(|reply| parse::text(reply).map_err(unexpected(call)));

@@ -56,7 +56,7 @@ impl RedisTail {
         }
         self.bell.client.store(0, Ordering::Release);
         let mut connection = self.target.connect(RESPONSE_TIMEOUT).await?;
-        let call = Call { command: "CLIENT ID", key: "tail", effect: Effect::Read };
+        let call = Call { command: "CLIENT ID", key: "", effect: Effect::Read };
         let id = cmd("CLIENT").arg("ID").query_async(&mut connection).await.map_err(|error| explain(call, error))?;
         self.bell.client.store(id, Ordering::Release);
         Ok(self.connection.insert(connection).clone())
@@ -139,7 +139,7 @@ impl Interrupt for Bell {
             if client == 0 {
                 return Ok(());
             }
-            let call = Call { command: "CLIENT UNBLOCK", key: "tail", effect: Effect::Read };
+            let call = Call { command: "CLIENT UNBLOCK", key: "", effect: Effect::Read };
             let unblock = |mut connection| async move {
                 cmd("CLIENT").arg("UNBLOCK").arg(client).query_async::<Value>(&mut connection).await
             };
