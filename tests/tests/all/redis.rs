@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -257,11 +258,7 @@ async fn what_a_user_may_not_do_is_named() {
 #[tokio::test]
 async fn many_first_calls_share_one_connection() {
     let server = RedisServer::start();
-    let connections = || {
-        let info: String = server.run("INFO stats");
-        let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
-        line.parse::<u32>().unwrap()
-    };
+    let connections = || received(&server.run::<String>("INFO stats"));
     let before = connections();
     let broker = Arc::new(Redis::open(&server.url()).unwrap());
     let calls: Vec<_> = (0..50)
@@ -314,6 +311,60 @@ async fn an_append_whose_connection_was_killed_is_not_sent_again() {
     says(&error, BrokerErrorKind::Indefinite, &["XADD", "`trades`", "may have taken effect"]);
     assert_eq!(case.append(1).await.len(), 1);
     assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_costs_the_connection() {
+    let server = RedisServer::start();
+    let case = Case::at(server.url());
+    case.append(1).await;
+    let clients =
+        || server.run::<String>("CLIENT LIST TYPE normal").lines().filter(|line| !line.contains("cmd=client")).count();
+    assert_eq!(clients(), 1);
+    server.run::<()>("CLIENT PAUSE 600000 WRITE");
+    // Nothing else runs, so the clock jumps to where the wait ends.
+    tokio::time::pause();
+    let (started, wall) = (Instant::now(), std::time::Instant::now());
+    let error = case.broker.append(&partition(), vec![fields("x")], None).await.unwrap_err();
+    assert!(started.elapsed() >= Duration::from_secs(10) && wall.elapsed() < Duration::from_secs(9));
+    tokio::time::resume();
+    says(&error, BrokerErrorKind::Indefinite, &["XADD", "`trades`", "no answer", "may have taken effect"]);
+    // The peer may be gone without a word, so the next call has a connection of its own.
+    server.run::<()>("CLIENT UNPAUSE");
+    let before = received(&server.run::<String>("INFO stats"));
+    case.append(1).await;
+    // One of the broker, one of the second question.
+    assert_eq!(received(&server.run::<String>("INFO stats")) - before, 2, "the connection was not replaced");
+}
+
+/// How many connections the server ever had.
+fn received(info: &str) -> u32 {
+    info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_the_same_connection_share_its_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&attempts);
+    thread::spawn(move || {
+        for _ in listener.incoming() {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let broker = Arc::new(Redis::open(&format!("redis://127.0.0.1:{port}")).unwrap());
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let broker = Arc::clone(&broker);
+            tokio::spawn(async move { broker.now().await })
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        says(&error, BrokerErrorKind::Unavailable, &["cannot connect", &port.to_string()]);
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

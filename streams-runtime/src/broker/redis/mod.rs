@@ -268,7 +268,7 @@ impl Broker for Redis {
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         Box::pin(async move {
             check_claim(claim)?;
-            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Once };
+            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Idempotent };
             let Claim { owner, lease_for, seen } = claim;
             let mut invocation = on(&scripts::ACQUIRE, group);
             invocation.arg(owner).arg(millis(*lease_for)).arg(&seen.owner).arg(seen.epoch).arg(seen.beat);

@@ -12,9 +12,13 @@ use tokio::sync::Notify;
 
 use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
 use super::parse;
+use crate::broker::millis;
 
 /// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// The longest that one wait lasts.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) struct RedisTail {
     target: Arc<Target>,
@@ -80,10 +84,10 @@ impl RedisTail {
 
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(count.max(1));
-        // BLOCK 0 would wait for ever.
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        if millis > 0 {
-            command.arg("BLOCK").arg(millis);
+        // BLOCK 0 would wait for ever, and the largest numbers are refused.
+        let wait = wait.min(LONGEST);
+        if millis(wait) > 0 {
+            command.arg("BLOCK").arg(millis(wait));
         }
         command.arg("STREAMS");
         for (key, _) in keys {
