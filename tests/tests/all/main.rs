@@ -2,4 +2,5 @@
 
 mod contract;
 mod readme;
+mod redis;
 mod ui;
