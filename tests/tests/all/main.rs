@@ -4,3 +4,4 @@ mod contract;
 mod readme;
 mod redis;
 mod ui;
+mod wire;

@@ -1,6 +1,6 @@
 //! The README's code, word for word: a test holds every block there to this file, where it compiles and runs.
 
-#![allow(dead_code, reason = "a program's `main` is not called here")]
+#![allow(dead_code, unreachable_pub, reason = "it reads as a program and a crate of its own")]
 
 use streams_runtime::Publisher;
 
