@@ -29,6 +29,10 @@ use crate::tail::Tails;
 /// How long [`Running::caught_up`] waits for news before it asks the broker itself.
 const ASK: Duration = Duration::from_millis(200);
 
+/// Said once, where nobody chose a broker.
+pub(crate) const EMBEDDED_BY_DEFAULT: &str = "no REDIS_URL is set: using the embedded broker, which forgets everything \
+    when the program ends; a release build would refuse to start";
+
 /// A program's consumers and what they need; nothing happens until it is started.
 ///
 /// ```no_run
@@ -184,8 +188,16 @@ impl App {
         self.environment.namespace.as_deref().or(self.namespace.as_deref())
     }
 
+    /// Whether nobody chose a broker, in a build where that means the embedded one.
+    pub(crate) fn is_embedded_by_default(&self) -> bool {
+        cfg!(debug_assertions)
+            && self.broker.is_none()
+            && self.environment.redis_url.is_none()
+            && !self.environment.embedded
+    }
+
     /// The broker that was given, or the one that the environment names; without either the embedded one, but only
-    /// in a debug build.
+    /// in a debug build: a forgotten variable must not become a service that forgets.
     fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
         if let Some(broker) = &self.broker {
             return Ok(Arc::clone(broker));
@@ -193,18 +205,14 @@ impl App {
         if let Some(url) = &self.environment.redis_url {
             return Ok(Arc::new(Redis::open(url)?));
         }
-        if self.environment.embedded {
-            return Ok(Arc::new(Embedded::new()));
+        if self.is_embedded_by_default() {
+            tracing::warn!("{EMBEDDED_BY_DEFAULT}");
+        } else if !self.environment.embedded {
+            return Err(Error::Refused(vec![
+                "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
+            ]));
         }
-        if cfg!(debug_assertions) {
-            tracing::warn!(
-                "no REDIS_URL is set: using the embedded broker, which forgets everything when the program ends; a release build would refuse to start"
-            );
-            return Ok(Arc::new(Embedded::new()));
-        }
-        Err(Error::Refused(vec![
-            "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
-        ]))
+        Ok(Arc::new(Embedded::new()))
     }
 
     /// Checks, connects, and begins to drive every group.
@@ -244,7 +252,10 @@ impl App {
             shutdown: shutdown.clone(),
             lease_for: config.lease,
         };
-        banner(&plan, &*broker);
+        let banner = banner(&plan, &*broker);
+        for line in &banner {
+            tracing::info!("{line}");
+        }
         let changed = Arc::new(Notify::new());
         let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
         for group in plan.groups {
@@ -286,6 +297,7 @@ impl App {
             progress,
             changed,
             consumers,
+            banner,
             tasks,
             tails: engine.tails,
             shutdown,
@@ -309,28 +321,27 @@ impl App {
     }
 }
 
-fn banner(plan: &Plan, broker: &dyn Broker) {
-    tracing::info!(broker = broker.describe(), groups = plan.groups.len(), "streams starts");
-    for line in banner_lines(plan) {
-        tracing::info!("{line}");
-    }
-}
-
-/// A line for each consumer: stream, group, function, file and line.
-fn banner_lines(plan: &Plan) -> Vec<String> {
+/// Where the app runs, then a line for each consumer: stream, group, function, file and line.
+fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
     let consumers =
         plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    consumers
-        .map(|(group, info)| {
-            let partitions = match group.key.partitions() {
-                1 => String::new(),
-                many => format!(" ({many} partitions)"),
-            };
-            format!(
-                "{}{partitions} -> {}: {} takes {} [{}:{}]",
-                group.stream, group.group, info.name, info.event.name, info.file, info.line
-            )
-        })
+    let consumers = consumers.map(|(group, info)| {
+        let partitions = match group.key.partitions() {
+            1 => String::new(),
+            many => format!(" ({many} partitions)"),
+        };
+        format!(
+            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            group.key.base(),
+            group.group,
+            info.name,
+            info.event.name,
+            info.file,
+            info.line
+        )
+    });
+    std::iter::once(format!("streams on {}, {} groups:", broker.describe(), plan.groups.len()))
+        .chain(consumers)
         .collect()
 }
 
@@ -343,6 +354,7 @@ pub struct Running {
     progress: Vec<Arc<Progress>>,
     changed: Arc<Notify>,
     consumers: Vec<&'static ConsumerInfo>,
+    banner: Vec<String>,
     tasks: JoinSet<()>,
     tails: Tails,
     shutdown: Shutdown,
@@ -479,6 +491,10 @@ impl Running {
                 Stopped::Stuck { handlers }
             }
         }
+    }
+
+    pub(crate) fn banner(&self) -> &[String] {
+        &self.banner
     }
 
     pub(crate) fn shutdown(&self) -> &Shutdown {
