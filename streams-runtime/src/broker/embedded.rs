@@ -432,8 +432,7 @@ impl Tail for EmbeddedTail {
             tokio::pin!(over);
             loop {
                 // Asked for before the look, so that what is added between the two rings, too.
-                let mut added = std::pin::pin!(self.shared.added.notified());
-                added.as_mut().enable();
+                let added = self.shared.added.notified();
                 let found = self.look(keys, count);
                 if !found.is_empty() {
                     return Ok(found);

@@ -79,9 +79,6 @@ impl RedisTail {
             }
             return Ok(Vec::new());
         }
-        let names = keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
-        let call = Call { command: "XREAD", key: &names, effect: Effect::Read };
-
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(count.max(1));
         // BLOCK 0 would wait for ever, and the largest numbers are refused.
@@ -102,16 +99,22 @@ impl RedisTail {
         self.in_flight = true;
         let reply: Result<Value, _> = command.query_async(&mut connection).await;
         self.in_flight = false;
+        // The server does not say which key it minds.
+        let names = || keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
         match reply {
-            Ok(reply) => parse::read(reply, keys).map_err(unexpected(call)),
+            Ok(reply) => parse::read(reply, keys).map_err(|what| unexpected(xread(&names()))(what)),
             Err(error) => {
                 if is_broken(&error) {
                     self.connection = None;
                 }
-                Err(explain(call, error))
+                Err(explain(xread(&names()), error))
             }
         }
     }
+}
+
+fn xread(keys: &str) -> Call<'_> {
+    Call { command: "XREAD", key: keys, effect: Effect::Read }
 }
 
 impl Tail for RedisTail {
