@@ -33,6 +33,10 @@ pub trait Consumer: Sized + 'static {
     /// The types of the other arguments as the user wrote them, for messages.
     const ARGUMENTS: &'static [&'static str];
 
+    /// Not public API: what `consumers![..]` lists.
+    #[doc(hidden)]
+    const REGISTRATION: Registration = Registration::of::<Self>();
+
     /// Calls the function.
     fn invoke(payload: Self::Payload, args: Self::Args) -> impl Future<Output = Self::Out> + Send;
 }
@@ -384,10 +388,13 @@ pub const fn event_of<C: Consumer>() -> &'static EventInfo {
 }
 
 /// An explicit list of consumers for `App::with`: `consumers![check_limits, audit::count]`.
+///
+/// "expected type, found function" says that the function lacks its `#[consumer(..)]`.
 #[macro_export]
 macro_rules! consumers {
     ($($consumer:ty),* $(,)?) => {
-        [$($crate::Registration::of::<$consumer>()),*]
+        // `<T as ..>` is a place for nothing but a type: a function without the attribute is reported as what it is.
+        [$(<$consumer as $crate::Consumer>::REGISTRATION),*]
     };
 }
 
