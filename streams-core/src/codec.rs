@@ -539,6 +539,10 @@ pub(crate) mod tests {
         for marker in [0x91, 0x81] {
             refused(&[marker; 60_000], "more than 64 arrays and maps inside each other at byte 64");
         }
+        for marker in [0x91, 0x81, 0x9f, 0x8f] {
+            let error = decode_payload::<Tree>(&[marker; 1_000_000]).unwrap_err();
+            assert!(error.to_string().contains("inside each other at byte 64"), "{error}");
+        }
         let bomb: Vec<u8> = b"\x81\xa8children\x91".repeat(5_000);
         assert!(decode_payload::<Tree>(&bomb).unwrap_err().to_string().contains("inside each other"));
     }
