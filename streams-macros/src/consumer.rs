@@ -150,6 +150,9 @@ fn checkpoint(value: &Value) -> Option<TokenStream> {
     Some(quote!(with_checkpoint_interval(#interval)))
 }
 
+/// As many as `streams_core::Arguments` is implemented for.
+const MAX_ARGUMENTS: usize = 8;
+
 /// What the function's signature says.
 struct Handler {
     event: Type,
@@ -228,7 +231,15 @@ impl Handler {
                 }
                 Type::ImplTrait(bounds) => errors.push(bounds, "an argument of a consumer needs a concrete type"),
                 ty if index == 0 => event = Some((ty.clone(), false)),
-                ty => rest.push(ty.clone()),
+                ty => {
+                    if index == MAX_ARGUMENTS + 1 {
+                        errors.push(
+                            argument,
+                            "a consumer takes at most eight arguments after the event; put some into a struct that implements `FromContext`",
+                        );
+                    }
+                    rest.push(ty.clone());
+                }
             }
         }
         let out = match &signature.output {
@@ -249,26 +260,21 @@ impl Handler {
 fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
     let Options { root, setters, .. } = options;
     let Handler { event, by_reference, rest, out } = handler;
+    // A lone argument is reported at its type, one of several at all of them.
+    let rest_span = match rest.as_slice() {
+        [only] => at(only),
+        _ => function.sig.paren_token.span.join().resolved_at(Span::call_site()),
+    };
     let (name, visibility) = (&function.sig.ident, &function.vis);
     let name_text = name.unraw().to_string();
     // The function is called by its name, so no local of ours may have the same one.
-    let [payload, args, needs, ctx, value] =
-        ["payload", "args", "needs", "ctx", "value"].map(|name| Ident::new(name, Span::mixed_site()));
+    let [payload, args] = ["payload", "args"].map(|name| Ident::new(name, Span::mixed_site()));
     let payload_type = quote_spanned!(at(event)=> type Payload = #event;);
     let out_type = quote_spanned!(at(out)=> type Out = #out;);
-    // The trait is named in the same way at each use, so that rustc reports a type without it once.
-    let declare = rest.iter().map(|ty| quote_spanned!(at(ty)=> <#ty as #root::FromContext>::needs(#needs);));
-    let make = rest.iter().map(|ty| {
-        let shown = ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
-        quote_spanned! {at(ty)=>
-            match <#ty as #root::FromContext>::from_context(#ctx).await {
-                ::core::result::Result::Ok(#value) => #value,
-                ::core::result::Result::Err(#value) => {
-                    return ::core::result::Result::Err(#root::__private::rejected(#shown, #value));
-                }
-            }
-        }
-    });
+    let args_type = quote_spanned!(rest_span=> type Args = (#(#rest,)*););
+    let shown = rest
+        .iter()
+        .map(|ty| ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">"));
     let lend = by_reference.then(|| quote!(&));
     let indices = (0..rest.len()).map(Index::from);
     // With the place of the function's name, so that a future which is not `Send` is reported there.
@@ -293,7 +299,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             #[automatically_derived]
             impl #root::Consumer for #name {
                 #payload_type
-                type Args = (#(#rest,)*);
+                #args_type
                 #out_type
 
                 const INFO: &'static #root::ConsumerInfo = &#root::ConsumerInfo {
@@ -306,15 +312,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
                     options: #root::ConsumerOptions::DEFAULT #(.#setters)*,
                 };
 
-                #[allow(unused_variables)]
-                fn needs(#needs: &mut #root::Needs) {
-                    #(#declare)*
-                }
-
-                #[allow(unused_variables)]
-                async fn args(#ctx: &#root::Context) -> ::core::result::Result<Self::Args, #root::Failure> {
-                    ::core::result::Result::Ok((#(#make,)*))
-                }
+                const ARGUMENTS: &'static [&'static str] = &[#(#shown),*];
 
                 #invoke
             }
