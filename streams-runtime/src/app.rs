@@ -66,7 +66,7 @@ pub struct App {
     only: Option<Vec<String>>,
     namespace: Option<String>,
     environment: Environment,
-    random: Option<Random>,
+    seams: Option<(Clock, Random)>,
 }
 
 impl fmt::Debug for App {
@@ -97,7 +97,7 @@ impl App {
             only: None,
             namespace: None,
             environment: Environment::default(),
-            random: None,
+            seams: None,
         }
     }
 
@@ -142,8 +142,8 @@ impl App {
     }
 
     #[cfg(feature = "testing")]
-    pub(crate) fn random(mut self, random: Random) -> Self {
-        self.random = Some(random);
+    pub(crate) fn seams(mut self, clock: Clock, random: Random) -> Self {
+        self.seams = Some((clock, random));
         self
     }
 
@@ -235,8 +235,8 @@ impl App {
         for group in &plan.groups {
             broker.declare(&group.key).await?;
         }
-        let clock = Clock::new();
-        let random = Arc::new(self.random.take().unwrap_or_else(Random::from_system));
+        let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
+        let random = Arc::new(random);
         let namespace = self.effective_namespace().map(str::to_owned);
         let publisher =
             Publisher::new(Arc::clone(&broker), namespace.clone(), self.events.clone(), clock, Arc::clone(&random));
