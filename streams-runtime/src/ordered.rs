@@ -468,7 +468,7 @@ impl Group {
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
         lease.handler_begins(began, timeout.saturating_add(self.engine.lease_for));
-        let mut call = Caught { call: handler.registration.call(ctx) };
+        let mut call = Caught { call: Some(handler.registration.call(ctx)) };
         // Most handlers never wait: what follows is set up only for those that do.
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
         let result = match first {
@@ -495,18 +495,38 @@ impl Group {
 
 /// A handler's future whose panic is a failed attempt.
 struct Caught {
-    call: Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>,
+    /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
+    call: Option<Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>>,
 }
 
 impl Future for Caught {
     type Output = Result<Outcome, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        // A handler that panicked is never polled again, so nobody sees what it left half done.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.call.as_mut().poll(cx))) {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
             Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Err(Failure::Panic(said(&*panic)))),
+            Err(panic) => {
+                self.discard();
+                Poll::Ready(Err(Failure::Panic(said(&*panic))))
+            }
         }
+    }
+}
+
+impl Caught {
+    /// Drops what the handler holds: a `Drop` of the user's that panics must not take the group with it.
+    fn discard(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+            tracing::error!(panic = said(&*panic), "a handler panicked while it was dropped");
+        }
+    }
+}
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 
