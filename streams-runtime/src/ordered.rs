@@ -629,6 +629,8 @@ struct Committer<'a> {
     lease: &'a Lease,
     ledger: Ledger,
     flying: Option<Flying>,
+    /// Why the server refuses commits: no other is sent.
+    refused: Option<String>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
     now: Instant,
 }
@@ -644,7 +646,7 @@ impl<'a> Committer<'a> {
     fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        Self { group, lease, ledger, flying: None, now: Instant::now() }
+        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
     }
 
     /// An event is settled; a commit starts when one is due.
@@ -675,6 +677,9 @@ impl<'a> Committer<'a> {
     /// Commits everything that is settled.
     async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
+            if let Some(reason) = &self.refused {
+                return Err(self.group.halted(reason.clone()));
+            }
             if self.flying.is_none() {
                 self.start();
             }
@@ -785,7 +790,11 @@ impl<'a> Committer<'a> {
                 flying.failures = flying.failures.saturating_add(1);
                 RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(flying.failures.min(10)))
             }
-            Err(error) => return Err(group.halted(error.to_string())),
+            Err(error) => {
+                // Its answer was taken, so it must not be waited for again.
+                self.flying = None;
+                return Err(group.halted(self.refused.insert(error.to_string()).clone()));
+            }
         };
         flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));
         Ok(())

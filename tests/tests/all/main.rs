@@ -1,4 +1,5 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod contract;
+mod ordered;
 mod ui;
