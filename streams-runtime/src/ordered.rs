@@ -407,7 +407,12 @@ impl Group {
                 let letter = dead_letter::fields(&self.key, consumer, entry, cause, &reason, attempts);
                 committer.settle(entry, Some(letter));
                 // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
-                committer.finish().await?;
+                // That may be never, when there is no room for it, and a stop must not wait for an operator.
+                tokio::select! {
+                    biased;
+                    done = committer.finish() => done?,
+                    () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                }
                 count(&counts.dead_lettered);
                 return Ok(true);
             }
@@ -657,7 +662,7 @@ impl<'a> Committer<'a> {
         }
     }
 
-    /// Waits until another event may start beyond the acknowledged checkpoint.
+    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
     async fn make_room(&mut self) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
@@ -667,7 +672,7 @@ impl<'a> Committer<'a> {
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.cutting() => return Err(Ended::Stopped),
+                () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
         }
