@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
+use crate::clock::after;
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::random::Random;
@@ -479,7 +480,7 @@ impl Group {
         let result = match first {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let deadline = tokio::time::sleep_until(began + timeout);
+                let deadline = tokio::time::sleep_until(after(began, timeout));
                 tokio::pin!(deadline);
                 loop {
                     tokio::select! {
