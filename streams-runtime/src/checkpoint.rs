@@ -7,6 +7,8 @@ use streams_core::broker::{Commit, DeadBounds, Fields, Holder};
 use streams_core::{Checkpoint, EntryId};
 use tokio::time::Instant;
 
+use crate::clock::after;
+
 /// How often the position is shown in the server's own group, for operators' tools.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
 
@@ -119,7 +121,7 @@ impl Ledger {
             return Some(Due::Now);
         }
         match (self.waiting_since, self.mirrored) {
-            (Some(since), _) => Some(Due::At(since + self.policy.interval)),
+            (Some(since), _) => Some(Due::At(after(since, self.policy.interval))),
             // A group that went idle must not look behind for ever to an operator's tools.
             (None, Some(mirrored)) if self.behind_mirror => Some(Due::At(mirrored + MIRROR_EVERY)),
             (None, _) => None,

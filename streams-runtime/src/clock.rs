@@ -35,13 +35,19 @@ impl Clock {
 
     /// The moment at which [`Self::millis`] says this.
     pub(crate) fn instant_at(&self, millis: u64) -> Instant {
-        self.start + Duration::from_millis(millis.saturating_sub(1))
+        after(self.start, Duration::from_millis(millis.saturating_sub(1)))
     }
 
     /// Milliseconds since 1970.
     pub(crate) fn wall_ms(&self) -> u64 {
         self.wall_ms + self.millis()
     }
+}
+
+/// This long after a moment: `Duration::MAX` is how people write "never", and no clock can say when that is.
+pub(crate) fn after(moment: Instant, wait: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    moment.checked_add(wait).unwrap_or_else(|| moment + NEVER)
 }
 
 /// A duration in milliseconds; what does not fit is for ever.

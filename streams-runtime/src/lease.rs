@@ -13,7 +13,7 @@ use streams_core::keys::GroupKey;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, millis};
+use crate::clock::{Clock, after, millis};
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -48,7 +48,7 @@ impl Watch {
                 now
             }
         };
-        match (since + state.lease_for).checked_duration_since(now) {
+        match after(since, state.lease_for).checked_duration_since(now) {
             Some(left) if !left.is_zero() => Verdict::Wait(left),
             _ => Verdict::Claim,
         }
@@ -175,7 +175,7 @@ impl Leases {
 
 /// When an owner has to stop that last renewed with a call sent at `sent`.
 fn deadline(clock: &Clock, sent: Instant, lease_for: Duration) -> u64 {
-    clock.millis_at(sent) + millis(lease_for - lease_for / MARGIN)
+    clock.millis_at(sent).saturating_add(millis(lease_for - lease_for / MARGIN))
 }
 
 impl Held {

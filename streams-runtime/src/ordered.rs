@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
+use crate::clock::after;
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::random::Random;
@@ -407,7 +408,12 @@ impl Group {
                 let letter = dead_letter::fields(&self.key, consumer, entry, cause, &reason, attempts);
                 committer.settle(entry, Some(letter));
                 // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
-                committer.finish().await?;
+                // That may be never, when there is no room for it, and a stop must not wait for an operator.
+                tokio::select! {
+                    biased;
+                    done = committer.finish() => done?,
+                    () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                }
                 count(&counts.dead_lettered);
                 return Ok(true);
             }
@@ -468,13 +474,13 @@ impl Group {
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
         lease.handler_begins(began, timeout.saturating_add(self.engine.lease_for));
-        let mut call = Caught { call: handler.registration.call(ctx) };
+        let mut call = Caught { call: Some(handler.registration.call(ctx)) };
         // Most handlers never wait: what follows is set up only for those that do.
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
         let result = match first {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let deadline = tokio::time::sleep_until(began + timeout);
+                let deadline = tokio::time::sleep_until(after(began, timeout));
                 tokio::pin!(deadline);
                 loop {
                     tokio::select! {
@@ -495,18 +501,38 @@ impl Group {
 
 /// A handler's future whose panic is a failed attempt.
 struct Caught {
-    call: Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>,
+    /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
+    call: Option<Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>>,
 }
 
 impl Future for Caught {
     type Output = Result<Outcome, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        // A handler that panicked is never polled again, so nobody sees what it left half done.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.call.as_mut().poll(cx))) {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
             Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Err(Failure::Panic(said(&*panic)))),
+            Err(panic) => {
+                self.discard();
+                Poll::Ready(Err(Failure::Panic(said(&*panic))))
+            }
         }
+    }
+}
+
+impl Caught {
+    /// Drops what the handler holds: a `Drop` of the user's that panics must not take the group with it.
+    fn discard(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+            tracing::error!(panic = said(&*panic), "a handler panicked while it was dropped");
+        }
+    }
+}
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 
@@ -609,6 +635,8 @@ struct Committer<'a> {
     lease: &'a Lease,
     ledger: Ledger,
     flying: Option<Flying>,
+    /// Why the server refuses commits: no other is sent.
+    refused: Option<String>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
     now: Instant,
 }
@@ -624,7 +652,7 @@ impl<'a> Committer<'a> {
     fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        Self { group, lease, ledger, flying: None, now: Instant::now() }
+        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
     }
 
     /// An event is settled; a commit starts when one is due.
@@ -635,7 +663,7 @@ impl<'a> Committer<'a> {
         }
     }
 
-    /// Waits until another event may start beyond the acknowledged checkpoint.
+    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
     async fn make_room(&mut self) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
@@ -645,7 +673,7 @@ impl<'a> Committer<'a> {
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.cutting() => return Err(Ended::Stopped),
+                () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
         }
@@ -655,6 +683,9 @@ impl<'a> Committer<'a> {
     /// Commits everything that is settled.
     async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
+            if let Some(reason) = &self.refused {
+                return Err(self.group.halted(reason.clone()));
+            }
             if self.flying.is_none() {
                 self.start();
             }
@@ -765,7 +796,11 @@ impl<'a> Committer<'a> {
                 flying.failures = flying.failures.saturating_add(1);
                 RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(flying.failures.min(10)))
             }
-            Err(error) => return Err(group.halted(error.to_string())),
+            Err(error) => {
+                // Its answer was taken, so it must not be waited for again.
+                self.flying = None;
+                return Err(group.halted(self.refused.insert(error.to_string()).clone()));
+            }
         };
         flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));
         Ok(())

@@ -1,5 +1,10 @@
-//! Harness of the integration tests: [`RedisServer`] starts real servers.
+//! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
+//! [`Lab`] handlers that do as they are told.
 
+mod faults;
+mod lab;
 mod server;
 
+pub use faults::{Fault, Faulty, Gate, Op};
+pub use lab::{Act, Lab};
 pub use server::{Options, RedisServer};

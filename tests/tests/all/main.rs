@@ -1,6 +1,7 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod contract;
+mod ordered;
 mod readme;
 mod redis;
 mod ui;

@@ -1,0 +1,279 @@
+//! A broker whose calls go wrong when a test says so: [`Faulty`] stands between an app and a real broker.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::{
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Extent, Fields, GroupState,
+    Holder, Interrupt, Renewal, Renewer, Reply, Tail,
+};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::{Entry, EntryId, Start};
+use tokio::sync::watch;
+
+/// The calls of a broker that can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// [`Broker::append`].
+    Append,
+    /// [`Broker::read`].
+    Read,
+    /// [`Tail::next`].
+    Tail,
+    /// [`Broker::state`].
+    State,
+    /// [`Broker::acquire`].
+    Acquire,
+    /// [`Broker::commit`].
+    Commit,
+    /// [`Broker::release`].
+    Release,
+    /// [`Renewer::renew`].
+    Renew,
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It is not made, and answers this.
+    Fail(BrokerErrorKind),
+    /// It is made, but the answer is lost.
+    LoseReply,
+    /// It is made when the gate opens.
+    Hold(Gate),
+    /// It is made after this long.
+    Delay(Duration),
+}
+
+/// Holds up whoever comes to it until it is opened, for good.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    open: watch::Sender<bool>,
+    arrived: watch::Sender<usize>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { open: watch::Sender::new(false), arrived: watch::Sender::new(0) }
+    }
+}
+
+impl Gate {
+    /// Lets everybody through, those who come later, too.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until the gate is open.
+    pub async fn pass(&self) {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        // The sender lives in `self`, so the wait ends only with the gate.
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// Waits until so many have come to the gate.
+    pub async fn arrived(&self, count: usize) {
+        let _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
+    }
+}
+
+/// A broker over another one; clones share their faults.
+#[derive(Debug, Clone)]
+pub struct Faulty {
+    inner: Arc<dyn Broker>,
+    plan: Arc<Mutex<Plan>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// The next calls of each kind, one fault each; then the standing one.
+    next: HashMap<Op, VecDeque<Fault>>,
+    always: HashMap<Op, Fault>,
+    calls: HashMap<Op, usize>,
+}
+
+impl Faulty {
+    /// Nothing goes wrong yet.
+    pub fn over(inner: Arc<dyn Broker>) -> Self {
+        Self { inner, plan: Arc::default() }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next call goes wrong; said twice, the one after it, too.
+    pub fn once(&self, op: Op, fault: Fault) {
+        self.plan().next.entry(op).or_default().push_back(fault);
+    }
+
+    /// Every call goes wrong from now on.
+    pub fn always(&self, op: Op, fault: Fault) {
+        self.plan().always.insert(op, fault);
+    }
+
+    /// The server is gone: nothing can be asked any more.
+    pub fn cut_off(&self) {
+        for op in [Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew] {
+            self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&self) {
+        let mut plan = self.plan();
+        plan.next.clear();
+        plan.always.clear();
+    }
+
+    /// How often the call was made, whatever came of it.
+    pub fn calls(&self, op: Op) -> usize {
+        self.plan().calls.get(&op).copied().unwrap_or(0)
+    }
+
+    async fn around<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, BrokerError>> + Send,
+    ) -> Result<T, BrokerError> {
+        let fault = {
+            let mut plan = self.plan();
+            *plan.calls.entry(op).or_default() += 1;
+            plan.next.get_mut(&op).and_then(VecDeque::pop_front).or_else(|| plan.always.get(&op).cloned())
+        };
+        match fault {
+            None => call.await,
+            Some(Fault::Fail(kind)) => Err(BrokerError::new(kind, format!("{op:?} fails, because the test says so"))),
+            Some(Fault::LoseReply) => {
+                call.await?;
+                Err(BrokerError::new(BrokerErrorKind::Indefinite, format!("the reply of {op:?} is lost")))
+            }
+            Some(Fault::Hold(gate)) => {
+                gate.pass().await;
+                call.await
+            }
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                call.await
+            }
+        }
+    }
+}
+
+impl Broker for Faulty {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn connect(&self) -> Reply<'_, ()> {
+        self.inner.connect()
+    }
+
+    fn now(&self) -> Reply<'_, u64> {
+        self.inner.now()
+    }
+
+    fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
+        self.inner.declare(stream)
+    }
+
+    fn append<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+    ) -> Reply<'a, Vec<EntryId>> {
+        Box::pin(self.around(Op::Append, self.inner.append(partition, entries, floor)))
+    }
+
+    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
+        self.inner.extent(partition)
+    }
+
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(self.around(Op::Read, self.inner.read(partition, after, count)))
+    }
+
+    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.inner.read_last(partition, count)
+    }
+
+    fn tail(&self) -> Reply<'_, Box<dyn Tail>> {
+        Box::pin(async move {
+            let inner = self.inner.tail().await?;
+            Ok(Box::new(FaultyTail { broker: self.clone(), inner }) as Box<dyn Tail>)
+        })
+    }
+
+    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
+        Box::pin(self.around(Op::State, self.inner.state(group)))
+    }
+
+    fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
+        self.inner.create(group, start)
+    }
+
+    fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
+        Box::pin(self.around(Op::Acquire, self.inner.acquire(group, claim)))
+    }
+
+    fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed> {
+        Box::pin(self.around(Op::Commit, self.inner.commit(group, commit)))
+    }
+
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Release, self.inner.release(group, holder)))
+    }
+
+    fn renewal(&self) -> Renewal {
+        self.inner.renewal()
+    }
+
+    fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
+        Box::pin(async move {
+            let inner = self.inner.renewer().await?;
+            Ok(Box::new(FaultyRenewer { broker: self.clone(), inner }) as Box<dyn Renewer>)
+        })
+    }
+
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.inner.dead_letters(group, after, count)
+    }
+
+    fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
+        self.inner.discard(group, ids)
+    }
+}
+
+struct FaultyTail {
+    broker: Faulty,
+    inner: Box<dyn Tail>,
+}
+
+impl Tail for FaultyTail {
+    fn next<'a>(
+        &'a mut self,
+        keys: &'a [(String, EntryId)],
+        count: usize,
+        wait: Duration,
+    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+        Box::pin(self.broker.around(Op::Tail, self.inner.next(keys, count, wait)))
+    }
+
+    fn interrupt(&self) -> Arc<dyn Interrupt> {
+        self.inner.interrupt()
+    }
+}
+
+struct FaultyRenewer {
+    broker: Faulty,
+    inner: Box<dyn Renewer>,
+}
+
+impl Renewer for FaultyRenewer {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+        Box::pin(self.broker.around(Op::Renew, self.inner.renew(leases)))
+    }
+}
