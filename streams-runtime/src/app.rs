@@ -12,6 +12,7 @@ use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Sc
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
@@ -286,7 +287,7 @@ impl App {
                     max_payload: group.max_payload,
                     progress: of_group,
                 };
-                tasks.spawn(driven.run());
+                tasks.spawn(supervise(driven));
             }
         }
         Ok(Running {
@@ -318,6 +319,20 @@ impl App {
         let running = self.start().await?;
         until.await;
         Ok(running.stop().await)
+    }
+}
+
+/// Drives a group. A panic of our own must not look like a group that is well.
+async fn supervise(group: Group) {
+    let progress = Arc::clone(&group.progress);
+    let driven = AbortOnDropHandle::new(tokio::spawn(group.run()));
+    if let Err(error) = driven.await
+        && error.is_panic()
+    {
+        let reason =
+            format!("bug in streams-runtime: {} panicked; please report it, and start the program again", progress.key);
+        tracing::error!(group = progress.group, partition = progress.key.partition().as_str(), reason, "halted");
+        progress.enter(Phase::Halted { reason });
     }
 }
 
