@@ -4,6 +4,7 @@
 mod faults;
 mod lab;
 mod server;
+pub mod soak;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};

@@ -2,4 +2,5 @@
 
 mod contract;
 mod ordered;
+mod soak;
 mod ui;
