@@ -133,7 +133,9 @@ impl App {
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
     /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
-        self.environment = Environment::read(std::env::vars());
+        // Variables of others may hold any bytes, and are no reason to panic.
+        let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
+        self.environment = Environment::read(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
         self
     }
 
