@@ -360,6 +360,13 @@ impl fmt::Debug for Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The groups end with their tasks; the tails belong to nobody and would keep their connections.
+        self.tails.end();
+    }
+}
+
 impl Running {
     /// Publishes to the app's broker, in its namespace.
     pub fn publisher(&self) -> &Publisher {
