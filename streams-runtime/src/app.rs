@@ -531,9 +531,14 @@ impl fmt::Debug for Error {
             }
             other => {
                 write!(f, "{other}")?;
-                let mut next = std::error::Error::source(other);
+                let (mut next, mut shown) = (std::error::Error::source(other), String::new());
                 while let Some(cause) = next {
-                    write!(f, "\n  caused by: {cause}")?;
+                    // Some error types are their own source in other words, others in the same.
+                    let text = cause.to_string();
+                    if text != shown {
+                        write!(f, "\n  caused by: {text}")?;
+                    }
+                    shown = text;
                     next = cause.source();
                 }
                 Ok(())
