@@ -2,5 +2,6 @@
 
 mod contract;
 mod ordered;
+mod process;
 mod soak;
 mod ui;
