@@ -3,5 +3,6 @@
 mod contract;
 mod ordered;
 mod process;
+mod publishing;
 mod soak;
 mod ui;
