@@ -1,5 +1,6 @@
 //! Every integration test of the workspace, in one program: it links once.
 
+mod app;
 mod contract;
 mod ordered;
 mod process;
