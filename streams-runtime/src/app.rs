@@ -138,7 +138,9 @@ impl App {
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
     /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
-        self.environment = Environment::read(std::env::vars());
+        // Variables of others may hold any bytes, and are no reason to panic.
+        let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
+        self.environment = Environment::read(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
         self
     }
 
@@ -385,6 +387,13 @@ impl fmt::Debug for Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The groups end with their tasks; the tails belong to nobody and would keep their connections.
+        self.tails.end();
+    }
+}
+
 impl Running {
     /// Publishes to the app's broker, in its namespace.
     pub fn publisher(&self) -> &Publisher {
@@ -558,9 +567,14 @@ impl fmt::Debug for Error {
             }
             other => {
                 write!(f, "{other}")?;
-                let mut next = std::error::Error::source(other);
+                let (mut next, mut shown) = (std::error::Error::source(other), String::new());
                 while let Some(cause) = next {
-                    write!(f, "\n  caused by: {cause}")?;
+                    // Some error types are their own source in other words, others in the same.
+                    let text = cause.to_string();
+                    if text != shown {
+                        write!(f, "\n  caused by: {text}")?;
+                    }
+                    shown = text;
                     next = cause.source();
                 }
                 Ok(())

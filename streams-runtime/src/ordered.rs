@@ -499,10 +499,12 @@ impl Group {
     }
 }
 
+type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+
 /// A handler's future whose panic is a failed attempt.
 struct Caught {
     /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
-    call: Option<Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>>,
+    call: Option<Call>,
 }
 
 impl Future for Caught {

@@ -2,9 +2,13 @@
 //! [`Lab`] handlers that do as they are told.
 
 mod faults;
+pub mod jobs;
 mod lab;
+mod process;
 mod server;
+pub mod soak;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
+pub use process::Process;
 pub use server::{Options, RedisServer};
