@@ -530,13 +530,6 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // The groups' tasks end with their set; the readers are not in it.
-        self.tails.end();
-    }
-}
-
 /// Why an app cannot start, cannot go on, or cannot say what it was asked. Its `Debug` is a report for people, because `main` prints that.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
