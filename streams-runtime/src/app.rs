@@ -198,6 +198,11 @@ impl App {
         if self.environment.embedded {
             return Ok(Arc::new(Embedded::new()));
         }
+        if self.environment.redis {
+            return Err(Error::Refused(vec![
+                "STREAMS_BROKER is `redis`, but nothing says where: set REDIS_URL".to_owned(),
+            ]));
+        }
         if cfg!(debug_assertions) {
             tracing::warn!(
                 "no REDIS_URL is set: using the embedded broker, which forgets everything when the program ends; a release build would refuse to start"

@@ -136,6 +136,8 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
+    /// Which broker `STREAMS_BROKER` asks for.
+    pub(crate) redis: bool,
     pub(crate) embedded: bool,
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) namespace: Option<String>,
@@ -172,7 +174,7 @@ impl Environment {
                 "REDIS_URL" => read.redis_url = Some(value),
                 "STREAMS_BROKER" => match value.as_str() {
                     "embedded" => read.embedded = true,
-                    "redis" => {}
+                    "redis" => read.redis = true,
                     _ => read.problems.push(format!("STREAMS_BROKER is `{value}`; expected `redis` or `embedded`")),
                 },
                 "STREAMS_GROUPS" => {
