@@ -23,7 +23,7 @@ use crate::ordered::{Engine, Group, Handler};
 use crate::publisher::Publisher;
 use crate::random::Random;
 use crate::registry::{self, Plan};
-use crate::shutdown::{FAREWELL, Shutdown, Stopped};
+use crate::shutdown::{PARTING, Shutdown, Stopped};
 use crate::status::{Phase, Progress, Status};
 use crate::tail::Tails;
 
@@ -504,7 +504,7 @@ impl Running {
         );
         self.shutdown.cut();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
-        let cut = tokio::time::timeout(FAREWELL * 2, finished).await;
+        let cut = tokio::time::timeout(PARTING, finished).await;
         match cut {
             Ok(()) => Stopped::Cut { handlers },
             Err(_) => {

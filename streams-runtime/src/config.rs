@@ -136,6 +136,7 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
+    /// Which broker `STREAMS_BROKER` asks for.
     pub(crate) embedded: bool,
     redis: bool,
     pub(crate) groups: Option<Vec<String>>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, EMBEDDED_BY_DEFAULT, Error};
-use crate::shutdown::{FAREWELL, Stopped};
+use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
 const EXIT_CUT: i32 = 2;
@@ -14,6 +14,9 @@ const EXIT_CUT: i32 = 2;
 const EXIT_STUCK: i32 = 3;
 /// Added to the number of the second signal, as shells do.
 const EXIT_SIGNAL: i32 = 128;
+
+/// How much longer than the app itself the thread of the signals waits before it ends the process.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs every `#[consumer]` that is linked into the program until SIGINT or SIGTERM: `App::linked().run()`.
 ///
@@ -122,7 +125,7 @@ impl Signals {
                 listen(&mut deadline, &mut finished);
                 stop.cancel();
                 // The app ends by itself; this is for handlers that leave it no turn.
-                let patience = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_add(FAREWELL * 3));
+                let patience = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_add(PARTING + PATIENCE));
                 tokio::select! {
                     (number, _) = arriving.next() => std::process::exit(EXIT_SIGNAL + number),
                     () = tokio::time::sleep(patience) => {}

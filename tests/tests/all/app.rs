@@ -328,7 +328,7 @@ async fn an_app_that_is_dropped_leaves_no_connection_behind() {
     };
     let before = clients();
     let lab = Lab::default();
-    for _ in 0..3 {
+    for n in 0..3 {
         let broker = Arc::new(Redis::open(&server.url()).unwrap());
         let app = App::with(consumers![book, ship]).state(lab.clone()).broker(broker).start().await.unwrap();
         app.publisher().publish(&Invoice { n: 1 }).await.unwrap();
@@ -337,7 +337,13 @@ async fn an_app_that_is_dropped_leaves_no_connection_behind() {
         // A drop is a crash, so the next one must not wait for this one's lease.
         assert_eq!(app.stop().await, Stopped::Clean);
         let broker = Arc::new(Redis::open(&server.url()).unwrap());
-        drop(App::with(consumers![book]).state(lab.clone()).namespace("drop").broker(broker).start().await.unwrap());
+        let app = App::with(consumers![ship]).state(lab.clone()).namespace(format!("drop{n}")).broker(broker);
+        let app = app.start().await.unwrap();
+        tokio::time::timeout(secs(60), app.caught_up()).await.unwrap().unwrap();
+        while !app.status().is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(app);
     }
     let gone = async {
         while clients() > before {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Broker, BrokerErrorKind, DeadBounds, Fields, GroupState};
+use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, DeadBounds, Fields, GroupState};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
@@ -247,9 +247,9 @@ async fn the_attempts_of_an_event_that_succeeds_are_forgotten() {
     publish(&app, [1]).await;
     settled(&app).await;
     let seen = world.state("left").await.lease;
-    let claim = streams_core::broker::Claim { owner: "next".to_owned(), lease_for: LEASE, seen };
+    let claim = Claim { owner: "next".to_owned(), lease_for: LEASE, seen };
     match world.store.acquire(&group("left"), &claim).await.unwrap() {
-        streams_core::broker::Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
+        Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
         other => panic!("{other:?}"),
     }
 }
@@ -278,8 +278,12 @@ async fn an_event_that_no_consumer_of_the_group_takes_is_passed_over_and_counted
     app.publish(&Turn { n: 1 }).await.unwrap();
     publish(&app, [2]).await;
     settled(&app).await;
+    let last = world.append("Unheard@9", b"anything").await;
+    settled(&app).await;
     assert_eq!(world.lab.events("left"), [2]);
-    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (2, 1));
+    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (3, 1));
+    app.advance(secs(1)).await;
+    assert_eq!(world.at("left").await, last);
 }
 
 // Dead letters.
@@ -797,6 +801,41 @@ async fn a_zombie_cannot_commit() {
     let after = world.state("left").await;
     assert_eq!((after.at, after.lease.epoch), (ids[1], before.lease.epoch));
     assert_eq!(world.lab.events("left"), [1, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_owner_whose_commit_is_fenced_steps_back() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let first = publish(&app, [1]).await[0];
+    settled(&app).await;
+    // The renewals would find it out, too.
+    wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
+    let seen = world.state("left").await.lease;
+    let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen };
+    assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
+    publish(&app, [2, 3]).await;
+    app.advance(secs(1)).await;
+    assert_eq!((world.at("left").await, status(&app, "left").done), (first, 3));
+    let owner = "thief".to_owned();
+    assert_eq!(status(&app, "left").phase, Phase::StandingBy { owner });
+    wire.heal();
+    settled(&app).await;
+    assert_eq!(world.lab.events("left"), [1, 2, 3, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_app_that_stops_while_its_server_hangs_blames_no_handler() {
+    let world = World::new();
+    let wire = world.wire();
+    world.lab.script("left", 2, [Act::Hang]);
+    let app = world.start_on(&wire, consumers![left], Config::new().shutdown_deadline(secs(1))).await;
+    wire.always(Op::Commit, Fault::Hold(Gate::default()));
+    wire.always(Op::Release, Fault::Hold(Gate::default()));
+    publish(&app, [1, 2]).await;
+    world.lab.called("left", 2).await;
+    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
 }
 
 #[tokio::test]

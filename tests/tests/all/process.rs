@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use streams_runtime::Publisher;
+use streams_runtime::broker::Redis;
+use streams_runtime::{App, DeadLetter, Publisher, Stopped, consumer, consumers};
 use streams_tests::jobs::{Does, Job};
 use streams_tests::{Options, Process, RedisServer};
 
@@ -66,7 +68,7 @@ async fn a_service_says_what_it_runs_handles_and_stops_with_0_on_sigterm_and_sig
         site.publish(n, None).await;
         worker.says(&format!("end {n}"));
         worker.logs("jobs -> work: `work` takes `Job` [tests/src/bin/worker.rs:");
-        worker.logs("broker=\"redis://127.0.0.1:");
+        worker.logs("streams on redis://127.0.0.1:");
         worker.signal(signal);
         assert_eq!(worker.code(), Some(0), "{}", worker.errors());
         assert_eq!(site.state("owner"), "");
@@ -223,6 +225,57 @@ fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
         assert!(worker.errors().contains("set REDIS_URL, or STREAMS_BROKER=embedded"), "{}", worker.errors());
     }
 }
+
+#[test]
+fn a_service_that_is_told_to_use_redis_does_not_start_without_a_url() {
+    let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_BROKER", "redis"));
+    assert_eq!(worker.code(), Some(1));
+    assert!(worker.errors().contains("set REDIS_URL"), "{}", worker.errors());
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_by_the_page_decoded_and_discarded() {
+    let site = Site::new(&[("STREAMS_MAX_ATTEMPTS", "1")]);
+    let worker = site.owner();
+    for n in 1..=5 {
+        site.publish(n, (n != 3).then_some(Does::Fail)).await;
+    }
+    let mut add = redis::cmd("XADD");
+    add.arg("jobs").arg("*").arg("event").arg("Job").arg("payload").arg("{not this}").arg("tenant").arg("a");
+    add.exec(&mut RedisServer::client(&site.url)).unwrap();
+    worker.logs("cause=\"decode\"");
+
+    let broker = Arc::new(Redis::open(&site.url).unwrap());
+    let app = App::with(consumers![look]).broker(broker).start().await.unwrap();
+    let letters = app.dead_letters::<Job>("work");
+    let wait_for_the_last = async {
+        while letters.list(None, 9).await.unwrap().len() < 5 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait_for_the_last).await.expect("five dead letters");
+    let mut pages = Vec::new();
+    while let page = letters.list(pages.last().map(DeadLetter::id), 2).await.unwrap()
+        && !page.is_empty()
+    {
+        assert!(page.len() <= 2);
+        pages.extend(page);
+    }
+    let jobs: Vec<_> = pages.iter().map(|letter| letter.decode().ok().map(|job| job.n)).collect();
+    assert_eq!(jobs, [Some(1), Some(2), Some(4), Some(5), None]);
+    assert_eq!((pages[0].consumer(), pages[0].cause(), pages[0].reason()), ("work", "handler", "job 1 fails"));
+    assert_eq!(pages[4].original().payload(), Some(b"{not this}".as_slice()));
+    assert_eq!(pages[4].original().headers().get("tenant"), Some("a"));
+    let ids: Vec<_> = pages.iter().take(3).map(DeadLetter::id).collect();
+    assert_eq!(letters.discard(&ids).await.unwrap(), 3);
+    assert_eq!(letters.discard(&ids).await.unwrap(), 0);
+    assert_eq!(letters.list(None, 9).await.unwrap().len(), 2);
+    assert_eq!(app.stop().await, Stopped::Clean);
+}
+
+/// For an app that only looks.
+#[consumer(group = "look", start = "latest")]
+async fn look(_: Job) {}
 
 #[test]
 fn a_variable_that_is_not_text_is_no_reason_to_panic() {
