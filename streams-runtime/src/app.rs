@@ -80,7 +80,8 @@ impl fmt::Debug for App {
 impl App {
     /// An app with every `#[consumer]` that is linked into the program.
     ///
-    /// A crate that the program never mentions is not linked: write `use handlers as _;`.
+    /// A crate that the program never mentions is not linked: write `use handlers as _;`, with the name of the crate, not
+    /// of a module in it.
     pub fn linked() -> Self {
         Self { events: registry::linked_events(), ..Self::with(registry::linked_consumers()) }
     }
@@ -230,9 +231,6 @@ impl App {
     /// Dropping the future before it is done starts nothing that goes on.
     pub async fn start(mut self) -> Result<Running, Error> {
         let (plan, config) = self.plan()?;
-        for warning in &self.environment.warnings {
-            tracing::warn!("{warning}");
-        }
         let broker = self.choose_broker()?;
         broker.connect().await?;
         for group in &plan.groups {
@@ -494,7 +492,10 @@ impl Running {
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
-            return Stopped::Clean;
+            return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
+                0 => Stopped::Clean,
+                groups => Stopped::Uncommitted { groups },
+            };
         }
         let handlers = self.tasks.len();
         tracing::warn!(
@@ -515,6 +516,30 @@ impl Running {
                 Stopped::Stuck { handlers }
             }
         }
+    }
+
+    /// Tells every halt from now on, once each: for a program that shows no logs.
+    pub(crate) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
+        let (progress, changed) = (self.progress.clone(), Arc::clone(&self.changed));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut told = vec![false; progress.len()];
+            loop {
+                let news = changed.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                for (progress, told) in progress.iter().zip(&mut told) {
+                    let phase = progress.phase();
+                    let halted = matches!(phase, Phase::Halted { .. });
+                    if let Phase::Halted { reason } = phase
+                        && !*told
+                    {
+                        tell(&reason);
+                    }
+                    *told = halted;
+                }
+                news.await;
+            }
+        }))
     }
 
     pub(crate) fn banner(&self) -> &[String] {

@@ -57,6 +57,13 @@ pub enum Stopped {
         /// How many.
         handlers: usize,
     },
+    /// Every handler finished, but the server did not answer or refused the last commit or the giving back of a lease of
+    /// some groups, or has no room for their dead letters: events since the checkpoint come again, and others take
+    /// over when the lease has run out.
+    Uncommitted {
+        /// How many groups, counted by partition.
+        groups: usize,
+    },
     /// Some handlers did not yield even then: their leases are still held and renewed, until the process exits.
     Stuck {
         /// How many.
