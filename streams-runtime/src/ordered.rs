@@ -344,11 +344,6 @@ impl Group {
                     Err(error) => return error.into(),
                 },
             };
-            // A task that was spawned here runs on this thread next, and no other thread takes it from us: without this
-            // turn a read-ahead would only be sent when these entries are done. Not inside `next`, which may be dropped.
-            if source.ahead.is_some() {
-                tokio::task::yield_now().await;
-            }
             for entry in entries {
                 match self.settle(lease, committer, &entry).await {
                     Ok(dead) => dead_in_a_row = if dead { dead_in_a_row + 1 } else { 0 },
