@@ -804,6 +804,23 @@ async fn a_zombie_cannot_commit() {
 }
 
 #[tokio::test]
+async fn an_owner_whose_server_was_away_for_longer_than_its_lease_goes_on_when_it_is_back() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    wire.cut_off();
+    app.advance(LEASE * 3).await;
+    wire.heal();
+    publish(&app, [2]).await;
+    let began = Instant::now();
+    settled(&app).await;
+    assert!(began.elapsed() < LEASE / 2, "it waited {:?} for its own lease", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1, 2]);
+}
+
+#[tokio::test]
 async fn an_owner_whose_commit_is_fenced_steps_back() {
     let world = World::new();
     let wire = world.wire();

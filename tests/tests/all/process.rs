@@ -173,6 +173,22 @@ async fn a_process_without_a_lease_does_not_go_on_after_it_was_stopped_and_conti
     assert!(repeated.is_empty(), "{repeated:?}");
 }
 
+#[tokio::test]
+async fn a_flush_under_an_owner_halts_it_before_anything_later_is_handled() {
+    let site = Site::new(&[("STREAMS_LEASE", "1s")]);
+    let worker = site.owner();
+    site.publish(1, None).await;
+    worker.says("end 1");
+    redis::cmd("FLUSHDB").exec(&mut RedisServer::client(&site.url)).unwrap();
+    worker.logs("had a checkpoint and has none any more");
+    site.publish(2, None).await;
+    let mut anew = site.worker();
+    anew.says("end 2");
+    assert!(!worker.output().contains("begin 2"), "{}", worker.output());
+    anew.signal("TERM");
+    assert_eq!(anew.code(), Some(0));
+}
+
 #[test]
 fn a_service_that_cannot_start_says_why_ends_with_1_and_never_shows_the_password() {
     let server = Options::default().password("right").start();
