@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --example trades                                # a simulated market, embedded broker, no server
-//! cargo run --example trades -- examples/data/trades-sample.csv   # a replay of a CSV of trades
+//! cargo run --example trades -- examples/data/demousd-trades.csv  # a replay of a CSV of trades
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example trades   # the same on a real Redis: kill it and start it again
 //! ```
 
@@ -76,13 +76,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .init();
     let began = Instant::now();
     let figures = Figures::default();
-    let app = App::linked().state(figures.clone()).from_environment().start().await?;
+    let path = std::env::args().nth(1);
+    let mut app = App::linked().state(figures.clone());
+    if let Some(path) = &path {
+        // Each market has a stream of its own: the ids of its trades count for themselves.
+        app = app.namespace(symbol_of(path).to_lowercase());
+    }
+    let app = app.from_environment().start().await?;
 
     // Only what the stream does not hold yet: a restart neither doubles nor skips a trade.
     let last = app.publisher().last::<Trade>().await?.map_or(0, |last| last.event.id);
-    let path = std::env::args().nth(1);
     let trades: Box<dyn Iterator<Item = Result<Trade, String>>> = match &path {
-        Some(path) => replay(path)?,
+        Some(path) => Box::new(replay(path)?.into_iter()),
         None => Box::new(simulated_market(2026).map(Ok)),
     };
     // Ctrl-C at any moment: what is settled is committed, and the next start goes on from there.
@@ -157,20 +162,20 @@ fn simulated_market(seed: u64) -> impl Iterator<Item = Trade> {
 }
 
 /// The trades of a CSV with the columns id, price, qty, quote_qty, time, is_buyer_maker and a line of headings.
-fn replay(path: &str) -> Result<Box<dyn Iterator<Item = Result<Trade, String>>>, Box<dyn Error>> {
+fn replay(path: &str) -> Result<Vec<Result<Trade, String>>, Box<dyn Error>> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    // `BTCUSDT-trades-2021-01.csv` and `btcusdt-trades.csv` are of BTCUSDT.
+    let symbol = symbol_of(path);
+    let lines = text.lines().enumerate().skip_while(|(number, line)| *number == 0 && line.starts_with("id,"));
+    let trades = lines.filter(|(_, line)| !line.trim().is_empty()).map(|(number, line)| {
+        parse(line, &symbol).ok_or_else(|| format!("{path}:{}: not a trade: `{line}`", number + 1))
+    });
+    Ok(trades.collect())
+}
+
+/// `BTCUSDT-trades-2021-01.csv` and `btcusdt-trades.csv` are of BTCUSDT.
+fn symbol_of(path: &str) -> String {
     let file = std::path::Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or("trades");
-    let symbol = file.split(['-', '_', '.']).next().unwrap_or(file).to_uppercase();
-    let trades: Vec<_> = text
-        .lines()
-        .enumerate()
-        .filter(|(number, line)| !line.trim().is_empty() && !(*number == 0 && line.starts_with("id,")))
-        .map(|(number, line)| {
-            parse(line, &symbol).ok_or_else(|| format!("{path}:{}: not a trade: `{line}`", number + 1))
-        })
-        .collect();
-    Ok(Box::new(trades.into_iter()))
+    file.split(['-', '_', '.', ' ']).next().unwrap_or(file).to_uppercase()
 }
 
 fn parse(line: &str, symbol: &str) -> Option<Trade> {

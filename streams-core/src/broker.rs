@@ -40,7 +40,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Adds entries in order, with new ids above every earlier one of the partition, and creates the stream
     /// where there is none. MUST add all or nothing when it answers with a definite error.
     ///
-    /// Entries below `floor` MAY be removed by the way; none above it.
+    /// Entries below `floor` MAY be removed by the way; none at or above it. An entry without a field MUST be refused.
     fn append<'a>(
         &'a self,
         partition: &'a PartitionKey,
@@ -69,12 +69,14 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created>;
 
     /// Takes the lease if owner, epoch and beat are still `seen`, with an epoch above every earlier one.
-    /// MUST refuse when the stream's history no longer holds the checkpoint.
+    /// MUST refuse when the stream's history no longer holds the checkpoint. The same claim sent twice MUST take effect
+    /// once and answer with the same epoch both times, as a token is fresh at every claim; the empty token MUST be refused.
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired>;
 
     /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
     /// the lease; counts as a renewal. The same commit sent twice MUST take effect once and answer
-    /// [`Committed::Done`] both times.
+    /// [`Committed::Done`] both times. So a commit that moves the checkpoint back, or that adds dead letters without
+    /// moving it, MUST be refused.
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
 
     /// Gives the lease back and rings the partition's bell, if owner and epoch hold it. Answers whether they did.
@@ -113,7 +115,7 @@ pub struct Extent {
 pub trait Tail: Send {
     /// Waits until at least one of the keys has entries above its position, or `wait` is over; then answers which, by index.
     ///
-    /// At most `count` entries a key. A key that does not exist is waited for. MUST end early, with what
+    /// At most `count` entries a key, and at least one. Without a wait it looks once. A key that does not exist is waited for. MUST end early, with what
     /// there is, soon after [`Interrupt::interrupt`].
     fn next<'a>(
         &'a mut self,
@@ -247,7 +249,7 @@ pub struct Commit {
     pub prev: EntryId,
     /// Where it goes; the same as `prev` when only attempts are recorded.
     pub next: EntryId,
-    /// The id of the event at `next`, a witness of the history.
+    /// The id of the event at `next`, a witness of the history. Not recorded, like `seen`, when the checkpoint stays.
     pub next_event: String,
     /// The ordinal of `next`, where it is known.
     pub seen: Option<u64>,
@@ -292,6 +294,7 @@ pub enum Committed {
         oldest: Option<EntryId>,
     },
     /// The checkpoint is at `next`, but the group's marker is gone: the stream was deleted, or the group destroyed.
+    /// Only a commit with `mirror` finds out.
     Vanished,
 }
 

@@ -1,7 +1,7 @@
 //! The bytes of an event: MessagePack maps out, strict decoding in; the only file that knows MessagePack.
 //!
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
-//! checked first, then [`scan`] walks its headers, and only then does serde see it.
+//! checked first, then `scan` walks its headers, and only then does serde see it.
 
 use std::fmt;
 
@@ -101,90 +101,76 @@ fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
 /// A header may claim 2^32 - 1 items in five bytes; serde's collections reserve memory by such a claim, and
 /// nested ones multiply it. Each item takes at least a byte, so an honest claim is never above the bytes left.
 fn scan(bytes: &[u8]) -> Result<(), Fault> {
-    // Values still to come in each open array or map, the innermost at `depth`; level 0 is the value itself.
-    let mut open = [0_u32; MAX_DEPTH + 1];
-    open[0] = 1;
+    // Values still to come in the innermost open array or map, and in those around it.
+    let mut left = 1_u32;
+    let mut around = [0_u32; MAX_DEPTH];
     let mut depth = 0;
     let mut at = 0;
-    while open[depth] > 0 || depth > 0 {
-        if open[depth] == 0 {
+    loop {
+        while left == 0 {
+            if depth == 0 {
+                let rest = bytes.len() - at;
+                return if rest == 0 { Ok(()) } else { Err(Fault::Trailing { offset: at, rest }) };
+            }
             depth -= 1;
-            continue;
+            left = around[depth];
         }
-        open[depth] -= 1;
+        left -= 1;
         let Some(&marker) = bytes.get(at) else { return Err(Fault::Truncated { offset: at }) };
         let header = at;
         at += 1;
-        // What the marker says of the bytes after it: how many hold a length, and what is counted by it.
-        let (length_bytes, unit) = match marker {
+        let (claimed, nested) = match marker {
             // A small number, nil or a truth value: the marker is all.
             0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => continue,
-            0x80..=0x8f => (0, Unit::Pairs),
-            0x90..=0x9f => (0, Unit::Items),
-            0xa0..=0xbf => (0, Unit::Bytes),
-            0xc4 | 0xd9 => (1, Unit::Bytes),
-            0xc5 | 0xda => (2, Unit::Bytes),
-            0xc6 | 0xdb => (4, Unit::Bytes),
-            0xc7 => (1, Unit::ExtBytes),
-            0xc8 => (2, Unit::ExtBytes),
-            0xc9 => (4, Unit::ExtBytes),
-            0xcc | 0xd0 => (0, Unit::Fixed(1)),
-            0xcd | 0xd1 => (0, Unit::Fixed(2)),
-            0xca | 0xce | 0xd2 => (0, Unit::Fixed(4)),
-            0xcb | 0xcf | 0xd3 => (0, Unit::Fixed(8)),
-            // An extension of 1, 2, 4, 8 or 16 bytes and its type.
-            0xd4..=0xd8 => (0, Unit::Fixed(1 + (1 << (marker - 0xd4)))),
-            0xdc => (2, Unit::Items),
-            0xdd => (4, Unit::Items),
-            0xde => (2, Unit::Pairs),
-            0xdf => (4, Unit::Pairs),
+            // The marker holds the length.
+            0xa0..=0xbf => (u64::from(marker & 0x1f), false),
+            0x90..=0x9f => (u64::from(marker & 0x0f), true),
+            0x80..=0x8f => (u64::from(marker & 0x0f) * 2, true),
+            // Numbers.
+            0xcc | 0xd0 => (1, false),
+            0xcd | 0xd1 => (2, false),
+            0xca | 0xce | 0xd2 => (4, false),
+            0xcb | 0xcf | 0xd3 => (8, false),
+            // Strings and bytes with a length of 1, 2 or 4 bytes.
+            0xc4 | 0xd9 => (length::<1>(bytes, &mut at)?, false),
+            0xc5 | 0xda => (length::<2>(bytes, &mut at)?, false),
+            0xc6 | 0xdb => (length::<4>(bytes, &mut at)?, false),
+            // Arrays and maps.
+            0xdc => (length::<2>(bytes, &mut at)?, true),
+            0xdd => (length::<4>(bytes, &mut at)?, true),
+            0xde => (length::<2>(bytes, &mut at)? * 2, true),
+            0xdf => (length::<4>(bytes, &mut at)? * 2, true),
+            // Extensions: of a fixed or a given length, and a byte for their type.
+            0xd4..=0xd8 => (1 + (1 << (marker - 0xd4)), false),
+            0xc7 => (length::<1>(bytes, &mut at)? + 1, false),
+            0xc8 => (length::<2>(bytes, &mut at)? + 1, false),
+            0xc9 => (length::<4>(bytes, &mut at)? + 1, false),
             0xc1 => return Err(Fault::NoMarker { offset: header }),
         };
-        let Some(digits) = bytes.get(at..at + length_bytes) else { return Err(Fault::Truncated { offset: at }) };
-        at += length_bytes;
-        let length = match length_bytes {
-            0 if marker < 0xa0 => u64::from(marker & 0x0f),
-            0 => u64::from(marker & 0x1f),
-            _ => digits.iter().fold(0, |length, digit| length << 8 | u64::from(*digit)),
-        };
-        let left = (bytes.len() - at) as u64;
-        let (claimed, nested) = match unit {
-            Unit::Items => (length, true),
-            Unit::Pairs => (length * 2, true),
-            Unit::Bytes => (length, false),
-            Unit::ExtBytes => (length + 1, false),
-            Unit::Fixed(length) => (length, false),
-        };
-        if claimed > left {
-            return Err(Fault::Overlong { offset: header, claimed, left });
+        let rest = (bytes.len() - at) as u64;
+        if claimed > rest {
+            return Err(Fault::Overlong { offset: header, claimed, left: rest });
         }
         if !nested {
-            // Not above the bytes left, so it fits.
             at += claimed as usize;
         } else if depth == MAX_DEPTH {
             return Err(Fault::TooDeep { offset: header });
         } else {
+            around[depth] = left;
             depth += 1;
-            // Not above the bytes left, and payloads are below 4 GiB.
-            open[depth] = claimed as u32;
+            // Not above the bytes left, of which there are less than 4 GiB.
+            left = claimed as u32;
         }
-    }
-    match bytes.len() - at {
-        0 => Ok(()),
-        rest => Err(Fault::Trailing { offset: at, rest }),
     }
 }
 
-/// What the length after a marker counts.
-#[derive(Clone, Copy)]
-enum Unit {
-    Items,
-    Pairs,
-    Bytes,
-    /// Without the byte of the extension's type.
-    ExtBytes,
-    /// The marker itself says how many bytes follow.
-    Fixed(u64),
+/// A length of `N` bytes at `at`, which moves past it.
+fn length<const N: usize>(bytes: &[u8], at: &mut usize) -> Result<u64, Fault> {
+    let Some(digits) = bytes.get(*at..).and_then(|rest| rest.first_chunk::<N>()) else {
+        return Err(Fault::Truncated { offset: *at });
+    };
+    *at += N;
+    Ok(digits.iter().fold(0, |length, digit| length << 8 | u64::from(*digit)))
 }
 
 /// An entry does not hold the event it was read as.
@@ -552,6 +538,10 @@ pub(crate) mod tests {
         assert!(error.to_string().contains("more than 64 arrays and maps inside each other at byte"), "{error}");
         for marker in [0x91, 0x81] {
             refused(&[marker; 60_000], "more than 64 arrays and maps inside each other at byte 64");
+        }
+        for marker in [0x91, 0x81, 0x9f, 0x8f] {
+            let error = decode_payload::<Tree>(&[marker; 1_000_000]).unwrap_err();
+            assert!(error.to_string().contains("inside each other at byte 64"), "{error}");
         }
         let bomb: Vec<u8> = b"\x81\xa8children\x91".repeat(5_000);
         assert!(decode_payload::<Tree>(&bomb).unwrap_err().to_string().contains("inside each other"));

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,24 +24,65 @@ pub trait Consumer: Sized + 'static {
     /// The first argument.
     type Payload: Payload;
     /// The other arguments.
-    type Args: Send;
+    type Args: Arguments;
     /// The return type.
     type Out: IntoOutcome;
 
     /// What the attribute said.
     const INFO: &'static ConsumerInfo;
+    /// The types of the other arguments as the user wrote them, for messages.
+    const ARGUMENTS: &'static [&'static str];
 
-    /// What the other arguments need at start-up.
-    fn needs(needs: &mut Needs);
-
-    /// Makes the other arguments.
-    ///
-    /// # Errors
-    /// The first argument that could not be made.
-    fn args(ctx: &Context) -> impl Future<Output = Result<Self::Args, Failure>> + Send;
+    /// Not public API: what `consumers![..]` lists.
+    #[doc(hidden)]
+    const REGISTRATION: Registration = Registration::of::<Self>();
 
     /// Calls the function.
     fn invoke(payload: Self::Payload, args: Self::Args) -> impl Future<Output = Self::Out> + Send;
+}
+
+/// The arguments after the event: a tuple of up to eight types that implement [`FromContext`].
+pub trait Arguments: Sized + Send {
+    /// What they need at start-up.
+    fn needs(needs: &mut Needs);
+
+    /// Makes them for one attempt, in order; `names` are their types, for messages.
+    ///
+    /// # Errors
+    /// The first argument that could not be made.
+    fn make(ctx: &Context, names: &[&'static str]) -> impl Future<Output = Result<Self, Failure>> + Send;
+}
+
+macro_rules! arguments {
+    ($([$($argument:ident $index:literal)*])*) => { $(
+        // Not `do_not_recommend`: rustc is to go on to the argument that is none, and say so.
+        impl<$($argument: FromContext),*> Arguments for ($($argument,)*) {
+            fn needs(_needs: &mut Needs) {
+                $($argument::needs(_needs);)*
+            }
+
+            async fn make(_ctx: &Context, _names: &[&'static str]) -> Result<Self, Failure> {
+                Ok(($(
+                    $argument::from_context(_ctx).await.map_err(|source| Failure::Rejected {
+                        argument: _names.get($index).copied().unwrap_or_default(),
+                        source: source.into(),
+                    })?,
+                )*))
+            }
+        }
+    )* };
+}
+
+arguments! {
+    []
+    [A 0]
+    [A 0 B 1]
+    [A 0 B 1 C 2]
+    [A 0 B 1 C 2 D 3]
+    [A 0 B 1 C 2 D 3 E 4]
+    [A 0 B 1 C 2 D 3 E 4 F 5]
+    [A 0 B 1 C 2 D 3 E 4 F 5 G 6]
+    [A 0 B 1 C 2 D 3 E 4 F 5 G 6 H 7]
 }
 
 /// The first argument of a `#[consumer]`: `E`, `&E`, `Message<E>` or `&Message<E>`.
@@ -320,7 +360,7 @@ type Call = fn(Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>>
 impl Registration {
     /// The registration of a `#[consumer]` function.
     pub const fn of<C: Consumer>() -> Self {
-        Self { info: C::INFO, needs: C::needs, call: call::<C> }
+        Self { info: C::INFO, needs: <C::Args as Arguments>::needs, call: call::<C> }
     }
 
     /// What the function's arguments need at start-up.
@@ -347,28 +387,9 @@ inventory::collect!(Registration);
 fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
     Box::pin(async move {
         let payload = C::Payload::decode(&ctx).map_err(Failure::Decode)?;
-        let args = C::args(&ctx).await?;
+        let args = C::Args::make(&ctx, C::ARGUMENTS).await?;
         C::invoke(payload, args).await.into_outcome()
     })
-}
-
-/// Not public API: one argument after the event, as the attribute's expansion makes it.
-///
-/// The bound stands on the struct, so that a type which cannot be an argument is reported once for all uses.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Argument<T: FromContext>(PhantomData<T>);
-
-impl<T: FromContext> Argument<T> {
-    /// What it needs at start-up.
-    pub fn needs(needs: &mut Needs) {
-        T::needs(needs);
-    }
-
-    /// Makes it for one attempt; `name` is the type as the user wrote it.
-    pub async fn make(ctx: &Context, name: &'static str) -> Result<T, Failure> {
-        T::from_context(ctx).await.map_err(|source| Failure::Rejected { argument: name, source: source.into() })
-    }
 }
 
 /// Not public API: the event of a consumer.
@@ -380,9 +401,150 @@ pub const fn event_of<C: Consumer>() -> &'static EventInfo {
 }
 
 /// An explicit list of consumers for `App::with`: `consumers![check_limits, audit::count]`.
+///
+/// "expected type, found function" says that the function lacks its `#[consumer(..)]`.
 #[macro_export]
 macro_rules! consumers {
     ($($consumer:ty),* $(,)?) => {
-        [$($crate::Registration::of::<$consumer>()),*]
+        // `<T as ..>` is a place for nothing but a type: a function without the attribute is reported as what it is.
+        [$(<$consumer as $crate::Consumer>::REGISTRATION),*]
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Poll, Waker};
+
+    use super::*;
+    use crate::{BoxError, Resources, Scope, State, consumer, stream_event};
+
+    #[stream_event(stream = "trades", key = id)]
+    #[derive(Debug)]
+    struct Trade {
+        id: u64,
+        price: f64,
+    }
+
+    #[derive(Debug)]
+    struct Tenant(String);
+
+    impl FromContext for Tenant {
+        type Rejection = BoxError;
+
+        async fn from_context(ctx: &Context) -> Result<Self, BoxError> {
+            Ok(Self(ctx.headers().get("tenant").ok_or("no `tenant` header")?.to_owned()))
+        }
+    }
+
+    #[consumer(
+        group = "risk",
+        max_attempts = 5,
+        backoff = "100ms..30s",
+        timeout = "30s",
+        start = "2026-01-02T03:04:05Z",
+        checkpoint = "each"
+    )]
+    async fn check(trade: &Message<Trade>, State(limit): State<f64>, tenant: Tenant) -> Result<Outcome, BoxError> {
+        assert_eq!(trade.key().as_deref(), Some("7"));
+        if tenant.0 == "test" {
+            return Ok(Outcome::Skip(format!("attempt {}", trade.attempt())));
+        }
+        if trade.event.price > limit { Err("over the limit".into()) } else { Ok(Outcome::Done) }
+    }
+
+    #[consumer(group = "audit", backoff = "1m", start = "1610064000278-3", checkpoint = 500)]
+    async fn audit(_trade: Trade) {}
+
+    #[consumer(group = "audit", backoff = "1s", start = "90m ago", checkpoint = "1s")]
+    async fn audit_more(_trade: Trade) {}
+
+    /// Handlers here never wait.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut std::task::Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("the handler waits"),
+        }
+    }
+
+    fn attempt(price: f64, tenant: Option<&str>, limit: Option<f64>) -> Result<Outcome, Failure> {
+        let mut payload = Vec::new();
+        codec::encode(&Trade { id: 7, price }, &mut payload).unwrap();
+        let mut fields = vec![(b"event".to_vec(), b"Trade@1".to_vec()), (b"payload".to_vec(), payload)];
+        fields.extend(tenant.map(|tenant| (b"tenant".to_vec(), tenant.as_bytes().to_vec())));
+        let mut resources = Resources::default();
+        if let Some(limit) = limit {
+            resources.insert(limit);
+        }
+        let resources = Arc::new(resources);
+        let scope = Scope { stream: "trades", partition: 0, group: "risk", consumer: "check", resources };
+        let entry = Entry { id: EntryId::new(1, 0), fields };
+        now(Registration::of::<check>().call(Context::new(Arc::new(scope), Arc::new(entry), 3)))
+    }
+
+    #[test]
+    fn a_consumer_decodes_makes_its_arguments_and_answers() {
+        assert_eq!(attempt(1.0, Some("a"), Some(2.0)).unwrap(), Outcome::Done);
+        assert_eq!(attempt(1.0, Some("test"), Some(2.0)).unwrap(), Outcome::Skip("attempt 3".to_owned()));
+        assert_eq!(attempt(3.0, Some("a"), Some(2.0)).unwrap_err().reason(), "over the limit");
+        let rejected = attempt(1.0, None, Some(2.0)).unwrap_err();
+        assert_eq!(rejected.to_string(), "argument `Tenant`: no `tenant` header");
+        let rejected = attempt(1.0, Some("a"), None).unwrap_err();
+        assert_eq!(rejected.to_string(), "argument `State<f64>`: the app has no `f64`: call `.state(..)` with one");
+        let empty = Context::test();
+        assert!(matches!(now(Registration::of::<check>().call(empty)), Err(Failure::Decode(_))));
+    }
+
+    #[test]
+    fn what_arguments_need_is_known_before_the_first_event() {
+        assert_eq!(Registration::of::<check>().needs().missing_from(&Resources::default()), ["f64"]);
+        assert!(Registration::of::<audit>().needs().missing_from(&Resources::default()).is_empty());
+    }
+
+    #[test]
+    fn the_function_stays_a_function() {
+        let message = Message::new(Trade { id: 7, price: 1.0 });
+        assert_eq!(now(check(&message, State(2.0), Tenant(String::new()))).unwrap(), Outcome::Done);
+    }
+
+    #[test]
+    fn options_are_what_the_attribute_says() {
+        let info = Registration::of::<check>().info;
+        assert_eq!((info.group, info.name, info.event.stream), ("risk", "check", "trades"));
+        assert_eq!(
+            info.options,
+            ConsumerOptions::DEFAULT
+                .with_max_attempts(5)
+                .with_backoff(Duration::from_millis(100), Duration::from_secs(30))
+                .with_timeout(Duration::from_secs(30))
+                .with_start(Start::At(EntryId::new(1_767_323_045_000, 0)))
+                .with_checkpoint_events(1)
+                .with_checkpoint_interval(Duration::ZERO)
+        );
+        let minute = Duration::from_secs(60);
+        assert_eq!(
+            Registration::of::<audit>().info.options,
+            ConsumerOptions::DEFAULT
+                .with_backoff(minute, minute)
+                .with_start(Start::At(EntryId::new(1_610_064_000_278, 3)))
+                .with_checkpoint_events(500)
+        );
+        assert_eq!(
+            Registration::of::<audit_more>().info.options,
+            ConsumerOptions::DEFAULT
+                .with_backoff(Duration::from_secs(1), Duration::from_secs(30))
+                .with_start(Start::Ago(90 * minute))
+                .with_checkpoint_interval(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn consumers_and_events_register_themselves() {
+        let names: Vec<_> = inventory::iter::<Registration>().map(|registration| registration.info.name).collect();
+        for name in ["check", "audit", "audit_more"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        let mut events = inventory::iter::<crate::EventRegistration>();
+        assert!(events.any(|event| event.info.type_name == "streams_core::consumer::tests::Trade"));
+    }
 }

@@ -214,7 +214,18 @@ impl<T> Deref for State<T> {
 #[error("the app has no `{0}`: call `.state(..)` with one")]
 pub struct MissingState(&'static str);
 
-impl<T: Clone + Send + Sync + 'static> FromContext for State<T> {
+/// A value that an app can share with its handlers: any type that is `Clone + Send + Sync + 'static`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be taken as `State<{Self}>`",
+    label = "must be `Clone + Send + Sync + 'static`, because every attempt gets a clone",
+    note = "derive `Clone` for `{Self}`, or give the app an `Arc<{Self}>` and take `State<Arc<{Self}>>`"
+)]
+pub trait Shared: Clone + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone + Send + Sync + 'static> Shared for T {}
+
+impl<T: Shared> FromContext for State<T> {
     type Rejection = MissingState;
 
     fn needs(needs: &mut Needs) {

@@ -21,11 +21,11 @@ mod extract;
 mod outcome;
 
 pub use consumer::{
-    Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, Payload, Registration, Start,
+    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, Payload, Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
 pub use event::{EventInfo, EventKey, EventRegistration, StreamEvent};
-pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, State};
+pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, Shared, State};
 pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
 pub use schema::SchemaType;
 pub use streams_macros::{consumer_core as consumer, event_type_core as event_type, stream_event_core as stream_event};
@@ -37,5 +37,5 @@ pub mod __private {
     pub use serde;
     pub use std::borrow::Cow;
 
-    pub use crate::consumer::{Argument, event_of};
+    pub use crate::consumer::event_of;
 }

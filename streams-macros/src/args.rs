@@ -36,7 +36,7 @@ impl Args {
             };
             let name = option.name.unraw().to_string();
             if !known.contains(&name.as_str()) {
-                let near = nearest(&name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                let near = nearest(&name, known).map(|near| format!(", perhaps `{near}`")).unwrap_or_default();
                 let known = known.join(", ");
                 errors.push(&option.name, format!("unknown option `{name}`{near}; expected one of: {known}"));
             } else if options.iter().any(|other| other.name == option.name) {
@@ -110,10 +110,7 @@ impl Value {
     /// Reports that the value does not have the expected form.
     pub(crate) fn invalid(&self, expected: &str, errors: &mut Errors) {
         let name = self.name;
-        let shown = match self.literal() {
-            Some(Lit::Str(text)) => text.value(),
-            _ => self.tokens.to_string(),
-        };
+        let shown = &self.tokens;
         errors.push(&self.tokens, format!("invalid `{name}` value `{shown}`; expected {expected}"));
     }
 

@@ -150,6 +150,9 @@ fn checkpoint(value: &Value) -> Option<TokenStream> {
     Some(quote!(with_checkpoint_interval(#interval)))
 }
 
+/// As many as `streams_core::Arguments` is implemented for.
+const MAX_ARGUMENTS: usize = 8;
+
 /// What the function's signature says.
 struct Handler {
     event: Type,
@@ -228,7 +231,15 @@ impl Handler {
                 }
                 Type::ImplTrait(bounds) => errors.push(bounds, "an argument of a consumer needs a concrete type"),
                 ty if index == 0 => event = Some((ty.clone(), false)),
-                ty => rest.push(ty.clone()),
+                ty => {
+                    if index == MAX_ARGUMENTS + 1 {
+                        errors.push(
+                            argument,
+                            "a consumer takes at most eight arguments after the event; put some into a struct that implements `FromContext`",
+                        );
+                    }
+                    rest.push(ty.clone());
+                }
             }
         }
         let out = match &signature.output {
@@ -249,24 +260,33 @@ impl Handler {
 fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
     let Options { root, setters, .. } = options;
     let Handler { event, by_reference, rest, out } = handler;
+    // A lone argument is reported at its type, one of several at all of them.
+    let rest_span = match rest.as_slice() {
+        [only] => at(only),
+        _ => function.sig.paren_token.span.join().resolved_at(Span::call_site()),
+    };
     let (name, visibility) = (&function.sig.ident, &function.vis);
     let name_text = name.unraw().to_string();
     // The function is called by its name, so no local of ours may have the same one.
-    let [payload, args, needs, ctx] =
-        ["payload", "args", "needs", "ctx"].map(|name| Ident::new(name, Span::mixed_site()));
-    let at = |ty: &Type| ty.span().resolved_at(Span::call_site());
+    let [payload, args] = ["payload", "args"].map(|name| Ident::new(name, Span::mixed_site()));
     let payload_type = quote_spanned!(at(event)=> type Payload = #event;);
     let out_type = quote_spanned!(at(out)=> type Out = #out;);
-    let declare = rest.iter().map(|ty| quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::needs(#needs);));
-    let make = rest.iter().map(|ty| {
-        let shown = ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
-        quote_spanned!(at(ty)=> #root::__private::Argument::<#ty>::make(#ctx, #shown).await?)
-    });
+    let args_type = quote_spanned!(rest_span=> type Args = (#(#rest,)*););
+    let shown = rest
+        .iter()
+        .map(|ty| ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">"));
     let lend = by_reference.then(|| quote!(&));
     let indices = (0..rest.len()).map(Index::from);
-    let call = quote_spanned!(name.span().resolved_at(Span::call_site())=>
-        async move { #name(#lend #payload #(, #args.#indices)*).await }
-    );
+    // With the place of the function's name, so that a future which is not `Send` is reported there.
+    let invoke = quote_spanned! {at(name)=>
+        #[allow(unused_variables)]
+        fn invoke(
+            #payload: Self::Payload,
+            #args: Self::Args,
+        ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
+            async move { #name(#lend #payload #(, #args.#indices)*).await }
+        }
+    };
     // A condition on the function is one on all of it. Attribute macros below this one see the function only.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
@@ -279,7 +299,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             #[automatically_derived]
             impl #root::Consumer for #name {
                 #payload_type
-                type Args = (#(#rest,)*);
+                #args_type
                 #out_type
 
                 const INFO: &'static #root::ConsumerInfo = &#root::ConsumerInfo {
@@ -292,27 +312,18 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
                     options: #root::ConsumerOptions::DEFAULT #(.#setters)*,
                 };
 
-                #[allow(unused_variables)]
-                fn needs(#needs: &mut #root::Needs) {
-                    #(#declare)*
-                }
+                const ARGUMENTS: &'static [&'static str] = &[#(#shown),*];
 
-                #[allow(unused_variables)]
-                async fn args(#ctx: &#root::Context) -> ::core::result::Result<Self::Args, #root::Failure> {
-                    ::core::result::Result::Ok((#(#make,)*))
-                }
-
-                #[allow(unused_variables)]
-                fn invoke(
-                    #payload: Self::Payload,
-                    #args: Self::Args,
-                ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
-                    #call
-                }
+                #invoke
             }
             #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
         };
     }
+}
+
+/// The place of the user's tokens, for tokens of ours.
+fn at(tokens: &impl Spanned) -> Span {
+    tokens.span().resolved_at(Span::call_site())
 }
 
 /// The attribute stands on something else, or on a function with a mistake in its signature that Rust itself reports.

@@ -7,6 +7,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -511,17 +512,25 @@ fn mentions_wire(attribute: &Attribute) -> bool {
     tokens.any(|token| matches!(&token, proc_macro2::TokenTree::Ident(ident) if ident == "serde" || ident == "event"))
 }
 
+fn is_serde_derive(path: &Path) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == "Serialize" || last.ident == "Deserialize")
+}
+
+fn strip_serde_derives(attribute: &mut Attribute) {
+    if attribute.path().is_ident("derive")
+        && let Ok(paths) = attribute.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated)
+    {
+        let kept = paths.iter().filter(|path| !is_serde_derive(path));
+        *attribute = parse_quote!(#[derive(#(#kept),*)]);
+    }
+}
+
 fn refuse_own_derives(attrs: &[Attribute], errors: &mut Errors) {
     for attribute in attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
         // What is no list of paths is for rustc to report.
         let _ = attribute.parse_nested_meta(|meta| {
-            if let Some(last) = meta.path.segments.last()
-                && (last.ident == "Serialize" || last.ident == "Deserialize")
-            {
-                errors.push(
-                    &meta.path,
-                    format!("the attribute derives `{}` already; remove it from `#[derive(..)]`", last.ident),
-                );
+            if is_serde_derive(&meta.path) {
+                errors.push(&meta.path, "the attribute derives this already; remove it from `#[derive(..)]`");
             }
             Ok(())
         });
@@ -688,6 +697,9 @@ impl Strip {
 impl VisitMut for Strip {
     fn visit_derive_input_mut(&mut self, input: &mut DeriveInput) {
         self.strip(&mut input.attrs);
+        if self.serde {
+            input.attrs.iter_mut().for_each(strip_serde_derives);
+        }
         visit_mut::visit_derive_input_mut(self, input);
     }
 

@@ -73,7 +73,7 @@ impl Options {
         let key = args.take("key").and_then(|value| {
             let key = syn::parse2::<Ident>(value.tokens.clone());
             if key.is_err() {
-                value.invalid("the name of a field, such as `symbol`", errors);
+                value.invalid("the name of a field without quotes, such as `symbol`", errors);
             }
             key.ok()
         });
@@ -177,7 +177,7 @@ fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut
                 let without = without.join(", ");
                 errors.push(
                     key,
-                    format!("the key must be a named field of every variant, and {without} has no field `{key}`"),
+                    format!("the key must be a named field of every variant, and `{key}` is missing in {without}"),
                 );
             }
             quote!(match self { #(#arms)* })

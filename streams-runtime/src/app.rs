@@ -12,6 +12,7 @@ use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Sc
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
@@ -28,6 +29,10 @@ use crate::tail::Tails;
 
 /// How long [`Running::caught_up`] waits for news before it asks the broker itself.
 const ASK: Duration = Duration::from_millis(200);
+
+/// Said once, where nobody chose a broker.
+pub(crate) const EMBEDDED_BY_DEFAULT: &str = "no REDIS_URL is set: using the embedded broker, which forgets everything \
+    when the program ends; a release build would refuse to start";
 
 /// A program's consumers and what they need; nothing happens until it is started.
 ///
@@ -62,7 +67,7 @@ pub struct App {
     only: Option<Vec<String>>,
     namespace: Option<String>,
     environment: Environment,
-    random: Option<Random>,
+    seams: Option<(Clock, Random)>,
 }
 
 impl fmt::Debug for App {
@@ -93,7 +98,7 @@ impl App {
             only: None,
             namespace: None,
             environment: Environment::default(),
-            random: None,
+            seams: None,
         }
     }
 
@@ -140,8 +145,8 @@ impl App {
     }
 
     #[cfg(feature = "testing")]
-    pub(crate) fn random(mut self, random: Random) -> Self {
-        self.random = Some(random);
+    pub(crate) fn seams(mut self, clock: Clock, random: Random) -> Self {
+        self.seams = Some((clock, random));
         self
     }
 
@@ -186,8 +191,16 @@ impl App {
         self.environment.namespace.as_deref().or(self.namespace.as_deref())
     }
 
+    /// Whether nobody chose a broker, in a build where that means the embedded one.
+    pub(crate) fn is_embedded_by_default(&self) -> bool {
+        cfg!(debug_assertions)
+            && self.broker.is_none()
+            && self.environment.redis_url.is_none()
+            && !self.environment.embedded
+    }
+
     /// The broker that was given, or the one that the environment names; without either the embedded one, but only
-    /// in a debug build.
+    /// in a debug build: a forgotten variable must not become a service that forgets.
     fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
         if let Some(broker) = &self.broker {
             return Ok(Arc::clone(broker));
@@ -195,23 +208,14 @@ impl App {
         if let Some(url) = &self.environment.redis_url {
             return Ok(Arc::new(Redis::open(url)?));
         }
-        if self.environment.embedded {
-            return Ok(Arc::new(Embedded::new()));
-        }
-        if self.environment.redis {
+        if self.is_embedded_by_default() {
+            tracing::warn!("{EMBEDDED_BY_DEFAULT}");
+        } else if !self.environment.embedded {
             return Err(Error::Refused(vec![
-                "STREAMS_BROKER is `redis`, but nothing says where: set REDIS_URL".to_owned(),
+                "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
             ]));
         }
-        if cfg!(debug_assertions) {
-            tracing::warn!(
-                "no REDIS_URL is set: using the embedded broker, which forgets everything when the program ends; a release build would refuse to start"
-            );
-            return Ok(Arc::new(Embedded::new()));
-        }
-        Err(Error::Refused(vec![
-            "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
-        ]))
+        Ok(Arc::new(Embedded::new()))
     }
 
     /// Checks, connects, and begins to drive every group.
@@ -234,8 +238,8 @@ impl App {
         for group in &plan.groups {
             broker.declare(&group.key).await?;
         }
-        let clock = Clock::new();
-        let random = Arc::new(self.random.take().unwrap_or_else(Random::from_system));
+        let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
+        let random = Arc::new(random);
         let namespace = self.effective_namespace().map(str::to_owned);
         let publisher =
             Publisher::new(Arc::clone(&broker), namespace.clone(), self.events.clone(), clock, Arc::clone(&random));
@@ -251,7 +255,10 @@ impl App {
             shutdown: shutdown.clone(),
             lease_for: config.lease,
         };
-        banner(&plan, &*broker);
+        let banner = banner(&plan, &*broker);
+        for line in &banner {
+            tracing::info!("{line}");
+        }
         let changed = Arc::new(Notify::new());
         let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
         for group in plan.groups {
@@ -282,7 +289,7 @@ impl App {
                     max_payload: group.max_payload,
                     progress: of_group,
                 };
-                tasks.spawn(driven.run());
+                tasks.spawn(supervise(driven));
             }
         }
         Ok(Running {
@@ -293,6 +300,7 @@ impl App {
             progress,
             changed,
             consumers,
+            banner,
             tasks,
             tails: engine.tails,
             shutdown,
@@ -316,28 +324,41 @@ impl App {
     }
 }
 
-fn banner(plan: &Plan, broker: &dyn Broker) {
-    tracing::info!(broker = broker.describe(), groups = plan.groups.len(), "streams starts");
-    for line in banner_lines(plan) {
-        tracing::info!("{line}");
+/// Drives a group. A panic of our own must not look like a group that is well.
+async fn supervise(group: Group) {
+    let progress = Arc::clone(&group.progress);
+    let driven = AbortOnDropHandle::new(tokio::spawn(group.run()));
+    if let Err(error) = driven.await
+        && error.is_panic()
+    {
+        let reason =
+            format!("bug in streams-runtime: {} panicked; please report it, and start the program again", progress.key);
+        tracing::error!(group = progress.group, partition = progress.key.partition().as_str(), reason, "halted");
+        progress.enter(Phase::Halted { reason });
     }
 }
 
-/// A line for each consumer: stream, group, function, file and line.
-fn banner_lines(plan: &Plan) -> Vec<String> {
+/// Where the app runs, then a line for each consumer: stream, group, function, file and line.
+fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
     let consumers =
         plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    consumers
-        .map(|(group, info)| {
-            let partitions = match group.key.partitions() {
-                1 => String::new(),
-                many => format!(" ({many} partitions)"),
-            };
-            format!(
-                "{}{partitions} -> {}: {} takes {} [{}:{}]",
-                group.stream, group.group, info.name, info.event.name, info.file, info.line
-            )
-        })
+    let consumers = consumers.map(|(group, info)| {
+        let partitions = match group.key.partitions() {
+            1 => String::new(),
+            many => format!(" ({many} partitions)"),
+        };
+        format!(
+            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            group.key.base(),
+            group.group,
+            info.name,
+            info.event.name,
+            info.file,
+            info.line
+        )
+    });
+    std::iter::once(format!("streams on {}, {} groups:", broker.describe(), plan.groups.len()))
+        .chain(consumers)
         .collect()
 }
 
@@ -350,6 +371,7 @@ pub struct Running {
     progress: Vec<Arc<Progress>>,
     changed: Arc<Notify>,
     consumers: Vec<&'static ConsumerInfo>,
+    banner: Vec<String>,
     tasks: JoinSet<()>,
     tails: Tails,
     shutdown: Shutdown,
@@ -472,7 +494,6 @@ impl Running {
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
-            self.tails.end();
             return Stopped::Clean;
         }
         let handlers = self.tasks.len();
@@ -484,7 +505,6 @@ impl Running {
         self.shutdown.cut();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         let cut = tokio::time::timeout(PARTING, finished).await;
-        self.tails.end();
         match cut {
             Ok(()) => Stopped::Cut { handlers },
             Err(_) => {
@@ -495,6 +515,10 @@ impl Running {
                 Stopped::Stuck { handlers }
             }
         }
+    }
+
+    pub(crate) fn banner(&self) -> &[String] {
+        &self.banner
     }
 
     pub(crate) fn shutdown(&self) -> &Shutdown {

@@ -15,8 +15,12 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), wall_ms: millis(wall) }
+        Self::starting(SystemTime::now())
+    }
+
+    /// As if the wall said this now.
+    pub(crate) fn starting(wall: SystemTime) -> Self {
+        Self { start: Instant::now(), wall_ms: millis(wall.duration_since(UNIX_EPOCH).unwrap_or_default()) }
     }
 
     /// Milliseconds since the app began, never zero, so that zero can mean "not set".

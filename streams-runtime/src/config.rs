@@ -137,8 +137,8 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
     /// Which broker `STREAMS_BROKER` asks for.
-    pub(crate) redis: bool,
     pub(crate) embedded: bool,
+    redis: bool,
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) namespace: Option<String>,
     pub(crate) lease: Option<Duration>,
@@ -203,6 +203,10 @@ impl Environment {
                 }
                 _ => {}
             }
+        }
+        if read.redis && read.redis_url.is_none() {
+            read.problems
+                .push("STREAMS_BROKER is `redis`, but REDIS_URL is not set; set it to `redis://host:port/`".to_owned());
         }
         if read.embedded && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());

@@ -9,13 +9,21 @@ use std::time::SystemTime;
 
 use streams_core::broker::{Broker, BrokerError, Fields};
 use streams_core::codec::{self, DecodeError};
-use streams_core::keys::{GroupKey, StreamKey};
+use streams_core::keys::{GroupKey, InvalidName, StreamKey, check_group, check_namespace};
 use streams_core::{Entry, EntryId, StreamEvent};
 
+use crate::registry;
 use crate::settle::Cause;
 
 /// What stands before the name of an original field.
 const ORIGINAL: &str = "o:";
+
+/// The most bytes of a reason: an error may quote the whole event, which the letter holds anyway.
+const MOST_REASON: usize = 4 * 1024;
+/// How many original fields stand as fields of the letter; the server's scripts take only so many arguments.
+const MOST_FIELDS: usize = 1_000;
+/// The field with the original fields beyond that: each as length (four bytes, big-endian), name, length, value.
+const MORE: &str = "more";
 
 /// The fields of a dead letter: where it came from and why, then every original field, bytes unchanged.
 ///
@@ -34,15 +42,45 @@ pub(crate) fn fields(
         ("group", key.group().to_owned()),
         ("consumer", consumer.to_owned()),
         ("cause", cause.as_str().to_owned()),
-        ("reason", reason.to_owned()),
+        ("reason", cut(reason).to_owned()),
         ("attempts", attempts.to_string()),
     ];
-    let originals = entry.fields.iter().map(|(name, value)| {
+    let (plain, folded) = entry.fields.split_at(entry.fields.len().min(MOST_FIELDS));
+    let originals = plain.iter().map(|(name, value)| {
         let mut prefixed = ORIGINAL.as_bytes().to_vec();
         prefixed.extend_from_slice(name);
         (prefixed, value.clone())
     });
-    ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes())).chain(originals).collect()
+    let more = (!folded.is_empty()).then(|| (MORE.as_bytes().to_vec(), fold(folded)));
+    let ours = ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes()));
+    ours.chain(originals).chain(more).collect()
+}
+
+/// The beginning of a reason, cut between two characters.
+fn cut(reason: &str) -> &str {
+    let end = (0..=MOST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+    &reason[..end.unwrap_or_default()]
+}
+
+fn fold(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut folded = Vec::new();
+    for bytes in fields.iter().flat_map(|(name, value)| [name, value]) {
+        // No field of an entry is longer than 512 MiB.
+        folded.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        folded.extend_from_slice(bytes);
+    }
+    folded
+}
+
+/// As many whole fields as there are.
+fn unfold(mut folded: &[u8]) -> Fields {
+    let mut take = || {
+        let (length, rest) = folded.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        folded = rest;
+        Some(bytes.to_vec())
+    };
+    std::iter::from_fn(|| Some((take()?, take()?))).collect()
 }
 
 /// An event that a group gave up on.
@@ -74,7 +112,8 @@ impl<E> DeadLetter<E> {
         let original = letter.fields.iter().filter_map(|(name, value)| {
             name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.clone()))
         });
-        let fields = original.collect();
+        let mut fields: Fields = original.collect();
+        fields.extend(letter.field(MORE).map(unfold).unwrap_or_default());
         let id = letter.field("entry").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok()).unwrap_or_default();
         let original = Arc::new(Entry { id, fields });
         Self { id: DeadLetterId { partition, entry: letter.id }, letter, original, event: PhantomData }
@@ -151,6 +190,35 @@ impl<E> fmt::Debug for DeadLetters<E> {
 }
 
 impl<E: StreamEvent> DeadLetters<E> {
+    /// The dead letters of a group, for a tool of one's own that runs no app.
+    ///
+    /// # Errors
+    /// When a name cannot be part of a key.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use streams_runtime::{DeadLetters, broker::Redis, stream_event};
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// #[derive(Debug)]
+    /// struct Trade { price: f64 }
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Arc::new(Redis::open("redis://127.0.0.1/")?);
+    /// let letters = DeadLetters::<Trade>::on(broker, None, "risk")?;
+    /// for letter in letters.list(None, 100).await? {
+    ///     println!("{}: {} ({} attempts), {:?}", letter.id(), letter.reason(), letter.attempts(), letter.decode());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), check_namespace)?;
+        check_group(group)?;
+        let properties =
+            registry::stream_properties(E::INFO.stream, registry::linked_events().iter().chain([&E::INFO]));
+        Ok(Self::new(broker, &StreamKey::new(namespace, E::INFO.stream, properties.partitions), group))
+    }
+
     pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
         let groups = (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect();
         Self { broker, groups, event: PhantomData }
@@ -208,6 +276,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reason_is_cut_between_two_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = format!("{}ä", "x".repeat(MOST_REASON - 1));
+        assert_eq!(cut(&long).len(), MOST_REASON - 1);
+    }
+
+    #[test]
     fn a_letter_gives_back_the_entry_as_it_was() {
         let fields = vec![
             (b"event".to_vec(), b"Trade@1".to_vec()),
@@ -215,7 +290,8 @@ mod tests {
             (b"tenant".to_vec(), b"a".to_vec()),
             (b"tenant".to_vec(), b"b".to_vec()),
         ];
-        let entry = Entry { id: EntryId::new(7, 1), fields };
+        let headers = (0..2_000).map(|number| (format!("h{number}").into_bytes(), vec![b'x'; number % 300]));
+        let entry = Entry { id: EntryId::new(7, 1), fields: fields.into_iter().chain(headers).collect() };
         let key = StreamKey::new(None, "trades", 4).partition(3).group("risk");
         let letter = super::fields(&key, "check", &entry, Cause::Decode, "bad", 2);
         let letter = DeadLetter::<()>::of(3, Arc::new(Entry { id: EntryId::new(9, 0), fields: letter }));

@@ -180,11 +180,16 @@ fn deadline(clock: &Clock, sent: Instant, lease_for: Duration) -> u64 {
 
 impl Held {
     /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
+    ///
+    /// While a handler runs an answer says nothing, because a handler that blocks its executor also keeps the answer from
+    /// being heard; its own limit bounds that.
     fn deserves(&self, now: u64, lease_for: u64) -> bool {
         let handler_until = self.handler_until.load(Ordering::Acquire);
         let commit_since = self.commit_since.load(Ordering::Acquire);
-        (handler_until == 0 || now < handler_until)
-            && (commit_since == 0 || now < commit_since.saturating_add(lease_for))
+        match handler_until {
+            0 => commit_since == 0 || now < commit_since.saturating_add(lease_for),
+            until => now < until,
+        }
     }
 }
 
@@ -344,5 +349,7 @@ mod tests {
         held.handler_until.store(0, Ordering::Release);
         held.commit_since.store(10, Ordering::Release);
         assert!(held.deserves(109, 100) && !held.deserves(110, 100));
+        held.handler_until.store(500, Ordering::Release);
+        assert!(held.deserves(499, 100), "a blocked executor hears no answers");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Error};
+use crate::app::{App, EMBEDDED_BY_DEFAULT, Error};
 use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
@@ -49,10 +49,15 @@ impl App {
     /// Dropping the future drops the app without giving leases back: others take over when they run out.
     pub async fn run(self) -> Result<(), Error> {
         let app = self.from_environment();
-        if !tracing::dispatcher::has_been_set() {
+        // What a newcomer must see even without a subscriber; everything later is for one.
+        let quiet = !tracing::dispatcher::has_been_set();
+        if quiet {
             eprintln!(
                 "streams: no tracing subscriber is set, so warnings and errors of handlers are not shown; begin `main` with `tracing_subscriber::fmt::init()`"
             );
+            if app.is_embedded_by_default() {
+                eprintln!("streams: {EMBEDDED_BY_DEFAULT}");
+            }
         }
         let signals = Signals::listen().map_err(Error::Thread)?;
         let running = tokio::select! {
@@ -61,6 +66,9 @@ impl App {
         };
         signals.watch(running.deadline());
         // Told on the thread of the signals, so that groups stop also while this task gets no turn.
+        if quiet {
+            running.banner().iter().for_each(|line| eprintln!("{line}"));
+        }
         let shutdown = running.shutdown().clone();
         signals.on_first(move || shutdown.stop());
         signals.first.cancelled().await;
@@ -127,6 +135,9 @@ impl Signals {
                     tracing::error!("handlers do not yield: the process ends without giving its leases back");
                     std::process::exit(EXIT_STUCK);
                 }
+                // What the program does after the app is its own; a signal ends it as it would have without us.
+                let (number, _) = arriving.next().await;
+                std::process::exit(EXIT_SIGNAL + number);
             });
         })?;
         Ok(Self { first, tell })

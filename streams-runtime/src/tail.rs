@@ -244,9 +244,11 @@ impl Reader {
                     return;
                 }
                 let interrupt = reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Some(interrupt) = interrupt {
-                    // A failure says that the connection is gone, and with it the wait.
-                    let _ = interrupt.interrupt().await;
+                // Without a connection there is no wait to end, and the next one begins with the keys of then.
+                let Some(interrupt) = interrupt else { return };
+                // A failure says the same.
+                if interrupt.interrupt().await.is_err() {
+                    return;
                 }
                 let _ = tokio::time::timeout(Duration::from_millis(20), confirmed).await;
             }
@@ -339,6 +341,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
             }
             Err(error) => error,
         };
+        *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if failures == 0 {
             tracing::warn!(error = %failed, "the tail lost its connection; trying again until it is back");
         }

@@ -1,7 +1,7 @@
 //! A whole app in virtual time: no server, no sleep, the same run for the same seed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use streams_core::broker::Broker;
 use streams_core::codec;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, Error, Running};
 use crate::broker::Embedded;
+use crate::clock::Clock;
 use crate::dead_letter::DeadLetter;
 use crate::publisher::{PublishError, Publisher, Receipt};
 use crate::random::Random;
@@ -49,7 +50,7 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Starts the app on a fresh embedded broker, with a fixed seed for everything random.
+    /// Starts the app on a fresh embedded broker, with a fixed seed for everything random and a fixed date.
     ///
     /// # Errors
     /// As [`App::start`].
@@ -57,7 +58,7 @@ impl TestApp {
     /// # Panics
     /// Outside tokio's executor for one thread, whose clock alone can be paused.
     pub async fn start(app: App) -> Result<Self, Error> {
-        Self::start_with(app, Arc::new(Embedded::new()), 0).await
+        Self::start_with(app, Arc::new(Embedded::starting(epoch())), 0).await
     }
 
     /// Starts the app on this broker, which other apps may share, with this seed.
@@ -71,7 +72,7 @@ impl TestApp {
         if !is_paused() {
             tokio::time::pause();
         }
-        Ok(Self { running: app.broker(broker).random(Random::seeded(seed)).start().await? })
+        Ok(Self { running: app.broker(broker).seams(Clock::starting(epoch()), Random::seeded(seed)).start().await? })
     }
 
     /// Publishes an event.
@@ -144,6 +145,11 @@ impl TestApp {
     pub fn into_running(self) -> Running {
         self.running
     }
+}
+
+/// When every test begins: the first of January 2026, UTC.
+fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
 /// Whether the executor's clock stands still: tokio can be asked in no other way.

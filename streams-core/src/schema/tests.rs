@@ -25,7 +25,7 @@ impl Sample {
 
     fn fields<M: serde::ser::SerializeMap>(self, map: &mut M, schema: &StructSchema) -> Result<(), M::Error> {
         for field in schema.fields {
-            if !(field.may_be_absent && self.pick % 2 == 0) {
+            if !(field.may_be_absent && self.pick.is_multiple_of(2)) {
                 map.serialize_entry(field.name, &self.of(field.schema))?;
             }
         }
@@ -56,11 +56,11 @@ impl Serialize for Sample {
             Schema::Int { bits, signed: true } => to.serialize_i64(i64::MIN >> (64 - bits)),
             Schema::F32 => to.serialize_f32(1.5),
             Schema::F64 => to.serialize_f64(-2.25),
-            Schema::Option(inner) if self.pick % 2 == 0 || is_recursive(inner) => to.serialize_none(),
+            Schema::Option(inner) if self.pick.is_multiple_of(2) || is_recursive(inner) => to.serialize_none(),
             Schema::Option(inner) => to.serialize_some(&self.of(inner)),
             Schema::Seq(inner) => {
                 let length = if is_recursive(inner) { 0 } else { self.pick % 2 };
-                to.collect_seq(&vec![self.of(inner); length])
+                to.collect_seq(vec![self.of(inner); length].as_slice())
             }
             Schema::Array(inner, length) => {
                 let mut tuple = to.serialize_tuple(*length)?;
@@ -85,7 +85,8 @@ impl Serialize for Sample {
                 tuple.end()
             }
             Schema::Struct(schema) => {
-                let absent = schema.fields.iter().filter(|field| field.may_be_absent && self.pick % 2 == 0).count();
+                let absent =
+                    schema.fields.iter().filter(|field| field.may_be_absent && self.pick.is_multiple_of(2)).count();
                 let mut map = to.serialize_map(Some(schema.fields.len() - absent))?;
                 self.fields(&mut map, schema)?;
                 map.end()
@@ -174,7 +175,7 @@ struct Pair(u8, String);
 
 #[event_type]
 #[derive(Debug)]
-struct Bytes(Vec<u8>, [u8; 3], Box<Vec<u8>>);
+struct Bytes(Vec<u8>, [u8; 3], Box<[u8; 2]>);
 
 #[event_type]
 #[derive(Debug)]

@@ -27,9 +27,18 @@ fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// The most fields of a dead letter: a script hands them to one command, and Lua has room for about 8,000 arguments.
+const MAX_DEAD_FIELDS: usize = 3_900;
+
 /// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
 fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     check_entries(&commit.dead)?;
+    if let Some(fields) = commit.dead.iter().map(Vec::len).find(|fields| *fields > MAX_DEAD_FIELDS) {
+        return Err(BrokerError::new(
+            BrokerErrorKind::Refused,
+            format!("a dead letter of {fields} fields cannot be stored; at most {MAX_DEAD_FIELDS} are possible"),
+        ));
+    }
     let Commit { prev, next, .. } = commit;
     if next < prev {
         return Err(BrokerError::new(

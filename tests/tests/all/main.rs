@@ -5,5 +5,8 @@ mod contract;
 mod ordered;
 mod process;
 mod publishing;
+mod readme;
+mod redis;
 mod soak;
 mod ui;
+mod wire;

@@ -67,8 +67,8 @@ async fn a_service_says_what_it_runs_handles_and_stops_with_0_on_sigterm_and_sig
         let mut worker = site.worker();
         site.publish(n, None).await;
         worker.says(&format!("end {n}"));
-        worker.logs("jobs -> work: work takes Job [tests/src/bin/worker.rs:");
-        worker.logs("broker=\"redis://127.0.0.1:");
+        worker.logs("jobs -> work: `work` takes `Job` [tests/src/bin/worker.rs:");
+        worker.logs("streams on redis://127.0.0.1:");
         worker.signal(signal);
         assert_eq!(worker.code(), Some(0), "{}", worker.errors());
         assert_eq!(site.state("owner"), "");
@@ -180,7 +180,7 @@ fn a_service_that_cannot_start_says_why_ends_with_1_and_never_shows_the_password
     let closed = RedisServer::start().port();
     for (url, said) in [
         (format!("redis://:CANARY@127.0.0.1:{port}/"), "the server refused to log in"),
-        (format!("redis://127.0.0.1:{port}/"), "not logged in"),
+        (format!("redis://127.0.0.1:{port}/"), "the server asks for a password"),
         (format!("redis://:CANARY@127.0.0.1:{closed}/"), "connection refused"),
         ("http://:CANARY@127.0.0.1/".to_owned(), "the Redis URL has no scheme that is known"),
         ("redis://:CANARY@127.0.0.1/nought".to_owned(), "its database is not a number"),

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisError, RedisResult, cmd,
+};
 use streams_core::broker::{BrokerError, BrokerErrorKind};
 use tokio::sync::Mutex;
 
@@ -26,6 +29,8 @@ const URL_FORM: &str = "redis://[user:password@]host[:port][/database]";
 /// A server, and how to log in.
 pub(super) struct Target {
     client: Client,
+    /// The user, the password and the database.
+    settings: RedisConnectionInfo,
     /// The address without credentials, for logs and messages.
     shown: String,
 }
@@ -82,10 +87,16 @@ impl Target {
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
-        let settings = info.redis_settings().clone().set_lib_name("streams-runtime", env!("CARGO_PKG_VERSION"));
-        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(settings))
+        let settings = info.redis_settings().clone();
+        // The crate makes "authentication failed" of every error of a log-in, also of one that asks to come back
+        // later, so we log in ourselves. In RESP3 it begins the connection with the log-in and tells the error.
+        let info = match settings.protocol() {
+            ProtocolVersion::RESP2 => info.set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name()),
+            _ => info,
+        };
+        let client = Client::open(info.set_tcp_settings(tcp))
             .map_err(|_| refused(format!("the Redis URL cannot be used; expected {URL_FORM}")))?;
-        Ok(Self { client, shown })
+        Ok(Self { client, settings, shown })
     }
 
     pub(super) fn shown(&self) -> &str {
@@ -97,55 +108,67 @@ impl Target {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
-        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        connected.map_err(|error| self.cannot_connect(&error))
+        let connected = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            if self.settings.protocol() == ProtocolVersion::RESP2 {
+                if let Some(password) = self.settings.password() {
+                    cmd("AUTH").arg(self.settings.username()).arg(password).exec_async(&mut connection).await?;
+                }
+                if self.settings.db() != 0 {
+                    cmd("SELECT").arg(self.settings.db()).exec_async(&mut connection).await?;
+                }
+            }
+            // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
+            cmd("PING").exec_async(&mut connection).await?;
+            Ok(connection)
+        };
+        connected.await.map_err(|error: RedisError| self.cannot_connect(&error))
     }
 
     fn cannot_connect(&self, error: &RedisError) -> BrokerError {
+        use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         let said = self.without_password(error);
-        let (kind, why) = match error.kind() {
-            _ if error.is_timeout() => (
-                BrokerErrorKind::Unavailable,
-                "no answer within 5 s; is it a Redis server, and is the network open to it?".to_owned(),
-            ),
-            _ if said.contains("WRONGPASS") || said.contains("NOAUTH") || said.contains("invalid username-password") => {
-                (BrokerErrorKind::Refused, credentials(&said))
-            }
-            _ if said.contains("without any password configured") => (
-                BrokerErrorKind::Refused,
-                "the server has no password, but REDIS_URL gives one; remove it, or check that this is the right server"
-                    .to_owned(),
-            ),
-            _ if said.contains("DB index") || said.contains("Redis Server refused to switch database") => (
-                BrokerErrorKind::Refused,
-                "the server has no such database; check the number at the end of REDIS_URL (16 databases, from 0, \
-                 by default)"
-                    .to_owned(),
-            ),
-            ErrorKind::Parse => (
-                BrokerErrorKind::Refused,
-                "what answers there is not a Redis server; check host and port in REDIS_URL".to_owned(),
-            ),
-            _ if said.contains("max number of clients") => (
-                BrokerErrorKind::Unavailable,
-                "the server has no connection left; raise its maxclients".to_owned(),
-            ),
-            ErrorKind::RESP3NotSupported => (
-                BrokerErrorKind::Unsupported,
-                "the server does not speak RESP3; remove protocol=resp3 from REDIS_URL".to_owned(),
-            ),
-            ErrorKind::AuthenticationFailed => (BrokerErrorKind::Refused, credentials(&said)),
-            ErrorKind::Io if error.is_connection_refusal() => match self.client.get_connection_info().addr() {
+        let has = |text| said.contains(text);
+        let (kind, why) = if error.is_timeout() {
+            (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
+        } else if error.is_connection_refusal() {
+            match self.client.get_connection_info().addr() {
                 ConnectionAddr::Unix(_) => (
-                    BrokerErrorKind::Unavailable,
-                    "no server listens on this socket; is it running, and is the path in REDIS_URL right?".to_owned(),
+                    Unavailable,
+                    "no server listens on this socket; is it running, and is the path in REDIS_URL right?",
                 ),
                 _ => (
-                    BrokerErrorKind::Unavailable,
-                    "connection refused; is the server running, and are host and port in REDIS_URL right?".to_owned(),
+                    Unavailable,
+                    "connection refused; is the server running, and are host and port in REDIS_URL right?",
                 ),
-            },
-            _ => (BrokerErrorKind::Unavailable, "check that it is running and that REDIS_URL is right".to_owned()),
+            }
+        } else if error.kind() == ErrorKind::Parse {
+            (Refused, "what answers there is not a Redis server; check host and port in REDIS_URL")
+        } else if error.kind() == ErrorKind::RESP3NotSupported {
+            (Unsupported, "the server does not speak RESP3; remove protocol=resp3 from REDIS_URL")
+        } else if has("WRONGPASS") {
+            (Refused, "the server refused to log in (WRONGPASS); check the user and password in REDIS_URL")
+        } else if has("NOAUTH") {
+            (Refused, "the server asks for a password (NOAUTH); check the user and password in REDIS_URL")
+        } else if has("without any password configured") {
+            (
+                Refused,
+                "the server has no password; check the user and password in REDIS_URL, and that it is this server",
+            )
+        } else if has("DB index") {
+            (
+                Refused,
+                "the server has no such database; check the number at the end of REDIS_URL (by default there are 16, \
+                 from 0)",
+            )
+        } else if has("LOADING") {
+            (Unavailable, "the server is still loading its data")
+        } else if has("NOPERM") {
+            (Refused, "the user may not log in or PING (NOPERM); grant it the commands with ACL")
+        } else if has("max number of clients") {
+            (Unavailable, "the server has no connection left; raise its maxclients")
+        } else {
+            (Unavailable, "check that the server runs and that REDIS_URL is right")
         };
         BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown)).caused_by(said)
     }
@@ -153,17 +176,11 @@ impl Target {
     /// The error's text. Some servers repeat the commands that they do not know.
     fn without_password(&self, error: &RedisError) -> String {
         let text = error.to_string();
-        match self.client.get_connection_info().redis_settings().password() {
+        match self.settings.password() {
             Some(password) if !password.is_empty() => text.replace(password, "***"),
             _ => text,
         }
     }
-}
-
-fn credentials(said: &str) -> String {
-    let code = ["WRONGPASS", "NOAUTH"].into_iter().find(|code| said.contains(code));
-    let code = code.map_or_else(String::new, |code| format!(" ({code})"));
-    format!("the server refused to log in{code}; check the user and password in REDIS_URL")
 }
 
 /// A connection that many calls share and that is replaced after it broke.
@@ -200,8 +217,18 @@ struct Live {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) command: &'static str,
+    /// Empty when it is about none.
     pub(super) key: &'a str,
     pub(super) effect: Effect,
+}
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key {
+            "" => f.write_str(self.command),
+            key => write!(f, "{} on `{key}`", self.command),
+        }
+    }
 }
 
 /// What a call does when it runs twice.
@@ -288,14 +315,13 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
 
 /// What a command's error means to the caller of a broker.
 pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
-    let Call { command, key, effect } = call;
     if is_broken(&error) {
-        let (kind, so) = match effect {
+        let (kind, so) = match call.effect {
             Effect::Read => (BrokerErrorKind::Unavailable, ""),
             Effect::Idempotent | Effect::Once => (BrokerErrorKind::Indefinite, "; it may have taken effect"),
         };
         let what = if error.is_timeout() { "no answer came in time" } else { "the connection broke" };
-        return BrokerError::new(kind, format!("{command} on `{key}`: {what}{so}")).caused_by(error);
+        return BrokerError::new(kind, format!("{call}: {what}{so}")).caused_by(error);
     }
     // A transaction that was refused says why at the command that was.
     let code = match error.clone().into_server_errors() {
@@ -307,7 +333,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         "MISCONF" => {
             (BrokerErrorKind::Full, "the server cannot save to its disk (MISCONF); free space or check its log")
         }
-        "NOAUTH" | "WRONGPASS" => (BrokerErrorKind::Refused, "not logged in; check the user and password in REDIS_URL"),
+        "NOAUTH" => (BrokerErrorKind::Refused, "not logged in (NOAUTH); check the user and password in REDIS_URL"),
         "NOPERM" => {
             (BrokerErrorKind::Refused, "the user may not do this (NOPERM); grant it the command and the key with ACL")
         }
@@ -331,13 +357,13 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         }
         _ => (BrokerErrorKind::Protocol, "the server gave an answer that makes no sense here"),
     };
-    BrokerError::new(kind, format!("{command} on `{key}`: {why}")).caused_by(error)
+    BrokerError::new(kind, format!("{call}: {why}")).caused_by(error)
 }
 
 /// A reply that could not be read. What was asked for may have been done.
 pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     move |what| {
-        let message = format!("{} on `{}`: the server gave an answer that makes no sense here", call.command, call.key);
+        let message = format!("{call}: the server gave an answer that makes no sense here");
         BrokerError::new(BrokerErrorKind::Protocol, message).caused_by(what)
     }
 }

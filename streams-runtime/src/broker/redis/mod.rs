@@ -28,7 +28,7 @@ use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partiti
 ///
 /// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
 /// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `client|id` and `client|unblock`.
+/// `hincrby`, `hdel`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`.
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
@@ -110,7 +110,7 @@ impl Broker for Redis {
 
     fn connect(&self) -> Reply<'_, ()> {
         Box::pin(async move {
-            let call = Call { command: "SCRIPT LOAD", key: "streams", effect: Effect::Idempotent };
+            let call = Call { command: "SCRIPT LOAD", key: "", effect: Effect::Idempotent };
             let load = |mut connection| async move {
                 for script in scripts::all() {
                     script.load_async(&mut connection).await?;
@@ -268,7 +268,7 @@ impl Broker for Redis {
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         Box::pin(async move {
             check_claim(claim)?;
-            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Once };
+            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Idempotent };
             let Claim { owner, lease_for, seen } = claim;
             let mut invocation = on(&scripts::ACQUIRE, group);
             invocation.arg(owner).arg(millis(*lease_for)).arg(&seen.owner).arg(seen.epoch).arg(seen.beat);
@@ -330,7 +330,7 @@ impl Broker for Redis {
 impl Redis {
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
-        let call = Call { command: "INFO", key: "server", effect: Effect::Read };
+        let call = Call { command: "INFO", key: "", effect: Effect::Read };
         let mut info = cmd("INFO");
         info.arg("server");
         let info = self.command(call, &info).await.and_then(|reply| parse::text(reply).map_err(unexpected(call)));

@@ -12,9 +12,13 @@ use tokio::sync::Notify;
 
 use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
 use super::parse;
+use crate::broker::millis;
 
 /// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// The longest that one wait lasts.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) struct RedisTail {
     target: Arc<Target>,
@@ -56,7 +60,7 @@ impl RedisTail {
         }
         self.bell.client.store(0, Ordering::Release);
         let mut connection = self.target.connect(RESPONSE_TIMEOUT).await?;
-        let call = Call { command: "CLIENT ID", key: "tail", effect: Effect::Read };
+        let call = Call { command: "CLIENT ID", key: "", effect: Effect::Read };
         let id = cmd("CLIENT").arg("ID").query_async(&mut connection).await.map_err(|error| explain(call, error))?;
         self.bell.client.store(id, Ordering::Release);
         Ok(self.connection.insert(connection).clone())
@@ -75,15 +79,12 @@ impl RedisTail {
             }
             return Ok(Vec::new());
         }
-        let names = keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
-        let call = Call { command: "XREAD", key: &names, effect: Effect::Read };
-
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(count.max(1));
-        // BLOCK 0 would wait for ever.
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        if millis > 0 {
-            command.arg("BLOCK").arg(millis);
+        // BLOCK 0 would wait for ever, and the largest numbers are refused.
+        let wait = wait.min(LONGEST);
+        if millis(wait) > 0 {
+            command.arg("BLOCK").arg(millis(wait));
         }
         command.arg("STREAMS");
         for (key, _) in keys {
@@ -98,16 +99,22 @@ impl RedisTail {
         self.in_flight = true;
         let reply: Result<Value, _> = command.query_async(&mut connection).await;
         self.in_flight = false;
+        // The server does not say which key it minds.
+        let names = || keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
         match reply {
-            Ok(reply) => parse::read(reply, keys).map_err(unexpected(call)),
+            Ok(reply) => parse::read(reply, keys).map_err(|what| unexpected(xread(&names()))(what)),
             Err(error) => {
                 if is_broken(&error) {
                     self.connection = None;
                 }
-                Err(explain(call, error))
+                Err(explain(xread(&names()), error))
             }
         }
     }
+}
+
+fn xread(keys: &str) -> Call<'_> {
+    Call { command: "XREAD", key: keys, effect: Effect::Read }
 }
 
 impl Tail for RedisTail {
@@ -139,7 +146,7 @@ impl Interrupt for Bell {
             if client == 0 {
                 return Ok(());
             }
-            let call = Call { command: "CLIENT UNBLOCK", key: "tail", effect: Effect::Read };
+            let call = Call { command: "CLIENT UNBLOCK", key: "", effect: Effect::Read };
             let unblock = |mut connection| async move {
                 cmd("CLIENT").arg("UNBLOCK").arg(client).query_async::<Value>(&mut connection).await
             };

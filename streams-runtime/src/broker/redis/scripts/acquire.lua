@@ -1,4 +1,5 @@
--- Takes a lease if nobody renewed it since the contender looked.
+-- Takes a lease if nobody renewed it since the contender looked. A token is fresh at every claim, so who has the lease
+-- already has sent its claim again, because the answer was lost, and gets it again.
 -- KEYS: stream, state. ARGV: group, new owner, lease in ms, then owner, epoch and beat as the contender saw them.
 local stream, state = KEYS[1], KEYS[2]
 local group, owner, lease = ARGV[1], ARGV[2], ARGV[3]
@@ -19,7 +20,8 @@ local epoch = tonumber(held.epoch)
 if not (epoch and tonumber(held.beat) and held.owner and string.match(held.at or '', '^%d+-%d+$')) then
   return {'damaged', state}
 end
-if held.owner ~= ARGV[4] or held.epoch ~= ARGV[5] or held.beat ~= ARGV[6] then
+local again = held.owner == owner
+if not again and (held.owner ~= ARGV[4] or held.epoch ~= ARGV[5] or held.beat ~= ARGV[6]) then
   return {'contended'}
 end
 if not has_group(stream, group) then
@@ -30,9 +32,13 @@ if above(held.at, last) then
   return {'ahead', held.at, last}
 end
 
--- The clock as a floor: should a failover lose the last grants, the next epoch is above them all the same.
-epoch = digits(math.max(epoch + 1, now()))
-redis.call('HSET', state, 'owner', owner, 'epoch', epoch, 'beat', '0', 'lease', lease)
+if again then
+  epoch = held.epoch
+else
+  -- The clock as a floor: should a failover lose the last grants, the next epoch is above them all the same.
+  epoch = digits(math.max(epoch + 1, now()))
+  redis.call('HSET', state, 'owner', owner, 'epoch', epoch, 'beat', '0', 'lease', lease)
+end
 local attempts = {}
 for name, count in pairs(held) do
   local id = string.match(name, '^attempts:(.+)$')

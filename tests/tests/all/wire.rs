@@ -1,0 +1,79 @@
+//! The wire format as `docs/wire-format.md` promises it to other languages: its golden bytes, partitions and key names.
+
+use std::sync::Arc;
+
+use streams_core::keys::{StreamKey, partition_of};
+use streams_core::{Entry, EntryId, codec};
+use streams_runtime::broker::Embedded;
+use streams_runtime::{Publisher, stream_event};
+
+#[stream_event(stream = "trades", version = 1, key = symbol)]
+#[derive(Debug, PartialEq)]
+struct Trade {
+    symbol: String,
+    price: f64,
+    quantity: f64,
+}
+
+const DOCUMENT: &str = include_str!("../../../docs/wire-format.md");
+
+fn trade() -> Trade {
+    Trade { symbol: "BTC-USD".to_owned(), price: 39432.48, quantity: 0.25 }
+}
+
+/// The fields of the golden entry, in order.
+fn golden() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let block = DOCUMENT.split("```golden\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    block.lines().map(|line| line.split_once(": ").unwrap()).map(|(name, hex)| (name.into(), bytes(hex))).collect()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_published_event_has_the_golden_bytes() {
+    let broker = Arc::new(Embedded::new());
+    Publisher::on(broker.clone()).send(&trade()).event_id("t-1").await.unwrap();
+    let partition = StreamKey::new(None, "trades", 1).partition(0);
+    let entries = streams_core::broker::Broker::read(&*broker, &partition, EntryId::ZERO, 10).await.unwrap();
+    assert_eq!(entries[0].fields, golden());
+}
+
+#[test]
+fn the_golden_bytes_are_read() {
+    let entry = Entry { id: EntryId::new(1, 0), fields: golden() };
+    assert_eq!(codec::decode::<Trade>(&entry), Ok(trade()));
+    assert_eq!(entry.event_id().as_str(), "t-1");
+}
+
+#[test]
+fn name_and_payload_are_enough() {
+    let payload = golden().into_iter().find(|(name, _)| name == b"payload").unwrap();
+    let entry = Entry { id: EntryId::new(7, 0), fields: vec![(b"event".to_vec(), b"Trade".to_vec()), payload] };
+    assert_eq!(codec::decode::<Trade>(&entry), Ok(trade()));
+    assert_eq!(entry.event_id().as_str(), "7-0");
+}
+
+#[test]
+fn keys_go_to_the_partitions_of_the_table() {
+    let rows = DOCUMENT.lines().filter_map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let [_, key, crc, partition, _] = cells.as_slice() else { return None };
+        Some((key.trim_matches('`'), crc.parse::<u32>().ok()?, partition.parse::<u32>().ok()?))
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.len() >= 6, "the table is gone: {rows:?}");
+    for (key, crc, partition) in rows {
+        assert_eq!((partition_of(key, u32::MAX), partition_of(key, 8)), (crc % u32::MAX, partition), "{key}");
+    }
+}
+
+#[test]
+fn every_key_of_the_document_is_where_it_says() {
+    let partition = StreamKey::new(None, "trades", 1).partition(0);
+    let group = partition.group("risk");
+    for key in [group.state(), &group.dead(), &partition.bell(), &StreamKey::new(None, "trades", 1).properties()] {
+        assert!(DOCUMENT.contains(&format!("`{key}`")), "{key}");
+    }
+}

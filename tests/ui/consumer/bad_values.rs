@@ -1,0 +1,28 @@
+use streams_core::{consumer, stream_event};
+
+#[stream_event(stream = "trades")]
+struct Trade {
+    price: f64,
+}
+
+#[consumer(
+    group = "ri:sk",
+    max_attempts = 0,
+    backoff = "30s..1s",
+    timeout = 30,
+    start = "yesterday",
+    checkpoint = "often"
+)]
+async fn check(_trade: Trade) {}
+
+#[consumer(
+    group = risk,
+    max_attempts = "5",
+    backoff = "5 parsecs",
+    timeout = "0s",
+    start = "2026-01-02",
+    checkpoint = 0
+)]
+async fn check_again(_trade: Trade) {}
+
+fn main() {}

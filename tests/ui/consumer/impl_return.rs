@@ -1,0 +1,11 @@
+use streams_core::{consumer, stream_event};
+
+#[stream_event(stream = "trades")]
+struct Trade {
+    price: f64,
+}
+
+#[consumer(group = "risk")]
+async fn check(_trade: Trade) -> impl Sized {}
+
+fn main() {}

@@ -1,0 +1,15 @@
+use streams_core::{consumer, stream_event};
+
+#[stream_event(stream = "trades")]
+struct Trade {
+    price: f64,
+}
+
+struct Risk;
+
+impl Risk {
+    #[consumer(group = "risk")]
+    async fn check(&self, _trade: Trade) {}
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+use streams_core::{Context, consumer, stream_event};
+
+#[stream_event(stream = "trades")]
+struct Trade {
+    price: f64,
+}
+
+struct Limits;
+
+#[consumer(group = "risk")]
+async fn check(_trade: Trade, _ctx: Context, _limits: Limits) {}
+
+fn main() {}

@@ -1,0 +1,18 @@
+use streams_core::stream_event;
+
+#[stream_event(stream = "trades", verison = 2)]
+struct Trade {
+    price: f64,
+}
+
+#[stream_event(strem = "trades")]
+struct Quote {
+    price: f64,
+}
+
+#[stream_event(stream = "trades", compat = "full")]
+struct Fill {
+    price: f64,
+}
+
+fn main() {}
