@@ -256,7 +256,7 @@ async fn caught_up_does_not_wait_for_entries_that_were_trimmed_away() {
     for n in 1..=2 {
         app.publish(&Invoice { n }).await.unwrap();
     }
-    // Everything but a stranger's entry goes, and that one is nobody's.
+    // With this floor everything goes, the new entry, too.
     let partition = StreamKey::new(None, "invoices", 1).partition(0);
     let entry = vec![(b"event".to_vec(), b"Unheard".to_vec())];
     store.append(&partition, vec![entry], Some(EntryId::MAX)).await.unwrap();

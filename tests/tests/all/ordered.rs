@@ -930,6 +930,75 @@ async fn a_backlog_is_read_in_order_while_reads_fail_now_and_then() {
 }
 
 #[tokio::test]
+async fn a_read_whose_reply_is_lost_is_made_again_and_nothing_is_repeated() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    for _ in 0..3 {
+        wire.once(Op::Tail, Fault::LoseReply);
+        wire.once(Op::Read, Fault::LoseReply);
+    }
+    // The first of these ends the wait that began before the faults.
+    publish(&app, 2..=50).await;
+    app.advance(secs(5)).await;
+    publish(&app, 51..=100).await;
+    app.advance(secs(5)).await;
+    settled(&app).await;
+    assert_eq!(world.lab.events("left"), (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_lease_that_was_taken_without_the_answer_coming_back_runs_out_and_is_taken_again() {
+    let world = World::new();
+    let wire = world.wire();
+    wire.once(Op::Acquire, Fault::LoseReply);
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    let began = Instant::now();
+    settled(&app).await;
+    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1]);
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_given_back_runs_out() {
+    let world = World::new();
+    let wire = world.wire();
+    let one = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&one, [1]).await;
+    settled(&one).await;
+    let other = world.left().await;
+    wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
+    assert_eq!(one.into_running().stop().await, Stopped::Clean);
+    publish(&other, [2]).await;
+    let began = Instant::now();
+    settled(&other).await;
+    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_contender_that_could_not_look_begins_its_watch_anew() {
+    let world = World::new();
+    let wire = world.wire();
+    let one = world.left().await;
+    settled(&one).await;
+    let other = world.start_on(&wire, consumers![left], Config::new()).await;
+    other.advance(secs(1)).await;
+    drop(one);
+    other.advance(LEASE - secs(3)).await;
+    wire.once(Op::State, Fault::Fail(BrokerErrorKind::Unavailable));
+    // Every second it looks, so by now that has failed.
+    other.advance(secs(1)).await;
+    let failed = Instant::now();
+    publish(&other, [1]).await;
+    world.lab.called("left", 1).await;
+    assert!(failed.elapsed() > LEASE - secs(2), "{:?}", failed.elapsed());
+}
+
+#[tokio::test]
 async fn a_timeout_that_never_ends_is_allowed() {
     let world = World::new();
     world.lab.always("left", 1, Act::Sleep(secs(5)));
