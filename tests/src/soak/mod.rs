@@ -1,7 +1,7 @@
 //! A worker process is killed again and again while it handles events; at the end the journal and Redis must agree that
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
-//! [`journal`] is what the worker writes, [`check`] judges it, and this file drives: it publishes, kills and starts again.
+//! [`journal`] is what the worker writes, [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
 
 pub mod check;
 pub mod journal;
