@@ -1,10 +1,12 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
 
 mod faults;
 mod lab;
+mod log;
 mod server;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
+pub use log::{Log, logged};
 pub use server::{Options, RedisServer};

@@ -2,6 +2,7 @@
 
 mod contract;
 mod ordered;
+mod publishing;
 mod readme;
 mod redis;
 mod ui;
