@@ -55,6 +55,32 @@ const PAGE: usize = 64;
 /// publisher.send(&trade).event_id("trade-553287559").header("venue", "a").await?;
 /// # Ok(()) }
 /// ```
+///
+/// # Writes are shared
+///
+/// A call alone is written at once. Calls that come while a write of the same partition is under way go out together in
+/// the next one, up to 256 events or 1 MiB. Nothing waits for company. About 16 MiB may wait in a publisher, counting
+/// 1 KiB for each event besides its bytes; beyond that calls wait for room.
+///
+/// # Order
+///
+/// Events that are published one after another, each when the one before was answered, stand in that order in their
+/// partition. Calls under way at the same time have no order among one another; what belongs in order goes through
+/// [`Self::publish_all`].
+///
+/// # When there is no answer
+///
+/// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
+/// [`Self::retrying_for`]), and later publishes to the partition queue behind it, so the order of a key outlives a
+/// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
+/// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
+/// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
+///
+/// # When a call is dropped
+///
+/// Dropping a publish that has begun withdraws nothing: its event is written all the same, unless it still waited for
+/// room, and nobody hears what became of it. Others that share its write are not affected. The write runs in a task on
+/// the executor of the call that found the partition idle; if that executor ends, those who still wait are told so.
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
@@ -151,13 +177,13 @@ impl Publisher {
         Ok((0..key.partitions()).map(|index| key.partition(index)).collect())
     }
 
-    /// Publishes one event and waits until the broker has it.
+    /// Publishes one event and waits until the broker has it; where the stream says `durability`, until it is there.
     ///
     /// # Errors
     /// See [`PublishError`]: above all whether the event may be in the stream all the same.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the event published.
+    /// Dropping the future withdraws nothing: the event is published all the same unless it waited for room.
     pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
         self.send(event).await
     }
@@ -173,7 +199,7 @@ impl Publisher {
     /// [`PublishError::is_not_sent`].
     ///
     /// # Cancel safety
-    /// Dropping the future may leave some of the events published: of each partition the first ones.
+    /// Dropping the future leaves some of the events published: of each partition the first ones.
     pub async fn publish_all<E: StreamEvent>(
         &self,
         events: impl IntoIterator<Item = E>,

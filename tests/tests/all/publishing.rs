@@ -229,11 +229,8 @@ fn an_executor_that_ends_answers_those_who_wait_elsewhere() {
     let (wire, publisher) = wire();
     let gate = Gate::default();
     wire.once(Op::Append, Fault::Hold(gate.clone()));
-    let first = one.block_on(async {
-        let first = begin(&publisher, 0).await;
-        gate.arrived(1).await;
-        first
-    });
+    let first = one.block_on(begin(&publisher, 0));
+    one.block_on(gate.arrived(1));
     let waiting = other.block_on(begin(&publisher, 1));
     one.shutdown_background();
     other.block_on(async {
