@@ -40,8 +40,17 @@ pub(super) enum Problem {
          rather than publish it again", .receipt.entry_id
     )]
     NotDurable { receipt: Box<Receipt>, missing: String },
-    #[error("{0}")]
+    #[error("{}{}", .0, remedy(.0))]
     Broker(Arc<BrokerError>),
+}
+
+/// What to do about it, where the broker cannot know.
+fn remedy(error: &BrokerError) -> &'static str {
+    if error.is_indefinite() {
+        "; publish it again with the same event id, so that consumers can tell a double"
+    } else {
+        ""
+    }
 }
 
 impl PublishError {

@@ -25,6 +25,12 @@ struct Step {
     n: u64,
 }
 
+#[stream_event(stream = "spread", key = n, partitions = 8)]
+#[derive(Debug, Clone, PartialEq)]
+struct Spread {
+    n: u64,
+}
+
 #[stream_event(stream = "large")]
 #[derive(Debug, Clone, PartialEq)]
 struct Large {
@@ -174,6 +180,29 @@ async fn a_thousand_calls_at_once_are_a_few_writes_to_the_socket() {
     assert_eq!(numbers, (0..=1000).collect::<Vec<_>>());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_do_not_wait_for_each_other() {
+    let wire = Faulty::over(Arc::new(Redis::open(&RedisServer::shared().database()).unwrap()));
+    let publisher = Publisher::on(Arc::new(wire.clone()));
+    let gate = Gate::default();
+    wire.once(Op::Append, Fault::Hold(gate.clone()));
+    let held = begin(&publisher, 0).await;
+    gate.arrived(1).await;
+    let calls: Vec<_> = (0..1000)
+        .map(|n| {
+            let publisher = publisher.clone();
+            tokio::spawn(async move { publisher.publish(&Spread { n }).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(wire.calls(Op::Append) <= 50, "{} writes", wire.calls(Op::Append));
+    assert!(!held.is_finished());
+    gate.open();
+    held.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_lone_call_is_written_at_once() {
     tokio::time::pause();
@@ -316,7 +345,9 @@ async fn an_attempt_without_an_answer_is_not_forgotten_over_a_later_refusal() {
         wire.once(Op::Append, Fault::LoseReply);
         wire.once(Op::Append, Fault::Fail(last));
         let error = publisher.publish(&Step { n: 1 }).await.unwrap_err();
-        assert!(error.is_indefinite() && error.to_string().contains("may have taken effect"), "{error}");
+        let message = error.to_string();
+        assert!(error.is_indefinite() && message.contains("may have taken effect"), "{message}");
+        assert!(message.contains("the same event id"), "{message}");
         assert_eq!(numbers(&wire).await, [1]);
     }
 }
@@ -474,8 +505,11 @@ async fn a_publish_waits_for_its_replicas_and_says_when_they_do_not_come() {
     assert_eq!(there.length, 3, "what was answered is on the replica");
     assert!(publisher.publish_all((3..10).map(|n| Safe { n })).await.iter().all(Result::is_ok));
 
+    primary.run::<u32>("CLIENT KILL TYPE normal SKIPME yes");
+    publisher.publish(&Safe { n: 10 }).await.unwrap();
+
     drop(replica);
-    let error = publisher.publish(&Safe { n: 10 }).await.unwrap_err();
+    let error = publisher.publish(&Safe { n: 11 }).await.unwrap_err();
     assert!(error.is_not_durable() && !error.is_retryable() && !error.is_indefinite() && !error.is_refused());
     let receipt = error.receipt().unwrap().clone();
     let message = error.to_string();
@@ -483,7 +517,7 @@ async fn a_publish_waits_for_its_replicas_and_says_when_they_do_not_come() {
         assert!(message.contains(word), "no {word} in: {message}");
     }
     let last = publisher.last::<Safe>().await.unwrap().unwrap();
-    assert_eq!((last.event.n, last.entry_id()), (10, receipt.entry_id), "it is in the stream");
+    assert_eq!((last.event.n, last.entry_id()), (11, receipt.entry_id), "it is in the stream");
 }
 
 #[tokio::test]
