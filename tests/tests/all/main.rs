@@ -2,8 +2,8 @@
 
 mod contract;
 mod ordered;
-mod publishing;
 mod readme;
 mod redis;
 mod ui;
 mod wire;
+mod writing;
