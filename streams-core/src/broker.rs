@@ -335,14 +335,32 @@ pub enum Committed {
     Vanished,
 }
 
-/// A broker could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+/// A broker could not do what it was asked. Its `Debug` is a report with all causes, because `main` prints that.
+#[derive(thiserror::Error)]
 #[error("{message}")]
 pub struct BrokerError {
     kind: BrokerErrorKind,
     message: String,
     #[source]
     source: Option<BoxError>,
+}
+
+impl fmt::Debug for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut said = self.message.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some libraries name an error as its own source.
+            if text != said {
+                write!(f, "\n  caused by: {text}")?;
+            }
+            next = cause.source();
+            said = text;
+        }
+        Ok(())
+    }
 }
 
 /// What callers branch on.

@@ -103,7 +103,7 @@ inventory::collect!(EventRegistration);
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` cannot be the `key` of an event",
     label = "expected a string, an integer or a uuid",
-    note = "keys are hashed as text, so that every language picks the same partition; add a `String` field for this one"
+    note = "keys are hashed as text, so that every language picks the same partition; add a `String` field for this one, or implement `EventKey` for a type of your own"
 )]
 pub trait EventKey {
     /// The key's text.

@@ -150,6 +150,7 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
+    /// Which broker `STREAMS_BROKER` asks for.
     pub(crate) embedded: bool,
     redis: bool,
     pub(crate) groups: Option<Vec<String>>,
@@ -158,7 +159,6 @@ pub(crate) struct Environment {
     pub(crate) shutdown_deadline: Option<Duration>,
     pub(crate) consumers: ConsumerOptions,
     pub(crate) problems: Vec<String>,
-    pub(crate) warnings: Vec<String>,
 }
 
 /// The variables, for the message about one that is not known.
@@ -209,17 +209,16 @@ impl Environment {
                 // The macros read theirs when the program is built.
                 "STREAMS_MACROS_DEBUG" => {}
                 _ if name.starts_with("STREAMS_") => {
-                    read.warnings.push(format!(
-                        "unknown variable {name} is ignored; known are REDIS_URL, {}",
-                        VARIABLES.join(", ")
-                    ));
+                    read.problems
+                        .push(format!("unknown variable {name}; known are REDIS_URL, {}", VARIABLES.join(", ")));
                 }
                 _ => {}
             }
         }
         if read.redis && read.redis_url.is_none() {
-            read.problems
-                .push("STREAMS_BROKER is `redis`, but REDIS_URL is not set; set it to `redis://host:port/`".to_owned());
+            read.problems.push(
+                "STREAMS_BROKER is `redis`, but nothing says where: set REDIS_URL to `redis://host:port/`".to_owned(),
+            );
         }
         if read.embedded && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());
@@ -271,9 +270,8 @@ mod tests {
             ("STREAMS_BROKER", "kafka"),
             ("STREAMS_LEESE", "1s"),
         ]);
-        assert_eq!((env.problems.len(), env.warnings.len()), (3, 1), "{:?}", env.problems);
-        assert!(env.warnings[0].contains("STREAMS_LEESE"));
-        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`"] {
+        assert_eq!(env.problems.len(), 4, "{:?}", env.problems);
+        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`", "STREAMS_LEESE"] {
             assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
         }
     }

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
-use crate::clock::after;
+use crate::clock::{after, millis};
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::random::Random;
@@ -76,6 +76,15 @@ pub(crate) struct Group {
     pub(crate) progress: Arc<Progress>,
 }
 
+/// What a group's task remembers from one ownership to the next.
+#[derive(Default)]
+struct Past {
+    /// The group's state was there.
+    seen: bool,
+    /// The last holding of the lease, if it came to anything.
+    holder: Option<Holder>,
+}
+
 /// Why a group's work came to an end.
 #[derive(Debug)]
 enum Ended {
@@ -102,16 +111,17 @@ impl From<BrokerError> for Ended {
 impl Group {
     /// Drives the group until the app stops. A halt or a lost lease is not the end of it, a stop is.
     pub(crate) async fn run(self) {
+        let mut past = Past::default();
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            match self.once().await {
+            match self.once(&mut past).await {
                 Ended::Stopped => break,
                 Ended::Lost => {
                     tracing::warn!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
-                        "the lease is lost: another process may own the partition now"
+                        "the lease is lost: it was not renewed in time, or another process has taken it"
                     );
                 }
                 Ended::Failed(error) => {
@@ -157,23 +167,24 @@ impl Group {
     }
 
     /// From making the group to the end of one ownership.
-    async fn once(&self) -> Ended {
-        let (lease, holding) = match self.stand_by().await {
+    async fn once(&self, past: &mut Past) -> Ended {
+        let (lease, holding) = match self.stand_by(past).await {
             Ok(held) => held,
             Err(ended) => return ended,
         };
+        past.holder = Some(lease.holder().clone());
         if self.progress.enter(Phase::Owning { epoch: holding.epoch }) {
             tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), epoch = holding.epoch, at = %holding.at, "owning");
         }
         self.progress.checkpoint(holding.at);
-        self.own(&lease, holding).await
+        self.own(&lease, holding, past).await
     }
 
     /// Makes the group where it is new, then waits until its lease is ours.
-    async fn stand_by(&self) -> Result<(Lease, Holding), Ended> {
+    async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let broker = &self.engine.broker;
         let (mut watch, mut bell) = (Watch::default(), None);
-        let mut exists = false;
+        let mut exists = past.seen;
         loop {
             if self.engine.shutdown.is_stopping() {
                 return Err(Ended::Stopped);
@@ -181,17 +192,31 @@ impl Group {
             if !exists {
                 if broker.create(&self.key, self.start).await? == Created::Foreign {
                     return Err(self.halted(format!(
-                        "{} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP; choose another group name, or remove it with `XGROUP DESTROY {} {}`",
-                        self.key, self.key.partition(), self.key.group()
+                        "{} exists in Redis but has no checkpoint: either a program that reads with XREADGROUP uses it, then choose another group name; or its state `{}` was deleted, then run `XGROUP DESTROY {} {}` and start again to begin anew",
+                        self.key, self.key.state(), self.key.partition(), self.key.group()
                     )));
                 }
                 exists = true;
             }
             let Some(state) = broker.state(&self.key).await? else {
+                if past.seen {
+                    // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
+                    return Err(self.halted(format!(
+                        "{} had a checkpoint and has none any more: the server was flushed, came back without its data, or `{}` was deleted, so events may be lost; start the program again to make the group anew at its `start`",
+                        self.key, self.key.state()
+                    )));
+                }
                 exists = false;
                 continue;
             };
-            let wait = match watch.observe(&state, Instant::now()) {
+            past.seen = true;
+            // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
+            let ours = past
+                .holder
+                .as_ref()
+                .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
+            let verdict = if ours { Verdict::Claim } else { watch.observe(&state, Instant::now()) };
+            let wait = match verdict {
                 Verdict::Wait(wait) => wait,
                 Verdict::Claim => {
                     let claim = Claim {
@@ -205,11 +230,8 @@ impl Group {
                             let holder = Holder { owner: claim.owner, epoch: holding.epoch };
                             return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
                         }
-                        Acquired::Contended => continue,
-                        Acquired::Missing => {
-                            exists = false;
-                            continue;
-                        }
+                        // The next look says what has become of it.
+                        Acquired::Contended | Acquired::Missing => continue,
                         refused => return Err(self.halted(self.refusal(&refused))),
                     }
                 }
@@ -276,28 +298,40 @@ impl Group {
     }
 
     /// Reads and handles until the lease is lost or the app stops.
-    async fn own(&self, lease: &Lease, holding: Holding) -> Ended {
+    async fn own(&self, lease: &Lease, holding: Holding, past: &mut Past) -> Ended {
         let mut committer = Committer::new(self, lease, &holding);
         let ended = self.work(lease, holding.at, &mut committer).await;
         let keep = match &ended {
-            Ended::Lost => return ended,
+            Ended::Lost => {
+                // An owner that could not commit must leave the lease to others, however often it could take it again.
+                if !committer.ledger.is_clean() && committer.ledger.at() == holding.at {
+                    past.holder = None;
+                }
+                return ended;
+            }
             Ended::Halted { keep, .. } => *keep,
             Ended::Stopped | Ended::Failed(_) => false,
         };
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
             Ok(Ok(())) => {}
             Ok(Err(Ended::Lost)) => return Ended::Lost,
-            Ok(Err(failed)) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                ?failed,
-                "the last commit failed: events since the checkpoint will come again"
-            ),
-            Err(_) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                "the last commit was not answered: events since the checkpoint may come again"
-            ),
+            Ok(Err(failed)) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    ?failed,
+                    "the last commit failed: events since the checkpoint will come again"
+                );
+            }
+            Err(_) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    "the last commit was not answered: events since the checkpoint may come again"
+                );
+            }
         }
         self.progress.checkpoint(committer.ledger.at());
         if keep && let Ended::Halted { reason, .. } = &ended {
@@ -310,13 +344,17 @@ impl Group {
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out")
+                self.progress.abandon();
+                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out");
             }
-            Err(_) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                "giving the lease back was not answered: others take over when it runs out at the latest"
-            ),
+            Err(_) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    "giving the lease back was not answered: others take over when it runs out at the latest"
+                );
+            }
         }
         ended
     }
@@ -436,11 +474,18 @@ impl Group {
             match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
                 Decision::Settle(settlement) => return Ok(settlement),
                 Decision::Halt { reason } => {
-                    return Err(self.halted(format!("{}: entry {}: {reason}", self.key, entry.id)));
+                    return Err(self.halted(format!(
+                        "{}: entry {}: {reason}; or remove the entry with `XDEL {} {}` if it should not be there",
+                        self.key,
+                        entry.id,
+                        self.key.partition(),
+                        entry.id
+                    )));
                 }
                 Decision::Retry { after, reason } => {
                     count(&self.progress.counts.retried);
-                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {}", humantime::format_duration(after));
+                    let wait = humantime::format_duration(Duration::from_millis(millis(after)));
+                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
                     committer.ledger.attempt_failed(entry.id, attempt);
                     let next = tokio::time::sleep(after);
                     tokio::pin!(next);
@@ -499,10 +544,12 @@ impl Group {
     }
 }
 
+type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+
 /// A handler's future whose panic is a failed attempt.
 struct Caught {
     /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
-    call: Option<Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>>,
+    call: Option<Call>,
 }
 
 impl Future for Caught {

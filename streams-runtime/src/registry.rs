@@ -108,7 +108,10 @@ pub(crate) fn plan(
         consumers.retain(|consumer| only.iter().any(|group| group == consumer.info.group));
     }
     if consumers.is_empty() && problems.is_empty() {
-        problems.push("there is no consumer: none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned());
+        problems.push(match only {
+            Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
+            None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
+        });
     }
     problems.extend(events_problems(events));
     for consumer in &consumers {
@@ -186,7 +189,7 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             let (a, b) = (one.info, other.info);
             if a.event.name == b.event.name {
                 problems.push(format!(
-                    "{} and {} both consume `{}` of stream `{}` in group `{}`: each would get only part of the events; give one of them another group",
+                    "{} and {} both consume `{}` of stream `{}` in group `{}`: a group has one consumer for an event, whatever its version; give one of them another group",
                     place(a), place(b), a.event.name, a.event.stream, a.group
                 ));
             }

@@ -1,6 +1,6 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use streams_core::EntryId;
@@ -88,6 +88,8 @@ pub(crate) struct Progress {
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
+    /// The server did not say that the last commit was done and the lease given back.
+    abandoned: AtomicBool,
     changed: Arc<Notify>,
 }
 
@@ -109,7 +111,16 @@ pub(crate) fn count(counter: &AtomicU64) {
 impl Progress {
     pub(crate) fn new(stream: &'static str, group: &'static str, key: GroupKey, changed: Arc<Notify>) -> Self {
         let phase = Mutex::new((Phase::Starting, EntryId::ZERO));
-        Self { stream, group, key, phase, reached: Mutex::default(), counts: Counts::default(), changed }
+        Self {
+            stream,
+            group,
+            key,
+            phase,
+            reached: Mutex::default(),
+            counts: Counts::default(),
+            abandoned: AtomicBool::new(false),
+            changed,
+        }
     }
 
     /// Enters a phase; answers whether it is another one than before.
@@ -146,6 +157,14 @@ impl Progress {
 
     pub(crate) fn reached(&self) -> EntryId {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
     }
 
     pub(crate) fn snapshot(&self) -> GroupStatus {

@@ -2,11 +2,15 @@
 //! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
 
 mod faults;
+pub mod jobs;
 mod lab;
 mod log;
+mod process;
 mod server;
+pub mod soak;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
 pub use log::{Log, logged};
+pub use process::Process;
 pub use server::{Options, RedisServer};
