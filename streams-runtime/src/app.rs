@@ -20,7 +20,7 @@ use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
 use crate::lease::Leases;
 use crate::ordered::{Engine, Group, Handler};
-use crate::publisher::Publisher;
+use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
 use crate::shutdown::{PARTING, Shutdown, Stopped};
@@ -239,8 +239,11 @@ impl App {
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
         let random = Arc::new(random);
         let namespace = self.effective_namespace().map(str::to_owned);
-        let publisher =
-            Publisher::new(Arc::clone(&broker), namespace.clone(), self.events.clone(), clock, Arc::clone(&random));
+        let publisher = Publisher::new(
+            publisher::Shared::new(Arc::clone(&broker), clock, Arc::clone(&random), config.publish_retry),
+            namespace.clone(),
+            self.events.clone(),
+        );
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
         let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;

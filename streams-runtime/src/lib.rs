@@ -99,10 +99,10 @@ pub use settle::Cause;
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
-    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Entry, EntryId, EventId, EventInfo,
-    EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs, Outcome,
-    Payload, Permanent, Registration, Resources, SchemaType, Scope, Start, State, StreamEvent, codec, consumers, keys,
-    permanent, schema,
+    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
+    EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
+    Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State, StreamEvent,
+    codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, stream_event_runtime as stream_event,

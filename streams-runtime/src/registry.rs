@@ -8,14 +8,15 @@ use std::time::Duration;
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, StreamKey};
 use streams_core::{
-    Checkpoint, ConsumerInfo, ConsumerOptions, EventInfo, EventRegistration, Registration, Resources, Start,
+    Checkpoint, ConsumerInfo, ConsumerOptions, Durability, EventInfo, EventRegistration, Registration, Resources,
+    Retention, Start,
 };
 
 use crate::config::{BACKOFF, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT};
 use crate::settle;
 
 /// How long entries are kept unless an event of the stream says otherwise.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Retention = Retention::Age(Duration::from_secs(24 * 3600));
 
 /// What an app drives.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ pub(crate) struct GroupPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamProperties {
     pub(crate) partitions: u32,
-    pub(crate) retention: Duration,
+    pub(crate) retention: Retention,
+    pub(crate) durability: Option<Durability>,
     pub(crate) max_payload: usize,
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn stream_properties<'a>(
     StreamProperties {
         partitions: events.iter().find_map(|info| info.partitions).unwrap_or(1),
         retention: events.iter().find_map(|info| info.retention).unwrap_or(RETENTION),
+        durability: events.iter().find_map(|info| info.durability),
         max_payload: events
             .iter()
             .map(|info| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD))
@@ -243,6 +246,9 @@ fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
             }
             if a.retention.is_some() && b.retention.is_some() && a.retention != b.retention {
                 problems.push(differ("retention"));
+            }
+            if a.durability.is_some() && b.durability.is_some() && a.durability != b.durability {
+                problems.push(differ("durability"));
             }
         }
     }

@@ -10,3 +10,4 @@ mod redis;
 mod soak;
 mod ui;
 mod wire;
+mod writing;
