@@ -971,7 +971,7 @@ async fn a_lease_that_could_not_be_given_back_runs_out() {
     settled(&one).await;
     let other = world.left().await;
     wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
-    assert_eq!(one.into_running().stop().await, Stopped::Clean);
+    assert_eq!(one.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
     publish(&other, [2]).await;
     let began = Instant::now();
     settled(&other).await;
