@@ -367,6 +367,18 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Embedded;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_came_back_with_another_partition_count_is_noticed() {
+        let declared = Declared::new(StreamKey::new(None, "trades", 8), None);
+        declared.check(&Embedded::new()).await.unwrap();
+        let back = Embedded::new();
+        back.declare(&StreamKey::new(None, "trades", 4)).await.unwrap();
+        declared.check(&back).await.unwrap();
+        tokio::time::advance(RECHECK).await;
+        assert_eq!(declared.check(&back).await.unwrap_err().kind(), BrokerErrorKind::Mismatch);
+    }
 
     #[test]
     fn only_what_may_go_through_later_by_itself_is_tried_again() {
