@@ -26,7 +26,8 @@
 //!
 //! The modules stand in the order in which an event meets them: published ([`Publisher`]), read once for every group
 //! (`tail`), under a lease (`lease`), handed to its function (`ordered`), judged (`settle`), committed (`checkpoint`)
-//! or put aside ([`DeadLetters`]).
+//! or put aside ([`DeadLetters`]). What was cut before
+//! it could be read is told as [`DataLoss`] (`loss`), and cleared with [`Admin::reset`].
 
 mod app;
 mod run;
@@ -36,9 +37,11 @@ mod publisher;
 mod tail;
 mod lease;
 mod ordered;
+mod loss;
 mod settle;
 mod checkpoint;
 mod dead_letter;
+mod admin;
 mod shutdown;
 mod status;
 mod clock;
@@ -47,9 +50,11 @@ pub mod broker;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use admin::Admin;
 pub use app::{App, Error, Running};
 pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterId, DeadLetters};
+pub use loss::{DataLoss, DataLossKind};
 pub use publisher::{PublishError, Publisher, Receipt, Send};
 pub use run::run;
 pub use settle::Cause;
@@ -57,8 +62,8 @@ pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
     Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Entry, EntryId, EventId, EventInfo,
-    EventKey, Failure, FromContext, Headers, IntoOutcome, Message, Needs, Outcome, Payload, Permanent, Registration,
-    Resources, SchemaType, Start, State, StreamEvent, codec, consumers, keys, permanent, schema,
+    EventKey, Failure, FromContext, Headers, IntoOutcome, Message, Needs, OnDataLoss, Outcome, Payload, Permanent,
+    Registration, Resources, SchemaType, Start, State, StreamEvent, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, stream_event_runtime as stream_event,

@@ -7,6 +7,8 @@ use streams_core::EntryId;
 use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 
+use crate::loss::DataLoss;
+
 /// What a group is doing on one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,6 +63,10 @@ pub struct GroupStatus {
     pub retried: u64,
     /// Events that went to the dead letters.
     pub dead_lettered: u64,
+    /// How often history turned out to be cut before the group had read it.
+    pub losses: u64,
+    /// What was lost the last time.
+    pub last_loss: Option<DataLoss>,
 }
 
 /// What every group of the app is doing.
@@ -88,6 +94,7 @@ pub(crate) struct Progress {
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
+    losses: Mutex<(u64, Option<DataLoss>)>,
     changed: Arc<Notify>,
 }
 
@@ -109,7 +116,8 @@ pub(crate) fn count(counter: &AtomicU64) {
 impl Progress {
     pub(crate) fn new(stream: &'static str, group: &'static str, key: GroupKey, changed: Arc<Notify>) -> Self {
         let phase = Mutex::new((Phase::Starting, EntryId::ZERO));
-        Self { stream, group, key, phase, reached: Mutex::default(), counts: Counts::default(), changed }
+        let (reached, counts, losses) = (Mutex::default(), Counts::default(), Mutex::default());
+        Self { stream, group, key, phase, reached, counts, losses, changed }
     }
 
     /// Enters a phase; answers whether it is another one than before.
@@ -148,8 +156,15 @@ impl Progress {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// History turned out to be cut.
+    pub(crate) fn lost(&self, loss: DataLoss) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        *losses = (losses.0 + 1, Some(loss));
+    }
+
     pub(crate) fn snapshot(&self) -> GroupStatus {
         let (phase, checkpoint) = self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (losses, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GroupStatus {
             stream: self.stream,
@@ -162,6 +177,8 @@ impl Progress {
             passed_over: read(&self.counts.passed_over),
             retried: read(&self.counts.retried),
             dead_lettered: read(&self.counts.dead_lettered),
+            losses,
+            last_loss,
         }
     }
 }
