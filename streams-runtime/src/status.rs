@@ -65,6 +65,8 @@ pub struct GroupStatus {
     pub dead_lettered: u64,
     /// How often history turned out to be cut before the group had read it.
     pub losses: u64,
+    /// How many entries were lost by that, as far as they can be counted.
+    pub lost: u64,
     /// What was lost the last time.
     pub last_loss: Option<DataLoss>,
 }
@@ -94,7 +96,7 @@ pub(crate) struct Progress {
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
-    losses: Mutex<(u64, Option<DataLoss>)>,
+    losses: Mutex<(u64, u64, Option<DataLoss>)>,
     changed: Arc<Notify>,
 }
 
@@ -159,12 +161,12 @@ impl Progress {
     /// History turned out to be cut.
     pub(crate) fn lost(&self, loss: DataLoss) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        *losses = (losses.0 + 1, Some(loss));
+        *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
     }
 
     pub(crate) fn snapshot(&self) -> GroupStatus {
         let (phase, checkpoint) = self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (losses, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GroupStatus {
             stream: self.stream,
@@ -178,6 +180,7 @@ impl Progress {
             retried: read(&self.counts.retried),
             dead_lettered: read(&self.counts.dead_lettered),
             losses,
+            lost,
             last_loss,
         }
     }

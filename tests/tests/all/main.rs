@@ -1,6 +1,7 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod contract;
+mod loss;
 mod ordered;
 mod readme;
 mod redis;
