@@ -28,7 +28,7 @@ use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partiti
 ///
 /// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
 /// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`.
+/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`.
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
