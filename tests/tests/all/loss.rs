@@ -417,26 +417,69 @@ async fn a_server_that_lost_its_newest_writes_is_found_by_what_this_process_has_
     assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
 }
 
-/// Two entries of one id: the event at the checkpoint is another one than was committed.
-#[tokio::test]
-async fn an_entry_that_takes_the_place_of_the_checkpoint_is_found_by_its_event() {
+/// Two entries of one id: the event at the position is another one than was read.
+async fn another_takes_the_place_of_the_last(while_it_runs: bool) {
     let world = World::redis();
     let Hand::Redis(url) = &world.hand else { return };
-    let mut client = RedisServer::client(url);
-    let app = world.start(consumers![halts]).await;
+    let mut app = world.start(consumers![halts]).await;
     let ids = world.publish([1]).await;
     world.committed("halts", ids[0]).await;
-    assert_eq!(app.stop().await, Stopped::Clean);
-    // Another event under the same id, and the group's marker.
-    world.run(&["DEL", "loss"]);
     let id = ids[0].to_string();
-    ::redis::cmd("XADD").arg("loss").arg(&id).arg(&["event", "Step@1", "id", "x"]).exec(&mut client).unwrap();
-    ::redis::cmd("XGROUP").arg("CREATE").arg("loss").arg("halts").arg(&id).exec(&mut client).unwrap();
-    let app = world.start(consumers![halts]).await;
+    let mut replace = ::redis::pipe();
+    replace.atomic().cmd("DEL").arg("loss");
+    replace.cmd("XADD").arg("loss").arg(&id).arg(&["event", "Step@1", "id", "x"]);
+    replace.cmd("XGROUP").arg("CREATE").arg("loss").arg("halts").arg(&id);
+    if while_it_runs {
+        replace.exec(&mut RedisServer::client(url)).unwrap();
+    } else {
+        assert_eq!(app.stop().await, Stopped::Clean);
+        replace.exec(&mut RedisServer::client(url)).unwrap();
+        app = world.start(consumers![halts]).await;
+    }
     world.publish([2]).await;
     assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::HistoryCut);
     halted(&app, "halts").await;
     assert_eq!(world.lab.events("halts"), [1]);
+}
+
+#[tokio::test]
+async fn an_entry_that_takes_the_place_of_the_checkpoint_is_found_by_its_event() {
+    another_takes_the_place_of_the_last(false).await;
+}
+
+#[tokio::test]
+async fn an_entry_that_takes_the_place_of_the_last_read_is_found_by_its_event() {
+    another_takes_the_place_of_the_last(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_deleted_is_found_although_nothing_comes() {
+    let world = World::embedded();
+    let app = world.start(consumers![halts]).await;
+    let ids = world.publish(1..=3).await;
+    world.committed("halts", ids[2]).await;
+    world.delete();
+    let began = Instant::now();
+    assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_behind_a_stalled_handler_is_found_within_ten_seconds_of_its_end() {
+    let world = World::embedded();
+    let gate = Gate::default();
+    world.lab.script("goes-on", 1, [Act::Wait(gate.clone())]);
+    let app = world.start(consumers![goes_on]).await;
+    world.publish([1]).await;
+    world.called("goes-on", 1).await;
+    // More than the window keeps; what it still has is handled, deleted or not.
+    let ids = world.publish(2..=5001).await;
+    world.remove(&ids[10..20]);
+    gate.open();
+    let loss = loss(&app, "goes-on", 1).await;
+    assert_eq!((loss.kind, loss.count), (DataLossKind::DeletedUnread, Some(10)));
+    world.called("goes-on", 4991).await;
+    assert_eq!(status(&app, "goes-on").losses, 1);
 }
 
 /// Random numbers from a seed.
@@ -584,7 +627,7 @@ impl Life {
             }
             70..74 => {
                 let keep = self.dice.below(8);
-                self.world.keep(keep, self.dice.0 % 2 == 0).await;
+                self.world.keep(keep, self.dice.0.is_multiple_of(2)).await;
             }
             74..86 => {
                 let ids: Vec<_> = (0..1 + self.dice.below(3)).filter_map(|_| self.some_id(40)).collect();
