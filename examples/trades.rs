@@ -78,7 +78,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let figures = Figures::default();
     let path = std::env::args().nth(1);
     let mut app = App::linked().state(figures.clone());
+    let mut trades: Box<dyn Iterator<Item = Result<Trade, String>>> = Box::new(simulated_market(2026).map(Ok));
     if let Some(path) = &path {
+        trades = Box::new(replay(path)?.into_iter());
         // Each market has a stream of its own: the ids of its trades count for themselves.
         app = app.namespace(symbol_of(path).to_lowercase());
     }
@@ -86,10 +88,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Only what the stream does not hold yet: a restart neither doubles nor skips a trade.
     let last = app.publisher().last::<Trade>().await?.map_or(0, |last| last.event.id);
-    let trades: Box<dyn Iterator<Item = Result<Trade, String>>> = match &path {
-        Some(path) => Box::new(replay(path)?.into_iter()),
-        None => Box::new(simulated_market(2026).map(Ok)),
-    };
     // Ctrl-C at any moment: what is settled is committed, and the next start goes on from there.
     let published = tokio::select! {
         published = publish_after(last, trades, app.publisher()) => published?,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::keys::{GroupKey, PartitionKey, StreamKey};
-use crate::{BoxError, Entry, EntryId, Start};
+use crate::{BoxError, Durability, Entry, EntryId, Start};
 
 /// The answer of a broker, still to come.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BrokerError>> + Send + 'a>>;
@@ -50,6 +50,25 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         entries: Vec<Fields>,
         floor: Option<EntryId>,
     ) -> Reply<'a, Vec<EntryId>>;
+
+    /// As [`append`](Self::append); then waits until the entries are where `durability` wants them, at most for `wait`.
+    ///
+    /// MUST add nothing when the server could never do what is asked ([`BrokerErrorKind::Unsupported`]). Once the
+    /// entries are added the answer MUST be their ids, also when they are not where they should be: then with what is missing.
+    fn append_durably<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+        durability: Durability,
+        wait: Duration,
+    ) -> Reply<'a, Durable>;
+
+    /// Up to where every group of the partition has settled everything; `None` when it has no group, and when it has one
+    /// whose checkpoint is not known. A group that nobody runs any more counts as long as it is there.
+    ///
+    /// MUST NOT be above the checkpoint of any group that was there when this was called.
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
 
     /// Where the partition begins and ends; `None` when there is no such stream.
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>>;
@@ -144,6 +163,24 @@ pub struct Found {
     pub position: Option<Arc<Entry>>,
     /// The entries above the position, oldest first, at least one.
     pub entries: Vec<Arc<Entry>>,
+}
+
+/// Entries that were added, and whether they are as safe as was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// The ids of the entries, in order.
+    pub ids: Vec<EntryId>,
+    /// What is missing, in words, such as `1 of 2 replicas had it within 5s`; `None` when nothing is.
+    pub missing: Option<String>,
+}
+
+/// Up to where every group of a partition has settled everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumed {
+    /// The smallest checkpoint.
+    pub at: EntryId,
+    /// The group that has it; the first by name where several do.
+    pub slowest: String,
 }
 
 /// A reader that waits for entries.
@@ -350,14 +387,32 @@ pub enum Committed {
     Vanished,
 }
 
-/// A broker could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+/// A broker could not do what it was asked. Its `Debug` is a report with all causes, because `main` prints that.
+#[derive(thiserror::Error)]
 #[error("{message}")]
 pub struct BrokerError {
     kind: BrokerErrorKind,
     message: String,
     #[source]
     source: Option<BoxError>,
+}
+
+impl fmt::Debug for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut said = self.message.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some libraries name an error as its own source.
+            if text != said {
+                write!(f, "\n  caused by: {text}")?;
+            }
+            next = cause.source();
+            said = text;
+        }
+        Ok(())
+    }
 }
 
 /// What callers branch on.

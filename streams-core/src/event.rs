@@ -1,6 +1,7 @@
 //! What makes a Rust type an event of a stream; [`crate::schema`] describes its shape, [`crate::codec`] its bytes.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -37,7 +38,9 @@ pub struct EventInfo {
     /// A property of the stream: how many partitions it has.
     pub partitions: Option<u32>,
     /// A property of the stream: how long its entries are kept.
-    pub retention: Option<Duration>,
+    pub retention: Option<Retention>,
+    /// A property of the stream: what a publish waits for beyond the server's answer.
+    pub durability: Option<Durability>,
     /// A property of the event: the most bytes its payload may have.
     pub max_payload: Option<usize>,
     /// The hash of its schema.
@@ -48,6 +51,34 @@ pub struct EventInfo {
     pub file: &'static str,
     /// Where it is declared.
     pub line: u32,
+}
+
+/// How long the entries of a stream are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// So long, whether every group has settled them or not.
+    Age(Duration),
+    /// Until every group of the stream has settled them: the slowest one holds them, also when nobody runs it any more.
+    Consumed,
+}
+
+/// Where an event must be before its publish succeeds, beyond the memory of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// On the server's disk; on that of the replicas, too, where some are asked for.
+    pub fsync: bool,
+    /// With at least so many replicas.
+    pub replicas: u32,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.fsync, self.replicas) {
+            (true, 0) => f.write_str("fsync"),
+            (true, replicas) => write!(f, "fsync, replicas({replicas})"),
+            (false, replicas) => write!(f, "replicas({replicas})"),
+        }
+    }
 }
 
 /// An event type that is linked into the program, found through `inventory`.
@@ -72,7 +103,7 @@ inventory::collect!(EventRegistration);
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` cannot be the `key` of an event",
     label = "expected a string, an integer or a uuid",
-    note = "keys are hashed as text, so that every language picks the same partition; add a `String` field for this one"
+    note = "keys are hashed as text, so that every language picks the same partition; add a `String` field for this one, or implement `EventKey` for a type of your own"
 )]
 pub trait EventKey {
     /// The key's text.

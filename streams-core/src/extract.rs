@@ -88,6 +88,21 @@ impl Context {
         Self::new(Arc::new(scope), Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), 1)
     }
 
+    /// The same with one more header, for calling an extractor or a handler in a test.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        let entry = Arc::make_mut(&mut self.entry);
+        entry.fields.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self
+    }
+
+    /// The same for another attempt, for calling a handler in a test.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
     /// The stream's name.
     pub fn stream(&self) -> &'static str {
         self.scope.stream

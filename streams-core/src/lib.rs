@@ -25,7 +25,7 @@ pub use consumer::{
     Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
-pub use event::{EventInfo, EventKey, EventRegistration, StreamEvent};
+pub use event::{Durability, EventInfo, EventKey, EventRegistration, Retention, StreamEvent};
 pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, Shared, State};
 pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
 pub use schema::SchemaType;

@@ -45,12 +45,14 @@ struct Options {
     version: u32,
     key: Option<Ident>,
     partitions: Option<u32>,
-    retention: Option<Duration>,
+    retention: Option<Retention>,
+    durability: Option<Durability>,
     max_payload: Option<usize>,
 }
 
 impl Options {
-    const KNOWN: &[&str] = &["stream", "version", "name", "key", "partitions", "retention", "max_payload", "crate"];
+    const KNOWN: &[&str] =
+        &["stream", "version", "name", "key", "partitions", "retention", "durability", "max_payload", "crate"];
 
     fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
@@ -82,8 +84,21 @@ impl Options {
             .and_then(|value| value.integer(1..=1024, "a whole number from 1 to 1024, such as `8`", errors))
             .map(|partitions| partitions as u32);
         let retention = args.take("retention").and_then(|value| {
+            if value.text().is_some_and(|text| text.value() == "consumed") {
+                return Some(Retention::Consumed);
+            }
             let range = Duration::from_secs(60)..=Duration::from_secs(u32::MAX.into());
-            value.duration(range, "a duration of at least a minute, such as \"24h\"", errors)
+            const EXPECTED: &str = "a duration of at least a minute, such as \"24h\", or \"consumed\"";
+            value.duration(range, EXPECTED, errors).map(Retention::Age)
+        });
+        let durability = args.take("durability").and_then(|value| {
+            let durability = value.text().and_then(|text| Durability::read(&text.value()));
+            if durability.is_none() {
+                const EXPECTED: &str =
+                    "\"fsync\", \"replicas(n)\" with n from 1 to 100, or both: \"fsync, replicas(1)\"";
+                value.invalid(EXPECTED, errors);
+            }
+            durability
         });
         let max_payload = args.take("max_payload").and_then(|value| {
             const EXPECTED: &str = "a size from 1 B to 16 MiB, such as \"256KiB\" or a number of bytes";
@@ -96,7 +111,54 @@ impl Options {
             size
         });
         let max_payload = max_payload.map(|size| size as usize);
-        Self { root, stream, name, version, key, partitions, retention, max_payload }
+        Self { root, stream, name, version, key, partitions, retention, durability, max_payload }
+    }
+}
+
+/// How long entries are kept.
+enum Retention {
+    Age(Duration),
+    Consumed,
+}
+
+impl Retention {
+    fn tokens(&self, root: &TokenStream) -> TokenStream {
+        match self {
+            Self::Age(age) => {
+                let age = duration_tokens(*age);
+                quote!(#root::Retention::Age(#age))
+            }
+            Self::Consumed => quote!(#root::Retention::Consumed),
+        }
+    }
+}
+
+/// What a publish waits for.
+#[derive(Debug, PartialEq)]
+struct Durability {
+    fsync: bool,
+    replicas: u32,
+}
+
+impl Durability {
+    /// Reads `fsync`, `replicas(2)`, or both with a comma between them, in either order.
+    fn read(text: &str) -> Option<Self> {
+        let mut read = Self { fsync: false, replicas: 0 };
+        for part in text.split(',').map(str::trim) {
+            match part.strip_prefix("replicas(").and_then(|rest| rest.strip_suffix(')')) {
+                Some(count) if read.replicas == 0 => {
+                    read.replicas = count.trim().parse().ok().filter(|count| (1..=100).contains(count))?;
+                }
+                None if part == "fsync" && !read.fsync => read.fsync = true,
+                _ => return None,
+            }
+        }
+        Some(read)
+    }
+
+    fn tokens(&self, root: &TokenStream) -> TokenStream {
+        let Self { fsync, replicas } = self;
+        quote!(#root::Durability { fsync: #fsync, replicas: #replicas })
     }
 }
 
@@ -193,7 +255,8 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let name = options.name.as_ref().map_or_else(|| rust_name.clone(), LitStr::value);
     let key_name = option_tokens(options.key.as_ref().map(|key| key.unraw().to_string()));
     let partitions = option_tokens(options.partitions);
-    let retention = option_tokens(options.retention.map(duration_tokens));
+    let retention = option_tokens(options.retention.as_ref().map(|retention| retention.tokens(root)));
+    let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
     quote! {
@@ -207,6 +270,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                     key: #key_name,
                     partitions: #partitions,
                     retention: #retention,
+                    durability: #durability,
                     max_payload: #max_payload,
                     fingerprint: #root::schema::fingerprint(<#ident as #root::schema::SchemaType>::SCHEMA),
                     type_name: ::core::concat!(::core::module_path!(), "::", #rust_name),
@@ -239,6 +303,7 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                     key: ::core::option::Option::None,
                     partitions: ::core::option::Option::None,
                     retention: ::core::option::Option::None,
+                    durability: ::core::option::Option::None,
                     max_payload: ::core::option::Option::None,
                     fingerprint: 0,
                     type_name: "",
@@ -251,5 +316,23 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                 }
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_is_read_in_either_order() {
+        let read = |text| Durability::read(text).map(|read| (read.fsync, read.replicas));
+        assert_eq!(read("fsync"), Some((true, 0)));
+        assert_eq!(read("replicas(2)"), Some((false, 2)));
+        assert_eq!(read(" replicas( 1 ) ,fsync"), Some((true, 1)));
+        for bad in
+            ["", "fsync,", "fsync, fsync", "replicas(0)", "replicas(101)", "replicas", "replicas(1), replicas(2)"]
+        {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 }

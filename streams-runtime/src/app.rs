@@ -21,10 +21,10 @@ use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
 use crate::lease::Leases;
 use crate::ordered::{Engine, Group, Handler};
-use crate::publisher::Publisher;
+use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
-use crate::shutdown::{FAREWELL, Shutdown, Stopped};
+use crate::shutdown::{PARTING, Shutdown, Stopped};
 use crate::status::{Phase, Progress, Status};
 use crate::tail::Tails;
 
@@ -81,7 +81,8 @@ impl fmt::Debug for App {
 impl App {
     /// An app with every `#[consumer]` that is linked into the program.
     ///
-    /// A crate that the program never mentions is not linked: write `use handlers as _;`.
+    /// A crate that the program never mentions is not linked: write `use handlers as _;`, with the name of the crate, not
+    /// of a module in it.
     pub fn linked() -> Self {
         Self { events: registry::linked_events(), ..Self::with(registry::linked_consumers()) }
     }
@@ -140,7 +141,9 @@ impl App {
     /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`. `run` does
     /// this by itself.
     pub fn from_environment(mut self) -> Self {
-        self.environment = Environment::read(std::env::vars());
+        // Variables of others may hold any bytes, and are no reason to panic.
+        let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
+        self.environment = Environment::read(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
         self
     }
 
@@ -230,9 +233,6 @@ impl App {
     /// Dropping the future before it is done starts nothing that goes on.
     pub async fn start(mut self) -> Result<Running, Error> {
         let (plan, config) = self.plan()?;
-        for warning in &self.environment.warnings {
-            tracing::warn!("{warning}");
-        }
         let broker = self.choose_broker()?;
         broker.connect().await?;
         for group in &plan.groups {
@@ -241,8 +241,11 @@ impl App {
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
         let random = Arc::new(random);
         let namespace = self.effective_namespace().map(str::to_owned);
-        let publisher =
-            Publisher::new(Arc::clone(&broker), namespace.clone(), self.events.clone(), clock, Arc::clone(&random));
+        let publisher = Publisher::new(
+            publisher::Shared::new(Arc::clone(&broker), clock, Arc::clone(&random), config.publish_retry),
+            namespace.clone(),
+            self.events.clone(),
+        );
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
         let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
@@ -389,6 +392,13 @@ impl fmt::Debug for Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The groups end with their tasks; the tails belong to nobody and would keep their connections.
+        self.tails.end();
+    }
+}
+
 impl Running {
     /// Publishes to the app's broker, in its namespace.
     pub fn publisher(&self) -> &Publisher {
@@ -494,7 +504,10 @@ impl Running {
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
-            return Stopped::Clean;
+            return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
+                0 => Stopped::Clean,
+                groups => Stopped::Uncommitted { groups },
+            };
         }
         let handlers = self.tasks.len();
         tracing::warn!(
@@ -504,7 +517,7 @@ impl Running {
         );
         self.shutdown.cut();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
-        let cut = tokio::time::timeout(FAREWELL * 2, finished).await;
+        let cut = tokio::time::timeout(PARTING, finished).await;
         match cut {
             Ok(()) => Stopped::Cut { handlers },
             Err(_) => {
@@ -517,6 +530,30 @@ impl Running {
         }
     }
 
+    /// Tells every halt from now on, once each: for a program that shows no logs.
+    pub(crate) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
+        let (progress, changed) = (self.progress.clone(), Arc::clone(&self.changed));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut told = vec![false; progress.len()];
+            loop {
+                let news = changed.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                for (progress, told) in progress.iter().zip(&mut told) {
+                    let phase = progress.phase();
+                    let halted = matches!(phase, Phase::Halted { .. });
+                    if let Phase::Halted { reason } = phase
+                        && !*told
+                    {
+                        tell(&reason);
+                    }
+                    *told = halted;
+                }
+                news.await;
+            }
+        }))
+    }
+
     pub(crate) fn banner(&self) -> &[String] {
         &self.banner
     }
@@ -527,13 +564,6 @@ impl Running {
 
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // The groups' tasks end with their set; the readers are not in it.
-        self.tails.end();
     }
 }
 
@@ -567,9 +597,14 @@ impl fmt::Debug for Error {
             }
             other => {
                 write!(f, "{other}")?;
-                let mut next = std::error::Error::source(other);
+                let (mut next, mut shown) = (std::error::Error::source(other), String::new());
                 while let Some(cause) = next {
-                    write!(f, "\n  caused by: {cause}")?;
+                    // Some error types are their own source in other words, others in the same.
+                    let text = cause.to_string();
+                    if text != shown {
+                        write!(f, "\n  caused by: {text}")?;
+                    }
+                    shown = text;
                     next = cause.source();
                 }
                 Ok(())

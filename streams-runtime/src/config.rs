@@ -22,6 +22,10 @@ pub struct Config {
     pub dead_letters: DeadBounds,
     /// After how many dead letters in a row the partition stops: 20. A storm is an outage, not poison.
     pub dead_letter_storm: u32,
+    /// For how long a publish that has no answer is tried again, while later ones to its partition wait behind it. 15 s:
+    /// longer than the 10 s that one answer may take, so that it is asked for twice, and with the last attempt shorter
+    /// than the 30 s that a handler has. With zero nothing is tried again.
+    pub publish_retry: Duration,
     /// How many bytes of recent entries the process keeps for all its groups: 16 MiB.
     pub window_bytes: usize,
     /// What holds for every consumer, over its attribute.
@@ -37,6 +41,7 @@ impl Default for Config {
             shutdown_deadline: Duration::from_secs(25),
             dead_letters: DeadBounds { count: 10_000, age: Duration::from_secs(30 * 24 * 3600) },
             dead_letter_storm: 20,
+            publish_retry: PUBLISH_RETRY,
             window_bytes: 16 * 1024 * 1024,
             consumers: ConsumerOptions::DEFAULT,
             groups: BTreeMap::new(),
@@ -48,6 +53,8 @@ impl Default for Config {
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
 /// The wait between attempts: soon enough for a hiccup, and at most half a minute.
 pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
+/// How long a publish is tried again.
+pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
 /// How long one attempt may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most events that a crash repeats.
@@ -74,6 +81,13 @@ impl Config {
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
+        self
+    }
+
+    /// For how long a publish that has no answer is tried again.
+    #[must_use]
+    pub fn publish_retry(mut self, retry: Duration) -> Self {
+        self.publish_retry = retry;
         self
     }
 
@@ -136,6 +150,7 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
     pub(crate) redis_url: Option<String>,
+    /// Which broker `STREAMS_BROKER` asks for.
     pub(crate) embedded: bool,
     redis: bool,
     pub(crate) groups: Option<Vec<String>>,
@@ -144,7 +159,6 @@ pub(crate) struct Environment {
     pub(crate) shutdown_deadline: Option<Duration>,
     pub(crate) consumers: ConsumerOptions,
     pub(crate) problems: Vec<String>,
-    pub(crate) warnings: Vec<String>,
 }
 
 /// The variables, for the message about one that is not known.
@@ -203,17 +217,16 @@ impl Environment {
                 // The macros read theirs when the program is built.
                 "STREAMS_MACROS_DEBUG" => {}
                 _ if name.starts_with("STREAMS_") => {
-                    read.warnings.push(format!(
-                        "unknown variable {name} is ignored; known are REDIS_URL, {}",
-                        VARIABLES.join(", ")
-                    ));
+                    read.problems
+                        .push(format!("unknown variable {name}; known are REDIS_URL, {}", VARIABLES.join(", ")));
                 }
                 _ => {}
             }
         }
         if read.redis && read.redis_url.is_none() {
-            read.problems
-                .push("STREAMS_BROKER is `redis`, but REDIS_URL is not set; set it to `redis://host:port/`".to_owned());
+            read.problems.push(
+                "STREAMS_BROKER is `redis`, but nothing says where: set REDIS_URL to `redis://host:port/`".to_owned(),
+            );
         }
         if read.embedded && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());
@@ -266,9 +279,8 @@ mod tests {
             ("STREAMS_ON_DATA_LOSS", "ignore"),
             ("STREAMS_LEESE", "1s"),
         ]);
-        assert_eq!((env.problems.len(), env.warnings.len()), (4, 1), "{:?}", env.problems);
-        assert!(env.warnings[0].contains("STREAMS_LEESE"));
-        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`"] {
+        assert_eq!(env.problems.len(), 5, "{:?}", env.problems);
+        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`", "STREAMS_LEESE"] {
             assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
         }
     }

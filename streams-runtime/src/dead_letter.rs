@@ -84,12 +84,27 @@ fn unfold(mut folded: &[u8]) -> Fields {
 }
 
 /// An event that a group gave up on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DeadLetter<E> {
     id: DeadLetterId,
     letter: Arc<Entry>,
     original: Arc<Entry>,
     event: PhantomData<fn() -> E>,
+}
+
+impl<E> fmt::Debug for DeadLetter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("id", &self.id)
+            .field("entry", &self.original.id)
+            .field("event", &self.original.event())
+            .field("event_id", &self.original.event_id().as_str())
+            .field("consumer", &self.consumer())
+            .field("cause", &self.cause())
+            .field("reason", &self.reason())
+            .field("attempts", &self.attempts())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a dead letter lies: among those of one partition.

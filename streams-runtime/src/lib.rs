@@ -24,10 +24,56 @@
 //! }
 //! ```
 //!
-//! The modules stand in the order in which an event meets them: published ([`Publisher`]), read once for every group
-//! (`tail`), under a lease (`lease`), handed to its function (`ordered`), judged (`settle`), committed (`checkpoint`)
-//! or put aside ([`DeadLetters`]). What was cut before
-//! it could be read is told as [`DataLoss`] (`loss`), and cleared with [`Admin::reset`].
+//! # Where to look
+//!
+//! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`].
+//! * What a handler may take: the event or a [`Message`], then [`Context`], [`State`], [`Publisher`] or your own
+//!   [`FromContext`]; what it may return: [`Outcome`].
+//! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
+//! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
+//!   operator's hand on a checkpoint: [`Admin`].
+//! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
+//!
+//! # Environment
+//!
+//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value, or a variable
+//! that begins with `STREAMS_` and is not here, refuses the start.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `REDIS_URL` | `redis://[user:password@]host[:port][/database]` or `redis+unix:///path` |
+//! | `STREAMS_BROKER` | `embedded` for the one in the process, which forgets everything at its end; `redis` to insist on a URL |
+//! | `STREAMS_GROUPS` | only these groups, with commas between them |
+//! | `STREAMS_NAMESPACE` | put before the name of every stream |
+//! | `STREAMS_LEASE` | how long an owner may be silent before another takes over, such as `10s` |
+//! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
+//! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
+//! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
+//! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `uuid` | fields and keys of type `uuid::Uuid` |
+//! | `chrono` | fields of type `chrono::DateTime` |
+//! | `testing` | `testing::TestApp`: a whole app in virtual time |
+//!
+//! # What stops a group
+//!
+//! A halted partition handles nothing until somebody does something; the program goes on, its other groups too.
+//! [`Status`] says so, and so does a log line every minute, with the remedy.
+//!
+//! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
+//! * An entry is of a newer version than the program knows.
+//! * [`Config::dead_letter_storm`] events in a row became dead letters: an outage rather than bad events.
+//! * The dead letters are at their bound ([`Config::dead_letters`]); it goes on by itself when some are discarded.
+//! * The server refuses a key or a command: a wrong type, a missing permission.
+//! * The group's name is used by a program that reads with XREADGROUP.
+//!
+//! [`Admin::reset`] lets a halted partition go on from where it says, without a restart.
+//!
+//! A server that cannot be reached halts nothing: the app waits for it. Only at the start it must be there.
 
 mod app;
 mod run;
@@ -61,9 +107,10 @@ pub use settle::Cause;
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
-    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Entry, EntryId, EventId, EventInfo,
-    EventKey, Failure, FromContext, Headers, IntoOutcome, Message, Needs, OnDataLoss, Outcome, Payload, Permanent,
-    Registration, Resources, SchemaType, Start, State, StreamEvent, codec, consumers, keys, permanent, schema,
+    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
+    EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
+    OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
+    StreamEvent, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, stream_event_runtime as stream_event,

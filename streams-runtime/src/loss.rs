@@ -67,7 +67,7 @@ impl fmt::Display for DataLoss {
         write!(f, " above {} up to {} ", self.from, self.to)?;
         f.write_str(match (self.kind, self.count) {
             (DataLossKind::Restarted, _) => {
-                "may be lost: the stream was deleted or made anew, or its consumer group destroyed"
+                "may be lost: the stream or the group was deleted or made anew, or the server emptied"
             }
             (DataLossKind::HistoryCut, _) => {
                 "may be lost: the stream's newest entries were cut off, as by a failover to a replica that lagged"

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::checkpoint::{Due, Ledger};
-use crate::clock::after;
+use crate::clock::{after, millis};
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
@@ -91,6 +91,13 @@ pub(crate) struct Known {
     reset: u64,
 }
 
+/// What a group's task remembers from one ownership to the next.
+#[derive(Default)]
+struct Past {
+    /// The last holding of the lease, if it came to anything.
+    holder: Option<Holder>,
+}
+
 /// Why a group's work came to an end.
 #[derive(Debug)]
 enum Ended {
@@ -121,16 +128,17 @@ impl From<BrokerError> for Ended {
 impl Group {
     /// Drives the group until the app stops. A halt or a lost lease is not the end of it, a stop is.
     pub(crate) async fn run(self) {
+        let mut past = Past::default();
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            match self.once().await {
+            match self.once(&mut past).await {
                 Ended::Stopped => break,
                 Ended::Lost => {
                     tracing::warn!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
-                        "the lease is lost: another process may own the partition now"
+                        "the lease is lost: it was not renewed in time, or another process has taken it"
                     );
                 }
                 Ended::Failed(error) => {
@@ -273,9 +281,8 @@ impl Group {
     /// Why a loss halts the group, with what an operator can do.
     fn loss_reason(&self, loss: &DataLoss) -> String {
         let (partition, group) = (self.key.partition(), self.key.group());
-        let call = |to: &str| format!("Admin::reset(\"{partition}\", \"{group}\", {to})");
-        let after = |id: EntryId| call(&format!("Start::At(EntryId::new({}, {}))", id.next().ms, id.next().seq));
-        let all = call("Start::Earliest");
+        let after = |id| self.reset_behind(id);
+        let all = format!("Admin::reset(\"{partition}\", \"{group}\", Start::Earliest)");
         let remedy = match loss.kind {
             DataLossKind::TrimmedPast => format!("to go on with what is left call `{all}`"),
             DataLossKind::DeletedUnread => format!("to go on with what is left call `{}`", after(loss.from)),
@@ -302,11 +309,12 @@ impl Group {
     }
 
     /// From making the group to the end of one ownership.
-    async fn once(&self) -> Ended {
-        let (lease, holding) = match self.stand_by().await {
+    async fn once(&self, past: &mut Past) -> Ended {
+        let (lease, holding) = match self.stand_by(past).await {
             Ok(held) => held,
             Err(ended) => return ended,
         };
+        past.holder = Some(lease.holder().clone());
         if self.progress.enter(Phase::Owning { epoch: holding.epoch }) {
             tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), epoch = holding.epoch, at = %holding.at, "owning");
         }
@@ -314,37 +322,48 @@ impl Group {
             known.epoch = holding.epoch;
         }
         self.acknowledged(holding.at);
-        self.own(&lease, holding).await
+        self.own(&lease, holding, past).await
+    }
+
+    /// The call that lets the group go on with what stands behind this entry.
+    fn reset_behind(&self, id: EntryId) -> String {
+        let EntryId { ms, seq } = id.next();
+        let (partition, group) = (self.key.partition(), self.key.group());
+        format!("Admin::reset(\"{partition}\", \"{group}\", Start::At(EntryId::new({ms}, {seq})))")
     }
 
     /// Makes the group where it is new, then waits until its lease is ours.
-    async fn stand_by(&self) -> Result<(Lease, Holding), Ended> {
+    async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let broker = &self.engine.broker;
         let (mut watch, mut bell) = (Watch::default(), None);
-        let mut exists = false;
+        let mut exists = self.known().is_some();
         loop {
             if self.engine.shutdown.is_stopping() {
                 return Err(Ended::Stopped);
             }
             if !exists {
-                // A group that this process has seen does not come to be anew without a word.
-                if self.known().is_some() {
-                    self.recall(broker.state(&self.key).await?.as_ref())?;
-                }
                 if broker.create(&self.key, self.start).await? == Created::Foreign {
                     return Err(self.halted(format!(
-                        "{} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP; choose another group name, or remove it with `XGROUP DESTROY {} {}`",
-                        self.key, self.key.partition(), self.key.group()
+                        "{} exists in Redis but has no checkpoint: either a program that reads with XREADGROUP uses it, then choose another group name; or its state `{}` was deleted, then run `XGROUP DESTROY {} {}` and start again to begin anew",
+                        self.key, self.key.state(), self.key.partition(), self.key.group()
                     )));
                 }
                 exists = true;
             }
             let Some(state) = broker.state(&self.key).await? else {
+                // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
+                self.recall(None)?;
                 exists = false;
                 continue;
             };
             self.recall(Some(&state))?;
-            let wait = match watch.observe(&state, Instant::now()) {
+            // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
+            let ours = past
+                .holder
+                .as_ref()
+                .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
+            let verdict = if ours { Verdict::Claim } else { watch.observe(&state, Instant::now()) };
+            let wait = match verdict {
                 Verdict::Wait(wait) => wait,
                 Verdict::Claim => {
                     let claim = Claim {
@@ -358,11 +377,8 @@ impl Group {
                             let holder = Holder { owner: claim.owner, epoch: holding.epoch };
                             return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
                         }
-                        Acquired::Contended => continue,
-                        Acquired::Missing => {
-                            exists = false;
-                            continue;
-                        }
+                        // The next look says what has become of it.
+                        Acquired::Contended | Acquired::Missing => continue,
                         refused => return Err(self.refused(&refused)),
                     }
                 }
@@ -435,26 +451,37 @@ impl Group {
     }
 
     /// Reads and handles until the lease is lost or the app stops.
-    async fn own(&self, lease: &Lease, holding: Holding) -> Ended {
+    async fn own(&self, lease: &Lease, holding: Holding, past: &mut Past) -> Ended {
         let mut committer = Committer::new(self, lease, &holding);
         let mut ended = self.work(lease, &holding, &mut committer).await;
         if matches!(ended, Ended::Lost) {
+            // An owner that could not commit must leave the lease to others, however often it could take it again.
+            if !committer.ledger.is_clean() && committer.ledger.at() == holding.at {
+                past.holder = None;
+            }
             return ended;
         }
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
-            Ok(Ok(())) => {}
+            // A cut that the commit came upon is no reason to doubt the commit.
+            Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
             Ok(Err(Ended::Lost)) => return Ended::Lost,
-            Ok(Err(failed)) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                ?failed,
-                "the last commit failed: events since the checkpoint will come again"
-            ),
-            Err(_) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                "the last commit was not answered: events since the checkpoint may come again"
-            ),
+            Ok(Err(failed)) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    ?failed,
+                    "the last commit failed: events since the checkpoint will come again"
+                );
+            }
+            Err(_) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    "the last commit was not answered: events since the checkpoint may come again"
+                );
+            }
         }
         self.acknowledged(committer.ledger.at());
         if let Ended::Cut { loss, at } = ended {
@@ -470,13 +497,17 @@ impl Group {
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out")
+                self.progress.abandon();
+                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out");
             }
-            Err(_) => tracing::warn!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                "giving the lease back was not answered: others take over when it runs out at the latest"
-            ),
+            Err(_) => {
+                self.progress.abandon();
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    "giving the lease back was not answered: others take over when it runs out at the latest"
+                );
+            }
         }
         ended
     }
@@ -605,11 +636,17 @@ impl Group {
             match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
                 Decision::Settle(settlement) => return Ok(settlement),
                 Decision::Halt { reason } => {
-                    return Err(self.halted(format!("{}: entry {}: {reason}", self.key, entry.id)));
+                    return Err(self.halted(format!(
+                        "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
+                        self.key,
+                        entry.id,
+                        self.reset_behind(entry.id)
+                    )));
                 }
                 Decision::Retry { after, reason } => {
                     count(&self.progress.counts.retried);
-                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {}", humantime::format_duration(after));
+                    let wait = humantime::format_duration(Duration::from_millis(millis(after)));
+                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
                     committer.ledger.attempt_failed(entry.id, attempt);
                     let next = tokio::time::sleep(after);
                     tokio::pin!(next);
@@ -668,10 +705,12 @@ impl Group {
     }
 }
 
+type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+
 /// A handler's future whose panic is a failed attempt.
 struct Caught {
     /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
-    call: Option<Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>>,
+    call: Option<Call>,
 }
 
 impl Future for Caught {

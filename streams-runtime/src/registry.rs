@@ -8,14 +8,15 @@ use std::time::Duration;
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, StreamKey};
 use streams_core::{
-    Checkpoint, ConsumerInfo, ConsumerOptions, EventInfo, EventRegistration, OnDataLoss, Registration, Resources, Start,
+    Checkpoint, ConsumerInfo, ConsumerOptions, Durability, EventInfo, EventRegistration, OnDataLoss, Registration,
+    Resources, Retention, Start,
 };
 
 use crate::config::{BACKOFF, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT};
 use crate::settle;
 
 /// How long entries are kept unless an event of the stream says otherwise.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Retention = Retention::Age(Duration::from_secs(24 * 3600));
 
 /// What an app drives.
 #[derive(Debug)]
@@ -42,7 +43,8 @@ pub(crate) struct GroupPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamProperties {
     pub(crate) partitions: u32,
-    pub(crate) retention: Duration,
+    pub(crate) retention: Retention,
+    pub(crate) durability: Option<Durability>,
     pub(crate) max_payload: usize,
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn stream_properties<'a>(
     StreamProperties {
         partitions: events.iter().find_map(|info| info.partitions).unwrap_or(1),
         retention: events.iter().find_map(|info| info.retention).unwrap_or(RETENTION),
+        durability: events.iter().find_map(|info| info.durability),
         max_payload: events
             .iter()
             .map(|info| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD))
@@ -106,7 +109,10 @@ pub(crate) fn plan(
         consumers.retain(|consumer| only.iter().any(|group| group == consumer.info.group));
     }
     if consumers.is_empty() && problems.is_empty() {
-        problems.push("there is no consumer: none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned());
+        problems.push(match only {
+            Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
+            None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
+        });
     }
     problems.extend(events_problems(events));
     for consumer in &consumers {
@@ -185,7 +191,7 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             let (a, b) = (one.info, other.info);
             if a.event.name == b.event.name {
                 problems.push(format!(
-                    "{} and {} both consume `{}` of stream `{}` in group `{}`: each would get only part of the events; give one of them another group",
+                    "{} and {} both consume `{}` of stream `{}` in group `{}`: a group has one consumer for an event, whatever its version; give one of them another group",
                     place(a), place(b), a.event.name, a.event.stream, a.group
                 ));
             }
@@ -245,6 +251,9 @@ fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
             }
             if a.retention.is_some() && b.retention.is_some() && a.retention != b.retention {
                 problems.push(differ("retention"));
+            }
+            if a.durability.is_some() && b.durability.is_some() && a.durability != b.durability {
+                problems.push(differ("durability"));
             }
         }
     }

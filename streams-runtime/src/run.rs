@@ -6,14 +6,19 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, EMBEDDED_BY_DEFAULT, Error};
-use crate::shutdown::{FAREWELL, Stopped};
+use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
 const EXIT_CUT: i32 = 2;
 /// A handler did not yield: the process ends without giving its leases back.
 const EXIT_STUCK: i32 = 3;
+/// The last commit, or the giving back of a lease, was not answered or refused.
+const EXIT_UNCOMMITTED: i32 = 4;
 /// Added to the number of the second signal, as shells do.
 const EXIT_SIGNAL: i32 = 128;
+
+/// How much longer than the app itself the thread of the signals waits before it ends the process.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs every `#[consumer]` that is linked into the program until SIGINT or SIGTERM: `App::linked().run()`.
 ///
@@ -35,6 +40,7 @@ impl App {
     /// | 1 | refused to start: `main` returns the error (this is Rust's own code) |
     /// | 2 | handlers still ran at the deadline and were dropped; what was settled is committed |
     /// | 3 | a handler did not yield even then: leases were not given back, others take over when they run out |
+    /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused |
     /// | 130, 143 | a second SIGINT or SIGTERM ended the process at once |
     ///
     /// Codes 2 and more are set by ending the process here.
@@ -50,7 +56,7 @@ impl App {
         let quiet = !tracing::dispatcher::has_been_set();
         if quiet {
             eprintln!(
-                "streams: no tracing subscriber is set, so warnings and errors of handlers are not shown; begin `main` with `tracing_subscriber::fmt::init()`"
+                "streams: no tracing subscriber is set, so failed attempts and dead letters are not shown; begin `main` with `tracing_subscriber::fmt::init()`"
             );
             if app.is_embedded_by_default() {
                 eprintln!("streams: {EMBEDDED_BY_DEFAULT}");
@@ -62,17 +68,20 @@ impl App {
             () = signals.first.cancelled() => return Ok(()),
         };
         signals.watch(running.deadline());
-        // Told on the thread of the signals, so that groups stop also while this task gets no turn.
-        if quiet {
+        let halts = quiet.then(|| {
             running.banner().iter().for_each(|line| eprintln!("{line}"));
-        }
+            running.tell_halts(|reason| eprintln!("streams: halted: {reason}"))
+        });
+        // Told on the thread of the signals, so that groups stop also while this task gets no turn.
         let shutdown = running.shutdown().clone();
         signals.on_first(move || shutdown.stop());
         signals.first.cancelled().await;
         let stopped = running.stop().await;
+        drop(halts);
         signals.finished();
         match stopped {
             Stopped::Clean => Ok(()),
+            Stopped::Uncommitted { .. } => std::process::exit(EXIT_UNCOMMITTED),
             Stopped::Cut { .. } => std::process::exit(EXIT_CUT),
             Stopped::Stuck { .. } => std::process::exit(EXIT_STUCK),
         }
@@ -122,7 +131,7 @@ impl Signals {
                 listen(&mut deadline, &mut finished);
                 stop.cancel();
                 // The app ends by itself; this is for handlers that leave it no turn.
-                let patience = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_add(FAREWELL * 3));
+                let patience = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_add(PARTING + PATIENCE));
                 tokio::select! {
                     (number, _) = arriving.next() => std::process::exit(EXIT_SIGNAL + number),
                     () = tokio::time::sleep(patience) => {}

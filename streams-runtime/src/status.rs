@@ -1,6 +1,6 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use streams_core::EntryId;
@@ -97,6 +97,8 @@ pub(crate) struct Progress {
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
     losses: Mutex<(u64, u64, Option<DataLoss>)>,
+    /// The server did not say that the last commit was done and the lease given back.
+    abandoned: AtomicBool,
     changed: Arc<Notify>,
 }
 
@@ -118,8 +120,17 @@ pub(crate) fn count(counter: &AtomicU64) {
 impl Progress {
     pub(crate) fn new(stream: &'static str, group: &'static str, key: GroupKey, changed: Arc<Notify>) -> Self {
         let phase = Mutex::new((Phase::Starting, EntryId::ZERO));
-        let (reached, counts, losses) = (Mutex::default(), Counts::default(), Mutex::default());
-        Self { stream, group, key, phase, reached, counts, losses, changed }
+        Self {
+            stream,
+            group,
+            key,
+            phase,
+            reached: Mutex::default(),
+            counts: Counts::default(),
+            losses: Mutex::default(),
+            abandoned: AtomicBool::new(false),
+            changed,
+        }
     }
 
     /// Enters a phase; answers whether it is another one than before.
@@ -162,6 +173,14 @@ impl Progress {
     pub(crate) fn lost(&self, loss: DataLoss) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
     }
 
     pub(crate) fn snapshot(&self) -> GroupStatus {

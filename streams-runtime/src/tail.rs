@@ -41,6 +41,8 @@ const REPLY_AIM: usize = 1024 * 1024;
 const FIRST_COUNT: usize = 16;
 /// What a ring of a bell may weigh; replies are bounded by it.
 const BELL_BYTES: usize = 1_024;
+/// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
+const TAKE_BYTES: usize = 1024 * 1024;
 /// How long to wait between attempts after an error, at most.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -300,7 +302,7 @@ impl fmt::Debug for Follower {
 }
 
 impl Follower {
-    /// What there is above `position`, at most `count` entries.
+    /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
     pub(crate) fn take(&self, position: EntryId, count: usize) -> Taken {
         let inner = self.shared.lock();
         // The key is followed as long as the follower lives.
@@ -315,7 +317,13 @@ impl Follower {
         if first == window.entries.len() {
             return Taken::Nothing;
         }
-        Taken::Entries(window.entries.range(first..).take(count).cloned().collect())
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<Entry>| {
+            let before = bytes;
+            bytes += entry.weight();
+            before < TAKE_BYTES
+        };
+        Taken::Entries(window.entries.range(first..).take(count).take_while(fits).cloned().collect())
     }
 
     /// As [`Self::take`], but waits while there is nothing.
@@ -471,4 +479,33 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) {
         }
     }
     reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::keys::StreamKey;
+
+    use crate::broker::Embedded;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_takes_no_more_at_once_than_it_may_hold() {
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        let follower = tails.follow(partition.as_str(), first, TAKE_BYTES);
+        for size in [TAKE_BYTES * 2, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, 1, 1] {
+            let entry = vec![(b"payload".to_vec(), vec![7; size])];
+            broker.append(&partition, vec![entry], None).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (mut position, mut sizes) = (first, Vec::new());
+        while let Taken::Entries(entries) = follower.take(position, 256) {
+            position = entries.last().unwrap().id;
+            sizes.push(entries.len());
+        }
+        assert_eq!(sizes, [1, 4, 2]);
+        tails.end();
+    }
 }

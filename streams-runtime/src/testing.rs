@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use streams_core::broker::Broker;
 use streams_core::codec;
 use streams_core::{EntryId, StreamEvent};
+use tokio::runtime::RuntimeFlavor;
 use tokio::time::Instant;
 
 use crate::app::{App, Error, Running};
@@ -21,7 +22,10 @@ const PAGE: usize = 1_000;
 
 /// An app on an embedded broker, in virtual time: waits of the app pass at once.
 ///
-/// Needs a test on one thread, as `#[tokio::test]` makes it. It pauses the clock itself.
+/// Needs a test on one thread, as `#[tokio::test]` makes it. It pauses the clock itself, and a paused clock jumps to the
+/// next timer whenever every task waits. So a handler that waits for something outside the process, such as a database,
+/// runs into its timeout at once. Give it a stand-in, or test with the real thing in real time:
+/// `App::with(..).broker(Arc::new(Embedded::new())).start()`.
 ///
 /// ```
 /// use streams_runtime::testing::TestApp;
@@ -53,10 +57,7 @@ impl TestApp {
     /// Starts the app on a fresh embedded broker, with a fixed seed for everything random and a fixed date.
     ///
     /// # Errors
-    /// As [`App::start`].
-    ///
-    /// # Panics
-    /// Outside tokio's executor for one thread, whose clock alone can be paused.
+    /// As [`App::start`], and on an executor of several threads.
     pub async fn start(app: App) -> Result<Self, Error> {
         Self::start_with(app, Arc::new(Embedded::starting(epoch())), 0).await
     }
@@ -64,11 +65,13 @@ impl TestApp {
     /// Starts the app on this broker, which other apps may share, with this seed.
     ///
     /// # Errors
-    /// As [`App::start`].
-    ///
-    /// # Panics
     /// As [`TestApp::start`].
     pub async fn start_with(app: App, broker: Arc<dyn Broker>, seed: u64) -> Result<Self, Error> {
+        if tokio::runtime::Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
+            return Err(Error::Refused(vec![
+                "a TestApp needs an executor of one thread, whose clock can be paused: write `#[tokio::test]` without `flavor`".to_owned(),
+            ]));
+        }
         if !is_paused() {
             tokio::time::pause();
         }

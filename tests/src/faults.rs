@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Extent, Fields, Found,
-    GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
+    Fields, Found, GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_core::{Entry, EntryId, Start};
+use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
 
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// [`Broker::append`].
+    /// [`Broker::append`], and the durable one.
     Append,
     /// [`Broker::read`] and [`Broker::snapshot`].
     Read,
@@ -190,6 +190,21 @@ impl Broker for Faulty {
         floor: Option<EntryId>,
     ) -> Reply<'a, Vec<EntryId>> {
         Box::pin(self.around(Op::Append, self.inner.append(partition, entries, floor)))
+    }
+
+    fn append_durably<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+        durability: Durability,
+        wait: Duration,
+    ) -> Reply<'a, Durable> {
+        Box::pin(self.around(Op::Append, self.inner.append_durably(partition, entries, floor, durability, wait)))
+    }
+
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
+        self.inner.consumed(partition)
     }
 
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {

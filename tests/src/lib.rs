@@ -1,10 +1,16 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
 
 mod faults;
+pub mod jobs;
 mod lab;
+mod log;
+mod process;
 mod server;
+pub mod soak;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
+pub use log::{Log, logged};
+pub use process::Process;
 pub use server::{Options, RedisServer};

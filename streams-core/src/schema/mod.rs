@@ -178,6 +178,7 @@ pub enum Tagging {
     message = "`{Self}` has no event schema, so it cannot be part of a stream event",
     label = "this type has no known wire form",
     note = "if `{Self}` is your type, put `#[event_type]` on it",
+    note = "for `uuid::Uuid` and `chrono::DateTime` enable the feature `uuid` or `chrono`",
     note = "if it comes from another crate, name its wire form on the field: `#[event(wire = \"String\")]`, or vouch for it with `#[event(opaque = \"name@1\")]` and raise the number whenever it changes"
 )]
 pub trait SchemaType {

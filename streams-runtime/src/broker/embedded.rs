@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, Claim, Commit, Committed, Created, Extent, Fields, Found, GroupState, Holder,
-    Holding, Interrupt, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
+    Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_core::{Entry, EntryId, Start};
+use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -177,6 +177,14 @@ impl Store {
         while bell.entries.len() > BELL_LENGTH {
             bell.entries.pop_front();
         }
+    }
+
+    fn consumed(&self, partition: &PartitionKey) -> Option<Consumed> {
+        let markers = &self.logs.get(partition.as_str())?.markers;
+        let checkpoints =
+            markers.iter().map(|group| Some((self.groups.get(partition.group(group).state())?.at, group)));
+        let (at, slowest) = checkpoints.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        Some(Consumed { at, slowest: slowest.clone() })
     }
 
     fn acquire(&mut self, group: &GroupKey, claim: &Claim, now: u64) -> Acquired {
@@ -388,6 +396,27 @@ impl Broker for Embedded {
             self.shared.added.notify_waiters();
             Ok(ids)
         })
+    }
+
+    fn append_durably<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        _entries: Vec<Fields>,
+        _floor: Option<EntryId>,
+        durability: Durability,
+        _wait: Duration,
+    ) -> Reply<'a, Durable> {
+        self.reply(move |_, _| {
+            let message = format!(
+                "`{partition}` has durability = \"{durability}\", and the embedded broker forgets everything when the \
+                 program ends: set REDIS_URL, or remove the durability"
+            );
+            Err(BrokerError::new(BrokerErrorKind::Unsupported, message))
+        })
+    }
+
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
+        self.reply(move |store, _| Ok(store.consumed(partition)))
     }
 
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {

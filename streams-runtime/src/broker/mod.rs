@@ -5,10 +5,11 @@ pub mod redis;
 
 pub use embedded::Embedded;
 pub use redis::Redis;
+/// The contract, for brokers that are passed around and for what they answer.
+pub use streams_core::broker::*;
 
 use std::time::Duration;
 
-use streams_core::broker::{BrokerError, BrokerErrorKind, Claim, Commit, Fields};
 use streams_core::keys::StreamKey;
 
 /// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Created, DeadBounds, Extent, Fields, Found, Holder,
-    Holding, LeaseView, Reset, Snapshot, Tail,
+    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent, Fields, Found,
+    Holder, Holding, LeaseView, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Entry, EntryId, Start};
@@ -1062,6 +1062,39 @@ contract! {
         let shown = Commit { mirror: true, ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&shown).await, Committed::Vanished);
         assert_eq!(case.checkpoint().await, all[1]);
+    }
+
+    async fn what_every_group_has_settled_is_the_smallest_checkpoint(case) {
+        let consumed = async || case.broker.consumed(&partition()).await.unwrap();
+        assert_eq!(consumed().await, None, "no stream");
+        let all = case.append(4).await;
+        assert_eq!(consumed().await, None, "no group");
+        case.create(Start::Latest).await;
+        let expected = |at, slowest: &str| Some(Consumed { at, slowest: slowest.to_owned() });
+        assert_eq!(consumed().await, expected(all[3], "risk"));
+        let other = partition().group("audit");
+        case.broker.create(&other, Start::At(all[1])).await.unwrap();
+        assert_eq!(consumed().await, expected(all[0], "audit"), "also of a group that nobody runs");
+        let claim = Claim { owner: "a".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+        let Acquired::Held(Holding { epoch, .. }) = case.broker.acquire(&other, &claim).await.unwrap() else {
+            panic!("not held");
+        };
+        let holder = Holder { owner: "a".to_owned(), epoch };
+        case.broker.commit(&other, &step(&holder, all[0], all[2])).await.unwrap();
+        assert_eq!(consumed().await, expected(all[2], "audit"));
+        case.broker.create(&partition().group("new"), Start::Earliest).await.unwrap();
+        assert_eq!(consumed().await, expected(EntryId::ZERO, "new"));
+        // A group dies with its stream, and its checkpoint holds nothing of the next one.
+        case.delete();
+        case.append(1).await;
+        assert_eq!(consumed().await, None);
+    }
+
+    async fn the_position_of_somebody_elses_group_is_not_known(case) {
+        case.append(2).await;
+        case.broker.create(&partition().group("audit"), Start::Latest).await.unwrap();
+        case.mark();
+        assert_eq!(case.broker.consumed(&partition()).await.unwrap(), None);
     }
 
     async fn groups_and_partitions_do_not_know_each_other(case) {

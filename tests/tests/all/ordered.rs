@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Broker, BrokerErrorKind, DeadBounds, Fields, GroupState};
+use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, DeadBounds, Fields, GroupState};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
@@ -247,9 +247,9 @@ async fn the_attempts_of_an_event_that_succeeds_are_forgotten() {
     publish(&app, [1]).await;
     settled(&app).await;
     let seen = world.state("left").await.lease;
-    let claim = streams_core::broker::Claim { owner: "next".to_owned(), lease_for: LEASE, seen };
+    let claim = Claim { owner: "next".to_owned(), lease_for: LEASE, seen };
     match world.store.acquire(&group("left"), &claim).await.unwrap() {
-        streams_core::broker::Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
+        Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
         other => panic!("{other:?}"),
     }
 }
@@ -278,8 +278,12 @@ async fn an_event_that_no_consumer_of_the_group_takes_is_passed_over_and_counted
     app.publish(&Turn { n: 1 }).await.unwrap();
     publish(&app, [2]).await;
     settled(&app).await;
+    let last = world.append("Unheard@9", b"anything").await;
+    settled(&app).await;
     assert_eq!(world.lab.events("left"), [2]);
-    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (2, 1));
+    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (3, 1));
+    app.advance(secs(1)).await;
+    assert_eq!(world.at("left").await, last);
 }
 
 // Dead letters.
@@ -509,11 +513,11 @@ async fn dead_letters_that_are_too_old_halt_the_group_too() {
 }
 
 #[tokio::test]
-async fn an_app_whose_dead_letters_are_full_stops_cleanly_and_the_event_comes_again() {
+async fn an_app_whose_dead_letters_are_full_stops_and_the_event_comes_again() {
     let world = World::new();
     let app = full(&world).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
     assert_eq!(world.state("left").await.lease.owner, "");
     let mut roomy = two_dead_letters();
@@ -641,7 +645,7 @@ async fn a_commit_that_is_refused_halts_the_group_and_gives_its_lease_back() {
     assert!(matches!(caught_up, Err(Error::Halted(_))), "{caught_up:?}");
     assert!(halt(&app, "left").unwrap().contains("Commit fails"));
     assert_eq!(world.state("left").await.lease.owner, "");
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
 }
 
 #[tokio::test]
@@ -654,7 +658,7 @@ async fn a_commit_that_hangs_does_not_keep_the_app_from_stopping() {
     publish(&app, 1..=50).await;
     world.lab.called("left", 10).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
 }
 
@@ -800,6 +804,58 @@ async fn a_zombie_cannot_commit() {
 }
 
 #[tokio::test]
+async fn an_owner_whose_server_was_away_for_longer_than_its_lease_goes_on_when_it_is_back() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    wire.cut_off();
+    app.advance(LEASE * 3).await;
+    wire.heal();
+    publish(&app, [2]).await;
+    let began = Instant::now();
+    settled(&app).await;
+    assert!(began.elapsed() < LEASE / 2, "it waited {:?} for its own lease", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1, 2]);
+}
+
+#[tokio::test]
+async fn an_owner_whose_commit_is_fenced_steps_back() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let first = publish(&app, [1]).await[0];
+    settled(&app).await;
+    // The renewals would find it out, too.
+    wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
+    let seen = world.state("left").await.lease;
+    let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen };
+    assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
+    publish(&app, [2, 3]).await;
+    app.advance(secs(1)).await;
+    assert_eq!((world.at("left").await, status(&app, "left").done), (first, 3));
+    let owner = "thief".to_owned();
+    assert_eq!(status(&app, "left").phase, Phase::StandingBy { owner });
+    wire.heal();
+    settled(&app).await;
+    assert_eq!(world.lab.events("left"), [1, 2, 3, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_app_that_stops_while_its_server_hangs_blames_no_handler() {
+    let world = World::new();
+    let wire = world.wire();
+    world.lab.script("left", 2, [Act::Hang]);
+    let app = world.start_on(&wire, consumers![left], Config::new().shutdown_deadline(secs(1))).await;
+    wire.always(Op::Commit, Fault::Hold(Gate::default()));
+    wire.always(Op::Release, Fault::Hold(Gate::default()));
+    publish(&app, [1, 2]).await;
+    world.lab.called("left", 2).await;
+    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+}
+
+#[tokio::test]
 async fn a_short_outage_costs_nothing() {
     let world = World::new();
     let wire = world.wire();
@@ -873,6 +929,75 @@ async fn a_backlog_is_read_in_order_while_reads_fail_now_and_then() {
     world.lab.called("left", 3000).await;
     settled(&app).await;
     assert_eq!(world.lab.events("left"), (1..=3000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_read_whose_reply_is_lost_is_made_again_and_nothing_is_repeated() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    for _ in 0..3 {
+        wire.once(Op::Tail, Fault::LoseReply);
+        wire.once(Op::Read, Fault::LoseReply);
+    }
+    // The first of these ends the wait that began before the faults.
+    publish(&app, 2..=50).await;
+    app.advance(secs(5)).await;
+    publish(&app, 51..=100).await;
+    app.advance(secs(5)).await;
+    settled(&app).await;
+    assert_eq!(world.lab.events("left"), (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_lease_that_was_taken_without_the_answer_coming_back_runs_out_and_is_taken_again() {
+    let world = World::new();
+    let wire = world.wire();
+    wire.once(Op::Acquire, Fault::LoseReply);
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, [1]).await;
+    let began = Instant::now();
+    settled(&app).await;
+    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1]);
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_given_back_runs_out() {
+    let world = World::new();
+    let wire = world.wire();
+    let one = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&one, [1]).await;
+    settled(&one).await;
+    let other = world.left().await;
+    wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
+    assert_eq!(one.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    publish(&other, [2]).await;
+    let began = Instant::now();
+    settled(&other).await;
+    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    assert_eq!(world.lab.events("left"), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_contender_that_could_not_look_begins_its_watch_anew() {
+    let world = World::new();
+    let wire = world.wire();
+    let one = world.left().await;
+    settled(&one).await;
+    let other = world.start_on(&wire, consumers![left], Config::new()).await;
+    other.advance(secs(1)).await;
+    drop(one);
+    other.advance(LEASE - secs(3)).await;
+    wire.once(Op::State, Fault::Fail(BrokerErrorKind::Unavailable));
+    // Every second it looks, so by now that has failed.
+    other.advance(secs(1)).await;
+    let failed = Instant::now();
+    publish(&other, [1]).await;
+    world.lab.called("left", 1).await;
+    assert!(failed.elapsed() > LEASE - secs(2), "{:?}", failed.elapsed());
 }
 
 #[tokio::test]

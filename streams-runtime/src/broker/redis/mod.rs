@@ -1,6 +1,8 @@
-//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `scripts` change groups, `tail` waits.
+//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
+//! and the disk, `scripts` change groups, `tail` waits for entries.
 
 mod connection;
+mod durable;
 mod parse;
 mod scripts;
 mod tail;
@@ -9,13 +11,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Script, ScriptInvocation, Value, cmd};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Extent, Fields, GroupState,
-    Holder, Holding, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
+    Fields, GroupState, Holder, Holding, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_core::{Entry, EntryId, Start};
+use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
+use streams_core::{Durability, Entry, EntryId, Start};
 
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
@@ -24,15 +27,18 @@ use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partiti
 /// A broker on a server: Redis 7.0, Valkey 7.2, or later.
 ///
 /// Connections are made when they are needed and again after they broke: one for commands, one for reading backlogs
-/// (whose large replies must not delay a commit), one a tail and one for renewals.
+/// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
+/// replicas or the disk.
 ///
 /// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
 /// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`.
+/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
+/// `wait` and `waitaof` for streams that say `durability`.
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
     reads: Link,
+    durable: durable::Pool,
 }
 
 impl Redis {
@@ -47,7 +53,8 @@ impl Redis {
         let target = Arc::new(Target::parse(url)?);
         let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
         let reads = Link::new(&target, RESPONSE_TIMEOUT);
-        Ok(Self { target, commands, reads })
+        let durable = durable::Pool::new(&target);
+        Ok(Self { target, commands, reads, durable })
     }
 
     async fn command(&self, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
@@ -193,34 +200,59 @@ impl Broker for Redis {
         Box::pin(async move {
             check_entries(&entries)?;
             let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
-            let add = |fields: &Fields, floor: Option<EntryId>| {
-                let mut command = cmd("XADD");
-                command.arg(partition.as_str());
-                if let Some(floor) = floor {
-                    command.arg("MINID").arg("~").arg(floor.to_string());
-                }
-                command.arg("*");
-                for (name, value) in fields {
-                    command.arg(name.as_slice()).arg(value.as_slice());
-                }
-                command
-            };
-            let ids = match entries.as_slice() {
-                [] => return Ok(Vec::new()),
-                [fields] => vec![self.command(call, &add(fields, floor)).await?],
-                several => {
-                    let mut transaction = redis::pipe();
-                    transaction.atomic();
-                    for (index, fields) in several.iter().enumerate() {
-                        // Once is enough to trim.
-                        transaction.add_command(add(fields, floor.filter(|_| index == 0)));
-                    }
-                    let transaction = &transaction;
-                    let run = |mut connection| async move { transaction.query_async(&mut connection).await };
-                    parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?
-                }
-            };
-            ids.into_iter().map(parse::id).collect::<Result<_, _>>().map_err(unexpected(call))
+            if entries.is_empty() {
+                return Ok(Vec::new());
+            }
+            let entries = &entries;
+            let run = |mut connection| async move { add(&mut connection, partition, entries, floor).await };
+            added(call, self.commands.run(call, run).await?)
+        })
+    }
+
+    fn append_durably<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        entries: Vec<Fields>,
+        floor: Option<EntryId>,
+        durability: Durability,
+        wait: Duration,
+    ) -> Reply<'a, Durable> {
+        Box::pin(async move {
+            check_entries(&entries)?;
+            if entries.is_empty() {
+                return Ok(Durable { ids: Vec::new(), missing: None });
+            }
+            self.durable.append(partition, &entries, floor, durability, wait).await
+        })
+    }
+
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
+        Box::pin(async move {
+            let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
+            let mut command = cmd("XINFO");
+            command.arg("GROUPS").arg(partition.as_str());
+            let groups = on_key(&self.commands, call, &command).await?;
+            let names = parse::group_names(groups).map_err(unexpected(call))?;
+            // Somebody else's group, whose position we do not know.
+            if names.is_empty() || names.iter().any(|name| keys::check_group(name).is_err()) {
+                return Ok(None);
+            }
+            let mut checkpoints = redis::pipe();
+            for name in &names {
+                checkpoints.cmd("HGET").arg(partition.group(name).state()).arg("at");
+            }
+            let checkpoints = &checkpoints;
+            let call = Call { command: "HGET", key: partition.as_str(), effect: Effect::Read };
+            let run = |mut connection| async move { checkpoints.query_async::<Vec<Value>>(&mut connection).await };
+            let replies = self.commands.run(call, run).await?;
+            // Without a state it is somebody else's, too.
+            if replies.contains(&Value::Nil) {
+                return Ok(None);
+            }
+            let found = replies.into_iter().map(parse::id).zip(names);
+            let found = found.map(|(at, slowest)| Ok((at?, slowest))).collect::<Result<Vec<_>, _>>();
+            let slowest = found.map_err(unexpected(call))?.into_iter().min();
+            Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))
         })
     }
 
@@ -229,15 +261,8 @@ impl Broker for Redis {
             let call = Call { command: "XINFO STREAM", key: partition.as_str(), effect: Effect::Read };
             let mut command = cmd("XINFO");
             command.arg("STREAM").arg(partition.as_str());
-            let command = &command;
-            let run = |mut connection| async move {
-                match command.query_async(&mut connection).await {
-                    Err(error) if error.to_string().contains("no such key") => Ok(Value::Nil),
-                    reply => reply,
-                }
-            };
             // The reply holds the first and the last entry, which may be large.
-            let reply = self.reads.run(call, run).await?;
+            let reply = on_key(&self.reads, call, &command).await?;
             if reply == Value::Nil {
                 return Ok(None);
             }
@@ -376,22 +401,11 @@ impl Redis {
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
         let call = Call { command: "INFO", key: "", effect: Effect::Read };
-        let mut info = cmd("INFO");
-        info.arg("server");
-        let info = self.command(call, &info).await.and_then(|reply| parse::text(reply).map_err(unexpected(call)));
-        // Valkey answers with the Redis version that it stands for, and its own beside it.
-        let version = info.ok().and_then(|info| {
-            let line = |name: &str| {
-                info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
-            };
-            line("valkey_version")
-                .map(|version| format!("Valkey {version}"))
-                .or_else(|| Some(format!("Redis {}", line("redis_version")?)))
-        });
+        let run = |mut connection| async move { Ok(version(&mut connection).await) };
+        let version = self.commands.run(call, run).await.unwrap_or_else(|_| UNTOLD.to_owned());
         let message = format!(
-            "the server at {} is {}, which refused our scripts; Redis 7.0, Valkey 7.2 or later is needed",
+            "the server at {} is {version}, which refused our scripts; Redis 7.0, Valkey 7.2 or later is needed",
             self.target.shown(),
-            version.as_deref().unwrap_or("of a version that it does not tell"),
         );
         BrokerError::new(BrokerErrorKind::Unsupported, message).caused_by(error)
     }
@@ -427,6 +441,72 @@ impl Renewer for RedisRenewer {
             held.collect::<Result<_, _>>().map_err(unexpected(call))
         })
     }
+}
+
+const UNTOLD: &str = "of a version that it does not tell";
+
+/// The server and its version, for messages.
+async fn version(connection: &mut MultiplexedConnection) -> String {
+    let info = cmd("INFO").arg("server").query_async::<Value>(connection).await.map(parse::text);
+    let Ok(Ok(info)) = info else { return UNTOLD.to_owned() };
+    let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    // Valkey answers with the Redis version that it stands for, and its own beside it.
+    match (line("valkey_version"), line("redis_version")) {
+        (Some(version), _) => format!("Valkey {version}"),
+        (None, Some(version)) => format!("Redis {version}"),
+        (None, None) => UNTOLD.to_owned(),
+    }
+}
+
+/// XADD, or several in one transaction; one entry answers with its id, several with an array of them.
+async fn add(
+    connection: &mut MultiplexedConnection,
+    partition: &PartitionKey,
+    entries: &[Fields],
+    floor: Option<EntryId>,
+) -> RedisResult<Value> {
+    let one = |fields: &Fields, floor: Option<EntryId>| {
+        let mut command = cmd("XADD");
+        command.arg(partition.as_str());
+        if let Some(floor) = floor {
+            command.arg("MINID").arg("~").arg(floor.to_string());
+        }
+        command.arg("*");
+        for (name, value) in fields {
+            command.arg(name.as_slice()).arg(value.as_slice());
+        }
+        command
+    };
+    if let [fields] = entries {
+        return one(fields, floor).query_async(connection).await;
+    }
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for (index, fields) in entries.iter().enumerate() {
+        // Once is enough to trim.
+        transaction.add_command(one(fields, floor.filter(|_| index == 0)));
+    }
+    transaction.query_async(connection).await
+}
+
+/// The ids in the answer of [`add`].
+fn added(call: Call<'_>, reply: Value) -> Result<Vec<EntryId>, BrokerError> {
+    let ids = match reply {
+        Value::Array(ids) => ids,
+        id => vec![id],
+    };
+    ids.into_iter().map(parse::id).collect::<Result<_, _>>().map_err(unexpected(call))
+}
+
+/// A question about a key, which answers nil when there is no such key.
+async fn on_key(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
+    let run = |mut connection| async move {
+        match command.query_async(&mut connection).await {
+            Err(error) if error.to_string().contains("no such key") => Ok(Value::Nil),
+            reply => reply,
+        }
+    };
+    link.run(call, run).await
 }
 
 async fn query(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {

@@ -74,6 +74,12 @@ fn entry(value: Value) -> Parsed<Arc<Entry>> {
     Ok(Arc::new(Entry { id: id(entry_id)?, fields: fields.collect::<Parsed<_>>()? }))
 }
 
+/// The names in the reply of XINFO GROUPS; a key that is not there has none. Other applications name theirs as they like.
+pub(super) fn group_names(value: Value) -> Parsed<Vec<String>> {
+    let name = |group| bytes(named(group)?.remove("name").ok_or(Unexpected("a group's name"))?);
+    array(value)?.into_iter().map(|group| Ok(String::from_utf8_lossy(&name(group)?).into_owned())).collect()
+}
+
 /// The reply of XRANGE and XREVRANGE.
 pub(super) fn entries(value: Value) -> Parsed<Vec<Arc<Entry>>> {
     array(value)?.into_iter().map(entry).collect()

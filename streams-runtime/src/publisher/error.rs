@@ -1,0 +1,118 @@
+//! Why an event could not be published, or why it is not known whether it was.
+
+use std::sync::Arc;
+
+use streams_core::broker::{BrokerError, BrokerErrorKind};
+use streams_core::codec::EncodeError;
+use streams_core::{EventId, EventInfo};
+
+use super::{MAX_HEADER_BYTES, MAX_HEADERS, Receipt};
+
+/// An event could not be published, or it is not known whether it was.
+#[derive(Debug, thiserror::Error)]
+#[error("event `{event}` for stream `{stream}`{}: {problem}", .event_id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default())]
+pub struct PublishError {
+    stream: &'static str,
+    event: &'static str,
+    event_id: Option<String>,
+    #[source]
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error("{0}")]
+    Encode(EncodeError),
+    #[error(
+        "the payload has {bytes} bytes, the limit is {limit}; keep large data elsewhere and publish where it is, or raise `max_payload`"
+    )]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("header `{name}`: {reason}")]
+    Header { name: String, reason: &'static str },
+    #[error("{count} headers of {bytes} bytes; at most {MAX_HEADERS} of {MAX_HEADER_BYTES} bytes together")]
+    Headers { count: usize, bytes: usize },
+    #[error("the event id `{0}` is not 1 to {max} bytes long", max = EventId::MAX_LEN)]
+    EventId(String),
+    #[error("not sent, because an earlier event for the same partition failed")]
+    NotSent,
+    #[error(
+        "it is in the stream as entry {}, but not as durable as asked: {missing}; look after the replicas or the disk \
+         rather than publish it again", .receipt.entry_id
+    )]
+    NotDurable { receipt: Box<Receipt>, missing: String },
+    #[error("{}{}", .0, remedy(.0))]
+    Broker(Arc<BrokerError>),
+}
+
+/// What to do about it, where the broker cannot know.
+fn remedy(error: &BrokerError) -> &'static str {
+    if error.is_indefinite() {
+        "; publish it again with the same event id, so that consumers can tell a double"
+    } else {
+        ""
+    }
+}
+
+impl PublishError {
+    pub(super) fn of(info: &'static EventInfo, event_id: Option<String>, problem: Problem) -> Self {
+        Self { stream: info.stream, event: info.name, event_id, problem }
+    }
+
+    fn broker(&self) -> Option<&BrokerError> {
+        match &self.problem {
+            Problem::Broker(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The id that the event had: publish again with the same one, so that consumers can tell a double.
+    pub fn event_id(&self) -> Option<&str> {
+        self.event_id.as_deref()
+    }
+
+    /// Where the event stands, although it is an error: only where [`Self::is_not_durable`].
+    pub fn receipt(&self) -> Option<&Receipt> {
+        match &self.problem {
+            Problem::NotDurable { receipt, .. } => Some(receipt),
+            _ => None,
+        }
+    }
+
+    /// Whether the server is full: publish again later, more slowly.
+    pub fn is_backpressure(&self) -> bool {
+        self.broker().is_some_and(|error| error.kind() == BrokerErrorKind::Full)
+    }
+
+    /// Whether the event may be in the stream all the same.
+    pub fn is_indefinite(&self) -> bool {
+        self.broker().is_some_and(BrokerError::is_indefinite)
+    }
+
+    /// Whether the event *is* in the stream, and will be handled, but did not come to as many replicas or to the disk
+    /// as the stream's `durability` asks. Publishing it again adds it twice.
+    pub fn is_not_durable(&self) -> bool {
+        self.receipt().is_some()
+    }
+
+    /// Whether the same publish may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        self.is_not_sent() || self.broker().is_some_and(BrokerError::is_retryable)
+    }
+
+    /// Whether nothing was sent because an earlier event for the same partition failed.
+    pub fn is_not_sent(&self) -> bool {
+        matches!(self.problem, Problem::NotSent)
+    }
+
+    /// Whether the event itself is at fault: too large, a bad header, not encodable.
+    pub fn is_refused(&self) -> bool {
+        match &self.problem {
+            Problem::Encode(_)
+            | Problem::TooLarge { .. }
+            | Problem::Header { .. }
+            | Problem::Headers { .. }
+            | Problem::EventId(_) => true,
+            Problem::NotSent | Problem::NotDurable { .. } | Problem::Broker(_) => false,
+        }
+    }
+}

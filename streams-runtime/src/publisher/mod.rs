@@ -1,0 +1,517 @@
+//! Publishing: encode, refuse what is too large, pick the partition, queue; `queue` writes, `floor` trims by the way.
+
+mod error;
+mod floor;
+mod queue;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, Durable, Fields};
+use streams_core::codec;
+use streams_core::keys::{self, StreamKey, partition_of};
+use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromContext, Headers, Message, StreamEvent};
+
+use self::error::Problem;
+pub use self::error::PublishError;
+use self::floor::Floor;
+pub(crate) use self::queue::Shared;
+use self::queue::{Answer, Declared, Pending, Queue};
+use crate::app::Error;
+use crate::clock::Clock;
+use crate::config::PUBLISH_RETRY;
+use crate::random::Random;
+use crate::registry;
+
+/// The most headers of an event, and the most bytes they may have together: what is kept free of the 1 MiB of an entry.
+const MAX_HEADERS: usize = 32;
+const MAX_HEADER_BYTES: usize = 3 * 1024;
+/// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
+const CHUNK: usize = 256;
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// How many of the newest entries [`Publisher::last`] looks at first.
+const PAGE: usize = 64;
+
+/// Publishes events. Cheap to clone; get it from `Running::publisher`, take it as an argument of a handler, or
+/// make one alone with [`Publisher::connect`].
+///
+/// ```no_run
+/// use streams_runtime::{Publisher, stream_event};
+///
+/// #[stream_event(stream = "trades", key = symbol)]
+/// struct Trade { symbol: String, price: f64 }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let publisher = Publisher::connect("redis://127.0.0.1/").await?;
+/// let trade = Trade { symbol: "BTC-USD".to_owned(), price: 39432.48 };
+/// let receipt = publisher.publish(&trade).await?;
+/// println!("{} is entry {}", receipt.event_id, receipt.entry_id);
+///
+/// // An id of one's own makes a repeated publish recognisable.
+/// publisher.send(&trade).event_id("trade-553287559").header("venue", "a").await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Writes are shared
+///
+/// A call alone is written at once. Calls that come while a write of the same partition is under way go out together in
+/// the next one, up to 256 events or 1 MiB. Nothing waits for company. About 16 MiB may wait in a publisher, counting
+/// 1 KiB for each event besides its bytes; beyond that calls wait for room.
+///
+/// # Order
+///
+/// Events that are published one after another, each when the one before was answered, stand in that order in their
+/// partition. Calls under way at the same time have no order among one another; what belongs in order goes through
+/// [`Self::publish_all`].
+///
+/// # When there is no answer
+///
+/// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
+/// [`Self::retrying_for`]), and later publishes to the partition queue behind it, so the order of a key outlives a
+/// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
+/// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
+/// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
+///
+/// # When a call is dropped
+///
+/// Dropping a publish that has begun withdraws nothing: its event is written all the same, unless it still waited for
+/// room, and nobody hears what became of it. Others that share its write are not affected. The write runs in a task on
+/// the executor of the call that found the partition idle; if that executor ends, those who still wait are told so.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    namespace: Option<String>,
+    /// The events whose declarations say what holds for their streams.
+    events: Vec<&'static EventInfo>,
+    streams: Mutex<HashMap<&'static str, Arc<Stream>>>,
+}
+
+/// What the publisher knows of one stream.
+struct Stream {
+    declared: Arc<Declared>,
+    /// One for each partition.
+    queues: Vec<Arc<Queue>>,
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("broker", &self.inner.shared.broker).finish_non_exhaustive()
+    }
+}
+
+/// Where a published event stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The partition of the stream.
+    pub partition: u32,
+    /// The entry in it.
+    pub entry_id: EntryId,
+    /// The event's own id.
+    pub event_id: EventId,
+}
+
+impl Publisher {
+    /// A publisher alone, on the Redis at this URL.
+    ///
+    /// # Errors
+    /// When the URL cannot be read or the server refuses.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn connect(url: &str) -> Result<Self, BrokerError> {
+        let broker: Arc<dyn Broker> = Arc::new(crate::broker::Redis::open(url)?);
+        broker.connect().await?;
+        Ok(Self::on(broker))
+    }
+
+    /// A publisher alone, on a broker.
+    pub fn on(broker: Arc<dyn Broker>) -> Self {
+        let shared = Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY);
+        Self::new(shared, None, registry::linked_events())
+    }
+
+    /// The same in a namespace, with queues of its own.
+    ///
+    /// # Errors
+    /// When the name cannot be part of a key.
+    pub fn in_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
+        keys::check_namespace(namespace)?;
+        Ok(Self::new(self.shared(self.inner.shared.retry), Some(namespace.to_owned()), self.inner.events.clone()))
+    }
+
+    /// The same with another time for which a write that has no answer is tried again, and with queues of its own. 15 s
+    /// unless said: longer than the 10 s that one answer may take, so that it is asked for twice, and with the last
+    /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
+    /// [`Config::publish_retry`](crate::Config::publish_retry).
+    pub fn retrying_for(&self, retry: Duration) -> Self {
+        Self::new(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone())
+    }
+
+    fn shared(&self, retry: Duration) -> Shared {
+        let shared = &self.inner.shared;
+        Shared::new(Arc::clone(&shared.broker), shared.clock, Arc::clone(&shared.random), retry)
+    }
+
+    pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
+        let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+        &self.inner.shared.broker
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) async fn partitions<E: StreamEvent>(&self) -> Result<Vec<keys::PartitionKey>, BrokerError> {
+        let key = self.declared::<E>().await?;
+        Ok((0..key.partitions()).map(|index| key.partition(index)).collect())
+    }
+
+    /// Publishes one event and waits until the broker has it; where the stream says `durability`, until it is there.
+    ///
+    /// # Errors
+    /// See [`PublishError`]: above all whether the event may be in the stream all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws nothing: the event is published all the same unless it waited for room.
+    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
+        self.send(event).await
+    }
+
+    /// The long form of [`Self::publish`]: headers and an event id of one's own; `.await` it to send.
+    pub fn send<'a, E: StreamEvent>(&'a self, event: &'a E) -> Send<'a, E> {
+        Send { publisher: self, event, event_id: None, headers: Vec::new() }
+    }
+
+    /// Publishes many events, in order; answers once an event, in order.
+    ///
+    /// After the first failure in a partition nothing more is sent to it: the others there answer
+    /// [`PublishError::is_not_sent`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some of the events published: of each partition the first ones.
+    pub async fn publish_all<E: StreamEvent>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        self.send_all(events.into_iter().map(|event| (event, None))).await
+    }
+
+    /// As [`Self::publish_all`], each event with an id of its own.
+    ///
+    /// # Cancel safety
+    /// As [`Self::publish_all`].
+    pub async fn publish_all_with_ids<E: StreamEvent>(
+        &self,
+        events: impl IntoIterator<Item = (E, String)>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        self.send_all(events.into_iter().map(|(event, id)| (event, Some(id)))).await
+    }
+
+    async fn send_all<E: StreamEvent>(
+        &self,
+        events: impl Iterator<Item = (E, Option<String>)>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        let stream = self.stream::<E>();
+        let mut answers: Answers = Vec::new();
+        let mut chunks: Vec<Chunk> = (0..).zip(&stream.queues).map(|(at, queue)| Chunk::new(at, queue)).collect();
+        for (event, id) in events {
+            let place = answers.len();
+            answers.push(None);
+            let (partition, event_id) = self.place(&event, id, &stream);
+            let chunk = &mut chunks[partition as usize];
+            if chunk.failed {
+                answers[place] = Some(Err(PublishError::of(E::INFO, Some(event_id), Problem::NotSent)));
+                continue;
+            }
+            match self.fields(&event, event_id, &[]) {
+                Ok((event_id, fields)) => {
+                    chunk.bytes += fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+                    chunk.entries.push(fields);
+                    chunk.places.push((place, event_id));
+                    if chunk.entries.len() >= CHUNK || chunk.bytes >= CHUNK_BYTES {
+                        chunk.send(E::INFO, &mut answers).await;
+                    }
+                }
+                Err(error) => {
+                    chunk.send(E::INFO, &mut answers).await;
+                    chunk.failed = true;
+                    answers[place] = Some(Err(error));
+                }
+            }
+        }
+        for chunk in &mut chunks {
+            chunk.send(E::INFO, &mut answers).await;
+        }
+        for chunk in &mut chunks {
+            chunk.settle(E::INFO, &mut answers).await;
+        }
+        // Every place was answered when its chunk was settled, or it was refused.
+        answers.into_iter().flatten().collect()
+    }
+
+    /// The newest event of type `E` in its stream, over all partitions; `None` when there is none.
+    ///
+    /// For a producer that goes on where it stopped.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked, or the newest such event cannot be decoded.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn last<E: StreamEvent>(&self) -> Result<Option<Message<E>>, Error> {
+        let key = self.declared::<E>().await?;
+        let mut newest: Option<Arc<Entry>> = None;
+        for index in 0..key.partitions() {
+            let partition = key.partition(index);
+            let mut count = PAGE;
+            let found = loop {
+                let newest = self.inner.shared.broker.read_last(&partition, count).await?;
+                let found = newest.iter().find(|entry| entry.event().is_some_and(|(name, _)| name == E::INFO.name));
+                if found.is_some() || newest.len() < count {
+                    break found.cloned();
+                }
+                // Other events of the stream stand before it.
+                count *= 4;
+            };
+            if let Some(found) = found
+                && newest.as_ref().is_none_or(|newest| newest.id < found.id)
+            {
+                newest = Some(found);
+            }
+        }
+        Ok(match newest {
+            Some(entry) => Some(Message::of_entry(codec::decode(&entry)?, entry)),
+            None => None,
+        })
+    }
+
+    /// The stream of `E`, as its events declare it.
+    fn stream<E: StreamEvent>(&self) -> Arc<Stream> {
+        let name = E::INFO.stream;
+        let mut streams = self.inner.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = streams.entry(name).or_insert_with(|| {
+            let properties = registry::stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
+            let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
+            let declared = Arc::new(Declared::new(key));
+            let queue = |index| {
+                let floor = Floor::new(properties.retention);
+                Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
+            };
+            let queues = (0..properties.partitions).map(queue).collect();
+            Arc::new(Stream { declared, queues })
+        });
+        Arc::clone(stream)
+    }
+
+    /// The key of the stream of `E`, after its partition count was checked against what is recorded.
+    async fn declared<E: StreamEvent>(&self) -> Result<StreamKey, BrokerError> {
+        let stream = self.stream::<E>();
+        stream.declared.check(&*self.inner.shared.broker).await?;
+        Ok(stream.declared.key.clone())
+    }
+
+    /// Which partition the event belongs to, and its id.
+    fn place<E: StreamEvent>(&self, event: &E, id: Option<String>, stream: &Stream) -> (u32, String) {
+        let shared = &self.inner.shared;
+        let id = id.unwrap_or_else(|| shared.random.event_id(shared.clock.wall_ms()).to_string());
+        let partitions = stream.declared.key.partitions();
+        (event.key().map_or_else(|| partition_of(&id, partitions), |key| partition_of(&key, partitions)), id)
+    }
+
+    /// The entry's fields; refuses everything that can be refused before anything is sent.
+    fn fields<E: StreamEvent>(
+        &self,
+        event: &E,
+        event_id: String,
+        headers: &[(String, String)],
+    ) -> Result<(EventId, Fields), PublishError> {
+        let Some(id) = EventId::new(event_id.clone()) else {
+            return Err(PublishError::of(E::INFO, None, Problem::EventId(event_id)));
+        };
+        let refuse = |problem| PublishError::of(E::INFO, Some(event_id.clone()), problem);
+        let mut payload = Vec::with_capacity(256);
+        codec::encode(event, &mut payload).map_err(|error| refuse(Problem::Encode(error)))?;
+        let limit = codec::max_payload::<E>();
+        if payload.len() > limit {
+            return Err(refuse(Problem::TooLarge { bytes: payload.len(), limit }));
+        }
+        check_headers(headers).map_err(refuse)?;
+        let name = format!("{}@{}", E::INFO.name, E::INFO.version);
+        let mut fields = vec![
+            (Entry::EVENT.as_bytes().to_vec(), name.into_bytes()),
+            (Entry::ID.as_bytes().to_vec(), event_id.as_bytes().to_vec()),
+            (Entry::PAYLOAD.as_bytes().to_vec(), payload),
+        ];
+        fields.extend(headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        Ok((id, fields))
+    }
+}
+
+/// An answer for each event, in order, as they come.
+type Answers = Vec<Option<Result<Receipt, PublishError>>>;
+
+/// Events of one partition that are to be written together, while those before them are under way.
+struct Chunk<'a> {
+    partition: u32,
+    queue: &'a Arc<Queue>,
+    entries: Vec<Fields>,
+    /// Which events they are.
+    places: Vec<(usize, EventId)>,
+    bytes: usize,
+    under_way: Option<(Pending, Vec<(usize, EventId)>)>,
+    failed: bool,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(partition: u32, queue: &'a Arc<Queue>) -> Self {
+        Self { partition, queue, entries: Vec::new(), places: Vec::new(), bytes: 0, under_way: None, failed: false }
+    }
+
+    /// Sends what was gathered, if what went before it succeeded.
+    async fn send(&mut self, info: &'static EventInfo, answers: &mut Answers) {
+        self.settle(info, answers).await;
+        let (entries, places) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.places));
+        self.bytes = 0;
+        if self.failed {
+            for (place, event_id) in places {
+                answers[place] = Some(Err(PublishError::of(info, Some(event_id.to_string()), Problem::NotSent)));
+            }
+        } else if !entries.is_empty() {
+            self.under_way = Some((self.queue.put(entries).await, places));
+        }
+    }
+
+    /// Waits for what is under way.
+    async fn settle(&mut self, info: &'static EventInfo, answers: &mut Answers) {
+        let Some((pending, places)) = self.under_way.take() else { return };
+        let answer = pending.answer().await;
+        for (at, (place, event_id)) in places.into_iter().enumerate() {
+            let result = outcome(info, self.partition, event_id, at, &answer);
+            self.failed |= result.is_err();
+            answers[place] = Some(result);
+        }
+    }
+}
+
+/// What became of the event whose entry is this one of a write.
+fn outcome(
+    info: &'static EventInfo,
+    partition: u32,
+    event_id: EventId,
+    at: usize,
+    answer: &Answer,
+) -> Result<Receipt, PublishError> {
+    let id = Some(event_id.to_string());
+    match answer {
+        Ok(Durable { ids, missing }) => {
+            // The queue answers with an id for every entry.
+            let receipt = Receipt { partition, entry_id: ids[at], event_id };
+            match missing.clone() {
+                None => Ok(receipt),
+                Some(missing) => {
+                    Err(PublishError::of(info, id, Problem::NotDurable { receipt: Box::new(receipt), missing }))
+                }
+            }
+        }
+        Err(error) => Err(PublishError::of(info, id, Problem::Broker(Arc::clone(error)))),
+    }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
+    for (name, _) in headers {
+        let reason = if name.is_empty() {
+            "its name is empty"
+        } else if Headers::is_reserved(name) {
+            "the name is that of a field of the event itself"
+        } else {
+            continue;
+        };
+        return Err(Problem::Header { name: name.clone(), reason });
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(Problem::Headers { count: headers.len(), bytes });
+    }
+    Ok(())
+}
+
+/// A publish that has not been sent yet: `.await` it.
+#[must_use = "nothing is sent until it is awaited"]
+pub struct Send<'a, E> {
+    publisher: &'a Publisher,
+    event: &'a E,
+    event_id: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+impl<E> fmt::Debug for Send<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Send").field("event_id", &self.event_id).field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
+impl<E> Send<'_, E> {
+    /// Adds a header. At most 32, of at most 3 KiB together; `event`, `id` and `payload` are taken.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the event's id: 1 to 128 bytes. Without it the publisher makes a UUIDv7.
+    pub fn event_id(mut self, id: impl Into<String>) -> Self {
+        self.event_id = Some(id.into());
+        self
+    }
+}
+
+impl<'a, E: StreamEvent> IntoFuture for Send<'a, E> {
+    type Output = Result<Receipt, PublishError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + std::marker::Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let stream = self.publisher.stream::<E>();
+            let (partition, event_id) = self.publisher.place(self.event, self.event_id, &stream);
+            let (event_id, fields) = self.publisher.fields(self.event, event_id, &self.headers)?;
+            let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
+            outcome(E::INFO, partition, event_id, 0, &answer)
+        })
+    }
+}
+
+impl FromContext for Publisher {
+    type Rejection = BoxError;
+
+    async fn from_context(ctx: &Context) -> Result<Self, BoxError> {
+        ctx.resources()
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| "there is no publisher outside an app; in a test pass `Publisher::test()`".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_checked_before_anything_is_sent() {
+        let header = |name: &str, len: usize| (name.to_owned(), "x".repeat(len));
+        assert!(check_headers(&[header("tenant", 10)]).is_ok());
+        assert!(matches!(check_headers(&[header("payload", 1)]), Err(Problem::Header { .. })));
+        assert!(matches!(check_headers(&[header("", 1)]), Err(Problem::Header { .. })));
+        assert!(matches!(check_headers(&[header("a", 4000)]), Err(Problem::Headers { .. })));
+        assert!(matches!(check_headers(&vec![header("a", 1); 33]), Err(Problem::Headers { .. })));
+    }
+}

@@ -1,0 +1,377 @@
+//! What waits to be written to a partition: calls that come during a write share the next one, and a retry keeps its place.
+//!
+//! One task writes for a partition, as long as something waits, so a caller that goes away takes nobody's write with it.
+//! Nothing waits for company: the first call of an idle partition is written at once and alone.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Durable, Fields};
+use streams_core::keys::{PartitionKey, StreamKey};
+use streams_core::{Durability, EntryId};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::floor::Floor;
+use super::{CHUNK, CHUNK_BYTES};
+use crate::clock::{Clock, after};
+use crate::random::Random;
+
+/// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
+/// one of a dozen partitions, and little beside the memory of a service. Beyond it callers wait for their turn.
+const ROOM: u32 = 16 * 1024 * 1024;
+/// What an event counts besides its own bytes: about what it takes here. So at most 16,384 wait.
+const OVERHEAD: u32 = 1024;
+/// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the
+/// disk is slow, and a caller should still have its answer before a handler's time is up.
+const DURABLE: Duration = Duration::from_secs(5);
+/// The waits between attempts: at once for a connection that broke, and then a server that is away is not hammered.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What one call asks to be written, and its answer: the entries stay together and in order.
+struct Item {
+    entries: Vec<Fields>,
+    bytes: usize,
+    /// Until when it is tried again.
+    deadline: Instant,
+    /// An attempt had no answer.
+    maybe_added: bool,
+    answer: oneshot::Sender<Answer>,
+    /// Given back when the item is answered.
+    _room: OwnedSemaphorePermit,
+}
+
+/// What came of an item: its entries' ids, or an error that it may share with others.
+pub(super) type Answer = Result<Durable, Arc<BrokerError>>;
+
+/// An answer that is still to come.
+pub(super) struct Pending {
+    answered: oneshot::Receiver<Answer>,
+}
+
+impl Pending {
+    pub(super) async fn answer(self) -> Answer {
+        self.answered.await.unwrap_or_else(|_| Err(Arc::new(ended(BrokerErrorKind::Indefinite))))
+    }
+}
+
+/// What all queues of a publisher share.
+pub(crate) struct Shared {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) clock: Clock,
+    pub(super) random: Arc<Random>,
+    /// For how long a write is tried again.
+    pub(super) retry: Duration,
+    room: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock, random: Arc<Random>, retry: Duration) -> Self {
+        Self { broker, clock, random, retry, room: Arc::new(Semaphore::new(ROOM as usize)) }
+    }
+}
+
+/// A stream whose partition count is checked before its first write.
+pub(super) struct Declared {
+    pub(super) key: StreamKey,
+    once: OnceCell<()>,
+}
+
+impl Declared {
+    pub(super) fn new(key: StreamKey) -> Self {
+        Self { key, once: OnceCell::new() }
+    }
+
+    pub(super) async fn check(&self, broker: &dyn Broker) -> Result<(), BrokerError> {
+        self.once.get_or_try_init(|| broker.declare(&self.key)).await.copied()
+    }
+}
+
+/// What waits for one partition.
+pub(super) struct Queue {
+    shared: Arc<Shared>,
+    stream: Arc<Declared>,
+    key: PartitionKey,
+    durability: Option<Durability>,
+    waiting: Mutex<Waiting>,
+    /// Touched by the task that writes, of which there is one.
+    floor: tokio::sync::Mutex<Floor>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// A task is writing, and takes what comes.
+    writing: bool,
+}
+
+impl Queue {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        stream: &Arc<Declared>,
+        index: u32,
+        durability: Option<Durability>,
+        floor: Floor,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            stream: Arc::clone(stream),
+            key: stream.key.partition(index),
+            durability,
+            waiting: Mutex::default(),
+            floor: tokio::sync::Mutex::new(floor),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts these entries behind everything that came before, when there is room; at most [`CHUNK`] of them, which are
+    /// written in one go. They are written also when nobody waits for the answer.
+    pub(super) async fn put(self: &Arc<Self>, entries: Vec<Fields>) -> Pending {
+        let bytes = entries.iter().map(size).sum();
+        let (answer, answered) = oneshot::channel();
+        // Nobody closes the semaphore; if somebody did, the answer would be that of a writer that has ended.
+        if let Ok(room) = Arc::clone(&self.shared.room).acquire_many_owned(room_for(entries.len(), bytes)).await {
+            let mut waiting = self.waiting();
+            let deadline = after(Instant::now(), self.shared.retry);
+            waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
+            if !std::mem::replace(&mut waiting.writing, true) {
+                let queue = Arc::clone(self);
+                tokio::spawn(Writer { queue, items: VecDeque::new(), trouble: None, done: false }.run());
+            }
+        }
+        Pending { answered }
+    }
+
+    /// One attempt. The other side of the error: whether anything was sent.
+    async fn write(&self, entries: Vec<Fields>) -> Result<Durable, Failed> {
+        let broker = &*self.shared.broker;
+        let before = |error| Failed { error, sent: false };
+        self.stream.check(broker).await.map_err(before)?;
+        let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
+        let count = entries.len();
+        let written = match self.durability {
+            None => broker.append(&self.key, entries, floor).await.map(|ids| Durable { ids, missing: None }),
+            Some(durability) => broker.append_durably(&self.key, entries, floor, durability, DURABLE).await,
+        };
+        match written {
+            Ok(written) if written.ids.len() != count => {
+                let message = format!("appending to `{}`: {} ids for {count} entries", self.key, written.ids.len());
+                Err(Failed { error: BrokerError::new(BrokerErrorKind::Protocol, message), sent: true })
+            }
+            Ok(written) => Ok(written),
+            Err(error) => Err(Failed { error, sent: true }),
+        }
+    }
+}
+
+/// An attempt that failed.
+struct Failed {
+    error: BrokerError,
+    /// Whether it came to sending: before that, an answer that did not come says nothing about the entries.
+    sent: bool,
+}
+
+/// How much room a call takes; what is larger than everything takes everything.
+fn room_for(count: usize, bytes: usize) -> u32 {
+    let overhead = u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(OVERHEAD);
+    u32::try_from(bytes).unwrap_or(u32::MAX).saturating_add(overhead).min(ROOM)
+}
+
+fn size(fields: &Fields) -> usize {
+    fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+/// The task that writes for a partition, until nothing waits.
+struct Writer {
+    queue: Arc<Queue>,
+    /// What the write under way is about, in order.
+    items: VecDeque<Item>,
+    /// Why the last attempt failed, while it is tried again.
+    trouble: Option<Arc<BrokerError>>,
+    /// Nothing is left; from here on another task may write.
+    done: bool,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut wait = FIRST_WAIT;
+        while self.gather() {
+            // A copy, because what has no answer is written again.
+            let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
+            match self.queue.write(entries).await {
+                Ok(written) => {
+                    if self.trouble.take().is_some() {
+                        tracing::info!(stream = self.queue.key.as_str(), "publishing goes on");
+                    }
+                    wait = FIRST_WAIT;
+                    self.answer(written);
+                }
+                Err(failed) => {
+                    if self.fail(failed) {
+                        let jitter = 0.5 + self.queue.shared.random.fraction() / 2.0;
+                        // Everybody has a last attempt at the end of its time.
+                        let first = self
+                            .items
+                            .front()
+                            .map_or(Duration::ZERO, |item| item.deadline.saturating_duration_since(Instant::now()));
+                        tokio::time::sleep(wait.mul_f64(jitter).min(first)).await;
+                        wait = (wait * 2).min(LONGEST_WAIT);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what waits, as much as one write holds, behind what is still to be tried again. False at the end.
+    fn gather(&mut self) -> bool {
+        let mut waiting = self.queue.waiting();
+        // What has waited for as long as it may be tried is not tried for the first time while nothing goes through.
+        let now = Instant::now();
+        while let Some(trouble) = &self.trouble
+            && waiting.items.front().is_some_and(|item| item.deadline <= now)
+            && let Some(item) = waiting.items.pop_front()
+        {
+            let message = format!("not sent, because earlier events for the partition had no answer: {trouble}");
+            let _ = item.answer.send(Err(Arc::new(BrokerError::new(BrokerErrorKind::Unavailable, message))));
+        }
+        let mut count: usize = self.items.iter().map(|item| item.entries.len()).sum();
+        let mut bytes: usize = self.items.iter().map(|item| item.bytes).sum();
+        while let Some(next) = waiting.items.front() {
+            count += next.entries.len();
+            bytes += next.bytes;
+            if !self.items.is_empty() && (count > CHUNK || bytes > CHUNK_BYTES) {
+                break;
+            }
+            self.items.extend(waiting.items.pop_front());
+        }
+        self.done = self.items.is_empty();
+        waiting.writing = !self.done;
+        !self.done
+    }
+
+    /// Answers everybody whose entries were written.
+    fn answer(&mut self, written: Durable) {
+        let Durable { ids, missing } = written;
+        let mut ids = ids.into_iter();
+        for item in self.items.drain(..) {
+            let ids: Vec<EntryId> = ids.by_ref().take(item.entries.len()).collect();
+            // Whoever does not wait any more needs no answer.
+            let _ = item.answer.send(Ok(Durable { ids, missing: missing.clone() }));
+        }
+    }
+
+    /// Answers those who need not try again; true when somebody does.
+    fn fail(&mut self, Failed { error, sent }: Failed) -> bool {
+        let verdict = judge(error.kind(), sent);
+        if verdict.maybe_added {
+            self.items.iter_mut().for_each(|item| item.maybe_added = true);
+        }
+        let definite = match error.kind() {
+            BrokerErrorKind::Indefinite if !sent => BrokerError::new(BrokerErrorKind::Unavailable, error.to_string()),
+            BrokerErrorKind::Protocol if !sent => BrokerError::new(BrokerErrorKind::Refused, error.to_string()),
+            _ => error,
+        };
+        let definite = Arc::new(definite);
+        if verdict.again && self.trouble.replace(Arc::clone(&definite)).is_none() {
+            tracing::warn!(
+                stream = self.queue.key.as_str(),
+                events = self.items.len(),
+                error = %definite,
+                "a write failed: it is tried again for {}, and later publishes to this partition wait behind it",
+                humantime::format_duration(self.queue.shared.retry)
+            );
+        }
+        let mut indefinite = None;
+        let now = Instant::now();
+        while self.items.front().is_some_and(|item| !verdict.again || item.deadline <= now)
+            && let Some(item) = self.items.pop_front()
+        {
+            let error = if item.maybe_added && !definite.is_indefinite() {
+                indefinite.get_or_insert_with(|| Arc::new(unsure(&definite)))
+            } else {
+                &definite
+            };
+            let _ = item.answer.send(Err(Arc::clone(error)));
+        }
+        !self.items.is_empty()
+    }
+}
+
+/// The last error was definite, but an attempt before it had no answer.
+fn unsure(last: &Arc<BrokerError>) -> BrokerError {
+    let message = format!("an attempt had no answer and may have taken effect; the last one failed: {last}");
+    BrokerError::new(BrokerErrorKind::Indefinite, message).caused_by(Arc::clone(last))
+}
+
+/// What a failed attempt means.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// The same entries are written again, in their place.
+    again: bool,
+    /// They may be in the stream all the same.
+    maybe_added: bool,
+}
+
+fn judge(kind: BrokerErrorKind, sent: bool) -> Verdict {
+    Verdict {
+        // A full server is the caller's business: it alone can publish less.
+        again: matches!(kind, BrokerErrorKind::Unavailable | BrokerErrorKind::Indefinite),
+        maybe_added: sent && matches!(kind, BrokerErrorKind::Indefinite | BrokerErrorKind::Protocol),
+    }
+}
+
+fn ended(kind: BrokerErrorKind) -> BrokerError {
+    BrokerError::new(kind, "the executor on which the publisher wrote has ended")
+}
+
+impl Drop for Writer {
+    /// Only when the executor ends, or a broker panics, is something left.
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let left = {
+            let mut waiting = self.queue.waiting();
+            waiting.writing = false;
+            std::mem::take(&mut waiting.items)
+        };
+        for (items, kind) in
+            [(std::mem::take(&mut self.items), BrokerErrorKind::Indefinite), (left, BrokerErrorKind::Unavailable)]
+        {
+            for item in items {
+                let _ = item.answer.send(Err(Arc::new(ended(kind))));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_go_through_later_by_itself_is_tried_again() {
+        use BrokerErrorKind::{Full, Indefinite, Mismatch, Protocol, Refused, Unavailable, Unsupported};
+        let verdict = |again, maybe_added| Verdict { again, maybe_added };
+        assert_eq!(judge(Unavailable, true), verdict(true, false));
+        assert_eq!(judge(Indefinite, true), verdict(true, true));
+        assert_eq!(judge(Indefinite, false), verdict(true, false));
+        assert_eq!(judge(Protocol, true), verdict(false, true));
+        for kind in [Full, Refused, Unsupported, Mismatch] {
+            assert_eq!(judge(kind, true), verdict(false, false), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn room_is_counted_in_bytes_and_in_events() {
+        assert_eq!(room_for(1, 100), 1_124);
+        assert_eq!(room_for(256, 0), 256 * 1024);
+        assert_eq!(room_for(1, usize::MAX), ROOM);
+        assert_eq!(room_for(1, 17 * 1024 * 1024), ROOM);
+    }
+}

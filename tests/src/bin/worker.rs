@@ -1,0 +1,34 @@
+//! A service as users write it, for the end-to-end tests: handles jobs, and says on standard output when it begins and
+//! ends one. `WORKER_THREADS=1` gives it an executor of one thread.
+
+use std::time::Duration;
+
+use streams_runtime::{Error, consumer};
+use streams_tests::jobs::{Does, Job};
+
+#[consumer(group = "work")]
+async fn work(job: Job) -> Result<(), String> {
+    println!("begin {}", job.n);
+    match job.does {
+        None => {}
+        Some(Does::Wait(millis)) => tokio::time::sleep(Duration::from_millis(millis)).await,
+        Some(Does::Block(millis)) => std::thread::sleep(Duration::from_millis(millis)),
+        Some(Does::Fail) => return Err(format!("job {} fails", job.n)),
+    }
+    println!("end {}", job.n);
+    Ok(())
+}
+
+fn main() -> Result<(), Error> {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let executor = if std::env::var("WORKER_THREADS").as_deref() == Ok("1") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    };
+    executor.expect("an executor").block_on(streams_runtime::run())
+}
