@@ -101,7 +101,7 @@ pub use app::{App, Error, Running};
 pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterId, DeadLetters};
 pub use loss::{DataLoss, DataLossKind};
-pub use publisher::{PublishError, Publisher, Receipt, Send};
+pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use run::run;
 pub use settle::Cause;
 pub use shutdown::Stopped;

@@ -219,43 +219,65 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
     problems
 }
 
+/// Whether events of one stream contradict each other about its properties, in one line.
+///
+/// Two types of one name are no matter here: a publisher writes whichever it is given.
+pub(crate) fn stream_problem<'a>(
+    stream: &str,
+    events: impl IntoIterator<Item = &'a &'static EventInfo>,
+) -> Option<String> {
+    let events: Vec<_> = events.into_iter().copied().filter(|info| info.stream == stream).collect();
+    let pairs = events.iter().enumerate().flat_map(|(index, a)| events[index + 1..].iter().map(move |b| (*a, *b)));
+    pairs.flat_map(|(a, b)| property_problems(a, b)).next()
+}
+
 /// Properties of a stream that contradict each other, and two types under one name and version.
 fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
     let mut seen = HashSet::new();
     let events: Vec<_> =
         events.iter().copied().filter(|info| seen.insert((info.file, info.line, info.type_name))).collect();
-    let place = |info: &EventInfo| format!("{}:{} `{}`", info.file, info.line, info.type_name);
     let mut problems = Vec::new();
     for (index, &a) in events.iter().enumerate() {
         for &b in events[index + 1..].iter().filter(|b| b.stream == a.stream) {
             if a.name == b.name && a.version == b.version {
                 problems.push(format!(
                     "{} and {} are both `{}` version {} of stream `{}`; give one of them another `name` or `version`",
-                    place(a),
-                    place(b),
+                    event_place(a),
+                    event_place(b),
                     a.name,
                     a.version,
                     a.stream
                 ));
             }
-            let differ = |what: &str| {
-                format!(
-                    "{} and {} give stream `{}` a different `{what}`; say it once, or the same",
-                    place(a),
-                    place(b),
-                    a.stream
-                )
-            };
-            if a.partitions.is_some() && b.partitions.is_some() && a.partitions != b.partitions {
-                problems.push(differ("partitions"));
-            }
-            if a.retention.is_some() && b.retention.is_some() && a.retention != b.retention {
-                problems.push(differ("retention"));
-            }
-            if a.durability.is_some() && b.durability.is_some() && a.durability != b.durability {
-                problems.push(differ("durability"));
-            }
+            problems.extend(property_problems(a, b));
         }
     }
     problems
+}
+
+fn event_place(info: &EventInfo) -> String {
+    format!("{}:{} `{}`", info.file, info.line, info.type_name)
+}
+
+/// What two events of one stream say differently about it.
+fn property_problems(a: &EventInfo, b: &EventInfo) -> Vec<String> {
+    fn differ<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+        a.is_some() && b.is_some() && a != b
+    }
+    let differing = [
+        ("partitions", differ(&a.partitions, &b.partitions)),
+        ("retention", differ(&a.retention, &b.retention)),
+        ("durability", differ(&a.durability, &b.durability)),
+    ];
+    let differing = differing.into_iter().filter(|(_, differ)| *differ);
+    differing
+        .map(|(what, _)| {
+            format!(
+                "{} and {} give stream `{}` a different `{what}`; say it once, or the same",
+                event_place(a),
+                event_place(b),
+                a.stream
+            )
+        })
+        .collect()
 }

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use crate::app::{App, Error, Running};
 use crate::broker::Embedded;
 use crate::clock::Clock;
+use crate::config::PUBLISH_RETRY;
 use crate::dead_letter::DeadLetter;
-use crate::publisher::{PublishError, Publisher, Receipt};
+use crate::publisher::{PublishError, Publisher, Receipt, Shared};
 use crate::random::Random;
 use crate::status::Status;
 
@@ -167,7 +168,10 @@ fn is_paused() -> bool {
 impl Publisher {
     /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
     pub fn test() -> Self {
-        Self::on(Arc::new(Embedded::new()))
+        let (clock, random) = (Clock::starting(epoch()), Arc::new(Random::seeded(0)));
+        let shared = Shared::new(Arc::new(Embedded::starting(epoch())), clock, random, PUBLISH_RETRY);
+        // The events of other tests in the same program say nothing here.
+        Self::new(shared, None, Vec::new())
     }
 
     /// Every event of type `E` that was published through this test publisher, partition by partition.

@@ -1,5 +1,6 @@
 //! Why an event could not be published, or why it is not known whether it was.
 
+use std::fmt;
 use std::sync::Arc;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind};
@@ -8,8 +9,8 @@ use streams_core::{EventId, EventInfo};
 
 use super::{MAX_HEADER_BYTES, MAX_HEADERS, Receipt};
 
-/// An event could not be published, or it is not known whether it was.
-#[derive(Debug, thiserror::Error)]
+/// An event could not be published, or it is not known whether it was. Its `Debug` is a report, because `main` prints that.
+#[derive(thiserror::Error)]
 #[error("event `{event}` for stream `{stream}`{}: {problem}", .event_id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default())]
 pub struct PublishError {
     stream: &'static str,
@@ -17,6 +18,18 @@ pub struct PublishError {
     event_id: Option<String>,
     #[source]
     problem: Problem,
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut next = self.broker().and_then(std::error::Error::source);
+        while let Some(cause) = next {
+            write!(f, "\n  caused by: {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -189,8 +189,8 @@ impl Publisher {
     }
 
     /// The long form of [`Self::publish`]: headers and an event id of one's own; `.await` it to send.
-    pub fn send<'a, E: StreamEvent>(&'a self, event: &'a E) -> Send<'a, E> {
-        Send { publisher: self, event, event_id: None, headers: Vec::new() }
+    pub fn send<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
+        Publish { publisher: self, event, event_id: None, headers: Vec::new() }
     }
 
     /// Publishes many events, in order; answers once an event, in order.
@@ -303,7 +303,8 @@ impl Publisher {
         let stream = streams.entry(name).or_insert_with(|| {
             let properties = registry::stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
             let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
-            let declared = Arc::new(Declared::new(key));
+            let problem = registry::stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
+            let declared = Arc::new(Declared::new(key, problem));
             let queue = |index| {
                 let floor = Floor::new(properties.retention);
                 Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
@@ -448,20 +449,23 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
 
 /// A publish that has not been sent yet: `.await` it.
 #[must_use = "nothing is sent until it is awaited"]
-pub struct Send<'a, E> {
+pub struct Publish<'a, E> {
     publisher: &'a Publisher,
     event: &'a E,
     event_id: Option<String>,
     headers: Vec<(String, String)>,
 }
 
-impl<E> fmt::Debug for Send<'_, E> {
+impl<E> fmt::Debug for Publish<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Send").field("event_id", &self.event_id).field("headers", &self.headers).finish_non_exhaustive()
+        f.debug_struct("Publish")
+            .field("event_id", &self.event_id)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
     }
 }
 
-impl<E> Send<'_, E> {
+impl<E> Publish<'_, E> {
     /// Adds a header. At most 32, of at most 3 KiB together; `event`, `id` and `payload` are taken.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
@@ -475,9 +479,9 @@ impl<E> Send<'_, E> {
     }
 }
 
-impl<'a, E: StreamEvent> IntoFuture for Send<'a, E> {
+impl<'a, E: StreamEvent> IntoFuture for Publish<'a, E> {
     type Output = Result<Receipt, PublishError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + std::marker::Send + 'a>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Durable, Fields};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{Durability, EntryId};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::floor::Floor;
@@ -26,6 +26,9 @@ const OVERHEAD: u32 = 1024;
 /// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the
 /// disk is slow, and a caller should still have its answer before a handler's time is up.
 const DURABLE: Duration = Duration::from_secs(5);
+/// How often the recorded partition count is looked at again: a server that came back without its data may have been
+/// given another one meanwhile, and events would go where nobody reads.
+const RECHECK: Duration = Duration::from_secs(10);
 /// The waits between attempts: at once for a connection that broke, and then a server that is away is not hammered.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -76,16 +79,27 @@ impl Shared {
 /// A stream whose partition count is checked before its first write.
 pub(super) struct Declared {
     pub(super) key: StreamKey,
-    once: OnceCell<()>,
+    /// What is wrong with the declarations of the stream's events.
+    problem: Option<String>,
+    /// When the record was last looked at; the lock is held while one looks, for all.
+    checked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Declared {
-    pub(super) fn new(key: StreamKey) -> Self {
-        Self { key, once: OnceCell::new() }
+    pub(super) fn new(key: StreamKey, problem: Option<String>) -> Self {
+        Self { key, problem, checked: tokio::sync::Mutex::default() }
     }
 
     pub(super) async fn check(&self, broker: &dyn Broker) -> Result<(), BrokerError> {
-        self.once.get_or_try_init(|| broker.declare(&self.key)).await.copied()
+        if let Some(problem) = &self.problem {
+            return Err(BrokerError::new(BrokerErrorKind::Mismatch, problem.clone()));
+        }
+        let mut checked = self.checked.lock().await;
+        if checked.is_none_or(|checked| checked.elapsed() >= RECHECK) {
+            broker.declare(&self.key).await?;
+            *checked = Some(Instant::now());
+        }
+        Ok(())
     }
 }
 
@@ -353,6 +367,18 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Embedded;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_came_back_with_another_partition_count_is_noticed() {
+        let declared = Declared::new(StreamKey::new(None, "trades", 8), None);
+        declared.check(&Embedded::new()).await.unwrap();
+        let back = Embedded::new();
+        back.declare(&StreamKey::new(None, "trades", 4)).await.unwrap();
+        declared.check(&back).await.unwrap();
+        tokio::time::advance(RECHECK).await;
+        assert_eq!(declared.check(&back).await.unwrap_err().kind(), BrokerErrorKind::Mismatch);
+    }
 
     #[test]
     fn only_what_may_go_through_later_by_itself_is_tried_again() {

@@ -246,7 +246,7 @@ fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
 fn a_service_that_is_told_to_use_redis_does_not_start_without_a_url() {
     let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_BROKER", "redis"));
     assert_eq!(worker.code(), Some(1));
-    assert!(worker.errors().contains("REDIS_URL is not set"), "{}", worker.errors());
+    assert!(worker.errors().contains("but nothing says where: set REDIS_URL"), "{}", worker.errors());
 }
 
 #[tokio::test]

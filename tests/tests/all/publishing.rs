@@ -332,6 +332,27 @@ async fn a_namespace_keeps_streams_apart_and_a_bad_one_is_refused() {
     assert!(publisher.in_namespace("a:b").is_err());
 }
 
+#[stream_event(stream = "clash", partitions = 4)]
+struct Four {
+    n: u64,
+}
+
+#[stream_event(stream = "clash", partitions = 8)]
+struct Eight {
+    n: u64,
+}
+
+#[tokio::test]
+async fn events_that_contradict_each_other_about_their_stream_are_not_published() {
+    let (publisher, wire) = publisher();
+    for error in
+        [publisher.publish(&Four { n: 1 }).await, publisher.publish(&Eight { n: 1 }).await].map(Result::unwrap_err)
+    {
+        assert!(error.to_string().contains("give stream `clash` a different `partitions`"), "{error}");
+    }
+    assert_eq!(wire.calls(Op::Append), 0);
+}
+
 #[tokio::test]
 async fn another_number_of_partitions_than_the_recorded_one_is_refused() {
     let (publisher, wire) = publisher();
