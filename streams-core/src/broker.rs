@@ -37,6 +37,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// another number is recorded already.
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()>;
 
+    /// How many partitions are recorded for the stream, whatever number the key says; `None` when nobody declared it.
+    fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>>;
+
     /// Adds entries in order, with new ids above every earlier one of the partition, and creates the stream
     /// where there is none. MUST add all or nothing when it answers with a definite error.
     ///
@@ -73,6 +76,10 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// The entries above `after`, oldest first, at most `count`. MUST NOT wait for any.
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
 
+    /// What tells whether history is whole, all of one moment: the extent, the group's marker and the entries at or above
+    /// `from`, at most `count`. MUST work on a server that refuses writes.
+    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot>;
+
     /// The newest entries, newest first, at most `count`.
     fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
 
@@ -100,6 +107,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Gives the lease back and rings the partition's bell, if owner and epoch hold it. Answers whether they did.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
+
+    /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
+    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts, makes the
+    /// marker where it is gone, and rings the partition's bell. MUST change nothing otherwise.
+    fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset>;
 
     /// Where leases are renewed.
     fn renewal(&self) -> Renewal;
@@ -130,6 +142,29 @@ pub struct Extent {
     pub added: u64,
 }
 
+/// A partition at one moment, as one group sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where the partition begins and ends; `None` when there is no such stream.
+    pub extent: Option<Extent>,
+    /// Whether the group's marker stands in it.
+    pub marker: bool,
+    /// The entries that were asked for, oldest first.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// What a tail found at one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The index of the key.
+    pub key: usize,
+    /// The entry at the position, seen there after the entries were read; `None` when it is gone. While it is there no
+    /// trim has passed the position.
+    pub position: Option<Arc<Entry>>,
+    /// The entries above the position, oldest first, at least one.
+    pub entries: Vec<Arc<Entry>>,
+}
+
 /// Entries that were added, and whether they are as safe as was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Durable {
@@ -150,16 +185,12 @@ pub struct Consumed {
 
 /// A reader that waits for entries.
 pub trait Tail: Send {
-    /// Waits until at least one of the keys has entries above its position, or `wait` is over; then answers which, by index.
+    /// Waits until at least one of the keys has entries above its position, or `wait` is over; then answers which, in
+    /// the order of the keys.
     ///
     /// At most `count` entries a key, and at least one. Without a wait it looks once. A key that does not exist is waited for. MUST end early, with what
     /// there is, soon after [`Interrupt::interrupt`].
-    fn next<'a>(
-        &'a mut self,
-        keys: &'a [(String, EntryId)],
-        count: usize,
-        wait: Duration,
-    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>>;
+    fn next<'a>(&'a mut self, keys: &'a [(String, EntryId)], count: usize, wait: Duration) -> Reply<'a, Vec<Found>>;
 
     /// Ends waits from outside.
     fn interrupt(&self) -> Arc<dyn Interrupt>;
@@ -215,6 +246,24 @@ pub struct GroupState {
     pub lease_for: Duration,
     /// The checkpoint.
     pub at: EntryId,
+    /// The epoch of the last [`Broker::reset`]; 0 when there was none.
+    pub reset: u64,
+}
+
+/// What came of moving a checkpoint by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reset {
+    /// It is here now.
+    Done {
+        /// The checkpoint.
+        at: EntryId,
+    },
+    /// The epoch is another one, or the state appeared or went away. Nothing was changed.
+    Contended,
+    /// There is a marker that is not ours, and no state. Nothing was changed.
+    Foreign,
+    /// The group is used in another delivery mode. Nothing was changed.
+    Mode(String),
 }
 
 /// What came of making a group.
@@ -271,7 +320,10 @@ pub struct Holding {
     pub epoch: u64,
     /// The checkpoint.
     pub at: EntryId,
-    /// The checkpoint's ordinal: how many entries were added up to it; `None` when it is not known.
+    /// The event id of the entry at the checkpoint, as the last commit said it; empty when it is not known.
+    pub at_event: String,
+    /// The checkpoint's ordinal: how many entries were added up to it, those that were lost on the way and reported
+    /// included; `None` when it is not known.
     pub seen: Option<u64>,
     /// Failed attempts of events above the checkpoint.
     pub attempts: Vec<(EntryId, u32)>,
@@ -286,9 +338,9 @@ pub struct Commit {
     pub prev: EntryId,
     /// Where it goes; the same as `prev` when only attempts are recorded.
     pub next: EntryId,
-    /// The id of the event at `next`, a witness of the history. Not recorded, like `seen`, when the checkpoint stays.
+    /// The id of the event at `next`, a witness of the history. Not recorded when the checkpoint stays.
     pub next_event: String,
-    /// The ordinal of `next`, where it is known.
+    /// The ordinal of `next`, where it is known; what is recorded stays when the checkpoint does and this is not known.
     pub seen: Option<u64>,
     /// Failed attempts to record, for events above `next`.
     pub attempts: Vec<(EntryId, u32)>,

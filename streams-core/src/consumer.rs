@@ -229,6 +229,8 @@ pub struct ConsumerOptions {
     pub checkpoint_events: Option<u32>,
     /// A property of the group: [`Checkpoint::interval`].
     pub checkpoint_interval: Option<Duration>,
+    /// A property of the group: what it does when events are lost to it.
+    pub on_data_loss: Option<OnDataLoss>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -241,6 +243,7 @@ impl ConsumerOptions {
         start: None,
         checkpoint_events: None,
         checkpoint_interval: None,
+        on_data_loss: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -253,6 +256,7 @@ impl ConsumerOptions {
             start: self.start.or(below.start),
             checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
+            on_data_loss: self.on_data_loss.or(below.on_data_loss),
         }
     }
 
@@ -297,6 +301,25 @@ impl ConsumerOptions {
         self.checkpoint_interval = Some(interval);
         self
     }
+
+    /// The same with [`ConsumerOptions::on_data_loss`].
+    #[must_use]
+    pub const fn with_on_data_loss(mut self, policy: OnDataLoss) -> Self {
+        self.on_data_loss = Some(policy);
+        self
+    }
+}
+
+/// What a group does when history was cut before it had read it: trimmed, deleted, or lost with a failover.
+///
+/// It is reported either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDataLoss {
+    /// The partition stops, before anything later is handled, until somebody resets it.
+    #[default]
+    Halt,
+    /// It goes on with what is left. Where the history is another one, that is all of it: events may come again.
+    Continue,
 }
 
 /// The wait between attempts: doubled after each, from `first` up to `max`, less a random part of it.

@@ -34,6 +34,16 @@ impl EntryId {
             None => Self { ms: self.ms.saturating_add(1), seq: 0 },
         }
     }
+
+    /// The largest id below this one; zero stays where it is.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        match (self.ms.checked_sub(1), self.seq.checked_sub(1)) {
+            (_, Some(seq)) => Self { ms: self.ms, seq },
+            (Some(ms), None) => Self { ms, seq: u64::MAX },
+            (None, None) => Self::ZERO,
+        }
+    }
 }
 
 impl fmt::Display for EntryId {
@@ -212,7 +222,10 @@ mod tests {
             assert!(text.parse::<EntryId>().is_err(), "{text}");
         }
         assert!(EntryId::new(9, 0) < EntryId::new(10, 0));
-        assert_eq!(EntryId::new(9, u64::MAX).next(), EntryId::new(10, 0));
+        for (id, next) in [(EntryId::new(9, u64::MAX), EntryId::new(10, 0)), (EntryId::ZERO, EntryId::new(0, 1))] {
+            assert_eq!((id.next(), next.previous()), (next, id));
+        }
+        assert_eq!(EntryId::ZERO.previous(), EntryId::ZERO);
     }
 
     #[test]

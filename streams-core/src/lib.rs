@@ -21,7 +21,8 @@ mod extract;
 mod outcome;
 
 pub use consumer::{
-    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, Payload, Registration, Start,
+    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, OnDataLoss, Payload,
+    Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
 pub use event::{Durability, EventInfo, EventKey, EventRegistration, Retention, StreamEvent};

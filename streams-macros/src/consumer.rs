@@ -37,7 +37,8 @@ struct Options {
 }
 
 impl Options {
-    const KNOWN: &[&str] = &["group", "max_attempts", "backoff", "timeout", "start", "checkpoint", "crate"];
+    const KNOWN: &[&str] =
+        &["group", "max_attempts", "backoff", "timeout", "start", "checkpoint", "on_data_loss", "crate"];
 
     fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
@@ -93,6 +94,13 @@ impl Options {
                     "\"each\", a time up to a minute such as \"100ms\", or a number of events up to 100000 such as `500`",
                     errors,
                 ),
+            }
+        }
+        if let Some(value) = args.take("on_data_loss") {
+            match value.text().map(|text| text.value()).as_deref() {
+                Some("halt") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Halt))),
+                Some("continue") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Continue))),
+                _ => value.invalid("\"halt\" or \"continue\"", errors),
             }
         }
         Self { root, group, setters }

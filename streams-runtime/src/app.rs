@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError};
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admin::Admin;
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
@@ -137,7 +138,8 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`. `run` does this by itself.
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`. `run` does
+    /// this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -285,10 +287,12 @@ impl App {
                     handlers: handlers.collect(),
                     start: group.start,
                     checkpoint: group.checkpoint,
+                    on_data_loss: group.on_data_loss,
                     dead_bounds: config.dead_letters,
                     storm: config.dead_letter_storm,
                     max_payload: group.max_payload,
                     progress: of_group,
+                    known: Mutex::default(),
                 };
                 tasks.spawn(supervise(driven));
             }
@@ -414,6 +418,11 @@ impl Running {
     /// The dead letters of a group on the stream of `E`.
     pub fn dead_letters<E: StreamEvent>(&self, group: &str) -> DeadLetters<E> {
         DeadLetters::new(Arc::clone(&self.broker), &self.stream_key(E::INFO), group)
+    }
+
+    /// What an operator does to the groups of the app's broker and namespace.
+    pub fn admin(&self) -> Admin {
+        Admin::at(Arc::clone(&self.broker), self.namespace.clone())
     }
 
     pub(crate) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {

@@ -8,6 +8,7 @@ use streams_core::{Checkpoint, EntryId};
 use tokio::time::Instant;
 
 use crate::clock::after;
+use crate::loss::Reader;
 
 /// How often the position is shown in the server's own group, for operators' tools.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
@@ -75,6 +76,11 @@ impl Ledger {
         self.at
     }
 
+    /// How far the group has come, for whoever has to find that place in history again.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(self.settled, &self.settled_event, self.seen)
+    }
+
     /// Whether another event may start: a crash then repeats it and all that stand between it and the checkpoint.
     pub(crate) fn has_room(&self) -> bool {
         self.waiting + self.flying < self.policy.events
@@ -108,6 +114,15 @@ impl Ledger {
         }
         if let Some(dead) = dead {
             self.dead.push(dead);
+            self.urgent = true;
+        }
+    }
+
+    /// The ordinal of what is settled, as the reader counts it: it grows with what is lost and reported, too, and that is
+    /// recorded, so that it is not reported again.
+    pub(crate) fn anchor(&mut self, seen: u64) {
+        if self.seen != Some(seen) {
+            self.seen = Some(seen);
             self.urgent = true;
         }
     }
@@ -269,6 +284,17 @@ mod tests {
         ledger.settle(id, "e", None, now);
         assert_eq!(ledger.failed_attempts(id), 0);
         assert_eq!(ledger.take(&holder, now).forget, [id]);
+    }
+
+    #[test]
+    fn an_ordinal_that_jumps_is_committed_although_the_checkpoint_stays() {
+        let (mut ledger, holder, now) = ledger(100);
+        ledger.anchor(2);
+        assert_eq!(ledger.due_at(), None);
+        ledger.anchor(9);
+        assert_eq!(ledger.due_at(), Some(Due::Now));
+        let commit = ledger.take(&holder, now);
+        assert_eq!((commit.prev, commit.next, commit.seen), (EntryId::new(5, 0), EntryId::new(5, 0), Some(9)));
     }
 
     #[test]

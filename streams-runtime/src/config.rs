@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streams_core::broker::DeadBounds;
-use streams_core::{Backoff, ConsumerOptions};
+use streams_core::{Backoff, ConsumerOptions, OnDataLoss};
 
 /// The options of an app. Every field has a default that is fit for production.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +162,7 @@ pub(crate) struct Environment {
 }
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 10] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
@@ -172,6 +172,7 @@ const VARIABLES: [&str; 9] = [
     "STREAMS_TIMEOUT",
     "STREAMS_CHECKPOINT_EVENTS",
     "STREAMS_CHECKPOINT_INTERVAL",
+    "STREAMS_ON_DATA_LOSS",
 ];
 
 impl Environment {
@@ -206,6 +207,13 @@ impl Environment {
                 "STREAMS_TIMEOUT" => read.consumers.timeout = read.duration(&name, &value),
                 "STREAMS_CHECKPOINT_EVENTS" => read.consumers.checkpoint_events = read.number(&name, &value),
                 "STREAMS_CHECKPOINT_INTERVAL" => read.consumers.checkpoint_interval = read.duration(&name, &value),
+                "STREAMS_ON_DATA_LOSS" => match value.as_str() {
+                    "halt" => read.consumers.on_data_loss = Some(OnDataLoss::Halt),
+                    "continue" => read.consumers.on_data_loss = Some(OnDataLoss::Continue),
+                    _ => {
+                        read.problems.push(format!("STREAMS_ON_DATA_LOSS is `{value}`; expected `halt` or `continue`"));
+                    }
+                },
                 // The macros read theirs when the program is built.
                 "STREAMS_MACROS_DEBUG" => {}
                 _ if name.starts_with("STREAMS_") => {
@@ -268,9 +276,10 @@ mod tests {
             ("STREAMS_LEASE", "soon"),
             ("STREAMS_MAX_ATTEMPTS", "0"),
             ("STREAMS_BROKER", "kafka"),
+            ("STREAMS_ON_DATA_LOSS", "ignore"),
             ("STREAMS_LEESE", "1s"),
         ]);
-        assert_eq!(env.problems.len(), 4, "{:?}", env.problems);
+        assert_eq!(env.problems.len(), 5, "{:?}", env.problems);
         for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`", "STREAMS_LEESE"] {
             assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
         }

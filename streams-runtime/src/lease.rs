@@ -309,6 +309,7 @@ mod tests {
             lease: LeaseView { owner: owner.to_owned(), epoch: 3, beat },
             lease_for: Duration::from_secs(10),
             at: EntryId::ZERO,
+            reset: 0,
         }
     }
 

@@ -30,7 +30,8 @@
 //! * What a handler may take: the event or a [`Message`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
-//! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`].
+//! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
+//!   operator's hand on a checkpoint: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
 //!
 //! # Environment
@@ -48,6 +49,7 @@
 //! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
+//! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
 //!
 //! # Features
 //!
@@ -62,12 +64,14 @@
 //! A halted partition handles nothing until somebody does something; the program goes on, its other groups too.
 //! [`Status`] says so, and so does a log line every minute, with the remedy.
 //!
-//! * The group's state, its marker or its stream vanished, or the checkpoint lies above the stream's end.
+//! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
 //! * An entry is of a newer version than the program knows.
 //! * [`Config::dead_letter_storm`] events in a row became dead letters: an outage rather than bad events.
 //! * The dead letters are at their bound ([`Config::dead_letters`]); it goes on by itself when some are discarded.
 //! * The server refuses a key or a command: a wrong type, a missing permission.
 //! * The group's name is used by a program that reads with XREADGROUP.
+//!
+//! [`Admin::reset`] lets a halted partition go on from where it says, without a restart.
 //!
 //! A server that cannot be reached halts nothing: the app waits for it. Only at the start it must be there.
 
@@ -79,9 +83,11 @@ mod publisher;
 mod tail;
 mod lease;
 mod ordered;
+mod loss;
 mod settle;
 mod checkpoint;
 mod dead_letter;
+mod admin;
 mod shutdown;
 mod status;
 mod clock;
@@ -90,9 +96,11 @@ pub mod broker;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use admin::Admin;
 pub use app::{App, Error, Running};
 pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterId, DeadLetters};
+pub use loss::{DataLoss, DataLossKind};
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use run::run;
 pub use settle::Cause;
@@ -101,8 +109,8 @@ pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
     Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
     EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
-    Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State, StreamEvent,
-    codec, consumers, keys, permanent, schema,
+    OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
+    StreamEvent, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, stream_event_runtime as stream_event,

@@ -1,29 +1,31 @@
 //! A group on a partition, in order: take the lease, read, call the handler, settle, commit; the heart of the runtime.
 //!
 //! [`settle`](crate::settle) decides what an outcome means and [`checkpoint`](crate::checkpoint) when to commit;
-//! this file carries both out. [`tail`](crate::tail) brings what is new, [`lease`](crate::lease) says who may.
+//! this file carries both out. [`tail`](crate::tail) brings what is new, [`lease`](crate::lease) says who may, and
+//! [`loss`](crate::loss) whether history is still whole.
 
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, DeadBounds, Fields, Holder,
-    Holding,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, DeadBounds, Fields, GroupState,
+    Holder, Holding, Reset, Snapshot,
 };
 use streams_core::keys::GroupKey;
-use streams_core::{Checkpoint, Context, Entry, EntryId, Failure, Outcome, Registration, Scope, Start};
+use streams_core::{Checkpoint, Context, Entry, EntryId, Failure, OnDataLoss, Outcome, Registration, Scope, Start};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::checkpoint::{Due, Ledger};
 use crate::clock::{after, millis};
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
+use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::random::Random;
 use crate::settle::{self, Decision, Settlement, decide};
 use crate::shutdown::{FAREWELL, Shutdown};
@@ -42,8 +44,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(1);
 /// How many entries a group takes from a window at once.
 const TAKE: usize = 256;
-/// What a ring of the bell may weigh; the tail bounds its replies by it.
-const BELL_BYTES: usize = 1_024;
+/// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
+const CHECK: Duration = Duration::from_secs(10);
+/// How often a halted group looks whether somebody has reset it.
+const RESET_LOOK: Duration = Duration::from_secs(2);
 
 /// What all groups of an app share.
 #[derive(Clone)]
@@ -70,17 +74,26 @@ pub(crate) struct Group {
     pub(crate) handlers: Vec<Handler>,
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) on_data_loss: OnDataLoss,
     pub(crate) dead_bounds: DeadBounds,
     pub(crate) storm: u32,
     pub(crate) max_payload: usize,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) known: Mutex<Option<Known>>,
+}
+
+/// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    at: EntryId,
+    epoch: u64,
+    /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
+    reset: u64,
 }
 
 /// What a group's task remembers from one ownership to the next.
 #[derive(Default)]
 struct Past {
-    /// The group's state was there.
-    seen: bool,
     /// The last holding of the lease, if it came to anything.
     holder: Option<Holder>,
 }
@@ -92,6 +105,10 @@ enum Ended {
     Stopped,
     /// Somebody else may own the partition now.
     Lost,
+    /// The lease is taken anew: a reset has moved the checkpoint.
+    Again,
+    /// History was cut. `at` is how far the group had read, where the cut is not one that took its state along.
+    Cut { loss: DataLoss, at: Option<Reader> },
     /// The server could not be used.
     Failed(BrokerError),
     /// Nothing may go on until somebody does something. The lease is kept where others would only run into the same.
@@ -132,10 +149,14 @@ impl Group {
                     let wait = RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(failures.min(10)));
                     self.pause(wait.mul_f64(1.0 - self.engine.random.fraction() / 2.0)).await;
                 }
-                Ended::Halted { reason, .. } => {
-                    self.halt(reason).await;
-                    break;
+                Ended::Again => {}
+                Ended::Cut { loss, at } => {
+                    // No lease is held, so nothing is to be given back.
+                    if let Ended::Halted { reason, .. } = self.answer(&loss, at).await {
+                        self.halt(reason).await;
+                    }
                 }
+                Ended::Halted { reason, .. } => self.halt(reason).await,
             }
             if self.engine.shutdown.is_stopping() {
                 break;
@@ -144,18 +165,139 @@ impl Group {
         self.progress.enter(Phase::Stopped);
     }
 
-    /// Says that the group is halted, again and again, until the app stops.
+    /// Says that the group is halted, again and again, until somebody resets it or the app stops.
     async fn halt(&self, reason: String) {
         self.progress.enter(Phase::Halted { reason: reason.clone() });
+        let mut said: Option<Instant> = None;
         while !self.engine.shutdown.is_stopping() {
-            tracing::error!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                reason,
-                "halted: no event is handled until this is mended and the program started again"
-            );
-            self.pause(REMINDER).await;
+            if said.is_none_or(|said| said.elapsed() >= REMINDER) {
+                said = Some(Instant::now());
+                tracing::error!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    reason,
+                    "halted: no event is handled until this is mended, then the group reset (`Admin::reset`) or the program started again"
+                );
+            }
+            self.pause(RESET_LOOK).await;
+            if let Ok(Some(state)) = self.engine.broker.state(&self.key).await
+                && state.reset != self.known().map_or(0, |known| known.reset)
+            {
+                tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), at = %state.at, "somebody has reset the group: going on");
+                return;
+            }
         }
+    }
+
+    fn known(&self) -> Option<Known> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn know(&self, state: &GroupState) {
+        let known = Known { at: state.at, epoch: state.lease.epoch, reset: state.reset };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+
+    /// The server has acknowledged this checkpoint.
+    fn acknowledged(&self, at: EntryId) {
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.at = at;
+        }
+        self.progress.checkpoint(at);
+    }
+
+    /// What the state shows of a history that is another one than this process has seen.
+    fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
+        let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
+        match (self.known(), state) {
+            (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
+            (Some(known), Some(state)) if state.reset == known.reset && state.at < known.at => {
+                Err(loss(DataLossKind::HistoryCut, state.at, known.at))
+            }
+            (_, Some(state)) => {
+                self.know(state);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Reports a loss that a reader cannot go on over by itself, then does as the group wants it: prepares the next
+    /// beginning, or halts.
+    async fn answer(&self, loss: &DataLoss, at: Option<Reader>) -> Ended {
+        self.report(loss);
+        if self.on_data_loss == OnDataLoss::Halt {
+            return Ended::Halted { reason: self.loss_reason(loss), keep: true };
+        }
+        match self.begin_anew(at).await {
+            Ok(()) => Ended::Again,
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Moves the checkpoint to where the history of now goes on: behind what was read, where that is still there, to its
+    /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from.
+    async fn begin_anew(&self, at: Option<Reader>) -> Result<(), BrokerError> {
+        let broker = &self.engine.broker;
+        let state = broker.state(&self.key).await?;
+        let to = match (&at, &state) {
+            (None, Some(state)) => {
+                self.know(state);
+                return Ok(());
+            }
+            (Some(reader), Some(_)) => {
+                let snapshot = broker.snapshot(&self.key, reader.position(), 1).await?;
+                if reader.is_at(snapshot.entries.first()) {
+                    Start::At(reader.position().next())
+                } else {
+                    Start::Earliest
+                }
+            }
+            (_, None) => Start::Earliest,
+        };
+        // By the epoch that was held or refused: whoever was faster has done the same.
+        let epoch = state.and(self.known().map(|known| known.epoch));
+        if let Reset::Done { at } = broker.reset(&self.key, epoch, to).await? {
+            tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %at, "going on after the loss from here");
+        }
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Says once that events are lost.
+    fn report(&self, loss: &DataLoss) {
+        self.progress.lost(loss.clone());
+        tracing::error!(
+            group = self.key.group(),
+            partition = self.key.partition().as_str(),
+            kind = loss.kind.as_str(),
+            from = %loss.from,
+            to = %loss.to,
+            count = loss.count,
+            "data loss: {loss}"
+        );
+    }
+
+    /// Why a loss halts the group, with what an operator can do.
+    fn loss_reason(&self, loss: &DataLoss) -> String {
+        let (partition, group) = (self.key.partition(), self.key.group());
+        let after = |id| self.reset_behind(id);
+        let all = format!("Admin::reset(\"{partition}\", \"{group}\", Start::Earliest)");
+        let remedy = match loss.kind {
+            DataLossKind::TrimmedPast => format!("to go on with what is left call `{all}`"),
+            DataLossKind::DeletedUnread => format!("to go on with what is left call `{}`", after(loss.from)),
+            DataLossKind::HistoryCut => {
+                format!(
+                    "to go on behind {} call `{}`, to handle all that is there again `{all}`",
+                    loss.from,
+                    after(loss.from)
+                )
+            }
+            DataLossKind::Restarted => {
+                format!("to handle all that is there call `{all}`, to go on behind {} `{}`", loss.to, after(loss.to))
+            }
+        };
+        format!("{}: {loss}; {remedy}; `on_data_loss = \"continue\"` goes on by itself", self.key)
     }
 
     /// Waits, but not past a stop.
@@ -176,15 +318,25 @@ impl Group {
         if self.progress.enter(Phase::Owning { epoch: holding.epoch }) {
             tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), epoch = holding.epoch, at = %holding.at, "owning");
         }
-        self.progress.checkpoint(holding.at);
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.epoch = holding.epoch;
+        }
+        self.acknowledged(holding.at);
         self.own(&lease, holding, past).await
+    }
+
+    /// The call that lets the group go on with what stands behind this entry.
+    fn reset_behind(&self, id: EntryId) -> String {
+        let EntryId { ms, seq } = id.next();
+        let (partition, group) = (self.key.partition(), self.key.group());
+        format!("Admin::reset(\"{partition}\", \"{group}\", Start::At(EntryId::new({ms}, {seq})))")
     }
 
     /// Makes the group where it is new, then waits until its lease is ours.
     async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let broker = &self.engine.broker;
         let (mut watch, mut bell) = (Watch::default(), None);
-        let mut exists = past.seen;
+        let mut exists = self.known().is_some();
         loop {
             if self.engine.shutdown.is_stopping() {
                 return Err(Ended::Stopped);
@@ -199,17 +351,12 @@ impl Group {
                 exists = true;
             }
             let Some(state) = broker.state(&self.key).await? else {
-                if past.seen {
-                    // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
-                    return Err(self.halted(format!(
-                        "{} had a checkpoint and has none any more: the server was flushed, came back without its data, or `{}` was deleted, so events may be lost; start the program again to make the group anew at its `start`",
-                        self.key, self.key.state()
-                    )));
-                }
+                // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
+                self.recall(None)?;
                 exists = false;
                 continue;
             };
-            past.seen = true;
+            self.recall(Some(&state))?;
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
                 .holder
@@ -232,7 +379,7 @@ impl Group {
                         }
                         // The next look says what has become of it.
                         Acquired::Contended | Acquired::Missing => continue,
-                        refused => return Err(self.halted(self.refusal(&refused))),
+                        refused => return Err(self.refused(&refused)),
                     }
                 }
             };
@@ -247,7 +394,7 @@ impl Group {
             }
             // Followed before the state is read again, so that a ring between the two is not missed.
             let Some((bell, position)) = &mut bell else {
-                let follower = self.engine.tails.follow(&self.key.partition().bell(), EntryId::ZERO, BELL_BYTES);
+                let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
                 bell = Some((follower, EntryId::ZERO));
                 continue;
             };
@@ -280,40 +427,43 @@ impl Group {
         Ended::Halted { reason, keep: false }
     }
 
-    /// Why the lease cannot be taken, with what an operator can do.
-    fn refusal(&self, refused: &Acquired) -> String {
-        let (key, partition, group, state) = (&self.key, self.key.partition(), self.key.group(), self.key.state());
+    /// Why the lease cannot be taken.
+    fn refused(&self, refused: &Acquired) -> Ended {
+        let key = &self.key;
         match refused {
-            Acquired::Vanished { at } => format!(
-                "{key} is gone but its checkpoint {at} is left: the stream was deleted or the group destroyed, so events may be lost; to go on from the checkpoint run `XGROUP CREATE {partition} {group} {at} MKSTREAM`, to begin anew run `DEL {state}`"
-            ),
-            Acquired::Ahead { at, last } => format!(
-                "{key} has settled up to {at}, but the stream ends at {last}: its history was cut back or restarted, so events may be lost; to handle what the stream holds now run `DEL {state}` and `XGROUP DESTROY {partition} {group}`"
-            ),
-            Acquired::Mode(mode) => format!(
+            Acquired::Vanished { at } => Self::vanished(Reader::new(*at, "", None)),
+            Acquired::Ahead { at, last } => {
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: *last, to: *at, count: None };
+                Ended::Cut { loss, at: Some(Reader::new(*at, "", None)) }
+            }
+            Acquired::Mode(mode) => self.halted(format!(
                 "{key} is used in `{mode}` delivery, and the two never mix under one name; choose another group name"
-            ),
-            other => format!("{key}: unexpected answer {other:?} to a claim of the lease"),
+            )),
+            other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),
         }
+    }
+
+    /// The group's marker is gone.
+    fn vanished(reader: Reader) -> Ended {
+        let to = reader.position();
+        let loss = DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to, count: None };
+        Ended::Cut { loss, at: Some(reader) }
     }
 
     /// Reads and handles until the lease is lost or the app stops.
     async fn own(&self, lease: &Lease, holding: Holding, past: &mut Past) -> Ended {
         let mut committer = Committer::new(self, lease, &holding);
-        let ended = self.work(lease, holding.at, &mut committer).await;
-        let keep = match &ended {
-            Ended::Lost => {
-                // An owner that could not commit must leave the lease to others, however often it could take it again.
-                if !committer.ledger.is_clean() && committer.ledger.at() == holding.at {
-                    past.holder = None;
-                }
-                return ended;
+        let mut ended = self.work(lease, &holding, &mut committer).await;
+        if matches!(ended, Ended::Lost) {
+            // An owner that could not commit must leave the lease to others, however often it could take it again.
+            if !committer.ledger.is_clean() && committer.ledger.at() == holding.at {
+                past.holder = None;
             }
-            Ended::Halted { keep, .. } => *keep,
-            Ended::Stopped | Ended::Failed(_) => false,
-        };
+            return ended;
+        }
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
-            Ok(Ok(())) => {}
+            // A cut that the commit came upon is no reason to doubt the commit.
+            Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
             Ok(Err(Ended::Lost)) => return Ended::Lost,
             Ok(Err(failed)) => {
                 self.progress.abandon();
@@ -333,11 +483,14 @@ impl Group {
                 );
             }
         }
-        self.progress.checkpoint(committer.ledger.at());
-        if keep && let Ended::Halted { reason, .. } = &ended {
+        self.acknowledged(committer.ledger.at());
+        if let Ended::Cut { loss, at } = ended {
+            ended = self.answer(&loss, at).await;
+        }
+        if let Ended::Halted { reason, keep: true } = &ended {
             // Renewed while it waits, so that no other process runs into the same.
             tokio::select! {
-                () = self.halt(reason.clone()) => {}
+                () = self.halt(reason.clone()) => ended = Ended::Again,
                 () = lease.lost() => {}
             }
         }
@@ -359,8 +512,8 @@ impl Group {
         ended
     }
 
-    async fn work(&self, lease: &Lease, at: EntryId, committer: &mut Committer<'_>) -> Ended {
-        let mut source = match Source::open(self, at).await {
+    async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
+        let mut source = match Source::open(self, holding).await {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
@@ -368,9 +521,9 @@ impl Group {
         let mut dead_in_a_row = 0;
         loop {
             if committer.ledger.is_clean() {
-                self.progress.reach(source.position);
+                self.progress.reach(source.reader.position());
             }
-            let entries = tokio::select! {
+            let batch = tokio::select! {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
@@ -378,12 +531,21 @@ impl Group {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
-                entries = source.next() => match entries {
-                    Ok(entries) => entries,
-                    Err(error) => return error.into(),
+                batch = source.next() => match batch {
+                    Ok(batch) => batch,
+                    Err(ended) => return ended,
                 },
             };
-            for entry in entries {
+            if let Some(loss) = batch.loss {
+                self.report(&loss);
+                if self.on_data_loss == OnDataLoss::Halt {
+                    return Ended::Halted { reason: self.loss_reason(&loss), keep: true };
+                }
+            }
+            if let Some(seen) = batch.seen {
+                committer.ledger.anchor(seen);
+            }
+            for entry in batch.entries {
                 match self.settle(lease, committer, &entry).await {
                     Ok(dead) => dead_in_a_row = if dead { dead_in_a_row + 1 } else { 0 },
                     Err(ended) => return ended,
@@ -475,11 +637,10 @@ impl Group {
                 Decision::Settle(settlement) => return Ok(settlement),
                 Decision::Halt { reason } => {
                     return Err(self.halted(format!(
-                        "{}: entry {}: {reason}; or remove the entry with `XDEL {} {}` if it should not be there",
+                        "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
                         self.key,
                         entry.id,
-                        self.key.partition(),
-                        entry.id
+                        self.reset_behind(entry.id)
                     )));
                 }
                 Decision::Retry { after, reason } => {
@@ -595,76 +756,168 @@ fn said(panic: &(dyn Any + Send)) -> String {
 struct Source<'a> {
     group: &'a Group,
     follower: Follower,
-    /// The last entry handed out, or an id below which nothing is left.
-    position: EntryId,
+    reader: Reader,
+    /// Where the reader began: what it read since is known to the history of then.
+    opened: EntryId,
     count: Count,
-    /// A read that was begun before its entries are needed; `floor` is the window's floor at that time.
+    /// A read that was begun before its entries are needed.
     ahead: Option<Ahead>,
+    /// When to look for what was deleted.
+    check: Pin<Box<Sleep>>,
 }
 
 struct Ahead {
-    reply: JoinHandle<Result<Vec<Arc<Entry>>, BrokerError>>,
+    reply: JoinHandle<Result<Fetched, BrokerError>>,
+    /// How many entries it asked for.
+    asked: usize,
+    /// The window's floor at that time.
     floor: EntryId,
 }
 
+enum Fetched {
+    /// From the position on, the entry there included.
+    Entries(Vec<Arc<Entry>>),
+    Snapshot(Snapshot),
+}
+
+/// What comes next.
+#[derive(Default)]
+struct Batch {
+    /// In order; none when the position moved over ids that no entry has any more.
+    entries: Vec<Arc<Entry>>,
+    /// The ordinal before the first of them, where it is known.
+    seen: Option<u64>,
+    /// What is missing before or between them.
+    loss: Option<DataLoss>,
+}
+
 impl<'a> Source<'a> {
-    async fn open(group: &'a Group, at: EntryId) -> Result<Self, BrokerError> {
+    async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
         let partition = group.key.partition();
         // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = group.engine.broker.extent(partition).await?.map_or(at, |extent| extent.last);
-        let follower = group.engine.tails.follow(partition.as_str(), last.max(at), group.max_payload);
-        Ok(Self { group, follower, position: at, count: Count::new(group.max_payload, 1), ahead: None })
+        let last = group.engine.broker.extent(partition).await?.map_or(holding.at, |extent| extent.last);
+        let follower = group.engine.tails.follow(partition.as_str(), last.max(holding.at), group.max_payload);
+        let mut source = Self {
+            group,
+            follower,
+            reader: Reader::new(holding.at, &holding.at_event, holding.seen),
+            opened: holding.at,
+            count: Count::new(group.max_payload, 1),
+            ahead: None,
+            check: Box::pin(tokio::time::sleep(CHECK)),
+        };
+        // The first look is at the checkpoint: much may have happened since somebody stood there.
+        source.look(last);
+        Ok(source)
     }
 
-    /// The next entries, in order; empty when the position moved over ids that no entry has any more.
+    /// The next entries.
     ///
     /// # Cancel safety
     /// Nothing is handed out until it returns, and a read that is on its way is kept.
-    async fn next(&mut self) -> Result<Vec<Arc<Entry>>, BrokerError> {
-        if self.ahead.is_none() {
-            match self.follower.wait(self.position, TAKE).await {
-                Taken::Entries(entries) => {
-                    self.position = entries.last().map_or(self.position, |entry| entry.id);
-                    return Ok(entries);
+    async fn next(&mut self) -> Result<Batch, Ended> {
+        loop {
+            let Some(ahead) = &mut self.ahead else {
+                if self.check.deadline() <= Instant::now() {
+                    self.look(self.reader.position());
+                    continue;
                 }
-                Taken::Behind { floor } => self.read_ahead(self.position, floor),
-                Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string())),
-                Taken::Nothing => return Ok(Vec::new()),
+                tokio::select! {
+                    biased;
+                    taken = self.follower.wait(self.reader.position(), TAKE) => match taken {
+                        Taken::Entries(entries) => return Ok(self.hand_out(entries)),
+                        Taken::Behind { floor } => self.read_ahead(floor),
+                        Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
+                        Taken::Nothing => return Ok(Batch::default()),
+                    },
+                    () = &mut self.check => {}
+                }
+                continue;
+            };
+            let (asked, floor) = (ahead.asked, ahead.floor);
+            let reply = (&mut ahead.reply).await;
+            self.ahead = None;
+            let fetched = reply.unwrap_or_else(|error| {
+                Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
+            });
+            match fetched? {
+                Fetched::Snapshot(snapshot) => return self.judge(snapshot, asked),
+                Fetched::Entries(mut entries) if self.reader.is_at(entries.first()) => {
+                    entries.remove(0);
+                    return Ok(self.go_on(entries, asked, floor));
+                }
+                // Trimmed past the position, or deleted there, or another history: only a snapshot can tell.
+                Fetched::Entries(_) => self.look(floor),
             }
         }
-        let Some(ahead) = &mut self.ahead else { return Ok(Vec::new()) };
-        let floor = ahead.floor;
-        let reply = (&mut ahead.reply).await;
-        self.ahead = None;
-        let entries = match reply {
-            Ok(entries) => entries?,
-            Err(error) => {
-                return Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error));
-            }
-        };
-        match entries.last() {
-            // Read after the floor was known, and nothing there: no entry up to the floor is left.
-            None => self.position = self.position.max(floor),
-            Some(last) => {
-                self.position = last.id;
-                let asked = self.count.get();
-                self.count.saw(&entries);
-                // A full reply says that there is more: it is fetched while these are handled.
-                if entries.len() >= asked
-                    && let Taken::Behind { floor } = self.follower.take(self.position, 1)
-                {
-                    self.read_ahead(self.position, floor);
-                }
-            }
-        }
-        Ok(entries)
     }
 
-    fn read_ahead(&mut self, after: EntryId, floor: EntryId) {
-        let (broker, partition) = (Arc::clone(&self.group.engine.broker), self.group.key.partition().clone());
-        let count = self.count.get();
-        let reply = tokio::spawn(async move { broker.read(&partition, after, count).await });
-        self.ahead = Some(Ahead { reply, floor });
+    fn hand_out(&mut self, entries: Vec<Arc<Entry>>) -> Batch {
+        let seen = self.reader.seen();
+        self.reader.pass(&entries);
+        Batch { entries, seen, loss: None }
+    }
+
+    /// Hands out what was read, and begins the next read where there is more.
+    fn go_on(&mut self, entries: Vec<Arc<Entry>>, asked: usize, floor: EntryId) -> Batch {
+        let full = entries.len() >= asked;
+        self.count.saw(&entries);
+        let batch = self.hand_out(entries);
+        if batch.entries.is_empty() {
+            // Read after the floor was known, and nothing there: no entry up to the floor is left.
+            self.reader.pass_nothing(floor);
+        } else if full && let Taken::Behind { floor } = self.follower.take(self.reader.position(), 1) {
+            // Fetched while these are handled.
+            self.read_ahead(floor);
+        }
+        batch
+    }
+
+    /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
+    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Batch, Ended> {
+        self.check.as_mut().reset(Instant::now() + CHECK);
+        let complete = snapshot.entries.len() < asked;
+        let position = self.reader.position();
+        let loss = self.reader.judge(&snapshot, complete);
+        if let Some(loss) = &loss
+            && !loss.kind.is_gap()
+        {
+            // A cut that was found on the way may have taken the state along, which is then the place to go on from.
+            let rolled_back = loss.kind == DataLossKind::HistoryCut && position != self.opened;
+            let at = (!rolled_back).then(|| self.reader.clone());
+            return Err(Ended::Cut { loss: loss.clone(), at });
+        }
+        // Whatever the window still has up to here was deleted since, and is counted.
+        let floor = if complete { snapshot.extent.map_or(position, |extent| extent.last) } else { position };
+        let mut entries = snapshot.entries;
+        entries.retain(|entry| entry.id > position);
+        let mut batch = self.go_on(entries, asked.saturating_sub(1), floor);
+        self.reader.pass_nothing(floor);
+        batch.loss = loss;
+        Ok(batch)
+    }
+
+    /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.
+    fn read_ahead(&mut self, floor: EntryId) {
+        if !self.reader.has_witness() {
+            return self.look(floor);
+        }
+        let asked = self.count.get();
+        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let before = self.reader.position().previous();
+        let reply = tokio::spawn(async move {
+            broker.read(key.partition(), before, asked.saturating_add(1)).await.map(Fetched::Entries)
+        });
+        self.ahead = Some(Ahead { reply, asked, floor });
+    }
+
+    /// Takes a snapshot from the position on.
+    fn look(&mut self, floor: EntryId) {
+        let asked = self.count.get().saturating_add(1);
+        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let from = self.reader.position();
+        let reply = tokio::spawn(async move { broker.snapshot(&key, from, asked).await.map(Fetched::Snapshot) });
+        self.ahead = Some(Ahead { reply, asked, floor });
     }
 }
 
@@ -798,12 +1051,10 @@ impl<'a> Committer<'a> {
                 self.lease.commit_ended();
                 self.ledger.acknowledged(&flying.commit);
                 self.flying = None;
-                progress.checkpoint(self.ledger.at());
+                group.acknowledged(self.ledger.at());
                 progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
                 return match done {
-                    Committed::Vanished => {
-                        Err(group.halted(group.refusal(&Acquired::Vanished { at: self.ledger.at() })))
-                    }
+                    Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
                     _ => Ok(()),
                 };
             }

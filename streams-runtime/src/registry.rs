@@ -8,8 +8,8 @@ use std::time::Duration;
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, StreamKey};
 use streams_core::{
-    Checkpoint, ConsumerInfo, ConsumerOptions, Durability, EventInfo, EventRegistration, Registration, Resources,
-    Retention, Start,
+    Checkpoint, ConsumerInfo, ConsumerOptions, Durability, EventInfo, EventRegistration, OnDataLoss, Registration,
+    Resources, Retention, Start,
 };
 
 use crate::config::{BACKOFF, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT};
@@ -34,6 +34,7 @@ pub(crate) struct GroupPlan {
     pub(crate) consumers: Vec<(Registration, settle::Policy)>,
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) on_data_loss: OnDataLoss,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
 }
@@ -158,6 +159,7 @@ pub(crate) fn plan(
             consumers: consumers.collect(),
             start: of_group.start.unwrap_or_default(),
             checkpoint,
+            on_data_loss: of_group.on_data_loss.unwrap_or_default(),
             max_payload: properties.max_payload,
         });
     }
@@ -208,6 +210,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             let checkpoint = |options: &ConsumerOptions| (options.checkpoint_events, options.checkpoint_interval);
             if checkpoint(x) != (None, None) && checkpoint(y) != (None, None) && checkpoint(x) != checkpoint(y) {
                 problems.push(differ("checkpoint"));
+            }
+            if x.on_data_loss.is_some() && y.on_data_loss.is_some() && x.on_data_loss != y.on_data_loss {
+                problems.push(differ("on_data_loss"));
             }
         }
     }

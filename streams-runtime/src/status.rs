@@ -7,6 +7,8 @@ use streams_core::EntryId;
 use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 
+use crate::loss::DataLoss;
+
 /// What a group is doing on one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,6 +63,12 @@ pub struct GroupStatus {
     pub retried: u64,
     /// Events that went to the dead letters.
     pub dead_lettered: u64,
+    /// How often history turned out to be cut before the group had read it.
+    pub losses: u64,
+    /// How many entries were lost by that, as far as they can be counted.
+    pub lost: u64,
+    /// What was lost the last time.
+    pub last_loss: Option<DataLoss>,
 }
 
 /// What every group of the app is doing.
@@ -88,6 +96,7 @@ pub(crate) struct Progress {
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
+    losses: Mutex<(u64, u64, Option<DataLoss>)>,
     /// The server did not say that the last commit was done and the lease given back.
     abandoned: AtomicBool,
     changed: Arc<Notify>,
@@ -118,6 +127,7 @@ impl Progress {
             phase,
             reached: Mutex::default(),
             counts: Counts::default(),
+            losses: Mutex::default(),
             abandoned: AtomicBool::new(false),
             changed,
         }
@@ -159,6 +169,12 @@ impl Progress {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// History turned out to be cut.
+    pub(crate) fn lost(&self, loss: DataLoss) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
+    }
+
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
     }
@@ -169,6 +185,7 @@ impl Progress {
 
     pub(crate) fn snapshot(&self) -> GroupStatus {
         let (phase, checkpoint) = self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GroupStatus {
             stream: self.stream,
@@ -181,6 +198,9 @@ impl Progress {
             passed_over: read(&self.counts.passed_over),
             retried: read(&self.counts.retried),
             dead_lettered: read(&self.counts.dead_lettered),
+            losses,
+            lost,
+            last_loss,
         }
     }
 }

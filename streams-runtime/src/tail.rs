@@ -4,6 +4,10 @@
 //! the window's floor takes what is above its position; below the floor it reads for itself (`ordered`) until
 //! it has caught up. A slow group holds nobody up: the window moves on.
 //!
+//! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the
+//! same, no trim has passed it. Otherwise the window begins anew behind it, and each group finds out for itself
+//! ([`loss`](crate::loss)) what it has missed.
+//!
 //! Lock order: a window's entries are only touched under the one lock of [`Shared`], which is never held
 //! across an `.await`.
 
@@ -12,12 +16,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Interrupt};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt};
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::loss::Witness;
 use crate::random::Random;
 
 /// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
@@ -34,6 +39,8 @@ pub(crate) const REPLY_BYTES: usize = 64 * 1024 * 1024;
 const REPLY_AIM: usize = 1024 * 1024;
 /// How many entries are asked for before any size was seen.
 const FIRST_COUNT: usize = 16;
+/// What a ring of a bell may weigh; replies are bounded by it.
+const BELL_BYTES: usize = 1_024;
 /// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
 const TAKE_BYTES: usize = 1024 * 1024;
 /// How long to wait between attempts after an error, at most.
@@ -109,6 +116,10 @@ struct Window {
     /// The id before the first entry: a group at or above it can go on from here.
     floor: EntryId,
     last: EntryId,
+    /// Whether what arrives has to follow what is there: it need not for bells, where nothing is lost.
+    guarded: bool,
+    /// What the entry at `last` looks like, where one was read.
+    witness: Option<Witness>,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     /// What the server says of this key, when it refuses it.
@@ -140,8 +151,17 @@ impl Tails {
         self.shared.end.cancel();
     }
 
-    /// Follows a key; the window begins at `from` unless somebody follows the key already.
+    /// Follows a partition; the window begins at `from` unless somebody follows the key already.
     pub(crate) fn follow(&self, key: &str, from: EntryId, max_payload: usize) -> Follower {
+        self.follow_key(key, from, max_payload, true)
+    }
+
+    /// Follows a bell, from its first ring.
+    pub(crate) fn follow_bell(&self, key: &str) -> Follower {
+        self.follow_key(key, EntryId::ZERO, BELL_BYTES, false)
+    }
+
+    fn follow_key(&self, key: &str, from: EntryId, max_payload: usize, guarded: bool) -> Follower {
         let mut inner = self.shared.lock();
         if let Some(window) = inner.windows.get_mut(key) {
             window.followers += 1;
@@ -170,6 +190,8 @@ impl Tails {
             max_payload,
             floor: from,
             last: from,
+            guarded,
+            witness: None,
             entries: VecDeque::new(),
             bytes: 0,
             broken: None,
@@ -212,16 +234,26 @@ impl Window {
         Some(weight)
     }
 
+    /// Whether what was read follows what is there: the entry at the position is still the one that was read.
+    fn is_followed(&self, found: &Found) -> bool {
+        let same = |entry: &Arc<Entry>| self.witness.is_none_or(|witness| witness == Witness::of(entry));
+        !self.guarded || found.position.as_ref().is_some_and(same)
+    }
+
     /// Adds what was read; answers by how many bytes the window has grown or shrunk.
-    fn push(&mut self, entries: Vec<Arc<Entry>>) -> isize {
+    fn push(&mut self, found: Found) -> isize {
         let before = self.bytes;
-        for entry in entries {
+        let follows = self.is_followed(&found);
+        self.witness = found.entries.last().filter(|_| self.guarded).map(|last| Witness::of(last));
+        for entry in found.entries {
             self.last = entry.id;
             self.bytes += entry.weight();
             self.entries.push_back(entry);
         }
-        while self.entries.len() > WINDOW_ENTRIES {
-            self.drop_oldest();
+        while self.entries.len() > WINDOW_ENTRIES || !follows {
+            if self.drop_oldest().is_none() {
+                break;
+            }
         }
         self.bytes.cast_signed() - before.cast_signed()
     }
@@ -404,15 +436,16 @@ async fn read_on(
         }
         woke = (!batches.is_empty()).then(Instant::now);
         let mut inner = shared.lock();
-        for (index, entries) in batches {
-            let (Some((key, position)), Some(last)) = (keys.get_mut(index), entries.last()) else { continue };
+        for found in batches {
+            let index = found.key;
+            let (Some((key, position)), Some(last)) = (keys.get_mut(index), found.entries.last()) else { continue };
             *position = last.id;
-            count.saw(&entries);
+            count.saw(&found.entries);
             // Another window of the same key may begin elsewhere: what was read for this one would leave a gap in it.
             if let Some(window) = inner.windows.get_mut(key)
                 && window.generation == generations[index]
             {
-                let grown = window.push(entries);
+                let grown = window.push(found);
                 let news = Arc::clone(&window.news);
                 inner.bytes = inner.bytes.saturating_add_signed(grown);
                 inner.shrink(shared.budget);
@@ -460,13 +493,14 @@ mod tests {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
         let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
         let partition = StreamKey::new(None, "trades", 1).partition(0);
-        let follower = tails.follow(partition.as_str(), EntryId::ZERO, TAKE_BYTES);
+        let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        let follower = tails.follow(partition.as_str(), first, TAKE_BYTES);
         for size in [TAKE_BYTES * 2, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, 1, 1] {
             let entry = vec![(b"payload".to_vec(), vec![7; size])];
             broker.append(&partition, vec![entry], None).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let (mut position, mut sizes) = (EntryId::ZERO, Vec::new());
+        let (mut position, mut sizes) = (first, Vec::new());
         while let Taken::Entries(entries) = follower.take(position, 256) {
             position = entries.last().unwrap().id;
             sizes.push(entries.len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Tail,
+    Fields, Found, GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub enum Op {
     /// [`Broker::append`], and the durable one.
     Append,
-    /// [`Broker::read`].
+    /// [`Broker::read`] and [`Broker::snapshot`].
     Read,
     /// [`Tail::next`].
     Tail,
@@ -179,6 +179,10 @@ impl Broker for Faulty {
         self.inner.declare(stream)
     }
 
+    fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
+        self.inner.partitions(stream)
+    }
+
     fn append<'a>(
         &'a self,
         partition: &'a PartitionKey,
@@ -209,6 +213,10 @@ impl Broker for Faulty {
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         Box::pin(self.around(Op::Read, self.inner.read(partition, after, count)))
+    }
+
+    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
+        Box::pin(self.around(Op::Read, self.inner.snapshot(group, from, count)))
     }
 
     fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
@@ -242,6 +250,10 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Release, self.inner.release(group, holder)))
     }
 
+    fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
+        self.inner.reset(group, seen, to)
+    }
+
     fn renewal(&self) -> Renewal {
         self.inner.renewal()
     }
@@ -268,12 +280,7 @@ struct FaultyTail {
 }
 
 impl Tail for FaultyTail {
-    fn next<'a>(
-        &'a mut self,
-        keys: &'a [(String, EntryId)],
-        count: usize,
-        wait: Duration,
-    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+    fn next<'a>(&'a mut self, keys: &'a [(String, EntryId)], count: usize, wait: Duration) -> Reply<'a, Vec<Found>> {
         Box::pin(self.broker.around(Op::Tail, self.inner.next(keys, count, wait)))
     }
 

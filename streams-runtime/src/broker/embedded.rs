@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, GroupState, Holder, Holding, Interrupt, LeaseView, Renewal, Renewer, Reply, Tail,
+    Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -55,12 +55,15 @@ struct Log {
 }
 
 /// The lease and the checkpoint of a group on a partition.
+#[derive(Default)]
 struct Group {
     lease: LeaseView,
     lease_for: Duration,
     at: EntryId,
+    at_event: String,
     seen: Option<u64>,
     attempts: BTreeMap<EntryId, u32>,
+    reset: u64,
 }
 
 impl Log {
@@ -80,6 +83,43 @@ impl Log {
 
     fn read(&self, after: EntryId, count: usize) -> Vec<Arc<Entry>> {
         self.entries.range(self.above(after)..).take(count).cloned().collect()
+    }
+
+    /// The entries at or above `from`.
+    fn from(&self, from: EntryId, count: usize) -> Vec<Arc<Entry>> {
+        let first = self.entries.partition_point(|entry| entry.id < from);
+        self.entries.range(first..).take(count).cloned().collect()
+    }
+
+    fn extent(&self) -> Extent {
+        Extent {
+            first: self.entries.front().map(|entry| entry.id),
+            last: self.last,
+            length: self.entries.len() as u64,
+            added: self.added,
+        }
+    }
+
+    /// The checkpoint of a group that begins here, and its ordinal.
+    fn begin(&self, start: Start, now: u64) -> (EntryId, Option<u64>) {
+        let before = |id: EntryId| match self.entries.partition_point(|entry| entry.id < id) {
+            0 => EntryId::ZERO,
+            above => self.entries[above - 1].id,
+        };
+        let at = match start {
+            Start::Earliest => EntryId::ZERO,
+            Start::Latest => self.last,
+            Start::At(id) => before(id),
+            Start::Ago(ago) => before(EntryId::new(now.saturating_sub(millis(ago)), 0)),
+        };
+        let seen = if at == self.last {
+            Some(self.added)
+        } else if at == EntryId::ZERO {
+            Some(self.added - self.entries.len() as u64)
+        } else {
+            None
+        };
+        (at, seen)
     }
 }
 
@@ -107,28 +147,36 @@ impl Store {
             return Created::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        let before = |id: EntryId| match log.entries.partition_point(|entry| entry.id < id) {
-            0 => EntryId::ZERO,
-            above => log.entries[above - 1].id,
-        };
-        let at = match start {
-            Start::Earliest => EntryId::ZERO,
-            Start::Latest => log.last,
-            Start::At(id) => before(id),
-            Start::Ago(ago) => before(EntryId::new(now.saturating_sub(millis(ago)), 0)),
-        };
-        let seen = if at == log.last {
-            Some(log.added)
-        } else if at == EntryId::ZERO {
-            Some(log.added - log.entries.len() as u64)
-        } else {
-            None
-        };
+        let (at, seen) = log.begin(start, now);
         log.markers.insert(group.group().to_owned());
-        let state =
-            Group { lease: LeaseView::default(), lease_for: Duration::ZERO, at, seen, attempts: BTreeMap::new() };
-        self.groups.insert(group.state().to_owned(), state);
+        self.groups.insert(group.state().to_owned(), Group { at, seen, ..Group::default() });
         Created::Made
+    }
+
+    fn reset(&mut self, group: &GroupKey, seen: Option<u64>, to: Start, now: u64) -> Reset {
+        let epoch = self.groups.get(group.state()).map(|state| state.lease.epoch);
+        if epoch != seen {
+            return Reset::Contended;
+        }
+        if epoch.is_none() && self.has_marker(group) {
+            return Reset::Foreign;
+        }
+        let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
+        log.markers.insert(group.group().to_owned());
+        let (at, seen) = log.begin(to, now);
+        let reset = now.max(epoch.unwrap_or_default() + 1);
+        let lease = LeaseView { epoch: reset, ..LeaseView::default() };
+        self.groups.insert(group.state().to_owned(), Group { lease, at, seen, reset, ..Group::default() });
+        self.ring(group, now);
+        Reset::Done { at }
+    }
+
+    fn ring(&mut self, group: &GroupKey, now: u64) {
+        let bell = self.logs.entry(group.partition().bell()).or_default();
+        bell.push(now, vec![(b"group".to_vec(), group.group().as_bytes().to_vec())]);
+        while bell.entries.len() > BELL_LENGTH {
+            bell.entries.pop_front();
+        }
     }
 
     fn consumed(&self, partition: &PartitionKey) -> Option<Consumed> {
@@ -161,7 +209,8 @@ impl Store {
             state.lease_for = claim.lease_for;
         }
         let attempts = state.attempts.range(at.next()..).map(|(id, count)| (*id, *count)).collect();
-        Acquired::Held(Holding { epoch: state.lease.epoch, at, seen: state.seen, attempts })
+        let (epoch, at_event) = (state.lease.epoch, state.at_event.clone());
+        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts })
     }
 
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
@@ -190,8 +239,10 @@ impl Store {
         }
         state.at = commit.next;
         if commit.prev != commit.next {
+            state.at_event.clone_from(&commit.next_event);
             state.seen = commit.seen;
         }
+        state.seen = commit.seen.or(state.seen);
         state.lease.beat += 1;
         state.attempts.extend(commit.attempts.iter().copied());
         for id in &commit.forget {
@@ -206,11 +257,7 @@ impl Store {
         };
         // The epoch stays: the next one must be above it.
         state.lease.owner.clear();
-        let bell = self.logs.entry(group.partition().bell()).or_default();
-        bell.push(now, vec![(b"group".to_vec(), group.group().as_bytes().to_vec())]);
-        while bell.entries.len() > BELL_LENGTH {
-            bell.entries.pop_front();
-        }
+        self.ring(group, now);
         true
     }
 }
@@ -249,6 +296,34 @@ impl Embedded {
         let mut store = self.shared.lock();
         let log = store.logs.entry(group.partition().as_str().to_owned()).or_default();
         log.markers.insert(group.group().to_owned());
+    }
+
+    /// Trims what is below `floor`, as an operator's `XTRIM` would.
+    pub fn trim(&self, partition: &PartitionKey, floor: EntryId) {
+        self.entries(partition, |entry| entry.id >= floor);
+    }
+
+    /// Deletes entries, as an operator's `XDEL` would.
+    pub fn remove(&self, partition: &PartitionKey, ids: &[EntryId]) {
+        self.entries(partition, |entry| !ids.contains(&entry.id));
+    }
+
+    fn entries(&self, partition: &PartitionKey, keep: impl Fn(&Entry) -> bool) {
+        if let Some(log) = self.shared.lock().logs.get_mut(partition.as_str()) {
+            log.entries.retain(|entry| keep(entry));
+        }
+    }
+
+    /// Takes a group's marker away, as an operator's `XGROUP DESTROY` would.
+    pub fn unmark(&self, group: &GroupKey) {
+        if let Some(log) = self.shared.lock().logs.get_mut(group.partition().as_str()) {
+            log.markers.remove(group.group());
+        }
+    }
+
+    /// Forgets everything, as an operator's `FLUSHALL` would.
+    pub fn flush(&self) {
+        *self.shared.lock() = Store::default();
     }
 
     fn reply<'a, T>(
@@ -296,6 +371,10 @@ impl Broker for Embedded {
         })
     }
 
+    fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
+        self.reply(move |store, _| Ok(store.partitions.get(&stream.properties()).copied()))
+    }
+
     fn append<'a>(
         &'a self,
         partition: &'a PartitionKey,
@@ -341,18 +420,22 @@ impl Broker for Embedded {
     }
 
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
-        self.reply(move |store, _| {
-            Ok(store.logs.get(partition.as_str()).map(|log| Extent {
-                first: log.entries.front().map(|entry| entry.id),
-                last: log.last,
-                length: log.entries.len() as u64,
-                added: log.added,
-            }))
-        })
+        self.reply(move |store, _| Ok(store.logs.get(partition.as_str()).map(Log::extent)))
     }
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         self.reply(move |store, _| Ok(store.read(partition.as_str(), after, count)))
+    }
+
+    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
+        self.reply(move |store, _| {
+            let log = store.logs.get(group.partition().as_str());
+            Ok(Snapshot {
+                extent: log.map(Log::extent),
+                marker: store.has_marker(group),
+                entries: log.map_or_else(Vec::new, |log| log.from(from, count)),
+            })
+        })
     }
 
     fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
@@ -375,6 +458,7 @@ impl Broker for Embedded {
                 lease: state.lease.clone(),
                 lease_for: state.lease_for,
                 at: state.at,
+                reset: state.reset,
             }))
         })
     }
@@ -406,6 +490,14 @@ impl Broker for Embedded {
             let released = store.release(group, holder, now);
             self.shared.added.notify_waiters();
             Ok(released)
+        })
+    }
+
+    fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
+        self.reply(move |store, now| {
+            let reset = store.reset(group, seen, to, now);
+            self.shared.added.notify_waiters();
+            Ok(reset)
         })
     }
 
@@ -441,20 +533,20 @@ struct EmbeddedTail {
 struct Bell(Notify);
 
 impl EmbeddedTail {
-    fn look(&self, keys: &[(String, EntryId)], count: usize) -> Vec<(usize, Vec<Arc<Entry>>)> {
+    fn look(&self, keys: &[(String, EntryId)], count: usize) -> Vec<Found> {
         let store = self.shared.lock();
-        let found = keys.iter().enumerate().map(|(index, (key, after))| (index, store.read(key, *after, count.max(1))));
-        found.filter(|(_, entries)| !entries.is_empty()).collect()
+        let found = keys.iter().enumerate().filter_map(|(key, (name, after))| {
+            let log = store.logs.get(name)?;
+            let entries = log.read(*after, count.max(1));
+            let position = log.from(*after, 1).pop().filter(|entry| entry.id == *after);
+            (!entries.is_empty()).then_some(Found { key, position, entries })
+        });
+        found.collect()
     }
 }
 
 impl Tail for EmbeddedTail {
-    fn next<'a>(
-        &'a mut self,
-        keys: &'a [(String, EntryId)],
-        count: usize,
-        wait: Duration,
-    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+    fn next<'a>(&'a mut self, keys: &'a [(String, EntryId)], count: usize, wait: Duration) -> Reply<'a, Vec<Found>> {
         Box::pin(async move {
             tokio::task::consume_budget().await;
             let over = tokio::time::sleep(wait);

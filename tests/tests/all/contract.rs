@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent, Fields, Holder,
-    Holding, LeaseView, Tail,
+    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent, Fields, Found,
+    Holder, Holding, LeaseView, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Entry, EntryId, Start};
@@ -55,6 +55,18 @@ impl Case {
             Operator::Redis(url) => {
                 let mut client = RedisServer::client(url);
                 ::redis::cmd("DEL").arg(partition().as_str()).exec(&mut client).unwrap();
+            }
+        }
+    }
+
+    /// Deletes entries.
+    fn remove(&self, ids: &[EntryId]) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.remove(&partition(), ids),
+            Operator::Redis(url) => {
+                let mut delete = ::redis::cmd("XDEL");
+                delete.arg(partition().as_str()).arg(ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+                delete.exec(&mut RedisServer::client(url)).unwrap();
             }
         }
     }
@@ -298,8 +310,10 @@ contract! {
 
     async fn the_number_of_partitions_is_recorded_once(case) {
         let four = StreamKey::new(Some("eu"), "trades", 4);
+        assert_eq!(case.broker.partitions(&four).await.unwrap(), None);
         case.broker.declare(&four).await.unwrap();
         case.broker.declare(&four).await.unwrap();
+        assert_eq!(case.broker.partitions(&StreamKey::new(Some("eu"), "trades", 1)).await.unwrap(), Some(4));
         let error = case.broker.declare(&StreamKey::new(Some("eu"), "trades", 8)).await.unwrap_err();
         assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
         let message = error.to_string();
@@ -315,12 +329,12 @@ contract! {
         let mut tail = case.broker.tail().await.unwrap();
         let found = tail.next(&keys(&[("trades", all[0])]), 10, LONG).await.unwrap();
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].0, ids(&found[0].1)), (0, all[1..].to_vec()));
+        assert_eq!((found[0].key, ids(&found[0].entries)), (0, all[1..].to_vec()));
         let found = tail.next(&keys(&[("trades", EntryId::ZERO)]), 10, Duration::MAX).await.unwrap();
-        assert_eq!(ids(&found[0].1), all);
+        assert_eq!(ids(&found[0].entries), all);
         // No wait at all is a look.
         let found = tail.next(&keys(&[("trades", EntryId::ZERO)]), 10, Duration::ZERO).await.unwrap();
-        assert_eq!(ids(&found[0].1), all);
+        assert_eq!(ids(&found[0].entries), all);
     }
 
     async fn a_tail_waits_for_entries_also_of_a_stream_that_is_not_there(case) {
@@ -329,7 +343,7 @@ contract! {
         for _ in 0..3 {
             let keys = keys(&[("trades", after)]);
             let (found, added) = tokio::join!(tail.next(&keys, 10, LONG), case.append(1));
-            assert_eq!(ids(&found.unwrap()[0].1), added);
+            assert_eq!(ids(&found.unwrap()[0].entries), added);
             after = added[0];
         }
     }
@@ -349,8 +363,34 @@ contract! {
         let mut tail = case.broker.tail().await.unwrap();
         let keys = keys(&[("orders.0", EntryId::ZERO), ("orders.1", one[0]), ("orders.2", EntryId::ZERO), ("orders.3", EntryId::ZERO)]);
         let found = tail.next(&keys, 10, LONG).await.unwrap();
-        let found: Vec<_> = found.into_iter().map(|(index, entries)| (index, ids(&entries))).collect();
+        let found: Vec<_> = found.into_iter().map(|found| (found.key, ids(&found.entries))).collect();
         assert_eq!(found, [(1, one[1..].to_vec()), (3, three)]);
+    }
+
+    async fn a_tail_tells_whether_the_entry_at_its_position_is_still_there(case) {
+        // In one write up to eight keys, in two beyond.
+        for number in [1, 3, 12] {
+            let stream = StreamKey::new(None, &format!("orders{number}"), number);
+            let (one, other) = (stream.partition(0), stream.partition(number / 2));
+            let mut tail = case.broker.tail().await.unwrap();
+            let mut positions = Vec::new();
+            for index in 0..number {
+                let added = case.broker.append(&stream.partition(index), vec![fields("old")], None).await.unwrap();
+                positions.push((stream.partition(index).as_str().to_owned(), added[0]));
+            }
+            if number > 1 {
+                case.broker.append(&one, vec![fields("new")], None).await.unwrap();
+            }
+            case.broker.append(&other, vec![fields("new")], None).await.unwrap();
+            // Nothing stands at the position of the other.
+            positions[number as usize / 2].1.ms -= 1;
+            let found = tail.next(&positions, 10, LONG).await.unwrap();
+            if number > 1 {
+                assert_eq!(payloads(&[found[0].position.clone().unwrap()]), ["old"]);
+            }
+            let other = found.last().unwrap();
+            assert_eq!((other.key, &other.position, other.entries.len()), (number as usize / 2, &None, 2));
+        }
     }
 
     async fn a_tail_takes_at_most_so_many_entries_of_a_key(case) {
@@ -358,7 +398,7 @@ contract! {
         case.broker.append(&partition().group("x").partition().clone(), Vec::new(), None).await.unwrap();
         let mut tail = case.broker.tail().await.unwrap();
         let found = tail.next(&keys(&[("trades", EntryId::ZERO)]), 2, LONG).await.unwrap();
-        assert_eq!(ids(&found[0].1), all[..2]);
+        assert_eq!(ids(&found[0].entries), all[..2]);
     }
 
     async fn a_tail_ends_early_when_it_is_interrupted(case) {
@@ -506,6 +546,109 @@ contract! {
         assert_eq!(case.broker.create(&partition().group("other"), Start::Earliest).await.unwrap(), Created::Made);
     }
 
+    // History.
+
+    async fn a_snapshot_tells_extent_marker_and_entries_from_a_position_on(case) {
+        let nothing = Snapshot { extent: None, marker: false, entries: Vec::new() };
+        assert_eq!(case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap(), nothing);
+        let all = case.append(5).await;
+        assert!(!case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap().marker);
+        case.create(Start::Earliest).await;
+        assert!(!case.broker.snapshot(&partition().group("other"), EntryId::ZERO, 9).await.unwrap().marker);
+        case.remove(&[all[0], all[2]]);
+        for (from, count, expected) in [
+            (EntryId::ZERO, 2, vec![all[1], all[3]]),
+            (all[1], 9, vec![all[1], all[3], all[4]]),
+            (all[2], 9, vec![all[3], all[4]]),
+            (all[4].next(), 9, Vec::new()),
+        ] {
+            let snapshot = case.broker.snapshot(&risk(), from, count).await.unwrap();
+            assert_eq!((ids(&snapshot.entries), snapshot.marker), (expected, true), "from {from}");
+            assert_eq!(snapshot.extent, Some(case.extent().await));
+        }
+        assert_eq!(case.extent().await, Extent { first: Some(all[1]), last: all[4], length: 3, added: 5 });
+        case.remove(&all);
+        let empty = Extent { first: None, last: all[4], length: 0, added: 5 };
+        let snapshot = case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap();
+        assert_eq!(snapshot, Snapshot { extent: Some(empty), marker: true, entries: Vec::new() });
+    }
+
+    async fn a_claim_tells_the_event_at_the_checkpoint(case) {
+        let all = case.append(1).await;
+        case.create(Start::Earliest).await;
+        let (holder, holding) = case.hold("a").await;
+        assert_eq!(holding.at_event, "");
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Done);
+        assert_eq!(case.hold("b").await.1.at_event, "t-1");
+    }
+
+    async fn an_ordinal_is_recorded_also_when_the_checkpoint_stays(case) {
+        let all = case.append(1).await;
+        case.create(Start::Latest).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { seen: Some(9), ..step(&holder, all[0], all[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        assert_eq!(case.hold("b").await.1.seen, Some(9));
+    }
+
+    async fn a_reset_moves_the_checkpoint_and_fences_the_owner(case) {
+        let all = case.append(4).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let commit = Commit { attempts: vec![(all[3], 2)], seen: Some(2), ..step(&holder, EntryId::ZERO, all[1]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        let reset = async |seen, to| case.broker.reset(&risk(), seen, to).await.unwrap();
+        let before = case.broker.state(&risk()).await.unwrap();
+        assert_eq!(reset(Some(holder.epoch - 1), Start::Earliest).await, Reset::Contended);
+        assert_eq!(reset(None, Start::Earliest).await, Reset::Contended);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
+
+        assert_eq!(reset(Some(holder.epoch), Start::At(all[1])).await, Reset::Done { at: all[0] });
+        let state = case.broker.state(&risk()).await.unwrap().unwrap();
+        assert_eq!((state.at, state.lease.owner.as_str(), state.reset), (all[0], "", state.lease.epoch));
+        assert!(state.reset > holder.epoch);
+        assert_eq!(case.commit(&step(&holder, all[1], all[2])).await, Committed::Fenced);
+        let (_, holding) = case.hold("b").await;
+        assert_eq!((holding.at, holding.seen, holding.attempts), (all[0], None, vec![]));
+        assert!(holding.epoch > state.reset);
+        assert_eq!(case.broker.state(&risk()).await.unwrap().unwrap().reset, state.reset, "it stays known");
+
+        assert_eq!(reset(Some(holding.epoch), Start::Latest).await, Reset::Done { at: all[3] });
+        assert_eq!(case.hold("c").await.1.seen, Some(4));
+    }
+
+    async fn a_reset_makes_a_marker_and_a_state_that_are_gone(case) {
+        case.append(2).await;
+        case.create(Start::Latest).await;
+        let (holder, _) = case.hold("a").await;
+        case.delete();
+        let all = case.append(2).await;
+        let (ours, other) = (&risk(), &partition().group("other"));
+        let reset = async |group, seen| case.broker.reset(group, seen, Start::Earliest).await.unwrap();
+        assert_eq!(reset(ours, Some(holder.epoch)).await, Reset::Done { at: EntryId::ZERO });
+        assert!(case.broker.snapshot(&risk(), EntryId::ZERO, 1).await.unwrap().marker);
+        assert_eq!(case.hold("b").await.1.seen, Some(0));
+
+        assert_eq!(reset(other, Some(7)).await, Reset::Contended);
+        assert_eq!(reset(other, None).await, Reset::Done { at: EntryId::ZERO });
+        assert_eq!(case.broker.state(other).await.unwrap().unwrap().lease.owner, "");
+        assert_eq!(ids(&case.broker.read(&partition(), EntryId::ZERO, 9).await.unwrap()), all);
+    }
+
+    async fn a_reset_leaves_a_group_of_another_application_alone(case) {
+        case.mark();
+        assert_eq!(case.broker.reset(&risk(), None, Start::Earliest).await.unwrap(), Reset::Foreign);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+    }
+
+    async fn a_reset_rings_the_bell(case) {
+        case.create(Start::Earliest).await;
+        assert!(matches!(case.broker.reset(&risk(), Some(0), Start::Latest).await.unwrap(), Reset::Done { .. }));
+        let mut tail = case.broker.tail().await.unwrap();
+        let rings = until_found(tail.as_mut(), &keys(&[(&partition().bell(), EntryId::ZERO)])).await;
+        assert_eq!(rings[0].field("group"), Some(&b"risk"[..]));
+    }
+
     // Leases.
 
     async fn a_lease_that_was_taken_shows_in_the_state(case) {
@@ -636,7 +779,7 @@ contract! {
         let risk = risk();
         let (rung, released) = tokio::join!(tail.next(&bell, 10, LONG), case.broker.release(&risk, &holder));
         assert!(released.unwrap());
-        let (index, entries) = &rung.unwrap()[0];
+        let Found { key: index, entries, .. } = &rung.unwrap()[0];
         assert_eq!((*index, entries[0].field("group")), (1, Some(b"risk".as_slice())));
         assert_eq!(case.lease().await, LeaseView { owner: String::new(), epoch: holder.epoch, beat: 0 });
         assert_eq!(case.checkpoint().await, EntryId::ZERO);
@@ -655,7 +798,7 @@ contract! {
         // Nobody is not a holder either.
         assert!(!case.broker.release(&risk(), &Holder { owner: String::new(), ..holder }).await.unwrap());
         let bell = case.broker.tail().await.unwrap().next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 10, LONG).await;
-        assert_eq!(bell.unwrap()[0].1.len(), 1, "a bell that rings once for each release");
+        assert_eq!(bell.unwrap()[0].entries.len(), 1, "a bell that rings once for each release");
     }
 
     async fn a_bell_keeps_its_last_rings(case) {
@@ -666,7 +809,7 @@ contract! {
         }
         let mut tail = case.broker.tail().await.unwrap();
         let rings = tail.next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 1000, LONG).await.unwrap();
-        assert_eq!(rings[0].1.len(), 256);
+        assert_eq!(rings[0].entries.len(), 256);
     }
 
     async fn renewals_tell_for_each_lease_whether_it_is_held(case) {
@@ -971,8 +1114,8 @@ contract! {
 /// The first entries that a tail finds, however often it turns before.
 async fn until_found(tail: &mut dyn Tail, keys: &[(String, EntryId)]) -> Vec<Arc<Entry>> {
     loop {
-        if let Some((_, entries)) = tail.next(keys, 10, LONG).await.unwrap().into_iter().next() {
-            return entries;
+        if let Some(found) = tail.next(keys, 10, LONG).await.unwrap().into_iter().next() {
+            return found.entries;
         }
     }
 }

@@ -11,7 +11,8 @@ struct Trade {
     backoff = "30s..1s",
     timeout = 30,
     start = "yesterday",
-    checkpoint = "often"
+    checkpoint = "often",
+    on_data_loss = "ignore"
 )]
 async fn check(_trade: Trade) {}
 
@@ -21,7 +22,8 @@ async fn check(_trade: Trade) {}
     backoff = "5 parsecs",
     timeout = "0s",
     start = "2026-01-02",
-    checkpoint = 0
+    checkpoint = 0,
+    on_data_loss = true
 )]
 async fn check_again(_trade: Trade) {}
 

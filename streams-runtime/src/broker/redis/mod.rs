@@ -15,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, GroupState, Holder, Holding, LeaseView, Renewal, Renewer, Reply, Tail,
+    Fields, GroupState, Holder, Holding, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -32,7 +32,7 @@ use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partiti
 ///
 /// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
 /// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
+/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
 /// `wait` and `waitaof` for streams that say `durability`.
 pub struct Redis {
     target: Arc<Target>,
@@ -76,10 +76,20 @@ impl Redis {
         self.entries(Call { command: "XRANGE", key, effect: Effect::Read }, &command).await
     }
 
-    /// Runs a script; its answer is a word, of which the general ones are errors.
+    /// Runs a script on the connection for commands.
     async fn script(&self, call: Call<'_>, invocation: &ScriptInvocation<'_>) -> Result<Answer, BrokerError> {
+        self.script_on(&self.commands, call, invocation).await
+    }
+
+    /// Runs a script; its answer is a word, of which the general ones are errors.
+    async fn script_on(
+        &self,
+        link: &Link,
+        call: Call<'_>,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<Answer, BrokerError> {
         let run = |mut connection| async move { invocation.invoke_async(&mut connection).await };
-        let reply = self.commands.run(call, run).await?;
+        let reply = link.run(call, run).await?;
         let mut answer = Answer::new(reply).map_err(unexpected(call))?;
         let unexpected = unexpected(call);
         match answer.word.as_str() {
@@ -166,6 +176,21 @@ impl Broker for Redis {
         })
     }
 
+    fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
+        Box::pin(async move {
+            let key = &stream.properties();
+            let call = Call { command: "HGET", key, effect: Effect::Read };
+            let mut get = cmd("HGET");
+            get.arg(key).arg("partitions");
+            let recorded = match self.command(call, &get).await? {
+                Value::Nil => return Ok(None),
+                recorded => parse::number(recorded).map_err(unexpected(call))?,
+            };
+            let unread = |_| unexpected(call)(Unexpected("a number of partitions"));
+            u32::try_from(recorded).map(Some).map_err(unread)
+        })
+    }
+
     fn append<'a>(
         &'a self,
         partition: &'a PartitionKey,
@@ -249,6 +274,16 @@ impl Broker for Redis {
         Box::pin(self.range(partition.as_str(), after, count))
     }
 
+    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
+        Box::pin(async move {
+            let call = Call { command: "taking a snapshot", key: group.partition().as_str(), effect: Effect::Read };
+            let mut invocation = on(&scripts::SNAPSHOT, group);
+            invocation.arg(from.to_string()).arg(limit(count));
+            // Its reply may be large.
+            snapshot(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
     fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         Box::pin(async move {
             let mut command = cmd("XREVRANGE");
@@ -265,7 +300,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "HMGET", key: group.state(), effect: Effect::Read };
             let mut command = cmd("HMGET");
-            command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at"]);
+            command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset"]);
             state(self.command(call, &command).await?).map_err(unexpected(call))
         })
     }
@@ -273,12 +308,7 @@ impl Broker for Redis {
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
         Box::pin(async move {
             let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
-            let (start, from) = match start {
-                Start::Earliest => ("earliest", String::new()),
-                Start::Latest => ("latest", String::new()),
-                Start::At(id) => ("at", id.to_string()),
-                Start::Ago(ago) => ("ago", millis(ago).to_string()),
-            };
+            let (start, from) = words(start);
             let mut invocation = on(&scripts::CREATE, group);
             invocation.arg(start).arg(from);
             match self.script(call, &invocation).await?.word.as_str() {
@@ -317,6 +347,21 @@ impl Broker for Redis {
             let mut invocation = on(&scripts::RELEASE, group);
             invocation.key(group.partition().bell()).arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
             Ok(self.script(call, &invocation).await?.word == "yes")
+        })
+    }
+
+    fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
+        Box::pin(async move {
+            let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
+            let (start, from) = words(to);
+            let mut invocation = on(&scripts::RESET, group);
+            invocation
+                .key(group.partition().bell())
+                .arg(seen.map_or_else(String::new, |epoch| epoch.to_string()))
+                .arg(start)
+                .arg(from)
+                .arg(BELL_LENGTH);
+            reset(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
 
@@ -475,6 +520,16 @@ fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
     invocation
 }
 
+/// Where a group begins, as the scripts take it.
+fn words(start: Start) -> (&'static str, String) {
+    match start {
+        Start::Earliest => ("earliest", String::new()),
+        Start::Latest => ("latest", String::new()),
+        Start::At(id) => ("at", id.to_string()),
+        Start::Ago(ago) => ("ago", millis(ago).to_string()),
+    }
+}
+
 fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static> {
     let script = if commit.dead.is_empty() { &scripts::COMMIT } else { &scripts::COMMIT_WITH_DEAD };
     let mut invocation = on(script, group);
@@ -526,7 +581,7 @@ fn committed(mut answer: Answer) -> Result<Committed, Unexpected> {
 fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
     Ok(match answer.word.as_str() {
         "held" => {
-            let (epoch, at, seen) = (answer.number()?, answer.id()?, answer.text()?);
+            let (epoch, at, at_event, seen) = (answer.number()?, answer.id()?, answer.text()?, answer.text()?);
             let seen = if seen.is_empty() { None } else { Some(seen.parse().map_err(|_| Unexpected("an ordinal"))?) };
             let mut attempts = Vec::new();
             for attempt in parse::array(answer.value()?)? {
@@ -538,7 +593,7 @@ fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
                 }
             }
             attempts.sort_unstable();
-            Acquired::Held(Holding { epoch, at, seen, attempts })
+            Acquired::Held(Holding { epoch, at, at_event, seen, attempts })
         }
         "contended" => Acquired::Contended,
         "missing" => Acquired::Missing,
@@ -559,7 +614,36 @@ fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
     let lease =
         LeaseView { owner: parse::text(field())?, epoch: parse::number(field())?, beat: parse::number(field())? };
     let lease_for = Duration::from_millis(parse::number(field())?);
-    Ok(Some(GroupState { lease, lease_for, at: parse::id(field())? }))
+    let at = parse::id(field())?;
+    let reset = match field() {
+        Value::Nil => 0,
+        epoch => parse::number(epoch)?,
+    };
+    Ok(Some(GroupState { lease, lease_for, at, reset }))
+}
+
+fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {
+    match answer.word.as_str() {
+        "no stream" => Ok(Snapshot { extent: None, marker: false, entries: Vec::new() }),
+        "stream" => {
+            let first = Some(answer.text()?).filter(|id| !id.is_empty());
+            let first = first.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
+            let (last, length, added) = (answer.id()?, answer.number()?, answer.number()?);
+            let extent = Some(Extent { first, last, length, added });
+            Ok(Snapshot { extent, marker: answer.number()? == 1, entries: parse::entries(answer.value()?)? })
+        }
+        _ => Err(Unexpected("a snapshot")),
+    }
+}
+
+fn reset(mut answer: Answer) -> Result<Reset, Unexpected> {
+    Ok(match answer.word.as_str() {
+        "done" => Reset::Done { at: answer.id()? },
+        "contended" => Reset::Contended,
+        "foreign" => Reset::Foreign,
+        "mode" => Reset::Mode(answer.text()?),
+        _ => return Err(Unexpected("what came of a reset")),
+    })
 }
 
 fn extent(reply: Value) -> Result<Extent, Unexpected> {

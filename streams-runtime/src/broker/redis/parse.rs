@@ -85,6 +85,11 @@ pub(super) fn entries(value: Value) -> Parsed<Vec<Arc<Entry>>> {
     array(value)?.into_iter().map(entry).collect()
 }
 
+/// The entry at an id, from the reply of XRANGE over that id alone.
+pub(super) fn only(value: Value) -> Parsed<Option<Arc<Entry>>> {
+    Ok(entries(value)?.pop())
+}
+
 /// The reply of XREAD, by the index of the key. Keys without entries are left out; the others come in the order asked for.
 pub(super) fn read(value: Value, keys: &[(String, EntryId)]) -> Parsed<Vec<(usize, Vec<Arc<Entry>>)>> {
     let streams = match value {

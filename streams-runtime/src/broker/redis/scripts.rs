@@ -25,10 +25,13 @@ pub(super) static ACQUIRE: LazyLock<Script> = script!(" flags=allow-oom", "acqui
 pub(super) static COMMIT: LazyLock<Script> = script!(" flags=allow-oom", "commit");
 pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release");
 pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew");
+// It only looks, so a replica or a server that refuses writes answers, too.
+pub(super) static SNAPSHOT: LazyLock<Script> = script!(" flags=no-writes", "snapshot");
+pub(super) static RESET: LazyLock<Script> = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
 pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 6] {
-    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &RENEW]
+pub(super) fn all() -> [&'static Script; 8] {
+    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &RENEW, &SNAPSHOT, &RESET]
 }

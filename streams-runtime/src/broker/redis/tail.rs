@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
-use streams_core::broker::{BrokerError, Interrupt, Reply, Tail};
-use streams_core::{Entry, EntryId};
+use streams_core::EntryId;
+use streams_core::broker::{BrokerError, Found, Interrupt, Reply, Tail};
 use tokio::sync::Notify;
 
 use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
@@ -16,6 +16,10 @@ use crate::broker::millis;
 
 /// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// With so many keys the entries at their positions are asked for in the same write; with more only those are whose
+/// streams have news, which takes a second one.
+const AT_ONCE: usize = 8;
 
 /// The longest that one wait lasts.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -71,7 +75,7 @@ impl RedisTail {
         keys: &[(String, EntryId)],
         count: usize,
         wait: Duration,
-    ) -> Result<Vec<(usize, Vec<Arc<Entry>>)>, BrokerError> {
+    ) -> Result<Vec<Found>, BrokerError> {
         if keys.is_empty() {
             tokio::select! {
                 () = self.bell.idle.notified() => {}
@@ -93,24 +97,61 @@ impl RedisTail {
         for (_, after) in keys {
             command.arg(after.to_string());
         }
+        let mut reading = redis::pipe();
+        reading.add_command(command);
+        let at_once = keys.len() <= AT_ONCE;
+        if at_once {
+            positions(&mut reading, keys.iter());
+        }
 
+        let mut replies = self.query(&reading, wait, keys).await?.into_iter();
+        let read = parse::read(replies.next().unwrap_or_default(), keys).map_err(unexpected(xread(&names(keys))))?;
+        let mut replies: Vec<_> = replies.collect();
+        if !at_once && !read.is_empty() {
+            let mut asking = redis::pipe();
+            positions(&mut asking, read.iter().map(|(key, _)| &keys[*key]));
+            replies = self.query(&asking, Duration::ZERO, keys).await?;
+        }
+        let found = read.into_iter().enumerate().map(|(index, (key, entries))| {
+            let reply = replies.get_mut(if at_once { key } else { index }).map(std::mem::take).unwrap_or_default();
+            let position = parse::only(reply).map_err(unexpected(xread(&keys[key].0)))?;
+            Ok(Found { key, position, entries })
+        });
+        found.collect()
+    }
+
+    /// Sends commands and takes their replies; the first may block for as long as `wait`.
+    async fn query(
+        &mut self,
+        commands: &redis::Pipeline,
+        wait: Duration,
+        keys: &[(String, EntryId)],
+    ) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.connection().await?;
         connection.set_response_timeout(wait.saturating_add(MARGIN));
         self.in_flight = true;
-        let reply: Result<Value, _> = command.query_async(&mut connection).await;
+        let reply = commands.query_async(&mut connection).await;
         self.in_flight = false;
-        // The server does not say which key it minds.
-        let names = || keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `");
-        match reply {
-            Ok(reply) => parse::read(reply, keys).map_err(|what| unexpected(xread(&names()))(what)),
-            Err(error) => {
-                if is_broken(&error) {
-                    self.connection = None;
-                }
-                Err(explain(xread(&names()), error))
+        reply.map_err(|error| {
+            if is_broken(&error) {
+                self.connection = None;
             }
-        }
+            explain(xread(&names(keys)), error)
+        })
     }
+}
+
+/// Asks for the entries at the positions themselves. They run after the read: what is still there then was there all along.
+fn positions<'a>(commands: &mut redis::Pipeline, keys: impl Iterator<Item = &'a (String, EntryId)>) {
+    for (key, position) in keys {
+        let position = position.to_string();
+        commands.cmd("XRANGE").arg(key).arg(&position).arg(&position);
+    }
+}
+
+/// The server does not say which key it minds.
+fn names(keys: &[(String, EntryId)]) -> String {
+    keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `")
 }
 
 fn xread(keys: &str) -> Call<'_> {
@@ -118,12 +159,7 @@ fn xread(keys: &str) -> Call<'_> {
 }
 
 impl Tail for RedisTail {
-    fn next<'a>(
-        &'a mut self,
-        keys: &'a [(String, EntryId)],
-        count: usize,
-        wait: Duration,
-    ) -> Reply<'a, Vec<(usize, Vec<Arc<Entry>>)>> {
+    fn next<'a>(&'a mut self, keys: &'a [(String, EntryId)], count: usize, wait: Duration) -> Reply<'a, Vec<Found>> {
         Box::pin(async move {
             let wait = if self.bell.rung.swap(false, Ordering::AcqRel) { Duration::ZERO } else { wait };
             let found = self.wait(keys, count, wait).await;

@@ -47,7 +47,11 @@ for _ = 1, letters do
   i = i + 1 + n
 end
 if prev == next_id then
-  seen = held[5] or ''
+  if seen == '' then
+    seen = held[5] or ''
+  else
+    redis.call('HSET', state, 'seen', seen)
+  end
 else
   redis.call('HSET', state, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end

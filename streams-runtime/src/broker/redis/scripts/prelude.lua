@@ -80,3 +80,45 @@ local function mirror(stream, group, at, seen)
   return true
 end
 
+-- The checkpoint of a group that begins there, and its ordinal: how many entries were added up to it, where that is known.
+local function begin(stream, start, from)
+  local last, added, length = '0-0', 0, 0
+  if redis.call('EXISTS', stream) == 1 then
+    local info = by_name(redis.call('XINFO', 'STREAM', stream))
+    last, added, length = info['last-generated-id'], info['entries-added'], info['length']
+  end
+
+  local at = '0-0'
+  if start == 'latest' then
+    at = last
+  elseif start ~= 'earliest' then
+    if start == 'ago' then
+      from = digits(math.max(now() - tonumber(from), 0)) .. '-0'
+    end
+    if from ~= '0-0' then
+      local before = redis.call('XREVRANGE', stream, '(' .. from, '-', 'COUNT', 1)
+      if before[1] then
+        at = before[1][1]
+      end
+    end
+  end
+
+  -- Between the two ends nobody knows.
+  if at == last then
+    return at, digits(added)
+  elseif at == '0-0' then
+    return at, digits(added - length)
+  end
+  return at, ''
+end
+
+-- Makes a group's marker in the stream, and the stream where there is none.
+local function mark(stream, group, at, seen)
+  local command = {'XGROUP', 'CREATE', stream, group, at, 'MKSTREAM'}
+  if seen ~= '' then
+    table.insert(command, 'ENTRIESREAD')
+    table.insert(command, seen)
+  end
+  redis.call(unpack(command))
+end
+

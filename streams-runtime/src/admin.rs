@@ -1,0 +1,131 @@
+//! What an operator does to a group by hand: moves its checkpoint, above all after a loss has halted it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Reset};
+use streams_core::keys::{self, GroupKey, InvalidName, StreamKey};
+use streams_core::{EntryId, Start};
+
+/// How often a reset is tried when the lease changes hands under it.
+const ATTEMPTS: u32 = 5;
+
+/// An operator's hand on the groups of one broker and namespace; [`Running::admin`](crate::Running::admin) has one, too.
+#[derive(Clone)]
+pub struct Admin {
+    broker: Arc<dyn Broker>,
+    namespace: Option<String>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("broker", &self.broker).field("namespace", &self.namespace).finish()
+    }
+}
+
+impl Admin {
+    /// For a tool of one's own that runs no app.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use streams_runtime::{Admin, Start, broker::Redis};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let admin = Admin::on(Arc::new(Redis::open("redis://127.0.0.1/")?), None)?;
+    /// admin.reset("trades", "risk", Start::Earliest).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), keys::check_namespace)?;
+        Ok(Self::at(broker, namespace.map(str::to_owned)))
+    }
+
+    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>) -> Self {
+        Self { broker, namespace }
+    }
+
+    /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
+    /// of the stream, `trades.3` for that one; a time is `Start::At(EntryId::new(ms, 0))`.
+    ///
+    /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
+    /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
+    /// made anew.
+    ///
+    /// # Errors
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked; partitions before the
+    /// one that fails are reset.
+    ///
+    /// # Cancel safety
+    /// Some partitions may be reset.
+    pub async fn reset(&self, stream: &str, group: &str, to: Start) -> Result<Vec<EntryId>, BrokerError> {
+        let mut checkpoints = Vec::new();
+        for key in self.groups(stream, group).await? {
+            checkpoints.push(self.reset_one(&key, to).await?);
+        }
+        Ok(checkpoints)
+    }
+
+    /// The group on every partition that the name stands for.
+    async fn groups(&self, stream: &str, group: &str) -> Result<Vec<GroupKey>, BrokerError> {
+        // No stream ends in a dot and digits: this is a partition of one.
+        let (name, index) = match stream.rsplit_once('.') {
+            Some((name, digits)) => match digits.parse::<u32>() {
+                Ok(index) => (name, Some(index)),
+                Err(_) => (stream, None),
+            },
+            None => (stream, None),
+        };
+        keys::check_stream(name).and_then(|()| keys::check_group(group)).map_err(|error| refused(error.to_string()))?;
+        let namespace = self.namespace.as_deref();
+        // Where the number is gone with everything else the stream's own key is meant, or the partition that is named.
+        let partitions = match self.broker.partitions(&StreamKey::new(namespace, name, 1)).await? {
+            Some(partitions) => partitions,
+            None => index.map_or(1, |index| index.saturating_add(2)),
+        };
+        let key = StreamKey::new(namespace, name, partitions);
+        let indices = match index {
+            None => 0..partitions,
+            Some(index) if index < partitions && partitions > 1 => index..index + 1,
+            Some(_) => {
+                return Err(refused(format!(
+                    "stream `{}` has {partitions} partitions, and `{stream}` is none",
+                    key.base()
+                )));
+            }
+        };
+        Ok(indices.map(|index| key.partition(index).group(group)).collect())
+    }
+
+    async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
+        for _ in 0..ATTEMPTS {
+            let state = self.broker.state(key).await?;
+            if state.is_none() && self.broker.extent(key.partition()).await?.is_none() {
+                return Err(refused(format!(
+                    "there is neither a stream `{}` nor a state of {key}: check stream, group and namespace; where the server was emptied, start the program again",
+                    key.partition()
+                )));
+            }
+            match self.broker.reset(key, state.map(|state| state.lease.epoch), to).await? {
+                Reset::Done { at } => return Ok(at),
+                Reset::Contended => {}
+                Reset::Foreign => {
+                    return Err(refused(format!(
+                        "{key} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP"
+                    )));
+                }
+                Reset::Mode(mode) => {
+                    return Err(refused(format!("{key} is used in `{mode}` delivery and has no checkpoint")));
+                }
+            }
+        }
+        let message = format!("the lease of {key} changed hands at every attempt to reset it; try again");
+        Err(BrokerError::new(BrokerErrorKind::Unavailable, message))
+    }
+}
+
+fn refused(message: String) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Refused, message)
+}

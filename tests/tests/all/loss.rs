@@ -1,0 +1,730 @@
+//! What is lost is said: cuts of history under running groups and between them, on the embedded broker and a real server,
+//! and random histories against a truth that is kept apart.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::Broker;
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_runtime::broker::{Embedded, Redis};
+use streams_runtime::{
+    Admin, App, BoxError, Config, ConsumerOptions, Context, DataLoss, DataLossKind, EntryId, GroupStatus, OnDataLoss,
+    Outcome, Phase, Publisher, Registration, Running, Start, State, Stopped, consumer, consumers, stream_event,
+};
+use streams_tests::{Act, Gate, Lab, RedisServer};
+use tokio::time::{Instant, sleep, timeout};
+
+#[stream_event(stream = "loss")]
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    n: u64,
+}
+
+#[consumer(group = "halts")]
+async fn halts(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, step.n).await
+}
+
+#[consumer(group = "goes-on", on_data_loss = "continue")]
+async fn goes_on(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, step.n).await
+}
+
+/// Far longer than anything here takes: when it is over the test has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+fn partition() -> PartitionKey {
+    StreamKey::new(None, "loss", 1).partition(0)
+}
+
+/// A store, and an operator's hand on it.
+struct World {
+    broker: Arc<dyn Broker>,
+    hand: Hand,
+    lab: Lab,
+}
+
+enum Hand {
+    Embedded(Embedded),
+    Redis(String),
+}
+
+impl World {
+    fn embedded() -> Self {
+        let broker = Embedded::new();
+        Self { broker: Arc::new(broker.clone()), hand: Hand::Embedded(broker), lab: Lab::default() }
+    }
+
+    fn redis() -> Self {
+        let url = RedisServer::shared().database();
+        Self { broker: Arc::new(Redis::open(&url).unwrap()), hand: Hand::Redis(url), lab: Lab::default() }
+    }
+
+    fn run(&self, words: &[&str]) {
+        let Hand::Redis(url) = &self.hand else { return };
+        let mut command = ::redis::cmd(words[0]);
+        command.arg(&words[1..]).exec(&mut RedisServer::client(url)).unwrap();
+    }
+
+    fn trim(&self, floor: EntryId) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.trim(&partition(), floor),
+            Hand::Redis(_) => self.run(&["XTRIM", "loss", "MINID", &floor.to_string()]),
+        }
+    }
+
+    fn remove(&self, ids: &[EntryId]) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.remove(&partition(), ids),
+            Hand::Redis(_) => {
+                let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+                let words: Vec<_> = ["XDEL", "loss"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+                self.run(&words);
+            }
+        }
+    }
+
+    fn delete(&self) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.delete(&partition()),
+            Hand::Redis(_) => self.run(&["DEL", "loss"]),
+        }
+    }
+
+    fn destroy(&self, group: &str) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.unmark(&partition().group(group)),
+            Hand::Redis(_) => self.run(&["XGROUP", "DESTROY", "loss", group]),
+        }
+    }
+
+    fn flush(&self) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.flush(),
+            Hand::Redis(_) => self.run(&["FLUSHDB"]),
+        }
+    }
+
+    async fn start(&self, consumers: impl IntoIterator<Item = Registration>) -> Running {
+        let config = Config::new().lease(Duration::from_secs(2));
+        let app = App::with(consumers).state(self.lab.clone()).config(config);
+        app.broker(Arc::clone(&self.broker)).start().await.unwrap()
+    }
+
+    async fn publish(&self, steps: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
+        let publisher = Publisher::on(Arc::clone(&self.broker));
+        let receipts = publisher.publish_all(steps.into_iter().map(|n| Step { n })).await;
+        receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
+    }
+
+    async fn called(&self, group: &str, times: usize) {
+        let called = timeout(LONG, self.lab.called(group, times)).await;
+        assert!(called.is_ok(), "{:?}", self.lab.events(group));
+    }
+
+    /// Waits until the group has committed everything.
+    async fn committed(&self, group: &str, at: EntryId) {
+        let key: GroupKey = partition().group(group);
+        until(|| async { self.broker.state(&key).await.unwrap().is_some_and(|state| state.at == at).then_some(()) })
+            .await;
+    }
+}
+
+/// Waits until there is something.
+async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(began.elapsed() < LONG, "it does not come");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn status(app: &Running, group: &str) -> GroupStatus {
+    app.status().groups.into_iter().find(|status| status.group == group).unwrap()
+}
+
+async fn loss(app: &Running, group: &str, nth: u64) -> DataLoss {
+    until(|| async { status(app, group).last_loss.filter(|_| status(app, group).losses >= nth) }).await
+}
+
+async fn halted(app: &Running, group: &str) -> String {
+    until(|| async {
+        match status(app, group).phase {
+            Phase::Halted { reason } => Some(reason),
+            _ => None,
+        }
+    })
+    .await
+}
+
+/// Both stores.
+macro_rules! on_both {
+    ($($(#[$meta:meta])* async fn $name:ident($world:ident) $body:block)*) => {
+        $($(#[$meta])* async fn $name($world: World) $body)*
+
+        mod embedded { $(#[tokio::test(start_paused = true)] async fn $name() { super::$name(super::World::embedded()).await; })* }
+        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::World::redis()).await; })* }
+    };
+}
+
+on_both! {
+    async fn what_is_trimmed_while_a_handler_runs_is_counted_before_anything_later_comes(world) {
+        let gate = Gate::default();
+        for group in ["halts", "goes-on"] {
+            world.lab.script(group, 1, [Act::Wait(gate.clone())]);
+        }
+        let app = world.start(consumers![halts, goes_on]).await;
+        let mut ids = world.publish([1]).await;
+        world.called("halts", 1).await;
+        world.called("goes-on", 1).await;
+        // More than the window keeps, so that the groups have to read for themselves.
+        for page in 0..50 {
+            ids.extend(world.publish(2 + page * 100..102 + page * 100).await);
+        }
+        world.trim(ids[4991]);
+        gate.open();
+        world.committed("goes-on", ids[5000]).await;
+        let reason = halted(&app, "halts").await;
+        for group in ["halts", "goes-on"] {
+            // What was in memory already is handled all the same.
+            let handled = world.lab.events(group).iter().filter(|n| **n <= 4991).count();
+            let loss = loss(&app, group, 1).await;
+            let expected = (DataLossKind::TrimmedPast, ids[handled - 1], Some(4991 - handled as u64));
+            assert_eq!((loss.kind, loss.from, loss.count), expected, "{group}");
+            assert!(loss.to >= ids[4990] && loss.to < ids[4991]);
+            let rest = if group == "halts" { 4992..4992 } else { 4992..5002 };
+            assert_eq!(world.lab.events(group), (1..=handled as u64).chain(rest).collect::<Vec<_>>());
+        }
+        for word in ["entries", "`loss`", "`halts`", "Admin::reset(\"loss\", \"halts\", Start::Earliest)", "on_data_loss"] {
+            assert!(reason.contains(word), "{word}: {reason}");
+        }
+        let to = app.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
+        assert_eq!(to, [EntryId::ZERO]);
+        world.committed("halts", ids[5000]).await;
+        assert!(world.lab.events("halts").ends_with(&(4992..5002).collect::<Vec<_>>()));
+        assert_eq!(app.stop().await, Stopped::Clean);
+        // Said once: neither a new process nor the next trim of what was read says it again.
+        world.trim(ids[5000].next());
+        let app = world.start(consumers![halts, goes_on]).await;
+        let last = world.publish([6000]).await[0];
+        world.committed("halts", last).await;
+        world.committed("goes-on", last).await;
+        assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (0, 0), "{:?}", app.status());
+    }
+
+    async fn what_is_trimmed_between_two_runs_is_counted_before_anything_later_comes(world) {
+        let app = world.start(consumers![halts, goes_on]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("halts", ids[2]).await;
+        world.committed("goes-on", ids[2]).await;
+        assert_eq!(app.stop().await, Stopped::Clean);
+        let ids = world.publish(4..=9).await;
+        world.trim(ids[4]);
+        let app = world.start(consumers![halts, goes_on]).await;
+        world.called("goes-on", 5).await;
+        for group in ["halts", "goes-on"] {
+            let loss = loss(&app, group, 1).await;
+            assert_eq!((loss.kind, loss.count), (DataLossKind::TrimmedPast, Some(4)));
+        }
+        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 8, 9]);
+        halted(&app, "halts").await;
+        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
+    }
+
+    async fn what_is_trimmed_away_to_the_last_is_counted(world) {
+        let app = world.start(consumers![goes_on]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("goes-on", ids[2]).await;
+        assert_eq!(app.stop().await, Stopped::Clean);
+        let ids = world.publish(4..=9).await;
+        world.trim(ids[5].next());
+        let app = world.start(consumers![goes_on]).await;
+        let lost = loss(&app, "goes-on", 1).await;
+        assert_eq!((lost.kind, lost.count, lost.to), (DataLossKind::TrimmedPast, Some(6), ids[5]));
+        let ids = world.publish([10]).await;
+        world.committed("goes-on", ids[0]).await;
+        assert_eq!((world.lab.events("goes-on"), status(&app, "goes-on").losses), (vec![1, 2, 3, 10], 1));
+    }
+
+    async fn what_is_deleted_unread_is_counted(world) {
+        let app = world.start(consumers![goes_on]).await;
+        let first = world.publish(1..=3).await;
+        world.committed("goes-on", first[2]).await;
+        assert_eq!(app.stop().await, Stopped::Clean);
+        let ids = world.publish(4..=9).await;
+        // Those that were read are no loss.
+        world.remove(&[first[1], ids[1], ids[2], ids[5]]);
+        let app = world.start(consumers![goes_on]).await;
+        world.called("goes-on", 6).await;
+        let lost = loss(&app, "goes-on", 1).await;
+        assert_eq!((lost.kind, lost.count, lost.from), (DataLossKind::DeletedUnread, Some(3), first[2]));
+        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 7, 8]);
+        world.publish([10]).await;
+        world.called("goes-on", 7).await;
+        assert_eq!(status(&app, "goes-on").losses, 1);
+    }
+
+    async fn deleting_and_trimming_what_was_read_is_no_loss(world) {
+        let app = world.start(consumers![halts]).await;
+        for n in 1..=20 {
+            let ids = world.publish([n]).await;
+            world.committed("halts", ids[0]).await;
+            if n % 2 == 0 { world.remove(&ids) } else { world.trim(ids[0].next()) }
+        }
+        assert_eq!(world.lab.events("halts"), (1..=20).collect::<Vec<_>>());
+        assert_eq!(status(&app, "halts").losses, 0);
+    }
+
+    async fn a_stream_that_is_made_anew_is_found_before_its_first_event_is_handled(world) {
+        let app = world.start(consumers![halts, goes_on]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("halts", ids[2]).await;
+        world.committed("goes-on", ids[2]).await;
+        world.delete();
+        world.publish(4..=6).await;
+        world.called("goes-on", 6).await;
+        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
+        for group in ["halts", "goes-on"] {
+            let loss = loss(&app, group, 1).await;
+            assert_eq!((loss.kind, loss.count), (DataLossKind::Restarted, None));
+        }
+        let reason = halted(&app, "halts").await;
+        assert!(reason.contains("Admin::reset(\"loss\", \"halts\", Start::Earliest)"), "{reason}");
+        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
+        Admin::on(Arc::clone(&world.broker), None).unwrap().reset("loss", "halts", Start::Earliest).await.unwrap();
+        world.called("halts", 6).await;
+        assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+        assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (1, 1));
+    }
+
+    async fn a_server_that_was_emptied_is_found_before_its_first_event_is_handled(world) {
+        let app = world.start(consumers![halts, goes_on]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("halts", ids[2]).await;
+        world.committed("goes-on", ids[2]).await;
+        world.flush();
+        world.publish(4..=6).await;
+        world.called("goes-on", 6).await;
+        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
+        halted(&app, "halts").await;
+        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
+        app.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
+        world.called("halts", 6).await;
+        assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+    }
+
+    async fn a_group_that_was_destroyed_is_found_and_loses_nothing(world) {
+        let app = world.start(consumers![halts, goes_on]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("halts", ids[2]).await;
+        world.committed("goes-on", ids[2]).await;
+        world.destroy("halts");
+        world.destroy("goes-on");
+        // The position is not the server's group's: until a look finds it gone events are handled in their place.
+        let mut n = 3;
+        while status(&app, "halts").losses == 0 || status(&app, "goes-on").losses == 0 {
+            n += 1;
+            let ids = world.publish([n]).await;
+            world.committed("goes-on", ids[0]).await;
+            sleep(Duration::from_millis(50)).await;
+        }
+        halted(&app, "halts").await;
+        assert_eq!(world.lab.events("goes-on"), (1..=n).collect::<Vec<_>>());
+        let read = world.lab.events("halts").len() as u64;
+        assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
+        let at = world.broker.state(&partition().group("halts")).await.unwrap().unwrap().at;
+        app.admin().reset("loss", "halts", Start::At(at.next())).await.unwrap();
+        let ids = world.publish([n + 1]).await;
+        world.committed("halts", ids[0]).await;
+        assert_eq!(world.lab.events("halts"), (1..=n + 1).collect::<Vec<_>>(), "halted after {read}");
+    }
+
+    async fn a_halt_is_kept_by_the_process_that_found_it_and_cleared_from_anywhere(world) {
+        let app = world.start(consumers![halts]).await;
+        let ids = world.publish(1..=3).await;
+        world.committed("halts", ids[2]).await;
+        assert_eq!(app.stop().await, Stopped::Clean);
+        let ids = world.publish(4..=9).await;
+        world.trim(ids[4]);
+        let app = world.start(consumers![halts]).await;
+        halted(&app, "halts").await;
+        let other = world.start(consumers![halts]).await;
+        until(|| async { matches!(status(&other, "halts").phase, Phase::StandingBy { .. }).then_some(()) }).await;
+        other.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
+        world.called("halts", 5).await;
+        assert_eq!(world.lab.events("halts"), [1, 2, 3, 8, 9]);
+        assert_eq!(status(&other, "halts").losses, 0);
+    }
+
+    async fn a_reset_of_what_is_not_there_says_so(world) {
+        let admin = Admin::on(Arc::clone(&world.broker), None).unwrap();
+        for (stream, group, words) in [
+            ("loss", "halts", "neither a stream `loss` nor a state"),
+            ("lo ss", "halts", "invalid stream name"),
+            ("loss", "{x}", "invalid group name"),
+        ] {
+            let error = admin.reset(stream, group, Start::Earliest).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        world.broker.declare(&StreamKey::new(None, "many", 3)).await.unwrap();
+        for index in 0..3 {
+            let key = StreamKey::new(None, "many", 3).partition(index).group("halts");
+            world.broker.create(&key, Start::Earliest).await.unwrap();
+        }
+        assert_eq!(admin.reset("many", "halts", Start::Latest).await.unwrap().len(), 3);
+        assert_eq!(admin.reset("many.2", "halts", Start::Latest).await.unwrap().len(), 1);
+        let error = admin.reset("many.3", "halts", Start::Latest).await.unwrap_err().to_string();
+        assert!(error.contains("has 3 partitions, and `many.3` is none"), "{error}");
+    }
+}
+
+/// A failover to a replica that lagged takes the group's state along with the stream.
+#[tokio::test]
+async fn a_server_that_lost_its_newest_writes_is_found_by_what_this_process_has_seen() {
+    let world = World::redis();
+    let Hand::Redis(url) = &world.hand else { return };
+    let app = world.start(consumers![halts, goes_on]).await;
+    let ids = world.publish(1..=3).await;
+    world.committed("halts", ids[2]).await;
+    world.committed("goes-on", ids[2]).await;
+    let mut client = RedisServer::client(url);
+    let keys = ["loss", "streams:{loss}:halts", "streams:{loss}:goes-on"];
+    let dumps: Vec<Vec<u8>> =
+        keys.iter().map(|key| ::redis::cmd("DUMP").arg(key).query(&mut client).unwrap()).collect();
+    let ids = world.publish(4..=6).await;
+    world.committed("halts", ids[2]).await;
+    world.committed("goes-on", ids[2]).await;
+    // In one step, as the failover is for a client; then an event in the place of those that are lost.
+    let mut restore = ::redis::pipe();
+    restore.atomic();
+    for (key, dump) in keys.iter().zip(dumps) {
+        restore.cmd("RESTORE").arg(key).arg(0).arg(dump).arg("REPLACE");
+    }
+    restore.exec(&mut client).unwrap();
+    world.publish([7]).await;
+    for group in ["halts", "goes-on"] {
+        let loss = loss(&app, group, 1).await;
+        assert_eq!((loss.kind, loss.count), (DataLossKind::HistoryCut, None));
+    }
+    world.called("goes-on", 7).await;
+    assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6, 7]);
+    halted(&app, "halts").await;
+    assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Two entries of one id: the event at the position is another one than was read.
+async fn another_takes_the_place_of_the_last(while_it_runs: bool) {
+    let world = World::redis();
+    let Hand::Redis(url) = &world.hand else { return };
+    let mut app = world.start(consumers![halts]).await;
+    let ids = world.publish([1]).await;
+    world.committed("halts", ids[0]).await;
+    let id = ids[0].to_string();
+    let mut replace = ::redis::pipe();
+    replace.atomic().cmd("DEL").arg("loss");
+    replace.cmd("XADD").arg("loss").arg(&id).arg(&["event", "Step@1", "id", "x"]);
+    replace.cmd("XGROUP").arg("CREATE").arg("loss").arg("halts").arg(&id);
+    if while_it_runs {
+        replace.exec(&mut RedisServer::client(url)).unwrap();
+    } else {
+        assert_eq!(app.stop().await, Stopped::Clean);
+        replace.exec(&mut RedisServer::client(url)).unwrap();
+        app = world.start(consumers![halts]).await;
+    }
+    world.publish([2]).await;
+    assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::HistoryCut);
+    halted(&app, "halts").await;
+    assert_eq!(world.lab.events("halts"), [1]);
+}
+
+#[tokio::test]
+async fn an_entry_that_takes_the_place_of_the_checkpoint_is_found_by_its_event() {
+    another_takes_the_place_of_the_last(false).await;
+}
+
+#[tokio::test]
+async fn an_entry_that_takes_the_place_of_the_last_read_is_found_by_its_event() {
+    another_takes_the_place_of_the_last(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_deleted_is_found_although_nothing_comes() {
+    let world = World::embedded();
+    let app = world.start(consumers![halts]).await;
+    let ids = world.publish(1..=3).await;
+    world.committed("halts", ids[2]).await;
+    world.delete();
+    let began = Instant::now();
+    assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_behind_a_stalled_handler_is_found_within_ten_seconds_of_its_end() {
+    let world = World::embedded();
+    let gate = Gate::default();
+    world.lab.script("goes-on", 1, [Act::Wait(gate.clone())]);
+    let app = world.start(consumers![goes_on]).await;
+    world.publish([1]).await;
+    world.called("goes-on", 1).await;
+    // More than the window keeps; what is in memory is handled, deleted or not.
+    let ids = world.publish(2..=5001).await;
+    world.remove(&ids[10..20]);
+    gate.open();
+    world.committed("goes-on", ids[4999]).await;
+    let handled = world.lab.events("goes-on").len() as u64;
+    assert!(handled < 5001, "nothing was lost, so nothing was tested");
+    let loss = loss(&app, "goes-on", 1).await;
+    assert_eq!((loss.kind, loss.count), (DataLossKind::DeletedUnread, Some(5001 - handled)), "{:?}", app.status());
+    assert_eq!(status(&app, "goes-on").losses, 1);
+}
+
+/// Random numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// A group that lives through a random history, and the truth about it.
+struct Life {
+    world: World,
+    app: Option<Running>,
+    start: Start,
+    dice: Dice,
+    ids: Vec<EntryId>,
+    n: u64,
+    /// What the group should be called with, since history was last cut.
+    should: Vec<u64>,
+    gates: Vec<Gate>,
+    /// Reported by earlier processes, and what was reported when history was last cut.
+    lost: u64,
+    base: u64,
+    cuts: u64,
+}
+
+const GROUP: &str = "goes-on";
+
+impl Life {
+    fn now(&self) -> GroupStatus {
+        status(self.app.as_ref().unwrap(), GROUP)
+    }
+
+    async fn begin(&mut self) {
+        let options = ConsumerOptions::DEFAULT.with_start(self.start);
+        let config = Config::new().lease(Duration::from_millis(500)).group(GROUP, options);
+        let app = App::with(consumers![goes_on]).state(self.world.lab.clone()).config(config);
+        self.app = Some(app.broker(Arc::clone(&self.world.broker)).start().await.unwrap());
+        // A process that has not seen the group yet cannot know that it was there.
+        until(|| async { matches!(self.now().phase, Phase::Owning { .. }).then_some(()) }).await;
+    }
+
+    async fn add(&mut self, count: u64) {
+        let new = self.n + 1..=self.n + count;
+        self.n += count;
+        self.should.extend(new.clone());
+        self.ids.extend(self.world.publish(new).await);
+    }
+
+    fn open(&mut self) {
+        self.gates.drain(..).for_each(|gate| gate.open());
+    }
+
+    /// Waits until an event that is added now is handled: everything before it is, too, or lost and reported.
+    async fn settle(&mut self) {
+        self.open();
+        self.add(1).await;
+        until(|| async { self.world.lab.ended(GROUP).contains(&self.n).then_some(()) }).await;
+        self.world.committed(GROUP, *self.ids.last().unwrap()).await;
+    }
+
+    async fn restart(&mut self) {
+        let crash = self.dice.below(2) == 0;
+        self.open();
+        if crash {
+            // What is not committed would come again, or be counted as lost although it was handled.
+            self.settle().await;
+        }
+        let app = self.app.take().unwrap();
+        // Nothing runs between this and the stop.
+        self.lost += status(&app, GROUP).lost;
+        if crash {
+            drop(app);
+        } else {
+            assert_eq!(app.stop().await, Stopped::Clean);
+        }
+        self.begin().await;
+    }
+
+    /// Cuts history off, and waits until that is found; what is added then is all handled.
+    async fn cut(&mut self) {
+        let before = self.now().losses;
+        match self.dice.below(4) {
+            0 => self.world.destroy(GROUP),
+            1 => self.world.flush(),
+            2 => {
+                self.world.delete();
+                self.world.add_below().await;
+            }
+            _ => self.world.delete(),
+        }
+        self.should.clear();
+        let count = 1 + self.dice.below(20);
+        self.add(count).await;
+        self.open();
+        let began = Instant::now();
+        loop {
+            let status = self.now();
+            let is_cut = |loss: &DataLoss| matches!(loss.kind, DataLossKind::Restarted | DataLossKind::HistoryCut);
+            if status.losses > before && status.last_loss.as_ref().is_some_and(is_cut) {
+                break;
+            }
+            assert!(began.elapsed() < LONG, "a cut is not found: {status:?}");
+            sleep(Duration::from_millis(20)).await;
+            self.add(1).await;
+        }
+        self.settle().await;
+        let handled = self.world.lab.events(GROUP);
+        assert!(self.should.iter().all(|n| handled.contains(n)), "{:?} of {:?}", handled, self.should);
+        self.should.clear();
+        self.base = self.lost + self.now().lost;
+        self.cuts += 1;
+    }
+
+    fn some_id(&mut self, of_last: u64) -> Option<EntryId> {
+        let back = self.dice.below(of_last.min(self.ids.len() as u64).max(1)) as usize;
+        self.ids.len().checked_sub(back + 1).map(|index| self.ids[index])
+    }
+
+    async fn step(&mut self) {
+        match self.dice.below(100) {
+            0..30 => {
+                let count = 1 + self.dice.below(30);
+                self.add(count).await;
+            }
+            30..45 => {
+                // The group stalls at an event of later.
+                let (gate, n) = (Gate::default(), self.n + 1 + self.dice.below(10));
+                self.world.lab.script(GROUP, n, [Act::Wait(gate.clone())]);
+                self.gates.push(gate);
+            }
+            45..58 => self.open(),
+            58..64 => sleep(Duration::from_millis(self.dice.below(5))).await,
+            64..70 => {
+                if let Some(floor) = self.some_id(60) {
+                    self.world.trim(floor);
+                }
+            }
+            70..74 => {
+                let keep = self.dice.below(8);
+                self.world.keep(keep, self.dice.0.is_multiple_of(2)).await;
+            }
+            74..86 => {
+                let ids: Vec<_> = (0..1 + self.dice.below(3)).filter_map(|_| self.some_id(40)).collect();
+                self.world.remove(&ids);
+            }
+            86..93 => self.settle().await,
+            93..98 => self.restart().await,
+            _ => self.cut().await,
+        }
+    }
+
+    /// Lives through one history; answers how many entries were lost, and how often it was cut.
+    async fn live(world: World, seed: u64) -> (u64, u64) {
+        let mut dice = Dice(seed);
+        let start = if dice.below(3) == 0 { Start::Latest } else { Start::Earliest };
+        let (ids, should, gates) = (Vec::new(), Vec::new(), Vec::new());
+        let mut life = Self { world, app: None, start, dice, ids, n: 0, should, gates, lost: 0, base: 0, cuts: 0 };
+        let before = life.dice.below(40);
+        life.add(before).await;
+        if let Some(floor) = life.some_id(40) {
+            life.world.trim(floor);
+        }
+        let there = life.world.broker.extent(&partition()).await.unwrap().map_or(0, |extent| extent.length);
+        life.should = if start == Start::Latest { Vec::new() } else { (life.n + 1 - there..=life.n).collect() };
+        life.begin().await;
+        for _ in 0..50 {
+            life.step().await;
+        }
+        // The first look of a new process finds what was deleted.
+        life.settle().await;
+        life.restart().await;
+        life.settle().await;
+        let handled = life.world.lab.events(GROUP);
+        let truth = life.should.iter().filter(|n| !handled.contains(n)).count() as u64;
+        let said = life.lost + life.now().lost - life.base;
+        assert_eq!(said, truth, "seed {seed}: {said} were reported, {truth} are lost: {:?}", life.now());
+        assert!(said > 0 || life.cuts > 0 || life.now().losses == 0, "seed {seed}: a false alarm: {:?}", life.now());
+        (truth, life.cuts)
+    }
+}
+
+impl World {
+    /// Trims to so many entries, or so that whole nodes go.
+    async fn keep(&self, count: u64, whole_nodes: bool) {
+        match &self.hand {
+            Hand::Embedded(broker) => {
+                let last = broker.read_last(&partition(), count as usize + 1).await.unwrap();
+                if let Some(first_to_go) = last.get(count as usize) {
+                    broker.trim(&partition(), first_to_go.id.next());
+                }
+            }
+            Hand::Redis(_) if whole_nodes => self.run(&["XTRIM", "loss", "MAXLEN", "~", &count.to_string()]),
+            Hand::Redis(_) => self.run(&["XTRIM", "loss", "MAXLEN", &count.to_string()]),
+        }
+    }
+
+    /// Adds events of nobody's with ids below every other.
+    async fn add_below(&self) {
+        for n in 1..4 {
+            self.run(&["XADD", "loss", &format!("{n}-0"), "event", "Other@1"]);
+        }
+    }
+}
+
+/// Lives through the histories of these seeds; `LOSS_HISTORIES=500` makes them more, from `LOSS_SEED` on.
+async fn live_through(world: fn() -> World, seeds: Range<u64>) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let first = number("LOSS_SEED").unwrap_or(seeds.start);
+    let histories = number("LOSS_HISTORIES").unwrap_or(seeds.end - seeds.start);
+    let (mut lossy, mut lost, mut cuts) = (0, 0, 0);
+    for seed in first..first + histories {
+        let (truth, cut) = Life::live(world(), seed).await;
+        lossy += u64::from(truth > 0);
+        lost += truth;
+        cuts += cut;
+    }
+    println!("{histories} histories, {lossy} with loss, {lost} entries lost, {cuts} cuts");
+    assert!(lossy + cuts > 0, "nothing was lost, so nothing was tested");
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_histories_are_accounted_for_on_the_embedded_broker() {
+    live_through(World::embedded, 0..100).await;
+}
+
+#[tokio::test]
+async fn random_histories_are_accounted_for_on_a_server() {
+    live_through(World::redis, 7..9).await;
+}
+
+/// A property of the group like any other.
+#[test]
+fn what_a_group_does_about_losses_can_be_configured() {
+    let on = |policy| ConsumerOptions::DEFAULT.with_on_data_loss(policy);
+    let config = Config::new().consumers(on(OnDataLoss::Continue)).group("halts", on(OnDataLoss::Halt));
+    let app = App::with(consumers![halts, goes_on]).state(Lab::default()).config(config);
+    app.check().unwrap();
+}
