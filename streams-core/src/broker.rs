@@ -22,7 +22,9 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BrokerError>> + Se
 /// anything, but MAY leave the call done.
 ///
 /// An error MUST say whether the call may have taken effect ([`BrokerError::is_indefinite`]).
-pub trait Broker: fmt::Debug + Send + Sync + 'static {
+///
+/// Sealed until 1.0, so that the contract can grow: only this project implements it.
+pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Where this is, for logs. MUST NOT hold a password.
     fn describe(&self) -> String;
 
@@ -80,8 +82,13 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// `from`, at most `count`. MUST work on a server that refuses writes.
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot>;
 
-    /// The newest entries, newest first, at most `count`.
-    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+    /// The entries below `before`, newest first, at most `count`. MUST NOT wait for any.
+    fn read_back<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        before: EntryId,
+        count: usize,
+    ) -> Reply<'a, Vec<Arc<Entry>>>;
 
     /// A reader that waits; it has a connection of its own.
     fn tail(&self) -> Reply<'_, Box<dyn Tail>>;
@@ -124,6 +131,13 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Removes dead letters; answers how many there were.
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64>;
+}
+
+/// Not public API: what keeps [`Broker`] to this project until its contract is settled.
+#[doc(hidden)]
+pub mod sealed {
+    /// See [`super::Broker`].
+    pub trait Sealed {}
 }
 
 /// Field names and values of an entry that is to be added.

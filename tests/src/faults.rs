@@ -162,6 +162,8 @@ impl Faulty {
     }
 }
 
+impl streams_core::broker::sealed::Sealed for Faulty {}
+
 impl Broker for Faulty {
     fn describe(&self) -> String {
         self.inner.describe()
@@ -219,8 +221,13 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Read, self.inner.snapshot(group, from, count)))
     }
 
-    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        self.inner.read_last(partition, count)
+    fn read_back<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        before: EntryId,
+        count: usize,
+    ) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.inner.read_back(partition, before, count)
     }
 
     fn tail(&self) -> Reply<'_, Box<dyn Tail>> {

@@ -351,6 +351,8 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
+impl streams_core::broker::sealed::Sealed for Embedded {}
+
 impl Broker for Embedded {
     fn describe(&self) -> String {
         "embedded (in this process's memory)".to_owned()
@@ -438,10 +440,16 @@ impl Broker for Embedded {
         })
     }
 
-    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read_back<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        before: EntryId,
+        count: usize,
+    ) -> Reply<'a, Vec<Arc<Entry>>> {
         self.reply(move |store, _| {
-            let log = store.logs.get(partition.as_str());
-            Ok(log.map_or_else(Vec::new, |log| log.entries.iter().rev().take(count).cloned().collect()))
+            let Some(log) = store.logs.get(partition.as_str()) else { return Ok(Vec::new()) };
+            let below = log.entries.partition_point(|entry| entry.id < before);
+            Ok(log.entries.range(..below).rev().take(count).cloned().collect())
         })
     }
 

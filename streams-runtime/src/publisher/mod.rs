@@ -33,7 +33,7 @@ const MAX_HEADER_BYTES: usize = 3 * 1024;
 /// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
 const CHUNK: usize = 256;
 const CHUNK_BYTES: usize = 1024 * 1024;
-/// How many of the newest entries [`Publisher::last`] looks at first.
+/// How many entries [`Publisher::last`] looks at at once: 64 of the largest are what one reply may hold.
 const PAGE: usize = 64;
 
 /// Publishes events. Cheap to clone; get it from `Running::publisher`, take it as an argument of a handler, or
@@ -274,15 +274,15 @@ impl Publisher {
         let mut newest: Option<Arc<Entry>> = None;
         for index in 0..key.partitions() {
             let partition = key.partition(index);
-            let mut count = PAGE;
+            let mut before = EntryId::MAX;
+            // Other events of the stream may stand before it.
             let found = loop {
-                let newest = self.inner.shared.broker.read_last(&partition, count).await?;
-                let found = newest.iter().find(|entry| entry.event().is_some_and(|(name, _)| name == E::INFO.name));
-                if found.is_some() || newest.len() < count {
-                    break found.cloned();
+                let page = self.inner.shared.broker.read_back(&partition, before, PAGE).await?;
+                let found = page.iter().find(|entry| entry.event().is_some_and(|(name, _)| name == E::INFO.name));
+                match page.last() {
+                    Some(oldest) if found.is_none() => before = oldest.id,
+                    _ => break found.cloned(),
                 }
-                // Other events of the stream stand before it.
-                count *= 4;
             };
             if let Some(found) = found
                 && newest.as_ref().is_none_or(|newest| newest.id < found.id)

@@ -267,7 +267,7 @@ contract! {
     async fn a_stream_that_is_not_there_is_empty(case) {
         assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
         assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 10).await.unwrap(), []);
-        assert_eq!(case.broker.read_last(&partition(), 10).await.unwrap(), []);
+        assert_eq!(case.broker.read_back(&partition(), EntryId::MAX, 10).await.unwrap(), []);
     }
 
     async fn the_extent_counts_what_there_is_and_what_there_was(case) {
@@ -299,13 +299,17 @@ contract! {
         assert_eq!(read(EntryId::ZERO, 0).await, []);
     }
 
-    async fn a_read_of_the_last_takes_the_newest_first(case) {
+    async fn a_read_back_takes_the_newest_first_and_goes_on_below(case) {
         let mut all = case.append(5).await;
         all.reverse();
-        let read = async |count| ids(&case.broker.read_last(&partition(), count).await.unwrap());
-        assert_eq!(read(2).await, all[..2]);
-        assert_eq!(read(usize::MAX).await, all);
-        assert_eq!(read(0).await, []);
+        let read =
+            async |before, count| ids(&case.broker.read_back(&partition(), before, count).await.unwrap());
+        assert_eq!(read(EntryId::MAX, 2).await, all[..2]);
+        assert_eq!(read(EntryId::MAX, usize::MAX).await, all);
+        assert_eq!(read(all[1], 2).await, all[2..4]);
+        assert_eq!(read(all[4], 2).await, []);
+        assert_eq!(read(EntryId::ZERO, 2).await, []);
+        assert_eq!(read(EntryId::MAX, 0).await, []);
     }
 
     async fn the_number_of_partitions_is_recorded_once(case) {

@@ -676,7 +676,7 @@ impl World {
     async fn keep(&self, count: u64, whole_nodes: bool) {
         match &self.hand {
             Hand::Embedded(broker) => {
-                let last = broker.read_last(&partition(), count as usize + 1).await.unwrap();
+                let last = broker.read_back(&partition(), EntryId::MAX, count as usize + 1).await.unwrap();
                 if let Some(first_to_go) = last.get(count as usize) {
                     broker.trim(&partition(), first_to_go.id.next());
                 }

@@ -81,7 +81,7 @@ async fn a_key_picks_the_partition_that_the_documentation_says() {
     for (symbol, partition) in [("BTC-USD", 0), ("ETH-USD", 7), ("DOGE", 6), ("7", 2), ("-42", 6)] {
         let receipt = publisher.publish(&quote(symbol, 1)).await.unwrap();
         assert_eq!(receipt.partition, partition, "{symbol}");
-        let last = wire.read_last(&quotes(partition), 1).await.unwrap();
+        let last = wire.read_back(&quotes(partition), EntryId::MAX, 1).await.unwrap();
         assert_eq!(last[0].id, receipt.entry_id);
     }
 }
@@ -106,7 +106,7 @@ async fn an_event_id_is_ones_own_or_a_fresh_uuid() {
         assert!(ids.insert(receipt.event_id));
     }
     let own = publisher.send(&quote("BTC-USD", 0)).event_id("mine").await.unwrap();
-    let last = wire.read_last(&quotes(0), 1).await.unwrap();
+    let last = wire.read_back(&quotes(0), EntryId::MAX, 1).await.unwrap();
     assert_eq!((last[0].given_id(), own.event_id.as_str()), (Some("mine"), "mine"));
 }
 

@@ -529,7 +529,7 @@ async fn a_stream_key_of_another_type_is_named() {
         case.broker.append(&partition, vec![fields("x")], None).await.unwrap_err(),
         case.broker.append(&partition, vec![fields("x"), fields("y")], None).await.unwrap_err(),
         case.broker.read(&partition, EntryId::ZERO, 1).await.unwrap_err(),
-        case.broker.read_last(&partition, 1).await.unwrap_err(),
+        case.broker.read_back(&partition, EntryId::MAX, 1).await.unwrap_err(),
         case.broker.extent(&partition).await.unwrap_err(),
         case.broker.create(&risk, Start::Earliest).await.unwrap_err(),
         tail.next(&keys, 1, LONG).await.unwrap_err(),

@@ -120,6 +120,8 @@ impl fmt::Debug for Redis {
     }
 }
 
+impl streams_core::broker::sealed::Sealed for Redis {}
+
 impl Broker for Redis {
     fn describe(&self) -> String {
         self.target.shown().to_owned()
@@ -284,10 +286,19 @@ impl Broker for Redis {
         })
     }
 
-    fn read_last<'a>(&'a self, partition: &'a PartitionKey, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read_back<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        before: EntryId,
+        count: usize,
+    ) -> Reply<'a, Vec<Arc<Entry>>> {
         Box::pin(async move {
+            // An open interval below the lowest id is an error to the server.
+            if before == EntryId::ZERO || count == 0 {
+                return Ok(Vec::new());
+            }
             let mut command = cmd("XREVRANGE");
-            command.arg(partition.as_str()).arg("+").arg("-").arg("COUNT").arg(limit(count));
+            command.arg(partition.as_str()).arg(format!("({before}")).arg("-").arg("COUNT").arg(limit(count));
             self.entries(Call { command: "XREVRANGE", key: partition.as_str(), effect: Effect::Read }, &command).await
         })
     }
