@@ -1,4 +1,4 @@
-//! When a group commits and how far it may run ahead; pure rules that `ordered` carries out.
+//! When a group commits and how far it may run ahead; pure rules that `commit` carries out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What was cut from history before a group had read it, and how much: pure rules that `ordered` carries out.
+//! What was cut from history before a group had read it, and how much: pure rules that `source` carries out.
 //!
 //! A reader keeps its position and how many entries had been added up to it, those included that were lost and reported.
 //! While the entry at the position is still there no trim has passed it, so an ordinary read needs no more than to

@@ -1,8 +1,7 @@
-//! A group on a partition, in order: take the lease, read, call the handler, settle, commit; the heart of the runtime.
+//! A group on a partition, in order: take the lease, call the handler for each entry, settle it; the heart of the runtime.
 //!
-//! [`settle`](crate::settle) decides what an outcome means and [`checkpoint`](crate::checkpoint) when to commit;
-//! this file carries both out. [`tail`](crate::tail) brings what is new, [`lease`](crate::lease) says who may, and
-//! [`loss`](crate::loss) whether history is still whole.
+//! [`lease`](crate::lease) says who may, [`source`](crate::source) brings the entries in order,
+//! [`settle`](crate::settle) decides what an outcome means, and [`commit`](crate::commit) tells the server.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,39 +12,34 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, DeadBounds, Fields, GroupState,
-    Holder, Holding, Reset, Snapshot,
+    Acquired, Broker, BrokerError, Claim, Created, DeadBounds, GroupState, Holder, Holding, Reset,
 };
 use streams_core::keys::GroupKey;
 use streams_core::{Checkpoint, Context, Entry, EntryId, Failure, OnDataLoss, Outcome, Registration, Scope, Start};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use crate::checkpoint::{Due, Ledger};
 use crate::clock::{after, millis};
+use crate::commit::Committer;
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::random::Random;
 use crate::settle::{self, Decision, Settlement, decide};
 use crate::shutdown::{FAREWELL, Shutdown};
+use crate::source::Source;
 use crate::status::{Phase, Progress, count};
-use crate::tail::{Count, Follower, Tails, Taken};
+use crate::tail::{Follower, Tails, Taken};
 
 /// How long to wait between attempts after an error of the server, at most.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// How often a halted partition says so again.
 const REMINDER: Duration = Duration::from_secs(60);
-/// How often a commit that found the dead letters full is tried again: an operator may have made room.
-const FULL_RETRY: Duration = Duration::from_secs(5);
 /// How often a contender looks at a lease at least; the lease's length / 10 when that is shorter.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a group runs before it lets others on its thread have a turn.
 const TURN: Duration = Duration::from_millis(1);
 /// How many entries a group takes from a window at once.
-const TAKE: usize = 256;
-/// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
-const CHECK: Duration = Duration::from_secs(10);
+pub(crate) const TAKE: usize = 256;
 /// How often a halted group looks whether somebody has reset it.
 const RESET_LOOK: Duration = Duration::from_secs(2);
 
@@ -100,7 +94,7 @@ struct Past {
 
 /// Why a group's work came to an end.
 #[derive(Debug)]
-enum Ended {
+pub(crate) enum Ended {
     /// The app stops.
     Stopped,
     /// Somebody else may own the partition now.
@@ -199,7 +193,7 @@ impl Group {
     }
 
     /// The server has acknowledged this checkpoint.
-    fn acknowledged(&self, at: EntryId) {
+    pub(crate) fn acknowledged(&self, at: EntryId) {
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             known.at = at;
         }
@@ -423,7 +417,7 @@ impl Group {
         }
     }
 
-    fn halted(&self, reason: String) -> Ended {
+    pub(crate) fn halted(&self, reason: String) -> Ended {
         Ended::Halted { reason, keep: false }
     }
 
@@ -444,7 +438,7 @@ impl Group {
     }
 
     /// The group's marker is gone.
-    fn vanished(reader: Reader) -> Ended {
+    pub(crate) fn vanished(reader: Reader) -> Ended {
         let to = reader.position();
         let loss = DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to, count: None };
         Ended::Cut { loss, at: Some(reader) }
@@ -749,358 +743,5 @@ fn said(panic: &(dyn Any + Send)) -> String {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
         _ => "with a value that is not text".to_owned(),
-    }
-}
-
-/// Where a group gets its entries: from the window of the tail, or by reading for itself until it is there.
-struct Source<'a> {
-    group: &'a Group,
-    follower: Follower,
-    reader: Reader,
-    /// Where the reader began: what it read since is known to the history of then.
-    opened: EntryId,
-    count: Count,
-    /// A read that was begun before its entries are needed.
-    ahead: Option<Ahead>,
-    /// When to look for what was deleted.
-    check: Pin<Box<Sleep>>,
-}
-
-struct Ahead {
-    reply: JoinHandle<Result<Fetched, BrokerError>>,
-    /// How many entries it asked for.
-    asked: usize,
-    /// The window's floor at that time.
-    floor: EntryId,
-}
-
-enum Fetched {
-    /// From the position on, the entry there included.
-    Entries(Vec<Arc<Entry>>),
-    Snapshot(Snapshot),
-}
-
-/// What comes next.
-#[derive(Default)]
-struct Batch {
-    /// In order; none when the position moved over ids that no entry has any more.
-    entries: Vec<Arc<Entry>>,
-    /// The ordinal before the first of them, where it is known.
-    seen: Option<u64>,
-    /// What is missing before or between them.
-    loss: Option<DataLoss>,
-}
-
-impl<'a> Source<'a> {
-    async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
-        let partition = group.key.partition();
-        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = group.engine.broker.extent(partition).await?.map_or(holding.at, |extent| extent.last);
-        let follower = group.engine.tails.follow(partition.as_str(), last.max(holding.at), group.max_payload);
-        let mut source = Self {
-            group,
-            follower,
-            reader: Reader::new(holding.at, &holding.at_event, holding.seen),
-            opened: holding.at,
-            count: Count::new(group.max_payload, 1),
-            ahead: None,
-            check: Box::pin(tokio::time::sleep(CHECK)),
-        };
-        // The first look is at the checkpoint: much may have happened since somebody stood there.
-        source.look(last);
-        Ok(source)
-    }
-
-    /// The next entries.
-    ///
-    /// # Cancel safety
-    /// Nothing is handed out until it returns, and a read that is on its way is kept.
-    async fn next(&mut self) -> Result<Batch, Ended> {
-        loop {
-            let Some(ahead) = &mut self.ahead else {
-                if self.check.deadline() <= Instant::now() {
-                    self.look(self.reader.position());
-                    continue;
-                }
-                tokio::select! {
-                    biased;
-                    taken = self.follower.wait(self.reader.position(), TAKE) => match taken {
-                        Taken::Entries(entries) => return Ok(self.hand_out(entries)),
-                        Taken::Behind { floor } => self.read_ahead(floor),
-                        Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
-                        Taken::Nothing => return Ok(Batch::default()),
-                    },
-                    () = &mut self.check => {}
-                }
-                continue;
-            };
-            let (asked, floor) = (ahead.asked, ahead.floor);
-            let reply = (&mut ahead.reply).await;
-            self.ahead = None;
-            let fetched = reply.unwrap_or_else(|error| {
-                Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
-            });
-            match fetched? {
-                Fetched::Snapshot(snapshot) => return self.judge(snapshot, asked),
-                Fetched::Entries(mut entries) if self.reader.is_at(entries.first()) => {
-                    entries.remove(0);
-                    return Ok(self.go_on(entries, asked, floor));
-                }
-                // Trimmed past the position, or deleted there, or another history: only a snapshot can tell.
-                Fetched::Entries(_) => self.look(floor),
-            }
-        }
-    }
-
-    fn hand_out(&mut self, entries: Vec<Arc<Entry>>) -> Batch {
-        let seen = self.reader.seen();
-        self.reader.pass(&entries);
-        Batch { entries, seen, loss: None }
-    }
-
-    /// Hands out what was read, and begins the next read where there is more.
-    fn go_on(&mut self, entries: Vec<Arc<Entry>>, asked: usize, floor: EntryId) -> Batch {
-        let full = entries.len() >= asked;
-        self.count.saw(&entries);
-        let batch = self.hand_out(entries);
-        if batch.entries.is_empty() {
-            // Read after the floor was known, and nothing there: no entry up to the floor is left.
-            self.reader.pass_nothing(floor);
-        } else if full && let Taken::Behind { floor } = self.follower.take(self.reader.position(), 1) {
-            // Fetched while these are handled.
-            self.read_ahead(floor);
-        }
-        batch
-    }
-
-    /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
-    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Batch, Ended> {
-        self.check.as_mut().reset(Instant::now() + CHECK);
-        let complete = snapshot.entries.len() < asked;
-        let position = self.reader.position();
-        let loss = self.reader.judge(&snapshot, complete);
-        if let Some(loss) = &loss
-            && !loss.kind.is_gap()
-        {
-            // A cut that was found on the way may have taken the state along, which is then the place to go on from.
-            let rolled_back = loss.kind == DataLossKind::HistoryCut && position != self.opened;
-            let at = (!rolled_back).then(|| self.reader.clone());
-            return Err(Ended::Cut { loss: loss.clone(), at });
-        }
-        // Whatever the window still has up to here was deleted since, and is counted.
-        let floor = if complete { snapshot.extent.map_or(position, |extent| extent.last) } else { position };
-        let mut entries = snapshot.entries;
-        entries.retain(|entry| entry.id > position);
-        let mut batch = self.go_on(entries, asked.saturating_sub(1), floor);
-        self.reader.pass_nothing(floor);
-        batch.loss = loss;
-        Ok(batch)
-    }
-
-    /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.
-    fn read_ahead(&mut self, floor: EntryId) {
-        if !self.reader.has_witness() {
-            return self.look(floor);
-        }
-        let asked = self.count.get();
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
-        let before = self.reader.position().previous();
-        let reply = tokio::spawn(async move {
-            broker.read(key.partition(), before, asked.saturating_add(1)).await.map(Fetched::Entries)
-        });
-        self.ahead = Some(Ahead { reply, asked, floor });
-    }
-
-    /// Takes a snapshot from the position on.
-    fn look(&mut self, floor: EntryId) {
-        let asked = self.count.get().saturating_add(1);
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
-        let from = self.reader.position();
-        let reply = tokio::spawn(async move { broker.snapshot(&key, from, asked).await.map(Fetched::Snapshot) });
-        self.ahead = Some(Ahead { reply, asked, floor });
-    }
-}
-
-impl Drop for Source<'_> {
-    fn drop(&mut self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.reply.abort();
-        }
-    }
-}
-
-/// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
-struct Committer<'a> {
-    group: &'a Group,
-    lease: &'a Lease,
-    ledger: Ledger,
-    flying: Option<Flying>,
-    /// Why the server refuses commits: no other is sent.
-    refused: Option<String>,
-    /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
-    now: Instant,
-}
-
-struct Flying {
-    commit: Arc<Commit>,
-    reply: JoinHandle<Result<Committed, BrokerError>>,
-    failures: u32,
-    retry_at: Option<Instant>,
-}
-
-impl<'a> Committer<'a> {
-    fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
-        let ledger =
-            Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
-    }
-
-    /// An event is settled; a commit starts when one is due.
-    fn settle(&mut self, entry: &Entry, dead: Option<Fields>) {
-        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), dead, self.now);
-        if self.flying.is_none() && self.ledger.is_due(self.now) {
-            self.start();
-        }
-    }
-
-    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
-    async fn make_room(&mut self) -> Result<(), Ended> {
-        // Without waiting where the answer is there already.
-        if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
-            self.progress().await?;
-        }
-        while !self.ledger.has_room() {
-            tokio::select! {
-                biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                done = self.progress() => done?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Commits everything that is settled.
-    async fn finish(&mut self) -> Result<(), Ended> {
-        while !self.ledger.is_clean() {
-            if let Some(reason) = &self.refused {
-                return Err(self.group.halted(reason.clone()));
-            }
-            if self.flying.is_none() {
-                self.start();
-            }
-            tokio::select! {
-                biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
-                done = self.progress() => done?,
-            }
-        }
-        Ok(())
-    }
-
-    fn start(&mut self) {
-        let now = Instant::now();
-        let commit = Arc::new(self.ledger.take(self.lease.holder(), now));
-        self.lease.commit_begins(now);
-        let reply = self.send(&commit);
-        self.flying = Some(Flying { commit, reply, failures: 0, retry_at: None });
-    }
-
-    fn send(&self, commit: &Arc<Commit>) -> JoinHandle<Result<Committed, BrokerError>> {
-        let (broker, key, commit) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(commit));
-        tokio::spawn(async move { broker.commit(&key, &commit).await })
-    }
-
-    /// One step: waits for the commit on its way, or for the next to be due and starts it.
-    ///
-    /// # Cancel safety
-    /// What was begun goes on.
-    async fn progress(&mut self) -> Result<(), Ended> {
-        let Some(flying) = &mut self.flying else {
-            match self.ledger.due_at() {
-                Some(Due::Now) => {}
-                Some(Due::At(at)) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-            self.start();
-            return Ok(());
-        };
-        if let Some(at) = flying.retry_at {
-            tokio::time::sleep_until(at).await;
-            flying.retry_at = None;
-            let commit = Arc::clone(&flying.commit);
-            let reply = self.send(&commit);
-            if let Some(flying) = &mut self.flying {
-                flying.reply = reply;
-            }
-            return Ok(());
-        }
-        let reply = match (&mut flying.reply).await {
-            Ok(reply) => reply,
-            Err(error) => Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error)),
-        };
-        self.absorb(reply)
-    }
-
-    /// Takes up the server's answer. A commit without one is sent again as it is: the script knows whether it was done.
-    fn absorb(&mut self, reply: Result<Committed, BrokerError>) -> Result<(), Ended> {
-        let Some(flying) = &mut self.flying else { return Ok(()) };
-        let (group, progress) = (self.group, &self.group.progress);
-        let wait = match reply {
-            Ok(done @ (Committed::Done | Committed::Vanished)) => {
-                self.lease.commit_ended();
-                self.ledger.acknowledged(&flying.commit);
-                self.flying = None;
-                group.acknowledged(self.ledger.at());
-                progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
-                return match done {
-                    Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
-                    _ => Ok(()),
-                };
-            }
-            Ok(Committed::Fenced) => return Err(Ended::Lost),
-            Ok(Committed::Conflict { at }) => {
-                tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
-                return Err(Ended::Lost);
-            }
-            Ok(Committed::DeadLettersFull { count, oldest }) => {
-                // Answered: the owner is well, it is the operator who is awaited.
-                self.lease.commit_ended();
-                let bounds = flying.commit.dead_bounds;
-                let reason = format!(
-                    "the dead letters of {} are full: {count} of at most {}, the oldest from {}; at most {} old; look at them and discard some, the group then goes on by itself",
-                    group.key,
-                    bounds.count,
-                    oldest.map_or_else(|| "-".to_owned(), |id| id.to_string()),
-                    humantime::format_duration(bounds.age)
-                );
-                if progress.enter(Phase::Halted { reason: reason.clone() }) {
-                    tracing::error!(
-                        group = group.key.group(),
-                        partition = group.key.partition().as_str(),
-                        reason,
-                        "halted"
-                    );
-                }
-                FULL_RETRY
-            }
-            Err(error) if error.is_retryable() || error.is_indefinite() => {
-                if progress.enter(Phase::Troubled { reason: error.to_string() }) {
-                    tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), %error, "a commit failed; trying again while the lease lasts");
-                }
-                if error.kind() == BrokerErrorKind::Full {
-                    self.lease.commit_ended();
-                }
-                flying.failures = flying.failures.saturating_add(1);
-                RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(flying.failures.min(10)))
-            }
-            Err(error) => {
-                // Its answer was taken, so it must not be waited for again.
-                self.flying = None;
-                return Err(group.halted(self.refused.insert(error.to_string()).clone()));
-            }
-        };
-        flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! One read for every group: each partition is followed once, and what arrives is handed to all groups from memory.
 //!
 //! A window of recent entries stands behind each key that is followed. A group whose position is at or above
-//! the window's floor takes what is above its position; below the floor it reads for itself (`ordered`) until
+//! the window's floor takes what is above its position; below the floor it reads for itself (`source`) until
 //! it has caught up. A slow group holds nobody up: the window moves on.
 //!
 //! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the

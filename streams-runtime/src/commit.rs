@@ -1,0 +1,195 @@
+//! What the group has settled, told to the server: at most one commit is on its way, and it is sent until it is answered.
+//!
+//! [`checkpoint`](crate::checkpoint) says when one is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::Entry;
+use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::checkpoint::{Due, Ledger};
+use crate::lease::Lease;
+use crate::ordered::{Ended, Group, RETRY};
+use crate::status::Phase;
+
+/// How often a commit that found the dead letters full is tried again: an operator may have made room.
+const FULL_RETRY: Duration = Duration::from_secs(5);
+
+/// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
+pub(crate) struct Committer<'a> {
+    group: &'a Group,
+    lease: &'a Lease,
+    pub(crate) ledger: Ledger,
+    flying: Option<Flying>,
+    /// Why the server refuses commits: no other is sent.
+    refused: Option<String>,
+    /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
+    pub(crate) now: Instant,
+}
+
+struct Flying {
+    commit: Arc<Commit>,
+    reply: JoinHandle<Result<Committed, BrokerError>>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl<'a> Committer<'a> {
+    pub(crate) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
+        let ledger =
+            Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
+        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
+    }
+
+    /// An event is settled; a commit starts when one is due.
+    pub(crate) fn settle(&mut self, entry: &Entry, dead: Option<Fields>) {
+        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), dead, self.now);
+        if self.flying.is_none() && self.ledger.is_due(self.now) {
+            self.start();
+        }
+    }
+
+    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
+    pub(crate) async fn make_room(&mut self) -> Result<(), Ended> {
+        // Without waiting where the answer is there already.
+        if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
+            self.progress().await?;
+        }
+        while !self.ledger.has_room() {
+            tokio::select! {
+                biased;
+                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                done = self.progress() => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits everything that is settled.
+    pub(crate) async fn finish(&mut self) -> Result<(), Ended> {
+        while !self.ledger.is_clean() {
+            if let Some(reason) = &self.refused {
+                return Err(self.group.halted(reason.clone()));
+            }
+            if self.flying.is_none() {
+                self.start();
+            }
+            tokio::select! {
+                biased;
+                () = self.lease.lost() => return Err(Ended::Lost),
+                done = self.progress() => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        let now = Instant::now();
+        let commit = Arc::new(self.ledger.take(self.lease.holder(), now));
+        self.lease.commit_begins(now);
+        let reply = self.send(&commit);
+        self.flying = Some(Flying { commit, reply, failures: 0, retry_at: None });
+    }
+
+    fn send(&self, commit: &Arc<Commit>) -> JoinHandle<Result<Committed, BrokerError>> {
+        let (broker, key, commit) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(commit));
+        tokio::spawn(async move { broker.commit(&key, &commit).await })
+    }
+
+    /// One step: waits for the commit on its way, or for the next to be due and starts it.
+    ///
+    /// # Cancel safety
+    /// What was begun goes on.
+    pub(crate) async fn progress(&mut self) -> Result<(), Ended> {
+        let Some(flying) = &mut self.flying else {
+            match self.ledger.due_at() {
+                Some(Due::Now) => {}
+                Some(Due::At(at)) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+            self.start();
+            return Ok(());
+        };
+        if let Some(at) = flying.retry_at {
+            tokio::time::sleep_until(at).await;
+            flying.retry_at = None;
+            let commit = Arc::clone(&flying.commit);
+            let reply = self.send(&commit);
+            if let Some(flying) = &mut self.flying {
+                flying.reply = reply;
+            }
+            return Ok(());
+        }
+        let reply = match (&mut flying.reply).await {
+            Ok(reply) => reply,
+            Err(error) => Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error)),
+        };
+        self.absorb(reply)
+    }
+
+    /// Takes up the server's answer. A commit without one is sent again as it is: the script knows whether it was done.
+    fn absorb(&mut self, reply: Result<Committed, BrokerError>) -> Result<(), Ended> {
+        let Some(flying) = &mut self.flying else { return Ok(()) };
+        let (group, progress) = (self.group, &self.group.progress);
+        let wait = match reply {
+            Ok(done @ (Committed::Done | Committed::Vanished)) => {
+                self.lease.commit_ended();
+                self.ledger.acknowledged(&flying.commit);
+                self.flying = None;
+                group.acknowledged(self.ledger.at());
+                progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+                return match done {
+                    Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
+                    _ => Ok(()),
+                };
+            }
+            Ok(Committed::Fenced) => return Err(Ended::Lost),
+            Ok(Committed::Conflict { at }) => {
+                tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
+                return Err(Ended::Lost);
+            }
+            Ok(Committed::DeadLettersFull { count, oldest }) => {
+                // Answered: the owner is well, it is the operator who is awaited.
+                self.lease.commit_ended();
+                let bounds = flying.commit.dead_bounds;
+                let reason = format!(
+                    "the dead letters of {} are full: {count} of at most {}, the oldest from {}; at most {} old; look at them and discard some, the group then goes on by itself",
+                    group.key,
+                    bounds.count,
+                    oldest.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+                    humantime::format_duration(bounds.age)
+                );
+                if progress.enter(Phase::Halted { reason: reason.clone() }) {
+                    tracing::error!(
+                        group = group.key.group(),
+                        partition = group.key.partition().as_str(),
+                        reason,
+                        "halted"
+                    );
+                }
+                FULL_RETRY
+            }
+            Err(error) if error.is_retryable() || error.is_indefinite() => {
+                if progress.enter(Phase::Troubled { reason: error.to_string() }) {
+                    tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), %error, "a commit failed; trying again while the lease lasts");
+                }
+                if error.kind() == BrokerErrorKind::Full {
+                    self.lease.commit_ended();
+                }
+                flying.failures = flying.failures.saturating_add(1);
+                RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(flying.failures.min(10)))
+            }
+            Err(error) => {
+                // Its answer was taken, so it must not be waited for again.
+                self.flying = None;
+                return Err(group.halted(self.refused.insert(error.to_string()).clone()));
+            }
+        };
+        flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));
+        Ok(())
+    }
+}
