@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
 use crate::lease::Lease;
-use crate::ordered::{Ended, Group, RETRY};
+use crate::ordered::{Ended, Group};
+use crate::settle::{SERVER_AWAY, wait};
 use crate::status::Phase;
 
 /// How often a commit that found the dead letters full is tried again: an operator may have made room.
@@ -181,7 +182,7 @@ impl<'a> Committer<'a> {
                     self.lease.commit_ended();
                 }
                 flying.failures = flying.failures.saturating_add(1);
-                RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(flying.failures.min(10)))
+                wait(SERVER_AWAY, flying.failures, 0.0)
             }
             Err(error) => {
                 // Its answer was taken, so it must not be waited for again.

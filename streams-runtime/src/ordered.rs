@@ -24,14 +24,12 @@ use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::random::Random;
-use crate::settle::{self, Decision, Settlement, decide};
+use crate::settle::{self, Decision, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
 use crate::source::Source;
 use crate::status::{Phase, Progress, count};
 use crate::tail::{Follower, Tails, Taken};
 
-/// How long to wait between attempts after an error of the server, at most.
-pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// How often a halted partition says so again.
 const REMINDER: Duration = Duration::from_secs(60);
 /// How often a contender looks at a lease at least; the lease's length / 10 when that is shorter.
@@ -140,8 +138,7 @@ impl Group {
                     if self.progress.enter(Phase::Troubled { reason: error.to_string() }) {
                         tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the broker cannot be used; trying again until it can");
                     }
-                    let wait = RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(failures.min(10)));
-                    self.pause(wait.mul_f64(1.0 - self.engine.random.fraction() / 2.0)).await;
+                    self.pause(wait(SERVER_AWAY, failures, self.engine.random.fraction())).await;
                 }
                 Ended::Again => {}
                 Ended::Cut { loss, at } => {

@@ -108,6 +108,10 @@ pub(crate) fn decide(
     }
 }
 
+/// The waits between attempts at a server that is away: a broken connection is soon back, and a server that stays away
+/// is not hammered.
+pub(crate) const SERVER_AWAY: Backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
+
 /// The wait after so many failed attempts: doubled after each, at most `max`, less up to half of it.
 pub(crate) fn wait(backoff: Backoff, attempt: u32, random: f64) -> Duration {
     let doubled = backoff.first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));

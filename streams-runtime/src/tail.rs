@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::loss::Witness;
 use crate::random::Random;
+use crate::settle::{SERVER_AWAY, wait};
 
 /// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
 const KEYS_A_READER: usize = 32;
@@ -48,8 +49,6 @@ const FIRST_COUNT: usize = 16;
 const BELL_BYTES: usize = 1_024;
 /// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
 const TAKE_BYTES: usize = 1024 * 1024;
-/// How long to wait between attempts after an error, at most.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How many entries to ask for: follows the sizes seen, and never so many that a reply would be a flood.
 ///
@@ -392,10 +391,10 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
         if failed.kind() == BrokerErrorKind::Refused {
             probe(&shared, &reader).await;
         }
-        let wait = RETRY.min(Duration::from_millis(20) * 2_u32.saturating_pow(failures.min(10)));
+        let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
         tokio::select! {
             () = shared.end.cancelled() => return,
-            () = tokio::time::sleep(wait.mul_f64(1.0 - shared.random.fraction() / 2.0)) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

@@ -13,7 +13,8 @@ use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, millis};
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
+use crate::clock::millis;
 
 /// A broker without a server, for development, tests and programs that may forget.
 ///

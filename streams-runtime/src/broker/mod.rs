@@ -8,17 +8,10 @@ pub use redis::Redis;
 /// The contract, for brokers that are passed around and for what they answer.
 pub use streams_core::broker::*;
 
-use std::time::Duration;
-
 use streams_core::keys::StreamKey;
 
 /// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
 const BELL_LENGTH: usize = 256;
-
-/// Milliseconds; more than 500 million years are for ever.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// Refuses what no broker can store, before anything is sent: an entry needs a field.
 fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {

@@ -13,7 +13,7 @@ use streams_core::{Durability, EntryId};
 
 use super::added;
 use super::connection::{Call, Effect, RESPONSE_TIMEOUT, Target, explain};
-use crate::broker::millis;
+use crate::clock::millis;
 
 /// How many idle connections are kept: as many partitions are written at once without connecting anew.
 const IDLE: usize = 16;

@@ -22,7 +22,8 @@ use streams_core::{Durability, Entry, EntryId, Start};
 
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
-use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, millis};
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
+use crate::clock::millis;
 
 /// A broker on a server: Redis 7.0, Valkey 7.2, or later.
 ///

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
 use super::parse;
-use crate::broker::millis;
+use crate::clock::millis;
 
 /// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
 const MARGIN: Duration = Duration::from_secs(5);
