@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::future::Future;
+#[cfg(feature = "http")]
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError};
 use streams_core::codec::DecodeError;
-use streams_core::keys::StreamKey;
+use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Scope, StreamEvent};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -19,13 +21,16 @@ use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
+#[cfg(feature = "http")]
+use crate::http;
 use crate::lease::Leases;
+use crate::monitor::{self, Monitor, Vitals};
 use crate::ordered::{Engine, Group, Handler};
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
 use crate::shutdown::{PARTING, Shutdown, Stopped};
-use crate::status::{Phase, Progress, Status};
+use crate::status::{Phase, Progress, Status, Tip};
 use crate::tail::Tails;
 
 /// How long [`Running::caught_up`] waits for news before it asks the broker itself.
@@ -138,8 +143,8 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`. `run` does
-    /// this by itself.
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`,
+    /// `STREAMS_HTTP`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -165,6 +170,10 @@ impl App {
         let mut config = self.config.clone();
         config.lease = self.environment.lease.unwrap_or(config.lease);
         config.shutdown_deadline = self.environment.shutdown_deadline.unwrap_or(config.shutdown_deadline);
+        #[cfg(feature = "http")]
+        {
+            config.http = self.environment.http.or(config.http);
+        }
         let mut problems = self.environment.problems.clone();
         problems.extend(
             self.twice
@@ -234,26 +243,39 @@ impl App {
     pub async fn start(mut self) -> Result<Running, Error> {
         let (plan, config) = self.plan()?;
         let broker = self.choose_broker()?;
+        // Before anything is connected: an address that is taken refuses the start.
+        #[cfg(feature = "http")]
+        let listener = match config.http {
+            Some(address) => Some(http::listen(address).await.map_err(|problem| Error::Refused(vec![problem]))?),
+            None => None,
+        };
         broker.connect().await?;
         for group in &plan.groups {
             broker.declare(&group.key).await?;
         }
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
         let random = Arc::new(random);
+        let vitals = Arc::new(Vitals::default());
         let namespace = self.effective_namespace().map(str::to_owned);
         let publisher = Publisher::new(
-            publisher::Shared::new(Arc::clone(&broker), clock, Arc::clone(&random), config.publish_retry),
+            publisher::Shared::new(
+                Arc::clone(&broker),
+                clock,
+                Arc::clone(&random),
+                config.publish_retry,
+                Arc::clone(&vitals.registry),
+            ),
             namespace.clone(),
             self.events.clone(),
         );
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
-        let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
+        let leases = Leases::start(&broker, config.lease, clock, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
-            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes),
+            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, Arc::clone(&vitals)),
             leases,
             shutdown: shutdown.clone(),
             lease_for: config.lease,
@@ -263,12 +285,21 @@ impl App {
             tracing::info!("{line}");
         }
         let changed = Arc::new(Notify::new());
+        let mut tips: Vec<(PartitionKey, Arc<Tip>)> = Vec::new();
         let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
             for index in 0..group.key.partitions() {
                 let key = group.key.partition(index).group(group.group);
-                let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), Arc::clone(&changed)));
+                let tip = match tips.iter().find(|(partition, _)| partition == key.partition()) {
+                    Some((_, tip)) => Arc::clone(tip),
+                    None => {
+                        tips.push((key.partition().clone(), Arc::default()));
+                        Arc::clone(&tips[tips.len() - 1].1)
+                    }
+                };
+                let (registry, changed) = (&vitals.registry, Arc::clone(&changed));
+                let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), tip, registry, changed));
                 progress.push(Arc::clone(&of_group));
                 let handlers = group.consumers.iter().map(|(registration, policy)| {
                     let info = registration.info;
@@ -279,7 +310,9 @@ impl App {
                         consumer: info.name,
                         resources: Arc::clone(&resources),
                     };
-                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope) }
+                    let labels = [group.stream, group.group, info.name];
+                    let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
+                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration }
                 });
                 let driven = Group {
                     engine: engine.clone(),
@@ -294,10 +327,19 @@ impl App {
                     progress: of_group,
                     known: Mutex::default(),
                 };
-                tasks.spawn(supervise(driven));
+                tasks.spawn(supervise(driven, Arc::clone(&vitals)));
             }
         }
+        let groups = progress.clone();
+        let monitor = Monitor::new(monitor::Inner { groups, tips, vitals, clock, lease_for: config.lease });
+        let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
+        #[cfg(feature = "http")]
+        let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
         Ok(Running {
+            monitor,
+            _look: look,
+            #[cfg(feature = "http")]
+            http,
             broker,
             namespace,
             events: self.events,
@@ -330,7 +372,7 @@ impl App {
 }
 
 /// Drives a group. A panic of our own must not look like a group that is well.
-async fn supervise(group: Group) {
+async fn supervise(group: Group, vitals: Arc<Vitals>) {
     let progress = Arc::clone(&group.progress);
     let driven = AbortOnDropHandle::new(tokio::spawn(group.run()));
     if let Err(error) = driven.await
@@ -340,6 +382,7 @@ async fn supervise(group: Group) {
             format!("bug in streams-runtime: {} panicked; please report it, and start the program again", progress.key);
         tracing::error!(group = progress.group, partition = progress.key.partition().as_str(), reason, "halted");
         progress.enter(Phase::Halted { reason });
+        vitals.crashed(&progress.key.to_string());
     }
 }
 
@@ -381,6 +424,10 @@ pub struct Running {
     tails: Tails,
     shutdown: Shutdown,
     deadline: Duration,
+    monitor: Monitor,
+    _look: AbortOnDropHandle<()>,
+    #[cfg(feature = "http")]
+    http: Option<http::Endpoint>,
 }
 
 impl fmt::Debug for Running {
@@ -412,7 +459,18 @@ impl Running {
 
     /// What every group is doing. Does not ask the broker.
     pub fn status(&self) -> Status {
-        Status { groups: self.progress.iter().map(|progress| progress.snapshot()).collect() }
+        self.monitor.status()
+    }
+
+    /// What tells of the app while it runs, for health checks and metrics of a service's own.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are answered; with port 0 in the configuration the system has chosen one.
+    #[cfg(feature = "http")]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(http::Endpoint::address)
     }
 
     /// The dead letters of a group on the stream of `E`.

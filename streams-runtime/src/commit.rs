@@ -140,6 +140,7 @@ impl<'a> Committer<'a> {
             Ok(done @ (Committed::Done | Committed::Vanished)) => {
                 self.lease.commit_ended();
                 self.ledger.acknowledged(&flying.commit);
+                progress.committed(flying.commit.next, flying.commit.seen);
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
                 progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });

@@ -3,6 +3,7 @@
 //! Precedence: an attribute's option < [`Config`] < [`Config::group`] < the environment (read by `run` only).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use streams_core::broker::DeadBounds;
@@ -28,6 +29,10 @@ pub struct Config {
     pub publish_retry: Duration,
     /// How many bytes of recent entries the process keeps for all its groups: 16 MiB.
     pub window_bytes: usize,
+    /// Where to answer `/metrics`, `/livez` and `/readyz`; nowhere unless said. There is neither a password nor TLS: choose
+    /// an address that only those who may read it can reach.
+    #[cfg(feature = "http")]
+    pub http: Option<SocketAddr>,
     /// What holds for every consumer, over its attribute.
     pub consumers: ConsumerOptions,
     /// What holds for the consumers of one group, over everything but the environment.
@@ -43,6 +48,8 @@ impl Default for Config {
             dead_letter_storm: 20,
             publish_retry: PUBLISH_RETRY,
             window_bytes: 16 * 1024 * 1024,
+            #[cfg(feature = "http")]
+            http: None,
             consumers: ConsumerOptions::DEFAULT,
             groups: BTreeMap::new(),
         }
@@ -88,6 +95,14 @@ impl Config {
     #[must_use]
     pub fn publish_retry(mut self, retry: Duration) -> Self {
         self.publish_retry = retry;
+        self
+    }
+
+    /// Where to answer `/metrics`, `/livez` and `/readyz`.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn http(mut self, address: SocketAddr) -> Self {
+        self.http = Some(address);
         self
     }
 
@@ -157,17 +172,19 @@ pub(crate) struct Environment {
     pub(crate) namespace: Option<String>,
     pub(crate) lease: Option<Duration>,
     pub(crate) shutdown_deadline: Option<Duration>,
+    pub(crate) http: Option<SocketAddr>,
     pub(crate) consumers: ConsumerOptions,
     pub(crate) problems: Vec<String>,
 }
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 11] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
     "STREAMS_LEASE",
     "STREAMS_SHUTDOWN_DEADLINE",
+    "STREAMS_HTTP",
     "STREAMS_MAX_ATTEMPTS",
     "STREAMS_TIMEOUT",
     "STREAMS_CHECKPOINT_EVENTS",
@@ -203,6 +220,15 @@ impl Environment {
                 "STREAMS_NAMESPACE" => read.namespace = Some(value),
                 "STREAMS_LEASE" => read.lease = read.duration(&name, &value),
                 "STREAMS_SHUTDOWN_DEADLINE" => read.shutdown_deadline = read.duration(&name, &value),
+                "STREAMS_HTTP" => match value.parse() {
+                    Ok(_) if !cfg!(feature = "http") => read.problems.push(
+                        "STREAMS_HTTP is set, but the program is built without an endpoint; add the feature `http` of streams-runtime".to_owned(),
+                    ),
+                    Ok(address) => read.http = Some(address),
+                    Err(_) => read.problems.push(format!(
+                        "STREAMS_HTTP is `{value}`; expected an address and a port such as `127.0.0.1:9100`"
+                    )),
+                },
                 "STREAMS_MAX_ATTEMPTS" => read.consumers.max_attempts = read.number(&name, &value),
                 "STREAMS_TIMEOUT" => read.consumers.timeout = read.duration(&name, &value),
                 "STREAMS_CHECKPOINT_EVENTS" => read.consumers.checkpoint_events = read.number(&name, &value),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, after, millis};
+use crate::monitor::Vitals;
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -139,10 +140,15 @@ impl Leases {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(crate) fn start(broker: &Arc<dyn Broker>, lease_for: Duration, clock: Clock) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        broker: &Arc<dyn Broker>,
+        lease_for: Duration,
+        clock: Clock,
+        vitals: Arc<Vitals>,
+    ) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
-        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, end);
+        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, end, vitals);
         match broker.renewal() {
             Renewal::CallersExecutor => {
                 tokio::spawn(renewals);
@@ -194,7 +200,15 @@ impl Held {
 }
 
 /// Renews what is held until the app ends.
-async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_for: Duration, end: CancellationToken) {
+async fn renew(
+    table: Weak<Table>,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    lease_for: Duration,
+    end: CancellationToken,
+    vitals: Arc<Vitals>,
+) {
+    let _sign = vitals.alive("the renewal of leases");
     let mut renewer: Option<Box<dyn Renewer>> = None;
     let mut trouble = false;
     let mut watched: Vec<Weak<Held>> = Vec::new();
@@ -212,6 +226,7 @@ async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_
                 continue;
             }
         }
+        vitals.beat(&clock);
         let Some(table) = table.upgrade() else { return };
         let held = {
             let mut list = table.held.lock().unwrap_or_else(PoisonError::into_inner);

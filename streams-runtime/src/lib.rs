@@ -47,6 +47,7 @@
 //! | `STREAMS_NAMESPACE` | put before the name of every stream |
 //! | `STREAMS_LEASE` | how long an owner may be silent before another takes over, such as `10s` |
 //! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
+//! | `STREAMS_HTTP` | where to answer `/metrics`, `/livez` and `/readyz`, such as `127.0.0.1:9100`; needs the feature `http` |
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
@@ -58,6 +59,20 @@
 //! | `uuid` | fields and keys of type `uuid::Uuid` |
 //! | `chrono` | fields of type `chrono::DateTime` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
+//! | `http` | `/metrics`, `/livez` and `/readyz` on an address: `Config::http` |
+//! | `metrics` | every metric also through the `metrics` facade |
+//! | `opentelemetry` | traces that go on from a publish to its handlers |
+//!
+//! # What can be seen of it
+//!
+//! * [`Monitor`]: the status of every group, metrics as text, and whether the app is alive and ready. Cheap to clone, for
+//!   routes of a service's own; the feature `http` serves the same on a port.
+//! * [`metrics`] lists every metric.
+//! * Spans have the target `streams::trace` and OpenTelemetry's names: `publish trades` around each call of a
+//!   [`Publisher`], `process trades` around each attempt of a handler. Without a subscriber that wants them none is made.
+//!   They are at `DEBUG` (`RUST_LOG=info,streams::trace=debug`), with the feature `opentelemetry` at `INFO`: install a
+//!   layer of `tracing-opentelemetry`, and a publish and its handlers in every group are one trace, in the W3C format.
+//!   Without that feature a `traceparent` header still travels on with what a handler publishes.
 //!
 //! # What stops a group
 //!
@@ -92,6 +107,11 @@ mod dead_letter;
 mod admin;
 mod shutdown;
 mod status;
+mod monitor;
+pub mod metrics;
+mod trace;
+#[cfg(feature = "http")]
+mod http;
 mod clock;
 mod random;
 pub mod broker;
@@ -103,6 +123,7 @@ pub use app::{App, Error, Running};
 pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterId, DeadLetters};
 pub use loss::{DataLoss, DataLossKind};
+pub use monitor::Monitor;
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use run::run;
 pub use settle::Cause;

@@ -41,6 +41,9 @@ pub enum DataLossKind {
 }
 
 impl DataLossKind {
+    /// Every kind, in the order of their declaration.
+    pub(crate) const ALL: [Self; 4] = [Self::Restarted, Self::HistoryCut, Self::TrimmedPast, Self::DeletedUnread];
+
     /// The word for it in logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -318,6 +321,11 @@ mod tests {
         assert_eq!((reader.position(), reader.seen()), (EntryId::new(6, 0), Some(6)));
         reader.pass_nothing(EntryId::new(9, 0));
         assert!(!reader.has_witness());
+    }
+
+    #[test]
+    fn every_kind_has_its_place() {
+        assert!(DataLossKind::ALL.iter().enumerate().all(|(place, kind)| *kind as usize == place));
     }
 
     #[test]

@@ -23,12 +23,14 @@ use crate::commit::Committer;
 use crate::dead_letter;
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::metrics::Histogram;
 use crate::random::Random;
 use crate::settle::{self, Decision, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
 use crate::source::Source;
 use crate::status::{Phase, Progress, count};
 use crate::tail::{Follower, Tails, Taken};
+use crate::trace;
 
 /// How often a halted partition says so again.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -57,6 +59,7 @@ pub(crate) struct Handler {
     pub(crate) registration: Registration,
     pub(crate) policy: settle::Policy,
     pub(crate) scope: Arc<Scope>,
+    pub(crate) duration: Arc<Histogram>,
 }
 
 /// A group on a partition.
@@ -312,8 +315,11 @@ impl Group {
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             known.epoch = holding.epoch;
         }
+        self.progress.owned(&holding);
         self.acknowledged(holding.at);
-        self.own(&lease, holding, past).await
+        let ended = self.own(&lease, holding, past).await;
+        self.progress.disowned(matches!(ended, Ended::Lost));
+        ended
     }
 
     /// The call that lets the group go on with what stands behind this entry.
@@ -564,6 +570,7 @@ impl Group {
         if self.engine.shutdown.is_stopping() {
             return Err(Ended::Stopped);
         }
+        self.progress.begins(entry.id);
         let counts = &self.progress.counts;
         let (settlement, consumer) = match entry.event() {
             None => {
@@ -605,7 +612,7 @@ impl Group {
                     done = committer.finish() => done?,
                     () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 }
-                count(&counts.dead_lettered);
+                counts.dead(cause);
                 return Ok(true);
             }
         }
@@ -671,7 +678,8 @@ impl Group {
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
         lease.handler_begins(began, timeout.saturating_add(self.engine.lease_for));
-        let mut call = Caught { call: Some(handler.registration.call(ctx)) };
+        let span = trace::process(&handler.scope, std::slice::from_ref(ctx.entry()), ctx.attempt());
+        let mut call = Caught { call: Some(trace::within(&span, handler.registration.call(ctx))) };
         // Most handlers never wait: what follows is set up only for those that do.
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
         let result = match first {
@@ -692,6 +700,8 @@ impl Group {
             }
         };
         lease.handler_ended();
+        handler.duration.record(began.elapsed());
+        trace::ended(&span, result.as_ref().err().map(|failure| settle::Cause::of(failure).as_str()));
         Ok(result)
     }
 }

@@ -39,6 +39,11 @@ impl Random {
         format!("{:032x}", self.with(|generator| generator.random::<u128>()))
     }
 
+    /// The id of a span in a trace: anything but zero.
+    pub(crate) fn span_id(&self) -> u64 {
+        self.with(|generator| generator.random_range(1..=u64::MAX))
+    }
+
     /// A UUIDv7 for this moment.
     pub(crate) fn event_id(&self, wall_ms: u64) -> uuid::Uuid {
         let bytes = self.with(|generator| generator.random::<[u8; 10]>());

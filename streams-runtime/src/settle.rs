@@ -52,6 +52,22 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause, in the order of their declaration.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Handler, Self::Permanent, Self::Panic, Self::Timeout, Self::Decode, Self::Argument, Self::Asked];
+
+    /// What a failed attempt would be put down to if it was the last.
+    pub(crate) fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::Decode(_) => Self::Decode,
+            _ if failure.is_permanent() => Self::Permanent,
+            Failure::Panic(_) => Self::Panic,
+            Failure::TimedOut(_) => Self::Timeout,
+            Failure::Rejected { .. } => Self::Argument,
+            _ => Self::Handler,
+        }
+    }
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -91,14 +107,7 @@ pub(crate) fn decide(
         Ok(other) => dead(Cause::Handler, format!("unknown outcome {other:?}")),
         Err(Failure::Decode(error)) if error.is_newer() => Decision::Halt { reason: error.to_string() },
         Err(failure) => {
-            let cause = match &failure {
-                Failure::Decode(_) => Cause::Decode,
-                _ if failure.is_permanent() => Cause::Permanent,
-                Failure::Panic(_) => Cause::Panic,
-                Failure::TimedOut(_) => Cause::Timeout,
-                Failure::Rejected { .. } => Cause::Argument,
-                _ => Cause::Handler,
-            };
+            let cause = Cause::of(&failure);
             if failure.is_permanent() || attempt >= policy.max_attempts {
                 dead(cause, failure.reason())
             } else {
@@ -168,6 +177,11 @@ mod tests {
         assert!(matches!(panic(1), Decision::Retry { .. }));
         assert_eq!(cause(panic(3)), Cause::Panic);
         assert_eq!(cause(decide(Err(Failure::TimedOut(POLICY.timeout)), 3, &POLICY, || 0.0)), Cause::Timeout);
+    }
+
+    #[test]
+    fn every_cause_has_its_place() {
+        assert!(Cause::ALL.iter().enumerate().all(|(place, cause)| *cause as usize == place));
     }
 
     #[test]

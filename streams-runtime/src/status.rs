@@ -1,13 +1,18 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use streams_core::EntryId;
+use streams_core::broker::{Extent, Holding};
 use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::loss::DataLoss;
+use crate::loss::{DataLoss, DataLossKind};
+use crate::metrics::{Counter, Gauge, Registry};
+use crate::settle::Cause;
 
 /// What a group is doing on one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,14 @@ pub struct GroupStatus {
     pub phase: Phase,
     /// Its checkpoint, as far as this process knows.
     pub checkpoint: EntryId,
+    /// For how long the checkpoint has stood still while there was an event in hand or to commit; zero when there is none.
+    pub checkpoint_age: Duration,
+    /// How many entries stand above the checkpoint. Known to the owner, from a look at the end of the stream every 5 s
+    /// that begins with the first time somebody asks for the status; `None` where the count is not known.
+    pub lag_entries: Option<u64>,
+    /// By how much the newest entry is younger than the one in hand, from the same look; zero when nothing stands above
+    /// the checkpoint.
+    pub lag: Option<Duration>,
     /// Events that were handled to their end.
     pub done: u64,
     /// Events that a handler skipped.
@@ -87,72 +100,229 @@ impl Status {
 }
 
 /// The live side of a [`GroupStatus`], written by the group's own task.
-#[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) stream: &'static str,
     pub(crate) group: &'static str,
     pub(crate) key: GroupKey,
-    phase: Mutex<(Phase, EntryId)>,
+    now: Mutex<Now>,
+    /// Whether this process holds the lease.
+    owner: AtomicBool,
+    /// The entry that was begun last, in two parts, and whether it lies above the checkpoint: written by the group's task.
+    begun: (AtomicU64, AtomicU64),
+    pending: AtomicBool,
+    tip: Arc<Tip>,
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
     pub(crate) counts: Counts,
+    gauges: Gauges,
     losses: Mutex<(u64, u64, Option<DataLoss>)>,
     /// The server did not say that the last commit was done and the lease given back.
     abandoned: AtomicBool,
     changed: Arc<Notify>,
 }
 
-/// Counters of one group on one partition.
+#[derive(Debug)]
+struct Now {
+    phase: Phase,
+    checkpoint: EntryId,
+    /// The ordinal of the checkpoint.
+    seen: Option<u64>,
+    /// Since when something is pending and the checkpoint has not moved.
+    standing: Option<Instant>,
+}
+
+/// Where a partition was last seen to end; all its groups share it.
 #[derive(Debug, Default)]
+pub(crate) struct Tip(Mutex<Option<Extent>>);
+
+impl Tip {
+    pub(crate) fn set(&self, extent: Option<Extent>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = extent;
+    }
+
+    fn get(&self) -> Option<Extent> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counters of one group on one partition.
 pub(crate) struct Counts {
-    pub(crate) done: AtomicU64,
-    pub(crate) skipped: AtomicU64,
-    pub(crate) passed_over: AtomicU64,
-    pub(crate) retried: AtomicU64,
-    pub(crate) dead_lettered: AtomicU64,
+    pub(crate) done: Arc<Counter>,
+    pub(crate) skipped: Arc<Counter>,
+    pub(crate) passed_over: Arc<Counter>,
+    pub(crate) retried: Arc<Counter>,
+    pub(crate) dead_lettered: Arc<Counter>,
+    /// By place in [`Cause::ALL`].
+    causes: [Arc<Counter>; Cause::ALL.len()],
+    taken: Arc<Counter>,
+    lost: Arc<Counter>,
+    released: Arc<Counter>,
+    /// By place in [`DataLossKind::ALL`].
+    losses: [Arc<Counter>; DataLossKind::ALL.len()],
+    lost_entries: Arc<Counter>,
+}
+
+/// What is computed when somebody reads.
+struct Gauges {
+    lag_entries: Arc<Gauge>,
+    lag: Arc<Gauge>,
+    checkpoint_age: Arc<Gauge>,
+    owner: Arc<Gauge>,
+    halted: Arc<Gauge>,
+    troubled: Arc<Gauge>,
 }
 
 /// Counts one.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+pub(crate) fn count(counter: &Counter) {
+    counter.add(1);
+}
+
+impl Counts {
+    fn new(registry: &Registry, [stream, partition, group]: [&str; 3]) -> Self {
+        let counter = |name: &str, what: &str| registry.counter(name, &[stream, partition, group, what]);
+        let plain = |name: &str| registry.counter(name, &[stream, partition, group]);
+        Self {
+            done: counter("streams_consumed_total", "done"),
+            skipped: counter("streams_consumed_total", "skipped"),
+            passed_over: counter("streams_consumed_total", "passed_over"),
+            retried: plain("streams_retried_total"),
+            dead_lettered: counter("streams_consumed_total", "dead_lettered"),
+            causes: Cause::ALL.map(|cause| counter("streams_dead_lettered_total", cause.as_str())),
+            taken: counter("streams_lease_changes_total", "taken"),
+            lost: counter("streams_lease_changes_total", "lost"),
+            released: counter("streams_lease_changes_total", "released"),
+            losses: DataLossKind::ALL.map(|kind| counter("streams_losses_total", &kind.as_str().replace(' ', "_"))),
+            lost_entries: plain("streams_lost_entries_total"),
+        }
+    }
+
+    /// Counts a dead letter.
+    pub(crate) fn dead(&self, cause: Cause) {
+        count(&self.dead_lettered);
+        count(&self.causes[cause as usize]);
+    }
+}
+
+impl Gauges {
+    fn new(registry: &Registry, labels: [&str; 3]) -> Self {
+        let gauge = |name: &str| registry.gauge(name, &labels);
+        Self {
+            lag_entries: gauge("streams_lag_entries"),
+            lag: gauge("streams_lag_seconds"),
+            checkpoint_age: gauge("streams_checkpoint_age_seconds"),
+            owner: gauge("streams_owner"),
+            halted: gauge("streams_halted"),
+            troubled: gauge("streams_troubled"),
+        }
+    }
 }
 
 impl Progress {
-    pub(crate) fn new(stream: &'static str, group: &'static str, key: GroupKey, changed: Arc<Notify>) -> Self {
-        let phase = Mutex::new((Phase::Starting, EntryId::ZERO));
+    pub(crate) fn new(
+        stream: &'static str,
+        group: &'static str,
+        key: GroupKey,
+        tip: Arc<Tip>,
+        registry: &Registry,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let now = Now { phase: Phase::Starting, checkpoint: EntryId::ZERO, seen: None, standing: None };
+        let partition = key.partition().index().to_string();
+        let labels = [stream, &partition, group];
         Self {
             stream,
             group,
-            key,
-            phase,
+            now: Mutex::new(now),
+            owner: AtomicBool::new(false),
+            begun: Default::default(),
+            pending: AtomicBool::new(false),
+            tip,
             reached: Mutex::default(),
-            counts: Counts::default(),
+            counts: Counts::new(registry, labels),
+            gauges: Gauges::new(registry, labels),
+            key,
             losses: Mutex::default(),
             abandoned: AtomicBool::new(false),
             changed,
         }
     }
 
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Enters a phase; answers whether it is another one than before.
     pub(crate) fn enter(&self, phase: Phase) -> bool {
-        let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.0 == phase {
+        let mut now = self.now();
+        if now.phase == phase {
             return false;
         }
-        now.0 = phase;
+        now.phase = phase;
         drop(now);
         self.changed.notify_waiters();
         true
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.now().phase.clone()
     }
 
     /// The server has acknowledged this checkpoint.
     pub(crate) fn checkpoint(&self, at: EntryId) {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner).1 = at;
+        self.now().checkpoint = at;
         self.reach(at);
+    }
+
+    /// The lease is held, from here on.
+    pub(crate) fn owned(&self, holding: &Holding) {
+        count(&self.counts.taken);
+        self.owner.store(true, Ordering::Relaxed);
+        self.begin(holding.at);
+        self.now().seen = holding.seen;
+    }
+
+    /// The lease is held no more.
+    pub(crate) fn disowned(&self, lost: bool) {
+        count(if lost { &self.counts.lost } else { &self.counts.released });
+        self.owner.store(false, Ordering::Relaxed);
+        self.pending.store(false, Ordering::Relaxed);
+        self.now().standing = None;
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, id: EntryId) {
+        self.begun.0.store(id.ms, Ordering::Relaxed);
+        self.begun.1.store(id.seq, Ordering::Relaxed);
+    }
+
+    fn begun(&self) -> EntryId {
+        EntryId::new(self.begun.0.load(Ordering::Relaxed), self.begun.1.load(Ordering::Relaxed))
+    }
+
+    /// This entry is the one in hand.
+    pub(crate) fn begins(&self, id: EntryId) {
+        self.begin(id);
+        // The clock is looked at once a commit, not once an event.
+        if !self.pending.load(Ordering::Relaxed) {
+            self.pending.store(true, Ordering::Relaxed);
+            self.now().standing = Some(Instant::now());
+        }
+    }
+
+    /// The server has acknowledged a commit: the checkpoint is here, its ordinal is this.
+    pub(crate) fn committed(&self, at: EntryId, seen: Option<u64>) {
+        let pending = self.begun() > at;
+        self.pending.store(pending, Ordering::Relaxed);
+        let mut now = self.now();
+        now.seen = seen.or(if now.checkpoint == at { now.seen } else { None });
+        if !pending {
+            now.standing = None;
+        } else if now.checkpoint < at {
+            now.standing = Some(Instant::now());
+        }
     }
 
     /// Nothing is left to do up to here.
@@ -171,6 +341,8 @@ impl Progress {
 
     /// History turned out to be cut.
     pub(crate) fn lost(&self, loss: DataLoss) {
+        count(&self.counts.losses[loss.kind as usize]);
+        self.counts.lost_entries.add(loss.count.unwrap_or_default());
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
     }
@@ -184,23 +356,50 @@ impl Progress {
     }
 
     pub(crate) fn snapshot(&self) -> GroupStatus {
-        let (phase, checkpoint) = self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = self.now();
+        let (lag_entries, lag) = match self.tip.get().filter(|_| self.is_owner()) {
+            None => (None, None),
+            Some(tip) if tip.last <= now.checkpoint => (Some(0), Some(Duration::ZERO)),
+            Some(tip) => {
+                // What was trimmed before it was read is no work any more.
+                let entries = now.seen.map(|seen| tip.added.saturating_sub(seen).min(tip.length));
+                let at = self.begun().max(now.checkpoint);
+                (entries, Some(Duration::from_millis(tip.last.ms.saturating_sub(at.ms))))
+            }
+        };
+        let (phase, checkpoint) = (now.phase.clone(), now.checkpoint);
+        let checkpoint_age = now.standing.map_or(Duration::ZERO, |since| since.elapsed());
+        drop(now);
         let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GroupStatus {
             stream: self.stream,
             partition: self.key.partition().index(),
             group: self.group,
             phase,
             checkpoint,
-            done: read(&self.counts.done),
-            skipped: read(&self.counts.skipped),
-            passed_over: read(&self.counts.passed_over),
-            retried: read(&self.counts.retried),
-            dead_lettered: read(&self.counts.dead_lettered),
+            checkpoint_age,
+            lag_entries,
+            lag,
+            done: self.counts.done.get(),
+            skipped: self.counts.skipped.get(),
+            passed_over: self.counts.passed_over.get(),
+            retried: self.counts.retried.get(),
+            dead_lettered: self.counts.dead_lettered.get(),
             losses,
             lost,
             last_loss,
         }
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn gauge(&self) {
+        let status = self.snapshot();
+        let flag = |set: bool| Some(f64::from(u8::from(set)));
+        self.gauges.lag_entries.set(status.lag_entries.map(|entries| entries as f64));
+        self.gauges.lag.set(status.lag.map(|lag| lag.as_secs_f64()));
+        self.gauges.checkpoint_age.set(Some(status.checkpoint_age.as_secs_f64()));
+        self.gauges.owner.set(flag(self.is_owner()));
+        self.gauges.halted.set(flag(matches!(status.phase, Phase::Halted { .. })));
+        self.gauges.troubled.set(flag(matches!(status.phase, Phase::Troubled { .. })));
     }
 }

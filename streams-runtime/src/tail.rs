@@ -23,6 +23,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::loss::Witness;
+use crate::metrics::Counter;
+use crate::monitor::Vitals;
 use crate::random::Random;
 use crate::settle::{SERVER_AWAY, wait};
 
@@ -96,6 +98,8 @@ struct Shared {
     random: Arc<Random>,
     budget: usize,
     end: CancellationToken,
+    vitals: Arc<Vitals>,
+    reconnects: Arc<Counter>,
     inner: Mutex<Inner>,
 }
 
@@ -151,9 +155,10 @@ pub(crate) enum Taken {
 
 impl Tails {
     /// Tails whose windows hold at most `budget` bytes together.
-    pub(crate) fn new(broker: Arc<dyn Broker>, random: Arc<Random>, budget: usize) -> Self {
-        let inner = Mutex::default();
-        Self { shared: Arc::new(Shared { broker, random, budget, end: CancellationToken::new(), inner }) }
+    pub(crate) fn new(broker: Arc<dyn Broker>, random: Arc<Random>, budget: usize, vitals: Arc<Vitals>) -> Self {
+        let (end, inner) = (CancellationToken::new(), Mutex::default());
+        let reconnects = vitals.registry.counter("streams_tail_reconnects_total", &[]);
+        Self { shared: Arc::new(Shared { broker, random, budget, end, vitals, reconnects, inner }) }
     }
 
     /// Ends all reading.
@@ -371,6 +376,7 @@ impl Drop for Follower {
 
 /// Waits on one connection for as long as the app lives.
 async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
+    let _sign = shared.vitals.alive("the task that waits for entries");
     let mut failures: u32 = 0;
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
@@ -385,6 +391,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
         };
         *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if failures == 0 {
+            shared.reconnects.add(1);
             tracing::warn!(error = %failed, "the tail lost its connection; trying again until it is back");
         }
         failures = failures.saturating_add(1);
@@ -537,7 +544,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_group_takes_no_more_at_once_than_it_may_hold() {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
-        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES, Arc::default());
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
         let follower = tails.follow(partition.as_str(), first, TAKE_BYTES);

@@ -169,7 +169,7 @@ impl Publisher {
     /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
     pub fn test() -> Self {
         let (clock, random) = (Clock::starting(epoch()), Arc::new(Random::seeded(0)));
-        let shared = Shared::new(Arc::new(Embedded::starting(epoch())), clock, random, PUBLISH_RETRY);
+        let shared = Shared::new(Arc::new(Embedded::starting(epoch())), clock, random, PUBLISH_RETRY, Arc::default());
         // The events of other tests in the same program say nothing here.
         Self::new(shared, None, Vec::new())
     }

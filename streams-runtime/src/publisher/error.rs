@@ -78,6 +78,28 @@ impl PublishError {
         }
     }
 
+    /// The kind of error, in one word for metrics and spans.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.problem {
+            Problem::NotSent => "not_sent",
+            Problem::NotDurable { .. } => "not_durable",
+            Problem::Broker(error) => match error.kind() {
+                BrokerErrorKind::Unavailable => "unavailable",
+                BrokerErrorKind::Indefinite => "indefinite",
+                BrokerErrorKind::Full => "full",
+                BrokerErrorKind::Refused => "refused",
+                BrokerErrorKind::Unsupported => "unsupported",
+                BrokerErrorKind::Mismatch => "mismatch",
+                _ => "protocol",
+            },
+            Problem::Encode(_)
+            | Problem::TooLarge { .. }
+            | Problem::Header { .. }
+            | Problem::Headers { .. }
+            | Problem::EventId(_) => "invalid",
+        }
+    }
+
     /// The id that the event had: publish again with the same one, so that consumers can tell a double.
     pub fn event_id(&self) -> Option<&str> {
         self.event_id.as_deref()

@@ -2,6 +2,7 @@
 
 mod error;
 mod floor;
+mod meters;
 mod queue;
 
 use std::collections::HashMap;
@@ -15,10 +16,13 @@ use streams_core::broker::{Broker, BrokerError, Durable, Fields};
 use streams_core::codec;
 use streams_core::keys::{self, StreamKey, partition_of};
 use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromContext, Headers, Message, StreamEvent};
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use self::error::Problem;
 pub use self::error::PublishError;
 use self::floor::Floor;
+use self::meters::Meters;
 pub(crate) use self::queue::Shared;
 use self::queue::{Answer, Declared, Pending, Queue};
 use crate::app::Error;
@@ -26,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
 use crate::random::Random;
 use crate::registry;
+use crate::trace::{self, TraceContext};
 
 /// The most headers of an event, and the most bytes they may have together: what is kept free of the 1 MiB of an entry.
 const MAX_HEADERS: usize = 32;
@@ -81,9 +86,17 @@ const PAGE: usize = 64;
 /// Dropping a publish that has begun withdraws nothing: its event is written all the same, unless it still waited for
 /// room, and nobody hears what became of it. Others that share its write are not affected. The write runs in a task on
 /// the executor of the call that found the partition idle; if that executor ends, those who still wait are told so.
+///
+/// # Traces
+///
+/// Each call is a span, and each event carries the trace context (`traceparent`) in which it was published: that of the
+/// span, with the feature `opentelemetry`; otherwise that of the event whose handler took the publisher as an argument. A
+/// `traceparent` header of the caller's own is left as it is.
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
+    /// The trace of the event that is handled by whoever this publisher was given to.
+    handling: Option<Arc<TraceContext>>,
 }
 
 struct Inner {
@@ -99,6 +112,7 @@ struct Stream {
     declared: Arc<Declared>,
     /// One for each partition.
     queues: Vec<Arc<Queue>>,
+    meters: Meters,
 }
 
 impl fmt::Debug for Publisher {
@@ -135,7 +149,7 @@ impl Publisher {
 
     /// A publisher alone, on a broker.
     pub fn on(broker: Arc<dyn Broker>) -> Self {
-        let shared = Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY);
+        let shared = Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY, Arc::default());
         Self::new(shared, None, registry::linked_events())
     }
 
@@ -145,7 +159,9 @@ impl Publisher {
     /// When the name cannot be part of a key.
     pub fn in_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
         keys::check_namespace(namespace)?;
-        Ok(Self::new(self.shared(self.inner.shared.retry), Some(namespace.to_owned()), self.inner.events.clone()))
+        let shared = self.shared(self.inner.shared.retry);
+        let other = Self::new(shared, Some(namespace.to_owned()), self.inner.events.clone());
+        Ok(Self { handling: self.handling.clone(), ..other })
     }
 
     /// The same with another time for which a write that has no answer is tried again, and with queues of its own. 15 s
@@ -153,17 +169,19 @@ impl Publisher {
     /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
     /// [`Config::publish_retry`](crate::Config::publish_retry).
     pub fn retrying_for(&self, retry: Duration) -> Self {
-        Self::new(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone())
+        let other = Self::new(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
+        Self { handling: self.handling.clone(), ..other }
     }
 
     fn shared(&self, retry: Duration) -> Shared {
         let shared = &self.inner.shared;
-        Shared::new(Arc::clone(&shared.broker), shared.clock, Arc::clone(&shared.random), retry)
+        let (broker, random) = (Arc::clone(&shared.broker), Arc::clone(&shared.random));
+        Shared::new(broker, shared.clock, random, retry, Arc::clone(&shared.registry))
     }
 
     pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
         let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), handling: None }
     }
 
     #[cfg(feature = "testing")]
@@ -222,19 +240,34 @@ impl Publisher {
         &self,
         events: impl Iterator<Item = (E, Option<String>)>,
     ) -> Vec<Result<Receipt, PublishError>> {
+        let (began, span) = (Instant::now(), trace::publish(E::INFO.stream));
         let stream = self.stream::<E>();
+        let trace = trace::headers(&span, self.handling.as_deref(), &self.inner.shared.random);
+        let answers = self.write_all(&stream, events, &trace).instrument(span.clone()).await;
+        trace::published(&span, answers.len());
+        trace::ended(&span, answers.iter().find_map(|answer| answer.as_ref().err()).map(PublishError::kind));
+        stream.meters.answered(&answers, began.elapsed());
+        answers
+    }
+
+    async fn write_all<E: StreamEvent>(
+        &self,
+        stream: &Stream,
+        events: impl Iterator<Item = (E, Option<String>)>,
+        trace: &[(String, String)],
+    ) -> Vec<Result<Receipt, PublishError>> {
         let mut answers: Answers = Vec::new();
         let mut chunks: Vec<Chunk> = (0..).zip(&stream.queues).map(|(at, queue)| Chunk::new(at, queue)).collect();
         for (event, id) in events {
             let place = answers.len();
             answers.push(None);
-            let (partition, event_id) = self.place(&event, id, &stream);
+            let (partition, event_id) = self.place(&event, id, stream);
             let chunk = &mut chunks[partition as usize];
             if chunk.failed {
                 answers[place] = Some(Err(PublishError::of(E::INFO, Some(event_id), Problem::NotSent)));
                 continue;
             }
-            match self.fields(&event, event_id, &[]) {
+            match self.fields(&event, event_id, &[], trace) {
                 Ok((event_id, fields)) => {
                     chunk.bytes += fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
                     chunk.entries.push(fields);
@@ -310,7 +343,8 @@ impl Publisher {
                 Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
             };
             let queues = (0..properties.partitions).map(queue).collect();
-            Arc::new(Stream { declared, queues })
+            let meters = Meters::new(&self.inner.shared.registry, name, properties.partitions);
+            Arc::new(Stream { declared, queues, meters })
         });
         Arc::clone(stream)
     }
@@ -336,6 +370,7 @@ impl Publisher {
         event: &E,
         event_id: String,
         headers: &[(String, String)],
+        trace: &[(String, String)],
     ) -> Result<(EventId, Fields), PublishError> {
         let Some(id) = EventId::new(event_id.clone()) else {
             return Err(PublishError::of(E::INFO, None, Problem::EventId(event_id)));
@@ -354,7 +389,10 @@ impl Publisher {
             (Entry::ID.as_bytes().to_vec(), event_id.as_bytes().to_vec()),
             (Entry::PAYLOAD.as_bytes().to_vec(), payload),
         ];
-        fields.extend(headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        // The trace has its room beside the headers: nobody is refused for what we add.
+        fields.extend(
+            headers.iter().chain(trace).map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())),
+        );
         Ok((id, fields))
     }
 }
@@ -485,12 +523,31 @@ impl<'a, E: StreamEvent> IntoFuture for Publish<'a, E> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            let (began, span) = (Instant::now(), trace::publish(E::INFO.stream));
             let stream = self.publisher.stream::<E>();
-            let (partition, event_id) = self.publisher.place(self.event, self.event_id, &stream);
-            let (event_id, fields) = self.publisher.fields(self.event, event_id, &self.headers)?;
-            let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
-            outcome(E::INFO, partition, event_id, 0, &answer)
+            let answer = self.write(&stream, &span).instrument(span.clone()).await;
+            trace::ended(&span, answer.as_ref().err().map(PublishError::kind));
+            stream.meters.answered(std::slice::from_ref(&answer), began.elapsed());
+            answer
         })
+    }
+}
+
+impl<E: StreamEvent> Publish<'_, E> {
+    async fn write(self, stream: &Stream, span: &Span) -> Result<Receipt, PublishError> {
+        let publisher = self.publisher;
+        let (partition, event_id) = publisher.place(self.event, self.event_id, stream);
+        trace::publishes(span, partition, &event_id);
+        let trace = match self.headers.iter().find(|(name, _)| name == trace::TRACEPARENT) {
+            Some((_, own)) => {
+                trace::carries(span, own);
+                Vec::new()
+            }
+            None => trace::headers(span, publisher.handling.as_deref(), &publisher.inner.shared.random),
+        };
+        let (event_id, fields) = publisher.fields(self.event, event_id, &self.headers, &trace)?;
+        let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
+        outcome(E::INFO, partition, event_id, 0, &answer)
     }
 }
 
@@ -498,10 +555,11 @@ impl FromContext for Publisher {
     type Rejection = BoxError;
 
     async fn from_context(ctx: &Context) -> Result<Self, BoxError> {
-        ctx.resources()
+        let publisher = ctx
+            .resources()
             .get::<Self>()
-            .cloned()
-            .ok_or_else(|| "there is no publisher outside an app; in a test pass `Publisher::test()`".into())
+            .ok_or("there is no publisher outside an app; in a test pass `Publisher::test()`")?;
+        Ok(Self { handling: TraceContext::of(ctx.entry()).map(Arc::new), inner: Arc::clone(&publisher.inner) })
     }
 }
 

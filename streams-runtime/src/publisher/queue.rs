@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::floor::Floor;
 use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
+use crate::metrics::Registry;
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -67,12 +68,19 @@ pub(crate) struct Shared {
     pub(super) random: Arc<Random>,
     /// For how long a write is tried again.
     pub(super) retry: Duration,
+    pub(super) registry: Arc<Registry>,
     room: Arc<Semaphore>,
 }
 
 impl Shared {
-    pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock, random: Arc<Random>, retry: Duration) -> Self {
-        Self { broker, clock, random, retry, room: Arc::new(Semaphore::new(ROOM as usize)) }
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        random: Arc<Random>,
+        retry: Duration,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self { broker, clock, random, retry, registry, room: Arc::new(Semaphore::new(ROOM as usize)) }
     }
 }
 

@@ -1,0 +1,193 @@
+//! What an app says of itself while it runs: status, metrics, whether it lives; and the look at how far groups lag.
+//!
+//! [`http`](crate::http) serves what stands here. Nothing here waits for the broker: who asks whether a program lives must
+//! not have to wait for a server that does not.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::Broker;
+use streams_core::keys::PartitionKey;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, millis};
+use crate::metrics::{LOOK, Registry};
+use crate::status::{Phase, Progress, Status, Tip};
+
+/// For how long the end of partitions is looked at after somebody has read: longer than the minute between two reads of a
+/// patient collector.
+const INTEREST: Duration = Duration::from_secs(150);
+/// How many leases the renewals may stand still before the app counts as dead, and how long at least: leases are long lost
+/// then, and a restart must not answer a machine that is only slow.
+const STILL_LEASES: u32 = 3;
+const STILL_MIN: Duration = Duration::from_secs(30);
+
+/// What an app says of itself: cheap to clone, for health checks and metrics of a service's own.
+///
+/// Get it from [`Running::monitor`](crate::Running::monitor). It asks the broker nothing and keeps nothing running.
+#[derive(Clone)]
+pub struct Monitor {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) groups: Vec<Arc<Progress>>,
+    /// Each partition once, with where it was last seen to end.
+    pub(crate) tips: Vec<(PartitionKey, Arc<Tip>)>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) clock: Clock,
+    pub(crate) lease_for: Duration,
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Monitor").field("groups", &self.inner.groups.len()).finish_non_exhaustive()
+    }
+}
+
+impl Monitor {
+    pub(crate) fn new(inner: Inner) -> Self {
+        // The first beat is that of the start, from which the renewals are given their time.
+        inner.vitals.beat(&inner.clock);
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What every group is doing.
+    pub fn status(&self) -> Status {
+        self.inner.vitals.ask(&self.inner.clock);
+        Status { groups: self.inner.groups.iter().map(|progress| progress.snapshot()).collect() }
+    }
+
+    /// Every metric of the app in the text format of Prometheus; [`metrics`](crate::metrics) says which there are.
+    pub fn metrics(&self) -> String {
+        self.inner.vitals.ask(&self.inner.clock);
+        self.inner.groups.iter().for_each(|progress| progress.gauge());
+        self.inner.vitals.registry.render()
+    }
+
+    /// Whether the app's own tasks do their work: what a liveness probe asks. A server that is away is no reason to be
+    /// restarted.
+    ///
+    /// # Errors
+    /// What has stopped, in words; only a restart of the program mends it.
+    pub fn alive(&self) -> Result<(), String> {
+        let vitals = &self.inner.vitals;
+        if let Some(crashed) = &*vitals.crashed.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(crashed.clone());
+        }
+        let still = self.inner.clock.millis().saturating_sub(vitals.beat.load(Ordering::Relaxed));
+        if still > millis((self.inner.lease_for * STILL_LEASES).max(STILL_MIN)) {
+            return Err(format!("no lease was renewed for {still} ms: the renewals stand still, or the app has ended"));
+        }
+        Ok(())
+    }
+
+    /// Whether every group is well, and what each that is not handling events waits for: what a readiness probe asks.
+    ///
+    /// A group that stands by while another process owns its partition is ready.
+    pub fn ready(&self) -> (bool, String) {
+        let mut waiting = String::new();
+        let mut unwell = 0;
+        for progress in &self.inner.groups {
+            let (what, reason) = match progress.phase() {
+                Phase::Owning { .. } => continue,
+                Phase::StandingBy { .. } => ("waiting", "another process owns the partition".to_owned()),
+                Phase::Starting => ("starting", "nothing is known of its lease yet".to_owned()),
+                Phase::Troubled { reason } => ("troubled", reason),
+                Phase::Halted { reason } => ("halted", reason),
+                Phase::Stopped => ("stopped", "the app has stopped".to_owned()),
+            };
+            unwell += usize::from(what != "waiting");
+            // A line each, whatever a server said.
+            let reason = reason.replace(char::is_control, " ");
+            let _ = writeln!(waiting, "{what} {} {}: {reason}", progress.key.partition().as_str(), progress.group);
+        }
+        let all = self.inner.groups.len();
+        let first = match unwell {
+            0 => "ready\n".to_owned(),
+            _ => format!("not ready: {unwell} of {all} groups, counted by partition\n"),
+        };
+        (unwell == 0, first + &waiting)
+    }
+
+    /// Looks at the end of every partition that a group here owns, as long as somebody wants to know.
+    pub(crate) async fn look(self, broker: Arc<dyn Broker>) {
+        let Inner { groups, tips, vitals, clock, .. } = &*self.inner;
+        let _sign = vitals.alive("the look at the lag");
+        loop {
+            if !vitals.is_asked(clock) {
+                vitals.asked.notified().await;
+                continue;
+            }
+            for (partition, tip) in tips {
+                let is_owned = |progress: &Arc<Progress>| progress.key.partition() == partition && progress.is_owner();
+                // What cannot be known any more is not said any more.
+                let extent = if groups.iter().any(is_owned) { broker.extent(partition).await.ok() } else { None };
+                tip.set(extent.flatten());
+            }
+            if cfg!(feature = "metrics") {
+                groups.iter().for_each(|progress| progress.gauge());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Signs of life of an app's own tasks, its figures, and whether anybody wants to know them.
+#[derive(Debug, Default)]
+pub(crate) struct Vitals {
+    pub(crate) registry: Arc<Registry>,
+    /// When the renewals last turned, in the clock's milliseconds.
+    beat: AtomicU64,
+    crashed: Mutex<Option<String>>,
+    /// When somebody last read what the look is for; 0 for never.
+    asked_at: AtomicU64,
+    asked: Notify,
+}
+
+impl Vitals {
+    /// The renewals have turned.
+    pub(crate) fn beat(&self, clock: &Clock) {
+        self.beat.store(clock.millis(), Ordering::Relaxed);
+    }
+
+    /// A task of ours has panicked.
+    pub(crate) fn crashed(&self, what: &str) {
+        let text = format!("bug in streams-runtime: {what} panicked; please report it, and start the program again");
+        self.crashed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+    }
+
+    /// Kept by a task as long as it lives: tells when it panics.
+    pub(crate) fn alive(self: &Arc<Self>, what: &'static str) -> Sign {
+        Sign { vitals: Arc::clone(self), what }
+    }
+
+    fn ask(&self, clock: &Clock) {
+        self.asked_at.store(clock.millis(), Ordering::Relaxed);
+        self.asked.notify_one();
+    }
+
+    fn is_asked(&self, clock: &Clock) -> bool {
+        let asked_at = self.asked_at.load(Ordering::Relaxed);
+        let recently = || clock.millis().saturating_sub(asked_at) < millis(INTEREST);
+        // Nobody can see who reads a recorder.
+        cfg!(feature = "metrics") || (asked_at != 0 && recently())
+    }
+}
+
+/// See [`Vitals::alive`].
+#[derive(Debug)]
+pub(crate) struct Sign {
+    vitals: Arc<Vitals>,
+    what: &'static str,
+}
+
+impl Drop for Sign {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.vitals.crashed(self.what);
+        }
+    }
+}
