@@ -22,10 +22,10 @@ use crate::monitor::Monitor;
 /// How many connections are served at once, of probes and a collector or two; others wait in the system's queue.
 const CONNECTIONS: usize = 32;
 /// How long the head of a request may take to come, and how large it may be.
-const HEAD: Duration = Duration::from_secs(5);
+const HEAD: Duration = Duration::from_secs(2);
 const HEAD_BYTES: usize = 16 * 1024;
 /// How long a connection may last: each is for one request.
-const CONNECTION: Duration = Duration::from_secs(15);
+const CONNECTION: Duration = Duration::from_secs(10);
 /// The wait after a connection could not be taken, as when the process has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
 

@@ -318,7 +318,8 @@ impl Group {
         self.progress.owned(&holding);
         self.acknowledged(holding.at);
         let ended = self.own(&lease, holding, past).await;
-        self.progress.disowned(matches!(ended, Ended::Lost));
+        // Where it was not given back.
+        self.progress.disowned(true);
         ended
     }
 
@@ -492,7 +493,7 @@ impl Group {
             }
         }
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(held)) => self.progress.disowned(!held),
             Ok(Err(error)) => {
                 self.progress.abandon();
                 tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out");

@@ -281,10 +281,12 @@ impl Progress {
         self.now().seen = holding.seen;
     }
 
-    /// The lease is held no more.
+    /// The lease is held no more: lost, or given back.
     pub(crate) fn disowned(&self, lost: bool) {
+        if !self.owner.swap(false, Ordering::Relaxed) {
+            return;
+        }
         count(if lost { &self.counts.lost } else { &self.counts.released });
-        self.owner.store(false, Ordering::Relaxed);
         self.pending.store(false, Ordering::Relaxed);
         self.now().standing = None;
     }
