@@ -312,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_needs_an_address_and_a_build_that_has_one() {
+        let good = read(&[("STREAMS_HTTP", "127.0.0.1:9100")]);
+        if cfg!(feature = "http") {
+            assert_eq!((good.http.map(|address| address.port()), good.problems), (Some(9100), vec![]));
+        } else {
+            assert!(good.problems[0].contains("feature `http`"), "{:?}", good.problems);
+        }
+        let bad = read(&[("STREAMS_HTTP", "9100")]);
+        assert!(bad.problems[0].contains("STREAMS_HTTP is `9100`"), "{:?}", bad.problems);
+    }
+
+    #[test]
     fn a_config_that_cannot_work_says_why() {
         let mut options = ConsumerOptions::DEFAULT;
         options.backoff = Some(Backoff { first: Duration::from_secs(2), max: Duration::from_secs(1) });

@@ -27,6 +27,16 @@ const STILL_MIN: Duration = Duration::from_secs(30);
 /// What an app says of itself: cheap to clone, for health checks and metrics of a service's own.
 ///
 /// Get it from [`Running::monitor`](crate::Running::monitor). It asks the broker nothing and keeps nothing running.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), streams_runtime::Error> {
+/// let running = streams_runtime::App::linked().start().await?;
+/// let monitor = running.monitor().clone();
+/// // In the route of a service's own readiness probe:
+/// let (ready, text) = monitor.ready();
+/// let status = if ready { 200 } else { 503 };
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Monitor {
     inner: Arc<Inner>,
@@ -189,5 +199,59 @@ impl Drop for Sign {
         if std::thread::panicking() {
             self.vitals.crashed(self.what);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn monitor() -> Monitor {
+        let (clock, vitals) = (Clock::new(), Arc::default());
+        let lease_for = Duration::from_secs(20);
+        Monitor::new(Inner { groups: Vec::new(), tips: Vec::new(), vitals, clock, lease_for })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panicked_is_named_and_one_that_ended_is_not() {
+        let monitor = monitor();
+        let live = |what: &'static str, ends: fn()| {
+            let sign = monitor.inner.vitals.alive(what);
+            tokio::spawn(async move {
+                let _sign = sign;
+                ends();
+            })
+        };
+        live("the first", || {}).await.unwrap();
+        assert_eq!(monitor.alive(), Ok(()));
+        assert!(live("the second", || panic!("a test of what happens then")).await.is_err());
+        let said = monitor.alive().unwrap_err();
+        assert!(said.contains("the second panicked"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_have_three_leases_time() {
+        let monitor = monitor();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(monitor.alive(), Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(monitor.alive().is_err());
+        monitor.inner.vitals.beat(&monitor.inner.clock);
+        assert_eq!(monitor.alive(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_that_nobody_asks_for() {
+        let monitor = monitor();
+        let asked = || monitor.inner.vitals.is_asked(&monitor.inner.clock);
+        // A recorder of the facade cannot be seen to ask.
+        let always = cfg!(feature = "metrics");
+        assert_eq!(asked(), always);
+        drop(monitor.status());
+        assert!(asked());
+        tokio::time::advance(INTEREST).await;
+        assert_eq!(asked(), always);
+        drop(monitor.metrics());
+        assert!(asked());
     }
 }

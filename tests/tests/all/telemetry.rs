@@ -219,7 +219,7 @@ async fn every_metric_says_what_happened() {
     let lag = value(&samples, "streams_lag_entries", &WORK);
     assert_eq!(lag, None, "who is not the owner does not know");
     wire.heal();
-    app.settled().await.unwrap();
+    app.advance(Duration::from_secs(30)).await;
     // The lease that could not be given back is remembered: not `Clean`.
     let _ = app.into_running().stop().await;
     let samples = parse(&monitor.metrics());
