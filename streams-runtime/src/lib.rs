@@ -79,6 +79,7 @@ mod app;
 mod run;
 mod config;
 mod registry;
+mod meeting;
 mod publisher;
 mod tail;
 mod lease;

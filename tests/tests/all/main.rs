@@ -3,6 +3,7 @@
 mod app;
 mod contract;
 mod loss;
+mod meeting;
 mod ordered;
 mod process;
 mod publishing;
