@@ -636,7 +636,10 @@ impl Group {
                 let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
                 return match self.settle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
                     Ok(dead) => self.weather(hand, dead),
-                    Err(_) => Ok(()),
+                    Err(_) => Err(self.halted(format!(
+                        "bug in streams-runtime: {}: entry {} came alone and was taken for a batch; please report it, and start the program again",
+                        self.key, held.entry.id
+                    ))),
                 };
             }
         }
@@ -775,8 +778,11 @@ impl Group {
             match decision {
                 Decision::Settle(settlement) => return Ok(Ok(settlement)),
                 Decision::Apart { undecodable, reason } => {
-                    let events = batch.as_ref().map_or(1, |batch| batch.len());
-                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "a batch failed as a whole; going on with its events one by one");
+                    // The one that cannot be decoded is reported by itself.
+                    if !undecodable {
+                        let events = batch.as_ref().map_or(1, |batch| batch.len());
+                        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "a batch failed as a whole; going on with its events one by one");
+                    }
                     return Ok(Err(Apart { undecodable, tried: attempt }));
                 }
                 Decision::Halt { reason } => {
