@@ -303,8 +303,13 @@ mod tests {
     fn a_config_that_cannot_work_says_why() {
         let mut options = ConsumerOptions::DEFAULT;
         options.backoff = Some(Backoff { first: Duration::from_secs(2), max: Duration::from_secs(1) });
+        options.batch = Some(ConsumerOptions::MAX_BATCH + 1);
+        options.batch_wait = Some(Duration::from_secs(61));
         let config = Config::new().lease(Duration::ZERO).group("risk", options);
-        assert_eq!(config.problems().len(), 2, "{:?}", config.problems());
+        assert_eq!(config.problems().len(), 4, "{:?}", config.problems());
+        for words in ["config of group `risk`: `batch` is 10001", "`batch_wait` is 1m 1s; it must be at most 1m"] {
+            assert!(config.problems().iter().any(|problem| problem.contains(words)), "{:?}", config.problems());
+        }
         assert_eq!(Config::new().problems(), Vec::<String>::new());
     }
 }
