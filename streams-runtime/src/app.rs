@@ -357,15 +357,18 @@ async fn supervise(group: Group) {
 
 /// Where the app runs, then a line for each consumer: stream, group, function, file and line.
 fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
-    let consumers =
-        plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    let consumers = consumers.map(|(group, info)| {
+    let consumers = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.consumers.iter().map(move |(consumer, policy)| (group, consumer.info, policy)));
+    let consumers = consumers.map(|(group, info, policy)| {
+        let batches = policy.batch.map(|limits| format!(", up to {} at once", limits.events)).unwrap_or_default();
         let partitions = match group.key.partitions() {
             1 => String::new(),
             many => format!(" ({many} partitions)"),
         };
         format!(
-            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            "  {}{partitions} -> {}: `{}` takes `{}`{batches} [{}:{}]",
             group.key.base(),
             group.group,
             info.name,

@@ -1,6 +1,7 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod app;
+mod batches;
 mod contract;
 mod loss;
 mod meeting;
