@@ -82,6 +82,7 @@ mod registry;
 mod publisher;
 mod tail;
 mod lease;
+mod catchup;
 mod source;
 mod loss;
 mod ordered;
