@@ -188,8 +188,7 @@ impl<'a> Source<'a> {
         if !self.reader.has_witness() {
             return self.look(FIRST_COUNT);
         }
-        self.ahead =
-            Some(Ahead::Reading(self.follower.read_on(self.group.key.partition(), self.reader.position())));
+        self.ahead = Some(Ahead::Reading(self.follower.read_on(self.group.key.partition(), self.reader.position())));
     }
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
