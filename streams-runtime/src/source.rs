@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
                 }
                 tokio::select! {
                     biased;
-                    taken = self.follower.wait(self.reader.position(), TAKE) => match taken {
+                    taken = self.follower.wait(self.reader.position(), self.reader.witness(), TAKE) => match taken {
                         Taken::Entries(entries) => return Ok(self.hand_out(entries)),
                         Taken::Behind { .. } => self.read_ahead(),
                         Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
@@ -149,7 +149,7 @@ impl<'a> Source<'a> {
         let batch = self.hand_out(entries);
         if full
             && !batch.entries.is_empty()
-            && let Taken::Behind { .. } = self.follower.take(self.reader.position(), 1)
+            && let Taken::Behind { .. } = self.follower.take(self.reader.position(), self.reader.witness(), 1)
         {
             // Fetched while these are handled.
             self.read_ahead();
@@ -185,7 +185,7 @@ impl<'a> Source<'a> {
 
     /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.
     fn read_ahead(&mut self) {
-        if !self.reader.has_witness() {
+        if self.reader.witness().is_none() {
             return self.look(FIRST_COUNT);
         }
         self.ahead = Some(Ahead::Reading(self.follower.read_on(self.group.key.partition(), self.reader.position())));

@@ -148,7 +148,8 @@ pub(crate) enum Taken {
     Entries(Vec<Arc<Entry>>),
     /// Nothing yet.
     Nothing,
-    /// The window begins above the position, at this floor: read on from there.
+    /// The window begins above the position, or does not show that it goes on from there: read on from the position. A bell
+    /// that nothing is lost of goes on from the floor.
     Behind { floor: EntryId },
     /// The server refuses this key.
     Broken(Arc<BrokerError>),
@@ -337,7 +338,10 @@ impl fmt::Debug for Follower {
 
 impl Follower {
     /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
-    pub(crate) fn take(&self, position: EntryId, count: usize) -> Taken {
+    ///
+    /// With a witness the window has to show that they follow the entry there. A group that read on by itself may be ahead of
+    /// the tail, and what the tail finds then may be a history in which the position never was.
+    pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         let mut inner = self.shared.lock();
         // The key is followed as long as the follower lives.
         let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
@@ -353,6 +357,15 @@ impl Follower {
         if first == window.entries.len() {
             return Taken::Nothing;
         }
+        let is_at = |before: &Arc<Entry>, witness| before.id == position && Witness::of(before) == witness;
+        let before = first.checked_sub(1).map(|before| &window.entries[before]);
+        let shown = witness.is_none_or(|witness| match before {
+            Some(before) => is_at(before, witness),
+            None => position == window.floor,
+        });
+        if !shown {
+            return Taken::Behind { floor: window.floor };
+        }
         let mut bytes = 0;
         let fits = |entry: &&Arc<Entry>| {
             let before = bytes;
@@ -366,13 +379,13 @@ impl Follower {
     ///
     /// # Cancel safety
     /// Nothing is taken until it returns.
-    pub(crate) async fn wait(&self, position: EntryId, count: usize) -> Taken {
+    pub(crate) async fn wait(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         loop {
             let news = self.news.notified();
             tokio::pin!(news);
             // Enabled before the look, so that what arrives between look and wait is not missed.
             news.as_mut().enable();
-            match self.take(position, count) {
+            match self.take(position, witness, count) {
                 Taken::Nothing => news.await,
                 taken => return taken,
             }
@@ -640,7 +653,7 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (mut position, mut sizes) = (first, Vec::new());
-        while let Taken::Entries(entries) = follower.take(position, 256) {
+        while let Taken::Entries(entries) = follower.take(position, None, 256) {
             position = entries.last().unwrap().id;
             sizes.push(entries.len());
         }
