@@ -339,8 +339,8 @@ impl fmt::Debug for Follower {
 impl Follower {
     /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
     ///
-    /// With a witness the window has to show that they follow the entry there. A group that read on by itself may be ahead of
-    /// the tail, and what the tail finds then may be a history in which the position never was.
+    /// The window of a partition has to show that they follow the entry there, which looks like `witness`. A group that read
+    /// on by itself may be ahead of the tail, and what the tail finds then may be a history in which the position never was.
     pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         let mut inner = self.shared.lock();
         // The key is followed as long as the follower lives.
@@ -357,13 +357,11 @@ impl Follower {
         if first == window.entries.len() {
             return Taken::Nothing;
         }
-        let is_at = |before: &Arc<Entry>, witness| before.id == position && Witness::of(before) == witness;
-        let before = first.checked_sub(1).map(|before| &window.entries[before]);
-        let shown = witness.is_none_or(|witness| match before {
-            Some(before) => is_at(before, witness),
+        let shown = match first.checked_sub(1).map(|before| &window.entries[before]) {
+            Some(before) => before.id == position && witness == Some(Witness::of(before)),
             None => position == window.floor,
-        });
-        if !shown {
+        };
+        if window.guarded && !shown {
             return Taken::Behind { floor: window.floor };
         }
         let mut bytes = 0;
@@ -652,9 +650,10 @@ mod tests {
             broker.append(&partition, vec![entry], None).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let (mut position, mut sizes) = (first, Vec::new());
-        while let Taken::Entries(entries) = follower.take(position, None, 256) {
-            position = entries.last().unwrap().id;
+        let (mut position, mut witness, mut sizes) = (first, None, Vec::new());
+        while let Taken::Entries(entries) = follower.take(position, witness, 256) {
+            let last = entries.last().unwrap();
+            (position, witness) = (last.id, Some(Witness::of(last)));
             sizes.push(entries.len());
         }
         assert_eq!(sizes, [1, 4, 2]);
