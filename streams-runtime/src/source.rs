@@ -134,6 +134,7 @@ impl<'a> Source<'a> {
         if batch.entries.is_empty() {
             // Read after the floor was known, and nothing there: no entry up to the floor is left.
             self.reader.pass_nothing(chunk.floor);
+            self.follower.is_at_end(self.reader.position(), self.reader.witness());
         }
         Some(batch)
     }
@@ -163,10 +164,13 @@ impl<'a> Source<'a> {
         let complete = snapshot.entries.len() < asked;
         let position = self.reader.position();
         let loss = self.reader.judge(&snapshot, complete);
+        if loss.is_some() {
+            // What was read before may hold entries that are counted as lost now, or be of another history.
+            self.follower.forget();
+        }
         if let Some(loss) = &loss
             && !loss.kind.is_gap()
         {
-            self.follower.forget();
             // A cut that was found on the way may have taken the state along, which is then the place to go on from.
             let rolled_back = loss.kind == DataLossKind::HistoryCut && position != self.opened;
             let at = (!rolled_back).then(|| self.reader.clone());
@@ -179,6 +183,9 @@ impl<'a> Source<'a> {
         entries.retain(|entry| entry.id > position);
         let mut batch = self.go_on(entries, !complete);
         self.reader.pass_nothing(floor);
+        if complete && batch.entries.is_empty() {
+            self.follower.is_at_end(self.reader.position(), self.reader.witness());
+        }
         batch.loss = loss;
         Ok(batch)
     }

@@ -128,6 +128,8 @@ struct Window {
     max_payload: usize,
     /// The id before the first entry: a group at or above it can go on from here.
     floor: EntryId,
+    /// What the entry at the floor looks like, where one was read.
+    below: Option<Witness>,
     last: EntryId,
     /// Whether what arrives has to follow what is there: it need not for bells, where nothing is lost.
     guarded: bool,
@@ -209,6 +211,7 @@ impl Tails {
             followers: 1,
             max_payload,
             floor: from,
+            below: None,
             last: from,
             guarded,
             witness: None,
@@ -263,8 +266,19 @@ impl Window {
         let oldest = self.entries.pop_front()?;
         let weight = oldest.weight();
         self.floor = oldest.id;
+        self.below = self.guarded.then(|| Witness::of(&oldest));
         self.bytes -= weight;
         Some(weight)
+    }
+
+    /// Whether what is above the position follows the entry there, which looks like `witness`.
+    fn shows(&self, position: EntryId, witness: Option<Witness>) -> bool {
+        let above = self.entries.partition_point(|entry| entry.id <= position);
+        let shown = match above.checked_sub(1).map(|before| &self.entries[before]) {
+            Some(before) => before.id == position && witness == Some(Witness::of(before)),
+            None => position == self.floor && self.below.is_none_or(|below| witness == Some(below)),
+        };
+        !self.guarded || shown
     }
 
     /// Whether what was read follows what is there: the entry at the position is still the one that was read.
@@ -357,11 +371,7 @@ impl Follower {
         if first == window.entries.len() {
             return Taken::Nothing;
         }
-        let shown = match first.checked_sub(1).map(|before| &window.entries[before]) {
-            Some(before) => before.id == position && witness == Some(Witness::of(before)),
-            None => position == window.floor,
-        };
-        if window.guarded && !shown {
+        if !window.shows(position, witness) {
             return Taken::Behind { floor: window.floor };
         }
         let mut bytes = 0;
@@ -422,6 +432,30 @@ impl Follower {
     /// Learns from what was read without the others.
     pub(crate) fn saw(&self, entries: &[Arc<Entry>]) {
         self.shared.lock().change(&self.key, |window| window.catchup.count.saw(entries));
+    }
+
+    /// The server has nothing above this position. A window that has, and that does not show the position, is of another
+    /// history: it begins anew from here.
+    pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
+        let mut inner = self.shared.lock();
+        inner.generation += 1;
+        let generation = inner.generation;
+        let anew = inner.change(&self.key, |window| {
+            let newest = window.entries.back().map(|entry| entry.id);
+            if newest.is_none_or(|newest| newest <= position) || window.shows(position, witness) {
+                return None;
+            }
+            window.entries.clear();
+            window.catchup.forget();
+            (window.bytes, window.generation) = (0, generation);
+            (window.floor, window.below) = (position, witness);
+            (window.last, window.witness) = (position, witness);
+            Some(Arc::clone(&window.reader))
+        });
+        drop(inner);
+        if let Some(reader) = anew.flatten() {
+            reader.turn(&self.shared);
+        }
     }
 
     /// History may be another one than was read.
