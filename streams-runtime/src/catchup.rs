@@ -238,3 +238,131 @@ impl Catchup {
         self.bytes = self.kept.iter().map(|chunk| chunk.bytes).sum();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOOR: EntryId = EntryId::new(1_000, 0);
+
+    fn at(n: u64) -> EntryId {
+        EntryId::new(n, 0)
+    }
+
+    fn entries(ids: impl IntoIterator<Item = u64>) -> Vec<Arc<Entry>> {
+        let entry = |n| Arc::new(Entry { id: at(n), fields: vec![(b"id".to_vec(), n.to_string().into_bytes())] });
+        ids.into_iter().map(entry).collect()
+    }
+
+    fn catchup() -> Catchup {
+        Catchup::new(1_024)
+    }
+
+    /// A read that found these, from the first on.
+    fn read(catchup: &mut Catchup, ids: std::ops::RangeInclusive<u64>) {
+        let (order, _reading) = catchup.order(at(*ids.start()), FLOOR);
+        let chunk = Arc::new(order.chunk(entries(ids)));
+        catchup.land(&order, &Ok(chunk));
+    }
+
+    /// The last entry that a group finds in memory, from a position on.
+    fn found(catchup: &Catchup, n: u64) -> Option<EntryId> {
+        match catchup.find(at(n)) {
+            Some(Reading::Here(chunk)) => Some(chunk.last()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_was_read_serves_every_group_that_stands_at_one_of_its_entries() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(5));
+        read(&mut catchup, 5..=10);
+        assert_eq!([5, 7, 9].map(|n| found(&catchup, n)), [Some(at(10)); 3]);
+        assert_eq!(found(&catchup, 10), None, "there is nothing above the last");
+        assert_eq!(found(&catchup, 4), None, "what is between is not known");
+        let Some(Reading::Here(chunk)) = catchup.find(at(7)) else { panic!("it is here") };
+        assert_eq!(chunk.from(at(7)).iter().map(|entry| entry.id).collect::<Vec<_>>(), [7, 8, 9, 10].map(at));
+    }
+
+    #[test]
+    fn groups_that_meet_take_what_leads_furthest() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(1));
+        read(&mut catchup, 1..=20);
+        read(&mut catchup, 5..=10);
+        read(&mut catchup, 8..=30);
+        assert_eq!([5, 9].map(|n| found(&catchup, n)), [Some(at(20)), Some(at(30))]);
+    }
+
+    #[test]
+    fn what_every_group_has_passed_is_not_kept() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(1));
+        read(&mut catchup, 1..=10);
+        catchup.stand(2, at(1));
+        catchup.stand(1, at(10));
+        assert_eq!(found(&catchup, 1), Some(at(10)), "the other one needs it");
+        catchup.stand(2, at(9));
+        assert!(catchup.bytes() > 0);
+        catchup.leave(2);
+        assert_eq!((found(&catchup, 1), catchup.bytes()), (None, 0));
+        read(&mut catchup, 1..=10);
+        assert_eq!(catchup.bytes(), 0, "nobody is left who needs it");
+    }
+
+    #[test]
+    fn a_gap_before_the_first_entry_is_not_for_others() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(1));
+        let (order, _reading) = catchup.order(at(1), FLOOR);
+        catchup.land(&order, &Ok(Arc::new(order.chunk(entries(4..=9)))));
+        assert_eq!((found(&catchup, 4), catchup.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn a_read_on_its_way_is_joined_by_those_at_its_beginning_for_as_long_as_somebody_waits() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(1));
+        let (order, first) = catchup.order(at(1), FLOOR);
+        let second = catchup.find(at(1));
+        assert!(matches!(second, Some(Reading::OnItsWay(_))) && catchup.find(at(2)).is_none());
+        drop(first);
+        assert!(!catchup.gives_up(&order), "the other one waits");
+        drop(second);
+        assert!(catchup.gives_up(&order) && catchup.find(at(1)).is_none());
+    }
+
+    #[test]
+    fn what_was_read_before_a_loss_is_for_those_who_asked_before_it() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(1));
+        read(&mut catchup, 1..=10);
+        let (order, _reading) = catchup.order(at(10), FLOOR);
+        catchup.forget();
+        catchup.land(&order, &Ok(Arc::new(order.chunk(entries(10..=20)))));
+        assert_eq!((found(&catchup, 1), found(&catchup, 10), catchup.bytes()), (None, None, 0));
+    }
+
+    #[test]
+    fn a_group_that_stands_still_keeps_no_more_than_so_many_reads() {
+        let mut catchup = catchup();
+        catchup.stand(1, at(0));
+        for n in 0..2 * CHUNKS as u64 {
+            read(&mut catchup, n..=n + 1);
+        }
+        assert_eq!(catchup.kept.len(), CHUNKS);
+        assert_eq!(found(&catchup, 0), None, "the oldest went");
+        let all: usize = catchup.kept.iter().map(|chunk| chunk.bytes).sum();
+        assert_eq!(catchup.bytes(), all);
+    }
+
+    #[tokio::test]
+    async fn whoever_carries_a_read_out_and_ends_is_an_error_for_all_who_wait() {
+        let mut catchup = catchup();
+        let (order, mut reading) = catchup.order(at(1), FLOOR);
+        drop(order);
+        assert_eq!(reading.chunk().await.unwrap_err().kind(), BrokerErrorKind::Indefinite);
+        assert!(catchup.find(at(1)).is_none());
+    }
+}

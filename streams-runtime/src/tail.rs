@@ -458,9 +458,12 @@ impl Follower {
         }
     }
 
-    /// History may be another one than was read.
+    /// Something was lost: what is in memory may have been counted as that, or be of another history.
     pub(crate) fn forget(&self) {
-        self.shared.lock().change(&self.key, |window| window.catchup.forget());
+        self.shared.lock().change(&self.key, |window| {
+            window.catchup.forget();
+            while window.drop_oldest().is_some() {}
+        });
     }
 }
 

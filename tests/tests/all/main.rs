@@ -1,6 +1,7 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod app;
+mod catchup;
 mod contract;
 mod loss;
 mod ordered;
