@@ -676,6 +676,37 @@ mod tests {
     use crate::broker::Embedded;
 
     #[tokio::test(start_paused = true)]
+    async fn a_group_that_stands_still_below_the_window_costs_no_more_than_the_budget() {
+        const BUDGET: usize = 100_000;
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET);
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let entry = || vec![(b"payload".to_vec(), vec![7; 100])];
+        let ids = broker.append(&partition, (0..3_000).map(|_| entry()).collect(), None).await.unwrap();
+        let last = *ids.last().unwrap();
+        let still = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let moving = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let held = || {
+            let inner = tails.shared.lock();
+            let sum: usize = inner.windows.values().map(|window| window.bytes + window.catchup.bytes()).sum();
+            assert_eq!(inner.bytes, sum);
+            sum
+        };
+        let (mut position, mut most) = (ids[0], 0);
+        while position < last {
+            let chunk = moving.read_on(&partition, position).chunk().await.unwrap();
+            position = chunk.from(position).last().unwrap().id;
+            most = most.max(held());
+        }
+        assert!(most <= BUDGET && most > BUDGET / 2, "{most}");
+        drop(still);
+        assert_eq!(moving.read_on(&partition, ids[0]).chunk().await.unwrap().from(ids[0])[0].id, ids[0]);
+        drop(moving);
+        assert_eq!(held(), 0);
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_group_takes_no_more_at_once_than_it_may_hold() {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
         let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
