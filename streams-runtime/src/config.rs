@@ -26,7 +26,8 @@ pub struct Config {
     /// longer than the 10 s that one answer may take, so that it is asked for twice, and with the last attempt shorter
     /// than the 30 s that a handler has. With zero nothing is tried again.
     pub publish_retry: Duration,
-    /// How many bytes of recent entries the process keeps for all its groups: 16 MiB.
+    /// How many bytes of entries the process keeps for all its groups, recent ones and those that groups share while they
+    /// catch up: 16 MiB, some 50,000 small events.
     pub window_bytes: usize,
     /// What holds for every consumer, over its attribute.
     pub consumers: ConsumerOptions,

@@ -83,6 +83,7 @@ mod meeting;
 mod publisher;
 mod tail;
 mod lease;
+mod catchup;
 mod source;
 mod loss;
 mod gather;

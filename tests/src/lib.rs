@@ -1,7 +1,8 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many.
 
 mod faults;
+mod groups;
 pub mod jobs;
 mod lab;
 mod log;

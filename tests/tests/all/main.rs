@@ -2,6 +2,7 @@
 
 mod app;
 mod batches;
+mod catchup;
 mod contract;
 mod loss;
 mod meeting;
