@@ -1,5 +1,5 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`TlsProxy`] speaks TLS.
 
 mod faults;
 pub mod jobs;
@@ -8,9 +8,11 @@ mod log;
 mod process;
 mod server;
 pub mod soak;
+mod tls;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
 pub use log::{Log, logged};
 pub use process::Process;
 pub use server::{Options, RedisServer};
+pub use tls::{Ca, Identity, TlsProxy};

@@ -5,6 +5,8 @@ pub mod redis;
 
 pub use embedded::Embedded;
 pub use redis::Redis;
+#[cfg(feature = "tls")]
+pub use redis::Tls;
 /// The contract, for brokers that are passed around and for what they answer.
 pub use streams_core::broker::*;
 

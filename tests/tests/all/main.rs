@@ -9,6 +9,7 @@ mod publishing;
 mod readme;
 mod redis;
 mod soak;
+mod tls;
 mod ui;
 mod wire;
 mod writing;

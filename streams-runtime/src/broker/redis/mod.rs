@@ -6,6 +6,8 @@ mod durable;
 mod parse;
 mod scripts;
 mod tail;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use streams_core::{Durability, Entry, EntryId, Start};
 
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
+#[cfg(feature = "tls")]
+pub use self::tls::Tls;
 use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
 use crate::clock::millis;
 
@@ -46,16 +50,36 @@ impl Redis {
     /// A broker at a URL: `redis://[user:password@]host[:port][/database]` or
     /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` where that is wanted.
     ///
+    /// With the feature `tls` it may be `rediss://`: then the server must show a certificate for this host that the system
+    /// trusts; `Redis::open_with` takes another authority and a client certificate.
+    ///
     /// Nothing is connected yet.
     ///
     /// # Errors
     /// Says what is wrong with the URL, without repeating it.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
-        let target = Arc::new(Target::parse(url)?);
+        #[cfg(feature = "tls")]
+        return Self::open_with(url, &Tls::new());
+        #[cfg(not(feature = "tls"))]
+        Ok(Self::at(Target::parse(url)?))
+    }
+
+    /// As [`open`](Self::open), at a `rediss://` URL, with what is said about TLS.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, without repeating it, and with certificates or keys, naming file or option. TLS
+    /// options with a plain URL are refused, too.
+    #[cfg(feature = "tls")]
+    pub fn open_with(url: &str, tls: &Tls) -> Result<Self, BrokerError> {
+        Ok(Self::at(Target::parse(url, tls)?))
+    }
+
+    fn at(target: Target) -> Self {
+        let target = Arc::new(target);
         let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
         let reads = Link::new(&target, RESPONSE_TIMEOUT);
         let durable = durable::Pool::new(&target);
-        Ok(Self { target, commands, reads, durable })
+        Self { target, commands, reads, durable }
     }
 
     async fn command(&self, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
