@@ -1,6 +1,7 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
 //! and the disk, `scripts` change groups, `tail` waits for entries.
 
+mod acl;
 mod connection;
 mod durable;
 mod parse;
@@ -22,6 +23,7 @@ use streams_core::broker::{
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
+pub use self::acl::Acl;
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
@@ -35,10 +37,7 @@ use crate::clock::millis;
 /// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
 /// replicas or the disk.
 ///
-/// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
-/// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
-/// `wait` and `waitaof` for streams that say `durability`.
+/// The rights that the server's user needs are written by [`Acl`].
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
