@@ -1,5 +1,6 @@
 //! Every integration test of the workspace, in one program: it links once.
 
+mod acl;
 mod app;
 mod contract;
 mod loss;
@@ -8,6 +9,7 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod secrets;
 mod soak;
 mod tls;
 mod ui;

@@ -196,8 +196,8 @@ impl Target {
         if let Some(tls) = self.tls.as_ref().filter(|_| is_ended(error)) {
             return self.not_connected(tls.ended(error)).caused_by(self.without_password(error));
         }
-        let said = self.without_password(error);
-        let has = |text| said.contains(text);
+        let text = error.to_string();
+        let has = |word| text.contains(word);
         let (kind, why) = if error.is_timeout() {
             (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
         } else if error.is_connection_refusal() {
@@ -249,17 +249,27 @@ impl Target {
         } else {
             (Unavailable, "check that the server runs and that REDIS_URL is right")
         };
-        BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown)).caused_by(said)
+        BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown))
+            .caused_by(self.without_password(error))
     }
 
     /// The error's text. Some servers repeat the commands that they do not know.
     fn without_password(&self, error: &RedisError) -> String {
-        let text = error.to_string();
-        match self.settings.password() {
-            Some(password) if !password.is_empty() => text.replace(password, "***"),
-            _ => text,
-        }
+        mask(error.to_string(), self.settings.password().unwrap_or_default())
     }
+}
+
+/// The least that counts as the beginning of a password.
+const TELLTALE: usize = 8;
+
+/// A text without a password, and without what comes behind it: servers cut what they repeat, and change characters in it.
+fn mask(mut text: String, password: &str) -> String {
+    let whole = password.len();
+    let beginnings = (TELLTALE.min(whole).max(1)..=whole).filter_map(|length| password.get(..length));
+    if let Some(found) = beginnings.filter_map(|beginning| text.find(beginning)).min() {
+        text.replace_range(found.., "***");
+    }
+    text
 }
 
 fn keepalive() -> socket2::TcpKeepalive {
@@ -475,5 +485,31 @@ pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     move |what| {
         let message = format!("{call}: the server gave an answer that makes no sense here");
         BrokerError::new(BrokerErrorKind::Protocol, message).caused_by(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_repeats_of_a_password_is_masked() {
+        let mask = |text: &str, password: &str| mask(text.to_owned(), password);
+        assert_eq!(mask("unknown command 'AUTH', with 'hunter2' ", "hunter2"), "unknown command 'AUTH', with '***");
+        assert_eq!(mask("with 'correct horse batt", "correct horse battery staple"), "with '***");
+        assert_eq!(mask("with 'two lines of it'", "two lines\nof it"), "with '***");
+        assert_eq!(mask("with 'ääää' ", "ääää"), "with '***");
+        assert_eq!(mask("with 'correct'", "correct horse battery staple"), "with 'correct'");
+        assert_eq!(mask("WRONGPASS", ""), "WRONGPASS");
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_that_is_not_built_in_names_the_feature() {
+        for url in ["rediss://:hunter2@host", "valkeys://host#insecure"] {
+            let error = Target::parse(url).unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Unsupported);
+            assert!(error.to_string().contains("the feature `tls`"), "{error}");
+        }
     }
 }
