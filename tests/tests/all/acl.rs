@@ -9,7 +9,7 @@ use streams_runtime::{
     Admin, App, BoxError, Config, Context, DeadLetters, Outcome, Phase, Publisher, Running, Start, State, Stopped,
     consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Lab, RedisServer};
+use streams_tests::{Act, Lab, Options, RedisServer};
 
 /// With more partitions than one digit has.
 #[stream_event(stream = "acl-orders", key = customer, partitions = 11)]
@@ -44,7 +44,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let site = Self { server: RedisServer::start() };
+        let site = Self { server: Options::default().args(["--repl-diskless-sync-delay", "0"]).start() };
         let publisher = Acl::new().publish::<Order>(NAMESPACE).and_then(|acl| acl.publish::<Bill>(NAMESPACE)).unwrap();
         let consumer = Acl::new().consume::<Order>(NAMESPACE, "ship");
         let consumer = consumer.and_then(|acl| acl.consume::<Bill>(NAMESPACE, "books")).unwrap();
@@ -79,7 +79,7 @@ impl Site {
     }
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -93,7 +93,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
 async fn programs_live_with_the_least_rights() {
     let site = Site::new();
     let replica = RedisServer::start();
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", site.server.port()));
+    replica.follow(&site.server);
 
     let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().in_namespace("eu").unwrap();
     let order = |n: u64| Order { customer: format!("customer {n}"), n };

@@ -17,6 +17,7 @@ use streams_runtime::{
 use streams_tests::jobs::Job;
 use streams_tests::{Ca, Identity, Lab, Options, Process, RedisServer, TlsProxy, logged};
 
+use crate::acl::until;
 use crate::contract::{fields, partition};
 
 const LOCAL: &[&str] = &["localhost", "127.0.0.1"];
@@ -293,10 +294,9 @@ async fn position(fill: Fill, ctx: Context, lab: State<Lab>) -> Result<Outcome, 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_lives_on_tls_alone_and_goes_on_when_its_connections_end() {
-    let server = Options::default().password("hunter2").start();
+    let server = Options::default().password("hunter2").args(["--repl-diskless-sync-delay", "0"]).start();
     let replica = RedisServer::start();
-    replica.run::<()>("CONFIG SET masterauth hunter2");
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", server.port()));
+    replica.follow(&server);
     let ca = Ca::new();
     let clients = Ca::new();
     let (identity, me) = (ca.sign(LOCAL), clients.sign(&["me"]));
@@ -321,17 +321,17 @@ async fn an_app_lives_on_tls_alone_and_goes_on_when_its_connections_end() {
         publisher.publish(&Fill { n }).await.unwrap();
         lab.called("positions", n as usize + 1).await;
         if n == 2 {
+            // Renewals begin after a third of a lease.
+            until(|| proxy.carried() >= 5).await;
             // The server knows no other clients than those that came through TLS, the replica, and this question.
             let clients = server.run::<String>("CLIENT LIST TYPE normal");
             assert_eq!(clients.lines().count() - 1, proxy.carried(), "{clients}");
-            assert!(proxy.carried() >= 5, "commands, backlog, tail, renewals, durable: {clients}");
+            assert_eq!(proxy.carried(), 5, "commands, backlog, tail, renewals, durable: {clients}");
             proxy.cut();
         }
     }
     let before = beat();
-    while beat() < before + 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| beat() >= before + 2).await;
     app.caught_up().await.unwrap();
     let mut events = lab.events("positions");
     events.dedup();

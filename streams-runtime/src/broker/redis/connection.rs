@@ -158,7 +158,7 @@ impl Target {
             Some(tls) => match tls.dial(CONNECT_TIMEOUT, &keepalive()).await {
                 Ok(stream) => Some(stream),
                 Err(Failed::Connect(error)) => return Err(self.cannot_connect(&error.into())),
-                Err(Failed::Handshake(error)) => return Err(self.not_connected(tls.explain(&error)).caused_by(error)),
+                Err(Failed::Handshake(error)) => return Err(self.not_connected(&tls.explain(&error)).caused_by(error)),
             },
         };
         let connected = async {
@@ -186,7 +186,7 @@ impl Target {
 
     /// The error of a server that cannot be used now, whatever it is by itself.
     #[cfg(feature = "tls")]
-    fn not_connected(&self, why: String) -> BrokerError {
+    fn not_connected(&self, why: &str) -> BrokerError {
         BrokerError::new(BrokerErrorKind::Unavailable, format!("cannot connect to {}: {why}", self.shown))
     }
 
@@ -194,7 +194,7 @@ impl Target {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.as_ref().filter(|_| is_ended(error)) {
-            return self.not_connected(tls.ended(error)).caused_by(self.without_password(error));
+            return self.not_connected(&tls.ended(error)).caused_by(self.without_password(error));
         }
         let text = error.to_string();
         let has = |word| text.contains(word);
