@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Connection, Value};
+use streams_core::Retention;
+use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Acl, Redis};
 use streams_runtime::{
     Admin, App, BoxError, Config, Context, DeadLetters, Outcome, Phase, Publisher, Running, Start, State, Stopped,
@@ -138,6 +140,17 @@ async fn programs_live_with_the_least_rights() {
     assert_eq!(site.refusals(), [], "nothing was refused by the way");
 }
 
+#[tokio::test]
+async fn rules_may_stand_in_the_file_of_the_server() {
+    let acl = Acl::new().publish::<Order>(None).and_then(|acl| acl.operate::<Bill>(None)).unwrap();
+    let server = Options::default().user(&format!("feed on >secret {acl}")).start();
+    let url = format!("redis://feed:secret@127.0.0.1:{}", server.port());
+    let publisher = Publisher::connect(&url).await.unwrap();
+    publisher.publish(&Order { customer: "a".to_owned(), n: 1 }).await.unwrap();
+    let error = publisher.publish(&Bill { n: 1 }).await.unwrap_err().to_string();
+    assert!(error.contains("NOPERM"), "{error}");
+}
+
 /// Commands, in words; `~` stands for a space within a word.
 fn run(client: &mut Connection, command: &str) -> Result<Value, redis::RedisError> {
     let mut words = command.split(' ').map(|word| word.replace('~', " "));
@@ -254,5 +267,21 @@ fn roles_may_do_nothing_else() {
             run(client, &format!("HSET {STATE} mode ordered")).unwrap();
             assert!(matches!(run(client, "XRANGE eu:acl-orders.3 - +").unwrap(), Value::Array(all) if all.len() == 1));
         }
+    }
+}
+
+#[test]
+fn the_guide_shows_the_rules_as_they_are_printed() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+    let guide = std::fs::read_to_string(&path).unwrap();
+    let trades = StreamKey::new(None, "trades", 1);
+    let day = Retention::Age(Duration::from_secs(24 * 3600));
+    for (user, acl) in [
+        ("feed", Acl::new().publish_to(&trades, day, None)),
+        ("risk", Acl::new().consume_from(&trades, "risk").unwrap()),
+        ("operator", Acl::new().operate_on(&trades)),
+    ] {
+        let line = format!("ACL SETUSER {user} on >PASSWORD {acl}");
+        assert!(guide.lines().any(|shown| shown == line), "docs/security.md does not show this line:\n{line}");
     }
 }
