@@ -12,7 +12,7 @@ mod tls;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
-pub use log::{Log, logged, logged_at};
+pub use log::{Log, logged, logged_from};
 pub use process::Process;
 pub use server::{Options, RedisServer};
 pub use tls::{Ca, Identity, TlsProxy};

@@ -17,11 +17,11 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 /// Begins to keep what this thread logs, warnings and errors.
 pub fn logged() -> Log {
-    logged_at(tracing::Level::WARN)
+    logged_from(tracing::Level::WARN)
 }
 
-/// Begins to keep what this thread logs, of every crate, down to this level.
-pub fn logged_at(level: tracing::Level) -> Log {
+/// Begins to keep what this thread logs at this level and above it.
+pub fn logged_from(level: tracing::Level) -> Log {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false);
     let guard = tracing::subscriber::set_default(subscriber.with_max_level(level).finish());

@@ -2,8 +2,10 @@
 
 mod acl;
 mod app;
+mod batches;
 mod contract;
 mod loss;
+mod meeting;
 mod ordered;
 mod process;
 mod publishing;

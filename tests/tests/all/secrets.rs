@@ -14,7 +14,7 @@ use streams_core::broker::{Broker, BrokerError};
 use streams_runtime::broker::{Redis, Tls};
 use streams_runtime::{Admin, App, DeadLetters, Publisher, consumer, consumers};
 use streams_tests::jobs::{Does, Job};
-use streams_tests::{Ca, Options, Process, RedisServer, TlsProxy, logged_at};
+use streams_tests::{Ca, Options, Process, RedisServer, TlsProxy, logged_from};
 
 use crate::contract::{fields, partition};
 
@@ -99,7 +99,7 @@ const WRONG: &[&str] = &[
 #[test]
 fn a_url_that_is_wrong_does_not_give_its_password_away() {
     let mut canary = Canary::new();
-    let log = logged_at(tracing::Level::TRACE);
+    let log = logged_from(tracing::Level::TRACE);
     for form in WRONG {
         let tls = Tls::new().ca_pem(Ca::new().pem());
         let error = Redis::open(&canary.url(form)).map(|broker| panic!("{form}: {broker:?}")).unwrap_err();
@@ -152,7 +152,7 @@ async fn connect(url: &str, tls: &Tls) -> Result<(), BrokerError> {
 #[tokio::test]
 async fn a_connection_that_cannot_be_made_does_not_give_its_password_away() {
     let mut canary = Canary::new();
-    let log = logged_at(tracing::Level::TRACE);
+    let log = logged_from(tracing::Level::TRACE);
     let server =
         Options::default().password("right").user("user on >right ~* +@all").user("mute on nopass ~* -@all").start();
     let full = Options::default().password(&canary.word).start();
@@ -240,7 +240,7 @@ async fn look(_: Job) {}
 #[tokio::test]
 async fn what_works_and_then_breaks_does_not_give_its_password_away() {
     let mut canary = Canary::new();
-    let log = logged_at(tracing::Level::TRACE);
+    let log = logged_from(tracing::Level::TRACE);
     let server =
         Options::default().password(&canary.word).user(&format!("reader on >{} ~* +@all -xadd", canary.word)).start();
     let ca = Ca::new();

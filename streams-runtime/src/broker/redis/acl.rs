@@ -23,7 +23,8 @@ use crate::registry;
 /// assert_eq!(
 ///     feed.to_string(),
 ///     "resetkeys resetchannels clearselectors -@all +exec +multi +ping +script|load +time \
-///      (+hget +hsetnx ~streams:{trades}:_stream) (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
+///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
+///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
 /// // A service that handles trades; and the tool that resets groups and discards dead letters.
 /// println!("ACL SETUSER risk on >PASSWORD {}", Acl::new().consume::<Trade>(None, "risk")?);
@@ -93,14 +94,14 @@ impl Acl {
     /// As [`publish`](Self::publish), for a tool that knows the stream by its key.
     #[must_use]
     pub fn publish_to(mut self, stream: &StreamKey, retention: Retention, durability: Option<Durability>) -> Self {
-        // Several entries are one transaction.
+        // Several entries are one transaction, and so are notes.
         self.commands.extend(["ping", "script|load", "time", "multi", "exec"]);
         match durability {
             Some(Durability { fsync: true, .. }) => self.commands.insert("waitaof"),
             Some(_) => self.commands.insert("wait"),
             None => false,
         };
-        self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
+        self.meet(stream);
         for partition in patterns(stream) {
             self.grant("+xadd", format!("%W~{partition}"));
             match retention {
@@ -120,8 +121,8 @@ impl Acl {
     /// When the group cannot be part of a key.
     pub fn consume_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
         keys::check_group(group)?;
-        self.commands.extend(["ping", "script|load", "time", "client|id", "client|unblock"]);
-        self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
+        self.commands.extend(["ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
+        self.meet(stream);
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
             let (dead, bell) = (format!("{state}:dead"), of_partition(&partition, "_bell"));
@@ -163,6 +164,12 @@ impl Acl {
     pub fn in_a_database(mut self) -> Self {
         self.commands.insert("select");
         self
+    }
+
+    /// What all programs on a stream tell each other: its partitions, and which shapes of its events they know.
+    fn meet(&mut self, stream: &StreamKey) {
+        self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
+        self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
     }
 
     fn grant(&mut self, commands: &'static str, key: String) {
