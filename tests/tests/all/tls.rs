@@ -281,7 +281,7 @@ async fn a_connection_that_falls_silent_or_ends_is_replaced() {
     assert_eq!(site.proxy.carried(), 3);
 }
 
-#[stream_event(stream = "fills", durability = "replicas(1)")]
+#[stream_event(stream = "tls-fills", durability = "replicas(1)")]
 #[derive(Debug, Clone, PartialEq)]
 struct Fill {
     n: u64,
@@ -312,7 +312,7 @@ async fn an_app_lives_on_tls_alone_and_goes_on_when_its_connections_end() {
     let publisher = Publisher::on(broker);
     let beat = || {
         let beat = redis::cmd("HGET")
-            .arg("streams:{fills}:positions")
+            .arg("streams:{tls-fills}:positions")
             .arg("beat")
             .query(&mut RedisServer::client(&server.url()));
         beat.map(|beat: Option<u64>| beat.unwrap_or(0)).unwrap()
