@@ -1,5 +1,6 @@
 //! Every integration test of the workspace, in one program: it links once.
 
+mod acl;
 mod app;
 mod batches;
 mod catchup;
@@ -11,7 +12,9 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod secrets;
 mod soak;
+mod tls;
 mod ui;
 mod wire;
 mod writing;
