@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::floor::Floor;
 use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
+use crate::outage::{Contact, Outages};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -68,11 +69,18 @@ pub(crate) struct Shared {
     /// For how long a write is tried again.
     pub(super) retry: Duration,
     room: Arc<Semaphore>,
+    pub(super) outages: Outages,
 }
 
 impl Shared {
-    pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock, random: Arc<Random>, retry: Duration) -> Self {
-        Self { broker, clock, random, retry, room: Arc::new(Semaphore::new(ROOM as usize)) }
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        random: Arc<Random>,
+        retry: Duration,
+        outages: Outages,
+    ) -> Self {
+        Self { broker, clock, random, retry, room: Arc::new(Semaphore::new(ROOM as usize)), outages }
     }
 }
 
@@ -155,7 +163,16 @@ impl Queue {
             waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
             if !std::mem::replace(&mut waiting.writing, true) {
                 let queue = Arc::clone(self);
-                tokio::spawn(Writer { queue, items: VecDeque::new(), trouble: None, done: false }.run());
+                tokio::spawn(
+                    Writer {
+                        contact: queue.shared.outages.contact(),
+                        queue,
+                        items: VecDeque::new(),
+                        trouble: None,
+                        done: false,
+                    }
+                    .run(),
+                );
             }
         }
         Pending { answered }
@@ -203,6 +220,7 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
+    contact: Contact,
     /// What the write under way is about, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
@@ -219,9 +237,8 @@ impl Writer {
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
             match self.queue.write(entries).await {
                 Ok(written) => {
-                    if self.trouble.take().is_some() {
-                        tracing::info!(stream = self.queue.key.as_str(), "publishing goes on");
-                    }
+                    self.trouble = None;
+                    self.contact.succeeded();
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
@@ -233,7 +250,10 @@ impl Writer {
                             .items
                             .front()
                             .map_or(Duration::ZERO, |item| item.deadline.saturating_duration_since(Instant::now()));
-                        tokio::time::sleep(wait.mul_f64(jitter).min(first)).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(wait.mul_f64(jitter).min(first)) => {}
+                            () = self.queue.shared.outages.over() => {}
+                        }
                         wait = (wait * 2).min(LONGEST_WAIT);
                     }
                 }
@@ -291,14 +311,12 @@ impl Writer {
             _ => error,
         };
         let definite = Arc::new(definite);
-        if verdict.again && self.trouble.replace(Arc::clone(&definite)).is_none() {
-            tracing::warn!(
-                stream = self.queue.key.as_str(),
-                events = self.items.len(),
-                error = %definite,
-                "a write failed: it is tried again for {}, and later publishes to this partition wait behind it",
-                humantime::format_duration(self.queue.shared.retry)
-            );
+        if verdict.again {
+            self.contact.failed(&definite);
+            self.trouble = Some(Arc::clone(&definite));
+        } else {
+            // Its callers are told; the server did answer.
+            self.contact.succeeded();
         }
         let mut indefinite = None;
         let now = Instant::now();

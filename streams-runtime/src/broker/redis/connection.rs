@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -13,6 +13,7 @@ use redis::{
 };
 use streams_core::broker::{BrokerError, BrokerErrorKind};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::parse::Unexpected;
 
@@ -20,6 +21,9 @@ use super::parse::Unexpected;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take. The crate's own default of half a second would call a busy server dead.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a failed attempt to connect the next one waits: whatever number of groups asks, a server that comes
+/// up or has revoked a password sees ten attempts a second at most.
+const PACE: Duration = Duration::from_millis(100);
 /// How long a silent peer is believed to be there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -33,6 +37,9 @@ pub(super) struct Target {
     settings: RedisConnectionInfo,
     /// The address without credentials, for logs and messages.
     shown: String,
+    /// Whether there ever was a connection: then a log-in that is refused is no mistake of the program's, but one that
+    /// somebody makes with the server right now, and mends.
+    known: AtomicBool,
 }
 
 impl fmt::Debug for Target {
@@ -96,7 +103,7 @@ impl Target {
         };
         let client = Client::open(info.set_tcp_settings(tcp))
             .map_err(|_| refused(format!("the Redis URL cannot be used; expected {URL_FORM}")))?;
-        Ok(Self { client, settings, shown })
+        Ok(Self { client, settings, shown, known: AtomicBool::new(false) })
     }
 
     pub(super) fn shown(&self) -> &str {
@@ -120,6 +127,7 @@ impl Target {
             }
             // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
             cmd("PING").exec_async(&mut connection).await?;
+            self.known.store(true, Ordering::Relaxed);
             Ok(connection)
         };
         connected.await.map_err(|error: RedisError| self.cannot_connect(&error))
@@ -165,11 +173,16 @@ impl Target {
             (Unavailable, "the server is still loading its data")
         } else if has("NOPERM") {
             (Refused, "the user may not log in or PING (NOPERM); grant it the commands with ACL")
+        } else if has("BUSY") {
+            (Unavailable, "the server is busy with somebody's script (BUSY); SCRIPT KILL ends it")
+        } else if has("MASTERDOWN") {
+            (Unavailable, "the server is a replica that has lost its primary (MASTERDOWN)")
         } else if has("max number of clients") {
             (Unavailable, "the server has no connection left; raise its maxclients")
         } else {
             (Unavailable, "check that the server runs and that REDIS_URL is right")
         };
+        let kind = if kind == Refused && self.known.load(Ordering::Relaxed) { Unavailable } else { kind };
         BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown)).caused_by(said)
     }
 
@@ -196,8 +209,8 @@ pub(super) struct Link {
 #[derive(Default)]
 struct Slot {
     live: Option<Live>,
-    /// Why the last attempt failed.
-    failure: Option<(BrokerErrorKind, String)>,
+    /// Why the last attempt failed, and when.
+    failure: Option<(BrokerErrorKind, String, Instant)>,
 }
 
 impl fmt::Debug for Slot {
@@ -282,9 +295,12 @@ impl Link {
             return Ok(live.clone());
         }
         if self.attempts.load(Ordering::Acquire) > before
-            && let Some((kind, message)) = &slot.failure
+            && let Some((kind, message, _)) = &slot.failure
         {
             return Err(BrokerError::new(*kind, message.clone()));
+        }
+        if let Some((.., failed)) = &slot.failure {
+            tokio::time::sleep_until(*failed + PACE).await;
         }
         let connected = self.target.connect(self.response_timeout).await;
         let attempt = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
@@ -294,7 +310,7 @@ impl Link {
                 Ok(slot.live.insert(Live { connection, attempt }).clone())
             }
             Err(error) => {
-                slot.failure = Some((error.kind(), error.to_string()));
+                slot.failure = Some((error.kind(), error.to_string(), Instant::now()));
                 Err(error)
             }
         }
@@ -342,7 +358,16 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
             "the key holds something else (WRONGTYPE); rename the stream or the group, or delete the key if nobody \
              needs it",
         ),
-        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "UNBLOCKED" => {
+        "LOADING" => (BrokerErrorKind::Unavailable, "the server is still loading its data (LOADING)"),
+        "BUSY" => {
+            (BrokerErrorKind::Unavailable, "the server is busy with somebody's script (BUSY); SCRIPT KILL ends it")
+        }
+        "NOREPLICAS" => (
+            BrokerErrorKind::Unavailable,
+            "the server refuses writes while it has too few replicas (NOREPLICAS); bring them back, or lower its \
+             min-replicas-to-write",
+        ),
+        "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "UNBLOCKED" => {
             (BrokerErrorKind::Unavailable, "the server asks to come back later")
         }
         "READONLY" => {
