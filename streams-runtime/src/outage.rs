@@ -59,7 +59,8 @@ impl Outages {
     /// What is wrong with the server at the moment, in words.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.shared.lock();
-        (state.troubled > 0).then(|| state.reason.clone())
+        // What was told is over when somebody had an answer, also where nobody asks at the moment.
+        (state.troubled > 0 || state.told.is_some()).then(|| state.reason.clone())
     }
 
     /// Whether anybody had an answer lately: then the server is there, whoever else has none.
@@ -100,8 +101,8 @@ impl Contact {
         if tell {
             state.told = Some(now);
             drop(state);
-            let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
-            tracing::warn!(%error, "the server cannot be used for {lasted}: whatever needs it waits, and tries again until it can");
+            let lasted_s = lasted.as_secs();
+            tracing::warn!(%error, lasted_s, "the server cannot be used: whatever needs it waits, and tries again until it can");
         }
     }
 
@@ -181,16 +182,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_has_no_trouble_and_says_nothing_of_its_end() {
+    async fn who_gives_up_says_nothing_of_the_end_of_the_trouble() {
         let outages = Outages::default();
         let (one, two) = (outages.contact(), outages.contact());
         one.failed(&error());
         tokio::time::sleep(UNTOLD).await;
         one.failed(&error());
         drop(one);
-        assert!(told(&outages) && outages.trouble().is_none());
+        assert!(told(&outages) && outages.trouble().is_some());
         two.succeeded();
-        assert!(!told(&outages), "the next answer does");
+        assert!(!told(&outages) && outages.trouble().is_none(), "the next answer does");
     }
 
     #[tokio::test(start_paused = true)]

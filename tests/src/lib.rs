@@ -11,6 +11,6 @@ pub mod soak;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
-pub use log::{Log, logged};
+pub use log::{Log, logged, logged_from};
 pub use process::Process;
 pub use server::{Options, RedisServer};

@@ -4,6 +4,7 @@ mod app;
 mod contract;
 mod loss;
 mod ordered;
+mod outages;
 mod process;
 mod publishing;
 mod readme;

@@ -126,7 +126,11 @@ impl Target {
                 }
             }
             // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
-            cmd("PING").exec_async(&mut connection).await?;
+            match cmd("PING").exec_async(&mut connection).await {
+                // Says only that it cannot save, and so refuses writes: it can be read.
+                Err(error) if error.code() == Some("MISCONF") => {}
+                answer => answer?,
+            }
             self.known.store(true, Ordering::Relaxed);
             Ok(connection)
         };
@@ -136,7 +140,9 @@ impl Target {
     fn cannot_connect(&self, error: &RedisError) -> BrokerError {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         let said = self.without_password(error);
-        let has = |text| said.contains(text);
+        // Some codes have a kind of their own in the crate, and then do not stand in the text.
+        let code = error.code().unwrap_or_default().to_owned();
+        let has = |text| said.contains(text) || code == text;
         let (kind, why) = if error.is_timeout() {
             (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
         } else if error.is_connection_refusal() {
