@@ -34,7 +34,7 @@ use crate::clock::millis;
 /// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
 /// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
 /// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
-/// `wait` and `waitaof` for streams that say `durability`.
+/// `wait` and `waitaof` for streams that say `durability`. With `info` it is warned of a server that evicts streams.
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
@@ -140,7 +140,11 @@ impl Broker for Redis {
             // Redis before 7.0 takes the flags in a script's first line for a syntax error.
             match self.commands.run(call, load).await {
                 Err(error) if error.kind() == BrokerErrorKind::Protocol => Err(self.too_old(error).await),
-                other => other,
+                Err(error) => Err(error),
+                Ok(()) => {
+                    self.warn_of_eviction().await;
+                    Ok(())
+                }
             }
         })
     }
@@ -410,6 +414,23 @@ impl Broker for Redis {
 }
 
 impl Redis {
+    /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
+    /// operator has to know.
+    async fn warn_of_eviction(&self) {
+        let call = Call { command: "INFO", key: "", effect: Effect::Read };
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        let Ok(Ok(info)) = self.command(call, &info).await.map(parse::text) else { return };
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or_default();
+        if policy.starts_with("allkeys-") {
+            tracing::warn!(
+                server = self.target.shown(),
+                policy,
+                "a full server would throw whole streams away, with events that nobody has handled: set its maxmemory-policy to noeviction"
+            );
+        }
+    }
+
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
         let call = Call { command: "INFO", key: "", effect: Effect::Read };
