@@ -34,9 +34,12 @@ struct Probe {
     filler: String,
 }
 
-/// What the handlers were called with, in order: the entries of each group and partition.
+/// What the handlers were called with, in order.
 #[derive(Debug, Clone, Default)]
-struct Seen(Arc<Mutex<BTreeMap<(String, u32), Vec<EntryId>>>>);
+struct Seen(Arc<Mutex<BTreeMap<Place, Vec<EntryId>>>>);
+
+/// A group and a partition.
+type Place = (String, u32);
 
 impl Seen {
     fn add(&self, ctx: &Context) {
