@@ -24,8 +24,10 @@ use crate::dead_letter::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
 use crate::lease::Leases;
+use crate::meeting::{self, Table};
 use crate::monitor::{self, Monitor, Vitals};
 use crate::ordered::{Engine, Group, Handler};
+use crate::outage::Outages;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
@@ -144,7 +146,7 @@ impl App {
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
     /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`,
-    /// `STREAMS_HTTP`. `run` does this by itself.
+    /// `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -218,7 +220,7 @@ impl App {
             return Ok(Arc::clone(broker));
         }
         if let Some(url) = &self.environment.redis_url {
-            return Ok(Arc::new(Redis::open(url)?));
+            return Ok(Arc::new(self.open(&url.0)?));
         }
         if self.is_embedded_by_default() {
             tracing::warn!("{EMBEDDED_BY_DEFAULT}");
@@ -228,6 +230,18 @@ impl App {
             ]));
         }
         Ok(Arc::new(Embedded::new()))
+    }
+
+    /// The server that the environment names, with its files for TLS.
+    fn open(&self, url: &str) -> Result<Redis, BrokerError> {
+        #[cfg(feature = "tls")]
+        {
+            let files = &self.environment.tls;
+            let client = files.cert.as_deref().zip(files.key.as_deref());
+            Redis::open_with(url, &crate::broker::Tls::from_variables(files.ca.as_deref(), client))
+        }
+        #[cfg(not(feature = "tls"))]
+        Redis::open(url)
     }
 
     /// Checks, connects, and begins to drive every group.
@@ -257,28 +271,36 @@ impl App {
         let random = Arc::new(random);
         let vitals = Arc::new(Vitals::default());
         let namespace = self.effective_namespace().map(str::to_owned);
+        let outages = Outages::default();
         let publisher = Publisher::new(
             publisher::Shared::new(
                 Arc::clone(&broker),
                 clock,
                 Arc::clone(&random),
                 config.publish_retry,
+                outages.clone(),
                 Arc::clone(&vitals.registry),
             ),
             namespace.clone(),
             self.events.clone(),
         );
+        let tables = Table::of(&plan, &self.events);
+        for table in &tables {
+            publisher.meeting().join(table).await;
+        }
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
-        let leases = Leases::start(&broker, config.lease, clock, Arc::clone(&vitals)).map_err(Error::Thread)?;
+        let leases =
+            Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
-            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, Arc::clone(&vitals)),
+            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, outages.clone(), Arc::clone(&vitals)),
             leases,
             shutdown: shutdown.clone(),
             lease_for: config.lease,
+            outages: outages.clone(),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {
@@ -326,16 +348,25 @@ impl App {
                     max_payload: group.max_payload,
                     progress: of_group,
                     known: Mutex::default(),
+                    contact: outages.contact(),
+                    said: Mutex::default(),
                 };
                 tasks.spawn(supervise(driven, Arc::clone(&vitals)));
             }
         }
+        let of_groups = progress.clone();
+        let owns = move |stream: &StreamKey, group: &str| {
+            let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
+            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
+        };
+        let meeting = tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, owns));
         let groups = progress.clone();
-        let monitor = Monitor::new(monitor::Inner { groups, tips, vitals, clock, lease_for: config.lease });
+        let monitor = Monitor::new(monitor::Inner { groups, tips, vitals, outages, clock, lease_for: config.lease });
         let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
         #[cfg(feature = "http")]
         let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
         Ok(Running {
+            _meeting: AbortOnDropHandle::new(meeting),
             monitor,
             _look: look,
             #[cfg(feature = "http")]
@@ -388,15 +419,18 @@ async fn supervise(group: Group, vitals: Arc<Vitals>) {
 
 /// Where the app runs, then a line for each consumer: stream, group, function, file and line.
 fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
-    let consumers =
-        plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    let consumers = consumers.map(|(group, info)| {
+    let consumers = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.consumers.iter().map(move |(consumer, policy)| (group, consumer.info, policy)));
+    let consumers = consumers.map(|(group, info, policy)| {
+        let batches = policy.batch.map(|limits| format!(", up to {} at once", limits.events)).unwrap_or_default();
         let partitions = match group.key.partitions() {
             1 => String::new(),
             many => format!(" ({many} partitions)"),
         };
         format!(
-            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            "  {}{partitions} -> {}: `{}` takes `{}`{batches} [{}:{}]",
             group.key.base(),
             group.group,
             info.name,
@@ -412,6 +446,8 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
 pub struct Running {
+    /// Tells other builds of this one, hour by hour.
+    _meeting: AbortOnDropHandle<()>,
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     events: Vec<&'static EventInfo>,

@@ -11,13 +11,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
+use crate::gather::Held;
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
 use crate::status::Phase;
 
-/// How often a commit that found the dead letters full is tried again: an operator may have made room.
-const FULL_RETRY: Duration = Duration::from_secs(5);
+/// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
+const MENDED_RETRY: Duration = Duration::from_secs(5);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
 pub(crate) struct Committer<'a> {
@@ -45,21 +46,37 @@ impl<'a> Committer<'a> {
         Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
     }
 
-    /// An event is settled; a commit starts when one is due.
-    pub(crate) fn settle(&mut self, entry: &Entry, dead: Option<Fields>) {
-        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), dead, self.now);
+    /// These are settled, one or all of a batch, of which no commit takes a part; a commit starts when one is due.
+    pub(crate) fn settle(&mut self, held: &[Held]) {
+        for Held { entry, .. } in held {
+            self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), None, self.now);
+        }
+        self.start_if_due();
+    }
+
+    /// An event is settled as a dead letter.
+    pub(crate) fn settle_dead(&mut self, entry: &Entry, letter: Fields) {
+        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), Some(letter), self.now);
+        self.start_if_due();
+    }
+
+    fn start_if_due(&mut self) {
         if self.flying.is_none() && self.ledger.is_due(self.now) {
             self.start();
         }
     }
 
-    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
-    pub(crate) async fn make_room(&mut self) -> Result<(), Ended> {
+    /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.
+    pub(crate) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
             self.progress().await?;
         }
-        while !self.ledger.has_room() {
+        while !self.ledger.has_room(events) {
+            // A batch may need room before what takes it is due.
+            if self.flying.is_none() {
+                self.start();
+            }
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
@@ -68,6 +85,11 @@ impl<'a> Committer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a commit was sent that has no answer, not even a refusal.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none())
     }
 
     /// Commits everything that is settled.
@@ -116,7 +138,10 @@ impl<'a> Committer<'a> {
             return Ok(());
         };
         if let Some(at) = flying.retry_at {
-            tokio::time::sleep_until(at).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = self.group.engine.outages.over() => {}
+            }
             flying.retry_at = None;
             let commit = Arc::clone(&flying.commit);
             let reply = self.send(&commit);
@@ -144,6 +169,7 @@ impl<'a> Committer<'a> {
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
                 progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+                group.contact.succeeded();
                 return match done {
                     Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
                     _ => Ok(()),
@@ -173,17 +199,24 @@ impl<'a> Committer<'a> {
                         "halted"
                     );
                 }
-                FULL_RETRY
+                MENDED_RETRY
             }
             Err(error) if error.is_retryable() || error.is_indefinite() => {
-                if progress.enter(Phase::Troubled { reason: error.to_string() }) {
-                    tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), %error, "a commit failed; trying again while the lease lasts");
-                }
+                progress.enter(Phase::Troubled { reason: error.to_string() });
+                group.contact.failed(&error);
                 if error.kind() == BrokerErrorKind::Full {
                     self.lease.commit_ended();
                 }
                 flying.failures = flying.failures.saturating_add(1);
                 wait(SERVER_AWAY, flying.failures, 0.0)
+            }
+            Err(error) if error.kind() == BrokerErrorKind::Refused => {
+                // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could
+                // commit.
+                self.lease.commit_ended();
+                group.contact.rest();
+                group.say_refused(&error);
+                MENDED_RETRY
             }
             Err(error) => {
                 // Its answer was taken, so it must not be waited for again.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, millis};
 use crate::metrics::{LOOK, Registry};
+use crate::outage::Outages;
 use crate::status::{Phase, Progress, Status, Tip};
 
 /// For how long the end of partitions is looked at after somebody has read: longer than the minute between two reads of a
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     /// Each partition once, with where it was last seen to end.
     pub(crate) tips: Vec<(PartitionKey, Arc<Tip>)>,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) outages: Outages,
     pub(crate) clock: Clock,
     pub(crate) lease_for: Duration,
 }
@@ -67,7 +69,8 @@ impl Monitor {
     /// What every group is doing.
     pub fn status(&self) -> Status {
         self.inner.vitals.ask(&self.inner.clock);
-        Status { groups: self.inner.groups.iter().map(|progress| progress.snapshot()).collect() }
+        let groups = self.inner.groups.iter().map(|progress| progress.snapshot()).collect();
+        Status { trouble: self.inner.outages.trouble(), groups }
     }
 
     /// Every metric of the app in the text format of Prometheus; [`metrics`](crate::metrics) says which there are.
@@ -94,12 +97,19 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether every group is well, and what each that is not handling events waits for: what a readiness probe asks.
+    /// Whether the server can be used and every group is well, and what each that is not handling events waits for: what a
+    /// readiness probe asks.
     ///
     /// A group that stands by while another process owns its partition is ready.
     pub fn ready(&self) -> (bool, String) {
+        // A line each, whatever a server said.
+        let line = |text: &str| text.replace(char::is_control, " ");
         let mut waiting = String::new();
         let mut unwell = 0;
+        let trouble = self.inner.outages.trouble();
+        if let Some(trouble) = &trouble {
+            let _ = writeln!(waiting, "the server cannot be used: {}", line(trouble));
+        }
         for progress in &self.inner.groups {
             let (what, reason) = match progress.phase() {
                 Phase::Owning { .. } => continue,
@@ -110,16 +120,16 @@ impl Monitor {
                 Phase::Stopped => ("stopped", "the app has stopped".to_owned()),
             };
             unwell += usize::from(what != "waiting");
-            // A line each, whatever a server said.
-            let reason = reason.replace(char::is_control, " ");
-            let _ = writeln!(waiting, "{what} {} {}: {reason}", progress.key.partition().as_str(), progress.group);
+            let partition = progress.key.partition().as_str();
+            let _ = writeln!(waiting, "{what} {partition} {}: {}", progress.group, line(&reason));
         }
         let all = self.inner.groups.len();
-        let first = match unwell {
-            0 => "ready\n".to_owned(),
-            _ => format!("not ready: {unwell} of {all} groups, counted by partition\n"),
+        let ready = unwell == 0 && trouble.is_none();
+        let first = match ready {
+            true => "ready\n".to_owned(),
+            false => format!("not ready: {unwell} of {all} groups, counted by partition\n"),
         };
-        (unwell == 0, first + &waiting)
+        (ready, first + &waiting)
     }
 
     /// Looks at the end of every partition that a group here owns, as long as somebody wants to know.
@@ -209,7 +219,8 @@ mod tests {
     fn monitor() -> Monitor {
         let (clock, vitals) = (Clock::new(), Arc::default());
         let lease_for = Duration::from_secs(20);
-        Monitor::new(Inner { groups: Vec::new(), tips: Vec::new(), vitals, clock, lease_for })
+        let outages = Outages::default();
+        Monitor::new(Inner { groups: Vec::new(), tips: Vec::new(), vitals, outages, clock, lease_for })
     }
 
     #[tokio::test(start_paused = true)]

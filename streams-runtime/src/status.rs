@@ -88,14 +88,17 @@ pub struct GroupStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
+    /// Why the broker cannot be used at the moment, by any part of the app; tried again until it can.
+    pub trouble: Option<String>,
     /// Each group on each partition, sorted.
     pub groups: Vec<GroupStatus>,
 }
 
 impl Status {
-    /// Whether no group is halted or cut off from the server: what a readiness probe asks.
+    /// Whether no group is halted and the server can be used: what a readiness probe asks.
     pub fn is_ready(&self) -> bool {
-        self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
+        self.trouble.is_none()
+            && self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
     }
 }
 
@@ -172,9 +175,9 @@ struct Gauges {
     troubled: Arc<Gauge>,
 }
 
-/// Counts one.
-pub(crate) fn count(counter: &Counter) {
-    counter.add(1);
+/// Counts so many.
+pub(crate) fn count(counter: &Counter, events: u64) {
+    counter.add(events);
 }
 
 impl Counts {
@@ -198,8 +201,8 @@ impl Counts {
 
     /// Counts a dead letter.
     pub(crate) fn dead(&self, cause: Cause) {
-        count(&self.dead_lettered);
-        count(&self.causes[cause as usize]);
+        count(&self.dead_lettered, 1);
+        count(&self.causes[cause as usize], 1);
     }
 }
 
@@ -275,7 +278,7 @@ impl Progress {
 
     /// The lease is held, from here on.
     pub(crate) fn owned(&self, holding: &Holding) {
-        count(&self.counts.taken);
+        count(&self.counts.taken, 1);
         self.owner.store(true, Ordering::Relaxed);
         self.begin(holding.at);
         self.now().seen = holding.seen;
@@ -286,7 +289,7 @@ impl Progress {
         if !self.owner.swap(false, Ordering::Relaxed) {
             return;
         }
-        count(if lost { &self.counts.lost } else { &self.counts.released });
+        count(if lost { &self.counts.lost } else { &self.counts.released }, 1);
         self.pending.store(false, Ordering::Relaxed);
         self.now().standing = None;
     }
@@ -343,7 +346,7 @@ impl Progress {
 
     /// History turned out to be cut.
     pub(crate) fn lost(&self, loss: DataLoss) {
-        count(&self.counts.losses[loss.kind as usize]);
+        count(&self.counts.losses[loss.kind as usize], 1);
         self.counts.lost_entries.add(loss.count.unwrap_or_default());
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
@@ -351,6 +354,11 @@ impl Progress {
 
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// The lease is held again, so what was not acknowledged will be handled again.
+    pub(crate) fn resume(&self) {
+        self.abandoned.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

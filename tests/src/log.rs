@@ -17,9 +17,14 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 /// Begins to keep what this thread logs, warnings and errors.
 pub fn logged() -> Log {
+    logged_from(tracing::Level::WARN)
+}
+
+/// Begins to keep what this thread logs at this level and above it.
+pub fn logged_from(level: tracing::Level) -> Log {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false);
-    let guard = tracing::subscriber::set_default(subscriber.with_max_level(tracing::Level::WARN).finish());
+    let guard = tracing::subscriber::set_default(subscriber.with_max_level(level).finish());
     Log { lines, _guard: guard }
 }
 
@@ -27,6 +32,11 @@ impl Log {
     /// Everything that was logged.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.lines.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// The lines that were logged since there were so many bytes of text.
+    pub fn lines_since(&self, bytes: usize) -> Vec<String> {
+        self.text()[bytes..].lines().map(str::to_owned).collect()
     }
 
     /// How often it was said.

@@ -5,6 +5,7 @@ mod floor;
 mod meters;
 mod queue;
 
+use std::any::TypeId;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -28,6 +29,8 @@ use self::queue::{Answer, Declared, Pending, Queue};
 use crate::app::Error;
 use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
+use crate::meeting::Meeting;
+use crate::outage::Outages;
 use crate::random::Random;
 use crate::registry;
 use crate::trace::{self, TraceContext};
@@ -104,11 +107,13 @@ struct Inner {
     namespace: Option<String>,
     /// The events whose declarations say what holds for their streams.
     events: Vec<&'static EventInfo>,
-    streams: Mutex<HashMap<&'static str, Arc<Stream>>>,
+    /// By the type of event, those of one stream all to the same.
+    streams: Mutex<HashMap<TypeId, Arc<Stream>>>,
 }
 
 /// What the publisher knows of one stream.
 struct Stream {
+    name: &'static str,
     declared: Arc<Declared>,
     /// One for each partition.
     queues: Vec<Arc<Queue>>,
@@ -134,7 +139,8 @@ pub struct Receipt {
 }
 
 impl Publisher {
-    /// A publisher alone, on the Redis at this URL.
+    /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
+    /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.
@@ -149,7 +155,8 @@ impl Publisher {
 
     /// A publisher alone, on a broker.
     pub fn on(broker: Arc<dyn Broker>) -> Self {
-        let shared = Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY, Arc::default());
+        let random = Arc::new(Random::from_system());
+        let shared = Shared::new(broker, Clock::new(), random, PUBLISH_RETRY, Outages::default(), Arc::default());
         Self::new(shared, None, registry::linked_events())
     }
 
@@ -176,12 +183,17 @@ impl Publisher {
     fn shared(&self, retry: Duration) -> Shared {
         let shared = &self.inner.shared;
         let (broker, random) = (Arc::clone(&shared.broker), Arc::clone(&shared.random));
-        Shared::new(broker, shared.clock, random, retry, Arc::clone(&shared.registry))
+        Shared::new(broker, shared.clock, random, retry, shared.outages.clone(), Arc::clone(&shared.registry))
     }
 
     pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
         let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
         Self { inner: Arc::new(inner), handling: None }
+    }
+
+    /// Where the publisher tells others of its events, and an app of the rest.
+    pub(crate) fn meeting(&self) -> &Arc<Meeting> {
+        &self.inner.shared.meeting
     }
 
     #[cfg(feature = "testing")]
@@ -333,7 +345,11 @@ impl Publisher {
     fn stream<E: StreamEvent>(&self) -> Arc<Stream> {
         let name = E::INFO.stream;
         let mut streams = self.inner.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = streams.entry(name).or_insert_with(|| {
+        if let Some(stream) = streams.get(&TypeId::of::<E>()) {
+            return Arc::clone(stream);
+        }
+        let known = streams.values().find(|stream| stream.name == name).cloned();
+        let stream = known.unwrap_or_else(|| {
             let properties = registry::stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
             let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
             let problem = registry::stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
@@ -344,9 +360,11 @@ impl Publisher {
             };
             let queues = (0..properties.partitions).map(queue).collect();
             let meters = Meters::new(&self.inner.shared.registry, name, properties.partitions);
-            Arc::new(Stream { declared, queues, meters })
+            Arc::new(Stream { name, declared, queues, meters })
         });
-        Arc::clone(stream)
+        stream.declared.publishes.introduce(E::INFO);
+        streams.insert(TypeId::of::<E>(), Arc::clone(&stream));
+        stream
     }
 
     /// The key of the stream of `E`, after its partition count was checked against what is recorded.
@@ -559,7 +577,12 @@ impl FromContext for Publisher {
             .resources()
             .get::<Self>()
             .ok_or("there is no publisher outside an app; in a test pass `Publisher::test()`")?;
-        Ok(Self { handling: TraceContext::of(ctx.entry()).map(Arc::new), inner: Arc::clone(&publisher.inner) })
+        // What comes of a batch belongs to no one trace.
+        let handling = match ctx.entries() {
+            [only] => TraceContext::of(only).map(Arc::new),
+            _ => None,
+        };
+        Ok(Self { handling, inner: Arc::clone(&publisher.inner) })
     }
 }
 

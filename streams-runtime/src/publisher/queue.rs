@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use super::floor::Floor;
 use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
+use crate::meeting::{Meeting, Publishes};
 use crate::metrics::Registry;
+use crate::outage::{Contact, Outages};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -68,8 +70,10 @@ pub(crate) struct Shared {
     pub(super) random: Arc<Random>,
     /// For how long a write is tried again.
     pub(super) retry: Duration,
+    pub(super) meeting: Arc<Meeting>,
     pub(super) registry: Arc<Registry>,
     room: Arc<Semaphore>,
+    pub(super) outages: Outages,
 }
 
 impl Shared {
@@ -78,9 +82,12 @@ impl Shared {
         clock: Clock,
         random: Arc<Random>,
         retry: Duration,
+        outages: Outages,
         registry: Arc<Registry>,
     ) -> Self {
-        Self { broker, clock, random, retry, registry, room: Arc::new(Semaphore::new(ROOM as usize)) }
+        let meeting = Arc::new(Meeting::new(Arc::clone(&broker), clock));
+        let room = Arc::new(Semaphore::new(ROOM as usize));
+        Self { broker, clock, random, retry, meeting, registry, room, outages }
     }
 }
 
@@ -91,11 +98,13 @@ pub(super) struct Declared {
     problem: Option<String>,
     /// When the record was last looked at; the lock is held while one looks, for all.
     checked: tokio::sync::Mutex<Option<Instant>>,
+    /// What is written to it, told to others before the first of each.
+    pub(super) publishes: Publishes,
 }
 
 impl Declared {
     pub(super) fn new(key: StreamKey, problem: Option<String>) -> Self {
-        Self { key, problem, checked: tokio::sync::Mutex::default() }
+        Self { key, problem, checked: tokio::sync::Mutex::default(), publishes: Publishes::default() }
     }
 
     pub(super) async fn check(&self, broker: &dyn Broker) -> Result<(), BrokerError> {
@@ -163,7 +172,16 @@ impl Queue {
             waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
             if !std::mem::replace(&mut waiting.writing, true) {
                 let queue = Arc::clone(self);
-                tokio::spawn(Writer { queue, items: VecDeque::new(), trouble: None, done: false }.run());
+                tokio::spawn(
+                    Writer {
+                        contact: queue.shared.outages.contact(),
+                        queue,
+                        items: VecDeque::new(),
+                        trouble: None,
+                        done: false,
+                    }
+                    .run(),
+                );
             }
         }
         Pending { answered }
@@ -174,6 +192,7 @@ impl Queue {
         let broker = &*self.shared.broker;
         let before = |error| Failed { error, sent: false };
         self.stream.check(broker).await.map_err(before)?;
+        self.stream.publishes.tell(&self.shared.meeting, &self.stream.key).await;
         let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
         let count = entries.len();
         let written = match self.durability {
@@ -211,6 +230,7 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
+    contact: Contact,
     /// What the write under way is about, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
@@ -227,9 +247,8 @@ impl Writer {
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
             match self.queue.write(entries).await {
                 Ok(written) => {
-                    if self.trouble.take().is_some() {
-                        tracing::info!(stream = self.queue.key.as_str(), "publishing goes on");
-                    }
+                    self.trouble = None;
+                    self.contact.succeeded();
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
@@ -241,7 +260,10 @@ impl Writer {
                             .items
                             .front()
                             .map_or(Duration::ZERO, |item| item.deadline.saturating_duration_since(Instant::now()));
-                        tokio::time::sleep(wait.mul_f64(jitter).min(first)).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(wait.mul_f64(jitter).min(first)) => {}
+                            () = self.queue.shared.outages.over() => {}
+                        }
                         wait = (wait * 2).min(LONGEST_WAIT);
                     }
                 }
@@ -299,14 +321,12 @@ impl Writer {
             _ => error,
         };
         let definite = Arc::new(definite);
-        if verdict.again && self.trouble.replace(Arc::clone(&definite)).is_none() {
-            tracing::warn!(
-                stream = self.queue.key.as_str(),
-                events = self.items.len(),
-                error = %definite,
-                "a write failed: it is tried again for {}, and later publishes to this partition wait behind it",
-                humantime::format_duration(self.queue.shared.retry)
-            );
+        if verdict.again {
+            self.contact.failed(&definite);
+            self.trouble = Some(Arc::clone(&definite));
+        } else {
+            // Its callers are told; the server did answer.
+            self.contact.succeeded();
         }
         let mut indefinite = None;
         let now = Instant::now();

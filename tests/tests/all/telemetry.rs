@@ -14,8 +14,8 @@ use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::metrics::{Kind, LOOK, METRICS};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome, Phase,
-    Publisher, Running, State, Stopped, consumer, consumers, stream_event,
+    App, Batch, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome,
+    Phase, Publisher, Running, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, RedisServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,6 +65,12 @@ async fn makes(step: Step, publisher: Publisher) -> Result<(), BoxError> {
 #[consumer(group = "books")]
 async fn books(made: Made, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, made.n).await
+}
+
+#[consumer(group = "loads", batch = 3)]
+async fn loads(steps: Batch<Step>, publisher: Publisher) -> Result<(), BoxError> {
+    publisher.publish(&Made { n: steps.len() as u64 }).await?;
+    Ok(())
 }
 
 /// Far longer than anything here takes: when it is over the test has failed.
@@ -744,6 +750,29 @@ async fn a_publish_of_many_is_one_span_and_the_parent_of_each_attempt() {
     let handled = traced.all("process told");
     assert_eq!(handled.len(), 3);
     assert!(handled.iter().all(|span| span.parent_span_id == published.span_context.span_id()));
+}
+
+#[tokio::test]
+async fn an_attempt_about_a_batch_is_linked_to_each_publish_and_counts_each_event() {
+    let traced = traced();
+    let app = TestApp::start(App::with(consumers![loads])).await.unwrap();
+    let publishes = (1..=3).map(|n| Step { n }).collect::<Vec<_>>();
+    let publisher = app.publisher();
+    for step in &publishes {
+        publisher.publish(step).await.unwrap();
+    }
+    app.settled().await.unwrap();
+    let handled = traced.one("process told");
+    assert_eq!(attribute(&handled, "messaging.batch.message_count").as_deref(), Some("3"));
+    assert_eq!(attribute(&handled, "messaging.message.id"), None);
+    let published: BTreeSet<_> = traced.all("publish told").iter().map(|span| ids(span).0.to_string()).collect();
+    let links: BTreeSet<_> = handled.links.iter().map(|link| link.span_context.trace_id().to_string()).collect();
+    assert_eq!((links.len(), &links), (3, &published));
+    assert_eq!(handled.parent_span_id, SpanId::INVALID);
+    let samples = parse(&app.running().monitor().metrics());
+    let of = |name, labels: &[_]| value(&samples, name, &[&[("stream", "told"), ("group", "loads")], labels].concat());
+    assert_eq!(of("streams_consumed_total", &[("outcome", "done")]), Some(3.0));
+    assert_eq!(of("streams_handler_duration_seconds_count", &[]), Some(1.0));
 }
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
