@@ -176,6 +176,11 @@ impl<E> Message<E> {
         self.entry.time()
     }
 
+    /// The version that the event was published with, which may be older than `E`'s; 1 in a message made for a test.
+    pub fn version(&self) -> u32 {
+        self.entry.version()
+    }
+
     /// Which attempt this is, from 1; attempts before a restart count.
     pub fn attempt(&self) -> u32 {
         self.attempt

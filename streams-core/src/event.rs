@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::SchemaType;
+use crate::codec::DecodeError;
+use crate::{SchemaType, upcast};
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
 ///
@@ -22,6 +23,12 @@ pub trait StreamEvent: SchemaType + Serialize + DeserializeOwned + Send + Sync +
 
     /// The value of the `key = field`, as text: events of one key share a partition, so they stay in order.
     fn key(&self) -> Option<Cow<'_, str>>;
+
+    /// Not public API: the event of these bytes, which an entry of this version holds; see `codec::decode`.
+    #[doc(hidden)]
+    fn decode_version(version: u32, payload: &[u8]) -> Result<Self, DecodeError> {
+        upcast::decode_own(version, payload)
+    }
 }
 
 /// What `#[stream_event(..)]` said about an event type.
@@ -31,8 +38,12 @@ pub struct EventInfo {
     pub stream: &'static str,
     /// The event's name on the wire, unique in its stream.
     pub name: &'static str,
-    /// The event's version, from 1.
+    /// The event's version, from 1: what a publisher writes.
     pub version: u32,
+    /// The oldest version that is read, by way of the versions between.
+    pub oldest: u32,
+    /// The version before this one, where events of it are read.
+    pub upcast_from: Option<&'static EventInfo>,
     /// The field that keeps events in order, if any.
     pub key: Option<&'static str>,
     /// A property of the stream: how many partitions it has.

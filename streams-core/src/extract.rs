@@ -133,6 +133,11 @@ impl Context {
         self.entry.event_id()
     }
 
+    /// The version that the event was published with, which may be older than the type that the handler takes.
+    pub fn version(&self) -> u32 {
+        self.entry.version()
+    }
+
     /// Which attempt this is, from 1; attempts before a restart count.
     pub fn attempt(&self) -> u32 {
         self.attempt

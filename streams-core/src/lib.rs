@@ -4,7 +4,7 @@
 //! depends on `streams-runtime`, which re-exports everything here.
 //!
 //! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
-//! described ([`schema`]), encoded ([`codec`]), stored ([`Entry`]), named in Redis ([`keys`]),
+//! described ([`schema`]), encoded ([`codec`]), read across versions ([`UpcastFrom`]), stored ([`Entry`]), named in Redis ([`keys`]),
 //! carried ([`broker`]), handed to a function ([`Consumer`], [`FromContext`]), judged ([`Outcome`]).
 
 // The attributes emit `::streams_core::..` paths, also inside this crate.
@@ -13,6 +13,7 @@ extern crate self as streams_core;
 mod event;
 pub mod schema;
 pub mod codec;
+mod upcast;
 mod entry;
 pub mod keys;
 pub mod broker;
@@ -30,6 +31,7 @@ pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, S
 pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
 pub use schema::SchemaType;
 pub use streams_macros::{consumer_core as consumer, event_type_core as event_type, stream_event_core as stream_event};
+pub use upcast::UpcastFrom;
 
 /// Not public API: what the attributes' expansions name.
 #[doc(hidden)]
@@ -38,5 +40,7 @@ pub mod __private {
     pub use serde;
     pub use std::borrow::Cow;
 
+    pub use crate::codec::DecodeError;
     pub use crate::consumer::event_of;
+    pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

@@ -9,6 +9,7 @@ mod errors;
 mod event_type;
 mod shape;
 mod stream_event;
+mod versions;
 
 use errors::Errors;
 use proc_macro::TokenStream;

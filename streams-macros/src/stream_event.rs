@@ -11,6 +11,7 @@ use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
 use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
 use crate::errors::Errors;
 use crate::shape::{Shape, is_skipped};
+use crate::versions::Versions;
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -42,7 +43,7 @@ struct Options {
     root: TokenStream,
     stream: Option<LitStr>,
     name: Option<LitStr>,
-    version: u32,
+    versions: Versions,
     key: Option<Ident>,
     partitions: Option<u32>,
     retention: Option<Retention>,
@@ -51,8 +52,19 @@ struct Options {
 }
 
 impl Options {
-    const KNOWN: &[&str] =
-        &["stream", "version", "name", "key", "partitions", "retention", "durability", "max_payload", "crate"];
+    const KNOWN: &[&str] = &[
+        "stream",
+        "version",
+        "upcast_from",
+        "oldest",
+        "name",
+        "key",
+        "partitions",
+        "retention",
+        "durability",
+        "max_payload",
+        "crate",
+    ];
 
     fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
@@ -68,10 +80,7 @@ impl Options {
             }
         };
         let name = args.take("name").and_then(|value| value.redis_name(NameKind::Event, errors));
-        let version = args
-            .take("version")
-            .and_then(|value| value.integer(1..=u32::MAX.into(), "a whole number from 1, such as `2`", errors))
-            .map_or(1, |version| version as u32);
+        let versions = Versions::parse(&mut args, errors);
         let key = args.take("key").and_then(|value| {
             let key = syn::parse2::<Ident>(value.tokens.clone());
             if key.is_err() {
@@ -111,7 +120,7 @@ impl Options {
             size
         });
         let max_payload = max_payload.map(|size| size as usize);
-        Self { root, stream, name, version, key, partitions, retention, durability, max_payload }
+        Self { root, stream, name, versions, key, partitions, retention, durability, max_payload }
     }
 }
 
@@ -249,7 +258,7 @@ fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut
 }
 
 fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<TokenStream>) -> TokenStream {
-    let Options { root, version, .. } = options;
+    let Options { root, versions, .. } = options;
     let ident = &input.ident;
     let rust_name = ident.unraw().to_string();
     let name = options.name.as_ref().map_or_else(|| rust_name.clone(), LitStr::value);
@@ -259,6 +268,8 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
+    let (version, decode_version) = (versions.info(root), versions.method(root));
+    let version_checks = versions.checks(ident, stream, &name, root);
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -266,7 +277,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                 const INFO: &'static #root::EventInfo = &#root::EventInfo {
                     stream: #stream,
                     name: #name,
-                    version: #version,
+                    #version
                     key: #key_name,
                     partitions: #partitions,
                     retention: #retention,
@@ -281,7 +292,10 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                 fn key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
                     #key
                 }
+
+                #decode_version
             }
+            #version_checks
             #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
         };
     }
@@ -300,6 +314,8 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                     stream: "",
                     name: "",
                     version: 1,
+                    oldest: 1,
+                    upcast_from: ::core::option::Option::None,
                     key: ::core::option::Option::None,
                     partitions: ::core::option::Option::None,
                     retention: ::core::option::Option::None,

@@ -5,5 +5,6 @@ fn mistakes_are_explained_where_they_stand() {
     let cases = trybuild::TestCases::new();
     cases.pass("ui/pass/*.rs");
     cases.compile_fail("ui/event/*.rs");
+    cases.compile_fail("ui/versions/*.rs");
     cases.compile_fail("ui/consumer/*.rs");
 }
