@@ -1,4 +1,4 @@
-//! The bytes of an event: MessagePack maps out, strict decoding in; the only file that knows MessagePack.
+//! The bytes of an event: MessagePack out, strict decoding in; the only file that knows MessagePack.
 //!
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
 //! checked first, then `scan` walks its headers, and only then does serde see it.
@@ -7,6 +7,7 @@ use std::fmt;
 
 use rmp_serde::config::BytesMode;
 
+use crate::schema::Layout;
 use crate::{Entry, EventInfo, StreamEvent};
 
 /// The most bytes of a payload unless the event says otherwise: with its id, names and headers an entry stays
@@ -27,7 +28,8 @@ pub const fn max_payload<E: StreamEvent>() -> usize {
     }
 }
 
-/// Appends the event's bytes to `buffer`, which is meant to be reused: structs as maps by field name.
+/// Appends the event's bytes to `buffer`, which is meant to be reused: structs as maps by field name, or as arrays
+/// where the event says `layout = "array"`.
 ///
 /// # Errors
 /// When the event is larger or deeper than a consumer would accept, or serde refuses it. The buffer is as before.
@@ -41,8 +43,12 @@ pub fn encode<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Enc
 
 fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fault> {
     let start = buffer.len();
-    let mut serializer = rmp_serde::Serializer::new(&mut *buffer).with_struct_map().with_bytes(BytesMode::ForceAll);
-    event.serialize(&mut serializer).map_err(|error| Fault::Serde(error.to_string()))?;
+    let arrays = rmp_serde::Serializer::new(&mut *buffer).with_bytes(BytesMode::ForceAll);
+    let written = match E::INFO.layout {
+        Layout::Map => event.serialize(&mut arrays.with_struct_map()),
+        Layout::Array => event.serialize(&mut { arrays }),
+    };
+    written.map_err(|error| Fault::Serde(error.to_string()))?;
     let written = &buffer[start..];
     check_size::<E>(written)?;
     // What is written must be readable: serde writes deeper than `MAX_DEPTH` without complaint.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec::DecodeError;
+use crate::schema::Layout;
 use crate::{SchemaType, upcast};
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
@@ -54,6 +55,8 @@ pub struct EventInfo {
     pub durability: Option<Durability>,
     /// A property of the event: the most bytes its payload may have.
     pub max_payload: Option<usize>,
+    /// How its structs are written.
+    pub layout: Layout,
     /// The hash of its schema.
     pub fingerprint: u64,
     /// The Rust type, for messages.

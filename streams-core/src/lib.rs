@@ -42,5 +42,7 @@ pub mod __private {
 
     pub use crate::codec::DecodeError;
     pub use crate::consumer::event_of;
+    pub use crate::schema::check_layout;
+    pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

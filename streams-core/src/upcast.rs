@@ -4,6 +4,7 @@
 
 use crate::codec::{self, DecodeError};
 use crate::outcome::with_causes;
+use crate::schema::text_eq;
 use crate::{BoxError, EventInfo, StreamEvent};
 
 /// An event that an older version of it can be turned into: whatever has a `From` or a `TryFrom` of the older type.
@@ -71,8 +72,8 @@ pub const fn check_upcast(new: &EventInfo, old: &EventInfo, said: &Said) {
     if old.stream.is_empty() {
         return;
     }
-    assert!(same(old.stream, new.stream), "{}", said.other_stream);
-    assert!(same(old.name, new.name), "{}", said.other_name);
+    assert!(text_eq(old.stream, new.stream), "{}", said.other_stream);
+    assert!(text_eq(old.name, new.name), "{}", said.other_name);
     assert!(old.version == new.version - 1, "{}", said.gap);
 }
 
@@ -93,15 +94,6 @@ pub struct Said {
     pub other_stream: &'static str,
     pub other_name: &'static str,
     pub gap: &'static str,
-}
-
-const fn same(a: &str, b: &str) -> bool {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut i = 0;
-    while i < a.len() && i < b.len() && a[i] == b[i] {
-        i += 1;
-    }
-    i == a.len() && i == b.len()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod args;
 mod consumer;
 mod errors;
 mod event_type;
+mod lock;
 mod shape;
 mod stream_event;
 mod versions;

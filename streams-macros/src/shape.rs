@@ -4,7 +4,7 @@
 //! describe would be found out by a consumer that cannot read them.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
@@ -21,6 +21,15 @@ pub(crate) struct Shape<'a> {
     input: &'a DeriveInput,
     root: &'a TokenStream,
     container: Attrs,
+}
+
+/// A field or variant of the type itself, for messages about it.
+pub(crate) struct Part {
+    /// Its name on the wire.
+    pub(crate) wire: String,
+    /// Where it stands: the first and the last token of what matters about it.
+    pub(crate) begin: Span,
+    pub(crate) end: Span,
 }
 
 /// Where an attribute stands.
@@ -297,6 +306,43 @@ impl<'a> Shape<'a> {
                 const SCHEMA: &'static #root::schema::Schema = #schema;
             }
         }
+    }
+
+    /// The fields of a struct, or the variants of an enum, as they are called on the wire.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        // Their mistakes were reported when the schema was written.
+        let mut errors = Errors::default();
+        let parts = match &self.input.data {
+            Data::Struct(data) => data
+                .fields
+                .iter()
+                .filter_map(|field| {
+                    let attrs = Attrs::parse(&field.attrs, Place::Field, &mut errors);
+                    let ident = field.ident.as_ref()?;
+                    let name = ident.unraw().to_string();
+                    let cased = |errors: &mut _| cased(self.container.rename_all.as_ref(), &name, Place::Field, errors);
+                    let wire = attrs.rename.unwrap_or_else(|| cased(&mut errors));
+                    let end = field.ty.to_token_stream().into_iter().last().map_or(ident.span(), |token| token.span());
+                    attrs.skip.is_none().then_some(Part { wire, begin: ident.span(), end })
+                })
+                .collect(),
+            Data::Enum(data) => data
+                .variants
+                .iter()
+                .filter_map(|variant| {
+                    let attrs = Attrs::parse(&variant.attrs, Place::Variant, &mut errors);
+                    let name = variant.ident.unraw().to_string();
+                    let cased =
+                        |errors: &mut _| cased(self.container.rename_all.as_ref(), &name, Place::Variant, errors);
+                    let wire = attrs.rename.unwrap_or_else(|| cased(&mut errors));
+                    let span = variant.ident.span();
+                    attrs.skip.is_none().then_some(Part { wire, begin: span, end: span })
+                })
+                .collect(),
+            Data::Union(_) => Vec::new(),
+        };
+        drop(errors.finish());
+        parts
     }
 
     /// The user's item with the serde derives.

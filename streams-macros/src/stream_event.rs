@@ -10,6 +10,7 @@ use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
 
 use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
 use crate::errors::Errors;
+use crate::lock;
 use crate::shape::{Shape, is_skipped};
 use crate::versions::Versions;
 
@@ -24,11 +25,26 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
     let shape = Shape::new(&input, &options.root, &mut errors);
     let implementation = shape.implementation(&mut errors);
     let key = options.key.as_ref().map(|key| key_tokens(key, &input, &options.root, &mut errors));
+    let lock = match &options.stream {
+        Some(stream) if options.lock && errors.is_empty() => {
+            let event = lock::Event {
+                root: &options.root,
+                ident: &input.ident,
+                stream,
+                name: &options.name(&input),
+                version: options.versions.version,
+                compat: &options.compat,
+                parts: shape.parts(),
+            };
+            lock::emit(&event, &mut errors)
+        }
+        _ => TokenStream::new(),
+    };
     match (errors.finish(), &options.stream) {
         (None, Some(stream)) => {
             let item = shape.item();
             let event = emit(&options, stream, &input, key);
-            quote!(#implementation #item #event)
+            quote!(#implementation #item #event #lock)
         }
         (errors, _) => {
             let fallback = shape.fallback();
@@ -49,6 +65,11 @@ struct Options {
     retention: Option<Retention>,
     durability: Option<Durability>,
     max_payload: Option<usize>,
+    /// The variant of `Layout`.
+    layout: Ident,
+    /// The variant of `Compat`.
+    compat: Ident,
+    lock: bool,
 }
 
 impl Options {
@@ -63,6 +84,9 @@ impl Options {
         "retention",
         "durability",
         "max_payload",
+        "layout",
+        "compat",
+        "lock",
         "crate",
     ];
 
@@ -120,7 +144,46 @@ impl Options {
             size
         });
         let max_payload = max_payload.map(|size| size as usize);
-        Self { root, stream, name, versions, key, partitions, retention, durability, max_payload }
+        let layout = args.take("layout");
+        let is_array = layout.as_ref().and_then(|value| match value.text().map(|text| text.value()).as_deref() {
+            Some("map") => Some(false),
+            Some("array") => Some(true),
+            _ => {
+                value.invalid("\"map\" or \"array\"", errors);
+                None
+            }
+        });
+        let is_array = is_array.unwrap_or_default();
+        let compat = args.take("compat").and_then(|value| {
+            const WORDS: [(&str, &str); 4] =
+                [("full", "Full"), ("backward", "Backward"), ("exact", "Exact"), ("none", "None")];
+            let word = value.text().map(|text| text.value());
+            let known = WORDS.iter().find(|(known, _)| Some(*known) == word.as_deref());
+            match known {
+                None => value.invalid("\"full\", \"backward\", \"exact\" or \"none\"", errors),
+                Some((_, "Full" | "Backward" | "None")) if is_array => errors.push(
+                    &value.tokens,
+                    "`layout = \"array\"` goes by the order of the fields, so that no change can be read; remove `compat`",
+                ),
+                Some(_) => {}
+            }
+            known.map(|(_, variant)| *variant)
+        });
+        let compat = compat.unwrap_or(if is_array { "Exact" } else { "Full" });
+        let lock = args.take("lock").is_none_or(|value| {
+            if value.tokens.to_string() != "false" {
+                value.invalid("`false`, for an event that only a test needs", errors);
+            }
+            false
+        });
+        let layout = format_ident!("{}", if is_array { "Array" } else { "Map" });
+        let compat = format_ident!("{compat}");
+        Self { root, stream, name, versions, key, partitions, retention, durability, max_payload, layout, compat, lock }
+    }
+
+    /// The name on the wire.
+    fn name(&self, input: &DeriveInput) -> String {
+        self.name.as_ref().map_or_else(|| input.ident.unraw().to_string(), LitStr::value)
     }
 }
 
@@ -258,10 +321,10 @@ fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut
 }
 
 fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<TokenStream>) -> TokenStream {
-    let Options { root, versions, .. } = options;
+    let Options { root, versions, layout, .. } = options;
     let ident = &input.ident;
     let rust_name = ident.unraw().to_string();
-    let name = options.name.as_ref().map_or_else(|| rust_name.clone(), LitStr::value);
+    let name = options.name(input);
     let key_name = option_tokens(options.key.as_ref().map(|key| key.unraw().to_string()));
     let partitions = option_tokens(options.partitions);
     let retention = option_tokens(options.retention.as_ref().map(|retention| retention.tokens(root)));
@@ -270,6 +333,13 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let key = option_tokens(key);
     let (version, decode_version) = (versions.info(root), versions.method(root));
     let version_checks = versions.checks(ident, stream, &name, root);
+    let layout_check = (layout == "Array").then(|| {
+        let span = ident.span().resolved_at(Span::call_site());
+        quote_spanned!(span=> const _: () = #root::__private::check_layout(
+            <#ident as #root::schema::SchemaType>::SCHEMA,
+            #root::schema::Layout::#layout,
+        );)
+    });
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -283,7 +353,11 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                     retention: #retention,
                     durability: #durability,
                     max_payload: #max_payload,
-                    fingerprint: #root::schema::fingerprint(<#ident as #root::schema::SchemaType>::SCHEMA),
+                    layout: #root::schema::Layout::#layout,
+                    fingerprint: #root::schema::layout_fingerprint(
+                        <#ident as #root::schema::SchemaType>::SCHEMA,
+                        #root::schema::Layout::#layout,
+                    ),
                     type_name: ::core::concat!(::core::module_path!(), "::", #rust_name),
                     file: ::core::file!(),
                     line: ::core::line!(),
@@ -298,6 +372,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
             #version_checks
             #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
         };
+        #layout_check
     }
 }
 
@@ -321,6 +396,7 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                     retention: ::core::option::Option::None,
                     durability: ::core::option::Option::None,
                     max_payload: ::core::option::Option::None,
+                    layout: #root::schema::Layout::Map,
                     fingerprint: 0,
                     type_name: "",
                     file: "",

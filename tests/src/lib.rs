@@ -1,5 +1,6 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told, [`logged`] what was logged.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged,
+//! [`UserCrate`] a crate of a user's own.
 
 mod faults;
 pub mod jobs;
@@ -8,9 +9,11 @@ mod log;
 mod process;
 mod server;
 pub mod soak;
+mod user_crate;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
 pub use log::{Log, logged};
 pub use process::Process;
 pub use server::{Options, RedisServer};
+pub use user_crate::{CompilerError, UserCrate};

@@ -1,12 +1,15 @@
-//! The shape of an event on the wire, known at compile time; `types` describes std's types, the attributes describe the user's.
+//! The shape of an event on the wire, known at compile time: described by `types` and the attributes, compared by `compat`, kept by [`lock`].
 //!
 //! A [`Schema`] says what [`crate::codec`] writes, not how Rust holds it: names are wire names, and
 //! [`fingerprint`] ignores what the wire does not show (names of Rust types, order of fields and variants).
 
+mod types;
+mod compat;
+pub mod lock;
 #[cfg(test)]
 mod tests;
-mod types;
 
+pub use compat::{Compat, Report, compare};
 #[doc(hidden)]
 pub use types::Recursion;
 
@@ -168,6 +171,25 @@ pub enum Tagging {
     Adjacent(&'static str, &'static str),
 }
 
+/// How structs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As maps by field name: fields may come and go.
+    Map,
+    /// As arrays in the order of the source: about half the bytes, and no change of the shape can be read.
+    Array,
+}
+
+impl Layout {
+    /// The word in the attribute and in the lock.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Array => "array",
+        }
+    }
+}
+
 /// A type whose wire form is known.
 ///
 /// Implemented for std's types by this crate, for yours by `#[event_type]` and `#[stream_event(..)]`.
@@ -188,9 +210,17 @@ pub trait SchemaType {
 
 /// A hash of the wire form, the same in every build: differs when two programs mean different things by one event.
 ///
-/// It notices accidents, not forgeries (FNV-1a, 64 bits). Aliases are no part of it: they change what is read, not what is written.
+/// It notices accidents, not forgeries (FNV-1a, 64 bits).
 pub const fn fingerprint(schema: &Schema) -> u64 {
     hash(SEED, schema)
+}
+
+/// The [`fingerprint`] of an event in its layout: in an array the order of the fields counts, too.
+pub const fn layout_fingerprint(schema: &Schema, layout: Layout) -> u64 {
+    match layout {
+        Layout::Map => fingerprint(schema),
+        Layout::Array => hash_order(mix(fingerprint(schema), 19), schema),
+    }
 }
 
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
@@ -220,6 +250,21 @@ const fn mix_str(mut hash: u64, text: &str) -> u64 {
     mix(hash, 0xff)
 }
 
+pub(crate) const fn text_eq(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
 /// Adds the hashes of the fields, so that their order does not matter: on the wire they are a map.
 const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
     let mut sum = 0_u64;
@@ -228,10 +273,113 @@ const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
         let field = &fields[i];
         let named = mix_str(SEED, field.name);
         let flagged = mix(named, field.optional as u8 | (field.may_be_absent as u8) << 1);
-        sum = sum.wrapping_add(hash(flagged, field.schema));
+        sum = sum.wrapping_add(hash(mix_aliases(flagged, field.aliases), field.schema));
         i += 1;
     }
     mix_u64(mix(mix_u64(SEED, fields.len() as u64), deny_unknown as u8), sum)
+}
+
+/// Adds the names under which something is read as well.
+const fn mix_aliases(so_far: u64, aliases: &[&str]) -> u64 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < aliases.len() {
+        sum = sum.wrapping_add(mix_str(SEED, aliases[i]));
+        i += 1;
+    }
+    if aliases.is_empty() { so_far } else { mix_u64(mix(so_far, 20), sum) }
+}
+
+/// Adds the names of the fields in their order, in all structs. Walks the whole tree: only the array layout asks for it.
+const fn hash_order(so_far: u64, schema: &Schema) -> u64 {
+    match schema {
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => hash_order(so_far, inner),
+        Schema::Map(key, value) => hash_order(hash_order(so_far, key), value),
+        Schema::Tuple(members) => {
+            let mut order = so_far;
+            let mut i = 0;
+            while i < members.len() {
+                order = hash_order(order, members[i]);
+                i += 1;
+            }
+            order
+        }
+        Schema::Struct(schema) => {
+            let mut order = so_far;
+            let mut i = 0;
+            while i < schema.fields.len() {
+                order = hash_order(mix_str(order, schema.fields[i].name), schema.fields[i].schema);
+                i += 1;
+            }
+            order
+        }
+        Schema::Enum(schema) => {
+            // Variants are written by name, so their own order does not count.
+            let mut sum = 0_u64;
+            let mut i = 0;
+            while i < schema.variants.len() {
+                let named = mix_str(SEED, schema.variants[i].name);
+                sum = sum.wrapping_add(hash_order(named, schema.variants[i].body));
+                i += 1;
+            }
+            mix_u64(so_far, sum)
+        }
+        Schema::Logical { wire, .. } => hash_order(so_far, wire),
+        _ => so_far,
+    }
+}
+
+/// Whether a writer may leave something out: in an array all that follows would move.
+const fn leaves_out(schema: &Schema) -> bool {
+    match schema {
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => leaves_out(inner),
+        Schema::Map(key, value) => leaves_out(key) || leaves_out(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if leaves_out(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Struct(schema) => {
+            let mut i = 0;
+            while i < schema.fields.len() {
+                if schema.fields[i].may_be_absent || leaves_out(schema.fields[i].schema) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Enum(schema) => {
+            let mut i = 0;
+            while i < schema.variants.len() {
+                if leaves_out(schema.variants[i].body) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Logical { wire, .. } => leaves_out(wire),
+        _ => false,
+    }
+}
+
+/// Checks what a layout asks of a schema.
+///
+/// # Panics
+/// While compiling, when something in an array may be left out.
+#[track_caller]
+#[doc(hidden)]
+pub const fn check_layout(schema: &Schema, layout: Layout) {
+    assert!(
+        matches!(layout, Layout::Map) || !leaves_out(schema),
+        "`layout = \"array\"` goes by the order of the fields, so none may be left out; remove `skip_serializing_if`"
+    );
 }
 
 /// Adds the hashes of the variants, which are told apart by name, not by place.
@@ -241,7 +389,7 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     while i < variants.len() {
         let variant = &variants[i];
         let named = mix(mix_str(SEED, variant.name), variant.catch_all as u8);
-        sum = sum.wrapping_add(hash(named, variant.body));
+        sum = sum.wrapping_add(hash(mix_aliases(named, variant.aliases), variant.body));
         i += 1;
     }
     let tagged = match tagging {

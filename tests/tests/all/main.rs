@@ -9,6 +9,7 @@ mod publishing;
 mod readme;
 mod redis;
 mod soak;
+mod schemas;
 mod ui;
 mod wire;
 mod writing;
