@@ -43,6 +43,8 @@ pub struct EventInfo {
     pub version: u32,
     /// The oldest version that is read, by way of the versions between.
     pub oldest: u32,
+    /// The newest version that the event's lock knew when the program was compiled; its own where there is none.
+    pub newest: u32,
     /// The version before this one, where events of it are read.
     pub upcast_from: Option<&'static EventInfo>,
     /// The field that keeps events in order, if any.

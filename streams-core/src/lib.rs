@@ -30,19 +30,27 @@ pub use event::{Durability, EventInfo, EventKey, EventRegistration, Retention, S
 pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, Shared, State};
 pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
 pub use schema::SchemaType;
-pub use streams_macros::{consumer_core as consumer, event_type_core as event_type, stream_event_core as stream_event};
+pub use streams_macros::{
+    consumer_core as consumer, event_type_core as event_type, frozen_event_core as frozen_event,
+    stream_event_core as stream_event,
+};
 pub use upcast::UpcastFrom;
 
 /// Not public API: what the attributes' expansions name.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "chrono")]
+    pub use chrono::{DateTime, Utc};
     pub use inventory;
     pub use serde;
     pub use std::borrow::Cow;
+    #[cfg(feature = "uuid")]
+    pub use uuid::Uuid;
 
     pub use crate::codec::DecodeError;
-    pub use crate::consumer::event_of;
+    pub use crate::consumer::{check_newest, event_of};
     pub use crate::schema::check_layout;
+    pub use crate::schema::left_out;
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

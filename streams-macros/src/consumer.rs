@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{FnArg, Ident, Index, ItemFn, LitStr, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, NameKind, Value, duration, duration_tokens, missing};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -295,6 +295,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             async move { #name(#lend #payload #(, #args.#indices)*).await }
         }
     };
+    let check = called(event, &quote!(#root::__private::check_newest::<#name>), quote!());
     // A condition on the function is one on all of it. Attribute macros below this one see the function only.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
@@ -324,6 +325,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
 
                 #invoke
             }
+            const _: () = #check;
             #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
         };
     }

@@ -8,13 +8,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use serde_json::{Map, Value};
 use syn::{Ident, LitStr};
 
 use crate::args::option_tokens;
-use crate::errors::Errors;
+use crate::errors::{Errors, called, called_at};
 use crate::shape::Part;
 
 /// The form of the locks that this version reads.
@@ -33,22 +33,27 @@ pub(crate) struct Event<'a> {
     pub(crate) parts: Vec<Part>,
 }
 
+/// What the lock of an event has to say.
+#[derive(Default)]
+pub(crate) struct Emitted {
+    /// The comparison of the two, and the test that keeps the lock.
+    pub(crate) comparison: TokenStream,
+    /// The newest version that is locked.
+    pub(crate) newest: Option<u32>,
+}
+
 /// The comparison with the lock and the test that keeps it. Nothing for events that only a test sees.
-pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> TokenStream {
+pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> Emitted {
     // cargo sets it for integration tests and benchmarks alone: their events never leave them.
     if env::var_os("CARGO_TARGET_TMPDIR").is_some() {
-        return TokenStream::new();
+        return Emitted::default();
     }
-    // Other build systems need not set it. Then there is no lock, which `STREAMS_LOCK=required` does not let pass.
-    let directory = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    // A colon cannot stand in the name of a file on every system, and a plus not in that of a stream.
-    let file = format!("schemas/{}.lock.json", event.stream.value().replace(':', "+"));
-    let path = Path::new(&directory).join(&file);
-    let entry = match read(&path, event) {
-        Ok(entry) => entry,
+    let (file, path) = place(&event.stream.value());
+    let (entry, newest) = match read(&path, event) {
+        Ok(read) => read,
         Err(problem) => {
             errors.push(event.stream, format!("{file} {problem}"));
-            return TokenStream::new();
+            return Emitted::default();
         }
     };
     let Event { root, ident, compat, .. } = *event;
@@ -69,8 +74,21 @@ pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> TokenStream {
         Found::NoEntry => with_tracking(&path, unlocked(event, &build)),
         Found::Entry(entry) => with_tracking(&path, comparison(event, &build, entry)),
     };
-    let test = test(event, &build, &directory);
-    quote!(#comparison #test)
+    let test = test(event, &build, &manifest_dir());
+    Emitted { comparison: quote!(#comparison #test), newest }
+}
+
+/// Where the lock of a stream stands: from the manifest of the crate that is compiled, and from anywhere.
+pub(crate) fn place(stream: &str) -> (String, PathBuf) {
+    // A colon cannot stand in the name of a file on every system, and a plus not in that of a stream.
+    let file = format!("schemas/{}.lock.json", stream.replace(':', "+"));
+    let path = Path::new(&manifest_dir()).join(&file);
+    (file, path)
+}
+
+/// Other build systems than cargo need not set it. Then there is no lock, which `STREAMS_LOCK=required` does not let pass.
+fn manifest_dir() -> String {
+    env::var("CARGO_MANIFEST_DIR").unwrap_or_default()
 }
 
 enum Found {
@@ -85,10 +103,11 @@ struct Entry {
     published: bool,
 }
 
-fn read(path: &PathBuf, event: &Event<'_>) -> Result<Found, String> {
+/// The lock at this path; `None` where there is none.
+pub(crate) fn load(path: &Path) -> Result<Option<Value>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::NoFile),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot be read: {error}")),
     };
     let lock: Value = serde_json::from_str(&text)
@@ -99,9 +118,16 @@ fn read(path: &PathBuf, event: &Event<'_>) -> Result<Found, String> {
             "has format {format}, and this version reads format {FORMAT}; use the version that wrote it"
         ));
     }
-    let Some(entry) = lock["events"].get(event.name).and_then(|versions| versions.get(event.version.to_string()))
-    else {
-        return Ok(Found::NoEntry);
+    Ok(Some(lock))
+}
+
+/// The event's entry, and the newest version of it that there is.
+fn read(path: &Path, event: &Event<'_>) -> Result<(Found, Option<u32>), String> {
+    let Some(lock) = load(path)? else { return Ok((Found::NoFile, None)) };
+    let versions = lock["events"].get(event.name).and_then(Value::as_object);
+    let newest = versions.and_then(|versions| versions.keys().filter_map(|version| version.parse().ok()).max());
+    let Some(entry) = versions.and_then(|versions| versions.get(&event.version.to_string())) else {
+        return Ok((Found::NoEntry, newest));
     };
     let invalid = |problem| {
         let Event { name, version, .. } = event;
@@ -112,11 +138,8 @@ fn read(path: &PathBuf, event: &Event<'_>) -> Result<Found, String> {
         Some("array") => true,
         _ => return Err(invalid("its `layout` is neither \"map\" nor \"array\"".to_owned())),
     };
-    Ok(Found::Entry(Entry {
-        schema: schema(&entry["schema"]).map_err(invalid)?,
-        is_array,
-        published: entry["published"] == true,
-    }))
+    let schema = schema(&entry["schema"]).map_err(invalid)?;
+    Ok((Found::Entry(Entry { schema, is_array, published: entry["published"] == true }), newest))
 }
 
 /// Has the crate compiled again when its lock changes.
@@ -128,8 +151,7 @@ fn with_tracking(path: &Path, tokens: TokenStream) -> TokenStream {
 }
 
 fn unlocked(event: &Event<'_>, build: &TokenStream) -> TokenStream {
-    let span = event.ident.span().resolved_at(Span::call_site());
-    let call = called(span, span, &quote!(build.unlocked), quote!());
+    let call = called(event.ident, &quote!(build.unlocked), quote!());
     quote! {
         const _: () = {
             let build = #build;
@@ -144,10 +166,9 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
     let layout = if *is_array { quote!(Array) } else { quote!(Map) };
     let places = event.parts.iter().map(|part| {
         let name = &part.wire;
-        called(part.begin, part.end, &quote!(build.at), quote!(&locked, &report, #name))
+        called_at(part.begin, part.end, &quote!(build.at), quote!(&locked, &report, #name))
     });
-    let span = event.ident.span();
-    let whole = called(span, span, &quote!(build.stop), quote!(&locked, &report));
+    let whole = called(event.ident, &quote!(build.stop), quote!(&locked, &report));
     // One constant an event, in which the usual way is short: a constant each field would cost more than serde's derives.
     quote! {
         const _: () = {
@@ -169,23 +190,6 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
             }
         };
     }
-}
-
-/// A call that the compiler underlines from `begin` to `end`: its path has the one span, its parentheses the other.
-fn called(begin: Span, end: Span, path: &TokenStream, arguments: TokenStream) -> TokenStream {
-    let begin = begin.resolved_at(Span::call_site());
-    let mut call: TokenStream = path
-        .clone()
-        .into_iter()
-        .map(|mut token| {
-            token.set_span(begin);
-            token
-        })
-        .collect();
-    let mut parentheses = Group::new(proc_macro2::Delimiter::Parenthesis, arguments);
-    parentheses.set_span(end.resolved_at(Span::call_site()));
-    call.extend([TokenTree::Group(parentheses)]);
-    call
 }
 
 /// The test that writes the lock. Inside a function it cannot run, and says nothing.

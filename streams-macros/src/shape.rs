@@ -4,7 +4,7 @@
 //! describe would be found out by a consumer that cannot read them.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
@@ -261,19 +261,48 @@ impl<'a> Shape<'a> {
         }
         refuse_known_misfits(ty, errors);
         if attrs.recursive.is_some() {
-            let mut marked = ty.clone();
-            MarkRecursion { root: self.root, is_recursive: &|ident| !is_plain(ident) }.visit_type_mut(&mut marked);
-            return self.of_type(&marked, ty.span());
+            let (mut marked, mut markers) = (ty.clone(), Vec::new());
+            self.mark(&mut marked, &mut |ident| {
+                let name = ident.unraw().to_string();
+                (!is_plain(ident)).then(|| {
+                    let marker = format_ident!("Recursion{}", markers.len());
+                    markers.push((marker.clone(), name));
+                    parse_quote!(#marker)
+                })
+            });
+            let schema = self.of_type(&marked, ty.span());
+            let root = self.root;
+            let markers = markers.iter().map(|(marker, name)| {
+                quote! {
+                    enum #marker {}
+                    impl #root::schema::SchemaType for #marker {
+                        const SCHEMA: &'static #root::schema::Schema = &#root::schema::Schema::Ref(#name);
+                    }
+                }
+            });
+            return quote!({ #(#markers)* #schema });
         }
         self.of_type(ty, ty.span())
+    }
+
+    /// Marks the type itself, which it may lead back to, and what else `marker` wants marked.
+    fn mark(&self, ty: &mut Type, marker: &mut dyn FnMut(&Ident) -> Option<Type>) {
+        let (root, itself) = (self.root, &self.input.ident);
+        let marker = &mut |ident: &Ident| {
+            if ident == itself || ident == "Self" {
+                Some(parse_quote!(#root::schema::Recursion))
+            } else {
+                marker(ident)
+            }
+        };
+        MarkRecursion { marker }.visit_type_mut(ty);
     }
 
     /// The schema of a type, reported at `span` when it has none.
     fn of_type(&self, ty: &Type, span: Span) -> TokenStream {
         let root = self.root;
         let mut ty = ty.clone();
-        let itself = &self.input.ident;
-        MarkRecursion { root, is_recursive: &|ident| ident == itself || ident == "Self" }.visit_type_mut(&mut ty);
+        self.mark(&mut ty, &mut |_| None);
         let span = span.resolved_at(Span::call_site());
         quote_spanned!(span=> <#ty as #root::schema::SchemaType>::SCHEMA)
     }
@@ -618,8 +647,7 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
 
 /// Puts a marker in the place of types that lead back to the type itself.
 struct MarkRecursion<'a> {
-    root: &'a TokenStream,
-    is_recursive: &'a dyn Fn(&Ident) -> bool,
+    marker: &'a mut dyn FnMut(&Ident) -> Option<Type>,
 }
 
 impl VisitMut for MarkRecursion<'_> {
@@ -627,11 +655,10 @@ impl VisitMut for MarkRecursion<'_> {
         if let Type::Path(path) = ty
             && path.qself.is_none()
             && let Some(last) = path.path.segments.last()
-            && (self.is_recursive)(&last.ident)
             && (path.path.segments.len() == 1 || last.arguments.is_none())
+            && let Some(marker) = (self.marker)(&last.ident)
         {
-            let root = self.root;
-            *ty = parse_quote!(#root::schema::Recursion);
+            *ty = marker;
             return;
         }
         visit_mut::visit_type_mut(self, ty);

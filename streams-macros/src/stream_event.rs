@@ -38,13 +38,14 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
             };
             lock::emit(&event, &mut errors)
         }
-        _ => TokenStream::new(),
+        _ => lock::Emitted::default(),
     };
     match (errors.finish(), &options.stream) {
         (None, Some(stream)) => {
             let item = shape.item();
-            let event = emit(&options, stream, &input, key);
-            quote!(#implementation #item #event #lock)
+            let event = emit(&options, stream, &input, key, lock.newest);
+            let comparison = lock.comparison;
+            quote!(#implementation #item #event #comparison)
         }
         (errors, _) => {
             let fallback = shape.fallback();
@@ -320,7 +321,13 @@ fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut
     }
 }
 
-fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<TokenStream>) -> TokenStream {
+fn emit(
+    options: &Options,
+    stream: &LitStr,
+    input: &DeriveInput,
+    key: Option<TokenStream>,
+    newest: Option<u32>,
+) -> TokenStream {
     let Options { root, versions, layout, .. } = options;
     let ident = &input.ident;
     let rust_name = ident.unraw().to_string();
@@ -331,7 +338,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
-    let (version, decode_version) = (versions.info(root), versions.method(root));
+    let (version, decode_version) = (versions.info(newest, root), versions.method(root));
     let version_checks = versions.checks(ident, stream, &name, root);
     let layout_check = (layout == "Array").then(|| {
         let span = ident.span().resolved_at(Span::call_site());
@@ -377,7 +384,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
 }
 
 /// An implementation that says nothing: after a mistake, so that consumers of the event are not mistaken, too.
-fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
+pub(crate) fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
     if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
         return quote!();
     }
@@ -390,6 +397,7 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                     name: "",
                     version: 1,
                     oldest: 1,
+                    newest: 1,
                     upcast_from: ::core::option::Option::None,
                     key: ::core::option::Option::None,
                     partitions: ::core::option::Option::None,

@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Ident, LitStr, Path};
 
 use crate::args::{Args, option_tokens};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 
 /// The options `version`, `upcast_from` and `oldest`.
 pub(crate) struct Versions {
@@ -84,8 +84,8 @@ impl Versions {
         }
     }
 
-    /// The fields of `EventInfo`.
-    pub(crate) fn info(&self, root: &TokenStream) -> TokenStream {
+    /// The fields of `EventInfo`; `newest` is the newest version that the lock knows.
+    pub(crate) fn info(&self, newest: Option<u32>, root: &TokenStream) -> TokenStream {
         let Self { version, upcast_from, oldest } = self;
         let before = upcast_from.as_ref().map(|path| info_of(path, root));
         let oldest = match (oldest, &before) {
@@ -93,8 +93,8 @@ impl Versions {
             (None, Some(before)) => quote!(#before.oldest),
             (None, None) => version.into_token_stream(),
         };
-        let before = option_tokens(before);
-        quote!(version: #version, oldest: #oldest, upcast_from: #before,)
+        let (before, newest) = (option_tokens(before), newest.map_or(*version, |newest| newest.max(*version)));
+        quote!(version: #version, oldest: #oldest, newest: #newest, upcast_from: #before,)
     }
 
     /// How another version is read, as a method of the implementation; nothing where there is none.
@@ -129,9 +129,9 @@ impl Versions {
             "`{shown}` is not version {before} of `{name}`, and the versions between could not be read; upcast from the type of version {before}"
         );
         let (new, old) = (quote!(<#ident as #root::StreamEvent>::INFO), info_of(path, root));
-        let check = called_at(
-            at(path),
-            quote!(#root::__private::check_upcast),
+        let check = called(
+            path,
+            &quote!(#root::__private::check_upcast),
             quote! {
                 #new, #old, &#root::__private::Said { other_stream: #other_stream, other_name: #other_name, gap: #gap }
             },
@@ -140,7 +140,7 @@ impl Versions {
             let too_old = format!(
                 "`{shown}` does not read version {oldest}; raise `oldest` to what it reads, or let it read more"
             );
-            let check = called_at(at(tokens), quote!(#root::__private::check_oldest), quote!(#oldest, #old, #too_old));
+            let check = called(tokens, &quote!(#root::__private::check_oldest), quote!(#oldest, #old, #too_old));
             quote!(const _: () = #check;)
         });
         quote!(const _: () = #check; #oldest)
@@ -158,18 +158,6 @@ fn add_upcaster(version: u32) -> String {
 
 fn info_of(path: &Path, root: &TokenStream) -> TokenStream {
     quote_spanned!(at(path)=> <#path as #root::StreamEvent>::INFO)
-}
-
-/// A call that is reported at `span`: a constant that panics shows the place of its call.
-fn called_at(span: Span, function: TokenStream, arguments: TokenStream) -> TokenStream {
-    let function: TokenStream = function
-        .into_iter()
-        .map(|mut token| {
-            token.set_span(span);
-            token
-        })
-        .collect();
-    quote_spanned!(span=> #function(#arguments))
 }
 
 /// The place of the user's tokens, for tokens of ours.

@@ -59,7 +59,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) const fn new(compat: Compat, ordered: bool) -> Self {
+    pub(crate) const fn new(compat: Compat, ordered: bool) -> Self {
         Self {
             text: [0; TEXT],
             length: 0,
@@ -101,7 +101,7 @@ impl Report {
     }
 
     /// Adds text that fits whole, so that it never ends within a letter.
-    pub(super) const fn write(&mut self, text: &str) {
+    pub(crate) const fn write(&mut self, text: &str) {
         const CUT: &str = "\n  ...";
         let bytes = text.as_bytes();
         let room = TEXT - CUT.len();
@@ -125,7 +125,7 @@ impl Report {
         }
     }
 
-    pub(super) const fn write_number(&mut self, number: u64) {
+    pub(crate) const fn write_number(&mut self, number: u64) {
         let mut digits = [0_u8; 20];
         let mut at = digits.len();
         let mut rest = number;

@@ -6,6 +6,8 @@
 mod types;
 mod compat;
 pub mod lock;
+#[doc(hidden)]
+pub mod left_out;
 #[cfg(test)]
 mod tests;
 

@@ -293,7 +293,7 @@ fn is_sorted(named: &[Value]) -> bool {
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let names_a_type = |name: &str| name == "struct" || name == "enum";
+            let names_a_type = |name: &str| matches!(name, "struct" | "enum" | "recursive");
             a.len() == b.len()
                 && a.iter().all(|(name, value)| {
                     b.get(name).is_some_and(|other| {
