@@ -25,8 +25,8 @@ pub(crate) fn expand(tokens: TokenStream, root: &TokenStream) -> TokenStream {
     let options = Options::parse(options, root, &mut errors);
     let entry = options.entry(&mut errors);
     let written = entry.and_then(|entry| {
-        let mut writer = Writer { options: &options, visibility: &visibility, prefix: &ident, parts: Vec::new() };
-        match writer.event(&ident, &attrs, &entry) {
+        let mut writer = Writer::new(&options, &visibility, &ident);
+        match writer.event(&attrs, &entry) {
             Ok(written) => Some(written),
             Err(reason) => {
                 errors.push(&ident, reason);
@@ -185,16 +185,16 @@ impl Options {
 struct Writer<'a> {
     options: &'a Options,
     visibility: &'a Visibility,
-    prefix: &'a Ident,
+    ident: &'a Ident,
     /// The types inside the event that are written, or begun.
     parts: Vec<Part>,
+    /// Those that stand in the key of a map, which has to be in order.
+    keys: Vec<Value>,
 }
 
 struct Part {
     ident: Ident,
     schema: Value,
-    /// Whether it stands in the key of a map, which has to be in order.
-    in_key: bool,
     written: TokenStream,
 }
 
@@ -227,8 +227,12 @@ impl Written {
     }
 }
 
-impl Writer<'_> {
-    fn event(&mut self, ident: &Ident, attrs: &[Attribute], entry: &Value) -> Result<TokenStream, String> {
+impl<'a> Writer<'a> {
+    fn new(options: &'a Options, visibility: &'a Visibility, ident: &'a Ident) -> Self {
+        Self { options, visibility, ident, parts: Vec::new(), keys: Vec::new() }
+    }
+
+    fn event(&mut self, attrs: &[Attribute], entry: &Value) -> Result<TokenStream, String> {
         let Options { root, stream, name, version, passed_on, .. } = self.options;
         let version = version.as_ref().map(|(version, _)| *version).unwrap_or_default();
         let [layout, compat] = ["layout", "compat"].map(|option| {
@@ -237,9 +241,17 @@ impl Writer<'_> {
             word.map(|word| quote!(, #option = #word))
         });
         let schema = &entry["schema"];
-        let around = [(type_name(schema).unwrap_or_default(), ident)];
+        let around = [(type_name(schema).unwrap_or_default(), self.ident)];
         let place = Place { path: "", around: &around, indirect: false, in_key: false };
-        let item = self.item(ident, schema, place, false)?;
+        // A type may turn out to be a key after it was written: then all is written again.
+        let item = loop {
+            let keys = self.keys.len();
+            self.parts.clear();
+            let item = self.item(self.ident, schema, place)?;
+            if self.keys.len() == keys {
+                break item;
+            }
+        };
         let documented = attrs.iter().any(|attribute| attribute.path().is_ident("doc"));
         let shown = format!(
             "`{}@{version}` of stream `{}`, as its lock has it.",
@@ -259,14 +271,17 @@ impl Writer<'_> {
         })
     }
 
-    /// A struct or an enum, without the attribute that makes it one of ours.
-    fn item(&mut self, ident: &Ident, schema: &Value, place: Place<'_>, in_key: bool) -> Result<TokenStream, String> {
+    /// A struct, with or without fields, or an enum; without the attribute that makes it one of ours.
+    fn item(&mut self, ident: &Ident, schema: &Value, place: Place<'_>) -> Result<TokenStream, String> {
         let visibility = self.visibility;
-        let order = in_key.then(|| quote!(, Eq, PartialOrd, Ord));
+        let order = place.in_key.then(|| quote!(, Eq, PartialOrd, Ord));
         let head = quote! {
             #[derive(Debug, Clone, PartialEq #order)]
             #[allow(missing_docs, clippy::derive_partial_eq_without_eq)]
         };
+        if schema.get("tuple").is_some() {
+            return Ok(quote!(#head #visibility struct #ident;));
+        }
         if let Some(fields) = schema["fields"].as_array() {
             let deny_unknown = deny_unknown(schema.get("deny_unknown").is_some());
             let fields = self.fields(fields, &visibility.to_token_stream(), place)?;
@@ -331,8 +346,8 @@ impl Writer<'_> {
             let Written { ty, recursive } = self.ty(schema, place)?;
             let (optional, may_be_absent) = (field.get("optional").is_some(), field.get("may_be_absent").is_some());
             let opaque = schema["opaque"].as_str().map(|tag| quote!(#[event(opaque = #tag)]));
-            let absent = may_be_absent
-                .then(|| quote!(#[serde(default, skip_serializing_if = "::core::option::Option::is_none")]));
+            let absent =
+                may_be_absent.then(|| quote!(#[serde(skip_serializing_if = "::core::option::Option::is_none")]));
             let (attributes, ty) = match (schema.get("option").is_some(), optional) {
                 (true, true) => (quote!(#absent), ty),
                 (true, false) => {
@@ -468,31 +483,27 @@ impl Writer<'_> {
 
     /// A type inside the event: written once, however often it occurs.
     fn part(&mut self, name: &str, schema: &Value, place: Place<'_>) -> Result<TokenStream, String> {
-        let known = self.parts.iter().find(|part| part.schema == *schema && part.in_key == place.in_key);
-        if let Some(part) = known {
+        if place.in_key && !self.keys.contains(schema) {
+            self.keys.push(schema.clone());
+        }
+        if let Some(part) = self.parts.iter().find(|part| part.schema == *schema) {
             return Ok(part.ident.to_token_stream());
         }
-        let base = format!("{}{}", self.prefix.unraw(), pascal(name));
-        let mut ident = format_ident!("{base}", span = self.prefix.span());
+        let base = format!("{}{}", self.ident.unraw(), pascal(name));
+        let mut ident = format_ident!("{base}", span = self.ident.span());
         let mut number = 2;
         while self.parts.iter().any(|part| part.ident == ident) {
             // Two shapes of one name: of a generic type, or from two modules.
-            ident = format_ident!("{base}{number}", span = self.prefix.span());
+            ident = format_ident!("{base}{number}", span = self.ident.span());
             number += 1;
         }
         let index = self.parts.len();
-        let part = Part { ident: ident.clone(), schema: schema.clone(), in_key: place.in_key, written: quote!() };
-        self.parts.push(part);
+        self.parts.push(Part { ident: ident.clone(), schema: schema.clone(), written: quote!() });
         let around: Vec<_> = place.around.iter().copied().chain([(name, &ident)]).collect();
-        let item = if schema.get("tuple").is_some() {
-            let (visibility, order) = (self.visibility, place.in_key.then(|| quote!(, Eq, PartialOrd, Ord)));
-            quote!(#[derive(Debug, Clone, PartialEq #order)] #visibility struct #ident;)
-        } else {
-            let inside = Place { around: &around, indirect: false, ..place };
-            self.item(&ident, schema, inside, place.in_key)?
-        };
+        let inside = Place { around: &around, indirect: false, in_key: self.keys.contains(schema), ..place };
+        let item = self.item(&ident, schema, inside)?;
         let root = &self.options.root;
-        let doc = format!("`{name}` as it was in [`{}`].", self.prefix);
+        let doc = format!("`{name}` as it was in [`{}`].", self.ident);
         self.parts[index].written = quote! {
             #[doc = #doc]
             #[#root::event_type(crate = #root)]

@@ -2,6 +2,7 @@
 
 mod app;
 mod contract;
+mod frozen;
 mod loss;
 mod ordered;
 mod process;
