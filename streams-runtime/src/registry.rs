@@ -286,7 +286,7 @@ fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
 }
 
 /// The event and the types of its older versions.
-fn chain(info: &'static EventInfo) -> impl Iterator<Item = &'static EventInfo> {
+pub(crate) fn chain(info: &'static EventInfo) -> impl Iterator<Item = &'static EventInfo> {
     std::iter::successors(Some(info), |info| info.upcast_from)
 }
 

@@ -12,5 +12,6 @@ mod redis;
 mod soak;
 mod schemas;
 mod ui;
+mod versions;
 mod wire;
 mod writing;
