@@ -228,3 +228,132 @@ fn a_frozen_event_reads_every_shape_and_matches_its_lock() {
     assert!(events(&lock)["2"].is_object());
     shop.test(&[("CI", "true"), ("STREAMS_LOCK", "required")]).unwrap();
 }
+
+/// A crate whose lock has two versions of `Trade`, and the shapes that cannot be written.
+fn two_versions() -> UserCrate {
+    let shop = UserCrate::new();
+    shop.write(
+        "src/lib.rs",
+        r#"
+use streams_core::{event_type, stream_event};
+
+#[stream_event(stream = "trades", name = "Trade")]
+pub struct TradeV1 { pub price: f64 }
+
+#[stream_event(stream = "trades", version = 2, upcast_from = TradeV1)]
+pub struct Trade { pub price: f64, pub legs: Vec<Leg> }
+
+impl From<TradeV1> for Trade {
+    fn from(old: TradeV1) -> Self { Self { price: old.price, legs: Vec::new() } }
+}
+
+#[event_type]
+pub struct Leg { #[event(opaque = "tick@1")] pub tick: u8 }
+
+#[stream_event(stream = "trades")]
+pub struct Quote { #[serde(with = "as_text")] #[event(wire = "Option<u32>")] pub bid: Option<u32> }
+
+mod as_text {
+    use streams_core::__private::serde::{Deserialize, Deserializer, Serialize, Serializer};
+    pub fn serialize<S: Serializer>(bid: &Option<u32>, to: S) -> Result<S::Ok, S::Error> { bid.serialize(to) }
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> { Option::deserialize(from) }
+}
+"#,
+    );
+    shop.test(&[]).unwrap();
+    shop
+}
+
+#[test]
+fn what_cannot_be_frozen_is_explained_where_it_stands() {
+    let shop = two_versions();
+    for (declared, underlined, message) in [
+        (
+            r#"pub T, stream = "quotes", name = "Trade", version = 1"#,
+            r#""quotes""#,
+            "there is no schemas/quotes.lock.json to write the event from; `cargo test` writes it while the event is declared as a type, and only events of this crate are in it",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trad", version = 1"#,
+            r#""Trad""#,
+            "schemas/trades.lock.json has no event `Trad`, perhaps `Trade`; it has: Quote, Trade",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trade", version = 3"#,
+            "3",
+            "schemas/trades.lock.json has no version 3 of `Trade`; it has: 1, 2",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trade", version = 2, oldest = 2"#,
+            "T",
+            "`legs.tick` is opaque, `tick@1`, which the lock does not describe; name its type with `types = { \"tick@1\" => crate::Type }`, or write the event by hand",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Quote", version = 1"#,
+            "T",
+            "`bid` may be nil and may not be missing, for which there is no type; write the type by hand",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trade", version = 1, types = { "tick@1" }"#,
+            r#"{ "tick@1" }"#,
+            "invalid `types` value `{ \"tick@1\" }`; expected forms and their types, such as `{ \"tick@1\" => crate::Tick }`",
+        ),
+        (
+            r#"pub T, stream = "trades", version = 1"#,
+            &*format!("streams_core::frozen_event!({});", r#"pub T, stream = "trades", version = 1"#),
+            "missing `name`; write `frozen_event!(pub TradeV1, stream = \"trades\", name = \"Trade\", version = 1)`",
+        ),
+        (
+            r#"pub T: stream = "trades""#,
+            ":",
+            "expected the name of the type and what it was: `pub TradeV1, stream = \"trades\", name = \"Trade\", version = 1`",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trade", version = 1, layout = "map""#,
+            "layout",
+            "unknown option `layout`; expected one of: stream, name, version, types, crate, upcast_from, oldest, key, partitions, retention, durability, max_payload",
+        ),
+        (
+            r#"pub T, stream = "trades", name = "Trade", version = 1, upcast_from = T"#,
+            "T",
+            "version 1 is the first, so there is nothing to upcast from; raise `version`, or remove `upcast_from`",
+        ),
+    ] {
+        // One mistake is one message, also where the type is used.
+        let usage = if declared.starts_with("pub T,") { "pub fn used(_: T) {}" } else { "" };
+        shop.write("src/lib.rs", &format!("streams_core::frozen_event!({declared});\n{usage}"));
+        let errors = shop.check(&[]);
+        assert_eq!(errors.len(), 1, "{declared}: {errors:#?}");
+        assert_eq!((errors[0].message.as_str(), errors[0].underlined.as_str()), (message, underlined), "{declared}");
+    }
+}
+
+#[test]
+fn a_consumer_of_an_older_version_than_the_locked_one_does_not_compile() {
+    let shop = two_versions();
+    let source = shop.read("src/lib.rs");
+    let consumer = |event: &str| {
+        format!("{source}\n#[streams_core::consumer(group = \"risk\")]\npub async fn check(event: {event}) {{}}\n")
+    };
+    for event in ["Trade", "&Trade", "streams_core::Message<Trade>", "Quote"] {
+        shop.write("src/lib.rs", &consumer(event));
+        assert_eq!(shop.check(&[]).len(), 0, "{event}");
+    }
+    for (event, underlined) in [
+        ("TradeV1", "TradeV1"),
+        ("&TradeV1", "TradeV1"),
+        ("streams_core::Message<TradeV1>", "streams_core::Message<TradeV1>"),
+    ] {
+        shop.write("src/lib.rs", &consumer(event));
+        let errors = shop.check(&[]);
+        assert_eq!(errors.len(), 1, "{event}: {errors:#?}");
+        assert_eq!(errors[0].underlined, underlined);
+        assert!(
+            errors[0].message.contains(
+                "the consumer takes version 1 of `Trade`, and the lock of stream `trades` has version 2, at whose first event the group would halt; take the type of version 2, which reads older events as well; or if that version was never used remove it from the lock"
+            ),
+            "{}",
+            errors[0].message
+        );
+    }
+}
