@@ -39,6 +39,6 @@ pub mod __private {
     pub use std::borrow::Cow;
 
     pub use crate::consumer::event_of;
-    pub use crate::schema::check_layout;
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
+    pub use crate::schema::{check_layout, check_recursion};
 }

@@ -331,13 +331,16 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
-    let layout_check = (layout == "Array").then(|| {
-        let span = ident.span().resolved_at(Span::call_site());
-        quote_spanned!(span=> const _: () = #root::__private::check_layout(
-            <#ident as #root::schema::SchemaType>::SCHEMA,
-            #root::schema::Layout::#layout,
-        );)
-    });
+    let span = ident.span().resolved_at(Span::call_site());
+    let checks = quote_spanned! {span=>
+        const _: () = {
+            #root::__private::check_recursion(<#ident as #root::schema::SchemaType>::SCHEMA);
+            #root::__private::check_layout(
+                <#ident as #root::schema::SchemaType>::SCHEMA,
+                #root::schema::Layout::#layout,
+            );
+        };
+    };
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -367,7 +370,7 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
             }
             #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
         };
-        #layout_check
+        #checks
     }
 }
 
