@@ -49,8 +49,7 @@ pub mod __private {
 
     pub use crate::codec::DecodeError;
     pub use crate::consumer::{check_newest, event_of};
-    pub use crate::schema::check_layout;
-    pub use crate::schema::left_out;
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
+    pub use crate::schema::{check_layout, check_recursion, left_out};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

@@ -3,6 +3,8 @@
 //! What serde can do that a schema cannot say is refused, with the reason: bytes that the schema does not
 //! describe would be found out by a consumer that cannot read them.
 
+use std::cell::RefCell;
+
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
@@ -21,6 +23,8 @@ pub(crate) struct Shape<'a> {
     input: &'a DeriveInput,
     root: &'a TokenStream,
     container: Attrs,
+    /// Types that stand for the ones that `#[event(recursive)]` leads back to.
+    markers: RefCell<Vec<(Ident, String)>>,
 }
 
 /// A field or variant of the type itself, for messages about it.
@@ -82,7 +86,7 @@ impl<'a> Shape<'a> {
         if let Data::Union(union) = &input.data {
             errors.push(union.union_token, "a union has no wire form; use an enum");
         }
-        Self { input, root, container }
+        Self { input, root, container, markers: RefCell::default() }
     }
 
     /// An expression of type `&'static Schema`, and mistakes by the way.
@@ -261,48 +265,28 @@ impl<'a> Shape<'a> {
         }
         refuse_known_misfits(ty, errors);
         if attrs.recursive.is_some() {
-            let (mut marked, mut markers) = (ty.clone(), Vec::new());
-            self.mark(&mut marked, &mut |ident| {
+            let mut marked = ty.clone();
+            let marker = |ident: &Ident| {
+                let marker = format_ident!("__Recursive{}", ident.unraw());
                 let name = ident.unraw().to_string();
-                (!is_plain(ident)).then(|| {
-                    let marker = format_ident!("Recursion{}", markers.len());
-                    markers.push((marker.clone(), name));
-                    parse_quote!(#marker)
-                })
-            });
-            let schema = self.of_type(&marked, ty.span());
-            let root = self.root;
-            let markers = markers.iter().map(|(marker, name)| {
-                quote! {
-                    enum #marker {}
-                    impl #root::schema::SchemaType for #marker {
-                        const SCHEMA: &'static #root::schema::Schema = &#root::schema::Schema::Ref(#name);
-                    }
-                }
-            });
-            return quote!({ #(#markers)* #schema });
+                self.markers.borrow_mut().push((marker.clone(), name));
+                marker.into_token_stream()
+            };
+            MarkRecursion { marker: &marker, is_recursive: &|ident| !is_plain(ident), anywhere: true }
+                .visit_type_mut(&mut marked);
+            return self.of_type(&marked, ty.span());
         }
         self.of_type(ty, ty.span())
-    }
-
-    /// Marks the type itself, which it may lead back to, and what else `marker` wants marked.
-    fn mark(&self, ty: &mut Type, marker: &mut dyn FnMut(&Ident) -> Option<Type>) {
-        let (root, itself) = (self.root, &self.input.ident);
-        let marker = &mut |ident: &Ident| {
-            if ident == itself || ident == "Self" {
-                Some(parse_quote!(#root::schema::Recursion))
-            } else {
-                marker(ident)
-            }
-        };
-        MarkRecursion { marker }.visit_type_mut(ty);
     }
 
     /// The schema of a type, reported at `span` when it has none.
     fn of_type(&self, ty: &Type, span: Span) -> TokenStream {
         let root = self.root;
         let mut ty = ty.clone();
-        self.mark(&mut ty, &mut |_| None);
+        let itself = &self.input.ident;
+        let marker = |_: &Ident| quote!(#root::schema::Recursion);
+        MarkRecursion { marker: &marker, is_recursive: &|ident| ident == itself || ident == "Self", anywhere: false }
+            .visit_type_mut(&mut ty);
         let span = span.resolved_at(Span::call_site());
         quote_spanned!(span=> <#ty as #root::schema::SchemaType>::SCHEMA)
     }
@@ -311,11 +295,13 @@ impl<'a> Shape<'a> {
     pub(crate) fn implementation(&self, errors: &mut Errors) -> TokenStream {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
+        let markers = self.marker_items();
         if self.input.generics.params.is_empty() {
             // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
             // exponential time when types nest.
             return quote! {
                 const _: () = {
+                    #markers
                     static SCHEMA: #root::schema::Schema = *#schema;
                     #[automatically_derived]
                     impl #root::schema::SchemaType for #name {
@@ -330,11 +316,31 @@ impl<'a> Shape<'a> {
         }
         let (parameters, arguments, bounds) = generics.split_for_impl();
         quote! {
-            #[automatically_derived]
-            impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
-                const SCHEMA: &'static #root::schema::Schema = #schema;
-            }
+            const _: () = {
+                #markers
+                #[automatically_derived]
+                impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
+                    const SCHEMA: &'static #root::schema::Schema = #schema;
+                }
+            };
         }
+    }
+
+    /// The types that stand for others, once each.
+    fn marker_items(&self) -> TokenStream {
+        let root = self.root;
+        let mut markers = self.markers.borrow_mut();
+        markers.sort();
+        markers.dedup();
+        let items = markers.iter().map(|(marker, name)| {
+            quote! {
+                struct #marker;
+                impl #root::schema::SchemaType for #marker {
+                    const SCHEMA: &'static #root::schema::Schema = &#root::schema::Schema::Ref(#name);
+                }
+            }
+        });
+        quote!(#(#items)*)
     }
 
     /// The fields of a struct, or the variants of an enum, as they are called on the wire.
@@ -647,7 +653,10 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
 
 /// Puts a marker in the place of types that lead back to the type itself.
 struct MarkRecursion<'a> {
-    marker: &'a mut dyn FnMut(&Ident) -> Option<Type>,
+    marker: &'a dyn Fn(&Ident) -> TokenStream,
+    is_recursive: &'a dyn Fn(&Ident) -> bool,
+    /// Whether it counts in whichever module it stands.
+    anywhere: bool,
 }
 
 impl VisitMut for MarkRecursion<'_> {
@@ -655,10 +664,12 @@ impl VisitMut for MarkRecursion<'_> {
         if let Type::Path(path) = ty
             && path.qself.is_none()
             && let Some(last) = path.path.segments.last()
-            && (path.path.segments.len() == 1 || last.arguments.is_none())
-            && let Some(marker) = (self.marker)(&last.ident)
+            && (self.is_recursive)(&last.ident)
+            // `other::Tree` inside of `Tree` is another type.
+            && (self.anywhere || path.path.segments.len() == 1)
         {
-            *ty = marker;
+            let marker = (self.marker)(&last.ident);
+            *ty = parse_quote!(#marker);
             return;
         }
         visit_mut::visit_type_mut(self, ty);

@@ -340,13 +340,16 @@ fn emit(
     let key = option_tokens(key);
     let (version, decode_version) = (versions.info(newest, root), versions.method(root));
     let version_checks = versions.checks(ident, stream, &name, root);
-    let layout_check = (layout == "Array").then(|| {
-        let span = ident.span().resolved_at(Span::call_site());
-        quote_spanned!(span=> const _: () = #root::__private::check_layout(
-            <#ident as #root::schema::SchemaType>::SCHEMA,
-            #root::schema::Layout::#layout,
-        );)
-    });
+    let span = ident.span().resolved_at(Span::call_site());
+    let checks = quote_spanned! {span=>
+        const _: () = {
+            #root::__private::check_recursion(<#ident as #root::schema::SchemaType>::SCHEMA);
+            #root::__private::check_layout(
+                <#ident as #root::schema::SchemaType>::SCHEMA,
+                #root::schema::Layout::#layout,
+            );
+        };
+    };
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -379,7 +382,7 @@ fn emit(
             #version_checks
             #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
         };
-        #layout_check
+        #checks
     }
 }
 

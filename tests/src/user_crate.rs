@@ -26,19 +26,20 @@ pub struct CompilerError {
 }
 
 impl UserCrate {
-    /// A crate called `shop` without any source.
+    /// A crate called `shop` without any source, in a package of this name.
+    ///
+    /// cargo tells two packages in one target directory apart by their names: each test needs another one.
     ///
     /// # Panics
     /// When it cannot be written.
-    #[expect(clippy::new_without_default, reason = "it writes files")]
-    pub fn new() -> Self {
+    pub fn new(package: &str) -> Self {
         let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         let core = Self::workspace().join("streams-core");
         made.write(
             "Cargo.toml",
             // As in the workspace dependencies have no debug info, so that they need not be compiled again.
             &format!(
-                "[package]\nname = \"shop\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
+                "[package]\nname = \"shop-{package}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\nname = \"shop\"\n\n[dependencies]\n\
                  streams-core = {{ path = {core:?} }}\n\n[profile.dev]\ndebug = false\n\n[workspace]\n"
             ),
         );
@@ -113,12 +114,24 @@ impl UserCrate {
         errors
     }
 
-    /// Runs the tests; what they said, where one failed.
+    /// Runs the unit tests.
     ///
     /// # Errors
     /// What cargo wrote, when a test failed.
     pub fn test(&self, env: &[(&str, &str)]) -> Result<(), String> {
-        let output = self.cargo(&["test", "--quiet", "--no-fail-fast"], env);
+        self.run_tests(&["test", "--quiet", "--lib"], env)
+    }
+
+    /// Runs all tests, those in docs included.
+    ///
+    /// # Errors
+    /// What cargo wrote, when a test failed.
+    pub fn test_all(&self, env: &[(&str, &str)]) -> Result<(), String> {
+        self.run_tests(&["test", "--quiet", "--no-fail-fast"], env)
+    }
+
+    fn run_tests(&self, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
+        let output = self.cargo(args, env);
         if output.status.success() {
             return Ok(());
         }

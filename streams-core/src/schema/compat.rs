@@ -384,13 +384,17 @@ impl Report {
             match reader(new.fields, locked.name) {
                 Some(field) => self.field(locked, field),
                 None => {
-                    let (old_events, old_readers) =
-                        (new.deny_unknown, !locked.optional && !is_written(new.fields, locked));
+                    let written = written(new.fields, locked);
+                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && written.is_none());
+                    self.enter(locked.name);
                     if old_events || old_readers || self.is_exact() {
-                        self.enter(locked.name);
                         self.line("removed, or renamed; keep it", old_events, old_readers);
-                        self.leave();
                     }
+                    // Deployed consumers read it under another name.
+                    if let Some(field) = written {
+                        self.compare(locked.schema, field.schema);
+                    }
+                    self.leave();
                 }
             }
             i += 1;
@@ -398,7 +402,7 @@ impl Report {
         let mut i = 0;
         while i < new.fields.len() {
             let field = &new.fields[i];
-            if !is_written(old.fields, field) {
+            if written(old.fields, field).is_none() {
                 let old_readers = old.deny_unknown && reader(old.fields, field.name).is_none();
                 self.enter(field.name);
                 if !field.optional {
@@ -499,14 +503,18 @@ impl Report {
             let variant = &new.variants[i];
             // What is there for unknown variants is for readers: nobody writes it.
             let old_readers = !variant.catch_all && !(old_catches && absorbs(old.tagging, variant.body));
-            let is_new = !is_known(old.variants, variant) && find_variant(old.variants, variant.name).is_none();
-            if is_new && (old_readers || self.is_exact()) {
+            if !is_known(old.variants, variant) {
                 self.enter(variant.name);
-                self.line(
-                    "variant added, and deployed consumers have no `#[serde(other)]` variant for it",
-                    false,
-                    old_readers,
-                );
+                match find_variant(old.variants, variant.name) {
+                    // Deployed consumers read it as another one.
+                    Some(locked) => self.compare(locked.body, variant.body),
+                    None if old_readers || self.is_exact() => self.line(
+                        "variant added, and deployed consumers have no `#[serde(other)]` variant for it",
+                        false,
+                        old_readers,
+                    ),
+                    None => {}
+                }
                 self.leave();
             }
             i += 1;
@@ -601,16 +609,16 @@ const fn reader(fields: &'static [Field], name: &str) -> Option<&'static Field> 
     None
 }
 
-/// Whether one of these fields is written under a name that `field` reads.
-const fn is_written(fields: &[Field], field: &Field) -> bool {
+/// The field that is written under a name that `field` reads.
+const fn written(fields: &'static [Field], field: &Field) -> Option<&'static Field> {
     let mut i = 0;
     while i < fields.len() {
         if text_eq(fields[i].name, field.name) || is_listed(fields[i].name, field.aliases) {
-            return true;
+            return Some(&fields[i]);
         }
         i += 1;
     }
-    false
+    None
 }
 
 /// The variant that reads this name.

@@ -9,6 +9,8 @@ pub mod lock;
 #[doc(hidden)]
 pub mod left_out;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;
 
 pub use compat::{Compat, Report, compare};
@@ -66,7 +68,7 @@ pub enum Schema {
     },
     /// The user vouches for the form: only the tag is compared.
     Opaque(&'static str),
-    /// An enclosing type, by the name of its Rust type: the type contains itself.
+    /// An enclosing type that contains itself: `Self`, or the name of the Rust type where another type stands between.
     Ref(&'static str),
 }
 
@@ -81,6 +83,7 @@ pub struct StructSchema {
     pub deny_unknown: bool,
     hash: u64,
     holds_bytes: bool,
+    holds_refs: bool,
 }
 
 impl StructSchema {
@@ -89,13 +92,14 @@ impl StructSchema {
     /// The hash of the fields is computed here, once a type, so that a nested type adds one number to the
     /// hash around it: walking the tree anew for each event would grow exponentially with its depth.
     pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
-        let mut holds_bytes = false;
+        let (mut holds_bytes, mut holds_refs) = (false, false);
         let mut i = 0;
         while i < fields.len() {
             holds_bytes |= self::holds_bytes(fields[i].schema);
+            holds_refs |= self::holds_refs(fields[i].schema);
             i += 1;
         }
-        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes }
+        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes, holds_refs }
     }
 }
 
@@ -125,6 +129,7 @@ pub struct EnumSchema {
     pub variants: &'static [Variant],
     hash: u64,
     holds_bytes: bool,
+    holds_refs: bool,
 }
 
 impl EnumSchema {
@@ -134,10 +139,11 @@ impl EnumSchema {
     /// While compiling, when the enum has a tag inside and holds a sequence of `u8`: it could not be read back.
     #[track_caller]
     pub const fn new(name: &'static str, tagging: Tagging, variants: &'static [Variant]) -> Self {
-        let mut holds_bytes = false;
+        let (mut holds_bytes, mut holds_refs) = (false, false);
         let mut i = 0;
         while i < variants.len() {
             holds_bytes |= self::holds_bytes(variants[i].body);
+            holds_refs |= self::holds_refs(variants[i].body);
             i += 1;
         }
         // serde reads such an enum through a buffer, from which it cannot turn bytes into a sequence.
@@ -145,7 +151,7 @@ impl EnumSchema {
             !(holds_bytes && matches!(tagging, Tagging::Internal(_))),
             "an enum with `tag` alone cannot hold a sequence of `u8`, because serde could not read it back; add `content = \"...\"`"
         );
-        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes }
+        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes, holds_refs }
     }
 }
 
@@ -357,6 +363,10 @@ const fn leaves_out(schema: &Schema) -> bool {
             false
         }
         Schema::Enum(schema) => {
+            // serde leaves out the content of a variant without data, and then does not read the array.
+            if matches!(schema.tagging, Tagging::Adjacent(..)) {
+                return true;
+            }
             let mut i = 0;
             while i < schema.variants.len() {
                 if leaves_out(schema.variants[i].body) {
@@ -380,7 +390,7 @@ const fn leaves_out(schema: &Schema) -> bool {
 pub const fn check_layout(schema: &Schema, layout: Layout) {
     assert!(
         matches!(layout, Layout::Map) || !leaves_out(schema),
-        "`layout = \"array\"` goes by the order of the fields, so none may be left out; remove `skip_serializing_if`"
+        "`layout = \"array\"` goes by the order of the fields, so nothing may be left out; remove `skip_serializing_if`, and `content` from enums"
     );
 }
 
@@ -422,6 +432,103 @@ const fn holds_bytes(schema: &Schema) -> bool {
         Schema::Struct(schema) => schema.holds_bytes,
         Schema::Enum(schema) => schema.holds_bytes,
         _ => false,
+    }
+}
+
+/// Whether something in it leads back to a type that has a name of its own.
+const fn holds_refs(schema: &Schema) -> bool {
+    match schema {
+        Schema::Ref(name) => !text_eq(name, types::ITSELF),
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => holds_refs(inner),
+        Schema::Map(key, value) => holds_refs(key) || holds_refs(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if holds_refs(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Struct(schema) => schema.holds_refs,
+        Schema::Enum(schema) => schema.holds_refs,
+        Schema::Logical { wire, .. } => holds_refs(wire),
+        _ => false,
+    }
+}
+
+/// The types around a place in a schema.
+struct Around<'a> {
+    name: &'a str,
+    outer: Option<&'a Around<'a>>,
+}
+
+/// Checks that what `#[event(recursive)]` leads back to is around it: else the schema would not describe it.
+///
+/// # Panics
+/// While compiling, when it is not.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_recursion(schema: &Schema) {
+    assert!(
+        is_closed(schema, None),
+        "a field marked `#[event(recursive)]` leads to a type that does not hold it here, so that changes of that type would not be noticed; move the mark to the field that leads back"
+    );
+}
+
+const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
+    // Walks where there is something to find.
+    if !holds_refs(schema) {
+        return true;
+    }
+    match schema {
+        Schema::Ref(name) => {
+            let mut here = around;
+            while let Some(around) = here {
+                if text_eq(around.name, name) {
+                    return true;
+                }
+                here = around.outer;
+            }
+            false
+        }
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => is_closed(inner, around),
+        Schema::Map(key, value) => is_closed(key, around) && is_closed(value, around),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if !is_closed(members[i], around) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Struct(schema) => {
+            let around = Around { name: schema.name, outer: around };
+            let mut i = 0;
+            while i < schema.fields.len() {
+                if !is_closed(schema.fields[i].schema, Some(&around)) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Enum(schema) => {
+            let around = Around { name: schema.name, outer: around };
+            let mut i = 0;
+            while i < schema.variants.len() {
+                if !is_closed(schema.variants[i].body, Some(&around)) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Logical { wire, .. } => is_closed(wire, around),
+        _ => true,
     }
 }
 

@@ -213,7 +213,7 @@ fn the_bytes_are_read_whole() {
 
 #[test]
 fn a_frozen_event_reads_every_shape_and_matches_its_lock() {
-    let shop = UserCrate::new();
+    let shop = UserCrate::new("frozen");
     shop.write("src/lib.rs", BEFORE);
     shop.test(&[]).unwrap();
     let locked = shop.read("schemas/orders.lock.json");
@@ -230,8 +230,8 @@ fn a_frozen_event_reads_every_shape_and_matches_its_lock() {
 }
 
 /// A crate whose lock has two versions of `Trade`, and the shapes that cannot be written.
-fn two_versions() -> UserCrate {
-    let shop = UserCrate::new();
+fn two_versions(package: &str) -> UserCrate {
+    let shop = UserCrate::new(package);
     shop.write(
         "src/lib.rs",
         r#"
@@ -266,7 +266,7 @@ mod as_text {
 
 #[test]
 fn what_cannot_be_frozen_is_explained_where_it_stands() {
-    let shop = two_versions();
+    let shop = two_versions("not-frozen");
     for (declared, underlined, message) in [
         (
             r#"pub T, stream = "quotes", name = "Trade", version = 1"#,
@@ -300,7 +300,7 @@ fn what_cannot_be_frozen_is_explained_where_it_stands() {
         ),
         (
             r#"pub T, stream = "trades", version = 1"#,
-            &*format!("streams_core::frozen_event!({});", r#"pub T, stream = "trades", version = 1"#),
+            &*format!("streams_core::frozen_event!({})", r#"pub T, stream = "trades", version = 1"#),
             "missing `name`; write `frozen_event!(pub TradeV1, stream = \"trades\", name = \"Trade\", version = 1)`",
         ),
         (
@@ -330,7 +330,7 @@ fn what_cannot_be_frozen_is_explained_where_it_stands() {
 
 #[test]
 fn a_consumer_of_an_older_version_than_the_locked_one_does_not_compile() {
-    let shop = two_versions();
+    let shop = two_versions("outdated");
     let source = shop.read("src/lib.rs");
     let consumer = |event: &str| {
         format!("{source}\n#[streams_core::consumer(group = \"risk\")]\npub async fn check(event: {event}) {{}}\n")

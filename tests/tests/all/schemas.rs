@@ -271,7 +271,7 @@ fn write(shop: &UserCrate, made: impl Fn(&Change) -> bool) {
 fn every_breaking_change_stops_the_compiler_and_no_harmless_one_does() {
     let breaking = CHANGES.iter().filter(|(_, breaks)| breaks.is_some()).count();
     assert!(CHANGES.len() >= 50 && breaking >= 25 && CHANGES.len() - breaking >= 25, "{breaking}");
-    let shop = UserCrate::new();
+    let shop = UserCrate::new("fifty");
     let modules: String = (0..CHANGES.len()).map(|index| format!("pub mod s{index:02};\n")).collect();
     shop.write("src/lib.rs", &modules);
     write(&shop, |_| false);
@@ -310,8 +310,8 @@ pub struct Trade {
 ";
 
 /// A crate with one event that is locked.
-fn small() -> UserCrate {
-    let shop = UserCrate::new();
+fn small(package: &str) -> UserCrate {
+    let shop = UserCrate::new(package);
     shop.write("src/lib.rs", SMALL);
     shop.test(&[]).expect("the first run writes the lock");
     shop
@@ -333,7 +333,7 @@ fn says(problem: &str, words: &[&str]) {
 
 #[test]
 fn an_event_is_locked_by_its_first_test_and_never_in_ci() {
-    let shop = UserCrate::new();
+    let shop = UserCrate::new("unlocked");
     shop.write("src/lib.rs", SMALL);
     let refused = shop.check(&[("STREAMS_LOCK", "required")]);
     assert_eq!(refused.len(), 1, "{refused:?}");
@@ -369,7 +369,7 @@ fn an_event_is_locked_by_its_first_test_and_never_in_ci() {
 
 #[test]
 fn a_change_that_breaks_nobody_is_taken_down_and_what_is_gone_stays_known() {
-    let shop = small();
+    let shop = small("harmless");
     edit(&shop, "pub price: f64,", "pub price: f64, pub venue: Option<String>,");
     assert!(shop.check(&[]).is_empty());
     let drifted = shop.test(&[]).expect_err("the lock lags behind");
@@ -391,7 +391,7 @@ fn a_change_that_breaks_nobody_is_taken_down_and_what_is_gone_stays_known() {
 
 #[test]
 fn a_published_version_changes_only_by_force() {
-    let shop = small();
+    let shop = small("published");
     shop.test(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
     assert!(shop.read("schemas/trades.lock.json").contains(r#""published": true"#));
     edit(&shop, "pub price: f64", "pub price: String");
@@ -412,7 +412,7 @@ fn a_published_version_changes_only_by_force() {
 
 #[test]
 fn a_renamed_type_is_offered_its_old_name() {
-    let shop = small();
+    let shop = small("renamed");
     edit(&shop, "struct Trade", "struct Fill");
     let forgotten = shop.test(&[]).expect_err("no type declares `Trade`");
     says(
@@ -434,7 +434,7 @@ fn a_renamed_type_is_offered_its_old_name() {
 
 #[test]
 fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
-    let shop = small();
+    let shop = small("broken");
     for (lock, words) in [
         ("<<<<<<< HEAD", "schemas/trades.lock.json is not JSON"),
         ("{ \"format\": 7 }", "has format 7, and this version reads format 1"),
@@ -455,7 +455,7 @@ fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
 
 #[test]
 fn events_that_only_tests_see_are_not_locked() {
-    let shop = UserCrate::new();
+    let shop = UserCrate::new("tests");
     let event = "#[streams_core::stream_event(stream = \"OF\")] pub struct Trade { pub price: f64 }";
     let of = |stream: &str| event.replace("OF", stream);
     shop.write(
@@ -469,8 +469,8 @@ fn events_that_only_tests_see_are_not_locked() {
         ),
     );
     shop.write("tests/all.rs", &format!("{}\n#[test] fn runs() {{}}", of("trades").replace("f64", "u8")));
-    shop.test(&[]).expect("the first run writes the locks");
-    shop.test(&[("STREAMS_LOCK", "required")]).expect("nothing else needs one");
+    shop.test_all(&[]).expect("the first run writes the locks");
+    shop.test_all(&[("STREAMS_LOCK", "required")]).expect("nothing else needs one");
     let locks: Vec<_> =
         std::fs::read_dir(shop.path("schemas")).unwrap().map(|lock| lock.unwrap().file_name()).collect();
     assert_eq!(locks, ["trades.lock.json"]);
@@ -483,7 +483,7 @@ fn events_that_only_tests_see_are_not_locked() {
 
 #[test]
 fn history_is_held_against_the_branch_it_left() {
-    let shop = small();
+    let shop = small("history");
     shop.test(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
     let git = |args: &[&str]| {
         let identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];

@@ -385,3 +385,241 @@ fn in_order(object: &Map<String, Value>) -> Vec<(&String, &Value)> {
     members.sort_by_key(|(name, _)| (rank(name), name.parse::<u32>().ok(), *name));
     members
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::super::super::{Compat, compare, fingerprint};
+    use super::*;
+
+    fn named(kind: &'static str, parts: &'static str, named: BTreeMap<String, Value>) -> Value {
+        let parts_of = named.into_iter().map(|(name, mut value)| {
+            value["name"] = json!(name);
+            value
+        });
+        json!({ kind: "T", parts: parts_of.collect::<Vec<_>>() })
+    }
+
+    fn any_field(schema: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+        (schema, any::<bool>()).prop_map(|(schema, optional)| {
+            let mut field = json!({ "type": schema });
+            flag(&mut field, "optional", optional);
+            field
+        })
+    }
+
+    fn any_struct(schema: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+        proptest::collection::btree_map("[a-f]", any_field(schema), 1..5)
+            .prop_map(|fields| named("struct", "fields", fields))
+    }
+
+    fn any_schema() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just("unit"),
+            Just("bool"),
+            Just("char"),
+            Just("string"),
+            Just("u8"),
+            Just("u32"),
+            Just("i64"),
+            Just("f64"),
+        ]
+        .prop_map(|word| json!(word));
+        let leaf = prop_oneof![
+            8 => leaf,
+            1 => Just(json!({ "logical": "uuid", "wire": "bytes" })),
+            1 => Just(json!({ "opaque": "tick@1" })),
+        ];
+        leaf.prop_recursive(4, 30, 5, |inner| {
+            let variant = proptest::option::of(inner.clone()).prop_map(|body| match body {
+                Some(body) => json!({ "type": body }),
+                None => json!({}),
+            });
+            prop_oneof![
+                inner.clone().prop_map(|inner| json!({ "option": inner })),
+                inner.clone().prop_map(|inner| json!({ "list": inner })),
+                (inner.clone(), 0..5).prop_map(|(inner, length)| json!({ "array": inner, "length": length })),
+                (inner.clone(), inner.clone()).prop_map(|(key, value)| json!({ "key": key, "map": value })),
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|members| json!({ "tuple": members })),
+                proptest::collection::btree_map("[A-E]", variant, 1..4)
+                    .prop_map(|variants| named("enum", "variants", variants)),
+                any_struct(inner),
+            ]
+        })
+    }
+
+    /// What a change does to a struct somewhere inside, and whether it may.
+    #[derive(Debug, Clone, Copy)]
+    enum Change {
+        AddRequired,
+        AddOptional,
+        Remove,
+        Require,
+        Retype,
+        RenameType,
+        Reorder,
+    }
+
+    const CHANGES: [Change; 7] = [
+        Change::AddRequired,
+        Change::AddOptional,
+        Change::Remove,
+        Change::Require,
+        Change::Retype,
+        Change::RenameType,
+        Change::Reorder,
+    ];
+
+    /// Changes the struct that is `left` structs away; whether there was one, and whether the change breaks somebody.
+    fn change(value: &mut Value, left: &mut usize, change: Change, at: Index) -> Option<bool> {
+        if value.get("struct").is_some() {
+            if *left == 0 {
+                return Some(change_struct(value, change, at));
+            }
+            *left -= 1;
+        }
+        match value {
+            Value::Object(object) => object.values_mut().find_map(|value| self::change(value, left, change, at)),
+            Value::Array(items) => items.iter_mut().find_map(|item| self::change(item, left, change, at)),
+            _ => None,
+        }
+    }
+
+    fn change_struct(value: &mut Value, change: Change, at: Index) -> bool {
+        if let Change::RenameType = change {
+            value["struct"] = json!("Renamed");
+            return false;
+        }
+        let fields = value["fields"].as_array_mut().unwrap();
+        let at = at.index(fields.len());
+        let optional = fields[at].get("optional").is_some();
+        match change {
+            Change::AddRequired => fields.push(json!({ "name": "z", "type": "u8" })),
+            Change::AddOptional => fields.push(json!({ "name": "z", "type": "u8", "optional": true })),
+            Change::Remove => drop(fields.remove(at)),
+            Change::Require => drop(fields[at].as_object_mut().unwrap().remove("optional")),
+            Change::Retype => fields[at]["type"] = json!({ "list": { "list": { "opaque": "new@1" } } }),
+            Change::Reorder => fields.reverse(),
+            Change::RenameType => unreachable!(),
+        }
+        match change {
+            Change::AddRequired | Change::Retype => true,
+            Change::Remove => !optional,
+            Change::Require => optional,
+            Change::AddOptional | Change::Reorder | Change::RenameType => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(value in any_struct(any_schema())) {
+            let schema = to_schema(&value).unwrap();
+            let again = to_value(schema, Layout::Map);
+            prop_assert_eq!(fingerprint(schema), fingerprint(to_schema(&again).unwrap()));
+            let printed = print(&again);
+            prop_assert_eq!(&serde_json::from_str::<Value>(&printed).unwrap(), &again);
+            prop_assert_eq!(print(&to_value(to_schema(&again).unwrap(), Layout::Map)), printed);
+        }
+
+        #[test]
+        fn a_change_anywhere_inside_is_judged(
+            old in any_struct(any_schema()),
+            deep in 0..4_usize,
+            what in proptest::sample::select(&CHANGES),
+            at: Index,
+        ) {
+            let mut new = old.clone();
+            let mut left = deep;
+            let Some(breaks) = change(&mut new, &mut left, what, at) else { return Ok(()) };
+            let (old_schema, new_schema) = (to_schema(&old).unwrap(), to_schema(&new).unwrap());
+            let report = compare(old_schema, new_schema, Layout::Map, Compat::Full);
+            prop_assert_eq!(report.breaks() > 0, breaks, "{:?}: {}", what, report.text());
+            let exact = compare(old_schema, new_schema, Layout::Map, Compat::Exact);
+            let changes = fingerprint(old_schema) != fingerprint(new_schema);
+            prop_assert_eq!(exact.breaks() > 0, changes, "{:?}: {}", what, exact.text());
+            if breaks {
+                return Ok(());
+            }
+            // The lock then says both, and holds the next change against both.
+            let merged = merge(&to_value(old_schema, Layout::Map), &to_value(new_schema, Layout::Map));
+            let both = to_schema(&merged).unwrap();
+            for schema in [old_schema, new_schema] {
+                let report = compare(both, schema, Layout::Map, Compat::Full);
+                let required_again = matches!(what, Change::Remove);
+                prop_assert!(report.breaks() == 0 || required_again, "{:?}: {}", what, report.text());
+            }
+            prop_assert!(same(&merge(&merged, &to_value(new_schema, Layout::Map)), &merged));
+        }
+
+        #[test]
+        fn what_is_no_lock_is_refused(value in any_schema(), word in "[a-z]{1,3}") {
+            let text = value.to_string().replacen("\"u8\"", &format!("\"{word}\""), 1);
+            let _ = to_schema(&serde_json::from_str(&text).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_lock_is_made_to_be_read() {
+        let entry = |fields: Value| json!({ "layout": "map", "schema": { "struct": "Trade", "fields": fields } });
+        let lock = json!({
+            "format": 1,
+            "stream": "trades",
+            "events": { "Trade": {
+                "10": entry(json!([])),
+                "2": entry(json!([
+                    { "name": "legs", "type": { "list": { "struct": "Leg", "fields": [{ "name": "venue", "type": "string" }] } } },
+                    { "name": "side", "type": { "enum": "Side", "variants": [{ "name": "Buy" }, { "name": "Sell" }] } },
+                    { "name": "venue", "type": { "option": "string" }, "optional": true, "removed": true },
+                ])),
+            } }
+        });
+        let expected = r#"{
+  "format": 1,
+  "stream": "trades",
+  "events": {
+    "Trade": {
+      "2": {
+        "layout": "map",
+        "schema": {
+          "struct": "Trade",
+          "fields": [
+            {
+              "name": "legs",
+              "type": {
+                "list": {
+                  "struct": "Leg",
+                  "fields": [
+                    { "name": "venue", "type": "string" }
+                  ]
+                }
+              }
+            },
+            {
+              "name": "side",
+              "type": {
+                "enum": "Side",
+                "variants": [
+                  { "name": "Buy" },
+                  { "name": "Sell" }
+                ]
+              }
+            },
+            { "name": "venue", "type": { "option": "string" }, "optional": true, "removed": true }
+          ]
+        }
+      },
+      "10": {
+        "layout": "map",
+        "schema": { "struct": "Trade", "fields": [] }
+      }
+    }
+  }
+}
+"#;
+        assert_eq!(print(&lock), expected);
+    }
+}
