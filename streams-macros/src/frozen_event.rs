@@ -17,11 +17,11 @@ use crate::shape::Shape;
 use crate::stream_event::fallback_event;
 
 pub(crate) fn expand(tokens: TokenStream, root: &TokenStream) -> TokenStream {
-    let mut errors = Errors::default();
     let Declaration { attrs, visibility, ident, options } = match syn::parse2(tokens) {
         Ok(declaration) => declaration,
         Err(error) => return error.to_compile_error(),
     };
+    let mut errors = Errors::default();
     let options = Options::parse(options, root, &mut errors);
     let entry = options.entry(&mut errors);
     let written = entry.and_then(|entry| {

@@ -10,6 +10,7 @@ mod publishing;
 mod readme;
 mod redis;
 mod soak;
+mod schema_evolution;
 mod schemas;
 mod ui;
 mod versions;
