@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec::DecodeError;
-use crate::schema::Layout;
+use crate::schema::{Layout, Schema};
 use crate::{SchemaType, upcast};
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
@@ -59,6 +59,8 @@ pub struct EventInfo {
     pub max_payload: Option<usize>,
     /// How its structs are written.
     pub layout: Layout,
+    /// Its shape on the wire.
+    pub schema: &'static Schema,
     /// The hash of its schema.
     pub fingerprint: u64,
     /// The Rust type, for messages.

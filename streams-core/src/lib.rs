@@ -4,8 +4,9 @@
 //! depends on `streams-runtime`, which re-exports everything here.
 //!
 //! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
-//! described ([`schema`]), encoded ([`codec`]), read across versions ([`UpcastFrom`]), stored ([`Entry`]), named in Redis ([`keys`]),
-//! carried ([`broker`]), handed to a function ([`Consumer`], [`FromContext`]), judged ([`Outcome`]).
+//! described ([`schema`]), encoded ([`codec`]), read across versions ([`UpcastFrom`]), stored ([`Entry`]), named in Redis
+//! ([`keys`]),
+//! carried ([`broker`]), handed to a function ([`Consumer`], [`Batch`], [`FromContext`]), judged ([`Outcome`]).
 
 // The attributes emit `::streams_core::..` paths, also inside this crate.
 extern crate self as streams_core;
@@ -18,9 +19,11 @@ mod entry;
 pub mod keys;
 pub mod broker;
 mod consumer;
+mod batch;
 mod extract;
 mod outcome;
 
+pub use batch::Batch;
 pub use consumer::{
     Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, OnDataLoss, Payload,
     Registration, Start,
@@ -48,7 +51,7 @@ pub mod __private {
     pub use uuid::Uuid;
 
     pub use crate::codec::DecodeError;
-    pub use crate::consumer::{check_newest, event_of};
+    pub use crate::consumer::{check_newest, event_of, takes_batches};
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
     pub use crate::schema::{check_layout, check_recursion, left_out};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
 use crate::lease::Leases;
+use crate::meeting::{self, Table};
 use crate::ordered::{Engine, Group, Handler};
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
@@ -246,6 +247,10 @@ impl App {
             namespace.clone(),
             self.events.clone(),
         );
+        let tables = Table::of(&plan, &self.events);
+        for table in &tables {
+            publisher.meeting().join(table).await;
+        }
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
         let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
@@ -297,7 +302,14 @@ impl App {
                 tasks.spawn(supervise(driven));
             }
         }
+        let of_groups = progress.clone();
+        let owns = move |stream: &StreamKey, group: &str| {
+            let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
+            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
+        };
+        let meeting = tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, owns));
         Ok(Running {
+            _meeting: AbortOnDropHandle::new(meeting),
             broker,
             namespace,
             events: self.events,
@@ -345,15 +357,18 @@ async fn supervise(group: Group) {
 
 /// Where the app runs, then a line for each consumer: stream, group, function, file and line.
 fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
-    let consumers =
-        plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    let consumers = consumers.map(|(group, info)| {
+    let consumers = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.consumers.iter().map(move |(consumer, policy)| (group, consumer.info, policy)));
+    let consumers = consumers.map(|(group, info, policy)| {
+        let batches = policy.batch.map(|limits| format!(", up to {} at once", limits.events)).unwrap_or_default();
         let partitions = match group.key.partitions() {
             1 => String::new(),
             many => format!(" ({many} partitions)"),
         };
         format!(
-            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            "  {}{partitions} -> {}: `{}` takes `{}`{batches} [{}:{}]",
             group.key.base(),
             group.group,
             info.name,
@@ -369,6 +384,8 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
 pub struct Running {
+    /// Tells other builds of this one, hour by hour.
+    _meeting: AbortOnDropHandle<()>,
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     events: Vec<&'static EventInfo>,

@@ -57,6 +57,10 @@ pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100),
 pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
 /// How long one attempt may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most events in a batch: most of what a database gains by several rows at once, and little to repeat.
+pub(crate) const BATCH: u32 = 100;
+/// How long a batch that has an event waits for more: as long as a settled event for its commit.
+pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// The most events that a crash repeats.
 pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
 /// The longest that a settled event waits for its commit.
@@ -136,6 +140,16 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
     }
     if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
         problems.push("`timeout` is zero; no handler could finish".to_owned());
+    }
+    if let Some(events) = options.batch.filter(|events| !(1..=ConsumerOptions::MAX_BATCH).contains(events)) {
+        problems.push(format!("`batch` is {events}; it must be from 1 to {} events", ConsumerOptions::MAX_BATCH));
+    }
+    if let Some(wait) = options.batch_wait.filter(|wait| *wait > ConsumerOptions::MAX_BATCH_WAIT) {
+        problems.push(format!(
+            "`batch_wait` is {}; it must be at most {}",
+            humantime::format_duration(wait),
+            humantime::format_duration(ConsumerOptions::MAX_BATCH_WAIT)
+        ));
     }
     if options.checkpoint_events == Some(0) {
         problems.push("`checkpoint_events` is 0; it must be at least 1".to_owned());
@@ -289,8 +303,13 @@ mod tests {
     fn a_config_that_cannot_work_says_why() {
         let mut options = ConsumerOptions::DEFAULT;
         options.backoff = Some(Backoff { first: Duration::from_secs(2), max: Duration::from_secs(1) });
+        options.batch = Some(ConsumerOptions::MAX_BATCH + 1);
+        options.batch_wait = Some(Duration::from_secs(61));
         let config = Config::new().lease(Duration::ZERO).group("risk", options);
-        assert_eq!(config.problems().len(), 2, "{:?}", config.problems());
+        assert_eq!(config.problems().len(), 4, "{:?}", config.problems());
+        for words in ["config of group `risk`: `batch` is 10001", "`batch_wait` is 1m 1s; it must be at most 1m"] {
+            assert!(config.problems().iter().any(|problem| problem.contains(words)), "{:?}", config.problems());
+        }
         assert_eq!(Config::new().problems(), Vec::<String>::new());
     }
 }

@@ -28,7 +28,7 @@
 //!
 //! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`frozen_event!`],
 //!   [`consumer`].
-//! * What a handler may take: the event or a [`Message`], then [`Context`], [`State`], [`Publisher`] or your own
+//! * What a handler may take: the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
 //! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
@@ -80,11 +80,13 @@ mod app;
 mod run;
 mod config;
 mod registry;
+mod meeting;
 mod publisher;
 mod tail;
 mod lease;
 mod source;
 mod loss;
+mod gather;
 mod ordered;
 mod settle;
 mod checkpoint;
@@ -110,7 +112,7 @@ pub use settle::Cause;
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
-    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
+    Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
     EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
     OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
     StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,

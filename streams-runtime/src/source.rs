@@ -48,7 +48,7 @@ enum Fetched {
 
 /// What comes next.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct Arrived {
     /// In order; none when the position moved over ids that no entry has any more.
     pub(crate) entries: Vec<Arc<Entry>>,
     /// The ordinal before the first of them, where it is known.
@@ -81,7 +81,7 @@ impl<'a> Source<'a> {
     ///
     /// # Cancel safety
     /// Nothing is handed out until it returns, and a read that is on its way is kept.
-    pub(crate) async fn next(&mut self) -> Result<Batch, Ended> {
+    pub(crate) async fn next(&mut self) -> Result<Arrived, Ended> {
         loop {
             let Some(ahead) = &mut self.ahead else {
                 if self.check.deadline() <= Instant::now() {
@@ -94,7 +94,7 @@ impl<'a> Source<'a> {
                         Taken::Entries(entries) => return Ok(self.hand_out(entries)),
                         Taken::Behind { floor } => self.read_ahead(floor),
                         Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
-                        Taken::Nothing => return Ok(Batch::default()),
+                        Taken::Nothing => return Ok(Arrived::default()),
                     },
                     () = &mut self.check => {}
                 }
@@ -118,29 +118,29 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn hand_out(&mut self, entries: Vec<Arc<Entry>>) -> Batch {
+    fn hand_out(&mut self, entries: Vec<Arc<Entry>>) -> Arrived {
         let seen = self.reader.seen();
         self.reader.pass(&entries);
-        Batch { entries, seen, loss: None }
+        Arrived { entries, seen, loss: None }
     }
 
     /// Hands out what was read, and begins the next read where there is more.
-    fn go_on(&mut self, entries: Vec<Arc<Entry>>, asked: usize, floor: EntryId) -> Batch {
+    fn go_on(&mut self, entries: Vec<Arc<Entry>>, asked: usize, floor: EntryId) -> Arrived {
         let full = entries.len() >= asked;
         self.count.saw(&entries);
-        let batch = self.hand_out(entries);
-        if batch.entries.is_empty() {
+        let arrived = self.hand_out(entries);
+        if arrived.entries.is_empty() {
             // Read after the floor was known, and nothing there: no entry up to the floor is left.
             self.reader.pass_nothing(floor);
         } else if full && let Taken::Behind { floor } = self.follower.take(self.reader.position(), 1) {
             // Fetched while these are handled.
             self.read_ahead(floor);
         }
-        batch
+        arrived
     }
 
     /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
-    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Batch, Ended> {
+    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Arrived, Ended> {
         self.check.as_mut().reset(Instant::now() + CHECK);
         let complete = snapshot.entries.len() < asked;
         let position = self.reader.position();
@@ -157,10 +157,10 @@ impl<'a> Source<'a> {
         let floor = if complete { snapshot.extent.map_or(position, |extent| extent.last) } else { position };
         let mut entries = snapshot.entries;
         entries.retain(|entry| entry.id > position);
-        let mut batch = self.go_on(entries, asked.saturating_sub(1), floor);
+        let mut arrived = self.go_on(entries, asked.saturating_sub(1), floor);
         self.reader.pass_nothing(floor);
-        batch.loss = loss;
-        Ok(batch)
+        arrived.loss = loss;
+        Ok(arrived)
     }
 
     /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.

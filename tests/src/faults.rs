@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Fields, Found, GroupState, Holder, Interrupt, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -16,6 +16,8 @@ use tokio::sync::watch;
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
+    /// [`Broker::notes`].
+    Notes,
     /// [`Broker::append`], and the durable one.
     Append,
     /// [`Broker::read`] and [`Broker::snapshot`].
@@ -116,7 +118,9 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        for op in [Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew] {
+        for op in
+            [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew]
+        {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -183,6 +187,10 @@ impl Broker for Faulty {
 
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
         self.inner.partitions(stream)
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(self.around(Op::Notes, self.inner.notes(stream, write, gone)))
     }
 
     fn append<'a>(

@@ -13,7 +13,7 @@ mod user_crate;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
-pub use log::{Log, logged};
+pub use log::{Log, logged, logged_from};
 pub use process::Process;
 pub use server::{Options, RedisServer};
 pub use user_crate::{CompilerError, UserCrate};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent, Fields, Found,
-    Holder, Holding, LeaseView, Reset, Snapshot, Tail,
+    Holder, Holding, LeaseView, Notes, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Entry, EntryId, Start};
@@ -324,6 +324,41 @@ contract! {
         assert!(["`eu:trades`", "partitions = 8", "with 4", "declare 4"].iter().all(|part| message.contains(part)), "{message}");
         case.broker.declare(&four).await.unwrap();
         case.broker.declare(&StreamKey::new(None, "trades", 8)).await.unwrap();
+    }
+
+    async fn notes_are_kept_by_name_and_told_as_they_were_before(case) {
+        let (stream, other) = (StreamKey::new(Some("eu"), "trades", 4), StreamKey::new(None, "trades", 4));
+        let notes = |notes: &[(&str, &str)]| -> Notes {
+            notes.iter().map(|(name, note)| ((*name).to_owned(), (*note).to_owned())).collect()
+        };
+        let none = Notes::new();
+        let told = async |write: &[(&str, &str)], gone: &[&str]| {
+            let gone: Vec<_> = gone.iter().map(|&name| name.to_owned()).collect();
+            case.broker.notes(&stream, &notes(write), &gone).await.unwrap()
+        };
+        assert_eq!(told(&[], &[]).await, none);
+        assert_eq!(told(&[("a", "1"), ("b", "ü\n2")], &[]).await, none);
+        assert_eq!(told(&[("b", "3")], &["a", "never there"]).await, notes(&[("a", "1"), ("b", "ü\n2")]));
+        assert_eq!(told(&[], &["b"]).await, notes(&[("b", "3")]));
+        assert_eq!(told(&[], &[]).await, none);
+        assert_eq!(told(&[("a", "4")], &[]).await, none);
+        assert_eq!(case.broker.notes(&other, &none, &[]).await.unwrap(), none);
+        assert_eq!(case.broker.partitions(&stream).await.unwrap(), None, "nothing is declared by it");
+    }
+
+    async fn of_callers_at_the_same_time_each_sees_those_before_it(case) {
+        let callers: Vec<_> = (0..20)
+            .map(|n| {
+                let (broker, stream) = (Arc::clone(&case.broker), StreamKey::new(None, "trades", 1));
+                let note = Notes::from([(format!("{n}"), String::new())]);
+                tokio::spawn(async move { broker.notes(&stream, &note, &[]).await.unwrap().len() })
+            })
+            .collect();
+        let mut seen = BTreeSet::new();
+        for caller in callers {
+            seen.insert(caller.await.unwrap());
+        }
+        assert_eq!(seen, (0..20).collect());
     }
 
     // Tails.

@@ -1,9 +1,11 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod app;
+mod batches;
 mod contract;
 mod frozen;
 mod loss;
+mod meeting;
 mod ordered;
 mod process;
 mod publishing;

@@ -15,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, GroupState, Holder, Holding, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Fields, GroupState, Holder, Holding, LeaseView, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -191,6 +191,34 @@ impl Broker for Redis {
             };
             let unread = |_| unexpected(call)(Unexpected("a number of partitions"));
             u32::try_from(recorded).map(Some).map_err(unread)
+        })
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(async move {
+            let key = &stream.builds();
+            let mut get = cmd("HGETALL");
+            get.arg(key);
+            if write.is_empty() && gone.is_empty() {
+                let call = Call { command: "HGETALL", key, effect: Effect::Read };
+                return parse::texts(self.command(call, &get).await?).map_err(unexpected(call));
+            }
+            let call = Call { command: "HSET", key, effect: Effect::Idempotent };
+            let mut transaction = redis::pipe();
+            transaction.atomic().add_command(get);
+            if !write.is_empty() {
+                transaction.cmd("HSET").arg(key);
+                for (name, note) in write {
+                    transaction.arg(name).arg(note);
+                }
+            }
+            if !gone.is_empty() {
+                transaction.cmd("HDEL").arg(key).arg(gone);
+            }
+            let transaction = &transaction;
+            let run = |mut connection| async move { transaction.query_async::<Value>(&mut connection).await };
+            let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
+            parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
         })
     }
 
