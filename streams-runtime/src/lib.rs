@@ -26,8 +26,8 @@
 //!
 //! # Where to look
 //!
-//! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`frozen_event!`],
-//!   [`consumer`].
+//! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`]. Older versions:
+//!   [`frozen_event!`], [`UpcastFrom`].
 //! * What a handler may take: the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].

@@ -8,7 +8,7 @@ use streams_core::keys::StreamKey;
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Context, Entry, EntryId, Error, Message, Phase, Publisher, Registration, State, Stopped, StreamEvent,
+    App, Batch, Context, Entry, EntryId, Error, Message, Phase, Publisher, Registration, State, Stopped, StreamEvent,
     consumer, consumers,
 };
 
@@ -100,6 +100,12 @@ mod v3 {
     #[consumer(group = "desk")]
     pub(crate) async fn book(fill: &Fill, ctx: Context, seen: State<Seen>) {
         seen.note(ctx.version(), format!("{} {}c {}", fill.symbol, fill.cents, fill.venue));
+    }
+
+    /// The same in batches.
+    #[consumer(group = "desk", batch = 10)]
+    pub(crate) async fn book_batch(fills: Batch<Fill>, seen: State<Seen>) {
+        fills.iter().for_each(|fill| seen.note(fill.version(), format!("{}c of {}", fill.event.cents, fills.len())));
     }
 
     /// A later build of it, whose author says that no first version is left.
@@ -277,6 +283,18 @@ async fn an_old_event_that_an_upcaster_refuses_is_a_dead_letter_with_its_bytes()
         "event `Fill` of stream `fills` is refused by the upcaster from version 1 to 2: a price of -1 is none"
     );
     assert_eq!(letters[0].decode().unwrap(), fill_v1("A", -1.0));
+}
+
+#[tokio::test]
+async fn a_batch_holds_events_of_all_versions_but_what_its_upcaster_refuses() {
+    let world = World::default();
+    world.publish(&fill_v1("Z", -1.0)).await;
+    world.one_of_each().await;
+    let app = world.build(consumers![v3::book_batch]).await;
+    settled(&app).await;
+    let cents: Vec<_> = world.seen.all().iter().map(|(version, what)| (*version, what[..4].to_owned())).collect();
+    assert_eq!(cents, seen(&[(1, "150c"), (2, "250c"), (3, "350c")]));
+    assert!(app.dead_letters::<v1::Fill>("desk").await.unwrap()[0].reason().ends_with("a price of -1 is none"));
 }
 
 #[tokio::test]
