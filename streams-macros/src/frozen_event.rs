@@ -260,15 +260,19 @@ impl<'a> Writer<'a> {
         );
         let doc = (!documented).then(|| quote!(#[doc = #shown]));
         let parts = self.parts.iter().map(|part| &part.written);
-        Ok(quote! {
-            #(#parts)*
-            #doc
-            #(#attrs)*
-            #[#root::stream_event(
-                stream = #stream, name = #name, version = #version #passed_on #layout #compat, crate = #root
-            )]
-            #item
-        })
+        let (_, path) = lock::place(&stream.as_ref().map(LitStr::value).unwrap_or_default());
+        Ok(lock::with_tracking(
+            &path,
+            quote! {
+                #(#parts)*
+                #doc
+                #(#attrs)*
+                #[#root::stream_event(
+                    stream = #stream, name = #name, version = #version #passed_on #layout #compat, crate = #root
+                )]
+                #item
+            },
+        ))
     }
 
     /// A struct, with or without fields, or an enum; without the attribute that makes it one of ours.
@@ -619,4 +623,34 @@ fn pascal(wire: &str) -> String {
 /// An identifier begins with no digit, and has a letter.
 fn safe_start(name: String) -> String {
     if name.starts_with(|first: char| first.is_numeric()) || name.is_empty() { format!("_{name}") } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_wire_become_names_in_rust() {
+        for (wire, field, variant) in [
+            ("price", "price", "Price"),
+            ("unitPrice", "unit_price", "UnitPrice"),
+            ("unit-price", "unit_price", "UnitPrice"),
+            ("UNIT_PRICE", "unit_price", "UnitPrice"),
+            ("orderID", "order_id", "OrderId"),
+            ("V2", "v2", "V2"),
+            ("2nd", "_2nd", "_2nd"),
+            ("--", "_", "_"),
+            ("größe", "größe", "Größe"),
+        ] {
+            assert_eq!((snake(wire).as_str(), pascal(wire).as_str()), (field, variant), "{wire}");
+        }
+    }
+
+    #[test]
+    fn names_that_clash_are_numbered_and_keywords_are_raw() {
+        let mut names = Names::default();
+        let taken = ["type", "unit_price", "unit_price", "self", "_", ""].map(|name| names.take(name.to_owned()));
+        let taken = taken.map(|ident| ident.to_string());
+        assert_eq!(taken, ["r#type", "unit_price", "unit_price2", "self_", "__", "_"]);
+    }
 }

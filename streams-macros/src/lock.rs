@@ -143,7 +143,7 @@ fn read(path: &Path, event: &Event<'_>) -> Result<(Found, Option<u32>), String> 
 }
 
 /// Has the crate compiled again when its lock changes.
-fn with_tracking(path: &Path, tokens: TokenStream) -> TokenStream {
+pub(crate) fn with_tracking(path: &Path, tokens: TokenStream) -> TokenStream {
     match path.to_str() {
         Some(path) => quote!(const _: &[u8] = ::core::include_bytes!(#path); #tokens),
         None => tokens,

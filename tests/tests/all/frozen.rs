@@ -6,6 +6,7 @@ use streams_tests::UserCrate;
 const BEFORE: &str = r#"
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
+use streams_core::__private::{DateTime, Utc, Uuid};
 use streams_core::{event_type, stream_event};
 
 #[event_type]
@@ -51,6 +52,8 @@ pub struct Order {
     pub numbers: Page<u32>,
     pub names: Page<String>,
     pub id: Id,
+    pub trace: Uuid,
+    pub when: DateTime<Utc>,
     #[serde(skip)]
     pub cache: HashMap<u8, u8>,
 }
@@ -136,7 +139,7 @@ fn order() -> Order {
         party: Party { name: "q".into(), firm: Some(Box::new(Firm { branches: vec![firm.clone()], ..firm })) },
         tick: Tick(7, "x".into()), tock: Tick(8, "y".into()), nothing: Nothing, unit: (),
         numbers: Page { items: vec![5], this: true }, names: Page { items: vec!["z".into()], this: false }, id: Id(9),
-        cache: HashMap::new(),
+        trace: Uuid::from_u128(10), when: DateTime::UNIX_EPOCH, cache: HashMap::new(),
     }
 }
 
@@ -197,6 +200,7 @@ fn the_bytes_are_read_whole() {
     assert_eq!((old.nothing.clone(), old.unit, old.id), (OrderV1Empty, (), 9));
     let numbers: &Vec<u32> = &old.numbers.items;
     let names: &Vec<String> = &old.names.items;
+    assert_eq!((old.trace.as_u128(), old.when.timestamp()), (10, 0));
     assert_eq!((numbers[0], names[0].as_str()), (5, "z"));
     assert_eq!(streams_core::StreamEvent::key(&old).as_deref(), Some("c"));
     // It writes what it read.
@@ -214,6 +218,11 @@ fn the_bytes_are_read_whole() {
 #[test]
 fn a_frozen_event_reads_every_shape_and_matches_its_lock() {
     let shop = UserCrate::new("frozen");
+    let manifest = shop.read("Cargo.toml");
+    shop.write(
+        "Cargo.toml",
+        &manifest.replace("streams-core = {", "streams-core = { features = [\"uuid\", \"chrono\"],"),
+    );
     shop.write("src/lib.rs", BEFORE);
     shop.test(&[]).unwrap();
     let locked = shop.read("schemas/orders.lock.json");
