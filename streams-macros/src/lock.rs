@@ -172,7 +172,7 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
 }
 
 /// A call that the compiler underlines from `begin` to `end`: its path has the one span, its parentheses the other.
-fn called(begin: Span, end: Span, path: &TokenStream, arguments: TokenStream) -> TokenStream {
+pub(crate) fn called(begin: Span, end: Span, path: &TokenStream, arguments: TokenStream) -> TokenStream {
     let begin = begin.resolved_at(Span::call_site());
     let mut call: TokenStream = path
         .clone()

@@ -331,14 +331,14 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
     let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
-    let span = ident.span().resolved_at(Span::call_site());
-    let checks = quote_spanned! {span=>
+    let schema = quote!(<#ident as #root::schema::SchemaType>::SCHEMA);
+    let check = |path, arguments| lock::called(ident.span(), ident.span(), &path, arguments);
+    let recursion = check(quote!(#root::__private::check_recursion), quote!(#schema));
+    let layouts = check(quote!(#root::__private::check_layout), quote!(#schema, #root::schema::Layout::#layout));
+    let checks = quote! {
         const _: () = {
-            #root::__private::check_recursion(<#ident as #root::schema::SchemaType>::SCHEMA);
-            #root::__private::check_layout(
-                <#ident as #root::schema::SchemaType>::SCHEMA,
-                #root::schema::Layout::#layout,
-            );
+            #recursion;
+            #layouts;
         };
     };
     quote! {
