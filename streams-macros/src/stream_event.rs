@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
 
 use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 use crate::lock;
 use crate::shape::{Shape, is_skipped};
 use crate::versions::Versions;
@@ -340,14 +340,14 @@ fn emit(
     let key = option_tokens(key);
     let (version, decode_version) = (versions.info(newest, root), versions.method(root));
     let version_checks = versions.checks(ident, stream, &name, root);
-    let span = ident.span().resolved_at(Span::call_site());
-    let checks = quote_spanned! {span=>
+    let schema = quote!(<#ident as #root::schema::SchemaType>::SCHEMA);
+    let check = |path, arguments| called(ident, &path, arguments);
+    let recursion = check(quote!(#root::__private::check_recursion), quote!(#schema));
+    let layouts = check(quote!(#root::__private::check_layout), quote!(#schema, #root::schema::Layout::#layout));
+    let checks = quote! {
         const _: () = {
-            #root::__private::check_recursion(<#ident as #root::schema::SchemaType>::SCHEMA);
-            #root::__private::check_layout(
-                <#ident as #root::schema::SchemaType>::SCHEMA,
-                #root::schema::Layout::#layout,
-            );
+            #recursion;
+            #layouts;
         };
     };
     quote! {

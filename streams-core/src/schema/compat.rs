@@ -502,7 +502,7 @@ impl Report {
         while i < new.variants.len() {
             let variant = &new.variants[i];
             // What is there for unknown variants is for readers: nobody writes it.
-            let old_readers = !variant.catch_all && !(old_catches && absorbs(old.tagging, variant.body));
+            let old_readers = !(variant.catch_all || old_catches && absorbs(old.tagging, variant.body));
             if !is_known(old.variants, variant) {
                 self.enter(variant.name);
                 match find_variant(old.variants, variant.name) {

@@ -264,10 +264,11 @@ fn merge_named(old: &[Value], new: &[Value], in_order: bool) -> Vec<Value> {
         .iter()
         .map(|after| {
             let mut value = after.clone();
-            if let Some(before) = find(old, &after["name"]) {
-                if let (Some(before), Some(after)) = (before.get("type"), after.get("type")) {
-                    value["type"] = merge(before, after);
-                }
+            let before = find(old, &after["name"]);
+            if let (Some(before), Some(after)) =
+                (before.as_ref().and_then(|before| before.get("type")), after.get("type"))
+            {
+                value["type"] = merge(before, after);
             }
             value
         })

@@ -313,7 +313,13 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: As
                 event.name
             ));
         }
-        None => new_entry(site, &form::to_value(site.build.schema, event.layout)),
+        None => {
+            let mut entry = new_entry(site, &form::to_value(site.build.schema, event.layout));
+            if asked.bless == Bless::Publish {
+                entry["published"] = json!(true);
+            }
+            entry
+        }
         Some(old) => changed_entry(old, site, asked)?,
     };
     if !lock["events"][event.name].is_object() {
