@@ -307,7 +307,7 @@ impl<'a> Writer<'a> {
             let body = &variant["type"];
             // `Side::Other` is a variant with fields of its own; its Rust name stands there.
             let own_fields = type_name(body).and_then(|name| name.split_once("::")).map(|(_, rust)| rust);
-            let rust = names.take(own_fields.map_or_else(|| pascal(wire), str::to_owned));
+            let rust = names.take(&own_fields.map_or_else(|| pascal(wire), str::to_owned));
             let place = Place { path: &path, indirect: false, ..place };
             let body = if own_fields.is_some() {
                 let fields = body["fields"].as_array().ok_or_else(|| format!("{} has no fields", shown(&path)))?;
@@ -375,7 +375,7 @@ impl<'a> Writer<'a> {
                 }
             };
             let recursive = recursive.then(|| quote!(#[event(recursive)]));
-            let rust = names.take(snake(wire));
+            let rust = names.take(&snake(wire));
             let (rename, aliases) = (rename(&rust, wire), aliases(field));
             listed.extend(quote!(#rename #aliases #attributes #recursive #visibility #rust: #ty,));
         }
@@ -561,8 +561,8 @@ fn shown(path: &str) -> String {
 struct Names(Vec<String>);
 
 impl Names {
-    fn take(&mut self, name: String) -> Ident {
-        let mut free = name.clone();
+    fn take(&mut self, name: &str) -> Ident {
+        let mut free = name.to_owned();
         let mut number = 2;
         while self.0.contains(&free) {
             free = format!("{name}{number}");
@@ -649,7 +649,7 @@ mod tests {
     #[test]
     fn names_that_clash_are_numbered_and_keywords_are_raw() {
         let mut names = Names::default();
-        let taken = ["type", "unit_price", "unit_price", "self", "_", ""].map(|name| names.take(name.to_owned()));
+        let taken = ["type", "unit_price", "unit_price", "self", "_", ""].map(|name| names.take(name));
         let taken = taken.map(|ident| ident.to_string());
         assert_eq!(taken, ["r#type", "unit_price", "unit_price2", "self_", "__", "_"]);
     }

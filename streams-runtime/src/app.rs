@@ -139,8 +139,8 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`. `run` does
-    /// this by itself.
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`,
+    /// `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -210,7 +210,7 @@ impl App {
             return Ok(Arc::clone(broker));
         }
         if let Some(url) = &self.environment.redis_url {
-            return Ok(Arc::new(Redis::open(url)?));
+            return Ok(Arc::new(self.open(&url.0)?));
         }
         if self.is_embedded_by_default() {
             tracing::warn!("{EMBEDDED_BY_DEFAULT}");
@@ -220,6 +220,18 @@ impl App {
             ]));
         }
         Ok(Arc::new(Embedded::new()))
+    }
+
+    /// The server that the environment names, with its files for TLS.
+    fn open(&self, url: &str) -> Result<Redis, BrokerError> {
+        #[cfg(feature = "tls")]
+        {
+            let files = &self.environment.tls;
+            let client = files.cert.as_deref().zip(files.key.as_deref());
+            Redis::open_with(url, &crate::broker::Tls::from_variables(files.ca.as_deref(), client))
+        }
+        #[cfg(not(feature = "tls"))]
+        Redis::open(url)
     }
 
     /// Checks, connects, and begins to drive every group.

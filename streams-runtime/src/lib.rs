@@ -34,6 +34,8 @@
 //! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
 //!   operator's hand on a checkpoint: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
+//! * Safety: TLS is below at the environment and the features, permissions at [`broker::Acl`]; a guide is
+//!   `docs/security.md`.
 //!
 //! # Environment
 //!
@@ -42,7 +44,9 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `REDIS_URL` | `redis://[user:password@]host[:port][/database]` or `redis+unix:///path` |
+//! | `REDIS_URL` | `redis[s]://[user:password@]host[:port][/database]` or `redis+unix:///path` |
+//! | `STREAMS_TLS_CA` | a PEM file: for `rediss://` the authorities in it are trusted, and not those of the system |
+//! | `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY` | PEM files with the certificate to show the server, and its key |
 //! | `STREAMS_BROKER` | `embedded` for the one in the process, which forgets everything at its end; `redis` to insist on a URL |
 //! | `STREAMS_GROUPS` | only these groups, with commas between them |
 //! | `STREAMS_NAMESPACE` | put before the name of every stream |
@@ -58,6 +62,7 @@
 //! |---|---|
 //! | `uuid` | fields and keys of type `uuid::Uuid` |
 //! | `chrono` | fields of type `chrono::DateTime` |
+//! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
 //!
 //! # What stops a group
@@ -84,6 +89,7 @@ mod meeting;
 mod publisher;
 mod tail;
 mod lease;
+mod catchup;
 mod source;
 mod loss;
 mod gather;

@@ -440,7 +440,7 @@ impl Group {
     /// Waits until the bell rings for this group.
     async fn rung(&self, bell: &Follower, position: &mut EntryId) {
         loop {
-            match bell.wait(*position, TAKE).await {
+            match bell.wait(*position, None, TAKE).await {
                 Taken::Entries(rings) => {
                     *position = rings.last().map_or(*position, |ring| ring.id);
                     if rings.iter().any(|ring| ring.field("group") == Some(self.key.group().as_bytes())) {

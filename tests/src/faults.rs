@@ -94,6 +94,8 @@ struct Plan {
     next: HashMap<Op, VecDeque<Fault>>,
     always: HashMap<Op, Fault>,
     calls: HashMap<Op, usize>,
+    /// How many entries were read, whatever became of the answer.
+    entries: usize,
 }
 
 impl Faulty {
@@ -135,6 +137,25 @@ impl Faulty {
     /// How often the call was made, whatever came of it.
     pub fn calls(&self, op: Op) -> usize {
         self.plan().calls.get(&op).copied().unwrap_or(0)
+    }
+
+    /// How many entries [`Broker::read`] and [`Broker::snapshot`] brought, also where the reply was lost.
+    pub fn entries_read(&self) -> usize {
+        self.plan().entries
+    }
+
+    /// A call that reads entries.
+    async fn reading<T>(
+        &self,
+        call: impl Future<Output = Result<T, BrokerError>> + Send,
+        entries: impl Fn(&T) -> usize + Send,
+    ) -> Result<T, BrokerError> {
+        let counted = async move {
+            let read = call.await?;
+            self.plan().entries += entries(&read);
+            Ok(read)
+        };
+        self.around(Op::Read, counted).await
     }
 
     async fn around<T>(
@@ -222,11 +243,11 @@ impl Broker for Faulty {
     }
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        Box::pin(self.around(Op::Read, self.inner.read(partition, after, count)))
+        Box::pin(self.reading(self.inner.read(partition, after, count), Vec::len))
     }
 
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
-        Box::pin(self.around(Op::Read, self.inner.snapshot(group, from, count)))
+        Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| snapshot.entries.len()))
     }
 
     fn read_back<'a>(

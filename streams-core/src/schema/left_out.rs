@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
-#[expect(clippy::missing_errors_doc, reason = "serde calls it")]
 pub fn serialize<T: Serialize, S: Serializer>(field: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match field {
         Some(value) => value.serialize(serializer),
@@ -15,7 +14,6 @@ pub fn serialize<T: Serialize, S: Serializer>(field: &Option<T>, serializer: S) 
     }
 }
 
-#[expect(clippy::missing_errors_doc, reason = "serde calls it")]
 pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }

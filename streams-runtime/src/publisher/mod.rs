@@ -124,7 +124,8 @@ pub struct Receipt {
 }
 
 impl Publisher {
-    /// A publisher alone, on the Redis at this URL.
+    /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
+    /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.

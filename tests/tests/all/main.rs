@@ -1,7 +1,9 @@
 //! Every integration test of the workspace, in one program: it links once.
 
+mod acl;
 mod app;
 mod batches;
+mod catchup;
 mod contract;
 mod frozen;
 mod loss;
@@ -11,9 +13,11 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod secrets;
 mod soak;
 mod schema_evolution;
 mod schemas;
+mod tls;
 mod ui;
 mod versions;
 mod wire;

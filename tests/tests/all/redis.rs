@@ -156,15 +156,17 @@ async fn a_database_that_is_not_there_is_named() {
 
 #[test]
 fn a_url_that_is_wrong_is_not_repeated() {
-    use BrokerErrorKind::{Refused, Unsupported};
+    use BrokerErrorKind::Refused;
     for (url, kind, words) in [
         ("", Refused, "scheme"),
         ("hunter2", Refused, "scheme"),
         ("localhost:6379", Refused, "scheme"),
         ("http://:hunter2@host", Refused, "scheme"),
         ("hunter2://host", Refused, "scheme"),
-        ("rediss://:hunter2@host", Unsupported, "TLS (rediss://) is not built in"),
-        ("valkeys://:hunter2@host", Unsupported, "TLS"),
+        ("rediss://:hunter2/@host", Refused, "percent-encoded"),
+        ("rediss://:hunter2@host/zero", Refused, "database is not a number"),
+        ("rediss://:pass@host/#hunter2", Refused, "no word but #insecure"),
+        ("valkeys://:hunter2@host/#insecure", Refused, "Tls::allow_insecure"),
         ("redis://:hunter2/@host", Refused, "percent-encoded"),
         ("redis://:hunter2#@host", Refused, "percent-encoded"),
         ("redis://:hunter2@host:port", Refused, "cannot be read"),

@@ -1,11 +1,14 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
 //! and the disk, `scripts` change groups, `tail` waits for entries.
 
+mod acl;
 mod connection;
 mod durable;
 mod parse;
 mod scripts;
 mod tail;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,8 +23,11 @@ use streams_core::broker::{
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
+pub use self::acl::Acl;
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
+#[cfg(feature = "tls")]
+pub use self::tls::Tls;
 use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
 use crate::clock::millis;
 
@@ -31,10 +37,7 @@ use crate::clock::millis;
 /// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
 /// replicas or the disk.
 ///
-/// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
-/// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
-/// `wait` and `waitaof` for streams that say `durability`.
+/// The rights that the server's user needs are written by [`Acl`].
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
@@ -46,16 +49,36 @@ impl Redis {
     /// A broker at a URL: `redis://[user:password@]host[:port][/database]` or
     /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` where that is wanted.
     ///
+    /// With the feature `tls` it may be `rediss://`: then the server must show a certificate for this host that the system
+    /// trusts; `Redis::open_with` takes another authority and a client certificate.
+    ///
     /// Nothing is connected yet.
     ///
     /// # Errors
     /// Says what is wrong with the URL, without repeating it.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
-        let target = Arc::new(Target::parse(url)?);
+        #[cfg(feature = "tls")]
+        return Self::open_with(url, &Tls::new());
+        #[cfg(not(feature = "tls"))]
+        Ok(Self::at(Target::parse(url)?))
+    }
+
+    /// As [`open`](Self::open), at a `rediss://` URL, with what is said about TLS.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, without repeating it, and with certificates or keys, naming file or option. TLS
+    /// options with a plain URL are refused, too.
+    #[cfg(feature = "tls")]
+    pub fn open_with(url: &str, tls: &Tls) -> Result<Self, BrokerError> {
+        Ok(Self::at(Target::parse(url, tls)?))
+    }
+
+    fn at(target: Target) -> Self {
+        let target = Arc::new(target);
         let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
         let reads = Link::new(&target, RESPONSE_TIMEOUT);
         let durable = durable::Pool::new(&target);
-        Ok(Self { target, commands, reads, durable })
+        Self { target, commands, reads, durable }
     }
 
     async fn command(&self, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
