@@ -1,19 +1,22 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told, [`logged`] what was logged,
-//! [`UserCrate`] a crate of a user's own.
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many,
+//! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own.
 
 mod faults;
+mod groups;
 pub mod jobs;
 mod lab;
 mod log;
 mod process;
 mod server;
 pub mod soak;
+mod tls;
 mod user_crate;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
-pub use log::{Log, logged};
+pub use log::{Log, logged, logged_from};
 pub use process::Process;
 pub use server::{Options, RedisServer};
+pub use tls::{Ca, Identity, TlsProxy};
 pub use user_crate::{CompilerError, UserCrate};
