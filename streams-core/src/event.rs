@@ -57,10 +57,10 @@ pub struct EventInfo {
     pub durability: Option<Durability>,
     /// A property of the event: the most bytes its payload may have.
     pub max_payload: Option<usize>,
-    /// How its structs are written.
-    pub layout: Layout,
     /// Its shape on the wire.
     pub schema: &'static Schema,
+    /// How its structs are written.
+    pub layout: Layout,
     /// The hash of its schema.
     pub fingerprint: u64,
     /// The Rust type, for messages.

@@ -60,7 +60,6 @@ pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> Emitted {
     let build = quote! {
         #root::__private::Build {
             event: <#ident as #root::StreamEvent>::INFO,
-            schema: <#ident as #root::schema::SchemaType>::SCHEMA,
             compat: #root::schema::Compat::#compat,
             file: #file,
             module: ::core::module_path!(),

@@ -11,6 +11,7 @@ use streams_runtime::{
     App, Batch, Context, Entry, EntryId, Error, Message, Phase, Publisher, Registration, State, Stopped, StreamEvent,
     consumer, consumers,
 };
+use streams_tests::logged;
 
 /// What each handler was called with: version stored, and the event as it understood it.
 #[derive(Debug, Clone, Default)]
@@ -310,6 +311,17 @@ async fn what_is_older_than_the_oldest_is_a_dead_letter_that_says_so() {
         "event `Fill` of stream `fills` is version 1, and this program reads none older than version 2 (`oldest = 2`); read it with a program that upcasts version 1"
     );
     assert_eq!(letters[0].decode().unwrap(), fill_v1("A", 1.5));
+}
+
+#[tokio::test]
+async fn an_old_producer_is_warned_of_groups_that_no_longer_read_its_version_and_of_no_others() {
+    for (consumers, is_warned) in [(consumers![v3::book], false), (consumers![v3::book_retired], true)] {
+        let (log, world) = (logged(), World::default());
+        let app = world.build(consumers).await;
+        world.publish(&fill_v1("A", 1.0)).await;
+        settled(&app).await;
+        assert_eq!(log.text().contains("from version 2 on"), is_warned, "{}", log.text());
+    }
 }
 
 #[test]

@@ -30,7 +30,6 @@ const FORMAT: u64 = 1;
 #[derive(Debug)]
 pub struct Build {
     pub event: &'static EventInfo,
-    pub schema: &'static Schema,
     pub compat: Compat,
     /// The lock, from the directory of the crate's manifest.
     pub file: &'static str,
@@ -64,12 +63,12 @@ impl Build {
             return false;
         }
         is_other(locked.layout, self.event.layout)
-            || compare(locked.schema, self.schema, locked.layout, self.compat).breaks() > 0
+            || compare(locked.schema, self.event.schema, locked.layout, self.compat).breaks() > 0
     }
 
     /// What the event breaks, in words.
     pub const fn report(&self, locked: &Locked) -> Report {
-        let mut report = compare(locked.schema, self.schema, locked.layout, self.compat);
+        let mut report = compare(locked.schema, self.event.schema, locked.layout, self.compat);
         if is_other(locked.layout, self.event.layout) {
             report.write("\n  - the layout changed from ");
             report.write(locked.layout.word());
@@ -314,7 +313,7 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: As
             ));
         }
         None => {
-            let mut entry = new_entry(site, &form::to_value(site.build.schema, event.layout));
+            let mut entry = new_entry(site, &form::to_value(event.schema, event.layout));
             if asked.bless == Bless::Publish {
                 entry["published"] = json!(true);
             }
@@ -377,14 +376,14 @@ fn new_entry(site: &Site, schema: &Value) -> Value {
 
 /// What the lock has to say about an event that it knows.
 fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String> {
-    let Build { event, schema, compat, file: shown, .. } = site.build;
+    let Build { event, compat, file: shown, .. } = site.build;
     let name = format!("`{}@{}`", event.name, event.version);
     let invalid =
         |problem: String| format!("{shown} cannot be read at {name}: {problem}; restore it from version control");
     let published = old["published"] == true;
     let layout = read_layout(old).map_err(invalid)?;
     let locked = Locked { schema: form::to_schema(&old["schema"]).map_err(invalid)?, layout, published };
-    let now = form::to_value(schema, event.layout);
+    let now = form::to_value(event.schema, event.layout);
     let report = site.build.report(&locked);
     let is_broken = report.breaks() > 0 || layout != event.layout;
     let keeps_history = !is_broken && compat != Compat::None;
