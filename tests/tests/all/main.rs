@@ -9,6 +9,7 @@ mod frozen;
 mod loss;
 mod meeting;
 mod ordered;
+mod outages;
 mod process;
 mod publishing;
 mod readme;
