@@ -22,6 +22,7 @@ use crate::dead_letter::DeadLetters;
 use crate::lease::Leases;
 use crate::meeting::{self, Table};
 use crate::ordered::{Engine, Group, Handler};
+use crate::outage::Outages;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
@@ -254,8 +255,15 @@ impl App {
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
         let random = Arc::new(random);
         let namespace = self.effective_namespace().map(str::to_owned);
+        let outages = Outages::default();
         let publisher = Publisher::new(
-            publisher::Shared::new(Arc::clone(&broker), clock, Arc::clone(&random), config.publish_retry),
+            publisher::Shared::new(
+                Arc::clone(&broker),
+                clock,
+                Arc::clone(&random),
+                config.publish_retry,
+                outages.clone(),
+            ),
             namespace.clone(),
             self.events.clone(),
         );
@@ -265,15 +273,16 @@ impl App {
         }
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
-        let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
+        let leases = Leases::start(&broker, config.lease, clock, &outages).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
-            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes),
+            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, outages.clone()),
             leases,
             shutdown: shutdown.clone(),
             lease_for: config.lease,
+            outages: outages.clone(),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {
@@ -310,6 +319,8 @@ impl App {
                     max_payload: group.max_payload,
                     progress: of_group,
                     known: Mutex::default(),
+                    contact: outages.contact(),
+                    said: Mutex::default(),
                 };
                 tasks.spawn(supervise(driven));
             }
@@ -332,6 +343,7 @@ impl App {
             banner,
             tasks,
             tails: engine.tails,
+            outages,
             shutdown,
             deadline: config.shutdown_deadline,
         })
@@ -408,6 +420,7 @@ pub struct Running {
     banner: Vec<String>,
     tasks: JoinSet<()>,
     tails: Tails,
+    outages: Outages,
     shutdown: Shutdown,
     deadline: Duration,
 }
@@ -441,7 +454,8 @@ impl Running {
 
     /// What every group is doing. Does not ask the broker.
     pub fn status(&self) -> Status {
-        Status { groups: self.progress.iter().map(|progress| progress.snapshot()).collect() }
+        let groups = self.progress.iter().map(|progress| progress.snapshot()).collect();
+        Status { trouble: self.outages.trouble(), groups }
     }
 
     /// The dead letters of a group on the stream of `E`.

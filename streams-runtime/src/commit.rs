@@ -17,8 +17,8 @@ use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
 use crate::status::Phase;
 
-/// How often a commit that found the dead letters full is tried again: an operator may have made room.
-const FULL_RETRY: Duration = Duration::from_secs(5);
+/// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
+const MENDED_RETRY: Duration = Duration::from_secs(5);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
 pub(crate) struct Committer<'a> {
@@ -87,6 +87,11 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
+    /// Whether a commit was sent that has no answer, not even a refusal.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none())
+    }
+
     /// Commits everything that is settled.
     pub(crate) async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
@@ -133,7 +138,10 @@ impl<'a> Committer<'a> {
             return Ok(());
         };
         if let Some(at) = flying.retry_at {
-            tokio::time::sleep_until(at).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = self.group.engine.outages.over() => {}
+            }
             flying.retry_at = None;
             let commit = Arc::clone(&flying.commit);
             let reply = self.send(&commit);
@@ -160,6 +168,7 @@ impl<'a> Committer<'a> {
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
                 progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+                group.contact.succeeded();
                 return match done {
                     Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
                     _ => Ok(()),
@@ -189,17 +198,24 @@ impl<'a> Committer<'a> {
                         "halted"
                     );
                 }
-                FULL_RETRY
+                MENDED_RETRY
             }
             Err(error) if error.is_retryable() || error.is_indefinite() => {
-                if progress.enter(Phase::Troubled { reason: error.to_string() }) {
-                    tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), %error, "a commit failed; trying again while the lease lasts");
-                }
+                progress.enter(Phase::Troubled { reason: error.to_string() });
+                group.contact.failed(&error);
                 if error.kind() == BrokerErrorKind::Full {
                     self.lease.commit_ended();
                 }
                 flying.failures = flying.failures.saturating_add(1);
                 wait(SERVER_AWAY, flying.failures, 0.0)
+            }
+            Err(error) if error.kind() == BrokerErrorKind::Refused => {
+                // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could
+                // commit.
+                self.lease.commit_ended();
+                group.contact.rest();
+                group.say_refused(&error);
+                MENDED_RETRY
             }
             Err(error) => {
                 // Its answer was taken, so it must not be waited for again.

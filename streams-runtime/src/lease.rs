@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, GroupState, Holder, LeaseView, Renewal, Renewer};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, GroupState, Holder, LeaseView, Renewal, Renewer};
 use streams_core::keys::GroupKey;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, after, millis};
+use crate::outage::{Contact, Outages};
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -68,6 +69,8 @@ struct Held {
     commit_since: AtomicU64,
     /// The log has been told of the handler that outran its limit.
     complained: AtomicBool,
+    /// It is not renewed any more, though the server could be asked.
+    undeserved: AtomicBool,
     lost: CancellationToken,
 }
 
@@ -91,6 +94,12 @@ impl Lease {
     /// Waits until the lease is lost.
     pub(crate) async fn lost(&self) {
         self.held.lost.cancelled().await;
+    }
+
+    /// Whether its owner is to blame for the loss: its commits had no answer while renewals would have had one. Where the
+    /// server was away for everybody it is not.
+    pub(crate) fn is_undeserved(&self) -> bool {
+        self.held.undeserved.load(Ordering::Relaxed)
     }
 
     /// A handler begins: past `limit` it is no reason to renew any more.
@@ -139,19 +148,27 @@ impl Leases {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(crate) fn start(broker: &Arc<dyn Broker>, lease_for: Duration, clock: Clock) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        broker: &Arc<dyn Broker>,
+        lease_for: Duration,
+        clock: Clock,
+        outages: &Outages,
+    ) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
-        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, end);
+        let contact = (outages.contact(), outages.clone());
+        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end);
         match broker.renewal() {
             Renewal::CallersExecutor => {
                 tokio::spawn(renewals);
             }
             Renewal::OwnThread => {
                 let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let log = tracing::dispatcher::get_default(Clone::clone);
                 std::thread::Builder::new()
                     .name("streams-renewal".to_owned())
-                    .spawn(move || executor.block_on(renewals))?;
+                    // What it logs goes where the app's own log goes.
+                    .spawn(move || tracing::dispatcher::with_default(&log, || executor.block_on(renewals)))?;
             }
         }
         Ok(Self { table, clock })
@@ -166,6 +183,7 @@ impl Leases {
             handler_until: AtomicU64::new(0),
             commit_since: AtomicU64::new(0),
             complained: AtomicBool::new(false),
+            undeserved: AtomicBool::new(false),
             lost: CancellationToken::new(),
         });
         self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
@@ -194,9 +212,15 @@ impl Held {
 }
 
 /// Renews what is held until the app ends.
-async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_for: Duration, end: CancellationToken) {
+async fn renew(
+    table: Weak<Table>,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    lease_for: Duration,
+    (contact, outages): (Contact, Outages),
+    end: CancellationToken,
+) {
     let mut renewer: Option<Box<dyn Renewer>> = None;
-    let mut trouble = false;
     let mut watched: Vec<Weak<Held>> = Vec::new();
     let mut nearest = None;
     let every = lease_for / RENEWALS_A_LEASE;
@@ -207,6 +231,7 @@ async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_
         tokio::select! {
             () = end.cancelled() => return,
             _ = tick.tick() => {}
+            () = outages.over() => {}
             () = until(nearest) => {
                 nearest = expire(&watched, &clock);
                 continue;
@@ -224,7 +249,9 @@ async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_
         let now = clock.millis_at(sent);
         let (due, undeserved): (Vec<_>, Vec<_>) =
             held.iter().cloned().partition(|held| held.deserves(now, millis(lease_for)));
+        due.iter().for_each(|held| held.undeserved.store(false, Ordering::Relaxed));
         for held in undeserved {
+            held.undeserved.store(true, Ordering::Relaxed);
             if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     group = held.key.group(),
@@ -233,10 +260,15 @@ async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_
                 );
             }
         }
+        if due.is_empty() {
+            contact.rest();
+        }
         // At most one tick, so that deadlines are looked at in time also when the server does not answer.
         match tokio::time::timeout(every, renew_once(&broker, &mut renewer, &due)).await {
             Ok(Ok(answers)) => {
-                trouble = false;
+                if !due.is_empty() {
+                    contact.succeeded();
+                }
                 for (held, still) in due.iter().zip(answers) {
                     if still {
                         held.deadline.store(deadline(&clock, sent, lease_for), Ordering::Release);
@@ -247,13 +279,11 @@ async fn renew(table: Weak<Table>, broker: Arc<dyn Broker>, clock: Clock, lease_
             }
             failed => {
                 renewer = None;
-                if !std::mem::replace(&mut trouble, true) {
-                    let error = match failed {
-                        Ok(Err(error)) => error.to_string(),
-                        _ => "no answer in time".to_owned(),
-                    };
-                    tracing::warn!(error, "leases could not be renewed; trying again until they run out");
-                }
+                let error = match failed {
+                    Ok(Err(error)) => error,
+                    _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
+                };
+                contact.failed(&error);
             }
         }
         watched = held.iter().map(Arc::downgrade).collect();
@@ -342,6 +372,7 @@ mod tests {
             handler_until: AtomicU64::new(0),
             commit_since: AtomicU64::new(0),
             complained: AtomicBool::new(false),
+            undeserved: AtomicBool::new(false),
             lost: CancellationToken::new(),
         };
         assert!(held.deserves(1_000_000, 100));

@@ -100,6 +100,7 @@ mod dead_letter;
 mod admin;
 mod shutdown;
 mod status;
+mod outage;
 mod clock;
 mod random;
 pub mod broker;

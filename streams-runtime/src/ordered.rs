@@ -12,10 +12,12 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, Claim, Created, DeadBounds, GroupState, Holder, Holding, Reset,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Created, DeadBounds, GroupState, Holder, Holding, Reset,
 };
 use streams_core::keys::GroupKey;
-use streams_core::{Checkpoint, Context, Entry, EntryId, Failure, OnDataLoss, Outcome, Registration, Scope, Start};
+use streams_core::{
+    Backoff, Checkpoint, Context, Entry, EntryId, Failure, OnDataLoss, Outcome, Registration, Scope, Start,
+};
 use tokio::time::Instant;
 
 use crate::clock::{after, millis};
@@ -24,6 +26,7 @@ use crate::dead_letter;
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::outage::{Contact, Outages};
 use crate::random::Random;
 use crate::settle::{self, Decision, SERVER_AWAY, Settlement, decide, decide_batch, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
@@ -33,6 +36,8 @@ use crate::tail::{Follower, Tails, Taken};
 
 /// How often a halted partition says so again.
 const REMINDER: Duration = Duration::from_secs(60);
+/// A server that is there answers the tail within this, also when nothing happens.
+const LATELY: Duration = Duration::from_millis(1500);
 /// How often a contender looks at a lease at least; the lease's length / 10 when that is shorter.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a group runs before it lets others on its thread have a turn.
@@ -41,6 +46,8 @@ const TURN: Duration = Duration::from_millis(1);
 pub(crate) const TAKE: usize = 256;
 /// How often a halted group looks whether somebody has reset it.
 const RESET_LOOK: Duration = Duration::from_secs(2);
+/// The waits of a group that the server refuses, until somebody has mended the permission or the key.
+const REFUSED: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_secs(30) };
 
 /// What all groups of an app share.
 #[derive(Clone)]
@@ -51,6 +58,7 @@ pub(crate) struct Engine {
     pub(crate) leases: Leases,
     pub(crate) shutdown: Shutdown,
     pub(crate) lease_for: Duration,
+    pub(crate) outages: Outages,
 }
 
 /// One consumer of the group.
@@ -112,6 +120,9 @@ pub(crate) struct Group {
     pub(crate) max_payload: usize,
     pub(crate) progress: Arc<Progress>,
     pub(crate) known: Mutex<Option<Known>>,
+    pub(crate) contact: Contact,
+    /// What was last said of a refusal, and when.
+    pub(crate) said: Mutex<Option<(String, Instant)>>,
 }
 
 /// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
@@ -128,6 +139,8 @@ pub(crate) struct Known {
 struct Past {
     /// The last holding of the lease, if it came to anything.
     holder: Option<Holder>,
+    /// Whether the log says that this process owns the partition: taking its own lapsed lease again is no news.
+    told: bool,
 }
 
 /// Why a group's work came to an end.
@@ -143,6 +156,8 @@ pub(crate) enum Ended {
     Cut { loss: DataLoss, at: Option<Reader> },
     /// The server could not be used.
     Failed(BrokerError),
+    /// The server refuses a key or a command: tried again, but not soon.
+    Refused(BrokerError),
     /// Nothing may go on until somebody does something. The lease is kept where others would only run into the same.
     Halted { reason: String, keep: bool },
 }
@@ -151,6 +166,8 @@ impl From<BrokerError> for Ended {
     fn from(error: BrokerError) -> Self {
         if error.is_retryable() || error.is_indefinite() {
             Self::Failed(error)
+        } else if error.kind() == BrokerErrorKind::Refused {
+            Self::Refused(error)
         } else {
             Self::Halted { reason: error.to_string(), keep: false }
         }
@@ -166,7 +183,16 @@ impl Group {
             let began = Instant::now();
             match self.once(&mut past).await {
                 Ended::Stopped => break,
+                // Said for all groups at once already.
+                Ended::Lost if self.engine.outages.trouble().is_some() => {
+                    tracing::debug!(
+                        group = self.key.group(),
+                        partition = self.key.partition().as_str(),
+                        "the lease is lost: the server was away for longer"
+                    );
+                }
                 Ended::Lost => {
+                    past.told = false;
                     tracing::warn!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
@@ -175,10 +201,20 @@ impl Group {
                 }
                 Ended::Failed(error) => {
                     failures = if began.elapsed() > REMINDER { 1 } else { failures.saturating_add(1) };
-                    if self.progress.enter(Phase::Troubled { reason: error.to_string() }) {
-                        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the broker cannot be used; trying again until it can");
+                    self.progress.enter(Phase::Troubled { reason: error.to_string() });
+                    self.contact.failed(&error);
+                    tokio::select! {
+                        () = self.pause(wait(SERVER_AWAY, failures, self.engine.random.fraction())) => {}
+                        () = self.engine.outages.over() => {}
                     }
-                    self.pause(wait(SERVER_AWAY, failures, self.engine.random.fraction())).await;
+                }
+                Ended::Refused(error) => {
+                    failures = if began.elapsed() > REMINDER { 1 } else { failures.saturating_add(1) };
+                    self.contact.rest();
+                    if self.say_refused(&error) {
+                        past.told = false;
+                    }
+                    self.pause(wait(REFUSED, failures, self.engine.random.fraction())).await;
                 }
                 Ended::Again => {}
                 Ended::Cut { loss, at } => {
@@ -196,8 +232,23 @@ impl Group {
         self.progress.enter(Phase::Stopped);
     }
 
+    /// Says what the server refuses, unless it was said lately; answers whether it did.
+    pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
+        let reason = format!("{}: {error}; the group then goes on by itself", self.key);
+        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
+            return false;
+        }
+        *said = Some((reason.clone(), Instant::now()));
+        drop(said);
+        tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
+        true
+    }
+
     /// Says that the group is halted, again and again, until somebody resets it or the app stops.
     async fn halt(&self, reason: String) {
+        self.contact.rest();
         self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said: Option<Instant> = None;
         while !self.engine.shutdown.is_stopping() {
@@ -346,8 +397,14 @@ impl Group {
             Err(ended) => return ended,
         };
         past.holder = Some(lease.holder().clone());
-        if self.progress.enter(Phase::Owning { epoch: holding.epoch }) {
-            tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), epoch = holding.epoch, at = %holding.at, "owning");
+        self.contact.succeeded();
+        self.progress.resume();
+        self.progress.enter(Phase::Owning { epoch: holding.epoch });
+        let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), holding.epoch);
+        if std::mem::replace(&mut past.told, true) {
+            tracing::debug!(group, partition, epoch, at = %holding.at, "owning again");
+        } else {
+            tracing::info!(group, partition, epoch, at = %holding.at, "owning");
         }
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             known.epoch = holding.epoch;
@@ -414,6 +471,8 @@ impl Group {
                     }
                 }
             };
+            self.contact.succeeded();
+            past.told = false;
             if self.progress.enter(Phase::StandingBy { owner: state.lease.owner.clone() }) {
                 tracing::info!(
                     group = self.key.group(),
@@ -485,9 +544,15 @@ impl Group {
     async fn own(&self, lease: &Lease, holding: Holding, past: &mut Past) -> Ended {
         let mut committer = Committer::new(self, lease, &holding);
         let mut ended = self.work(lease, &holding, &mut committer).await;
+        if let Ended::Failed(error) = &ended {
+            self.contact.failed(error);
+        }
         if matches!(ended, Ended::Lost) {
-            // An owner that could not commit must leave the lease to others, however often it could take it again.
-            if !committer.ledger.is_clean() && committer.ledger.at() == holding.at {
+            // An owner that could not commit must leave the lease to others, however often it could take it again; not
+            // so where the server was away for everybody, or told that it does not take commits now.
+            let stuck = lease.is_undeserved() || committer.is_unanswered();
+            let nothing_done = !committer.ledger.is_clean() && committer.ledger.at() == holding.at;
+            if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
                 past.holder = None;
             }
             return ended;
@@ -496,23 +561,11 @@ impl Group {
             // A cut that the commit came upon is no reason to doubt the commit.
             Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
             Ok(Err(Ended::Lost)) => return Ended::Lost,
-            Ok(Err(failed)) => {
-                self.progress.abandon();
-                tracing::warn!(
-                    group = self.key.group(),
-                    partition = self.key.partition().as_str(),
-                    ?failed,
-                    "the last commit failed: events since the checkpoint will come again"
-                );
-            }
-            Err(_) => {
-                self.progress.abandon();
-                tracing::warn!(
-                    group = self.key.group(),
-                    partition = self.key.partition().as_str(),
-                    "the last commit was not answered: events since the checkpoint may come again"
-                );
-            }
+            Ok(Err(failed)) => self.left(
+                &ended,
+                &format!("the last commit failed ({failed:?}): events since the checkpoint will come again"),
+            ),
+            Err(_) => self.left(&ended, "the last commit was not answered: events since the checkpoint may come again"),
         }
         self.acknowledged(committer.ledger.at());
         if let Ended::Cut { loss, at } = ended {
@@ -527,20 +580,28 @@ impl Group {
         }
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                self.progress.abandon();
-                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %error, "the lease could not be given back: others take over when it runs out");
-            }
-            Err(_) => {
-                self.progress.abandon();
-                tracing::warn!(
-                    group = self.key.group(),
-                    partition = self.key.partition().as_str(),
-                    "giving the lease back was not answered: others take over when it runs out at the latest"
-                );
-            }
+            Ok(Err(error)) => self.left(
+                &ended,
+                &format!("the lease could not be given back ({error}): others take over when it runs out"),
+            ),
+            Err(_) => self.left(
+                &ended,
+                "giving the lease back was not answered: others take over when it runs out at the latest",
+            ),
         }
         ended
+    }
+
+    /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was
+    /// to be expected, and is said already.
+    fn left(&self, ended: &Ended, undone: &str) {
+        self.progress.abandon();
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if self.engine.outages.trouble().is_some() || matches!(ended, Ended::Refused(_)) {
+            tracing::debug!(group, partition, "{undone}");
+        } else {
+            tracing::warn!(group, partition, "{undone}");
+        }
     }
 
     async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {

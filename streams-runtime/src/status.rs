@@ -75,14 +75,17 @@ pub struct GroupStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
+    /// Why the broker cannot be used at the moment, by any part of the app; tried again until it can.
+    pub trouble: Option<String>,
     /// Each group on each partition, sorted.
     pub groups: Vec<GroupStatus>,
 }
 
 impl Status {
-    /// Whether no group is halted or cut off from the server: what a readiness probe asks.
+    /// Whether no group is halted and the server can be used: what a readiness probe asks.
     pub fn is_ready(&self) -> bool {
-        self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
+        self.trouble.is_none()
+            && self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
     }
 }
 
@@ -177,6 +180,11 @@ impl Progress {
 
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// The lease is held again, so what was not acknowledged will be handled again.
+    pub(crate) fn resume(&self) {
+        self.abandoned.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catchup::{Catchup, Order, Reading};
 use crate::loss::Witness;
+use crate::outage::{Contact, Outages};
 use crate::random::Random;
 use crate::settle::{SERVER_AWAY, wait};
 
@@ -96,6 +97,7 @@ pub(crate) struct Tails {
 struct Shared {
     broker: Arc<dyn Broker>,
     random: Arc<Random>,
+    outages: Outages,
     budget: usize,
     end: CancellationToken,
     inner: Mutex<Inner>,
@@ -159,9 +161,9 @@ pub(crate) enum Taken {
 
 impl Tails {
     /// Tails whose windows, and what is kept for groups behind them, hold at most `budget` bytes together.
-    pub(crate) fn new(broker: Arc<dyn Broker>, random: Arc<Random>, budget: usize) -> Self {
+    pub(crate) fn new(broker: Arc<dyn Broker>, random: Arc<Random>, budget: usize, outages: Outages) -> Self {
         let inner = Mutex::default();
-        Self { shared: Arc::new(Shared { broker, random, budget, end: CancellationToken::new(), inner }) }
+        Self { shared: Arc::new(Shared { broker, random, outages, budget, end: CancellationToken::new(), inner }) }
     }
 
     /// Ends all reading.
@@ -485,6 +487,7 @@ impl Drop for Follower {
 
 /// Waits on one connection for as long as the app lives.
 async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
+    let contact = shared.outages.contact();
     let mut failures: u32 = 0;
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
@@ -492,23 +495,22 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
                 *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = Some(tail.interrupt());
                 tokio::select! {
                     () = shared.end.cancelled() => return,
-                    error = read_on(&shared, &reader, tail.as_mut(), &mut failures) => error,
+                    error = read_on(&shared, &reader, tail.as_mut(), &contact, &mut failures) => error,
                 }
             }
             Err(error) => error,
         };
         *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if failures == 0 {
-            tracing::warn!(error = %failed, "the tail lost its connection; trying again until it is back");
-        }
         failures = failures.saturating_add(1);
-        if failed.kind() == BrokerErrorKind::Refused {
-            probe(&shared, &reader).await;
+        // The groups of a key that the server refuses say so themselves.
+        if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
+            contact.failed(&failed);
         }
         let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
         tokio::select! {
             () = shared.end.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            () = shared.outages.over() => {}
         }
     }
 }
@@ -518,6 +520,7 @@ async fn read_on(
     shared: &Arc<Shared>,
     reader: &Arc<Reader>,
     tail: &mut dyn streams_core::broker::Tail,
+    contact: &Contact,
     failures: &mut u32,
 ) -> BrokerError {
     let mut keys: Vec<(String, EntryId)> = Vec::new();
@@ -551,13 +554,14 @@ async fn read_on(
         if let Some(early) = woke.and_then(|woke| GATHER.checked_sub(woke.elapsed())) {
             tokio::time::sleep(early).await;
         }
-        let batches = match tail.next(&keys, count.get(), WAIT).await {
+        // After a failure it only looks, so that it is soon known whether the server is back.
+        let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
+        let batches = match tail.next(&keys, count.get(), wait).await {
             Ok(batches) => batches,
             Err(error) => return error,
         };
-        if std::mem::take(failures) > 0 {
-            tracing::info!("the tail has its connection back");
-        }
+        *failures = 0;
+        contact.succeeded();
         woke = (!batches.is_empty()).then(Instant::now);
         let mut inner = shared.lock();
         for found in batches {
@@ -606,8 +610,9 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
     order.answer(landed);
 }
 
-/// One key that the server refuses fails the read of all, without a name: find it, and stop only its groups.
-async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) {
+/// One key that the server refuses fails the read of all, without a name: find it, and stop only its groups. Answers how
+/// many there are.
+async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
     let keys: Vec<String> = {
         let inner = shared.lock();
         inner
@@ -617,12 +622,14 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) {
             .map(|(key, _)| key.clone())
             .collect()
     };
+    let mut refused = 0;
     for key in keys {
         let broken = match shared.broker.tail().await {
             Ok(mut tail) => tail.next(&[(key.clone(), EntryId::MAX)], 1, Duration::from_millis(1)).await.err(),
-            Err(_) => return,
+            Err(_) => return refused,
         };
         let broken = broken.filter(|error| error.kind() == BrokerErrorKind::Refused).map(Arc::new);
+        refused += usize::from(broken.is_some());
         let mut inner = shared.lock();
         if let Some(window) = inner.windows.get_mut(&key) {
             window.broken = broken;
@@ -630,6 +637,7 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) {
         }
     }
     reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+    refused
 }
 
 #[cfg(test)]
@@ -679,7 +687,7 @@ mod tests {
     async fn a_group_that_stands_still_below_the_window_costs_no_more_than_the_budget() {
         const BUDGET: usize = 100_000;
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
-        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET);
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET, Outages::default());
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let entry = || vec![(b"payload".to_vec(), vec![7; 100])];
         let ids = broker.append(&partition, (0..3_000).map(|_| entry()).collect(), None).await.unwrap();
@@ -709,7 +717,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_group_takes_no_more_at_once_than_it_may_hold() {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
-        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES, Outages::default());
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
         let follower = tails.follow(partition.as_str(), first, first, TAKE_BYTES);

@@ -14,6 +14,7 @@ use crate::broker::Embedded;
 use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
 use crate::dead_letter::DeadLetter;
+use crate::outage::Outages;
 use crate::publisher::{PublishError, Publisher, Receipt, Shared};
 use crate::random::Random;
 use crate::status::Status;
@@ -169,7 +170,8 @@ impl Publisher {
     /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
     pub fn test() -> Self {
         let (clock, random) = (Clock::starting(epoch()), Arc::new(Random::seeded(0)));
-        let shared = Shared::new(Arc::new(Embedded::starting(epoch())), clock, random, PUBLISH_RETRY);
+        let shared =
+            Shared::new(Arc::new(Embedded::starting(epoch())), clock, random, PUBLISH_RETRY, Outages::default());
         // The events of other tests in the same program say nothing here.
         Self::new(shared, None, Vec::new())
     }

@@ -34,6 +34,11 @@ impl Log {
         String::from_utf8_lossy(&self.lines.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
+    /// The lines that were logged since there were so many bytes of text.
+    pub fn lines_since(&self, bytes: usize) -> Vec<String> {
+        self.text()[bytes..].lines().map(str::to_owned).collect()
+    }
+
     /// How often it was said.
     pub fn count(&self, what: &str) -> usize {
         self.text().matches(what).count()

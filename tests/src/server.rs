@@ -72,8 +72,15 @@ impl Options {
     fn try_start(&self) -> Option<RedisServer> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = if self.socket_only { 0 } else { free_port() };
-        let path = |name: &str| dir.path().join(name).to_str().expect("a path in UTF-8").to_owned();
-        let watchdog = Command::new("sh")
+        let watchdog = self.spawn(dir.path(), port);
+        let options = self.clone();
+        let server = RedisServer { options, watchdog, dir, port, databases: AtomicU32::new(0) };
+        server.wait_until_ready().then_some(server)
+    }
+
+    fn spawn(&self, dir: &Path, port: u16) -> Child {
+        let path = |name: &str| dir.join(name).to_str().expect("a path in UTF-8").to_owned();
+        Command::new("sh")
             .args(["-c", WATCHDOG, "sh"])
             .arg(binary())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir", &path("")])
@@ -84,19 +91,17 @@ impl Options {
             .stdout(Stdio::null())
             .stderr(fs::File::create(path("stderr")).expect("a file in the temporary directory"))
             .spawn()
-            .expect("sh");
-        let server = RedisServer { watchdog, dir, port, password: self.password.clone(), databases: AtomicU32::new(0) };
-        server.wait_until_ready().then_some(server)
+            .expect("sh")
     }
 }
 
 /// A Redis server of a test.
 #[derive(Debug)]
 pub struct RedisServer {
+    options: Options,
     watchdog: Child,
     dir: TempDir,
     port: u16,
-    password: Option<String>,
     databases: AtomicU32,
 }
 
@@ -128,9 +133,9 @@ impl RedisServer {
     }
 
     fn url_of(&self, database: u32) -> String {
-        let log_in = self.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
+        let log_in = self.options.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
         if self.port == 0 {
-            let pass = self.password.as_ref().map_or_else(String::new, |password| format!("&pass={password}"));
+            let pass = self.options.password.as_ref().map_or_else(String::new, |password| format!("&pass={password}"));
             return format!("redis+unix://{}?db={database}{pass}", self.socket().display());
         }
         format!("redis://{log_in}127.0.0.1:{}/{database}", self.port)
@@ -164,7 +169,7 @@ impl RedisServer {
     /// # Panics
     /// When it does not.
     pub fn follow(&self, primary: &Self) {
-        if let Some(password) = &primary.password {
+        if let Some(password) = &primary.options.password {
             self.run::<()>(&format!("CONFIG SET masterauth {password}"));
         }
         self.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", primary.port));
@@ -181,6 +186,42 @@ impl RedisServer {
     /// When it fails.
     pub fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
         run(&self.url(), command)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        // Its standard input ends here, and with it the watchdog ends the server.
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+
+    /// Starts it again after [`Self::kill`], on the same port and files; answers before it takes connections.
+    ///
+    /// # Panics
+    /// When its log cannot be begun anew.
+    pub fn start_again(&mut self) {
+        fs::write(self.dir.path().join("log"), "").expect("the server's log");
+        self.watchdog = self.options.spawn(self.dir.path(), self.port);
+    }
+
+    /// Waits until it takes connections, after [`Self::start_again`].
+    ///
+    /// # Panics
+    /// When it does not, or another process has its port by now.
+    pub fn wait_until_back(&self) {
+        assert!(self.wait_until_ready(), "another process has port {}", self.port);
+    }
+
+    /// Sends the server a signal: after `STOP` it is silent until `CONT`.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        // From its log: a server that stands still cannot be asked.
+        let log = fs::read_to_string(self.dir.path().join("log")).expect("the server's log");
+        let pid = log.split_once("pid=").and_then(|(_, rest)| rest.split(',').next()).expect("the server's process");
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(pid).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
     }
 
     /// Deletes everything.
@@ -209,9 +250,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // Its standard input ends here, and with it the watchdog ends the server.
-        drop(self.watchdog.stdin.take());
-        let _ = self.watchdog.wait();
+        self.kill();
     }
 }
 

@@ -26,6 +26,7 @@ use crate::app::Error;
 use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
 use crate::meeting::Meeting;
+use crate::outage::Outages;
 use crate::random::Random;
 use crate::registry;
 
@@ -140,7 +141,8 @@ impl Publisher {
 
     /// A publisher alone, on a broker.
     pub fn on(broker: Arc<dyn Broker>) -> Self {
-        let shared = Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY);
+        let shared =
+            Shared::new(broker, Clock::new(), Arc::new(Random::from_system()), PUBLISH_RETRY, Outages::default());
         Self::new(shared, None, registry::linked_events())
     }
 
@@ -163,7 +165,7 @@ impl Publisher {
 
     fn shared(&self, retry: Duration) -> Shared {
         let shared = &self.inner.shared;
-        Shared::new(Arc::clone(&shared.broker), shared.clock, Arc::clone(&shared.random), retry)
+        Shared::new(Arc::clone(&shared.broker), shared.clock, Arc::clone(&shared.random), retry, shared.outages.clone())
     }
 
     pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {

@@ -17,6 +17,7 @@ use super::floor::Floor;
 use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
 use crate::meeting::{Meeting, Publishes};
+use crate::outage::{Contact, Outages};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -70,12 +71,19 @@ pub(crate) struct Shared {
     pub(super) retry: Duration,
     pub(super) meeting: Arc<Meeting>,
     room: Arc<Semaphore>,
+    pub(super) outages: Outages,
 }
 
 impl Shared {
-    pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock, random: Arc<Random>, retry: Duration) -> Self {
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        random: Arc<Random>,
+        retry: Duration,
+        outages: Outages,
+    ) -> Self {
         let meeting = Arc::new(Meeting::new(Arc::clone(&broker), clock));
-        Self { broker, clock, random, retry, meeting, room: Arc::new(Semaphore::new(ROOM as usize)) }
+        Self { broker, clock, random, retry, meeting, room: Arc::new(Semaphore::new(ROOM as usize)), outages }
     }
 }
 
@@ -160,7 +168,16 @@ impl Queue {
             waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
             if !std::mem::replace(&mut waiting.writing, true) {
                 let queue = Arc::clone(self);
-                tokio::spawn(Writer { queue, items: VecDeque::new(), trouble: None, done: false }.run());
+                tokio::spawn(
+                    Writer {
+                        contact: queue.shared.outages.contact(),
+                        queue,
+                        items: VecDeque::new(),
+                        trouble: None,
+                        done: false,
+                    }
+                    .run(),
+                );
             }
         }
         Pending { answered }
@@ -209,6 +226,7 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
+    contact: Contact,
     /// What the write under way is about, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
@@ -225,9 +243,8 @@ impl Writer {
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
             match self.queue.write(entries).await {
                 Ok(written) => {
-                    if self.trouble.take().is_some() {
-                        tracing::info!(stream = self.queue.key.as_str(), "publishing goes on");
-                    }
+                    self.trouble = None;
+                    self.contact.succeeded();
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
@@ -239,7 +256,10 @@ impl Writer {
                             .items
                             .front()
                             .map_or(Duration::ZERO, |item| item.deadline.saturating_duration_since(Instant::now()));
-                        tokio::time::sleep(wait.mul_f64(jitter).min(first)).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(wait.mul_f64(jitter).min(first)) => {}
+                            () = self.queue.shared.outages.over() => {}
+                        }
                         wait = (wait * 2).min(LONGEST_WAIT);
                     }
                 }
@@ -297,14 +317,12 @@ impl Writer {
             _ => error,
         };
         let definite = Arc::new(definite);
-        if verdict.again && self.trouble.replace(Arc::clone(&definite)).is_none() {
-            tracing::warn!(
-                stream = self.queue.key.as_str(),
-                events = self.items.len(),
-                error = %definite,
-                "a write failed: it is tried again for {}, and later publishes to this partition wait behind it",
-                humantime::format_duration(self.queue.shared.retry)
-            );
+        if verdict.again {
+            self.contact.failed(&definite);
+            self.trouble = Some(Arc::clone(&definite));
+        } else {
+            // Its callers are told; the server did answer.
+            self.contact.succeeded();
         }
         let mut indefinite = None;
         let now = Instant::now();

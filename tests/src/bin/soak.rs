@@ -1,11 +1,13 @@
-//! The long run under faults, `cargo xtask soak`; as `soak worker ..` it is the process that is killed.
+//! The long runs under faults, `cargo xtask soak` and `cargo xtask chaos`; as `soak worker ..` it is the process that handles events.
 
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use streams_runtime::{App, Batch, BoxError, Config, Context, State, consumer, consumers, permanent};
+use streams_tests::soak::chaos::{self, chaos};
 use streams_tests::soak::journal::{Mark, Writer};
 use streams_tests::soak::{LEASE, Plan, Tick, gives_up, soak, stumbles, takes};
 
@@ -14,6 +16,11 @@ usage: cargo xtask soak -- [--kills 100] [--events 50000] [--seed N]
 
 Kills a worker process again and again while it handles events of a private Redis server, and checks at the end
 that nothing was lost, reordered or repeated beyond the promise. The same seed makes the same decisions.
+
+usage: cargo xtask chaos -- [--minutes 10] [--seed N]
+
+Does the same with the server in the worker's place: it is killed, stopped, filled, made a replica, kept busy, and its
+connections and scripts are taken away, while worker processes handle events and a publisher adds some.
 ";
 
 type Journal = State<Arc<Writer>>;
@@ -67,6 +74,18 @@ fn main() -> ExitCode {
     {
         return worker(life, journal, url);
     }
+    if let [command, options @ ..] = args.as_slice()
+        && command == "chaos"
+    {
+        let Some(plan) = chaos_plan(options) else {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        };
+        println!("seed {}", plan.seed);
+        let report = chaos(&plan);
+        println!("{report}");
+        return if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let Some(plan) = plan(&args) else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
@@ -93,9 +112,24 @@ fn plan(args: &[String]) -> Option<Plan> {
     (plan.events >= u64::from(plan.kills) * 20).then_some(plan)
 }
 
+fn chaos_plan(args: &[String]) -> Option<chaos::Plan> {
+    let (worker, seed) = (env::current_exe().ok()?, streams_tests::soak::journal::micros());
+    let mut plan = chaos::Plan { time: Duration::from_secs(600), seed, worker };
+    let mut args = args.iter();
+    while let Some(option) = args.next() {
+        let number = args.next()?.parse::<u64>().ok()?;
+        match option.as_str() {
+            "--minutes" => plan.time = Duration::from_secs(number.checked_mul(60)?),
+            "--seed" => plan.seed = number,
+            _ => return None,
+        }
+    }
+    Some(plan)
+}
+
 fn worker(life: &str, journal: &str, url: &str) -> ExitCode {
     tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();

@@ -2,7 +2,9 @@
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
 //! [`journal`] is what the worker writes, [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
+//! [`mod@chaos`] does the same with the server in the worker's place.
 
+pub mod chaos;
 pub mod check;
 pub mod journal;
 
@@ -121,6 +123,10 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % bound.max(1)
     }
 
+    fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap_or_default()
+    }
+
     fn pause(&mut self, most: Duration) {
         sleep(Duration::from_micros(self.below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX))));
     }
@@ -159,8 +165,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(plan: &Plan, life: u32, dir: &Path, url: &str) -> Self {
-        let mut command = Command::new(&plan.worker);
+    fn start(program: &Path, life: u32, dir: &Path, url: &str) -> Self {
+        let mut command = Command::new(program);
         command.arg("worker").arg(life.to_string()).arg(dir.join("journal")).arg(url);
         let log = File::create(log_of(dir, life)).expect("a log file");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the worker starts");
@@ -227,7 +233,7 @@ pub fn soak(plan: &Plan) -> Report {
     let weights: u64 = ends.iter().map(|end| weight(*end)).sum();
     for (life, end) in (1..).zip(ends) {
         let share = (plan.events - plan.kills as u64) * weight(end) / weights.max(1);
-        let mut worker = Worker::start(plan, life, dir, &url);
+        let mut worker = Worker::start(&plan.worker, life, dir, &url);
         // Something to do when the lease of the one before is over, so that a takeover shows.
         let first = (share / 4).max(1);
         producer.add(first, None);
@@ -273,7 +279,7 @@ pub fn soak(plan: &Plan) -> Report {
     // The last life settles everything and stops in peace.
     let life = plan.kills + 1;
     producer.add((plan.events + 1).saturating_sub(producer.next), None);
-    let mut worker = Worker::start(plan, life, dir, &url);
+    let mut worker = Worker::start(&plan.worker, life, dir, &url);
     let last: EntryId = newest(&mut producer.client);
     for rules in &GROUPS {
         if !wait_until(|| checkpoint(&mut producer.client, rules.group) == Some(last)) {
@@ -311,14 +317,7 @@ pub fn soak(plan: &Plan) -> Report {
     if plan.kills > 0 && takeovers.is_empty() {
         violations.push("no takeover was seen".to_owned());
     }
-    if !violations.is_empty() {
-        let kept = std::env::temp_dir().join(format!("streams-soak-{}", plan.seed));
-        let _ = fs::create_dir_all(&kept);
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let _ = fs::copy(entry.path(), kept.join(entry.file_name()));
-        }
-        violations.push(format!("journal and logs are kept in {}", kept.display()));
-    }
+    keep(dir, "soak", plan.seed, &mut violations);
     Report {
         plan: plan.clone(),
         took: began.elapsed(),
@@ -329,6 +328,19 @@ pub fn soak(plan: &Plan) -> Report {
         dead_letters,
         violations,
     }
+}
+
+/// Keeps journal and logs where something was found.
+fn keep(dir: &Path, run: &str, seed: u64, violations: &mut Vec<String>) {
+    if violations.is_empty() {
+        return;
+    }
+    let kept = std::env::temp_dir().join(format!("streams-{run}-{seed}"));
+    let _ = fs::create_dir_all(&kept);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = fs::copy(entry.path(), kept.join(entry.file_name()));
+    }
+    violations.push(format!("journal and logs are kept in {}", kept.display()));
 }
 
 /// The times from a kill to the first event that the next process handles, for each group.

@@ -180,7 +180,6 @@ fn roles_may_do_nothing_else() {
         "ACL WHOAMI",
         "CLIENT LIST",
         "CLIENT KILL ID 1",
-        "INFO",
         "SHUTDOWN NOSAVE",
         "MONITOR",
         "EVAL return~1 0",

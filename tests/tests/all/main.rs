@@ -8,6 +8,7 @@ mod contract;
 mod loss;
 mod meeting;
 mod ordered;
+mod outages;
 mod process;
 mod publishing;
 mod readme;

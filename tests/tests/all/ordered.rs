@@ -12,7 +12,7 @@ use streams_runtime::{
     App, BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, GroupStatus, Outcome, Phase,
     Registration, Start, State, Stopped, codec, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
 use tokio::time::Instant;
 
 #[stream_event(stream = "lab")]
@@ -635,17 +635,74 @@ async fn a_commit_that_fails_is_sent_again_and_nothing_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_commit_that_is_refused_halts_the_group_and_gives_its_lease_back() {
+async fn a_commit_that_is_refused_halts_the_group_until_it_is_mended_and_nothing_is_handled_again() {
     let world = World::new();
     let wire = world.wire();
     let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let log = logged();
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
     publish(&app, 1..=3).await;
     let caught_up = tokio::time::timeout(secs(60), app.settled()).await.expect("an answer within a minute");
     assert!(matches!(caught_up, Err(Error::Halted(_))), "{caught_up:?}");
-    assert!(halt(&app, "left").unwrap().contains("Commit fails"));
-    assert_eq!(world.state("left").await.lease.owner, "");
+    let reason = halt(&app, "left").unwrap();
+    assert!(reason.contains("Commit fails") && reason.contains("goes on by itself"), "{reason}");
+    app.advance(secs(50)).await;
+    assert!(log.count("halted") == 1 && wire.calls(Op::Commit) < 20, "{}", log.text());
+    wire.heal();
+    app.advance(secs(10)).await;
+    settled(&app).await;
+    assert_eq!(world.lab.events("left"), [1, 2, 3]);
+    assert!(app.status().is_ready());
+    wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
+    publish(&app, [4]).await;
+    world.lab.called("left", 4).await;
     assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+}
+
+#[tokio::test]
+async fn a_group_whose_state_is_refused_halts_and_goes_on_by_itself_when_it_is_mended() {
+    let world = World::new();
+    let wire = world.wire();
+    wire.always(Op::Acquire, Fault::Fail(BrokerErrorKind::Refused));
+    let log = logged();
+    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    publish(&app, 1..=3).await;
+    app.advance(secs(50)).await;
+    assert!(halt(&app, "left").unwrap().contains("Acquire fails"));
+    assert!(log.count("halted") == 1 && wire.calls(Op::Acquire) < 10, "{}", log.text());
+    wire.heal();
+    app.advance(secs(30)).await;
+    settled(&app).await;
+    assert!(app.status().is_ready() && world.lab.events("left") == [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
+    let world = World::new();
+    let wire = world.wire();
+    let app = world.start_on(&wire, consumers![left, right, both_steps], Config::new()).await;
+    publish(&app, 1..=3).await;
+    settled(&app).await;
+    let log = logged();
+    wire.cut_off();
+    app.advance(secs(50)).await;
+    let status = app.status();
+    assert!(!status.is_ready() && status.trouble.unwrap().contains("because the test says so"));
+    assert_eq!(log.text().lines().count(), 1, "{}", log.text());
+    app.advance(secs(60)).await;
+    assert_eq!(log.text().lines().count(), 2, "and again after a minute: {}", log.text());
+    wire.heal();
+    let began = Instant::now();
+    publish(&app, 4..=6).await;
+    settled(&app).await;
+    assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
+    let status = app.status();
+    assert!(status.is_ready() && status.trouble.is_none(), "{status:?}");
+    for group in ["left", "right", "both"] {
+        assert_eq!(world.lab.events(group), [1, 2, 3, 4, 5, 6]);
+    }
+    assert_eq!(log.text().lines().count(), 2, "{}", log.text());
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use streams_core::broker::{
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::Redis;
-use streams_tests::{Options, RedisServer};
+use streams_tests::{Options, RedisServer, logged};
 use tokio::time::Instant;
 
 use crate::contract::{Case, fields, partition, risk, step};
@@ -451,6 +451,16 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
 }
 
 // Servers that refuse.
+
+#[tokio::test]
+async fn a_server_that_would_throw_streams_away_is_warned_of() {
+    for (policy, warnings) in [("allkeys-lru", 1), ("volatile-lru", 0), ("noeviction", 0)] {
+        let server = Options::default().args(["--maxmemory-policy", policy]).start();
+        let log = logged();
+        Redis::open(&server.url()).unwrap().connect().await.unwrap();
+        assert_eq!(log.count("set its maxmemory-policy to noeviction"), warnings, "{}", log.text());
+    }
+}
 
 #[tokio::test]
 async fn a_full_server_stops_appends_and_not_commits() {

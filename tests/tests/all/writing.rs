@@ -13,7 +13,7 @@ use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::{PublishError, Publisher, Receipt, StreamEvent, codec, stream_event};
+use streams_runtime::{App, PublishError, Publisher, Receipt, StreamEvent, codec, consumer, consumers, stream_event};
 use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, logged};
 use tokio::time::Instant;
 
@@ -486,7 +486,69 @@ async fn a_stream_with_retention_consumed_waits_for_its_slowest_group() {
     assert_eq!(first().await, all[3], "the entry at the checkpoint stays");
 }
 
+#[tokio::test]
+async fn a_stream_that_grows_because_a_group_does_not_read_it_is_told_with_the_group_and_the_remedy() {
+    let server = RedisServer::start();
+    let broker: Arc<dyn Broker> = Arc::new(Redis::open(&server.url()).unwrap());
+    let publisher = Publisher::on(Arc::clone(&broker));
+    let partition = partition_of::<Kept>();
+    let add = "for _ = 1, 1000000 do redis.call('XADD', 'kept', '*', 'a', 'b') end";
+    redis::cmd("EVAL").arg(add).arg(0).exec(&mut RedisServer::client(&server.url())).unwrap();
+    let log = logged();
+    let a_minute = async || {
+        tokio::time::pause();
+        tokio::time::advance(secs(61)).await;
+        tokio::time::resume();
+    };
+
+    publisher.publish(&Kept { n: 1 }).await.unwrap();
+    assert_eq!(log.count("because it has no group"), 1, "{}", log.text());
+
+    broker.create(&partition.group("slow"), Start::Earliest).await.unwrap();
+    let publisher = Publisher::on(Arc::clone(&broker));
+    for n in 2..4 {
+        publisher.publish(&Kept { n }).await.unwrap();
+        a_minute().await;
+    }
+    let remedy = "XGROUP DESTROY kept slow, and DEL streams:{kept}:slow";
+    assert!(log.count("waits for its slowest group") == 1 && log.count(remedy) == 1, "{}", log.text());
+    assert_eq!(broker.extent(&partition).await.unwrap().unwrap().length, 1_000_003, "and nothing is trimmed");
+}
+
 // Durability.
+
+mod torn {
+    use super::*;
+
+    #[stream_event(stream = "torn", durability = "replicas(1)")]
+    pub(super) struct One {
+        pub(super) n: u64,
+    }
+
+    #[stream_event(stream = "torn", durability = "fsync")]
+    pub(super) struct Two {
+        pub(super) n: u64,
+    }
+
+    #[consumer(group = "torn")]
+    pub(super) async fn one(_: One) {}
+
+    #[consumer(group = "torn")]
+    pub(super) async fn two(_: Two) {}
+}
+
+#[tokio::test]
+async fn events_that_contradict_each_other_about_durability_are_neither_published_nor_consumed() {
+    let (wire, publisher) = wire();
+    let differ = "give stream `torn` a different `durability`";
+    for error in [publisher.publish(&torn::One { n: 1 }).await, publisher.publish(&torn::Two { n: 1 }).await] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains(differ) && !error.is_retryable(), "{error}");
+    }
+    assert_eq!(wire.calls(Op::Append), 0);
+    let error = App::with(consumers![torn::one, torn::two]).check().unwrap_err();
+    assert!(error.to_string().contains(differ), "{error}");
+}
 
 #[tokio::test]
 async fn a_publish_waits_for_its_replicas_and_says_when_they_do_not_come() {

@@ -22,7 +22,7 @@ use crate::registry;
 /// let feed = Acl::new().publish::<Trade>(None)?;
 /// assert_eq!(
 ///     feed.to_string(),
-///     "resetkeys resetchannels clearselectors -@all +exec +multi +ping +script|load +time \
+///     "resetkeys resetchannels clearselectors -@all +exec +info +multi +ping +script|load +time \
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
 ///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
@@ -44,7 +44,7 @@ use crate::registry;
 /// | `consume` | read the stream; change the state of its group, add its dead letters | move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `operate` | read the stream; reset every group of it, list and discard their dead letters | write what it likes into their states |
 ///
-/// Everybody may load scripts, which run with the rights of who calls them, and consumers may end the waits of others
+/// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them, and consumers may end the waits of others
 /// (`CLIENT UNBLOCK`), which only look again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
@@ -95,7 +95,7 @@ impl Acl {
     #[must_use]
     pub fn publish_to(mut self, stream: &StreamKey, retention: Retention, durability: Option<Durability>) -> Self {
         // Several entries are one transaction, and so are notes.
-        self.commands.extend(["ping", "script|load", "time", "multi", "exec"]);
+        self.commands.extend(["info", "ping", "script|load", "time", "multi", "exec"]);
         match durability {
             Some(Durability { fsync: true, .. }) => self.commands.insert("waitaof"),
             Some(_) => self.commands.insert("wait"),
@@ -121,7 +121,7 @@ impl Acl {
     /// When the group cannot be part of a key.
     pub fn consume_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
         keys::check_group(group)?;
-        self.commands.extend(["ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
+        self.commands.extend(["info", "ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
         self.meet(stream);
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
@@ -142,7 +142,7 @@ impl Acl {
     /// As [`operate`](Self::operate), for a tool that knows the stream by its key.
     #[must_use]
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
-        self.commands.extend(["ping", "script|load", "time"]);
+        self.commands.extend(["info", "ping", "script|load", "time"]);
         self.grant("+hget", format!("%R~{}", stream.properties()));
         for partition in patterns(stream) {
             let (groups, bell) = (of_any_group(&partition), of_partition(&partition, "_bell"));

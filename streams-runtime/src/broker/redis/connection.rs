@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -16,6 +16,7 @@ use streams_core::broker::{BrokerError, BrokerErrorKind};
 #[cfg(feature = "tls")]
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::parse::Unexpected;
 #[cfg(feature = "tls")]
@@ -25,6 +26,9 @@ use super::tls::{self, Dialer, Failed, Tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take. The crate's own default of half a second would call a busy server dead.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a failed attempt to connect the next one waits: whatever number of groups asks, a server that comes
+/// up or has revoked a password sees ten attempts a second at most.
+const PACE: Duration = Duration::from_millis(100);
 /// How long a silent peer is believed to be there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -40,6 +44,9 @@ pub(super) struct Target {
     shown: String,
     #[cfg(feature = "tls")]
     tls: Option<Dialer>,
+    /// Whether there ever was a connection: then a log-in that is refused is no mistake of the program's, but one that
+    /// somebody makes with the server right now, and mends.
+    known: AtomicBool,
 }
 
 impl fmt::Debug for Target {
@@ -140,6 +147,7 @@ impl Target {
             shown,
             #[cfg(feature = "tls")]
             tls: None,
+            known: AtomicBool::new(false),
         })
     }
 
@@ -178,7 +186,12 @@ impl Target {
                 }
             }
             // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
-            cmd("PING").exec_async(&mut connection).await?;
+            match cmd("PING").exec_async(&mut connection).await {
+                // Says only that it cannot save, and so refuses writes: it can be read.
+                Err(error) if error.code() == Some("MISCONF") => {}
+                answer => answer?,
+            }
+            self.known.store(true, Ordering::Relaxed);
             Ok(connection)
         };
         connected.await.map_err(|error: RedisError| self.cannot_connect(&error))
@@ -197,7 +210,9 @@ impl Target {
             return self.not_connected(&tls.ended(error)).caused_by(self.without_password(error));
         }
         let text = error.to_string();
-        let has = |word| text.contains(word);
+        // Some codes have a kind of their own in the crate, and then do not stand in the text.
+        let code = error.code().unwrap_or_default().to_owned();
+        let has = |word| text.contains(word) || code == word;
         let (kind, why) = if error.is_timeout() {
             (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
         } else if error.is_connection_refusal() {
@@ -238,6 +253,10 @@ impl Target {
             (Unavailable, "the server is still loading its data")
         } else if has("NOPERM") {
             (Refused, "the user may not log in or PING (NOPERM); grant it the commands with ACL")
+        } else if has("BUSY") {
+            (Unavailable, "the server is busy with somebody's script (BUSY); SCRIPT KILL ends it")
+        } else if has("MASTERDOWN") {
+            (Unavailable, "the server is a replica that has lost its primary (MASTERDOWN)")
         } else if has("max number of clients") {
             (Unavailable, "the server has no connection left; raise its maxclients")
         } else if is_ended(error) {
@@ -249,6 +268,7 @@ impl Target {
         } else {
             (Unavailable, "check that the server runs and that REDIS_URL is right")
         };
+        let kind = if kind == Refused && self.known.load(Ordering::Relaxed) { Unavailable } else { kind };
         BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown))
             .caused_by(self.without_password(error))
     }
@@ -316,8 +336,8 @@ pub(super) struct Link {
 #[derive(Default)]
 struct Slot {
     live: Option<Live>,
-    /// Why the last attempt failed.
-    failure: Option<(BrokerErrorKind, String)>,
+    /// Why the last attempt failed, and when.
+    failure: Option<(BrokerErrorKind, String, Instant)>,
 }
 
 impl fmt::Debug for Slot {
@@ -402,9 +422,12 @@ impl Link {
             return Ok(live.clone());
         }
         if self.attempts.load(Ordering::Acquire) > before
-            && let Some((kind, message)) = &slot.failure
+            && let Some((kind, message, _)) = &slot.failure
         {
             return Err(BrokerError::new(*kind, message.clone()));
+        }
+        if let Some((.., failed)) = &slot.failure {
+            tokio::time::sleep_until(*failed + PACE).await;
         }
         let connected = self.target.connect(self.response_timeout).await;
         let attempt = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
@@ -414,7 +437,7 @@ impl Link {
                 Ok(slot.live.insert(Live { connection, attempt }).clone())
             }
             Err(error) => {
-                slot.failure = Some((error.kind(), error.to_string()));
+                slot.failure = Some((error.kind(), error.to_string(), Instant::now()));
                 Err(error)
             }
         }
@@ -462,7 +485,16 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
             "the key holds something else (WRONGTYPE); rename the stream or the group, or delete the key if nobody \
              needs it",
         ),
-        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "UNBLOCKED" => {
+        "LOADING" => (BrokerErrorKind::Unavailable, "the server is still loading its data (LOADING)"),
+        "BUSY" => {
+            (BrokerErrorKind::Unavailable, "the server is busy with somebody's script (BUSY); SCRIPT KILL ends it")
+        }
+        "NOREPLICAS" => (
+            BrokerErrorKind::Unavailable,
+            "the server refuses writes while it has too few replicas (NOREPLICAS); bring them back, or lower its \
+             min-replicas-to-write",
+        ),
+        "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "UNBLOCKED" => {
             (BrokerErrorKind::Unavailable, "the server asks to come back later")
         }
         "READONLY" => {

@@ -163,7 +163,11 @@ impl Broker for Redis {
             // Redis before 7.0 takes the flags in a script's first line for a syntax error.
             match self.commands.run(call, load).await {
                 Err(error) if error.kind() == BrokerErrorKind::Protocol => Err(self.too_old(error).await),
-                other => other,
+                Err(error) => Err(error),
+                Ok(()) => {
+                    self.warn_of_eviction().await;
+                    Ok(())
+                }
             }
         })
     }
@@ -461,6 +465,23 @@ impl Broker for Redis {
 }
 
 impl Redis {
+    /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
+    /// operator has to know.
+    async fn warn_of_eviction(&self) {
+        let call = Call { command: "INFO", key: "", effect: Effect::Read };
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        let Ok(Ok(info)) = self.command(call, &info).await.map(parse::text) else { return };
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or_default();
+        if policy.starts_with("allkeys-") {
+            tracing::warn!(
+                server = self.target.shown(),
+                policy,
+                "a full server would throw whole streams away, with events that nobody has handled: set its maxmemory-policy to noeviction"
+            );
+        }
+    }
+
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
         let call = Call { command: "INFO", key: "", effect: Effect::Read };

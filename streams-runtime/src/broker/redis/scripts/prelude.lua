@@ -75,7 +75,8 @@ local function mirror(stream, group, at, seen)
   end
   local set = redis.pcall(unpack(command))
   if set.err then
-    return not (string.find(set.err, 'NOGROUP', 1, true) or redis.call('TYPE', stream).ok ~= 'stream')
+    -- A key of another type is for those who read it to tell: it may be put right again.
+    return not (string.find(set.err, 'NOGROUP', 1, true) or redis.call('TYPE', stream).ok == 'none')
   end
   return true
 end

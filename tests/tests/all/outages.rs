@@ -1,0 +1,418 @@
+//! What outages and refusals of a real server do to an app: one line of log, nothing lost or out of order, and it goes on.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use streams_runtime::broker::Redis;
+use streams_runtime::{
+    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Running, State, Stopped, consumer,
+    consumers, stream_event,
+};
+use streams_tests::{Log, Options, RedisServer, logged_from};
+
+/// How long anything may take on a machine that is busy with a build.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_millis(1500);
+/// How often the groups commit, and so the most events that one outage repeats.
+const BATCH: usize = 5;
+const PARTITIONS: u32 = 4;
+const GROUPS: [&str; 3] = ["one", "two", "three"];
+
+#[stream_event(stream = "pulse", partitions = 4)]
+#[derive(Debug, Clone, PartialEq)]
+struct Pulse {
+    n: u64,
+}
+
+/// Of another stream: whether it is added does not matter.
+#[stream_event(stream = "probe")]
+#[derive(Debug, Clone, PartialEq)]
+struct Probe {
+    filler: String,
+}
+
+/// What the handlers were called with, in order.
+#[derive(Debug, Clone, Default)]
+struct Seen(Arc<Mutex<BTreeMap<Place, Vec<EntryId>>>>);
+
+/// A group and a partition.
+type Place = (String, u32);
+
+impl Seen {
+    fn add(&self, ctx: &Context) {
+        let key = (ctx.group().to_owned(), ctx.partition());
+        self.0.lock().unwrap().entry(key).or_default().push(ctx.entry_id());
+    }
+
+    fn of(&self, group: &str, partition: u32) -> Vec<EntryId> {
+        self.0.lock().unwrap().get(&(group.to_owned(), partition)).cloned().unwrap_or_default()
+    }
+}
+
+#[consumer(group = "one", checkpoint = 5)]
+async fn one(_: Pulse, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[consumer(group = "two", checkpoint = 5)]
+async fn two(_: Pulse, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[consumer(group = "three", checkpoint = 5)]
+async fn three(_: Pulse, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+/// An app of three groups on four partitions.
+struct Site {
+    server: RedisServer,
+    app: Running,
+    seen: Seen,
+    log: Log,
+}
+
+impl Site {
+    async fn on(server: RedisServer, url: &str) -> Self {
+        let log = logged_from(tracing::Level::INFO);
+        let seen = Seen::default();
+        let broker = Arc::new(Redis::open(url).unwrap());
+        let app = App::with(consumers![one, two, three]).state(seen.clone()).broker(broker);
+        let app = app.config(Config::new().lease(LEASE)).start().await.unwrap();
+        publish(app.publisher(), 1..=40).await;
+        app.caught_up().await.unwrap();
+        Self { server, app, seen, log }
+    }
+
+    async fn start(args: &[&str]) -> Self {
+        // What was answered is in the file, whatever ends the server: the file system keeps it.
+        let options = Options::default().args(["--appendonly", "yes", "--appendfsync", "no"]);
+        let server = options.args(args.iter().copied()).start();
+        let url = server.url();
+        Self::on(server, &url).await
+    }
+
+    /// Tries once.
+    async fn probe(&self) -> Result<(), PublishError> {
+        let once = self.app.publisher().retrying_for(Duration::ZERO);
+        once.publish(&Probe { filler: "x".repeat(10_000) }).await.map(drop)
+    }
+
+    async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(began.elapsed() < PATIENCE, "not {what}: {:?}\n{}", self.app.status(), self.log.text());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Everything that is in the stream was handled by every group, in order, and repeated as often as may be.
+    async fn is_whole(&self, outages: usize) {
+        self.app.caught_up().await.unwrap();
+        self.wait_until("ready", |site| site.app.status().is_ready()).await;
+        for partition in 0..PARTITIONS {
+            let entries = entries(&self.server.url(), partition);
+            for group in GROUPS {
+                let seen = self.seen.of(group, partition);
+                let mut first: Vec<EntryId> = Vec::new();
+                for id in &seen {
+                    if !first.contains(id) {
+                        first.push(*id);
+                    }
+                }
+                assert_eq!(first, entries, "{group} on {partition}");
+                let repeats = seen.len() - first.len();
+                assert!(repeats <= BATCH * outages, "{group} on {partition}: {repeats} repeats");
+            }
+        }
+    }
+}
+
+async fn publish(publisher: &Publisher, numbers: std::ops::RangeInclusive<u64>) {
+    for receipt in publisher.publish_all(numbers.map(|n| Pulse { n })).await {
+        receipt.unwrap();
+    }
+}
+
+fn entries(url: &str, partition: u32) -> Vec<EntryId> {
+    let mut range = redis::cmd("XRANGE");
+    range.arg(format!("pulse.{partition}")).arg("-").arg("+");
+    let entries: redis::streams::StreamRangeReply = range.query(&mut RedisServer::client(url)).unwrap();
+    entries.ids.iter().map(|entry| entry.id.parse().unwrap()).collect()
+}
+
+/// Something that happens to a server.
+struct Outage {
+    begin: fn(&mut RedisServer),
+    end: fn(&mut RedisServer),
+    /// What the error of a publish says, where there is an answer.
+    says: Option<&'static str>,
+}
+
+/// Lives through an outage that is longer than a lease.
+async fn survives(args: &[&str], outage: Outage) {
+    let mut site = Site::start(args).await;
+    let before = site.log.text().len();
+    (outage.begin)(&mut site.server);
+    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    let during = tokio::spawn(async move { publish(&publisher, 41..=80).await });
+    site.wait_until("told", |site| site.log.text()[before..].contains("the server cannot be used")).await;
+    let status = site.app.status();
+    assert!(status.trouble.is_some() && !status.is_ready());
+    // A silent server is asked for ten seconds, and then it is known no better.
+    if let Some(says) = outage.says {
+        let began = Instant::now();
+        // What broke the connection is told first, then what keeps it from being made.
+        while let error = site.probe().await.unwrap_err()
+            && (error.is_indefinite() || !error.to_string().contains(says))
+        {
+            assert!(error.is_retryable() && !error.is_backpressure() && !error.is_refused(), "{error}");
+            assert!(began.elapsed() < PATIENCE, "not `{says}`: {error:?}");
+        }
+        let is_troubled = |group: &GroupStatus| matches!(group.phase, Phase::Troubled { .. });
+        site.wait_until("without leases", |site| site.app.status().groups.iter().all(is_troubled)).await;
+    }
+    (outage.end)(&mut site.server);
+    let back = Instant::now();
+    let count = |site: &Site| site.seen.0.lock().unwrap().values().map(Vec::len).sum::<usize>();
+    let handled = count(&site);
+    site.wait_until("handling again", |site| count(site) > handled).await;
+    println!("handles events {:?} after the server is back", back.elapsed());
+    during.await.unwrap();
+    site.is_whole(1).await;
+    let lines = site.log.lines_since(before);
+    println!("{}", lines.join("\n"));
+    assert!(lines.len() <= 4 && lines[0].contains("the server cannot be used"), "{lines:#?}");
+    assert!(lines.last().unwrap().contains("the server can be used again"), "{lines:#?}");
+    assert_eq!(site.app.stop().await, Stopped::Clean);
+}
+
+/// A command with arguments that hold blanks, or none.
+fn run(server: &RedisServer, command: &[&str]) {
+    redis::cmd(command[0]).arg(&command[1..]).exec(&mut RedisServer::client(&server.url())).unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_and_started_again_is_waited_for() {
+    let end = |server: &mut RedisServer| {
+        server.start_again();
+        server.wait_until_back();
+    };
+    survives(&[], Outage { begin: RedisServer::kill, end, says: Some("connection refused") }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_is_waited_for() {
+    let begin = |server: &mut RedisServer| {
+        let mut pipe = redis::pipe();
+        (0..5_000).for_each(|n| {
+            pipe.cmd("SET").arg(format!("filler-{n}")).arg("x").ignore();
+        });
+        pipe.cmd("BGREWRITEAOF").ignore();
+        pipe.exec(&mut RedisServer::client(&server.url())).unwrap();
+        while !server.run::<String>("INFO persistence").contains("aof_rewrite_in_progress:0") {
+            thread::sleep(Duration::from_millis(1));
+        }
+        server.kill();
+        server.start_again();
+    };
+    let end = |server: &mut RedisServer| server.wait_until_back();
+    survives(
+        &["--key-load-delay", "600", "--loading-process-events-interval-bytes", "1024"],
+        Outage { begin, end, says: Some("still loading its data") },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_is_waited_for() {
+    let begin = |server: &mut RedisServer| server.signal("STOP");
+    survives(&[], Outage { begin, end: |server| server.signal("CONT"), says: None }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_waited_for() {
+    let begin = |server: &mut RedisServer| server.run::<()>("REPLICAOF 127.0.0.1 1");
+    let end = |server: &mut RedisServer| server.run::<()>("REPLICAOF NO ONE");
+    survives(&[], Outage { begin, end, says: Some("REDIS_URL must name the primary") }).await;
+}
+
+#[tokio::test]
+async fn a_server_without_its_replicas_is_waited_for() {
+    let begin = |server: &mut RedisServer| server.run::<()>("CONFIG SET min-replicas-to-write 1");
+    let end = |server: &mut RedisServer| server.run::<()>("CONFIG SET min-replicas-to-write 0");
+    survives(&[], Outage { begin, end, says: Some("NOREPLICAS") }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_with_a_script_is_waited_for() {
+    let begin = |server: &mut RedisServer| {
+        let mut client = RedisServer::client(&server.url());
+        thread::spawn(move || redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut client).unwrap_err());
+    };
+    let end = |server: &mut RedisServer| server.run::<()>("SCRIPT KILL");
+    survives(&["--busy-reply-threshold", "10"], Outage { begin, end, says: Some("SCRIPT KILL") }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_is_backpressure_and_waited_for() {
+    let begin = |server: &mut RedisServer| {
+        run(server, &["CONFIG", "SET", "save", "3600 1"]);
+        // Where nobody can make a file.
+        run(server, &["CONFIG", "SET", "dir", "/proc"]);
+        server.run::<()>("BGSAVE");
+        while !server.run::<String>("INFO persistence").contains("rdb_last_bgsave_status:err") {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let mut site = Site::start(&["--enable-protected-configs", "yes"]).await;
+    let before = site.log.text().len();
+    begin(&mut site.server);
+    let error = site.probe().await.unwrap_err();
+    assert!(error.is_backpressure() && error.is_retryable() && error.to_string().contains("MISCONF"), "{error}");
+    site.wait_until("told", |site| site.log.text()[before..].contains("MISCONF")).await;
+    assert!(!site.app.status().is_ready());
+    run(&site.server, &["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    publish(site.app.publisher(), 41..=80).await;
+    site.is_whole(1).await;
+    let lines = site.log.lines_since(before);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_full_server_is_backpressure_and_its_groups_go_on() {
+    let site = Site::start(&[]).await;
+    let before = site.log.text().len();
+    let behind = site.app.publisher().clone();
+    publish(&behind, 41..=80).await;
+    run(&site.server, &["CONFIG", "SET", "maxmemory", "1mb"]);
+    let error = site.probe().await.unwrap_err();
+    assert!(error.is_backpressure() && error.is_retryable() && !error.is_indefinite(), "{error}");
+    assert!(error.to_string().contains("OOM"), "{error}");
+    // Commits and renewals go on.
+    site.is_whole(0).await;
+    let beat = || site.server.run::<u64>("HGET streams:{pulse.0}:one beat");
+    let before_renewals = beat();
+    site.wait_until("renewed", |_| beat() >= before_renewals + 5).await;
+    run(&site.server, &["CONFIG", "SET", "maxmemory", "0"]);
+    publish(&behind, 81..=120).await;
+    site.is_whole(0).await;
+    assert_eq!(site.log.lines_since(before), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn connections_that_are_killed_and_scripts_that_are_forgotten_are_hardly_noticed() {
+    let site = Site::start(&[]).await;
+    let before = site.log.text().len();
+    let publisher = site.app.publisher().clone();
+    let rounds = 30;
+    for round in 0..rounds {
+        let (publisher, first) = (publisher.clone(), 41 + round * 20);
+        let publishing = tokio::spawn(async move { publish(&publisher, first..=first + 19).await });
+        site.server.run::<()>("SCRIPT FLUSH SYNC");
+        site.server.run::<u32>("CLIENT KILL TYPE normal SKIPME yes");
+        publishing.await.unwrap();
+    }
+    site.is_whole(rounds as usize).await;
+    let lines = site.log.lines_since(before);
+    assert!(lines.len() <= 4, "{lines:#?}");
+    assert_eq!(site.app.stop().await, Stopped::Clean);
+}
+
+/// A server with a user `app`, and an app that logs in as it.
+async fn with_user() -> Site {
+    let server = Options::default().user("app on >right ~* +@all").start();
+    let url = format!("redis://app:right@127.0.0.1:{}", server.port());
+    Site::on(server, &url).await
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_is_an_outage_until_it_is_right_again() {
+    let site = with_user().await;
+    let before = site.log.text().len();
+    run(&site.server, &["ACL", "SETUSER", "app", "resetpass", ">other"]);
+    run(&site.server, &["CLIENT", "KILL", "USER", "app"]);
+    site.wait_until("told", |site| site.log.text()[before..].contains("WRONGPASS")).await;
+    let status = site.app.status();
+    assert!(status.trouble.unwrap().contains("check the user and password in REDIS_URL"));
+    let client = RefCell::new(RedisServer::client(&site.server.url()));
+    let connections = || {
+        let info: String = redis::cmd("INFO").arg("stats").query(&mut *client.borrow_mut()).unwrap();
+        let received = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        received.unwrap().parse::<u32>().unwrap()
+    };
+    let (first, began) = (connections(), Instant::now());
+    let halted = |group: &GroupStatus| matches!(group.phase, Phase::Halted { .. });
+    site.wait_until("tried", |_| connections() >= first + 60).await;
+    // Three shared connections and a tail, each at most every tenth of a second.
+    assert!(began.elapsed() > Duration::from_secs(1), "60 attempts in {:?}", began.elapsed());
+    assert!(!site.app.status().groups.iter().any(halted), "{:?}", site.app.status());
+    run(&site.server, &["ACL", "SETUSER", "app", "resetpass", ">right"]);
+    publish(site.app.publisher(), 41..=80).await;
+    site.is_whole(1).await;
+    let lines = site.log.lines_since(before);
+    assert!(lines.len() <= 4, "{lines:#?}");
+}
+
+/// One partition is refused, with words that name what is wrong; the others go on, and so does it when it is mended.
+async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(&RedisServer)) {
+    let before = site.log.text().len();
+    let group = |site: &Site, partition: u32| {
+        let status = site.app.status();
+        let of = |group: &&GroupStatus| group.partition == partition;
+        status.groups.iter().filter(of).map(|group| group.phase.clone()).collect::<Vec<_>>()
+    };
+    let halted = |phase: &Phase| match phase {
+        Phase::Halted { reason } => words.iter().all(|word| reason.contains(word)),
+        _ => false,
+    };
+    site.wait_until("halted", |site| group(site, 2).iter().all(halted)).await;
+    let publisher = site.app.publisher().retrying_for(Duration::ZERO);
+    let mut refused = 0;
+    for n in 41..=80 {
+        if let Err(error) = publisher.publish(&Pulse { n }).await {
+            assert!(!error.is_retryable() && error.to_string().contains(words[0]), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && refused < 40, "{refused}");
+    for partition in [0, 1, 3] {
+        let entries = entries(&site.server.url(), partition);
+        site.wait_until("going on", |site| GROUPS.iter().all(|group| site.seen.of(group, partition) == entries)).await;
+    }
+    // One line a group for as long as nobody mends it.
+    let errors = site.log.lines_since(before).iter().filter(|line| line.contains("ERROR")).count();
+    assert!(errors <= GROUPS.len(), "{}", site.log.text());
+    mend(&site.server);
+    for n in 81..=120 {
+        publisher.publish(&Pulse { n }).await.unwrap();
+    }
+    let owning = |phase: &Phase| matches!(phase, Phase::Owning { .. });
+    site.wait_until("going on", |site| group(site, 2).iter().all(owning)).await;
+    site.is_whole(1).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_stops_its_own_partition_until_it_is_mended() {
+    let site = Site::start(&[]).await;
+    let mut client = RedisServer::client(&site.server.url());
+    let mut swap = redis::pipe();
+    swap.atomic().cmd("RENAME").arg("pulse.2").arg("kept").cmd("SET").arg("pulse.2").arg("x");
+    swap.exec(&mut client).unwrap();
+    let mend = |server: &RedisServer| run(server, &["RENAME", "kept", "pulse.2"]);
+    stops_its_own_partition_only(site, &["WRONGTYPE", "`pulse.2`", "rename the stream"], mend).await;
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_be_used_stops_its_own_partition_until_it_is_mended() {
+    let site = with_user().await;
+    run(
+        &site.server,
+        &["ACL", "SETUSER", "app", "resetkeys", "~streams:*", "~pulse.0", "~pulse.1", "~pulse.3", "~probe"],
+    );
+    let mend = |server: &RedisServer| run(server, &["ACL", "SETUSER", "app", "~pulse.2"]);
+    stops_its_own_partition_only(site, &["NOPERM", "pulse.2", "ACL"], mend).await;
+}
