@@ -1,4 +1,4 @@
-//! The bytes of an event: MessagePack maps out, strict decoding in; the only file that knows MessagePack.
+//! The bytes of an event: MessagePack out, strict decoding in; the only file that knows MessagePack.
 //!
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
 //! checked first, then `scan` walks its headers, and only then does serde see it.
@@ -7,6 +7,7 @@ use std::fmt;
 
 use rmp_serde::config::BytesMode;
 
+use crate::schema::Layout;
 use crate::{Entry, EventInfo, StreamEvent};
 
 /// The most bytes of a payload unless the event says otherwise: with its id, names and headers an entry stays
@@ -27,7 +28,8 @@ pub const fn max_payload<E: StreamEvent>() -> usize {
     }
 }
 
-/// Appends the event's bytes to `buffer`, which is meant to be reused: structs as maps by field name.
+/// Appends the event's bytes to `buffer`, which is meant to be reused: structs as maps by field name, or as arrays
+/// where the event says `layout = "array"`.
 ///
 /// # Errors
 /// When the event is larger or deeper than a consumer would accept, or serde refuses it. The buffer is as before.
@@ -41,18 +43,23 @@ pub fn encode<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Enc
 
 fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fault> {
     let start = buffer.len();
-    let mut serializer = rmp_serde::Serializer::new(&mut *buffer).with_struct_map().with_bytes(BytesMode::ForceAll);
-    event.serialize(&mut serializer).map_err(|error| Fault::Serde(error.to_string()))?;
+    let arrays = rmp_serde::Serializer::new(&mut *buffer).with_bytes(BytesMode::ForceAll);
+    let written = match E::INFO.layout {
+        Layout::Map => event.serialize(&mut arrays.with_struct_map()),
+        Layout::Array => event.serialize(&mut { arrays }),
+    };
+    written.map_err(|error| Fault::Serde(error.to_string()))?;
     let written = &buffer[start..];
     check_size::<E>(written)?;
     // What is written must be readable: serde writes deeper than `MAX_DEPTH` without complaint.
     scan(written)
 }
 
-/// The event of an entry.
+/// The event of an entry; one of an older version is upcast, step by step, as far back as the event says.
 ///
 /// # Errors
-/// When the entry holds another event, another version, or bytes that are not such an event.
+/// When the entry holds another event, a version that is not read, or bytes that are not such an event; and when an
+/// upcaster refuses it.
 pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
     let info = E::INFO;
     let refuse = |problem| Err(DecodeError { event: info, problem });
@@ -65,16 +72,16 @@ pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
     if name != info.name {
         return refuse(Problem::OtherEvent { name: excerpt(name.as_bytes()), version });
     }
-    if version != info.version {
+    if !(info.oldest..=info.version).contains(&version) {
         return refuse(Problem::OtherVersion(version));
     }
     match entry.payload() {
-        Some(payload) => decode_payload(payload),
+        Some(payload) => E::decode_version(version, payload),
         None => refuse(Problem::Missing(Entry::PAYLOAD)),
     }
 }
 
-/// The event of these bytes, whatever entry they came in.
+/// The event of these bytes, which are of the type's own version, whatever entry they came in.
 ///
 /// # Errors
 /// When the bytes are not such an event.
@@ -188,10 +195,20 @@ enum Problem {
     BadEvent(String),
     OtherEvent { name: String, version: u32 },
     OtherVersion(u32),
+    NotUpcast(String),
     Fault(Fault),
 }
 
 impl DecodeError {
+    pub(crate) fn other_version<E: StreamEvent>(seen: u32) -> Self {
+        Self { event: E::INFO, problem: Problem::OtherVersion(seen) }
+    }
+
+    /// The upcaster from the version before has refused an event.
+    pub(crate) fn not_upcast<New: StreamEvent>(reason: String) -> Self {
+        Self { event: New::INFO, problem: Problem::NotUpcast(reason) }
+    }
+
     /// The event that was expected.
     pub fn event(&self) -> &'static EventInfo {
         self.event
@@ -202,9 +219,14 @@ impl DecodeError {
         matches!(self.problem, Problem::OtherVersion(version) if version > self.event.version)
     }
 
-    /// Whether the entry holds an earlier version than this program knows.
+    /// Whether the entry holds an earlier version than this program still reads.
     pub fn is_older(&self) -> bool {
         matches!(self.problem, Problem::OtherVersion(version) if version < self.event.version)
+    }
+
+    /// Whether the upcaster from an older version has refused the event.
+    pub fn is_not_upcast(&self) -> bool {
+        matches!(self.problem, Problem::NotUpcast(_))
     }
 
     /// Whether the entry says that it holds another event.
@@ -221,7 +243,7 @@ impl DecodeError {
     pub fn is_malformed(&self) -> bool {
         match &self.problem {
             Problem::Missing(_) | Problem::BadEvent(_) => true,
-            Problem::OtherEvent { .. } | Problem::OtherVersion(_) => false,
+            Problem::OtherEvent { .. } | Problem::OtherVersion(_) | Problem::NotUpcast(_) => false,
             Problem::Fault(fault) => !matches!(fault, Fault::TooLarge { .. }),
         }
     }
@@ -231,14 +253,14 @@ impl DecodeError {
         match &self.problem {
             Problem::OtherEvent { name, version } => Some((name, *version)),
             Problem::OtherVersion(version) => Some((self.event.name, *version)),
-            Problem::Missing(_) | Problem::BadEvent(_) | Problem::Fault(_) => None,
+            Problem::Missing(_) | Problem::BadEvent(_) | Problem::NotUpcast(_) | Problem::Fault(_) => None,
         }
     }
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EventInfo { stream, name, version, .. } = self.event;
+        let EventInfo { stream, name, version, oldest, .. } = self.event;
         match &self.problem {
             Problem::Missing(field) => {
                 write!(f, "an entry of stream `{stream}` has no field `{field}`; expected `{name}@{version}`")
@@ -256,7 +278,12 @@ impl fmt::Display for DecodeError {
             ),
             Problem::OtherVersion(seen) => write!(
                 f,
-                "event `{name}` of stream `{stream}` is version {seen}, and this program reads only version {version}"
+                "event `{name}` of stream `{stream}` is version {seen}, and this program reads none older than version {oldest} (`oldest = {oldest}`); read it with a program that upcasts version {seen}"
+            ),
+            Problem::NotUpcast(reason) => write!(
+                f,
+                "event `{name}` of stream `{stream}` is refused by the upcaster from version {} to {version}: {reason}",
+                version - 1
             ),
             Problem::Fault(fault) => {
                 write!(f, "the payload of event `{name}@{version}` of stream `{stream}` cannot be read: {fault}")
@@ -353,7 +380,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    #[stream_event(stream = "trades", version = 2, max_payload = "64KiB")]
+    #[stream_event(stream = "trades", version = 2, oldest = 2, max_payload = "64KiB")]
     #[derive(Debug, Clone, PartialEq)]
     struct Trade {
         symbol: String,

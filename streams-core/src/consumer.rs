@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::codec::{self, DecodeError};
+use crate::schema::{Compat, Report};
 use crate::{
     Context, Entry, EntryId, EventId, EventInfo, Failure, FromContext, Headers, IntoOutcome, Needs, Outcome,
     StreamEvent,
@@ -177,6 +178,11 @@ impl<E> Message<E> {
     /// When the entry was added, by the server's clock.
     pub fn time(&self) -> SystemTime {
         self.entry.time()
+    }
+
+    /// The version that the event was published with, which may be older than `E`'s; 1 in a message made for a test.
+    pub fn version(&self) -> u32 {
+        self.entry.version()
     }
 
     /// Which attempt this is, from 1; attempts before a restart count.
@@ -469,6 +475,32 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
 #[doc(hidden)]
 pub const fn event_of<C: Consumer>() -> &'static EventInfo {
     <C::Payload as Payload>::Event::INFO
+}
+
+/// Not public API: a consumer takes the newest version that the lock of its event knows.
+///
+/// # Panics
+/// While compiling, at the place of the call.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_newest<C: Consumer>() {
+    let EventInfo { stream, name, version, newest, .. } = *event_of::<C>();
+    if version == newest {
+        return;
+    }
+    let mut text = Report::new(Compat::None, false);
+    text.write("the consumer takes version ");
+    text.write_number(version as u64);
+    text.write(" of `");
+    text.write(name);
+    text.write("`, and the lock of stream `");
+    text.write(stream);
+    text.write("` has version ");
+    text.write_number(newest as u64);
+    text.write(", at whose first event the group would halt; take the type of version ");
+    text.write_number(newest as u64);
+    text.write(", which reads older events as well; or if that version was never used remove it from the lock");
+    panic!("{}", text.text())
 }
 
 /// Not public API: whether a consumer takes `Batch<E>`.

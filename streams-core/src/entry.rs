@@ -142,6 +142,11 @@ impl Entry {
         }
     }
 
+    /// The version that was written; 1 where the entry names none, as one does that was made for a test.
+    pub(crate) fn version(&self) -> u32 {
+        self.event().map_or(1, |(_, version)| version)
+    }
+
     /// The event's id; the entry's own id where the producer gave none.
     pub fn event_id(&self) -> EventId {
         EventId(self.given_id().map_or_else(|| self.id.to_string(), str::to_owned))

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::SchemaType;
-use crate::schema::Schema;
+use crate::codec::DecodeError;
+use crate::schema::{Layout, Schema};
+use crate::{SchemaType, upcast};
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
 ///
@@ -23,6 +24,12 @@ pub trait StreamEvent: SchemaType + Serialize + DeserializeOwned + Send + Sync +
 
     /// The value of the `key = field`, as text: events of one key share a partition, so they stay in order.
     fn key(&self) -> Option<Cow<'_, str>>;
+
+    /// Not public API: the event of these bytes, which an entry of this version holds; see `codec::decode`.
+    #[doc(hidden)]
+    fn decode_version(version: u32, payload: &[u8]) -> Result<Self, DecodeError> {
+        upcast::decode_own(version, payload)
+    }
 }
 
 /// What `#[stream_event(..)]` said about an event type.
@@ -32,8 +39,14 @@ pub struct EventInfo {
     pub stream: &'static str,
     /// The event's name on the wire, unique in its stream.
     pub name: &'static str,
-    /// The event's version, from 1.
+    /// The event's version, from 1: what a publisher writes.
     pub version: u32,
+    /// The oldest version that is read, by way of the versions between.
+    pub oldest: u32,
+    /// The newest version that the event's lock knew when the program was compiled; its own where there is none.
+    pub newest: u32,
+    /// The version before this one, where events of it are read.
+    pub upcast_from: Option<&'static EventInfo>,
     /// The field that keeps events in order, if any.
     pub key: Option<&'static str>,
     /// A property of the stream: how many partitions it has.
@@ -46,6 +59,8 @@ pub struct EventInfo {
     pub max_payload: Option<usize>,
     /// Its shape on the wire.
     pub schema: &'static Schema,
+    /// How its structs are written.
+    pub layout: Layout,
     /// The hash of its schema.
     pub fingerprint: u64,
     /// The Rust type, for messages.

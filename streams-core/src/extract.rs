@@ -150,6 +150,12 @@ impl Context {
         self.entry.event_id()
     }
 
+    /// The version that the event was published with, which may be older than the type that the handler takes; 1 in a
+    /// context made for a test.
+    pub fn version(&self) -> u32 {
+        self.entry.version()
+    }
+
     /// Which attempt this is, from 1; attempts before a restart count.
     pub fn attempt(&self) -> u32 {
         self.attempt

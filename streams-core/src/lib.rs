@@ -4,7 +4,8 @@
 //! depends on `streams-runtime`, which re-exports everything here.
 //!
 //! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
-//! described ([`schema`]), encoded ([`codec`]), stored ([`Entry`]), named in Redis ([`keys`]),
+//! described ([`schema`]), encoded ([`codec`]), read across versions ([`UpcastFrom`]), stored ([`Entry`]), named in Redis
+//! ([`keys`]),
 //! carried ([`broker`]), handed to a function ([`Consumer`], [`Batch`], [`FromContext`]), judged ([`Outcome`]).
 
 // The attributes emit `::streams_core::..` paths, also inside this crate.
@@ -13,6 +14,7 @@ extern crate self as streams_core;
 mod event;
 pub mod schema;
 pub mod codec;
+mod upcast;
 mod entry;
 pub mod keys;
 pub mod broker;
@@ -31,14 +33,26 @@ pub use event::{Durability, EventInfo, EventKey, EventRegistration, Retention, S
 pub use extract::{Context, FromContext, MissingState, Needs, Resources, Scope, Shared, State};
 pub use outcome::{BoxError, Failure, HandlerError, IntoOutcome, Outcome, Permanent, permanent};
 pub use schema::SchemaType;
-pub use streams_macros::{consumer_core as consumer, event_type_core as event_type, stream_event_core as stream_event};
+pub use streams_macros::{
+    consumer_core as consumer, event_type_core as event_type, frozen_event_core as frozen_event,
+    stream_event_core as stream_event,
+};
+pub use upcast::UpcastFrom;
 
 /// Not public API: what the attributes' expansions name.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "chrono")]
+    pub use chrono::{DateTime, Utc};
     pub use inventory;
     pub use serde;
     pub use std::borrow::Cow;
+    #[cfg(feature = "uuid")]
+    pub use uuid::Uuid;
 
-    pub use crate::consumer::{event_of, takes_batches};
+    pub use crate::codec::DecodeError;
+    pub use crate::consumer::{check_newest, event_of, takes_batches};
+    pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
+    pub use crate::schema::{check_layout, check_recursion, left_out};
+    pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

@@ -126,22 +126,28 @@ impl Failure {
 
     /// The failure and its causes in one line, as it stands in logs and dead letters.
     pub fn reason(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = match self {
-            Self::Handler(error) | Self::Rejected { source: error, .. } => error.source(),
-            _ => None,
-        };
-        while let Some(error) = next {
-            let cause = error.to_string();
-            // Some error types repeat their source in their own text.
-            if !text.ends_with(&cause) {
-                text.push_str(": ");
-                text.push_str(&cause);
-            }
-            next = error.source();
+        match self {
+            Self::Handler(error) => with_causes(&**error),
+            Self::Rejected { argument, source } => format!("argument `{argument}`: {}", with_causes(&**source)),
+            _ => self.to_string(),
         }
-        text
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        // Some error types repeat their source in their own text.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = error.source();
+    }
+    text
 }
 
 /// An error after which another attempt is pointless; made by [`permanent`].

@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{FnArg, Ident, Index, ItemFn, LitStr, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, NameKind, Value, duration, duration_tokens, missing};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -327,6 +327,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             async move { #name(#lend #payload #(, #args.#indices)*).await }
         }
     };
+    let check = called(event, &quote!(#root::__private::check_newest::<#name>), quote!());
     // The types know whether there is a batch; a message for each option that has no use without.
     let batch_checks = of_batches.iter().map(|(option, place)| {
         let message = format!(
@@ -363,6 +364,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
 
                 #invoke
             }
+            const _: () = #check;
             #(#batch_checks)*
             #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
         };

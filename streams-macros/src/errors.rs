@@ -1,6 +1,6 @@
-//! Collects the mistakes of one use of an attribute, so that the user sees all of them at once.
+//! Collects the mistakes of one use of an attribute, so that the user sees all of them at once; places those that the compiler finds.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::Error;
 
@@ -46,4 +46,28 @@ impl Drop for Errors {
             panic!("bug in streams-macros: the mistakes of a use were not reported");
         }
     }
+}
+
+/// A call of a function that may stop the compiler, which then underlines the whole of `tokens`.
+pub(crate) fn called(tokens: impl ToTokens, path: &TokenStream, arguments: TokenStream) -> TokenStream {
+    let mut spans = tokens.into_token_stream().into_iter().map(|token| token.span());
+    let begin = spans.next().unwrap_or_else(Span::call_site);
+    called_at(begin, spans.last().unwrap_or(begin), path, arguments)
+}
+
+/// A call that the compiler underlines from `begin` to `end`: its path has the one span, its parentheses the other.
+pub(crate) fn called_at(begin: Span, end: Span, path: &TokenStream, arguments: TokenStream) -> TokenStream {
+    let begin = begin.resolved_at(Span::call_site());
+    let mut call: TokenStream = path
+        .clone()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(begin);
+            token
+        })
+        .collect();
+    let mut parentheses = Group::new(Delimiter::Parenthesis, arguments);
+    parentheses.set_span(end.resolved_at(Span::call_site()));
+    call.extend([TokenTree::Group(parentheses)]);
+    call
 }

@@ -1,14 +1,17 @@
-//! The attributes of `streams-core` and `streams-runtime`; each crate re-exports its own set under the plain names.
+//! The attributes and macros of `streams-core` and `streams-runtime`; each crate re-exports its own set under the plain names.
 //!
-//! An attribute exists once a root, as in tokio: what it writes names `::streams_core` or `::streams_runtime`,
+//! Each exists once a root, as in tokio: what it writes names `::streams_core` or `::streams_runtime`,
 //! whichever the user depends on.
 
 mod args;
 mod consumer;
 mod errors;
 mod event_type;
+mod frozen_event;
+mod lock;
 mod shape;
 mod stream_event;
+mod versions;
 
 use errors::Errors;
 use proc_macro::TokenStream;
@@ -48,6 +51,18 @@ pub fn consumer_core(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn consumer_runtime(args: TokenStream, item: TokenStream) -> TokenStream {
     consumer::expand(args.into(), &item.into(), &quote!(::streams_runtime)).into()
+}
+
+#[doc = include_str!("../docs/frozen_event.md")]
+#[proc_macro]
+pub fn frozen_event_core(declaration: TokenStream) -> TokenStream {
+    frozen_event::expand(declaration.into(), &quote!(::streams_core)).into()
+}
+
+#[doc = include_str!("../docs/frozen_event.md")]
+#[proc_macro]
+pub fn frozen_event_runtime(declaration: TokenStream) -> TokenStream {
+    frozen_event::expand(declaration.into(), &quote!(::streams_runtime)).into()
 }
 
 /// The attribute stands on something that is no type, or on one that Rust itself refuses.

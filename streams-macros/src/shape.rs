@@ -3,8 +3,10 @@
 //! What serde can do that a schema cannot say is refused, with the reason: bytes that the schema does not
 //! describe would be found out by a consumer that cannot read them.
 
+use std::cell::RefCell;
+
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
@@ -21,6 +23,17 @@ pub(crate) struct Shape<'a> {
     input: &'a DeriveInput,
     root: &'a TokenStream,
     container: Attrs,
+    /// Types that stand for the ones that `#[event(recursive)]` leads back to.
+    markers: RefCell<Vec<(Ident, String)>>,
+}
+
+/// A field or variant of the type itself, for messages about it.
+pub(crate) struct Part {
+    /// Its name on the wire.
+    pub(crate) wire: String,
+    /// Where it stands: the first and the last token of what matters about it.
+    pub(crate) begin: Span,
+    pub(crate) end: Span,
 }
 
 /// Where an attribute stands.
@@ -73,7 +86,7 @@ impl<'a> Shape<'a> {
         if let Data::Union(union) = &input.data {
             errors.push(union.union_token, "a union has no wire form; use an enum");
         }
-        Self { input, root, container }
+        Self { input, root, container, markers: RefCell::default() }
     }
 
     /// An expression of type `&'static Schema`, and mistakes by the way.
@@ -253,7 +266,14 @@ impl<'a> Shape<'a> {
         refuse_known_misfits(ty, errors);
         if attrs.recursive.is_some() {
             let mut marked = ty.clone();
-            MarkRecursion { root: self.root, is_recursive: &|ident| !is_plain(ident) }.visit_type_mut(&mut marked);
+            let marker = |ident: &Ident| {
+                let marker = format_ident!("__Recursive{}", ident.unraw());
+                let name = ident.unraw().to_string();
+                self.markers.borrow_mut().push((marker.clone(), name));
+                marker.into_token_stream()
+            };
+            MarkRecursion { marker: &marker, is_recursive: &|ident| !is_plain(ident), anywhere: true }
+                .visit_type_mut(&mut marked);
             return self.of_type(&marked, ty.span());
         }
         self.of_type(ty, ty.span())
@@ -264,7 +284,9 @@ impl<'a> Shape<'a> {
         let root = self.root;
         let mut ty = ty.clone();
         let itself = &self.input.ident;
-        MarkRecursion { root, is_recursive: &|ident| ident == itself || ident == "Self" }.visit_type_mut(&mut ty);
+        let marker = |_: &Ident| quote!(#root::schema::Recursion);
+        MarkRecursion { marker: &marker, is_recursive: &|ident| ident == itself || ident == "Self", anywhere: false }
+            .visit_type_mut(&mut ty);
         let span = span.resolved_at(Span::call_site());
         quote_spanned!(span=> <#ty as #root::schema::SchemaType>::SCHEMA)
     }
@@ -273,11 +295,13 @@ impl<'a> Shape<'a> {
     pub(crate) fn implementation(&self, errors: &mut Errors) -> TokenStream {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
+        let markers = self.marker_items();
         if self.input.generics.params.is_empty() {
             // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
             // exponential time when types nest.
             return quote! {
                 const _: () = {
+                    #markers
                     static SCHEMA: #root::schema::Schema = *#schema;
                     #[automatically_derived]
                     impl #root::schema::SchemaType for #name {
@@ -292,11 +316,68 @@ impl<'a> Shape<'a> {
         }
         let (parameters, arguments, bounds) = generics.split_for_impl();
         quote! {
-            #[automatically_derived]
-            impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
-                const SCHEMA: &'static #root::schema::Schema = #schema;
-            }
+            const _: () = {
+                #markers
+                #[automatically_derived]
+                impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
+                    const SCHEMA: &'static #root::schema::Schema = #schema;
+                }
+            };
         }
+    }
+
+    /// The types that stand for others, once each.
+    fn marker_items(&self) -> TokenStream {
+        let root = self.root;
+        let mut markers = self.markers.borrow_mut();
+        markers.sort();
+        markers.dedup();
+        let items = markers.iter().map(|(marker, name)| {
+            quote! {
+                struct #marker;
+                impl #root::schema::SchemaType for #marker {
+                    const SCHEMA: &'static #root::schema::Schema = &#root::schema::Schema::Ref(#name);
+                }
+            }
+        });
+        quote!(#(#items)*)
+    }
+
+    /// The fields of a struct, or the variants of an enum, as they are called on the wire.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        // Their mistakes were reported when the schema was written.
+        let mut errors = Errors::default();
+        let parts = match &self.input.data {
+            Data::Struct(data) => data
+                .fields
+                .iter()
+                .filter_map(|field| {
+                    let attrs = Attrs::parse(&field.attrs, Place::Field, &mut errors);
+                    let ident = field.ident.as_ref()?;
+                    let name = ident.unraw().to_string();
+                    let cased = |errors: &mut _| cased(self.container.rename_all.as_ref(), &name, Place::Field, errors);
+                    let wire = attrs.rename.unwrap_or_else(|| cased(&mut errors));
+                    let end = field.ty.to_token_stream().into_iter().last().map_or(ident.span(), |token| token.span());
+                    attrs.skip.is_none().then_some(Part { wire, begin: ident.span(), end })
+                })
+                .collect(),
+            Data::Enum(data) => data
+                .variants
+                .iter()
+                .filter_map(|variant| {
+                    let attrs = Attrs::parse(&variant.attrs, Place::Variant, &mut errors);
+                    let name = variant.ident.unraw().to_string();
+                    let cased =
+                        |errors: &mut _| cased(self.container.rename_all.as_ref(), &name, Place::Variant, errors);
+                    let wire = attrs.rename.unwrap_or_else(|| cased(&mut errors));
+                    let span = variant.ident.span();
+                    attrs.skip.is_none().then_some(Part { wire, begin: span, end: span })
+                })
+                .collect(),
+            Data::Union(_) => Vec::new(),
+        };
+        drop(errors.finish());
+        parts
     }
 
     /// The user's item with the serde derives.
@@ -572,8 +653,10 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
 
 /// Puts a marker in the place of types that lead back to the type itself.
 struct MarkRecursion<'a> {
-    root: &'a TokenStream,
+    marker: &'a dyn Fn(&Ident) -> TokenStream,
     is_recursive: &'a dyn Fn(&Ident) -> bool,
+    /// Whether it counts in whichever module it stands.
+    anywhere: bool,
 }
 
 impl VisitMut for MarkRecursion<'_> {
@@ -582,10 +665,11 @@ impl VisitMut for MarkRecursion<'_> {
             && path.qself.is_none()
             && let Some(last) = path.path.segments.last()
             && (self.is_recursive)(&last.ident)
-            && (path.path.segments.len() == 1 || last.arguments.is_none())
+            // `other::Tree` inside of `Tree` is another type.
+            && (self.anywhere || path.path.segments.len() == 1)
         {
-            let root = self.root;
-            *ty = parse_quote!(#root::schema::Recursion);
+            let marker = (self.marker)(&last.ident);
+            *ty = parse_quote!(#marker);
             return;
         }
         visit_mut::visit_type_mut(self, ty);

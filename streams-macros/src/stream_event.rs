@@ -9,8 +9,10 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
 
 use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
+use crate::lock;
 use crate::shape::{Shape, is_skipped};
+use crate::versions::Versions;
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -23,11 +25,27 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
     let shape = Shape::new(&input, &options.root, &mut errors);
     let implementation = shape.implementation(&mut errors);
     let key = options.key.as_ref().map(|key| key_tokens(key, &input, &options.root, &mut errors));
+    let lock = match &options.stream {
+        Some(stream) if options.lock && errors.is_empty() => {
+            let event = lock::Event {
+                root: &options.root,
+                ident: &input.ident,
+                stream,
+                name: &options.name(&input),
+                version: options.versions.version,
+                compat: &options.compat,
+                parts: shape.parts(),
+            };
+            lock::emit(&event, &mut errors)
+        }
+        _ => lock::Emitted::default(),
+    };
     match (errors.finish(), &options.stream) {
         (None, Some(stream)) => {
             let item = shape.item();
-            let event = emit(&options, stream, &input, key);
-            quote!(#implementation #item #event)
+            let event = emit(&options, stream, &input, key, lock.newest);
+            let comparison = lock.comparison;
+            quote!(#implementation #item #event #comparison)
         }
         (errors, _) => {
             let fallback = shape.fallback();
@@ -42,17 +60,36 @@ struct Options {
     root: TokenStream,
     stream: Option<LitStr>,
     name: Option<LitStr>,
-    version: u32,
+    versions: Versions,
     key: Option<Ident>,
     partitions: Option<u32>,
     retention: Option<Retention>,
     durability: Option<Durability>,
     max_payload: Option<usize>,
+    /// The variant of `Layout`.
+    layout: Ident,
+    /// The variant of `Compat`.
+    compat: Ident,
+    lock: bool,
 }
 
 impl Options {
-    const KNOWN: &[&str] =
-        &["stream", "version", "name", "key", "partitions", "retention", "durability", "max_payload", "crate"];
+    const KNOWN: &[&str] = &[
+        "stream",
+        "version",
+        "upcast_from",
+        "oldest",
+        "name",
+        "key",
+        "partitions",
+        "retention",
+        "durability",
+        "max_payload",
+        "layout",
+        "compat",
+        "lock",
+        "crate",
+    ];
 
     fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
@@ -68,10 +105,7 @@ impl Options {
             }
         };
         let name = args.take("name").and_then(|value| value.redis_name(NameKind::Event, errors));
-        let version = args
-            .take("version")
-            .and_then(|value| value.integer(1..=u32::MAX.into(), "a whole number from 1, such as `2`", errors))
-            .map_or(1, |version| version as u32);
+        let versions = Versions::parse(&mut args, errors);
         let key = args.take("key").and_then(|value| {
             let key = syn::parse2::<Ident>(value.tokens.clone());
             if key.is_err() {
@@ -111,7 +145,46 @@ impl Options {
             size
         });
         let max_payload = max_payload.map(|size| size as usize);
-        Self { root, stream, name, version, key, partitions, retention, durability, max_payload }
+        let layout = args.take("layout");
+        let is_array = layout.as_ref().and_then(|value| match value.text().map(|text| text.value()).as_deref() {
+            Some("map") => Some(false),
+            Some("array") => Some(true),
+            _ => {
+                value.invalid("\"map\" or \"array\"", errors);
+                None
+            }
+        });
+        let is_array = is_array.unwrap_or_default();
+        let compat = args.take("compat").and_then(|value| {
+            const WORDS: [(&str, &str); 4] =
+                [("full", "Full"), ("backward", "Backward"), ("exact", "Exact"), ("none", "None")];
+            let word = value.text().map(|text| text.value());
+            let known = WORDS.iter().find(|(known, _)| Some(*known) == word.as_deref());
+            match known {
+                None => value.invalid("\"full\", \"backward\", \"exact\" or \"none\"", errors),
+                Some((_, "Full" | "Backward" | "None")) if is_array => errors.push(
+                    &value.tokens,
+                    "`layout = \"array\"` goes by the order of the fields, so that no change can be read; remove `compat`",
+                ),
+                Some(_) => {}
+            }
+            known.map(|(_, variant)| *variant)
+        });
+        let compat = compat.unwrap_or(if is_array { "Exact" } else { "Full" });
+        let lock = args.take("lock").is_none_or(|value| {
+            if value.tokens.to_string() != "false" {
+                value.invalid("`false`, for an event that only a test needs", errors);
+            }
+            false
+        });
+        let layout = format_ident!("{}", if is_array { "Array" } else { "Map" });
+        let compat = format_ident!("{compat}");
+        Self { root, stream, name, versions, key, partitions, retention, durability, max_payload, layout, compat, lock }
+    }
+
+    /// The name on the wire.
+    fn name(&self, input: &DeriveInput) -> String {
+        self.name.as_ref().map_or_else(|| input.ident.unraw().to_string(), LitStr::value)
     }
 }
 
@@ -248,17 +321,35 @@ fn key_tokens(key: &Ident, input: &DeriveInput, root: &TokenStream, errors: &mut
     }
 }
 
-fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<TokenStream>) -> TokenStream {
-    let Options { root, version, .. } = options;
+fn emit(
+    options: &Options,
+    stream: &LitStr,
+    input: &DeriveInput,
+    key: Option<TokenStream>,
+    newest: Option<u32>,
+) -> TokenStream {
+    let Options { root, versions, layout, .. } = options;
     let ident = &input.ident;
     let rust_name = ident.unraw().to_string();
-    let name = options.name.as_ref().map_or_else(|| rust_name.clone(), LitStr::value);
+    let name = options.name(input);
     let key_name = option_tokens(options.key.as_ref().map(|key| key.unraw().to_string()));
     let partitions = option_tokens(options.partitions);
     let retention = option_tokens(options.retention.as_ref().map(|retention| retention.tokens(root)));
     let durability = option_tokens(options.durability.as_ref().map(|durability| durability.tokens(root)));
     let max_payload = option_tokens(options.max_payload);
     let key = option_tokens(key);
+    let (version, decode_version) = (versions.info(newest, root), versions.method(root));
+    let version_checks = versions.checks(ident, stream, &name, root);
+    let schema = quote!(<#ident as #root::schema::SchemaType>::SCHEMA);
+    let check = |path, arguments| called(ident, &path, arguments);
+    let recursion = check(quote!(#root::__private::check_recursion), quote!(#schema));
+    let layouts = check(quote!(#root::__private::check_layout), quote!(#schema, #root::schema::Layout::#layout));
+    let checks = quote! {
+        const _: () = {
+            #recursion;
+            #layouts;
+        };
+    };
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -266,14 +357,18 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                 const INFO: &'static #root::EventInfo = &#root::EventInfo {
                     stream: #stream,
                     name: #name,
-                    version: #version,
+                    #version
                     key: #key_name,
                     partitions: #partitions,
                     retention: #retention,
                     durability: #durability,
                     max_payload: #max_payload,
+                    layout: #root::schema::Layout::#layout,
+                    fingerprint: #root::schema::layout_fingerprint(
+                        <#ident as #root::schema::SchemaType>::SCHEMA,
+                        #root::schema::Layout::#layout,
+                    ),
                     schema: <#ident as #root::schema::SchemaType>::SCHEMA,
-                    fingerprint: #root::schema::fingerprint(<#ident as #root::schema::SchemaType>::SCHEMA),
                     type_name: ::core::concat!(::core::module_path!(), "::", #rust_name),
                     file: ::core::file!(),
                     line: ::core::line!(),
@@ -282,14 +377,18 @@ fn emit(options: &Options, stream: &LitStr, input: &DeriveInput, key: Option<Tok
                 fn key(&self) -> ::core::option::Option<#root::__private::Cow<'_, str>> {
                     #key
                 }
+
+                #decode_version
             }
+            #version_checks
             #root::__private::inventory::submit! { #root::EventRegistration::of::<#ident>() }
         };
+        #checks
     }
 }
 
 /// An implementation that says nothing: after a mistake, so that consumers of the event are not mistaken, too.
-fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
+pub(crate) fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
     if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
         return quote!();
     }
@@ -301,11 +400,15 @@ fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
                     stream: "",
                     name: "",
                     version: 1,
+                    oldest: 1,
+                    newest: 1,
+                    upcast_from: ::core::option::Option::None,
                     key: ::core::option::Option::None,
                     partitions: ::core::option::Option::None,
                     retention: ::core::option::Option::None,
                     durability: ::core::option::Option::None,
                     max_payload: ::core::option::Option::None,
+                    layout: #root::schema::Layout::Map,
                     schema: &#root::schema::Schema::Unit,
                     fingerprint: 0,
                     type_name: "",

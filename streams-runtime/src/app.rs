@@ -98,7 +98,7 @@ impl App {
     pub fn with(consumers: impl IntoIterator<Item = Registration>) -> Self {
         let consumers: Vec<_> = consumers.into_iter().collect();
         Self {
-            events: consumers.iter().map(|consumer| consumer.info.event).collect(),
+            events: consumers.iter().flat_map(|consumer| registry::chain(consumer.info.event)).collect(),
             consumers,
             resources: Resources::default(),
             twice: Vec::new(),

@@ -26,7 +26,8 @@
 //!
 //! # Where to look
 //!
-//! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`].
+//! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`]. Older versions:
+//!   [`frozen_event!`], [`UpcastFrom`].
 //! * What a handler may take: the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
@@ -142,10 +143,11 @@ pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
     EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
     OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
-    StreamEvent, codec, consumers, keys, permanent, schema,
+    StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
-    consumer_runtime as consumer, event_type_runtime as event_type, stream_event_runtime as stream_event,
+    consumer_runtime as consumer, event_type_runtime as event_type, frozen_event_runtime as frozen_event,
+    stream_event_runtime as stream_event,
 };
 
 /// Not public API: what the attributes' expansions name.

@@ -119,6 +119,7 @@ pub(crate) fn plan(
     }
     problems.extend(events_problems(events));
     for consumer in &consumers {
+        problems.extend(outdated_problem(consumer.info, events));
         for missing in consumer.needs().missing_from(resources) {
             problems.push(format!(
                 "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
@@ -238,7 +239,24 @@ pub(crate) fn stream_problem<'a>(
     pairs.flat_map(|(a, b)| property_problems(a, b)).next()
 }
 
-/// Properties of a stream that contradict each other, and two types under one name and version.
+/// A consumer whose event has a newer version in this program: it would halt at the first of those.
+fn outdated_problem(consumer: &ConsumerInfo, events: &[&'static EventInfo]) -> Option<String> {
+    let old = consumer.event;
+    let same = |info: &&&EventInfo| (info.stream, info.name) == (old.stream, old.name);
+    let newest = events.iter().filter(same).max_by_key(|info| info.version)?;
+    (newest.version > old.version).then(|| {
+        format!(
+            "{} takes version {} of `{}`, and would halt at the first event of version {}, which is {}; let it take that one",
+            place(consumer),
+            old.version,
+            old.name,
+            newest.version,
+            event_place(newest)
+        )
+    })
+}
+
+/// Properties of a stream that contradict each other, two types under one name and version, and versions that are no chain.
 fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
     let mut seen = HashSet::new();
     let events: Vec<_> =
@@ -256,10 +274,27 @@ fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
                     a.stream
                 ));
             }
+            let (older, newer) = if a.version < b.version { (a, b) } else { (b, a) };
+            if a.name == b.name && a.version != b.version && !chain(newer).any(|info| info == older) {
+                problems.push(format!(
+                    "{} and {} are versions {} and {} of `{}` in stream `{}`, and the newer is not made from the older; name the version before in `upcast_from`, or give one of them another `name`",
+                    event_place(older),
+                    event_place(newer),
+                    older.version,
+                    newer.version,
+                    a.name,
+                    a.stream
+                ));
+            }
             problems.extend(property_problems(a, b));
         }
     }
     problems
+}
+
+/// The event and the types of its older versions.
+pub(crate) fn chain(info: &'static EventInfo) -> impl Iterator<Item = &'static EventInfo> {
+    std::iter::successors(Some(info), |info| info.upcast_from)
 }
 
 fn event_place(info: &EventInfo) -> String {

@@ -1,6 +1,6 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
 //! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many,
-//! [`TlsProxy`] speaks TLS.
+//! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own.
 
 mod faults;
 mod groups;
@@ -11,6 +11,7 @@ mod process;
 mod server;
 pub mod soak;
 mod tls;
+mod user_crate;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use lab::{Act, Lab};
@@ -18,3 +19,4 @@ pub use log::{Log, logged, logged_from};
 pub use process::Process;
 pub use server::{Options, RedisServer};
 pub use tls::{Ca, Identity, TlsProxy};
+pub use user_crate::{CompilerError, UserCrate};

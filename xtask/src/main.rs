@@ -1,9 +1,11 @@
-//! Chores of this repository: `cargo xtask test`, `bench`, `soak` and `chaos`, each with a Redis server at hand.
+//! Chores of this repository: `cargo xtask test`, `bench`, `soak` and `chaos`, each with a Redis server at hand, and
+//! `compile-time`.
 //!
 //! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
 //! server's program, [`tally`] adds up what the test programs report. The tests start private servers
 //! from that program and stop them; nothing here starts a server or talks to one.
 
+mod compile_time;
 mod redis;
 mod tally;
 
@@ -18,10 +20,11 @@ const USAGE: &str = "\
 usage: cargo xtask <command> [arguments]
 
 commands:
-  test     all tests, those on a real server included: cargo test --workspace --all-features
-  bench    the benchmarks: cargo bench -p streams-tests
-  soak     the long run with kills of a worker: cargo run --release -p streams-tests --bin soak
-  chaos    the long run with outages of the server: the same program as `soak chaos`
+  test           all tests, those on a real server included: cargo test --workspace --all-features
+  bench          the benchmarks: cargo bench -p streams-tests
+  compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
+  soak           the long run with kills of a worker: cargo run --release -p streams-tests --bin soak
+  chaos          the long run with outages of the server: the same program as `soak chaos`
 
 Arguments go on to cargo as they are:
   cargo xtask test -- loses_nothing      tests whose name contains `loses_nothing`
@@ -29,7 +32,7 @@ Arguments go on to cargo as they are:
   cargo xtask soak -- --help             what the soak can do
   cargo xtask chaos -- --minutes 1       a short one
 
-Each command looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
+Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew.
 ";
 
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match command.to_str() {
         Some("test") => test(rest),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
+        Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
         Some("soak") => run(&["run", "--release", "-p", "streams-tests", "--bin", "soak"], rest),
         Some("chaos") => {
             // What follows goes to the program, with or without the two dashes.

@@ -1,12 +1,19 @@
-//! The shape of an event on the wire, known at compile time; `types` describes std's types, the attributes describe the user's.
+//! The shape of an event on the wire, known at compile time: described by `types` and the attributes, compared by `compat`, kept by [`lock`].
 //!
 //! A [`Schema`] says what [`crate::codec`] writes, not how Rust holds it: names are wire names, and
 //! [`fingerprint`] ignores what the wire does not show (names of Rust types, order of fields and variants).
 
+mod types;
+mod compat;
+pub mod lock;
+#[doc(hidden)]
+pub mod left_out;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;
-mod types;
 
+pub use compat::{Compat, Report, compare};
 #[doc(hidden)]
 pub use types::Recursion;
 
@@ -61,7 +68,7 @@ pub enum Schema {
     },
     /// The user vouches for the form: only the tag is compared.
     Opaque(&'static str),
-    /// An enclosing type, by the name of its Rust type: the type contains itself.
+    /// An enclosing type that contains itself: `Self`, or the name of the Rust type where another type stands between.
     Ref(&'static str),
 }
 
@@ -76,6 +83,7 @@ pub struct StructSchema {
     pub deny_unknown: bool,
     hash: u64,
     holds_bytes: bool,
+    holds_refs: bool,
 }
 
 impl StructSchema {
@@ -84,13 +92,14 @@ impl StructSchema {
     /// The hash of the fields is computed here, once a type, so that a nested type adds one number to the
     /// hash around it: walking the tree anew for each event would grow exponentially with its depth.
     pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
-        let mut holds_bytes = false;
+        let (mut holds_bytes, mut holds_refs) = (false, false);
         let mut i = 0;
         while i < fields.len() {
             holds_bytes |= self::holds_bytes(fields[i].schema);
+            holds_refs |= self::holds_refs(fields[i].schema);
             i += 1;
         }
-        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes }
+        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes, holds_refs }
     }
 }
 
@@ -120,6 +129,7 @@ pub struct EnumSchema {
     pub variants: &'static [Variant],
     hash: u64,
     holds_bytes: bool,
+    holds_refs: bool,
 }
 
 impl EnumSchema {
@@ -129,10 +139,11 @@ impl EnumSchema {
     /// While compiling, when the enum has a tag inside and holds a sequence of `u8`: it could not be read back.
     #[track_caller]
     pub const fn new(name: &'static str, tagging: Tagging, variants: &'static [Variant]) -> Self {
-        let mut holds_bytes = false;
+        let (mut holds_bytes, mut holds_refs) = (false, false);
         let mut i = 0;
         while i < variants.len() {
             holds_bytes |= self::holds_bytes(variants[i].body);
+            holds_refs |= self::holds_refs(variants[i].body);
             i += 1;
         }
         // serde reads such an enum through a buffer, from which it cannot turn bytes into a sequence.
@@ -140,7 +151,7 @@ impl EnumSchema {
             !(holds_bytes && matches!(tagging, Tagging::Internal(_))),
             "an enum with `tag` alone cannot hold a sequence of `u8`, because serde could not read it back; add `content = \"...\"`"
         );
-        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes }
+        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes, holds_refs }
     }
 }
 
@@ -168,6 +179,25 @@ pub enum Tagging {
     Adjacent(&'static str, &'static str),
 }
 
+/// How structs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As maps by field name: fields may come and go.
+    Map,
+    /// As arrays in the order of the source: about half the bytes, and no change of the shape can be read.
+    Array,
+}
+
+impl Layout {
+    /// The word in the attribute and in the lock.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Array => "array",
+        }
+    }
+}
+
 /// A type whose wire form is known.
 ///
 /// Implemented for std's types by this crate, for yours by `#[event_type]` and `#[stream_event(..)]`.
@@ -188,9 +218,17 @@ pub trait SchemaType {
 
 /// A hash of the wire form, the same in every build: differs when two programs mean different things by one event.
 ///
-/// It notices accidents, not forgeries (FNV-1a, 64 bits). Aliases are no part of it: they change what is read, not what is written.
+/// It notices accidents, not forgeries (FNV-1a, 64 bits).
 pub const fn fingerprint(schema: &Schema) -> u64 {
     hash(SEED, schema)
+}
+
+/// The [`fingerprint`] of an event in its layout: in an array the order of the fields counts, too.
+pub const fn layout_fingerprint(schema: &Schema, layout: Layout) -> u64 {
+    match layout {
+        Layout::Map => fingerprint(schema),
+        Layout::Array => hash_order(mix(fingerprint(schema), 19), schema),
+    }
 }
 
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
@@ -220,6 +258,21 @@ const fn mix_str(mut hash: u64, text: &str) -> u64 {
     mix(hash, 0xff)
 }
 
+pub(crate) const fn text_eq(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
 /// Adds the hashes of the fields, so that their order does not matter: on the wire they are a map.
 const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
     let mut sum = 0_u64;
@@ -228,10 +281,117 @@ const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
         let field = &fields[i];
         let named = mix_str(SEED, field.name);
         let flagged = mix(named, field.optional as u8 | (field.may_be_absent as u8) << 1);
-        sum = sum.wrapping_add(hash(flagged, field.schema));
+        sum = sum.wrapping_add(hash(mix_aliases(flagged, field.aliases), field.schema));
         i += 1;
     }
     mix_u64(mix(mix_u64(SEED, fields.len() as u64), deny_unknown as u8), sum)
+}
+
+/// Adds the names under which something is read as well.
+const fn mix_aliases(so_far: u64, aliases: &[&str]) -> u64 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < aliases.len() {
+        sum = sum.wrapping_add(mix_str(SEED, aliases[i]));
+        i += 1;
+    }
+    if aliases.is_empty() { so_far } else { mix_u64(mix(so_far, 20), sum) }
+}
+
+/// Adds the names of the fields in their order, in all structs. Walks the whole tree: only the array layout asks for it.
+const fn hash_order(so_far: u64, schema: &Schema) -> u64 {
+    match schema {
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => hash_order(so_far, inner),
+        Schema::Map(key, value) => hash_order(hash_order(so_far, key), value),
+        Schema::Tuple(members) => {
+            let mut order = so_far;
+            let mut i = 0;
+            while i < members.len() {
+                order = hash_order(order, members[i]);
+                i += 1;
+            }
+            order
+        }
+        Schema::Struct(schema) => {
+            let mut order = so_far;
+            let mut i = 0;
+            while i < schema.fields.len() {
+                order = hash_order(mix_str(order, schema.fields[i].name), schema.fields[i].schema);
+                i += 1;
+            }
+            order
+        }
+        Schema::Enum(schema) => {
+            // Variants are written by name, so their own order does not count.
+            let mut sum = 0_u64;
+            let mut i = 0;
+            while i < schema.variants.len() {
+                let named = mix_str(SEED, schema.variants[i].name);
+                sum = sum.wrapping_add(hash_order(named, schema.variants[i].body));
+                i += 1;
+            }
+            mix_u64(so_far, sum)
+        }
+        Schema::Logical { wire, .. } => hash_order(so_far, wire),
+        _ => so_far,
+    }
+}
+
+/// Whether a writer may leave something out: in an array all that follows would move.
+const fn leaves_out(schema: &Schema) -> bool {
+    match schema {
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => leaves_out(inner),
+        Schema::Map(key, value) => leaves_out(key) || leaves_out(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if leaves_out(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Struct(schema) => {
+            let mut i = 0;
+            while i < schema.fields.len() {
+                if schema.fields[i].may_be_absent || leaves_out(schema.fields[i].schema) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Enum(schema) => {
+            // serde leaves out the content of a variant without data, and then does not read the array.
+            if matches!(schema.tagging, Tagging::Adjacent(..)) {
+                return true;
+            }
+            let mut i = 0;
+            while i < schema.variants.len() {
+                if leaves_out(schema.variants[i].body) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Logical { wire, .. } => leaves_out(wire),
+        _ => false,
+    }
+}
+
+/// Checks what a layout asks of a schema.
+///
+/// # Panics
+/// While compiling, when something in an array may be left out.
+#[track_caller]
+#[doc(hidden)]
+pub const fn check_layout(schema: &Schema, layout: Layout) {
+    assert!(
+        matches!(layout, Layout::Map) || !leaves_out(schema),
+        "`layout = \"array\"` goes by the order of the fields, so nothing may be left out; remove `skip_serializing_if`, and `content` from enums"
+    );
 }
 
 /// Adds the hashes of the variants, which are told apart by name, not by place.
@@ -241,7 +401,7 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     while i < variants.len() {
         let variant = &variants[i];
         let named = mix(mix_str(SEED, variant.name), variant.catch_all as u8);
-        sum = sum.wrapping_add(hash(named, variant.body));
+        sum = sum.wrapping_add(hash(mix_aliases(named, variant.aliases), variant.body));
         i += 1;
     }
     let tagged = match tagging {
@@ -272,6 +432,103 @@ const fn holds_bytes(schema: &Schema) -> bool {
         Schema::Struct(schema) => schema.holds_bytes,
         Schema::Enum(schema) => schema.holds_bytes,
         _ => false,
+    }
+}
+
+/// Whether something in it leads back to a type that has a name of its own.
+const fn holds_refs(schema: &Schema) -> bool {
+    match schema {
+        Schema::Ref(name) => !text_eq(name, types::ITSELF),
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => holds_refs(inner),
+        Schema::Map(key, value) => holds_refs(key) || holds_refs(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if holds_refs(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Struct(schema) => schema.holds_refs,
+        Schema::Enum(schema) => schema.holds_refs,
+        Schema::Logical { wire, .. } => holds_refs(wire),
+        _ => false,
+    }
+}
+
+/// The types around a place in a schema.
+struct Around<'a> {
+    name: &'a str,
+    outer: Option<&'a Around<'a>>,
+}
+
+/// Checks that what `#[event(recursive)]` leads back to is around it: else the schema would not describe it.
+///
+/// # Panics
+/// While compiling, when it is not.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_recursion(schema: &Schema) {
+    assert!(
+        is_closed(schema, None),
+        "a field marked `#[event(recursive)]` leads to a type that does not hold it here, so that changes of that type would not be noticed; move the mark to the field that leads back"
+    );
+}
+
+const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
+    // Walks where there is something to find.
+    if !holds_refs(schema) {
+        return true;
+    }
+    match schema {
+        Schema::Ref(name) => {
+            let mut here = around;
+            while let Some(around) = here {
+                if text_eq(around.name, name) {
+                    return true;
+                }
+                here = around.outer;
+            }
+            false
+        }
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => is_closed(inner, around),
+        Schema::Map(key, value) => is_closed(key, around) && is_closed(value, around),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if !is_closed(members[i], around) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Struct(schema) => {
+            let around = Around { name: schema.name, outer: around };
+            let mut i = 0;
+            while i < schema.fields.len() {
+                if !is_closed(schema.fields[i].schema, Some(&around)) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Enum(schema) => {
+            let around = Around { name: schema.name, outer: around };
+            let mut i = 0;
+            while i < schema.variants.len() {
+                if !is_closed(schema.variants[i].body, Some(&around)) {
+                    return false;
+                }
+                i += 1;
+            }
+            true
+        }
+        Schema::Logical { wire, .. } => is_closed(wire, around),
+        _ => true,
     }
 }
 

@@ -113,4 +113,7 @@ plain! {
 #[derive(Debug)]
 pub struct Recursion;
 
-plain! { Recursion => Schema::Ref("Self") }
+/// The name of the type itself.
+pub(super) const ITSELF: &str = "Self";
+
+plain! { Recursion => Schema::Ref(ITSELF) }

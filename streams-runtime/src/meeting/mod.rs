@@ -103,7 +103,7 @@ struct Reads {
 
 /// The oldest and the newest version that a consumer of this event reads.
 fn versions(info: &EventInfo) -> (u32, u32) {
-    (info.version, info.version)
+    (info.oldest, info.version)
 }
 
 /// The note in which a program tells of an event. One for each type, whatever its version: an upgrade takes its place.

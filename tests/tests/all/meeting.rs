@@ -65,7 +65,7 @@ mod wide {
 mod next {
     use streams_runtime::{consumer, stream_event};
 
-    #[stream_event(stream = "fills", version = 2)]
+    #[stream_event(stream = "fills", version = 2, oldest = 2)]
     #[derive(Debug, Clone)]
     pub(crate) struct Trade {
         pub(crate) symbol: String,

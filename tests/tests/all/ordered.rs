@@ -29,7 +29,7 @@ struct Turn {
 }
 
 /// An event whose first version nobody reads any more.
-#[stream_event(stream = "lab", version = 2)]
+#[stream_event(stream = "lab", version = 2, oldest = 2)]
 #[derive(Debug, Clone, PartialEq)]
 struct Second {
     n: u64,

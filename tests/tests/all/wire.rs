@@ -48,6 +48,22 @@ fn the_golden_bytes_are_read() {
 }
 
 #[test]
+fn the_array_layout_has_its_golden_bytes() {
+    #[stream_event(stream = "trades", name = "Trade", layout = "array")]
+    struct Dense {
+        symbol: String,
+        price: f64,
+        quantity: f64,
+    }
+    let Trade { symbol, price, quantity } = trade();
+    let mut written = Vec::new();
+    codec::encode(&Dense { symbol, price, quantity }, &mut written).unwrap();
+    let hex: Vec<_> = written.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(DOCUMENT.contains(&format!("```text\n{}\n```", hex.join(" "))), "{hex:?}");
+    assert!(DOCUMENT.contains(&format!("{} bytes instead of 49", written.len())));
+}
+
+#[test]
 fn name_and_payload_are_enough() {
     let payload = golden().into_iter().find(|(name, _)| name == b"payload").unwrap();
     let entry = Entry { id: EntryId::new(7, 0), fields: vec![(b"event".to_vec(), b"Trade".to_vec()), payload] };

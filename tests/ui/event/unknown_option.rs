@@ -10,7 +10,7 @@ struct Quote {
     price: f64,
 }
 
-#[stream_event(stream = "trades", compat = "full")]
+#[stream_event(stream = "trades", retries = 3)]
 struct Fill {
     price: f64,
 }

@@ -6,7 +6,7 @@
 use streams_core::{Batch, BoxError, Context, Message, State, consumer, event_type, stream_event};
 
 /// Documented.
-#[stream_event(stream = "trades", version = 3, name = "trade", key = symbol, partitions = 4, retention = "24h",
+#[stream_event(stream = "trades", version = 3, oldest = 3, name = "trade", key = symbol, partitions = 4, retention = "24h",
     max_payload = "256KiB")]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Trade {

@@ -1,0 +1,657 @@
+//! The rules of change: whom a difference between two schemas breaks; evaluated by the compiler, for `lock`.
+//!
+//! `old` is what a lock recorded, `new` what the code says. Everything is `const`, without allocation, because
+//! it runs where a user's crate is compiled; a test holds the verdicts to what serde reads.
+
+use super::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, layout_fingerprint, text_eq};
+
+/// Which changes of an event are allowed under one version: `compat = "..."`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compat {
+    /// Old and new programs read each other's events, so they may be deployed in any order.
+    Full,
+    /// New programs read old events. Consumers have to be deployed before producers.
+    Backward,
+    /// None.
+    Exact,
+    /// All. Nothing is compared.
+    None,
+}
+
+impl Compat {
+    /// The word in the attribute and in the lock.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Backward => "backward",
+            Self::Exact => "exact",
+            Self::None => "none",
+        }
+    }
+
+    /// What [`Self::word`] gave.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Full, Self::Backward, Self::Exact, Self::None].into_iter().find(|compat| compat.word() == word)
+    }
+}
+
+/// The names around a difference. What is deeper is reported at the innermost of these.
+const DEPTH: usize = 24;
+/// The places that a report can point at. An event with more of them has one of them shown.
+const PLACES: usize = 64;
+/// The bytes of a report; what does not fit is left out, and said to be.
+const TEXT: usize = 3072;
+
+/// What a change breaks, in words.
+#[derive(Debug)]
+pub struct Report {
+    text: [u8; TEXT],
+    length: usize,
+    breaks: usize,
+    compat: Compat,
+    ordered: bool,
+    path: [&'static str; DEPTH],
+    depth: usize,
+    /// The names of the named types around, of the old schema and of the new one.
+    around: [(&'static str, &'static str); DEPTH],
+    types: usize,
+    places: [&'static str; PLACES],
+}
+
+impl Report {
+    pub(crate) const fn new(compat: Compat, ordered: bool) -> Self {
+        Self {
+            text: [0; TEXT],
+            length: 0,
+            breaks: 0,
+            compat,
+            ordered,
+            path: [""; DEPTH],
+            depth: 0,
+            around: [("", ""); DEPTH],
+            types: 0,
+            places: [""; PLACES],
+        }
+    }
+
+    /// How many differences break somebody whom the policy protects.
+    pub const fn breaks(&self) -> usize {
+        self.breaks
+    }
+
+    /// One line for each.
+    pub const fn text(&self) -> &str {
+        let (text, _) = self.text.split_at(self.length);
+        match core::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(_) => unreachable!(),
+        }
+    }
+
+    /// Whether something is broken at this field or variant of the event, or inside it.
+    pub const fn is_at(&self, place: &str) -> bool {
+        let mut i = 0;
+        while i < self.breaks && i < PLACES {
+            if text_eq(self.places[i], place) {
+                return true;
+            }
+            i += 1;
+        }
+        false
+    }
+
+    /// Adds text that fits whole, so that it never ends within a letter.
+    pub(crate) const fn write(&mut self, text: &str) {
+        const CUT: &str = "\n  ...";
+        let bytes = text.as_bytes();
+        let room = TEXT - CUT.len();
+        if self.length > room {
+            return;
+        }
+        let cut = self.length + bytes.len() > room;
+        let bytes = if cut { CUT.as_bytes() } else { bytes };
+        let mut i = 0;
+        while i < bytes.len() {
+            self.text[self.length] = bytes[i];
+            self.length += 1;
+            i += 1;
+        }
+        if cut {
+            // Nothing fits any more, whatever length it has.
+            while self.length <= room {
+                self.text[self.length] = b' ';
+                self.length += 1;
+            }
+        }
+    }
+
+    pub(crate) const fn write_number(&mut self, number: u64) {
+        let mut digits = [0_u8; 20];
+        let mut at = digits.len();
+        let mut rest = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let (_, digits) = digits.split_at(at);
+        match core::str::from_utf8(digits) {
+            Ok(digits) => self.write(digits),
+            Err(_) => unreachable!(),
+        }
+    }
+
+    const fn write_type(&mut self, schema: &Schema) {
+        match schema {
+            Schema::Unit => self.write("()"),
+            Schema::Bool => self.write("bool"),
+            Schema::Char => self.write("char"),
+            Schema::Str => self.write("string"),
+            Schema::Bytes => self.write("bytes"),
+            Schema::Int { bits, signed } => {
+                self.write(if *signed { "i" } else { "u" });
+                self.write_number(*bits as u64);
+            }
+            Schema::F32 => self.write("f32"),
+            Schema::F64 => self.write("f64"),
+            Schema::Option(some) => {
+                self.write("option<");
+                self.write_type(some);
+                self.write(">");
+            }
+            Schema::Seq(item) => {
+                self.write("list<");
+                self.write_type(item);
+                self.write(">");
+            }
+            Schema::Array(item, length) => {
+                self.write("[");
+                self.write_type(item);
+                self.write("; ");
+                self.write_number(*length as u64);
+                self.write("]");
+            }
+            Schema::Map(key, value) => {
+                self.write("map<");
+                self.write_type(key);
+                self.write(", ");
+                self.write_type(value);
+                self.write(">");
+            }
+            Schema::Tuple(members) => {
+                self.write("(");
+                let mut i = 0;
+                while i < members.len() {
+                    if i > 0 {
+                        self.write(", ");
+                    }
+                    self.write_type(members[i]);
+                    i += 1;
+                }
+                self.write(")");
+            }
+            Schema::Struct(schema) => {
+                self.write("struct ");
+                self.write(schema.name);
+            }
+            Schema::Enum(schema) => {
+                self.write("enum ");
+                self.write(schema.name);
+            }
+            Schema::Logical { name, .. } => self.write(name),
+            Schema::Opaque(tag) => {
+                self.write("opaque ");
+                self.write(tag);
+            }
+            Schema::Ref(name) => {
+                self.write("recursive ");
+                self.write(name);
+            }
+        }
+    }
+
+    const fn enter(&mut self, name: &'static str) {
+        if self.depth < DEPTH {
+            self.path[self.depth] = name;
+        }
+        self.depth += 1;
+    }
+
+    const fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// Begins a line, if the policy cares. `old_events`: new code cannot read them. `old_readers`: they cannot
+    /// read new events.
+    const fn open(&mut self, old_events: bool, old_readers: bool) -> bool {
+        let counts = match self.compat {
+            Compat::Full => old_events || old_readers,
+            Compat::Backward => old_events,
+            Compat::Exact => true,
+            Compat::None => false,
+        };
+        if !counts {
+            return false;
+        }
+        if self.breaks < PLACES {
+            self.places[self.breaks] = if self.depth > 0 { self.path[0] } else { "" };
+        }
+        self.breaks += 1;
+        self.write("\n  - ");
+        if self.depth > 0 {
+            self.write("`");
+            let mut i = 0;
+            while i < self.depth && i < DEPTH {
+                if i > 0 {
+                    self.write(".");
+                }
+                self.write(self.path[i]);
+                i += 1;
+            }
+            self.write("`: ");
+        }
+        true
+    }
+
+    /// Ends the line: whom it breaks.
+    const fn close(&mut self, old_events: bool, old_readers: bool) {
+        self.write(match (old_events, old_readers) {
+            (true, true) => " [new code cannot read old events, nor deployed consumers new ones]",
+            (true, false) => " [new code cannot read old events]",
+            (false, true) => " [deployed consumers cannot read new events]",
+            (false, false) => " [the event allows no change]",
+        });
+    }
+
+    const fn line(&mut self, what: &str, old_events: bool, old_readers: bool) {
+        if self.open(old_events, old_readers) {
+            self.write(what);
+            self.close(old_events, old_readers);
+        }
+    }
+
+    const fn changed(&mut self, old: &Schema, new: &Schema, old_events: bool, old_readers: bool) {
+        if self.open(old_events, old_readers) {
+            self.write("type changed from ");
+            self.write_type(old);
+            self.write(" to ");
+            self.write_type(new);
+            self.close(old_events, old_readers);
+        }
+    }
+
+    const fn compare(&mut self, old: &'static Schema, new: &'static Schema) {
+        match (old, new) {
+            (Schema::Unit, Schema::Unit)
+            | (Schema::Bool, Schema::Bool)
+            | (Schema::Char, Schema::Char)
+            | (Schema::Str, Schema::Str)
+            | (Schema::Bytes, Schema::Bytes)
+            | (Schema::F32, Schema::F32)
+            | (Schema::F64, Schema::F64) => {}
+            (
+                Schema::Int { bits: old_bits, signed: old_signed },
+                Schema::Int { bits: new_bits, signed: new_signed },
+            ) => {
+                let old_events = !holds(*new_bits, *new_signed, *old_bits, *old_signed);
+                let old_readers = !holds(*old_bits, *old_signed, *new_bits, *new_signed);
+                if old_events || old_readers {
+                    self.changed(old, new, old_events, old_readers);
+                }
+            }
+            (Schema::F32, Schema::F64) => self.changed(old, new, false, true),
+            // It would be read, and not be the same number any more.
+            (Schema::F64, Schema::F32) => self.changed(old, new, true, false),
+            (Schema::Option(old), Schema::Option(new)) | (Schema::Seq(old), Schema::Seq(new)) => self.compare(old, new),
+            (old, Schema::Option(new)) => {
+                self.line("became optional", false, true);
+                self.compare(old, new);
+            }
+            (Schema::Option(old), new) => {
+                self.line("was optional, and no longer is", true, false);
+                self.compare(old, new);
+            }
+            (Schema::Array(old_item, old_length), Schema::Array(new_item, new_length))
+                if *old_length == *new_length =>
+            {
+                self.compare(old_item, new_item);
+            }
+            (Schema::Map(old_key, old_value), Schema::Map(new_key, new_value)) => {
+                self.enter("{key}");
+                self.compare(old_key, new_key);
+                self.leave();
+                self.compare(old_value, new_value);
+            }
+            (Schema::Tuple(old_members), Schema::Tuple(new_members)) if old_members.len() == new_members.len() => {
+                let mut i = 0;
+                while i < old_members.len() {
+                    self.enter(if i < MEMBERS.len() { MEMBERS[i] } else { "(..)" });
+                    self.compare(old_members[i], new_members[i]);
+                    self.leave();
+                    i += 1;
+                }
+            }
+            (
+                Schema::Logical { name: old_name, wire: old_wire },
+                Schema::Logical { name: new_name, wire: new_wire },
+            ) if text_eq(old_name, new_name) => self.compare(old_wire, new_wire),
+            (Schema::Opaque(old_tag), Schema::Opaque(new_tag)) if text_eq(old_tag, new_tag) => {}
+            (Schema::Struct(old), Schema::Struct(new)) => {
+                self.nest(old.name, new.name);
+                self.fields(old, new);
+                self.types -= 1;
+            }
+            (Schema::Enum(old), Schema::Enum(new)) => {
+                self.nest(old.name, new.name);
+                self.variants(old, new);
+                self.types -= 1;
+            }
+            (Schema::Ref(old_name), Schema::Ref(new_name)) if self.same_type(old_name, new_name) => {}
+            _ => self.changed(old, new, true, true),
+        }
+    }
+
+    const fn nest(&mut self, old: &'static str, new: &'static str) {
+        if self.types < DEPTH {
+            self.around[self.types] = (old, new);
+        }
+        self.types += 1;
+    }
+
+    /// Whether two names of types around mean the same place: their names do not matter.
+    const fn same_type(&self, old: &str, new: &str) -> bool {
+        let mut i = if self.types < DEPTH { self.types } else { DEPTH };
+        while i > 0 {
+            i -= 1;
+            let (old_here, new_here) = (text_eq(self.around[i].0, old), text_eq(self.around[i].1, new));
+            if old_here || new_here {
+                return old_here && new_here;
+            }
+        }
+        text_eq(old, new)
+    }
+
+    const fn fields(&mut self, old: &'static StructSchema, new: &'static StructSchema) {
+        if self.ordered && !same_order(old.fields, new.fields) {
+            self.line("the order of the fields changed, and `layout = \"array\"` goes by it", true, true);
+        }
+        let mut i = 0;
+        while i < old.fields.len() {
+            let locked = &old.fields[i];
+            match reader(new.fields, locked.name) {
+                Some(field) => self.field(locked, field),
+                None => {
+                    let written = written(new.fields, locked);
+                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && written.is_none());
+                    self.enter(locked.name);
+                    if old_events || old_readers || self.is_exact() {
+                        self.line("removed, or renamed; keep it", old_events, old_readers);
+                    }
+                    // Deployed consumers read it under another name.
+                    if let Some(field) = written {
+                        self.compare(locked.schema, field.schema);
+                    }
+                    self.leave();
+                }
+            }
+            i += 1;
+        }
+        let mut i = 0;
+        while i < new.fields.len() {
+            let field = &new.fields[i];
+            if written(old.fields, field).is_none() {
+                let old_readers = old.deny_unknown && reader(old.fields, field.name).is_none();
+                self.enter(field.name);
+                if !field.optional {
+                    self.line(
+                        "added without a default; make it an `Option`, or give it `#[serde(default)]`",
+                        true,
+                        old_readers,
+                    );
+                } else if old_readers || self.is_exact() {
+                    self.line("added", false, old_readers);
+                }
+                self.leave();
+            }
+            i += 1;
+        }
+        if self.is_exact() && old.deny_unknown != new.deny_unknown {
+            self.line("`deny_unknown_fields` changed", false, false);
+        }
+    }
+
+    /// A field, and the one that reads it now.
+    const fn field(&mut self, locked: &'static Field, field: &'static Field) {
+        self.enter(field.name);
+        if !text_eq(locked.name, field.name)
+            && !is_listed(field.name, locked.aliases)
+            && (!locked.optional || self.is_exact())
+            && self.open(false, true)
+        {
+            self.write("renamed from `");
+            self.write(locked.name);
+            self.write("`; keep that name with `#[serde(rename = \"");
+            self.write(locked.name);
+            self.write("\")]`");
+            self.close(false, true);
+        }
+        if locked.optional && !field.optional {
+            self.line("could be left out, and no longer can; keep its default", true, false);
+        }
+        if field.may_be_absent && !locked.optional {
+            self.line("may now be left out", false, true);
+        }
+        if self.is_exact() && (field.optional && !locked.optional || field.may_be_absent != locked.may_be_absent) {
+            self.line("its default or `skip_serializing_if` changed", false, false);
+        }
+        self.aliases(locked.aliases, field.name, field.aliases);
+        self.compare(locked.schema, field.schema);
+        self.leave();
+    }
+
+    /// An alias is a name under which events may have been written.
+    const fn aliases(&mut self, old: &'static [&'static str], name: &str, new: &'static [&'static str]) {
+        let mut i = 0;
+        while i < old.len() {
+            if !text_eq(old[i], name) && !is_listed(old[i], new) && self.open(true, false) {
+                self.write("no longer read as `");
+                self.write(old[i]);
+                self.write("`; keep `alias = \"");
+                self.write(old[i]);
+                self.write("\"`");
+                self.close(true, false);
+            }
+            i += 1;
+        }
+    }
+
+    const fn variants(&mut self, old: &'static EnumSchema, new: &'static EnumSchema) {
+        if !same_tagging(old.tagging, new.tagging) {
+            self.line("how the variants are told apart (`tag`, `content`) changed", true, true);
+        }
+        let (old_catches, new_catches) = (catches(old.variants), catches(new.variants));
+        let mut i = 0;
+        while i < old.variants.len() {
+            let variant = &old.variants[i];
+            self.enter(variant.name);
+            match find_variant(new.variants, variant.name) {
+                None => {
+                    let old_events = !(new_catches && absorbs(new.tagging, variant.body));
+                    if old_events || self.is_exact() {
+                        self.line("variant removed, or renamed; keep it", old_events, false);
+                    }
+                }
+                Some(found) => {
+                    if !text_eq(found.name, variant.name) && find_variant(old.variants, found.name).is_none() {
+                        self.line("variant renamed; keep the name with `#[serde(rename = \"..\")]`", false, true);
+                    }
+                    if variant.catch_all && !found.catch_all {
+                        self.line("no longer read for unknown variants; keep `#[serde(other)]`", true, false);
+                    }
+                    self.aliases(variant.aliases, found.name, found.aliases);
+                    self.compare(variant.body, found.body);
+                }
+            }
+            self.leave();
+            i += 1;
+        }
+        let mut i = 0;
+        while i < new.variants.len() {
+            let variant = &new.variants[i];
+            // What is there for unknown variants is for readers: nobody writes it.
+            let old_readers = !(variant.catch_all || old_catches && absorbs(old.tagging, variant.body));
+            if !is_known(old.variants, variant) {
+                self.enter(variant.name);
+                match find_variant(old.variants, variant.name) {
+                    // Deployed consumers read it as another one.
+                    Some(locked) => self.compare(locked.body, variant.body),
+                    None if old_readers || self.is_exact() => self.line(
+                        "variant added, and deployed consumers have no `#[serde(other)]` variant for it",
+                        false,
+                        old_readers,
+                    ),
+                    None => {}
+                }
+                self.leave();
+            }
+            i += 1;
+        }
+    }
+
+    const fn is_exact(&self) -> bool {
+        matches!(self.compat, Compat::Exact)
+    }
+}
+
+/// Names for the places of a tuple.
+const MEMBERS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
+
+/// What `new` breaks, seen from `old`.
+///
+/// Events in the array layout go by the order of their fields; a change of the layout itself is for the caller to see.
+pub const fn compare(old: &'static Schema, new: &'static Schema, layout: Layout, compat: Compat) -> Report {
+    let ordered = matches!(layout, Layout::Array);
+    let mut report = Report::new(compat, ordered);
+    // Most events, most of the time: two numbers.
+    if layout_fingerprint(old, layout) == layout_fingerprint(new, layout) {
+        return report;
+    }
+    report.compare(old, new);
+    if report.breaks == 0 && report.is_exact() {
+        report.line("its shape differs", false, false);
+    }
+    report
+}
+
+/// Whether an integer of the first kind holds every number of the second.
+const fn holds(bits: u8, signed: bool, other_bits: u8, other_signed: bool) -> bool {
+    match (signed, other_signed) {
+        (true, true) | (false, false) => bits >= other_bits,
+        (true, false) => bits > other_bits,
+        (false, true) => false,
+    }
+}
+
+const fn same_order(old: &[Field], new: &[Field]) -> bool {
+    if old.len() != new.len() {
+        // Said at the field that was added or removed.
+        return true;
+    }
+    let mut i = 0;
+    while i < old.len() {
+        if !text_eq(old[i].name, new[i].name) {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+const fn same_tagging(old: Tagging, new: Tagging) -> bool {
+    match (old, new) {
+        (Tagging::External, Tagging::External) => true,
+        (Tagging::Internal(old), Tagging::Internal(new)) => text_eq(old, new),
+        (Tagging::Adjacent(old_tag, old_content), Tagging::Adjacent(new_tag, new_content)) => {
+            text_eq(old_tag, new_tag) && text_eq(old_content, new_content)
+        }
+        _ => false,
+    }
+}
+
+const fn catches(variants: &[Variant]) -> bool {
+    let mut i = 0;
+    while i < variants.len() {
+        if variants[i].catch_all {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Whether serde's `other` takes an unknown variant with this body: it passes over data only beside a tag inside.
+const fn absorbs(tagging: Tagging, body: &Schema) -> bool {
+    matches!(tagging, Tagging::Internal(_)) || matches!(body, Schema::Unit)
+}
+
+/// The field that is read from this name.
+const fn reader(fields: &'static [Field], name: &str) -> Option<&'static Field> {
+    let mut i = 0;
+    while i < fields.len() {
+        if text_eq(fields[i].name, name) || is_listed(name, fields[i].aliases) {
+            return Some(&fields[i]);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// The field that is written under a name that `field` reads.
+const fn written(fields: &'static [Field], field: &Field) -> Option<&'static Field> {
+    let mut i = 0;
+    while i < fields.len() {
+        if text_eq(fields[i].name, field.name) || is_listed(fields[i].name, field.aliases) {
+            return Some(&fields[i]);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// The variant that reads this name.
+const fn find_variant(variants: &'static [Variant], name: &str) -> Option<&'static Variant> {
+    let mut i = 0;
+    while i < variants.len() {
+        if text_eq(variants[i].name, name) || is_listed(name, variants[i].aliases) {
+            return Some(&variants[i]);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// Whether one of these variants is written under a name that `variant` reads.
+const fn is_known(old: &[Variant], variant: &Variant) -> bool {
+    let mut i = 0;
+    while i < old.len() {
+        if text_eq(old[i].name, variant.name) || is_listed(old[i].name, variant.aliases) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+const fn is_listed(name: &str, list: &[&str]) -> bool {
+    let mut i = 0;
+    while i < list.len() {
+        if text_eq(name, list[i]) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}

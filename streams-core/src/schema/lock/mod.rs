@@ -1,0 +1,476 @@
+//! The lock of a stream, `schemas/<stream>.lock.json`: which shapes its events have had, so that no change goes unnoticed.
+//!
+//! A change is found three times. The compiler compares an event with its lock, and stops at the field that breaks
+//! somebody ([`compat`](super::compare) holds the rules). The test that each event brings along writes what is not
+//! locked yet, and asks for a changed shape to be taken down ([`check`]). And `history` compares the lock itself
+//! with an earlier commit.
+
+mod form;
+mod history;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::{Compat, Layout, Report, Schema, compare, text_eq};
+use crate::{EventInfo, StreamEvent};
+
+pub use history::check_history;
+
+/// The form of the locks that this version writes.
+const FORMAT: u64 = 1;
+
+/// Where and how an event is compiled. Not public API: the attribute writes it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Build {
+    pub event: &'static EventInfo,
+    pub compat: Compat,
+    /// The lock, from the directory of the crate's manifest.
+    pub file: &'static str,
+    pub module: &'static str,
+    /// Whether it is compiled for unit tests.
+    pub test: bool,
+    /// What `STREAMS_LOCK` and `STREAMS_BLESS` say to the compiler.
+    pub lock: Option<&'static str>,
+    pub bless: Option<&'static str>,
+}
+
+/// A shape that the lock holds for an event. Not public API: the attribute writes it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Locked {
+    pub schema: &'static Schema,
+    pub layout: Layout,
+    pub published: bool,
+}
+
+impl Build {
+    /// Whether the event breaks its lock, and nobody asked for that.
+    #[track_caller]
+    pub const fn breaks(&self, locked: &Locked) -> bool {
+        let blessed = match bless(self.bless) {
+            Bless::Nothing | Bless::Publish => false,
+            Bless::Unpublished => !locked.published,
+            Bless::Everything => true,
+        };
+        if blessed || self.is_of_tests() || matches!(self.compat, Compat::None) {
+            return false;
+        }
+        is_other(locked.layout, self.event.layout)
+            || compare(locked.schema, self.event.schema, locked.layout, self.compat).breaks() > 0
+    }
+
+    /// What the event breaks, in words.
+    pub const fn report(&self, locked: &Locked) -> Report {
+        let mut report = compare(locked.schema, self.event.schema, locked.layout, self.compat);
+        if is_other(locked.layout, self.event.layout) {
+            report.write("\n  - the layout changed from ");
+            report.write(locked.layout.word());
+            report.write(" to ");
+            report.write(self.event.layout.word());
+            report.write(" [new code cannot read old events, nor deployed consumers new ones]");
+        }
+        report
+    }
+
+    /// Stops the compiler at a field or variant, if something is broken there.
+    #[track_caller]
+    pub const fn at(&self, locked: &Locked, report: &Report, place: &str) {
+        if report.is_at(place) {
+            self.stop(locked, report);
+        }
+    }
+
+    /// Stops the compiler.
+    #[track_caller]
+    pub const fn stop(&self, locked: &Locked, report: &Report) -> ! {
+        let text = self.refusal(locked.published, report);
+        panic!("{}", text.text())
+    }
+
+    const fn refusal(&self, published: bool, report: &Report) -> Report {
+        let mut text = self.begin();
+        text.write(" no longer matches its lock, ");
+        text.write(self.file);
+        text.write(":");
+        text.write(report.text());
+        text.write(if published { "\nversion " } else { "\nif version " });
+        text.write_number(self.event.version as u64);
+        text.write(if published { " is published: " } else { " was ever used: " });
+        text.write(
+            "undo the change, or keep this type as it was and declare the changed event as a new one with `version = ",
+        );
+        text.write_number(self.event.version as u64 + 1);
+        text.write("`");
+        if !published {
+            text.write("\nif it never was: `STREAMS_BLESS=1 cargo test` takes the new shape into the lock");
+        }
+        text
+    }
+
+    /// Stops the compiler where an event has to be locked, and is not.
+    ///
+    /// # Panics
+    /// While compiling.
+    #[track_caller]
+    pub const fn unlocked(&self) {
+        let required = match self.lock {
+            None => false,
+            Some(word) if text_eq(word, "required") => true,
+            Some(word) if word.is_empty() => false,
+            Some(_) => panic!("`STREAMS_LOCK` can only be `required`: events without a lock are refused"),
+        };
+        // Checks its value.
+        bless(self.bless);
+        if self.is_of_tests() {
+            return;
+        }
+        let mut text = self.begin();
+        if required {
+            text.write(" is not in ");
+            text.write(self.file);
+            text.write(", and STREAMS_LOCK=required: run `cargo test` without it, and commit the file");
+            panic!("{}", text.text());
+        }
+        if !self.test && has_tests(self.module) {
+            text.write(" is in a module for tests, where events are not locked, and this is no test: ");
+            text.write("give the module another name, put `#[cfg(test)]` on it, or say `lock = false`");
+            panic!("{}", text.text());
+        }
+    }
+
+    const fn begin(&self) -> Report {
+        let mut text = Report::new(Compat::None, false);
+        text.write("event `");
+        text.write(self.event.name);
+        text.write("@");
+        text.write_number(self.event.version as u64);
+        text.write("`");
+        text
+    }
+
+    /// Whether only a test sees the event: in a doc test, or in a module `tests` of unit tests.
+    const fn is_of_tests(&self) -> bool {
+        starts_with(self.module, "rust_out")
+            || starts_with(self.module, "doctest_bundle_")
+            || self.test && has_tests(self.module)
+    }
+}
+
+/// What `STREAMS_BLESS` allows.
+#[derive(Clone, Copy, PartialEq)]
+enum Bless {
+    Nothing,
+    /// `1`: to take down changes that break nobody, and those of a version that is not published.
+    Unpublished,
+    /// `breaking`: any change.
+    Everything,
+    /// `publish`: to mark what is locked as published.
+    Publish,
+}
+
+#[track_caller]
+const fn bless(word: Option<&str>) -> Bless {
+    match word {
+        None => Bless::Nothing,
+        Some(word) if word.is_empty() || text_eq(word, "0") => Bless::Nothing,
+        Some(word) if text_eq(word, "1") => Bless::Unpublished,
+        Some(word) if text_eq(word, "breaking") => Bless::Everything,
+        Some(word) if text_eq(word, "publish") => Bless::Publish,
+        Some(_) => panic!("`STREAMS_BLESS` can be `1`, `breaking` or `publish`"),
+    }
+}
+
+const fn is_other(a: Layout, b: Layout) -> bool {
+    !text_eq(a.word(), b.word())
+}
+
+const fn starts_with(text: &str, start: &str) -> bool {
+    let (text, start) = (text.as_bytes(), start.as_bytes());
+    let mut i = 0;
+    while i < start.len() {
+        if i == text.len() || text[i] != start[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// Whether a part of the path is `tests` or `test`.
+const fn has_tests(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        // The first part is the crate, whatever it is called.
+        if bytes[i] == b':' {
+            let (_, rest) = path.split_at(i + 1);
+            if is_part_of(rest, "tests") || is_part_of(rest, "test") {
+                return true;
+            }
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Whether the first part of a path has this name.
+const fn is_part_of(path: &str, name: &str) -> bool {
+    starts_with(path, name) && (path.len() == name.len() || path.as_bytes()[name.len()] == b':')
+}
+
+/// An event of this crate, for the tests of its locks. Not public API: the attribute writes it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Site {
+    pub build: Build,
+    pub manifest_dir: &'static str,
+    /// The program that declares it; `None` for a library.
+    pub bin: Option<&'static str>,
+}
+
+inventory::collect!(Site);
+
+/// The test that an event brings along. Not public API: the attribute calls it.
+///
+/// # Panics
+/// When the lock does not say what the event is, with the remedy.
+#[doc(hidden)]
+#[track_caller]
+pub fn check<E: StreamEvent>(manifest_dir: &str) {
+    let ours = |site: &&Site| site.manifest_dir == manifest_dir && site.build.event == E::INFO;
+    let site =
+        inventory::iter::<Site>.into_iter().find(ours).expect("the attribute registers the event beside its test");
+    if site.build.is_of_tests() {
+        return;
+    }
+    let variable = |name| std::env::var(name).ok();
+    let asked = Asked {
+        bless: bless(variable("STREAMS_BLESS").as_deref()),
+        ci: variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false" && ci != "0"),
+    };
+    let declared = inventory::iter::<Site>
+        .into_iter()
+        .filter(|other| other.manifest_dir == site.manifest_dir && other.bin == site.bin)
+        .filter(|other| other.build.event.stream == site.build.event.stream)
+        .map(|other| other.build.event.name)
+        .collect();
+    let dir = Path::new(site.manifest_dir);
+    if let Err(problem) = update(dir, site, &declared, asked) {
+        panic!("{problem}");
+    }
+    if let Some(base) = variable("STREAMS_LOCK_BASE").filter(|base| !base.is_empty())
+        && let Err(problems) = history_once(dir, &base)
+    {
+        panic!("the locks of {} have changed since `{base}`:\n{problems}", dir.display());
+    }
+}
+
+/// Looks at the history of a directory once, however many events ask.
+fn history_once(dir: &Path, base: &str) -> Result<(), String> {
+    static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let first = SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
+    if first { check_history(dir, base) } else { Ok(()) }
+}
+
+/// What the environment asks of a check.
+#[derive(Clone, Copy)]
+struct Asked {
+    bless: Bless,
+    ci: bool,
+}
+
+/// Holds an event to its lock, and writes what may be written.
+fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: Asked) -> Result<(), String> {
+    let Build { event, file: shown, .. } = site.build;
+    let path = manifest_dir.join(shown);
+    let _alone = Exclusive::over(&path)?;
+    let before = read(&path, shown)?;
+    let mut lock = match &before {
+        Some(lock) => lock.clone(),
+        None => json!({ "format": FORMAT, "stream": event.stream, "events": {} }),
+    };
+    if lock["stream"] != event.stream {
+        // Where a file system does not tell `Trades` from `trades`.
+        return Err(format!(
+            "{shown} is the lock of stream {}, not of `{}`; rename one of them",
+            lock["stream"], event.stream
+        ));
+    }
+    forgotten(&mut lock, site, declared, asked)?;
+    let version = event.version.to_string();
+    let entry = match lock["events"].get(event.name).and_then(|versions| versions.get(&version)) {
+        None if asked.ci && asked.bless == Bless::Nothing => {
+            return Err(format!(
+                "event `{}@{version}` is not in {shown}; run `cargo test` where `CI` is not set, and commit the file; an event that only a test needs says `lock = false`",
+                event.name
+            ));
+        }
+        None => {
+            let mut entry = new_entry(site, &form::to_value(event.schema, event.layout));
+            if asked.bless == Bless::Publish {
+                entry["published"] = json!(true);
+            }
+            entry
+        }
+        Some(old) => changed_entry(old, site, asked)?,
+    };
+    if !lock["events"][event.name].is_object() {
+        lock["events"][event.name] = json!({});
+    }
+    lock["events"][event.name][&version] = entry;
+    if before.as_ref().is_some_and(|before| *before == lock) {
+        return Ok(());
+    }
+    write(&path, &lock).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Names in the lock that no type has any more: most likely a type was renamed, and its events with it.
+fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<&str>, asked: Asked) -> Result<(), String> {
+    let Build { event, file: shown, .. } = site.build;
+    let Some(events) = lock["events"].as_object_mut() else { return Err(format!("{shown} has no `events`")) };
+    let renamed = if events.contains_key(event.name) { None } else { Some(event.name) };
+    for (name, versions) in events.iter_mut().filter(|(name, _)| !declared.contains(name.as_str())) {
+        for (version, entry) in versions.as_object_mut().into_iter().flatten() {
+            let ours = entry["bin"].as_str() == site.bin;
+            if !ours || entry["retired"] == true {
+                continue;
+            }
+            let may = match asked.bless {
+                Bless::Unpublished => entry["published"] != true,
+                Bless::Everything => true,
+                Bless::Nothing | Bless::Publish => false,
+            };
+            if !may {
+                let renamed = renamed.map_or_else(
+                    || format!("write `name = \"{name}\"` on its type if that was renamed"),
+                    |new| format!("if `{new}` is that type renamed, write `name = \"{name}\"` on it: deployed consumers know no `{new}`"),
+                );
+                let bless = if entry["published"] == true { "STREAMS_BLESS=breaking" } else { "STREAMS_BLESS=1" };
+                return Err(format!(
+                    "{shown} has `{name}@{version}`, which no type declares any more; {renamed}; run the tests with the features that declare it; or retire it with `{bless} cargo test`"
+                ));
+            }
+            entry["retired"] = json!(true);
+        }
+    }
+    Ok(())
+}
+
+fn new_entry(site: &Site, schema: &Value) -> Value {
+    let mut entry = json!({ "layout": site.build.event.layout.word(), "schema": schema });
+    if site.build.compat != Compat::Full {
+        entry["compat"] = json!(site.build.compat.word());
+    }
+    if let Some(bin) = site.bin {
+        entry["bin"] = json!(bin);
+    }
+    entry
+}
+
+/// What the lock has to say about an event that it knows.
+fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String> {
+    let Build { event, compat, file: shown, .. } = site.build;
+    let name = format!("`{}@{}`", event.name, event.version);
+    let invalid =
+        |problem: String| format!("{shown} cannot be read at {name}: {problem}; restore it from version control");
+    let published = old["published"] == true;
+    let layout = read_layout(old).map_err(invalid)?;
+    let locked = Locked { schema: form::to_schema(&old["schema"]).map_err(invalid)?, layout, published };
+    let now = form::to_value(event.schema, event.layout);
+    let report = site.build.report(&locked);
+    let is_broken = report.breaks() > 0 || layout != event.layout;
+    let keeps_history = !is_broken && compat != Compat::None;
+    let merged = if keeps_history { form::merge(&old["schema"], &now) } else { now };
+    let mut entry = new_entry(site, &merged);
+    if published || asked.bless == Bless::Publish {
+        entry["published"] = json!(true);
+    }
+    if form::same(old, &entry) {
+        // The names of Rust types stay as they were: they say nothing.
+        return Ok(old.clone());
+    }
+    let allowed = match asked.bless {
+        Bless::Nothing => false,
+        Bless::Unpublished => !is_broken || !published,
+        Bless::Everything => true,
+        // The mark is all that may be new.
+        Bless::Publish => {
+            let mut marked = old.clone();
+            marked["published"] = json!(true);
+            form::same(&marked, &entry)
+        }
+    };
+    if allowed {
+        Ok(entry)
+    } else if is_broken && compat != Compat::None {
+        Err(site.build.refusal(published, &report).text().to_owned())
+    } else {
+        Err(format!(
+            "event {name} has changed since {shown} was written, in a way that breaks nobody; run `STREAMS_BLESS=1 cargo test`, and commit the file, so that the next change is compared with this one"
+        ))
+    }
+}
+
+fn read_layout(entry: &Value) -> Result<Layout, String> {
+    match entry["layout"].as_str() {
+        Some("map") => Ok(Layout::Map),
+        Some("array") => Ok(Layout::Array),
+        _ => Err("its `layout` is neither \"map\" nor \"array\"".to_owned()),
+    }
+}
+
+fn read(path: &Path, shown: &str) -> Result<Option<Value>, String> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    };
+    let lock: Value = serde_json::from_str(&text).map_err(|error| {
+        format!("{shown} is not JSON: {error}; restore it from version control, or finish the merge")
+    })?;
+    if lock["format"] == FORMAT {
+        Ok(Some(lock))
+    } else {
+        Err(format!(
+            "{shown} has format {}, and this version of streams-core writes format {FORMAT}; use the version that wrote it",
+            lock["format"]
+        ))
+    }
+}
+
+/// Puts a whole file in the place of the old one: a compiler may read it at any time.
+fn write(path: &Path, lock: &Value) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let whole = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&whole, form::print(lock))?;
+    fs::rename(&whole, path).inspect_err(|_| drop(fs::remove_file(&whole)))
+}
+
+/// Keeps the tests of this process and of others from overwriting each other's changes of a lock.
+struct Exclusive {
+    _process: std::sync::MutexGuard<'static, ()>,
+    _file: File,
+}
+
+impl Exclusive {
+    fn over(path: &Path) -> Result<Self, String> {
+        static PROCESS: Mutex<()> = Mutex::new(());
+        let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Beside the lock it would be one more file to commit or to ignore.
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let mutex = std::env::temp_dir().join(format!("streams-schemas-{:016x}", hasher.finish()));
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&mutex);
+        // Another user's file can still be locked.
+        let locked = open.or_else(|_| File::open(&mutex)).and_then(|file| file.lock().map(|()| file));
+        let file = locked.map_err(|error| format!("cannot lock {}: {error}", mutex.display()))?;
+        Ok(Self { _process: process, _file: file })
+    }
+}

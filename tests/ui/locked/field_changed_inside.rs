@@ -1,0 +1,23 @@
+use streams_core::{event_type, stream_event};
+
+#[stream_event(stream = "locked")]
+struct Trade {
+    symbol: String,
+    price: f64,
+    side: Side,
+    legs: Vec<Leg>,
+}
+
+#[event_type]
+enum Side {
+    Buy,
+    Sell,
+}
+
+#[event_type]
+struct Leg {
+    venue: String,
+    quantity: i32,
+}
+
+fn main() {}

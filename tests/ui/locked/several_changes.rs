@@ -1,0 +1,23 @@
+use streams_core::{event_type, stream_event};
+
+#[stream_event(stream = "locked")]
+struct Trade {
+    symbol: String,
+    price: Option<f64>,
+    venue: u8,
+    side: Side,
+    legs: Vec<Leg>,
+}
+
+#[event_type]
+enum Side {
+    Buy,
+}
+
+#[event_type]
+struct Leg {
+    venue: String,
+    quantity: u64,
+}
+
+fn main() {}
