@@ -2,6 +2,7 @@
 
 mod app;
 mod contract;
+mod guides;
 mod loss;
 mod ordered;
 mod process;
