@@ -3,6 +3,7 @@
 //! Everything else in the project speaks [`Broker`] and knows no server. One suite of tests holds
 //! every implementation to this page.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +42,14 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// How many partitions are recorded for the stream, whatever number the key says; `None` when nobody declared it.
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>>;
+
+    /// Writes these notes beside the stream, each in the place of one of the same name, takes away those named in `gone`,
+    /// and answers with the notes as they were before, by name. MUST be one step: of two callers at the same time one
+    /// sees the notes of the other. With nothing to write and nothing to take away it MUST only read, so that it works on a server
+    /// that is full or refuses writes. Notes that are not UTF-8 are somebody else's and MUST be left out of the answer.
+    ///
+    /// What they say is the caller's business. They are not part of the stream's data: they MAY be lost at any time.
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes>;
 
     /// Adds entries in order, with new ids above every earlier one of the partition, and creates the stream
     /// where there is none. MUST add all or nothing when it answers with a definite error.
@@ -139,6 +148,9 @@ pub mod sealed {
     /// See [`super::Broker`].
     pub trait Sealed {}
 }
+
+/// What programs leave beside a stream for each other, by name.
+pub type Notes = BTreeMap<String, String>;
 
 /// Field names and values of an entry that is to be added.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;

@@ -85,10 +85,10 @@ arguments! {
     [A 0 B 1 C 2 D 3 E 4 F 5 G 6 H 7]
 }
 
-/// The first argument of a `#[consumer]`: `E`, `&E`, `Message<E>` or `&Message<E>`.
+/// The first argument of a `#[consumer]`: `E`, `Message<E>`, [`Batch<E>`](crate::Batch), or one of them by `&`.
 #[diagnostic::on_unimplemented(
     message = "the first argument of a `#[consumer]` must be the event it handles, and `{Self}` is not one",
-    label = "expected an event type or `Message<Event>`",
+    label = "expected an event type, `Message<Event>` or `Batch<Event>`",
     note = "if `{Self}` is meant to be an event, put `#[stream_event(stream = \"...\")]` on it",
     note = "if it is `Context` or `State<_>`, put the event before it"
 )]
@@ -96,10 +96,13 @@ pub trait Payload: Sized + Send {
     /// The event type.
     type Event: StreamEvent;
 
-    /// Decodes the delivery's entry.
+    /// Whether it is made of several entries at once.
+    const IS_BATCH: bool = false;
+
+    /// Decodes the delivery's entry, or entries.
     ///
     /// # Errors
-    /// When the entry does not hold such an event.
+    /// When an entry does not hold such an event.
     fn decode(ctx: &Context) -> Result<Self, DecodeError>;
 }
 
@@ -223,6 +226,10 @@ pub struct ConsumerOptions {
     pub backoff: Option<Backoff>,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How many events a consumer that takes [`Batch`](crate::Batch) is given at most; of no effect on others.
+    pub batch: Option<u32>,
+    /// How long a batch that has an event waits for more.
+    pub batch_wait: Option<Duration>,
     /// A property of the group: where it starts when it is new.
     pub start: Option<Start>,
     /// A property of the group: [`Checkpoint::events`].
@@ -235,11 +242,18 @@ pub struct ConsumerOptions {
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
 impl ConsumerOptions {
+    /// The largest [`ConsumerOptions::batch`]: as many small events as the 4 MiB hold that a batch may weigh.
+    pub const MAX_BATCH: u32 = 10_000;
+    /// The longest [`ConsumerOptions::batch_wait`]: the checkpoint stands still as long, and everybody downstream waits.
+    pub const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
+
     /// Every option at the app's default.
     pub const DEFAULT: Self = Self {
         max_attempts: None,
         backoff: None,
         timeout: None,
+        batch: None,
+        batch_wait: None,
         start: None,
         checkpoint_events: None,
         checkpoint_interval: None,
@@ -253,6 +267,8 @@ impl ConsumerOptions {
             max_attempts: self.max_attempts.or(below.max_attempts),
             backoff: self.backoff.or(below.backoff),
             timeout: self.timeout.or(below.timeout),
+            batch: self.batch.or(below.batch),
+            batch_wait: self.batch_wait.or(below.batch_wait),
             start: self.start.or(below.start),
             checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
@@ -278,6 +294,20 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::batch`].
+    #[must_use]
+    pub const fn with_batch(mut self, events: u32) -> Self {
+        self.batch = Some(events);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::batch_wait`].
+    #[must_use]
+    pub const fn with_batch_wait(mut self, wait: Duration) -> Self {
+        self.batch_wait = Some(wait);
         self
     }
 
@@ -357,7 +387,7 @@ pub enum Start {
 /// `checkpoint = "each"` both, as [`Checkpoint::EACH`]. What is not given is the app's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The most events that a crash can repeat.
+    /// The most events that a crash can repeat; where a single batch holds more, that batch.
     pub events: u32,
     /// The longest that a settled event waits for its commit.
     pub interval: Duration,
@@ -375,6 +405,8 @@ pub struct Registration {
     pub info: &'static ConsumerInfo,
     needs: fn(&mut Needs),
     call: Call,
+    decodes: fn(&Entry) -> bool,
+    takes_batches: bool,
 }
 
 /// Decodes, makes the arguments, calls the function.
@@ -383,7 +415,13 @@ type Call = fn(Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>>
 impl Registration {
     /// The registration of a `#[consumer]` function.
     pub const fn of<C: Consumer>() -> Self {
-        Self { info: C::INFO, needs: <C::Args as Arguments>::needs, call: call::<C> }
+        Self {
+            info: C::INFO,
+            needs: <C::Args as Arguments>::needs,
+            call: call::<C>,
+            decodes: |entry| codec::decode::<<C::Payload as Payload>::Event>(entry).is_ok(),
+            takes_batches: takes_batches::<C>(),
+        }
     }
 
     /// What the function's arguments need at start-up.
@@ -391,6 +429,16 @@ impl Registration {
         let mut needs = Needs::default();
         (self.needs)(&mut needs);
         needs
+    }
+
+    /// Whether the function takes several events at once.
+    pub fn takes_batches(&self) -> bool {
+        self.takes_batches
+    }
+
+    /// Whether the entry holds an event that the function can take.
+    pub fn decodes(&self, entry: &Entry) -> bool {
+        (self.decodes)(entry)
     }
 
     /// One attempt.
@@ -421,6 +469,12 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
 #[doc(hidden)]
 pub const fn event_of<C: Consumer>() -> &'static EventInfo {
     <C::Payload as Payload>::Event::INFO
+}
+
+/// Not public API: whether a consumer takes `Batch<E>`.
+#[doc(hidden)]
+pub const fn takes_batches<C: Consumer>() -> bool {
+    <C::Payload as Payload>::IS_BATCH
 }
 
 /// An explicit list of consumers for `App::with`: `consumers![check_limits, audit::count]`.

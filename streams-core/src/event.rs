@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::SchemaType;
+use crate::schema::Schema;
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
 ///
@@ -43,6 +44,8 @@ pub struct EventInfo {
     pub durability: Option<Durability>,
     /// A property of the event: the most bytes its payload may have.
     pub max_payload: Option<usize>,
+    /// Its shape on the wire.
+    pub schema: &'static Schema,
     /// The hash of its schema.
     pub fingerprint: u64,
     /// The Rust type, for messages.

@@ -50,6 +50,8 @@ pub struct Scope {
 
 /// One delivery: which event, to whom, for which time. Cheap to clone.
 ///
+/// Of a batch it shows the first event: its ids, its headers. [`Context::entries`] has them all.
+///
 /// A handler takes it by value, after the event:
 ///
 /// ```
@@ -67,13 +69,15 @@ pub struct Scope {
 pub struct Context {
     scope: Arc<Scope>,
     entry: Arc<Entry>,
+    /// All entries of a batch of several.
+    batch: Option<Arc<[Arc<Entry>]>>,
     attempt: u32,
 }
 
 impl Context {
     /// The context of one attempt.
     pub fn new(scope: Arc<Scope>, entry: Arc<Entry>, attempt: u32) -> Self {
-        Self { scope, entry, attempt }
+        Self { scope, entry, batch: None, attempt }
     }
 
     /// A context for calling a handler in a test: stream, group and consumer `test`, entry `1-0`, first attempt.
@@ -86,6 +90,19 @@ impl Context {
         let scope =
             Scope { stream: "test", partition: 0, group: "test", consumer: "test", resources: Arc::new(resources) };
         Self::new(Arc::new(scope), Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), 1)
+    }
+
+    /// The same for these entries; the first is the one that the context shows.
+    ///
+    /// Without an entry it stays as it is.
+    #[must_use]
+    pub fn with_entries(mut self, entries: impl Into<Arc<[Arc<Entry>]>>) -> Self {
+        let entries = entries.into();
+        if let Some(first) = entries.first() {
+            self.entry = Arc::clone(first);
+            self.batch = (entries.len() > 1).then_some(entries);
+        }
+        self
     }
 
     /// The same with one more header, for calling an extractor or a handler in a test.
@@ -148,6 +165,11 @@ impl Context {
         &self.entry
     }
 
+    /// All entries of a batch, in order; of an event that comes alone, its own.
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        self.batch.as_deref().unwrap_or(std::slice::from_ref(&self.entry))
+    }
+
     /// What the app's handlers share: state, the publisher.
     pub fn resources(&self) -> &Resources {
         &self.scope.resources
@@ -156,7 +178,7 @@ impl Context {
 
 /// A type that a handler may take after the event.
 ///
-/// The runtime makes it anew for every attempt. A rejection is a failed attempt.
+/// The runtime makes it anew for every attempt, once for all events of a batch. A rejection is a failed attempt.
 ///
 /// ```
 /// use streams_core::{BoxError, Context, FromContext, consumer, stream_event};

@@ -115,6 +115,11 @@ impl StreamKey {
         format!("streams:{{{}}}:_stream", self.base)
     }
 
+    /// The hash in which builds of different age leave notes for each other.
+    pub fn builds(&self) -> String {
+        format!("streams:{{{}}}:_builds", self.base)
+    }
+
     /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
     pub fn partition(&self, index: u32) -> PartitionKey {
         let key = if self.partitions == 1 { self.base.clone() } else { format!("{}.{index}", self.base) };
@@ -242,6 +247,7 @@ mod tests {
         assert_eq!(group.dead(), "streams:{staging:trades.3}:risk:dead");
         assert_eq!(group.partition().bell(), "streams:{staging:trades.3}:_bell");
         assert_eq!(many.properties(), "streams:{staging:trades}:_stream");
+        assert_eq!(many.builds(), "streams:{staging:trades}:_builds");
     }
 
     #[test]

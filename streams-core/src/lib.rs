@@ -5,7 +5,7 @@
 //!
 //! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
 //! described ([`schema`]), encoded ([`codec`]), stored ([`Entry`]), named in Redis ([`keys`]),
-//! carried ([`broker`]), handed to a function ([`Consumer`], [`FromContext`]), judged ([`Outcome`]).
+//! carried ([`broker`]), handed to a function ([`Consumer`], [`Batch`], [`FromContext`]), judged ([`Outcome`]).
 
 // The attributes emit `::streams_core::..` paths, also inside this crate.
 extern crate self as streams_core;
@@ -17,9 +17,11 @@ mod entry;
 pub mod keys;
 pub mod broker;
 mod consumer;
+mod batch;
 mod extract;
 mod outcome;
 
+pub use batch::Batch;
 pub use consumer::{
     Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, OnDataLoss, Payload,
     Registration, Start,
@@ -38,5 +40,5 @@ pub mod __private {
     pub use serde;
     pub use std::borrow::Cow;
 
-    pub use crate::consumer::event_of;
+    pub use crate::consumer::{event_of, takes_batches};
 }

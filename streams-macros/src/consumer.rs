@@ -34,11 +34,23 @@ struct Options {
     group: Option<LitStr>,
     /// The setters of `ConsumerOptions` to call.
     setters: Vec<TokenStream>,
+    /// The options that only a batch can have, each with the place of its value.
+    of_batches: Vec<(&'static str, Span)>,
 }
 
 impl Options {
-    const KNOWN: &[&str] =
-        &["group", "max_attempts", "backoff", "timeout", "start", "checkpoint", "on_data_loss", "crate"];
+    const KNOWN: &[&str] = &[
+        "group",
+        "max_attempts",
+        "backoff",
+        "timeout",
+        "batch",
+        "batch_wait",
+        "start",
+        "checkpoint",
+        "on_data_loss",
+        "crate",
+    ];
 
     fn parse(tokens: TokenStream, root: &TokenStream, errors: &mut Errors) -> Self {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
@@ -78,6 +90,23 @@ impl Options {
             let timeout = duration_tokens(timeout);
             setters.push(quote!(with_timeout(#timeout)));
         }
+        let mut of_batches = Vec::new();
+        if let Some(value) = args.take("batch") {
+            of_batches.push(("batch", at(&value.tokens)));
+            let expected = "a number of events from 1 to 10000, such as `500`";
+            if let Some(events) = value.integer(1..=MAX_BATCH, expected, errors) {
+                let events = events as u32;
+                setters.push(quote!(with_batch(#events)));
+            }
+        }
+        if let Some(value) = args.take("batch_wait") {
+            of_batches.push(("batch_wait", at(&value.tokens)));
+            let expected = "a duration up to a minute such as \"200ms\", or \"0s\" to wait for nothing";
+            if let Some(wait) = value.duration(Duration::ZERO..=MAX_BATCH_WAIT, expected, errors) {
+                let wait = duration_tokens(wait);
+                setters.push(quote!(with_batch_wait(#wait)));
+            }
+        }
         if let Some(value) = args.take("start") {
             match value.text().and_then(|text| start(&text.value(), &root)) {
                 Some(start) => setters.push(quote!(with_start(#start))),
@@ -103,10 +132,13 @@ impl Options {
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
             }
         }
-        Self { root, group, setters }
+        Self { root, group, setters, of_batches }
     }
 }
 
+/// The bounds of `streams_core::ConsumerOptions`; a test below holds the two together.
+const MAX_BATCH: u64 = 10_000;
+const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -266,7 +298,7 @@ impl Handler {
 }
 
 fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
-    let Options { root, setters, .. } = options;
+    let Options { root, setters, of_batches, .. } = options;
     let Handler { event, by_reference, rest, out } = handler;
     // A lone argument is reported at its type, one of several at all of them.
     let rest_span = match rest.as_slice() {
@@ -295,6 +327,13 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             async move { #name(#lend #payload #(, #args.#indices)*).await }
         }
     };
+    // The types know whether there is a batch; a message for each option that has no use without.
+    let batch_checks = of_batches.iter().map(|(option, place)| {
+        let message = format!(
+            "`{option}` is for a consumer that takes several events at once; take `Batch<Event>` as the first argument, or remove `{option}`"
+        );
+        quote_spanned!(*place=> const _: () = ::core::assert!(#root::__private::takes_batches::<#name>(), #message);)
+    });
     // A condition on the function is one on all of it. Attribute macros below this one see the function only.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
@@ -324,6 +363,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
 
                 #invoke
             }
+            #(#batch_checks)*
             #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
         };
     }
@@ -342,4 +382,16 @@ fn not_a_function(item: &TokenStream, error: syn::Error, mut errors: Errors) -> 
     }
     let errors = errors.finish();
     quote!(#errors #item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::ConsumerOptions;
+
+    #[test]
+    fn the_bounds_of_a_batch_are_those_of_core() {
+        assert_eq!(MAX_BATCH, u64::from(ConsumerOptions::MAX_BATCH));
+        assert_eq!(MAX_BATCH_WAIT, ConsumerOptions::MAX_BATCH_WAIT);
+    }
 }

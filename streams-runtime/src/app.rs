@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
 use crate::lease::Leases;
+use crate::meeting::{self, Table};
 use crate::ordered::{Engine, Group, Handler};
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
@@ -138,8 +139,8 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`. `run` does
-    /// this by itself.
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`,
+    /// `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -209,7 +210,7 @@ impl App {
             return Ok(Arc::clone(broker));
         }
         if let Some(url) = &self.environment.redis_url {
-            return Ok(Arc::new(Redis::open(url)?));
+            return Ok(Arc::new(self.open(&url.0)?));
         }
         if self.is_embedded_by_default() {
             tracing::warn!("{EMBEDDED_BY_DEFAULT}");
@@ -219,6 +220,18 @@ impl App {
             ]));
         }
         Ok(Arc::new(Embedded::new()))
+    }
+
+    /// The server that the environment names, with its files for TLS.
+    fn open(&self, url: &str) -> Result<Redis, BrokerError> {
+        #[cfg(feature = "tls")]
+        {
+            let files = &self.environment.tls;
+            let client = files.cert.as_deref().zip(files.key.as_deref());
+            Redis::open_with(url, &crate::broker::Tls::from_variables(files.ca.as_deref(), client))
+        }
+        #[cfg(not(feature = "tls"))]
+        Redis::open(url)
     }
 
     /// Checks, connects, and begins to drive every group.
@@ -246,6 +259,10 @@ impl App {
             namespace.clone(),
             self.events.clone(),
         );
+        let tables = Table::of(&plan, &self.events);
+        for table in &tables {
+            publisher.meeting().join(table).await;
+        }
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
         let leases = Leases::start(&broker, config.lease, clock).map_err(Error::Thread)?;
@@ -297,7 +314,14 @@ impl App {
                 tasks.spawn(supervise(driven));
             }
         }
+        let of_groups = progress.clone();
+        let owns = move |stream: &StreamKey, group: &str| {
+            let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
+            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
+        };
+        let meeting = tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, owns));
         Ok(Running {
+            _meeting: AbortOnDropHandle::new(meeting),
             broker,
             namespace,
             events: self.events,
@@ -345,15 +369,18 @@ async fn supervise(group: Group) {
 
 /// Where the app runs, then a line for each consumer: stream, group, function, file and line.
 fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
-    let consumers =
-        plan.groups.iter().flat_map(|group| group.consumers.iter().map(move |(consumer, _)| (group, consumer.info)));
-    let consumers = consumers.map(|(group, info)| {
+    let consumers = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.consumers.iter().map(move |(consumer, policy)| (group, consumer.info, policy)));
+    let consumers = consumers.map(|(group, info, policy)| {
+        let batches = policy.batch.map(|limits| format!(", up to {} at once", limits.events)).unwrap_or_default();
         let partitions = match group.key.partitions() {
             1 => String::new(),
             many => format!(" ({many} partitions)"),
         };
         format!(
-            "  {}{partitions} -> {}: `{}` takes `{}` [{}:{}]",
+            "  {}{partitions} -> {}: `{}` takes `{}`{batches} [{}:{}]",
             group.key.base(),
             group.group,
             info.name,
@@ -369,6 +396,8 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
 pub struct Running {
+    /// Tells other builds of this one, hour by hour.
+    _meeting: AbortOnDropHandle<()>,
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     events: Vec<&'static EventInfo>,

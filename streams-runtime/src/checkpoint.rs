@@ -81,9 +81,12 @@ impl Ledger {
         Reader::new(self.settled, &self.settled_event, self.seen)
     }
 
-    /// Whether another event may start: a crash then repeats it and all that stand between it and the checkpoint.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting + self.flying < self.policy.events
+    /// Whether so many events may start: a crash then repeats them and all that stand between them and the checkpoint.
+    ///
+    /// A batch that is larger than the bound starts where nothing stands between.
+    pub(crate) fn has_room(&self, events: u32) -> bool {
+        let ahead = self.waiting + self.flying;
+        ahead == 0 || ahead.saturating_add(events) <= self.policy.events
     }
 
     /// Failed attempts of an event, those before a restart included.
@@ -212,7 +215,7 @@ mod tests {
     fn no_more_than_one_batch_runs_beyond_the_acknowledged_checkpoint() {
         let (mut ledger, holder, now) = ledger(4);
         for seq in 1..=2 {
-            assert!(ledger.has_room());
+            assert!(ledger.has_room(1));
             ledger.settle(EntryId::new(5, seq), "e", None, now);
         }
         // Half of the batch is due, and the other half may run meanwhile.
@@ -220,13 +223,13 @@ mod tests {
         let commit = ledger.take(&holder, now);
         assert_eq!((commit.prev, commit.next, commit.seen), (EntryId::new(5, 0), EntryId::new(5, 2), Some(4)));
         for seq in 3..=4 {
-            assert!(ledger.has_room());
+            assert!(ledger.has_room(1));
             ledger.settle(EntryId::new(5, seq), "e", None, now);
         }
-        assert!(!ledger.has_room(), "a crash now would repeat four events");
+        assert!(!ledger.has_room(1), "a crash now would repeat four events");
         assert_eq!(ledger.due_at(), None, "one commit at a time");
         ledger.acknowledged(&commit);
-        assert!(ledger.has_room());
+        assert!(ledger.has_room(1));
         assert_eq!(ledger.at(), EntryId::new(5, 2));
         assert!(ledger.is_due(now));
     }
@@ -235,12 +238,24 @@ mod tests {
     fn each_waits_for_its_own_commit() {
         let (mut ledger, holder, now) = ledger(1);
         ledger.settle(EntryId::new(6, 0), "e", None, now);
-        assert!(!ledger.has_room());
+        assert!(!ledger.has_room(1));
         assert_eq!(ledger.due_at(), Some(Due::Now));
         let commit = ledger.take(&holder, now);
-        assert!(!ledger.has_room());
+        assert!(!ledger.has_room(1));
         ledger.acknowledged(&commit);
-        assert!(ledger.has_room() && ledger.is_clean());
+        assert!(ledger.has_room(1) && ledger.is_clean());
+    }
+
+    #[test]
+    fn a_batch_starts_where_all_of_it_fits_or_where_it_is_alone() {
+        let (mut ledger, holder, now) = ledger(4);
+        assert!(ledger.has_room(4) && ledger.has_room(9), "nothing runs beyond the checkpoint");
+        ledger.settle(EntryId::new(6, 0), "e", None, now);
+        assert!(ledger.has_room(3) && !ledger.has_room(4));
+        let commit = ledger.take(&holder, now);
+        assert!(!ledger.has_room(4), "a commit on its way may not arrive");
+        ledger.acknowledged(&commit);
+        assert!(ledger.has_room(9));
     }
 
     #[test]

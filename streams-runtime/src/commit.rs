@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
+use crate::gather::Held;
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
@@ -45,21 +46,37 @@ impl<'a> Committer<'a> {
         Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
     }
 
-    /// An event is settled; a commit starts when one is due.
-    pub(crate) fn settle(&mut self, entry: &Entry, dead: Option<Fields>) {
-        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), dead, self.now);
+    /// These are settled, one or all of a batch, of which no commit takes a part; a commit starts when one is due.
+    pub(crate) fn settle(&mut self, held: &[Held]) {
+        for Held { entry, .. } in held {
+            self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), None, self.now);
+        }
+        self.start_if_due();
+    }
+
+    /// An event is settled as a dead letter.
+    pub(crate) fn settle_dead(&mut self, entry: &Entry, letter: Fields) {
+        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), Some(letter), self.now);
+        self.start_if_due();
+    }
+
+    fn start_if_due(&mut self) {
         if self.flying.is_none() && self.ledger.is_due(self.now) {
             self.start();
         }
     }
 
-    /// Waits until another event may start beyond the acknowledged checkpoint; after a stop none may.
-    pub(crate) async fn make_room(&mut self) -> Result<(), Ended> {
+    /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.
+    pub(crate) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
             self.progress().await?;
         }
-        while !self.ledger.has_room() {
+        while !self.ledger.has_room(events) {
+            // A batch may need room before what takes it is due.
+            if self.flying.is_none() {
+                self.start();
+            }
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),

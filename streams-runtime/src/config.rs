@@ -3,6 +3,8 @@
 //! Precedence: an attribute's option < [`Config`] < [`Config::group`] < the environment (read by `run` only).
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use streams_core::broker::DeadBounds;
@@ -26,7 +28,8 @@ pub struct Config {
     /// longer than the 10 s that one answer may take, so that it is asked for twice, and with the last attempt shorter
     /// than the 30 s that a handler has. With zero nothing is tried again.
     pub publish_retry: Duration,
-    /// How many bytes of recent entries the process keeps for all its groups: 16 MiB.
+    /// How many bytes of entries the process keeps for all its groups, recent ones and those that groups share while they
+    /// catch up: 16 MiB, some 50,000 small events.
     pub window_bytes: usize,
     /// What holds for every consumer, over its attribute.
     pub consumers: ConsumerOptions,
@@ -57,6 +60,10 @@ pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100),
 pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
 /// How long one attempt may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most events in a batch: most of what a database gains by several rows at once, and little to repeat.
+pub(crate) const BATCH: u32 = 100;
+/// How long a batch that has an event waits for more: as long as a settled event for its commit.
+pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// The most events that a crash repeats.
 pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
 /// The longest that a settled event waits for its commit.
@@ -137,6 +144,16 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
     if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
         problems.push("`timeout` is zero; no handler could finish".to_owned());
     }
+    if let Some(events) = options.batch.filter(|events| !(1..=ConsumerOptions::MAX_BATCH).contains(events)) {
+        problems.push(format!("`batch` is {events}; it must be from 1 to {} events", ConsumerOptions::MAX_BATCH));
+    }
+    if let Some(wait) = options.batch_wait.filter(|wait| *wait > ConsumerOptions::MAX_BATCH_WAIT) {
+        problems.push(format!(
+            "`batch_wait` is {}; it must be at most {}",
+            humantime::format_duration(wait),
+            humantime::format_duration(ConsumerOptions::MAX_BATCH_WAIT)
+        ));
+    }
     if options.checkpoint_events == Some(0) {
         problems.push("`checkpoint_events` is 0; it must be at least 1".to_owned());
     }
@@ -149,7 +166,9 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 /// What the environment says; read once, by `run`.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
-    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_url: Option<Url>,
+    /// Files for TLS to it.
+    pub(crate) tls: TlsFiles,
     /// Which broker `STREAMS_BROKER` asks for.
     pub(crate) embedded: bool,
     redis: bool,
@@ -161,8 +180,57 @@ pub(crate) struct Environment {
     pub(crate) problems: Vec<String>,
 }
 
+/// A URL that may hold a password, so nobody prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Url(pub(crate) String);
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not shown")
+    }
+}
+
+impl Url {
+    fn is_tls(&self) -> bool {
+        self.0.starts_with("rediss://") || self.0.starts_with("valkeys://")
+    }
+}
+
+/// What `STREAMS_TLS_*` name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// What is wrong with them before anything is read.
+    fn problems(&self, url: Option<&Url>) -> Vec<String> {
+        let named = [("STREAMS_TLS_CA", &self.ca), ("STREAMS_TLS_CERT", &self.cert), ("STREAMS_TLS_KEY", &self.key)];
+        let Some((first, _)) = named.iter().find(|(_, path)| path.is_some()) else { return Vec::new() };
+        if !cfg!(feature = "tls") {
+            return vec![format!(
+                "{first} is set, but TLS is not built in; add the feature `tls` of streams-runtime in Cargo.toml"
+            )];
+        }
+        let mut problems = Vec::new();
+        if self.cert.is_some() != self.key.is_some() {
+            problems.push(
+                "STREAMS_TLS_CERT and STREAMS_TLS_KEY belong together, and only one of them is set; set both, or none"
+                    .to_owned(),
+            );
+        }
+        // Whoever names an authority believes that the conversation is private.
+        if url.is_some_and(|url| !url.is_tls()) {
+            problems.push(format!("{first} is set, but REDIS_URL is a plain one; write rediss://, or unset {first}"));
+        }
+        problems
+    }
+}
+
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 13] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
@@ -173,6 +241,9 @@ const VARIABLES: [&str; 10] = [
     "STREAMS_CHECKPOINT_EVENTS",
     "STREAMS_CHECKPOINT_INTERVAL",
     "STREAMS_ON_DATA_LOSS",
+    "STREAMS_TLS_CA",
+    "STREAMS_TLS_CERT",
+    "STREAMS_TLS_KEY",
 ];
 
 impl Environment {
@@ -184,8 +255,16 @@ impl Environment {
             if value.is_empty() {
                 continue;
             }
+            // Messages repeat values, and a URL in the wrong variable may hold a password.
+            if name.starts_with("STREAMS_") && value.contains("://") {
+                read.problems.push(format!("{name} holds a URL, which is not shown here; only REDIS_URL takes one"));
+                continue;
+            }
             match name.as_str() {
-                "REDIS_URL" => read.redis_url = Some(value),
+                "REDIS_URL" => read.redis_url = Some(Url(value)),
+                "STREAMS_TLS_CA" => read.tls.ca = Some(value.into()),
+                "STREAMS_TLS_CERT" => read.tls.cert = Some(value.into()),
+                "STREAMS_TLS_KEY" => read.tls.key = Some(value.into()),
                 "STREAMS_BROKER" => match value.as_str() {
                     "embedded" => read.embedded = true,
                     "redis" => read.redis = true,
@@ -231,6 +310,7 @@ impl Environment {
         if read.embedded && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());
         }
+        read.problems.extend(read.tls.problems(read.redis_url.as_ref()));
         read.problems
             .extend(options_problems(&read.consumers).into_iter().map(|problem| format!("environment: {problem}")));
         read
@@ -286,11 +366,47 @@ mod tests {
     }
 
     #[test]
+    fn files_for_tls_need_each_other_and_a_url_for_tls() {
+        const FILES: [(&str, &str); 3] =
+            [("STREAMS_TLS_CA", "/ca.pem"), ("STREAMS_TLS_CERT", "/me.pem"), ("STREAMS_TLS_KEY", "/me.key")];
+        let with = |files: &[(&str, &str)], url| read(&[files, &[("REDIS_URL", url)]].concat()).problems;
+        let says = |problems: Vec<String>, words: &[&str]| {
+            assert_eq!(problems.len(), words.len(), "{problems:?}");
+            for (problem, word) in problems.iter().zip(words) {
+                assert!(problem.contains(word), "no `{word}` in: {problem}");
+            }
+        };
+        if cfg!(feature = "tls") {
+            says(with(&FILES, "rediss://host"), &[]);
+            says(with(&FILES[..1], "valkeys://host"), &[]);
+            says(with(&FILES[1..2], "rediss://host"), &["STREAMS_TLS_KEY"]);
+            says(with(&FILES[2..], "redis://host"), &["STREAMS_TLS_CERT", "write rediss://, or unset STREAMS_TLS_KEY"]);
+        } else {
+            says(with(&FILES, "rediss://host"), &["the feature `tls`"]);
+        }
+    }
+
+    #[test]
+    fn a_url_is_never_repeated() {
+        let names = VARIABLES.into_iter().chain(["REDIS_URL", "STREAMS_MADE_UP"]);
+        for name in names {
+            let env = read(&[(name, "redis://:hunter2@host")]);
+            assert_eq!(env.problems.is_empty(), name == "REDIS_URL", "{name}: {env:?}");
+            assert!(!format!("{env:?}").contains("hunter2"), "{name}: {env:?}");
+        }
+    }
+
+    #[test]
     fn a_config_that_cannot_work_says_why() {
         let mut options = ConsumerOptions::DEFAULT;
         options.backoff = Some(Backoff { first: Duration::from_secs(2), max: Duration::from_secs(1) });
+        options.batch = Some(ConsumerOptions::MAX_BATCH + 1);
+        options.batch_wait = Some(Duration::from_secs(61));
         let config = Config::new().lease(Duration::ZERO).group("risk", options);
-        assert_eq!(config.problems().len(), 2, "{:?}", config.problems());
+        assert_eq!(config.problems().len(), 4, "{:?}", config.problems());
+        for words in ["config of group `risk`: `batch` is 10001", "`batch_wait` is 1m 1s; it must be at most 1m"] {
+            assert!(config.problems().iter().any(|problem| problem.contains(words)), "{:?}", config.problems());
+        }
         assert_eq!(Config::new().problems(), Vec::<String>::new());
     }
 }

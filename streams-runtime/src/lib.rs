@@ -27,12 +27,14 @@
 //! # Where to look
 //!
 //! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`].
-//! * What a handler may take: the event or a [`Message`], then [`Context`], [`State`], [`Publisher`] or your own
+//! * What a handler may take: the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
 //! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
 //!   operator's hand on a checkpoint: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
+//! * Safety: TLS is below at the environment and the features, permissions at [`broker::Acl`]; a guide is
+//!   `docs/security.md`.
 //!
 //! # Environment
 //!
@@ -41,7 +43,9 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `REDIS_URL` | `redis://[user:password@]host[:port][/database]` or `redis+unix:///path` |
+//! | `REDIS_URL` | `redis[s]://[user:password@]host[:port][/database]` or `redis+unix:///path` |
+//! | `STREAMS_TLS_CA` | a PEM file: for `rediss://` the authorities in it are trusted, and not those of the system |
+//! | `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY` | PEM files with the certificate to show the server, and its key |
 //! | `STREAMS_BROKER` | `embedded` for the one in the process, which forgets everything at its end; `redis` to insist on a URL |
 //! | `STREAMS_GROUPS` | only these groups, with commas between them |
 //! | `STREAMS_NAMESPACE` | put before the name of every stream |
@@ -57,6 +61,7 @@
 //! |---|---|
 //! | `uuid` | fields and keys of type `uuid::Uuid` |
 //! | `chrono` | fields of type `chrono::DateTime` |
+//! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
 //!
 //! # What stops a group
@@ -79,11 +84,14 @@ mod app;
 mod run;
 mod config;
 mod registry;
+mod meeting;
 mod publisher;
 mod tail;
 mod lease;
+mod catchup;
 mod source;
 mod loss;
+mod gather;
 mod ordered;
 mod settle;
 mod checkpoint;
@@ -109,7 +117,7 @@ pub use settle::Cause;
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
-    Backoff, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
+    Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
     EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
     OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
     StreamEvent, codec, consumers, keys, permanent, schema,

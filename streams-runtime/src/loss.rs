@@ -127,9 +127,9 @@ impl Reader {
         self.seen
     }
 
-    /// Whether a read that includes the position can show that nothing was trimmed.
-    pub(crate) fn has_witness(&self) -> bool {
-        self.witness.is_some()
+    /// What the entry at the position looks like: a read that includes it can show that nothing was trimmed.
+    pub(crate) fn witness(&self) -> Option<Witness> {
+        self.witness
     }
 
     /// Whether this entry is the one at the position, as far as that is known.
@@ -317,7 +317,7 @@ mod tests {
         assert!(reader.is_at(Some(&anonymous(b"x"))) && !reader.is_at(Some(&anonymous(b"y"))));
         assert_eq!((reader.position(), reader.seen()), (EntryId::new(6, 0), Some(6)));
         reader.pass_nothing(EntryId::new(9, 0));
-        assert!(!reader.has_witness());
+        assert_eq!(reader.witness(), None);
     }
 
     #[test]

@@ -21,12 +21,13 @@ use tokio::time::Instant;
 use crate::clock::{after, millis};
 use crate::commit::Committer;
 use crate::dead_letter;
+use crate::gather::{Gathering, Held, Parts};
 use crate::lease::{Lease, Leases, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::random::Random;
-use crate::settle::{self, Decision, SERVER_AWAY, Settlement, decide, wait};
+use crate::settle::{self, Decision, SERVER_AWAY, Settlement, decide, decide_batch, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
-use crate::source::Source;
+use crate::source::{Arrived, Source};
 use crate::status::{Phase, Progress, count};
 use crate::tail::{Follower, Tails, Taken};
 
@@ -57,6 +58,45 @@ pub(crate) struct Handler {
     pub(crate) registration: Registration,
     pub(crate) policy: settle::Policy,
     pub(crate) scope: Arc<Scope>,
+}
+
+/// Who takes an entry.
+#[derive(Debug, Clone, Copy)]
+enum Taker {
+    /// This consumer of the group.
+    Consumer(usize),
+    /// None of them.
+    Nobody,
+    /// The entry does not say what it is.
+    Unnamed,
+}
+
+/// What an owner remembers from one entry to the next.
+#[derive(Default)]
+struct InHand {
+    /// Dropped with every end but that of history itself: what has only gathered comes again.
+    gathering: Gathering,
+    dead_in_a_row: u32,
+}
+
+/// What a handler is called with until it is clear what becomes of it.
+struct Delivery<'a> {
+    handler: &'a Handler,
+    /// The event, or the first of several.
+    first: &'a Arc<Entry>,
+    /// All events of a batch of several.
+    batch: Option<Arc<[Arc<Entry>]>>,
+    /// Attempts at the batch that the event was in before it came to be alone.
+    tried: u32,
+}
+
+/// Why a batch cannot be settled as one.
+#[derive(Debug)]
+struct Apart {
+    /// An event of it cannot be decoded.
+    undecodable: bool,
+    /// How often it was tried.
+    tried: u32,
 }
 
 /// A group on a partition.
@@ -400,7 +440,7 @@ impl Group {
     /// Waits until the bell rings for this group.
     async fn rung(&self, bell: &Follower, position: &mut EntryId) {
         loop {
-            match bell.wait(*position, TAKE).await {
+            match bell.wait(*position, None, TAKE).await {
                 Taken::Entries(rings) => {
                     *position = rings.last().map_or(*position, |ring| ring.id);
                     if rings.iter().any(|ring| ring.field("group") == Some(self.key.group().as_bytes())) {
@@ -509,12 +549,12 @@ impl Group {
             Err(error) => return error.into(),
         };
         let mut turn = Instant::now();
-        let mut dead_in_a_row = 0;
+        let mut hand = InHand::default();
         loop {
-            if committer.ledger.is_clean() {
+            if hand.gathering.is_empty() && committer.ledger.is_clean() {
                 self.progress.reach(source.reader.position());
             }
-            let batch = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
@@ -522,31 +562,35 @@ impl Group {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
-                batch = source.next() => match batch {
-                    Ok(batch) => batch,
+                arrived = source.next() => arrived,
+                () = hand.gathering.over() => match self.hand_out(lease, committer, &mut hand).await {
+                    Ok(()) => continue,
                     Err(ended) => return ended,
                 },
             };
-            if let Some(loss) = batch.loss {
+            // What has gathered was read before the cut, and going on begins behind all that was read.
+            if matches!(&arrived, Ok(Arrived { loss: Some(_), .. }) | Err(Ended::Cut { .. }))
+                && let Err(ended) = self.hand_out(lease, committer, &mut hand).await
+            {
+                return ended;
+            }
+            let arrived = match arrived {
+                Ok(arrived) => arrived,
+                Err(ended) => return ended,
+            };
+            if let Some(loss) = arrived.loss {
                 self.report(&loss);
                 if self.on_data_loss == OnDataLoss::Halt {
                     return Ended::Halted { reason: self.loss_reason(&loss), keep: true };
                 }
             }
-            if let Some(seen) = batch.seen {
-                committer.ledger.anchor(seen);
+            if let Some(seen) = arrived.seen {
+                // What has gathered is read, but not settled.
+                committer.ledger.anchor(seen.saturating_sub(hand.gathering.len() as u64));
             }
-            for entry in batch.entries {
-                match self.settle(lease, committer, &entry).await {
-                    Ok(dead) => dead_in_a_row = if dead { dead_in_a_row + 1 } else { 0 },
-                    Err(ended) => return ended,
-                }
-                if dead_in_a_row >= self.storm {
-                    let reason = format!(
-                        "{} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again",
-                        self.key
-                    );
-                    return Ended::Halted { reason, keep: true };
+            for entry in arrived.entries {
+                if let Err(ended) = self.take(lease, committer, &mut hand, entry).await {
+                    return ended;
                 }
                 if turn.elapsed() > TURN {
                     tokio::task::yield_now().await;
@@ -556,48 +600,144 @@ impl Group {
         }
     }
 
-    /// Ends one event's business with the group; answers whether it became a dead letter.
+    fn taker(&self, entry: &Entry) -> Taker {
+        let Some((name, _)) = entry.event() else { return Taker::Unnamed };
+        match self.handlers.iter().position(|handler| handler.registration.info.event.name == name) {
+            Some(consumer) => Taker::Consumer(consumer),
+            None => Taker::Nobody,
+        }
+    }
+
+    /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
+    async fn take(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+        entry: Arc<Entry>,
+    ) -> Result<(), Ended> {
+        let taker = self.taker(&entry);
+        if !hand.gathering.is_empty() {
+            let joins = match taker {
+                Taker::Consumer(consumer) => hand.gathering.admits(Some(consumer), &entry),
+                Taker::Nobody => hand.gathering.admits(None, &entry),
+                Taker::Unnamed => false,
+            };
+            if !joins {
+                self.hand_out(lease, committer, hand).await?;
+            }
+        }
+        match taker {
+            Taker::Consumer(consumer) if let Some(limits) = self.handlers[consumer].policy.batch => {
+                hand.gathering.add(consumer, limits, entry);
+            }
+            Taker::Nobody if !hand.gathering.is_empty() => hand.gathering.add_between(entry),
+            _ => {
+                let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
+                return match self.settle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
+                    Ok(dead) => self.weather(hand, dead),
+                    Err(_) => Err(self.halted(format!(
+                        "bug in streams-runtime: {}: entry {} came alone and was taken for a batch; please report it, and start the program again",
+                        self.key, held.entry.id
+                    ))),
+                };
+            }
+        }
+        if hand.gathering.is_full() {
+            self.hand_out(lease, committer, hand).await?;
+        }
+        Ok(())
+    }
+
+    /// Settles what has gathered: as one batch, and where that comes to nothing in parts.
+    async fn hand_out(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+        let Some((consumer, held)) = hand.gathering.take() else { return Ok(()) };
+        let registration = &self.handlers[consumer].registration;
+        let mut parts = Parts::default();
+        while let Some((part, tried)) = parts.next(&held) {
+            let taker = if part[0].is_event { Taker::Consumer(consumer) } else { Taker::Nobody };
+            match self.settle(lease, committer, taker, part, tried).await? {
+                Ok(dead) => {
+                    parts.settled(part.len());
+                    self.weather(hand, dead)?;
+                }
+                Err(Apart { undecodable, tried }) => {
+                    let is_bad = |held: &Held| held.is_event && !registration.decodes(&held.entry);
+                    match part.iter().position(is_bad).filter(|_| undecodable) {
+                        Some(bad) => parts.undecodable(bad),
+                        None => parts.apart(part.len(), tried),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts dead letters in a row: many are a storm, which is an outage rather than bad events.
+    fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
+        hand.dead_in_a_row = if dead { hand.dead_in_a_row + 1 } else { 0 };
+        if hand.dead_in_a_row < self.storm {
+            return Ok(());
+        }
+        let reason = format!(
+            "{} put {} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again",
+            self.key, hand.dead_in_a_row
+        );
+        Err(Ended::Halted { reason, keep: true })
+    }
+
+    /// Ends the business of an entry, or of a batch, with the group; answers whether it became a dead letter, or why the batch
+    /// cannot be settled as one.
     ///
     /// This is the one place that settles.
-    async fn settle(&self, lease: &Lease, committer: &mut Committer<'_>, entry: &Arc<Entry>) -> Result<bool, Ended> {
-        committer.make_room().await?;
+    async fn settle(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        taker: Taker,
+        held: &[Held],
+        tried: u32,
+    ) -> Result<Result<bool, Apart>, Ended> {
+        let first = &held[0].entry;
+        let batch: Option<Arc<[_]>> = (held.len() > 1)
+            .then(|| held.iter().filter(|held| held.is_event).map(|held| Arc::clone(&held.entry)).collect());
+        let events = batch.as_ref().map_or(1, |batch| batch.len() as u32);
+        committer.make_room(events).await?;
         if self.engine.shutdown.is_stopping() {
             return Err(Ended::Stopped);
         }
         let counts = &self.progress.counts;
-        let (settlement, consumer) = match entry.event() {
-            None => {
+        let (settlement, consumer) = match taker {
+            Taker::Unnamed => {
                 let reason = "the field `event` is missing or is not `Name@version`".to_owned();
                 (Settlement::Dead { cause: settle::Cause::Decode, reason }, "")
             }
-            Some((name, _)) => {
-                match self.handlers.iter().find(|handler| handler.registration.info.event.name == name) {
-                    Some(handler) => {
-                        (self.attempts(lease, committer, handler, entry).await?, handler.registration.info.name)
-                    }
-                    None => {
-                        count(&counts.passed_over);
-                        committer.settle(entry, None);
-                        return Ok(false);
-                    }
+            Taker::Nobody => {
+                count(&counts.passed_over, 1);
+                committer.settle(held);
+                return Ok(Ok(false));
+            }
+            Taker::Consumer(consumer) => {
+                let handler = &self.handlers[consumer];
+                match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
+                    Ok(settlement) => (settlement, handler.registration.info.name),
+                    Err(apart) => return Ok(Err(apart)),
                 }
             }
         };
         match settlement {
             Settlement::Done => {
-                count(&counts.done);
-                committer.settle(entry, None);
+                count(&counts.done, events.into());
             }
             Settlement::Skipped { reason } => {
-                count(&counts.skipped);
-                tracing::debug!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, reason, "skipped");
-                committer.settle(entry, None);
+                count(&counts.skipped, events.into());
+                tracing::debug!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %first.id, events, reason, "skipped");
             }
             Settlement::Dead { cause, reason } => {
-                let attempts = committer.ledger.failed_attempts(entry.id) + 1;
-                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
-                let letter = dead_letter::fields(&self.key, consumer, entry, cause, &reason, attempts);
-                committer.settle(entry, Some(letter));
+                let attempts = committer.ledger.failed_attempts(first.id).max(tried) + 1;
+                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %first.id, event = %first.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
+                let letter = dead_letter::fields(&self.key, consumer, first, cause, &reason, attempts);
+                committer.settle_dead(first, letter);
                 // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
                 // That may be never, when there is no room for it, and a stop must not wait for an operator.
                 tokio::select! {
@@ -605,27 +745,46 @@ impl Group {
                     done = committer.finish() => done?,
                     () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 }
-                count(&counts.dead_lettered);
-                return Ok(true);
+                count(&counts.dead_lettered, 1);
+                return Ok(Ok(true));
             }
         }
-        Ok(false)
+        if held.len() > 1 {
+            count(&counts.passed_over, held.len() as u64 - u64::from(events));
+        }
+        committer.settle(held);
+        Ok(Ok(false))
     }
 
-    /// Calls the handler until it is clear what becomes of the event.
+    /// Calls the handler until it is clear what becomes of the event, or of all events of a batch.
     async fn attempts(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
-        handler: &Handler,
-        entry: &Arc<Entry>,
-    ) -> Result<Settlement, Ended> {
+        delivery: &Delivery<'_>,
+    ) -> Result<Result<Settlement, Apart>, Ended> {
+        let Delivery { handler, first: entry, batch, tried } = delivery;
         loop {
-            let attempt = committer.ledger.failed_attempts(entry.id) + 1;
+            let attempt = committer.ledger.failed_attempts(entry.id).max(*tried) + 1;
             let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt);
-            let result = self.attempt(lease, committer, handler, ctx).await?;
-            match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
-                Decision::Settle(settlement) => return Ok(settlement),
+            let random = || self.engine.random.fraction();
+            let decision = match batch {
+                None => decide(self.attempt(lease, committer, handler, ctx).await?, attempt, &handler.policy, random),
+                Some(batch) => {
+                    let ctx = ctx.with_entries(Arc::clone(batch));
+                    decide_batch(self.attempt(lease, committer, handler, ctx).await?, attempt, &handler.policy, random)
+                }
+            };
+            match decision {
+                Decision::Settle(settlement) => return Ok(Ok(settlement)),
+                Decision::Apart { undecodable, reason } => {
+                    // The one that cannot be decoded is reported by itself.
+                    if !undecodable {
+                        let events = batch.as_ref().map_or(1, |batch| batch.len());
+                        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "a batch failed as a whole; going on with its events one by one");
+                    }
+                    return Ok(Err(Apart { undecodable, tried: attempt }));
+                }
                 Decision::Halt { reason } => {
                     return Err(self.halted(format!(
                         "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
@@ -635,9 +794,10 @@ impl Group {
                     )));
                 }
                 Decision::Retry { after, reason } => {
-                    count(&self.progress.counts.retried);
+                    count(&self.progress.counts.retried, 1);
+                    let events = batch.as_ref().map_or(1, |batch| batch.len());
                     let wait = humantime::format_duration(Duration::from_millis(millis(after)));
-                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
+                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
                     committer.ledger.attempt_failed(entry.id, attempt);
                     let next = tokio::time::sleep(after);
                     tokio::pin!(next);

@@ -12,7 +12,10 @@ use streams_core::{
     Resources, Retention, Start,
 };
 
-use crate::config::{BACKOFF, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT};
+use crate::config::{
+    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT,
+};
+use crate::gather::Limits;
 use crate::settle;
 
 /// How long entries are kept unless an event of the stream says otherwise.
@@ -149,6 +152,10 @@ pub(crate) fn plan(
                 max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
                 backoff: options.backoff.unwrap_or(BACKOFF),
                 timeout: options.timeout.unwrap_or(TIMEOUT),
+                batch: consumer.takes_batches().then(|| Limits {
+                    events: options.batch.unwrap_or(BATCH),
+                    wait: options.batch_wait.unwrap_or(BATCH_WAIT),
+                }),
             };
             (consumer, policy)
         });

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use streams_core::{Backoff, Failure, Outcome};
 
-/// What one consumer wants done about failures.
+use crate::gather::Limits;
+
+/// How one consumer wants to be called, and what it wants done about failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
+    /// Of a consumer that takes batches.
+    pub(crate) batch: Option<Limits>,
 }
 
 /// What becomes of the event.
@@ -21,6 +25,9 @@ pub(crate) enum Decision {
     Retry { after: Duration, reason: String },
     /// The event stays where it is, and so does the group: a newer build has to handle it.
     Halt { reason: String },
+    /// The batch comes to nothing as a whole: its events run alone, so that only bad ones become dead letters; where one
+    /// could not be decoded, that one does.
+    Apart { undecodable: bool, reason: String },
 }
 
 /// How an event's business with a group ends.
@@ -108,6 +115,23 @@ pub(crate) fn decide(
     }
 }
 
+/// Decides what an attempt at a batch of several events means: as [`decide`] for an event, but no verdict on all of them puts
+/// away any, for it may be meant for one.
+pub(crate) fn decide_batch(
+    result: Result<Outcome, Failure>,
+    attempt: u32,
+    policy: &Policy,
+    random: impl FnOnce() -> f64,
+) -> Decision {
+    let undecodable = matches!(result, Err(Failure::Decode(_)));
+    match decide(result, attempt, policy, random) {
+        Decision::Settle(Settlement::Dead { reason, .. }) | Decision::Halt { reason } => {
+            Decision::Apart { undecodable, reason }
+        }
+        other => other,
+    }
+}
+
 /// The waits between attempts at a server that is away: a broken connection is soon back, and a server that stays away
 /// is not hammered.
 pub(crate) const SERVER_AWAY: Backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
@@ -128,6 +152,7 @@ mod tests {
         max_attempts: 3,
         backoff: Backoff { first: Duration::from_millis(100), max: Duration::from_millis(300) },
         timeout: Duration::from_secs(1),
+        batch: None,
     };
 
     fn failed(error: impl Into<BoxError>, attempt: u32) -> Decision {
@@ -168,6 +193,25 @@ mod tests {
         assert!(matches!(panic(1), Decision::Retry { .. }));
         assert_eq!(cause(panic(3)), Cause::Panic);
         assert_eq!(cause(decide(Err(Failure::TimedOut(POLICY.timeout)), 3, &POLICY, || 0.0)), Cause::Timeout);
+    }
+
+    #[test]
+    fn a_batch_is_retried_whole_and_taken_apart_instead_of_put_away() {
+        let batch = |result, attempt| decide_batch(result, attempt, &POLICY, || 0.0);
+        let failed = |error: BoxError| Err(Failure::Handler(error));
+        assert_eq!(batch(Ok(Outcome::Done), 1), Decision::Settle(Settlement::Done));
+        assert!(matches!(batch(Ok(Outcome::Skip("old".into())), 1), Decision::Settle(Settlement::Skipped { .. })));
+        assert!(matches!(batch(failed("down".into()), 2), Decision::Retry { .. }));
+        assert!(matches!(batch(Ok(Outcome::RetryAfter(Duration::ZERO)), 2), Decision::Retry { .. }));
+        for (result, attempt) in [
+            (failed("down".into()), 3),
+            (failed(permanent("never").into()), 1),
+            (Err(Failure::Panic("boom".into())), 3),
+            (Ok(Outcome::DeadLetter("bad".into())), 1),
+        ] {
+            let decision = batch(result, attempt);
+            assert!(matches!(decision, Decision::Apart { undecodable: false, .. }), "{decision:?}");
+        }
     }
 
     #[test]

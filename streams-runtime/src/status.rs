@@ -112,9 +112,9 @@ pub(crate) struct Counts {
     pub(crate) dead_lettered: AtomicU64,
 }
 
-/// Counts one.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+/// Counts so many.
+pub(crate) fn count(counter: &AtomicU64, events: u64) {
+    counter.fetch_add(events, Ordering::Relaxed);
 }
 
 impl Progress {

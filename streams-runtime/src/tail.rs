@@ -1,8 +1,8 @@
 //! One read for every group: each partition is followed once, and what arrives is handed to all groups from memory.
 //!
 //! A window of recent entries stands behind each key that is followed. A group whose position is at or above
-//! the window's floor takes what is above its position; below the floor it reads for itself (`source`) until
-//! it has caught up. A slow group holds nobody up: the window moves on.
+//! the window's floor takes what is above its position; below the floor it reads on by itself, together with whoever is at
+//! its place ([`catchup`](crate::catchup)), until it has caught up. A slow group holds nobody up: the window moves on.
 //!
 //! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the
 //! same, no trim has passed it. Otherwise the window begins anew behind it, and each group finds out for itself
@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt};
+use streams_core::keys::PartitionKey;
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::catchup::{Catchup, Order, Reading};
 use crate::loss::Witness;
 use crate::random::Random;
 use crate::settle::{SERVER_AWAY, wait};
@@ -44,7 +46,7 @@ const UNSEEN: usize = 256;
 /// again (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
 const REPLY_AIM: usize = 128 * 1024;
 /// How many entries are asked for before any size was seen.
-const FIRST_COUNT: usize = 16;
+pub(crate) const FIRST_COUNT: usize = 16;
 /// What a ring of a bell may weigh; replies are bounded by it.
 const BELL_BYTES: usize = 1_024;
 /// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
@@ -103,8 +105,9 @@ struct Shared {
 struct Inner {
     windows: BTreeMap<String, Window>,
     readers: Vec<Arc<Reader>>,
+    /// Of all windows, with what is kept behind them.
     bytes: usize,
-    /// Tells a window from an earlier one of the same key.
+    /// Tells a window from an earlier one of the same key, and followers from each other.
     generation: u64,
 }
 
@@ -125,6 +128,8 @@ struct Window {
     max_payload: usize,
     /// The id before the first entry: a group at or above it can go on from here.
     floor: EntryId,
+    /// What the entry at the floor looks like, where one was read.
+    below: Option<Witness>,
     last: EntryId,
     /// Whether what arrives has to follow what is there: it need not for bells, where nothing is lost.
     guarded: bool,
@@ -132,6 +137,8 @@ struct Window {
     witness: Option<Witness>,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
+    /// What groups read that are behind this.
+    catchup: Catchup,
     /// What the server says of this key, when it refuses it.
     broken: Option<Arc<BrokerError>>,
     news: Arc<Notify>,
@@ -143,14 +150,15 @@ pub(crate) enum Taken {
     Entries(Vec<Arc<Entry>>),
     /// Nothing yet.
     Nothing,
-    /// The window begins above the position: read there, up to at least this floor.
+    /// The window begins above the position, or does not show that it goes on from there: read on from the position. A bell
+    /// that nothing is lost of goes on from the floor.
     Behind { floor: EntryId },
     /// The server refuses this key.
     Broken(Arc<BrokerError>),
 }
 
 impl Tails {
-    /// Tails whose windows hold at most `budget` bytes together.
+    /// Tails whose windows, and what is kept for groups behind them, hold at most `budget` bytes together.
     pub(crate) fn new(broker: Arc<dyn Broker>, random: Arc<Random>, budget: usize) -> Self {
         let inner = Mutex::default();
         Self { shared: Arc::new(Shared { broker, random, budget, end: CancellationToken::new(), inner }) }
@@ -161,9 +169,12 @@ impl Tails {
         self.shared.end.cancel();
     }
 
-    /// Follows a partition; the window begins at `from` unless somebody follows the key already.
-    pub(crate) fn follow(&self, key: &str, from: EntryId, max_payload: usize) -> Follower {
-        self.follow_key(key, from, max_payload, true)
+    /// Follows a partition for a group at `at`; the window begins at `from` unless somebody follows the key already.
+    pub(crate) fn follow(&self, key: &str, at: EntryId, from: EntryId, max_payload: usize) -> Follower {
+        let follower = self.follow_key(key, from, max_payload, true);
+        // Said before its first read, so that others who begin now keep theirs for it.
+        self.shared.lock().change(key, |window| window.catchup.stand(follower.id, at));
+        follower
     }
 
     /// Follows a bell, from its first ring.
@@ -173,9 +184,11 @@ impl Tails {
 
     fn follow_key(&self, key: &str, from: EntryId, max_payload: usize, guarded: bool) -> Follower {
         let mut inner = self.shared.lock();
-        if let Some(window) = inner.windows.get_mut(key) {
+        inner.generation += 1;
+        let (id, key, shared) = (inner.generation, key.to_owned(), Arc::clone(&self.shared));
+        if let Some(window) = inner.windows.get_mut(&key) {
             window.followers += 1;
-            return Follower { key: key.to_owned(), shared: Arc::clone(&self.shared), news: Arc::clone(&window.news) };
+            return Follower { id, key, shared, news: Arc::clone(&window.news) };
         }
         let reader = match inner.readers.iter().find(|reader| inner.keys_of(reader) < KEYS_A_READER) {
             Some(reader) => Arc::clone(reader),
@@ -192,25 +205,26 @@ impl Tails {
             }
         };
         let news = Arc::new(Notify::new());
-        inner.generation += 1;
         let window = Window {
             reader: Arc::clone(&reader),
-            generation: inner.generation,
+            generation: id,
             followers: 1,
             max_payload,
             floor: from,
+            below: None,
             last: from,
             guarded,
             witness: None,
             entries: VecDeque::new(),
             bytes: 0,
+            catchup: Catchup::new(max_payload),
             broken: None,
             news: Arc::clone(&news),
         };
-        inner.windows.insert(key.to_owned(), window);
+        inner.windows.insert(key.clone(), window);
         drop(inner);
         reader.turn(&self.shared);
-        Follower { key: key.to_owned(), shared: Arc::clone(&self.shared), news }
+        Follower { id, key, shared, news }
     }
 }
 
@@ -225,11 +239,23 @@ impl Inner {
         self.windows.values().filter(|window| Arc::ptr_eq(&window.reader, reader)).count()
     }
 
-    /// Makes room until the budget holds, from the windows that keep most.
+    /// Changes a window, and counts what that makes of the bytes.
+    fn change<T>(&mut self, key: &str, change: impl FnOnce(&mut Window) -> T) -> Option<T> {
+        let window = self.windows.get_mut(key)?;
+        let before = window.bytes + window.catchup.bytes();
+        let result = change(window);
+        self.bytes = self.bytes - before + window.bytes + window.catchup.bytes();
+        Some(result)
+    }
+
+    /// Makes room until the budget holds, from what holds most: a window, or what is kept behind one.
     fn shrink(&mut self, budget: usize) {
         while self.bytes > budget {
-            let Some(window) = self.windows.values_mut().max_by_key(|window| window.bytes) else { return };
-            let Some(freed) = window.drop_oldest() else { return };
+            let most = self.windows.values_mut().max_by_key(|window| window.bytes.max(window.catchup.bytes()));
+            let Some(window) = most else { return };
+            let behind = window.catchup.bytes() > window.bytes;
+            let freed = if behind { window.catchup.drop_oldest() } else { window.drop_oldest() };
+            let Some(freed) = freed else { return };
             self.bytes -= freed;
         }
     }
@@ -240,8 +266,19 @@ impl Window {
         let oldest = self.entries.pop_front()?;
         let weight = oldest.weight();
         self.floor = oldest.id;
+        self.below = self.guarded.then(|| Witness::of(&oldest));
         self.bytes -= weight;
         Some(weight)
+    }
+
+    /// Whether what is above the position follows the entry there, which looks like `witness`.
+    fn shows(&self, position: EntryId, witness: Option<Witness>) -> bool {
+        let above = self.entries.partition_point(|entry| entry.id <= position);
+        let shown = match above.checked_sub(1).map(|before| &self.entries[before]) {
+            Some(before) => before.id == position && witness == Some(Witness::of(before)),
+            None => position == self.floor && self.below.is_none_or(|below| witness == Some(below)),
+        };
+        !self.guarded || shown
     }
 
     /// Whether what was read follows what is there: the entry at the position is still the one that was read.
@@ -250,9 +287,8 @@ impl Window {
         !self.guarded || found.position.as_ref().is_some_and(same)
     }
 
-    /// Adds what was read; answers by how many bytes the window has grown or shrunk.
-    fn push(&mut self, found: Found) -> isize {
-        let before = self.bytes;
+    /// Adds what was read.
+    fn push(&mut self, found: Found) {
         let follows = self.is_followed(&found);
         self.witness = found.entries.last().filter(|_| self.guarded).map(|last| Witness::of(last));
         for entry in found.entries {
@@ -265,7 +301,9 @@ impl Window {
                 break;
             }
         }
-        self.bytes.cast_signed() - before.cast_signed()
+        if !follows {
+            self.catchup.forget();
+        }
     }
 }
 
@@ -300,6 +338,7 @@ impl Reader {
 
 /// A place in a window, for one group.
 pub(crate) struct Follower {
+    id: u64,
     key: String,
     shared: Arc<Shared>,
     news: Arc<Notify>,
@@ -313,8 +352,11 @@ impl fmt::Debug for Follower {
 
 impl Follower {
     /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
-    pub(crate) fn take(&self, position: EntryId, count: usize) -> Taken {
-        let inner = self.shared.lock();
+    ///
+    /// The window of a partition has to show that they follow the entry there, which looks like `witness`. A group that read
+    /// on by itself may be ahead of the tail, and what the tail finds then may be a history in which the position never was.
+    pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
+        let mut inner = self.shared.lock();
         // The key is followed as long as the follower lives.
         let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
         if let Some(error) = &window.broken {
@@ -323,9 +365,14 @@ impl Follower {
         if position < window.floor {
             return Taken::Behind { floor: window.floor };
         }
+        inner.change(&self.key, |window| window.catchup.leave(self.id));
+        let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
         let first = window.entries.partition_point(|entry| entry.id <= position);
         if first == window.entries.len() {
             return Taken::Nothing;
+        }
+        if !window.shows(position, witness) {
+            return Taken::Behind { floor: window.floor };
         }
         let mut bytes = 0;
         let fits = |entry: &&Arc<Entry>| {
@@ -340,13 +387,13 @@ impl Follower {
     ///
     /// # Cancel safety
     /// Nothing is taken until it returns.
-    pub(crate) async fn wait(&self, position: EntryId, count: usize) -> Taken {
+    pub(crate) async fn wait(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         loop {
             let news = self.news.notified();
             tokio::pin!(news);
             // Enabled before the look, so that what arrives between look and wait is not missed.
             news.as_mut().enable();
-            match self.take(position, count) {
+            match self.take(position, witness, count) {
                 Taken::Nothing => news.await,
                 taken => return taken,
             }
@@ -354,15 +401,82 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Reads on from an entry below the window, or joins those who do.
+    pub(crate) fn read_on(&self, partition: &PartitionKey, position: EntryId) -> Reading {
+        let mut inner = self.shared.lock();
+        let begun = inner.change(&self.key, |window| {
+            window.catchup.stand(self.id, position);
+            match window.catchup.find(position) {
+                Some(reading) => (reading, None),
+                None => {
+                    let (order, reading) = window.catchup.order(position, window.floor);
+                    (reading, Some((order, window.generation)))
+                }
+            }
+        });
+        // The key is followed as long as the follower lives.
+        let Some((reading, order)) = begun else { return Reading::never() };
+        drop(inner);
+        if let Some((order, generation)) = order {
+            tokio::spawn(catch_up(Arc::clone(&self.shared), partition.clone(), generation, order));
+        }
+        reading
+    }
+
+    /// How many entries to ask for at once, below the window.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.lock().windows.get(&self.key).map_or(1, |window| window.catchup.count.get())
+    }
+
+    /// Learns from what was read without the others.
+    pub(crate) fn saw(&self, entries: &[Arc<Entry>]) {
+        self.shared.lock().change(&self.key, |window| window.catchup.count.saw(entries));
+    }
+
+    /// The server has nothing above this position. A window that has, and that does not show the position, is of another
+    /// history: it begins anew from here.
+    pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
+        let mut inner = self.shared.lock();
+        inner.generation += 1;
+        let generation = inner.generation;
+        let anew = inner.change(&self.key, |window| {
+            let newest = window.entries.back().map(|entry| entry.id);
+            if newest.is_none_or(|newest| newest <= position) || window.shows(position, witness) {
+                return None;
+            }
+            window.entries.clear();
+            window.catchup.forget();
+            (window.bytes, window.generation) = (0, generation);
+            (window.floor, window.below) = (position, witness);
+            (window.last, window.witness) = (position, witness);
+            Some(Arc::clone(&window.reader))
+        });
+        drop(inner);
+        if let Some(reader) = anew.flatten() {
+            reader.turn(&self.shared);
+        }
+    }
+
+    /// Something was lost: what is in memory may have been counted as that, or be of another history.
+    pub(crate) fn forget(&self) {
+        self.shared.lock().change(&self.key, |window| {
+            window.catchup.forget();
+            while window.drop_oldest().is_some() {}
+        });
+    }
+}
+
 impl Drop for Follower {
     fn drop(&mut self) {
         let mut inner = self.shared.lock();
+        inner.change(&self.key, |window| window.catchup.leave(self.id));
         let Some(window) = inner.windows.get_mut(&self.key) else { return };
         window.followers -= 1;
         if window.followers == 0
             && let Some(window) = inner.windows.remove(&self.key)
         {
-            inner.bytes -= window.bytes;
+            inner.bytes -= window.bytes + window.catchup.bytes();
             // The reader learns of it with its next turn, at most [`WAIT`] later.
             window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         }
@@ -455,14 +569,41 @@ async fn read_on(
             if let Some(window) = inner.windows.get_mut(key)
                 && window.generation == generations[index]
             {
-                let grown = window.push(found);
                 let news = Arc::clone(&window.news);
-                inner.bytes = inner.bytes.saturating_add_signed(grown);
+                inner.change(key, |window| window.push(found));
                 inner.shrink(shared.budget);
                 news.notify_waiters();
             }
         }
     }
+}
+
+/// Carries out a read for everybody who waits for it, for as long as somebody does.
+async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64, order: Order) {
+    let of_then = |window: &&mut Window| window.generation == generation;
+    let mut reply = shared.broker.read(&partition, order.from.previous(), order.count.saturating_add(1));
+    let read = loop {
+        tokio::select! {
+            biased;
+            read = &mut reply => break read,
+            () = order.deserted() => {
+                let mut inner = shared.lock();
+                let window = inner.windows.get_mut(partition.as_str()).filter(of_then);
+                // Somebody may have come between the two; nobody can while this is locked.
+                if window.is_none_or(|window| window.catchup.gives_up(&order)) {
+                    return;
+                }
+            }
+        }
+    };
+    let landed = read.map(|entries| Arc::new(order.chunk(entries))).map_err(Arc::new);
+    let mut inner = shared.lock();
+    if inner.windows.get_mut(partition.as_str()).filter(of_then).is_some() {
+        inner.change(partition.as_str(), |window| window.catchup.land(&order, &landed));
+        inner.shrink(shared.budget);
+    }
+    drop(inner);
+    order.answer(landed);
 }
 
 /// One key that the server refuses fails the read of all, without a name: find it, and stop only its groups.
@@ -535,20 +676,52 @@ mod tests {
     use crate::broker::Embedded;
 
     #[tokio::test(start_paused = true)]
+    async fn a_group_that_stands_still_below_the_window_costs_no_more_than_the_budget() {
+        const BUDGET: usize = 100_000;
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET);
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let entry = || vec![(b"payload".to_vec(), vec![7; 100])];
+        let ids = broker.append(&partition, (0..3_000).map(|_| entry()).collect(), None).await.unwrap();
+        let last = *ids.last().unwrap();
+        let still = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let moving = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let held = || {
+            let inner = tails.shared.lock();
+            let sum: usize = inner.windows.values().map(|window| window.bytes + window.catchup.bytes()).sum();
+            assert_eq!(inner.bytes, sum);
+            sum
+        };
+        let (mut position, mut most) = (ids[0], 0);
+        while position < last {
+            let chunk = moving.read_on(&partition, position).chunk().await.unwrap();
+            position = chunk.from(position).last().unwrap().id;
+            most = most.max(held());
+        }
+        assert!(most <= BUDGET && most > BUDGET / 2, "{most}");
+        drop(still);
+        assert_eq!(moving.read_on(&partition, ids[0]).chunk().await.unwrap().from(ids[0])[0].id, ids[0]);
+        drop(moving);
+        assert_eq!(held(), 0);
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_group_takes_no_more_at_once_than_it_may_hold() {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
         let tails = Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 16 * TAKE_BYTES);
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
-        let follower = tails.follow(partition.as_str(), first, TAKE_BYTES);
+        let follower = tails.follow(partition.as_str(), first, first, TAKE_BYTES);
         for size in [TAKE_BYTES * 2, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, 1, 1] {
             let entry = vec![(b"payload".to_vec(), vec![7; size])];
             broker.append(&partition, vec![entry], None).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let (mut position, mut sizes) = (first, Vec::new());
-        while let Taken::Entries(entries) = follower.take(position, 256) {
-            position = entries.last().unwrap().id;
+        let (mut position, mut witness, mut sizes) = (first, None, Vec::new());
+        while let Taken::Entries(entries) = follower.take(position, witness, 256) {
+            let last = entries.last().unwrap();
+            (position, witness) = (last.id, Some(Witness::of(last)));
             sizes.push(entries.len());
         }
         assert_eq!(sizes, [1, 4, 2]);

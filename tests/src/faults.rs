@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Interrupt, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Fields, Found, GroupState, Holder, Interrupt, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -16,6 +16,8 @@ use tokio::sync::watch;
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
+    /// [`Broker::notes`].
+    Notes,
     /// [`Broker::append`], and the durable one.
     Append,
     /// [`Broker::read`] and [`Broker::snapshot`].
@@ -92,6 +94,8 @@ struct Plan {
     next: HashMap<Op, VecDeque<Fault>>,
     always: HashMap<Op, Fault>,
     calls: HashMap<Op, usize>,
+    /// How many entries were read, whatever became of the answer.
+    entries: usize,
 }
 
 impl Faulty {
@@ -116,7 +120,9 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        for op in [Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew] {
+        for op in
+            [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew]
+        {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -131,6 +137,25 @@ impl Faulty {
     /// How often the call was made, whatever came of it.
     pub fn calls(&self, op: Op) -> usize {
         self.plan().calls.get(&op).copied().unwrap_or(0)
+    }
+
+    /// How many entries [`Broker::read`] and [`Broker::snapshot`] brought, also where the reply was lost.
+    pub fn entries_read(&self) -> usize {
+        self.plan().entries
+    }
+
+    /// A call that reads entries.
+    async fn reading<T>(
+        &self,
+        call: impl Future<Output = Result<T, BrokerError>> + Send,
+        entries: impl Fn(&T) -> usize + Send,
+    ) -> Result<T, BrokerError> {
+        let counted = async move {
+            let read = call.await?;
+            self.plan().entries += entries(&read);
+            Ok(read)
+        };
+        self.around(Op::Read, counted).await
     }
 
     async fn around<T>(
@@ -185,6 +210,10 @@ impl Broker for Faulty {
         self.inner.partitions(stream)
     }
 
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(self.around(Op::Notes, self.inner.notes(stream, write, gone)))
+    }
+
     fn append<'a>(
         &'a self,
         partition: &'a PartitionKey,
@@ -214,11 +243,11 @@ impl Broker for Faulty {
     }
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        Box::pin(self.around(Op::Read, self.inner.read(partition, after, count)))
+        Box::pin(self.reading(self.inner.read(partition, after, count), Vec::len))
     }
 
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
-        Box::pin(self.around(Op::Read, self.inner.snapshot(group, from, count)))
+        Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| snapshot.entries.len()))
     }
 
     fn read_back<'a>(

@@ -17,9 +17,14 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 /// Begins to keep what this thread logs, warnings and errors.
 pub fn logged() -> Log {
+    logged_from(tracing::Level::WARN)
+}
+
+/// Begins to keep what this thread logs at this level and above it.
+pub fn logged_from(level: tracing::Level) -> Log {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false);
-    let guard = tracing::subscriber::set_default(subscriber.with_max_level(tracing::Level::WARN).finish());
+    let guard = tracing::subscriber::set_default(subscriber.with_max_level(level).finish());
     Log { lines, _guard: guard }
 }
 

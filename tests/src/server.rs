@@ -159,6 +159,22 @@ impl RedisServer {
         redis::Client::open(url).and_then(|client| client.get_connection()).expect("a connection to the test's server")
     }
 
+    /// Makes this server the replica of another one, and waits until it follows.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn follow(&self, primary: &Self) {
+        if let Some(password) = &primary.password {
+            self.run::<()>(&format!("CONFIG SET masterauth {password}"));
+        }
+        self.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", primary.port));
+        let started = Instant::now();
+        while !self.run::<String>("INFO replication").contains("master_link_status:up") {
+            assert!(started.elapsed() < START, "the replica does not follow");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Runs a command in the first database, in words: `server.run("CONFIG SET maxmemory 1mb")`.
     ///
     /// # Panics

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, Notes, Renewal, Renewer, Reply, Reset, Snapshot,
+    Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -43,6 +44,7 @@ struct Store {
     logs: HashMap<String, Log>,
     groups: HashMap<String, Group>,
     partitions: HashMap<String, u32>,
+    notes: HashMap<String, Notes>,
 }
 
 /// A stream: partitions, bells and dead letters alike.
@@ -376,6 +378,16 @@ impl Broker for Embedded {
 
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
         self.reply(move |store, _| Ok(store.partitions.get(&stream.properties()).copied()))
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        self.reply(move |store, _| {
+            let notes = store.notes.entry(stream.builds()).or_default();
+            let before = notes.clone();
+            notes.extend(write.iter().map(|(name, note)| (name.clone(), note.clone())));
+            notes.retain(|name, _| !gone.contains(name));
+            Ok(before)
+        })
     }
 
     fn append<'a>(

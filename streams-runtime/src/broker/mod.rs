@@ -4,7 +4,9 @@ pub mod embedded;
 pub mod redis;
 
 pub use embedded::Embedded;
-pub use redis::Redis;
+#[cfg(feature = "tls")]
+pub use redis::Tls;
+pub use redis::{Acl, Redis};
 /// The contract, for brokers that are passed around and for what they answer.
 pub use streams_core::broker::*;
 

@@ -4,6 +4,7 @@ mod error;
 mod floor;
 mod queue;
 
+use std::any::TypeId;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -24,6 +25,7 @@ use self::queue::{Answer, Declared, Pending, Queue};
 use crate::app::Error;
 use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
+use crate::meeting::Meeting;
 use crate::random::Random;
 use crate::registry;
 
@@ -91,11 +93,13 @@ struct Inner {
     namespace: Option<String>,
     /// The events whose declarations say what holds for their streams.
     events: Vec<&'static EventInfo>,
-    streams: Mutex<HashMap<&'static str, Arc<Stream>>>,
+    /// By the type of event, those of one stream all to the same.
+    streams: Mutex<HashMap<TypeId, Arc<Stream>>>,
 }
 
 /// What the publisher knows of one stream.
 struct Stream {
+    name: &'static str,
     declared: Arc<Declared>,
     /// One for each partition.
     queues: Vec<Arc<Queue>>,
@@ -120,7 +124,8 @@ pub struct Receipt {
 }
 
 impl Publisher {
-    /// A publisher alone, on the Redis at this URL.
+    /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
+    /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.
@@ -164,6 +169,11 @@ impl Publisher {
     pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
         let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Where the publisher tells others of its events, and an app of the rest.
+    pub(crate) fn meeting(&self) -> &Arc<Meeting> {
+        &self.inner.shared.meeting
     }
 
     #[cfg(feature = "testing")]
@@ -300,7 +310,11 @@ impl Publisher {
     fn stream<E: StreamEvent>(&self) -> Arc<Stream> {
         let name = E::INFO.stream;
         let mut streams = self.inner.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = streams.entry(name).or_insert_with(|| {
+        if let Some(stream) = streams.get(&TypeId::of::<E>()) {
+            return Arc::clone(stream);
+        }
+        let known = streams.values().find(|stream| stream.name == name).cloned();
+        let stream = known.unwrap_or_else(|| {
             let properties = registry::stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
             let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
             let problem = registry::stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
@@ -310,9 +324,11 @@ impl Publisher {
                 Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
             };
             let queues = (0..properties.partitions).map(queue).collect();
-            Arc::new(Stream { declared, queues })
+            Arc::new(Stream { name, declared, queues })
         });
-        Arc::clone(stream)
+        stream.declared.publishes.introduce(E::INFO);
+        streams.insert(TypeId::of::<E>(), Arc::clone(&stream));
+        stream
     }
 
     /// The key of the stream of `E`, after its partition count was checked against what is recorded.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::floor::Floor;
 use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
+use crate::meeting::{Meeting, Publishes};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -67,12 +68,14 @@ pub(crate) struct Shared {
     pub(super) random: Arc<Random>,
     /// For how long a write is tried again.
     pub(super) retry: Duration,
+    pub(super) meeting: Arc<Meeting>,
     room: Arc<Semaphore>,
 }
 
 impl Shared {
     pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock, random: Arc<Random>, retry: Duration) -> Self {
-        Self { broker, clock, random, retry, room: Arc::new(Semaphore::new(ROOM as usize)) }
+        let meeting = Arc::new(Meeting::new(Arc::clone(&broker), clock));
+        Self { broker, clock, random, retry, meeting, room: Arc::new(Semaphore::new(ROOM as usize)) }
     }
 }
 
@@ -83,11 +86,13 @@ pub(super) struct Declared {
     problem: Option<String>,
     /// When the record was last looked at; the lock is held while one looks, for all.
     checked: tokio::sync::Mutex<Option<Instant>>,
+    /// What is written to it, told to others before the first of each.
+    pub(super) publishes: Publishes,
 }
 
 impl Declared {
     pub(super) fn new(key: StreamKey, problem: Option<String>) -> Self {
-        Self { key, problem, checked: tokio::sync::Mutex::default() }
+        Self { key, problem, checked: tokio::sync::Mutex::default(), publishes: Publishes::default() }
     }
 
     pub(super) async fn check(&self, broker: &dyn Broker) -> Result<(), BrokerError> {
@@ -166,6 +171,7 @@ impl Queue {
         let broker = &*self.shared.broker;
         let before = |error| Failed { error, sent: false };
         self.stream.check(broker).await.map_err(before)?;
+        self.stream.publishes.tell(&self.shared.meeting, &self.stream.key).await;
         let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
         let count = entries.len();
         let written = match self.durability {

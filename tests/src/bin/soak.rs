@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use streams_runtime::{App, BoxError, Config, Context, State, consumer, consumers, permanent};
+use streams_runtime::{App, Batch, BoxError, Config, Context, State, consumer, consumers, permanent};
 use streams_tests::soak::journal::{Mark, Writer};
 use streams_tests::soak::{LEASE, Plan, Tick, gives_up, soak, stumbles, takes};
 
@@ -46,6 +46,18 @@ async fn fails(tick: Tick, ctx: Context, journal: Journal) -> Result<(), BoxErro
     let mark = if result.is_ok() { Mark::Done } else { Mark::Failed };
     journal.write("fails", mark, tick.n, ctx.attempt());
     result
+}
+
+#[consumer(group = "gathers", batch = 120, batch_wait = "20ms", checkpoint = 50)]
+async fn gathers(ticks: Batch<Tick>, journal: Journal) {
+    for tick in ticks.events() {
+        journal.write("gathers", Mark::Begun, tick.n, ticks.attempt());
+        let time = takes(tick.n);
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        journal.write("gathers", Mark::Done, tick.n, ticks.attempt());
+    }
 }
 
 fn main() -> ExitCode {
@@ -90,7 +102,7 @@ fn worker(life: &str, journal: &str, url: &str) -> ExitCode {
     let journal = Writer::open(Path::new(journal), life.parse().expect("a number")).expect("the journal");
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
     let broker = streams_runtime::broker::Redis::open(url).expect("a URL");
-    let app = App::with(consumers![fast, waits, fails])
+    let app = App::with(consumers![fast, waits, fails, gathers])
         .state(Arc::new(journal))
         .broker(Arc::new(broker))
         .config(Config::new().lease(LEASE));

@@ -36,10 +36,12 @@ pub struct Tick {
 }
 
 /// The groups of the worker, and what holds for them.
-pub const GROUPS: [Rules; 3] = [
+pub const GROUPS: [Rules; 4] = [
     Rules { group: "fast", batch: 1_000, gives_up: |_| None },
     Rules { group: "waits", batch: 100, gives_up: |_| None },
     Rules { group: "fails", batch: 250, gives_up },
+    // A batch of it is larger than what may run beyond its checkpoint, so that it is the batch that may be repeated.
+    Rules { group: "gathers", batch: 120, gives_up: |_| None },
 ];
 
 /// Which events the group `fails` gives up on, and after how many attempts.
@@ -56,7 +58,7 @@ pub fn stumbles(n: u64) -> bool {
     n % 97 == 3
 }
 
-/// How long the group `waits` takes for an event.
+/// How long the groups `waits` and `gathers` take for an event.
 pub fn takes(n: u64) -> Duration {
     Duration::from_millis(if n.is_multiple_of(4) { 2 } else { 0 })
 }

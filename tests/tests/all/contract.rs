@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent, Fields, Found,
-    Holder, Holding, LeaseView, Reset, Snapshot, Tail,
+    Holder, Holding, LeaseView, Notes, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_core::{Entry, EntryId, Start};
-use streams_runtime::broker::{Embedded, Redis};
+use streams_core::{Durability, Entry, EntryId, Retention, Start};
+use streams_runtime::broker::{Acl, Embedded, Redis};
 use streams_tests::RedisServer;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -42,6 +42,17 @@ impl Case {
 
     fn resp3() -> Self {
         Self::at(RedisServer::shared().database() + "?protocol=resp3")
+    }
+
+    /// As a user with the rights that [`Acl`] gives, so that no command is sent that it does not know.
+    fn least() -> Self {
+        let server = RedisServer::shared();
+        static USER: std::sync::Once = std::sync::Once::new();
+        USER.call_once(|| least_rights(server));
+        let url = server.database();
+        let mut case = Self::at(url.clone());
+        case.broker = Arc::new(Redis::open(&url.replace("redis://", "redis://least:secret@")).unwrap());
+        case
     }
 
     pub(crate) fn at(url: String) -> Self {
@@ -142,6 +153,31 @@ impl Case {
     }
 }
 
+/// Makes the user with the rights to every stream and group of these cases.
+fn least_rights(server: &RedisServer) {
+    let stream = |name: &str, partitions| StreamKey::new(None, name, partitions);
+    let mut acl = Acl::new().in_a_database();
+    for (stream, groups) in [
+        (StreamKey::new(Some("eu"), "trades", 4), &[][..]),
+        (stream("trades", 1), &["risk", "other", "none", "audit", "new"]),
+        (stream("orders", 4), &["a", "b"]),
+        (stream("orders1", 1), &["a"]),
+        (stream("orders3", 3), &["a"]),
+        (stream("orders12", 12), &["a"]),
+        (stream("none", 1), &["a"]),
+    ] {
+        acl = acl
+            .publish_to(&stream, Retention::Consumed, Some(Durability { fsync: false, replicas: 1 }))
+            .operate_on(&stream);
+        for group in groups {
+            acl = acl.consume_from(&stream, group).unwrap();
+        }
+    }
+    let mut user = ::redis::cmd("ACL");
+    user.arg("SETUSER").arg("least").arg("on").arg(">secret").arg(acl.to_string().split(' ').collect::<Vec<_>>());
+    user.exec(&mut RedisServer::client(&server.url())).unwrap();
+}
+
 pub(crate) fn partition() -> PartitionKey {
     StreamKey::new(None, "trades", 1).partition(0)
 }
@@ -189,6 +225,7 @@ macro_rules! contract {
 
         mod embedded { $(#[tokio::test] async fn $name() { super::$name(super::Case::embedded()).await; })* }
         mod redis { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp2()).await; })* }
+        mod redis_with_least_rights { $(#[tokio::test] async fn $name() { super::$name(super::Case::least()).await; })* }
         mod redis_resp3 { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp3()).await; })* }
     };
 }
@@ -324,6 +361,41 @@ contract! {
         assert!(["`eu:trades`", "partitions = 8", "with 4", "declare 4"].iter().all(|part| message.contains(part)), "{message}");
         case.broker.declare(&four).await.unwrap();
         case.broker.declare(&StreamKey::new(None, "trades", 8)).await.unwrap();
+    }
+
+    async fn notes_are_kept_by_name_and_told_as_they_were_before(case) {
+        let (stream, other) = (StreamKey::new(Some("eu"), "trades", 4), StreamKey::new(None, "trades", 4));
+        let notes = |notes: &[(&str, &str)]| -> Notes {
+            notes.iter().map(|(name, note)| ((*name).to_owned(), (*note).to_owned())).collect()
+        };
+        let none = Notes::new();
+        let told = async |write: &[(&str, &str)], gone: &[&str]| {
+            let gone: Vec<_> = gone.iter().map(|&name| name.to_owned()).collect();
+            case.broker.notes(&stream, &notes(write), &gone).await.unwrap()
+        };
+        assert_eq!(told(&[], &[]).await, none);
+        assert_eq!(told(&[("a", "1"), ("b", "ü\n2")], &[]).await, none);
+        assert_eq!(told(&[("b", "3")], &["a", "never there"]).await, notes(&[("a", "1"), ("b", "ü\n2")]));
+        assert_eq!(told(&[], &["b"]).await, notes(&[("b", "3")]));
+        assert_eq!(told(&[], &[]).await, none);
+        assert_eq!(told(&[("a", "4")], &[]).await, none);
+        assert_eq!(case.broker.notes(&other, &none, &[]).await.unwrap(), none);
+        assert_eq!(case.broker.partitions(&stream).await.unwrap(), None, "nothing is declared by it");
+    }
+
+    async fn of_callers_at_the_same_time_each_sees_those_before_it(case) {
+        let callers: Vec<_> = (0..20)
+            .map(|n| {
+                let (broker, stream) = (Arc::clone(&case.broker), StreamKey::new(None, "trades", 1));
+                let note = Notes::from([(format!("{n}"), String::new())]);
+                tokio::spawn(async move { broker.notes(&stream, &note, &[]).await.unwrap().len() })
+            })
+            .collect();
+        let mut seen = BTreeSet::new();
+        for caller in callers {
+            seen.insert(caller.await.unwrap());
+        }
+        assert_eq!(seen, (0..20).collect());
     }
 
     // Tails.

@@ -31,15 +31,26 @@ async fn goes_on(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
     lab.handle(&ctx, step.n).await
 }
 
+/// Two more like it, which read together with it.
+#[consumer(group = "goes-along", on_data_loss = "continue")]
+async fn goes_along(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, step.n).await
+}
+
+#[consumer(group = "goes-too", on_data_loss = "continue")]
+async fn goes_too(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, step.n).await
+}
+
 /// Far longer than anything here takes: when it is over the test has failed.
 const LONG: Duration = Duration::from_secs(60);
 
-fn partition() -> PartitionKey {
+pub(crate) fn partition() -> PartitionKey {
     StreamKey::new(None, "loss", 1).partition(0)
 }
 
 /// A store, and an operator's hand on it.
-struct World {
+pub(crate) struct World {
     broker: Arc<dyn Broker>,
     hand: Hand,
     lab: Lab,
@@ -132,7 +143,7 @@ impl World {
 }
 
 /// Waits until there is something.
-async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -143,7 +154,7 @@ async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     }
 }
 
-fn status(app: &Running, group: &str) -> GroupStatus {
+pub(crate) fn status(app: &Running, group: &str) -> GroupStatus {
     app.status().groups.into_iter().find(|status| status.group == group).unwrap()
 }
 
@@ -498,37 +509,51 @@ impl Dice {
     }
 }
 
-/// A group that lives through a random history, and the truth about it.
+/// Groups that live through a random history, and the truth about it.
 struct Life {
     world: World,
+    groups: &'static [&'static str],
     app: Option<Running>,
     start: Start,
     dice: Dice,
     ids: Vec<EntryId>,
     n: u64,
-    /// What the group should be called with, since history was last cut.
+    /// What every group should be called with, since history was last cut.
     should: Vec<u64>,
     gates: Vec<Gate>,
-    /// Reported by earlier processes, and what was reported when history was last cut.
-    lost: u64,
-    base: u64,
+    /// For each group: reported by earlier processes, and what was reported when history was last cut.
+    lost: Vec<u64>,
+    base: Vec<u64>,
     cuts: u64,
 }
 
-const GROUP: &str = "goes-on";
+const ALONE: &[&str] = &["goes-on"];
+const TOGETHER: &[&str] = &["goes-on", "goes-along", "goes-too"];
+/// A window of a few entries: groups are behind it most of the time, and what is kept there has to go, too.
+const NARROW: usize = 4_000;
 
 impl Life {
-    fn now(&self) -> GroupStatus {
-        status(self.app.as_ref().unwrap(), GROUP)
+    fn now(&self) -> Vec<GroupStatus> {
+        self.groups.iter().map(|group| status(self.app.as_ref().unwrap(), group)).collect()
+    }
+
+    /// How much was reported, group by group.
+    fn said(&self) -> Vec<u64> {
+        self.now().iter().zip(&self.lost).map(|(status, before)| before + status.lost).collect()
     }
 
     async fn begin(&mut self) {
         let options = ConsumerOptions::DEFAULT.with_start(self.start);
-        let config = Config::new().lease(Duration::from_millis(500)).group(GROUP, options);
-        let app = App::with(consumers![goes_on]).state(self.world.lab.clone()).config(config);
+        let mut config = Config::new().lease(Duration::from_millis(500)).consumers(options);
+        if self.groups.len() > 1 {
+            config.window_bytes = NARROW;
+        }
+        let app = App::with(consumers![goes_on, goes_along, goes_too]).only_groups(self.groups.iter().copied());
+        let app = app.state(self.world.lab.clone()).config(config);
         self.app = Some(app.broker(Arc::clone(&self.world.broker)).start().await.unwrap());
         // A process that has not seen the group yet cannot know that it was there.
-        until(|| async { matches!(self.now().phase, Phase::Owning { .. }).then_some(()) }).await;
+        let owns = |status: &GroupStatus| matches!(status.phase, Phase::Owning { .. });
+        until(|| async { self.now().iter().all(owns).then_some(()) }).await;
     }
 
     async fn add(&mut self, count: u64) {
@@ -546,8 +571,10 @@ impl Life {
     async fn settle(&mut self) {
         self.open();
         self.add(1).await;
-        until(|| async { self.world.lab.ended(GROUP).contains(&self.n).then_some(()) }).await;
-        self.world.committed(GROUP, *self.ids.last().unwrap()).await;
+        for group in self.groups {
+            until(|| async { self.world.lab.ended(group).contains(&self.n).then_some(()) }).await;
+            self.world.committed(group, *self.ids.last().unwrap()).await;
+        }
     }
 
     async fn restart(&mut self) {
@@ -557,9 +584,9 @@ impl Life {
             // What is not committed would come again, or be counted as lost although it was handled.
             self.settle().await;
         }
-        let app = self.app.take().unwrap();
         // Nothing runs between this and the stop.
-        self.lost += status(&app, GROUP).lost;
+        self.lost = self.said();
+        let app = self.app.take().unwrap();
         if crash {
             drop(app);
         } else {
@@ -570,9 +597,9 @@ impl Life {
 
     /// Cuts history off, and waits until that is found; what is added then is all handled.
     async fn cut(&mut self) {
-        let before = self.now().losses;
+        let before: Vec<_> = self.now().iter().map(|status| status.losses).collect();
         match self.dice.below(4) {
-            0 => self.world.destroy(GROUP),
+            0 => self.groups.iter().for_each(|group| self.world.destroy(group)),
             1 => self.world.flush(),
             2 => {
                 self.world.delete();
@@ -588,7 +615,10 @@ impl Life {
         loop {
             let status = self.now();
             let is_cut = |loss: &DataLoss| matches!(loss.kind, DataLossKind::Restarted | DataLossKind::HistoryCut);
-            if status.losses > before && status.last_loss.as_ref().is_some_and(is_cut) {
+            let found = |(status, before): (&GroupStatus, &u64)| {
+                status.losses > *before && status.last_loss.as_ref().is_some_and(is_cut)
+            };
+            if status.iter().zip(&before).all(found) {
                 break;
             }
             assert!(began.elapsed() < LONG, "a cut is not found: {status:?}");
@@ -596,10 +626,12 @@ impl Life {
             self.add(1).await;
         }
         self.settle().await;
-        let handled = self.world.lab.events(GROUP);
-        assert!(self.should.iter().all(|n| handled.contains(n)), "{:?} of {:?}", handled, self.should);
+        for group in self.groups {
+            let handled = self.world.lab.events(group);
+            assert!(self.should.iter().all(|n| handled.contains(n)), "{group}: {:?} of {:?}", handled, self.should);
+        }
         self.should.clear();
-        self.base = self.lost + self.now().lost;
+        self.base = self.said();
         self.cuts += 1;
     }
 
@@ -615,9 +647,10 @@ impl Life {
                 self.add(count).await;
             }
             30..45 => {
-                // The group stalls at an event of later.
+                // A group stalls at an event of later.
                 let (gate, n) = (Gate::default(), self.n + 1 + self.dice.below(10));
-                self.world.lab.script(GROUP, n, [Act::Wait(gate.clone())]);
+                let group = self.groups[self.dice.below(self.groups.len() as u64) as usize];
+                self.world.lab.script(group, n, [Act::Wait(gate.clone())]);
                 self.gates.push(gate);
             }
             45..58 => self.open(),
@@ -642,11 +675,12 @@ impl Life {
     }
 
     /// Lives through one history; answers how many entries were lost, and how often it was cut.
-    async fn live(world: World, seed: u64) -> (u64, u64) {
+    async fn live(world: World, groups: &'static [&'static str], seed: u64) -> (u64, u64) {
         let mut dice = Dice(seed);
         let start = if dice.below(3) == 0 { Start::Latest } else { Start::Earliest };
         let (ids, should, gates) = (Vec::new(), Vec::new(), Vec::new());
-        let mut life = Self { world, app: None, start, dice, ids, n: 0, should, gates, lost: 0, base: 0, cuts: 0 };
+        let (lost, base) = (vec![0; groups.len()], vec![0; groups.len()]);
+        let mut life = Self { world, groups, app: None, start, dice, ids, n: 0, should, gates, lost, base, cuts: 0 };
         let before = life.dice.below(40);
         life.add(before).await;
         if let Some(floor) = life.some_id(40) {
@@ -662,12 +696,17 @@ impl Life {
         life.settle().await;
         life.restart().await;
         life.settle().await;
-        let handled = life.world.lab.events(GROUP);
-        let truth = life.should.iter().filter(|n| !handled.contains(n)).count() as u64;
-        let said = life.lost + life.now().lost - life.base;
-        assert_eq!(said, truth, "seed {seed}: {said} were reported, {truth} are lost: {:?}", life.now());
-        assert!(said > 0 || life.cuts > 0 || life.now().losses == 0, "seed {seed}: a false alarm: {:?}", life.now());
-        (truth, life.cuts)
+        let mut all = 0;
+        for (index, group) in groups.iter().enumerate() {
+            let handled = life.world.lab.events(group);
+            let truth = life.should.iter().filter(|n| !handled.contains(n)).count() as u64;
+            let said = life.said()[index] - life.base[index];
+            let now = &life.now()[index];
+            assert_eq!(said, truth, "seed {seed}: {said} were reported, {truth} are lost: {now:?}");
+            assert!(said > 0 || life.cuts > 0 || now.losses == 0, "seed {seed}: a false alarm: {now:?}");
+            all += truth;
+        }
+        (all, life.cuts)
     }
 }
 
@@ -695,13 +734,13 @@ impl World {
 }
 
 /// Lives through the histories of these seeds; `LOSS_HISTORIES=500` makes them more, from `LOSS_SEED` on.
-async fn live_through(world: fn() -> World, seeds: Range<u64>) {
+async fn live_through(world: fn() -> World, groups: &'static [&'static str], seeds: Range<u64>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let first = number("LOSS_SEED").unwrap_or(seeds.start);
     let histories = number("LOSS_HISTORIES").unwrap_or(seeds.end - seeds.start);
     let (mut lossy, mut lost, mut cuts) = (0, 0, 0);
     for seed in first..first + histories {
-        let (truth, cut) = Life::live(world(), seed).await;
+        let (truth, cut) = Life::live(world(), groups, seed).await;
         lossy += u64::from(truth > 0);
         lost += truth;
         cuts += cut;
@@ -712,12 +751,22 @@ async fn live_through(world: fn() -> World, seeds: Range<u64>) {
 
 #[tokio::test(start_paused = true)]
 async fn random_histories_are_accounted_for_on_the_embedded_broker() {
-    live_through(World::embedded, 0..100).await;
+    live_through(World::embedded, ALONE, 0..100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_histories_of_groups_that_read_together_are_accounted_for_on_the_embedded_broker() {
+    live_through(World::embedded, TOGETHER, 0..100).await;
+}
+
+#[tokio::test]
+async fn random_histories_of_groups_that_read_together_are_accounted_for_on_a_server() {
+    live_through(World::redis, TOGETHER, 3..5).await;
 }
 
 #[tokio::test]
 async fn random_histories_are_accounted_for_on_a_server() {
-    live_through(World::redis, 7..9).await;
+    live_through(World::redis, ALONE, 7..9).await;
 }
 
 /// A property of the group like any other.

@@ -201,7 +201,7 @@ fn a_service_that_cannot_start_says_why_ends_with_1_and_never_shows_the_password
         ("http://:CANARY@127.0.0.1/".to_owned(), "the Redis URL has no scheme that is known"),
         ("redis://:CANARY@127.0.0.1/nought".to_owned(), "its database is not a number"),
         ("redis://:CANARY@/%zz".to_owned(), "the Redis URL"),
-        ("rediss://:CANARY@127.0.0.1/".to_owned(), "TLS"),
+        ("rediss://:CANARY@127.0.0.1/#insecure".to_owned(), "ends in #insecure"),
         (format!("redis://:CANARY@127.0.0.1:{}/", RedisServer::shared().port()), "the server"),
     ] {
         let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("REDIS_URL", &url));

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes,
 };
+use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::Redis;
 use streams_tests::{Options, RedisServer};
@@ -155,15 +156,17 @@ async fn a_database_that_is_not_there_is_named() {
 
 #[test]
 fn a_url_that_is_wrong_is_not_repeated() {
-    use BrokerErrorKind::{Refused, Unsupported};
+    use BrokerErrorKind::Refused;
     for (url, kind, words) in [
         ("", Refused, "scheme"),
         ("hunter2", Refused, "scheme"),
         ("localhost:6379", Refused, "scheme"),
         ("http://:hunter2@host", Refused, "scheme"),
         ("hunter2://host", Refused, "scheme"),
-        ("rediss://:hunter2@host", Unsupported, "TLS (rediss://) is not built in"),
-        ("valkeys://:hunter2@host", Unsupported, "TLS"),
+        ("rediss://:hunter2/@host", Refused, "percent-encoded"),
+        ("rediss://:hunter2@host/zero", Refused, "database is not a number"),
+        ("rediss://:pass@host/#hunter2", Refused, "no word but #insecure"),
+        ("valkeys://:hunter2@host/#insecure", Refused, "Tls::allow_insecure"),
         ("redis://:hunter2/@host", Refused, "percent-encoded"),
         ("redis://:hunter2#@host", Refused, "percent-encoded"),
         ("redis://:hunter2@host:port", Refused, "cannot be read"),
@@ -463,6 +466,11 @@ async fn a_full_server_stops_appends_and_not_commits() {
         assert!(!error.is_indefinite() && error.is_retryable());
     }
     assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 9).await.unwrap().len(), 4);
+    let (stream, note) = (StreamKey::new(None, "trades", 1), Notes::from([("a".to_owned(), "1".to_owned())]));
+    let error = case.broker.notes(&stream, &note, &[]).await.unwrap_err();
+    says(&error, BrokerErrorKind::Full, &["HSET", "`streams:{trades}:_builds`", "OOM"]);
+    assert!(!error.is_indefinite());
+    assert_eq!(case.broker.notes(&stream, &Notes::new(), &[]).await.unwrap(), Notes::new());
 
     let (holder, _) = case.hold("a").await;
     let commit = Commit { attempts: vec![(all[3], 2)], mirror: true, ..step(&holder, EntryId::ZERO, all[0]) };
@@ -567,6 +575,13 @@ async fn keys_of_a_group_of_another_type_are_named() {
     leases.extend([(other, holder.clone()), (risk(), holder.clone())]);
     assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [false, true]);
 
+    let stream = StreamKey::new(None, "trades", 1);
+    set(&stream.builds());
+    for write in [Notes::new(), Notes::from([("a".to_owned(), "1".to_owned())])] {
+        let error = case.broker.notes(&stream, &write, &[]).await.unwrap_err();
+        says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:_builds`", "WRONGTYPE"]);
+    }
+
     set(&risk().dead());
     set(&partition().bell());
     let before = case.broker.state(&risk()).await.unwrap();
@@ -642,6 +657,17 @@ async fn a_state_has_the_fields_that_are_documented() {
         ("seen".to_owned(), "1".to_owned()),
     ];
     assert_eq!(state.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn notes_that_are_no_text_are_somebody_elses() {
+    let url = RedisServer::shared().database();
+    let case = Case::at(url.clone());
+    let mut set = redis::cmd("HSET");
+    set.arg("streams:{trades}:_builds").arg(b"\xff").arg("1").arg("a").arg(b"\xff").arg("b").arg("2");
+    set.exec(&mut RedisServer::client(&url)).unwrap();
+    let read = case.broker.notes(&StreamKey::new(None, "trades", 1), &Notes::new(), &[]).await.unwrap();
+    assert_eq!(read, Notes::from([("b".to_owned(), "2".to_owned())]));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 #![deny(warnings, missing_docs, unreachable_pub, missing_debug_implementations)]
 #![warn(clippy::all, clippy::pedantic)]
 
-use streams_core::{BoxError, Context, Message, State, consumer, event_type, stream_event};
+use streams_core::{Batch, BoxError, Context, Message, State, consumer, event_type, stream_event};
 
 /// Documented.
 #[stream_event(stream = "trades", version = 3, name = "trade", key = symbol, partitions = 4, retention = "24h",
@@ -63,6 +63,17 @@ async fn by_reference(_trade: &Trade) -> Result<streams_core::Outcome, BoxError>
 
 #[consumer(group = "g4", start = "2026-01-02T03:04:05Z", checkpoint = "100ms", backoff = "1s")]
 async fn message_by_reference(_message: &Message<Keyed>) {}
+
+#[consumer(group = "g9", batch = 500, batch_wait = "0s", timeout = "1m")]
+async fn batch(trades: Batch<Trade>, _: Context) -> Result<(), BoxError> {
+    let _ = trades.into_events().map(|trade| trade.price).sum::<f64>();
+    Ok(())
+}
+
+#[consumer(group = "g9")]
+async fn batch_by_reference(batch: &Batch<Keyed>) {
+    let _ = batch.len();
+}
 
 // Names that the expansion might have for itself.
 #[consumer(group = "g5")]

@@ -1,5 +1,6 @@
 //! Where the server is, connections to it that come back by themselves, and what its errors mean to callers of a broker.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +13,13 @@ use redis::{
     RedisError, RedisResult, cmd,
 };
 use streams_core::broker::{BrokerError, BrokerErrorKind};
+#[cfg(feature = "tls")]
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 
 use super::parse::Unexpected;
+#[cfg(feature = "tls")]
+use super::tls::{self, Dialer, Failed, Tls};
 
 /// How long making a connection may take, with the log-in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +29,7 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How a URL looks, for messages.
-const URL_FORM: &str = "redis://[user:password@]host[:port][/database]";
+const URL_FORM: &str = "redis[s]://[user:password@]host[:port][/database]";
 
 /// A server, and how to log in.
 pub(super) struct Target {
@@ -33,6 +38,8 @@ pub(super) struct Target {
     settings: RedisConnectionInfo,
     /// The address without credentials, for logs and messages.
     shown: String,
+    #[cfg(feature = "tls")]
+    tls: Option<Dialer>,
 }
 
 impl fmt::Debug for Target {
@@ -43,14 +50,45 @@ impl fmt::Debug for Target {
 
 impl Target {
     /// Reads a URL. No error repeats it, as it may hold a password.
+    #[cfg(not(feature = "tls"))]
     pub(super) fn parse(url: &str) -> Result<Self, BrokerError> {
+        Self::parse_plain(url)
+    }
+
+    /// Reads a URL. No error repeats it, as it may hold a password.
+    #[cfg(feature = "tls")]
+    pub(super) fn parse(url: &str, tls: &Tls) -> Result<Self, BrokerError> {
+        let refused = |message: &str| Err(BrokerError::new(BrokerErrorKind::Refused, message));
+        let Some((plain, insecure)) = tls::split(url) else {
+            if *tls != Tls::new() {
+                return refused(
+                    "TLS is set up, but the Redis URL is a plain one; write rediss://, or leave out the TLS options",
+                );
+            }
+            return Self::parse_plain(url);
+        };
+        let mut target = Self::parse_plain(&plain)?;
+        if plain.contains('#') {
+            return refused(
+                "the Redis URL is wrong: `#` in user or password is written %23, and no word but #insecure may end it",
+            );
+        }
+        let ConnectionAddr::Tcp(host, port) = target.client.get_connection_info().addr() else {
+            return refused("the Redis URL is wrong: TLS needs a host");
+        };
+        target.tls = Some(Dialer::new(tls, insecure, host, *port)?);
+        target.shown = target.shown.replacen("redis://", "rediss://", 1);
+        Ok(target)
+    }
+
+    fn parse_plain(url: &str) -> Result<Self, BrokerError> {
         let refused = |message: String| BrokerError::new(BrokerErrorKind::Refused, message);
         let scheme = match url.split_once("://") {
             Some((scheme @ ("redis" | "valkey" | "redis+unix" | "valkey+unix" | "unix"), _)) => scheme,
             Some(("rediss" | "valkeys", _)) => {
                 return Err(BrokerError::new(
                     BrokerErrorKind::Unsupported,
-                    "TLS (rediss://) is not built in; use redis:// on a private network or through a TLS proxy",
+                    "TLS (rediss://) is not built in; add the feature `tls` of streams-runtime in Cargo.toml",
                 ));
             }
             _ => {
@@ -84,19 +122,25 @@ impl Target {
             ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("redis://[{host}]:{port}/{database}"),
             address => format!("redis://{address}/{database}"),
         };
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
         let settings = info.redis_settings().clone();
         // The crate makes "authentication failed" of every error of a log-in, also of one that asks to come back
-        // later, so we log in ourselves. In RESP3 it begins the connection with the log-in and tells the error.
-        let info = match settings.protocol() {
-            ProtocolVersion::RESP2 => info.set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name()),
-            _ => info,
+        // later, so we log in ourselves. In RESP3 it begins the connection with the log-in and tells the error. Its own
+        // name would be one more command to be allowed.
+        let first = match settings.protocol() {
+            ProtocolVersion::RESP2 => RedisConnectionInfo::default(),
+            _ => settings.clone(),
         };
+        let info = info.set_redis_settings(first.set_skip_set_lib_name());
         let client = Client::open(info.set_tcp_settings(tcp))
             .map_err(|_| refused(format!("the Redis URL cannot be used; expected {URL_FORM}")))?;
-        Ok(Self { client, settings, shown })
+        Ok(Self {
+            client,
+            settings,
+            shown,
+            #[cfg(feature = "tls")]
+            tls: None,
+        })
     }
 
     pub(super) fn shown(&self) -> &str {
@@ -108,7 +152,22 @@ impl Target {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
+        #[cfg(feature = "tls")]
+        let dialled = match &self.tls {
+            None => None,
+            Some(tls) => match tls.dial(CONNECT_TIMEOUT, &keepalive()).await {
+                Ok(stream) => Some(stream),
+                Err(Failed::Connect(error)) => return Err(self.cannot_connect(&error.into())),
+                Err(Failed::Handshake(error)) => return Err(self.not_connected(&tls.explain(&error)).caused_by(error)),
+            },
+        };
         let connected = async {
+            #[cfg(feature = "tls")]
+            let mut connection = match dialled {
+                Some(stream) => over(stream, self.client.get_connection_info().redis_settings(), config).await?,
+                None => self.client.get_multiplexed_async_connection_with_config(&config).await?,
+            };
+            #[cfg(not(feature = "tls"))]
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
             if self.settings.protocol() == ProtocolVersion::RESP2 {
                 if let Some(password) = self.settings.password() {
@@ -125,10 +184,20 @@ impl Target {
         connected.await.map_err(|error: RedisError| self.cannot_connect(&error))
     }
 
+    /// The error of a server that cannot be used now, whatever it is by itself.
+    #[cfg(feature = "tls")]
+    fn not_connected(&self, why: &str) -> BrokerError {
+        BrokerError::new(BrokerErrorKind::Unavailable, format!("cannot connect to {}: {why}", self.shown))
+    }
+
     fn cannot_connect(&self, error: &RedisError) -> BrokerError {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
-        let said = self.without_password(error);
-        let has = |text| said.contains(text);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.as_ref().filter(|_| is_ended(error)) {
+            return self.not_connected(&tls.ended(error)).caused_by(self.without_password(error));
+        }
+        let text = error.to_string();
+        let has = |word| text.contains(word);
         let (kind, why) = if error.is_timeout() {
             (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
         } else if error.is_connection_refusal() {
@@ -143,7 +212,11 @@ impl Target {
                 ),
             }
         } else if error.kind() == ErrorKind::Parse {
-            (Refused, "what answers there is not a Redis server; check host and port in REDIS_URL")
+            (
+                Refused,
+                "what answers there is not a Redis server; check host and port in REDIS_URL, and write rediss:// for a TLS \
+                 port",
+            )
         } else if error.kind() == ErrorKind::RESP3NotSupported {
             (Unsupported, "the server does not speak RESP3; remove protocol=resp3 from REDIS_URL")
         } else if has("WRONGPASS") {
@@ -167,20 +240,67 @@ impl Target {
             (Refused, "the user may not log in or PING (NOPERM); grant it the commands with ACL")
         } else if has("max number of clients") {
             (Unavailable, "the server has no connection left; raise its maxclients")
+        } else if is_ended(error) {
+            (
+                Unavailable,
+                "the server ended the connection; check that it runs and that REDIS_URL is right, and write rediss:// for \
+                 a TLS port",
+            )
         } else {
             (Unavailable, "check that the server runs and that REDIS_URL is right")
         };
-        BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown)).caused_by(said)
+        BrokerError::new(kind, format!("cannot connect to {}: {why}", self.shown))
+            .caused_by(self.without_password(error))
     }
 
     /// The error's text. Some servers repeat the commands that they do not know.
     fn without_password(&self, error: &RedisError) -> String {
-        let text = error.to_string();
-        match self.settings.password() {
-            Some(password) if !password.is_empty() => text.replace(password, "***"),
-            _ => text,
-        }
+        mask(error.to_string(), self.settings.password().unwrap_or_default())
     }
+}
+
+/// The least that counts as the beginning of a password.
+const TELLTALE: usize = 8;
+
+/// A text without a password, and without what comes behind it: servers cut what they repeat, and change characters in it.
+fn mask(mut text: String, password: &str) -> String {
+    let whole = password.len();
+    let beginnings = (TELLTALE.min(whole).max(1)..=whole).filter_map(|length| password.get(..length));
+    if let Some(found) = beginnings.filter_map(|beginning| text.find(beginning)).min() {
+        text.replace_range(found.., "***");
+    }
+    text
+}
+
+fn keepalive() -> socket2::TcpKeepalive {
+    socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3)
+}
+
+/// Whether the peer ended a connection that there was; TLS tells why with an error of its own.
+fn is_ended(error: &RedisError) -> bool {
+    let said_why = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
+    (error.is_connection_dropped() && !error.is_connection_refusal()) || io_error(error).is_some_and(said_why)
+}
+
+/// The error of the operating system, or of TLS, that the crate keeps behind an `Arc`.
+pub(super) fn io_error(error: &RedisError) -> Option<&std::io::Error> {
+    error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?.downcast_ref()
+}
+
+/// A connection over a stream that is there already.
+#[cfg(feature = "tls")]
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    settings: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    let made = MultiplexedConnection::new_with_config(settings, stream, config);
+    let (connection, driver) = tokio::time::timeout(CONNECT_TIMEOUT, made)
+        .await
+        .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+    // It ends with the last handle of the connection.
+    tokio::spawn(driver);
+    Ok(connection)
 }
 
 /// A connection that many calls share and that is replaced after it broke.
@@ -365,5 +485,31 @@ pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     move |what| {
         let message = format!("{call}: the server gave an answer that makes no sense here");
         BrokerError::new(BrokerErrorKind::Protocol, message).caused_by(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_repeats_of_a_password_is_masked() {
+        let mask = |text: &str, password: &str| mask(text.to_owned(), password);
+        assert_eq!(mask("unknown command 'AUTH', with 'hunter2' ", "hunter2"), "unknown command 'AUTH', with '***");
+        assert_eq!(mask("with 'correct horse batt", "correct horse battery staple"), "with '***");
+        assert_eq!(mask("with 'two lines of it'", "two lines\nof it"), "with '***");
+        assert_eq!(mask("with 'ääää' ", "ääää"), "with '***");
+        assert_eq!(mask("with 'correct'", "correct horse battery staple"), "with 'correct'");
+        assert_eq!(mask("WRONGPASS", ""), "WRONGPASS");
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_that_is_not_built_in_names_the_feature() {
+        for url in ["rediss://:hunter2@host", "valkeys://host#insecure"] {
+            let error = Target::parse(url).unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Unsupported);
+            assert!(error.to_string().contains("the feature `tls`"), "{error}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
 //! and the disk, `scripts` change groups, `tail` waits for entries.
 
+mod acl;
 mod connection;
 mod durable;
 mod parse;
 mod scripts;
 mod tail;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,13 +18,16 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, GroupState, Holder, Holding, LeaseView, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Fields, GroupState, Holder, Holding, LeaseView, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
+pub use self::acl::Acl;
 use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
 use self::parse::{Answer, Unexpected};
+#[cfg(feature = "tls")]
+pub use self::tls::Tls;
 use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
 use crate::clock::millis;
 
@@ -31,10 +37,7 @@ use crate::clock::millis;
 /// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
 /// replicas or the disk.
 ///
-/// The server's user needs the keys of the streams and `streams:*`, and the commands `xadd`, `xrange`, `xrevrange`,
-/// `xread`, `xlen`, `xdel`, `xinfo`, `xgroup`, `type`, `exists`, `hget`, `hmget`, `hgetall`, `hset`, `hsetnx`,
-/// `hincrby`, `hdel`, `del`, `evalsha`, `script|load`, `multi`, `exec`, `time`, `ping`, `client|id` and `client|unblock`;
-/// `wait` and `waitaof` for streams that say `durability`.
+/// The rights that the server's user needs are written by [`Acl`].
 pub struct Redis {
     target: Arc<Target>,
     commands: Arc<Link>,
@@ -46,16 +49,36 @@ impl Redis {
     /// A broker at a URL: `redis://[user:password@]host[:port][/database]` or
     /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` where that is wanted.
     ///
+    /// With the feature `tls` it may be `rediss://`: then the server must show a certificate for this host that the system
+    /// trusts; `Redis::open_with` takes another authority and a client certificate.
+    ///
     /// Nothing is connected yet.
     ///
     /// # Errors
     /// Says what is wrong with the URL, without repeating it.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
-        let target = Arc::new(Target::parse(url)?);
+        #[cfg(feature = "tls")]
+        return Self::open_with(url, &Tls::new());
+        #[cfg(not(feature = "tls"))]
+        Ok(Self::at(Target::parse(url)?))
+    }
+
+    /// As [`open`](Self::open), at a `rediss://` URL, with what is said about TLS.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, without repeating it, and with certificates or keys, naming file or option. TLS
+    /// options with a plain URL are refused, too.
+    #[cfg(feature = "tls")]
+    pub fn open_with(url: &str, tls: &Tls) -> Result<Self, BrokerError> {
+        Ok(Self::at(Target::parse(url, tls)?))
+    }
+
+    fn at(target: Target) -> Self {
+        let target = Arc::new(target);
         let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
         let reads = Link::new(&target, RESPONSE_TIMEOUT);
         let durable = durable::Pool::new(&target);
-        Ok(Self { target, commands, reads, durable })
+        Self { target, commands, reads, durable }
     }
 
     async fn command(&self, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
@@ -191,6 +214,34 @@ impl Broker for Redis {
             };
             let unread = |_| unexpected(call)(Unexpected("a number of partitions"));
             u32::try_from(recorded).map(Some).map_err(unread)
+        })
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(async move {
+            let key = &stream.builds();
+            let mut get = cmd("HGETALL");
+            get.arg(key);
+            if write.is_empty() && gone.is_empty() {
+                let call = Call { command: "HGETALL", key, effect: Effect::Read };
+                return parse::texts(self.command(call, &get).await?).map_err(unexpected(call));
+            }
+            let call = Call { command: "HSET", key, effect: Effect::Idempotent };
+            let mut transaction = redis::pipe();
+            transaction.atomic().add_command(get);
+            if !write.is_empty() {
+                transaction.cmd("HSET").arg(key);
+                for (name, note) in write {
+                    transaction.arg(name).arg(note);
+                }
+            }
+            if !gone.is_empty() {
+                transaction.cmd("HDEL").arg(key).arg(gone);
+            }
+            let transaction = &transaction;
+            let run = |mut connection| async move { transaction.query_async::<Value>(&mut connection).await };
+            let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
+            parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
         })
     }
 

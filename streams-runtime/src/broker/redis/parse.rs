@@ -1,6 +1,6 @@
 //! Takes the server's replies apart by move: payloads are never copied; `super` and `tail` ask, this reads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use redis::Value;
@@ -39,6 +39,11 @@ fn pairs(value: Value) -> Parsed<Vec<(Value, Value)>> {
 /// Names and values, by name.
 pub(super) fn named(value: Value) -> Parsed<HashMap<String, Value>> {
     pairs(value)?.into_iter().map(|(name, value)| Ok((text(name)?, value))).collect()
+}
+
+/// Names and values that are text; others are not ours.
+pub(super) fn texts(value: Value) -> Parsed<BTreeMap<String, String>> {
+    Ok(pairs(value)?.into_iter().filter_map(|(name, value)| Some((text(name).ok()?, text(value).ok()?))).collect())
 }
 
 fn bytes(value: Value) -> Parsed<Vec<u8>> {

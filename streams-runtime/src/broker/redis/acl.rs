@@ -1,0 +1,269 @@
+//! The rights of a user of the server: [`Acl`] writes, as rules of `ACL SETUSER`, what the broker beside it needs and no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use streams_core::keys::{self, InvalidName, StreamKey};
+use streams_core::{Durability, Retention, StreamEvent};
+
+use crate::registry;
+
+/// The least rights with which a program can do its work, as rules for Redis 7.0, Valkey 7.2 and later.
+///
+/// Say what the program does; print the rules; give them to the user that it logs in as:
+///
+/// ```
+/// use streams_runtime::{broker::Acl, stream_event};
+///
+/// #[stream_event(stream = "trades", key = symbol, partitions = 4)]
+/// struct Trade { symbol: String, price: f64 }
+///
+/// # fn main() -> Result<(), streams_runtime::keys::InvalidName> {
+/// let feed = Acl::new().publish::<Trade>(None)?;
+/// assert_eq!(
+///     feed.to_string(),
+///     "resetkeys resetchannels clearselectors -@all +exec +multi +ping +script|load +time \
+///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
+///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
+/// );
+/// // A service that handles trades; and the tool that resets groups and discards dead letters.
+/// println!("ACL SETUSER risk on >PASSWORD {}", Acl::new().consume::<Trade>(None, "risk")?);
+/// println!("ACL SETUSER operator on >PASSWORD {}", Acl::new().operate::<Trade>(None)?);
+/// # Ok(()) }
+/// ```
+///
+/// The rules hold no password and leave those that the user has. Set again they replace its other rights, so the same
+/// line brings a user up to date. What is said several times adds up: `publish` and `consume` make a user for a program
+/// that does both.
+///
+/// What each may do, and what no rule can prevent, because Redis has none that is narrower:
+///
+/// | | may | although it does not need it |
+/// |---|---|---|
+/// | `publish` | add entries, and trim the old ones by the way | trim more than that with an XADD of its own; read entries with XINFO STREAM FULL |
+/// | `consume` | read the stream; change the state of its group, add its dead letters | move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `operate` | read the stream; reset every group of it, list and discard their dead letters | write what it likes into their states |
+///
+/// Everybody may load scripts, which run with the rights of who calls them, and consumers may end the waits of others
+/// (`CLIENT UNBLOCK`), which only look again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acl {
+    /// Commands without a key.
+    commands: BTreeSet<&'static str>,
+    /// Keys, by the commands that are allowed on them.
+    keys: BTreeMap<&'static str, BTreeSet<String>>,
+}
+
+/// Commands that only look at a key; `consume` adds XREAD, which takes keys of several streams at once.
+const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";
+const LOOK_AND_WAIT: &str =
+    "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xread +xrevrange";
+const MARK: &str = "+xgroup|create +xgroup|setid";
+
+impl Acl {
+    /// No rights yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Publishes to the stream of `E`, with the retention and the durability that its events declare.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    pub fn publish<E: StreamEvent>(self, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        let (stream, properties) = stream_of::<E>(namespace)?;
+        Ok(self.publish_to(&stream, properties.retention, properties.durability))
+    }
+
+    /// Runs a group on the stream of `E`.
+    ///
+    /// # Errors
+    /// When the namespace or the group cannot be part of a key.
+    pub fn consume<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
+        self.consume_from(&stream_of::<E>(namespace)?.0, group)
+    }
+
+    /// Resets the groups on the stream of `E`, and lists and discards their dead letters.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    pub fn operate<E: StreamEvent>(self, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        Ok(self.operate_on(&stream_of::<E>(namespace)?.0))
+    }
+
+    /// As [`publish`](Self::publish), for a tool that knows the stream by its key.
+    #[must_use]
+    pub fn publish_to(mut self, stream: &StreamKey, retention: Retention, durability: Option<Durability>) -> Self {
+        // Several entries are one transaction, and so are notes.
+        self.commands.extend(["ping", "script|load", "time", "multi", "exec"]);
+        match durability {
+            Some(Durability { fsync: true, .. }) => self.commands.insert("waitaof"),
+            Some(_) => self.commands.insert("wait"),
+            None => false,
+        };
+        self.meet(stream);
+        for partition in patterns(stream) {
+            self.grant("+xadd", format!("%W~{partition}"));
+            match retention {
+                Retention::Age(_) => self.grant("+xinfo|stream", format!("%R~{partition}")),
+                Retention::Consumed => {
+                    self.grant("+xinfo|groups +xinfo|stream", format!("%R~{partition}"));
+                    self.grant("+hget", format!("%R~{}", of_any_group(&partition)));
+                }
+            }
+        }
+        self
+    }
+
+    /// As [`consume`](Self::consume), for a tool that knows the stream by its key.
+    ///
+    /// # Errors
+    /// When the group cannot be part of a key.
+    pub fn consume_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
+        keys::check_group(group)?;
+        self.commands.extend(["ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
+        self.meet(stream);
+        for partition in patterns(stream) {
+            let state = of_partition(&partition, group);
+            let (dead, bell) = (format!("{state}:dead"), of_partition(&partition, "_bell"));
+            for key in [&partition, &state, &dead, &bell] {
+                // To name a key to a script takes both rights; what the script does with it is looked at by itself.
+                self.grant("+evalsha", format!("~{key}"));
+                self.grant(LOOK_AND_WAIT, format!("%R~{key}"));
+            }
+            self.grant(MARK, format!("%W~{partition}"));
+            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{state}"));
+            self.grant("+xadd", format!("%W~{dead}"));
+            self.grant("+xadd", format!("%W~{bell}"));
+        }
+        Ok(self)
+    }
+
+    /// As [`operate`](Self::operate), for a tool that knows the stream by its key.
+    #[must_use]
+    pub fn operate_on(mut self, stream: &StreamKey) -> Self {
+        self.commands.extend(["ping", "script|load", "time"]);
+        self.grant("+hget", format!("%R~{}", stream.properties()));
+        for partition in patterns(stream) {
+            let (groups, bell) = (of_any_group(&partition), of_partition(&partition, "_bell"));
+            for key in [&partition, &groups, &bell] {
+                self.grant("+evalsha", format!("~{key}"));
+                self.grant(LOOK, format!("%R~{key}"));
+            }
+            self.grant(MARK, format!("%W~{partition}"));
+            self.grant("+del +hgetall +hmget +hset", format!("~{groups}"));
+            self.grant("+xadd", format!("%W~{bell}"));
+            self.grant("+xdel", format!("%W~{groups}:dead"));
+        }
+        self
+    }
+
+    /// Uses a database other than 0 (`redis://host/3`). The rules hold in every database alike: keys of the same name in
+    /// another one are open, too.
+    #[must_use]
+    pub fn in_a_database(mut self) -> Self {
+        self.commands.insert("select");
+        self
+    }
+
+    /// What all programs on a stream tell each other: its partitions, and which shapes of its events they know.
+    fn meet(&mut self, stream: &StreamKey) {
+        self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
+        self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
+    }
+
+    fn grant(&mut self, commands: &'static str, key: String) {
+        self.keys.entry(commands).or_default().insert(key);
+    }
+}
+
+impl fmt::Display for Acl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("resetkeys resetchannels clearselectors -@all")?;
+        for command in &self.commands {
+            write!(f, " +{command}")?;
+        }
+        // A command is allowed when one pair of parentheses allows it with all its keys.
+        for (commands, keys) in &self.keys {
+            write!(f, " ({commands}")?;
+            for key in keys {
+                write!(f, " {key}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+/// The key of a stream and what its events declare.
+fn stream_of<E: StreamEvent>(namespace: Option<&str>) -> Result<(StreamKey, registry::StreamProperties), InvalidName> {
+    namespace.map_or(Ok(()), keys::check_namespace)?;
+    let name = E::INFO.stream;
+    let properties = registry::stream_properties(name, registry::linked_events().iter().chain([&E::INFO]));
+    Ok((StreamKey::new(namespace, name, properties.partitions), properties))
+}
+
+/// Patterns for the partitions' keys and no others: no name of a stream ends in a dot and digits. Names have no character
+/// that a pattern gives a meaning.
+fn patterns(stream: &StreamKey) -> Vec<String> {
+    if stream.partitions() == 1 {
+        return vec![stream.base().to_owned()];
+    }
+    let digits = stream.partitions().saturating_sub(1).to_string().len();
+    (1..=digits).map(|digits| format!("{}.{}", stream.base(), "[0-9]".repeat(digits))).collect()
+}
+
+/// A key beside a partition, as [`keys::PartitionKey`] names it.
+fn of_partition(partition: &str, what: &str) -> String {
+    format!("streams:{{{partition}}}:{what}")
+}
+
+/// The states and dead letters of all groups, whose names begin with a letter or a digit; not the bell.
+fn of_any_group(partition: &str) -> String {
+    of_partition(partition, "[A-Za-z0-9]*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE: Retention = Retention::Age(std::time::Duration::from_secs(60));
+
+    #[test]
+    fn every_partition_is_matched_by_its_number_of_digits() {
+        let of = |partitions| patterns(&StreamKey::new(Some("eu"), "trades", partitions));
+        assert_eq!(of(1), ["eu:trades"]);
+        assert_eq!(of(2), ["eu:trades.[0-9]"]);
+        assert_eq!(of(10), ["eu:trades.[0-9]"]);
+        assert_eq!(of(11), ["eu:trades.[0-9]", "eu:trades.[0-9][0-9]"]);
+        assert_eq!(of(1024).len(), 4);
+    }
+
+    #[test]
+    fn keys_are_named_as_the_layout_names_them() {
+        let stream = StreamKey::new(Some("eu"), "trades", 1);
+        let group = stream.partition(0).group("risk");
+        assert_eq!(of_partition(stream.partition(0).as_str(), "risk"), group.state());
+        assert_eq!(of_partition(stream.partition(0).as_str(), "_bell"), stream.partition(0).bell());
+        let rules = Acl::new().consume_from(&stream, "risk").unwrap().to_string();
+        assert!(rules.contains(&format!("%W~{}", group.dead())), "{rules}");
+    }
+
+    #[test]
+    fn waits_are_allowed_to_those_who_wait() {
+        let stream = &StreamKey::new(None, "trades", 1);
+        let with = |durability| Acl::new().publish_to(stream, AGE, durability).to_string();
+        let (fsync, replicas) = (Durability { fsync: true, replicas: 1 }, Durability { fsync: false, replicas: 1 });
+        assert!(!with(None).contains("wait"));
+        assert!(with(Some(fsync)).contains("+waitaof") && !with(Some(fsync)).contains("+wait "));
+        assert!(with(Some(replicas)).contains("+wait ") && !with(Some(replicas)).contains("+waitaof"));
+    }
+
+    #[test]
+    fn a_group_that_is_no_name_is_refused() {
+        let stream = &StreamKey::new(None, "trades", 1);
+        for bad in ["*", "a b", "[a]", "_bell", "a)", ""] {
+            assert!(Acl::new().consume_from(stream, bad).is_err(), "{bad}");
+        }
+    }
+}

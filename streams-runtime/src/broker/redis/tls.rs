@@ -1,0 +1,480 @@
+//! TLS to the server (feature `tls`): whom we trust, who we are to it, and what its errors mean; `connection` logs in.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::RedisError;
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use streams_core::broker::{BrokerError, BrokerErrorKind};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{self, WebPkiSupportedAlgorithms};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    self, AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+
+use super::connection::io_error;
+
+/// The largest file of certificates that is read: the whole list of a system's authorities has a quarter of it.
+const MAX_FILE: u64 = 1024 * 1024;
+
+const CLIENT_REMEDY: &str = "give one with STREAMS_TLS_CERT and STREAMS_TLS_KEY, or `Tls::client_files`";
+const CA_REMEDY: &str = "name the authority that signed it with STREAMS_TLS_CA, or `Tls::ca_file`";
+
+/// How a `rediss://` server is trusted, and who the program is to it; for [`Redis::open_with`](super::Redis::open_with).
+///
+/// As it comes, the server must show a certificate that an authority of this machine's system signed (on Linux the files
+/// of OpenSSL, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name) and that is valid now, for the host in the URL. TLS 1.2
+/// and 1.3 are spoken, by rustls with ring; whatever other TLS the program links or installs has no part in it.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use streams_runtime::{App, Publisher, broker::{Redis, Tls}};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let tls = Tls::new().ca_file("/etc/redis/ca.pem").client_files("/etc/redis/me.pem", "/etc/redis/me.key");
+/// let broker = Arc::new(Redis::open_with("rediss://redis.internal:6380/", &tls)?);
+/// let publisher = Publisher::on(broker.clone());
+/// App::linked().broker(broker).run().await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Files that are renewed
+///
+/// Files are read when the broker is opened, and looked at again at each new connection, so a short-lived client
+/// certificate is renewed by writing it anew. While what is there cannot be used, what was read last holds on, and a
+/// warning says why.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    ca: Option<Source>,
+    /// The certificate with its chain, and its key.
+    client: Option<(Source, Source)>,
+    insecure: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Source {
+    /// With who named it, for messages.
+    File(PathBuf, &'static str),
+    Pem(Vec<u8>, &'static str),
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("ca", &self.ca)
+            .field("client", &self.client)
+            .field("insecure", &self.insecure)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, _) => path.fmt(f),
+            Self::Pem(..) => f.write_str("PEM, not shown"),
+        }
+    }
+}
+
+impl Tls {
+    /// Trusts what the system trusts, and shows no certificate.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the authorities in this PEM file, and no others.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(Source::File(path.into(), "Tls::ca_file"));
+        self
+    }
+
+    /// Trusts the authorities in this PEM text, and no others.
+    #[must_use]
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(Source::Pem(pem.into(), "Tls::ca_pem"));
+        self
+    }
+
+    /// Shows the certificate in the first PEM file, with the authorities between it and the server's if there are any;
+    /// its key, without a passphrase, is in the second.
+    #[must_use]
+    pub fn client_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let named = "Tls::client_files";
+        self.client = Some((Source::File(certificate.into(), named), Source::File(key.into(), named)));
+        self
+    }
+
+    /// As [`client_files`](Self::client_files), from PEM texts.
+    #[must_use]
+    pub fn client_pem(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        let named = "Tls::client_pem";
+        self.client = Some((Source::Pem(certificate.into(), named), Source::Pem(key.into(), named)));
+        self
+    }
+
+    /// Lets a URL that ends in `#insecure` turn off every check of the server's certificate: whoever stands between can
+    /// then read and change everything, the password as well. For a machine of one's own; no variable can say this.
+    #[must_use]
+    pub fn allow_insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// What `STREAMS_TLS_CA`, `STREAMS_TLS_CERT` and `STREAMS_TLS_KEY` say.
+    pub(crate) fn from_variables(ca: Option<&Path>, client: Option<(&Path, &Path)>) -> Self {
+        let file = |path: &Path, named| Source::File(path.to_owned(), named);
+        Self {
+            ca: ca.map(|path| file(path, "STREAMS_TLS_CA")),
+            client: client.map(|(cert, key)| (file(cert, "STREAMS_TLS_CERT"), file(key, "STREAMS_TLS_KEY"))),
+            insecure: false,
+        }
+    }
+
+    fn read(&self) -> Result<Material, BrokerError> {
+        let client = self.client.as_ref().map(|(certificate, key)| Ok((certificate.read()?, key.read()?)));
+        Ok(Material { ca: self.ca.as_ref().map(Source::read).transpose()?, client: client.transpose()? })
+    }
+
+    /// Makes a configuration of what was read. Ring is named here rather than looked up: the process-wide default is the
+    /// program's own business, and to look it up panics where two are linked and none was chosen.
+    fn config(&self, material: &Material, checked: bool) -> Result<ClientConfig, BrokerError> {
+        let provider = Arc::new(crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refused("TLS cannot be used".to_owned()).caused_by(error))?;
+        let builder = if checked {
+            let roots = match (&self.ca, &material.ca) {
+                (Some(source), Some(pem)) => source.authorities(pem)?,
+                _ => system_roots()?,
+            };
+            builder.with_root_certificates(roots)
+        } else {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anyone(provider.signature_verification_algorithms)))
+        };
+        match (&self.client, &material.client) {
+            (Some((certificate, key)), Some((chain_pem, key_pem))) => {
+                let (chain, private) = (certificate.chain(chain_pem)?, key.key(key_pem)?);
+                // The error may be about either, and tells nothing of the key.
+                builder.with_client_auth_cert(chain, private).map_err(|error| {
+                    refused(format!("the key of {key} does not serve the certificate of {certificate}"))
+                        .caused_by(error)
+                })
+            }
+            _ => Ok(builder.with_no_client_auth()),
+        }
+    }
+}
+
+/// What stands in the files.
+#[derive(PartialEq, Eq)]
+struct Material {
+    ca: Option<Vec<u8>>,
+    client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, named) => write!(f, "{named} (`{}`)", path.display()),
+            Self::Pem(_, named) => f.write_str(named),
+        }
+    }
+}
+
+impl Source {
+    fn read(&self) -> Result<Vec<u8>, BrokerError> {
+        let path = match self {
+            Self::Pem(pem, _) => return Ok(pem.clone()),
+            Self::File(path, _) => path,
+        };
+        let mut pem = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut pem));
+        match read {
+            Ok(_) if pem.len() as u64 > MAX_FILE => Err(refused(format!("{self} is larger than 1 MiB; is it PEM?"))),
+            Ok(_) => Ok(pem),
+            Err(error) => Err(refused(format!("{self} cannot be read: {error}")).caused_by(error)),
+        }
+    }
+
+    /// The certificates in it, at least one.
+    fn chain(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| {
+            refused(format!("{self} holds a certificate that is damaged")).caused_by(error.to_string())
+        })?;
+        if chain.is_empty() {
+            return Err(refused(format!("{self} holds no certificate; expected PEM (`-----BEGIN CERTIFICATE-----`)")));
+        }
+        Ok(chain)
+    }
+
+    fn authorities(&self, pem: &[u8]) -> Result<RootCertStore, BrokerError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.chain(pem)? {
+            roots
+                .add(certificate)
+                .map_err(|error| refused(format!("{self} holds a certificate that is damaged")).caused_by(error))?;
+        }
+        Ok(roots)
+    }
+
+    fn key(&self, pem: &[u8]) -> Result<PrivateKeyDer<'static>, BrokerError> {
+        // The error is left out: it might repeat a line of the file.
+        PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
+            refused(format!("{self} holds no private key; expected PEM (PKCS#8, PKCS#1 or SEC1) without a passphrase"))
+        })
+    }
+}
+
+/// What the system trusts. Authorities that rustls cannot read are left out, as there are always some.
+fn system_roots() -> Result<RootCertStore, BrokerError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let error = refused(format!(
+            "this system has no authorities to trust (on Linux the package ca-certificates brings them); {CA_REMEDY}"
+        ));
+        return Err(match found.errors.into_iter().next() {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        });
+    }
+    Ok(roots)
+}
+
+/// Takes any certificate; the connection is private, but nobody knows with whom.
+#[derive(Debug)]
+struct Anyone(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// A TLS URL without what is about TLS: as the crate reads it, and whether it ends in `#insecure`.
+pub(super) fn split(url: &str) -> Option<(String, bool)> {
+    let (scheme, rest) = match url.split_once("://")? {
+        ("rediss", rest) => ("redis", rest),
+        ("valkeys", rest) => ("valkey", rest),
+        _ => return None,
+    };
+    let (rest, insecure) = match rest.strip_suffix("#insecure") {
+        Some(rest) => (rest, true),
+        None => (rest, false),
+    };
+    Some((format!("{scheme}://{rest}"), insecure))
+}
+
+/// Makes connections to one server, each with a handshake.
+pub(super) struct Dialer {
+    tls: Tls,
+    checked: bool,
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+    made: Mutex<(Material, Arc<ClientConfig>)>,
+}
+
+/// Where a connection failed.
+pub(super) enum Failed {
+    /// Before the server heard of TLS.
+    Connect(io::Error),
+    Handshake(io::Error),
+}
+
+impl Dialer {
+    pub(super) fn new(tls: &Tls, insecure: bool, host: &str, port: u16) -> Result<Self, BrokerError> {
+        if insecure && !tls.insecure {
+            return Err(refused(
+                "the Redis URL ends in #insecure, which would let anybody read the conversation; remove it, or let the \
+                 program say `Tls::allow_insecure`"
+                    .to_owned(),
+            ));
+        }
+        if insecure {
+            tracing::warn!(
+                host,
+                port,
+                "the server's certificate is not checked (#insecure): whoever stands between can read everything"
+            );
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| refused(format!("`{host}` in the Redis URL is no host name that a certificate can hold")))?;
+        let material = tls.read()?;
+        let config = Arc::new(tls.config(&material, !insecure)?);
+        let made = Mutex::new((material, config));
+        Ok(Self { tls: tls.clone(), checked: !insecure, host: host.to_owned(), port, name, made })
+    }
+
+    /// The configuration, made anew when the files have changed.
+    fn config(&self) -> Arc<ClientConfig> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = self.tls.read().and_then(|material| {
+            if material == made.0 {
+                return Ok(None);
+            }
+            let config = self.tls.config(&material, self.checked)?;
+            Ok(Some((material, Arc::new(config))))
+        });
+        match renewed {
+            Ok(None) => {}
+            Ok(Some(renewed)) => {
+                tracing::info!(host = self.host, "certificates were renewed");
+                *made = renewed;
+            }
+            Err(error) => {
+                tracing::warn!(host = self.host, %error, "certificates cannot be renewed; those read before are used")
+            }
+        }
+        Arc::clone(&made.1)
+    }
+
+    /// Connects and shakes hands, all within the time.
+    pub(super) async fn dial(
+        &self,
+        within: Duration,
+        keepalive: &TcpKeepalive,
+    ) -> Result<TlsStream<TcpStream>, Failed> {
+        let deadline = Instant::now() + within;
+        let connect = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
+            Ok(stream)
+        };
+        let stream = in_time(deadline, connect).await.map_err(Failed::Connect)?;
+        let shake = TlsConnector::from(self.config()).connect(self.name.clone(), stream);
+        in_time(deadline, shake).await.map_err(Failed::Handshake)
+    }
+
+    /// What a handshake that failed means, with the remedy. All of it may pass when somebody mends the server, so nothing
+    /// that runs is halted by it.
+    pub(super) fn explain(&self, error: &io::Error) -> String {
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
+        if error.kind() == io::ErrorKind::TimedOut {
+            return "the server did not answer in TLS in time; is it the TLS port? A plain one is written redis://"
+                .to_owned();
+        }
+        let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+            return "the server ended the connection in the TLS handshake; is it the TLS port? A plain one is written \
+                    redis://"
+                .to_owned();
+        };
+        let host = &self.host;
+        match error {
+            InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+                "the server's certificate has expired; renew it there, or set the clock of this machine".to_owned()
+            }
+            InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+                "the server's certificate is not valid yet; set the clock of this machine, or of the one that made it"
+                    .to_owned()
+            }
+            InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+                format!(
+                    "the server's certificate is not for `{host}`; write a name in REDIS_URL that it holds as \
+                     subjectAltName, or have one made for this name"
+                )
+            }
+            // An authority may have the name of another, and then its signature is wrong.
+            InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                format!("the server's certificate is signed by itself, or by an authority that is not trusted; {CA_REMEDY}")
+            }
+            InvalidCertificate(_) => {
+                "the server's certificate cannot be used; have another one made, or see the cause".to_owned()
+            }
+            InvalidMessage(_) => {
+                "what answers there does not speak TLS; name the TLS port in REDIS_URL (a plain one is written redis://)"
+                    .to_owned()
+            }
+            AlertReceived(alert) => self.alert(*alert),
+            _ => "the TLS handshake failed; see the cause".to_owned(),
+        }
+    }
+
+    /// What the server minds.
+    fn alert(&self, alert: AlertDescription) -> String {
+        match (self.tls.client.is_some(), alert) {
+            (false, AlertDescription::CertificateRequired) => {
+                format!("the server demands a client certificate; {CLIENT_REMEDY}")
+            }
+            (false, _) => format!(
+                "the server refused the TLS handshake ({alert:?}); if it demands a client certificate, {CLIENT_REMEDY}"
+            ),
+            (true, _) => format!(
+                "the server refused the TLS handshake ({alert:?}); is the client certificate still valid, and signed by \
+                 an authority that the server trusts?"
+            ),
+        }
+    }
+
+    /// What it means that a connection ended after the handshake before the server had said anything: in TLS 1.3 the
+    /// client has shaken hands before the server looks at its certificate.
+    pub(super) fn ended(&self, error: &RedisError) -> String {
+        let inner =
+            io_error(error).and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::AlertReceived(alert)) = inner {
+            return self.alert(*alert);
+        }
+        match self.tls.client {
+            None => format!(
+                "the server ended the connection after the TLS handshake; if it demands a client certificate, {CLIENT_REMEDY}"
+            ),
+            Some(_) => {
+                "the server ended the connection after the TLS handshake; is the client certificate still valid, \
+                        and signed by an authority that the server trusts?"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn refused(message: String) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Refused, message)
+}
