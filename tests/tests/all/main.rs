@@ -13,6 +13,7 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod reference;
 mod secrets;
 mod soak;
 mod tls;
