@@ -238,9 +238,9 @@ pub struct ConsumerOptions {
     pub batch_wait: Option<Duration>,
     /// A property of the group: where it starts when it is new.
     pub start: Option<Start>,
-    /// A property of the group: [`Checkpoint::events`].
+    /// A property of the group: after how many events it commits, [`Checkpoint::events`].
     pub checkpoint_events: Option<u32>,
-    /// A property of the group: [`Checkpoint::interval`].
+    /// A property of the group: how long a settled event waits for its commit, [`Checkpoint::interval`].
     pub checkpoint_interval: Option<Duration>,
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,

@@ -59,21 +59,21 @@ impl Default for Config {
     }
 }
 
-/// Attempts before an event is given up: with the default backoff about two minutes of trouble.
+/// With the default backoff about two minutes of trouble.
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
-/// The wait between attempts: soon enough for a hiccup, and at most half a minute.
+/// Soon enough for a hiccup, and seldom enough for an outage.
 pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// How long a publish is tried again.
 pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
-/// How long one attempt may take.
+/// Longer than most clients of other services wait, so that their own errors come first.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
-/// The most events in a batch: most of what a database gains by several rows at once, and little to repeat.
+/// Most of what a database gains by several rows at once, and little to repeat.
 pub(crate) const BATCH: u32 = 100;
-/// How long a batch that has an event waits for more: as long as a settled event for its commit.
+/// As long as a settled event waits for its commit.
 pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(100);
-/// The most events that a crash repeats.
+/// The most events that a crash repeats: at full speed some milliseconds of work.
 pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
-/// The longest that a settled event waits for its commit.
+/// The longest that a settled event waits for its commit: ten commits a second cost a server next to nothing.
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 /// The shortest lease: below, the pauses of an ordinary machine lose it.
 const LEASE_MIN: Duration = Duration::from_millis(100);

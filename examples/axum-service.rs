@@ -1,0 +1,130 @@
+//! A web service: a route publishes, a handler reacts, probes ask for the status, and one signal stops both in order.
+//!
+//! ```sh
+//! cargo run --example axum-service                               # embedded broker, no server; PORT=8080 by default
+//! REDIS_URL=redis://127.0.0.1/ cargo run --example axum-service  # the same on a real Redis
+//!
+//! curl -i -d '{"symbol":"BTC-USD","price":39432.48,"quantity":0.25}' -H 'content-type: application/json' localhost:8080/trades
+//! curl localhost:8080/volumes
+//! curl -i localhost:8080/ready
+//! curl localhost:8080/metrics
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use streams_runtime::{App, BoxError, Monitor, Publisher, Stopped, consumer, stream_event};
+
+/// One fill on the exchange.
+#[stream_event(stream = "trades", key = symbol)]
+#[derive(Debug, Clone)]
+struct Trade {
+    symbol: String,
+    price: f64,
+    quantity: f64,
+}
+
+/// What the route takes. Apart from the event on purpose: the web and the stream change at different times.
+#[derive(serde::Deserialize)]
+struct NewTrade {
+    symbol: String,
+    price: f64,
+    quantity: f64,
+}
+
+/// The volume traded of each symbol, since the program started.
+#[derive(Clone, Default)]
+struct Volumes {
+    by_symbol: Arc<Mutex<BTreeMap<String, f64>>>,
+}
+
+#[consumer(group = "volumes")]
+async fn add_up(trade: Trade, volumes: streams_runtime::State<Volumes>) {
+    let mut by_symbol = volumes.by_symbol.lock().unwrap_or_else(PoisonError::into_inner);
+    *by_symbol.entry(trade.symbol).or_default() += trade.price * trade.quantity;
+}
+
+/// What the routes share.
+#[derive(Clone)]
+struct Service {
+    publisher: Publisher,
+    monitor: Monitor,
+    volumes: Volumes,
+}
+
+/// Answers when the trade stands in the stream, not before: whoever gets 202 may forget it.
+async fn publish(State(service): State<Service>, Json(new): Json<NewTrade>) -> (StatusCode, String) {
+    let trade = Trade { symbol: new.symbol, price: new.price, quantity: new.quantity };
+    match service.publisher.publish(&trade).await {
+        Ok(receipt) => (StatusCode::ACCEPTED, receipt.event_id.to_string()),
+        // The server is full: the caller may come again later.
+        Err(error) if error.is_backpressure() => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn volumes(State(service): State<Service>) -> Json<BTreeMap<String, f64>> {
+    Json(service.volumes.by_symbol.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// For a readiness probe: each group that is not well, with the reason. Nobody asks the broker for it.
+///
+/// The text is made from `service.monitor.status()`, which holds the same as data. With the feature `http` the app
+/// answers `/readyz`, `/livez` and `/metrics` by itself, on a port of its own.
+async fn ready(State(service): State<Service>) -> (StatusCode, String) {
+    let (ready, text) = service.monitor.ready();
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+}
+
+async fn metrics(State(service): State<Service>) -> String {
+    service.monitor.metrics()
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let volumes = Volumes::default();
+    let app = App::linked().state(volumes.clone()).from_environment().start().await?;
+    let service = Service { publisher: app.publisher().clone(), monitor: app.monitor().clone(), volumes };
+    let routes = Router::new()
+        .route("/trades", post(publish))
+        .route("/volumes", get(self::volumes))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(service);
+
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    // One shutdown, from the outside in: no new requests, those under way are answered, then the groups settle and commit.
+    axum::serve(listener, routes).with_graceful_shutdown(asked_to_stop()).await?;
+    match app.stop().await {
+        Stopped::Clean => Ok(()),
+        stopped => Err(format!("{stopped:?}").into()),
+    }
+}
+
+/// Ctrl-C, or what an orchestrator sends.
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(_) => return drop(tokio::signal::ctrl_c().await),
+    };
+    #[cfg(unix)]
+    let terminate = terminate.recv();
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<Option<()>>();
+    tokio::select! {
+        _ = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,165 @@
+//! docs/configuration.md is made from the code: from the comments on options, defaults and variables. A test holds it.
+//!
+//! `UPDATE_DOCS=1 cargo test -p streams-tests --all-features --test all reference` writes it anew.
+
+use std::fmt::Write;
+use std::path::Path;
+
+const CONFIG: &str = include_str!("../../../streams-runtime/src/config.rs");
+const CONSUMER_OPTIONS: &str = include_str!("../../../streams-core/src/consumer.rs");
+const RUNTIME: &str = include_str!("../../../streams-runtime/src/lib.rs");
+const CARGO: &str = include_str!("../../../streams-runtime/Cargo.toml");
+const STREAM_EVENT: &str = include_str!("../../../streams-macros/docs/stream_event.md");
+const CONSUMER: &str = include_str!("../../../streams-macros/docs/consumer.md");
+
+/// Something declared in one line below its comment.
+struct Item {
+    name: String,
+    /// What follows the name: the type, and the value of a constant.
+    rest: String,
+    comment: String,
+}
+
+/// The items in `source` whose line begins with `keyword`, with their comments.
+fn items(source: &str, keyword: &str) -> Vec<Item> {
+    let (mut items, mut comment) = (Vec::new(), String::new());
+    for line in source.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            comment = format!("{comment} {}", text.trim());
+        } else if let Some(declared) = line.strip_prefix(keyword) {
+            let (name, rest) = declared.split_once(':').unwrap_or((declared, ""));
+            let comment = plain(comment.trim());
+            items.push(Item { name: name.to_owned(), rest: rest.trim().to_owned(), comment });
+        }
+        if !line.starts_with("///") && !line.starts_with("#[") {
+            comment.clear();
+        }
+    }
+    items
+}
+
+/// What stands between the braces of the struct.
+fn fields(source: &str, declaration: &str) -> Vec<Item> {
+    let (_, body) = source.split_once(declaration).expect("the struct is declared");
+    items(body.split_once("\n}").expect("it ends").0, "pub ")
+}
+
+/// Without links to other items: outside of rustdoc they lead nowhere.
+fn plain(comment: &str) -> String {
+    let mut parts = comment.split("`](");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let text = parts.fold(first, |text, part| text + "`" + part.split_once(')').map_or("", |(_, after)| after));
+    text.replace("[`", "`").replace("`]", "`")
+}
+
+/// The first table below a heading, or in the text.
+fn table<'a>(text: &'a str, columns: &str) -> Vec<&'a str> {
+    let lines = text.lines().map(|line| line.trim_start_matches("//!").trim());
+    let rows: Vec<_> = lines.skip_while(|line| *line != columns).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 2, "no table `{columns}`");
+    rows
+}
+
+/// A default as people write it.
+fn value(rest: &str) -> String {
+    let value = rest.split_once('=').expect("a constant has a value").1.trim().trim_end_matches(';');
+    let units = [("Duration::from_secs(", "s"), ("Duration::from_millis(", "ms")];
+    let mut text = value.to_owned();
+    for (call, unit) in units {
+        while let Some((before, rest)) = text.split_once(call) {
+            let (number, after) = rest.split_once(')').expect("a call ends");
+            text = format!("{before}{number}{unit}{after}");
+        }
+    }
+    text = text.replace('_', "");
+    match text.strip_prefix("Backoff { first: ").and_then(|text| text.strip_suffix(" }")) {
+        Some(waits) => waits.replace(", max: ", ".."),
+        None => text,
+    }
+}
+
+fn reference() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n\
+        Every setting, made from the code by a test. An attribute's option gives way to `Config`, that to `Config::group`, and\n\
+        all of them to the environment, which only `run()` and `App::from_environment` read. A value that cannot be refuses the\n\
+        start, and all that is wrong is said at once.\n\n\
+        ## Environment\n\n\
+        A variable that begins with `STREAMS_` and is not here refuses the start; an empty one counts as not set. \
+        Durations are written `500ms`, `10s`, `1h 30m`.\n\n",
+    );
+    let lines = |page: &mut String, rows: Vec<&str>| rows.iter().for_each(|row| page.extend([row, "\n"]));
+    lines(&mut page, table(RUNTIME, "| variable | meaning |"));
+
+    page.push_str("\n## `Config`\n\nThe app's own settings: `App::config(Config::new().lease(..))`.\n\n| field | meaning, default and why |\n|---|---|\n");
+    for field in fields(CONFIG, "pub struct Config {") {
+        let _ = writeln!(page, "| `{}` | {} |", field.name, field.comment);
+    }
+
+    page.push_str("\n## `#[consumer(..)]`\n\n");
+    lines(&mut page, table(CONSUMER, "| option | meaning |"));
+    page.push_str(
+        "\nThe same for all consumers (`Config::consumers`) or those of one group (`Config::group`) as `ConsumerOptions`:\n\n\
+        | field | meaning | default | why |\n|---|---|---|---|\n",
+    );
+    let defaults = items(CONFIG, "pub(crate) const ");
+    for field in fields(CONSUMER_OPTIONS, "pub struct ConsumerOptions {") {
+        let default = defaults.iter().find(|default| default.name == field.name.to_uppercase());
+        let (default, why) = match default {
+            Some(default) => (format!("`{}`", value(&default.rest)), default.comment.as_str()),
+            None => match field.name.as_str() {
+                "start" => ("`earliest`".to_owned(), "a new group sees what there is"),
+                "on_data_loss" => ("`halt`".to_owned(), "a loss is for people to judge"),
+                other => panic!("what is the default of `{other}`?"),
+            },
+        };
+        let _ = writeln!(page, "| `{}` | {} | {default} | {why} |", field.name, field.comment);
+    }
+
+    page.push_str("\n## `#[stream_event(..)]`\n\n");
+    lines(&mut page, table(STREAM_EVENT, "| option | meaning | default |"));
+
+    page.push_str("\n## Features of `streams-runtime`\n\nNone is on by default.\n\n");
+    lines(&mut page, table(RUNTIME, "| feature | brings |"));
+    page
+}
+
+#[test]
+fn the_configuration_reference_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let made = reference();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == made,
+        "docs/configuration.md is not what the code says; see the head of this file for the command"
+    );
+}
+
+#[test]
+fn every_variable_that_is_read_and_every_feature_is_in_a_table() {
+    let variables = CONFIG.split_once("const VARIABLES").expect("the list").1.split_once("];").expect("its end").0;
+    let names: Vec<_> = variables.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() > 9, "{names:?}");
+    let rows = table(RUNTIME, "| variable | meaning |").join("\n");
+    for name in names {
+        assert!(rows.contains(&format!("`{name}`")), "{name} is not in the table of streams-runtime/src/lib.rs");
+    }
+    let features = CARGO.split_once("[features]").expect("features").1.split_once("\n[").expect("their end").0;
+    let rows = table(RUNTIME, "| feature | brings |").join("\n");
+    for line in features.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((name, _)) = line.split_once('=') {
+            assert!(rows.contains(&format!("`{}`", name.trim())), "{name} is not in the table of features");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_written_as_people_write_them() {
+    assert_eq!(value("u32 = 1_000;"), "1000");
+    assert_eq!(value("Duration = Duration::from_millis(100);"), "100ms");
+    let backoff = "Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };";
+    assert_eq!(value(backoff), "100ms..30s");
+}
