@@ -63,6 +63,7 @@
 //! |---|---|
 //! | `uuid` | fields and keys of type `uuid::Uuid` |
 //! | `chrono` | fields of type `chrono::DateTime` |
+//! | `bytes` | fields of type `bytes::Bytes` |
 //! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
 //! | `http` | `/metrics`, `/livez` and `/readyz` on an address: `Config::http` |

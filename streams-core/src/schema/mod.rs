@@ -208,7 +208,7 @@ impl Layout {
     message = "`{Self}` has no event schema, so it cannot be part of a stream event",
     label = "this type has no known wire form",
     note = "if `{Self}` is your type, put `#[event_type]` on it",
-    note = "for `uuid::Uuid` and `chrono::DateTime` enable the feature `uuid` or `chrono`",
+    note = "for `uuid::Uuid`, `chrono::DateTime` and `bytes::Bytes` enable the feature `uuid`, `chrono` or `bytes`",
     note = "if it comes from another crate, name its wire form on the field: `#[event(wire = \"String\")]`, or vouch for it with `#[event(opaque = \"name@1\")]` and raise the number whenever it changes"
 )]
 pub trait SchemaType {

@@ -324,6 +324,15 @@ fn sequences_of_bytes_are_bytes() {
     conforms::<Option<Vec<Newtype>>>();
 }
 
+#[cfg(feature = "bytes")]
+#[test]
+fn bytes_are_what_a_vector_of_them_is() {
+    conforms::<bytes::Bytes>();
+    reads_bytes::<bytes::Bytes>();
+    conforms::<(bytes::Bytes, Option<bytes::Bytes>, Vec<bytes::Bytes>)>();
+    assert_eq!(fingerprint(bytes::Bytes::SCHEMA), fingerprint(Vec::<u8>::SCHEMA));
+}
+
 #[cfg(feature = "uuid")]
 #[test]
 fn uuids_are_sixteen_bytes() {

@@ -1,4 +1,4 @@
-//! The wire forms of std's types, and of `uuid` and `chrono` by feature; the tests hold each to what serde reads.
+//! The wire forms of std's types, and of `uuid`, `chrono` and `bytes` by feature; the tests hold each to what serde reads.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -107,6 +107,10 @@ plain! {
     chrono::DateTime<chrono::Utc> => Schema::Logical { name: "rfc3339", wire: &Schema::Str },
     chrono::DateTime<chrono::FixedOffset> => Schema::Logical { name: "rfc3339", wire: &Schema::Str },
 }
+
+// The form of `Vec<u8>`, so that a field may become either without a word.
+#[cfg(feature = "bytes")]
+plain! { bytes::Bytes => Schema::Seq(u8::SCHEMA) }
 
 /// What the attributes put in the place of a type inside itself: a constant that needed itself would be a cycle.
 #[doc(hidden)]
