@@ -327,9 +327,12 @@ fn sequences_of_bytes_are_bytes() {
 #[cfg(feature = "bytes")]
 #[test]
 fn bytes_are_what_a_vector_of_them_is() {
-    conforms::<bytes::Bytes>();
-    reads_bytes::<bytes::Bytes>();
-    conforms::<(bytes::Bytes, Option<bytes::Bytes>, Vec<bytes::Bytes>)>();
+    for content in [&b""[..], b"\xff", &[7; 300]] {
+        let (bytes, vector) = (bytes::Bytes::copy_from_slice(content), content.to_vec());
+        let (from_bytes, from_vector) = (crate::codec::tests::to_bytes(&bytes), crate::codec::tests::to_bytes(&vector));
+        assert_eq!(rmp_serde::from_slice::<bytes::Bytes>(&from_vector).unwrap(), bytes);
+        assert_eq!(rmp_serde::from_slice::<Vec<u8>>(&from_bytes).unwrap(), vector);
+    }
     assert_eq!(fingerprint(bytes::Bytes::SCHEMA), fingerprint(Vec::<u8>::SCHEMA));
 }
 
