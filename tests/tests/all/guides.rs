@@ -1,5 +1,6 @@
 //! The guides' code, word for word: a test holds every block of Rust in docs/ to this file, where it compiles and runs.
 
+#![allow(dead_code, reason = "an operator's tool is shown, and compiled, but not run")]
 #![allow(
     clippy::inconsistent_digit_grouping,
     reason = "cents are set apart from whole units, as a reader of the guide would write them"
@@ -102,8 +103,22 @@ fn the_app_would_start() {
     App::with(consumers![watch]).state(Threshold(0)).check().unwrap();
 }
 
+use streams_runtime::{Admin, EntryId, Start, broker::Redis};
+
+async fn reset(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let admin = Admin::on(Arc::new(Redis::open(url)?), None)?;
+    // Everything that is there, again:
+    admin.reset("trades", "risk", Start::Earliest).await?;
+    // One partition only, from a moment on (milliseconds since 1970):
+    admin.reset("orders.3", "risk", Start::At(EntryId::new(1_767_323_045_000, 0))).await?;
+    // Nothing of what is there:
+    admin.reset("trades", "audit", Start::Latest).await?;
+    Ok(())
+}
+
 /// The guides with code of their own here.
-const GUIDES: [(&str, &str); 1] = [("testing", include_str!("../../../docs/testing.md"))];
+const GUIDES: [(&str, &str); 2] =
+    [("testing", include_str!("../../../docs/testing.md")), ("operating", include_str!("../../../docs/operating.md"))];
 
 #[test]
 fn the_guides_say_what_is_tested_here() {

@@ -1,4 +1,4 @@
-//! docs/configuration.md is made from the code: from the comments on options, defaults and variables. A test holds it.
+//! docs/configuration.md is made from the code, and so is the table of metrics in docs/operating.md; tests hold both.
 //!
 //! `UPDATE_DOCS=1 cargo test -p streams-tests --all-features --test all reference` writes it anew.
 
@@ -136,6 +136,64 @@ fn the_configuration_reference_is_what_the_code_says() {
         found == made,
         "docs/configuration.md is not what the code says; see the head of this file for the command"
     );
+}
+
+/// Every metric, as its table in the code says it.
+fn metrics() -> String {
+    let mut table = String::from("| name | kind | unit | labels | meaning |\n|---|---|---|---|---|\n");
+    for metric in streams_runtime::metrics::METRICS {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (kind, labels) = (metric.kind.as_str(), labels.join(", "));
+        let _ = writeln!(table, "| `{}` | {kind} | {} | {labels} | {} |", metric.name, metric.unit, metric.meaning);
+    }
+    table
+}
+
+#[test]
+fn the_operating_guide_has_every_metric() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md");
+    let found = std::fs::read_to_string(&path).unwrap();
+    let begin = found.find("| name | kind |").expect("the table of metrics");
+    let end = begin + found[begin..].find("\n\n").expect("its end") + 1;
+    let made = found[..begin].to_owned() + &metrics() + &found[end..];
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        return std::fs::write(&path, &made).unwrap();
+    }
+    assert!(found == made, "docs/operating.md does not have the metrics of the code; see the head of this file");
+}
+
+/// The words of every log line that wants somebody to act, and the source that says them.
+#[test]
+fn the_operating_guide_names_log_lines_that_exist() {
+    let guide = include_str!("../../../docs/operating.md");
+    let (_, lines) = guide.split_once("| line contains | level |").expect("the table of log lines");
+    let rows = lines.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../streams-runtime/src"));
+    let mut words = 0;
+    for quoted in rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        for part in quoted.split("..").map(str::trim).filter(|part| part.len() > 4) {
+            words += 1;
+            assert!(sources.contains(&part.replace('"', "\\\"")), "nothing in streams-runtime says `{part}`");
+        }
+    }
+    assert!(words > 20, "{words}");
+}
+
+/// The text of every source file below a folder, with strings that go over several lines in one.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(&path).unwrap();
+            let mut lines = source.split("\\\n");
+            text += lines.next().unwrap_or_default();
+            lines.for_each(|line| text += line.trim_start());
+        }
+    }
+    text
 }
 
 #[test]
