@@ -83,11 +83,22 @@ enum Taker {
 }
 
 /// What an owner remembers from one entry to the next.
-#[derive(Default)]
 struct InHand {
     /// Dropped with every end but that of history itself: what has only gathered comes again.
     gathering: Gathering,
     dead_in_a_row: u32,
+    /// Since when the group runs.
+    turn: Instant,
+}
+
+impl InHand {
+    /// Lets others on the thread have a turn when this one was long.
+    async fn give_turn(&mut self) {
+        if self.turn.elapsed() > TURN {
+            tokio::task::yield_now().await;
+            self.turn = Instant::now();
+        }
+    }
 }
 
 /// What a handler is called with until it is clear what becomes of it.
@@ -616,8 +627,7 @@ impl Group {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
-        let mut turn = Instant::now();
-        let mut hand = InHand::default();
+        let mut hand = InHand { gathering: Gathering::default(), dead_in_a_row: 0, turn: Instant::now() };
         loop {
             if hand.gathering.is_empty() && committer.ledger.is_clean() {
                 self.progress.reach(source.reader.position());
@@ -660,10 +670,7 @@ impl Group {
                 if let Err(ended) = self.take(lease, committer, &mut hand, entry).await {
                     return ended;
                 }
-                if turn.elapsed() > TURN {
-                    tokio::task::yield_now().await;
-                    turn = Instant::now();
-                }
+                hand.give_turn().await;
             }
         }
     }
@@ -728,6 +735,7 @@ impl Group {
                 Ok(dead) => {
                     parts.settled(part.len());
                     self.weather(hand, dead)?;
+                    hand.give_turn().await;
                 }
                 Err(Apart { undecodable, tried }) => {
                     let is_bad = |held: &Held| held.is_event && !registration.decodes(&held.entry);
