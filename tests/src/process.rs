@@ -61,6 +61,14 @@ impl Process {
         self.wait_for(line, || self.output().lines().any(|said| said == line));
     }
 
+    /// Waits for a text on standard output.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn prints(&self, text: &str) {
+        self.wait_for(text, || self.output().lines().any(|said| said.contains(text)));
+    }
+
     /// Waits for a text on standard error.
     ///
     /// # Panics

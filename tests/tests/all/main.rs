@@ -5,6 +5,7 @@ mod app;
 mod batches;
 mod catchup;
 mod contract;
+mod examples;
 mod frozen;
 mod guides;
 mod loss;

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
 use streams_runtime::broker::Redis;
 use streams_runtime::{App, DeadLetter, Publisher, Stopped, consumer, consumers};
 use streams_tests::jobs::{Does, Job};
@@ -331,71 +330,4 @@ async fn the_group_that_tools_see_follows_the_checkpoint() {
     let group = &groups.groups[0];
     assert_eq!((group.name.as_str(), group.lag, group.pending), ("work", Some(0), 0));
     assert_eq!(group.last_delivered_id, site.state("at"));
-}
-
-// The example, as newcomers run it.
-
-struct Trades {
-    url: String,
-}
-
-impl Trades {
-    fn start(&self) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trades"));
-        command.env("REDIS_URL", &self.url).env("STREAMS_LEASE", "500ms");
-        Process::start(&mut command)
-    }
-
-    /// Runs it to its end; what it says.
-    fn run(&self) -> String {
-        let mut process = self.start();
-        assert_eq!(process.code(), Some(0), "{}", process.errors());
-        process.output()
-    }
-
-    fn count(&self, key: &str) -> usize {
-        redis::cmd("XLEN").arg(key).query(&mut RedisServer::client(&self.url)).unwrap()
-    }
-
-    /// Every trade is there once, in order, every group is done with the last one, and one was refused.
-    fn check(&self) {
-        let mut client = RedisServer::client(&self.url);
-        let trades: redis::streams::StreamRangeReply =
-            redis::cmd("XRANGE").arg("trades").arg("-").arg("+").query(&mut client).unwrap();
-        let ids: Vec<String> = trades.ids.iter().map(|trade| trade.get("id").unwrap()).collect();
-        assert_eq!(ids, (1..=5000).map(|n| format!("trade-{n}")).collect::<Vec<_>>());
-        for group in ["vwap", "risk", "audit"] {
-            let state: Value =
-                redis::cmd("HGET").arg(format!("streams:{{trades}}:{group}")).arg("at").query(&mut client).unwrap();
-            assert_eq!(redis::from_redis_value::<String>(state).unwrap(), trades.ids[4999].id, "{group}");
-        }
-        assert_eq!(self.count("streams:{trades}:risk:dead"), 1);
-    }
-}
-
-#[test]
-fn the_example_run_again_publishes_nothing_and_doubles_nothing() {
-    let trades = Trades { url: RedisServer::shared().database() };
-    assert!(trades.run().contains("published 5000 trades"));
-    trades.check();
-    let again = trades.run();
-    assert!(again.contains("published 0 trades") && again.contains("up to date before this run"), "{again}");
-    trades.check();
-}
-
-#[test]
-fn the_example_killed_in_the_middle_goes_on_where_it_was() {
-    for part in [1, 1500, 4000] {
-        let trades = Trades { url: RedisServer::shared().database() };
-        let mut process = trades.start();
-        while trades.count("trades") < part {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        process.signal("KILL");
-        assert_eq!(process.code(), None);
-        let left = 5000 - trades.count("trades");
-        let output = trades.run();
-        assert!(output.contains(&format!("published {left} trades")), "{output}");
-        trades.check();
-    }
 }
