@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -415,4 +417,88 @@ async fn a_key_that_may_not_be_used_stops_its_own_partition_until_it_is_mended()
     );
     let mend = |server: &RedisServer| run(server, &["ACL", "SETUSER", "app", "~pulse.2"]);
     stops_its_own_partition_only(site, &["NOPERM", "pulse.2", "ACL"], mend).await;
+}
+
+/// What a network does to the next bytes that come from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    /// Other bytes come in their place.
+    Rubbish,
+    /// Half of them come, then the end.
+    Half,
+    /// They never come, and neither does the end.
+    Silence,
+}
+
+/// A network that damages replies; the port that leads over it.
+fn network(port: u16) -> (u16, Arc<Mutex<Option<Damage>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (over, next) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(None)));
+    let damage = Arc::clone(&next);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", port))) else { continue };
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            });
+            let damage = Arc::clone(&damage);
+            thread::spawn(move || carry(server, client, &damage));
+        }
+    });
+    (over, next)
+}
+
+/// Carries replies until one is damaged beyond that, or the connection ends.
+fn carry(mut server: TcpStream, mut client: TcpStream, damage: &Mutex<Option<Damage>>) {
+    let (mut bytes, mut is_silent) = ([0; 64 * 1024], false);
+    while let Ok(length @ 1..) = server.read(&mut bytes) {
+        let damage = damage.lock().unwrap().take();
+        is_silent |= damage == Some(Damage::Silence);
+        let carried = match damage {
+            _ if is_silent => Ok(()),
+            None | Some(Damage::Silence) => client.write_all(&bytes[..length]),
+            Some(Damage::Rubbish) => client.write_all(b"\x00rubbish\r\n"),
+            Some(Damage::Half) => {
+                let _ = client.write_all(&bytes[..length / 2]);
+                break;
+            }
+        };
+        if carried.is_err() {
+            break;
+        }
+    }
+    let _ = client.shutdown(std::net::Shutdown::Both);
+    let _ = server.shutdown(std::net::Shutdown::Both);
+}
+
+#[tokio::test]
+async fn replies_that_are_damaged_on_their_way_cost_a_connection_and_no_event() {
+    const ROUNDS: u64 = 30;
+    let server = RedisServer::start();
+    let (port, damage) = network(server.port());
+    let site = Site::on(server, &format!("redis://127.0.0.1:{port}/")).await;
+    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    for round in 0..ROUNDS {
+        let kind = if round % 2 == 0 { Damage::Rubbish } else { Damage::Half };
+        *damage.lock().unwrap() = Some(kind);
+        let first = 41 + round * 8;
+        publish(&publisher, first..=first + 7).await;
+        site.wait_until("damaged", |_| damage.lock().unwrap().is_none()).await;
+    }
+    site.is_whole(ROUNDS as usize).await;
+    assert_eq!(site.app.stop().await, Stopped::Clean);
+}
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_one_way_is_given_up_and_another_made() {
+    let server = RedisServer::start();
+    let (port, damage) = network(server.port());
+    let site = Site::on(server, &format!("redis://127.0.0.1:{port}/")).await;
+    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    *damage.lock().unwrap() = Some(Damage::Silence);
+    publish(&publisher, 41..=80).await;
+    site.is_whole(1).await;
+    assert_eq!(site.app.stop().await, Stopped::Clean);
 }

@@ -404,7 +404,7 @@ impl Link {
                 Err(error) => error,
             };
             // After a time-out, too: the peer may be gone without a word, and only a new connection finds out.
-            if is_broken(&error) {
+            if is_of_no_use(&error) {
                 self.drop_live(attempt).await;
                 if error.is_connection_dropped() && std::mem::take(&mut again) {
                     continue;
@@ -454,6 +454,12 @@ impl Link {
 /// Whether the connection is of no more use.
 pub(super) fn is_broken(error: &RedisError) -> bool {
     error.is_io_error() || error.is_unrecoverable_error()
+}
+
+/// Whether another connection may fare better: after a failover the name of the server leads elsewhere, while a
+/// connection stays with the old primary, which now is a replica.
+pub(super) fn is_of_no_use(error: &RedisError) -> bool {
+    is_broken(error) || error.code() == Some("READONLY")
 }
 
 /// What a command's error means to the caller of a broker.

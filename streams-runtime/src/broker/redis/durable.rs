@@ -66,7 +66,7 @@ impl Pool {
         let reply = match super::add(&mut connection.inner, partition, entries, floor).await {
             Ok(reply) => reply,
             Err(error) => {
-                if super::connection::is_broken(&error) {
+                if super::connection::is_of_no_use(&error) {
                     // Most likely the server went away, and the others with it.
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 } else {
