@@ -439,7 +439,11 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
             info.line
         )
     });
-    std::iter::once(format!("streams on {}, {} groups:", broker.describe(), plan.groups.len()))
+    let groups = match plan.groups.len() {
+        1 => "1 group".to_owned(),
+        many => format!("{many} groups"),
+    };
+    std::iter::once(format!("streams on {}, {groups}:", broker.describe()))
         .chain(consumers)
         .collect()
 }
