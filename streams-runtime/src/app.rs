@@ -443,9 +443,7 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
         1 => "1 group".to_owned(),
         many => format!("{many} groups"),
     };
-    std::iter::once(format!("streams on {}, {groups}:", broker.describe()))
-        .chain(consumers)
-        .collect()
+    std::iter::once(format!("streams on {}, {groups}:", broker.describe())).chain(consumers).collect()
 }
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
