@@ -1,12 +1,15 @@
 //! What an app tells of itself: every metric against a workload, lag against the truth, the HTTP endpoint, and traces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::routing::post;
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanId, SpanKind, Status, TraceId, TracerProvider};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use streams_core::broker::{Broker, BrokerErrorKind};
 use streams_core::keys::{PartitionKey, StreamKey};
@@ -15,13 +18,15 @@ use streams_runtime::metrics::{Kind, LOOK, METRICS};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome,
-    Phase, Publisher, Running, State, Stopped, consumer, consumers, stream_event,
+    Phase, Publisher, Receipt, Running, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, RedisServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -633,15 +638,14 @@ fn ids(span: &SpanData) -> (TraceId, SpanId) {
 }
 
 /// From a request through a publish to two groups, one of which publishes in turn to a third.
-async fn a_request_and_all_that_comes_of_it(broker: Arc<dyn Broker>) {
+async fn a_request_and_all_that_comes_of_it(
+    broker: Arc<dyn Broker>,
+    request: impl AsyncFnOnce(Publisher) -> Receipt,
+) -> TraceId {
     let (traced, lab) = (traced(), Lab::default());
     let app = App::with(consumers![other, makes, books]).state(lab.clone());
     let running = app.broker(broker).start().await.unwrap();
-    let receipt = async {
-        // What a route of a web service does.
-        running.publisher().publish(&Step { n: 7 }).await.unwrap()
-    };
-    let receipt = receipt.instrument(tracing::info_span!("request", otel.name = "POST /steps")).await;
+    let receipt = request(running.publisher().clone()).await;
     lab.called("other", 1).await;
     lab.called("books", 1).await;
     assert_eq!(running.stop().await, Stopped::Clean);
@@ -696,17 +700,49 @@ async fn a_request_and_all_that_comes_of_it(broker: Arc<dyn Broker>) {
         assert_eq!(attribute(&span, "error.type"), None, "{}", span.name);
         assert_eq!(attribute(&span, "messaging.batch.message_count"), None, "{}", span.name);
     }
+    ids(&root).0
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_trace_shows_a_request_and_all_that_comes_of_it() {
-    a_request_and_all_that_comes_of_it(Arc::new(Embedded::new())).await;
+    let request = async |publisher: Publisher| {
+        let span = tracing::info_span!("request", otel.name = "POST /steps");
+        async { publisher.publish(&Step { n: 7 }).await.unwrap() }.instrument(span).await
+    };
+    a_request_and_all_that_comes_of_it(Arc::new(Embedded::new()), request).await;
+}
+
+/// The trace that a caller of the web service is in.
+const CALLER: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// A route of a web service: its span goes on from the caller's, and it publishes.
+async fn publish_step(publisher: Publisher, answers: UnboundedSender<Receipt>, headers: axum::http::HeaderMap) {
+    let header = |name: &str| Some((name.to_owned(), headers.get(name)?.to_str().ok()?.to_owned()));
+    let carried: HashMap<String, String> = header("traceparent").into_iter().collect();
+    let span = tracing::info_span!("request", otel.name = "POST /steps", otel.kind = "server");
+    span.set_parent(TraceContextPropagator::new().extract(&carried)).unwrap();
+    let receipt = async { publisher.publish(&Step { n: 7 }).await.unwrap() }.instrument(span).await;
+    answers.send(receipt).unwrap();
 }
 
 #[tokio::test]
-async fn one_trace_shows_a_request_and_all_that_comes_of_it_over_redis() {
+async fn one_trace_shows_an_http_request_and_all_that_comes_of_it_over_redis() {
     let url = RedisServer::shared().database();
-    a_request_and_all_that_comes_of_it(Arc::new(Redis::open(&url).unwrap())).await;
+    let request = async |publisher: Publisher| {
+        let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+        let route = post(async move |headers| publish_step(publisher, answers, headers).await);
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let service = tokio::spawn(axum::serve(listener, axum::Router::new().route("/steps", route)).into_future());
+        let head =
+            format!("POST /steps HTTP/1.1\r\nhost: steps\r\ntraceparent: 00-{CALLER}-00f067aa0ba902b7-01\r\n\r\n");
+        caller.write_all(head.as_bytes()).await.unwrap();
+        let receipt = timeout(LONG, answered.recv()).await.unwrap().unwrap();
+        service.abort();
+        receipt
+    };
+    let trace = a_request_and_all_that_comes_of_it(Arc::new(Redis::open(&url).unwrap()), request).await;
+    assert_eq!(trace.to_string(), CALLER);
 }
 
 #[tokio::test]
