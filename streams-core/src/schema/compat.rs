@@ -385,7 +385,8 @@ impl Report {
                 Some(field) => self.field(locked, field),
                 None => {
                     let written = written(new.fields, locked);
-                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && written.is_none());
+                    let is_written = matches!(written, Some(field) if !field.may_be_absent);
+                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && !is_written);
                     self.enter(locked.name);
                     if old_events || old_readers || self.is_exact() {
                         self.line("removed, or renamed; keep it", old_events, old_readers);
@@ -420,11 +421,49 @@ impl Report {
         }
         if self.is_exact() && old.deny_unknown != new.deny_unknown {
             self.line("`deny_unknown_fields` changed", false, false);
+        self.doubled(old.fields, new.fields, true);
+        self.doubled(new.fields, old.fields, false);
         }
     }
 
     /// A field, and the one that reads it now.
     const fn field(&mut self, locked: &'static Field, field: &'static Field) {
+    /// Two fields of one event that one field reads, by an alias: serde refuses the second of them.
+    const fn doubled(&mut self, written: &'static [Field], readers: &'static [Field], old_events: bool) {
+        let mut r = 0;
+        while r < readers.len() {
+            let reader = &readers[r];
+            let mut i = 0;
+            // Without an alias it reads one name.
+            while i < written.len() && !reader.aliases.is_empty() {
+                let mut j = 0;
+                while j < i && reads(reader, &written[i]) {
+                    let (one, other) = (&written[j], &written[i]);
+                    // One that reads the other is what became of it, and no event has both.
+                    if reads(reader, one) && !reads(one, other) && !reads(other, one) {
+                        self.enter(if old_events { reader.name } else { other.name });
+                        if self.open(old_events, !old_events) {
+                            self.write(if old_events { "read from `" } else { "deployed consumers read `" });
+                            self.write(one.name);
+                            self.write(if old_events { "` and from `" } else { "` and `" });
+                            self.write(other.name);
+                            self.write(if old_events {
+                                "`, and an event that has both cannot be read; remove the alias"
+                            } else {
+                                "` as one field, and cannot read an event that has both"
+                            });
+                            self.close(old_events, !old_events);
+                        }
+                        self.leave();
+                    }
+                    j += 1;
+                }
+                i += 1;
+            }
+            r += 1;
+        }
+    }
+
         self.enter(field.name);
         if !text_eq(locked.name, field.name)
             && !is_listed(field.name, locked.aliases)
@@ -612,8 +651,13 @@ const fn reader(fields: &'static [Field], name: &str) -> Option<&'static Field> 
 /// The field that is written under a name that `field` reads.
 const fn written(fields: &'static [Field], field: &Field) -> Option<&'static Field> {
     let mut i = 0;
+/// Whether a field is read from the name under which another one is written.
+const fn reads(reader: &Field, written: &Field) -> bool {
+    text_eq(reader.name, written.name) || is_listed(written.name, reader.aliases)
+}
+
     while i < fields.len() {
-        if text_eq(fields[i].name, field.name) || is_listed(fields[i].name, field.aliases) {
+        if reads(field, &fields[i]) {
             return Some(&fields[i]);
         }
         i += 1;

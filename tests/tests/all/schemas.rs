@@ -79,6 +79,13 @@ const CHANGES: &[Change] = &[
         Some(("note: String", &["`note`: no longer read as `remark`; keep `alias = \"remark\"`", OLD])),
     ),
     (
+        &[("    pub symbol: String,\n", ""), ("(alias = \"remark\"", "(alias = \"remark\", alias = \"symbol\"")],
+        Some((
+            "note: String",
+            &["`note`: read from `note` and from `symbol`, and an event that has both cannot be read", OLD],
+        )),
+    ),
+    (
         &[("#[serde(default)]\n    pub fee", "pub fee")],
         Some(("fee: i64", &["`fee`: could be left out, and no longer can; keep its default", OLD])),
     ),
