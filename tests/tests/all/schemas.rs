@@ -440,6 +440,30 @@ fn a_renamed_type_is_offered_its_old_name() {
 }
 
 #[test]
+fn what_leads_back_to_another_type_is_a_change() {
+    let shop = UserCrate::new("recursive");
+    shop.write(
+        "src/lib.rs",
+        "use streams_core::{event_type, stream_event};
+        #[stream_event(stream = \"trees\")]
+        pub struct Tree { pub branch: Branch }
+        #[event_type]
+        pub struct Branch { pub leaves: u8, #[event(recursive)] pub next: Option<Box<Tree>> }",
+    );
+    shop.test(&[]).expect("the first run writes the lock");
+    edit(&shop, "Box<Tree>", "Box<Branch>");
+    let errors = shop.check(&[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    says(&errors[0].message, &["`branch.next`: type changed from recursive Tree to recursive", BOTH]);
+    shop.test(&[("STREAMS_BLESS", "1")]).expect("it is taken down");
+    assert!(shop.check(&[]).is_empty());
+    // The names of the types around mean nothing, here as elsewhere.
+    shop.write("src/lib.rs", &shop.read("src/lib.rs").replace("Branch", "Bough").replace("Tree", "Bush"));
+    edit(&shop, "stream = \"trees\"", "stream = \"trees\", name = \"Tree\"");
+    shop.test(&[("CI", "true")]).expect("nobody breaks");
+}
+
+#[test]
 fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
     let shop = small("broken");
     for (lock, words) in [

@@ -392,8 +392,8 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     if published || asked.bless == Bless::Publish {
         entry["published"] = json!(true);
     }
-    if form::same(old, &entry) {
-        // The names of Rust types stay as they were: they say nothing.
+    if !is_broken && form::same(old, &entry) {
+        // The names of Rust types stay as they were: they say nothing, unless another one is led back to.
         return Ok(old.clone());
     }
     let allowed = match asked.bless {
