@@ -464,6 +464,23 @@ fn what_leads_back_to_another_type_is_a_change() {
 }
 
 #[test]
+fn a_module_of_the_library_and_of_a_program_is_locked_once() {
+    let shop = UserCrate::new("twice");
+    shop.write("src/events.rs", SMALL);
+    shop.write("src/lib.rs", "pub mod events;");
+    shop.write("src/main.rs", "mod events; fn main() { let _ = size_of::<events::Trade>(); }");
+    shop.test_all(&[]).expect("the first run writes the lock");
+    let lock = shop.read("schemas/trades.lock.json");
+    shop.test_all(&[("CI", "true")]).expect("it is the same event");
+    assert_eq!(shop.read("schemas/trades.lock.json"), lock);
+    shop.test_all(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
+    shop.test_all(&[("CI", "true")]).expect("it is the same event");
+    // Whoever declares it alone from now on.
+    shop.write("src/lib.rs", "");
+    shop.test_all(&[("CI", "true")]).expect("it is still declared");
+}
+
+#[test]
 fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
     let shop = small("broken");
     for (lock, words) in [

@@ -389,6 +389,13 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     let keeps_history = !is_broken && compat != Compat::None;
     let merged = if keeps_history { form::merge(&old["schema"], &now) } else { now };
     let mut entry = new_entry(site, &merged);
+    // A module that the library and a program both compile is locked once, whoever was first.
+    if matches!(asked.bless, Bless::Nothing | Bless::Publish)
+        && let Some(entry) = entry.as_object_mut()
+    {
+        entry.remove("bin");
+        entry.extend(old.get("bin").map(|bin| ("bin".to_owned(), bin.clone())));
+    }
     if published || asked.bless == Bless::Publish {
         entry["published"] = json!(true);
     }
