@@ -490,6 +490,10 @@ fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
             r#"{ "format": 1, "stream": "trades", "events": { "Trade": { "1": { "layout": "map", "schema": "u7" } } } }"#,
             "cannot be read at `Trade@1`: `\"u7\"` is no schema; restore it",
         ),
+        (
+            r#"{ "format": 1, "stream": "trades", "events": { "Trade": { "1": { "layout": "map", "schema": { "logical": "time" } } } } }"#,
+            "cannot be read at `Trade@1`: `null` is no schema; restore it",
+        ),
     ] {
         shop.write("schemas/trades.lock.json", lock);
         let errors = shop.check(&[]);
