@@ -440,6 +440,29 @@ fn a_renamed_type_is_offered_its_old_name() {
 }
 
 #[test]
+fn a_renamed_stream_is_offered_its_old_name() {
+    let shop = small("moved");
+    edit(&shop, "stream = \"trades\"", "stream = \"fills\"");
+    let moved = shop.test(&[]).expect_err("nothing is left of `trades`");
+    says(
+        &moved,
+        &[
+            "event `Trade` is not in schemas/fills.lock.json, and schemas/trades.lock.json has it for the stream `trades`",
+            "if `fills` is that stream renamed, write `stream = \"trades\"`",
+            "if not, run `STREAMS_BLESS=1 cargo test`",
+        ],
+    );
+    assert!(!shop.path("schemas/fills.lock.json").exists());
+    shop.test(&[("STREAMS_BLESS", "1")]).expect("it is another stream");
+    shop.test(&[("CI", "true")]).expect("both locks may stay");
+    // Two streams may each have an event of one name.
+    shop.write("src/old.rs", SMALL);
+    edit(&shop, "use streams_core", "pub mod old;\npub mod third;\nuse streams_core");
+    shop.write("src/third.rs", &SMALL.replace("trades", "offers"));
+    shop.test(&[]).expect("nothing was moved");
+}
+
+#[test]
 fn what_leads_back_to_another_type_is_a_change() {
     let shop = UserCrate::new("recursive");
     shop.write(
