@@ -3,6 +3,7 @@
 //! `old` is what a lock recorded, `new` what the code says. Everything is `const`, without allocation, because
 //! it runs where a user's crate is compiled; a test holds the verdicts to what serde reads.
 
+use super::types::ITSELF;
 use super::{
     EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, holds_refs, layout_fingerprint, text_eq,
 };
@@ -365,6 +366,12 @@ impl Report {
 
     /// Whether two names of types around mean the same place: their names do not matter.
     const fn same_type(&self, old: &str, new: &str) -> bool {
+        let (old_itself, new_itself) = (text_eq(old, ITSELF), text_eq(new, ITSELF));
+        if old_itself != new_itself && self.types > 0 && self.types <= DEPTH {
+            // `#[event(recursive)]`, where the type is the innermost, says by name what is said without it.
+            let (old_here, new_here) = self.around[self.types - 1];
+            return if old_itself { text_eq(new_here, new) } else { text_eq(old_here, old) };
+        }
         let mut i = if self.types < DEPTH { self.types } else { DEPTH };
         while i > 0 {
             i -= 1;

@@ -484,6 +484,9 @@ fn what_leads_back_to_another_type_is_a_change() {
     shop.write("src/lib.rs", &shop.read("src/lib.rs").replace("Branch", "Bough").replace("Tree", "Bush"));
     edit(&shop, "stream = \"trees\"", "stream = \"trees\", name = \"Tree\"");
     shop.test(&[("CI", "true")]).expect("nobody breaks");
+    // Nor does the mark, where it says what is plain without it.
+    edit(&shop, "#[event(recursive)] ", "");
+    shop.test(&[("CI", "true")]).expect("nobody breaks");
 }
 
 #[test]
