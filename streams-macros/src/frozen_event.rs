@@ -589,7 +589,8 @@ fn words(wire: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut last: Option<char> = None;
     for letter in wire.chars() {
-        if !letter.is_alphanumeric() {
+        // Some are alphanumeric, and no part of an identifier: `²`.
+        if !letter.is_alphanumeric() || !unicode_ident::is_xid_continue(letter) {
             last = None;
             continue;
         }
@@ -622,7 +623,7 @@ fn pascal(wire: &str) -> String {
 
 /// An identifier begins with no digit, and has a letter.
 fn safe_start(name: String) -> String {
-    if name.starts_with(|first: char| first.is_numeric()) || name.is_empty() { format!("_{name}") } else { name }
+    if name.starts_with(unicode_ident::is_xid_start) { name } else { format!("_{name}") }
 }
 
 #[cfg(test)]
@@ -641,6 +642,9 @@ mod tests {
             ("2nd", "_2nd", "_2nd"),
             ("--", "_", "_"),
             ("größe", "größe", "Größe"),
+            ("m²", "m", "M"),
+            ("½", "_", "_"),
+            ("٣ⓐ", "_٣", "_٣"),
         ] {
             assert_eq!((snake(wire).as_str(), pascal(wire).as_str()), (field, variant), "{wire}");
         }

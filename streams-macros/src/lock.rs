@@ -237,7 +237,7 @@ fn schema(value: &Value) -> Result<TokenStream, String> {
         _ => return Err(unknown()),
     };
     let text = |name: &str| object.get(name).and_then(Value::as_str);
-    let of = |name: &str| schema(&object[name]);
+    let of = |name: &str| schema(object.get(name).unwrap_or(&Value::Null));
     Ok(if object.contains_key("option") {
         let some = of("option")?;
         quote!(Schema::Option(&#some))

@@ -3,7 +3,10 @@
 //! `old` is what a lock recorded, `new` what the code says. Everything is `const`, without allocation, because
 //! it runs where a user's crate is compiled; a test holds the verdicts to what serde reads.
 
-use super::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, layout_fingerprint, text_eq};
+use super::types::ITSELF;
+use super::{
+    EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, holds_refs, layout_fingerprint, text_eq,
+};
 
 /// Which changes of an event are allowed under one version: `compat = "..."`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,6 +366,12 @@ impl Report {
 
     /// Whether two names of types around mean the same place: their names do not matter.
     const fn same_type(&self, old: &str, new: &str) -> bool {
+        let (old_itself, new_itself) = (text_eq(old, ITSELF), text_eq(new, ITSELF));
+        if old_itself != new_itself && self.types > 0 && self.types <= DEPTH {
+            // `#[event(recursive)]`, where the type is the innermost, says by name what is said without it.
+            let (old_here, new_here) = self.around[self.types - 1];
+            return if old_itself { text_eq(new_here, new) } else { text_eq(old_here, old) };
+        }
         let mut i = if self.types < DEPTH { self.types } else { DEPTH };
         while i > 0 {
             i -= 1;
@@ -385,7 +394,8 @@ impl Report {
                 Some(field) => self.field(locked, field),
                 None => {
                     let written = written(new.fields, locked);
-                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && written.is_none());
+                    let is_written = matches!(written, Some(field) if !field.may_be_absent);
+                    let (old_events, old_readers) = (new.deny_unknown, !locked.optional && !is_written);
                     self.enter(locked.name);
                     if old_events || old_readers || self.is_exact() {
                         self.line("removed, or renamed; keep it", old_events, old_readers);
@@ -418,8 +428,46 @@ impl Report {
             }
             i += 1;
         }
+        self.doubled(old.fields, new.fields, true);
+        self.doubled(new.fields, old.fields, false);
         if self.is_exact() && old.deny_unknown != new.deny_unknown {
             self.line("`deny_unknown_fields` changed", false, false);
+        }
+    }
+
+    /// Two fields of one event that one field reads, by an alias: serde refuses the second of them.
+    const fn doubled(&mut self, written: &'static [Field], readers: &'static [Field], old_events: bool) {
+        let mut r = 0;
+        while r < readers.len() {
+            let reader = &readers[r];
+            let mut i = 0;
+            // Without an alias it reads one name.
+            while i < written.len() && !reader.aliases.is_empty() {
+                let mut j = 0;
+                while j < i && reads(reader, &written[i]) {
+                    let (one, other) = (&written[j], &written[i]);
+                    // One that reads the other is what became of it, and no event has both.
+                    if reads(reader, one) && !reads(one, other) && !reads(other, one) {
+                        self.enter(if old_events { reader.name } else { other.name });
+                        if self.open(old_events, !old_events) {
+                            self.write(if old_events { "read from `" } else { "deployed consumers read `" });
+                            self.write(one.name);
+                            self.write(if old_events { "` and from `" } else { "` and `" });
+                            self.write(other.name);
+                            self.write(if old_events {
+                                "`, and an event that has both cannot be read; remove the alias"
+                            } else {
+                                "` as one field, and cannot read an event that has both"
+                            });
+                            self.close(old_events, !old_events);
+                        }
+                        self.leave();
+                    }
+                    j += 1;
+                }
+                i += 1;
+            }
+            r += 1;
         }
     }
 
@@ -535,12 +583,13 @@ const MEMBERS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "
 pub const fn compare(old: &'static Schema, new: &'static Schema, layout: Layout, compat: Compat) -> Report {
     let ordered = matches!(layout, Layout::Array);
     let mut report = Report::new(compat, ordered);
-    // Most events, most of the time: two numbers.
-    if layout_fingerprint(old, layout) == layout_fingerprint(new, layout) {
+    // Most events, most of the time: two numbers. They do not tell to which type around a place leads back.
+    let is_same = layout_fingerprint(old, layout) == layout_fingerprint(new, layout);
+    if is_same && !holds_refs(old) && !holds_refs(new) {
         return report;
     }
     report.compare(old, new);
-    if report.breaks == 0 && report.is_exact() {
+    if report.breaks == 0 && report.is_exact() && !is_same {
         report.line("its shape differs", false, false);
     }
     report
@@ -609,11 +658,16 @@ const fn reader(fields: &'static [Field], name: &str) -> Option<&'static Field> 
     None
 }
 
+/// Whether a field is read from the name under which another one is written.
+const fn reads(reader: &Field, written: &Field) -> bool {
+    text_eq(reader.name, written.name) || is_listed(written.name, reader.aliases)
+}
+
 /// The field that is written under a name that `field` reads.
 const fn written(fields: &'static [Field], field: &Field) -> Option<&'static Field> {
     let mut i = 0;
     while i < fields.len() {
-        if text_eq(fields[i].name, field.name) || is_listed(fields[i].name, field.aliases) {
+        if reads(field, &fields[i]) {
             return Some(&fields[i]);
         }
         i += 1;

@@ -79,6 +79,13 @@ const CHANGES: &[Change] = &[
         Some(("note: String", &["`note`: no longer read as `remark`; keep `alias = \"remark\"`", OLD])),
     ),
     (
+        &[("    pub symbol: String,\n", ""), ("(alias = \"remark\"", "(alias = \"remark\", alias = \"symbol\"")],
+        Some((
+            "note: String",
+            &["`note`: read from `note` and from `symbol`, and an event that has both cannot be read", OLD],
+        )),
+    ),
+    (
         &[("#[serde(default)]\n    pub fee", "pub fee")],
         Some(("fee: i64", &["`fee`: could be left out, and no longer can; keep its default", OLD])),
     ),
@@ -433,6 +440,73 @@ fn a_renamed_type_is_offered_its_old_name() {
 }
 
 #[test]
+fn a_renamed_stream_is_offered_its_old_name() {
+    let shop = small("moved");
+    edit(&shop, "stream = \"trades\"", "stream = \"fills\"");
+    let moved = shop.test(&[]).expect_err("nothing is left of `trades`");
+    says(
+        &moved,
+        &[
+            "event `Trade` is not in schemas/fills.lock.json, and schemas/trades.lock.json has it for the stream `trades`",
+            "if `fills` is that stream renamed, write `stream = \"trades\"`",
+            "if not, run `STREAMS_BLESS=1 cargo test`",
+        ],
+    );
+    assert!(!shop.path("schemas/fills.lock.json").exists());
+    shop.test(&[("STREAMS_BLESS", "1")]).expect("it is another stream");
+    shop.test(&[("CI", "true")]).expect("both locks may stay");
+    // Two streams may each have an event of one name.
+    shop.write("src/old.rs", SMALL);
+    edit(&shop, "use streams_core", "pub mod old;\npub mod third;\nuse streams_core");
+    shop.write("src/third.rs", &SMALL.replace("trades", "offers"));
+    shop.test(&[]).expect("nothing was moved");
+}
+
+#[test]
+fn what_leads_back_to_another_type_is_a_change() {
+    let shop = UserCrate::new("recursive");
+    shop.write(
+        "src/lib.rs",
+        "use streams_core::{event_type, stream_event};
+        #[stream_event(stream = \"trees\")]
+        pub struct Tree { pub branch: Branch }
+        #[event_type]
+        pub struct Branch { pub leaves: u8, #[event(recursive)] pub next: Option<Box<Tree>> }",
+    );
+    shop.test(&[]).expect("the first run writes the lock");
+    edit(&shop, "Box<Tree>", "Box<Branch>");
+    let errors = shop.check(&[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    says(&errors[0].message, &["`branch.next`: type changed from recursive Tree to recursive", BOTH]);
+    shop.test(&[("STREAMS_BLESS", "1")]).expect("it is taken down");
+    assert!(shop.check(&[]).is_empty());
+    // The names of the types around mean nothing, here as elsewhere.
+    shop.write("src/lib.rs", &shop.read("src/lib.rs").replace("Branch", "Bough").replace("Tree", "Bush"));
+    edit(&shop, "stream = \"trees\"", "stream = \"trees\", name = \"Tree\"");
+    shop.test(&[("CI", "true")]).expect("nobody breaks");
+    // Nor does the mark, where it says what is plain without it.
+    edit(&shop, "#[event(recursive)] ", "");
+    shop.test(&[("CI", "true")]).expect("nobody breaks");
+}
+
+#[test]
+fn a_module_of_the_library_and_of_a_program_is_locked_once() {
+    let shop = UserCrate::new("twice");
+    shop.write("src/events.rs", SMALL);
+    shop.write("src/lib.rs", "pub mod events;");
+    shop.write("src/main.rs", "mod events; fn main() { let _ = size_of::<events::Trade>(); }");
+    shop.test_all(&[]).expect("the first run writes the lock");
+    let lock = shop.read("schemas/trades.lock.json");
+    shop.test_all(&[("CI", "true")]).expect("it is the same event");
+    assert_eq!(shop.read("schemas/trades.lock.json"), lock);
+    shop.test_all(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
+    shop.test_all(&[("CI", "true")]).expect("it is the same event");
+    // Whoever declares it alone from now on.
+    shop.write("src/lib.rs", "");
+    shop.test_all(&[("CI", "true")]).expect("it is still declared");
+}
+
+#[test]
 fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
     let shop = small("broken");
     for (lock, words) in [
@@ -441,6 +515,10 @@ fn a_lock_that_cannot_be_read_is_an_error_and_is_kept() {
         (
             r#"{ "format": 1, "stream": "trades", "events": { "Trade": { "1": { "layout": "map", "schema": "u7" } } } }"#,
             "cannot be read at `Trade@1`: `\"u7\"` is no schema; restore it",
+        ),
+        (
+            r#"{ "format": 1, "stream": "trades", "events": { "Trade": { "1": { "layout": "map", "schema": { "logical": "time" } } } } }"#,
+            "cannot be read at `Trade@1`: `null` is no schema; restore it",
         ),
     ] {
         shop.write("schemas/trades.lock.json", lock);

@@ -145,7 +145,7 @@ pub(super) fn to_schema(value: &Value) -> Result<&'static Schema, String> {
         },
         Value::Object(object) => {
             let text = |name: &str| object.get(name).and_then(Value::as_str).map(leak);
-            let of = |name: &str| to_schema(&object[name]);
+            let of = |name: &str| to_schema(object.get(name).unwrap_or(&Value::Null));
             if object.contains_key("option") {
                 Schema::Option(of("option")?)
             } else if object.contains_key("list") {

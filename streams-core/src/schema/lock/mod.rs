@@ -258,8 +258,7 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
     let declared = inventory::iter::<Site>
         .into_iter()
         .filter(|other| other.manifest_dir == site.manifest_dir && other.bin == site.bin)
-        .filter(|other| other.build.event.stream == site.build.event.stream)
-        .map(|other| other.build.event.name)
+        .map(|other| (other.build.event.stream, other.build.event.name))
         .collect();
     let dir = Path::new(site.manifest_dir);
     if let Err(problem) = update(dir, site, &declared, asked) {
@@ -287,7 +286,9 @@ struct Asked {
 }
 
 /// Holds an event to its lock, and writes what may be written.
-fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: Asked) -> Result<(), String> {
+///
+/// `declared` is every event of the program, by stream and name.
+fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>, asked: Asked) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
     let path = manifest_dir.join(shown);
     let _alone = Exclusive::over(&path)?;
@@ -305,6 +306,9 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: As
     }
     forgotten(&mut lock, site, declared, asked)?;
     let version = event.version.to_string();
+    if lock["events"].get(event.name).is_none() && asked.bless == Bless::Nothing {
+        moved(&path, site, declared)?;
+    }
     let entry = match lock["events"].get(event.name).and_then(|versions| versions.get(&version)) {
         None if asked.ci && asked.bless == Bless::Nothing => {
             return Err(format!(
@@ -332,11 +336,11 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<&str>, asked: As
 }
 
 /// Names in the lock that no type has any more: most likely a type was renamed, and its events with it.
-fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<&str>, asked: Asked) -> Result<(), String> {
+fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<(&str, &str)>, asked: Asked) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
     let Some(events) = lock["events"].as_object_mut() else { return Err(format!("{shown} has no `events`")) };
     let renamed = if events.contains_key(event.name) { None } else { Some(event.name) };
-    for (name, versions) in events.iter_mut().filter(|(name, _)| !declared.contains(name.as_str())) {
+    for (name, versions) in events.iter_mut().filter(|(name, _)| !declared.contains(&(event.stream, name.as_str()))) {
         for (version, entry) in versions.as_object_mut().into_iter().flatten() {
             let ours = entry["bin"].as_str() == site.bin;
             if !ours || entry["retired"] == true {
@@ -358,6 +362,30 @@ fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<&str>, asked: As
                 ));
             }
             entry["retired"] = json!(true);
+        }
+    }
+    Ok(())
+}
+
+/// A new event that was in another stream, where no type declares it any more: most likely the stream was renamed.
+fn moved(path: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>) -> Result<(), String> {
+    let Build { event, file: shown, .. } = site.build;
+    // Whatever cannot be read here is reported by the events of its own.
+    for other in path.parent().and_then(|schemas| fs::read_dir(schemas).ok()).into_iter().flatten().flatten() {
+        let name = other.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".lock.json") {
+            continue;
+        }
+        let Ok(Some(lock)) = read(&other.path(), &name) else { continue };
+        let Some(stream) = lock["stream"].as_str().filter(|stream| *stream != event.stream) else { continue };
+        let is_ours = |entry: &Value| entry["bin"].as_str() == site.bin && entry["retired"] != true;
+        let versions = lock["events"].get(event.name).and_then(Value::as_object);
+        if versions.is_some_and(|versions| versions.values().any(is_ours)) && !declared.contains(&(stream, event.name))
+        {
+            return Err(format!(
+                "event `{}` is not in {shown}, and schemas/{name} has it for the stream `{stream}`, where no type declares it any more; if `{}` is that stream renamed, write `stream = \"{stream}\"`: deployed programs publish and read there, and what is stored there would be left behind; if not, run `STREAMS_BLESS=1 cargo test`, and remove what is no longer used from the old lock",
+                event.name, event.stream
+            ));
         }
     }
     Ok(())
@@ -389,11 +417,18 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     let keeps_history = !is_broken && compat != Compat::None;
     let merged = if keeps_history { form::merge(&old["schema"], &now) } else { now };
     let mut entry = new_entry(site, &merged);
+    // A module that the library and a program both compile is locked once, whoever was first.
+    if matches!(asked.bless, Bless::Nothing | Bless::Publish)
+        && let Some(entry) = entry.as_object_mut()
+    {
+        entry.remove("bin");
+        entry.extend(old.get("bin").map(|bin| ("bin".to_owned(), bin.clone())));
+    }
     if published || asked.bless == Bless::Publish {
         entry["published"] = json!(true);
     }
-    if form::same(old, &entry) {
-        // The names of Rust types stay as they were: they say nothing.
+    if !is_broken && form::same(old, &entry) {
+        // The names of Rust types stay as they were: they say nothing, unless another one is led back to.
         return Ok(old.clone());
     }
     let allowed = match asked.bless {
