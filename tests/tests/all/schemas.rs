@@ -418,6 +418,21 @@ fn a_published_version_changes_only_by_force() {
 }
 
 #[test]
+fn milder_rules_take_nothing_back_of_what_was_published() {
+    let shop = small("promised");
+    shop.test(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
+    let lock = shop.read("schemas/trades.lock.json");
+    edit(&shop, "pub price: f64", "pub price: f32");
+    edit(&shop, "stream = \"trades\"", "stream = \"trades\", compat = \"none\"");
+    for bless in [[].as_slice(), &[("STREAMS_BLESS", "1")]] {
+        let refused = shop.test(bless).expect_err("it was published under other rules");
+        says(&refused, &["event `Trade@1` is published", "with `compat = \"full\"`, which this change breaks"]);
+        assert_eq!(shop.read("schemas/trades.lock.json"), lock);
+    }
+    shop.test(&[("STREAMS_BLESS", "breaking")]).expect("it is forced");
+}
+
+#[test]
 fn a_renamed_type_is_offered_its_old_name() {
     let shop = small("renamed");
     edit(&shop, "struct Trade", "struct Fill");

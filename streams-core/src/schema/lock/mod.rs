@@ -414,6 +414,10 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     let now = form::to_value(event.schema, event.layout);
     let report = site.build.report(&locked);
     let is_broken = report.breaks() > 0 || layout != event.layout;
+    // What was published was published under the rules of then: milder ones of now take nothing of it back.
+    let promised = old["compat"].as_str().and_then(Compat::from_word).unwrap_or(Compat::Full);
+    let breaks_promise =
+        published && (is_broken || compare(locked.schema, event.schema, layout, promised).breaks() > 0);
     let keeps_history = !is_broken && compat != Compat::None;
     let merged = if keeps_history { form::merge(&old["schema"], &now) } else { now };
     let mut entry = new_entry(site, &merged);
@@ -433,7 +437,7 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     }
     let allowed = match asked.bless {
         Bless::Nothing => false,
-        Bless::Unpublished => !is_broken || !published,
+        Bless::Unpublished => !breaks_promise,
         Bless::Everything => true,
         // The mark is all that may be new.
         Bless::Publish => {
@@ -446,6 +450,11 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
         Ok(entry)
     } else if is_broken && compat != Compat::None {
         Err(site.build.refusal(published, &report).text().to_owned())
+    } else if breaks_promise {
+        Err(format!(
+            "event {name} is published, and it was with `compat = \"{}\"`, which this change breaks, as {shown} says; undo the change, or give the changed event the next `version`; where nobody ever used this one, `STREAMS_BLESS=breaking cargo test` rewrites it",
+            promised.word()
+        ))
     } else {
         Err(format!(
             "event {name} has changed since {shown} was written, in a way that breaks nobody; run `STREAMS_BLESS=1 cargo test`, and commit the file, so that the next change is compared with this one"
