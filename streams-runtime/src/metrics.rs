@@ -2,7 +2,7 @@
 //!
 //! An app keeps its figures itself, so that several apps of one process stay apart and nothing has to be installed before
 //! they can be read: [`Monitor::metrics`](crate::Monitor::metrics) renders them. With the feature `metrics` each
-//! also goes through the [facade](https://docs.rs/metrics) under the same name, to the recorder that the program
+//! also goes through the facade of the crate `metrics` under the same name, to the recorder that the program
 //! installed **before** it started the app.
 //!
 //! | name | kind | unit | labels | meaning |
