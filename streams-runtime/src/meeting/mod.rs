@@ -224,7 +224,7 @@ impl Meeting {
         };
         let stream = stream.base();
         if trouble.is_retryable() {
-            tracing::debug!(stream, error = %trouble, "what other builds say of the stream is not known for now");
+            tracing::debug!(stream, error = %trouble, "what other builds say of the stream cannot be asked; it is asked again later");
         } else if self.is_news(format!("refused:{stream}")) {
             tracing::warn!(stream, error = %trouble, "what builds of different age say of the stream cannot be compared");
         }
