@@ -1,6 +1,6 @@
 //! What a group gave up on: how a dead letter is written, listed, decoded and discarded.
 //!
-//! [`ordered`](crate::ordered) sends the letter in the commit that passes the event.
+//! [`deliver`](crate::deliver) sends the letter in the commit that passes the event.
 
 use std::fmt;
 use std::marker::PhantomData;

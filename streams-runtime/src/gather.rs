@@ -1,6 +1,6 @@
 //! The events that gather for a consumer that takes batches: when a batch begins, what may join it, and when it ends; pure.
 //!
-//! `ordered` gathers and hands out.
+//! `deliver` gathers and hands out.
 
 use std::ops::Range;
 use std::sync::Arc;

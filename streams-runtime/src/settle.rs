@@ -1,4 +1,4 @@
-//! What an attempt's outcome means for the event: one pure function decides, `ordered` carries out.
+//! What an attempt's outcome means for the event: one pure function decides, `deliver` carries out.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Where a group gets its entries, in order: from the window of the tail, or by catch-up reads until it is there.
 //!
-//! [`loss`](crate::loss) judges here whether history is still whole, before anything is handed to `ordered`.
+//! [`loss`](crate::loss) judges here whether history is still whole, before anything is handed to `deliver`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catchup::{Chunk, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader};
-use crate::ordered::{Ended, Group, TAKE};
-use crate::tail::{FIRST_COUNT, Follower, Taken};
+use crate::ordered::{Ended, Group};
+use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
 const CHECK: Duration = Duration::from_secs(10);

@@ -52,6 +52,8 @@ const REPLY_AIM: usize = 128 * 1024;
 pub(crate) const FIRST_COUNT: usize = 16;
 /// What a ring of a bell may weigh; replies are bounded by it.
 const BELL_BYTES: usize = 1_024;
+/// How many entries a group takes from a window at once.
+pub(crate) const TAKE: usize = 256;
 /// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
 const TAKE_BYTES: usize = 1024 * 1024;
 

@@ -1,0 +1,62 @@
+//! One call of a handler, whose panics are failed attempts.
+//!
+//! [`deliver`](crate::deliver) sets its limits.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use streams_core::{Failure, Outcome};
+
+pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+
+/// A handler's future whose panic is a failed attempt.
+pub(crate) struct Caught {
+    /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
+    call: Option<Call>,
+}
+
+impl Future for Caught {
+    type Output = Result<Outcome, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(panic) => {
+                self.discard();
+                Poll::Ready(Err(Failure::Panic(said(&*panic))))
+            }
+        }
+    }
+}
+
+impl Caught {
+    pub(crate) fn new(call: Call) -> Self {
+        Self { call: Some(call) }
+    }
+
+    /// Drops what the handler holds: a `Drop` of the user's that panics must not take the group with it.
+    fn discard(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+            tracing::error!(panic = said(&*panic), "a handler panicked while it was dropped");
+        }
+    }
+}
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "with a value that is not text".to_owned(),
+    }
+}
