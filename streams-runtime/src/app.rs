@@ -298,7 +298,7 @@ impl App {
         let leases =
             Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
-        let members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
+        let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),

@@ -49,21 +49,21 @@ pub(crate) fn member_of(owner: &str) -> &str {
 }
 
 /// A process as a member of all its groups.
-#[derive(Clone)]
 pub(crate) struct Members {
     shared: Arc<Shared>,
-}
-
-/// Lock order: the circles, then a place's own.
-struct Shared {
-    name: String,
-    lease_for: Duration,
     broker: Arc<dyn Broker>,
-    random: Arc<Random>,
     contact: Contact,
     outages: Outages,
     vitals: Arc<Vitals>,
-    circles: Mutex<Vec<Circle>>,
+    circles: Vec<Circle>,
+}
+
+/// What the places know of the task that looks for all of them. It knows them, and not the other way round, so that an app
+/// that is dropped leaves nothing behind.
+struct Shared {
+    name: String,
+    lease_for: Duration,
+    random: Arc<Random>,
     /// A place wants to be looked at before the next round.
     asked: Notify,
     /// How many looks have begun; and how many are over.
@@ -118,8 +118,8 @@ struct Inner {
     successor: Option<String>,
     /// Since when this process excuses itself from the partition.
     excused: Option<Instant>,
-    /// Who did not take the partition although it should have, in which list of members.
-    passed_over: Option<(String, u64)>,
+    /// Who let the partition go or did not take it although it should have, in which list of members, and when.
+    passed_over: Option<(String, u64, Instant)>,
 }
 
 #[derive(Default)]
@@ -173,31 +173,37 @@ impl Members {
         let shared = Shared {
             name,
             lease_for,
-            broker: Arc::clone(broker),
             random: Arc::clone(random),
-            contact: outages.contact(),
-            outages: outages.clone(),
-            vitals: Arc::clone(vitals),
-            circles: Mutex::default(),
             asked: Notify::new(),
             begun: AtomicU64::new(0),
             over: watch::Sender::new(0),
             left: CancellationToken::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+            broker: Arc::clone(broker),
+            contact: outages.contact(),
+            outages: outages.clone(),
+            vitals: Arc::clone(vitals),
+            circles: Vec::new(),
+        }
     }
 
     /// The process's place at a partition of a group; to be made before [`run`](Self::run).
-    pub(crate) fn place(&self, stream: &StreamKey, names: (&'static str, &'static str), key: GroupKey) -> Arc<Place> {
-        let (shared, set) = (&self.shared, stream.members(names.1));
-        let mut circles = shared.circles();
+    pub(crate) fn place(
+        &mut self,
+        stream: &StreamKey,
+        names: (&'static str, &'static str),
+        key: GroupKey,
+    ) -> Arc<Place> {
+        let (shared, circles, set) = (&self.shared, &mut self.circles, stream.members(names.1));
         let circle = circles.iter().position(|circle| circle.set == set).unwrap_or_else(|| {
             circles.push(Circle {
                 roster: Roster::new(set.clone(), stream.partitions(), shared.name.clone(), shared.lease_for),
                 set,
                 settled: false,
                 places: Vec::new(),
-                count: shared.vitals.registry.gauge("streams_members", &[names.0, names.1]),
+                count: self.vitals.registry.gauge("streams_members", &[names.0, names.1]),
             });
             circles.len() - 1
         });
@@ -215,34 +221,101 @@ impl Members {
     }
 
     /// Takes part until the app stops; then leaves, before anything is given back.
-    pub(crate) async fn run(self, shutdown: Shutdown) {
-        let shared = &self.shared;
-        let _sign = shared.vitals.alive("the sharing of partitions");
-        let mut round = tokio::time::interval(LOOK.min(shared.lease_for / LOOKS_A_LEASE));
-        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let work = async {
-            loop {
-                let due = shared.due();
-                let scope = tokio::select! {
-                    _ = round.tick() => Scope::Everything,
-                    () = shared.outages.over() => Scope::Everything,
-                    () = shared.asked.notified() => Scope::Asked,
-                    () = until(due) => Scope::Asked,
-                };
-                shared.look(scope).await;
-            }
-        };
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let _sign = self.vitals.alive("the sharing of partitions");
         tokio::select! {
             () = shutdown.stopping() => {}
-            () = work => {}
+            () = self.attend() => {}
         }
-        if tokio::time::timeout(FAREWELL, shared.leave()).await.is_err() {
+        if tokio::time::timeout(FAREWELL, self.leave()).await.is_err() {
             tracing::debug!("leaving the members was not answered: others notice when the lease is over");
         }
-        shared.left.cancel();
+        self.shared.left.cancel();
+    }
+
+    /// Looks in rounds, and between them when somebody asks.
+    async fn attend(&mut self) {
+        let mut round = tokio::time::interval(LOOK.min(self.shared.lease_for / LOOKS_A_LEASE));
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let due = self.due();
+            let scope = tokio::select! {
+                _ = round.tick() => Scope::Everything,
+                () = self.outages.over() => Scope::Everything,
+                () = self.shared.asked.notified() => Scope::Asked,
+                () = until(due) => Scope::Asked,
+            };
+            self.look(scope).await;
+        }
+    }
+
+    /// When a place is to be looked at, if nothing happens before.
+    fn due(&self) -> Option<Instant> {
+        self.circles.iter().flat_map(|circle| &circle.places).filter_map(|place| place.inner().due).min()
+    }
+
+    /// Says that the process is there, looks at the others and at what they own, and tells every place what concerns it.
+    async fn look(&mut self, scope: Scope) {
+        let look = self.shared.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let (mut sets, mut places, now) = (Vec::new(), Vec::new(), Instant::now());
+        for circle in &self.circles {
+            circle.ask(scope, &self.shared, now, &mut sets, &mut places);
+        }
+        let keys: Vec<_> = places.iter().map(|place| place.key.clone()).collect();
+        let (attended, states) =
+            tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)),);
+        match (attended, states) {
+            (Ok(attended), Ok(states)) => {
+                self.contact.succeeded();
+                self.absorb(&sets, attended, places.into_iter().zip(states));
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                self.contact.failed(&error);
+                self.circles.iter_mut().for_each(|circle| circle.fail(&error));
+            }
+        }
+        self.shared.over.send_replace(look);
+    }
+
+    /// Takes up what was answered.
+    fn absorb(
+        &mut self,
+        sets: &[Attendance],
+        attended: Vec<Answer<Vec<Member>>>,
+        states: impl Iterator<Item = (Arc<Place>, Answer<Option<GroupState>>)>,
+    ) {
+        let (now, mut changes) = (Instant::now(), Changes::default());
+        let mut answers = sets.iter().zip(attended).peekable();
+        for circle in &mut self.circles {
+            // Sets are asked for in the order of the circles.
+            let Some((set, answer)) = answers.next_if(|(set, _)| set.members == circle.set) else { continue };
+            match answer {
+                Ok(members) => circle.meet(set, members, now, &mut changes),
+                Err(error) => circle.fail(&error),
+            }
+        }
+        for (place, state) in states {
+            place.see(&self.circles[place.circle].roster, state, now);
+        }
+        for circle in &mut self.circles {
+            circle.direct(now, &mut changes);
+        }
+        changes.tell();
+    }
+
+    /// Is no member any more.
+    async fn leave(&self) {
+        let farewell = |circle: &Circle| Attendance {
+            members: circle.set.clone(),
+            present: None,
+            absent: circle.roster.own().map(|says| (says.to_owned(), None)).collect(),
+        };
+        let sets: Vec<_> = self.circles.iter().map(farewell).collect();
+        if let Err(error) = paged(&sets, |page| self.broker.attend(page)).await {
+            tracing::debug!(%error, "the members could not be left: others notice when the lease is over");
+        }
     }
 }
-
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -260,81 +333,6 @@ async fn paged<'a, Q, A>(
         answers.extend(ask(page).await?);
     }
     Ok(answers)
-}
-
-impl Shared {
-    fn circles(&self) -> MutexGuard<'_, Vec<Circle>> {
-        self.circles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When a place is to be looked at, if nothing happens before.
-    fn due(&self) -> Option<Instant> {
-        self.circles().iter().flat_map(|circle| &circle.places).filter_map(|place| place.inner().due).min()
-    }
-
-    /// Says that the process is there, looks at the others and at what they own, and tells every place what concerns it.
-    async fn look(&self, scope: Scope) {
-        let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let (mut sets, mut places, now) = (Vec::new(), Vec::new(), Instant::now());
-        for circle in &mut *self.circles() {
-            circle.ask(scope, self, now, &mut sets, &mut places);
-        }
-        let keys: Vec<_> = places.iter().map(|place| place.key.clone()).collect();
-        let (attended, states) =
-            tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)),);
-        match (attended, states) {
-            (Ok(attended), Ok(states)) => {
-                self.contact.succeeded();
-                self.absorb(&sets, attended, places.into_iter().zip(states));
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                self.contact.failed(&error);
-                self.circles().iter_mut().for_each(|circle| circle.fail(&error));
-            }
-        }
-        self.over.send_replace(look);
-    }
-
-    /// Takes up what was answered.
-    fn absorb(
-        &self,
-        sets: &[Attendance],
-        attended: Vec<Answer<Vec<Member>>>,
-        states: impl Iterator<Item = (Arc<Place>, Answer<Option<GroupState>>)>,
-    ) {
-        let (now, mut changes) = (Instant::now(), Changes::default());
-        let mut circles = self.circles();
-        let mut answers = sets.iter().zip(attended).peekable();
-        for circle in &mut *circles {
-            // Sets are asked for in the order of the circles.
-            let Some((set, answer)) = answers.next_if(|(set, _)| set.members == circle.set) else { continue };
-            match answer {
-                Ok(members) => circle.meet(set, members, now, &mut changes),
-                Err(error) => circle.fail(&error),
-            }
-        }
-        for (place, state) in states {
-            place.see(&circles[place.circle].roster, state, now);
-        }
-        for circle in &mut *circles {
-            circle.direct(now, &mut changes);
-        }
-        drop(circles);
-        changes.tell();
-    }
-
-    /// Is no member any more.
-    async fn leave(&self) {
-        let farewell = |circle: &Circle| Attendance {
-            members: circle.set.clone(),
-            present: None,
-            absent: circle.roster.own().map(|says| (says.to_owned(), None)).collect(),
-        };
-        let sets: Vec<_> = self.circles().iter().map(farewell).collect();
-        if let Err(error) = paged(&sets, |page| self.broker.attend(page)).await {
-            tracing::debug!(%error, "the members could not be left: others notice when the lease is over");
-        }
-    }
 }
 
 impl Circle {
@@ -397,7 +395,7 @@ impl Circle {
         self.settled = settled;
         for place in &self.places {
             let successor = self.roster.successor(place.key.partition().index(), now).filter(|_| settled);
-            place.direct(successor, self.roster.version());
+            place.direct(successor, self.roster.version(), now);
         }
     }
 
@@ -468,10 +466,13 @@ impl Inner {
             None => "nobody owned it".to_owned(),
         };
         match roster.heir(partition, lapsed, now) {
-            Some(heir) if heir == roster.me() => Some(why),
+            Some(heir) if heir == roster.me() => {
+                self.passed_over = lapsed.map(|owner| (owner.to_owned(), roster.version(), now));
+                Some(why)
+            }
             // Stuck, most likely: it must not keep everybody waiting.
             Some(heir) if now.duration_since(since) >= lease_for => {
-                self.passed_over = Some((heir.to_owned(), roster.version()));
+                self.passed_over = Some((heir.to_owned(), roster.version(), now));
                 Some(format!("{why}, and {heir} did not take it"))
             }
             _ => {
@@ -522,10 +523,14 @@ impl Place {
     }
 
     /// Takes up to whom the partition should go while this process owns it.
-    fn direct(&self, successor: Option<&str>, version: u64) {
+    fn direct(&self, successor: Option<&str>, version: u64, now: Instant) {
         let mut inner = self.inner();
         let owning = matches!(&inner.mode, Mode::Owning(lost, _) if !lost.is_cancelled());
-        let passed_over = |name: &&str| inner.passed_over.as_ref().is_some_and(|(of, at)| of == name && *at == version);
+        // It would let it go again, most likely, until something changes; but its share is not taken from it for good.
+        let passed_over = |name: &&str| {
+            let of = inner.passed_over.as_ref();
+            of.is_some_and(|(of, at, when)| of == name && *at == version && now.duration_since(*when) < EXCUSED)
+        };
         let successor = successor.filter(|_| owning).filter(|name| !passed_over(name));
         if inner.successor.as_deref() != successor {
             inner.successor = successor.map(str::to_owned);

@@ -407,6 +407,7 @@ impl Group {
             let nothing_done = !committer.ledger.is_clean() && committer.ledger.at() == holding.at;
             if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
                 past.holder = None;
+                self.place.excuse();
             }
             return ended;
         }
