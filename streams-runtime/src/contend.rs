@@ -48,7 +48,6 @@ impl Group {
                 place.ask();
                 continue;
             };
-            self.contact.succeeded();
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
                 .holder
@@ -70,10 +69,13 @@ impl Group {
                 }
                 continue;
             }
+            // Not before a claim: what it comes to says whether the server can be used.
+            self.contact.succeeded();
             past.told = false;
             let owner = member_of(&state.lease.owner).to_owned();
             if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
-                self.tell(&owner, state.lease_for, std::mem::take(&mut first));
+                self.tell(&owner, state.lease_for, first);
+                first &= owner.is_empty();
             }
             if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());

@@ -20,7 +20,7 @@ use crate::outage::{Contact, Outages};
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
-use crate::status::{Phase, Progress};
+use crate::status::{Phase, Progress, count};
 use crate::tail::Tails;
 
 /// How often a halted partition says so again.
@@ -456,6 +456,7 @@ impl Group {
             to = self.place.successor(),
             "handing over: the partition is that of another member now"
         );
+        count(&self.progress.counts.handed_over, 1);
         Ended::HandedOver
     }
 
