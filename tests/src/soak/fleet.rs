@@ -1,0 +1,240 @@
+//! Many worker processes on one server: started, killed, made to stand still, stopped and measured, each with its line
+//! in the journal.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use streams_core::keys::StreamKey;
+use streams_runtime::{PublishError, Publisher, Receipt};
+
+use super::history::Group;
+use super::journal::{Mark, Reader, Record, Writer, micros};
+use super::witness::watch_time;
+use super::{Dice, Worker, checkpoint, dead_letters_of, newest, wait_until};
+use crate::{Options, RedisServer};
+
+/// How often producers add events.
+const EVERY: Duration = Duration::from_millis(10);
+/// How many keys events have: a few a partition.
+pub const KEYS: u64 = 64;
+/// How often `/proc` counts the time of a process in a second.
+const TICKS: f64 = 100.0;
+
+/// The processes, their server and their journal.
+#[derive(Debug)]
+pub struct Fleet {
+    pub(super) server: RedisServer,
+    pub(super) journal: Reader,
+    program: PathBuf,
+    pen: Writer,
+    workers: BTreeMap<u32, Worker>,
+    lives: u32,
+    used: BTreeMap<u32, Used>,
+    began: u64,
+    /// What went wrong with the processes themselves.
+    pub(super) violations: Vec<String>,
+}
+
+/// What a process used up to now.
+#[derive(Debug, Default, Clone, Copy)]
+struct Used {
+    ticks: u64,
+    kilobytes: u64,
+}
+
+/// What all processes used.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Usage {
+    /// Cores that the workers kept busy.
+    pub cores: f64,
+    /// Cores that the server kept busy.
+    pub server_cores: f64,
+    /// The most memory that a worker ever had, in MiB.
+    pub memory: f64,
+    /// The most memory that the server ever had, in MiB.
+    pub server_memory: f64,
+}
+
+impl Fleet {
+    /// A server that keeps what it has acknowledged, and nobody on it yet.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn new(program: &Path) -> Self {
+        let server = Options::default().args(["--appendonly", "yes", "--appendfsync", "everysec"]).start();
+        let path = server.dir().join("journal");
+        let journal = Reader::open(&path).expect("the journal");
+        let pen = Writer::open(&path, 0).expect("the journal");
+        let (watch, mut client) = (Writer::open(&path, 0).expect("the journal"), RedisServer::client(&server.url()));
+        // Ends with the server.
+        thread::spawn(move || {
+            watch_time(&watch, move || redis::cmd("PING").exec(&mut client).is_ok());
+        });
+        let program = program.to_owned();
+        let (workers, used) = (BTreeMap::new(), BTreeMap::new());
+        Self { server, journal, program, pen, workers, lives: 0, used, began: micros(), violations: Vec::new() }
+    }
+
+    /// Starts a worker in a role; `build` says what it knows.
+    pub fn start(&mut self, role: &str, build: u64) -> u32 {
+        self.lives += 1;
+        let life = self.lives;
+        self.write(life, Mark::Started, build);
+        let worker = Worker::start(&self.program, role, life, self.server.dir(), &self.server.url());
+        self.workers.insert(life, worker);
+        life
+    }
+
+    /// The workers that run, from the oldest on.
+    pub fn lives(&self) -> Vec<u32> {
+        self.workers.keys().copied().collect()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, life: u32) {
+        self.measure();
+        if let Some(mut worker) = self.workers.remove(&life) {
+            self.write(life, Mark::Killed, 0);
+            worker.kill();
+        }
+    }
+
+    /// Makes a worker stand still.
+    pub fn silence(&self, life: u32) {
+        self.write(life, Mark::Silenced, 0);
+        self.signal(life, "STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self, life: u32) {
+        self.write(life, Mark::Continued, 0);
+        self.signal(life, "CONT");
+    }
+
+    /// Asks a worker to stop, and waits until it has.
+    ///
+    /// # Panics
+    /// When its state cannot be asked for.
+    pub fn terminate(&mut self, life: u32) {
+        self.measure();
+        self.write(life, Mark::Terminated, 0);
+        self.signal(life, "TERM");
+        let Some(mut worker) = self.workers.remove(&life) else { return };
+        let mut status = None;
+        wait_until(|| {
+            status = worker.child.try_wait().expect("the state of a worker");
+            status.is_some()
+        });
+        match status {
+            // A signal has no code.
+            Some(status) => self.write(life, Mark::Ended, status.code().map_or(255, |code| code.unsigned_abs().into())),
+            None => self.violations.push(format!("process {life} does not stop")),
+        }
+    }
+
+    fn signal(&self, life: u32, name: &str) {
+        let Some(worker) = self.workers.get(&life) else { return };
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(worker.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} of process {life}");
+    }
+
+    fn write(&self, life: u32, mark: Mark, n: u64) {
+        self.pen.append(&Record { n, ..Record::now(life, mark) });
+    }
+
+    /// Looks at what the workers have used.
+    pub fn measure(&mut self) {
+        for (life, worker) in &self.workers {
+            let of = |file| fs::read_to_string(format!("/proc/{}/{file}", worker.child.id())).unwrap_or_default();
+            // After the name, which may hold blanks: state is the third field, and the times are the 14th and 15th.
+            let stat = of("stat");
+            let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+            let ticks = times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+            let status = of("status");
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kilobytes = peak.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default();
+            self.used.insert(*life, Used { ticks, kilobytes });
+        }
+    }
+
+    /// What everybody used since the beginning.
+    pub fn usage(&mut self) -> Usage {
+        self.measure();
+        let seconds = micros().saturating_sub(self.began) as f64 / 1e6;
+        let info: String = self.server.run("INFO everything");
+        let field = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(|value| value.trim().parse::<f64>().ok()).unwrap_or_default()
+        };
+        Usage {
+            cores: self.used.values().map(|used| used.ticks).sum::<u64>() as f64 / TICKS / seconds,
+            server_cores: (field("used_cpu_sys") + field("used_cpu_user")) / seconds,
+            memory: self.used.values().map(|used| used.kilobytes).max().unwrap_or_default() as f64 / 1024.0,
+            server_memory: field("used_memory_peak") / 1024.0 / 1024.0,
+        }
+    }
+
+    /// Waits until the groups of a stream have settled all that is in its partitions, and judges what they gave up on.
+    pub fn drain(&mut self, stream: &StreamKey, groups: &[Group]) {
+        let mut client = RedisServer::client(&self.server.url());
+        let partitions = (0..stream.partitions()).map(|index| stream.partition(index));
+        let keys = partitions.flat_map(|partition| groups.iter().map(move |group| partition.group(group.name)));
+        let keys: Vec<_> = keys.collect();
+        let mut left: Vec<_> = keys.iter().collect();
+        wait_until(|| {
+            sleep(EVERY);
+            left.retain(|key| {
+                let last = newest(&mut client, key.partition().as_str());
+                last.is_some() && checkpoint(&mut client, key.state()) != last
+            });
+            left.is_empty()
+        });
+        self.violations.extend(left.iter().map(|key| format!("{key} has not settled everything")));
+        for key in &keys {
+            let dead = dead_letters_of(&mut client, &key.dead());
+            self.violations.extend(
+                dead.iter().map(|(event, attempts)| {
+                    format!("{key}: event {event} is a dead letter after {attempts} attempts")
+                }),
+            );
+        }
+    }
+}
+
+/// Publishes events of [`KEYS`] keys until it is told to stop, and writes down what was acknowledged.
+///
+/// `publish` publishes the so-manieth event of a key, and answers which is the first build that knows it.
+///
+/// # Panics
+/// When one is not acknowledged: nothing happens to the server here.
+pub fn load<F>(url: &str, journal: &Path, a_second: u64, seed: u64, stop: &AtomicBool, mut publish: F)
+where
+    F: AsyncFnMut(&Publisher, u64, u64) -> (Result<Receipt, PublishError>, u32),
+{
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
+    let pen = Writer::open(journal, 0).expect("the journal");
+    let (mut dice, mut next) = (Dice(seed), BTreeMap::<u64, u64>::new());
+    executor.block_on(async {
+        let publisher = Publisher::connect(url).await.expect("a publisher");
+        let mut tick = tokio::time::interval(EVERY);
+        let mut due = 0.0;
+        while !stop.load(Ordering::Relaxed) {
+            tick.tick().await;
+            due += a_second as f64 * EVERY.as_secs_f64();
+            while due >= 1.0 {
+                due -= 1.0;
+                let key = dice.below(KEYS);
+                let n = next.entry(key).or_default();
+                *n += 1;
+                let (answer, build) = publish(&publisher, key, *n).await;
+                let partition = answer.expect("an event is published").partition;
+                pen.append(&Record { key, n: *n, partition, attempt: build, ..Record::now(0, Mark::Published) });
+            }
+        }
+    });
+}
