@@ -28,6 +28,7 @@ long runs under faults, each a `cargo run --release -p streams-tests --bin soak`
   soak           one worker is killed again and again
   chaos          the server goes wrong in every way
   share          many processes share a stream and are killed, held up, stopped and started
+  roll           two builds of a service take each other's place
 
 Arguments go on to cargo as they are:
   cargo xtask test -- loses_nothing      tests whose name contains `loses_nothing`
@@ -40,7 +41,7 @@ Where there is none it installs one with apt-get or brew.
 ";
 
 /// The long runs, and how the program that has them is told which.
-const RUNS: [(&str, &[&str]); 3] = [("soak", &[]), ("chaos", &["chaos"]), ("share", &["share"])];
+const RUNS: [(&str, &[&str]); 4] = [("soak", &[]), ("chaos", &["chaos"]), ("share", &["share"]), ("roll", &["roll"])];
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);

@@ -2,8 +2,9 @@
 //! in the journal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
@@ -12,10 +13,10 @@ use std::time::Duration;
 use streams_core::keys::StreamKey;
 use streams_runtime::{PublishError, Publisher, Receipt};
 
-use super::history::Group;
+use super::history::{Group, Rules, judge};
 use super::journal::{Mark, Reader, Record, Writer, micros};
 use super::witness::watch_time;
-use super::{Dice, Worker, checkpoint, dead_letters_of, newest, wait_until};
+use super::{Dice, Worker, checkpoint, dead_letters_of, keep, newest, wait_until};
 use crate::{Options, RedisServer};
 
 /// How often producers add events.
@@ -25,12 +26,39 @@ pub const KEYS: u64 = 64;
 /// How often `/proc` counts the time of a process in a second.
 const TICKS: f64 = 100.0;
 
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// For how long.
+    pub time: Duration,
+    /// Decides what, when and to whom.
+    pub seed: u64,
+    /// How many processes.
+    pub processes: usize,
+    /// How many events are published in a second.
+    pub load: u64,
+    /// Whether times are judged, too.
+    pub timed: bool,
+    /// The program that is a worker when its first argument is a role.
+    pub worker: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Report {
+    about: String,
+    figures: String,
+    usage: Usage,
+    /// What must not be, in words; empty when all is well.
+    pub violations: Vec<String>,
+}
+
 /// The processes, their server and their journal.
 #[derive(Debug)]
 pub struct Fleet {
     pub(super) server: RedisServer,
     pub(super) journal: Reader,
-    program: PathBuf,
+    plan: Plan,
     pen: Writer,
     workers: BTreeMap<u32, Worker>,
     lives: u32,
@@ -65,7 +93,7 @@ impl Fleet {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn new(program: &Path) -> Self {
+    pub fn new(plan: &Plan) -> Self {
         let server = Options::default().args(["--appendonly", "yes", "--appendfsync", "everysec"]).start();
         let path = server.dir().join("journal");
         let journal = Reader::open(&path).expect("the journal");
@@ -75,9 +103,18 @@ impl Fleet {
         thread::spawn(move || {
             watch_time(&watch, move || redis::cmd("PING").exec(&mut client).is_ok());
         });
-        let program = program.to_owned();
         let (workers, used) = (BTreeMap::new(), BTreeMap::new());
-        Self { server, journal, program, pen, workers, lives: 0, used, began: micros(), violations: Vec::new() }
+        Self {
+            server,
+            journal,
+            plan: plan.clone(),
+            pen,
+            workers,
+            lives: 0,
+            used,
+            began: micros(),
+            violations: Vec::new(),
+        }
     }
 
     /// Starts a worker in a role; `build` says what it knows.
@@ -85,7 +122,7 @@ impl Fleet {
         self.lives += 1;
         let life = self.lives;
         self.write(life, Mark::Started, build);
-        let worker = Worker::start(&self.program, role, life, self.server.dir(), &self.server.url());
+        let worker = Worker::start(&self.plan.worker, role, life, self.server.dir(), &self.server.url());
         self.workers.insert(life, worker);
         life
     }
@@ -204,37 +241,91 @@ impl Fleet {
             );
         }
     }
+
+    /// Producers for it.
+    pub fn load(&self) -> Load {
+        let Plan { load, seed, .. } = self.plan;
+        Load { url: self.server.url(), journal: self.server.dir().join("journal"), a_second: load, seed }
+    }
+
+    /// Stops everybody and judges what they wrote.
+    pub fn judge(self, run: &str, about: &str, rules: &Rules) -> Report {
+        self.report(run, about, |records| {
+            let mut found = judge(records, rules);
+            (std::mem::take(&mut found.violations), found.to_string())
+        })
+    }
+
+    /// Stops everybody, has the journal judged, and tells what came of it.
+    pub fn report(mut self, run: &str, about: &str, judge: impl FnOnce(&[Record]) -> (Vec<String>, String)) -> Report {
+        let usage = self.usage();
+        self.lives().into_iter().for_each(|life| self.terminate(life));
+        let Plan { seed, processes, load, .. } = self.plan;
+        let seconds = micros().saturating_sub(self.began) as f64 / 1e6;
+        let about = format!("seed {seed}: {processes} processes, {load} events/s, {seconds:.1} s, {about}");
+        let (mut violations, figures) = judge(self.journal.records());
+        violations.append(&mut self.violations);
+        keep(self.server.dir(), run, seed, &mut violations);
+        Report { about, figures, usage, violations }
+    }
 }
 
-/// Publishes events of [`KEYS`] keys until it is told to stop, and writes down what was acknowledged.
-///
-/// `publish` publishes the so-manieth event of a key, and answers which is the first build that knows it.
-///
-/// # Panics
-/// When one is not acknowledged: nothing happens to the server here.
-pub fn load<F>(url: &str, journal: &Path, a_second: u64, seed: u64, stop: &AtomicBool, mut publish: F)
-where
-    F: AsyncFnMut(&Publisher, u64, u64) -> (Result<Receipt, PublishError>, u32),
-{
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
-    let pen = Writer::open(journal, 0).expect("the journal");
-    let (mut dice, mut next) = (Dice(seed), BTreeMap::<u64, u64>::new());
-    executor.block_on(async {
-        let publisher = Publisher::connect(url).await.expect("a publisher");
-        let mut tick = tokio::time::interval(EVERY);
-        let mut due = 0.0;
-        while !stop.load(Ordering::Relaxed) {
-            tick.tick().await;
-            due += a_second as f64 * EVERY.as_secs_f64();
-            while due >= 1.0 {
-                due -= 1.0;
-                let key = dice.below(KEYS);
-                let n = next.entry(key).or_default();
-                *n += 1;
-                let (answer, build) = publish(&publisher, key, *n).await;
-                let partition = answer.expect("an event is published").partition;
-                pen.append(&Record { key, n: *n, partition, attempt: build, ..Record::now(0, Mark::Published) });
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Usage { cores, server_cores, memory, server_memory } = self.usage;
+        writeln!(f, "{}\n{}", self.about, self.figures)?;
+        writeln!(f, "cores busy               {cores:>8.2} workers, {server_cores:.2} server")?;
+        writeln!(f, "memory at most, MiB      {memory:>8.1} a worker, {server_memory:.1} server")?;
+        match self.violations.as_slice() {
+            [] => write!(f, "nothing lost, nothing out of order, every repeat explained"),
+            violations => {
+                write!(f, "{} VIOLATIONS:", violations.len())?;
+                violations.iter().take(50).try_for_each(|violation| write!(f, "\n  {violation}"))
             }
         }
-    });
+    }
+}
+
+/// Producers of events.
+#[derive(Debug)]
+pub struct Load {
+    url: String,
+    journal: PathBuf,
+    a_second: u64,
+    seed: u64,
+}
+
+impl Load {
+    /// Publishes events of [`KEYS`] keys until it is told to stop, and writes down what was acknowledged.
+    ///
+    /// `publish` publishes the so-manieth event of a key, and answers which is the first build that knows it.
+    ///
+    /// # Panics
+    /// When one is not acknowledged: nothing happens to the server here.
+    pub fn run<F>(&self, stop: &AtomicBool, mut publish: F)
+    where
+        F: AsyncFnMut(&Publisher, u64, u64) -> (Result<Receipt, PublishError>, u32),
+    {
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
+        let pen = Writer::open(&self.journal, 0).expect("the journal");
+        let (mut dice, mut next) = (Dice(self.seed), BTreeMap::<u64, u64>::new());
+        executor.block_on(async {
+            let publisher = Publisher::connect(&self.url).await.expect("a publisher");
+            let mut tick = tokio::time::interval(EVERY);
+            let mut due = 0.0;
+            while !stop.load(Ordering::Relaxed) {
+                tick.tick().await;
+                due += self.a_second as f64 * EVERY.as_secs_f64();
+                while due >= 1.0 {
+                    due -= 1.0;
+                    let key = dice.below(KEYS);
+                    let n = next.entry(key).or_default();
+                    *n += 1;
+                    let (answer, build) = publish(&publisher, key, *n).await;
+                    let partition = answer.expect("an event is published").partition;
+                    pen.append(&Record { key, n: *n, partition, attempt: build, ..Record::now(0, Mark::Published) });
+                }
+            }
+        });
+    }
 }

@@ -2,6 +2,7 @@
 //! and every change of owners explained by what befell the owner. Pure, as [`check`](super::check) is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::time::Duration;
 
 use super::journal::{Mark, Record};
@@ -76,6 +77,34 @@ pub struct Findings {
     /// The partitions of a group that one process had at the end of each such calm: the fewest, the most, of how many
     /// processes.
     pub shares: Vec<(usize, usize, usize)>,
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "events published         {:>8}", self.events)?;
+        writeln!(f, "calls of handlers        {:>8}", self.calls)?;
+        writeln!(f, "calls by a late owner    {:>8}", self.late_calls)?;
+        writeln!(f, "{:<24}{:>9}{:>9}", "an owner's end", "times", "repeats")?;
+        for (end, (times, repeats)) in &self.ends {
+            writeln!(f, "  {:<22}{times:>9}{repeats:>9}", format!("{end:?}"))?;
+        }
+        writeln!(f, "most repeats after one   {:>8}", self.most_repeats)?;
+        writeln!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
+        for (name, times) in [("take-over", &self.takeovers), ("hand-over", &self.handovers)] {
+            let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
+            writeln!(f, "  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
+        }
+        writeln!(f, "take-overs disturbed     {:>8}", self.disturbed)?;
+        let mean = self.moves.iter().sum::<usize>() as f64 / self.moves.len().max(1) as f64;
+        write!(f, "changes that settled     {:>8}, {mean:.1} moves each", self.moves.len())?;
+        let worst = self.shares.iter().max_by_key(|(least, most, _)| most - least);
+        worst.map_or(Ok(()), |(least, most, processes)| {
+            write!(
+                f,
+                "\npartitions of a process  {least:>8} to {most} of a group, with {processes} processes, at worst"
+            )
+        })
+    }
 }
 
 /// A span of time, in microseconds since 1970.
@@ -403,16 +432,14 @@ impl<'a> Judge<'a> {
     fn takeover(&self, found: &mut Findings, owner: &str, ownership: &Ownership, next: &Ownership) {
         let Some(life) = self.lives.get(&ownership.life) else { return };
         // One that went on before others had to take over may have done so itself.
-        let lease = micros(self.rules.lease);
         let silent = life.silences.iter().find(|span| span.0 < next.since && next.since < span.1);
         let Some(gone) = life.killed.filter(|at| *at <= next.since).or(silent.map(|span| span.0)) else { return };
         // A successor may have been on its way when something befell it.
-        let span = (gone.saturating_sub(lease + micros(SETTLE)), next.since);
-        let disturbance = self.hits(span, [ownership.life, 0]).max();
+        let disturbance = self.hits((gone, next.since), [ownership.life, 0]).max();
         found.disturbed += usize::from(disturbance.is_some());
         let took = Duration::from_micros(next.since.saturating_sub(gone));
         found.takeovers.push(took);
-        let late = micros(self.rules.lease + LATE) + disturbance.map_or(0, |_| lease + micros(SETTLE));
+        let late = micros(self.rules.lease + LATE);
         let lives = [0, next.life].map(|life| self.lives.get(&life));
         let stalls = lives.into_iter().flatten().flat_map(|life| &life.stalls);
         let stalled: u64 = stalls.map(|stall| shared(*stall, (gone, next.since))).sum();
@@ -644,8 +671,8 @@ mod tests {
         // A machine that gave the successor no time, or a successor that was hit itself, is not the lease's fault.
         let rest = format!("2 owns e2, {}", ALL.replace("1 bd e1", "2 bd e2"));
         is_well(&format!("1 killed, +2100 2 stalled 500, {rest}"));
-        is_well(&format!("3 started 1, 1 killed, +900 3 killed, +2100 {rest}"));
-        sees("3 started 1, 1 killed, +900 3 killed, +6100 2 owns e2", "the next owner came");
+        is_well(&format!("3 started 1, 1 killed, +900 3 killed, +1900 {rest}"));
+        sees("3 started 1, 1 killed, +900 3 killed, +2100 2 owns e2", "the next owner came");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod check;
 pub mod fleet;
 pub mod history;
 pub mod journal;
+pub mod roll;
 pub mod share;
 pub mod witness;
 

@@ -1,8 +1,6 @@
 //! Many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
 //! again: [`history`](super::history) judges what they wrote.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -10,10 +8,10 @@ use std::time::{Duration, Instant};
 use streams_core::keys::StreamKey;
 use streams_runtime::stream_event;
 
-use super::fleet::{Fleet, Usage, load};
-use super::history::{Findings, Group, Rules, judge, percentile};
+use super::Dice;
+use super::fleet::{Fleet, Plan, Report};
+use super::history::{Group, Rules};
 use super::journal::Mark;
-use super::{Dice, keep};
 
 /// How many partitions the stream has.
 const PARTITIONS: u32 = 16;
@@ -45,35 +43,7 @@ pub fn stumbles(fill: &Fill) -> bool {
     (fill.key + fill.n).is_multiple_of(61)
 }
 
-/// What to do.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// For how long.
-    pub time: Duration,
-    /// Decides what, when and to whom.
-    pub seed: u64,
-    /// How many processes.
-    pub processes: usize,
-    /// How many events are published in a second.
-    pub load: u64,
-    /// Whether times are judged, too.
-    pub timed: bool,
-    /// The program that is the worker when its first argument is `share`.
-    pub worker: PathBuf,
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub struct Report {
-    plan: Plan,
-    took: Duration,
-    usage: Usage,
-    harm: Harm,
-    found: Findings,
-    /// What must not be, in words; empty when all is well.
-    pub violations: Vec<String>,
-}
-
+/// What was done to the processes.
 #[derive(Debug, Default)]
 struct Harm {
     kills: usize,
@@ -87,15 +57,15 @@ struct Harm {
 /// # Panics
 /// When the server or a worker cannot be used at all.
 pub fn share(plan: &Plan) -> Report {
-    let began = Instant::now();
-    let mut fleet = Fleet::new(&plan.worker);
+    let mut fleet = Fleet::new(plan);
     for _ in 0..plan.processes {
         fleet.start("share", 1);
     }
-    let (url, journal, stop) = (fleet.server.url(), fleet.server.dir().join("journal"), AtomicBool::new(false));
+    let stop = AtomicBool::new(false);
+    let load = fleet.load();
     let harm = thread::scope(|scope| {
         scope.spawn(|| {
-            load(&url, &journal, plan.load, plan.seed, &stop, async |publisher, key, n| {
+            load.run(&stop, async |publisher, key, n| {
                 let fill = Fill { key, n };
                 (publisher.send(&fill).event_id(format!("{key}-{n}")).await, 1)
             });
@@ -104,16 +74,16 @@ pub fn share(plan: &Plan) -> Report {
         stop.store(true, Ordering::Relaxed);
         harm
     });
-    let stream = StreamKey::new(None, "share", PARTITIONS);
-    fleet.drain(&stream, &groups());
-    let usage = fleet.usage();
-    fleet.lives().into_iter().for_each(|life| fleet.terminate(life));
-    let rules = Rules { lease: LEASE, groups: groups(), timed: plan.timed };
-    let mut found = judge(fleet.journal.records(), &rules);
-    let mut violations = std::mem::take(&mut fleet.violations);
-    violations.append(&mut found.violations);
-    keep(fleet.server.dir(), "share", plan.seed, &mut violations);
-    Report { plan: plan.clone(), took: began.elapsed(), usage, harm, found, violations }
+    fleet.drain(&StreamKey::new(None, "share", PARTITIONS), &groups());
+    let about = format!(
+        "{} groups, {PARTITIONS} partitions\nkilled {}, stood still for less than a lease {}, for more {}, stopped {}",
+        groups().len(),
+        harm.kills,
+        harm.blinks,
+        harm.silences,
+        harm.stops
+    );
+    fleet.judge("share", &about, &Rules { lease: LEASE, groups: groups(), timed: plan.timed })
 }
 
 /// Does harm to the processes until the time is over.
@@ -171,63 +141,4 @@ fn victim(fleet: &mut Fleet, dice: &mut Dice) -> u32 {
     let lives = fleet.lives();
     let last = fleet.journal.records().iter().rev().find(|record| record.mark == Mark::Begun).map(|record| record.life);
     last.filter(|last| lives.contains(last) && dice.below(2) == 0).unwrap_or_else(|| lives[dice.index(lives.len())])
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { processes, seed, load, .. } = &self.plan;
-        let Self { found, usage, harm, .. } = self;
-        writeln!(
-            f,
-            "seed {seed}: {processes} processes, {} groups, {PARTITIONS} partitions, {load} events/s, {:.1} s, lease {} ms",
-            groups().len(),
-            self.took.as_secs_f64(),
-            LEASE.as_millis()
-        )?;
-        writeln!(
-            f,
-            "killed {}, stood still for less than a lease {}, for more {}, stopped {}",
-            harm.kills, harm.blinks, harm.silences, harm.stops
-        )?;
-        write_findings(f, found, *usage)?;
-        write_verdict(f, &self.violations)
-    }
-}
-
-/// The figures that all runs with many processes have.
-pub(super) fn write_findings(f: &mut fmt::Formatter<'_>, found: &Findings, usage: Usage) -> fmt::Result {
-    writeln!(f, "events published         {:>8}", found.events)?;
-    writeln!(f, "calls of handlers        {:>8}", found.calls)?;
-    writeln!(f, "calls by a late owner    {:>8}", found.late_calls)?;
-    writeln!(f, "{:<24}{:>9}{:>9}", "an owner's end", "times", "repeats")?;
-    for (end, (times, repeats)) in &found.ends {
-        writeln!(f, "  {:<22}{times:>9}{repeats:>9}", format!("{end:?}"))?;
-    }
-    writeln!(f, "most repeats after one   {:>8}", found.most_repeats)?;
-    writeln!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
-    for (name, times) in [("take-over", &found.takeovers), ("hand-over", &found.handovers)] {
-        let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
-        writeln!(f, "  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
-    }
-    writeln!(f, "take-overs disturbed     {:>8}", found.disturbed)?;
-    let moves: usize = found.moves.iter().sum();
-    let mean = moves as f64 / found.moves.len().max(1) as f64;
-    writeln!(f, "changes that settled     {:>8}, {mean:.1} moves each", found.moves.len())?;
-    if let Some((least, most, processes)) = found.shares.iter().max_by_key(|(least, most, _)| most - least) {
-        writeln!(f, "partitions of a process  {least:>8} to {most} of a group, with {processes} processes, at worst")?;
-    }
-    let Usage { cores, server_cores, memory, server_memory } = usage;
-    writeln!(f, "cores busy               {cores:>8.2} workers, {server_cores:.2} server")?;
-    writeln!(f, "memory at most, MiB      {memory:>8.1} a worker, {server_memory:.1} server")
-}
-
-/// What is wrong, or that nothing is.
-pub(super) fn write_verdict(f: &mut fmt::Formatter<'_>, violations: &[String]) -> fmt::Result {
-    match violations {
-        [] => write!(f, "nothing lost, nothing out of order, every repeat explained"),
-        violations => {
-            write!(f, "{} VIOLATIONS:", violations.len())?;
-            violations.iter().take(50).try_for_each(|violation| write!(f, "\n  {violation}"))
-        }
-    }
 }

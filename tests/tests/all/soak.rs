@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use streams_tests::soak::chaos::{self, chaos};
-use streams_tests::soak::share::{self, share};
+use streams_tests::soak::fleet;
+use streams_tests::soak::share::share;
 use streams_tests::soak::{Plan, soak};
 
 #[test]
@@ -26,7 +27,7 @@ fn a_server_that_goes_wrong_in_every_way_costs_no_event_and_no_order() {
 fn processes_that_share_a_stream_and_come_and_go_lose_nothing_and_keep_the_order_of_each_key() {
     let worker = env!("CARGO_BIN_EXE_soak").into();
     let time = Duration::from_secs(6);
-    let report = share(&share::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
+    let report = share(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
 }

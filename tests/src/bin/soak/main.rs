@@ -1,6 +1,7 @@
-//! The long runs under faults, `cargo xtask soak`, `chaos` and `share`; in the role of a worker it is a process that
+//! The long runs under faults, `cargo xtask soak`, `chaos`, `share` and `roll`; in the role of a worker it is a process that
 //! handles events.
 
+mod roll;
 mod share;
 
 use std::env;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use streams_runtime::{App, Batch, BoxError, Config, Context, State, consumer, consumers, permanent};
 use streams_tests::soak::chaos::{self, chaos};
+use streams_tests::soak::fleet;
 use streams_tests::soak::journal::{Mark, Writer, micros};
-use streams_tests::soak::share::{self as sharing, share};
+use streams_tests::soak::roll::roll;
+use streams_tests::soak::share::share;
 use streams_tests::soak::witness::Witness;
 use streams_tests::soak::{LEASE, Plan, Tick, gives_up, soak, stumbles, takes};
 
@@ -33,6 +36,11 @@ usage: cargo xtask share -- [--seconds 60] [--minutes N] [--processes 8] [--load
 Lets many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
 again. Every event is accounted for, and every repeat and every change of owners needs a cause; how long partitions
 stand still is judged as well.
+
+usage: cargo xtask roll -- [--seconds 60] [--minutes N] [--processes 3] [--load 500] [--seed N]
+
+Puts a new build of a service in the place of the old one and back, process by process, while producers write what only
+the new one knows. Every event is handled by a build that knows it.
 ";
 
 type Journal = State<Arc<Writer>>;
@@ -98,14 +106,8 @@ fn main() -> ExitCode {
                 (report.violations.is_empty(), report)
             },
         ),
-        ["share", options @ ..] => run(
-            share_plan(options),
-            |plan| plan.seed,
-            |plan| {
-                let report = share(plan);
-                (report.violations.is_empty(), report)
-            },
-        ),
+        ["share", options @ ..] => run_fleet(fleet_plan(8, options), share),
+        ["roll", options @ ..] => run_fleet(fleet_plan(3, options), roll),
         options => run(
             plan(options),
             |plan| plan.seed,
@@ -127,6 +129,18 @@ fn run<P, R: Display>(plan: Option<P>, seed: fn(&P) -> u64, run: fn(&P) -> (bool
     let (is_well, report) = run(&plan);
     println!("{report}");
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs what many processes do.
+fn run_fleet(plan: Option<fleet::Plan>, run_it: fn(&fleet::Plan) -> fleet::Report) -> ExitCode {
+    run(
+        plan.map(|plan| (plan, run_it)),
+        |(plan, _)| plan.seed,
+        |(plan, run_it)| {
+            let report = run_it(plan);
+            (report.violations.is_empty(), report)
+        },
+    )
 }
 
 /// Goes through options that have numbers; false when one is not known to `set`.
@@ -165,13 +179,14 @@ fn chaos_plan(words: &[&str]) -> Option<chaos::Plan> {
     Some(plan)
 }
 
-fn share_plan(words: &[&str]) -> Option<sharing::Plan> {
+fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
     let (worker, seed, time) = (env::current_exe().ok()?, micros(), Duration::from_secs(60));
-    let mut plan = sharing::Plan { time, seed, processes: 8, load: 500, timed: true, worker };
+    let mut plan = fleet::Plan { time, seed, processes, load: 500, timed: true, worker };
     options(words, |option, number| {
         match option {
             "--seconds" => plan.time = Duration::from_secs(number),
             "--minutes" => plan.time = Duration::from_secs(number.checked_mul(60)?),
+            // Two may be gone at once, and one has to be left.
             "--processes" => plan.processes = usize::try_from(number).ok()?,
             "--load" => plan.load = number,
             "--seed" => plan.seed = number,
@@ -187,6 +202,8 @@ fn work(role: &str, life: &str, journal: &Path, url: &str) -> ExitCode {
     let life = life.parse().expect("a number");
     let app = match role {
         "share" => share::app().state(Witness::start(journal, life)),
+        "roll-old" => roll::old().state(Witness::start(journal, life)),
+        "roll-new" => roll::new().state(Witness::start(journal, life)),
         _ => {
             tracing_subscriber::fmt()
                 .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
