@@ -13,7 +13,7 @@ use std::time::Duration;
 use streams_core::keys::StreamKey;
 use streams_runtime::{PublishError, Publisher, Receipt};
 
-use super::history::{Group, Rules, judge};
+use super::history::{Rules, judge};
 use super::journal::{Mark, Reader, Record, Writer, micros};
 use super::witness::watch_time;
 use super::{Dice, Worker, checkpoint, dead_letters_of, keep, newest, wait_until};
@@ -216,11 +216,12 @@ impl Fleet {
         }
     }
 
-    /// Waits until the groups of a stream have settled all that is in its partitions, and judges what they gave up on.
-    pub fn drain(&mut self, stream: &StreamKey, groups: &[Group]) {
+    /// Waits until the groups of a stream have settled all that is in it; answers which events they gave up on, after how
+    /// many attempts.
+    pub fn drain(&mut self, stream: &StreamKey, groups: &[&str]) -> Vec<(String, u32)> {
         let mut client = RedisServer::client(&self.server.url());
         let partitions = (0..stream.partitions()).map(|index| stream.partition(index));
-        let keys = partitions.flat_map(|partition| groups.iter().map(move |group| partition.group(group.name)));
+        let keys = partitions.flat_map(|partition| groups.iter().map(move |group| partition.group(group)));
         let keys: Vec<_> = keys.collect();
         let mut left: Vec<_> = keys.iter().collect();
         wait_until(|| {
@@ -232,14 +233,7 @@ impl Fleet {
             left.is_empty()
         });
         self.violations.extend(left.iter().map(|key| format!("{key} has not settled everything")));
-        for key in &keys {
-            let dead = dead_letters_of(&mut client, &key.dead());
-            self.violations.extend(
-                dead.iter().map(|(event, attempts)| {
-                    format!("{key}: event {event} is a dead letter after {attempts} attempts")
-                }),
-            );
-        }
+        keys.iter().flat_map(|key| dead_letters_of(&mut client, &key.dead())).collect()
     }
 
     /// Producers for it.
@@ -248,8 +242,13 @@ impl Fleet {
         Load { url: self.server.url(), journal: self.server.dir().join("journal"), a_second: load, seed }
     }
 
-    /// Stops everybody and judges what they wrote.
-    pub fn judge(self, run: &str, about: &str, rules: &Rules) -> Report {
+    /// Waits until everything is settled, stops everybody and judges what they wrote.
+    pub fn judge(mut self, run: &str, about: &str, stream: &StreamKey, rules: &Rules) -> Report {
+        let groups: Vec<_> = rules.groups.iter().map(|group| group.name).collect();
+        let dead = self.drain(stream, &groups);
+        let given_up =
+            |(event, attempts): &(String, u32)| format!("event {event} is a dead letter, attempts: {attempts}");
+        self.violations.extend(dead.iter().map(given_up));
         self.report(run, about, |records| {
             let mut found = judge(records, rules);
             (std::mem::take(&mut found.violations), found.to_string())

@@ -108,7 +108,11 @@ impl fmt::Display for Findings {
 }
 
 /// A span of time, in microseconds since 1970.
-type Span = (u64, u64);
+pub(super) type Span = (u64, u64);
+
+/// What befell each process; 0 is the server.
+#[derive(Debug, Default)]
+pub(super) struct Lives(BTreeMap<u32, Life>);
 
 /// What befell a process.
 #[derive(Debug, Default)]
@@ -118,6 +122,41 @@ struct Life {
     terminated: Option<u64>,
     silences: Vec<Span>,
     stalls: Vec<Span>,
+}
+
+impl Lives {
+    /// Gathers what befell processes.
+    pub(super) fn gather(&mut self, record: &Record) {
+        let at = record.micros;
+        let life = self.0.entry(record.life).or_default();
+        match record.mark {
+            Mark::Started => life.build = record.n,
+            Mark::Killed => life.killed = Some(at),
+            Mark::Terminated => life.terminated = Some(at),
+            Mark::Silenced => life.silences.push((at, u64::MAX)),
+            Mark::Continued => life.silences.iter_mut().for_each(|span| span.1 = span.1.min(at)),
+            Mark::Stalled => life.stalls.push((at.saturating_sub(record.n * 1000), at)),
+            _ => {}
+        }
+    }
+
+    /// What may have ended what a process did from one moment to another.
+    pub(super) fn end(&self, life: u32, span: Span, lease: Duration) -> End {
+        let (none, lease) = (Life::default(), micros(lease));
+        let life = self.0.get(&life).unwrap_or(&none);
+        // Renewals come every third of a lease, and an owner stops a tenth before its end.
+        let recent = span.0.max(span.1.saturating_sub(2 * lease));
+        let long = |spans: &[Span]| spans.iter().any(|of| of.1 >= recent && shared(*of, span) >= lease / 2);
+        if life.killed.is_some_and(|at| at <= span.1) {
+            End::Killed
+        } else if long(&life.silences) {
+            End::Silenced
+        } else if long(&life.stalls) || self.0.get(&0).is_some_and(|server| long(&server.stalls)) {
+            End::Stalled
+        } else {
+            End::Unexplained
+        }
+    }
 }
 
 /// One ownership.
@@ -166,7 +205,7 @@ type Call = (u64, u32, Option<Mark>);
 struct Judge<'a> {
     rules: &'a Rules,
     found: Findings,
-    lives: BTreeMap<u32, Life>,
+    lives: Lives,
     owned: BTreeMap<Place<'a>, BTreeMap<u64, Ownership>>,
     settled: HashMap<(&'a str, u64), Settled>,
     /// The last call for each event of a key, with its epoch.
@@ -180,7 +219,7 @@ pub fn judge(records: &[Record], rules: &Rules) -> Findings {
     let mut judge = Judge {
         rules,
         found: Findings::default(),
-        lives: BTreeMap::new(),
+        lives: Lives::default(),
         owned: BTreeMap::new(),
         settled: HashMap::new(),
         handled: HashMap::new(),
@@ -220,7 +259,8 @@ pub fn percentile(sorted: &[Duration], part: usize) -> Duration {
     sorted.get((sorted.len() * part / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
-fn micros(time: Duration) -> u64 {
+/// In microseconds, as records have it.
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -238,14 +278,8 @@ impl<'a> Judge<'a> {
     fn gather(&mut self, record: &'a Record) {
         let at = record.micros;
         let place = (record.group.as_str(), record.partition);
-        let life = self.lives.entry(record.life).or_default();
+        self.lives.gather(record);
         match record.mark {
-            Mark::Started => life.build = record.n,
-            Mark::Killed => life.killed = Some(at),
-            Mark::Terminated => life.terminated = Some(at),
-            Mark::Silenced => life.silences.push((at, u64::MAX)),
-            Mark::Continued => life.silences.iter_mut().for_each(|span| span.1 = span.1.min(at)),
-            Mark::Stalled => life.stalls.push((at.saturating_sub(record.n * 1000), at)),
             Mark::Ended if record.n != 0 => {
                 self.wrong(format!("process {} ended with {} on SIGTERM", record.life, record.n));
             }
@@ -285,7 +319,7 @@ impl<'a> Judge<'a> {
         let (n, attempt, epoch, key) = (*n, *attempt, *epoch, *key);
         let mut wrong = Vec::new();
         let lanes = self.rules.groups.iter().find(|rules| rules.name == group).map_or(1, |rules| rules.lanes);
-        let knows = self.lives.get(life).map_or(0, |life| life.build);
+        let knows = self.lives.0.get(life).map_or(0, |life| life.build);
         match self.published.get(&(key, n)) {
             None => wrong.push("nobody published it".to_owned()),
             Some((of, _)) if of != partition => wrong.push(format!("it was published to partition {of}")),
@@ -360,29 +394,6 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// How an ownership ended that had a successor at `until`.
-    fn end(&self, ownership: &Ownership, until: u64) -> End {
-        let lease = micros(self.rules.lease);
-        let none = Life::default();
-        let life = self.lives.get(&ownership.life).unwrap_or(&none);
-        // Renewals come every third of a lease, and an owner stops a tenth before its end.
-        let long = |spans: &[Span]| {
-            let recent = (ownership.since.max(until.saturating_sub(2 * lease)), until);
-            spans.iter().any(|span| span.1 >= recent.0 && shared(*span, (ownership.since, until)) >= lease / 2)
-        };
-        if ownership.released.is_some() {
-            End::Clean
-        } else if life.killed.is_some_and(|at| at <= until) {
-            End::Killed
-        } else if long(&life.silences) {
-            End::Silenced
-        } else if long(&life.stalls) || self.lives.get(&0).is_some_and(|server| long(&server.stalls)) {
-            End::Stalled
-        } else {
-            End::Unexplained
-        }
-    }
-
     /// Judges how ownerships ended, what was repeated for it, and how long a partition stood still.
     fn ends(&mut self) {
         let mut wrong = Vec::new();
@@ -391,7 +402,10 @@ impl<'a> Judge<'a> {
             let bound = self.rules.groups.iter().find(|rules| rules.name == *group).map_or(0, |rules| rules.bound);
             let place = format!("`{group}` on partition {partition}");
             for ((epoch, ownership), (_, next)) in epochs.iter().zip(epochs.iter().skip(1)) {
-                let end = self.end(ownership, next.since);
+                let end = match ownership.released {
+                    Some(_) => End::Clean,
+                    None => self.lives.end(ownership.life, (ownership.since, next.since), self.rules.lease),
+                };
                 let (times, repeats) = found.ends.entry(end).or_default();
                 *times += 1;
                 *repeats += ownership.repeats;
@@ -423,14 +437,14 @@ impl<'a> Judge<'a> {
 
     /// When something befell a process other than these, between two moments.
     fn hits(&self, span: Span, but: [u32; 2]) -> impl Iterator<Item = u64> {
-        self.lives.iter().filter(move |(life, _)| !but.contains(life)).flat_map(move |(_, life)| {
+        self.lives.0.iter().filter(move |(life, _)| !but.contains(life)).flat_map(move |(_, life)| {
             let silences = life.silences.iter().flat_map(|silence| [silence.0, silence.1]);
             silences.chain(life.killed).chain(life.terminated).filter(move |at| (span.0..=span.1).contains(at))
         })
     }
 
     fn takeover(&self, found: &mut Findings, owner: &str, ownership: &Ownership, next: &Ownership) {
-        let Some(life) = self.lives.get(&ownership.life) else { return };
+        let Some(life) = self.lives.0.get(&ownership.life) else { return };
         // One that went on before others had to take over may have done so itself.
         let silent = life.silences.iter().find(|span| span.0 < next.since && next.since < span.1);
         let Some(gone) = life.killed.filter(|at| *at <= next.since).or(silent.map(|span| span.0)) else { return };
@@ -440,7 +454,7 @@ impl<'a> Judge<'a> {
         let took = Duration::from_micros(next.since.saturating_sub(gone));
         found.takeovers.push(took);
         let late = micros(self.rules.lease + LATE);
-        let lives = [0, next.life].map(|life| self.lives.get(&life));
+        let lives = [0, next.life].map(|life| self.lives.0.get(&life));
         let stalls = lives.into_iter().flatten().flat_map(|life| &life.stalls);
         let stalled: u64 = stalls.map(|stall| shared(*stall, (gone, next.since))).sum();
         let since = disturbance.unwrap_or_default().max(gone);
@@ -450,7 +464,8 @@ impl<'a> Judge<'a> {
     }
 
     fn handover(&self, found: &mut Findings, ownership: &Ownership, next: &Ownership) {
-        let Some(end) = ownership.last_end.max(self.lives.get(&ownership.life).and_then(|life| life.terminated)) else {
+        let Some(end) = ownership.last_end.max(self.lives.0.get(&ownership.life).and_then(|life| life.terminated))
+        else {
             return;
         };
         let span = (end.saturating_sub(micros(self.rules.lease + SETTLE)), next.since);
@@ -486,7 +501,9 @@ impl<'a> Judge<'a> {
             let mut moved = 0;
             let mut shares: BTreeMap<&str, BTreeMap<u32, usize>> = BTreeMap::new();
             for ((group, partition), epochs) in &self.owned {
-                let moves = epochs.values().filter(|ownership| (span.0..span.1).contains(&ownership.since)).count();
+                // The first owner took it from nobody.
+                let later = epochs.values().skip(1);
+                let moves = later.filter(|ownership| (span.0..span.1).contains(&ownership.since)).count();
                 moved += moves;
                 if moves > 1 {
                     let what = format!("`{group}` on partition {partition}: it moved {moves} times for one change");

@@ -107,7 +107,7 @@ pub fn roll(plan: &Plan) -> Report {
         rolls
     });
     let groups = vec![Group { name: "orders", lanes: 1, bound: 0 }];
-    fleet.drain(&StreamKey::new(None, "roll", PARTITIONS), &groups);
     let about = format!("{PARTITIONS} partitions, rolled {rolls} times");
-    fleet.judge("roll", &about, &Rules { lease: LEASE, groups, timed: plan.timed })
+    let stream = StreamKey::new(None, "roll", PARTITIONS);
+    fleet.judge("roll", &about, &stream, &Rules { lease: LEASE, groups, timed: plan.timed })
 }

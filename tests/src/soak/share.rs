@@ -1,6 +1,7 @@
 //! Many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
 //! again: [`history`](super::history) judges what they wrote.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -43,15 +44,6 @@ pub fn stumbles(fill: &Fill) -> bool {
     (fill.key + fill.n).is_multiple_of(61)
 }
 
-/// What was done to the processes.
-#[derive(Debug, Default)]
-struct Harm {
-    kills: usize,
-    blinks: usize,
-    silences: usize,
-    stops: usize,
-}
-
 /// Runs it.
 ///
 /// # Panics
@@ -70,24 +62,17 @@ pub fn share(plan: &Plan) -> Report {
                 (publisher.send(&fill).event_id(format!("{key}-{n}")).await, 1)
             });
         });
-        let harm = harm(&mut fleet, plan);
+        let harm = harm(&mut fleet, "share", plan);
         stop.store(true, Ordering::Relaxed);
         harm
     });
-    fleet.drain(&StreamKey::new(None, "share", PARTITIONS), &groups());
-    let about = format!(
-        "{} groups, {PARTITIONS} partitions\nkilled {}, stood still for less than a lease {}, for more {}, stopped {}",
-        groups().len(),
-        harm.kills,
-        harm.blinks,
-        harm.silences,
-        harm.stops
-    );
-    fleet.judge("share", &about, &Rules { lease: LEASE, groups: groups(), timed: plan.timed })
+    let about = format!("{} groups, {PARTITIONS} partitions\n{harm}", groups().len());
+    let stream = StreamKey::new(None, "share", PARTITIONS);
+    fleet.judge("share", &about, &stream, &Rules { lease: LEASE, groups: groups(), timed: plan.timed })
 }
 
-/// Does harm to the processes until the time is over.
-fn harm(fleet: &mut Fleet, plan: &Plan) -> Harm {
+/// Does harm to the processes of a role until the time is over.
+pub(super) fn harm(fleet: &mut Fleet, role: &str, plan: &Plan) -> Harm {
     let (began, mut dice, mut harm) = (Instant::now(), Dice(plan.seed), Harm::default());
     // Some of it hits while all is calm, so that what came of it can be told.
     let pause = |dice: &mut Dice| match dice.below(3) {
@@ -129,7 +114,7 @@ fn harm(fleet: &mut Fleet, plan: &Plan) -> Harm {
         }
         pause(&mut dice);
         while fleet.lives().len() < plan.processes {
-            fleet.start("share", 1);
+            fleet.start(role, 1);
             pause(&mut dice);
         }
     }
@@ -141,4 +126,20 @@ fn victim(fleet: &mut Fleet, dice: &mut Dice) -> u32 {
     let lives = fleet.lives();
     let last = fleet.journal.records().iter().rev().find(|record| record.mark == Mark::Begun).map(|record| record.life);
     last.filter(|last| lives.contains(last) && dice.below(2) == 0).unwrap_or_else(|| lives[dice.index(lives.len())])
+}
+
+/// What was done to the processes.
+#[derive(Debug, Default)]
+pub(super) struct Harm {
+    kills: usize,
+    blinks: usize,
+    silences: usize,
+    stops: usize,
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, blinks, silences, stops } = self;
+        write!(f, "killed {kills}, stood still for less than a lease {blinks}, for more {silences}, stopped {stops}")
+    }
 }
