@@ -127,6 +127,14 @@ impl Fleet {
         life
     }
 
+    /// Waits until a worker has written something.
+    pub fn wait_for(&mut self, life: u32, mark: Mark) {
+        let is_it = |record: &Record| record.life == life && record.mark == mark;
+        if !wait_until(|| self.journal.records().iter().rev().any(is_it)) {
+            self.violations.push(format!("process {life} does not come to be {mark}"));
+        }
+    }
+
     /// The workers that run, from the oldest on.
     pub fn lives(&self) -> Vec<u32> {
         self.workers.keys().copied().collect()

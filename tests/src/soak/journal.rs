@@ -24,6 +24,8 @@ pub enum Mark {
     Stalled,
     /// The process is started; `n` is its build.
     Started,
+    /// It has said what it handles and stands by or owns something.
+    Ready,
     /// It is killed.
     Killed,
     /// It is made to stand still (SIGSTOP).
@@ -38,7 +40,7 @@ pub enum Mark {
     Published,
 }
 
-const MARKS: [(Mark, &str); 13] = [
+const MARKS: [(Mark, &str); 14] = [
     (Mark::Begun, "b"),
     (Mark::Done, "d"),
     (Mark::Failed, "f"),
@@ -46,6 +48,7 @@ const MARKS: [(Mark, &str); 13] = [
     (Mark::Released, "released"),
     (Mark::Stalled, "stalled"),
     (Mark::Started, "started"),
+    (Mark::Ready, "ready"),
     (Mark::Killed, "killed"),
     (Mark::Silenced, "silenced"),
     (Mark::Continued, "continued"),

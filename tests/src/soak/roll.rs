@@ -1,5 +1,5 @@
 //! Two builds of one service take each other's place again and again, as rolling deploys do: the new one knows a version
-//! and an event more, and the producers write both as soon as it runs.
+//! and an event more, and the producers write both as soon as a process of it is ready.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +11,7 @@ use streams_runtime::stream_event;
 use super::Dice;
 use super::fleet::{Fleet, Plan, Report};
 use super::history::{Group, Rules};
+use super::journal::Mark;
 
 /// How many partitions the stream has.
 const PARTITIONS: u32 = 8;
@@ -77,7 +78,7 @@ pub fn roll(plan: &Plan) -> Report {
         scope.spawn(|| {
             load.run(&stop, async |publisher, key, n| {
                 let id = format!("{key}-{n}");
-                // As soon as one process of the new build runs, and until the last one has ended.
+                // As soon as one process of the new build is ready, and until the last one has ended.
                 match n % 3 {
                     0 if is_new.load(Ordering::Relaxed) => {
                         let order = Order { key, n, note: "new".to_owned() };
@@ -94,7 +95,8 @@ pub fn roll(plan: &Plan) -> Report {
         while began.elapsed() < plan.time || rolls % 2 == 0 {
             let (build, role) = if rolls % 2 == 0 { new } else { old };
             for before in fleet.lives() {
-                fleet.start(role, build);
+                let life = fleet.start(role, build);
+                fleet.wait_for(life, Mark::Ready);
                 is_new.store(true, Ordering::Relaxed);
                 dice.pause(STEP);
                 fleet.terminate(before);

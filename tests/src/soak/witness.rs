@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ pub struct Witness {
     writer: Writer,
     /// In which epoch this process owns a group's partition.
     epochs: Mutex<HashMap<(String, u32), u64>>,
+    is_ready: AtomicBool,
 }
 
 /// A handler that runs.
@@ -38,7 +40,7 @@ impl Witness {
     /// When the file cannot be opened or the process has a log already.
     pub fn start(journal: &Path, life: u32) -> Arc<Self> {
         let writer = Writer::open(journal, life).expect("the journal");
-        let witness = Arc::new(Self { writer, epochs: Mutex::default() });
+        let witness = Arc::new(Self { writer, epochs: Mutex::default(), is_ready: AtomicBool::new(false) });
         let log = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
         let level = tracing_subscriber::filter::LevelFilter::DEBUG;
         tracing_subscriber::registry().with(level).with(log).with(Owners(Arc::clone(&witness))).init();
@@ -92,8 +94,12 @@ struct Owners(Arc<Witness>);
 
 impl<S: tracing::Subscriber> Layer<S> for Owners {
     fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
-        if !event.metadata().target().starts_with("streams_runtime") {
+        // A partition's task speaks when the app has said all that it has to say of itself.
+        if !matches!(event.metadata().target(), "streams_runtime::contend" | "streams_runtime::ordered") {
             return;
+        }
+        if !self.0.is_ready.swap(true, Ordering::Relaxed) {
+            self.0.writer.append(&Record::now(self.0.writer.life(), Mark::Ready));
         }
         let mut said = Said::default();
         event.record(&mut said);
