@@ -40,19 +40,18 @@ Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valke
 Where there is none it installs one with apt-get or brew.
 ";
 
-/// The long runs, and how the program that has them is told which.
-const RUNS: [(&str, &[&str]); 4] = [("soak", &[]), ("chaos", &["chaos"]), ("share", &["share"]), ("roll", &["roll"])];
+/// The long runs, by the word that tells the program that has them which.
+const RUNS: [&str; 4] = ["soak", "chaos", "share", "roll"];
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);
     let command = args.next().unwrap_or_default();
     let rest = args.collect::<Vec<_>>();
-    let long_run = RUNS.iter().find(|(name, _)| command == *name);
     let result = match command.to_str() {
-        _ if let Some((_, words)) = long_run => {
+        Some(name) if RUNS.contains(&name) => {
             // What follows goes to the program, with or without the two dashes.
             let rest = rest.into_iter().skip_while(|arg| arg == "--");
-            let args = words.iter().map(OsString::from).chain(rest).collect();
+            let args = [name.into()].into_iter().chain(rest).collect();
             run(&["run", "--release", "-p", "streams-tests", "--bin", "soak", "--"], args)
         }
         Some("test") => test(rest),

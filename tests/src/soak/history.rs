@@ -435,11 +435,12 @@ impl<'a> Judge<'a> {
         self.found.violations.append(&mut wrong);
     }
 
-    /// When something befell a process other than these, between two moments.
-    fn hits(&self, span: Span, but: [u32; 2]) -> impl Iterator<Item = u64> {
-        self.lives.0.iter().filter(move |(life, _)| !but.contains(life)).flat_map(move |(_, life)| {
+    /// When another process was harmed between two moments, or stopped.
+    fn hits(&self, span: Span, but: u32, stops: bool) -> impl Iterator<Item = u64> {
+        self.lives.0.iter().filter(move |(life, _)| **life != but).flat_map(move |(_, life)| {
             let silences = life.silences.iter().flat_map(|silence| [silence.0, silence.1]);
-            silences.chain(life.killed).chain(life.terminated).filter(move |at| (span.0..=span.1).contains(at))
+            let stop = life.terminated.filter(|_| stops);
+            silences.chain(life.killed).chain(stop).filter(move |at| (span.0..=span.1).contains(at))
         })
     }
 
@@ -449,7 +450,7 @@ impl<'a> Judge<'a> {
         let silent = life.silences.iter().find(|span| span.0 < next.since && next.since < span.1);
         let Some(gone) = life.killed.filter(|at| *at <= next.since).or(silent.map(|span| span.0)) else { return };
         // A successor may have been on its way when something befell it.
-        let disturbance = self.hits((gone, next.since), [ownership.life, 0]).max();
+        let disturbance = self.hits((gone, next.since), ownership.life, true).max();
         found.disturbed += usize::from(disturbance.is_some());
         let took = Duration::from_micros(next.since.saturating_sub(gone));
         found.takeovers.push(took);
@@ -469,7 +470,8 @@ impl<'a> Judge<'a> {
             return;
         };
         let span = (end.saturating_sub(micros(self.rules.lease + SETTLE)), next.since);
-        if self.hits(span, [ownership.life, 0]).next().is_none() {
+        // Those whose turn it is may be gone, without anybody knowing yet.
+        if self.hits(span, ownership.life, false).next().is_none() {
             found.handovers.push(Duration::from_micros(next.since.saturating_sub(end)));
         }
     }

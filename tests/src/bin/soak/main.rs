@@ -98,52 +98,25 @@ fn main() -> ExitCode {
         [role, life, journal, url] if !role.starts_with("--") && !life.starts_with("--") => {
             work(role, life, Path::new(journal), url)
         }
-        ["chaos", options @ ..] => run(
-            chaos_plan(options),
-            |plan| plan.seed,
-            |plan| {
-                let report = chaos(plan);
-                (report.violations.is_empty(), report)
-            },
-        ),
-        ["share", options @ ..] => run_fleet(fleet_plan(8, options), share),
-        ["roll", options @ ..] => run_fleet(fleet_plan(3, options), roll),
-        options => run(
-            plan(options),
-            |plan| plan.seed,
-            |plan| {
-                let report = soak(plan);
-                (report.violations.is_empty(), report)
-            },
-        ),
+        ["soak", options @ ..] => tell(soak_plan(options).map(|plan| soak(&plan)), |report| &report.violations),
+        ["chaos", options @ ..] => tell(chaos_plan(options).map(|plan| chaos(&plan)), |report| &report.violations),
+        ["share", options @ ..] => tell(fleet_plan(8, options).map(|plan| share(&plan)), |report| &report.violations),
+        ["roll", options @ ..] => tell(fleet_plan(3, options).map(|plan| roll(&plan)), |report| &report.violations),
+        _ => tell(None::<fleet::Report>, |report| &report.violations),
     }
 }
 
-/// Runs what was asked for, or says what can be.
-fn run<P, R: Display>(plan: Option<P>, seed: fn(&P) -> u64, run: fn(&P) -> (bool, R)) -> ExitCode {
-    let Some(plan) = plan else {
+/// Tells what came of a run, or what can be asked for.
+fn tell<R: Display>(report: Option<R>, violations: fn(&R) -> &[String]) -> ExitCode {
+    let Some(report) = report else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    println!("seed {}", seed(&plan));
-    let (is_well, report) = run(&plan);
     println!("{report}");
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if violations(&report).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs what many processes do.
-fn run_fleet(plan: Option<fleet::Plan>, run_it: fn(&fleet::Plan) -> fleet::Report) -> ExitCode {
-    run(
-        plan.map(|plan| (plan, run_it)),
-        |(plan, _)| plan.seed,
-        |(plan, run_it)| {
-            let report = run_it(plan);
-            (report.violations.is_empty(), report)
-        },
-    )
-}
-
-/// Goes through options that have numbers; false when one is not known to `set`.
+/// Goes through options that have numbers; `None` when one is not known to `set`.
 fn options(words: &[&str], mut set: impl FnMut(&str, u64) -> Option<()>) -> Option<()> {
     words.chunks(2).try_for_each(|pair| match pair {
         [option, number] => set(option, number.parse().ok()?),
@@ -151,7 +124,7 @@ fn options(words: &[&str], mut set: impl FnMut(&str, u64) -> Option<()>) -> Opti
     })
 }
 
-fn plan(words: &[&str]) -> Option<Plan> {
+fn soak_plan(words: &[&str]) -> Option<Plan> {
     let mut plan = Plan { kills: 100, events: 50_000, seed: micros(), worker: env::current_exe().ok()? };
     options(words, |option, number| {
         match option {
@@ -162,6 +135,7 @@ fn plan(words: &[&str]) -> Option<Plan> {
         }
         Some(())
     })?;
+    println!("seed {}", plan.seed);
     (plan.events >= u64::from(plan.kills) * 20).then_some(plan)
 }
 
@@ -176,6 +150,7 @@ fn chaos_plan(words: &[&str]) -> Option<chaos::Plan> {
         }
         Some(())
     })?;
+    println!("seed {}", plan.seed);
     Some(plan)
 }
 
@@ -194,6 +169,7 @@ fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
         }
         Some(())
     })?;
+    println!("seed {}", plan.seed);
     (plan.processes > 2).then_some(plan)
 }
 
