@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Interrupt, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
+    Durable, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Notes, Renewal, Renewer, Reply, Reset,
+    Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -24,8 +25,10 @@ pub enum Op {
     Read,
     /// [`Tail::next`].
     Tail,
-    /// [`Broker::state`].
+    /// [`Broker::state`] and [`Broker::states`].
     State,
+    /// [`Broker::attend`].
+    Attend,
     /// [`Broker::acquire`].
     Acquire,
     /// [`Broker::commit`].
@@ -120,9 +123,8 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        for op in
-            [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew]
-        {
+        let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
+        for op in ops.into_iter().chain([Op::Release, Op::Renew]) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -268,6 +270,14 @@ impl Broker for Faulty {
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
         Box::pin(self.around(Op::State, self.inner.state(group)))
+    }
+
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
+        Box::pin(self.around(Op::State, self.inner.states(groups)))
+    }
+
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        Box::pin(self.around(Op::Attend, self.inner.attend(sets)))
     }
 
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
