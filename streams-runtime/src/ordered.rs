@@ -434,7 +434,13 @@ impl Group {
         }
         self.prepare(&ended).await;
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
-            Ok(Ok(held)) => self.progress.disowned(!held),
+            Ok(Ok(held)) => {
+                self.progress.disowned(!held);
+                if held {
+                    let (group, partition) = (self.key.group(), self.key.partition().as_str());
+                    tracing::debug!(group, partition, epoch = lease.holder().epoch, "released");
+                }
+            }
             Ok(Err(error)) => self.left(
                 &ended,
                 &format!("the lease could not be given back ({error}): others take over when it runs out"),
