@@ -22,9 +22,9 @@ use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
-use crate::settle::{self, Cause, Decision, Settlement, decide, decide_batch};
+use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::source::{Arrived, Source};
-use crate::status::count;
+use crate::status::{Phase, count};
 use crate::trace;
 
 /// How long a group runs before it lets others on its thread have a turn.
@@ -124,6 +124,8 @@ impl Group {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
+        // When to read again after a read that failed, and how many in a row did.
+        let mut again = None;
         loop {
             if let Err(ended) = self.advance(lease, committer, hand) {
                 return ended;
@@ -132,6 +134,15 @@ impl Group {
                 self.progress.reach(source.reader.position());
             }
             let may_start = hand.dispatch.may_start(committer);
+            let read = async {
+                if let Some((at, _)) = again {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {}
+                        () = self.engine.outages.over() => {}
+                    }
+                }
+                source.next().await
+            };
             let arrived = tokio::select! {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
@@ -144,7 +155,7 @@ impl Group {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
-                arrived = source.next() => arrived,
+                arrived = read => arrived,
                 () = hand.gathering.over() => match self.hand_out(lease, committer, hand).await {
                     Ok(()) => continue,
                     Err(ended) => return ended,
@@ -158,8 +169,22 @@ impl Group {
             }
             let arrived = match arrived {
                 Ok(arrived) => arrived,
+                // What is settled above an event that is tried again would all come again, for a read that may succeed soon.
+                Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
+                    self.progress.enter(Phase::Troubled { reason: error.to_string() });
+                    self.contact.failed(&error);
+                    let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
+                    let wait = settle::wait(SERVER_AWAY, failures, self.engine.random.fraction());
+                    again = Some((after(Instant::now(), wait), failures));
+                    source.look_again();
+                    continue;
+                }
                 Err(ended) => return ended,
             };
+            if again.take().is_some() {
+                self.contact.succeeded();
+                self.progress.enter(Phase::Owning { epoch: holding.epoch });
+            }
             if let Some(loss) = arrived.loss {
                 self.report(&loss);
                 if self.on_data_loss == OnDataLoss::Halt {

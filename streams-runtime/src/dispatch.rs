@@ -197,12 +197,16 @@ impl Group {
         hand: &mut InHand,
     ) -> Result<(), Ended> {
         hand.dispatch.closing = true;
+        let mut commits = true;
         while !hand.dispatch.calls.is_empty() {
             tokio::select! {
                 biased;
                 () = lease.lost() => return Err(Ended::Lost),
                 () = self.engine.shutdown.cutting() => break,
-                done = committer.progress() => done?,
+                done = committer.progress(), if commits => match done {
+                    Err(Ended::Lost) => return Err(Ended::Lost),
+                    done => commits = done.is_ok(),
+                },
                 returned = hand.dispatch.happens(false) => self.returned(lease, committer, hand, returned)?,
             }
             self.advance(lease, committer, hand)?;

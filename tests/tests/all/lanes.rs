@@ -596,19 +596,24 @@ async fn a_lost_lease_ends_all_handlers_in_hand_before_another_process_begins() 
 }
 
 #[tokio::test]
-async fn a_read_that_fails_cuts_no_handler_short() {
+async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
     let world = World::new();
-    world.lab.script("ledger", 1, [Act::Sleep(secs(5))]);
-    let app = world.lanes(2).await;
-    publish_apart(&app, [1]).await;
-    world.lab.called("ledger", 1).await;
-    world.wire.always(Op::Tail, Fault::Fail(BrokerErrorKind::Unavailable));
+    world.lab.script("ledger", 1, [Act::Sleep(secs(25))]);
+    world.lab.script("ledger", 2, [Act::Fail]);
+    let config = options().with_concurrency(3).with_backoff(secs(40), secs(40));
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    publish_apart(&app, 1..=5).await;
+    world.lab.called("ledger", 5).await;
     world.wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
-    app.advance(secs(3)).await;
+    // The look for what was deleted, every ten seconds, fails.
+    app.advance(secs(15)).await;
+    assert!(matches!(status(&app).phase, Phase::Troubled { .. }), "{:?}", status(&app));
     world.wire.heal();
-    publish_apart(&app, [2]).await;
+    publish_apart(&app, [6]).await;
+    world.lab.called("ledger", 6).await;
     settled(&app).await;
-    assert_eq!((world.lab.ended("ledger"), world.lab.cancelled("ledger")), (vec![2, 1], vec![]));
+    assert!(app.status().is_ready());
+    assert_eq!((world.events(), world.lab.cancelled("ledger")), (vec![1, 2, 3, 4, 5, 6, 2], vec![]));
 }
 
 // Start-up.
