@@ -244,6 +244,8 @@ pub struct ConsumerOptions {
     pub checkpoint_interval: Option<Duration>,
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,
+    /// A property of the group: how many events of a partition it handles at once, those of one key one after the other.
+    pub concurrency: Option<u32>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -252,6 +254,9 @@ impl ConsumerOptions {
     pub const MAX_BATCH: u32 = 10_000;
     /// The longest [`ConsumerOptions::batch_wait`]: the checkpoint stands still as long, and everybody downstream waits.
     pub const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
+    /// The largest [`ConsumerOptions::concurrency`]: whatever handlers wait for has seldom room for more callers, and more
+    /// partitions go further.
+    pub const MAX_CONCURRENCY: u32 = 1_000;
 
     /// Every option at the app's default.
     pub const DEFAULT: Self = Self {
@@ -264,6 +269,7 @@ impl ConsumerOptions {
         checkpoint_events: None,
         checkpoint_interval: None,
         on_data_loss: None,
+        concurrency: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -279,6 +285,7 @@ impl ConsumerOptions {
             checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
             on_data_loss: self.on_data_loss.or(below.on_data_loss),
+            concurrency: self.concurrency.or(below.concurrency),
         }
     }
 
@@ -342,6 +349,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_on_data_loss(mut self, policy: OnDataLoss) -> Self {
         self.on_data_loss = Some(policy);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::concurrency`].
+    #[must_use]
+    pub const fn with_concurrency(mut self, events: u32) -> Self {
+        self.concurrency = Some(events);
         self
     }
 }
@@ -412,6 +426,7 @@ pub struct Registration {
     needs: fn(&mut Needs),
     call: Call,
     decodes: fn(&Entry) -> bool,
+    key: fn(&Entry) -> Result<Arc<str>, DecodeError>,
     takes_batches: bool,
 }
 
@@ -426,6 +441,7 @@ impl Registration {
             needs: <C::Args as Arguments>::needs,
             call: call::<C>,
             decodes: |entry| codec::decode::<<C::Payload as Payload>::Event>(entry).is_ok(),
+            key: key::<<C::Payload as Payload>::Event>,
             takes_batches: takes_batches::<C>(),
         }
     }
@@ -447,6 +463,14 @@ impl Registration {
         (self.decodes)(entry)
     }
 
+    /// The key of the event in the entry, as text; of one that has none it is empty.
+    ///
+    /// # Errors
+    /// When the entry does not hold an event that the function can take.
+    pub fn key(&self, entry: &Entry) -> Result<Arc<str>, DecodeError> {
+        (self.key)(entry)
+    }
+
     /// One attempt.
     pub fn call(&self, ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
         (self.call)(ctx)
@@ -460,6 +484,10 @@ impl fmt::Debug for Registration {
 }
 
 inventory::collect!(Registration);
+
+fn key<E: StreamEvent>(entry: &Entry) -> Result<Arc<str>, DecodeError> {
+    codec::decode::<E>(entry).map(|event| event.key().as_deref().unwrap_or_default().into())
+}
 
 fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
     Box::pin(async move {

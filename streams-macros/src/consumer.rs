@@ -49,6 +49,7 @@ impl Options {
         "start",
         "checkpoint",
         "on_data_loss",
+        "concurrency",
         "crate",
     ];
 
@@ -132,6 +133,13 @@ impl Options {
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
             }
         }
+        if let Some(value) = args.take("concurrency") {
+            let expected = "a number of events from 1 to 1000, such as `8`";
+            if let Some(events) = value.integer(1..=MAX_CONCURRENCY, expected, errors) {
+                let events = events as u32;
+                setters.push(quote!(with_concurrency(#events)));
+            }
+        }
         Self { root, group, setters, of_batches }
     }
 }
@@ -139,6 +147,7 @@ impl Options {
 /// The bounds of `streams_core::ConsumerOptions`; a test below holds the two together.
 const MAX_BATCH: u64 = 10_000;
 const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
+const MAX_CONCURRENCY: u64 = 1_000;
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -392,8 +401,9 @@ mod tests {
     use streams_core::ConsumerOptions;
 
     #[test]
-    fn the_bounds_of_a_batch_are_those_of_core() {
+    fn the_bounds_of_options_are_those_of_core() {
         assert_eq!(MAX_BATCH, u64::from(ConsumerOptions::MAX_BATCH));
         assert_eq!(MAX_BATCH_WAIT, ConsumerOptions::MAX_BATCH_WAIT);
+        assert_eq!(MAX_CONCURRENCY, u64::from(ConsumerOptions::MAX_CONCURRENCY));
     }
 }

@@ -23,6 +23,7 @@ use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
+use crate::lanes::Bounds;
 use crate::lease::Leases;
 use crate::meeting::{self, Table};
 use crate::members::{self, Members};
@@ -146,7 +147,7 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`,
+    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`,
     /// `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
@@ -353,6 +354,11 @@ impl App {
                     dead_bounds: config.dead_letters,
                     storm: config.dead_letter_storm,
                     max_payload: group.max_payload,
+                    lanes: Bounds {
+                        running: group.concurrency as usize,
+                        entries: config.lane_entries,
+                        bytes: config.lane_bytes,
+                    },
                     progress: of_group,
                     known: Mutex::default(),
                     contact: outages.contact(),

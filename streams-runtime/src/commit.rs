@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::Entry;
+use streams_core::EntryId;
 use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::checkpoint::{Due, Ledger};
-use crate::gather::Held;
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
@@ -46,17 +45,16 @@ impl<'a> Committer<'a> {
         Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
     }
 
-    /// These are settled, one or all of a batch, of which no commit takes a part; a commit starts when one is due.
-    pub(crate) fn settle(&mut self, held: &[Held]) {
-        for Held { entry, .. } in held {
-            self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), None, self.now);
+    /// These are settled, one or all of a batch, of which no commit takes a part; the letter of one that is dead goes out with
+    /// the commit that passes it. A commit starts when one is due.
+    pub(crate) fn settle<'e>(
+        &mut self,
+        entries: impl IntoIterator<Item = (EntryId, &'e str)>,
+        mut letter: Option<Fields>,
+    ) {
+        for (id, event_id) in entries {
+            self.ledger.settle(id, event_id, letter.take(), self.now);
         }
-        self.start_if_due();
-    }
-
-    /// An event is settled as a dead letter.
-    pub(crate) fn settle_dead(&mut self, entry: &Entry, letter: Fields) {
-        self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), Some(letter), self.now);
         self.start_if_due();
     }
 

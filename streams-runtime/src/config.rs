@@ -32,6 +32,12 @@ pub struct Config {
     /// How many bytes of entries the process keeps for all its groups, recent ones and those that groups share while they
     /// catch up: 16 MiB, some 50,000 small events.
     pub window_bytes: usize,
+    /// How many entries a group with `concurrency` takes up on a partition, from the oldest that is not settled on: 10,000. One
+    /// key that fails for minutes then does not soon stop the others; and a crash repeats at most as many.
+    pub lane_entries: usize,
+    /// How many bytes of entries a group with `concurrency` holds on a partition because they are not settled: 16 MiB. They
+    /// count in no window, and most of them wait behind another event of their key.
+    pub lane_bytes: usize,
     /// Where to answer `/metrics`, `/livez` and `/readyz`; nowhere unless said. There is neither a password nor TLS: choose
     /// an address that only those who may read it can reach.
     #[cfg(feature = "http")]
@@ -51,6 +57,8 @@ impl Default for Config {
             dead_letter_storm: 20,
             publish_retry: PUBLISH_RETRY,
             window_bytes: 16 * 1024 * 1024,
+            lane_entries: 10_000,
+            lane_bytes: 16 * 1024 * 1024,
             #[cfg(feature = "http")]
             http: None,
             consumers: ConsumerOptions::DEFAULT,
@@ -75,6 +83,8 @@ pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(100);
 pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
 /// The longest that a settled event waits for its commit: ten commits a second cost a server next to nothing.
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+/// One after the other: the order of the stream is the promise where nobody says otherwise.
+pub(crate) const CONCURRENCY: u32 = 1;
 /// The shortest lease: below, the pauses of an ordinary machine lose it.
 const LEASE_MIN: Duration = Duration::from_millis(100);
 
@@ -140,6 +150,9 @@ impl Config {
         if self.dead_letter_storm == 0 {
             problems.push("`dead_letter_storm` is 0; it must be at least 1".to_owned());
         }
+        if self.lane_entries == 0 || self.lane_bytes == 0 {
+            problems.push("`lane_entries` or `lane_bytes` is 0; no event could be taken up".to_owned());
+        }
         let scopes = std::iter::once(("all groups".to_owned(), &self.consumers))
             .chain(self.groups.iter().map(|(group, options)| (format!("group `{group}`"), options)));
         for (scope, options) in scopes {
@@ -171,6 +184,13 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
     }
     if options.checkpoint_events == Some(0) {
         problems.push("`checkpoint_events` is 0; it must be at least 1".to_owned());
+    }
+    if let Some(events) = options.concurrency.filter(|events| !(1..=ConsumerOptions::MAX_CONCURRENCY).contains(events))
+    {
+        problems.push(format!(
+            "`concurrency` is {events}; it must be from 1 to {} events",
+            ConsumerOptions::MAX_CONCURRENCY
+        ));
     }
     if let Some(backoff) = options.backoff.filter(|backoff| backoff.first > backoff.max) {
         problems.push(format!("`backoff` is {backoff}; the first wait must not be longer than the last"));
@@ -246,7 +266,7 @@ impl TlsFiles {
 }
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 15] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
@@ -258,6 +278,7 @@ const VARIABLES: [&str; 14] = [
     "STREAMS_CHECKPOINT_EVENTS",
     "STREAMS_CHECKPOINT_INTERVAL",
     "STREAMS_ON_DATA_LOSS",
+    "STREAMS_CONCURRENCY",
     "STREAMS_TLS_CA",
     "STREAMS_TLS_CERT",
     "STREAMS_TLS_KEY",
@@ -319,6 +340,7 @@ impl Environment {
                         read.problems.push(format!("STREAMS_ON_DATA_LOSS is `{value}`; expected `halt` or `continue`"));
                     }
                 },
+                "STREAMS_CONCURRENCY" => read.consumers.concurrency = read.number(&name, &value),
                 // The macros read theirs when the program is built.
                 "STREAMS_MACROS_DEBUG" => {}
                 _ if name.starts_with("STREAMS_") => {

@@ -1,7 +1,8 @@
 //! From entries to settled events, in order: call the handler for each, settle it; the heart of the runtime.
 //!
 //! [`source`](crate::source) brings the entries, [`call`](crate::call) calls the handler, [`settle`](crate::settle) decides
-//! what an outcome means, and [`commit`](crate::commit) tells the server.
+//! what an outcome means, and [`commit`](crate::commit) tells the server. Where events run beside others,
+//! [`dispatch`](crate::dispatch) calls.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,19 +11,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use streams_core::broker::Holding;
-use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
+use streams_core::{Context, Entry, EntryId, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
 use crate::call::Caught;
 use crate::clock::{after, millis};
 use crate::commit::Committer;
 use crate::dead_letter;
+use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
-use crate::settle::{self, Decision, Settlement, decide, decide_batch};
+use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::source::{Arrived, Source};
-use crate::status::count;
+use crate::status::{Phase, count};
 use crate::trace;
 
 /// How long a group runs before it lets others on its thread have a turn.
@@ -40,9 +42,11 @@ enum Taker {
 }
 
 /// What an owner remembers from one entry to the next.
-struct InHand {
+pub(crate) struct InHand {
     /// Dropped with every end but that of history itself: what has only gathered comes again.
     gathering: Gathering,
+    /// What runs beside others, and is behind that.
+    pub(crate) dispatch: Dispatch,
     dead_in_a_row: u32,
     /// Since when the group runs.
     turn: Instant,
@@ -69,6 +73,17 @@ struct Delivery<'a> {
     tried: u32,
 }
 
+/// An event that the group gives up on.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    entry: Arc<Entry>,
+    /// Who took it; empty where nobody could.
+    consumer: &'static str,
+    pub(crate) cause: Cause,
+    reason: String,
+    attempts: u32,
+}
+
 /// Why a batch cannot be settled as one.
 #[derive(Debug)]
 struct Apart {
@@ -79,16 +94,55 @@ struct Apart {
 }
 
 impl Group {
+    /// Reads and handles until something ends it, with no handler left in hand.
     pub(crate) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
+        let mut hand = InHand {
+            gathering: Gathering::default(),
+            dispatch: Dispatch::new(self.lanes),
+            dead_in_a_row: 0,
+            turn: Instant::now(),
+        };
+        let mut ended = self.deliver(lease, holding, committer, &mut hand).await;
+        if !matches!(ended, Ended::Lost)
+            && let Err(Ended::Lost) = self.finish_in_hand(lease, committer, &mut hand).await
+        {
+            ended = Ended::Lost;
+        }
+        hand.dispatch.cancel(lease).await;
+        ended
+    }
+
+    /// Reads and handles until something ends it.
+    async fn deliver(
+        &self,
+        lease: &Lease,
+        holding: &Holding,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+    ) -> Ended {
         let mut source = match Source::open(self, holding).await {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
-        let mut hand = InHand { gathering: Gathering::default(), dead_in_a_row: 0, turn: Instant::now() };
+        // When to read again after a read that failed, and how many in a row did.
+        let mut again = None;
         loop {
-            if hand.gathering.is_empty() && committer.ledger.is_clean() {
+            if let Err(ended) = self.advance(lease, committer, hand) {
+                return ended;
+            }
+            if hand.gathering.is_empty() && hand.dispatch.is_empty() && committer.ledger.is_clean() {
                 self.progress.reach(source.reader.position());
             }
+            let may_start = hand.dispatch.may_start(committer);
+            let read = async {
+                if let Some((at, _)) = again {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {}
+                        () = self.engine.outages.over() => {}
+                    }
+                }
+                source.next().await
+            };
             let arrived = tokio::select! {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
@@ -98,22 +152,40 @@ impl Group {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
-                arrived = source.next() => arrived,
-                () = hand.gathering.over() => match self.hand_out(lease, committer, &mut hand).await {
+                returned = hand.dispatch.happens(may_start) => match self.returned(lease, committer, hand, returned) {
+                    Ok(()) => continue,
+                    Err(ended) => return ended,
+                },
+                arrived = read => arrived,
+                () = hand.gathering.over() => match self.hand_out(lease, committer, hand).await {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
             };
-            // What has gathered was read before the cut, and going on begins behind all that was read.
+            // What was taken up was read before the cut, and going on begins behind all that was read.
             if matches!(&arrived, Ok(Arrived { loss: Some(_), .. }) | Err(Ended::Cut { .. }))
-                && let Err(ended) = self.hand_out(lease, committer, &mut hand).await
+                && let Err(ended) = self.empty_hands(lease, committer, hand).await
             {
                 return ended;
             }
             let arrived = match arrived {
                 Ok(arrived) => arrived,
+                // What is settled above an event that is tried again would all come again, for a read that may succeed soon.
+                Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
+                    self.progress.enter(Phase::Troubled { reason: error.to_string() });
+                    self.contact.failed(&error);
+                    let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
+                    let wait = settle::wait(SERVER_AWAY, failures, self.engine.random.fraction());
+                    again = Some((after(Instant::now(), wait), failures));
+                    source.look_again();
+                    continue;
+                }
                 Err(ended) => return ended,
             };
+            if again.take().is_some() {
+                self.contact.succeeded();
+                self.progress.enter(Phase::Owning { epoch: holding.epoch });
+            }
             if let Some(loss) = arrived.loss {
                 self.report(&loss);
                 if self.on_data_loss == OnDataLoss::Halt {
@@ -121,11 +193,12 @@ impl Group {
                 }
             }
             if let Some(seen) = arrived.seen {
-                // What has gathered is read, but not settled.
-                committer.ledger.anchor(seen.saturating_sub(hand.gathering.len() as u64));
+                // What was taken up is read, but not settled.
+                let unsettled = hand.gathering.len() + hand.dispatch.len();
+                committer.ledger.anchor(seen.saturating_sub(unsettled as u64));
             }
             for entry in arrived.entries {
-                if let Err(ended) = self.take(lease, committer, &mut hand, entry).await {
+                if let Err(ended) = self.take(lease, committer, hand, entry).await {
                     return ended;
                 }
                 if self.place.is_wanted() {
@@ -133,6 +206,35 @@ impl Group {
                 }
                 hand.give_turn().await;
             }
+        }
+    }
+
+    /// Waits until everything that was read is settled.
+    async fn empty_hands(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+        self.drain(lease, committer, hand).await?;
+        self.hand_out(lease, committer, hand).await
+    }
+
+    /// How the entry runs beside others; `None` where it has to run alone: after everything before it, and before everything
+    /// behind it.
+    fn beside(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Beside> {
+        if !self.is_concurrent() {
+            return None;
+        }
+        let Taker::Consumer(consumer) = taker else {
+            return Some(Beside::Over { letter: self.without_taker(taker, entry) });
+        };
+        let handler = &self.handlers[consumer];
+        match handler.registration.key(entry) {
+            Ok(key) => Some(Beside::Lane { key, consumer }),
+            // It ends the ownership, and what is behind it may be of its key.
+            Err(error) if error.is_newer() => None,
+            Err(error) => match decide(Err(Failure::Decode(error)), 1, &handler.policy, || 0.0) {
+                Decision::Settle(settlement) => {
+                    Some(Beside::Over { letter: self.ended(settlement, entry, 1, 1, handler.registration.info.name) })
+                }
+                _ => None,
+            },
         }
     }
 
@@ -153,6 +255,12 @@ impl Group {
         entry: Arc<Entry>,
     ) -> Result<(), Ended> {
         let taker = self.taker(&entry);
+        if let Some(beside) = self.beside(taker, &entry) {
+            return self.take_up(lease, committer, hand, entry, beside).await;
+        }
+        if !hand.dispatch.is_empty() {
+            self.drain(lease, committer, hand).await?;
+        }
         if !hand.gathering.is_empty() {
             let joins = match taker {
                 Taker::Consumer(consumer) => hand.gathering.admits(Some(consumer), &entry),
@@ -170,7 +278,7 @@ impl Group {
             Taker::Nobody if !hand.gathering.is_empty() => hand.gathering.add_between(entry),
             _ => {
                 let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
-                return match self.settle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
+                return match self.handle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
                     Ok(dead) => self.weather(hand, dead),
                     Err(_) => Err(self.halted(format!(
                         "bug in streams-runtime: {}: entry {} came alone and was taken for a batch; please report it, and start the program again",
@@ -192,7 +300,7 @@ impl Group {
         let mut parts = Parts::default();
         while let Some((part, tried)) = parts.next(&held) {
             let taker = if part[0].is_event { Taker::Consumer(consumer) } else { Taker::Nobody };
-            match self.settle(lease, committer, taker, part, tried).await? {
+            match self.handle(lease, committer, taker, part, tried).await? {
                 Ok(dead) => {
                     parts.settled(part.len());
                     self.weather(hand, dead)?;
@@ -211,7 +319,7 @@ impl Group {
     }
 
     /// Counts dead letters in a row: many are a storm, which is an outage rather than bad events.
-    fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
+    pub(crate) fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
         hand.dead_in_a_row = if dead { hand.dead_in_a_row + 1 } else { 0 };
         if hand.dead_in_a_row < self.storm {
             return Ok(());
@@ -223,11 +331,9 @@ impl Group {
         Err(Ended::Halted { reason, keep: true })
     }
 
-    /// Ends the business of an entry, or of a batch, with the group; answers whether it became a dead letter, or why the batch
-    /// cannot be settled as one.
-    ///
-    /// This is the one place that settles.
-    async fn settle(
+    /// Handles an entry, or a batch, to its end; answers whether it became a dead letter, or why the batch cannot be settled
+    /// as one.
+    async fn handle(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -244,54 +350,85 @@ impl Group {
             return Err(Ended::Stopped);
         }
         self.progress.begins(first.id);
-        let counts = &self.progress.counts;
-        let (settlement, consumer) = match taker {
-            Taker::Unnamed => {
-                let reason = "the field `event` is missing or is not `Name@version`".to_owned();
-                (Settlement::Dead { cause: settle::Cause::Decode, reason }, "")
-            }
-            Taker::Nobody => {
-                count(&counts.passed_over, 1);
-                committer.settle(held);
-                return Ok(Ok(false));
-            }
+        let letter = match taker {
             Taker::Consumer(consumer) => {
                 let handler = &self.handlers[consumer];
                 match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
-                    Ok(settlement) => (settlement, handler.registration.info.name),
+                    Ok(settlement) => {
+                        let attempts = committer.ledger.failed_attempts(first.id).max(tried) + 1;
+                        self.ended(settlement, first, events, attempts, handler.registration.info.name)
+                    }
                     Err(apart) => return Ok(Err(apart)),
                 }
             }
+            _ => self.without_taker(taker, first),
         };
+        if held.len() > 1 {
+            count(&self.progress.counts.passed_over, held.len() as u64 - u64::from(events));
+        }
+        let dead = letter.as_ref().map(|letter| letter.cause);
+        let entries = held.iter().map(|Held { entry, .. }| (entry.id, entry.given_id().unwrap_or_default()));
+        self.settle(committer, entries, letter);
+        let Some(cause) = dead else { return Ok(Ok(false)) };
+        // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
+        // That may be never, when there is no room for it, and a stop must not wait for an operator.
+        tokio::select! {
+            biased;
+            done = committer.finish() => done?,
+            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+        }
+        self.progress.counts.dead(cause);
+        Ok(Ok(true))
+    }
+
+    /// Ends the business of entries with the group: of one, or of all of a batch. Of one that is dead the letter is in the
+    /// commit that passes it.
+    ///
+    /// This is the one place that settles, and it goes by the order of the stream.
+    pub(crate) fn settle<'e>(
+        &self,
+        committer: &mut Committer<'_>,
+        entries: impl IntoIterator<Item = (EntryId, &'e str)>,
+        letter: Option<Letter>,
+    ) {
+        let letter = letter.map(|Letter { entry, consumer, cause, reason, attempts }| {
+            tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
+            dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
+        });
+        committer.settle(entries, letter);
+    }
+
+    /// What becomes of an entry that no consumer takes: it is passed over, or put away where it does not say what it is.
+    fn without_taker(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Letter> {
+        if let Taker::Unnamed = taker {
+            let reason = "the field `event` is missing or is not `Name@version`".to_owned();
+            return Some(Letter { entry: Arc::clone(entry), consumer: "", cause: Cause::Decode, reason, attempts: 1 });
+        }
+        count(&self.progress.counts.passed_over, 1);
+        None
+    }
+
+    /// Counts what came of an event, or of a batch, and answers the letter of one that is dead.
+    pub(crate) fn ended(
+        &self,
+        settlement: Settlement,
+        first: &Arc<Entry>,
+        events: u32,
+        attempts: u32,
+        consumer: &'static str,
+    ) -> Option<Letter> {
+        let counts = &self.progress.counts;
         match settlement {
-            Settlement::Done => {
-                count(&counts.done, events.into());
-            }
+            Settlement::Done => count(&counts.done, events.into()),
             Settlement::Skipped { reason } => {
                 count(&counts.skipped, events.into());
                 tracing::debug!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %first.id, events, reason, "skipped");
             }
             Settlement::Dead { cause, reason } => {
-                let attempts = committer.ledger.failed_attempts(first.id).max(tried) + 1;
-                tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %first.id, event = %first.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
-                let letter = dead_letter::fields(&self.key, consumer, first, cause, &reason, attempts);
-                committer.settle_dead(first, letter);
-                // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
-                // That may be never, when there is no room for it, and a stop must not wait for an operator.
-                tokio::select! {
-                    biased;
-                    done = committer.finish() => done?,
-                    () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                }
-                counts.dead(cause);
-                return Ok(Ok(true));
+                return Some(Letter { entry: Arc::clone(first), consumer, cause, reason, attempts });
             }
         }
-        if held.len() > 1 {
-            count(&counts.passed_over, held.len() as u64 - u64::from(events));
-        }
-        committer.settle(held);
-        Ok(Ok(false))
+        None
     }
 
     /// Calls the handler until it is clear what becomes of the event, or of all events of a batch.
@@ -323,20 +460,10 @@ impl Group {
                     }
                     return Ok(Err(Apart { undecodable, tried: attempt }));
                 }
-                Decision::Halt { reason } => {
-                    return Err(self.halted(format!(
-                        "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
-                        self.key,
-                        entry.id,
-                        self.reset_behind(entry.id)
-                    )));
-                }
+                Decision::Halt { reason } => return Err(self.not_for_us(entry, &reason)),
                 Decision::Retry { after, reason } => {
-                    count(&self.progress.counts.retried, 1);
                     let events = batch.as_ref().map_or(1, |batch| batch.len());
-                    let wait = humantime::format_duration(Duration::from_millis(millis(after)));
-                    tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
-                    committer.ledger.attempt_failed(entry.id, attempt);
+                    self.attempt_failed(committer, handler, entry, events, attempt, after, &reason);
                     let next = tokio::time::sleep(after);
                     tokio::pin!(next);
                     loop {
@@ -352,6 +479,34 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// An attempt failed, and there is another after this long.
+    #[expect(clippy::too_many_arguments, reason = "all of it goes into one line of the log")]
+    pub(crate) fn attempt_failed(
+        &self,
+        committer: &mut Committer<'_>,
+        handler: &Handler,
+        entry: &Entry,
+        events: usize,
+        attempt: u32,
+        after: Duration,
+        reason: &str,
+    ) {
+        count(&self.progress.counts.retried, 1);
+        let wait = humantime::format_duration(Duration::from_millis(millis(after)));
+        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
+        committer.ledger.attempt_failed(entry.id, attempt);
+    }
+
+    /// This build cannot handle the entry.
+    pub(crate) fn not_for_us(&self, entry: &Entry, reason: &str) -> Ended {
+        self.halted(format!(
+            "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
+            self.key,
+            entry.id,
+            self.reset_behind(entry.id)
+        ))
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.

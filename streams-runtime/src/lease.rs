@@ -64,7 +64,7 @@ struct Held {
     holder: Holder,
     /// When its owner has to stop, in the clock's milliseconds.
     deadline: AtomicU64,
-    /// By when the handler that runs has to be over, or 0.
+    /// By when the handler that runs has to be over, of several the first; or 0.
     handler_until: AtomicU64,
     /// Since when a commit has had no answer, or 0.
     commit_since: AtomicU64,
@@ -116,6 +116,12 @@ impl Lease {
     /// No handler runs.
     pub(crate) fn handler_ended(&self) {
         self.held.handler_until.store(0, Ordering::Release);
+    }
+
+    /// As [`Self::handler_begins`] for several at once: the first that has to be over has to be over by then; `None` when
+    /// none runs.
+    pub(crate) fn handlers_until(&self, first: Option<Instant>) {
+        self.held.handler_until.store(first.map_or(0, |until| self.clock.millis_at(until)), Ordering::Release);
     }
 
     /// A commit is sent: without an answer for a lease, renewals stop.

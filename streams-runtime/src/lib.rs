@@ -56,6 +56,7 @@
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
+//! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, for all groups |
 //!
 //! # Features
 //!
@@ -115,6 +116,8 @@ mod catchup;
 mod loss;
 mod gather;
 mod deliver;
+mod lanes;
+mod dispatch;
 mod call;
 mod settle;
 mod checkpoint;

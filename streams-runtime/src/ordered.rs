@@ -12,6 +12,7 @@ use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope
 use tokio::time::Instant;
 
 use crate::commit::Committer;
+use crate::lanes::Bounds;
 use crate::lease::{Lease, Leases};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::Place;
@@ -64,6 +65,8 @@ pub(crate) struct Group {
     pub(crate) dead_bounds: DeadBounds,
     pub(crate) storm: u32,
     pub(crate) max_payload: usize,
+    /// How many events it handles at once, and how far that may spread.
+    pub(crate) lanes: Bounds,
     pub(crate) progress: Arc<Progress>,
     pub(crate) known: Mutex<Option<Known>>,
     pub(crate) contact: Contact,

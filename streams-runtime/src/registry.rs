@@ -13,7 +13,7 @@ use streams_core::{
 };
 
 use crate::config::{
-    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, Config, MAX_ATTEMPTS, TIMEOUT,
+    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, TIMEOUT,
 };
 use crate::gather::Limits;
 use crate::settle;
@@ -40,6 +40,8 @@ pub(crate) struct GroupPlan {
     pub(crate) on_data_loss: OnDataLoss,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
+    /// How many events of a partition it handles at once.
+    pub(crate) concurrency: u32,
 }
 
 /// Properties of a stream that stand on any of its events.
@@ -147,6 +149,10 @@ pub(crate) fn plan(
             events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
             interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
         };
+        let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
+        if concurrency > 1 {
+            problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+        }
         let consumers = members.into_iter().map(|consumer| {
             let options = over(consumer.info.options);
             let policy = settle::Policy {
@@ -169,6 +175,7 @@ pub(crate) fn plan(
             checkpoint,
             on_data_loss: of_group.on_data_loss.unwrap_or_default(),
             max_payload: properties.max_payload,
+            concurrency,
         });
     }
     problems.sort();
@@ -222,9 +229,34 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             if x.on_data_loss.is_some() && y.on_data_loss.is_some() && x.on_data_loss != y.on_data_loss {
                 problems.push(differ("on_data_loss"));
             }
+            if x.concurrency.is_some() && y.concurrency.is_some() && x.concurrency != y.concurrency {
+                problems.push(differ("concurrency"));
+            }
         }
     }
     problems
+}
+
+/// A consumer whose events cannot be handled side by side.
+fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
+    let info = consumer.info;
+    if consumer.takes_batches() {
+        return Some(format!(
+            "{} takes `Batch<{}>`, and group `{}` has `concurrency = {concurrency}`: a batch is a stretch of the stream, in which the keys are mixed; give it a group of its own, or take single events",
+            place(info),
+            info.event.name,
+            info.group
+        ));
+    }
+    info.event.key.is_none().then(|| {
+        format!(
+            "{} takes `{}`, which has no key, and group `{}` has `concurrency = {concurrency}`: nothing says which events have to stay in order; write `key = field` in `#[stream_event(..)]` of {}, or remove `concurrency`",
+            place(info),
+            info.event.name,
+            info.group,
+            event_place(info.event)
+        )
+    })
 }
 
 /// Whether events of one stream contradict each other about its properties, in one line.

@@ -121,6 +121,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// After a read that failed: whether history is still whole is asked anew.
+    pub(crate) fn look_again(&mut self) {
+        self.look(FIRST_COUNT);
+    }
+
     /// Hands out what was read above the position, if the entry there is still the one that was read.
     fn go_on_with(&mut self, chunk: &Chunk) -> Option<Arrived> {
         let from = chunk.from(self.reader.position());

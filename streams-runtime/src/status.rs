@@ -66,6 +66,9 @@ pub struct GroupStatus {
     /// By how much the newest entry is younger than the one in hand, from the same look; zero when nothing stands above
     /// the checkpoint.
     pub lag: Option<Duration>,
+    /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
+    /// and how often that was tried.
+    pub held_up: Option<String>,
     /// Events that were handled to their end.
     pub done: u64,
     /// Events that a handler skipped.
@@ -119,6 +122,7 @@ pub(crate) struct Progress {
     pub(crate) counts: Counts,
     gauges: Gauges,
     losses: Mutex<(u64, u64, Option<DataLoss>)>,
+    held_up: Mutex<Option<String>>,
     /// The server did not say that the last commit was done and the lease given back.
     abandoned: AtomicBool,
     changed: Arc<Notify>,
@@ -247,6 +251,7 @@ impl Progress {
             gauges: Gauges::new(registry, labels),
             key,
             losses: Mutex::default(),
+            held_up: Mutex::default(),
             abandoned: AtomicBool::new(false),
             changed,
         }
@@ -294,6 +299,12 @@ impl Progress {
         count(if lost { &self.counts.lost } else { &self.counts.released }, 1);
         self.pending.store(false, Ordering::Relaxed);
         self.now().standing = None;
+        self.held_up(None);
+    }
+
+    /// Why nothing else is taken up, or that it is.
+    pub(crate) fn held_up(&self, reason: Option<String>) {
+        *self.held_up.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     pub(crate) fn is_owner(&self) -> bool {
@@ -392,6 +403,7 @@ impl Progress {
             checkpoint_age,
             lag_entries,
             lag,
+            held_up: self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             done: self.counts.done.get(),
             skipped: self.counts.skipped.get(),
             passed_over: self.counts.passed_over.get(),

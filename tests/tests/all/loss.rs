@@ -15,7 +15,7 @@ use streams_runtime::{
 use streams_tests::{Act, Gate, Lab, RedisServer};
 use tokio::time::{Instant, sleep, timeout};
 
-#[stream_event(stream = "loss")]
+#[stream_event(stream = "loss", key = n)]
 #[derive(Debug, Clone, PartialEq)]
 struct Step {
     n: u64,
@@ -39,6 +39,12 @@ async fn goes_along(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome
 
 #[consumer(group = "goes-too", on_data_loss = "continue")]
 async fn goes_too(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, step.n).await
+}
+
+/// One that handles several at once.
+#[consumer(group = "goes-wide", on_data_loss = "continue", concurrency = 4)]
+async fn goes_wide(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, step.n).await
 }
 
@@ -529,6 +535,7 @@ struct Life {
 
 const ALONE: &[&str] = &["goes-on"];
 const TOGETHER: &[&str] = &["goes-on", "goes-along", "goes-too"];
+const WIDE: &[&str] = &["goes-wide"];
 /// A window of a few entries: groups are behind it most of the time, and what is kept there has to go, too.
 const NARROW: usize = 4_000;
 
@@ -548,7 +555,8 @@ impl Life {
         if self.groups.len() > 1 {
             config.window_bytes = NARROW;
         }
-        let app = App::with(consumers![goes_on, goes_along, goes_too]).only_groups(self.groups.iter().copied());
+        let app =
+            App::with(consumers![goes_on, goes_along, goes_too, goes_wide]).only_groups(self.groups.iter().copied());
         let app = app.state(self.world.lab.clone()).config(config);
         self.app = Some(app.broker(Arc::clone(&self.world.broker)).start().await.unwrap());
         // A process that has not seen the group yet cannot know that it was there.
@@ -757,6 +765,16 @@ async fn random_histories_are_accounted_for_on_the_embedded_broker() {
 #[tokio::test(start_paused = true)]
 async fn random_histories_of_groups_that_read_together_are_accounted_for_on_the_embedded_broker() {
     live_through(World::embedded, TOGETHER, 0..100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_histories_of_a_group_with_lanes_are_accounted_for_on_the_embedded_broker() {
+    live_through(World::embedded, WIDE, 0..100).await;
+}
+
+#[tokio::test]
+async fn random_histories_of_a_group_with_lanes_are_accounted_for_on_a_server() {
+    live_through(World::redis, WIDE, 11..13).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod contract;
 mod examples;
 mod frozen;
 mod guides;
+mod lanes;
 mod loss;
 mod meeting;
 mod members;

@@ -12,7 +12,8 @@ struct Trade {
     timeout = 30,
     start = "yesterday",
     checkpoint = "often",
-    on_data_loss = "ignore"
+    on_data_loss = "ignore",
+    concurrency = 0
 )]
 async fn check(_trade: Trade) {}
 
@@ -23,7 +24,8 @@ async fn check(_trade: Trade) {}
     timeout = "0s",
     start = "2026-01-02",
     checkpoint = 0,
-    on_data_loss = true
+    on_data_loss = true,
+    concurrency = "many"
 )]
 async fn check_again(_trade: Trade) {}
 

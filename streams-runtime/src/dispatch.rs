@@ -1,0 +1,378 @@
+//! Several events of a partition at once, for a group with `concurrency`: what [`lanes`](crate::lanes) lets start runs in a
+//! task of its own, and what has ended is settled in the order of the stream.
+//!
+//! [`deliver`](crate::deliver) brings the entries, and settles.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::{Context, Entry, EntryId, Failure, Outcome};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::call::Caught;
+use crate::clock::after;
+use crate::commit::Committer;
+use crate::deliver::{InHand, Letter};
+use crate::lanes::{Bounds, Lanes, Ticket};
+use crate::lease::Lease;
+use crate::ordered::{Ended, Group};
+use crate::settle::{Cause, Decision, decide};
+use crate::shutdown::FAREWELL;
+use crate::trace;
+
+/// How often the log says again that a partition waits for its oldest entry.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// The events that are handled side by side.
+///
+/// Dropped, it cancels the handlers that run, at their next `.await`; [`Group::finish_in_hand`] waits for them.
+pub(crate) struct Dispatch {
+    lanes: Lanes<Taken, Settled>,
+    calls: JoinSet<Returned>,
+    /// By when each call has to be over to deserve the lease.
+    limits: BTreeSet<(Instant, Ticket)>,
+    /// A dead letter in a commit that is not acknowledged: until it is, nothing starts and nothing is passed.
+    letter: Option<(EntryId, Cause)>,
+    /// Nothing starts any more.
+    closing: bool,
+    /// The entry that holds up the partition, with its failed attempts.
+    held_up: Option<(EntryId, u32)>,
+    said: Option<Instant>,
+}
+
+/// An event that was taken up.
+#[derive(Debug, Clone)]
+struct Taken {
+    entry: Arc<Entry>,
+    /// Which consumer of the group takes it.
+    consumer: usize,
+}
+
+/// What is kept of an entry from its end until everything before it has ended, too: not the entry itself, of which there may
+/// be thousands.
+#[derive(Debug)]
+struct Settled {
+    id: EntryId,
+    event_id: String,
+    letter: Option<Letter>,
+}
+
+/// A call that has come to its end.
+pub(crate) struct Returned {
+    ticket: Ticket,
+    limit: Instant,
+    result: Result<Outcome, Failure>,
+}
+
+/// How an entry is taken up that may run beside others.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    /// Behind the events of its key.
+    Lane { key: Arc<str>, consumer: usize },
+    /// No handler is called with it.
+    Over { letter: Option<Letter> },
+}
+
+impl Dispatch {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            lanes: Lanes::new(bounds),
+            calls: JoinSet::new(),
+            limits: BTreeSet::new(),
+            letter: None,
+            closing: false,
+            held_up: None,
+            said: None,
+        }
+    }
+
+    /// How many entries are read and not yet settled in the order of the stream.
+    pub(crate) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether everything that was taken up is settled, with its dead letters acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.letter.is_none()
+    }
+
+    /// Whether an event may start. What is in hand comes on top of what a commit batch allows.
+    pub(crate) fn may_start(&self, committer: &Committer<'_>) -> bool {
+        !self.closing && self.letter.is_none() && committer.ledger.has_room(1)
+    }
+
+    /// Cancels the handlers that run, and waits until they are over: one that does not yield keeps the partition as long, so
+    /// that nobody begins with it beside that handler.
+    pub(crate) async fn cancel(&mut self, lease: &Lease) {
+        if !self.calls.is_empty() {
+            self.calls.shutdown().await;
+            lease.handlers_until(None);
+        }
+    }
+
+    /// Waits until a call has come to its end, or, with `may_start`, until another attempt may begin.
+    ///
+    /// # Cancel safety
+    /// A call that has ended is not lost.
+    pub(crate) async fn happens(&mut self, may_start: bool) -> Option<Returned> {
+        let retry = self.lanes.next_retry().filter(|_| may_start);
+        tokio::select! {
+            biased;
+            Some(returned) = self.calls.join_next() => match returned {
+                Ok(returned) => Some(returned),
+                // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            () = until(retry) => None,
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Group {
+    /// Whether events of this group may run beside others.
+    pub(crate) fn is_concurrent(&self) -> bool {
+        self.lanes.running > 1
+    }
+
+    /// Takes up the next entry of the stream, once a slot is free for which nothing else is there, and starts what may start.
+    pub(crate) async fn take_up(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+        entry: Arc<Entry>,
+        beside: Beside,
+    ) -> Result<(), Ended> {
+        loop {
+            self.advance(lease, committer, hand)?;
+            let dispatch = &hand.dispatch;
+            if dispatch.may_start(committer) && dispatch.lanes.is_idle() && !dispatch.lanes.is_full() {
+                break;
+            }
+            self.step(lease, committer, hand).await?;
+        }
+        self.progress.begins(entry.id);
+        let lanes = &mut hand.dispatch.lanes;
+        match beside {
+            Beside::Lane { key, consumer } => lanes.take_up(key, entry.weight(), Taken { entry, consumer }),
+            Beside::Over { letter } => {
+                let weight = letter.as_ref().map_or(0, |_| entry.weight());
+                lanes.take_up_settled(weight, Settled::of(&entry, letter));
+            }
+        }
+        self.advance(lease, committer, hand)
+    }
+
+    /// Waits until everything that was taken up is settled, later attempts included: nothing runs beside what comes next.
+    pub(crate) async fn drain(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+    ) -> Result<(), Ended> {
+        loop {
+            self.advance(lease, committer, hand)?;
+            if hand.dispatch.is_empty() {
+                return Ok(());
+            }
+            self.step(lease, committer, hand).await?;
+        }
+    }
+
+    /// Lets the handlers that run come to their end, and starts no others: an ownership that ends has nothing in hand. What
+    /// has only waited comes again.
+    pub(crate) async fn finish_in_hand(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+    ) -> Result<(), Ended> {
+        hand.dispatch.closing = true;
+        let mut commits = true;
+        while !hand.dispatch.calls.is_empty() {
+            tokio::select! {
+                biased;
+                () = lease.lost() => return Err(Ended::Lost),
+                () = self.engine.shutdown.cutting() => break,
+                done = committer.progress(), if commits => match done {
+                    Err(Ended::Lost) => return Err(Ended::Lost),
+                    done => commits = done.is_ok(),
+                },
+                returned = hand.dispatch.happens(false) => self.returned(lease, committer, hand, returned)?,
+            }
+            self.advance(lease, committer, hand)?;
+        }
+        // A dead letter that has to be acknowledged first must not make what is settled behind it come again.
+        let passed = async {
+            while hand.dispatch.letter.is_some() {
+                tokio::select! {
+                    biased;
+                    () = lease.lost() => return Err(Ended::Lost),
+                    done = committer.progress() => done?,
+                }
+                self.advance(lease, committer, hand)?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(FAREWELL, passed).await.unwrap_or(Ok(()))
+    }
+
+    /// Waits for whatever happens next to what was taken up.
+    ///
+    /// # Cancel safety
+    /// It may be dropped and called again.
+    async fn step(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+        let may_start = hand.dispatch.may_start(committer);
+        tokio::select! {
+            biased;
+            () = self.engine.shutdown.stopping() => Err(Ended::Stopped),
+            () = lease.lost() => Err(Ended::Lost),
+            done = committer.progress() => done,
+            returned = hand.dispatch.happens(may_start) => self.returned(lease, committer, hand, returned),
+        }
+    }
+
+    /// Settles what is next in the order of the stream, and starts what may start.
+    pub(crate) fn advance(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+        if hand.dispatch.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        committer.now = now;
+        if let Some((id, cause)) = hand.dispatch.letter {
+            if committer.ledger.at() < id {
+                return Ok(());
+            }
+            hand.dispatch.letter = None;
+            self.progress.counts.dead(cause);
+            self.weather(hand, true)?;
+        }
+        while let Some(Settled { id, event_id, letter }) = hand.dispatch.lanes.pass() {
+            let cause = letter.as_ref().map(|letter| letter.cause);
+            self.settle(committer, [(id, event_id.as_str())], letter);
+            if let Some(cause) = cause {
+                hand.dispatch.letter = Some((id, cause));
+                return Ok(());
+            }
+            self.weather(hand, false)?;
+        }
+        while hand.dispatch.may_start(committer)
+            && !self.engine.shutdown.is_stopping()
+            && let Some((ticket, taken)) = hand.dispatch.lanes.start(now)
+        {
+            let taken = taken.clone();
+            self.call(lease, committer, &mut hand.dispatch, ticket, taken)?;
+        }
+        self.tell_what_holds_up(committer, &mut hand.dispatch);
+        Ok(())
+    }
+
+    /// Calls the handler once, in a task of its own: within its timeout, and with its panics caught.
+    fn call(
+        &self,
+        lease: &Lease,
+        committer: &Committer<'_>,
+        dispatch: &mut Dispatch,
+        ticket: Ticket,
+        Taken { entry, consumer }: Taken,
+    ) -> Result<(), Ended> {
+        let began = Instant::now();
+        if !lease.is_held(began) {
+            return Err(Ended::Lost);
+        }
+        let handler = &self.handlers[consumer];
+        let timeout = handler.policy.timeout;
+        let limit = after(began, timeout.saturating_add(self.engine.lease_for));
+        dispatch.limits.insert((limit, ticket));
+        lease.handlers_until(dispatch.limits.first().map(|(limit, _)| *limit));
+        let attempt = committer.ledger.failed_attempts(entry.id) + 1;
+        let ctx = Context::new(Arc::clone(&handler.scope), entry, attempt);
+        let span = trace::process(&handler.scope, ctx.entries(), attempt);
+        let call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
+        let duration = Arc::clone(&handler.duration);
+        dispatch.calls.spawn(async move {
+            let result = tokio::time::timeout(timeout, call).await.unwrap_or(Err(Failure::TimedOut(timeout)));
+            duration.record(began.elapsed());
+            trace::ended(&span, result.as_ref().err().map(|failure| Cause::of(failure).as_str()));
+            Returned { ticket, limit, result }
+        });
+        Ok(())
+    }
+
+    /// Takes note of a call that has come to its end.
+    pub(crate) fn returned(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+        returned: Option<Returned>,
+    ) -> Result<(), Ended> {
+        let Some(Returned { ticket, limit, result }) = returned else { return Ok(()) };
+        let Dispatch { lanes, limits, .. } = &mut hand.dispatch;
+        limits.remove(&(limit, ticket));
+        lease.handlers_until(limits.first().map(|(limit, _)| *limit));
+        let Some(Taken { entry, consumer }) = lanes.event(ticket).cloned() else { return Ok(()) };
+        let handler = &self.handlers[consumer];
+        let attempt = committer.ledger.failed_attempts(entry.id) + 1;
+        match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
+            Decision::Settle(settlement) => {
+                let letter = self.ended(settlement, &entry, 1, attempt, handler.registration.info.name);
+                let weight = letter.as_ref().map_or(0, |_| entry.weight());
+                lanes.settle(ticket, weight, Settled::of(&entry, letter));
+                Ok(())
+            }
+            Decision::Retry { after: wait, reason } => {
+                self.attempt_failed(committer, handler, &entry, 1, attempt, wait, &reason);
+                lanes.retry(ticket, after(Instant::now(), wait));
+                Ok(())
+            }
+            Decision::Halt { reason } | Decision::Apart { reason, .. } => Err(self.not_for_us(&entry, &reason)),
+        }
+    }
+
+    /// Says once which entry holds up the partition, when no other may be taken up before it is settled.
+    fn tell_what_holds_up(&self, committer: &Committer<'_>, dispatch: &mut Dispatch) {
+        let lanes = &dispatch.lanes;
+        let oldest = if lanes.is_idle() && lanes.is_full() { lanes.oldest() } else { None };
+        let held_up = oldest.map(|taken| (taken.entry.id, committer.ledger.failed_attempts(taken.entry.id)));
+        if held_up == dispatch.held_up {
+            return;
+        }
+        dispatch.held_up = held_up;
+        let reason = oldest.map(|Taken { entry, consumer }| {
+            let (id, handler) = (entry.id, &self.handlers[*consumer]);
+            format!(
+                "entry {id} for `{}` holds up the other keys after {} failed attempts of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`lane_entries`) and {} (`lane_bytes`); they go on when it is settled",
+                handler.registration.info.name,
+                committer.ledger.failed_attempts(id),
+                handler.policy.max_attempts,
+                lanes.len(),
+                lanes.bytes(),
+                self.lanes.entries,
+                self.lanes.bytes,
+            )
+        });
+        if let Some(reason) = &reason
+            && dispatch.said.is_none_or(|said| said.elapsed() >= REMINDER)
+        {
+            dispatch.said = Some(Instant::now());
+            tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "held up");
+        }
+        self.progress.held_up(reason);
+    }
+}
+
+impl Settled {
+    fn of(entry: &Entry, letter: Option<Letter>) -> Self {
+        Self { id: entry.id, event_id: entry.given_id().unwrap_or_default().to_owned(), letter }
+    }
+}

@@ -1,0 +1,690 @@
+//! What `concurrency = n` promises, in virtual time: apps that share one embedded broker stand for processes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, Fields, Holding};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_runtime::broker::{Embedded, Redis};
+use streams_runtime::testing::TestApp;
+use streams_runtime::{
+    App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, GroupStatus, Outcome, Phase,
+    Registration, State, Stopped, consumer, consumers, stream_event,
+};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, RedisServer, logged};
+use tokio::time::Instant;
+
+/// A move of an account.
+#[stream_event(stream = "moves", key = account)]
+#[derive(Debug, Clone, PartialEq)]
+struct Move {
+    account: String,
+    n: u64,
+}
+
+/// Another event about the same accounts.
+#[stream_event(stream = "moves", key = account)]
+#[derive(Debug, Clone, PartialEq)]
+struct Close {
+    account: String,
+    n: u64,
+}
+
+/// An event whose first version nobody reads any more.
+#[stream_event(stream = "moves", version = 2, oldest = 2, key = account)]
+#[derive(Debug, Clone, PartialEq)]
+struct Audit {
+    account: String,
+    n: u64,
+}
+
+/// An event without a key.
+#[stream_event(stream = "moves")]
+#[derive(Debug, Clone, PartialEq)]
+struct Tick {
+    n: u64,
+}
+
+/// What the handlers of a test saw of each other.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    /// Each account with its events and attempts, in the order in which they began; an event that began while another of its
+    /// account was in hand is written down as 0.
+    accounts: Arc<Mutex<BTreeMap<String, Vec<(u64, u32)>>>>,
+    in_hand: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Seen {
+    fn begin(&self, account: &str, n: u64, attempt: u32) -> InHand {
+        self.most.fetch_max(self.running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let other = self.in_hand.lock().unwrap().insert(account.to_owned(), n);
+        let seen = if other.is_none() { n } else { 0 };
+        self.accounts.lock().unwrap().entry(account.to_owned()).or_default().push((seen, attempt));
+        InHand { seen: self.clone(), account: account.to_owned() }
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn account(&self, account: &str) -> Vec<(u64, u32)> {
+        self.accounts.lock().unwrap().get(account).cloned().unwrap_or_default()
+    }
+}
+
+struct InHand {
+    seen: Seen,
+    account: String,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.seen.running.fetch_sub(1, Ordering::Relaxed);
+        self.seen.in_hand.lock().unwrap().remove(&self.account);
+    }
+}
+
+#[consumer(group = "ledger", concurrency = 4, max_attempts = 3)]
+async fn book(step: Move, ctx: Context, lab: State<Lab>, seen: State<Seen>) -> Result<Outcome, BoxError> {
+    let _in_hand = seen.begin(&step.account, step.n, ctx.attempt());
+    lab.handle(&ctx, step.n).await
+}
+
+#[consumer(group = "ledger", max_attempts = 3)]
+async fn close(close: Close, ctx: Context, lab: State<Lab>, seen: State<Seen>) -> Result<Outcome, BoxError> {
+    let _in_hand = seen.begin(&close.account, close.n, ctx.attempt());
+    lab.handle(&ctx, close.n).await
+}
+
+#[consumer(group = "ledger")]
+async fn audit(audit: Audit, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, audit.n).await
+}
+
+#[consumer(group = "ticks", concurrency = 8)]
+async fn tick(_tick: Tick) {}
+
+#[consumer(group = "loader", concurrency = 8)]
+async fn load(_moves: Batch<Move>) {}
+
+#[consumer(group = "ledger", concurrency = 5)]
+async fn close_otherwise(_close: Close) {}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn partition() -> PartitionKey {
+    StreamKey::new(None, "moves", 1).partition(0)
+}
+
+fn group() -> GroupKey {
+    partition().group("ledger")
+}
+
+fn options() -> ConsumerOptions {
+    ConsumerOptions::DEFAULT
+}
+
+/// One store and one script for all apps of a test.
+struct World {
+    store: Embedded,
+    wire: Faulty,
+    lab: Lab,
+    seen: Seen,
+    seeds: AtomicU64,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Embedded::new();
+        let wire = Faulty::over(Arc::new(store.clone()));
+        Self { store, wire, lab: Lab::default(), seen: Seen::default(), seeds: AtomicU64::new(0) }
+    }
+
+    async fn start(&self, consumers: impl IntoIterator<Item = Registration>, config: Config) -> TestApp {
+        self.start_on(&self.wire, consumers, config).await
+    }
+
+    async fn start_on(
+        &self,
+        wire: &Faulty,
+        consumers: impl IntoIterator<Item = Registration>,
+        config: Config,
+    ) -> TestApp {
+        let app = App::with(consumers).state(self.lab.clone()).state(self.seen.clone()).config(config);
+        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
+        TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
+    }
+
+    /// The app with `n` lanes.
+    async fn lanes(&self, n: u32) -> TestApp {
+        self.start(consumers![book, close], Config::new().consumers(options().with_concurrency(n))).await
+    }
+
+    async fn at(&self) -> EntryId {
+        self.store.state(&group()).await.unwrap().unwrap().at
+    }
+
+    async fn append(&self, event: &str, payload: &[u8]) -> EntryId {
+        let fields = vec![(b"event".to_vec(), event.as_bytes().to_vec()), (b"payload".to_vec(), payload.to_vec())];
+        self.append_raw(fields).await
+    }
+
+    async fn append_raw(&self, fields: Fields) -> EntryId {
+        self.store.append(&partition(), vec![fields], None).await.unwrap()[0]
+    }
+
+    fn events(&self) -> Vec<u64> {
+        self.lab.events("ledger")
+    }
+
+    /// What the next owner of the partition would begin with.
+    async fn next_holding(&self) -> Holding {
+        let seen = self.store.state(&group()).await.unwrap().unwrap().lease;
+        let claim = Claim { owner: "next".to_owned(), lease_for: secs(10), seen };
+        match self.store.acquire(&group(), &claim).await.unwrap() {
+            Acquired::Held(holding) => holding,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Publishes `(account, n)` each.
+async fn publish<'a>(app: &TestApp, moves: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<EntryId> {
+    let events = moves.into_iter().map(|(account, n)| Move { account: account.to_owned(), n });
+    let receipts = app.publisher().publish_all(events).await;
+    receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
+}
+
+/// Publishes each event under an account of its own.
+async fn publish_apart(app: &TestApp, events: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
+    let events = events.into_iter().map(|n| Move { account: format!("account-{n}"), n });
+    let receipts = app.publisher().publish_all(events).await;
+    receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
+}
+
+/// Waits until everything is settled, but not for ever.
+async fn settled(app: &TestApp) {
+    tokio::time::timeout(secs(3600), app.settled()).await.expect("everything is settled within an hour").unwrap();
+}
+
+async fn dead(app: &TestApp) -> Vec<u64> {
+    let letters: Vec<DeadLetter<Move>> = app.dead_letters::<Move>("ledger").await.unwrap();
+    letters.iter().map(|letter| letter.decode().unwrap().n).collect()
+}
+
+fn status(app: &TestApp) -> GroupStatus {
+    app.status().groups.into_iter().find(|status| status.group == "ledger").unwrap()
+}
+
+fn halt(app: &TestApp) -> Option<String> {
+    match status(app).phase {
+        Phase::Halted { reason } => Some(reason),
+        _ => None,
+    }
+}
+
+/// Numbers that look random and are the same every time.
+fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    }
+}
+
+const ACCOUNTS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+
+// Order.
+
+#[tokio::test]
+async fn events_of_one_key_are_handled_one_after_the_other_whatever_they_take_and_however_they_fail() {
+    for seed in 0..20 {
+        let (world, mut number) = (World::new(), numbers(seed));
+        let mut expected: BTreeMap<&str, Vec<(u64, u32)>> = BTreeMap::new();
+        let mut moves = Vec::new();
+        for n in 1..=120 {
+            let account = ACCOUNTS[number(7) as usize];
+            let sleep = Act::Sleep(millis(number(300)));
+            let acts = match number(6) {
+                0 => vec![],
+                1 => vec![Act::Fail, sleep],
+                2 => vec![Act::Panic, Act::Fail, sleep],
+                _ => vec![sleep],
+            };
+            let attempts = 1.max(acts.len() as u32);
+            world.lab.script("ledger", n, acts);
+            expected.entry(account).or_default().extend((1..=attempts).map(|attempt| (n, attempt)));
+            moves.push((account, n));
+        }
+        let app = world.lanes(4).await;
+        let ids = publish(&app, moves).await;
+        settled(&app).await;
+        for (account, calls) in expected {
+            assert_eq!(world.seen.account(account), calls, "account {account} with seed {seed}");
+        }
+        assert_eq!(world.seen.most(), 4, "as many as may, and no more");
+        assert_eq!((status(&app).done, status(&app).dead_lettered), (120, 0));
+        app.advance(secs(1)).await;
+        assert_eq!(world.at().await, ids[119]);
+        assert!(world.next_holding().await.attempts.is_empty(), "attempts of settled events are forgotten");
+    }
+}
+
+#[tokio::test]
+async fn events_of_several_types_with_one_key_stay_in_order() {
+    let world = World::new();
+    world.lab.script("ledger", 1, [Act::Sleep(secs(2)), Act::Fail]);
+    world.lab.script("ledger", 2, [Act::Fail, Act::Sleep(secs(1))]);
+    let app = world.lanes(4).await;
+    publish(&app, [("a", 1)]).await;
+    app.publish(&Close { account: "a".to_owned(), n: 2 }).await.unwrap();
+    publish(&app, [("a", 3)]).await;
+    settled(&app).await;
+    assert_eq!(world.seen.account("a"), [(1, 1), (2, 1), (2, 2), (3, 1)]);
+}
+
+#[tokio::test]
+async fn a_key_that_fails_delays_no_other_and_takes_no_slot() {
+    let world = World::new();
+    // More poisoned keys than there are slots.
+    for n in 1..=5 {
+        world.lab.always("ledger", n, Act::Fail);
+    }
+    let config = options().with_concurrency(2).with_backoff(secs(20), secs(20));
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    let began = Instant::now();
+    publish(&app, (1..=5).map(|n| (ACCOUNTS[n as usize], n))).await;
+    publish(&app, (1..=5).map(|n| (ACCOUNTS[n as usize], n + 10))).await;
+    publish_apart(&app, 100..=300).await;
+    world.lab.called("ledger", 5 + 201).await;
+    assert!(began.elapsed() < millis(10), "{:?}", began.elapsed());
+    assert!((11..=15).all(|n| !world.events().contains(&n)), "they wait behind their key");
+    settled(&app).await;
+    assert_eq!(dead(&app).await, [1, 2, 3, 4, 5]);
+    assert_eq!(world.seen.account("b"), [(1, 1), (1, 2), (1, 3), (11, 1)]);
+}
+
+#[tokio::test]
+async fn one_at_a_time_goes_by_the_order_of_the_stream() {
+    let world = World::new();
+    world.lab.script("ledger", 2, [Act::Fail]);
+    let app = world.lanes(1).await;
+    publish_apart(&app, 1..=3).await;
+    settled(&app).await;
+    assert_eq!(world.events(), [1, 2, 2, 3]);
+}
+
+// What ends an event.
+
+#[tokio::test]
+async fn dead_letters_are_written_in_the_order_of_the_stream() {
+    let world = World::new();
+    world.lab.always("ledger", 1, Act::Fail);
+    for n in [2, 4, 5] {
+        world.lab.always("ledger", n, Act::Permanent);
+    }
+    let config = options().with_concurrency(8).with_backoff(secs(5), secs(5));
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    let ids = publish_apart(&app, 1..=6).await;
+    app.advance(secs(2)).await;
+    assert_eq!((dead(&app).await, status(&app).done, world.at().await < ids[0]), (vec![], 2, true));
+    settled(&app).await;
+    assert_eq!(dead(&app).await, [1, 2, 4, 5]);
+    assert_eq!((status(&app).dead_lettered, status(&app).done), (4, 2));
+    let letters = app.dead_letters::<Move>("ledger").await.unwrap();
+    let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.attempts())).collect();
+    assert_eq!(found, [("handler", 3), ("permanent", 1), ("permanent", 1), ("permanent", 1)]);
+}
+
+#[tokio::test]
+async fn each_of_several_handlers_has_its_own_limit() {
+    let world = World::new();
+    world.lab.always("ledger", 1, Act::Hang);
+    world.lab.always("ledger", 3, Act::PanicWhenDropped);
+    world.lab.script("ledger", 2, [Act::Sleep(millis(900))]);
+    let config = options().with_concurrency(3).with_timeout(secs(1)).with_max_attempts(1);
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    publish_apart(&app, 1..=4).await;
+    settled(&app).await;
+    assert_eq!(dead(&app).await, [1, 3]);
+    assert_eq!((world.lab.ended("ledger"), world.lab.cancelled("ledger")), (vec![2, 4], vec![1, 3]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_and_what_nobody_takes_holds_up_nothing() {
+    let world = World::new();
+    let gate = Gate::default();
+    world.lab.script("ledger", 1, [Act::Wait(gate.clone())]);
+    let app = world.lanes(2).await;
+    publish(&app, [("a", 1)]).await;
+    world.append("Move@1", b"\xc1").await;
+    world.append("Unheard@3", b"anything").await;
+    world.append_raw(vec![(b"payload".to_vec(), b"x".to_vec())]).await;
+    publish(&app, [("b", 2)]).await;
+    world.lab.called("ledger", 2).await;
+    assert_eq!(status(&app).passed_over, 1);
+    gate.open();
+    settled(&app).await;
+    assert_eq!(world.events(), [1, 2]);
+    let letters = app.dead_letters::<Move>("ledger").await.unwrap();
+    let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
+    assert_eq!(found, [("decode", "book"), ("decode", "")]);
+}
+
+#[tokio::test]
+async fn a_newer_version_stops_the_group_after_everything_before_it_and_before_everything_behind_it() {
+    let world = World::new();
+    world.lab.script("ledger", 1, [Act::Fail, Act::Sleep(secs(3))]);
+    let app = world.start(consumers![book, audit], Config::new()).await;
+    let ids = publish_apart(&app, 1..=2).await;
+    world.append("Audit@3", b"anything").await;
+    publish_apart(&app, 3..=4).await;
+    let halted = tokio::time::timeout(secs(60), app.settled()).await.expect("an answer within a minute");
+    assert!(matches!(halted, Err(Error::Halted(_))), "{halted:?}");
+    assert!(halt(&app).unwrap().contains("version 3"), "{:?}", halt(&app));
+    assert_eq!((world.events(), world.at().await), (vec![1, 2, 1], ids[1]));
+}
+
+#[tokio::test]
+async fn a_storm_of_dead_letters_stops_the_partition_by_the_order_of_the_stream() {
+    let world = World::new();
+    world.lab.script("ledger", 1, [Act::Sleep(secs(5))]);
+    for n in 2..=60 {
+        world.lab.always("ledger", n, Act::Permanent);
+    }
+    let app = world.lanes(8).await;
+    publish_apart(&app, 1..=60).await;
+    app.advance(secs(3)).await;
+    assert_eq!((halt(&app), dead(&app).await), (None, vec![]));
+    app.advance(secs(3)).await;
+    assert!(halt(&app).unwrap().contains("20 events in a row"), "{:?}", halt(&app));
+    assert_eq!(dead(&app).await, (2..=21).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn nothing_starts_while_there_is_no_room_for_a_dead_letter() {
+    let world = World::new();
+    world.lab.always("ledger", 2, Act::Permanent);
+    world.lab.always("ledger", 3, Act::Permanent);
+    let mut config = Config::new();
+    config.dead_letters.count = 1;
+    let app = world.start(consumers![book], config).await;
+    publish_apart(&app, 1..=3).await;
+    app.advance(secs(1)).await;
+    assert!(halt(&app).unwrap().contains("dead letters"), "{:?}", halt(&app));
+    publish_apart(&app, 4..=9).await;
+    app.advance(secs(60)).await;
+    assert_eq!((world.events(), dead(&app).await), (vec![1, 2, 3], vec![2]));
+    let first = app.dead_letters::<Move>("ledger").await.unwrap()[0].id();
+    app.running().dead_letters::<Move>("ledger").discard(&[first]).await.unwrap();
+    app.advance(secs(5)).await;
+    settled(&app).await;
+    assert_eq!(dead(&app).await, [3]);
+    assert_eq!(status(&app).done, 7);
+}
+
+// Bounds.
+
+#[tokio::test]
+async fn at_the_bound_the_status_and_the_log_say_which_entry_holds_up_the_others() {
+    let world = World::new();
+    let log = logged();
+    world.lab.always("ledger", 1, Act::Fail);
+    let mut config = Config::new().consumers(options().with_backoff(secs(30), secs(30)));
+    config.lane_entries = 50;
+    let app = world.start(consumers![book], config).await;
+    let ids = publish_apart(&app, 1..=200).await;
+    app.advance(secs(5)).await;
+    assert_eq!(world.events(), (1..=50).collect::<Vec<_>>(), "50 entries from the oldest on");
+    let reason = status(&app).held_up.expect("a reason");
+    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempts of 3", "50 (`lane_entries`)"] {
+        assert!(reason.contains(words), "no `{words}` in: {reason}");
+    }
+    assert_eq!(log.count("held up"), 1, "{}", log.text());
+    app.advance(secs(30)).await;
+    assert!(status(&app).held_up.unwrap().contains("2 failed attempts of 3"));
+    settled(&app).await;
+    assert_eq!((status(&app).held_up, world.events().len()), (None, 202));
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_key_is_bounded_in_bytes_too() {
+    let world = World::new();
+    let gate = Gate::default();
+    world.lab.script("ledger", 1, [Act::Wait(gate.clone())]);
+    let mut config = Config::new();
+    config.lane_bytes = 10_000;
+    let app = world.start(consumers![book], config).await;
+    publish(&app, (1..=200).map(|n| ("a", n))).await;
+    publish(&app, [("b", 300)]).await;
+    app.advance(secs(5)).await;
+    assert_eq!(world.events(), [1], "the other key is beyond the bound");
+    let reason = status(&app).held_up.expect("a reason");
+    assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`lane_bytes`)"), "{reason}");
+    gate.open();
+    settled(&app).await;
+    assert_eq!(world.events().len(), 201);
+}
+
+#[tokio::test]
+async fn no_more_starts_beyond_the_acknowledged_checkpoint_than_a_batch_and_what_is_in_hand() {
+    let world = World::new();
+    let gate = Gate::default();
+    let app = world.start(consumers![book], Config::new().consumers(options().with_checkpoint_events(10))).await;
+    world.wire.always(Op::Commit, Fault::Hold(gate.clone()));
+    publish_apart(&app, 1..=100).await;
+    app.advance(secs(5)).await;
+    let begun = world.events().len();
+    assert!((10..=14).contains(&begun), "{begun}");
+    gate.open();
+    settled(&app).await;
+    assert_eq!(world.events().len(), 100);
+}
+
+// Ends.
+
+#[tokio::test]
+async fn a_crash_loses_nothing_keeps_attempts_and_repeats_what_stands_above_the_oldest_unsettled_event() {
+    let world = World::new();
+    world.lab.always("ledger", 51, Act::Fail);
+    let options = options().with_concurrency(4).with_max_attempts(5).with_backoff(secs(2), secs(2));
+    let config = Config::new().consumers(options);
+    let app = world.start(consumers![book], config.clone()).await;
+    let ids = publish_apart(&app, 1..=100).await;
+    world.lab.called("ledger", 101).await;
+    app.advance(millis(150)).await;
+    assert_eq!(world.at().await, ids[49], "up to the event that is tried again");
+    drop(app);
+    let app = world.start(consumers![book], config).await;
+    settled(&app).await;
+    let mut calls = world.lab.calls("ledger");
+    let attempts: Vec<_> = calls.iter().filter(|(n, _)| *n == 51).map(|(_, attempt)| *attempt).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 5]);
+    calls.retain(|(n, _)| *n != 51);
+    for n in (1..=100).filter(|n| *n != 51) {
+        let times = calls.iter().filter(|(other, _)| *other == n).count();
+        assert_eq!(times, if n < 51 { 1 } else { 2 }, "event {n}");
+    }
+    assert_eq!(dead(&app).await, [51]);
+}
+
+#[tokio::test]
+async fn a_stop_lets_the_handlers_in_hand_finish_and_begins_no_other() {
+    let world = World::new();
+    for n in 2..=4 {
+        world.lab.script("ledger", n, [Act::Sleep(secs(n))]);
+    }
+    world.lab.always("ledger", 5, Act::Permanent);
+    let app = world.lanes(3).await;
+    let ids = publish_apart(&app, 1..=9).await;
+    world.lab.called("ledger", 4).await;
+    let began = Instant::now();
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(began.elapsed().as_secs(), 4);
+    assert_eq!((world.events(), world.at().await), (vec![1, 2, 3, 4], ids[3]));
+    let app = world.lanes(3).await;
+    settled(&app).await;
+    let mut events = world.events();
+    events.sort_unstable();
+    assert_eq!((events, dead(&app).await), ((1..=9).collect::<Vec<_>>(), vec![5]));
+}
+
+#[tokio::test]
+async fn a_stop_writes_the_dead_letters_that_are_next_and_keeps_the_attempts_of_others() {
+    let world = World::new();
+    world.lab.script("ledger", 1, [Act::Sleep(secs(2))]);
+    world.lab.always("ledger", 2, Act::Permanent);
+    world.lab.always("ledger", 3, Act::Permanent);
+    world.lab.always("ledger", 5, Act::Fail);
+    let app = world.lanes(8).await;
+    let ids = publish_apart(&app, 1..=6).await;
+    world.lab.called("ledger", 7).await;
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(world.at().await, ids[3], "6 comes again");
+    let letters = world.store.dead_letters(&group(), EntryId::ZERO, 9).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    let attempts = world.lab.calls("ledger").iter().filter(|(n, _)| *n == 5).count() as u32;
+    assert_eq!(world.next_holding().await.attempts, [(ids[4], attempts)]);
+}
+
+#[tokio::test]
+async fn a_handler_that_goes_on_at_the_deadline_is_cut_short_and_the_others_are_committed() {
+    let world = World::new();
+    world.lab.always("ledger", 2, Act::Hang);
+    let config = options().with_concurrency(3).with_timeout(secs(600));
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    let ids = publish_apart(&app, 1..=3).await;
+    world.lab.called("ledger", 3).await;
+    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!((world.lab.cancelled("ledger"), world.at().await), (vec![2], ids[0]));
+}
+
+#[tokio::test]
+async fn a_lost_lease_ends_all_handlers_in_hand_before_another_process_begins() {
+    let world = World::new();
+    for n in 1..=3 {
+        world.lab.script("ledger", n, [Act::Hang]);
+    }
+    let config = Config::new().consumers(options().with_concurrency(3).with_timeout(secs(600)));
+    let cut = Faulty::over(Arc::new(world.store.clone()));
+    let first = world.start_on(&cut, consumers![book], config.clone()).await;
+    publish_apart(&first, 1..=5).await;
+    world.lab.called("ledger", 3).await;
+    for n in 1..=3 {
+        world.lab.script("ledger", n, []);
+    }
+    let second = world.start(consumers![book], config).await;
+    cut.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
+    cut.always(Op::Acquire, Fault::Fail(BrokerErrorKind::Unavailable));
+    world.lab.called("ledger", 4).await;
+    let mut cancelled = world.lab.cancelled("ledger");
+    cancelled.sort_unstable();
+    assert_eq!(cancelled, [1, 2, 3], "before the fourth call");
+    settled(&second).await;
+    let mut ended = world.lab.ended("ledger");
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
+    let world = World::new();
+    world.lab.script("ledger", 1, [Act::Sleep(secs(25))]);
+    world.lab.script("ledger", 2, [Act::Fail]);
+    let config = options().with_concurrency(3).with_backoff(secs(40), secs(40));
+    let app = world.start(consumers![book], Config::new().consumers(config)).await;
+    publish_apart(&app, 1..=5).await;
+    world.lab.called("ledger", 5).await;
+    world.wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
+    // The look for what was deleted, every ten seconds, fails.
+    app.advance(secs(15)).await;
+    assert!(matches!(status(&app).phase, Phase::Troubled { .. }), "{:?}", status(&app));
+    world.wire.heal();
+    publish_apart(&app, [6]).await;
+    world.lab.called("ledger", 6).await;
+    settled(&app).await;
+    assert!(app.status().is_ready());
+    assert_eq!((world.events(), world.lab.cancelled("ledger")), (vec![1, 2, 3, 4, 5, 6, 2], vec![]));
+}
+
+// Start-up.
+
+fn refusal(app: App) -> String {
+    format!("{:?}", app.check().expect_err("it is refused"))
+}
+
+#[tokio::test]
+async fn an_event_without_a_key_is_refused_with_the_remedy() {
+    let reason = refusal(App::with(consumers![tick]));
+    for words in ["`tick` takes `Tick`, which has no key", "`concurrency = 8`", "write `key = field`"] {
+        assert!(reason.contains(words), "no `{words}` in: {reason}");
+    }
+    let one = Config::new().consumers(options().with_concurrency(1));
+    App::with(consumers![tick]).config(one).check().unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_is_refused_with_the_remedy() {
+    let reason = refusal(App::with(consumers![load]));
+    for words in ["`load` takes `Batch<Move>`", "`concurrency = 8`", "give it a group of its own"] {
+        assert!(reason.contains(words), "no `{words}` in: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn two_consumers_that_differ_are_refused_and_bounds_that_allow_nothing() {
+    let app = App::with(consumers![book, close_otherwise]).state(Lab::default()).state(Seen::default());
+    let mut config = Config::new();
+    config.lane_entries = 0;
+    let reason = refusal(app.config(config));
+    for words in ["give group `ledger` a different `concurrency`", "`lane_entries` or `lane_bytes` is 0"] {
+        assert!(reason.contains(words), "no `{words}` in: {reason}");
+    }
+    let too_many = Config::new().group("ledger", options().with_concurrency(1001));
+    let app = App::with(consumers![book]).state(Lab::default()).state(Seen::default()).config(too_many);
+    assert!(refusal(app).contains("`concurrency` is 1001; it must be from 1 to 1000"));
+}
+
+// A real server.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_redis_the_order_of_each_key_holds_and_everything_is_committed() {
+    let server = RedisServer::start();
+    let (lab, seen) = (Lab::default(), Seen::default());
+    let mut number = numbers(7);
+    for n in (1..=300).step_by(10) {
+        lab.script("ledger", n, [Act::Fail, Act::Sleep(millis(number(5)))]);
+    }
+    lab.always("ledger", 100, Act::Permanent);
+    lab.always("ledger", 101, Act::Permanent);
+    let broker = Arc::new(Redis::open(&server.url()).unwrap());
+    let config = Config::new().consumers(options().with_concurrency(8).with_backoff(millis(20), millis(20)));
+    let app = App::with(consumers![book]).state(lab.clone()).state(seen.clone()).config(config).broker(broker);
+    let running = app.start().await.unwrap();
+    let moves: Vec<_> = (1..=300).map(|n| Move { account: ACCOUNTS[number(7) as usize].to_owned(), n }).collect();
+    for receipt in running.publisher().publish_all(moves.clone()).await {
+        receipt.unwrap();
+    }
+    tokio::time::timeout(secs(60), running.caught_up()).await.expect("within a minute").unwrap();
+    for account in ACCOUNTS {
+        let mut found: Vec<_> = seen.account(account).into_iter().map(|(n, _)| n).collect();
+        found.dedup();
+        let expected: Vec<_> = moves.iter().filter(|one| one.account == account).map(|one| one.n).collect();
+        assert_eq!(found, expected, "account {account}");
+    }
+    let letters = running.dead_letters::<Move>("ledger").list(None, 9).await.unwrap();
+    let dead: Vec<_> = letters.iter().map(|letter| letter.decode().unwrap().n).collect();
+    assert_eq!(dead, [100, 101]);
+    assert_eq!(running.stop().await, Stopped::Clean);
+    let fields: Vec<String> = server.run("HKEYS streams:{moves}:ledger");
+    assert!(!fields.iter().any(|field| field.starts_with("attempts:")), "{fields:?}");
+}
