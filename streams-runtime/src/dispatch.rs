@@ -236,6 +236,7 @@ impl Group {
             biased;
             () = self.engine.shutdown.stopping() => Err(Ended::Stopped),
             () = lease.lost() => Err(Ended::Lost),
+            () = self.place.wanted() => Err(self.hand_over()),
             done = committer.progress() => done,
             returned = hand.dispatch.happens(may_start) => self.returned(lease, committer, hand, returned),
         }
