@@ -244,6 +244,8 @@ pub struct ConsumerOptions {
     pub checkpoint_interval: Option<Duration>,
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,
+    /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
+    pub ignore: Option<&'static [&'static str]>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -264,6 +266,7 @@ impl ConsumerOptions {
         checkpoint_events: None,
         checkpoint_interval: None,
         on_data_loss: None,
+        ignore: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -279,6 +282,7 @@ impl ConsumerOptions {
             checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
             on_data_loss: self.on_data_loss.or(below.on_data_loss),
+            ignore: self.ignore.or(below.ignore),
         }
     }
 
@@ -342,6 +346,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_on_data_loss(mut self, policy: OnDataLoss) -> Self {
         self.on_data_loss = Some(policy);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::ignore`].
+    #[must_use]
+    pub const fn with_ignore(mut self, events: &'static [&'static str]) -> Self {
+        self.ignore = Some(events);
         self
     }
 }

@@ -49,6 +49,7 @@ impl Options {
         "start",
         "checkpoint",
         "on_data_loss",
+        "ignore",
         "crate",
     ];
 
@@ -131,6 +132,10 @@ impl Options {
                 Some("continue") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Continue))),
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
             }
+        }
+        if let Some(value) = args.take("ignore") {
+            let names = value.names(NameKind::Event, errors);
+            setters.push(quote!(with_ignore(&[#(#names),*])));
         }
         Self { root, group, setters, of_batches }
     }

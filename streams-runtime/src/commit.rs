@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::Entry;
-use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding};
+use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding, Need};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::builds::PassedOver;
 use crate::checkpoint::{Due, Ledger};
 use crate::gather::Held;
 use crate::lease::Lease;
@@ -26,6 +27,9 @@ pub(crate) struct Committer<'a> {
     lease: &'a Lease,
     pub(crate) ledger: Ledger,
     flying: Option<Flying>,
+    passed_over: PassedOver,
+    /// What a build has declared that was passed over here and is not committed: nothing is any more.
+    needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
     refused: Option<String>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
@@ -43,12 +47,16 @@ impl<'a> Committer<'a> {
     pub(crate) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
+        let (passed_over, needs) = (PassedOver::default(), None);
+        Self { group, lease, ledger, flying: None, passed_over, needs, refused: None, now: Instant::now() }
     }
 
     /// These are settled, one or all of a batch, of which no commit takes a part; a commit starts when one is due.
     pub(crate) fn settle(&mut self, held: &[Held]) {
-        for Held { entry, .. } in held {
+        for Held { entry, is_event } in held {
+            if !is_event {
+                self.passed_over.note(&self.group.build, entry);
+            }
             self.ledger.settle(entry.id, entry.given_id().unwrap_or_default(), None, self.now);
         }
         self.start_if_due();
@@ -61,7 +69,7 @@ impl<'a> Committer<'a> {
     }
 
     fn start_if_due(&mut self) {
-        if self.flying.is_none() && self.ledger.is_due(self.now) {
+        if self.flying.is_none() && self.needs.is_none() && self.ledger.is_due(self.now) {
             self.start();
         }
     }
@@ -72,6 +80,7 @@ impl<'a> Committer<'a> {
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
             self.progress().await?;
         }
+        self.may_go_on()?;
         while !self.ledger.has_room(events) {
             // A batch may need room before what takes it is due.
             if self.flying.is_none() {
@@ -83,8 +92,18 @@ impl<'a> Committer<'a> {
                 () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
+            self.may_go_on()?;
         }
         Ok(())
+    }
+
+    /// Whether nothing was passed over that another build handles. Asked between two events, so that the one in hand comes
+    /// to its end.
+    ///
+    /// The checkpoint stays before all that the refused commit held. What of it was handled will come again: at most one
+    /// commit batch, and only when a build declares an event while its first one is on its way.
+    pub(crate) fn may_go_on(&self) -> Result<(), Ended> {
+        self.needs.clone().map_or(Ok(()), |need| Err(Ended::Needs(need)))
     }
 
     /// Whether a commit was sent that has no answer, not even a refusal.
@@ -95,6 +114,7 @@ impl<'a> Committer<'a> {
     /// Commits everything that is settled.
     pub(crate) async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
+            self.may_go_on()?;
             if let Some(reason) = &self.refused {
                 return Err(self.group.halted(reason.clone()));
             }
@@ -112,7 +132,9 @@ impl<'a> Committer<'a> {
 
     fn start(&mut self) {
         let now = Instant::now();
-        let commit = Arc::new(self.ledger.take(self.lease.holder(), now));
+        let mut commit = self.ledger.take(self.lease.holder(), now);
+        commit.passed_over = self.passed_over.take();
+        let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
         self.flying = Some(Flying { commit, reply, failures: 0, retry_at: None });
@@ -130,6 +152,7 @@ impl<'a> Committer<'a> {
     pub(crate) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
             match self.ledger.due_at() {
+                _ if self.needs.is_some() => std::future::pending().await,
                 Some(Due::Now) => {}
                 Some(Due::At(at)) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
@@ -179,6 +202,20 @@ impl<'a> Committer<'a> {
             Ok(Committed::Conflict { at }) => {
                 tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
                 return Err(Ended::Lost);
+            }
+            Ok(Committed::Declared { names }) => {
+                self.lease.commit_ended();
+                let Some(need) = self.passed_over.first(&names) else {
+                    let reason = format!(
+                        "bug in streams-runtime: {} passed over none of {names:?}; please report it, and start the program again",
+                        group.key
+                    );
+                    self.flying = None;
+                    return Err(group.halted(self.refused.insert(reason).clone()));
+                };
+                self.needs = Some(need);
+                self.flying = None;
+                return Ok(());
             }
             Ok(Committed::DeadLettersFull { count, oldest }) => {
                 // Answered: the owner is well, it is the operator who is awaited.

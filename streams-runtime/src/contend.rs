@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{Acquired, Claim, Created, Holder, Holding};
+use streams_core::broker::{Acquired, Claim, Created, GroupState, Holder, Holding};
 use tokio::time::Instant;
 
+use crate::builds::Untaken;
 use crate::lease::{Lease, Verdict, Watch};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::ordered::{Ended, Group, Past};
@@ -21,7 +22,7 @@ impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(crate) async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let broker = &self.engine.broker;
-        let (mut watch, mut bell) = (Watch::default(), None);
+        let (mut watch, mut untaken, mut bell) = (Watch::default(), Untaken::default(), None);
         let mut exists = self.known().is_some();
         loop {
             if self.engine.shutdown.is_stopping() {
@@ -43,14 +44,19 @@ impl Group {
                 continue;
             };
             self.recall(Some(&state))?;
+            self.declare(&state).await?;
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
                 .holder
                 .as_ref()
                 .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
             let verdict = if ours { Verdict::Claim } else { watch.observe(&state, Instant::now()) };
-            let wait = match verdict {
-                Verdict::Wait(wait) => wait,
+            let wait = match self.give_way(&state, verdict, &mut untaken).await? {
+                Verdict::Wait(wait) => {
+                    self.stands_by(&state);
+                    wait.min(state.lease_for / 10)
+                }
+                Verdict::Leave => LOOK,
                 Verdict::Claim => {
                     let claim = Claim {
                         owner: self.engine.random.token(),
@@ -71,15 +77,6 @@ impl Group {
             };
             self.contact.succeeded();
             past.told = false;
-            if self.progress.enter(Phase::StandingBy { owner: state.lease.owner.clone() }) {
-                tracing::info!(
-                    group = self.key.group(),
-                    partition = self.key.partition().as_str(),
-                    owner = state.lease.owner,
-                    "waiting for the lease of another process, at most {} after its last sign of life",
-                    humantime::format_duration(state.lease_for)
-                );
-            }
             // Followed before the state is read again, so that a ring between the two is not missed.
             let Some((bell, position)) = &mut bell else {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
@@ -88,9 +85,22 @@ impl Group {
             };
             tokio::select! {
                 () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                () = tokio::time::sleep(wait.min(LOOK).min(state.lease_for / 10)) => {}
+                () = tokio::time::sleep(wait.min(LOOK)) => {}
                 () = self.rung(bell, position) => {}
             }
+        }
+    }
+
+    /// Somebody else has the lease.
+    fn stands_by(&self, state: &GroupState) {
+        if self.progress.enter(Phase::StandingBy { owner: state.lease.owner.clone() }) {
+            tracing::info!(
+                group = self.key.group(),
+                partition = self.key.partition().as_str(),
+                owner = state.lease.owner,
+                "waiting for the lease of another process, at most {} after its last sign of life",
+                humantime::format_duration(state.lease_for)
+            );
         }
     }
 

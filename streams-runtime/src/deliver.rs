@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use streams_core::broker::Holding;
+use streams_core::broker::{Events, Holding, Need};
 use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
+use crate::builds;
 use crate::call::Caught;
 use crate::clock::{after, millis};
 use crate::commit::Committer;
@@ -43,6 +44,8 @@ enum Taker {
 struct InHand {
     /// Dropped with every end but that of history itself: what has only gathered comes again.
     gathering: Gathering,
+    /// What builds had declared when the lease was taken.
+    declared: Events,
     dead_in_a_row: u32,
     /// Since when the group runs.
     turn: Instant,
@@ -84,8 +87,12 @@ impl Group {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
-        let mut hand = InHand { gathering: Gathering::default(), dead_in_a_row: 0, turn: Instant::now() };
+        let (gathering, declared) = (Gathering::default(), holding.events.clone());
+        let mut hand = InHand { gathering, declared, dead_in_a_row: 0, turn: Instant::now() };
         loop {
+            if let Err(ended) = committer.may_go_on() {
+                return ended;
+            }
             if hand.gathering.is_empty() && committer.ledger.is_clean() {
                 self.progress.reach(source.reader.position());
             }
@@ -132,11 +139,14 @@ impl Group {
         }
     }
 
-    fn taker(&self, entry: &Entry) -> Taker {
-        let Some((name, _)) = entry.event() else { return Taker::Unnamed };
-        match self.handlers.iter().position(|handler| handler.registration.info.event.name == name) {
-            Some(consumer) => Taker::Consumer(consumer),
-            None => Taker::Nobody,
+    /// Who takes an entry; of one that is for another build, what that has to handle.
+    fn taker(&self, declared: &Events, entry: &Entry) -> Result<Taker, Need> {
+        let Some((name, version)) = entry.event() else { return Ok(Taker::Unnamed) };
+        let info = |consumer: usize| self.handlers[consumer].registration.info;
+        match (0..self.handlers.len()).find(|&consumer| info(consumer).event.name == name) {
+            Some(consumer) if version <= info(consumer).event.version => Ok(Taker::Consumer(consumer)),
+            None if !self.build.leaves(declared, name) => Ok(Taker::Nobody),
+            _ => Err(builds::need(name, version, entry)),
         }
     }
 
@@ -148,7 +158,13 @@ impl Group {
         hand: &mut InHand,
         entry: Arc<Entry>,
     ) -> Result<(), Ended> {
-        let taker = self.taker(&entry);
+        let taker = match self.taker(&hand.declared, &entry) {
+            Ok(taker) => taker,
+            Err(need) => {
+                self.hand_out(lease, committer, hand).await?;
+                return Err(Ended::Needs(need));
+            }
+        };
         if !hand.gathering.is_empty() {
             let joins = match taker {
                 Taker::Consumer(consumer) => hand.gathering.admits(Some(consumer), &entry),
@@ -319,14 +335,6 @@ impl Group {
                     }
                     return Ok(Err(Apart { undecodable, tried: attempt }));
                 }
-                Decision::Halt { reason } => {
-                    return Err(self.halted(format!(
-                        "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
-                        self.key,
-                        entry.id,
-                        self.reset_behind(entry.id)
-                    )));
-                }
                 Decision::Retry { after, reason } => {
                     count(&self.progress.counts.retried, 1);
                     let events = batch.as_ref().map_or(1, |batch| batch.len());
@@ -343,6 +351,7 @@ impl Group {
                             done = committer.progress() => done?,
                             () = &mut next => break,
                         }
+                        committer.may_go_on()?;
                     }
                 }
             }

@@ -29,6 +29,8 @@ pub(crate) enum Verdict {
     Claim,
     /// Look again when this is over, or when the bell rings.
     Wait(Duration),
+    /// It could be had, but not by this build: an event is needed that it does not handle.
+    Leave,
 }
 
 /// A contender's watch over one lease. After a failed read it begins a new one: what happened meanwhile is unknown.
@@ -338,6 +340,7 @@ async fn renew_once(
 mod tests {
     use super::*;
     use streams_core::EntryId;
+    use streams_core::broker::Events;
 
     fn state(owner: &str, beat: u64) -> GroupState {
         GroupState {
@@ -345,6 +348,8 @@ mod tests {
             lease_for: Duration::from_secs(10),
             at: EntryId::ZERO,
             reset: 0,
+            events: Events::new(),
+            needs: None,
         }
     }
 

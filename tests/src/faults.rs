@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Interrupt, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed, Created, Durable,
+    Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Need, Notes, Renewal, Renewer, Reply, Reset,
+    Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -30,8 +31,10 @@ pub enum Op {
     Acquire,
     /// [`Broker::commit`].
     Commit,
-    /// [`Broker::release`].
+    /// [`Broker::release`], and [`Broker::hand_over`].
     Release,
+    /// [`Broker::declare_events`].
+    Declare,
     /// [`Renewer::renew`].
     Renew,
 }
@@ -120,9 +123,8 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        for op in
-            [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew]
-        {
+        let (reading, writing) = ([Op::Read, Op::Tail, Op::State], [Op::Notes, Op::Append, Op::Commit, Op::Declare]);
+        for op in [Op::Acquire, Op::Release, Op::Renew].into_iter().chain(reading).chain(writing) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -284,6 +286,14 @@ impl Broker for Faulty {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(self.around(Op::Release, self.inner.release(group, holder)))
+    }
+
+    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Release, self.inner.hand_over(group, holder, needs)))
+    }
+
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        Box::pin(self.around(Op::Declare, self.inner.declare_events(group, change)))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
