@@ -206,7 +206,10 @@ async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_th
             running.advance(Duration::from_millis(11)).await;
         }
         stop(std::mem::replace(&mut running, next)).await;
-        running.advance(Duration::from_millis(500 * roll)).await;
+        // Alone it goes as far as it can: an old one takes over when it is clear that nobody else is there.
+        world.publish(&Placed { n: n + 1 }).await;
+        n += 1;
+        running.advance(Duration::from_millis(1_000 * roll)).await;
     }
     let last = world.new_build(1000).await;
     settled(&last).await;
@@ -215,8 +218,11 @@ async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_th
     assert_eq!((status(&last).passed_over, status(&running).passed_over), (0, 0));
     // With each roll the partition goes to the next build, back for what only the other one knows, and no further.
     let taken = world.faults.calls(Op::Acquire);
-    println!("TAKEN {taken}");
-    assert!(taken <= 4 * ROLLS as usize, "taken {taken} times in {ROLLS} rolls");
+    assert!((ROLLS as usize..=3 * ROLLS as usize).contains(&taken), "taken {taken} times in {ROLLS} rolls");
+    // Stops and hand-overs commit what was handled, so nothing comes twice.
+    let mut first: Vec<_> = world.lab.calls("desk").into_iter().filter(|(_, attempt)| *attempt == 1).collect();
+    first.sort_unstable();
+    assert_eq!(first.len(), n as usize, "{first:?}");
 }
 
 #[tokio::test]
