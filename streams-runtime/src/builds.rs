@@ -110,12 +110,15 @@ pub(crate) struct PassedOver {
     /// In no commit yet, and in the commit on its way.
     waiting: BTreeMap<String, (u32, EntryId)>,
     flying: BTreeMap<String, (u32, EntryId)>,
+    /// How many entries that are, whatever their names.
+    entries: (u64, u64),
 }
 
 impl PassedOver {
     /// This entry is passed over. Names that no event can have are nobody's, and those that the group ignores everybody's
     /// business, so neither is asked about.
     pub(crate) fn note(&mut self, build: &Build, entry: &Entry) {
+        self.entries.0 += 1;
         let Some((name, version)) = entry.event() else { return };
         if !self.waiting.contains_key(name) && !build.ignores.contains(name) && keys::check_event(name).is_ok() {
             self.waiting.insert(name.to_owned(), (version, entry.id));
@@ -125,7 +128,13 @@ impl PassedOver {
     /// The names that the next commit is to carry.
     pub(crate) fn take(&mut self) -> Vec<String> {
         self.flying = std::mem::take(&mut self.waiting);
+        self.entries = (0, self.entries.0);
         self.flying.keys().cloned().collect()
+    }
+
+    /// The commit on its way is done: how many entries are passed over for good by it.
+    pub(crate) fn acknowledged(&mut self) -> u64 {
+        std::mem::take(&mut self.entries.1)
     }
 
     /// The first entry in the commit on its way that holds one of these events.
@@ -353,6 +362,7 @@ mod tests {
             passed.note(&build(), &entry(event, ms));
         }
         assert_eq!(passed.take(), ["A", "B"]);
+        assert_eq!((passed.acknowledged(), passed.acknowledged()), (7, 0), "each is counted, and once");
         passed.note(&build(), &entry("A@9", 10));
         assert_eq!(passed.first(&["A".to_owned()]), Some(needed("A", 1, 7)));
         assert_eq!(passed.first(&["A".to_owned(), "B".to_owned()]), Some(needed("B", 2, 6)));

@@ -16,7 +16,7 @@ use crate::gather::Held;
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
-use crate::status::Phase;
+use crate::status::{Phase, count};
 
 /// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
 const MENDED_RETRY: Duration = Duration::from_secs(5);
@@ -188,6 +188,7 @@ impl<'a> Committer<'a> {
             Ok(done @ (Committed::Done | Committed::Vanished)) => {
                 self.lease.commit_ended();
                 self.ledger.acknowledged(&flying.commit);
+                count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.commit.next, flying.commit.seen);
                 self.flying = None;
                 group.acknowledged(self.ledger.at());

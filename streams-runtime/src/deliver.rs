@@ -263,7 +263,6 @@ impl Group {
                 (Settlement::Dead { cause: settle::Cause::Decode, reason }, "")
             }
             Taker::Nobody => {
-                count(&counts.passed_over, 1);
                 committer.settle(held);
                 return Ok(Ok(false));
             }
@@ -298,9 +297,6 @@ impl Group {
                 counts.dead(cause);
                 return Ok(Ok(true));
             }
-        }
-        if held.len() > 1 {
-            count(&counts.passed_over, held.len() as u64 - u64::from(events));
         }
         committer.settle(held);
         Ok(Ok(false))

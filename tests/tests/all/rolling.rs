@@ -262,6 +262,7 @@ async fn what_is_declared_while_the_commit_that_passes_it_is_on_its_way_is_not_p
     let new = world.new_build(2).await;
     gate.open();
     old.advance(Duration::from_secs(1)).await;
+    assert_eq!(status(&old).passed_over, 0);
     assert!(owns(&old) && world.lab.cancelled("desk").is_empty());
     handler.open();
     settled(&new).await;
