@@ -13,6 +13,7 @@
 //! The rules come first and are pure; `deliver`, `commit` and `contend` carry them out by what stands below.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use streams_core::broker::{
@@ -22,16 +23,16 @@ use streams_core::keys::{self, GroupKey};
 use streams_core::{Entry, EntryId, Start};
 use tokio::time::Instant;
 
-use crate::lease::Verdict;
+use crate::members::member_of;
 use crate::ordered::{Ended, Group};
 use crate::status::Phase;
 
-/// For how long a lease is left alone that a build could take which handles what is needed: three times as long as a
-/// contender takes to look. Nobody took it, so nobody who could is there.
+/// For how long a lease is left alone although no member is known that handles what is needed: one may be on its way, as a
+/// deploy stops and starts processes, and every change of the owner costs more than this.
 const NOBODY: Duration = Duration::from_secs(3);
 
 /// What this build does about the events of a group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Build {
     /// The newest version that its consumers take, by name.
     takes: Events,
@@ -52,7 +53,43 @@ pub(crate) enum Turn<'a> {
     Missing(&'a Need),
 }
 
+/// What became of a turn.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// The lease may be taken.
+    Contend,
+    /// What was needed is no longer: the next look says whose turn it is now.
+    Forgotten,
+    /// It is left to others.
+    Leave,
+}
+
+/// As members tell each other: `takes=OrderPlaced@2,OrderShipped@1 ignores=OrderReturned`, each word only where there is one.
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let takes: Vec<_> = self.takes.iter().map(|(name, version)| format!("{name}@{version}")).collect();
+        let ignores: Vec<_> = self.ignores.iter().cloned().collect();
+        let words = [("takes", takes), ("ignores", ignores)].into_iter().filter(|(_, names)| !names.is_empty());
+        f.write_str(&words.map(|(word, names)| format!("{word}={}", names.join(","))).collect::<Vec<_>>().join(" "))
+    }
+}
+
 impl Build {
+    /// Takes up a word that a member says of its build; others it passes over.
+    pub(crate) fn read(&mut self, word: &str, value: &str) {
+        let names = value.split(',').filter(|name| !name.is_empty());
+        match word {
+            "takes" => {
+                let event = |event: &str| {
+                    event.split_once('@').and_then(|(name, version)| Some((name.to_owned(), version.parse().ok()?)))
+                };
+                self.takes.extend(names.filter_map(event));
+            }
+            "ignores" => self.ignores.extend(names.map(str::to_owned)),
+            _ => {}
+        }
+    }
+
     pub(crate) fn new<'a>(
         takes: impl IntoIterator<Item = (&'a str, u32)>,
         ignores: impl IntoIterator<Item = &'a str>,
@@ -69,7 +106,7 @@ impl Build {
     }
 
     /// Whether it can handle what a past owner could not.
-    fn can_meet(&self, need: &Need) -> bool {
+    pub(crate) fn can_meet(&self, need: &Need) -> bool {
         let taken = self.takes.get(&need.name).is_some_and(|version| *version >= need.version);
         taken || self.ignores.contains(&need.name)
     }
@@ -232,31 +269,24 @@ impl Group {
         }
     }
 
-    /// What a contender makes of its verdict over the lease when an event is needed that this build does not handle.
-    pub(crate) async fn give_way(
-        &self,
-        state: &GroupState,
-        verdict: Verdict,
-        untaken: &mut Untaken,
-    ) -> Result<Verdict, Ended> {
-        if verdict != Verdict::Claim {
-            return Ok(verdict);
-        }
+    /// Whether a contender whose turn it is takes the lease, when an event is needed that this build does not handle. It
+    /// gets its turn where no member handles it, or none that does has taken it.
+    pub(crate) async fn give_way(&self, state: &GroupState, untaken: &mut Untaken) -> Result<Way, Ended> {
         let untaken = untaken.observe(&state.lease, Instant::now());
         match self.build.turn(state.needs.as_ref(), state.at, untaken) {
-            Turn::Contend => Ok(Verdict::Claim),
+            Turn::Contend => Ok(Way::Contend),
             Turn::Forget(need) => {
                 let change = Change { met: Some(need.clone()), ..Change::default() };
                 self.engine.broker.declare_events(&self.key, &change).await?;
-                Ok(Verdict::Claim)
+                Ok(Way::Forgotten)
             }
             Turn::Leave => {
-                self.progress.enter(Phase::StandingBy { owner: state.lease.owner.clone() });
-                Ok(Verdict::Leave)
+                self.progress.enter(Phase::StandingBy { owner: member_of(&state.lease.owner).to_owned() });
+                Ok(Way::Leave)
             }
             Turn::Missing(need) => {
                 self.say_halted(self.missing(need));
-                Ok(Verdict::Leave)
+                Ok(Way::Leave)
             }
         }
     }

@@ -100,6 +100,7 @@ impl Group {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
+                () = self.place.wanted() => return self.hand_over(),
                 done = committer.progress() => match done {
                     Ok(()) => continue,
                     Err(ended) => return ended,
@@ -133,6 +134,9 @@ impl Group {
             for entry in arrived.entries {
                 if let Err(ended) = self.take(lease, committer, &mut hand, entry).await {
                     return ended;
+                }
+                if self.place.is_wanted() {
+                    return self.hand_over();
                 }
                 hand.give_turn().await;
             }
@@ -344,6 +348,7 @@ impl Group {
                             biased;
                             () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
                             () = lease.lost() => return Err(Ended::Lost),
+                            () = self.place.wanted() => return Err(self.hand_over()),
                             done = committer.progress() => done?,
                             () = &mut next => break,
                         }

@@ -29,8 +29,6 @@ pub(crate) enum Verdict {
     Claim,
     /// Look again when this is over, or when the bell rings.
     Wait(Duration),
-    /// It could be had, but not by this build: an event is needed that it does not handle.
-    Leave,
 }
 
 /// A contender's watch over one lease. After a failed read it begins a new one: what happened meanwhile is unknown.
@@ -92,6 +90,11 @@ impl Lease {
     /// Whether the lease is held at this moment, by this process's own clock.
     pub(crate) fn is_held(&self, now: Instant) -> bool {
         self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire) && !self.held.lost.is_cancelled()
+    }
+
+    /// Is cancelled when the lease is lost.
+    pub(crate) fn loss(&self) -> CancellationToken {
+        self.held.lost.clone()
     }
 
     /// Waits until the lease is lost.

@@ -17,6 +17,7 @@ use crate::builds::Build;
 use crate::commit::Committer;
 use crate::lease::{Lease, Leases};
 use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::members::Place;
 use crate::metrics::Histogram;
 use crate::outage::{Contact, Outages};
 use crate::random::Random;
@@ -58,6 +59,7 @@ pub(crate) struct Handler {
 pub(crate) struct Group {
     pub(crate) engine: Engine,
     pub(crate) key: GroupKey,
+    pub(crate) place: Arc<Place>,
     pub(crate) handlers: Vec<Handler>,
     pub(crate) build: Arc<Build>,
     pub(crate) start: Start,
@@ -89,6 +91,8 @@ pub(crate) struct Past {
     pub(crate) holder: Option<Holder>,
     /// Whether the log says that this process owns the partition: taking its own lapsed lease again is no news.
     pub(crate) told: bool,
+    /// Why it was this process's turn to take the lease.
+    pub(crate) why: String,
 }
 
 /// Why a group's work came to an end.
@@ -98,6 +102,8 @@ pub(crate) enum Ended {
     Stopped,
     /// Somebody else may own the partition now.
     Lost,
+    /// Another process is to own the partition.
+    HandedOver,
     /// The lease is taken anew: a reset has moved the checkpoint.
     Again,
     /// The next event is one for another build.
@@ -131,8 +137,15 @@ impl Group {
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            match self.once(&mut past).await {
+            let ended = self.once(&mut past).await;
+            self.place.rest();
+            if let Ended::Halted { .. } | Ended::Refused(_) = ended {
+                self.place.excuse();
+            }
+            match ended {
                 Ended::Stopped => break,
+                // Its turn may come again.
+                Ended::HandedOver => past.told = false,
                 // Said for all groups at once already.
                 Ended::Lost if self.engine.outages.trouble().is_some() => {
                     tracing::debug!(
@@ -351,6 +364,7 @@ impl Group {
             Ok(held) => held,
             Err(ended) => return ended,
         };
+        self.place.own(&lease);
         past.holder = Some(lease.holder().clone());
         self.contact.succeeded();
         self.progress.resume();
@@ -359,7 +373,7 @@ impl Group {
         if std::mem::replace(&mut past.told, true) {
             tracing::debug!(group, partition, epoch, at = %holding.at, "owning again");
         } else {
-            tracing::info!(group, partition, epoch, at = %holding.at, "owning");
+            tracing::info!(group, partition, epoch, at = %holding.at, why = past.why, "owning");
         }
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             known.epoch = holding.epoch;
@@ -405,6 +419,7 @@ impl Group {
             let nothing_done = !committer.ledger.is_clean() && committer.ledger.at() == holding.at;
             if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
                 past.holder = None;
+                self.place.excuse();
             }
             return ended;
         }
@@ -434,6 +449,7 @@ impl Group {
                 () = lease.lost() => {}
             }
         }
+        self.prepare(&ended).await;
         let release = match &needs {
             None => self.engine.broker.release(&self.key, lease.holder()),
             Some(need) => {
@@ -459,6 +475,27 @@ impl Group {
             ),
         }
         ended
+    }
+
+    /// Another process is to own the partition: what is settled is committed, then the lease given back.
+    pub(crate) fn hand_over(&self) -> Ended {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        tracing::info!(
+            group,
+            partition,
+            to = self.place.successor(),
+            "handing over: the partition is that of another member now"
+        );
+        Ended::HandedOver
+    }
+
+    /// What others have to know before the lease is given back, so that the right one takes it at once.
+    async fn prepare(&self, ended: &Ended) {
+        if self.engine.shutdown.is_stopping() {
+            self.place.left().await;
+        } else if let Ended::Halted { .. } | Ended::Refused(_) = ended {
+            self.place.excused().await;
+        }
     }
 
     /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed, Created, Durable,
-    Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Need, Notes, Renewal, Renewer, Reply, Reset,
-    Snapshot, Tail,
+    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
+    Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Need, Notes, Renewal,
+    Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -25,8 +25,10 @@ pub enum Op {
     Read,
     /// [`Tail::next`].
     Tail,
-    /// [`Broker::state`].
+    /// [`Broker::state`] and [`Broker::states`].
     State,
+    /// [`Broker::attend`].
+    Attend,
     /// [`Broker::acquire`].
     Acquire,
     /// [`Broker::commit`].
@@ -123,8 +125,8 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        let (reading, writing) = ([Op::Read, Op::Tail, Op::State], [Op::Notes, Op::Append, Op::Commit, Op::Declare]);
-        for op in [Op::Acquire, Op::Release, Op::Renew].into_iter().chain(reading).chain(writing) {
+        let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
+        for op in ops.into_iter().chain([Op::Release, Op::Declare, Op::Renew]) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -270,6 +272,14 @@ impl Broker for Faulty {
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
         Box::pin(self.around(Op::State, self.inner.state(group)))
+    }
+
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
+        Box::pin(self.around(Op::State, self.inner.states(groups)))
+    }
+
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        Box::pin(self.around(Op::Attend, self.inner.attend(sets)))
     }
 
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {

@@ -10,6 +10,7 @@ mod frozen;
 mod guides;
 mod loss;
 mod meeting;
+mod members;
 mod ordered;
 mod outages;
 mod process;

@@ -434,6 +434,81 @@ async fn a_build_that_could_not_declare_its_events_does_not_start() {
     assert!(matches!(refused, Err(Error::Broker(_))), "{refused:?}");
 }
 
+/// A stream with several partitions.
+mod yard {
+    use super::*;
+
+    #[stream_event(stream = "yard", partitions = 4, key = n)]
+    #[derive(Debug, Clone, PartialEq)]
+    pub(crate) struct Moved {
+        pub(crate) n: u64,
+    }
+
+    #[stream_event(stream = "yard", key = n)]
+    #[derive(Debug, Clone, PartialEq)]
+    pub(crate) struct Parked {
+        pub(crate) n: u64,
+    }
+
+    #[consumer(group = "gate")]
+    pub(crate) async fn moved(moved: Moved, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+        lab.handle(&ctx, moved.n).await
+    }
+
+    #[consumer(group = "gate")]
+    pub(crate) async fn parked(parked: Parked, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+        lab.handle(&ctx, parked.n).await
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_handle_it() {
+    let (world, mut n) = (World::new(), 0);
+    let old = [world.build(consumers![yard::moved], 1).await, world.build(consumers![yard::moved], 2).await];
+    // As long as this: events of the old kind, and of the new one once somebody has it.
+    let load = async |app: &TestApp, rounds: u64, both: bool, n: &mut u64| {
+        for _ in 0..rounds {
+            *n += 1;
+            world.publish(&yard::Moved { n: *n }).await;
+            if both {
+                *n += 1;
+                world.publish(&yard::Parked { n: *n }).await;
+            }
+            app.advance(Duration::from_millis(50)).await;
+        }
+    };
+    load(&old[0], 100, false, &mut n).await;
+    let [first_old, second_old] = old;
+    let first = world.build(consumers![yard::moved, yard::parked], 3).await;
+    load(&first, 100, true, &mut n).await;
+    let owned =
+        |app: &TestApp| app.status().groups.iter().filter(|group| matches!(group.phase, Phase::Owning { .. })).count();
+    assert_eq!(
+        (owned(&first), owned(&first_old), owned(&second_old)),
+        (4, 0, 0),
+        "the new build alone handles all of it"
+    );
+    stop(first_old).await;
+    load(&first, 100, true, &mut n).await;
+    let second = world.build(consumers![yard::moved, yard::parked], 4).await;
+    load(&second, 100, true, &mut n).await;
+    assert_eq!((owned(&first), owned(&second), owned(&second_old)), (2, 2, 0));
+    let passed: u64 = second_old.status().groups.iter().map(|group| group.passed_over).sum();
+    assert_eq!(passed, 0);
+    stop(second_old).await;
+    load(&second, 100, true, &mut n).await;
+    settled(&first).await;
+    settled(&second).await;
+    let mut handled = world.lab.events("gate");
+    handled.sort_unstable();
+    handled.dedup();
+    assert_eq!(handled, (1..=n).collect::<Vec<_>>());
+    assert!(second.dead_letters::<yard::Moved>("gate").await.unwrap().is_empty());
+    // Two shares of four, one more member, one handing over each, and two of them to the second new one.
+    let taken = world.faults.calls(Op::Acquire);
+    assert!(taken <= 24, "taken {taken} times");
+}
+
 #[test]
 fn what_a_group_takes_it_cannot_ignore() {
     let refused = |app: App| match app.state(Lab::default()).check() {
