@@ -285,7 +285,7 @@ impl Group {
                 Ok(Way::Leave)
             }
             Turn::Missing(need) => {
-                self.say_halted(self.missing(need));
+                self.say_halted(&self.missing(need));
                 Ok(Way::Leave)
             }
         }

@@ -49,7 +49,6 @@ impl Group {
                 place.ask();
                 continue;
             };
-            self.contact.succeeded();
             self.declare(&state).await?;
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
@@ -84,10 +83,13 @@ impl Group {
                 None => {
                     let owner = member_of(&state.lease.owner).to_owned();
                     if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
-                        self.tell(&owner, state.lease_for, std::mem::take(&mut first));
+                        self.tell(&owner, state.lease_for, first);
+                        first &= owner.is_empty();
                     }
                 }
             }
+            // Not before a claim: what it comes to says whether the server can be used.
+            self.contact.succeeded();
             past.told = false;
             if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());

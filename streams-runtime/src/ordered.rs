@@ -23,7 +23,7 @@ use crate::outage::{Contact, Outages};
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
-use crate::status::{Phase, Progress};
+use crate::status::{Phase, Progress, count};
 use crate::tail::Tails;
 
 /// How often a halted partition says so again.
@@ -198,17 +198,17 @@ impl Group {
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.
     pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
-        self.say_halted(format!("{}: {error}; the group then goes on by itself", self.key))
+        self.say_halted(&format!("{}: {error}; the group then goes on by itself", self.key))
     }
 
     /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
-    pub(crate) fn say_halted(&self, reason: String) -> bool {
-        self.progress.enter(Phase::Halted { reason: reason.clone() });
+    pub(crate) fn say_halted(&self, reason: &str) -> bool {
+        self.progress.enter(Phase::Halted { reason: reason.to_owned() });
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }
-        *said = Some((reason.clone(), Instant::now()));
+        *said = Some((reason.to_owned(), Instant::now()));
         drop(said);
         tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
         true
@@ -486,6 +486,7 @@ impl Group {
             to = self.place.successor(),
             "handing over: the partition is that of another member now"
         );
+        count(&self.progress.counts.handed_over, 1);
         Ended::HandedOver
     }
 

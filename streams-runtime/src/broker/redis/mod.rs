@@ -668,8 +668,8 @@ async fn each(
     let commands = &*commands.ignore_errors();
     let run = |mut connection| async move {
         let has = |replies: &[RedisResult<Value>], code| {
-            let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
-            errors.filter(|error| error.code() == Some(code)).next().cloned()
+            let mut errors = replies.iter().filter_map(|reply| reply.as_ref().err());
+            errors.find(|error| error.code() == Some(code)).cloned()
         };
         let mut replies: Vec<RedisResult<Value>> = commands.query_async(&mut connection).await?;
         if let Some(script) = script.filter(|_| has(&replies, "NOSCRIPT").is_some()) {
