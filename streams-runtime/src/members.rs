@@ -27,7 +27,7 @@ use crate::shutdown::{FAREWELL, Shutdown};
 
 /// How often a process says that it is there, and looks at what others own: so often that what a dead one leaves is taken
 /// within a second of the end of its lease.
-const LOOK: Duration = Duration::from_millis(900);
+const LOOK: Duration = Duration::from_millis(750);
 /// How many looks there are in a lease at least: who misses one is not taken for silent.
 const LOOKS_A_LEASE: u32 = 4;
 /// For how long a process excuses itself from a partition that it could not go on with. Each change moves partitions, so

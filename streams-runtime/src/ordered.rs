@@ -458,7 +458,13 @@ impl Group {
             }
         };
         match tokio::time::timeout(FAREWELL, release).await {
-            Ok(Ok(held)) => self.progress.disowned(!held),
+            Ok(Ok(held)) => {
+                self.progress.disowned(!held);
+                if held {
+                    let (group, partition) = (self.key.group(), self.key.partition().as_str());
+                    tracing::debug!(group, partition, epoch = lease.holder().epoch, "released");
+                }
+            }
             Ok(Err(error)) => {
                 self.left(
                     &ended,

@@ -1,4 +1,4 @@
-//! Chores of this repository: `cargo xtask test`, `bench`, `soak` and `chaos`, each with a Redis server at hand, and
+//! Chores of this repository: `cargo xtask test`, `bench` and the long [runs](RUNS), each with a Redis server at hand, and
 //! `compile-time`.
 //!
 //! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
@@ -23,33 +23,40 @@ commands:
   test           all tests, those on a real server included: cargo test --workspace --all-features
   bench          the benchmarks: cargo bench -p streams-tests
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
-  soak           the long run with kills of a worker: cargo run --release -p streams-tests --bin soak
-  chaos          the long run with outages of the server: the same program as `soak chaos`
+
+long runs under faults, each a `cargo run --release -p streams-tests --bin soak`:
+  soak           one worker is killed again and again
+  chaos          the server goes wrong in every way
+  share          many processes share a stream and are killed, held up, stopped and started
+  roll           two builds of a service take each other's place
 
 Arguments go on to cargo as they are:
   cargo xtask test -- loses_nothing      tests whose name contains `loses_nothing`
   cargo xtask test -p streams-core       the tests of one package
-  cargo xtask soak -- --help             what the soak can do
-  cargo xtask chaos -- --minutes 1       a short one
+  cargo xtask soak --help                what the long runs can do
+  cargo xtask chaos --minutes 1          a short one
 
 Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew.
 ";
+
+/// The long runs, by the word that tells the program that has them which.
+const RUNS: [&str; 4] = ["soak", "chaos", "share", "roll"];
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);
     let command = args.next().unwrap_or_default();
     let rest = args.collect::<Vec<_>>();
     let result = match command.to_str() {
+        Some(name) if RUNS.contains(&name) => {
+            // What follows goes to the program, with or without the two dashes.
+            let rest = rest.into_iter().skip_while(|arg| arg == "--");
+            let args = [name.into()].into_iter().chain(rest).collect();
+            run(&["run", "--release", "-p", "streams-tests", "--bin", "soak", "--"], args)
+        }
         Some("test") => test(rest),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
         Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
-        Some("soak") => run(&["run", "--release", "-p", "streams-tests", "--bin", "soak"], rest),
-        Some("chaos") => {
-            // What follows goes to the program, with or without the two dashes.
-            let rest = rest.into_iter().skip_while(|arg| arg == "--").collect();
-            run(&["run", "--release", "-p", "streams-tests", "--bin", "soak", "--", "chaos"], rest)
-        }
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use streams_runtime::{EntryId, Publisher, codec, stream_event};
+use streams_runtime::{Publisher, codec, stream_event};
 
 use super::check::{Findings, check};
 use super::journal::{Mark, Reader, Record, micros};
-use super::{Dice, GROUPS, PATIENCE, Tick, Worker, checkpoint, dead_letters_of, keep, log_of, newest, wait_until};
+use super::{Dice, GROUPS, PATIENCE, Tick, Worker, checkpoint, dead_ticks, keep, log_of, newest, state_of, wait_until};
 use crate::{Options, RedisServer};
 
 /// How many processes share the groups: one owns, the other may take over when the first cannot reach the server.
@@ -251,7 +251,8 @@ pub fn chaos(plan: &Plan) -> Report {
     let mut dice = Dice(plan.seed);
     let mut journal = Reader::open(&dir.join("journal")).expect("the journal");
     let mut violations = Vec::new();
-    let mut workers: Vec<_> = (1..=WORKERS).map(|life| Worker::start(&plan.worker, life, &dir, &url)).collect();
+    let mut workers: Vec<_> =
+        (1..=WORKERS).map(|life| Worker::start(&plan.worker, "worker", life, &dir, &url)).collect();
     let (feeding, publishing) = (AtomicBool::new(false), AtomicBool::new(false));
     let (events, mut published, outages) = thread::scope(|scope| {
         let feeder = scope.spawn(|| feed(&url, &feeding));
@@ -286,11 +287,12 @@ pub fn chaos(plan: &Plan) -> Report {
     });
 
     let mut client = RedisServer::client(&url);
-    let last: EntryId = newest(&mut client);
+    let last = newest(&mut client, "soak");
     for rules in &GROUPS {
-        if !wait_until(|| checkpoint(&mut client, rules.group) == Some(last)) {
-            let at = checkpoint(&mut client, rules.group);
-            violations.push(format!("the checkpoint of `{}` is at {at:?}, and the stream ends at {last}", rules.group));
+        if !wait_until(|| checkpoint(&mut client, &state_of(rules.group)) == last) {
+            let at = checkpoint(&mut client, &state_of(rules.group));
+            violations
+                .push(format!("the checkpoint of `{}` is at {at:?}, and the stream ends at {last:?}", rules.group));
         }
     }
     for worker in &mut workers {
@@ -305,7 +307,7 @@ pub fn chaos(plan: &Plan) -> Report {
     let logs: Vec<String> = (1..=WORKERS).map(|life| log(&dir, life)).collect();
     let (mut groups, mut dead_letters) = (Vec::new(), 0);
     for rules in &GROUPS {
-        let dead = dead_letters_of(&mut client, rules.group);
+        let dead = dead_ticks(&mut client, rules.group);
         dead_letters += dead.len();
         let mut findings = check(records, rules, events, &beginnings(&logs, rules.group), &dead);
         violations.append(&mut findings.violations);

@@ -49,7 +49,7 @@ pub fn check(
         let is_over = |mark, n, attempt| match mark {
             Mark::Done => true,
             Mark::Failed => (rules.gives_up)(n).is_some_and(|attempts| attempt >= attempts),
-            Mark::Begun => false,
+            _ => false,
         };
         if record.mark != Mark::Begun {
             match &mut before {

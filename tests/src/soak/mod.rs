@@ -2,11 +2,17 @@
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
 //! [`journal`] is what the worker writes, [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
-//! [`mod@chaos`] does the same with the server in the worker's place.
+//! [`mod@chaos`] does the same with the server in the worker's place. [`mod@share`] runs many workers at once: [`fleet`] starts
+//! and harms them, [`witness`] is what they write, [`history`] judges it.
 
 pub mod chaos;
 pub mod check;
+pub mod fleet;
+pub mod history;
 pub mod journal;
+pub mod roll;
+pub mod share;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -159,15 +165,17 @@ impl Producer {
     }
 }
 
-/// The worker; killed when the soak panics.
+/// A worker; killed when the run panics.
+#[derive(Debug)]
 struct Worker {
     child: Child,
 }
 
 impl Worker {
-    fn start(program: &Path, life: u32, dir: &Path, url: &str) -> Self {
+    /// Starts the program in one of its roles.
+    fn start(program: &Path, role: &str, life: u32, dir: &Path, url: &str) -> Self {
         let mut command = Command::new(program);
-        command.arg("worker").arg(life.to_string()).arg(dir.join("journal")).arg(url);
+        command.arg(role).arg(life.to_string()).arg(dir.join("journal")).arg(url);
         let log = File::create(log_of(dir, life)).expect("a log file");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the worker starts");
         Self { child }
@@ -233,7 +241,7 @@ pub fn soak(plan: &Plan) -> Report {
     let weights: u64 = ends.iter().map(|end| weight(*end)).sum();
     for (life, end) in (1..).zip(ends) {
         let share = (plan.events - plan.kills as u64) * weight(end) / weights.max(1);
-        let mut worker = Worker::start(&plan.worker, life, dir, &url);
+        let mut worker = Worker::start(&plan.worker, "worker", life, dir, &url);
         // Something to do when the lease of the one before is over, so that a takeover shows.
         let first = (share / 4).max(1);
         producer.add(first, None);
@@ -279,12 +287,13 @@ pub fn soak(plan: &Plan) -> Report {
     // The last life settles everything and stops in peace.
     let life = plan.kills + 1;
     producer.add((plan.events + 1).saturating_sub(producer.next), None);
-    let mut worker = Worker::start(&plan.worker, life, dir, &url);
-    let last: EntryId = newest(&mut producer.client);
+    let mut worker = Worker::start(&plan.worker, "worker", life, dir, &url);
+    let last = newest(&mut producer.client, "soak");
     for rules in &GROUPS {
-        if !wait_until(|| checkpoint(&mut producer.client, rules.group) == Some(last)) {
-            let at = checkpoint(&mut producer.client, rules.group);
-            violations.push(format!("the checkpoint of `{}` is at {at:?}, and the stream ends at {last}", rules.group));
+        if !wait_until(|| checkpoint(&mut producer.client, &state_of(rules.group)) == last) {
+            let at = checkpoint(&mut producer.client, &state_of(rules.group));
+            violations
+                .push(format!("the checkpoint of `{}` is at {at:?}, and the stream ends at {last:?}", rules.group));
         }
     }
     let terminated = Command::new("kill").args(["-TERM", &worker.child.id().to_string()]).status();
@@ -293,7 +302,7 @@ pub fn soak(plan: &Plan) -> Report {
         violations.push(format!("the last process ended with {status} on SIGTERM"));
     }
     for rules in &GROUPS {
-        if checkpoint(&mut producer.client, rules.group) != Some(last) {
+        if checkpoint(&mut producer.client, &state_of(rules.group)) != last {
             violations.push(format!("the checkpoint of `{}` moved after everything was settled", rules.group));
         }
     }
@@ -303,7 +312,7 @@ pub fn soak(plan: &Plan) -> Report {
     for rules in &GROUPS {
         let lost = lost_leases_of(dir, life, rules.group);
         lost_leases += lost.values().sum::<u64>();
-        let dead = dead_letters_of(&mut producer.client, rules.group);
+        let dead = dead_ticks(&mut producer.client, rules.group);
         dead_letters += dead.len();
         let mut findings = check(records, rules, plan.events, &lost, &dead);
         violations.append(&mut findings.violations);
@@ -357,29 +366,38 @@ fn takeovers(records: &[Record], killed_at: &BTreeMap<u32, u64>) -> Vec<Duration
     times
 }
 
-fn newest(client: &mut redis::Connection) -> EntryId {
+/// The last entry of a stream.
+fn newest(client: &mut redis::Connection, stream: &str) -> Option<EntryId> {
     let mut command = redis::cmd("XREVRANGE");
     let entries: redis::streams::StreamRangeReply =
-        command.arg("soak").arg("+").arg("-").arg("COUNT").arg(1).query(client).expect("the newest entry");
-    entries.ids[0].id.parse().expect("an entry id")
+        command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1).query(client).expect("the newest entry");
+    entries.ids.first()?.id.parse().ok()
 }
 
-fn checkpoint(client: &mut redis::Connection, group: &str) -> Option<EntryId> {
-    let mut command = redis::cmd("HGET");
-    let at: Option<String> = command.arg(format!("streams:{{soak}}:{group}")).arg("at").query(client).ok()?;
+/// The checkpoint in a group's state.
+fn checkpoint(client: &mut redis::Connection, state: &str) -> Option<EntryId> {
+    let at: Option<String> = redis::cmd("HGET").arg(state).arg("at").query(client).ok()?;
     at?.parse().ok()
 }
 
-/// The events among a group's dead letters, with their attempts.
-fn dead_letters_of(client: &mut redis::Connection, group: &str) -> Vec<(u64, u32)> {
-    let mut command = redis::cmd("XRANGE");
+/// The ids of the events among dead letters, with their attempts.
+fn dead_letters_of(client: &mut redis::Connection, dead: &str) -> Vec<(String, u32)> {
     let letters: redis::streams::StreamRangeReply =
-        command.arg(format!("streams:{{soak}}:{group}:dead")).arg("-").arg("+").query(client).expect("dead letters");
-    let letter = |letter: &redis::streams::StreamId| {
-        let id: String = letter.get("o:id")?;
-        Some((id.strip_prefix("tick-")?.parse().ok()?, letter.get("attempts")?))
-    };
+        redis::cmd("XRANGE").arg(dead).arg("-").arg("+").query(client).expect("dead letters");
+    let letter = |letter: &redis::streams::StreamId| Some((letter.get("o:id")?, letter.get("attempts")?));
     letters.ids.iter().map(|found| letter(found).unwrap_or_default()).collect()
+}
+
+/// The ticks among the dead letters of a group.
+fn dead_ticks(client: &mut redis::Connection, group: &str) -> Vec<(u64, u32)> {
+    let number = |id: String| id.strip_prefix("tick-")?.parse().ok();
+    let letters = dead_letters_of(client, &format!("{}:dead", state_of(group))).into_iter();
+    letters.map(|(id, attempts)| (number(id).unwrap_or_default(), attempts)).collect()
+}
+
+/// The state of a group of this run.
+fn state_of(group: &str) -> String {
+    format!("streams:{{soak}}:{group}")
 }
 
 /// How often each process reported that it had lost a group's lease.

@@ -1,8 +1,10 @@
-//! A short soak and a short chaos: `cargo xtask soak` and `cargo xtask chaos` are the long ones.
+//! Short forms of the long runs: `cargo xtask soak`, `chaos` and `share` are the long ones.
 
 use std::time::Duration;
 
 use streams_tests::soak::chaos::{self, chaos};
+use streams_tests::soak::fleet;
+use streams_tests::soak::share::share;
 use streams_tests::soak::{Plan, soak};
 
 #[test]
@@ -17,6 +19,15 @@ fn a_worker_that_is_killed_again_and_again_keeps_every_promise() {
 fn a_server_that_goes_wrong_in_every_way_costs_no_event_and_no_order() {
     let worker = env!("CARGO_BIN_EXE_soak").into();
     let report = chaos(&chaos::Plan { time: Duration::ZERO, seed: 16, worker });
+    println!("{report}");
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+fn processes_that_share_a_stream_and_come_and_go_lose_nothing_and_keep_the_order_of_each_key() {
+    let worker = env!("CARGO_BIN_EXE_soak").into();
+    let time = Duration::from_secs(6);
+    let report = share(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
 }
