@@ -137,9 +137,18 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
 
     /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
-    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts, makes the
-    /// marker where it is gone, and rings the partition's bell. MUST change nothing otherwise.
+    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts and what was
+    /// needed, makes the marker where it is gone, and rings the partition's bell. What is declared stays. MUST change nothing
+    /// otherwise.
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset>;
+
+    /// As [`release`](Self::release), and records in the same step what the next owner must be able to handle, in the
+    /// place of what was recorded before. It stays until a [`Change`] or a reset takes it away.
+    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool>;
+
+    /// Brings what the group's state says of events up to date, in one step, whoever holds the lease; answers with all that
+    /// is declared then. MUST change nothing and answer `None` when the group has no state, and MUST work on a full server.
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>>;
 
     /// Where leases are renewed.
     fn renewal(&self) -> Renewal;
@@ -193,6 +202,33 @@ pub type Notes = BTreeMap<String, String>;
 
 /// Field names and values of an entry that is to be added.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The events that builds of a group have ever declared: by name the highest version that any of them handles.
+///
+/// Names are those of events in programs, so there are never more than people write down.
+pub type Events = BTreeMap<String, u32>;
+
+/// An event that an owner of the group met and could not handle: whoever comes next must know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The event's name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// The entry that holds it.
+    pub entry: EntryId,
+}
+
+/// A change of what a group's state says of events.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Names to be declared from now on; of two versions the higher one counts.
+    pub declares: Events,
+    /// Names to be taken out.
+    pub forgets: Vec<String>,
+    /// What is no longer needed; taken away only where it is exactly this that is recorded.
+    pub met: Option<Need>,
+}
 
 /// Where a partition begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,6 +349,10 @@ pub struct GroupState {
     pub at: EntryId,
     /// The epoch of the last [`Broker::reset`]; 0 when there was none.
     pub reset: u64,
+    /// What builds of the group have declared.
+    pub events: Events,
+    /// What the last owner that gave up could not handle.
+    pub needs: Option<Need>,
 }
 
 /// What came of moving a checkpoint by hand.
@@ -392,6 +432,8 @@ pub struct Holding {
     pub seen: Option<u64>,
     /// Failed attempts of events above the checkpoint.
     pub attempts: Vec<(EntryId, u32)>,
+    /// What builds of the group have declared.
+    pub events: Events,
 }
 
 /// One step of a group's checkpoint.
@@ -417,6 +459,9 @@ pub struct Commit {
     pub dead: Vec<Fields>,
     /// How many dead letters the group may have, and for how long: beyond it nothing is committed.
     pub dead_bounds: DeadBounds,
+    /// Names of events above `prev`, up to `next`, that were passed over because no build was known to handle them. Each
+    /// must be a valid name of an event; others no build can declare.
+    pub passed_over: Vec<String>,
 }
 
 /// How many dead letters a group may have, and how old the oldest may be.
@@ -446,6 +491,12 @@ pub enum Committed {
         count: u64,
         /// The oldest.
         oldest: Option<EntryId>,
+    },
+    /// A build has declared these of [`Commit::passed_over`] meanwhile. MUST be answered whenever one of them is declared
+    /// and the commit is not done already. Nothing was changed.
+    Declared {
+        /// Their names.
+        names: Vec<String>,
     },
     /// The checkpoint is at `next`, but the group's marker is gone: the stream was deleted, or the group destroyed.
     /// Only a commit with `mirror` finds out.

@@ -246,6 +246,8 @@ pub struct ConsumerOptions {
     pub on_data_loss: Option<OnDataLoss>,
     /// A property of the group: how many events of a partition it handles at once, those of one key one after the other.
     pub concurrency: Option<u32>,
+    /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
+    pub ignore: Option<&'static [&'static str]>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -270,6 +272,7 @@ impl ConsumerOptions {
         checkpoint_interval: None,
         on_data_loss: None,
         concurrency: None,
+        ignore: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -286,6 +289,7 @@ impl ConsumerOptions {
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
             on_data_loss: self.on_data_loss.or(below.on_data_loss),
             concurrency: self.concurrency.or(below.concurrency),
+            ignore: self.ignore.or(below.ignore),
         }
     }
 
@@ -356,6 +360,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_concurrency(mut self, events: u32) -> Self {
         self.concurrency = Some(events);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::ignore`].
+    #[must_use]
+    pub const fn with_ignore(mut self, events: &'static [&'static str]) -> Self {
+        self.ignore = Some(events);
         self
     }
 }

@@ -168,13 +168,47 @@ impl Value {
             self.invalid(&format!("a string such as \"{}\"", kind.example()), errors);
             return None;
         };
-        match check_name(kind, &text.value()) {
-            Ok(()) => Some(text),
-            Err(reason) => {
-                let (kind, name) = (kind.word(), text.value());
-                errors.push(&text, format!("invalid {kind} name `{name}`: {reason}"));
-                None
+        checked_name(text, kind, errors)
+    }
+
+    /// A list of such names, each once.
+    pub(crate) fn names(&self, kind: NameKind, errors: &mut Errors) -> Vec<LitStr> {
+        let expected = format!("a list of {} names such as [\"{}\"]", kind.word(), kind.example());
+        let Ok(list) = syn::parse2::<syn::ExprArray>(self.tokens.clone()) else {
+            self.invalid(&expected, errors);
+            return Vec::new();
+        };
+        if list.elems.is_empty() {
+            let option = self.name;
+            errors.push(&list, format!("`{option}` names nothing; expected {expected}, or remove `{option}`"));
+        }
+        let mut names: Vec<LitStr> = Vec::new();
+        let stands = |names: &[LitStr], name: &LitStr| names.iter().any(|other| other.value() == name.value());
+        for name in list.elems {
+            match name {
+                syn::Expr::Lit(syn::ExprLit { lit: Lit::Str(name), .. }) if stands(&names, &name) => {
+                    errors.push(&name, format!("`{}` stands here twice", name.value()));
+                }
+                syn::Expr::Lit(syn::ExprLit { lit: Lit::Str(name), .. }) => {
+                    names.extend(checked_name(name, kind, errors));
+                }
+                other => {
+                    let shown = other.to_token_stream();
+                    errors.push(&shown, format!("invalid {} name `{shown}`; expected {expected}", kind.word()));
+                }
             }
+        }
+        names
+    }
+}
+
+fn checked_name(text: LitStr, kind: NameKind, errors: &mut Errors) -> Option<LitStr> {
+    match check_name(kind, &text.value()) {
+        Ok(()) => Some(text),
+        Err(reason) => {
+            let (kind, name) = (kind.word(), text.value());
+            errors.push(&text, format!("invalid {kind} name `{name}`: {reason}"));
+            None
         }
     }
 }

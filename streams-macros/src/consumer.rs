@@ -50,6 +50,7 @@ impl Options {
         "checkpoint",
         "on_data_loss",
         "concurrency",
+        "ignore",
         "crate",
     ];
 
@@ -139,6 +140,10 @@ impl Options {
                 let events = events as u32;
                 setters.push(quote!(with_concurrency(#events)));
             }
+        }
+        if let Some(value) = args.take("ignore") {
+            let names = value.names(NameKind::Event, errors);
+            setters.push(quote!(with_ignore(&[#(#names),*])));
         }
         Self { root, group, setters, of_batches }
     }

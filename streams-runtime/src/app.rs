@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::Admin;
 use crate::broker::{Embedded, Redis};
+use crate::builds;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::dead_letter::DeadLetters;
@@ -39,6 +40,9 @@ use crate::tail::Tails;
 
 /// How long [`Running::caught_up`] waits for news before it asks the broker itself.
 const ASK: Duration = Duration::from_millis(200);
+
+/// How many groups say at the same time what they handle: enough to fill a connection, and no burst of thousands.
+const ANNOUNCED_AT_ONCE: usize = 64;
 
 /// Said once, where nobody chose a broker.
 pub(crate) const EMBEDDED_BY_DEFAULT: &str = "no REDIS_URL is set: using the embedded broker, which forgets everything \
@@ -269,6 +273,7 @@ impl App {
         for group in &plan.groups {
             broker.declare(&group.key).await?;
         }
+        announce(&broker, &plan).await?;
         // Where everything is to be the same at every run, the name is, too.
         let (host, process) =
             if self.seams.is_some() { (String::new(), 0) } else { (meeting::host(), std::process::id()) };
@@ -345,9 +350,10 @@ impl App {
                 });
                 let driven = Group {
                     engine: engine.clone(),
-                    place: members.place(&group.key, (group.stream, group.group), key.clone()),
+                    place: members.place(&group.key, (group.stream, group.group), key.clone(), &group.build),
                     key,
                     handlers: handlers.collect(),
+                    build: Arc::clone(&group.build),
                     start: group.start,
                     checkpoint: group.checkpoint,
                     on_data_loss: group.on_data_loss,
@@ -415,6 +421,28 @@ impl App {
         until.await;
         Ok(running.stop().await)
     }
+}
+
+/// Says in every group what this build handles, before it publishes or contends: an older owner then leaves to it what only
+/// it knows.
+async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerError> {
+    let mut asked = JoinSet::new();
+    for group in &plan.groups {
+        for partition in 0..group.key.partitions() {
+            if asked.len() >= ANNOUNCED_AT_ONCE
+                && let Some(announced) = asked.join_next().await
+            {
+                announced.unwrap_or(Ok(()))?;
+            }
+            let (broker, key) = (Arc::clone(broker), group.key.partition(partition).group(group.group));
+            let (start, build) = (group.start, Arc::clone(&group.build));
+            asked.spawn(async move { builds::announce(&*broker, &key, start, &build).await });
+        }
+    }
+    while let Some(announced) = asked.join_next().await {
+        announced.unwrap_or(Ok(()))?;
+    }
+    Ok(())
 }
 
 /// Drives a group. A panic of our own must not look like a group that is well.

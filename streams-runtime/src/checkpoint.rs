@@ -183,6 +183,7 @@ impl Ledger {
             mirror,
             dead: std::mem::take(&mut self.dead),
             dead_bounds: self.dead_bounds,
+            passed_over: Vec::new(),
         }
     }
 

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding};
+use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding, Need};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::builds::PassedOver;
 use crate::checkpoint::{Due, Ledger};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{SERVER_AWAY, wait};
-use crate::status::Phase;
+use crate::status::{Phase, count};
 
 /// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
 const MENDED_RETRY: Duration = Duration::from_secs(5);
@@ -25,10 +26,21 @@ pub(crate) struct Committer<'a> {
     lease: &'a Lease,
     pub(crate) ledger: Ledger,
     flying: Option<Flying>,
+    passed_over: PassedOver,
+    /// What a build has declared that was passed over here and is not committed: nothing is any more.
+    needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
     refused: Option<String>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
     pub(crate) now: Instant,
+}
+
+/// The end of an entry's business with the group.
+pub(crate) struct End<'e> {
+    pub(crate) id: EntryId,
+    pub(crate) event_id: &'e str,
+    /// Name and version of the event, where no consumer of the group takes it.
+    pub(crate) passed_over: Option<(&'e str, u32)>,
 }
 
 struct Flying {
@@ -42,24 +54,24 @@ impl<'a> Committer<'a> {
     pub(crate) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        Self { group, lease, ledger, flying: None, refused: None, now: Instant::now() }
+        let (passed_over, needs) = (PassedOver::default(), None);
+        Self { group, lease, ledger, flying: None, passed_over, needs, refused: None, now: Instant::now() }
     }
 
     /// These are settled, one or all of a batch, of which no commit takes a part; the letter of one that is dead goes out with
     /// the commit that passes it. A commit starts when one is due.
-    pub(crate) fn settle<'e>(
-        &mut self,
-        entries: impl IntoIterator<Item = (EntryId, &'e str)>,
-        mut letter: Option<Fields>,
-    ) {
-        for (id, event_id) in entries {
+    pub(crate) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
+        for End { id, event_id, passed_over } in ends {
+            if let Some((name, version)) = passed_over {
+                self.passed_over.note(&self.group.build, id, name, version);
+            }
             self.ledger.settle(id, event_id, letter.take(), self.now);
         }
         self.start_if_due();
     }
 
     fn start_if_due(&mut self) {
-        if self.flying.is_none() && self.ledger.is_due(self.now) {
+        if self.flying.is_none() && self.needs.is_none() && self.ledger.is_due(self.now) {
             self.start();
         }
     }
@@ -70,6 +82,7 @@ impl<'a> Committer<'a> {
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
             self.progress().await?;
         }
+        self.may_go_on()?;
         while !self.ledger.has_room(events) {
             // A batch may need room before what takes it is due.
             if self.flying.is_none() {
@@ -81,8 +94,18 @@ impl<'a> Committer<'a> {
                 () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
+            self.may_go_on()?;
         }
         Ok(())
+    }
+
+    /// Whether nothing was passed over that another build handles. Asked between two events, so that the one in hand comes
+    /// to its end.
+    ///
+    /// The checkpoint stays before all that the refused commit held. What of it was handled will come again: at most one
+    /// commit batch, and only when a build declares an event while its first one is on its way.
+    pub(crate) fn may_go_on(&self) -> Result<(), Ended> {
+        self.needs.clone().map_or(Ok(()), |need| Err(Ended::Needs(need)))
     }
 
     /// Whether a commit was sent that has no answer, not even a refusal.
@@ -93,6 +116,7 @@ impl<'a> Committer<'a> {
     /// Commits everything that is settled.
     pub(crate) async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
+            self.may_go_on()?;
             if let Some(reason) = &self.refused {
                 return Err(self.group.halted(reason.clone()));
             }
@@ -110,7 +134,9 @@ impl<'a> Committer<'a> {
 
     fn start(&mut self) {
         let now = Instant::now();
-        let commit = Arc::new(self.ledger.take(self.lease.holder(), now));
+        let mut commit = self.ledger.take(self.lease.holder(), now);
+        commit.passed_over = self.passed_over.take();
+        let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
         self.flying = Some(Flying { commit, reply, failures: 0, retry_at: None });
@@ -128,6 +154,7 @@ impl<'a> Committer<'a> {
     pub(crate) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
             match self.ledger.due_at() {
+                _ if self.needs.is_some() => std::future::pending().await,
                 Some(Due::Now) => {}
                 Some(Due::At(at)) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
@@ -163,6 +190,7 @@ impl<'a> Committer<'a> {
             Ok(done @ (Committed::Done | Committed::Vanished)) => {
                 self.lease.commit_ended();
                 self.ledger.acknowledged(&flying.commit);
+                count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.commit.next, flying.commit.seen);
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
@@ -177,6 +205,20 @@ impl<'a> Committer<'a> {
             Ok(Committed::Conflict { at }) => {
                 tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
                 return Err(Ended::Lost);
+            }
+            Ok(Committed::Declared { names }) => {
+                self.lease.commit_ended();
+                let Some(need) = self.passed_over.first(&names) else {
+                    let reason = format!(
+                        "bug in streams-runtime: {} passed over none of {names:?}; please report it, and start the program again",
+                        group.key
+                    );
+                    self.flying = None;
+                    return Err(group.halted(self.refused.insert(reason).clone()));
+                };
+                self.needs = Some(need);
+                self.flying = None;
+                return Ok(());
             }
             Ok(Committed::DeadLettersFull { count, oldest }) => {
                 // Answered: the owner is well, it is the operator who is awaited.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use streams_core::broker::DeadBounds;
-use streams_core::{Backoff, ConsumerOptions, OnDataLoss};
+use streams_core::{Backoff, ConsumerOptions, OnDataLoss, keys};
 
 /// The options of an app. Every field has a default that is fit for production.
 #[derive(Debug, Clone, PartialEq)]
@@ -192,6 +192,10 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
             ConsumerOptions::MAX_CONCURRENCY
         ));
     }
+    let ignored = options.ignore.unwrap_or_default();
+    problems.extend(
+        ignored.iter().filter_map(|name| keys::check_event(name).err()).map(|error| format!("`ignore`: {error}")),
+    );
     if let Some(backoff) = options.backoff.filter(|backoff| backoff.first > backoff.max) {
         problems.push(format!("`backoff` is {backoff}; the first wait must not be longer than the last"));
     }

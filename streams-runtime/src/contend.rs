@@ -8,6 +8,7 @@ use streams_core::EntryId;
 use streams_core::broker::{Acquired, Claim, Created, Holder, Holding};
 use tokio::time::Instant;
 
+use crate::builds::{Untaken, Way};
 use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::member_of;
@@ -19,7 +20,7 @@ impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(crate) async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let (broker, place) = (&self.engine.broker, &self.place);
-        let mut bell = None;
+        let (mut untaken, mut bell) = (Untaken::default(), None);
         let mut first = true;
         place.stand_by();
         loop {
@@ -48,35 +49,48 @@ impl Group {
                 place.ask();
                 continue;
             };
+            self.declare(&state).await?;
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
                 .holder
                 .as_ref()
                 .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
             let turn = if ours { Some("its own lease ran out, and nobody took it".to_owned()) } else { sight.turn };
-            if let Some(why) = turn {
-                let claim = Claim { owner: place.token(), lease_for: self.engine.lease_for, seen: state.lease.clone() };
-                let sent = Instant::now();
-                match broker.acquire(&self.key, &claim).await? {
-                    Acquired::Held(holding) => {
-                        past.why = why;
-                        let holder = Holder { owner: claim.owner, epoch: holding.epoch };
-                        return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
+            match turn {
+                Some(why) => match self.give_way(&state, &mut untaken).await? {
+                    Way::Contend => {
+                        let claim =
+                            Claim { owner: place.token(), lease_for: self.engine.lease_for, seen: state.lease.clone() };
+                        let sent = Instant::now();
+                        match broker.acquire(&self.key, &claim).await? {
+                            Acquired::Held(holding) => {
+                                past.why = why;
+                                let holder = Holder { owner: claim.owner, epoch: holding.epoch };
+                                return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
+                            }
+                            // The next look says what has become of it.
+                            Acquired::Contended | Acquired::Missing => place.ask(),
+                            refused => return Err(self.refused(&refused)),
+                        }
+                        continue;
                     }
-                    // The next look says what has become of it.
-                    Acquired::Contended | Acquired::Missing => place.ask(),
-                    refused => return Err(self.refused(&refused)),
+                    Way::Forgotten => {
+                        place.ask();
+                        continue;
+                    }
+                    Way::Leave => {}
+                },
+                None => {
+                    let owner = member_of(&state.lease.owner).to_owned();
+                    if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
+                        self.tell(&owner, state.lease_for, first);
+                        first &= owner.is_empty();
+                    }
                 }
-                continue;
             }
             // Not before a claim: what it comes to says whether the server can be used.
             self.contact.succeeded();
             past.told = false;
-            let owner = member_of(&state.lease.owner).to_owned();
-            if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
-                self.tell(&owner, state.lease_for, first);
-                first &= owner.is_empty();
-            }
             if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
                 bell = Some((follower, EntryId::ZERO));

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use streams_core::broker::Holding;
-use streams_core::{Context, Entry, EntryId, Failure, OnDataLoss, Outcome};
+use streams_core::broker::{Events, Holding, Need};
+use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
+use crate::builds;
 use crate::call::Caught;
 use crate::clock::{after, millis};
-use crate::commit::Committer;
+use crate::commit::{Committer, End};
 use crate::dead_letter;
 use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
@@ -47,6 +48,8 @@ pub(crate) struct InHand {
     gathering: Gathering,
     /// What runs beside others, and is behind that.
     pub(crate) dispatch: Dispatch,
+    /// What builds had declared when the lease was taken.
+    declared: Events,
     dead_in_a_row: u32,
     /// Since when the group runs.
     turn: Instant,
@@ -99,6 +102,7 @@ impl Group {
         let mut hand = InHand {
             gathering: Gathering::default(),
             dispatch: Dispatch::new(self.lanes),
+            declared: holding.events.clone(),
             dead_in_a_row: 0,
             turn: Instant::now(),
         };
@@ -127,6 +131,9 @@ impl Group {
         // When to read again after a read that failed, and how many in a row did.
         let mut again = None;
         loop {
+            if let Err(ended) = committer.may_go_on() {
+                return ended;
+            }
             if let Err(ended) = self.advance(lease, committer, hand) {
                 return ended;
             }
@@ -227,8 +234,6 @@ impl Group {
         let handler = &self.handlers[consumer];
         match handler.registration.key(entry) {
             Ok(key) => Some(Beside::Lane { key, consumer }),
-            // It ends the ownership, and what is behind it may be of its key.
-            Err(error) if error.is_newer() => None,
             Err(error) => match decide(Err(Failure::Decode(error)), 1, &handler.policy, || 0.0) {
                 Decision::Settle(settlement) => {
                     Some(Beside::Over { letter: self.ended(settlement, entry, 1, 1, handler.registration.info.name) })
@@ -238,11 +243,14 @@ impl Group {
         }
     }
 
-    fn taker(&self, entry: &Entry) -> Taker {
-        let Some((name, _)) = entry.event() else { return Taker::Unnamed };
-        match self.handlers.iter().position(|handler| handler.registration.info.event.name == name) {
-            Some(consumer) => Taker::Consumer(consumer),
-            None => Taker::Nobody,
+    /// Who takes an entry; of one that is for another build, what that has to handle.
+    fn taker(&self, declared: &Events, entry: &Entry) -> Result<Taker, Need> {
+        let Some((name, version)) = entry.event() else { return Ok(Taker::Unnamed) };
+        let info = |consumer: usize| self.handlers[consumer].registration.info;
+        match (0..self.handlers.len()).find(|&consumer| info(consumer).event.name == name) {
+            Some(consumer) if version <= info(consumer).event.version => Ok(Taker::Consumer(consumer)),
+            None if !self.build.leaves(declared, name) => Ok(Taker::Nobody),
+            _ => Err(builds::need(name, version, entry)),
         }
     }
 
@@ -254,7 +262,13 @@ impl Group {
         hand: &mut InHand,
         entry: Arc<Entry>,
     ) -> Result<(), Ended> {
-        let taker = self.taker(&entry);
+        let taker = match self.taker(&hand.declared, &entry) {
+            Ok(taker) => taker,
+            Err(need) => {
+                self.empty_hands(lease, committer, hand).await?;
+                return Err(Ended::Needs(need));
+            }
+        };
         if let Some(beside) = self.beside(taker, &entry) {
             return self.take_up(lease, committer, hand, entry, beside).await;
         }
@@ -363,12 +377,13 @@ impl Group {
             }
             _ => self.without_taker(taker, first),
         };
-        if held.len() > 1 {
-            count(&self.progress.counts.passed_over, held.len() as u64 - u64::from(events));
-        }
         let dead = letter.as_ref().map(|letter| letter.cause);
-        let entries = held.iter().map(|Held { entry, .. }| (entry.id, entry.given_id().unwrap_or_default()));
-        self.settle(committer, entries, letter);
+        let ends = held.iter().map(|Held { entry, is_event }| End {
+            id: entry.id,
+            event_id: entry.given_id().unwrap_or_default(),
+            passed_over: entry.event().filter(|_| !is_event),
+        });
+        self.settle(committer, ends, letter);
         let Some(cause) = dead else { return Ok(Ok(false)) };
         // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
         // That may be never, when there is no room for it, and a stop must not wait for an operator.
@@ -388,14 +403,14 @@ impl Group {
     pub(crate) fn settle<'e>(
         &self,
         committer: &mut Committer<'_>,
-        entries: impl IntoIterator<Item = (EntryId, &'e str)>,
+        ends: impl IntoIterator<Item = End<'e>>,
         letter: Option<Letter>,
     ) {
         let letter = letter.map(|Letter { entry, consumer, cause, reason, attempts }| {
             tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
             dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
         });
-        committer.settle(entries, letter);
+        committer.settle(ends, letter);
     }
 
     /// What becomes of an entry that no consumer takes: it is passed over, or put away where it does not say what it is.
@@ -404,7 +419,6 @@ impl Group {
             let reason = "the field `event` is missing or is not `Name@version`".to_owned();
             return Some(Letter { entry: Arc::clone(entry), consumer: "", cause: Cause::Decode, reason, attempts: 1 });
         }
-        count(&self.progress.counts.passed_over, 1);
         None
     }
 
@@ -460,7 +474,6 @@ impl Group {
                     }
                     return Ok(Err(Apart { undecodable, tried: attempt }));
                 }
-                Decision::Halt { reason } => return Err(self.not_for_us(entry, &reason)),
                 Decision::Retry { after, reason } => {
                     let events = batch.as_ref().map_or(1, |batch| batch.len());
                     self.attempt_failed(committer, handler, entry, events, attempt, after, &reason);
@@ -475,6 +488,7 @@ impl Group {
                             done = committer.progress() => done?,
                             () = &mut next => break,
                         }
+                        committer.may_go_on()?;
                     }
                 }
             }
@@ -497,16 +511,6 @@ impl Group {
         let wait = humantime::format_duration(Duration::from_millis(millis(after)));
         tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
         committer.ledger.attempt_failed(entry.id, attempt);
-    }
-
-    /// This build cannot handle the entry.
-    pub(crate) fn not_for_us(&self, entry: &Entry, reason: &str) -> Ended {
-        self.halted(format!(
-            "{}: entry {}: {reason}; or pass it over with `{}` if it should not be there",
-            self.key,
-            entry.id,
-            self.reset_behind(entry.id)
-        ))
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.

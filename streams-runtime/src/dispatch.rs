@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::call::Caught;
 use crate::clock::after;
-use crate::commit::Committer;
+use crate::commit::{Committer, End};
 use crate::deliver::{InHand, Letter};
 use crate::lanes::{Bounds, Lanes, Ticket};
 use crate::lease::Lease;
@@ -56,6 +56,8 @@ struct Taken {
 struct Settled {
     id: EntryId,
     event_id: String,
+    /// Name and version of an event that no consumer of the group takes.
+    passed_over: Option<(String, u32)>,
     letter: Option<Letter>,
 }
 
@@ -166,7 +168,7 @@ impl Group {
             Beside::Lane { key, consumer } => lanes.take_up(key, entry.weight(), Taken { entry, consumer }),
             Beside::Over { letter } => {
                 let weight = letter.as_ref().map_or(0, |_| entry.weight());
-                lanes.take_up_settled(weight, Settled::of(&entry, letter));
+                lanes.take_up_settled(weight, Settled::of(&entry, letter.is_none(), letter));
             }
         }
         self.advance(lease, committer, hand)
@@ -214,6 +216,7 @@ impl Group {
         // A dead letter that has to be acknowledged first must not make what is settled behind it come again.
         let passed = async {
             while hand.dispatch.letter.is_some() {
+                committer.may_go_on()?;
                 tokio::select! {
                     biased;
                     () = lease.lost() => return Err(Ended::Lost),
@@ -231,6 +234,7 @@ impl Group {
     /// # Cancel safety
     /// It may be dropped and called again.
     async fn step(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+        committer.may_go_on()?;
         let may_start = hand.dispatch.may_start(committer);
         tokio::select! {
             biased;
@@ -257,9 +261,10 @@ impl Group {
             self.progress.counts.dead(cause);
             self.weather(hand, true)?;
         }
-        while let Some(Settled { id, event_id, letter }) = hand.dispatch.lanes.pass() {
+        while let Some(Settled { id, event_id, passed_over, letter }) = hand.dispatch.lanes.pass() {
             let cause = letter.as_ref().map(|letter| letter.cause);
-            self.settle(committer, [(id, event_id.as_str())], letter);
+            let passed_over = passed_over.as_ref().map(|(name, version)| (name.as_str(), *version));
+            self.settle(committer, [End { id, event_id: &event_id, passed_over }], letter);
             if let Some(cause) = cause {
                 hand.dispatch.letter = Some((id, cause));
                 return Ok(());
@@ -328,7 +333,7 @@ impl Group {
             Decision::Settle(settlement) => {
                 let letter = self.ended(settlement, &entry, 1, attempt, handler.registration.info.name);
                 let weight = letter.as_ref().map_or(0, |_| entry.weight());
-                lanes.settle(ticket, weight, Settled::of(&entry, letter));
+                lanes.settle(ticket, weight, Settled::of(&entry, false, letter));
                 Ok(())
             }
             Decision::Retry { after: wait, reason } => {
@@ -336,7 +341,10 @@ impl Group {
                 lanes.retry(ticket, after(Instant::now(), wait));
                 Ok(())
             }
-            Decision::Halt { reason } | Decision::Apart { reason, .. } => Err(self.not_for_us(&entry, &reason)),
+            Decision::Apart { reason, .. } => Err(self.halted(format!(
+                "bug in streams-runtime: {}: entry {} came alone and was taken for a batch ({reason}); please report it, and start the program again",
+                self.key, entry.id
+            ))),
         }
     }
 
@@ -373,7 +381,9 @@ impl Group {
 }
 
 impl Settled {
-    fn of(entry: &Entry, letter: Option<Letter>) -> Self {
-        Self { id: entry.id, event_id: entry.given_id().unwrap_or_default().to_owned(), letter }
+    fn of(entry: &Entry, passed_over: bool, letter: Option<Letter>) -> Self {
+        let event_id = entry.given_id().unwrap_or_default().to_owned();
+        let passed_over = entry.event().filter(|_| passed_over).map(|(name, version)| (name.to_owned(), version));
+        Self { id: entry.id, event_id, passed_over, letter }
     }
 }

@@ -349,6 +349,7 @@ async fn renew_once(
 mod tests {
     use super::*;
     use streams_core::EntryId;
+    use streams_core::broker::Events;
 
     fn state(owner: &str, beat: u64) -> GroupState {
         GroupState {
@@ -356,6 +357,8 @@ mod tests {
             lease_for: Duration::from_secs(10),
             at: EntryId::ZERO,
             reset: 0,
+            events: Events::new(),
+            needs: None,
         }
     }
 

@@ -88,7 +88,8 @@
 //! [`Status`] says so, and so does a log line every minute, with the remedy.
 //!
 //! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
-//! * An entry is of a newer version than the program knows.
+//! * An entry is of a newer version than any running build knows, or of an event that only a build knows which does not
+//!   run: it goes on by itself when one comes, or when a consumer says `ignore`.
 //! * [`Config::dead_letter_storm`] events in a row became dead letters: an outage rather than bad events.
 //! * The dead letters are at their bound ([`Config::dead_letters`]); it goes on by itself when some are discarded.
 //! * The server refuses a key or a command: a wrong type, a missing permission.
@@ -107,6 +108,7 @@ mod publisher;
 mod tail;
 mod ordered;
 mod contend;
+mod builds;
 mod lease;
 mod members;
 mod roster;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::builds::Build;
 use crate::lease::{Lease, Verdict, Watch};
 use crate::metrics::Gauge;
 use crate::monitor::Vitals;
@@ -76,6 +77,7 @@ struct Shared {
 /// The members of one group, and this process's places among its partitions.
 struct Circle {
     set: String,
+    build: Arc<Build>,
     roster: Roster,
     settled: bool,
     places: Vec<Arc<Place>>,
@@ -195,12 +197,14 @@ impl Members {
         stream: &StreamKey,
         names: (&'static str, &'static str),
         key: GroupKey,
+        build: &Arc<Build>,
     ) -> Arc<Place> {
         let (shared, circles, set) = (&self.shared, &mut self.circles, stream.members(names.1));
         let circle = circles.iter().position(|circle| circle.set == set).unwrap_or_else(|| {
             circles.push(Circle {
                 roster: Roster::new(set.clone(), stream.partitions(), shared.name.clone(), shared.lease_for),
                 set,
+                build: Arc::clone(build),
                 settled: false,
                 places: Vec::new(),
                 count: self.vitals.registry.gauge("streams_members", &[names.0, names.1]),
@@ -294,6 +298,11 @@ impl Members {
                 Err(error) => circle.fail(&error),
             }
         }
+        let states: Vec<_> = states.collect();
+        for (place, state) in states.iter().filter_map(|(place, state)| Some((place, state.as_ref().ok()?))) {
+            let needs = state.as_ref().and_then(|state| state.needs.as_ref());
+            self.circles[place.circle].roster.need(place.key.partition().index(), needs, now);
+        }
         for (place, state) in states {
             place.see(&self.circles[place.circle].roster, state, now);
         }
@@ -363,7 +372,13 @@ impl Circle {
             }
         }
         if concerned {
-            let card = Card { name: shared.name.clone(), lease_for: shared.lease_for, without }.to_string();
+            let card = Card {
+                name: shared.name.clone(),
+                lease_for: shared.lease_for,
+                without,
+                build: Arc::clone(&self.build),
+            }
+            .to_string();
             let absent = self.roster.absent(&card, now);
             sets.push(Attendance { members: self.set.clone(), present: Some(card), absent });
         }

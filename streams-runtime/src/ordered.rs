@@ -6,11 +6,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, Reset};
+use streams_core::broker::{
+    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, Need, Reset,
+};
 use streams_core::keys::GroupKey;
 use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope, Start};
 use tokio::time::Instant;
 
+use crate::builds::Build;
 use crate::commit::Committer;
 use crate::lanes::Bounds;
 use crate::lease::{Lease, Leases};
@@ -59,6 +62,7 @@ pub(crate) struct Group {
     pub(crate) key: GroupKey,
     pub(crate) place: Arc<Place>,
     pub(crate) handlers: Vec<Handler>,
+    pub(crate) build: Arc<Build>,
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) on_data_loss: OnDataLoss,
@@ -105,6 +109,8 @@ pub(crate) enum Ended {
     HandedOver,
     /// The lease is taken anew: a reset has moved the checkpoint.
     Again,
+    /// The next event is one for another build.
+    Needs(Need),
     /// History was cut. `at` is how far the group had read, where the cut is not one that took its state along.
     Cut { loss: DataLoss, at: Option<Reader> },
     /// The server could not be used.
@@ -177,6 +183,7 @@ impl Group {
                     self.pause(wait(REFUSED, failures, self.engine.random.fraction())).await;
                 }
                 Ended::Again => {}
+                Ended::Needs(_) => past.told = false,
                 Ended::Cut { loss, at } => {
                     // No lease is held, so nothing is to be given back.
                     if let Ended::Halted { reason, .. } = self.answer(&loss, at).await {
@@ -194,13 +201,17 @@ impl Group {
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.
     pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
-        let reason = format!("{}: {error}; the group then goes on by itself", self.key);
-        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        self.say_halted(&format!("{}: {error}; the group then goes on by itself", self.key))
+    }
+
+    /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
+    pub(crate) fn say_halted(&self, reason: &str) -> bool {
+        self.progress.enter(Phase::Halted { reason: reason.to_owned() });
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }
-        *said = Some((reason.clone(), Instant::now()));
+        *said = Some((reason.to_owned(), Instant::now()));
         drop(said);
         tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
         true
@@ -398,6 +409,7 @@ impl Group {
 
     /// Reads and handles until the lease is lost or the app stops.
     async fn own(&self, lease: &Lease, holding: Holding, past: &mut Past) -> Ended {
+        self.withdraw(&holding.events).await;
         let mut committer = Committer::new(self, lease, &holding);
         let mut ended = self.work(lease, &holding, &mut committer).await;
         if let Ended::Failed(error) = &ended {
@@ -414,10 +426,15 @@ impl Group {
             }
             return ended;
         }
+        let mut needs = match &ended {
+            Ended::Needs(need) => Some(need.clone()),
+            _ => None,
+        };
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
             // A cut that the commit came upon is no reason to doubt the commit.
             Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
             Ok(Err(Ended::Lost)) => return Ended::Lost,
+            Ok(Err(Ended::Needs(need))) => needs = Some(need),
             Ok(Err(failed)) => self.left(
                 &ended,
                 &format!("the last commit failed ({failed:?}): events since the checkpoint will come again"),
@@ -436,7 +453,14 @@ impl Group {
             }
         }
         self.prepare(&ended).await;
-        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
+        let release = match &needs {
+            None => self.engine.broker.release(&self.key, lease.holder()),
+            Some(need) => {
+                tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %need.entry, event = need.name, version = need.version, "leaving the partition to a build that handles this event");
+                self.engine.broker.hand_over(&self.key, lease.holder(), need)
+            }
+        };
+        match tokio::time::timeout(FAREWELL, release).await {
             Ok(Ok(held)) => {
                 self.progress.disowned(!held);
                 if held {
@@ -444,10 +468,16 @@ impl Group {
                     tracing::debug!(group, partition, epoch = lease.holder().epoch, "released");
                 }
             }
-            Ok(Err(error)) => self.left(
-                &ended,
-                &format!("the lease could not be given back ({error}): others take over when it runs out"),
-            ),
+            Ok(Err(error)) => {
+                self.left(
+                    &ended,
+                    &format!("the lease could not be given back ({error}): others take over when it runs out"),
+                );
+                // It would take its own lease again at once, only to come upon the same event.
+                if let Ended::Needs(_) = ended {
+                    return error.into();
+                }
+            }
             Err(_) => self.left(
                 &ended,
                 "giving the lease back was not answered: others take over when it runs out at the latest",

@@ -2,7 +2,8 @@
 //!
 //! Pure: the app gathers, this decides, before anything is connected.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
@@ -12,6 +13,7 @@ use streams_core::{
     Resources, Retention, Start,
 };
 
+use crate::builds::Build;
 use crate::config::{
     BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, TIMEOUT,
 };
@@ -38,6 +40,8 @@ pub(crate) struct GroupPlan {
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) on_data_loss: OnDataLoss,
+    /// What this build does about the group's events.
+    pub(crate) build: Arc<Build>,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
     /// How many events of a partition it handles at once.
@@ -145,6 +149,10 @@ pub(crate) fn plan(
         };
         let of_group =
             over(members.iter().fold(ConsumerOptions::DEFAULT, |all, consumer| all.over(consumer.info.options)));
+        let ignored = of_group.ignore.unwrap_or_default();
+        problems.extend(ignored_problems(&members, ignored));
+        let takes = members.iter().map(|consumer| (consumer.info.event.name, consumer.info.event.version));
+        let build = Arc::new(Build::new(takes, ignored.iter().copied()));
         let checkpoint = Checkpoint {
             events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
             interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
@@ -174,6 +182,7 @@ pub(crate) fn plan(
             start: of_group.start.unwrap_or_default(),
             checkpoint,
             on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+            build,
             max_payload: properties.max_payload,
             concurrency,
         });
@@ -232,6 +241,10 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             if x.concurrency.is_some() && y.concurrency.is_some() && x.concurrency != y.concurrency {
                 problems.push(differ("concurrency"));
             }
+            let ignored = |options: &ConsumerOptions| options.ignore.map(|names| names.iter().collect::<BTreeSet<_>>());
+            if x.ignore.is_some() && y.ignore.is_some() && ignored(x) != ignored(y) {
+                problems.push(differ("ignore"));
+            }
         }
     }
     problems
@@ -257,6 +270,23 @@ fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
             event_place(info.event)
         )
     })
+}
+
+/// Events that a group takes and is told to ignore.
+fn ignored_problems(members: &[Registration], ignored: &[&str]) -> Vec<String> {
+    let taken = members.iter().map(|member| member.info).filter(|info| ignored.contains(&info.event.name));
+    taken
+        .map(|info| {
+            let names_it = |other: &&Registration| {
+                other.info.options.ignore.is_some_and(|names| names.contains(&info.event.name))
+            };
+            let by = members.iter().find(names_it).map_or_else(|| "the configuration".to_owned(), |by| place(by.info));
+            format!(
+                "{} takes `{}` of stream `{}` in group `{}`, and {by} says that the group ignores it; take it out of `ignore`, or remove the consumer",
+                place(info), info.event.name, info.event.stream, info.group
+            )
+        })
+        .collect()
 }
 
 /// Whether events of one stream contradict each other about its properties, in one line.

@@ -3,14 +3,16 @@
 //! No clock but one's own decides: a member counts beats, and whoever has seen the same beat for a whole lease takes it
 //! out. [`assign`](crate::assign) shares the partitions between those who stand here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::Member;
+use streams_core::broker::{Member, Need};
 use tokio::time::Instant;
 
 use crate::assign::assign;
+use crate::builds::Build;
 use crate::clock::{after, millis};
 
 /// For how long the members must stay the same before partitions that have an owner move.
@@ -29,6 +31,8 @@ pub(crate) struct Card {
     pub(crate) lease_for: Duration,
     /// The partitions that it cannot take now.
     pub(crate) without: BTreeSet<u32>,
+    /// What it does about the events of the group.
+    pub(crate) build: Arc<Build>,
 }
 
 impl fmt::Display for Card {
@@ -37,7 +41,10 @@ impl fmt::Display for Card {
         for (n, partition) in self.without.iter().enumerate() {
             write!(f, "{}{partition}", if n == 0 { " without=" } else { "," })?;
         }
-        Ok(())
+        match self.build.to_string() {
+            build if build.is_empty() => Ok(()),
+            build => write!(f, " {build}"),
+        }
     }
 }
 
@@ -46,14 +53,16 @@ impl Card {
     fn read(says: &str, lease_for: Duration) -> Self {
         let mut words = says.split(' ');
         let name = words.next().unwrap_or_default().to_owned();
-        let mut card = Self { name, lease_for, without: BTreeSet::new() };
+        let mut card = Self { name, lease_for, without: BTreeSet::new(), build: Arc::default() };
+        let mut build = Build::default();
         for (word, value) in words.filter_map(|word| word.split_once('=')) {
             match word {
                 "lease" => card.lease_for = value.parse().map_or(lease_for, Duration::from_millis),
                 "without" => card.without = value.split(',').filter_map(|partition| partition.parse().ok()).collect(),
-                _ => {}
+                _ => build.read(word, value),
             }
         }
+        card.build = Arc::new(build);
         card
     }
 }
@@ -75,6 +84,8 @@ pub(crate) struct Roster {
     version: u64,
     /// A look has failed: what happened meanwhile is unknown, so the next one begins every watch anew.
     doubtful: bool,
+    /// What the owner of a partition must be able to handle.
+    needs: BTreeMap<u32, Need>,
     /// Who should own what, as long as nobody comes or goes.
     shares: Vec<Option<usize>>,
 }
@@ -97,8 +108,23 @@ pub(crate) struct News {
 
 impl Roster {
     pub(crate) fn new(set: String, partitions: u32, me: String, lease_for: Duration) -> Self {
-        let members = Vec::new();
-        Self { set, partitions, me, lease_for, members, since: None, version: 0, doubtful: false, shares: Vec::new() }
+        let (members, needs, shares) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { set, partitions, me, lease_for, members, since: None, version: 0, doubtful: false, needs, shares }
+    }
+
+    /// Takes up what the owner of a partition must be able to handle, which decides who may have it.
+    pub(crate) fn need(&mut self, partition: u32, need: Option<&Need>, now: Instant) {
+        if self.needs.get(&partition) == need {
+            return;
+        }
+        match need {
+            Some(need) => self.needs.insert(partition, need.clone()),
+            None => self.needs.remove(&partition),
+        };
+        // Others will come upon the same soon: what moves for balance waits for that, as it does for members.
+        self.since = self.since.map(|_| now);
+        self.version += u64::from(self.version > 0);
+        self.shares = self.share(|_| true, |_, _| true);
     }
 
     /// Takes up what was read just now.
@@ -208,7 +234,8 @@ impl Roster {
         let names: Vec<_> = counted.iter().map(|member| self.members[*member].card.name.as_str()).collect();
         let may = |partition: u32, member: usize| {
             let member = &self.members[counted[member]];
-            !member.card.without.contains(&partition) && eligible(partition, member)
+            let able = self.needs.get(&partition).is_none_or(|need| member.card.build.can_meet(need));
+            able && !member.card.without.contains(&partition) && eligible(partition, member)
         };
         let owners = assign(&self.set, self.partitions, &names, may);
         owners.into_iter().map(|owner| owner.map(|member| counted[member])).collect()
@@ -235,12 +262,46 @@ mod tests {
 
     #[test]
     fn a_card_reads_back_and_words_of_later_builds_are_passed_over() {
-        let card = Card { name: "node-1.42.0a".to_owned(), lease_for: secs(3), without: [1, 12].into() };
+        let build = Arc::new(Build::new([("P", 2), ("S.x", 1)], ["Gone"]));
+        let able = Card { name: "a".to_owned(), lease_for: LEASE, without: [].into(), build };
+        assert_eq!(able.to_string(), "a lease=10000 takes=P@2,S.x@1 ignores=Gone");
+        assert_eq!(Card::read(&able.to_string(), LEASE), able);
+        let card = Card {
+            name: "node-1.42.0a".to_owned(),
+            lease_for: secs(3),
+            without: [1, 12].into(),
+            build: Arc::default(),
+        };
         assert_eq!(card.to_string(), "node-1.42.0a lease=3000 without=1,12");
         assert_eq!(Card::read(&card.to_string(), LEASE), card);
         let later = Card::read("node-1.42.0a build=7 lease=3000 odd without=1,12,x", LEASE);
         assert_eq!(later, card);
-        assert_eq!(Card::read("bare", LEASE), Card { name: "bare".to_owned(), lease_for: LEASE, without: [].into() });
+        assert_eq!(
+            Card::read("bare", LEASE),
+            Card { name: "bare".to_owned(), lease_for: LEASE, without: [].into(), build: Arc::default() }
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_is_shared_among_those_who_can_handle_what_is_needed_there() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        let says = members(&[("a takes=P@1", 1), ("b takes=P@2,S@1", 1), ("c ignores=S takes=P@1", 1)]);
+        let need = |name: &str, version| Need { name: name.to_owned(), version, entry: streams_core::EntryId::ZERO };
+        roster.observe(says.clone(), start);
+        let before: Vec<_> = (0..4).map(|partition| roster.heir(partition, None, start).unwrap().to_owned()).collect();
+        for (need, able) in [(need("P", 2), &["b"][..]), (need("S", 1), &["b", "c"]), (need("P", 1), &["a", "b", "c"])]
+        {
+            (0..4).for_each(|partition| roster.need(partition, Some(&need), start + secs(5)));
+            assert!(!roster.is_settled(start + secs(6)) && roster.is_settled(start + secs(7)));
+            let heirs: BTreeSet<_> = (0..4).filter_map(|partition| roster.heir(partition, None, start)).collect();
+            assert_eq!(heirs, able.iter().copied().collect(), "{need:?}");
+        }
+        // Where nobody can, somebody has to say so.
+        roster.need(0, Some(&need("X", 1)), start);
+        assert!(roster.heir(0, None, start).is_some());
+        (0..4).for_each(|partition| roster.need(partition, None, start));
+        let after: Vec<_> = (0..4).map(|partition| roster.heir(partition, None, start).unwrap().to_owned()).collect();
+        assert_eq!(after, before);
     }
 
     #[tokio::test(start_paused = true)]

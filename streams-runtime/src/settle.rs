@@ -23,8 +23,6 @@ pub(crate) enum Decision {
     Settle(Settlement),
     /// Another attempt after this long; the partition waits, because order is the promise.
     Retry { after: Duration, reason: String },
-    /// The event stays where it is, and so does the group: a newer build has to handle it.
-    Halt { reason: String },
     /// The batch comes to nothing as a whole: its events run alone, so that only bad ones become dead letters; where one
     /// could not be decoded, that one does.
     Apart { undecodable: bool, reason: String },
@@ -112,7 +110,6 @@ pub(crate) fn decide(
             format!("the handler asked for another attempt {attempt} times, which is `max_attempts`"),
         ),
         Ok(other) => dead(Cause::Handler, format!("unknown outcome {other:?}")),
-        Err(Failure::Decode(error)) if error.is_newer() => Decision::Halt { reason: error.to_string() },
         Err(failure) => {
             let cause = Cause::of(&failure);
             if failure.is_permanent() || attempt >= policy.max_attempts {
@@ -134,9 +131,7 @@ pub(crate) fn decide_batch(
 ) -> Decision {
     let undecodable = matches!(result, Err(Failure::Decode(_)));
     match decide(result, attempt, policy, random) {
-        Decision::Settle(Settlement::Dead { reason, .. }) | Decision::Halt { reason } => {
-            Decision::Apart { undecodable, reason }
-        }
+        Decision::Settle(Settlement::Dead { reason, .. }) => Decision::Apart { undecodable, reason },
         other => other,
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
-    Durable, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Notes, Renewal, Renewer, Reply, Reset,
-    Snapshot, Tail,
+    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
+    Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Need, Notes, Renewal,
+    Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -33,8 +33,10 @@ pub enum Op {
     Acquire,
     /// [`Broker::commit`].
     Commit,
-    /// [`Broker::release`].
+    /// [`Broker::release`], and [`Broker::hand_over`].
     Release,
+    /// [`Broker::declare_events`].
+    Declare,
     /// [`Renewer::renew`].
     Renew,
 }
@@ -124,7 +126,7 @@ impl Faulty {
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
         let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
-        for op in ops.into_iter().chain([Op::Release, Op::Renew]) {
+        for op in ops.into_iter().chain([Op::Release, Op::Declare, Op::Renew]) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -294,6 +296,14 @@ impl Broker for Faulty {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(self.around(Op::Release, self.inner.release(group, holder)))
+    }
+
+    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Release, self.inner.hand_over(group, holder, needs)))
+    }
+
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        Box::pin(self.around(Op::Declare, self.inner.declare_events(group, change)))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
-    Durable, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, MAX_MEMBERS, Member, Notes,
-    Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
+    Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, MAX_MEMBERS,
+    Member, Need, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -69,6 +69,8 @@ struct Group {
     seen: Option<u64>,
     attempts: BTreeMap<EntryId, u32>,
     reset: u64,
+    events: Events,
+    needs: Option<Need>,
 }
 
 impl Log {
@@ -150,6 +152,8 @@ impl Store {
             lease_for: state.lease_for,
             at: state.at,
             reset: state.reset,
+            events: state.events.clone(),
+            needs: state.needs.clone(),
         })
     }
 
@@ -200,7 +204,8 @@ impl Store {
         let (at, seen) = log.begin(to, now);
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
-        self.groups.insert(group.state().to_owned(), Group { lease, at, seen, reset, ..Group::default() });
+        let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
+        self.groups.insert(group.state().to_owned(), Group { lease, at, seen, reset, events, ..Group::default() });
         self.ring(group, now);
         Reset::Done { at }
     }
@@ -243,8 +248,8 @@ impl Store {
             state.lease_for = claim.lease_for;
         }
         let attempts = state.attempts.range(at.next()..).map(|(id, count)| (*id, *count)).collect();
-        let (epoch, at_event) = (state.lease.epoch, state.at_event.clone());
-        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts })
+        let (epoch, at_event, events) = (state.lease.epoch, state.at_event.clone(), state.events.clone());
+        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts, events })
     }
 
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
@@ -258,6 +263,11 @@ impl Store {
         }
         if state.at != commit.prev {
             return Committed::Conflict { at: state.at };
+        }
+        let declared = |name: &&String| state.events.contains_key(*name);
+        let names: Vec<_> = commit.passed_over.iter().filter(declared).cloned().collect();
+        if !names.is_empty() {
+            return Committed::Declared { names };
         }
         if !commit.dead.is_empty() {
             let dead = self.logs.entry(group.dead()).or_default();
@@ -285,14 +295,30 @@ impl Store {
         if vanished { Committed::Vanished } else { Committed::Done }
     }
 
-    fn release(&mut self, group: &GroupKey, holder: &Holder, now: u64) -> bool {
+    fn release(&mut self, group: &GroupKey, holder: &Holder, needs: Option<&Need>, now: u64) -> bool {
         let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
             return false;
         };
         // The epoch stays: the next one must be above it.
         state.lease.owner.clear();
+        if needs.is_some() {
+            state.needs = needs.cloned();
+        }
         self.ring(group, now);
         true
+    }
+
+    fn declare_events(&mut self, group: &GroupKey, change: &Change) -> Option<Events> {
+        let state = self.groups.get_mut(group.state())?;
+        for (name, version) in &change.declares {
+            let highest = state.events.entry(name.clone()).or_default();
+            *highest = (*highest).max(*version);
+        }
+        state.events.retain(|name, _| !change.forgets.contains(name));
+        if change.met.is_some() && state.needs == change.met {
+            state.needs = None;
+        }
+        Some(state.events.clone())
     }
 }
 
@@ -540,10 +566,22 @@ impl Broker for Embedded {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         self.reply(move |store, now| {
-            let released = store.release(group, holder, now);
+            let released = store.release(group, holder, None, now);
             self.shared.added.notify_waiters();
             Ok(released)
         })
+    }
+
+    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
+        self.reply(move |store, now| {
+            let released = store.release(group, holder, Some(needs), now);
+            self.shared.added.notify_waiters();
+            Ok(released)
+        })
+    }
+
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        self.reply(move |store, _| Ok(store.declare_events(group, change)))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {

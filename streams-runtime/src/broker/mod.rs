@@ -10,7 +10,7 @@ pub use redis::{Acl, Redis};
 /// The contract, for brokers that are passed around and for what they answer.
 pub use streams_core::broker::*;
 
-use streams_core::keys::StreamKey;
+use streams_core::keys::{self, StreamKey};
 
 /// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
 const BELL_LENGTH: usize = 256;
@@ -34,6 +34,9 @@ fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
             BrokerErrorKind::Refused,
             format!("a dead letter of {fields} fields cannot be stored; at most {MAX_DEAD_FIELDS} are possible"),
         ));
+    }
+    if let Some(error) = commit.passed_over.iter().find_map(|name| keys::check_event(name).err()) {
+        return Err(BrokerError::new(BrokerErrorKind::Refused, error.to_string()));
     }
     let Commit { prev, next, .. } = commit;
     if next < prev {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Attendance, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds, Extent,
-    Fields, Found, Holder, Holding, LeaseView, MAX_MEMBERS, Member, Notes, Reset, Snapshot, Tail,
+    Acquired, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed, Created, DeadBounds,
+    Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member, Need, Notes, Reset,
+    Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -113,13 +114,17 @@ impl Case {
         assert_eq!(self.broker.create(&risk(), start).await.unwrap(), Created::Made);
     }
 
+    async fn state(&self) -> GroupState {
+        self.broker.state(&risk()).await.unwrap().unwrap()
+    }
+
     /// What the state says of the lease.
     async fn lease(&self) -> LeaseView {
-        self.broker.state(&risk()).await.unwrap().unwrap().lease
+        self.state().await.lease
     }
 
     async fn checkpoint(&self) -> EntryId {
-        self.broker.state(&risk()).await.unwrap().unwrap().at
+        self.state().await.at
     }
 
     async fn claim(&self, owner: &str, seen: LeaseView) -> Acquired {
@@ -211,7 +216,16 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         mirror: false,
         dead: Vec::new(),
         dead_bounds: NO_BOUNDS,
+        passed_over: Vec::new(),
     }
+}
+
+fn events(events: &[(&str, u32)]) -> Events {
+    events.iter().map(|(name, version)| ((*name).to_owned(), *version)).collect()
+}
+
+fn need(name: &str, version: u32, entry: EntryId) -> Need {
+    Need { name: name.to_owned(), version, entry }
 }
 
 fn attendance(group: &str, present: Option<&str>, absent: &[(&str, Option<u64>)]) -> Attendance {
@@ -1198,6 +1212,140 @@ contract! {
         assert_eq!(case.broker.discard(&risk(), &[]).await.unwrap(), 0);
         assert_eq!(case.broker.discard(&partition().group("other"), &discarded).await.unwrap(), 0);
         assert_eq!(payloads(&case.dead().await), ["0", "2", "3", "4"]);
+    }
+
+    // Builds of different age.
+
+    async fn what_builds_declare_adds_up_to_the_highest_version_of_each_event(case) {
+        let declare = async |declares: &[(&str, u32)]| {
+            let change = Change { declares: events(declares), ..Change::default() };
+            case.broker.declare_events(&risk(), &change).await.unwrap()
+        };
+        assert_eq!(declare(&[("A", 1)]).await, None, "there is no state");
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+        case.create(Start::Earliest).await;
+        assert_eq!(case.state().await.events, Events::new());
+        assert_eq!(declare(&[]).await, Some(Events::new()));
+        assert_eq!(declare(&[("B.x-1", 2), ("A", 10)]).await, Some(events(&[("A", 10), ("B.x-1", 2)])));
+        let all = events(&[("A", 10), ("AB", 1), ("B.x-1", 3)]);
+        assert_eq!(declare(&[("A", 9), ("AB", 1), ("B.x-1", 3)]).await, Some(all.clone()));
+        assert_eq!(case.state().await.events, all);
+        let (_, holding) = case.hold("a").await;
+        assert_eq!(holding.events, all);
+    }
+
+    async fn of_builds_that_declare_at_the_same_time_none_is_forgotten(case) {
+        case.create(Start::Earliest).await;
+        let builds: Vec<_> = (0..20)
+            .map(|n| {
+                let broker = Arc::clone(&case.broker);
+                let change = Change { declares: events(&[(&format!("E{n}"), 1)]), ..Change::default() };
+                tokio::spawn(async move { broker.declare_events(&risk(), &change).await.unwrap() })
+            })
+            .collect();
+        for build in builds {
+            build.await.unwrap();
+        }
+        assert_eq!(case.state().await.events.len(), 20);
+    }
+
+    async fn a_declared_event_is_forgotten_by_its_whole_name(case) {
+        case.create(Start::Earliest).await;
+        let declares = events(&[("A", 1), ("AB", 1), ("B", 1)]);
+        let forgets = vec!["AB".to_owned(), "never there".to_owned()];
+        let change = Change { declares, forgets, met: None };
+        assert_eq!(case.broker.declare_events(&risk(), &change).await.unwrap(), Some(events(&[("A", 1), ("B", 1)])));
+    }
+
+    async fn a_lease_is_handed_over_with_what_the_next_owner_must_handle(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let (first, second) = (need("Shipped", 1, all[0]), need("Shipped", 2, all[1]));
+        let other = Holder { owner: "b".to_owned(), ..holder.clone() };
+        assert!(!case.broker.hand_over(&risk(), &other, &first).await.unwrap());
+        assert_eq!(case.state().await.needs, None);
+        let mut tail = case.broker.tail().await.unwrap();
+        assert!(case.broker.hand_over(&risk(), &holder, &first).await.unwrap());
+        let state = case.state().await;
+        assert_eq!((state.lease.owner.as_str(), state.needs), ("", Some(first.clone())));
+        assert_eq!(until_found(&mut *tail, &keys(&[(&partition().bell(), EntryId::ZERO)])).await.len(), 1);
+        assert!(!case.broker.hand_over(&risk(), &holder, &second).await.unwrap(), "it is not held any more");
+        // It stays over an ownership and its end, until another one takes its place.
+        let (holder, _) = case.hold("c").await;
+        case.commit(&step(&holder, EntryId::ZERO, all[0])).await;
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert_eq!(case.state().await.needs, Some(first));
+        let (holder, _) = case.hold("d").await;
+        assert!(case.broker.hand_over(&risk(), &holder, &second).await.unwrap());
+        assert_eq!(case.state().await.needs, Some(second));
+    }
+
+    async fn what_was_needed_is_taken_away_only_where_it_is_this(case) {
+        let all = case.append(1).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let needed = need("Shipped", 1, all[0]);
+        assert!(case.broker.hand_over(&risk(), &holder, &needed).await.unwrap());
+        let met = async |met: Need| {
+            let change = Change { met: Some(met), ..Change::default() };
+            case.broker.declare_events(&risk(), &change).await.unwrap();
+            case.state().await.needs
+        };
+        for other in [need("Shipped", 2, all[0]), need("Ship", 1, all[0]), need("Shipped", 1, all[0].next())] {
+            assert_eq!(met(other).await, Some(needed.clone()));
+        }
+        assert_eq!(met(needed.clone()).await, None);
+        assert_eq!(met(needed).await, None);
+    }
+
+    async fn a_commit_that_passes_over_what_was_declared_meanwhile_changes_nothing(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let passing = |names: &[&str], prev, next| Commit {
+            passed_over: names.iter().map(|&name| name.to_owned()).collect(),
+            attempts: vec![(all[2], 1)],
+            dead: vec![fields("bad")],
+            ..step(&holder, prev, next)
+        };
+        let first = passing(&["A", "AB"], EntryId::ZERO, all[0]);
+        assert_eq!(case.commit(&first).await, Committed::Done);
+        let declares = events(&[("AB", 1), ("Z", 1), ("XA", 1)]);
+        case.broker.declare_events(&risk(), &Change { declares, ..Change::default() }).await.unwrap();
+        // Sent again, because its answer was lost: it was done before anybody declared anything.
+        assert_eq!(case.commit(&first).await, Committed::Done);
+        let (lease, dead) = (case.lease().await, case.dead().await.len());
+        let refused = case.commit(&passing(&["A", "AB", "Z"], all[0], all[1])).await;
+        assert_eq!(refused, Committed::Declared { names: vec!["AB".to_owned(), "Z".to_owned()] });
+        assert_eq!((case.checkpoint().await, case.lease().await, case.dead().await.len()), (all[0], lease, dead));
+        assert_eq!(case.commit(&passing(&["A", "B", "X"], all[0], all[1])).await, Committed::Done);
+        let fenced = Commit { holder: Holder { owner: "b".to_owned(), epoch: 1 }, ..passing(&["AB"], all[1], all[2]) };
+        assert_eq!(case.commit(&fenced).await, Committed::Fenced);
+    }
+
+    async fn a_commit_with_a_name_that_no_event_has_is_refused(case) {
+        let all = case.append(1).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        for name in ["", "two words", "A@1"] {
+            let commit = Commit { passed_over: vec![name.to_owned()], ..step(&holder, EntryId::ZERO, all[0]) };
+            let error = case.broker.commit(&risk(), &commit).await.unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Refused, "{name}");
+        }
+        assert_eq!(case.checkpoint().await, EntryId::ZERO);
+    }
+
+    async fn a_reset_keeps_what_is_declared_and_forgets_what_is_needed(case) {
+        let all = case.append(1).await;
+        case.create(Start::Earliest).await;
+        let declares = events(&[("A", 2)]);
+        case.broker.declare_events(&risk(), &Change { declares: declares.clone(), ..Change::default() }).await.unwrap();
+        let (holder, _) = case.hold("a").await;
+        assert!(case.broker.hand_over(&risk(), &holder, &need("A", 3, all[0])).await.unwrap());
+        let epoch = case.lease().await.epoch;
+        assert!(matches!(case.broker.reset(&risk(), Some(epoch), Start::Latest).await.unwrap(), Reset::Done { .. }));
+        assert_eq!((case.state().await.events, case.state().await.needs), (declares, None));
     }
 
     async fn a_commit_that_shows_its_position_finds_that_the_stream_is_gone(case) {

@@ -19,6 +19,7 @@ mod publishing;
 mod readme;
 mod redis;
 mod reference;
+mod rolling;
 mod secrets;
 mod soak;
 mod telemetry;

@@ -17,9 +17,9 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed,
-    Created, Durable, Extent, Fields, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member, Notes, Renewal,
-    Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
+    Consumed, Created, Durable, Events, Extent, Fields, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
+    Need, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -454,9 +454,26 @@ impl Broker for Redis {
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(async move {
             let call = Call { command: "releasing a lease", key: group.state(), effect: Effect::Once };
-            let mut invocation = on(&scripts::RELEASE, group);
-            invocation.key(group.partition().bell()).arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
-            Ok(self.script(call, &invocation).await?.word == "yes")
+            Ok(self.script(call, &release_script(group, holder, None)).await?.word == "yes")
+        })
+    }
+
+    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let call = Call { command: "handing a lease over", key: group.state(), effect: Effect::Once };
+            Ok(self.script(call, &release_script(group, holder, Some(needs))).await?.word == "yes")
+        })
+    }
+
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        Box::pin(async move {
+            let call = Call { command: "declaring events", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::DECLARE_EVENTS, group);
+            invocation
+                .arg(events_text(&change.declares))
+                .arg(change.forgets.join(" "))
+                .arg(change.met.as_ref().map_or_else(String::new, need_text));
+            declared(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
 
@@ -674,7 +691,7 @@ fn reading(group: &GroupKey) -> Call<'_> {
 
 fn read_state(group: &GroupKey) -> Cmd {
     let mut command = cmd("HMGET");
-    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset"]);
+    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "events", "needs"]);
     command
 }
 
@@ -693,6 +710,27 @@ fn words(start: Start) -> (&'static str, String) {
         Start::At(id) => ("at", id.to_string()),
         Start::Ago(ago) => ("ago", millis(ago).to_string()),
     }
+}
+
+fn release_script(group: &GroupKey, holder: &Holder, needs: Option<&Need>) -> ScriptInvocation<'static> {
+    let mut invocation = on(&scripts::RELEASE, group);
+    invocation
+        .key(group.partition().bell())
+        .arg(&holder.owner)
+        .arg(holder.epoch)
+        .arg(BELL_LENGTH)
+        .arg(needs.map_or_else(String::new, need_text));
+    invocation
+}
+
+/// Events with their versions, as they stand in a state: `OrderPlaced@2 OrderShipped@1`.
+fn events_text(events: &Events) -> String {
+    events.iter().map(|(name, version)| format!("{name}@{version}")).collect::<Vec<_>>().join(" ")
+}
+
+/// What an owner must know, as it stands in a state: `OrderShipped@1 1767225600000-0`.
+fn need_text(need: &Need) -> String {
+    format!("{}@{} {}", need.name, need.version, need.entry)
 }
 
 fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static> {
@@ -724,6 +762,7 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
             invocation.arg(name.as_slice()).arg(value.as_slice());
         }
     }
+    invocation.arg(commit.passed_over.join(" "));
     invocation
 }
 
@@ -738,6 +777,7 @@ fn committed(mut answer: Answer) -> Result<Committed, Unexpected> {
             let oldest = oldest.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
             Committed::DeadLettersFull { count, oldest }
         }
+        "declared" => Committed::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
         "vanished" => Committed::Vanished,
         _ => return Err(Unexpected("what came of a commit")),
     })
@@ -758,7 +798,8 @@ fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
                 }
             }
             attempts.sort_unstable();
-            Acquired::Held(Holding { epoch, at, at_event, seen, attempts })
+            let events = parse::events(&answer.text()?);
+            Acquired::Held(Holding { epoch, at, at_event, seen, attempts, events })
         }
         "contended" => Acquired::Contended,
         "missing" => Acquired::Missing,
@@ -784,7 +825,15 @@ fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
         Value::Nil => 0,
         epoch => parse::number(epoch)?,
     };
-    Ok(Some(GroupState { lease, lease_for, at, reset }))
+    let events = match field() {
+        Value::Nil => Events::new(),
+        events => parse::events(&parse::text(events)?),
+    };
+    let needs = match field() {
+        Value::Nil => None,
+        need => Some(parse::need(&parse::text(need)?)?),
+    };
+    Ok(Some(GroupState { lease, lease_for, at, reset, events, needs }))
 }
 
 fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
@@ -809,6 +858,14 @@ fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {
             Ok(Snapshot { extent, marker: answer.number()? == 1, entries: parse::entries(answer.value()?)? })
         }
         _ => Err(Unexpected("a snapshot")),
+    }
+}
+
+fn declared(mut answer: Answer) -> Result<Option<Events>, Unexpected> {
+    match answer.word.as_str() {
+        "declared" => Ok(Some(parse::events(&answer.text()?))),
+        "missing" => Ok(None),
+        _ => Err(Unexpected("declared or missing")),
     }
 }
 

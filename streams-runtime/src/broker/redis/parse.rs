@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use redis::Value;
+use streams_core::broker::{Events, Need};
 use streams_core::{Entry, EntryId};
 
 /// A reply that is not what the command answers; says what was expected.
@@ -117,6 +118,21 @@ pub(super) fn read(value: Value, keys: &[(String, EntryId)]) -> Parsed<Vec<(usiz
         found.push((index, entries(list)?));
     }
     Ok(found)
+}
+
+/// Events with their versions, as they stand in a state: `OrderPlaced@2 OrderShipped@1`. What is neither is not ours.
+pub(super) fn events(text: &str) -> Events {
+    let pair =
+        |event: &str| event.split_once('@').and_then(|(name, version)| Some((name.to_owned(), version.parse().ok()?)));
+    text.split(' ').filter_map(pair).collect()
+}
+
+/// What an owner must know: `OrderShipped@1 1767225600000-0`.
+pub(super) fn need(text: &str) -> Parsed<Need> {
+    let parts = text.split_once(' ').and_then(|(event, entry)| Some((event.split_once('@')?, entry)));
+    let ((name, version), entry) = parts.ok_or(Unexpected("an event and an entry id"))?;
+    let version = version.parse().map_err(|_| Unexpected("an event's version"))?;
+    Ok(Need { name: name.to_owned(), version, entry: entry.parse().map_err(|_| Unexpected("an entry id"))? })
 }
 
 /// The answer of a script: a word and what belongs to it.

@@ -24,6 +24,7 @@ pub(super) static CREATE: LazyLock<Script> = script!("", "create");
 pub(super) static ACQUIRE: LazyLock<Script> = script!(" flags=allow-oom", "acquire");
 pub(super) static COMMIT: LazyLock<Script> = script!(" flags=allow-oom", "commit");
 pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release");
+pub(super) static DECLARE_EVENTS: LazyLock<Script> = script!(" flags=allow-oom", "declare_events");
 pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew");
 // A process that is not counted any more loses its share.
 pub(super) static ATTEND: LazyLock<Script> = script!(" flags=allow-oom", "attend");
@@ -34,6 +35,6 @@ pub(super) static RESET: LazyLock<Script> = script!("", "reset");
 pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 9] {
-    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &RENEW, &ATTEND, &SNAPSHOT, &RESET]
+pub(super) fn all() -> [&'static Script; 10] {
+    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &DECLARE_EVENTS, &RENEW, &ATTEND, &SNAPSHOT, &RESET]
 }

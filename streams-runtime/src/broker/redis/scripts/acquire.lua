@@ -46,4 +46,4 @@ for name, count in pairs(held) do
     table.insert(attempts, {id, count})
   end
 end
-return {'held', epoch, held.at, held.at_event or '', held.seen or '', attempts}
+return {'held', epoch, held.at, held.at_event or '', held.seen or '', attempts, held.events or ''}

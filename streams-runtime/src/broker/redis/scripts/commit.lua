@@ -2,7 +2,8 @@
 -- KEYS: stream, state, dead letters.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0),
 --       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
---       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*.
+--       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*;
+--       at last the names of events that were passed over because no build was known to handle them.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local next_event, seen = ARGV[6], ARGV[7]
@@ -24,6 +25,18 @@ if held[3] ~= prev then
 end
 if not tonumber(held[4]) then
   return {'damaged', state}
+end
+local passed_over = ARGV[#ARGV]
+if passed_over ~= '' then
+  local events, declared = ' ' .. (redis.call('HMGET', state, 'events')[1] or ''), {}
+  for name in string.gmatch(passed_over, '[^ ]+') do
+    if string.find(events, ' ' .. name .. '@', 1, true) then
+      table.insert(declared, name)
+    end
+  end
+  if #declared > 0 then
+    return {'declared', table.concat(declared, ' ')}
+  end
 end
 if letters > 0 then
   wrong = wrong_type({{dead, 'stream'}})

@@ -1,5 +1,6 @@
 -- Gives a lease back and rings the partition's bell. The epoch stays: the next one must be above it.
--- KEYS: stream, state, bell. ARGV: group, owner, epoch, rings that the bell keeps.
+-- KEYS: stream, state, bell.
+-- ARGV: group, owner, epoch, rings that the bell keeps, what the next owner must know (empty: nothing new).
 local stream, state, bell = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
 
@@ -12,6 +13,9 @@ if not is_held(held[1], held[2], owner, epoch) then
   return {'no'}
 end
 redis.call('HSET', state, 'owner', '')
+if ARGV[5] ~= '' then
+  redis.call('HSET', state, 'needs', ARGV[5])
+end
 if held[3] then
   mirror(stream, group, held[3], held[4] or '')
 end

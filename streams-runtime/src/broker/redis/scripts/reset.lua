@@ -29,9 +29,12 @@ if marked then
 else
   mark(stream, group, at, seen)
 end
--- Attempts, too, begin anew.
+-- Attempts, too, begin anew; what builds have declared is still true.
 redis.call('DEL', state)
 redis.call('HSET', state, 'mode', 'ordered', 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
   'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
+if held.events then
+  redis.call('HSET', state, 'events', held.events)
+end
 redis.call('XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', group)
 return {'done', at}

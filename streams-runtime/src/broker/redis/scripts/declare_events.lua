@@ -1,0 +1,40 @@
+-- Brings what a group's state says of events up to date: what its builds have declared, and what its owner must know.
+-- KEYS: stream, state.
+-- ARGV: group, names to declare with their versions (A@1 B@2), names to take out (C D), what is needed no longer.
+local state = KEYS[2]
+
+local wrong = wrong_type({{state, 'hash'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'epoch', 'events', 'needs')
+if not held[1] then
+  return {'missing'}
+end
+local before = held[2] or ''
+local versions, names = {}, {}
+for name, version in string.gmatch(before .. ' ' .. ARGV[2], '([^ @]+)@(%d+)') do
+  if not versions[name] or tonumber(version) > tonumber(versions[name]) then
+    versions[name] = version
+  end
+end
+for name in string.gmatch(ARGV[3], '[^ ]+') do
+  versions[name] = nil
+end
+for name in pairs(versions) do
+  table.insert(names, name)
+end
+-- In order, so that the same names are the same text.
+table.sort(names)
+for i, name in ipairs(names) do
+  names[i] = name .. '@' .. versions[name]
+end
+local events = table.concat(names, ' ')
+
+if events ~= before then
+  redis.call('HSET', state, 'events', events)
+end
+if ARGV[4] ~= '' and held[3] == ARGV[4] then
+  redis.call('HDEL', state, 'needs')
+end
+return {'declared', events}

@@ -1,0 +1,558 @@
+//! Old and new builds of one program side by side, in virtual time: every event is handled by a build that knows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{Broker, Events, GroupState, Need};
+use streams_core::keys::StreamKey;
+use streams_runtime::broker::Embedded;
+use streams_runtime::testing::TestApp;
+use streams_runtime::{
+    App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, GroupStatus, Outcome, Phase, Publisher,
+    Registration, State, Stopped, StreamEvent, consumer, consumers, stream_event,
+};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
+
+#[stream_event(stream = "shop")]
+#[derive(Debug, Clone, PartialEq)]
+struct Placed {
+    n: u64,
+}
+
+#[stream_event(stream = "shop")]
+#[derive(Debug, Clone, PartialEq)]
+struct Shipped {
+    n: u64,
+}
+
+/// The old build has this consumer.
+#[consumer(group = "desk")]
+async fn place(placed: Placed, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, placed.n).await
+}
+
+/// The new one has this, too.
+#[consumer(group = "desk")]
+async fn ship(shipped: Shipped, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, shipped.n).await
+}
+
+/// A build that has withdrawn it, but misspells the event.
+#[consumer(group = "desk", ignore = ["Shiped"])]
+async fn place_misspelled(placed: Placed, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, placed.n).await
+}
+
+/// A build that has withdrawn it.
+#[consumer(group = "desk", ignore = ["Shipped", "Returned"])]
+async fn place_alone(placed: Placed, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, placed.n).await
+}
+
+/// The old build where it takes batches.
+#[consumer(group = "desk", batch = 100, batch_wait = "1s")]
+async fn place_many(placed: Batch<Placed>, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    for placed in placed.events() {
+        lab.handle(&ctx, placed.n).await?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Processes of different builds on one server.
+struct World {
+    store: Embedded,
+    faults: Faulty,
+    lab: Lab,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Embedded::new();
+        Self { faults: Faulty::over(Arc::new(store.clone())), store, lab: Lab::default() }
+    }
+
+    async fn build(&self, consumers: impl IntoIterator<Item = Registration>, seed: u64) -> TestApp {
+        let app = App::with(consumers).state(self.lab.clone());
+        TestApp::start_with(app, Arc::new(self.faults.clone()), seed).await.unwrap()
+    }
+
+    async fn old(&self, seed: u64) -> TestApp {
+        self.build(consumers![place], seed).await
+    }
+
+    async fn new_build(&self, seed: u64) -> TestApp {
+        self.build(consumers![place, ship], seed).await
+    }
+
+    /// Publishes as some other program would.
+    async fn publish<E: StreamEvent>(&self, event: &E) -> EntryId {
+        Publisher::on(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
+    }
+
+    async fn state(&self) -> GroupState {
+        let key = StreamKey::new(None, "shop", 1).partition(0).group("desk");
+        self.store.state(&key).await.unwrap().unwrap()
+    }
+
+    /// Waits until the state is so.
+    async fn until(&self, is_so: impl Fn(&GroupState) -> bool) -> GroupState {
+        for _ in 0..100_000 {
+            let state = self.state().await;
+            if is_so(&state) {
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never so: {:?}", self.state().await);
+    }
+
+    /// Every event that a handler was called with, once each, in order.
+    fn handled(&self) -> Vec<u64> {
+        let mut events = self.lab.events("desk");
+        events.sort_unstable();
+        events.dedup();
+        events
+    }
+}
+
+fn status(app: &TestApp) -> GroupStatus {
+    app.status().groups[0].clone()
+}
+
+fn halt(app: &TestApp) -> Option<String> {
+    match status(app).phase {
+        Phase::Halted { reason } => Some(reason),
+        _ => None,
+    }
+}
+
+fn owns(app: &TestApp) -> bool {
+    matches!(status(app).phase, Phase::Owning { .. })
+}
+
+async fn settled(app: &TestApp) {
+    let settled = tokio::time::timeout(Duration::from_secs(3600), app.settled()).await;
+    settled.expect("everything is settled in an hour").unwrap();
+}
+
+async fn halted(app: &TestApp) -> String {
+    for _ in 0..1_000 {
+        if let Some(reason) = halt(app) {
+            return reason;
+        }
+        app.advance(Duration::from_millis(100)).await;
+    }
+    panic!("not halted: {:?}", app.status());
+}
+
+async fn stop(app: TestApp) {
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+}
+
+fn events(events: &[(&str, u32)]) -> Events {
+    events.iter().map(|(name, version)| ((*name).to_owned(), *version)).collect()
+}
+
+#[tokio::test]
+async fn what_only_the_new_build_knows_goes_to_it_while_the_old_one_runs() {
+    let world = World::new();
+    let old = world.old(1).await;
+    old.publish(&Placed { n: 1 }).await.unwrap();
+    settled(&old).await;
+    let new = world.new_build(2).await;
+    assert_eq!(
+        world.state().await.events,
+        events(&[("Placed", 1), ("Shipped", 1)]),
+        "before it has published anything"
+    );
+    new.publish(&Shipped { n: 2 }).await.unwrap();
+    new.publish(&Placed { n: 3 }).await.unwrap();
+    settled(&new).await;
+    assert_eq!(world.lab.events("desk"), [1, 2, 3]);
+    assert!(owns(&new) && matches!(status(&old).phase, Phase::StandingBy { .. }), "{:?}", old.status());
+    assert!(old.status().is_ready() && new.dead_letters::<Placed>("desk").await.unwrap().is_empty());
+    // It stays there, although the old one could handle what comes now.
+    let epoch = world.state().await.lease.epoch;
+    for n in 4..20 {
+        world.publish(&Placed { n }).await;
+        new.advance(Duration::from_secs(30)).await;
+    }
+    settled(&new).await;
+    assert_eq!((world.state().await.lease.epoch, world.handled().len()), (epoch, 19));
+}
+
+#[tokio::test]
+async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_the_partition() {
+    const ROLLS: u64 = 20;
+    let world = World::new();
+    // The new build was there once, so its event is declared.
+    stop(world.new_build(0).await).await;
+    let (mut running, mut n) = (world.old(100).await, 0);
+    for roll in 1..=ROLLS {
+        let next = if roll % 2 == 1 { world.new_build(roll).await } else { world.old(roll).await };
+        for round in 0..40 {
+            // Handlers that take their time, and some that fail, so that the stop comes upon them.
+            world.lab.script(
+                "desk",
+                n + 1,
+                [if round % 9 == 0 { Act::Fail } else { Act::Sleep(Duration::from_millis(7)) }],
+            );
+            world.publish(&Placed { n: n + 1 }).await;
+            world.publish(&Shipped { n: n + 2 }).await;
+            n += 2;
+            if round == 20 {
+                break;
+            }
+            running.advance(Duration::from_millis(11)).await;
+        }
+        stop(std::mem::replace(&mut running, next)).await;
+        // Alone it goes as far as it can: an old one takes over when it is clear that nobody else is there.
+        world.publish(&Placed { n: n + 1 }).await;
+        n += 1;
+        running.advance(Duration::from_millis(1_000 * roll)).await;
+    }
+    let last = world.new_build(1000).await;
+    settled(&last).await;
+    assert_eq!(world.handled(), (1..=n).collect::<Vec<_>>());
+    assert!(last.dead_letters::<Placed>("desk").await.unwrap().is_empty());
+    assert_eq!((status(&last).passed_over, status(&running).passed_over), (0, 0));
+    // With each roll the partition goes to the next build, back for what only the other one knows, and no further.
+    let taken = world.faults.calls(Op::Acquire);
+    assert!((ROLLS as usize..=3 * ROLLS as usize).contains(&taken), "taken {taken} times in {ROLLS} rolls");
+    // Stops and hand-overs commit what was handled, so nothing comes twice.
+    let mut first: Vec<_> = world.lab.calls("desk").into_iter().filter(|(_, attempt)| *attempt == 1).collect();
+    first.sort_unstable();
+    assert_eq!(first.len(), n as usize, "{first:?}");
+}
+
+#[tokio::test]
+async fn what_is_declared_after_an_owner_has_looked_is_not_passed_over() {
+    let world = World::new();
+    let old = world.old(1).await;
+    // Nobody has ever declared it: it is passed over, and counted.
+    world.publish(&Shipped { n: 1 }).await;
+    settled(&old).await;
+    assert_eq!((status(&old).passed_over, world.state().await.events), (1, events(&[("Placed", 1)])));
+    // The owner reads on with what it knew when it took the lease.
+    let new = world.new_build(2).await;
+    assert!(owns(&old));
+    new.publish(&Placed { n: 2 }).await.unwrap();
+    let shipped = new.publish(&Shipped { n: 3 }).await.unwrap().entry_id;
+    let state = world.until(|state| state.needs.is_some()).await;
+    assert_eq!(state.needs, Some(Need { name: "Shipped".to_owned(), version: 1, entry: shipped }));
+    settled(&new).await;
+    assert!(owns(&new));
+    assert_eq!(world.handled(), [2, 3]);
+}
+
+#[tokio::test]
+async fn what_is_declared_while_the_commit_that_passes_it_is_on_its_way_is_not_passed_over() {
+    let world = World::new();
+    let old = world.old(1).await;
+    world.publish(&Placed { n: 1 }).await;
+    settled(&old).await;
+    let (gate, handler) = (Gate::default(), Gate::default());
+    world.faults.once(Op::Commit, Fault::Hold(gate.clone()));
+    world.publish(&Shipped { n: 2 }).await;
+    gate.arrived(1).await;
+    // The handler in hand comes to its end, whatever becomes of the commit.
+    world.lab.script("desk", 3, [Act::Wait(handler.clone())]);
+    world.publish(&Placed { n: 3 }).await;
+    handler.arrived(1).await;
+    let new = world.new_build(2).await;
+    gate.open();
+    old.advance(Duration::from_secs(1)).await;
+    assert_eq!(status(&old).passed_over, 0);
+    assert!(owns(&old) && world.lab.cancelled("desk").is_empty());
+    handler.open();
+    settled(&new).await;
+    assert_eq!(world.handled(), [1, 2, 3]);
+    assert!(owns(&new) && world.lab.cancelled("desk").is_empty());
+    assert_eq!(
+        world.lab.calls("desk").iter().filter(|(n, _)| *n == 3).count(),
+        2,
+        "the commit that was refused had it"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_that_was_done_stays_done_when_its_answer_was_lost_and_the_event_then_declared() {
+    let world = World::new();
+    let old = world.old(1).await;
+    world.faults.once(Op::Commit, Fault::LoseReply);
+    world.publish(&Shipped { n: 1 }).await;
+    world.until(|state| state.at > EntryId::ZERO).await;
+    let new = world.new_build(2).await;
+    settled(&old).await;
+    assert!(owns(&old) && world.handled().is_empty());
+    stop(new).await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it() {
+    let (log, world) = (logged(), World::new());
+    stop(world.new_build(1).await).await;
+    let (old, other) = (world.old(2).await, world.old(3).await);
+    world.publish(&Placed { n: 1 }).await;
+    let shipped = world.publish(&Shipped { n: 2 }).await;
+    world.publish(&Placed { n: 3 }).await;
+    for app in [&old, &other] {
+        let reason = halted(app).await;
+        for said in [
+            "`shop`",
+            "`desk`",
+            &shipped.to_string(),
+            "event `Shipped` of stream `shop`, version 1",
+            "start a build that has one",
+            "`ignore = [\"Shipped\"]`",
+            "Admin::reset(\"shop\", \"desk\"",
+        ] {
+            assert!(reason.contains(said), "does not say `{said}`: {reason}");
+        }
+        assert!(!app.status().is_ready() && matches!(app.settled().await, Err(Error::Halted(_))));
+    }
+    assert!(log.text().contains("ERROR") && log.text().contains("start a build that has one"), "{}", log.text());
+    assert_eq!((world.handled(), world.state().await.needs.map(|need| need.entry)), (vec![1], Some(shipped)));
+    // It goes on by itself when one comes.
+    let new = world.new_build(4).await;
+    settled(&new).await;
+    assert_eq!(world.handled(), [1, 2, 3]);
+    old.advance(Duration::from_secs(5)).await;
+    assert!(halt(&old).is_none() && halt(&other).is_none());
+    for app in [old, other, new] {
+        stop(app).await;
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawn_event_is_passed_over_and_forgotten() {
+    let world = World::new();
+    stop(world.new_build(1).await).await;
+    let old = world.old(2).await;
+    world.publish(&Shipped { n: 1 }).await;
+    world.publish(&Placed { n: 2 }).await;
+    halted(&old).await;
+    // A typo shows.
+    let misspelled = world.build(consumers![place_misspelled], 3).await;
+    assert!(halted(&misspelled).await.contains("(it ignores `Shiped`)"));
+    let alone = world.build(consumers![place_alone], 4).await;
+    settled(&alone).await;
+    assert_eq!((world.handled(), status(&alone).passed_over), (vec![2], 1));
+    assert_eq!(world.state().await.events, events(&[("Placed", 1)]));
+    // Now a build that neither has nor ignores it passes it over, too.
+    for app in [alone, misspelled] {
+        stop(app).await;
+    }
+    world.publish(&Shipped { n: 3 }).await;
+    world.publish(&Placed { n: 4 }).await;
+    settled(&old).await;
+    assert_eq!((world.handled(), status(&old).passed_over), (vec![2, 4], 1));
+}
+
+#[tokio::test]
+async fn a_build_that_still_has_the_consumer_declares_it_again() {
+    let world = World::new();
+    let alone = world.build(consumers![place_alone], 1).await;
+    settled(&alone).await;
+    let new = world.new_build(2).await;
+    settled(&new).await;
+    stop(alone).await;
+    // An owner that ignores it took it out, and the one that has it put it back before it contended.
+    world.until(|state| state.events.contains_key("Shipped")).await;
+    new.publish(&Shipped { n: 1 }).await.unwrap();
+    settled(&new).await;
+    assert_eq!(world.handled(), [1]);
+}
+
+#[tokio::test]
+async fn when_the_new_build_crashes_the_old_one_goes_on_as_far_as_it_can() {
+    let world = World::new();
+    let (old, new) = (world.old(1).await, world.new_build(2).await);
+    new.publish(&Shipped { n: 1 }).await.unwrap();
+    settled(&new).await;
+    assert!(owns(&new));
+    drop(new);
+    world.publish(&Placed { n: 2 }).await;
+    world.publish(&Shipped { n: 3 }).await;
+    assert!(halted(&old).await.contains("`Shipped`"));
+    assert_eq!(world.handled(), [1, 2]);
+    let new = world.new_build(3).await;
+    settled(&new).await;
+    assert_eq!(world.handled(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_reset_behind_the_event_lets_an_old_build_go_on() {
+    let world = World::new();
+    stop(world.new_build(1).await).await;
+    let old = world.old(2).await;
+    let shipped = world.publish(&Shipped { n: 1 }).await;
+    world.publish(&Placed { n: 2 }).await;
+    halted(&old).await;
+    old.running().admin().reset("shop", "desk", streams_runtime::Start::At(shipped.next())).await.unwrap();
+    world.lab.called("desk", 1).await;
+    settled(&old).await;
+    assert_eq!((world.handled(), world.state().await.needs), (vec![2], None));
+}
+
+#[tokio::test]
+async fn a_batch_before_the_event_of_another_build_is_handled_and_committed() {
+    let world = World::new();
+    stop(world.new_build(1).await).await;
+    let old = world.build(consumers![place_many], 2).await;
+    world.publish(&Placed { n: 1 }).await;
+    let before = world.publish(&Placed { n: 2 }).await;
+    world.publish(&Shipped { n: 3 }).await;
+    world.publish(&Placed { n: 4 }).await;
+    halted(&old).await;
+    assert_eq!((world.lab.events("desk"), world.state().await.at), (vec![1, 2], before));
+}
+
+#[tokio::test]
+async fn a_release_that_is_refused_does_not_make_an_old_build_spin() {
+    let world = World::new();
+    stop(world.new_build(1).await).await;
+    world.faults.always(Op::Release, Fault::Fail(streams_core::broker::BrokerErrorKind::Refused));
+    let old = world.old(2).await;
+    world.publish(&Shipped { n: 1 }).await;
+    old.advance(Duration::from_secs(60)).await;
+    assert!(world.faults.calls(Op::Acquire) < 30, "{} claims", world.faults.calls(Op::Acquire));
+    world.faults.heal();
+    let new = world.new_build(3).await;
+    settled(&new).await;
+    assert_eq!(world.handled(), [1]);
+}
+
+#[tokio::test]
+async fn a_build_that_could_not_declare_its_events_does_not_start() {
+    let world = World::new();
+    let old = world.old(1).await;
+    settled(&old).await;
+    world.faults.once(Op::Declare, Fault::Fail(streams_core::broker::BrokerErrorKind::Unavailable));
+    let app = App::with(consumers![place, ship]).state(world.lab.clone());
+    let refused = TestApp::start_with(app, Arc::new(world.faults.clone()), 2).await;
+    assert!(matches!(refused, Err(Error::Broker(_))), "{refused:?}");
+}
+
+/// A stream with several partitions.
+mod yard {
+    use super::*;
+
+    #[stream_event(stream = "yard", partitions = 4, key = n)]
+    #[derive(Debug, Clone, PartialEq)]
+    pub(crate) struct Moved {
+        pub(crate) n: u64,
+    }
+
+    #[stream_event(stream = "yard", key = n)]
+    #[derive(Debug, Clone, PartialEq)]
+    pub(crate) struct Parked {
+        pub(crate) n: u64,
+    }
+
+    #[consumer(group = "gate")]
+    pub(crate) async fn moved(moved: Moved, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+        lab.handle(&ctx, moved.n).await
+    }
+
+    #[consumer(group = "gate")]
+    pub(crate) async fn parked(parked: Parked, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+        lab.handle(&ctx, parked.n).await
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_handle_it() {
+    let (world, mut n) = (World::new(), 0);
+    let old = [world.build(consumers![yard::moved], 1).await, world.build(consumers![yard::moved], 2).await];
+    // As long as this: events of the old kind, and of the new one once somebody has it.
+    let load = async |app: &TestApp, rounds: u64, both: bool, n: &mut u64| {
+        for _ in 0..rounds {
+            *n += 1;
+            world.publish(&yard::Moved { n: *n }).await;
+            if both {
+                *n += 1;
+                world.publish(&yard::Parked { n: *n }).await;
+            }
+            app.advance(Duration::from_millis(50)).await;
+        }
+    };
+    load(&old[0], 100, false, &mut n).await;
+    let [first_old, second_old] = old;
+    let first = world.build(consumers![yard::moved, yard::parked], 3).await;
+    load(&first, 100, true, &mut n).await;
+    let owned =
+        |app: &TestApp| app.status().groups.iter().filter(|group| matches!(group.phase, Phase::Owning { .. })).count();
+    assert_eq!(
+        (owned(&first), owned(&first_old), owned(&second_old)),
+        (4, 0, 0),
+        "the new build alone handles all of it"
+    );
+    stop(first_old).await;
+    load(&first, 100, true, &mut n).await;
+    let second = world.build(consumers![yard::moved, yard::parked], 4).await;
+    load(&second, 100, true, &mut n).await;
+    assert_eq!((owned(&first), owned(&second), owned(&second_old)), (2, 2, 0));
+    let passed: u64 = second_old.status().groups.iter().map(|group| group.passed_over).sum();
+    assert_eq!(passed, 0);
+    stop(second_old).await;
+    load(&second, 100, true, &mut n).await;
+    settled(&first).await;
+    settled(&second).await;
+    let mut handled = world.lab.events("gate");
+    handled.sort_unstable();
+    handled.dedup();
+    assert_eq!(handled, (1..=n).collect::<Vec<_>>());
+    assert!(second.dead_letters::<yard::Moved>("gate").await.unwrap().is_empty());
+    // Two shares of four, one more member, one handing over each, and two of them to the second new one.
+    let taken = world.faults.calls(Op::Acquire);
+    assert!(taken <= 24, "taken {taken} times");
+}
+
+#[test]
+fn what_a_group_takes_it_cannot_ignore() {
+    let refused = |app: App| match app.state(Lab::default()).check() {
+        Err(Error::Refused(problems)) => problems.join("\n"),
+        other => panic!("not refused: {other:?}"),
+    };
+    let both = refused(App::with(consumers![place_alone, ship]));
+    for said in
+        ["`ship` takes `Shipped` of stream `shop` in group `desk`", "`place_alone` says that the group ignores it"]
+    {
+        assert!(both.contains(said), "does not say `{said}`: {both}");
+    }
+    let ignoring = |events| Config::new().group("desk", ConsumerOptions::DEFAULT.with_ignore(events));
+    let configured = refused(App::with(consumers![place, ship]).config(ignoring(&["Shipped"])));
+    assert!(configured.contains("and the configuration says that the group ignores it"), "{configured}");
+    let invalid = refused(App::with(consumers![place]).config(ignoring(&["two words"])));
+    assert!(invalid.contains("config of group `desk`: `ignore`: invalid event name `two words`"), "{invalid}");
+    App::with(consumers![place]).config(ignoring(&["Shipped"])).state(Lab::default()).check().unwrap();
+}
+
+mod other {
+    use super::*;
+
+    #[stream_event(stream = "shop")]
+    #[derive(Debug)]
+    pub(crate) struct Paid {
+        n: u64,
+    }
+
+    #[consumer(group = "desk", ignore = ["Returned"])]
+    pub(crate) async fn pay(paid: Paid) {
+        let _ = paid.n;
+    }
+
+    #[consumer(group = "desk", ignore = ["Returned", "Shipped"])]
+    pub(crate) async fn pay_in_order(paid: Paid) {
+        let _ = paid.n;
+    }
+}
+
+#[test]
+fn consumers_of_a_group_ignore_the_same_events_in_any_order() {
+    let differ = App::with(consumers![place_alone, other::pay]).state(Lab::default()).check();
+    let Err(Error::Refused(problems)) = differ else { panic!("not refused: {differ:?}") };
+    assert!(problems[0].contains("give group `desk` a different `ignore`"), "{problems:?}");
+    App::with(consumers![place_alone, other::pay_in_order]).state(Lab::default()).check().unwrap();
+}
