@@ -244,6 +244,8 @@ pub struct ConsumerOptions {
     pub checkpoint_interval: Option<Duration>,
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,
+    /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
+    pub adopt: Option<bool>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -264,6 +266,7 @@ impl ConsumerOptions {
         checkpoint_events: None,
         checkpoint_interval: None,
         on_data_loss: None,
+        adopt: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -279,6 +282,7 @@ impl ConsumerOptions {
             checkpoint_events: self.checkpoint_events.or(below.checkpoint_events),
             checkpoint_interval: self.checkpoint_interval.or(below.checkpoint_interval),
             on_data_loss: self.on_data_loss.or(below.on_data_loss),
+            adopt: self.adopt.or(below.adopt),
         }
     }
 
@@ -342,6 +346,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_on_data_loss(mut self, policy: OnDataLoss) -> Self {
         self.on_data_loss = Some(policy);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::adopt`].
+    #[must_use]
+    pub const fn with_adopt(mut self, adopt: bool) -> Self {
+        self.adopt = Some(adopt);
         self
     }
 }

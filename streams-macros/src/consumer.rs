@@ -49,6 +49,7 @@ impl Options {
         "start",
         "checkpoint",
         "on_data_loss",
+        "adopt",
         "crate",
     ];
 
@@ -130,6 +131,12 @@ impl Options {
                 Some("halt") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Halt))),
                 Some("continue") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Continue))),
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
+            }
+        }
+        if let Some(value) = args.take("adopt") {
+            match value.boolean() {
+                Some(adopt) => setters.push(quote!(with_adopt(#adopt))),
+                None => value.invalid("`true` or `false`", errors),
             }
         }
         Self { root, group, setters, of_batches }

@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
-use crate::dead_letter::DeadLetters;
+use crate::dead_letters::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
 use crate::lease::Leases;
@@ -343,6 +343,7 @@ impl App {
                     start: group.start,
                     checkpoint: group.checkpoint,
                     on_data_loss: group.on_data_loss,
+                    adopt: group.adopt,
                     dead_bounds: config.dead_letters,
                     storm: config.dead_letter_storm,
                     max_payload: group.max_payload,

@@ -20,6 +20,7 @@ use crate::dead_letter;
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
+use crate::replay::Replays;
 use crate::settle::{self, Decision, Settlement, decide, decide_batch};
 use crate::source::{Arrived, Source};
 use crate::status::count;
@@ -30,7 +31,7 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// Who takes an entry.
 #[derive(Debug, Clone, Copy)]
-enum Taker {
+pub(crate) enum Taker {
     /// This consumer of the group.
     Consumer(usize),
     /// None of them.
@@ -85,6 +86,7 @@ impl Group {
             Err(error) => return error.into(),
         };
         let mut hand = InHand { gathering: Gathering::default(), dead_in_a_row: 0, turn: Instant::now() };
+        let mut replays = Replays::new();
         loop {
             if hand.gathering.is_empty() && committer.ledger.is_clean() {
                 self.progress.reach(source.reader.position());
@@ -94,6 +96,10 @@ impl Group {
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
                 done = committer.progress() => match done {
+                    Ok(()) => continue,
+                    Err(ended) => return ended,
+                },
+                () = replays.due(lease) => match self.replay(lease, committer, &mut replays).await {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
@@ -127,12 +133,18 @@ impl Group {
                 if let Err(ended) = self.take(lease, committer, &mut hand, entry).await {
                     return ended;
                 }
+                // However long the events keep coming.
+                if replays.is_due(lease)
+                    && let Err(ended) = self.replay(lease, committer, &mut replays).await
+                {
+                    return ended;
+                }
                 hand.give_turn().await;
             }
         }
     }
 
-    fn taker(&self, entry: &Entry) -> Taker {
+    pub(crate) fn taker(&self, entry: &Entry) -> Taker {
         let Some((name, _)) = entry.event() else { return Taker::Unnamed };
         match self.handlers.iter().position(|handler| handler.registration.info.event.name == name) {
             Some(consumer) => Taker::Consumer(consumer),
@@ -350,7 +362,7 @@ impl Group {
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,

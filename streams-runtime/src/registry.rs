@@ -38,6 +38,7 @@ pub(crate) struct GroupPlan {
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) on_data_loss: OnDataLoss,
+    pub(crate) adopt: bool,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
 }
@@ -168,6 +169,7 @@ pub(crate) fn plan(
             start: of_group.start.unwrap_or_default(),
             checkpoint,
             on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+            adopt: of_group.adopt.unwrap_or_default(),
             max_payload: properties.max_payload,
         });
     }
@@ -221,6 +223,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             }
             if x.on_data_loss.is_some() && y.on_data_loss.is_some() && x.on_data_loss != y.on_data_loss {
                 problems.push(differ("on_data_loss"));
+            }
+            if x.adopt.is_some() && y.adopt.is_some() && x.adopt != y.adopt {
+                problems.push(differ("adopt"));
             }
         }
     }

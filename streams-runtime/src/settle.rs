@@ -1,5 +1,6 @@
 //! What an attempt's outcome means for the event: one pure function decides, `deliver` carries out.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use streams_core::{Backoff, Failure, Outcome};
@@ -88,6 +89,19 @@ impl Cause {
         }
     }
 }
+
+impl FromStr for Cause {
+    type Err = UnknownCause;
+
+    fn from_str(word: &str) -> Result<Self, UnknownCause> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == word).ok_or_else(|| UnknownCause(word.to_owned()))
+    }
+}
+
+/// A word that is no [`Cause`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no cause of a dead letter; expected one of: {words}", words = Cause::ALL.map(Cause::as_str).join(", "))]
+pub struct UnknownCause(String);
 
 /// Decides what an attempt means.
 ///

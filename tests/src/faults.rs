@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable, Extent,
-    Fields, Found, GroupState, Holder, Interrupt, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Adopted, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable,
+    Extent, Fields, Found, GroupState, Holder, Interrupt, Moved, Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply,
+    Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -34,6 +35,10 @@ pub enum Op {
     Release,
     /// [`Renewer::renew`].
     Renew,
+    /// [`Broker::take_replay`].
+    TakeReplay,
+    /// [`Broker::end_replay`].
+    EndReplay,
 }
 
 /// What goes wrong with a call.
@@ -120,9 +125,19 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        for op in
-            [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Acquire, Op::Commit, Op::Release, Op::Renew]
-        {
+        for op in [
+            Op::Notes,
+            Op::Append,
+            Op::Read,
+            Op::Tail,
+            Op::State,
+            Op::Acquire,
+            Op::Commit,
+            Op::Release,
+            Op::Renew,
+            Op::TakeReplay,
+            Op::EndReplay,
+        ] {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -290,6 +305,14 @@ impl Broker for Faulty {
         self.inner.reset(group, seen, to)
     }
 
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
+        self.inner.resume(group)
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        self.inner.adopt(group, quiet)
+    }
+
     fn renewal(&self) -> Renewal {
         self.inner.renewal()
     }
@@ -307,6 +330,28 @@ impl Broker for Faulty {
 
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
         self.inner.discard(group, ids)
+    }
+
+    fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
+        self.inner.replay(group, ids, most)
+    }
+
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.inner.replays(group, after, count)
+    }
+
+    fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
+        Box::pin(self.around(Op::TakeReplay, self.inner.take_replay(group, holder)))
+    }
+
+    fn end_replay<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        holder: &'a Holder,
+        id: EntryId,
+        end: &'a ReplayEnd,
+    ) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::EndReplay, self.inner.end_replay(group, holder, id, end)))
     }
 }
 
@@ -331,7 +376,7 @@ struct FaultyRenewer {
 }
 
 impl Renewer for FaultyRenewer {
-    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>> {
         Box::pin(self.broker.around(Op::Renew, self.inner.renew(leases)))
     }
 }

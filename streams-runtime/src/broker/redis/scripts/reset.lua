@@ -29,9 +29,12 @@ if marked then
 else
   mark(stream, group, at, seen)
 end
--- Attempts, too, begin anew.
+-- Attempts, too, begin anew; letters that wait to be handled again still do.
 redis.call('DEL', state)
 redis.call('HSET', state, 'mode', 'ordered', 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
   'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
+if held.replays then
+  redis.call('HSET', state, 'replays', held.replays)
+end
 redis.call('XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', group)
 return {'done', at}
