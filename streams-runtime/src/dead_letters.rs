@@ -172,14 +172,25 @@ impl<E: StreamEvent> DeadLetters<E> {
             registry::stream_properties(E::INFO.stream, registry::linked_events().iter().chain([&E::INFO]));
         Ok(Self::new(broker, &StreamKey::new(namespace, E::INFO.stream, properties.partitions), group))
     }
+}
 
-    pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
-        Self::of(broker, (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect())
+impl DeadLetters {
+    /// As [`DeadLetters::on`], for a tool that knows the stream by its key.
+    ///
+    /// # Errors
+    /// When the group cannot be part of a key.
+    pub fn on_stream(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
+        check_group(group)?;
+        Ok(Self::new(broker, stream, group))
     }
 }
 
 impl<E> DeadLetters<E> {
     /// Those of a group on these partitions.
+    pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
+        Self::of(broker, (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect())
+    }
+
     pub(crate) fn of(broker: Arc<dyn Broker>, groups: Vec<GroupKey>) -> Self {
         Self { broker, groups, event: PhantomData }
     }

@@ -63,7 +63,10 @@ impl Replays {
         if self.ended.is_none() {
             lease.replays().await;
         }
-        tokio::time::sleep_until(self.next).await;
+        // A timer is never ready at once.
+        if self.next > Instant::now() {
+            tokio::time::sleep_until(self.next).await;
+        }
     }
 
     fn put_off(&mut self, by: Duration) {

@@ -101,6 +101,8 @@ struct Plan {
     calls: HashMap<Op, usize>,
     /// How many entries were read, whatever became of the answer.
     entries: usize,
+    /// Adoptions do not wait for silence.
+    impatient: bool,
 }
 
 impl Faulty {
@@ -147,6 +149,11 @@ impl Faulty {
         let mut plan = self.plan();
         plan.next.clear();
         plan.always.clear();
+    }
+
+    /// Adopts groups however lately their consumers were seen, as a test cannot wait for a minute of silence.
+    pub fn be_impatient(&self) {
+        self.plan().impatient = true;
     }
 
     /// How often the call was made, whatever came of it.
@@ -310,6 +317,7 @@ impl Broker for Faulty {
     }
 
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        let quiet = if self.plan().impatient { Duration::ZERO } else { quiet };
         self.inner.adopt(group, quiet)
     }
 
