@@ -224,7 +224,7 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
             replay.crashes,
             letter.reason()
         );
-        return Some(Fate::Dead { cause: "crash".to_owned(), reason });
+        return Some(Fate::Dead { cause: Cause::Crash.as_str().to_owned(), reason });
     }
     // The cause that it has stays: nothing new was learned of the event.
     let stays = |reason| Some(Fate::Dead { cause: letter.cause().to_owned(), reason });

@@ -57,12 +57,22 @@ pub enum Cause {
     Argument,
     /// The handler asked for it.
     Asked,
+    /// The process ended, or lost its lease, too often while it handled the event.
+    Crash,
 }
 
 impl Cause {
     /// Every cause, in the order of their declaration.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Handler, Self::Permanent, Self::Panic, Self::Timeout, Self::Decode, Self::Argument, Self::Asked];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Handler,
+        Self::Permanent,
+        Self::Panic,
+        Self::Timeout,
+        Self::Decode,
+        Self::Argument,
+        Self::Asked,
+        Self::Crash,
+    ];
 
     /// What a failed attempt would be put down to if it was the last.
     pub(crate) fn of(failure: &Failure) -> Self {
@@ -86,6 +96,7 @@ impl Cause {
             Self::Decode => "decode",
             Self::Argument => "argument",
             Self::Asked => "asked",
+            Self::Crash => "crash",
         }
     }
 }
