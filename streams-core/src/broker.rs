@@ -105,6 +105,18 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// The group's lease and checkpoint; `None` when the group has none. MUST work on a server that refuses writes.
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>>;
 
+    /// As [`state`](Self::state) for several groups, in one conversation and in their order. What is wrong with one of them
+    /// MUST be its answer alone.
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>>;
+
+    /// Takes part in several sets of members, in one conversation and in their order: answers who is in each then. What is
+    /// wrong with one of them MUST be its answer alone.
+    ///
+    /// Of each set first those who are absent MUST be taken out, then who is present be counted once more, in one step. A member
+    /// that was not there comes in with the beat 1. What members say is the caller's business. It MUST work on a server that is
+    /// full. A set SHOULD hold [`MAX_MEMBERS`]; for whoever comes beyond that, those with the smallest beats are taken out.
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
+
     /// Makes the group's state with a checkpoint as `start` says, and a marker that dies with the stream,
     /// in one step. MUST change nothing when the state exists, and when there is a marker that is not ours
     /// ([`Created::Foreign`]).
@@ -185,6 +197,33 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 pub mod sealed {
     /// See [`super::Broker`].
     pub trait Sealed {}
+}
+
+/// The answer about one of several things that were asked for together.
+pub type Answer<T> = Result<T, BrokerError>;
+
+/// How many processes of one group are counted: as many as a stream may have partitions, as more have nothing to do. It is a
+/// bound on what is left by processes that crash again and again, while nobody lives long enough to take them out.
+pub const MAX_MEMBERS: usize = crate::keys::MAX_PARTITIONS as usize;
+
+/// What a process does to one set of members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attendance {
+    /// The set: [`StreamKey::members`].
+    pub members: String,
+    /// What the caller says of itself; without it, it only looks or leaves.
+    pub present: Option<String>,
+    /// Who is no member any more: with a beat only if that is still the last one.
+    pub absent: Vec<(String, Option<u64>)>,
+}
+
+/// A process in a set of members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What it says of itself.
+    pub says: String,
+    /// How often it was present. As long as it stays the same, nobody has heard of it.
+    pub beat: u64,
 }
 
 /// What programs leave beside a stream for each other, by name.

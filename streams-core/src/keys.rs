@@ -120,6 +120,11 @@ impl StreamKey {
         format!("streams:{{{}}}:_builds", self.base)
     }
 
+    /// The sorted set in which the processes of a group say that they are there.
+    pub fn members(&self, group: &str) -> String {
+        format!("streams:{{{}}}:{group}:members", self.base)
+    }
+
     /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
     pub fn partition(&self, index: u32) -> PartitionKey {
         let key = if self.partitions == 1 { self.base.clone() } else { format!("{}.{index}", self.base) };
@@ -253,6 +258,7 @@ mod tests {
         assert_eq!(group.partition().bell(), "streams:{staging:trades.3}:_bell");
         assert_eq!(many.properties(), "streams:{staging:trades}:_stream");
         assert_eq!(many.builds(), "streams:{staging:trades}:_builds");
+        assert_eq!(many.members("risk"), "streams:{staging:trades}:risk:members");
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Group {
         }
         match self.engine.broker.adopt(&self.key, QUIET).await? {
             Adopted::Done(adoption) => {
-                self.tell(&adoption).await;
+                self.tell_adoption(&adoption).await;
                 Ok(())
             }
             // The next look says what has become of it.
@@ -54,7 +54,7 @@ impl Group {
     }
 
     /// Says what was taken over: from where, what was pending, and how much of what was handled comes again.
-    async fn tell(&self, adoption: &Adoption) {
+    async fn tell_adoption(&self, adoption: &Adoption) {
         let Adoption { at, delivered, pending, oldest } = *adoption;
         let again = match self.count_between(at, delivered).await {
             Ok(entries) if entries >= MOST_COUNTED as u64 => format!("more than {}", entries.saturating_sub(pending)),

@@ -25,6 +25,7 @@ use crate::dead_letters::DeadLetters;
 use crate::http;
 use crate::lease::Leases;
 use crate::meeting::{self, Table};
+use crate::members::{self, Members};
 use crate::monitor::{self, Monitor, Vitals};
 use crate::ordered::{Engine, Group, Handler};
 use crate::outage::Outages;
@@ -267,7 +268,11 @@ impl App {
         for group in &plan.groups {
             broker.declare(&group.key).await?;
         }
+        // Where everything is to be the same at every run, the name is, too.
+        let (host, process) =
+            if self.seams.is_some() { (String::new(), 0) } else { (meeting::host(), std::process::id()) };
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
+        let member = members::name(&host, process, &random);
         let random = Arc::new(random);
         let vitals = Arc::new(Vitals::default());
         let namespace = self.effective_namespace().map(str::to_owned);
@@ -293,6 +298,7 @@ impl App {
         let leases =
             Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
+        let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
@@ -338,6 +344,7 @@ impl App {
                 });
                 let driven = Group {
                     engine: engine.clone(),
+                    place: members.place(&group.key, (group.stream, group.group), key.clone()),
                     key,
                     handlers: handlers.collect(),
                     start: group.start,
@@ -355,6 +362,7 @@ impl App {
                 tasks.spawn(supervise(driven, Arc::clone(&vitals)));
             }
         }
+        let members = AbortOnDropHandle::new(tokio::spawn(members.run(shutdown.clone())));
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
@@ -368,6 +376,7 @@ impl App {
         let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
         Ok(Running {
             _meeting: AbortOnDropHandle::new(meeting),
+            _members: members,
             monitor,
             _look: look,
             #[cfg(feature = "http")]
@@ -451,6 +460,8 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
 pub struct Running {
     /// Tells other builds of this one, hour by hour.
     _meeting: AbortOnDropHandle<()>,
+    /// Says that this process is there, and shares the partitions with others.
+    _members: AbortOnDropHandle<()>,
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     events: Vec<&'static EventInfo>,

@@ -1,6 +1,6 @@
 //! Contending for a partition: make the group where it is new, then wait until its lease is ours.
 //!
-//! [`lease`](crate::lease) judges what is read, [`ordered`](crate::ordered) goes on from here.
+//! [`members`](crate::members) looks at the lease and says when its turn has come, [`ordered`](crate::ordered) goes on from here.
 
 use std::time::Duration;
 
@@ -8,91 +8,102 @@ use streams_core::EntryId;
 use streams_core::broker::{Acquired, Claim, Created, Holder, Holding};
 use tokio::time::Instant;
 
-use crate::lease::{Lease, Verdict, Watch};
+use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::members::member_of;
 use crate::ordered::{Ended, Group, Past};
 use crate::status::Phase;
 use crate::tail::{Follower, TAKE, Taken};
 
-/// How often a contender looks at a lease at least; the lease's length / 10 when that is shorter.
-const LOOK: Duration = Duration::from_secs(1);
-
 impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(crate) async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
-        let broker = &self.engine.broker;
-        let (mut watch, mut bell) = (Watch::default(), None);
-        let mut exists = self.known().is_some();
+        let (broker, place) = (&self.engine.broker, &self.place);
+        let mut bell = None;
+        let mut first = true;
+        place.stand_by();
         loop {
-            if self.engine.shutdown.is_stopping() {
-                return Err(Ended::Stopped);
+            let sight = tokio::select! {
+                biased;
+                () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                sight = place.sight() => sight?,
+                () = self.rung(&mut bell) => {
+                    place.ask();
+                    continue;
+                }
+            };
+            // First what was seen before, so that a server that has lost writes since then is found out.
+            if let Some(before) = &sight.before {
+                self.recall(Some(before))?;
             }
-            if !exists {
+            // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
+            self.recall(sight.state.as_ref())?;
+            let Some(state) = sight.state else {
                 if broker.create(&self.key, self.start).await? == Created::Foreign {
                     self.take_over().await?;
                 }
-                exists = true;
-            }
-            let Some(state) = broker.state(&self.key).await? else {
-                // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
-                self.recall(None)?;
-                exists = false;
+                place.ask();
                 continue;
             };
-            self.recall(Some(&state))?;
             // A lease that ran out while nobody took it is this process's own still: its handlers have stopped.
             let ours = past
                 .holder
                 .as_ref()
                 .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
-            let verdict = if ours { Verdict::Claim } else { watch.observe(&state, Instant::now()) };
-            let wait = match verdict {
-                Verdict::Wait(wait) => wait,
-                Verdict::Claim => {
-                    let claim = Claim {
-                        owner: self.engine.random.token(),
-                        lease_for: self.engine.lease_for,
-                        seen: state.lease.clone(),
-                    };
-                    let sent = Instant::now();
-                    match broker.acquire(&self.key, &claim).await? {
-                        Acquired::Held(holding) => {
-                            let holder = Holder { owner: claim.owner, epoch: holding.epoch };
-                            return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
-                        }
-                        // The next look says what has become of it.
-                        Acquired::Contended | Acquired::Missing => continue,
-                        refused => return Err(self.refused(&refused)),
+            let turn = if ours { Some("its own lease ran out, and nobody took it".to_owned()) } else { sight.turn };
+            if let Some(why) = turn {
+                let claim = Claim { owner: place.token(), lease_for: self.engine.lease_for, seen: state.lease.clone() };
+                let sent = Instant::now();
+                match broker.acquire(&self.key, &claim).await? {
+                    Acquired::Held(holding) => {
+                        past.why = why;
+                        let holder = Holder { owner: claim.owner, epoch: holding.epoch };
+                        return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
                     }
+                    // The next look says what has become of it.
+                    Acquired::Contended | Acquired::Missing => place.ask(),
+                    refused => return Err(self.refused(&refused)),
                 }
-            };
+                continue;
+            }
+            // Not before a claim: what it comes to says whether the server can be used.
             self.contact.succeeded();
             past.told = false;
-            if self.progress.enter(Phase::StandingBy { owner: state.lease.owner.clone() }) {
-                tracing::info!(
-                    group = self.key.group(),
-                    partition = self.key.partition().as_str(),
-                    owner = state.lease.owner,
-                    "waiting for the lease of another process, at most {} after its last sign of life",
-                    humantime::format_duration(state.lease_for)
-                );
+            let owner = member_of(&state.lease.owner).to_owned();
+            if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
+                self.tell(&owner, state.lease_for, first);
+                first &= owner.is_empty();
             }
-            // Followed before the state is read again, so that a ring between the two is not missed.
-            let Some((bell, position)) = &mut bell else {
+            if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
                 bell = Some((follower, EntryId::ZERO));
-                continue;
-            };
-            tokio::select! {
-                () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                () = tokio::time::sleep(wait.min(LOOK).min(state.lease_for / 10)) => {}
-                () = self.rung(bell, position) => {}
+                // Followed before the state is read again, so that a ring between the two is not missed.
+                place.ask();
             }
         }
     }
 
+    /// Says who owns the partition: that others pass it on between them is no news.
+    fn tell(&self, owner: &str, lease_for: Duration, first: bool) {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if owner.is_empty() {
+            tracing::debug!(group, partition, "nobody owns the partition: waiting for the process whose turn it is");
+        } else if first {
+            tracing::info!(
+                group,
+                partition,
+                owner,
+                "waiting for the lease of another process, at most {} after its last sign of life, or until it hands over",
+                humantime::format_duration(lease_for)
+            );
+        } else {
+            tracing::debug!(group, partition, owner, "another process owns the partition now");
+        }
+    }
+
     /// Waits until the bell rings for this group.
-    async fn rung(&self, bell: &Follower, position: &mut EntryId) {
+    async fn rung(&self, bell: &mut Option<(Follower, EntryId)>) {
+        let Some((bell, position)) = bell else { return std::future::pending().await };
         loop {
             match bell.wait(*position, None, TAKE).await {
                 Taken::Entries(rings) => {

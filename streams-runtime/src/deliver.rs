@@ -95,6 +95,7 @@ impl Group {
                 biased;
                 () = self.engine.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
+                () = self.place.wanted() => return self.hand_over(),
                 done = committer.progress() => match done {
                     Ok(()) => continue,
                     Err(ended) => return ended,
@@ -138,6 +139,9 @@ impl Group {
                     && let Err(ended) = self.replay(lease, committer, &mut replays).await
                 {
                     return ended;
+                }
+                if self.place.is_wanted() {
+                    return self.hand_over();
                 }
                 hand.give_turn().await;
             }
@@ -352,6 +356,7 @@ impl Group {
                             biased;
                             () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
                             () = lease.lost() => return Err(Ended::Lost),
+                            () = self.place.wanted() => return Err(self.hand_over()),
                             done = committer.progress() => done?,
                             () = &mut next => break,
                         }

@@ -99,6 +99,11 @@ impl Lease {
         self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire) && !self.held.lost.is_cancelled()
     }
 
+    /// Is cancelled when the lease is lost.
+    pub(crate) fn loss(&self) -> CancellationToken {
+        self.held.lost.clone()
+    }
+
     /// Waits until the lease is lost.
     pub(crate) async fn lost(&self) {
         self.held.lost.cancelled().await;

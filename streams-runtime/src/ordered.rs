@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use crate::commit::Committer;
 use crate::lease::{Lease, Leases};
 use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::members::Place;
 use crate::metrics::Histogram;
 use crate::outage::{Contact, Outages};
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
-use crate::status::{Phase, Progress};
+use crate::status::{Phase, Progress, count};
 use crate::tail::Tails;
 
 /// How often a halted partition says so again.
@@ -55,6 +56,7 @@ pub(crate) struct Handler {
 pub(crate) struct Group {
     pub(crate) engine: Engine,
     pub(crate) key: GroupKey,
+    pub(crate) place: Arc<Place>,
     pub(crate) handlers: Vec<Handler>,
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
@@ -87,6 +89,8 @@ pub(crate) struct Past {
     pub(crate) holder: Option<Holder>,
     /// Whether the log says that this process owns the partition: taking its own lapsed lease again is no news.
     pub(crate) told: bool,
+    /// Why it was this process's turn to take the lease.
+    pub(crate) why: String,
 }
 
 /// Why a group's work came to an end.
@@ -96,6 +100,8 @@ pub(crate) enum Ended {
     Stopped,
     /// Somebody else may own the partition now.
     Lost,
+    /// Another process is to own the partition.
+    HandedOver,
     /// The lease is taken anew: a reset has moved the checkpoint.
     Again,
     /// History was cut. `at` is how far the group had read, where the cut is not one that took its state along.
@@ -127,8 +133,15 @@ impl Group {
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            match self.once(&mut past).await {
+            let ended = self.once(&mut past).await;
+            self.place.rest();
+            if let Ended::Halted { .. } | Ended::Refused(_) = ended {
+                self.place.excuse();
+            }
+            match ended {
                 Ended::Stopped => break,
+                // Its turn may come again.
+                Ended::HandedOver => past.told = false,
                 // Said for all groups at once already.
                 Ended::Lost if self.engine.outages.trouble().is_some() => {
                     tracing::debug!(
@@ -349,6 +362,7 @@ impl Group {
             Ok(held) => held,
             Err(ended) => return ended,
         };
+        self.place.own(&lease);
         past.holder = Some(lease.holder().clone());
         self.contact.succeeded();
         self.progress.resume();
@@ -357,7 +371,7 @@ impl Group {
         if std::mem::replace(&mut past.told, true) {
             tracing::debug!(group, partition, epoch, at = %holding.at, "owning again");
         } else {
-            tracing::info!(group, partition, epoch, at = %holding.at, "owning");
+            tracing::info!(group, partition, epoch, at = %holding.at, why = past.why, "owning");
         }
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             known.epoch = holding.epoch;
@@ -402,6 +416,7 @@ impl Group {
             let nothing_done = !committer.ledger.is_clean() && committer.ledger.at() == holding.at;
             if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
                 past.holder = None;
+                self.place.excuse();
             }
             return ended;
         }
@@ -426,6 +441,7 @@ impl Group {
                 () = lease.lost() => {}
             }
         }
+        self.prepare(&ended).await;
         match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
             Ok(Ok(held)) => self.progress.disowned(!held),
             Ok(Err(error)) => self.left(
@@ -438,6 +454,28 @@ impl Group {
             ),
         }
         ended
+    }
+
+    /// Another process is to own the partition: what is settled is committed, then the lease given back.
+    pub(crate) fn hand_over(&self) -> Ended {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        tracing::info!(
+            group,
+            partition,
+            to = self.place.successor(),
+            "handing over: the partition is that of another member now"
+        );
+        count(&self.progress.counts.handed_over, 1);
+        Ended::HandedOver
+    }
+
+    /// What others have to know before the lease is given back, so that the right one takes it at once.
+    async fn prepare(&self, ended: &Ended) {
+        if self.engine.shutdown.is_stopping() {
+            self.place.left().await;
+        } else if let Ended::Halted { .. } | Ended::Refused(_) = ended {
+            self.place.excused().await;
+        }
     }
 
     /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was

@@ -20,9 +20,9 @@ use crate::settle::Cause;
 pub enum Phase {
     /// Not yet known.
     Starting,
-    /// Another process owns the partition; this one takes over when it stops.
+    /// Another process owns the partition; this one takes over when its turn comes.
     StandingBy {
-        /// The owner's token.
+        /// The owner: machine, process id and random digits; empty while the partition is on its way from one to the next.
         owner: String,
     },
     /// This process reads and handles.
@@ -160,6 +160,7 @@ pub(crate) struct Counts {
     taken: Arc<Counter>,
     lost: Arc<Counter>,
     released: Arc<Counter>,
+    pub(crate) handed_over: Arc<Counter>,
     /// By place in [`DataLossKind::ALL`].
     losses: [Arc<Counter>; DataLossKind::ALL.len()],
     lost_entries: Arc<Counter>,
@@ -194,6 +195,7 @@ impl Counts {
             taken: counter("streams_lease_changes_total", "taken"),
             lost: counter("streams_lease_changes_total", "lost"),
             released: counter("streams_lease_changes_total", "released"),
+            handed_over: counter("streams_lease_changes_total", "handed_over"),
             losses: DataLossKind::ALL.map(|kind| counter("streams_losses_total", &kind.as_str().replace(' ', "_"))),
             lost_entries: plain("streams_lost_entries_total"),
         }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Adopted, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, Durable,
-    Extent, Fields, Found, GroupState, Holder, Interrupt, Moved, Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply,
-    Reset, Snapshot, Tail, Taken,
+    Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed,
+    Created, Durable, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Moved, Notes, Renewal, Renewed,
+    Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -25,8 +25,10 @@ pub enum Op {
     Read,
     /// [`Tail::next`].
     Tail,
-    /// [`Broker::state`].
+    /// [`Broker::state`] and [`Broker::states`].
     State,
+    /// [`Broker::attend`].
+    Attend,
     /// [`Broker::acquire`].
     Acquire,
     /// [`Broker::commit`].
@@ -133,6 +135,7 @@ impl Faulty {
             Op::Read,
             Op::Tail,
             Op::State,
+            Op::Attend,
             Op::Acquire,
             Op::Commit,
             Op::Release,
@@ -290,6 +293,14 @@ impl Broker for Faulty {
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
         Box::pin(self.around(Op::State, self.inner.state(group)))
+    }
+
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
+        Box::pin(self.around(Op::State, self.inner.states(groups)))
+    }
+
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        Box::pin(self.around(Op::Attend, self.inner.attend(sets)))
     }
 
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {

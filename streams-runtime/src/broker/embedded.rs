@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
-    Durable, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, Moved, Notes, Renewal, Renewed,
-    Renewer, Replay, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed,
+    Consumed, Created, Durable, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, MAX_MEMBERS,
+    Member, Moved, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -45,6 +45,8 @@ struct Store {
     groups: HashMap<String, Group>,
     partitions: HashMap<String, u32>,
     notes: HashMap<String, Notes>,
+    /// By set what members say, with their beats.
+    members: HashMap<String, BTreeMap<String, u64>>,
 }
 
 /// A stream: partitions, bells and dead letters alike.
@@ -152,6 +154,36 @@ impl Store {
 
     fn has_marker(&self, group: &GroupKey) -> bool {
         self.logs.get(group.partition().as_str()).is_some_and(|log| log.markers.contains_key(group.group()))
+    }
+
+    fn state(&self, group: &GroupKey) -> Option<GroupState> {
+        self.groups.get(group.state()).map(|state| GroupState {
+            lease: state.lease.clone(),
+            lease_for: state.lease_for,
+            at: state.at,
+            reset: state.reset,
+            resume: state.resume,
+        })
+    }
+
+    fn attend(&mut self, set: &Attendance) -> Vec<Member> {
+        let members = self.members.entry(set.members.clone()).or_default();
+        for (absent, last) in &set.absent {
+            if members.get(absent).is_some_and(|beat| last.is_none_or(|last| last == *beat)) {
+                members.remove(absent);
+            }
+        }
+        if let Some(present) = &set.present {
+            if !members.contains_key(present) {
+                while members.len() >= MAX_MEMBERS {
+                    let least = members.iter().min_by_key(|(says, beat)| (**beat, (*says).clone()));
+                    let Some(least) = least.map(|(says, _)| says.clone()) else { break };
+                    members.remove(&least);
+                }
+            }
+            *members.entry(present.clone()).or_default() += 1;
+        }
+        members.iter().map(|(says, beat)| Member { says: says.clone(), beat: *beat }).collect()
     }
 
     fn create(&mut self, group: &GroupKey, start: Start, now: u64) -> Created {
@@ -551,15 +583,15 @@ impl Broker for Embedded {
     }
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
-        self.reply(move |store, _| {
-            Ok(store.groups.get(group.state()).map(|state| GroupState {
-                lease: state.lease.clone(),
-                lease_for: state.lease_for,
-                at: state.at,
-                reset: state.reset,
-                resume: state.resume,
-            }))
-        })
+        self.reply(move |store, _| Ok(store.state(group)))
+    }
+
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
+        self.reply(move |store, _| Ok(groups.iter().map(|group| Ok(store.state(group))).collect()))
+    }
+
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.attend(set))).collect()))
     }
 
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {

@@ -508,7 +508,7 @@ fn program() -> String {
 }
 
 /// The machine's name where the system tells it in a file; in a container that is the container's or the pod's.
-fn host() -> String {
+pub(crate) fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| short(name.trim())).unwrap_or_default()
 }
 

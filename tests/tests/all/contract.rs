@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created, DeadBounds,
-    Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, Moved, Notes, Renewed, Replay, ReplayEnd, Reset,
-    Snapshot, Tail, Taken,
+    Acquired, Adopted, Adoption, Attendance, Broker, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
+    DeadBounds, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member, Moved, Notes,
+    Renewed, Replay, ReplayEnd, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -140,6 +140,14 @@ impl Case {
         self.broker.commit(&risk(), commit).await.unwrap()
     }
 
+    /// Attends to the members of the group, sorted by what they say.
+    async fn attend(&self, present: Option<&str>, absent: &[(&str, Option<u64>)]) -> Vec<(String, u64)> {
+        let set = attendance("risk", present, absent);
+        let mut answers = self.broker.attend(std::slice::from_ref(&set)).await.unwrap();
+        assert_eq!(answers.len(), 1);
+        told(answers.remove(0).unwrap())
+    }
+
     async fn dead(&self) -> Vec<Arc<Entry>> {
         self.broker.dead_letters(&risk(), EntryId::ZERO, 1000).await.unwrap()
     }
@@ -224,6 +232,20 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         dead: Vec::new(),
         dead_bounds: NO_BOUNDS,
     }
+}
+
+fn attendance(group: &str, present: Option<&str>, absent: &[(&str, Option<u64>)]) -> Attendance {
+    Attendance {
+        members: StreamKey::new(None, "trades", 1).members(group),
+        present: present.map(str::to_owned),
+        absent: absent.iter().map(|(says, beat)| ((*says).to_owned(), *beat)).collect(),
+    }
+}
+
+fn told(members: Vec<Member>) -> Vec<(String, u64)> {
+    let mut told: Vec<_> = members.into_iter().map(|member| (member.says, member.beat)).collect();
+    told.sort();
+    told
 }
 
 fn ids(entries: &[Arc<Entry>]) -> Vec<EntryId> {
@@ -755,6 +777,59 @@ contract! {
         let state = case.broker.state(&risk()).await.unwrap().unwrap();
         assert_eq!(state.lease, LeaseView { owner: "a".to_owned(), epoch: holder.epoch, beat: 0 });
         assert_eq!(state.lease_for, LEASE);
+    }
+
+    async fn states_are_told_in_the_order_in_which_they_were_asked_for(case) {
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("me").await;
+        let asked = [partition().group("other"), risk(), partition().group("none"), risk()];
+        let states: Vec<_> = case.broker.states(&asked).await.unwrap().into_iter().map(Result::unwrap).collect();
+        assert_eq!((&states[0], &states[2]), (&None, &None));
+        assert_eq!(states[1], case.broker.state(&risk()).await.unwrap());
+        assert_eq!(states[3].as_ref().map(|state| state.lease.owner.as_str()), Some(holder.owner.as_str()));
+        assert!(case.broker.states(&[]).await.unwrap().is_empty());
+    }
+
+    async fn members_are_counted_by_beats_of_their_own(case) {
+        let told = |told: &[(&str, u64)]| told.iter().map(|(says, beat)| ((*says).to_owned(), *beat)).collect::<Vec<_>>();
+        assert!(case.attend(None, &[]).await.is_empty());
+        assert_eq!(case.attend(Some("a lease=1"), &[]).await, told(&[("a lease=1", 1)]));
+        assert_eq!(case.attend(Some("b"), &[]).await, told(&[("a lease=1", 1), ("b", 1)]));
+        assert_eq!(case.attend(Some("b"), &[]).await, told(&[("a lease=1", 1), ("b", 2)]));
+        assert_eq!(case.attend(None, &[]).await, told(&[("a lease=1", 1), ("b", 2)]));
+    }
+
+    async fn a_member_is_taken_out_by_its_last_beat_or_by_itself(case) {
+        for says in ["a", "b", "b", "c"] {
+            case.attend(Some(says), &[]).await;
+        }
+        let left = case.attend(Some("d"), &[("a", Some(1)), ("b", Some(1)), ("c", None), ("nobody", None)]).await;
+        assert_eq!(left, [("b".to_owned(), 2), ("d".to_owned(), 1)]);
+        // What one says can be changed in one step.
+        let left = case.attend(Some("d without=1"), &[("d", None), ("b", Some(2))]).await;
+        assert_eq!(left, [("d without=1".to_owned(), 1)]);
+    }
+
+    async fn groups_have_members_of_their_own_and_are_answered_in_order(case) {
+        let sets = [attendance("other", Some("a"), &[]), attendance("risk", Some("b"), &[]), attendance("other", None, &[])];
+        let answers = case.broker.attend(&sets).await.unwrap().into_iter();
+        let answers: Vec<_> = answers.map(|answer| told(answer.unwrap())).collect();
+        let (a, b) = (("a".to_owned(), 1), ("b".to_owned(), 1));
+        assert_eq!(answers, [vec![a.clone()], vec![b], vec![a]]);
+    }
+
+    async fn members_have_a_bound_and_those_with_the_fewest_beats_go(case) {
+        let sets = |from: usize, to: usize| {
+            (from..to).map(|n| attendance("risk", Some(&n.to_string()), &[])).collect::<Vec<_>>()
+        };
+        case.attend(Some("old"), &[]).await;
+        case.attend(Some("old"), &[]).await;
+        for page in sets(1, MAX_MEMBERS + 10).chunks(300) {
+            case.broker.attend(page).await.unwrap();
+        }
+        let members = case.attend(None, &[]).await;
+        assert_eq!(members.len(), MAX_MEMBERS);
+        assert!(members.contains(&("old".to_owned(), 2)));
     }
 
     async fn a_lease_is_taken_only_from_what_was_seen(case) {

@@ -13,6 +13,7 @@ mod letters;
 mod letters_tool;
 mod loss;
 mod meeting;
+mod members;
 mod ordered;
 mod outages;
 mod process;

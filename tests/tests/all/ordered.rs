@@ -119,6 +119,14 @@ impl World {
         self.start(consumers![left], Config::new()).await
     }
 
+    /// Two apps once it has settled which of them owns the group: the owner first.
+    async fn pair(&self, wires: [&Faulty; 2]) -> (TestApp, TestApp) {
+        let one = self.start_on(wires[0], consumers![left], Config::new()).await;
+        let other = self.start_on(wires[1], consumers![left], Config::new()).await;
+        other.advance(secs(5)).await;
+        if matches!(status(&one, "left").phase, Phase::Owning { .. }) { (one, other) } else { (other, one) }
+    }
+
     async fn state(&self, name: &str) -> GroupState {
         self.store.state(&group(name)).await.unwrap().unwrap()
     }
@@ -769,10 +777,9 @@ async fn a_new_group_may_begin_at_a_time_or_an_entry() {
 #[tokio::test]
 async fn another_app_takes_over_at_once_after_a_stop() {
     let world = World::new();
-    let (one, other) = (world.left().await, world.left().await);
+    let (one, other) = world.pair([&world.wire(), &world.wire()]).await;
     publish(&one, [1]).await;
     settled(&one).await;
-    other.advance(secs(1)).await;
     assert!(matches!(status(&one, "left").phase, Phase::Owning { .. }));
     assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
     assert_eq!(one.into_running().stop().await, Stopped::Clean);
@@ -785,10 +792,9 @@ async fn another_app_takes_over_at_once_after_a_stop() {
 #[tokio::test]
 async fn another_app_takes_over_after_the_lease_of_one_that_crashed() {
     let world = World::new();
-    let one = world.left().await;
+    let (one, other) = world.pair([&world.wire(), &world.wire()]).await;
     publish(&one, [1]).await;
     settled(&one).await;
-    let other = world.left().await;
     other.advance(secs(30)).await;
     drop(one);
     let began = Instant::now();
@@ -1042,10 +1048,7 @@ async fn a_lease_that_could_not_be_given_back_runs_out() {
 async fn a_contender_that_could_not_look_begins_its_watch_anew() {
     let world = World::new();
     let wire = world.wire();
-    let one = world.left().await;
-    settled(&one).await;
-    let other = world.start_on(&wire, consumers![left], Config::new()).await;
-    other.advance(secs(1)).await;
+    let (one, other) = world.pair([&wire, &wire]).await;
     drop(one);
     other.advance(LEASE - secs(3)).await;
     wire.once(Op::State, Fault::Fail(BrokerErrorKind::Unavailable));

@@ -497,6 +497,9 @@ fn write(path: &Path, lock: &Value) -> io::Result<()> {
     fs::rename(&whole, path).inspect_err(|_| drop(fs::remove_file(&whole)))
 }
 
+/// How many files stand for all locks of a machine: few enough to leave lying about, and each is held for milliseconds.
+const MUTEXES: u64 = 32;
+
 /// Keeps the tests of this process and of others from overwriting each other's changes of a lock.
 struct Exclusive {
     _process: std::sync::MutexGuard<'static, ()>,
@@ -507,10 +510,11 @@ impl Exclusive {
     fn over(path: &Path) -> Result<Self, String> {
         static PROCESS: Mutex<()> = Mutex::new(());
         let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beside the lock it would be one more file to commit or to ignore.
+        // Beside the lock it would be one more file to commit or to ignore; and one that was locked cannot be taken away
+        // without a race, so there are only so many.
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
-        let mutex = std::env::temp_dir().join(format!("streams-schemas-{:016x}", hasher.finish()));
+        let mutex = std::env::temp_dir().join(format!("streams-schemas-{:02}", hasher.finish() % MUTEXES));
         let open = OpenOptions::new().write(true).create(true).truncate(false).open(&mutex);
         // Another user's file can still be locked.
         let locked = open.or_else(|_| File::open(&mutex)).and_then(|file| file.lock().map(|()| file));

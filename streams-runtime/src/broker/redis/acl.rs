@@ -58,6 +58,7 @@ pub struct Acl {
 const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";
 const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
+const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
 
 impl Acl {
@@ -123,6 +124,9 @@ impl Acl {
         keys::check_group(group)?;
         self.commands.extend(["info", "ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
         self.meet(stream);
+        let members = stream.members(group);
+        self.grant("+evalsha", format!("~{members}"));
+        self.grant(ATTEND, format!("~{members}"));
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
             let (dead, replays, bell) =

@@ -17,15 +17,15 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Consumed, Created,
-    Durable, Extent, Fields, GroupState, Holder, Holding, LeaseView, Moved, Notes, Renewal, Renewed, Renewer, Replay,
-    ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Claim, Commit,
+    Committed, Consumed, Created, Durable, Extent, Fields, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
+    Moved, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
 pub use self::acl::Acl;
-use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, unexpected};
+use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, unexpected};
 use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
@@ -114,28 +114,32 @@ impl Redis {
         invocation: &ScriptInvocation<'_>,
     ) -> Result<Answer, BrokerError> {
         let run = |mut connection| async move { invocation.invoke_async(&mut connection).await };
-        let reply = link.run(call, run).await?;
-        let mut answer = Answer::new(reply).map_err(unexpected(call))?;
-        let unexpected = unexpected(call);
-        match answer.word.as_str() {
-            "wrong type" => {
-                let mut text = || answer.text().map_err(&unexpected);
-                let (key, found, wanted) = (text()?, text()?, text()?);
-                Err(BrokerError::new(
-                    BrokerErrorKind::Refused,
-                    format!(
-                        "{} needs a {wanted} at `{key}`, which holds a {found} (WRONGTYPE); rename the stream or the \
-                         group, or delete the key if nobody needs it",
-                        call.command
-                    ),
-                ))
-            }
-            "damaged" => Err(BrokerError::new(
+        understood(call, link.run(call, run).await?)
+    }
+}
+
+/// The answer of a script, unless it is one of the general words that are errors.
+fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerError> {
+    let mut answer = Answer::new(reply).map_err(unexpected(call))?;
+    let unexpected = unexpected(call);
+    match answer.word.as_str() {
+        "wrong type" => {
+            let mut text = || answer.text().map_err(&unexpected);
+            let (key, found, wanted) = (text()?, text()?, text()?);
+            Err(BrokerError::new(
                 BrokerErrorKind::Refused,
-                format!("the state at `{}` is not complete; who else writes to it?", call.key),
-            )),
-            _ => Ok(answer),
+                format!(
+                    "{} needs a {wanted} at `{key}`, which holds a {found} (WRONGTYPE); rename the stream or the \
+                     group, or delete the key if nobody needs it",
+                    call.command
+                ),
+            ))
         }
+        "damaged" => Err(BrokerError::new(
+            BrokerErrorKind::Refused,
+            format!("the state at `{}` is not complete; who else writes to it?", call.key),
+        )),
+        _ => Ok(answer),
     }
 }
 
@@ -366,10 +370,48 @@ impl Broker for Redis {
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
         Box::pin(async move {
-            let call = Call { command: "HMGET", key: group.state(), effect: Effect::Read };
-            let mut command = cmd("HMGET");
-            command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "resume"]);
-            state(self.command(call, &command).await?).map_err(unexpected(call))
+            let call = reading(group);
+            state(self.command(call, &read_state(group)).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<AnswerOf<Option<GroupState>>>> {
+        Box::pin(async move {
+            let Some(first) = groups.first() else { return Ok(Vec::new()) };
+            let mut looks = redis::pipe();
+            for group in groups {
+                looks.add_command(read_state(group));
+            }
+            let replies = each(&self.commands, reading(first), &mut looks, None).await?;
+            let answers = replies.into_iter().zip(groups).map(|(reply, group)| {
+                let call = reading(group);
+                state(reply.map_err(|error| explain(call, error))?).map_err(unexpected(call))
+            });
+            Ok(answers.collect())
+        })
+    }
+
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<AnswerOf<Vec<Member>>>> {
+        Box::pin(async move {
+            let call = |set: &'a Attendance| {
+                let key = set.members.as_str();
+                Call { command: "meeting the members of a group", key, effect: Effect::Idempotent }
+            };
+            let Some(first) = sets.first() else { return Ok(Vec::new()) };
+            let mut visits = redis::pipe();
+            for Attendance { members, present, absent } in sets {
+                let visit = visits.cmd("EVALSHA").arg(scripts::ATTEND.get_hash()).arg(1).arg(members);
+                visit.arg(MAX_MEMBERS).arg(present.as_deref().unwrap_or_default());
+                for (member, beat) in absent {
+                    visit.arg(member).arg(beat.map_or_else(String::new, |beat| beat.to_string()));
+                }
+            }
+            let replies = each(&self.commands, call(first), &mut visits, Some(&scripts::ATTEND)).await?;
+            let answers = replies.into_iter().zip(sets).map(|(reply, set)| {
+                let reply = reply.map_err(|error| explain(call(set), error))?;
+                members(understood(call(set), reply)?).map_err(unexpected(call(set)))
+            });
+            Ok(answers.collect())
         })
     }
 
@@ -673,6 +715,44 @@ async fn query(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, Brok
     link.run(call, |mut connection| async move { command.query_async(&mut connection).await }).await
 }
 
+/// Several commands in one conversation, each with an answer of its own; a script that they run is loaded where the server
+/// has forgotten it.
+async fn each(
+    link: &Link,
+    call: Call<'_>,
+    commands: &mut redis::Pipeline,
+    script: Option<&Script>,
+) -> Result<Vec<RedisResult<Value>>, BrokerError> {
+    let commands = &*commands.ignore_errors();
+    let run = |mut connection| async move {
+        let has = |replies: &[RedisResult<Value>], code| {
+            let errors = replies.iter().filter_map(|reply| reply.as_ref().err());
+            errors.filter(|error| error.code() == Some(code)).next().cloned()
+        };
+        let mut replies: Vec<RedisResult<Value>> = commands.query_async(&mut connection).await?;
+        if let Some(script) = script.filter(|_| has(&replies, "NOSCRIPT").is_some()) {
+            script.load_async(&mut connection).await?;
+            replies = commands.query_async(&mut connection).await?;
+        }
+        // Of the server, not of a key: another connection may lead to one that is no replica.
+        match has(&replies, "READONLY") {
+            Some(error) => Err(error),
+            None => Ok(replies),
+        }
+    };
+    link.run(call, run).await
+}
+
+fn reading(group: &GroupKey) -> Call<'_> {
+    Call { command: "HMGET", key: group.state(), effect: Effect::Read }
+}
+
+fn read_state(group: &GroupKey) -> Cmd {
+    let mut command = cmd("HMGET");
+    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "resume"]);
+    command
+}
+
 /// A script's call with what most of them begin with: keys of stream and state, name of the group.
 fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
     let mut invocation = script.key(group.partition().as_str());
@@ -781,6 +861,17 @@ fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
     };
     let (reset, resume) = (count()?, count()?);
     Ok(Some(GroupState { lease, lease_for, at, reset, resume }))
+}
+
+fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
+    if answer.word != "members" {
+        return Err(Unexpected("members"));
+    }
+    let members = parse::pairs(answer.value()?)?;
+    members
+        .into_iter()
+        .map(|(says, beat)| Ok(Member { says: parse::text(says)?, beat: parse::number(beat)? }))
+        .collect()
 }
 
 fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {

@@ -22,7 +22,7 @@ pub(super) fn array(value: Value) -> Parsed<Vec<Value>> {
 }
 
 /// Names and values: RESP2 writes them in one array, RESP3 as a map.
-fn pairs(value: Value) -> Parsed<Vec<(Value, Value)>> {
+pub(super) fn pairs(value: Value) -> Parsed<Vec<(Value, Value)>> {
     match value {
         Value::Map(pairs) => Ok(pairs),
         other => {

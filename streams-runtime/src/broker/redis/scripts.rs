@@ -25,6 +25,8 @@ pub(super) static ACQUIRE: LazyLock<Script> = script!(" flags=allow-oom", "acqui
 pub(super) static COMMIT: LazyLock<Script> = script!(" flags=allow-oom", "commit");
 pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release");
 pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew");
+// A process that is not counted any more loses its share.
+pub(super) static ATTEND: LazyLock<Script> = script!(" flags=allow-oom", "attend");
 // It only looks, so a replica or a server that refuses writes answers, too.
 pub(super) static SNAPSHOT: LazyLock<Script> = script!(" flags=no-writes", "snapshot");
 pub(super) static RESET: LazyLock<Script> = script!("", "reset");
@@ -39,7 +41,7 @@ pub(super) static TAKE_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "t
 pub(super) static END_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "end_replay");
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 13] {
+pub(super) fn all() -> [&'static Script; 14] {
     [
         &CREATE,
         &ACQUIRE,
@@ -47,6 +49,7 @@ pub(super) fn all() -> [&'static Script; 13] {
         &COMMIT_WITH_DEAD,
         &RELEASE,
         &RENEW,
+        &ATTEND,
         &SNAPSHOT,
         &RESET,
         &ADOPT,

@@ -1,0 +1,336 @@
+//! Who the members of a group are, as one process sees them: what they say of themselves, and who has fallen silent; pure.
+//!
+//! No clock but one's own decides: a member counts beats, and whoever has seen the same beat for a whole lease takes it
+//! out. [`assign`](crate::assign) shares the partitions between those who stand here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use streams_core::broker::Member;
+use tokio::time::Instant;
+
+use crate::assign::assign;
+use crate::clock::{after, millis};
+
+/// For how long the members must stay the same before partitions that have an owner move.
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+/// After which part of its lease without a beat a member is given nothing new: dead, most likely, though it counts until the
+/// lease is over. A lease that ran out shows that it was silent for two thirds of it; the living beat four times in it.
+const SILENT: f64 = 0.4;
+
+/// What a process says of itself to the other members of a group: its name, then words of the form `name=value`. Words that a
+/// build does not know it passes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// Fresh for every process, and readable: host, process id, random.
+    pub(crate) name: String,
+    /// How long it may be silent.
+    pub(crate) lease_for: Duration,
+    /// The partitions that it cannot take now.
+    pub(crate) without: BTreeSet<u32>,
+}
+
+impl fmt::Display for Card {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lease={}", self.name, millis(self.lease_for))?;
+        for (n, partition) in self.without.iter().enumerate() {
+            write!(f, "{}{partition}", if n == 0 { " without=" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Card {
+    /// Reads what a member says. Where it does not say how long it may be silent, this long.
+    fn read(says: &str, lease_for: Duration) -> Self {
+        let mut words = says.split(' ');
+        let name = words.next().unwrap_or_default().to_owned();
+        let mut card = Self { name, lease_for, without: BTreeSet::new() };
+        for (word, value) in words.filter_map(|word| word.split_once('=')) {
+            match word {
+                "lease" => card.lease_for = value.parse().map_or(lease_for, Duration::from_millis),
+                "without" => card.without = value.split(',').filter_map(|partition| partition.parse().ok()).collect(),
+                _ => {}
+            }
+        }
+        card
+    }
+}
+
+/// The members of a group.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    /// The key of the set of members.
+    set: String,
+    partitions: u32,
+    /// This process.
+    me: String,
+    lease_for: Duration,
+    /// By name.
+    members: Vec<Watched>,
+    /// Since when they are the same; none before the first look.
+    since: Option<Instant>,
+    /// Bumped with every change.
+    version: u64,
+    /// A look has failed: what happened meanwhile is unknown, so the next one begins every watch anew.
+    doubtful: bool,
+    /// Who should own what, as long as nobody comes or goes.
+    shares: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    says: String,
+    card: Card,
+    beat: u64,
+    /// When it was last seen with another beat.
+    heard: Instant,
+}
+
+/// What a look at the members has changed, by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) joined: Vec<String>,
+    pub(crate) left: Vec<String>,
+}
+
+impl Roster {
+    pub(crate) fn new(set: String, partitions: u32, me: String, lease_for: Duration) -> Self {
+        let members = Vec::new();
+        Self { set, partitions, me, lease_for, members, since: None, version: 0, doubtful: false, shares: Vec::new() }
+    }
+
+    /// Takes up what was read just now.
+    pub(crate) fn observe(&mut self, found: Vec<Member>, now: Instant) -> News {
+        let mut members: Vec<Watched> = Vec::with_capacity(found.len());
+        for Member { says, beat } in found {
+            let known = self.members.iter().find(|member| member.says == says);
+            let heard = match known {
+                Some(member) if member.beat == beat && !self.doubtful => member.heard,
+                _ => now,
+            };
+            let card = Card::read(&says, self.lease_for);
+            members.push(Watched { says, card, beat, heard });
+        }
+        self.doubtful = false;
+        // Who has changed what it says may stand there twice for a moment: what was heard last counts.
+        members.sort_by(|a, b| a.card.name.cmp(&b.card.name).then(b.heard.cmp(&a.heard)).then(a.says.cmp(&b.says)));
+        members.dedup_by(|later, first| later.card.name == first.card.name);
+        let names =
+            |members: &[Watched]| members.iter().map(|member| member.card.name.clone()).collect::<BTreeSet<_>>();
+        let (before, after) = (names(&self.members), names(&members));
+        let same = self.members.iter().map(|member| &member.says).eq(members.iter().map(|member| &member.says));
+        self.members = members;
+        if !same || self.since.is_none() {
+            self.since = Some(now);
+            self.version += 1;
+            self.shares = self.share(|_| true, |_, _| true);
+        }
+        News {
+            joined: after.difference(&before).cloned().collect(),
+            left: before.difference(&after).cloned().collect(),
+        }
+    }
+
+    /// A look has failed.
+    pub(crate) fn doubt(&mut self) {
+        self.doubtful = true;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// This process.
+    pub(crate) fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// What this process has said of itself, as far as it is listed.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().filter(|member| member.card.name == self.me).map(|member| member.says.as_str())
+    }
+
+    /// Whether a partition is this process's share.
+    pub(crate) fn is_mine(&self, partition: u32) -> bool {
+        let owner = self.shares.get(partition as usize).copied().flatten();
+        owner.is_some_and(|member| self.members[member].card.name == self.me)
+    }
+
+    /// Tells one list of members from the next.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether the members have been the same for long enough that partitions may move.
+    pub(crate) fn is_settled(&self, now: Instant) -> bool {
+        !self.doubtful && self.since.is_some_and(|since| now.duration_since(since) >= SETTLE)
+    }
+
+    /// Who is to be taken out, with the beat that nobody has followed for a lease; and what this process says no more.
+    pub(crate) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
+        let dead = |member: &&Watched| match member.card.name == self.me {
+            true => member.says != card,
+            false => !self.doubtful && now.duration_since(member.heard) >= member.card.lease_for,
+        };
+        let absent = self.members.iter().filter(dead);
+        absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()
+    }
+
+    /// To whom a partition should be handed over, if not to this process: somebody who is there.
+    pub(crate) fn successor(&self, partition: u32, now: Instant) -> Option<&str> {
+        let member = &self.members[(*self.shares.get(partition as usize)?)?];
+        (member.card.name != self.me && self.is_heard(member, now)).then_some(member.card.name.as_str())
+    }
+
+    /// Who should take a partition that nobody owns, or whose lease this owner has let run out: it may be dead, or stuck
+    /// with this one alone.
+    pub(crate) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
+        let everybody = self.members.iter().all(|member| self.is_heard(member, now));
+        let shares = match lapsed {
+            None if everybody => &self.shares,
+            _ => &self.share(
+                |member| self.is_heard(member, now),
+                |of, member| of != partition || lapsed != Some(member.card.name.as_str()),
+            ),
+        };
+        shares.get(partition as usize)?.map(|member| self.members[member].card.name.as_str())
+    }
+
+    fn is_heard(&self, member: &Watched, now: Instant) -> bool {
+        member.card.name == self.me || now < after(member.heard, member.card.lease_for.mul_f64(SILENT))
+    }
+
+    /// Who should own what among some members, as indices into all.
+    fn share(&self, counts: impl Fn(&Watched) -> bool, eligible: impl Fn(u32, &Watched) -> bool) -> Vec<Option<usize>> {
+        let counted: Vec<_> = (0..self.members.len()).filter(|member| counts(&self.members[*member])).collect();
+        let names: Vec<_> = counted.iter().map(|member| self.members[*member].card.name.as_str()).collect();
+        let may = |partition: u32, member: usize| {
+            let member = &self.members[counted[member]];
+            !member.card.without.contains(&partition) && eligible(partition, member)
+        };
+        let owners = assign(&self.set, self.partitions, &names, may);
+        owners.into_iter().map(|owner| owner.map(|member| counted[member])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn roster(partitions: u32) -> Roster {
+        Roster::new("streams:{s}:g:members".to_owned(), partitions, "a".to_owned(), LEASE)
+    }
+
+    fn members(members: &[(&str, u64)]) -> Vec<Member> {
+        members.iter().map(|(says, beat)| Member { says: (*says).to_owned(), beat: *beat }).collect()
+    }
+
+    #[test]
+    fn a_card_reads_back_and_words_of_later_builds_are_passed_over() {
+        let card = Card { name: "node-1.42.0a".to_owned(), lease_for: secs(3), without: [1, 12].into() };
+        assert_eq!(card.to_string(), "node-1.42.0a lease=3000 without=1,12");
+        assert_eq!(Card::read(&card.to_string(), LEASE), card);
+        let later = Card::read("node-1.42.0a build=7 lease=3000 odd without=1,12,x", LEASE);
+        assert_eq!(later, card);
+        assert_eq!(Card::read("bare", LEASE), Card { name: "bare".to_owned(), lease_for: LEASE, without: [].into() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_the_same_beat_for_its_lease_is_taken_out_with_that_beat() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        roster.observe(members(&[("a", 1), ("b", 7), ("c lease=1000", 7)]), start);
+        assert_eq!(roster.absent("a", start + secs(1)), [("c lease=1000".to_owned(), Some(7))]);
+        roster.observe(members(&[("a", 1), ("b", 8), ("c lease=1000", 8)]), start + secs(5));
+        assert!(roster.absent("a", start + secs(5)).is_empty());
+        let absent = roster.absent("a", start + secs(15));
+        assert_eq!(absent, [("b".to_owned(), Some(8)), ("c lease=1000".to_owned(), Some(8))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failed_look_every_watch_begins_anew() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        roster.observe(members(&[("a", 1), ("b", 7)]), start);
+        roster.doubt();
+        assert!(roster.absent("a", start + secs(20)).is_empty());
+        assert!(!roster.is_settled(start + secs(20)));
+        roster.observe(members(&[("a", 1), ("b", 7)]), start + secs(20));
+        assert!(roster.absent("a", start + secs(29)).is_empty() && roster.is_settled(start + secs(20)));
+        assert_eq!(roster.absent("a", start + secs(30)), [("b".to_owned(), Some(7))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_settle_when_nobody_comes_or_goes() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        assert!(!roster.is_settled(start + secs(60)), "nothing is known yet");
+        assert_eq!(roster.observe(members(&[("a", 1)]), start).joined, ["a"]);
+        assert!(!roster.is_settled(start + millis_of(1999)) && roster.is_settled(start + SETTLE));
+        let news = roster.observe(members(&[("a", 2), ("b", 1)]), start + secs(3));
+        assert_eq!(news, News { joined: vec!["b".to_owned()], left: Vec::new() });
+        assert!(!roster.is_settled(start + secs(4)));
+        roster.observe(members(&[("a", 3), ("b", 2)]), start + secs(5));
+        assert!(roster.is_settled(start + secs(5)), "beats are no change");
+        // Another thing to say is one.
+        assert_eq!(roster.observe(members(&[("a", 3), ("b without=1", 1)]), start + secs(6)), News::default());
+        assert!(!roster.is_settled(start + secs(6)));
+    }
+
+    fn millis_of(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_process_says_no_more_is_taken_out() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        roster.observe(members(&[("a", 1), ("a without=1", 1)]), start);
+        assert_eq!(roster.len(), 1);
+        assert_eq!(roster.absent("a without=2", start).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_heirs_of_a_dead_member_are_those_who_own_its_share_afterwards() {
+        let (mut roster, start) = (roster(16), Instant::now());
+        let names = ["a", "b", "c", "d"];
+        roster.observe(members(&names.map(|name| (name, 1))), start);
+        let owned: Vec<_> = (0..16).map(|p| roster.heir(p, None, start).unwrap().to_owned()).collect();
+        // `d` is silent, the others are not.
+        let later = start + secs(6);
+        roster.observe(members(&[("a", 2), ("b", 2), ("c", 2), ("d", 1)]), later);
+        let of_d: Vec<_> = (0..16).filter(|p| owned[*p as usize] == "d").collect();
+        let heirs: Vec<_> = of_d.iter().map(|p| roster.heir(*p, Some("d"), later).unwrap().to_owned()).collect();
+        assert!(of_d.len() == 4 && heirs.iter().all(|heir| heir != "d"), "{heirs:?}");
+        roster.observe(members(&[("a", 3), ("b", 3), ("c", 3)]), start + secs(11));
+        let settled: Vec<_> =
+            of_d.iter().map(|p| roster.heir(*p, None, start + secs(11)).unwrap().to_owned()).collect();
+        assert_eq!(heirs, settled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_let_a_lease_run_out_but_lives_loses_that_partition_alone() {
+        let (mut roster, start) = (roster(4), Instant::now());
+        roster.observe(members(&[("a", 1), ("b", 1)]), start);
+        let of_b = (0..4).find(|p| roster.heir(*p, None, start) == Some("b")).unwrap();
+        assert_eq!(roster.heir(of_b, Some("b"), start), Some("a"));
+        assert_eq!(roster.successor(of_b, start), Some("b"));
+        let says = format!("b without={of_b}");
+        roster.observe(members(&[("a", 2), (&says, 1)]), start);
+        assert_eq!((roster.successor(of_b, start), roster.heir(of_b, None, start)), (None, Some("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_alone_or_among_those_who_all_excuse_themselves_is_its_own_heir() {
+        let (mut roster, start) = (roster(1), Instant::now());
+        assert_eq!(roster.heir(0, None, start), None);
+        roster.observe(members(&[("a without=0", 1)]), start);
+        assert_eq!(roster.heir(0, Some("a"), start), Some("a"));
+        roster.observe(members(&[("a without=0", 1), ("b without=0", 1)]), start);
+        assert!(roster.heir(0, None, start).is_some());
+    }
+}
