@@ -149,6 +149,15 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Brings what the group's state says of events up to date, in one step, whoever holds the lease; answers with all that
     /// is declared then. MUST change nothing and answer `None` when the group has no state, and MUST work on a full server.
     fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>>;
+    /// Tells whoever is halted in the group's work to go on where it is: raises [`GroupState::resume`], and changes nothing
+    /// else. Answers whether there is a state to tell.
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool>;
+
+    /// Makes the state of a group that a program reads with XREADGROUP, so that every entry is handled which that program
+    /// has not acknowledged: with the checkpoint at the smaller of its last-delivered id and the id before its oldest
+    /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
+    /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
     /// Where leases are renewed.
     fn renewal(&self) -> Renewal;
@@ -161,6 +170,34 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Removes dead letters; answers how many there were.
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64>;
+
+    /// Moves dead letters to the end of the group's replays, in this order, each with its fields behind `letter`, the id
+    /// that it had: all of them that are there, or none where there would then be more than `most`. A letter MUST be in one
+    /// of the two places at every moment, and never in both. Its owner learns of it at its next renewal
+    /// ([`Renewed::Held`]).
+    ///
+    /// Sent twice it moves nothing the second time, as there is nothing left to move.
+    fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved>;
+
+    /// The letters that wait to be handled again, above `after`, oldest first, at most `count`.
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+
+    /// The first of the replays, if owner and epoch hold the lease, for one attempt at it: until [`end_replay`] the letter is
+    /// charged to this epoch, and when another one takes it first, that is a crash. Sent twice it MUST charge once.
+    ///
+    /// [`end_replay`]: Self::end_replay
+    fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken>;
+
+    /// Ends the attempt at the first of the replays, if owner and epoch hold the lease; answers whether they do. A letter that
+    /// goes back to the dead letters MUST move in one step, whatever number there is already: it must not be lost. Sent
+    /// twice it MUST take effect once.
+    fn end_replay<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        holder: &'a Holder,
+        id: EntryId,
+        end: &'a ReplayEnd,
+    ) -> Reply<'a, bool>;
 }
 
 /// Not public API: what keeps [`Broker`] to this project until its contract is settled.
@@ -305,8 +342,20 @@ pub trait Interrupt: Send + Sync {
 
 /// Renews leases.
 pub trait Renewer: Send {
-    /// Renews each lease in one conversation; answers for each whether it is still held.
-    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>>;
+    /// Renews each lease in one conversation; answers what came of each.
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>>;
+}
+
+/// What came of renewing a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// It is still held.
+    Held {
+        /// Whether letters wait to be handled again.
+        replays: bool,
+    },
+    /// It is not.
+    Lost,
 }
 
 /// Where leases are renewed.
@@ -353,6 +402,87 @@ pub struct GroupState {
     pub events: Events,
     /// What the last owner that gave up could not handle.
     pub needs: Option<Need>,
+    /// How often [`Broker::resume`] was called since.
+    pub resume: u64,
+}
+
+/// What came of sending dead letters to be handled again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// These were there, and wait now.
+    Done(Vec<EntryId>),
+    /// Too many wait already. Nothing was changed.
+    Full {
+        /// How many.
+        waiting: u64,
+    },
+    /// The group has no state, so nobody would handle them. Nothing was changed.
+    Missing,
+}
+
+/// What came of taking a letter to handle it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// This one.
+    Letter(Replay),
+    /// There is none.
+    Nothing,
+    /// Another owner holds the lease. Nothing was changed.
+    Fenced,
+}
+
+/// A dead letter that is handled again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// The letter under its id among the replays; the one that it had is its field `letter`.
+    pub letter: Arc<Entry>,
+    /// Failed attempts since it was sent.
+    pub attempts: u32,
+    /// How often the process that attempted it went away in the middle.
+    pub crashes: u32,
+}
+
+/// How an attempt at a replay ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplayEnd {
+    /// The event's business with the group is ended: the letter is removed.
+    Done,
+    /// The letter stays the first, and there were so many failed attempts.
+    Again {
+        /// Since it was sent.
+        attempts: u32,
+    },
+    /// It goes back to the dead letters, with these fields.
+    Dead(Fields),
+}
+
+/// What came of taking over a group of another program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Adopted {
+    /// Its state is made.
+    Done(Adoption),
+    /// The group has a state.
+    Exists,
+    /// There is no such group, or no such stream.
+    Missing,
+    /// Somebody reads with it. Nothing was changed.
+    InUse {
+        /// Its consumers that were seen lately, with for how long they have been silent; at most ten.
+        consumers: Vec<(String, Duration)>,
+    },
+}
+
+/// Where a group was that was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adoption {
+    /// The checkpoint.
+    pub at: EntryId,
+    /// The last id that was delivered to the other program's consumers.
+    pub delivered: EntryId,
+    /// How many entries they had not acknowledged.
+    pub pending: u64,
+    /// The oldest of those.
+    pub oldest: Option<EntryId>,
 }
 
 /// What came of moving a checkpoint by hand.

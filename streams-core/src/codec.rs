@@ -1,12 +1,15 @@
-//! The bytes of an event: MessagePack out, strict decoding in; the only file that knows MessagePack.
+//! The bytes of an event: MessagePack out, strict decoding in; only this module knows MessagePack.
 //!
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
 //! checked first, then `scan` walks its headers, and only then does serde see it.
+
+mod text;
 
 use std::fmt;
 
 use rmp_serde::config::BytesMode;
 
+pub use self::text::text;
 use crate::schema::Layout;
 use crate::{Entry, EventInfo, StreamEvent};
 

@@ -248,6 +248,8 @@ pub struct ConsumerOptions {
     pub concurrency: Option<u32>,
     /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
     pub ignore: Option<&'static [&'static str]>,
+    /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
+    pub adopt: Option<bool>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -273,6 +275,7 @@ impl ConsumerOptions {
         on_data_loss: None,
         concurrency: None,
         ignore: None,
+        adopt: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -290,6 +293,7 @@ impl ConsumerOptions {
             on_data_loss: self.on_data_loss.or(below.on_data_loss),
             concurrency: self.concurrency.or(below.concurrency),
             ignore: self.ignore.or(below.ignore),
+            adopt: self.adopt.or(below.adopt),
         }
     }
 
@@ -367,6 +371,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_ignore(mut self, events: &'static [&'static str]) -> Self {
         self.ignore = Some(events);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::adopt`].
+    #[must_use]
+    pub const fn with_adopt(mut self, adopt: bool) -> Self {
+        self.adopt = Some(adopt);
         self
     }
 }

@@ -72,12 +72,13 @@ pub struct Context {
     /// All entries of a batch of several.
     batch: Option<Arc<[Arc<Entry>]>>,
     attempt: u32,
+    replay: bool,
 }
 
 impl Context {
     /// The context of one attempt.
     pub fn new(scope: Arc<Scope>, entry: Arc<Entry>, attempt: u32) -> Self {
-        Self { scope, entry, batch: None, attempt }
+        Self { scope, entry, batch: None, attempt, replay: false }
     }
 
     /// A context for calling a handler in a test: stream, group and consumer `test`, entry `1-0`, first attempt.
@@ -120,6 +121,13 @@ impl Context {
         self
     }
 
+    /// The same for a dead letter that is handled again.
+    #[must_use]
+    pub fn with_replay(mut self) -> Self {
+        self.replay = true;
+        self
+    }
+
     /// The stream's name.
     pub fn stream(&self) -> &'static str {
         self.scope.stream
@@ -156,9 +164,15 @@ impl Context {
         self.entry.version()
     }
 
-    /// Which attempt this is, from 1; attempts before a restart count.
+    /// Which attempt this is, from 1; attempts before a restart count. Those before an event became a dead letter do not
+    /// count when it is handled again.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Whether the event was a dead letter and is handled again: later events of its key may have been handled before it.
+    pub fn is_replay(&self) -> bool {
+        self.replay
     }
 
     /// The event's headers.

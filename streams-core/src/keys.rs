@@ -201,6 +201,11 @@ impl GroupKey {
     pub fn dead(&self) -> String {
         format!("{}:dead", self.state)
     }
+
+    /// The stream of the dead letters that wait to be handled again.
+    pub fn replay(&self) -> String {
+        format!("{}:replay", self.state)
+    }
 }
 
 impl fmt::Display for GroupKey {

@@ -126,6 +126,14 @@ impl Value {
         }
     }
 
+    /// A truth value; `None`, unreported, for anything else.
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        match self.literal() {
+            Some(Lit::Bool(truth)) => Some(truth.value),
+            _ => None,
+        }
+    }
+
     /// A whole number in the range; `None`, unreported, for anything else.
     pub(crate) fn number_in(&self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         match self.literal() {

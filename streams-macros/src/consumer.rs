@@ -51,6 +51,7 @@ impl Options {
         "on_data_loss",
         "concurrency",
         "ignore",
+        "adopt",
         "crate",
     ];
 
@@ -144,6 +145,12 @@ impl Options {
         if let Some(value) = args.take("ignore") {
             let names = value.names(NameKind::Event, errors);
             setters.push(quote!(with_ignore(&[#(#names),*])));
+        }
+        if let Some(value) = args.take("adopt") {
+            match value.boolean() {
+                Some(adopt) => setters.push(quote!(with_adopt(#adopt))),
+                None => value.invalid("`true` or `false`", errors),
+            }
         }
         Self { root, group, setters, of_batches }
     }

@@ -1,11 +1,13 @@
-//! What an operator does to a group by hand: moves its checkpoint, above all after a loss has halted it.
+//! What an operator does to a group by hand: lets it go on after a halt, moves its checkpoint, looks after its dead letters.
 
 use std::fmt;
 use std::sync::Arc;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Reset};
-use streams_core::keys::{self, GroupKey, InvalidName, StreamKey};
+use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
+
+use crate::dead_letters::DeadLetters;
 
 /// How often a reset is tried when the lease changes hands under it.
 const ATTEMPTS: u32 = 5;
@@ -66,6 +68,58 @@ impl Admin {
             checkpoints.push(self.reset_one(&key, to).await?);
         }
         Ok(checkpoints)
+    }
+
+    /// Lets a halted group go on where it is, once what halted it is mended: its checkpoint stays, and so do the attempts.
+    /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were told.
+    ///
+    /// Whichever process is halted there goes on within some seconds, and looks anew: a storm of dead letters begins to
+    /// count anew, and what is still wrong halts it again. On a group that is not halted it has no effect, not later either.
+    ///
+    /// # Errors
+    /// When a name is wrong, the group is not there, or the broker cannot be asked; partitions before the one that fails
+    /// are told.
+    ///
+    /// # Cancel safety
+    /// Some partitions may be told.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
+    /// for partition in admin.resume("trades", "risk").await? {
+    ///     println!("told {partition}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
+        let mut told = Vec::new();
+        for key in self.groups(stream, group).await? {
+            if !self.broker.resume(&key).await? {
+                return Err(refused(format!(
+                    "there is no state of {key}: check stream, group and namespace; a group that halts because it has no checkpoint is not resumed but made anew, as its log line says"
+                )));
+            }
+            told.push(key.partition().clone());
+        }
+        Ok(told)
+    }
+
+    /// The dead letters of a group, for tools that do not know the types of its events; of `trades.3` those of that partition.
+    ///
+    /// # Errors
+    /// When a name is wrong, the partition is none of the stream's, or the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
+    /// for letter in admin.dead_letters("trades", "risk").await?.list(None, 100).await? {
+    ///     println!("{}: {} {}", letter.id(), letter.event_name(), letter.payload_text(1_000));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn dead_letters(&self, stream: &str, group: &str) -> Result<DeadLetters, BrokerError> {
+        Ok(DeadLetters::of(Arc::clone(&self.broker), self.groups(stream, group).await?))
     }
 
     /// The group on every partition that the name stands for.

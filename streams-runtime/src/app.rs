@@ -21,7 +21,7 @@ use crate::broker::{Embedded, Redis};
 use crate::builds;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
-use crate::dead_letter::DeadLetters;
+use crate::dead_letters::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
 use crate::lanes::Bounds;
@@ -357,6 +357,7 @@ impl App {
                     start: group.start,
                     checkpoint: group.checkpoint,
                     on_data_loss: group.on_data_loss,
+                    adopt: group.adopt,
                     dead_bounds: config.dead_letters,
                     storm: config.dead_letter_storm,
                     max_payload: group.max_payload,

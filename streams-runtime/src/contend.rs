@@ -41,10 +41,7 @@ impl Group {
             self.recall(sight.state.as_ref())?;
             let Some(state) = sight.state else {
                 if broker.create(&self.key, self.start).await? == Created::Foreign {
-                    return Err(self.halted(format!(
-                        "{} exists in Redis but has no checkpoint: either a program that reads with XREADGROUP uses it, then choose another group name; or its state `{}` was deleted, then run `XGROUP DESTROY {} {}` and start again to begin anew",
-                        self.key, self.key.state(), self.key.partition(), self.key.group()
-                    )));
+                    self.take_over().await?;
                 }
                 place.ask();
                 continue;

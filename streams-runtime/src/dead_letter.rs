@@ -1,18 +1,19 @@
-//! What a group gave up on: how a dead letter is written, listed, decoded and discarded.
+//! What a group gave up on: how a dead letter is written, and what can be read from it.
 //!
-//! [`deliver`](crate::deliver) sends the letter in the commit that passes the event.
+//! [`deliver`](crate::deliver) sends the letter in the commit that passes the event, and [`replay`](crate::replay) when it was
+//! handled again in vain; [`dead_letters`](crate::dead_letters) is the tool for all of them.
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Broker, BrokerError, Fields};
+use streams_core::broker::Fields;
 use streams_core::codec::{self, DecodeError};
-use streams_core::keys::{GroupKey, InvalidName, StreamKey, check_group, check_namespace};
-use streams_core::{Entry, EntryId, StreamEvent};
+use streams_core::keys::GroupKey;
+use streams_core::{Entry, EntryId, InvalidEntryId, StreamEvent};
 
-use crate::registry;
 use crate::settle::Cause;
 
 /// What stands before the name of an original field.
@@ -36,12 +37,24 @@ pub(crate) fn fields(
     reason: &str,
     attempts: u32,
 ) -> Fields {
+    fields_again(key, consumer, entry, (cause.as_str(), reason), attempts, 0)
+}
+
+/// The same for an event that was a dead letter before, and was handled again so many times.
+pub(crate) fn fields_again(
+    key: &GroupKey,
+    consumer: &str,
+    entry: &Entry,
+    (cause, reason): (&str, &str),
+    attempts: u32,
+    replays: u32,
+) -> Fields {
     let ours = [
         ("stream", key.partition().as_str().to_owned()),
         ("entry", entry.id.to_string()),
         ("group", key.group().to_owned()),
         ("consumer", consumer.to_owned()),
-        ("cause", cause.as_str().to_owned()),
+        ("cause", cause.to_owned()),
         ("reason", cut(reason).to_owned()),
         ("attempts", attempts.to_string()),
     ];
@@ -51,9 +64,10 @@ pub(crate) fn fields(
         prefixed.extend_from_slice(name);
         (prefixed, value.clone())
     });
+    let replays = (replays > 0).then(|| (b"replays".to_vec(), replays.to_string().into_bytes()));
     let more = (!folded.is_empty()).then(|| (MORE.as_bytes().to_vec(), fold(folded)));
     let ours = ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes()));
-    ours.chain(originals).chain(more).collect()
+    ours.chain(replays).chain(originals).chain(more).collect()
 }
 
 /// The beginning of a reason, cut between two characters.
@@ -83,13 +97,19 @@ fn unfold(mut folded: &[u8]) -> Fields {
     std::iter::from_fn(|| Some((take()?, take()?))).collect()
 }
 
-/// An event that a group gave up on.
-#[derive(Clone)]
-pub struct DeadLetter<E> {
+/// An event that a group gave up on; `DeadLetter<Trade>` can be decoded, `DeadLetter` is read without the event's type.
+pub struct DeadLetter<E = ()> {
     id: DeadLetterId,
     letter: Arc<Entry>,
     original: Arc<Entry>,
     event: PhantomData<fn() -> E>,
+}
+
+impl<E> Clone for DeadLetter<E> {
+    fn clone(&self) -> Self {
+        let (letter, original) = (Arc::clone(&self.letter), Arc::clone(&self.original));
+        Self { id: self.id, letter, original, event: PhantomData }
+    }
 }
 
 impl<E> fmt::Debug for DeadLetter<E> {
@@ -122,8 +142,21 @@ impl fmt::Display for DeadLetterId {
     }
 }
 
+impl FromStr for DeadLetterId {
+    type Err = InvalidEntryId;
+
+    /// `3/1767225600000-0`, as it is shown; without `3/` it is of partition 0.
+    fn from_str(text: &str) -> Result<Self, InvalidEntryId> {
+        let (partition, entry) = match text.split_once('/') {
+            Some((partition, entry)) if let Ok(partition) = partition.parse() => (partition, entry),
+            _ => (0, text),
+        };
+        Ok(Self { partition, entry: entry.parse()? })
+    }
+}
+
 impl<E> DeadLetter<E> {
-    fn of(partition: u32, letter: Arc<Entry>) -> Self {
+    pub(crate) fn of(partition: u32, letter: Arc<Entry>) -> Self {
         let original = letter.fields.iter().filter_map(|(name, value)| {
             name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.clone()))
         });
@@ -134,11 +167,20 @@ impl<E> DeadLetter<E> {
         Self { id: DeadLetterId { partition, entry: letter.id }, letter, original, event: PhantomData }
     }
 
+    /// A letter that waits to be handled again, under the id that it had.
+    pub(crate) fn of_replay(partition: u32, letter: Arc<Entry>) -> Self {
+        let mut waiting = Self::of(partition, letter);
+        if let Ok(id) = waiting.text("letter").parse() {
+            waiting.id.entry = id;
+        }
+        waiting
+    }
+
     fn text(&self, field: &str) -> &str {
         self.letter.field(field).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
     }
 
-    /// Where the letter lies, for [`DeadLetters::discard`].
+    /// Where the letter lies, for [`DeadLetters`](crate::DeadLetters).
     pub fn id(&self) -> DeadLetterId {
         self.id
     }
@@ -173,9 +215,25 @@ impl<E> DeadLetter<E> {
         self.text("attempts").parse().unwrap_or_default()
     }
 
+    /// How often it was handled again before, in vain.
+    pub fn replays(&self) -> u32 {
+        self.text("replays").parse().unwrap_or_default()
+    }
+
+    /// The event's name as the entry gives it; empty where it gives none.
+    pub fn event_name(&self) -> &str {
+        self.original.event().map_or("", |(name, _)| name)
+    }
+
+    /// The payload as text in the manner of JSON, without the event's type: at most about `most` bytes of it, and of what is
+    /// no MessagePack the bytes in hexadecimal.
+    pub fn payload_text(&self, most: usize) -> String {
+        self.original.payload().map_or_else(String::new, |payload| codec::text(payload, most))
+    }
+
     /// When the group gave up, by the server's clock.
     pub fn time(&self) -> SystemTime {
-        self.letter.time()
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.id.entry.ms)
     }
 }
 
@@ -189,106 +247,10 @@ impl<E: StreamEvent> DeadLetter<E> {
     }
 }
 
-/// The dead letters of one group on the stream of `E`.
-///
-/// Nothing but [`DeadLetters::discard`] ever removes one.
-pub struct DeadLetters<E> {
-    broker: Arc<dyn Broker>,
-    groups: Vec<GroupKey>,
-    event: PhantomData<fn() -> E>,
-}
-
-impl<E> fmt::Debug for DeadLetters<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadLetters").field("broker", &self.broker).field("groups", &self.groups).finish()
-    }
-}
-
-impl<E: StreamEvent> DeadLetters<E> {
-    /// The dead letters of a group, for a tool of one's own that runs no app.
-    ///
-    /// # Errors
-    /// When a name cannot be part of a key.
-    ///
-    /// ```no_run
-    /// use std::sync::Arc;
-    /// use streams_runtime::{DeadLetters, broker::Redis, stream_event};
-    ///
-    /// #[stream_event(stream = "trades")]
-    /// #[derive(Debug)]
-    /// struct Trade { price: f64 }
-    ///
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let broker = Arc::new(Redis::open("redis://127.0.0.1/")?);
-    /// let letters = DeadLetters::<Trade>::on(broker, None, "risk")?;
-    /// for letter in letters.list(None, 100).await? {
-    ///     println!("{}: {} ({} attempts), {:?}", letter.id(), letter.reason(), letter.attempts(), letter.decode());
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
-        namespace.map_or(Ok(()), check_namespace)?;
-        check_group(group)?;
-        let properties =
-            registry::stream_properties(E::INFO.stream, registry::linked_events().iter().chain([&E::INFO]));
-        Ok(Self::new(broker, &StreamKey::new(namespace, E::INFO.stream, properties.partitions), group))
-    }
-
-    pub(crate) fn new(broker: Arc<dyn Broker>, stream: &StreamKey, group: &str) -> Self {
-        let groups = (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect();
-        Self { broker, groups, event: PhantomData }
-    }
-
-    /// At most `count` letters after `after`, partition by partition, oldest first. All of them are listed, also those
-    /// of other event types in the stream and those that cannot be decoded.
-    ///
-    /// For the next page pass the id of the last letter.
-    ///
-    /// # Errors
-    /// When the broker cannot be asked.
-    ///
-    /// # Cancel safety
-    /// Safe: it only reads.
-    pub async fn list(&self, after: Option<DeadLetterId>, count: usize) -> Result<Vec<DeadLetter<E>>, BrokerError> {
-        let mut letters = Vec::new();
-        for group in &self.groups {
-            let partition = group.partition().index();
-            let from = match after {
-                Some(after) if partition < after.partition => continue,
-                Some(after) if partition == after.partition => after.entry,
-                _ => EntryId::ZERO,
-            };
-            if letters.len() < count {
-                let page = self.broker.dead_letters(group, from, count - letters.len()).await?;
-                letters.extend(page.into_iter().map(|letter| DeadLetter::of(partition, letter)));
-            }
-        }
-        Ok(letters)
-    }
-
-    /// Removes letters that are dealt with; answers how many there were.
-    ///
-    /// # Errors
-    /// When the broker cannot be asked; some may be removed all the same.
-    ///
-    /// # Cancel safety
-    /// Some of them may be removed.
-    pub async fn discard(&self, ids: &[DeadLetterId]) -> Result<u64, BrokerError> {
-        let mut removed = 0;
-        for group in &self.groups {
-            let partition = group.partition().index();
-            let here: Vec<_> = ids.iter().filter(|id| id.partition == partition).map(|id| id.entry).collect();
-            if !here.is_empty() {
-                removed += self.broker.discard(group, &here).await?;
-            }
-        }
-        Ok(removed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use streams_core::keys::StreamKey;
 
     #[test]
     fn a_reason_is_cut_between_two_characters() {

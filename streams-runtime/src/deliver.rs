@@ -23,6 +23,7 @@ use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
+use crate::replay::Replays;
 use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::source::{Arrived, Source};
 use crate::status::{Phase, count};
@@ -33,7 +34,7 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// Who takes an entry.
 #[derive(Debug, Clone, Copy)]
-enum Taker {
+pub(crate) enum Taker {
     /// This consumer of the group.
     Consumer(usize),
     /// None of them.
@@ -130,6 +131,7 @@ impl Group {
         };
         // When to read again after a read that failed, and how many in a row did.
         let mut again = None;
+        let mut replays = Replays::new();
         loop {
             if let Err(ended) = committer.may_go_on() {
                 return ended;
@@ -160,6 +162,10 @@ impl Group {
                     Err(ended) => return ended,
                 },
                 returned = hand.dispatch.happens(may_start) => match self.returned(lease, committer, hand, returned) {
+                    Ok(()) => continue,
+                    Err(ended) => return ended,
+                },
+                () = replays.due(lease) => match self.replay(lease, committer, hand, &mut replays).await {
                     Ok(()) => continue,
                     Err(ended) => return ended,
                 },
@@ -208,6 +214,12 @@ impl Group {
                 if let Err(ended) = self.take(lease, committer, hand, entry).await {
                     return ended;
                 }
+                // However long the events keep coming.
+                if replays.is_due(lease)
+                    && let Err(ended) = self.replay(lease, committer, hand, &mut replays).await
+                {
+                    return ended;
+                }
                 if self.place.is_wanted() {
                     return self.hand_over();
                 }
@@ -244,7 +256,7 @@ impl Group {
     }
 
     /// Who takes an entry; of one that is for another build, what that has to handle.
-    fn taker(&self, declared: &Events, entry: &Entry) -> Result<Taker, Need> {
+    pub(crate) fn taker(&self, declared: &Events, entry: &Entry) -> Result<Taker, Need> {
         let Some((name, version)) = entry.event() else { return Ok(Taker::Unnamed) };
         let info = |consumer: usize| self.handlers[consumer].registration.info;
         match (0..self.handlers.len()).find(|&consumer| info(consumer).event.name == name) {
@@ -514,7 +526,7 @@ impl Group {
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,

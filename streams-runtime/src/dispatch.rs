@@ -190,6 +190,23 @@ impl Group {
         }
     }
 
+    /// Lets the handlers that run come to their end before others start: what is done next runs alone, and does not wait for
+    /// what waits for its next attempt.
+    pub(crate) async fn stand_still(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+    ) -> Result<(), Ended> {
+        hand.dispatch.closing = true;
+        while !hand.dispatch.calls.is_empty() {
+            self.step(lease, committer, hand).await?;
+            self.advance(lease, committer, hand)?;
+        }
+        hand.dispatch.closing = false;
+        Ok(())
+    }
+
     /// Lets the handlers that run come to their end, and starts no others: an ownership that ends has nothing in hand. What
     /// has only waited comes again.
     pub(crate) async fn finish_in_hand(

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, GroupState, Holder, LeaseView, Renewal, Renewer};
+use streams_core::broker::{
+    Broker, BrokerError, BrokerErrorKind, GroupState, Holder, LeaseView, Renewal, Renewed, Renewer,
+};
 use streams_core::keys::GroupKey;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +76,10 @@ struct Held {
     /// It is not renewed any more, though the server could be asked.
     undeserved: AtomicBool,
     lost: CancellationToken,
+    /// Letters may wait to be handled again.
+    replays: AtomicBool,
+    /// Rung when the last renewal said so.
+    replays_wait: Notify,
 }
 
 /// The owner's side of a lease. Dropping it ends the renewals; giving it back is a call to the broker.
@@ -106,6 +113,23 @@ impl Lease {
     /// server was away for everybody it is not.
     pub(crate) fn is_undeserved(&self) -> bool {
         self.held.undeserved.load(Ordering::Relaxed)
+    }
+
+    /// Whether letters may wait to be handled again, as a renewal said; nobody knows at first.
+    pub(crate) fn has_replays(&self) -> bool {
+        self.held.replays.load(Ordering::Relaxed)
+    }
+
+    /// Waits until letters may wait to be handled again.
+    pub(crate) async fn replays(&self) {
+        while !self.has_replays() {
+            self.held.replays_wait.notified().await;
+        }
+    }
+
+    /// None was found. Should one come at this moment, the next renewal says so.
+    pub(crate) fn no_replays(&self) {
+        self.held.replays.store(false, Ordering::Relaxed);
     }
 
     /// A handler begins: past `limit` it is no reason to renew any more.
@@ -198,6 +222,8 @@ impl Leases {
             complained: AtomicBool::new(false),
             undeserved: AtomicBool::new(false),
             lost: CancellationToken::new(),
+            replays: AtomicBool::new(true),
+            replays_wait: Notify::new(),
         });
         self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
         Lease { held, clock: self.clock }
@@ -286,10 +312,15 @@ async fn renew(
                     contact.succeeded();
                 }
                 for (held, still) in due.iter().zip(answers) {
-                    if still {
-                        held.deadline.store(deadline(&clock, sent, lease_for), Ordering::Release);
-                    } else {
-                        held.lost.cancel();
+                    match still {
+                        Renewed::Held { replays } => {
+                            held.deadline.store(deadline(&clock, sent, lease_for), Ordering::Release);
+                            if replays {
+                                held.replays.store(true, Ordering::Relaxed);
+                                held.replays_wait.notify_one();
+                            }
+                        }
+                        Renewed::Lost => held.lost.cancel(),
                     }
                 }
             }
@@ -333,7 +364,7 @@ async fn renew_once(
     broker: &Arc<dyn Broker>,
     renewer: &mut Option<Box<dyn Renewer>>,
     due: &[Arc<Held>],
-) -> Result<Vec<bool>, BrokerError> {
+) -> Result<Vec<Renewed>, BrokerError> {
     if due.is_empty() {
         return Ok(Vec::new());
     }
@@ -357,6 +388,7 @@ mod tests {
             lease_for: Duration::from_secs(10),
             at: EntryId::ZERO,
             reset: 0,
+            resume: 0,
             events: Events::new(),
             needs: None,
         }
@@ -393,6 +425,8 @@ mod tests {
             complained: AtomicBool::new(false),
             undeserved: AtomicBool::new(false),
             lost: CancellationToken::new(),
+            replays: AtomicBool::new(false),
+            replays_wait: Notify::new(),
         };
         assert!(held.deserves(1_000_000, 100));
         held.handler_until.store(50, Ordering::Release);

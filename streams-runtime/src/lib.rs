@@ -32,7 +32,7 @@
 //!   [`FromContext`]; what it may return: [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
 //! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
-//!   operator's hand on a checkpoint: [`Admin`].
+//!   operator's hand on checkpoints, halted groups and dead letters: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
 //! * Safety: TLS is below at the environment and the features, permissions at [`broker::Acl`]; a guide is
 //!   `docs/security.md`.
@@ -93,9 +93,9 @@
 //! * [`Config::dead_letter_storm`] events in a row became dead letters: an outage rather than bad events.
 //! * The dead letters are at their bound ([`Config::dead_letters`]); it goes on by itself when some are discarded.
 //! * The server refuses a key or a command: a wrong type, a missing permission.
-//! * The group's name is used by a program that reads with XREADGROUP.
+//! * The group's name is used by a program that reads with XREADGROUP, and no consumer of the group says `adopt = true`.
 //!
-//! [`Admin::reset`] lets a halted partition go on from where it says, without a restart.
+//! [`Admin::resume`] lets a halted partition go on where it is, [`Admin::reset`] from where it says, without a restart.
 //!
 //! A server that cannot be reached halts nothing: the app waits for it. Only at the start it must be there.
 
@@ -109,6 +109,7 @@ mod tail;
 mod ordered;
 mod contend;
 mod builds;
+mod adopt;
 mod lease;
 mod members;
 mod roster;
@@ -125,6 +126,8 @@ mod settle;
 mod checkpoint;
 mod commit;
 mod dead_letter;
+mod dead_letters;
+mod replay;
 mod admin;
 mod shutdown;
 mod status;
@@ -143,12 +146,13 @@ pub mod testing;
 pub use admin::Admin;
 pub use app::{App, Error, Running};
 pub use config::Config;
-pub use dead_letter::{DeadLetter, DeadLetterId, DeadLetters};
+pub use dead_letter::{DeadLetter, DeadLetterId};
+pub use dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
 pub use loss::{DataLoss, DataLossKind};
 pub use monitor::Monitor;
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use run::run;
-pub use settle::Cause;
+pub use settle::{Cause, UnknownCause};
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{

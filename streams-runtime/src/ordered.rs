@@ -31,7 +31,7 @@ use crate::tail::Tails;
 const REMINDER: Duration = Duration::from_secs(60);
 /// A server that is there answers the tail within this, also when nothing happens.
 const LATELY: Duration = Duration::from_millis(1500);
-/// How often a halted group looks whether somebody has reset it.
+/// How often a halted group looks whether somebody has resumed or reset it.
 const RESET_LOOK: Duration = Duration::from_secs(2);
 /// The waits of a group that the server refuses, until somebody has mended the permission or the key.
 const REFUSED: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_secs(30) };
@@ -66,6 +66,8 @@ pub(crate) struct Group {
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) on_data_loss: OnDataLoss,
+    /// Whether a group of another program is taken over.
+    pub(crate) adopt: bool,
     pub(crate) dead_bounds: DeadBounds,
     pub(crate) storm: u32,
     pub(crate) max_payload: usize,
@@ -217,9 +219,12 @@ impl Group {
         true
     }
 
-    /// Says that the group is halted, again and again, until somebody resets it or the app stops.
+    /// Says that the group is halted, again and again, until somebody resumes or resets it or the app stops.
     async fn halt(&self, reason: String) {
         self.contact.rest();
+        // Before anybody can know of the halt: what an operator does after that is meant for it.
+        let state = self.engine.broker.state(&self.key).await.ok().flatten();
+        let resume = state.map_or(0, |state| state.resume);
         self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said: Option<Instant> = None;
         while !self.engine.shutdown.is_stopping() {
@@ -229,14 +234,18 @@ impl Group {
                     group = self.key.group(),
                     partition = self.key.partition().as_str(),
                     reason,
-                    "halted: no event is handled until this is mended, then the group reset (`Admin::reset`) or the program started again"
+                    "halted: no event is handled until this is mended, then the group resumed (`Admin::resume`) or reset (`Admin::reset`), or the program started again"
                 );
             }
             self.pause(RESET_LOOK).await;
-            if let Ok(Some(state)) = self.engine.broker.state(&self.key).await
-                && state.reset != self.known().map_or(0, |known| known.reset)
-            {
-                tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), at = %state.at, "somebody has reset the group: going on");
+            let Ok(Some(state)) = self.engine.broker.state(&self.key).await else { continue };
+            let (group, partition) = (self.key.group(), self.key.partition().as_str());
+            if state.reset != self.known().map_or(0, |known| known.reset) {
+                tracing::info!(group, partition, at = %state.at, "somebody has reset the group: going on");
+                return;
+            }
+            if state.resume != resume {
+                tracing::info!(group, partition, at = %state.at, "somebody has resumed the group: going on");
                 return;
             }
         }

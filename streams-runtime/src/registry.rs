@@ -42,6 +42,7 @@ pub(crate) struct GroupPlan {
     pub(crate) on_data_loss: OnDataLoss,
     /// What this build does about the group's events.
     pub(crate) build: Arc<Build>,
+    pub(crate) adopt: bool,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
     /// How many events of a partition it handles at once.
@@ -183,6 +184,7 @@ pub(crate) fn plan(
             checkpoint,
             on_data_loss: of_group.on_data_loss.unwrap_or_default(),
             build,
+            adopt: of_group.adopt.unwrap_or_default(),
             max_payload: properties.max_payload,
             concurrency,
         });
@@ -244,6 +246,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             let ignored = |options: &ConsumerOptions| options.ignore.map(|names| names.iter().collect::<BTreeSet<_>>());
             if x.ignore.is_some() && y.ignore.is_some() && ignored(x) != ignored(y) {
                 problems.push(differ("ignore"));
+            }
+            if x.adopt.is_some() && y.adopt.is_some() && x.adopt != y.adopt {
+                problems.push(differ("adopt"));
             }
         }
     }

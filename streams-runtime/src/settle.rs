@@ -1,5 +1,6 @@
 //! What an attempt's outcome means for the event: one pure function decides, `deliver` carries out.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use streams_core::{Backoff, Failure, Outcome};
@@ -54,12 +55,22 @@ pub enum Cause {
     Argument,
     /// The handler asked for it.
     Asked,
+    /// The process ended, or lost its lease, too often while it handled the event.
+    Crash,
 }
 
 impl Cause {
     /// Every cause, in the order of their declaration.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Handler, Self::Permanent, Self::Panic, Self::Timeout, Self::Decode, Self::Argument, Self::Asked];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Handler,
+        Self::Permanent,
+        Self::Panic,
+        Self::Timeout,
+        Self::Decode,
+        Self::Argument,
+        Self::Asked,
+        Self::Crash,
+    ];
 
     /// What a failed attempt would be put down to if it was the last.
     pub(crate) fn of(failure: &Failure) -> Self {
@@ -83,9 +94,23 @@ impl Cause {
             Self::Decode => "decode",
             Self::Argument => "argument",
             Self::Asked => "asked",
+            Self::Crash => "crash",
         }
     }
 }
+
+impl FromStr for Cause {
+    type Err = UnknownCause;
+
+    fn from_str(word: &str) -> Result<Self, UnknownCause> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == word).ok_or_else(|| UnknownCause(word.to_owned()))
+    }
+}
+
+/// A word that is no [`Cause`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no cause of a dead letter; expected one of: {words}", words = Cause::ALL.map(Cause::as_str).join(", "))]
+pub struct UnknownCause(String);
 
 /// Decides what an attempt means.
 ///

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
-    Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Need, Notes, Renewal,
-    Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
+    Consumed, Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Moved, Need,
+    Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -39,6 +39,10 @@ pub enum Op {
     Declare,
     /// [`Renewer::renew`].
     Renew,
+    /// [`Broker::take_replay`].
+    TakeReplay,
+    /// [`Broker::end_replay`].
+    EndReplay,
 }
 
 /// What goes wrong with a call.
@@ -101,6 +105,8 @@ struct Plan {
     calls: HashMap<Op, usize>,
     /// How many entries were read, whatever became of the answer.
     entries: usize,
+    /// Adoptions do not wait for silence.
+    impatient: bool,
 }
 
 impl Faulty {
@@ -126,7 +132,7 @@ impl Faulty {
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
         let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
-        for op in ops.into_iter().chain([Op::Release, Op::Declare, Op::Renew]) {
+        for op in ops.into_iter().chain([Op::Release, Op::Declare, Op::Renew, Op::TakeReplay, Op::EndReplay]) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -136,6 +142,11 @@ impl Faulty {
         let mut plan = self.plan();
         plan.next.clear();
         plan.always.clear();
+    }
+
+    /// Adopts groups however lately their consumers were seen, as a test cannot wait for a minute of silence.
+    pub fn be_impatient(&self) {
+        self.plan().impatient = true;
     }
 
     /// How often the call was made, whatever came of it.
@@ -310,6 +321,15 @@ impl Broker for Faulty {
         self.inner.reset(group, seen, to)
     }
 
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
+        self.inner.resume(group)
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        let quiet = if self.plan().impatient { Duration::ZERO } else { quiet };
+        self.inner.adopt(group, quiet)
+    }
+
     fn renewal(&self) -> Renewal {
         self.inner.renewal()
     }
@@ -327,6 +347,28 @@ impl Broker for Faulty {
 
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
         self.inner.discard(group, ids)
+    }
+
+    fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
+        self.inner.replay(group, ids, most)
+    }
+
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.inner.replays(group, after, count)
+    }
+
+    fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
+        Box::pin(self.around(Op::TakeReplay, self.inner.take_replay(group, holder)))
+    }
+
+    fn end_replay<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        holder: &'a Holder,
+        id: EntryId,
+        end: &'a ReplayEnd,
+    ) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::EndReplay, self.inner.end_replay(group, holder, id, end)))
     }
 }
 
@@ -351,7 +393,7 @@ struct FaultyRenewer {
 }
 
 impl Renewer for FaultyRenewer {
-    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>> {
         Box::pin(self.broker.around(Op::Renew, self.inner.renew(leases)))
     }
 }

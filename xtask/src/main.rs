@@ -2,10 +2,11 @@
 //! `compile-time`.
 //!
 //! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
-//! server's program, [`tally`] adds up what the test programs report. The tests start private servers
+//! server's program, [`python`] a Python with a client, [`tally`] adds up what the test programs report. The tests start private servers
 //! from that program and stop them; nothing here starts a server or talks to one.
 
 mod compile_time;
+mod python;
 mod redis;
 mod tally;
 
@@ -37,7 +38,9 @@ Arguments go on to cargo as they are:
   cargo xtask chaos --minutes 1          a short one
 
 Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
-Where there is none it installs one with apt-get or brew.
+Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
+STREAMS_TEST_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
+install python3-redis.
 ";
 
 /// The long runs, by the word that tells the program that has them which.
@@ -82,7 +85,9 @@ fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
     if !names_package(&args) {
         command.push("--workspace");
     }
-    let mut child = cargo(&command, args)?.stdout(Stdio::piped()).spawn().map_err(cannot_run)?;
+    let python = python::find_or_install()?;
+    let mut child =
+        cargo(&command, args)?.env(python::VARIABLE, python).stdout(Stdio::piped()).spawn().map_err(cannot_run)?;
     let output = child.stdout.take().ok_or("the output of cargo is not piped")?;
     let mut tally = Tally::default();
     let copied = copy(output, io::stdout().lock(), &mut tally);

@@ -101,6 +101,14 @@ fn probe(path: &Path) -> Result<Server, String> {
 
 /// Has a package manager install a server; answers which one did.
 fn install() -> Result<&'static str, String> {
+    if cfg!(target_os = "macos") && run("brew", &["--version"]).is_some() {
+        return shown(&["brew", "install", "redis"]).map(|()| "brew");
+    }
+    install_package("redis-server")
+}
+
+/// Has apt-get install a package.
+pub(crate) fn install_package(package: &str) -> Result<&'static str, String> {
     let root = || run("id", &["-u"]).is_some_and(|id| id.trim() == "0");
     if run("apt-get", &["--version"]).is_some() {
         let sudo: &[&str] = if root() {
@@ -116,20 +124,17 @@ fn install() -> Result<&'static str, String> {
         let apt = |args: &[&str]| shown(&[sudo, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], args].concat());
         // A failed update is no reason to stop: the lists that are there may do.
         let updated = apt(&["update", "-q"]);
-        let installed = apt(&["install", "-q", "-y", "--no-install-recommends", "redis-server"]);
+        let installed = apt(&["install", "-q", "-y", "--no-install-recommends", package]);
         return installed.map(|()| "apt-get").map_err(|why| match updated {
             Ok(()) => why,
             Err(update) => format!("{update}; {why}"),
         });
     }
-    if cfg!(target_os = "macos") && run("brew", &["--version"]).is_some() {
-        return shown(&["brew", "install", "redis"]).map(|()| "brew");
-    }
     Err("there is neither apt-get nor brew".to_owned())
 }
 
 /// What the program prints; `None` when it is not there or fails.
-fn run(program: &str, args: &[&str]) -> Option<String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -137,7 +142,7 @@ fn run(program: &str, args: &[&str]) -> Option<String> {
 /// Runs a command in the open, so that nothing is installed behind anyone's back.
 ///
 /// Its output goes to standard error: standard output belongs to the tests.
-fn shown(command: &[&str]) -> Result<(), String> {
+pub(crate) fn shown(command: &[&str]) -> Result<(), String> {
     let text = command.join(" ");
     eprintln!("+ {text}");
     let [program, args @ ..] = command else { return Ok(()) };

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acquired, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
-    Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt, LeaseView, MAX_MEMBERS,
-    Member, Need, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
+    Committed, Consumed, Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt,
+    LeaseView, MAX_MEMBERS, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset,
+    Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
+use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, check_replay_end};
 use crate::clock::millis;
 
 /// A broker without a server, for development, tests and programs that may forget.
@@ -55,8 +56,8 @@ struct Log {
     entries: VecDeque<Arc<Entry>>,
     last: EntryId,
     added: u64,
-    /// The groups whose marker stands in the stream and dies with it.
-    markers: HashSet<String>,
+    /// The groups whose marker stands in the stream and dies with it, with where it stood at first.
+    markers: HashMap<String, EntryId>,
 }
 
 /// The lease and the checkpoint of a group on a partition.
@@ -71,6 +72,18 @@ struct Group {
     reset: u64,
     events: Events,
     needs: Option<Need>,
+    resume: u64,
+    replaying: Replaying,
+}
+
+/// What is known of the first of the replays.
+#[derive(Default)]
+struct Replaying {
+    id: EntryId,
+    attempts: u32,
+    crashes: u32,
+    /// The epoch that it is charged to.
+    charged: Option<u64>,
 }
 
 impl Log {
@@ -143,7 +156,7 @@ impl Store {
     }
 
     fn has_marker(&self, group: &GroupKey) -> bool {
-        self.logs.get(group.partition().as_str()).is_some_and(|log| log.markers.contains(group.group()))
+        self.logs.get(group.partition().as_str()).is_some_and(|log| log.markers.contains_key(group.group()))
     }
 
     fn state(&self, group: &GroupKey) -> Option<GroupState> {
@@ -154,6 +167,7 @@ impl Store {
             reset: state.reset,
             events: state.events.clone(),
             needs: state.needs.clone(),
+            resume: state.resume,
         })
     }
 
@@ -186,7 +200,7 @@ impl Store {
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
         let (at, seen) = log.begin(start, now);
-        log.markers.insert(group.group().to_owned());
+        log.markers.insert(group.group().to_owned(), at);
         self.groups.insert(group.state().to_owned(), Group { at, seen, ..Group::default() });
         Created::Made
     }
@@ -200,8 +214,8 @@ impl Store {
             return Reset::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        log.markers.insert(group.group().to_owned());
         let (at, seen) = log.begin(to, now);
+        log.markers.insert(group.group().to_owned(), at);
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
         let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
@@ -221,7 +235,7 @@ impl Store {
     fn consumed(&self, partition: &PartitionKey) -> Option<Consumed> {
         let markers = &self.logs.get(partition.as_str())?.markers;
         let checkpoints =
-            markers.iter().map(|group| Some((self.groups.get(partition.group(group).state())?.at, group)));
+            markers.keys().map(|group| Some((self.groups.get(partition.group(group).state())?.at, group)));
         let (at, slowest) = checkpoints.collect::<Option<Vec<_>>>()?.into_iter().min()?;
         Some(Consumed { at, slowest: slowest.clone() })
     }
@@ -295,6 +309,71 @@ impl Store {
         if vanished { Committed::Vanished } else { Committed::Done }
     }
 
+    fn replay(&mut self, group: &GroupKey, ids: &[EntryId], most: u64, now: u64) -> Moved {
+        if !self.groups.contains_key(group.state()) {
+            return Moved::Missing;
+        }
+        let waiting = self.logs.get(&group.replay()).map_or(0, |log| log.entries.len() as u64);
+        if waiting + ids.len() as u64 > most {
+            return Moved::Full { waiting };
+        }
+        let mut moved = Vec::new();
+        for &id in ids {
+            let Some(dead) = self.logs.get_mut(&group.dead()) else { break };
+            let Ok(index) = dead.entries.binary_search_by_key(&id, |entry| entry.id) else { continue };
+            let Some(letter) = dead.entries.remove(index) else { continue };
+            let own = [(b"letter".to_vec(), id.to_string().into_bytes())];
+            let fields = own.into_iter().chain(letter.fields.iter().cloned()).collect();
+            self.logs.entry(group.replay()).or_default().push(now, fields);
+            moved.push(id);
+        }
+        Moved::Done(moved)
+    }
+
+    fn take_replay(&mut self, group: &GroupKey, holder: &Holder) -> Taken {
+        let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
+            return Taken::Fenced;
+        };
+        let Some(letter) = self.logs.get(&group.replay()).and_then(|log| log.entries.front()) else {
+            return Taken::Nothing;
+        };
+        if state.replaying.id != letter.id {
+            state.replaying = Replaying { id: letter.id, ..Replaying::default() };
+        }
+        let replaying = &mut state.replaying;
+        // Whoever charged it went away in the middle.
+        if replaying.charged.is_some_and(|epoch| epoch != holder.epoch) {
+            replaying.crashes += 1;
+        }
+        replaying.charged = Some(holder.epoch);
+        let Replaying { attempts, crashes, .. } = *replaying;
+        Taken::Letter(Replay { letter: Arc::clone(letter), attempts, crashes })
+    }
+
+    fn end_replay(&mut self, group: &GroupKey, holder: &Holder, id: EntryId, end: &ReplayEnd, now: u64) -> bool {
+        let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
+            return false;
+        };
+        let waiting = self.logs.get_mut(&group.replay());
+        let Some((log, index)) = waiting.and_then(|log| {
+            let index = log.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
+            Some((log, index))
+        }) else {
+            return true;
+        };
+        if let ReplayEnd::Again { attempts } = end {
+            let crashes = if state.replaying.id == id { state.replaying.crashes } else { 0 };
+            state.replaying = Replaying { id, attempts: *attempts, crashes, charged: None };
+            return true;
+        }
+        log.entries.remove(index);
+        state.replaying = Replaying::default();
+        if let ReplayEnd::Dead(fields) = end {
+            self.logs.entry(group.dead()).or_default().push(now, fields.clone());
+        }
+        true
+    }
+
     fn release(&mut self, group: &GroupKey, holder: &Holder, needs: Option<&Need>, now: u64) -> bool {
         let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
             return false;
@@ -355,7 +434,7 @@ impl Embedded {
     pub fn mark(&self, group: &GroupKey) {
         let mut store = self.shared.lock();
         let log = store.logs.entry(group.partition().as_str().to_owned()).or_default();
-        log.markers.insert(group.group().to_owned());
+        log.markers.insert(group.group().to_owned(), log.last);
     }
 
     /// Trims what is below `floor`, as an operator's `XTRIM` would.
@@ -592,6 +671,27 @@ impl Broker for Embedded {
         })
     }
 
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
+        self.reply(move |store, _| {
+            let state = store.groups.get_mut(group.state());
+            Ok(state.map(|state| state.resume += 1).is_some())
+        })
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, _quiet: Duration) -> Reply<'a, Adopted> {
+        // Nobody reads with XREADGROUP here: a marker without a state has neither consumers nor anything pending.
+        self.reply(move |store, _| {
+            if store.groups.contains_key(group.state()) {
+                return Ok(Adopted::Exists);
+            }
+            let Some(log) = store.logs.get(group.partition().as_str()) else { return Ok(Adopted::Missing) };
+            let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
+            let seen = (at == log.last).then_some(log.added);
+            store.groups.insert(group.state().to_owned(), Group { at, seen, ..Group::default() });
+            Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
+        })
+    }
+
     fn renewal(&self) -> Renewal {
         Renewal::CallersExecutor
     }
@@ -610,6 +710,31 @@ impl Broker for Embedded {
             let (before, ids) = (log.entries.len(), ids.iter().collect::<HashSet<_>>());
             log.entries.retain(|entry| !ids.contains(&entry.id));
             Ok((before - log.entries.len()) as u64)
+        })
+    }
+
+    fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
+        self.reply(move |store, now| Ok(store.replay(group, ids, most, now)))
+    }
+
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        self.reply(move |store, _| Ok(store.read(&group.replay(), after, count)))
+    }
+
+    fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
+        self.reply(move |store, _| Ok(store.take_replay(group, holder)))
+    }
+
+    fn end_replay<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        holder: &'a Holder,
+        id: EntryId,
+        end: &'a ReplayEnd,
+    ) -> Reply<'a, bool> {
+        self.reply(move |store, now| {
+            check_replay_end(end)?;
+            Ok(store.end_replay(group, holder, id, end, now))
         })
     }
 }
@@ -677,11 +802,14 @@ struct EmbeddedRenewer {
 }
 
 impl Renewer for EmbeddedRenewer {
-    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>> {
         self.broker.reply(move |store, _| {
             let renew = |(group, holder): &(GroupKey, Holder)| {
-                let state = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder));
-                state.map(|state| state.lease.beat += 1).is_some()
+                let Some(state) = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
+                    return Renewed::Lost;
+                };
+                state.lease.beat += 1;
+                Renewed::Held { replays: store.logs.get(&group.replay()).is_some_and(|log| !log.entries.is_empty()) }
             };
             Ok(leases.iter().map(renew).collect())
         })

@@ -26,15 +26,31 @@ fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {
 /// The most fields of a dead letter: a script hands them to one command, and Lua has room for about 8,000 arguments.
 const MAX_DEAD_FIELDS: usize = 3_900;
 
-/// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
-fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
-    check_entries(&commit.dead)?;
-    if let Some(fields) = commit.dead.iter().map(Vec::len).find(|fields| *fields > MAX_DEAD_FIELDS) {
-        return Err(BrokerError::new(
+/// How many of a group's consumers are named that are in its way.
+const MOST_NAMED: usize = 10;
+
+fn check_letters(letters: &[Fields]) -> Result<(), BrokerError> {
+    check_entries(letters)?;
+    match letters.iter().map(Vec::len).find(|fields| *fields > MAX_DEAD_FIELDS) {
+        None => Ok(()),
+        Some(fields) => Err(BrokerError::new(
             BrokerErrorKind::Refused,
             format!("a dead letter of {fields} fields cannot be stored; at most {MAX_DEAD_FIELDS} are possible"),
-        ));
+        )),
     }
+}
+
+/// Refuses a letter that could not be stored.
+fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
+    match end {
+        ReplayEnd::Dead(fields) => check_letters(std::slice::from_ref(fields)),
+        ReplayEnd::Done | ReplayEnd::Again { .. } => Ok(()),
+    }
+}
+
+/// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
+fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
+    check_letters(&commit.dead)?;
     if let Some(error) = commit.passed_over.iter().find_map(|name| keys::check_event(name).err()) {
         return Err(BrokerError::new(BrokerErrorKind::Refused, error.to_string()));
     }

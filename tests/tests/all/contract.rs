@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed, Created, DeadBounds,
-    Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member, Need, Notes, Reset,
-    Snapshot, Tail,
+    Acquired, Adopted, Adoption, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
+    Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
+    Moved, Need, Notes, Renewed, Replay, ReplayEnd, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// Far longer than anything here takes: when it is over the test has failed.
 const LONG: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_millis(30_000);
+pub(crate) const HELD: Renewed = Renewed::Held { replays: false };
 const NO_BOUNDS: DeadBounds = DeadBounds { count: u64::MAX, age: Duration::MAX };
 
 /// A broker without anything in it, and an operator's hand on it.
@@ -153,6 +154,24 @@ impl Case {
 
     async fn dead(&self) -> Vec<Arc<Entry>> {
         self.broker.dead_letters(&risk(), EntryId::ZERO, 1000).await.unwrap()
+    }
+
+    /// The group's owner, and the ids of so many dead letters.
+    async fn letters(&self, count: usize) -> (Holder, Vec<EntryId>) {
+        self.create(Start::Earliest).await;
+        let last = *self.append(1).await.last().unwrap();
+        let (holder, _) = self.hold("owner").await;
+        let mut commit = step(&holder, EntryId::ZERO, last);
+        commit.dead = (0..count).map(|n| fields(&n.to_string())).collect();
+        assert_eq!(self.commit(&commit).await, Committed::Done);
+        (holder, ids(&self.dead().await))
+    }
+
+    async fn take(&self, holder: &Holder) -> Replay {
+        match self.broker.take_replay(&risk(), holder).await.unwrap() {
+            Taken::Letter(replay) => replay,
+            other => panic!("not taken: {other:?}"),
+        }
     }
 
     /// Waits until the broker's clock is past this millisecond.
@@ -842,7 +861,7 @@ contract! {
             assert_eq!(case.claim("b", stale.clone()).await, Acquired::Contended, "{stale:?}");
         }
         let mut renewer = case.broker.renewer().await.unwrap();
-        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [true]);
+        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [HELD]);
         assert_eq!(case.claim("b", seen).await, Acquired::Contended, "renewed since");
         assert_eq!(case.lease().await.owner, "a");
         assert!(matches!(case.claim("b", case.lease().await).await, Acquired::Held(_)));
@@ -992,11 +1011,11 @@ contract! {
             (risk(), holder.clone()),
             (risk(), nobody),
         ];
-        assert_eq!(renewer.renew(&leases).await.unwrap(), [false, true, false, false, true, false]);
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Lost, HELD, Renewed::Lost, Renewed::Lost, HELD, Renewed::Lost]);
         assert_eq!(case.lease().await.beat, 2);
         assert!(renewer.renew(&[]).await.unwrap().is_empty());
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
-        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [false]);
+        assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [Renewed::Lost]);
         assert_eq!(case.broker.state(&partition().group("none")).await.unwrap(), None);
     }
 
@@ -1407,6 +1426,166 @@ contract! {
         for group in &groups[1..] {
             assert_eq!(case.broker.state(group).await.unwrap().unwrap().lease, LeaseView::default());
         }
+    }
+
+    // Dead letters that are handled again.
+
+    async fn letters_move_to_the_replays_in_the_order_of_the_call_and_never_twice(case) {
+        let (holder, letters) = case.letters(3).await;
+        let gone = EntryId::new(1, 1);
+        let asked = [letters[2], gone, letters[0]];
+        let moved = case.broker.replay(&risk(), &asked, 10).await.unwrap();
+        assert_eq!(moved, Moved::Done(vec![letters[2], letters[0]]));
+        assert_eq!(case.broker.replay(&risk(), &asked, 10).await.unwrap(), Moved::Done(vec![]));
+        assert_eq!(ids(&case.dead().await), [letters[1]]);
+        let waiting = case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap();
+        let of = |waiting: &[Arc<Entry>]| {
+            let letter = |entry: &Arc<Entry>| String::from_utf8(entry.field("letter").unwrap().to_vec()).unwrap();
+            waiting.iter().map(letter).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&waiting), [letters[2].to_string(), letters[0].to_string()]);
+        assert_eq!(payloads(&waiting), ["2", "0"]);
+        assert_eq!(waiting[0].fields.len(), fields("").len() + 1);
+        // Nothing of the lease or the checkpoint has changed.
+        assert_eq!(case.lease().await.epoch, holder.epoch);
+    }
+
+    async fn no_more_replays_wait_than_may(case) {
+        let (_, letters) = case.letters(3).await;
+        assert_eq!(case.broker.replay(&risk(), &letters[..2], 2).await.unwrap(), Moved::Done(letters[..2].to_vec()));
+        assert_eq!(case.broker.replay(&risk(), &letters[2..], 2).await.unwrap(), Moved::Full { waiting: 2 });
+        assert_eq!(case.dead().await.len(), 1);
+    }
+
+    async fn without_a_state_nothing_is_replayed_or_resumed(case) {
+        assert_eq!(case.broker.replay(&risk(), &[EntryId::new(1, 1)], 10).await.unwrap(), Moved::Missing);
+        assert!(!case.broker.resume(&risk()).await.unwrap());
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
+        assert_eq!(case.broker.take_replay(&risk(), &Holder { owner: "a".into(), epoch: 1 }).await.unwrap(), Taken::Fenced);
+    }
+
+    async fn a_renewal_says_whether_letters_wait(case) {
+        let (holder, letters) = case.letters(1).await;
+        let mut renewer = case.broker.renewer().await.unwrap();
+        let leases = [(risk(), holder.clone())];
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Held { replays: false }]);
+        case.broker.replay(&risk(), &letters, 10).await.unwrap();
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Held { replays: true }]);
+        // Also when the checkpoint is moved by hand.
+        let Reset::Done { .. } = case.broker.reset(&risk(), Some(holder.epoch), Start::Earliest).await.unwrap() else { panic!() };
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Lost]);
+        let (holder, _) = case.hold("next").await;
+        let leases = [(risk(), holder.clone())];
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Held { replays: true }]);
+        let letter = case.take(&holder).await;
+        assert!(case.broker.end_replay(&risk(), &holder, letter.letter.id, &ReplayEnd::Done).await.unwrap());
+        assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Held { replays: false }]);
+        assert_eq!(case.broker.take_replay(&risk(), &holder).await.unwrap(), Taken::Nothing);
+    }
+
+    async fn a_replay_is_the_first_until_it_ends_and_its_attempts_are_kept(case) {
+        let (holder, letters) = case.letters(2).await;
+        case.broker.replay(&risk(), &letters, 10).await.unwrap();
+        let first = case.take(&holder).await;
+        assert_eq!((first.attempts, first.crashes, payloads(&[Arc::clone(&first.letter)])), (0, 0, vec!["0".to_owned()]));
+        // The same again: the answer was lost.
+        assert_eq!(case.take(&holder).await, first);
+        let id = first.letter.id;
+        for _ in 0..2 {
+            assert!(case.broker.end_replay(&risk(), &holder, id, &ReplayEnd::Again { attempts: 1 }).await.unwrap());
+        }
+        assert_eq!(case.take(&holder).await, Replay { attempts: 1, ..first });
+        for _ in 0..2 {
+            assert!(case.broker.end_replay(&risk(), &holder, id, &ReplayEnd::Done).await.unwrap());
+        }
+        let second = case.take(&holder).await;
+        assert_eq!((second.attempts, payloads(&[Arc::clone(&second.letter)])), (0, vec!["1".to_owned()]));
+        assert_eq!(case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap().len(), 1);
+        assert!(case.dead().await.is_empty());
+    }
+
+    async fn a_replay_goes_back_to_the_dead_letters_once_and_whatever_is_there(case) {
+        let (holder, letters) = case.letters(3).await;
+        case.broker.replay(&risk(), &letters[..1], 10).await.unwrap();
+        let first = case.take(&holder).await;
+        for _ in 0..2 {
+            let end = ReplayEnd::Dead(fields("again"));
+            assert!(case.broker.end_replay(&risk(), &holder, first.letter.id, &end).await.unwrap());
+        }
+        assert_eq!(payloads(&case.dead().await), ["1", "2", "again"]);
+        assert!(case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap().is_empty());
+        assert_eq!(case.broker.take_replay(&risk(), &holder).await.unwrap(), Taken::Nothing);
+    }
+
+    async fn who_takes_a_replay_that_is_charged_to_another_epoch_finds_a_crash(case) {
+        let (mut holder, letters) = case.letters(2).await;
+        case.broker.replay(&risk(), &letters, 10).await.unwrap();
+        for crashes in 0..3 {
+            assert_eq!(case.take(&holder).await.crashes, crashes);
+            // Whoever has it is gone; the next one takes over.
+            holder = case.hold(&format!("owner-{crashes}")).await.0;
+        }
+        let taken = case.take(&holder).await;
+        assert_eq!(taken.crashes, 3);
+        // An attempt that came to its end is no crash, and those before are not forgotten.
+        let id = taken.letter.id;
+        assert!(case.broker.end_replay(&risk(), &holder, id, &ReplayEnd::Again { attempts: 1 }).await.unwrap());
+        holder = case.hold("after").await.0;
+        let taken = case.take(&holder).await;
+        assert_eq!((taken.crashes, taken.attempts), (3, 1));
+        // The next letter begins with none.
+        assert!(case.broker.end_replay(&risk(), &holder, id, &ReplayEnd::Done).await.unwrap());
+        assert_eq!(case.take(&holder).await.crashes, 0);
+    }
+
+    async fn only_the_owner_takes_and_ends_replays(case) {
+        let (old, letters) = case.letters(1).await;
+        case.broker.replay(&risk(), &letters, 10).await.unwrap();
+        let letter = case.take(&old).await.letter;
+        let (new, _) = case.hold("new").await;
+        assert_eq!(case.broker.take_replay(&risk(), &old).await.unwrap(), Taken::Fenced);
+        for end in [ReplayEnd::Done, ReplayEnd::Again { attempts: 9 }, ReplayEnd::Dead(fields("x"))] {
+            assert!(!case.broker.end_replay(&risk(), &old, letter.id, &end).await.unwrap());
+        }
+        assert_eq!(case.take(&new).await.attempts, 0);
+        assert!(case.dead().await.is_empty());
+        let end = ReplayEnd::Dead(vec![(b"f".to_vec(), Vec::new()); 4_000]);
+        let error = case.broker.end_replay(&risk(), &new, letter.id, &end).await.unwrap_err();
+        assert_eq!(error.kind(), BrokerErrorKind::Refused);
+    }
+
+    async fn a_resume_tells_and_changes_nothing_else(case) {
+        let (holder, _) = case.letters(1).await;
+        let before = case.broker.state(&risk()).await.unwrap().unwrap();
+        for times in 1..=2 {
+            assert!(case.broker.resume(&risk()).await.unwrap());
+            let state = case.broker.state(&risk()).await.unwrap().unwrap();
+            assert_eq!(state, GroupState { resume: times, ..before.clone() });
+        }
+        assert_eq!(before.lease.epoch, holder.epoch);
+    }
+
+    // Adoption.
+
+    async fn a_group_without_a_state_is_adopted_where_it_is(case) {
+        case.append(2).await;
+        let last = case.extent().await.last;
+        case.mark();
+        case.append(1).await;
+        assert_eq!(case.broker.create(&risk(), Start::Latest).await.unwrap(), Created::Foreign);
+        let adoption = Adoption { at: last, delivered: last, pending: 0, oldest: None };
+        assert_eq!(case.broker.adopt(&risk(), LONG).await.unwrap(), Adopted::Done(adoption));
+        assert_eq!(case.broker.adopt(&risk(), LONG).await.unwrap(), Adopted::Exists);
+        let (holder, holding) = case.hold("a").await;
+        assert_eq!(holding.at, last);
+        assert_eq!(case.commit(&step(&holder, last, last.next())).await, Committed::Done);
+    }
+
+    async fn what_is_not_there_is_not_adopted(case) {
+        assert_eq!(case.broker.adopt(&risk(), LONG).await.unwrap(), Adopted::Missing);
+        case.append(1).await;
+        assert_eq!(case.broker.adopt(&risk(), LONG).await.unwrap(), Adopted::Missing);
+        assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
     }
 }
 

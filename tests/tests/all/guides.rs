@@ -116,6 +116,11 @@ async fn reset(url: &str) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+#[consumer(group = "billing", adopt = true)]
+async fn bill(transfer: Transfer) {
+    println!("{} cents for {}", transfer.cents, transfer.account);
+}
+
 /// The guides with code of their own here.
 const GUIDES: [(&str, &str); 2] =
     [("testing", include_str!("../../../docs/testing.md")), ("operating", include_str!("../../../docs/operating.md"))];

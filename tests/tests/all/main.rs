@@ -1,6 +1,7 @@
 //! Every integration test of the workspace, in one program: it links once.
 
 mod acl;
+mod adopt;
 mod app;
 mod batches;
 mod catchup;
@@ -9,6 +10,8 @@ mod examples;
 mod frozen;
 mod guides;
 mod lanes;
+mod letters;
+mod letters_tool;
 mod loss;
 mod meeting;
 mod members;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes, Renewed,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
@@ -17,7 +17,7 @@ use streams_runtime::broker::Redis;
 use streams_tests::{Options, RedisServer, logged};
 use tokio::time::Instant;
 
-use crate::contract::{Case, fields, partition, risk, step};
+use crate::contract::{Case, HELD, fields, partition, risk, step};
 
 const PASSWORD: &str = "hunter2:/?#@%";
 const ENCODED: &str = "hunter2%3A%2F%3F%23%40%25";
@@ -294,11 +294,11 @@ async fn calls_go_on_after_their_connection_was_killed() {
     let mut renewer = case.broker.renewer().await.unwrap();
     let mut at = EntryId::ZERO;
     for next in all {
-        assert_eq!(renewer.renew(&[(risk(), holder.clone())]).await.unwrap(), [true]);
+        assert_eq!(renewer.renew(&[(risk(), holder.clone())]).await.unwrap(), [HELD]);
         kill(&server);
         assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 9).await.unwrap().len(), 3);
         assert_eq!(case.commit(&step(&holder, at, next)).await, Committed::Done);
-        assert_eq!(renewer.renew(&[(risk(), holder.clone())]).await.unwrap(), [true]);
+        assert_eq!(renewer.renew(&[(risk(), holder.clone())]).await.unwrap(), [HELD]);
         at = next;
     }
     assert!(case.broker.state(&risk()).await.unwrap().unwrap().lease.beat >= 9);
@@ -445,7 +445,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     assert_eq!(case.commit(&dead).await, Committed::Done);
     forget();
     let leases = [(risk(), holder.clone()), (risk(), holder.clone())];
-    assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [true, true]);
+    assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [HELD, HELD]);
     forget();
     assert!(case.broker.release(&risk(), &holder).await.unwrap());
 }
@@ -485,7 +485,7 @@ async fn a_full_server_stops_appends_and_not_commits() {
     let (holder, _) = case.hold("a").await;
     let commit = Commit { attempts: vec![(all[3], 2)], mirror: true, ..step(&holder, EntryId::ZERO, all[0]) };
     assert_eq!(case.commit(&commit).await, Committed::Done);
-    assert_eq!(case.broker.renewer().await.unwrap().renew(&[(risk(), holder.clone())]).await.unwrap(), [true]);
+    assert_eq!(case.broker.renewer().await.unwrap().renew(&[(risk(), holder.clone())]).await.unwrap(), [HELD]);
 
     let before = case.broker.state(&risk()).await.unwrap();
     let dead = Commit { dead: vec![fields("x")], attempts: vec![(all[3], 3)], ..step(&holder, all[0], all[1]) };
@@ -583,7 +583,7 @@ async fn keys_of_a_group_of_another_type_are_named() {
     let (holder, _) = case.hold("a").await;
     // One lease that nobody can hold does not cost the others theirs.
     leases.extend([(other, holder.clone()), (risk(), holder.clone())]);
-    assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [false, true]);
+    assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [Renewed::Lost, HELD]);
 
     let stream = StreamKey::new(None, "trades", 1);
     set(&stream.builds());

@@ -26,7 +26,7 @@ use crate::registry;
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
 ///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
-/// // A service that handles trades; and the tool that resets groups and discards dead letters.
+/// // A service that handles trades; and the tool that resets groups and replays dead letters.
 /// println!("ACL SETUSER risk on >PASSWORD {}", Acl::new().consume::<Trade>(None, "risk")?);
 /// println!("ACL SETUSER operator on >PASSWORD {}", Acl::new().operate::<Trade>(None)?);
 /// # Ok(()) }
@@ -42,7 +42,7 @@ use crate::registry;
 /// |---|---|---|
 /// | `publish` | add entries, and trim the old ones by the way | trim more than that with an XADD of its own; read entries with XINFO STREAM FULL |
 /// | `consume` | read the stream; change the state of its group, add its dead letters | move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `operate` | read the stream; reset every group of it, list and discard their dead letters | write what it likes into their states |
+/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states |
 ///
 /// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them, and consumers may end the waits of others
 /// (`CLIENT UNBLOCK`), which only look again.
@@ -57,7 +57,7 @@ pub struct Acl {
 /// Commands that only look at a key; `consume` adds XREAD, which takes keys of several streams at once.
 const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";
 const LOOK_AND_WAIT: &str =
-    "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xread +xrevrange";
+    "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
 
@@ -84,7 +84,7 @@ impl Acl {
         self.consume_from(&stream_of::<E>(namespace)?.0, group)
     }
 
-    /// Resets the groups on the stream of `E`, and lists and discards their dead letters.
+    /// Resets and resumes the groups on the stream of `E`, and lists, replays and discards their dead letters.
     ///
     /// # Errors
     /// When the namespace cannot be part of a key.
@@ -129,8 +129,9 @@ impl Acl {
         self.grant(ATTEND, format!("~{members}"));
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
-            let (dead, bell) = (format!("{state}:dead"), of_partition(&partition, "_bell"));
-            for key in [&partition, &state, &dead, &bell] {
+            let (dead, replays, bell) =
+                (format!("{state}:dead"), format!("{state}:replay"), of_partition(&partition, "_bell"));
+            for key in [&partition, &state, &dead, &replays, &bell] {
                 // To name a key to a script takes both rights; what the script does with it is looked at by itself.
                 self.grant("+evalsha", format!("~{key}"));
                 self.grant(LOOK_AND_WAIT, format!("%R~{key}"));
@@ -138,6 +139,7 @@ impl Acl {
             self.grant(MARK, format!("%W~{partition}"));
             self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{state}"));
             self.grant("+xadd", format!("%W~{dead}"));
+            self.grant("+xdel", format!("%W~{replays}"));
             self.grant("+xadd", format!("%W~{bell}"));
         }
         Ok(self)
@@ -155,9 +157,10 @@ impl Acl {
                 self.grant(LOOK, format!("%R~{key}"));
             }
             self.grant(MARK, format!("%W~{partition}"));
-            self.grant("+del +hgetall +hmget +hset", format!("~{groups}"));
+            self.grant("+del +hgetall +hincrby +hmget +hset", format!("~{groups}"));
             self.grant("+xadd", format!("%W~{bell}"));
             self.grant("+xdel", format!("%W~{groups}:dead"));
+            self.grant("+xadd", format!("%W~{groups}:replay"));
         }
         self
     }

@@ -17,9 +17,10 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Durable, Events, Extent, Fields, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
-    Need, Notes, Renewal, Renewer, Reply, Reset, Snapshot, Tail,
+    Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
+    Commit, Committed, Consumed, Created, Durable, Events, Extent, Fields, GroupState, Holder, Holding, LeaseView,
+    MAX_MEMBERS, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, Snapshot,
+    Tail, Taken,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -29,7 +30,7 @@ use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, un
 use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
-use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions};
+use super::{BELL_LENGTH, MOST_NAMED, check_claim, check_commit, check_entries, check_partitions, check_replay_end};
 use crate::clock::millis;
 
 /// A broker on a server: Redis 7.0, Valkey 7.2, or later.
@@ -492,6 +493,22 @@ impl Broker for Redis {
         })
     }
 
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let call = Call { command: "resuming a group", key: group.state(), effect: Effect::Idempotent };
+            Ok(self.script(call, &scripts::RESUME.key(group.state())).await?.word == "yes")
+        })
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        Box::pin(async move {
+            let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::ADOPT, group);
+            invocation.arg(millis(quiet)).arg(MOST_NAMED);
+            adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
     fn renewal(&self) -> Renewal {
         Renewal::OwnThread
     }
@@ -520,6 +537,59 @@ impl Broker for Redis {
                 command.arg(id.to_string());
             }
             parse::number(self.command(call, &command).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
+        Box::pin(async move {
+            // Sent again by itself it would answer that there was nothing to move.
+            let call = Call { command: "replaying dead letters", key: group.state(), effect: Effect::Once };
+            let mut invocation = on(&scripts::REPLAY, group);
+            invocation.key(group.dead()).key(group.replay()).arg(most);
+            for id in ids {
+                invocation.arg(id.to_string());
+            }
+            moved(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(async move { self.range(&group.replay(), after, count).await })
+    }
+
+    fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
+        Box::pin(async move {
+            let call = Call { command: "taking a replay", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::TAKE_REPLAY, group);
+            invocation.key(group.replay()).arg(&holder.owner).arg(holder.epoch);
+            taken(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn end_replay<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        holder: &'a Holder,
+        id: EntryId,
+        end: &'a ReplayEnd,
+    ) -> Reply<'a, bool> {
+        Box::pin(async move {
+            check_replay_end(end)?;
+            let call = Call { command: "ending a replay", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::END_REPLAY, group);
+            invocation.key(group.replay()).key(group.dead());
+            invocation.arg(&holder.owner).arg(holder.epoch).arg(id.to_string());
+            match end {
+                ReplayEnd::Done => invocation.arg("done"),
+                ReplayEnd::Again { attempts } => invocation.arg("again").arg(*attempts),
+                ReplayEnd::Dead(fields) => {
+                    invocation.arg("dead");
+                    fields
+                        .iter()
+                        .fold(&mut invocation, |all, (name, value)| all.arg(name.as_slice()).arg(value.as_slice()))
+                }
+            };
+            Ok(self.script(call, &invocation).await?.word == "yes")
         })
     }
 }
@@ -560,7 +630,7 @@ struct RedisRenewer {
 }
 
 impl Renewer for RedisRenewer {
-    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<bool>> {
+    fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>> {
         Box::pin(async move {
             let Some((first, _)) = leases.first() else { return Ok(Vec::new()) };
             let call = Call { command: "renewing leases", key: first.state(), effect: Effect::Idempotent };
@@ -581,8 +651,14 @@ impl Renewer for RedisRenewer {
                 }
             };
             let replies: Vec<Value> = self.link.run(call, run).await?;
-            let held = replies.into_iter().map(|reply| Ok(Answer::new(reply)?.word == "yes"));
-            held.collect::<Result<_, _>>().map_err(unexpected(call))
+            let renewed = |reply| {
+                let mut answer = Answer::new(reply)?;
+                Ok(match answer.word.as_str() {
+                    "yes" => Renewed::Held { replays: answer.number()? == 1 },
+                    _ => Renewed::Lost,
+                })
+            };
+            replies.into_iter().map(renewed).collect::<Result<_, _>>().map_err(unexpected(call))
         })
     }
 }
@@ -691,7 +767,7 @@ fn reading(group: &GroupKey) -> Call<'_> {
 
 fn read_state(group: &GroupKey) -> Cmd {
     let mut command = cmd("HMGET");
-    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "events", "needs"]);
+    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "resume", "events", "needs"]);
     command
 }
 
@@ -821,10 +897,11 @@ fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
         LeaseView { owner: parse::text(field())?, epoch: parse::number(field())?, beat: parse::number(field())? };
     let lease_for = Duration::from_millis(parse::number(field())?);
     let at = parse::id(field())?;
-    let reset = match field() {
-        Value::Nil => 0,
-        epoch => parse::number(epoch)?,
+    let mut count = || match field() {
+        Value::Nil => Ok(0),
+        count => parse::number(count),
     };
+    let (reset, resume) = (count()?, count()?);
     let events = match field() {
         Value::Nil => Events::new(),
         events => parse::events(&parse::text(events)?),
@@ -833,7 +910,7 @@ fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
         Value::Nil => None,
         need => Some(parse::need(&parse::text(need)?)?),
     };
-    Ok(Some(GroupState { lease, lease_for, at, reset, events, needs }))
+    Ok(Some(GroupState { lease, lease_for, at, reset, resume, events, needs }))
 }
 
 fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
@@ -876,6 +953,56 @@ fn reset(mut answer: Answer) -> Result<Reset, Unexpected> {
         "foreign" => Reset::Foreign,
         "mode" => Reset::Mode(answer.text()?),
         _ => return Err(Unexpected("what came of a reset")),
+    })
+}
+
+fn adopted(mut answer: Answer) -> Result<Adopted, Unexpected> {
+    Ok(match answer.word.as_str() {
+        "done" => {
+            let (at, delivered, pending) = (answer.id()?, answer.id()?, answer.number()?);
+            let oldest = Some(answer.text()?).filter(|id| !id.is_empty());
+            let oldest = oldest.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
+            Adopted::Done(Adoption { at, delivered, pending, oldest })
+        }
+        "exists" => Adopted::Exists,
+        "missing" => Adopted::Missing,
+        "in use" => {
+            let mut consumers = Vec::new();
+            while let Ok(name) = answer.value() {
+                consumers.push((parse::lossy(name)?, Duration::from_millis(answer.number()?)));
+            }
+            Adopted::InUse { consumers }
+        }
+        _ => return Err(Unexpected("what came of an adoption")),
+    })
+}
+
+fn moved(mut answer: Answer) -> Result<Moved, Unexpected> {
+    Ok(match answer.word.as_str() {
+        "moved" => {
+            let mut ids = Vec::new();
+            while let Ok(id) = answer.value() {
+                ids.push(parse::id(id)?);
+            }
+            Moved::Done(ids)
+        }
+        "full" => Moved::Full { waiting: answer.number()? },
+        "missing" => Moved::Missing,
+        _ => return Err(Unexpected("what came of a replay")),
+    })
+}
+
+fn taken(mut answer: Answer) -> Result<Taken, Unexpected> {
+    let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    Ok(match answer.word.as_str() {
+        "letter" => {
+            let (attempts, crashes) = (count(answer.number()?), count(answer.number()?));
+            let letter = parse::only(answer.value()?)?.ok_or(Unexpected("a letter"))?;
+            Taken::Letter(Replay { letter, attempts, crashes })
+        }
+        "nothing" => Taken::Nothing,
+        "fenced" => Taken::Fenced,
+        _ => return Err(Unexpected("a replay")),
     })
 }
 

@@ -82,8 +82,13 @@ fn entry(value: Value) -> Parsed<Arc<Entry>> {
 
 /// The names in the reply of XINFO GROUPS; a key that is not there has none. Other applications name theirs as they like.
 pub(super) fn group_names(value: Value) -> Parsed<Vec<String>> {
-    let name = |group| bytes(named(group)?.remove("name").ok_or(Unexpected("a group's name"))?);
-    array(value)?.into_iter().map(|group| Ok(String::from_utf8_lossy(&name(group)?).into_owned())).collect()
+    let name = |group| lossy(named(group)?.remove("name").ok_or(Unexpected("a group's name"))?);
+    array(value)?.into_iter().map(name).collect()
+}
+
+/// A name that others have given, as text.
+pub(super) fn lossy(value: Value) -> Parsed<String> {
+    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }
 
 /// The reply of XRANGE and XREVRANGE.

@@ -34,7 +34,30 @@ pub(super) static RESET: LazyLock<Script> = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
 pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
 
+pub(super) static ADOPT: LazyLock<Script> = script!("", "adopt");
+// An operator must get a group to go on, and letters that are moved take no more room than before.
+pub(super) static RESUME: LazyLock<Script> = script!(" flags=allow-oom", "resume");
+pub(super) static REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "replay");
+pub(super) static TAKE_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "take_replay");
+pub(super) static END_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "end_replay");
+
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 10] {
-    [&CREATE, &ACQUIRE, &COMMIT, &COMMIT_WITH_DEAD, &RELEASE, &DECLARE_EVENTS, &RENEW, &ATTEND, &SNAPSHOT, &RESET]
+pub(super) fn all() -> [&'static Script; 15] {
+    [
+        &CREATE,
+        &ACQUIRE,
+        &COMMIT,
+        &COMMIT_WITH_DEAD,
+        &RELEASE,
+        &DECLARE_EVENTS,
+        &RENEW,
+        &ATTEND,
+        &SNAPSHOT,
+        &RESET,
+        &ADOPT,
+        &RESUME,
+        &REPLAY,
+        &TAKE_REPLAY,
+        &END_REPLAY,
+    ]
 }

@@ -38,6 +38,23 @@ local function above(a, b)
   return larger(a_seq, b_seq)
 end
 
+-- The number in decimal digits, above 0, less one; exact where Lua's numbers are not.
+local function decrement(digits)
+  local nines = string.match(digits, '0*$')
+  local head = string.sub(digits, 1, #digits - #nines)
+  local less = string.sub(head, 1, -2) .. (tonumber(string.sub(head, -1)) - 1) .. string.rep('9', #nines)
+  return string.match(less, '^0*(%d+)$')
+end
+
+-- The id right before an entry's, whether an entry has it or not.
+local function id_before(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if seq == '0' then
+    return decrement(ms) .. '-18446744073709551615'
+  end
+  return ms .. '-' .. decrement(seq)
+end
+
 -- Whether the stream has a group of this name.
 local function has_group(stream, name)
   if redis.call('EXISTS', stream) == 1 then
@@ -53,6 +70,15 @@ end
 -- Whether the lease in the state is this one. The empty owner is nobody, also for somebody who claims to be it.
 local function is_held(found_owner, found_epoch, owner, epoch)
   return owner ~= '' and found_owner == owner and found_epoch == epoch
+end
+
+-- What the state says of the first of the replays: failed attempts, crashes, and the epoch that it is charged to.
+local function replaying(field, id)
+  local found, attempts, crashes, charged = string.match(field or '', '^(%S+) (%d+) (%d+) (%d+)$')
+  if found ~= id then
+    return 0, 0, '0'
+  end
+  return tonumber(attempts), tonumber(crashes), charged
 end
 
 -- The server's clock in milliseconds.

@@ -29,12 +29,15 @@ if marked then
 else
   mark(stream, group, at, seen)
 end
--- Attempts, too, begin anew; what builds have declared is still true.
+-- Attempts, too, begin anew; what builds have declared is still true, and letters that wait to be handled again still do.
 redis.call('DEL', state)
 redis.call('HSET', state, 'mode', 'ordered', 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
   'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
 if held.events then
   redis.call('HSET', state, 'events', held.events)
+end
+if held.replays then
+  redis.call('HSET', state, 'replays', held.replays)
 end
 redis.call('XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', group)
 return {'done', at}

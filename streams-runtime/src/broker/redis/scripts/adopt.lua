@@ -1,0 +1,48 @@
+-- Makes the state of a group that somebody else has read with XREADGROUP, from the first entry that is not acknowledged there.
+-- KEYS: stream, state. ARGV: group, for how long its consumers have to be silent in ms, how many of them to name.
+local stream, state = KEYS[1], KEYS[2]
+local group, quiet, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local wrong = wrong_type({{stream, 'stream'}, {state, 'hash'}})
+if wrong then
+  return wrong
+end
+if redis.call('EXISTS', state) == 1 then
+  return {'exists'}
+end
+local found
+if redis.call('EXISTS', stream) == 1 then
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    if flat[2] == group then
+      found = by_name(flat)
+    end
+  end
+end
+if not found then
+  return {'missing'}
+end
+local seen_lately = {'in use'}
+for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+  local consumer = by_name(flat)
+  if consumer.idle < quiet and #seen_lately <= 2 * most then
+    table.insert(seen_lately, consumer.name)
+    table.insert(seen_lately, consumer.idle)
+  end
+end
+if #seen_lately > 1 then
+  return seen_lately
+end
+
+local at = found['last-delivered-id']
+local pending = redis.call('XPENDING', stream, group)
+local count, oldest = pending[1], pending[2] or ''
+if count > 0 and not above(oldest, at) then
+  at = id_before(oldest)
+end
+-- Between the two ends nobody knows the ordinal. Where the stream was trimmed past the checkpoint the first look reports it.
+local last, added = begin(stream, 'latest', '')
+local seen = at == last and added or ''
+mirror(stream, group, at, seen)
+redis.call('HSET', state, 'mode', 'ordered', 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
+  'at', at, 'at_event', '', 'seen', seen)
+return {'done', at, found['last-delivered-id'], count, oldest}

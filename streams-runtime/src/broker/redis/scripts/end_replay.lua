@@ -1,0 +1,33 @@
+-- Ends the attempt at a replay: the letter stays the first, is removed, or goes back to the dead letters. Sent twice it finds
+-- nothing to remove or to move the second time.
+-- KEYS: stream, state, replays, dead letters.
+-- ARGV: group, owner, epoch, id, then again and failed attempts, done, or dead and (field, value)*.
+local state, replays, dead = KEYS[2], KEYS[3], KEYS[4]
+local owner, epoch, id, what = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local wrong = wrong_type({{state, 'hash'}, {replays, 'stream'}, {dead, 'stream'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'replaying')
+if not is_held(held[1], held[2], owner, epoch) then
+  return {'no'}
+end
+if not redis.call('XRANGE', replays, id, id)[1] then
+  return {'yes'}
+end
+
+if what == 'again' then
+  local _, crashes = replaying(held[3], id)
+  redis.call('HSET', state, 'replaying', table.concat({id, ARGV[6], crashes, '0'}, ' '))
+  return {'yes'}
+end
+if what == 'dead' then
+  redis.call('XADD', dead, '*', unpack(ARGV, 6))
+end
+redis.call('XDEL', replays, id)
+redis.call('HDEL', state, 'replaying')
+if redis.call('XLEN', replays) == 0 then
+  redis.call('HDEL', state, 'replays')
+end
+return {'yes'}

@@ -1,0 +1,310 @@
+//! Dead letters that are handled again: by their own group alone, one attempt at a time, between the events of the stream.
+//!
+//! [`dead_letters`](crate::dead_letters) sends them, a renewal of the [`lease`](crate::lease) says that they wait. Everything
+//! about a letter stands in the broker, so whoever owns the partition goes on with it: how often it was tried, and how often a
+//! process went away in the middle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{BrokerError, BrokerErrorKind, Events, Need, Replay, ReplayEnd, Taken};
+use streams_core::{Backoff, Context, Entry, EntryId};
+use tokio::time::Instant;
+
+use crate::commit::Committer;
+use crate::dead_letter::{self, DeadLetter};
+use crate::deliver::{InHand, Taker};
+use crate::lease::Lease;
+use crate::ordered::{Ended, Group};
+use crate::settle::{self, Cause, Decision, Settlement, wait};
+use crate::shutdown::FAREWELL;
+
+/// After how many crashes a letter is not tried again: two may be the machine's fault.
+const MAX_CRASHES: u32 = 3;
+/// The waits for a server that does not answer about a letter, or refuses to: events go on meanwhile, and so does the rest.
+const UNANSWERED: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+/// What an owner remembers of its replays.
+pub(crate) struct Replays {
+    /// Not before this: the letter waits for its next attempt, or the server to be asked again.
+    next: Instant,
+    /// An attempt that has ended, and the server does not know yet.
+    ended: Option<(EntryId, ReplayEnd)>,
+    failures: u32,
+}
+
+/// What becomes of a letter.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    /// Another attempt after this long; meanwhile the events of the stream go on.
+    Again {
+        after: Duration,
+        reason: String,
+    },
+    Dead {
+        cause: String,
+        reason: String,
+    },
+}
+
+impl Replays {
+    pub(crate) fn new() -> Self {
+        Self { next: Instant::now(), ended: None, failures: 0 }
+    }
+
+    /// Whether one step of [`Group::replay`] is due.
+    pub(crate) fn is_due(&self, lease: &Lease) -> bool {
+        (lease.has_replays() || self.ended.is_some()) && self.next <= Instant::now()
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn due(&self, lease: &Lease) {
+        if self.ended.is_none() {
+            lease.replays().await;
+        }
+        // A timer is never ready at once.
+        if self.next > Instant::now() {
+            tokio::time::sleep_until(self.next).await;
+        }
+    }
+
+    fn put_off(&mut self, by: Duration) {
+        self.next = Instant::now() + by;
+    }
+}
+
+impl Group {
+    /// One step: an attempt at the first of the replays, or word of one that has ended.
+    ///
+    /// Nothing else of the partition runs meanwhile, so what a replay meets is what an event meets.
+    pub(crate) async fn replay(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+        replays: &mut Replays,
+    ) -> Result<(), Ended> {
+        if replays.ended.is_some() {
+            return self.tell_end(lease, replays).await;
+        }
+        self.stand_still(lease, committer, hand).await?;
+        let taken = match self.ask(lease, self.engine.broker.take_replay(&self.key, lease.holder())).await? {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.unanswered(replays, &error);
+                return Ok(());
+            }
+        };
+        replays.failures = 0;
+        let replay = match taken {
+            Taken::Letter(replay) => replay,
+            Taken::Nothing => {
+                lease.no_replays();
+                return Ok(());
+            }
+            Taken::Fenced => return Err(Ended::Lost),
+        };
+        let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));
+        // What other builds declare is no matter: nobody else is asked to handle a letter.
+        let (taker, too_new) = match self.taker(&Events::new(), letter.original()) {
+            Ok(taker) => (taker, None),
+            Err(need) => (Taker::Nobody, Some(too_new(&need))),
+        };
+        let fate = match too_new.or_else(|| before(&replay, taker, &letter, self.key.group())) {
+            Some(fate) => fate,
+            None => match self.try_again(lease, committer, taker, &letter, &replay).await {
+                Ok(fate) => fate,
+                Err(ended) => {
+                    // An attempt that was cut short by a stop is no crash.
+                    if !matches!(ended, Ended::Lost) {
+                        let end = ReplayEnd::Again { attempts: replay.attempts };
+                        let told = self.engine.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
+                        let _ = tokio::time::timeout(FAREWELL, told).await;
+                    }
+                    return Err(ended);
+                }
+            },
+        };
+        replays.ended = Some((replay.letter.id, self.end(&letter, taker, &replay, fate, replays)));
+        self.tell_end(lease, replays).await
+    }
+
+    /// Calls the handler once.
+    async fn try_again(
+        &self,
+        lease: &Lease,
+        committer: &mut Committer<'_>,
+        taker: Taker,
+        letter: &DeadLetter,
+        replay: &Replay,
+    ) -> Result<Fate, Ended> {
+        let Taker::Consumer(consumer) = taker else { return Ok(Fate::Done) };
+        let handler = &self.handlers[consumer];
+        let attempt = replay.attempts + 1;
+        let entry: &Arc<Entry> = letter.original();
+        let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt).with_replay();
+        let result = self.attempt(lease, committer, handler, ctx).await?;
+        Ok(fate(settle::decide(result, attempt, &handler.policy, || self.engine.random.fraction())))
+    }
+
+    /// Says what becomes of the letter, in the log and in the words of the broker.
+    fn end(&self, letter: &DeadLetter, taker: Taker, replay: &Replay, fate: Fate, replays: &mut Replays) -> ReplayEnd {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        let original = letter.original();
+        let consumer = match taker {
+            Taker::Consumer(consumer) => self.handlers[consumer].registration.info.name,
+            Taker::Nobody | Taker::Unnamed => "",
+        };
+        let (letter_id, entry, event, attempt) = (letter.id(), original.id, original.event_id(), replay.attempts + 1);
+        match fate {
+            Fate::Done => {
+                tracing::info!(group, partition, letter = %letter_id, %entry, %event, consumer, attempt, "a dead letter was handled again: done");
+                ReplayEnd::Done
+            }
+            Fate::Again { after, reason } => {
+                let next = humantime::format_duration(Duration::from_millis(crate::clock::millis(after)));
+                tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempt, reason, "a dead letter failed again; trying again in {next}");
+                replays.put_off(after);
+                ReplayEnd::Again { attempts: attempt }
+            }
+            Fate::Dead { cause, reason } => {
+                let times = letter.replays() + 1;
+                tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempts = attempt, replays = times, cause, reason, "a dead letter was handled again in vain: it is a dead letter again");
+                let why = (cause.as_str(), reason.as_str());
+                ReplayEnd::Dead(dead_letter::fields_again(&self.key, consumer, original, why, attempt, times))
+            }
+        }
+    }
+
+    /// Tells the broker how the attempt ended. What it does not answer is told again: until then the letter is not tried.
+    async fn tell_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
+        let Some((id, end)) = &replays.ended else { return Ok(()) };
+        match self.ask(lease, self.engine.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
+            Ok(true) => {
+                replays.ended = None;
+                replays.failures = 0;
+                Ok(())
+            }
+            Ok(false) => Err(Ended::Lost),
+            Err(error) => {
+                self.unanswered(replays, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// A question about a letter, which must not hold the partition up for ever.
+    async fn ask<T>(
+        &self,
+        lease: &Lease,
+        question: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<Result<T, BrokerError>, Ended> {
+        tokio::select! {
+            biased;
+            () = lease.lost() => Err(Ended::Lost),
+            answer = tokio::time::timeout(FAREWELL, question) => Ok(answer.unwrap_or_else(|_| {
+                Err(BrokerError::new(BrokerErrorKind::Indefinite, "no answer came in time"))
+            })),
+        }
+    }
+
+    /// Letters must not stop events: what goes wrong about one is said, and tried again later.
+    fn unanswered(&self, replays: &mut Replays, error: &BrokerError) {
+        replays.failures = replays.failures.saturating_add(1);
+        replays.put_off(wait(UNANSWERED, replays.failures, self.engine.random.fraction()));
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if error.is_retryable() || error.is_indefinite() {
+            tracing::debug!(group, partition, %error, "dead letters are not handled again for now");
+        } else {
+            tracing::warn!(group, partition, %error, "dead letters cannot be handled again; events go on");
+        }
+    }
+}
+
+/// What becomes of a letter that is not tried at all.
+fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Option<Fate> {
+    if replay.crashes >= MAX_CRASHES {
+        let reason = format!(
+            "the process that handled it again went away {} times in the middle; before that: {}",
+            replay.crashes,
+            letter.reason()
+        );
+        return Some(Fate::Dead { cause: Cause::Crash.as_str().to_owned(), reason });
+    }
+    // The cause that it has stays: nothing new was learned of the event.
+    let stays = |reason| Some(Fate::Dead { cause: letter.cause().to_owned(), reason });
+    match taker {
+        Taker::Consumer(_) => None,
+        Taker::Nobody => stays(format!(
+            "no consumer of group `{group}` takes `{}` any more; before that: {}",
+            letter.event_name(),
+            letter.reason()
+        )),
+        Taker::Unnamed => stays(letter.reason().to_owned()),
+    }
+}
+
+/// What becomes of a letter of a version that this build does not know: the events of the group must not wait for a build
+/// that does.
+fn too_new(need: &Need) -> Fate {
+    let Need { name, version, .. } = need;
+    let reason =
+        format!("version {version} of `{name}` is newer than this build knows; replay it when a newer build runs");
+    Fate::Dead { cause: Cause::Decode.as_str().to_owned(), reason }
+}
+
+/// What becomes of a letter by what an attempt at it means.
+fn fate(decision: Decision) -> Fate {
+    let dead = |cause: Cause, reason| Fate::Dead { cause: cause.as_str().to_owned(), reason };
+    match decision {
+        Decision::Settle(Settlement::Done | Settlement::Skipped { .. }) => Fate::Done,
+        Decision::Settle(Settlement::Dead { cause, reason }) => dead(cause, reason),
+        Decision::Apart { reason, .. } => dead(Cause::Decode, reason),
+        Decision::Retry { after, reason } => Fate::Again { after, reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::keys::StreamKey;
+
+    fn replay(crashes: u32) -> (Replay, DeadLetter) {
+        let original = Entry { id: EntryId::new(7, 1), fields: vec![(b"event".to_vec(), b"Trade@2".to_vec())] };
+        let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let fields = dead_letter::fields(&key, "check", &original, Cause::Timeout, "too slow", 1);
+        let letter = Arc::new(Entry { id: EntryId::new(9, 0), fields });
+        (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))
+    }
+
+    #[test]
+    fn a_letter_that_nobody_takes_goes_back_with_its_cause() {
+        let (replay, letter) = replay(0);
+        let Some(Fate::Dead { cause, reason }) = before(&replay, Taker::Nobody, &letter, "risk") else { panic!() };
+        assert_eq!(cause, "timeout");
+        assert_eq!(reason, "no consumer of group `risk` takes `Trade` any more; before that: too slow");
+        assert_eq!(before(&replay, Taker::Consumer(0), &letter, "risk"), None);
+    }
+
+    #[test]
+    fn a_letter_that_took_the_process_down_too_often_is_not_tried_again() {
+        let (twice, letter) = replay(MAX_CRASHES - 1);
+        assert_eq!(before(&twice, Taker::Consumer(0), &letter, "risk"), None);
+        let (thrice, letter) = replay(MAX_CRASHES);
+        let Some(Fate::Dead { cause, reason }) = before(&thrice, Taker::Consumer(0), &letter, "risk") else { panic!() };
+        assert_eq!(cause, "crash");
+        assert!(reason.contains("went away 3 times") && reason.ends_with("too slow"), "{reason}");
+    }
+
+    #[test]
+    fn an_attempt_ends_a_letter_or_puts_it_off_but_never_halts_the_group() {
+        assert_eq!(fate(Decision::Settle(Settlement::Done)), Fate::Done);
+        assert_eq!(fate(Decision::Settle(Settlement::Skipped { reason: "old".to_owned() })), Fate::Done);
+        let after = Duration::from_secs(1);
+        assert_eq!(
+            fate(Decision::Retry { after, reason: "down".to_owned() }),
+            Fate::Again { after, reason: "down".to_owned() }
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Finds a Python that has redis-py, which stands for other programs in the tests, or has one made.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::redis::{install_package, run, shown};
+
+/// Names the Python: read here, and set for the tests' harness.
+pub(crate) const VARIABLE: &str = "STREAMS_TEST_PYTHON";
+
+/// The Python at `STREAMS_TEST_PYTHON`, else one that is there, else one with a redis-py of its own under `target`.
+///
+/// One that is named and does not work is an error, and so is it when there is none at all: what is not tested must not look
+/// as if it was.
+pub(crate) fn find_or_install() -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        return if fits(&path) {
+            Ok(path)
+        } else {
+            Err(format!("{VARIABLE}: `{} -c 'import redis'` fails; correct it, or unset it", path.display()))
+        };
+    }
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python");
+    let made = place.join("bin/python");
+    let system = Path::new("/usr/bin/python3");
+    for python in [made.as_path(), Path::new("python3"), system] {
+        if fits(python) {
+            return Ok(python.to_owned());
+        }
+    }
+    let of_its_own = make(&place);
+    if of_its_own.is_ok() && fits(&made) {
+        return Ok(made);
+    }
+    let installed = install_package("python3-redis");
+    if installed.is_ok() && fits(system) {
+        return Ok(system.to_owned());
+    }
+    let why = |result: Result<(), String>| result.err().unwrap_or_else(|| "it does not import redis".to_owned());
+    Err(format!(
+        "there is no Python with redis-py to test with\n  not made in {}: {}\n  python3-redis: {}\n  remedy: install redis-py \
+         (Debian, Ubuntu: python3-redis; pip: redis), or set {VARIABLE}=/path/to/python3",
+        place.display(),
+        why(of_its_own),
+        why(installed.map(drop))
+    ))
+}
+
+fn fits(python: &Path) -> bool {
+    python.to_str().is_some_and(|python| run(python, &["-c", "import redis; redis.Redis.xreadgroup"]).is_some())
+}
+
+/// A Python of its own with redis-py, so that nothing of the system is touched.
+fn make(place: &Path) -> Result<(), String> {
+    let place = place.to_str().ok_or("its path is not UTF-8")?;
+    shown(&["python3", "-m", "venv", "--clear", place])?;
+    shown(&[&format!("{place}/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "redis"])
+}
