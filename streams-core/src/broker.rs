@@ -125,20 +125,30 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Takes the lease if owner, epoch and beat are still `seen`, with an epoch above every earlier one.
     /// MUST refuse when the stream's history no longer holds the checkpoint. The same claim sent twice MUST take effect
     /// once and answer with the same epoch both times, as a token is fresh at every claim; the empty token MUST be refused.
+    ///
+    /// Where the lease is taken from an owner that has not given it back, and that is not the claimant itself, the process
+    /// may have ended over an event. Then a charge that stands MUST be counted as a crash of its event. What that owner
+    /// may have had in hand is to be proven: [`Proving`] MUST be answered with its bound (the claim's own where none is
+    /// recorded) and the highest id of now, unless nothing stands above the checkpoint. What an earlier owner has left to
+    /// prove MUST go on from where it was instead, also after a lease that was given back. No charge stands afterwards.
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired>;
 
     /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
     /// the lease; counts as a renewal. The same commit sent twice MUST take effect once and answer
     /// [`Committed::Done`] both times. So a commit that moves the checkpoint back, or that adds dead letters without
     /// moving it, MUST be refused.
+    ///
+    /// What it says of the [`Proof`] MUST be recorded in the same step. A commit without one MUST leave that as it is.
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
 
-    /// Gives the lease back and rings the partition's bell, if owner and epoch hold it. Answers whether they did.
+    /// Gives the lease back, takes the owner's charge off, and rings the partition's bell, if owner and epoch hold it.
+    /// Answers whether they did.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
 
     /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
-    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts and what was
-    /// needed, makes the marker where it is gone, and rings the partition's bell. What is declared stays. MUST change nothing
+    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts, crashes, what
+    /// is to be proven and what was needed, makes the marker where it is gone, and rings the partition's bell. What is declared
+    /// stays. MUST change nothing
     /// otherwise.
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset>;
 
@@ -521,6 +531,11 @@ pub struct Claim {
     pub lease_for: Duration,
     /// What it saw, for a whole lease or with an empty owner.
     pub seen: LeaseView,
+    /// Whether what it saw is its own lease, which ran out while nobody took it: its handlers have come to their end.
+    pub own: bool,
+    /// How many events it will have in hand at most, those that are settled and not committed included: as many are to be
+    /// proven when it does not give the lease back.
+    pub bound: u32,
 }
 
 /// What came of an attempt to take a lease.
@@ -564,6 +579,31 @@ pub struct Holding {
     pub attempts: Vec<(EntryId, u32)>,
     /// What builds of the group have declared.
     pub events: Events,
+    /// What is to be proven, if anything.
+    pub proving: Option<Proving>,
+    /// How often an owner was gone that was charged with an event above the checkpoint.
+    pub crashes: Vec<(EntryId, u32)>,
+}
+
+/// The events that may have been in the hand of an owner that is gone, one of which may have ended its process: they are
+/// handled one at a time, each charged before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proving {
+    /// At most so many are left.
+    pub left: u32,
+    /// None of them is above this entry.
+    pub to: EntryId,
+}
+
+/// What a commit says of the events that are proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The event that runs next, in the place of whichever was charged before; `None` when none runs.
+    pub charged: Option<EntryId>,
+    /// How many events are left, the charged one included; 0 ends the proving.
+    pub left: u32,
+    /// Events whose crashes are no longer needed.
+    pub forget: Vec<EntryId>,
 }
 
 /// One step of a group's checkpoint.
@@ -592,6 +632,8 @@ pub struct Commit {
     /// Names of events above `prev`, up to `next`, that were passed over because no build was known to handle them. Each
     /// must be a valid name of an event; others no build can declare.
     pub passed_over: Vec<String>,
+    /// What has changed about the events that are proven; nothing is sent of it where none are.
+    pub proof: Option<Proof>,
 }
 
 /// How many dead letters a group may have, and how old the oldest may be.

@@ -228,6 +228,9 @@ pub struct ConsumerInfo {
 pub struct ConsumerOptions {
     /// After how many attempts an event goes to the dead letters.
     pub max_attempts: Option<u32>,
+    /// After how many processes that ended while they handled an event it goes to the dead letters without running again;
+    /// the first of them cannot be put down to any event.
+    pub max_crashes: Option<u32>,
     /// How long to wait between attempts.
     pub backoff: Option<Backoff>,
     /// How long one attempt may take.
@@ -254,6 +257,8 @@ pub struct ConsumerOptions {
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
 impl ConsumerOptions {
+    /// The largest [`ConsumerOptions::max_crashes`]: each of them is a process that had to be started again.
+    pub const MAX_CRASHES: u32 = 1_000;
     /// The largest [`ConsumerOptions::batch`]: as many small events as the 4 MiB hold that a batch may weigh.
     pub const MAX_BATCH: u32 = 10_000;
     /// The longest [`ConsumerOptions::batch_wait`]: the checkpoint stands still as long, and everybody downstream waits.
@@ -265,6 +270,7 @@ impl ConsumerOptions {
     /// Every option at the app's default.
     pub const DEFAULT: Self = Self {
         max_attempts: None,
+        max_crashes: None,
         backoff: None,
         timeout: None,
         batch: None,
@@ -283,6 +289,7 @@ impl ConsumerOptions {
     pub fn over(self, below: Self) -> Self {
         Self {
             max_attempts: self.max_attempts.or(below.max_attempts),
+            max_crashes: self.max_crashes.or(below.max_crashes),
             backoff: self.backoff.or(below.backoff),
             timeout: self.timeout.or(below.timeout),
             batch: self.batch.or(below.batch),
@@ -301,6 +308,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::max_crashes`].
+    #[must_use]
+    pub const fn with_max_crashes(mut self, crashes: u32) -> Self {
+        self.max_crashes = Some(crashes);
         self
     }
 
@@ -599,6 +613,7 @@ mod tests {
     #[consumer(
         group = "risk",
         max_attempts = 5,
+        max_crashes = 2,
         backoff = "100ms..30s",
         timeout = "30s",
         start = "2026-01-02T03:04:05Z",
@@ -674,6 +689,7 @@ mod tests {
             info.options,
             ConsumerOptions::DEFAULT
                 .with_max_attempts(5)
+                .with_max_crashes(2)
                 .with_backoff(Duration::from_millis(100), Duration::from_secs(30))
                 .with_timeout(Duration::from_secs(30))
                 .with_start(Start::At(EntryId::new(1_767_323_045_000, 0)))

@@ -42,6 +42,7 @@ impl Options {
     const KNOWN: &[&str] = &[
         "group",
         "max_attempts",
+        "max_crashes",
         "backoff",
         "timeout",
         "batch",
@@ -74,6 +75,12 @@ impl Options {
         {
             let attempts = attempts as u32;
             setters.push(quote!(with_max_attempts(#attempts)));
+        }
+        if let Some(value) = args.take("max_crashes")
+            && let Some(crashes) = value.integer(1..=MAX_CRASHES, "a whole number from 1 to 1000, such as `3`", errors)
+        {
+            let crashes = crashes as u32;
+            setters.push(quote!(with_max_crashes(#crashes)));
         }
         if let Some(value) = args.take("backoff") {
             match value.text().and_then(|text| backoff(&text.value())) {
@@ -157,6 +164,7 @@ impl Options {
 }
 
 /// The bounds of `streams_core::ConsumerOptions`; a test below holds the two together.
+const MAX_CRASHES: u64 = 1_000;
 const MAX_BATCH: u64 = 10_000;
 const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
 const MAX_CONCURRENCY: u64 = 1_000;
@@ -414,6 +422,7 @@ mod tests {
 
     #[test]
     fn the_bounds_of_options_are_those_of_core() {
+        assert_eq!(MAX_CRASHES, u64::from(ConsumerOptions::MAX_CRASHES));
         assert_eq!(MAX_BATCH, u64::from(ConsumerOptions::MAX_BATCH));
         assert_eq!(MAX_BATCH_WAIT, ConsumerOptions::MAX_BATCH_WAIT);
         assert_eq!(MAX_CONCURRENCY, u64::from(ConsumerOptions::MAX_CONCURRENCY));

@@ -31,6 +31,7 @@ use crate::members::{self, Members};
 use crate::monitor::{self, Monitor, Vitals};
 use crate::ordered::{Engine, Group, Handler};
 use crate::outage::Outages;
+use crate::prove::Turns;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
@@ -313,6 +314,7 @@ impl App {
             shutdown: shutdown.clone(),
             lease_for: config.lease,
             outages: outages.clone(),
+            turns: Turns::default(),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {

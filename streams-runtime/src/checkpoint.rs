@@ -130,6 +130,11 @@ impl Ledger {
         }
     }
 
+    /// A commit is due now, whatever it has to say.
+    pub(crate) fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
     /// When the next commit is due; `None` when there is nothing to commit or one is on its way.
     pub(crate) fn due_at(&self) -> Option<Due> {
         if self.flying > 0 {
@@ -184,6 +189,7 @@ impl Ledger {
             dead: std::mem::take(&mut self.dead),
             dead_bounds: self.dead_bounds,
             passed_over: Vec::new(),
+            proof: None,
         }
     }
 

@@ -14,17 +14,23 @@ use crate::builds::PassedOver;
 use crate::checkpoint::{Due, Ledger};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
-use crate::settle::{SERVER_AWAY, wait};
+use crate::prove::{Proving, Turn};
+use crate::settle::{Policy, SERVER_AWAY, wait};
 use crate::status::{Phase, count};
 
 /// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
 const MENDED_RETRY: Duration = Duration::from_secs(5);
+/// While events are proven the longest that a settled one waits for its commit, whatever the group says: its charge must
+/// not outlive its run for long, and the next event's may be far away.
+const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
 pub(crate) struct Committer<'a> {
     group: &'a Group,
     lease: &'a Lease,
     pub(crate) ledger: Ledger,
+    /// What is left to prove of what an earlier owner had in hand; `None` at full speed.
+    proving: Option<Proving>,
     flying: Option<Flying>,
     passed_over: PassedOver,
     /// What a build has declared that was passed over here and is not committed: nothing is any more.
@@ -39,6 +45,8 @@ pub(crate) struct Committer<'a> {
 pub(crate) struct End<'e> {
     pub(crate) id: EntryId,
     pub(crate) event_id: &'e str,
+    /// Whether a consumer of the group takes it.
+    pub(crate) is_event: bool,
     /// Name and version of the event, where no consumer of the group takes it.
     pub(crate) passed_over: Option<(&'e str, u32)>,
 }
@@ -54,20 +62,88 @@ impl<'a> Committer<'a> {
     pub(crate) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
-        let (passed_over, needs) = (PassedOver::default(), None);
-        Self { group, lease, ledger, flying: None, passed_over, needs, refused: None, now: Instant::now() }
+        let (passed_over, needs, proving) = (PassedOver::default(), None, Proving::of(holding));
+        Self { group, lease, ledger, proving, flying: None, passed_over, needs, refused: None, now: Instant::now() }
     }
 
     /// These are settled, one or all of a batch, of which no commit takes a part; the letter of one that is dead goes out with
     /// the commit that passes it. A commit starts when one is due.
     pub(crate) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
-        for End { id, event_id, passed_over } in ends {
+        for End { id, event_id, is_event, passed_over } in ends {
             if let Some((name, version)) = passed_over {
                 self.passed_over.note(&self.group.build, id, name, version);
             }
             self.ledger.settle(id, event_id, letter.take(), self.now);
+            self.proven(id, is_event);
         }
         self.start_if_due();
+    }
+
+    fn proven(&mut self, id: EntryId, is_event: bool) {
+        let Some(proving) = &mut self.proving else { return };
+        proving.settled(id, is_event);
+        if proving.is_over() {
+            self.ledger.hurry();
+        }
+    }
+
+    /// Whether events run one at a time, batches and lanes or not: until the server knows that all is proven.
+    pub(crate) fn is_proving(&self) -> bool {
+        self.proving.is_some()
+    }
+
+    /// How many processes an event has taken down, where events are proven.
+    pub(crate) fn crashes(&self, id: EntryId) -> u32 {
+        self.proving.as_ref().map_or(0, |proving| proving.crashes(id))
+    }
+
+    /// Before an attempt at an event: where events are proven it is charged, in the commit that takes whatever is settled,
+    /// and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
+    ///
+    /// The turn is held while the event runs; then comes [`came_back`](Self::came_back).
+    pub(crate) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<Turn>, Ended> {
+        let Some(proving) = &mut self.proving else { return Ok(None) };
+        let group = self.group;
+        let turn = if proving.covers(id) {
+            let alone = proving.runs_alone(id, policy.max_crashes);
+            let turn = group.engine.turns.wait(alone);
+            // Whoever runs ends with its timeout, unless it does not yield: that one must not hold up every group.
+            let over = tokio::time::sleep(policy.timeout.saturating_add(group.engine.lease_for));
+            tokio::pin!(turn, over);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                    () = self.lease.lost() => return Err(Ended::Lost),
+                    turn = &mut turn => break Some(turn),
+                    () = &mut over => break Some(Turn::Unordered),
+                    done = self.progress() => done?,
+                }
+            }
+        } else {
+            None
+        };
+        if let (Some(proving), Some(_)) = (&mut self.proving, &turn) {
+            proving.charge(id);
+        }
+        self.ledger.hurry();
+        tokio::select! {
+            biased;
+            done = self.finish() => done?,
+            () = group.engine.shutdown.stopping() => {
+                // It does not run.
+                self.came_back();
+                return Err(Ended::Stopped);
+            }
+        }
+        Ok(turn)
+    }
+
+    /// An attempt has come back, with whatever result.
+    pub(crate) fn came_back(&mut self) {
+        if let Some(proving) = &mut self.proving {
+            proving.came_back();
+        }
     }
 
     fn start_if_due(&mut self) {
@@ -136,6 +212,7 @@ impl<'a> Committer<'a> {
         let now = Instant::now();
         let mut commit = self.ledger.take(self.lease.holder(), now);
         commit.passed_over = self.passed_over.take();
+        commit.proof = self.proving.as_mut().and_then(Proving::take);
         let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
@@ -156,6 +233,9 @@ impl<'a> Committer<'a> {
             match self.ledger.due_at() {
                 _ if self.needs.is_some() => std::future::pending().await,
                 Some(Due::Now) => {}
+                Some(Due::At(at)) if self.proving.is_some() => {
+                    tokio::time::sleep_until(at.min(Instant::now() + CHARGE_INTERVAL)).await;
+                }
                 Some(Due::At(at)) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -192,6 +272,12 @@ impl<'a> Committer<'a> {
                 self.ledger.acknowledged(&flying.commit);
                 count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.commit.next, flying.commit.seen);
+                if let Some(proof) = &flying.commit.proof {
+                    group.is_proven(proof);
+                    if proof.left == 0 {
+                        self.proving = None;
+                    }
+                }
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
                 progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });

@@ -69,6 +69,8 @@ impl Default for Config {
 
 /// With the default backoff about two minutes of trouble.
 pub(crate) const MAX_ATTEMPTS: u32 = 10;
+/// Poison costs four processes, the first of which cannot be put down to it; a kill by hand or two costs no event.
+pub(crate) const MAX_CRASHES: u32 = 3;
 /// Soon enough for a hiccup, and seldom enough for an outage.
 pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// How long a publish is tried again.
@@ -168,6 +170,9 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
     let mut problems = Vec::new();
     if options.max_attempts == Some(0) {
         problems.push("`max_attempts` is 0; it must be at least 1".to_owned());
+    }
+    if let Some(crashes) = options.max_crashes.filter(|crashes| !(1..=ConsumerOptions::MAX_CRASHES).contains(crashes)) {
+        problems.push(format!("`max_crashes` is {crashes}; it must be from 1 to {}", ConsumerOptions::MAX_CRASHES));
     }
     if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
         problems.push("`timeout` is zero; no handler could finish".to_owned());
@@ -270,7 +275,7 @@ impl TlsFiles {
 }
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 16] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
@@ -278,6 +283,7 @@ const VARIABLES: [&str; 15] = [
     "STREAMS_SHUTDOWN_DEADLINE",
     "STREAMS_HTTP",
     "STREAMS_MAX_ATTEMPTS",
+    "STREAMS_MAX_CRASHES",
     "STREAMS_TIMEOUT",
     "STREAMS_CHECKPOINT_EVENTS",
     "STREAMS_CHECKPOINT_INTERVAL",
@@ -334,6 +340,7 @@ impl Environment {
                     )),
                 },
                 "STREAMS_MAX_ATTEMPTS" => read.consumers.max_attempts = read.number(&name, &value),
+                "STREAMS_MAX_CRASHES" => read.consumers.max_crashes = read.number(&name, &value),
                 "STREAMS_TIMEOUT" => read.consumers.timeout = read.duration(&name, &value),
                 "STREAMS_CHECKPOINT_EVENTS" => read.consumers.checkpoint_events = read.number(&name, &value),
                 "STREAMS_CHECKPOINT_INTERVAL" => read.consumers.checkpoint_interval = read.duration(&name, &value),
@@ -407,12 +414,19 @@ mod tests {
         let env = read(&[
             ("STREAMS_LEASE", "soon"),
             ("STREAMS_MAX_ATTEMPTS", "0"),
+            ("STREAMS_MAX_CRASHES", "1001"),
             ("STREAMS_BROKER", "kafka"),
             ("STREAMS_ON_DATA_LOSS", "ignore"),
             ("STREAMS_LEESE", "1s"),
         ]);
-        assert_eq!(env.problems.len(), 5, "{:?}", env.problems);
-        for word in ["STREAMS_LEASE is `soon`", "`max_attempts` is 0", "STREAMS_BROKER is `kafka`", "STREAMS_LEESE"] {
+        assert_eq!(env.problems.len(), 6, "{:?}", env.problems);
+        for word in [
+            "STREAMS_LEASE is `soon`",
+            "`max_attempts` is 0",
+            "`max_crashes` is 1001; it must be from 1 to 1000",
+            "STREAMS_BROKER is `kafka`",
+            "STREAMS_LEESE",
+        ] {
             assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
         }
     }

@@ -13,6 +13,7 @@ use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::member_of;
 use crate::ordered::{Ended, Group, Past};
+use crate::prove::bound;
 use crate::status::Phase;
 use crate::tail::{Follower, TAKE, Taken};
 
@@ -56,12 +57,22 @@ impl Group {
             match turn {
                 Some(why) => match self.give_way(&state, &mut untaken).await? {
                     Way::Contend => {
-                        let claim =
-                            Claim { owner: place.token(), lease_for: self.engine.lease_for, seen: state.lease.clone() };
+                        let claim = Claim {
+                            owner: place.token(),
+                            lease_for: self.engine.lease_for,
+                            seen: state.lease.clone(),
+                            own: ours,
+                            bound: bound(
+                                self.checkpoint,
+                                self.lanes,
+                                self.handlers.iter().map(|handler| &handler.policy),
+                            ),
+                        };
                         let sent = Instant::now();
                         match broker.acquire(&self.key, &claim).await? {
                             Acquired::Held(holding) => {
                                 past.why = why;
+                                self.proves(&holding, &claim.seen, ours);
                                 let holder = Holder { owner: claim.owner, epoch: holding.epoch };
                                 return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
                             }

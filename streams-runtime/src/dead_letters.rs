@@ -502,8 +502,13 @@ mod tests {
         for (index, count) in (0..).zip(counts) {
             let key = stream.partition(index).group("risk");
             broker.create(&key, Start::Earliest).await.unwrap();
-            let claim =
-                Claim { owner: "me".to_owned(), lease_for: Duration::from_secs(10), seen: LeaseView::default() };
+            let claim = Claim {
+                owner: "me".to_owned(),
+                lease_for: Duration::from_secs(10),
+                seen: LeaseView::default(),
+                own: false,
+                bound: 1_000,
+            };
             let Acquired::Held(held) = broker.acquire(&key, &claim).await.unwrap() else { panic!() };
             for n in 0..count {
                 let next = EntryId::new(n as u64 + 1, 0);
@@ -521,6 +526,7 @@ mod tests {
                     dead: vec![dead_letter::fields(&key, "check", &original, Cause::Handler, "down", 1)],
                     dead_bounds: DeadBounds { count: u64::MAX, age: Duration::MAX },
                     passed_over: Vec::new(),
+                    proof: None,
                 };
                 broker.commit(&key, &commit).await.unwrap();
             }

@@ -23,6 +23,7 @@ use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
+use crate::prove::given_up;
 use crate::replay::Replays;
 use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::source::{Arrived, Source};
@@ -82,7 +83,7 @@ struct Delivery<'a> {
 pub(crate) struct Letter {
     entry: Arc<Entry>,
     /// Who took it; empty where nobody could.
-    consumer: &'static str,
+    pub(crate) consumer: &'static str,
     pub(crate) cause: Cause,
     reason: String,
     attempts: u32,
@@ -236,8 +237,8 @@ impl Group {
 
     /// How the entry runs beside others; `None` where it has to run alone: after everything before it, and before everything
     /// behind it.
-    fn beside(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Beside> {
-        if !self.is_concurrent() {
+    fn beside(&self, committer: &Committer<'_>, taker: Taker, entry: &Arc<Entry>) -> Option<Beside> {
+        if !self.is_concurrent() || committer.is_proving() {
             return None;
         }
         let Taker::Consumer(consumer) = taker else {
@@ -281,7 +282,7 @@ impl Group {
                 return Err(Ended::Needs(need));
             }
         };
-        if let Some(beside) = self.beside(taker, &entry) {
+        if let Some(beside) = self.beside(committer, taker, &entry) {
             return self.take_up(lease, committer, hand, entry, beside).await;
         }
         if !hand.dispatch.is_empty() {
@@ -298,7 +299,11 @@ impl Group {
             }
         }
         match taker {
-            Taker::Consumer(consumer) if let Some(limits) = self.handlers[consumer].policy.batch => {
+            // What is proven runs alone.
+            Taker::Consumer(consumer)
+                if let Some(limits) = self.handlers[consumer].policy.batch
+                    && !committer.is_proving() =>
+            {
                 hand.gathering.add(consumer, limits, entry);
             }
             Taker::Nobody if !hand.gathering.is_empty() => hand.gathering.add_between(entry),
@@ -379,12 +384,19 @@ impl Group {
         let letter = match taker {
             Taker::Consumer(consumer) => {
                 let handler = &self.handlers[consumer];
-                match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
-                    Ok(settlement) => {
-                        let attempts = committer.ledger.failed_attempts(first.id).max(tried) + 1;
-                        self.ended(settlement, first, events, attempts, handler.registration.info.name)
+                let name = handler.registration.info.name;
+                let failed = |committer: &Committer<'_>| committer.ledger.failed_attempts(first.id).max(tried);
+                let crashes = committer.crashes(first.id);
+                match given_up(crashes, handler.policy.max_crashes) {
+                    Some(reason) => {
+                        let settlement = Settlement::Dead { cause: Cause::Crash, reason };
+                        // Of the attempts that took a process down the last is the end, as otherwise the one that failed last.
+                        self.ended(settlement, first, events, failed(committer) + crashes, name)
                     }
-                    Err(apart) => return Ok(Err(apart)),
+                    None => match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
+                        Ok(settlement) => self.ended(settlement, first, events, failed(committer) + 1, name),
+                        Err(apart) => return Ok(Err(apart)),
+                    },
                 }
             }
             _ => self.without_taker(taker, first),
@@ -393,6 +405,7 @@ impl Group {
         let ends = held.iter().map(|Held { entry, is_event }| End {
             id: entry.id,
             event_id: entry.given_id().unwrap_or_default(),
+            is_event: *is_event,
             passed_over: entry.event().filter(|_| !is_event),
         });
         self.settle(committer, ends, letter);
@@ -469,6 +482,7 @@ impl Group {
             let attempt = committer.ledger.failed_attempts(entry.id).max(*tried) + 1;
             let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt);
             let random = || self.engine.random.fraction();
+            let turn = committer.charge(entry.id, &handler.policy).await?;
             let decision = match batch {
                 None => decide(self.attempt(lease, committer, handler, ctx).await?, attempt, &handler.policy, random),
                 Some(batch) => {
@@ -476,6 +490,8 @@ impl Group {
                     decide_batch(self.attempt(lease, committer, handler, ctx).await?, attempt, &handler.policy, random)
                 }
             };
+            drop(turn);
+            committer.came_back();
             match decision {
                 Decision::Settle(settlement) => return Ok(Ok(settlement)),
                 Decision::Apart { undecodable, reason } => {

@@ -56,6 +56,8 @@ struct Taken {
 struct Settled {
     id: EntryId,
     event_id: String,
+    /// Whether a consumer of the group takes it.
+    is_event: bool,
     /// Name and version of an event that no consumer of the group takes.
     passed_over: Option<(String, u32)>,
     letter: Option<Letter>,
@@ -278,10 +280,10 @@ impl Group {
             self.progress.counts.dead(cause);
             self.weather(hand, true)?;
         }
-        while let Some(Settled { id, event_id, passed_over, letter }) = hand.dispatch.lanes.pass() {
+        while let Some(Settled { id, event_id, is_event, passed_over, letter }) = hand.dispatch.lanes.pass() {
             let cause = letter.as_ref().map(|letter| letter.cause);
             let passed_over = passed_over.as_ref().map(|(name, version)| (name.as_str(), *version));
-            self.settle(committer, [End { id, event_id: &event_id, passed_over }], letter);
+            self.settle(committer, [End { id, event_id: &event_id, is_event, passed_over }], letter);
             if let Some(cause) = cause {
                 hand.dispatch.letter = Some((id, cause));
                 return Ok(());
@@ -401,6 +403,7 @@ impl Settled {
     fn of(entry: &Entry, passed_over: bool, letter: Option<Letter>) -> Self {
         let event_id = entry.given_id().unwrap_or_default().to_owned();
         let passed_over = entry.event().filter(|_| passed_over).map(|(name, version)| (name.to_owned(), version));
-        Self { id: entry.id, event_id, passed_over, letter }
+        let is_event = passed_over.is_none() && letter.as_ref().is_none_or(|letter| !letter.consumer.is_empty());
+        Self { id: entry.id, event_id, is_event, passed_over, letter }
     }
 }

@@ -53,7 +53,7 @@
 //! | `STREAMS_LEASE` | how long an owner may be silent before another takes over, such as `10s` |
 //! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
 //! | `STREAMS_HTTP` | where to answer `/metrics`, `/livez` and `/readyz`, such as `127.0.0.1:9100`; needs the feature `http` |
-//! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
+//! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
 //! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, for all groups |
@@ -81,6 +81,11 @@
 //!   They are at `DEBUG` (`RUST_LOG=info,streams::trace=debug`), with the feature `opentelemetry` at `INFO`: install a
 //!   layer of `tracing-opentelemetry`, and a publish and its handlers in every group are one trace, in the W3C format.
 //!   Without that feature a `traceparent` header still travels on with what a handler publishes.
+//!
+//! # What ends a process
+//!
+//! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes: what an owner that is
+//! gone may have had in hand runs one event at a time, each charged before it runs. [`consumer`] has the rules.
 //!
 //! # What stops a group
 //!
@@ -119,6 +124,7 @@ mod catchup;
 mod loss;
 mod gather;
 mod deliver;
+mod prove;
 mod lanes;
 mod dispatch;
 mod call;

@@ -21,6 +21,7 @@ use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::Place;
 use crate::metrics::Histogram;
 use crate::outage::{Contact, Outages};
+use crate::prove::Turns;
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
 use crate::shutdown::{FAREWELL, Shutdown};
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     pub(crate) shutdown: Shutdown,
     pub(crate) lease_for: Duration,
     pub(crate) outages: Outages,
+    /// Of what is proven in this process.
+    pub(crate) turns: Turns,
 }
 
 /// One consumer of the group.

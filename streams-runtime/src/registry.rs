@@ -15,7 +15,8 @@ use streams_core::{
 
 use crate::builds::Build;
 use crate::config::{
-    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, TIMEOUT,
+    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, MAX_CRASHES,
+    TIMEOUT,
 };
 use crate::gather::Limits;
 use crate::settle;
@@ -166,6 +167,7 @@ pub(crate) fn plan(
             let options = over(consumer.info.options);
             let policy = settle::Policy {
                 max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
+                max_crashes: options.max_crashes.unwrap_or(MAX_CRASHES),
                 backoff: options.backoff.unwrap_or(BACKOFF),
                 timeout: options.timeout.unwrap_or(TIMEOUT),
                 batch: consumer.takes_batches().then(|| Limits {

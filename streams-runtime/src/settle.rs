@@ -11,6 +11,8 @@ use crate::gather::Limits;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) max_attempts: u32,
+    /// How many processes an event may take down before it is given up.
+    pub(crate) max_crashes: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
     /// Of a consumer that takes batches.
@@ -179,6 +181,7 @@ mod tests {
 
     const POLICY: Policy = Policy {
         max_attempts: 3,
+        max_crashes: 3,
         backoff: Backoff { first: Duration::from_millis(100), max: Duration::from_millis(300) },
         timeout: Duration::from_secs(1),
         batch: None,

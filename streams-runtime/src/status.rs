@@ -1,6 +1,6 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,9 @@ pub struct GroupStatus {
     /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
     /// and how often that was tried.
     pub held_up: Option<String>,
+    /// How many events run one at a time at most before it goes at full speed, because the owner before was gone without
+    /// giving its lease back and one of them may have ended its process; 0 at full speed, and where another process owns.
+    pub proving: u32,
     /// Events that were handled to their end.
     pub done: u64,
     /// Events that a handler skipped.
@@ -116,6 +119,7 @@ pub(crate) struct Progress {
     /// The entry that was begun last, in two parts, and whether it lies above the checkpoint: written by the group's task.
     begun: (AtomicU64, AtomicU64),
     pending: AtomicBool,
+    proving: AtomicU32,
     tip: Arc<Tip>,
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
@@ -245,6 +249,7 @@ impl Progress {
             owner: AtomicBool::new(false),
             begun: Default::default(),
             pending: AtomicBool::new(false),
+            proving: AtomicU32::new(0),
             tip,
             reached: Mutex::default(),
             counts: Counts::new(registry, labels),
@@ -298,6 +303,7 @@ impl Progress {
         }
         count(if lost { &self.counts.lost } else { &self.counts.released }, 1);
         self.pending.store(false, Ordering::Relaxed);
+        self.proves(0);
         self.now().standing = None;
         self.held_up(None);
     }
@@ -305,6 +311,11 @@ impl Progress {
     /// Why nothing else is taken up, or that it is.
     pub(crate) fn held_up(&self, reason: Option<String>) {
         *self.held_up.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// So many events are left to prove at most.
+    pub(crate) fn proves(&self, left: u32) {
+        self.proving.store(left, Ordering::Relaxed);
     }
 
     pub(crate) fn is_owner(&self) -> bool {
@@ -404,6 +415,7 @@ impl Progress {
             lag_entries,
             lag,
             held_up: self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            proving: self.proving.load(Ordering::Relaxed),
             done: self.counts.done.get(),
             skipped: self.counts.skipped.get(),
             passed_over: self.counts.passed_over.get(),

@@ -7,6 +7,7 @@ mod groups;
 pub mod jobs;
 mod lab;
 mod log;
+pub mod poison;
 mod process;
 mod server;
 pub mod soak;

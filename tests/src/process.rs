@@ -94,6 +94,14 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// When nobody knows.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the state of the program").is_some()
+    }
+
     /// Waits until it has ended, and all its output is here.
     ///
     /// # Panics

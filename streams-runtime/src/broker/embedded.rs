@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
     Committed, Consumed, Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt,
-    LeaseView, MAX_MEMBERS, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset,
-    Snapshot, Tail, Taken,
+    LeaseView, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd,
+    Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -69,6 +69,11 @@ struct Group {
     at_event: String,
     seen: Option<u64>,
     attempts: BTreeMap<EntryId, u32>,
+    /// How many events its owner may have in hand.
+    bound: u32,
+    proving: Option<Proving>,
+    charged: Option<EntryId>,
+    crashes: BTreeMap<EntryId, u32>,
     reset: u64,
     events: Events,
     needs: Option<Need>,
@@ -258,12 +263,22 @@ impl Store {
         }
         if !again {
             let epoch = now.max(state.lease.epoch + 1);
+            // Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
+            let gone = !state.lease.owner.is_empty() && !claim.own;
+            if let Some(charged) = state.charged.take().filter(|_| gone) {
+                *state.crashes.entry(charged).or_default() += 1;
+            }
+            if gone && state.proving.is_none() && last > at {
+                state.proving = Some(Proving { left: state.bound, to: last });
+            }
             state.lease = LeaseView { owner: claim.owner.clone(), epoch, beat: 0 };
             state.lease_for = claim.lease_for;
+            state.bound = claim.bound;
         }
-        let attempts = state.attempts.range(at.next()..).map(|(id, count)| (*id, *count)).collect();
+        let above = |counts: &BTreeMap<EntryId, u32>| counts.range(at.next()..).map(|(id, n)| (*id, *n)).collect();
+        let (attempts, crashes, proving) = (above(&state.attempts), above(&state.crashes), state.proving);
         let (epoch, at_event, events) = (state.lease.epoch, state.at_event.clone(), state.events.clone());
-        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts, events })
+        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts, events, proving, crashes })
     }
 
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
@@ -305,6 +320,13 @@ impl Store {
         state.attempts.extend(commit.attempts.iter().copied());
         for id in &commit.forget {
             state.attempts.remove(id);
+        }
+        if let Some(Proof { charged, left, forget }) = &commit.proof {
+            state.charged = *charged;
+            state.proving = state.proving.filter(|_| *left > 0).map(|proving| Proving { left: *left, ..proving });
+            for id in forget {
+                state.crashes.remove(id);
+            }
         }
         if vanished { Committed::Vanished } else { Committed::Done }
     }
@@ -383,6 +405,7 @@ impl Store {
         if needs.is_some() {
             state.needs = needs.cloned();
         }
+        state.charged = None;
         self.ring(group, now);
         true
     }

@@ -143,7 +143,7 @@ impl World {
     /// Takes the lease away, and answers what the state says.
     async fn steal(&self) -> Holding {
         let seen = self.store.state(&group()).await.unwrap().unwrap().lease;
-        let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen };
+        let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 };
         match self.store.acquire(&group(), &claim).await.unwrap() {
             Acquired::Held(holding) => holding,
             other => panic!("{other:?}"),

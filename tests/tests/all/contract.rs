@@ -7,7 +7,7 @@ use std::time::Duration;
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
     Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
-    Moved, Need, Notes, Renewed, Replay, ReplayEnd, Reset, Snapshot, Tail, Taken,
+    Moved, Need, Notes, Proof, Proving, Renewed, Replay, ReplayEnd, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -129,13 +129,23 @@ impl Case {
     }
 
     async fn claim(&self, owner: &str, seen: LeaseView) -> Acquired {
-        let claim = Claim { owner: owner.to_owned(), lease_for: LEASE, seen };
-        self.broker.acquire(&risk(), &claim).await.unwrap()
+        self.broker.acquire(&risk(), &claim(owner, seen)).await.unwrap()
     }
 
     pub(crate) async fn hold(&self, owner: &str) -> (Holder, Holding) {
         match self.claim(owner, self.lease().await).await {
             Acquired::Held(holding) => (Holder { owner: owner.to_owned(), epoch: holding.epoch }, holding),
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    /// Takes the lease from whoever has it; what is to be proven, and the crashes that are known.
+    async fn prove(&self, owner: &str, own: bool, bound: u32) -> (Holder, Option<Proving>, Vec<(EntryId, u32)>) {
+        let claim = Claim { own, bound, ..claim(owner, self.lease().await) };
+        match self.broker.acquire(&risk(), &claim).await.unwrap() {
+            Acquired::Held(Holding { epoch, proving, crashes, .. }) => {
+                (Holder { owner: owner.to_owned(), epoch }, proving, crashes)
+            }
             other => panic!("not held: {other:?}"),
         }
     }
@@ -222,6 +232,15 @@ pub(crate) fn fields(payload: &str) -> Fields {
     vec![(b"event".to_vec(), b"Trade".to_vec()), (b"payload".to_vec(), payload.as_bytes().to_vec())]
 }
 
+fn claim(owner: &str, seen: LeaseView) -> Claim {
+    Claim { owner: owner.to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 }
+}
+
+/// What a commit says of proven events.
+fn proof(charged: Option<EntryId>, left: u32, forget: &[EntryId]) -> Option<Proof> {
+    Some(Proof { charged, left, forget: forget.to_vec() })
+}
+
 /// A commit of nothing but the checkpoint.
 pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
     Commit {
@@ -236,6 +255,7 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         dead: Vec::new(),
         dead_bounds: NO_BOUNDS,
         passed_over: Vec::new(),
+        proof: None,
     }
 }
 
@@ -630,7 +650,7 @@ contract! {
         for (index, (from, at, seen)) in cases.into_iter().enumerate() {
             let group = partition().group(&format!("g{index}"));
             assert_eq!(case.broker.create(&group, Start::At(from)).await.unwrap(), Created::Made);
-            let claim = Claim { owner: "a".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+            let claim = claim("a", LeaseView::default());
             match case.broker.acquire(&group, &claim).await.unwrap() {
                 Acquired::Held(holding) => assert_eq!((holding.at, holding.seen), (at, seen), "from {from}"),
                 other => panic!("{other:?}"),
@@ -897,7 +917,7 @@ contract! {
         let contenders: Vec<_> = (0..10)
             .map(|n| {
                 let broker = Arc::clone(&case.broker);
-                let claim = Claim { owner: format!("o{n}"), lease_for: LEASE, seen: LeaseView::default() };
+                let claim = claim(&format!("o{n}"), LeaseView::default());
                 tokio::spawn(async move { broker.acquire(&risk(), &claim).await })
             })
             .collect();
@@ -924,7 +944,7 @@ contract! {
 
     async fn a_lease_needs_a_token(case) {
         case.create(Start::Earliest).await;
-        let claim = Claim { owner: String::new(), lease_for: LEASE, seen: LeaseView::default() };
+        let claim = claim("", LeaseView::default());
         assert_eq!(case.broker.acquire(&risk(), &claim).await.unwrap_err().kind(), BrokerErrorKind::Refused);
     }
 
@@ -1103,6 +1123,131 @@ contract! {
         assert_eq!(case.commit(&commit).await, Committed::Conflict { at: all[1] });
         assert_eq!((case.checkpoint().await, case.lease().await.beat), (all[1], 0));
         assert_eq!(case.dead().await, []);
+    }
+
+    // Events that may have ended their owner.
+
+    async fn what_an_owner_that_is_gone_may_have_had_in_hand_is_to_be_proven(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        assert_eq!(case.prove("a", false, 7).await.1, None, "nobody was there before");
+        let (holder, proving, crashes) = case.prove("b", false, 9).await;
+        assert_eq!((proving, crashes), (Some(Proving { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
+        // Whatever comes later was in nobody's hand, and an owner that proves has only one event in its own.
+        case.append(2).await;
+        assert_eq!(case.prove("c", false, 5).await.1, Some(Proving { left: 7, to: all[2] }));
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
+        let (holder, ..) = case.prove("d", false, 5).await;
+        let two = Commit { proof: proof(None, 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
+        assert_eq!(case.commit(&two).await, Committed::Done);
+        // A commit that says nothing of it leaves it as it is, and so does a lease that is given back.
+        assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        let (holder, proving, _) = case.prove("e", false, 5).await;
+        assert_eq!(proving, Some(Proving { left: 6, to: all[2] }));
+        let over = Commit { proof: proof(None, 0, &[]), ..step(&holder, all[1], all[2]) };
+        assert_eq!(case.commit(&over).await, Committed::Done);
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert_eq!(case.prove("f", false, 5).await.1, None);
+    }
+
+    async fn an_owner_that_gave_back_that_had_nothing_or_that_is_the_same_leaves_nothing_to_prove(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, ..) = case.prove("a", false, 5).await;
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert_eq!(case.prove("b", false, 5).await.1, None);
+        let (holder, proving, _) = case.prove("c", true, 5).await;
+        assert_eq!(proving, None);
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[1])).await, Committed::Done);
+        assert_eq!(case.prove("d", false, 5).await.1, None, "nothing stands above the checkpoint");
+    }
+
+    async fn a_charge_of_an_owner_that_is_gone_is_counted_once(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        case.prove("a", false, 5).await;
+        for crashes in 0..3 {
+            let (holder, _, counted) = case.prove(&format!("b{crashes}"), false, 5).await;
+            assert_eq!(counted, (0..crashes.min(1)).map(|_| (all[0], crashes)).collect::<Vec<_>>());
+            let charge = Commit { proof: proof(Some(all[0]), 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+            assert_eq!(case.commit(&charge).await, Committed::Done);
+            assert_eq!(case.commit(&charge).await, Committed::Done, "the same commit sent twice");
+        }
+        // The same claim sent twice counts one.
+        let claim = claim("c", case.lease().await);
+        for _ in 0..2 {
+            match case.broker.acquire(&risk(), &claim).await.unwrap() {
+                Acquired::Held(holding) => assert_eq!(holding.crashes, [(all[0], 3)]),
+                other => panic!("not held: {other:?}"),
+            }
+        }
+        // No charge stood.
+        assert_eq!(case.prove("d", false, 5).await.2, [(all[0], 3)]);
+    }
+
+    async fn a_charge_is_gone_with_whoever_gives_back_finds_its_own_or_charges_another(case) {
+        let all = case.append(3).await;
+        case.create(Start::Earliest).await;
+        case.prove("a", false, 5).await;
+        let charge = async |holder: &Holder, prev, next, id, left| {
+            let commit = Commit { proof: proof(id, left, &[]), ..step(holder, prev, next) };
+            assert_eq!(case.commit(&commit).await, Committed::Done);
+        };
+        let zero = EntryId::ZERO;
+        let (holder, ..) = case.prove("b", false, 5).await;
+        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        let (holder, _, crashes) = case.prove("c", false, 5).await;
+        assert_eq!(crashes, []);
+        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        let (holder, _, crashes) = case.prove("d", true, 5).await;
+        assert_eq!(crashes, []);
+        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        charge(&holder, zero, zero, None, 5).await;
+        let (holder, proving, crashes) = case.prove("e", false, 5).await;
+        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
+        // One step passes an event and charges the next.
+        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        charge(&holder, zero, all[0], Some(all[1]), 4).await;
+        let (holder, proving, crashes) = case.prove("f", false, 5).await;
+        assert_eq!((proving, crashes), (Some(Proving { left: 4, to: all[2] }), vec![(all[1], 1)]));
+        // A dead letter goes with what is said of it, and its crashes are forgotten.
+        let given_up = Commit { dead: vec![fields("bad")], proof: proof(None, 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
+        assert_eq!(case.commit(&given_up).await, Committed::Done);
+        assert_eq!(payloads(&case.dead().await), ["bad"]);
+        let (_, proving, crashes) = case.prove("g", false, 5).await;
+        assert_eq!((proving, crashes), (Some(Proving { left: 3, to: all[2] }), vec![]));
+    }
+
+    async fn a_commit_that_is_not_done_charges_nothing(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (zombie, ..) = case.prove("a", false, 5).await;
+        let (holder, ..) = case.prove("b", false, 5).await;
+        let commit = |holder, prev, next| Commit { proof: proof(Some(all[0]), 2, &[]), ..step(holder, prev, next) };
+        assert_eq!(case.commit(&commit(&zombie, EntryId::ZERO, EntryId::ZERO)).await, Committed::Fenced);
+        let conflict = Committed::Conflict { at: EntryId::ZERO };
+        assert_eq!(case.commit(&commit(&holder, all[0], all[1])).await, conflict);
+        let bounds = DeadBounds { count: 0, age: Duration::MAX };
+        let full = Commit { dead: vec![fields("x")], dead_bounds: bounds, ..commit(&holder, EntryId::ZERO, all[0]) };
+        assert!(matches!(case.commit(&full).await, Committed::DeadLettersFull { .. }));
+        let (_, proving, crashes) = case.prove("c", false, 5).await;
+        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[1] }), vec![]));
+    }
+
+    async fn a_reset_forgets_what_is_to_be_proven(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        case.prove("a", false, 5).await;
+        let (holder, ..) = case.prove("b", false, 5).await;
+        let charge = Commit { proof: proof(Some(all[0]), 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+        assert_eq!(case.commit(&charge).await, Committed::Done);
+        let (holder, ..) = case.prove("c", false, 5).await;
+        let done = Reset::Done { at: EntryId::ZERO };
+        assert_eq!(case.broker.reset(&risk(), Some(holder.epoch), Start::Earliest).await.unwrap(), done);
+        let (_, proving, crashes) = case.prove("d", false, 5).await;
+        assert_eq!((proving, crashes), (None, vec![]));
     }
 
     async fn a_commit_that_could_not_be_repeated_is_refused(case) {
@@ -1393,7 +1538,7 @@ contract! {
         let other = partition().group("audit");
         case.broker.create(&other, Start::At(all[1])).await.unwrap();
         assert_eq!(consumed().await, expected(all[0], "audit"), "also of a group that nobody runs");
-        let claim = Claim { owner: "a".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+        let claim = claim("a", LeaseView::default());
         let Acquired::Held(Holding { epoch, .. }) = case.broker.acquire(&other, &claim).await.unwrap() else {
             panic!("not held");
         };
@@ -1421,7 +1566,7 @@ contract! {
         for group in &groups {
             assert_eq!(case.broker.create(group, Start::Earliest).await.unwrap(), Created::Made);
         }
-        let claim = Claim { owner: "x".to_owned(), lease_for: LEASE, seen: LeaseView::default() };
+        let claim = claim("x", LeaseView::default());
         assert!(matches!(case.broker.acquire(&groups[0], &claim).await.unwrap(), Acquired::Held(_)));
         for group in &groups[1..] {
             assert_eq!(case.broker.state(group).await.unwrap().unwrap().lease, LeaseView::default());

@@ -190,7 +190,7 @@ impl World {
     /// What the next owner of the partition would begin with.
     async fn next_holding(&self) -> Holding {
         let seen = self.store.state(&group()).await.unwrap().unwrap().lease;
-        let claim = Claim { owner: "next".to_owned(), lease_for: secs(10), seen };
+        let claim = Claim { owner: "next".to_owned(), lease_for: secs(10), seen, own: false, bound: 1_000 };
         match self.store.acquire(&group(), &claim).await.unwrap() {
             Acquired::Held(holding) => holding,
             other => panic!("{other:?}"),

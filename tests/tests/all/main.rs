@@ -17,6 +17,7 @@ mod meeting;
 mod members;
 mod ordered;
 mod outages;
+mod poison;
 mod process;
 mod publishing;
 mod readme;

@@ -255,7 +255,7 @@ async fn the_attempts_of_an_event_that_succeeds_are_forgotten() {
     publish(&app, [1]).await;
     settled(&app).await;
     let seen = world.state("left").await.lease;
-    let claim = Claim { owner: "next".to_owned(), lease_for: LEASE, seen };
+    let claim = Claim { owner: "next".to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 };
     match world.store.acquire(&group("left"), &claim).await.unwrap() {
         Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
         other => panic!("{other:?}"),
@@ -893,7 +893,7 @@ async fn an_owner_whose_commit_is_fenced_steps_back() {
     // The renewals would find it out, too.
     wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
     let seen = world.state("left").await.lease;
-    let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen };
+    let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 };
     assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
     publish(&app, [2, 3]).await;
     app.advance(secs(1)).await;

@@ -1,5 +1,6 @@
 //! What only a server has: addresses, log-ins, permissions, a memory that ends, connections that break, other clients.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes, Renewed,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes, Proof, Renewed,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
@@ -495,6 +496,11 @@ async fn a_full_server_stops_appends_and_not_commits() {
     assert!(case.broker.release(&risk(), &holder).await.unwrap());
     let (_, holding) = case.hold("b").await;
     assert_eq!(holding.attempts, [(all[3], 2)]);
+    let (holder, _) = case.hold("c").await;
+    let charge = Proof { charged: Some(all[1]), left: 5, forget: Vec::new() };
+    let charge = Commit { proof: Some(charge), ..step(&holder, all[0], all[0]) };
+    assert_eq!(case.commit(&charge).await, Committed::Done);
+    assert_eq!(case.hold("d").await.1.crashes, [(all[1], 1)]);
     assert_eq!(case.broker.dead_letters(&risk(), EntryId::ZERO, 9).await.unwrap(), []);
 }
 
@@ -570,7 +576,7 @@ async fn keys_of_a_group_of_another_type_are_named() {
 
     let other = partition().group("other");
     set(other.state());
-    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default() };
+    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default(), own: false, bound: 1_000 };
     for error in [
         case.broker.create(&other, Start::Earliest).await.unwrap_err(),
         case.broker.state(&other).await.unwrap_err(),
@@ -602,6 +608,48 @@ async fn keys_of_a_group_of_another_type_are_named() {
     says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:_bell`", "holds a string"]);
     assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
     assert_eq!(case.commit(&Commit { dead: Vec::new(), ..dead }).await, Committed::Done);
+}
+
+#[tokio::test]
+async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named() {
+    let url = RedisServer::shared().database();
+    let case = Case::at(url.clone());
+    let all = case.append(2).await;
+    case.create(Start::Earliest).await;
+    case.hold("a").await;
+    let fields = || -> BTreeMap<String, String> {
+        redis::cmd("HGETALL").arg(risk().state()).query(&mut RedisServer::client(&url)).unwrap()
+    };
+    let before = fields();
+    let (holder, _) = case.hold("b").await;
+    let proof = |charged, left, forget: &[EntryId]| Some(Proof { charged, left, forget: forget.to_vec() });
+    let charge = Commit { proof: proof(Some(all[0]), 9, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+    assert_eq!(case.commit(&charge).await, Committed::Done);
+    let (first, last) = (all[0].to_string(), all[1].to_string());
+    let found = fields();
+    let [left, to, charged] = ["prove", "prove_to", "charged"].map(|name| found[name].as_str());
+    assert_eq!((left, to, charged), ("9", last.as_str(), first.as_str()));
+
+    let set = |name: &str, value: &str| {
+        redis::cmd("HSET").arg(risk().state()).arg(name).arg(value).exec(&mut RedisServer::client(&url)).unwrap();
+    };
+    for name in ["prove", "prove_to", "charged", &format!("crashes:{first}")] {
+        set(name, "nought");
+        let damaged = fields();
+        let seen = case.broker.state(&risk()).await.unwrap().unwrap().lease;
+        let claim = Claim { owner: "c".to_owned(), lease_for: LONG, seen, own: false, bound: 1_000 };
+        let error = case.broker.acquire(&risk(), &claim).await.unwrap_err();
+        says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:risk`"]);
+        assert_eq!(fields(), damaged);
+        set(name, found.get(name).map_or("0", String::as_str));
+    }
+
+    let (holder, _) = case.hold("c").await;
+    assert_eq!(fields()[&format!("crashes:{first}")], "1");
+    let over = Commit { proof: proof(None, 0, &[all[0]]), ..step(&holder, EntryId::ZERO, all[0]) };
+    assert_eq!(case.commit(&over).await, Committed::Done);
+    let after: Vec<_> = fields().into_keys().collect();
+    assert_eq!(after, before.into_keys().collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -660,6 +708,7 @@ async fn a_state_has_the_fields_that_are_documented() {
         ("at_event".to_owned(), "t-1".to_owned()),
         (format!("attempts:{}", all[1]), "2".to_owned()),
         ("beat".to_owned(), "1".to_owned()),
+        ("bound".to_owned(), "1000".to_owned()),
         ("epoch".to_owned(), holder.epoch.to_string()),
         ("lease".to_owned(), "30000".to_owned()),
         ("mode".to_owned(), "ordered".to_owned()),
@@ -687,7 +736,7 @@ async fn a_group_of_another_mode_is_not_taken() {
     case.create(Start::Earliest).await;
     let state = case.broker.state(&risk()).await.unwrap();
     redis::cmd("HSET").arg(risk().state()).arg("mode").arg("shared").exec(&mut RedisServer::client(&url)).unwrap();
-    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default() };
+    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default(), own: false, bound: 1_000 };
     assert_eq!(case.broker.acquire(&risk(), &claim).await.unwrap(), Acquired::Mode("shared".to_owned()));
     assert_eq!(case.broker.state(&risk()).await.unwrap(), state);
 }
@@ -719,7 +768,7 @@ async fn ids_and_epochs_are_compared_as_numbers() {
             .exec(&mut client)
             .unwrap();
         let seen = LeaseView { epoch, ..LeaseView::default() };
-        let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen };
+        let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen, own: false, bound: 1_000 };
         match case.broker.acquire(&risk(), &claim).await.unwrap() {
             Acquired::Held(holding) => {
                 assert!(!ahead, "{at} is above {last}");
@@ -736,7 +785,7 @@ async fn a_state_that_is_damaged_is_named() {
     let case = Case::at(url.clone());
     case.create(Start::Earliest).await;
     redis::cmd("HDEL").arg(risk().state()).arg("at").exec(&mut RedisServer::client(&url)).unwrap();
-    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default() };
+    let claim = Claim { owner: "a".to_owned(), lease_for: LONG, seen: LeaseView::default(), own: false, bound: 1_000 };
     let error = case.broker.acquire(&risk(), &claim).await.unwrap_err();
     says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:risk`", "not complete"]);
     assert!(case.broker.state(&risk()).await.is_err());

@@ -475,7 +475,8 @@ async fn a_stream_with_retention_consumed_waits_for_its_slowest_group() {
     for (name, at) in [("fast", 8), ("slow", 3)] {
         let group = partition.group(name);
         broker.create(&group, Start::Earliest).await.unwrap();
-        let claim = Claim { owner: "a".to_owned(), lease_for: secs(10), seen: LeaseView::default() };
+        let claim =
+            Claim { owner: "a".to_owned(), lease_for: secs(10), seen: LeaseView::default(), own: false, bound: 1_000 };
         let Acquired::Held(holding) = broker.acquire(&group, &claim).await.unwrap() else { panic!("not held") };
         let holder = streams_core::broker::Holder { owner: "a".to_owned(), epoch: holding.epoch };
         broker.commit(&group, &step(&holder, EntryId::ZERO, all[at])).await.unwrap();

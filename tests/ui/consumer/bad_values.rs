@@ -8,6 +8,7 @@ struct Trade {
 #[consumer(
     group = "ri:sk",
     max_attempts = 0,
+    max_crashes = 0,
     backoff = "30s..1s",
     timeout = 30,
     start = "yesterday",
@@ -20,6 +21,7 @@ async fn check(_trade: Trade) {}
 #[consumer(
     group = risk,
     max_attempts = "5",
+    max_crashes = 1001,
     backoff = "5 parsecs",
     timeout = "0s",
     start = "2026-01-02",

@@ -19,8 +19,8 @@ use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
     Commit, Committed, Consumed, Created, Durable, Events, Extent, Fields, GroupState, Holder, Holding, LeaseView,
-    MAX_MEMBERS, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, Snapshot,
-    Tail, Taken,
+    MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply,
+    Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -435,9 +435,10 @@ impl Broker for Redis {
         Box::pin(async move {
             check_claim(claim)?;
             let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Idempotent };
-            let Claim { owner, lease_for, seen } = claim;
+            let Claim { owner, lease_for, seen, own, bound } = claim;
             let mut invocation = on(&scripts::ACQUIRE, group);
             invocation.arg(owner).arg(millis(*lease_for)).arg(&seen.owner).arg(seen.epoch).arg(seen.beat);
+            invocation.arg(u8::from(*own)).arg(*bound);
             let answer = self.script(call, &invocation).await?;
             acquired(answer).map_err(unexpected(call))
         })
@@ -825,7 +826,8 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         .arg(millis(commit.dead_bounds.age))
         .arg(commit.attempts.len())
         .arg(commit.forget.len())
-        .arg(commit.dead.len());
+        .arg(commit.dead.len())
+        .arg(commit.passed_over.join(" "));
     for (id, count) in &commit.attempts {
         invocation.arg(id.to_string()).arg(*count);
     }
@@ -838,7 +840,12 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
             invocation.arg(name.as_slice()).arg(value.as_slice());
         }
     }
-    invocation.arg(commit.passed_over.join(" "));
+    if let Some(Proof { charged, left, forget }) = &commit.proof {
+        invocation.arg(*left).arg(charged.map_or_else(String::new, |id| id.to_string())).arg(forget.len());
+        for id in forget {
+            invocation.arg(id.to_string());
+        }
+    }
     invocation
 }
 
@@ -864,18 +871,16 @@ fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
         "held" => {
             let (epoch, at, at_event, seen) = (answer.number()?, answer.id()?, answer.text()?, answer.text()?);
             let seen = if seen.is_empty() { None } else { Some(seen.parse().map_err(|_| Unexpected("an ordinal"))?) };
-            let mut attempts = Vec::new();
-            for attempt in parse::array(answer.value()?)? {
-                let mut parts = parse::array(attempt)?.into_iter();
-                let mut part = || parts.next().unwrap_or_default();
-                let (id, count) = (parse::id(part())?, parse::number(part())?);
-                if id > at {
-                    attempts.push((id, u32::try_from(count).unwrap_or(u32::MAX)));
-                }
-            }
-            attempts.sort_unstable();
+            let (attempts, crashes) = (counts(answer.value()?, at)?, counts(answer.value()?, at)?);
+            let (left, to) = (answer.text()?, answer.text()?);
+            let proving = if left.is_empty() {
+                None
+            } else {
+                let left = left.parse().map_err(|_| Unexpected("a number of events"))?;
+                Some(Proving { left, to: to.parse().map_err(|_| Unexpected("an entry id"))? })
+            };
             let events = parse::events(&answer.text()?);
-            Acquired::Held(Holding { epoch, at, at_event, seen, attempts, events })
+            Acquired::Held(Holding { epoch, at, at_event, seen, attempts, events, proving, crashes })
         }
         "contended" => Acquired::Contended,
         "missing" => Acquired::Missing,
@@ -884,6 +889,21 @@ fn acquired(mut answer: Answer) -> Result<Acquired, Unexpected> {
         "mode" => Acquired::Mode(answer.text()?),
         _ => return Err(Unexpected("what came of a claim")),
     })
+}
+
+/// What is counted of events above this id.
+fn counts(reply: Value, above: EntryId) -> Result<Vec<(EntryId, u32)>, Unexpected> {
+    let mut counts = Vec::new();
+    for pair in parse::array(reply)? {
+        let mut parts = parse::array(pair)?.into_iter();
+        let mut part = || parts.next().unwrap_or_default();
+        let (id, count) = (parse::id(part())?, parse::number(part())?);
+        if id > above {
+            counts.push((id, u32::try_from(count).unwrap_or(u32::MAX)));
+        }
+    }
+    counts.sort_unstable();
+    Ok(counts)
 }
 
 fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {

@@ -1,6 +1,7 @@
 -- Takes a lease if nobody renewed it since the contender looked. A token is fresh at every claim, so who has the lease
 -- already has sent its claim again, because the answer was lost, and gets it again.
--- KEYS: stream, state. ARGV: group, new owner, lease in ms, then owner, epoch and beat as the contender saw them.
+-- KEYS: stream, state. ARGV: group, new owner, lease in ms, then owner, epoch and beat as the contender saw them, then
+--       whether they are its own (1 or 0), and how many events it will have in hand at most.
 local stream, state = KEYS[1], KEYS[2]
 local group, owner, lease = ARGV[1], ARGV[2], ARGV[3]
 
@@ -17,7 +18,11 @@ if held.mode ~= 'ordered' then
   return {'mode', held.mode or ''}
 end
 local epoch = tonumber(held.epoch)
-if not (epoch and tonumber(held.beat) and held.owner and string.match(held.at or '', '^%d+-%d+$')) then
+if not (epoch and tonumber(held.beat) and held.owner and is_id(held.at or '')) then
+  return {'damaged', state}
+end
+local crashes = held.charged and held['crashes:' .. held.charged] or '0'
+if not (is_id(held.charged or '0-0') and tonumber(crashes) and is_id(held.prove_to or '0-0') and tonumber(held.prove or 0)) then
   return {'damaged', state}
 end
 local again = held.owner == owner
@@ -37,13 +42,20 @@ if again then
 else
   -- The clock as a floor: should a failover lose the last grants, the next epoch is above them all the same.
   epoch = digits(math.max(epoch + 1, now()))
-  redis.call('HSET', state, 'owner', owner, 'epoch', epoch, 'beat', '0', 'lease', lease)
-end
-local attempts = {}
-for name, count in pairs(held) do
-  local id = string.match(name, '^attempts:(.+)$')
-  if id then
-    table.insert(attempts, {id, count})
+  redis.call('HSET', state, 'owner', owner, 'epoch', epoch, 'beat', '0', 'lease', lease, 'bound', ARGV[8])
+  -- Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
+  local gone = held.owner ~= '' and ARGV[7] ~= '1'
+  if held.charged then
+    if gone then
+      held['crashes:' .. held.charged] = digits(tonumber(crashes) + 1)
+      redis.call('HSET', state, 'crashes:' .. held.charged, held['crashes:' .. held.charged])
+    end
+    redis.call('HDEL', state, 'charged')
+  end
+  if gone and not held.prove and above(last, held.at) then
+    held.prove, held.prove_to = tonumber(held.bound) and held.bound or ARGV[8], last
+    redis.call('HSET', state, 'prove', held.prove, 'prove_to', held.prove_to)
   end
 end
-return {'held', epoch, held.at, held.at_event or '', held.seen or '', attempts, held.events or ''}
+return {'held', epoch, held.at, held.at_event or '', held.seen or '', counts(held, 'attempts'),
+  counts(held, 'crashes'), held.prove or '', held.prove_to or '', held.events or ''}

@@ -2,8 +2,9 @@
 -- KEYS: stream, state, dead letters.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0),
 --       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
---       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*;
---       at last the names of events that were passed over because no build was known to handle them.
+--       the names of events that were passed over because no build was known to handle them,
+--       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*,
+--       then, only while events are proven: how many are left, the charged one or nothing, number of forgotten ids, these.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local next_event, seen = ARGV[6], ARGV[7]
@@ -26,7 +27,7 @@ end
 if not tonumber(held[4]) then
   return {'damaged', state}
 end
-local passed_over = ARGV[#ARGV]
+local passed_over = ARGV[14]
 if passed_over ~= '' then
   local events, declared = ' ' .. (redis.call('HMGET', state, 'events')[1] or ''), {}
   for name in string.gmatch(passed_over, '[^ ]+') do
@@ -53,11 +54,25 @@ if letters > 0 then
 end
 
 redis.call('HINCRBY', state, 'beat', 1)
-local i = 14 + 2 * attempts + forgotten
+local i = 15 + 2 * attempts + forgotten
 for _ = 1, letters do
   local n = tonumber(ARGV[i])
   redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
   i = i + 1 + n
+end
+local left, charged = ARGV[i], ARGV[i + 1]
+if left then
+  if left == '0' then
+    redis.call('HDEL', state, 'prove', 'prove_to', 'charged')
+  elseif charged == '' then
+    redis.call('HSET', state, 'prove', left)
+    redis.call('HDEL', state, 'charged')
+  else
+    redis.call('HSET', state, 'prove', left, 'charged', charged)
+  end
+  for forgotten_at = i + 3, i + 2 + tonumber(ARGV[i + 2]) do
+    redis.call('HDEL', state, 'crashes:' .. ARGV[forgotten_at])
+  end
 end
 if prev == next_id then
   if seen == '' then
@@ -68,7 +83,7 @@ if prev == next_id then
 else
   redis.call('HSET', state, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
-i = 14
+i = 15
 for _ = 1, attempts do
   redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
   i = i + 2

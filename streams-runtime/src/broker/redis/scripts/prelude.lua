@@ -55,6 +55,23 @@ local function id_before(id)
   return ms .. '-' .. decrement(seq)
 end
 
+-- Whether it reads as an entry id.
+local function is_id(text)
+  return string.match(text, '^%d+-%d+$') ~= nil
+end
+
+-- What a state counts of events under this name, as pairs of id and count.
+local function counts(held, name)
+  local found = {}
+  for field, count in pairs(held) do
+    local id = string.match(field, '^' .. name .. ':(.+)$')
+    if id then
+      table.insert(found, {id, count})
+    end
+  end
+  return found
+end
+
 -- Whether the stream has a group of this name.
 local function has_group(stream, name)
   if redis.call('EXISTS', stream) == 1 then

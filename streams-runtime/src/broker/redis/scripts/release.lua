@@ -8,13 +8,17 @@ local wrong = wrong_type({{state, 'hash'}, {bell, 'stream'}})
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'seen')
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'seen', 'charged')
 if not is_held(held[1], held[2], owner, epoch) then
   return {'no'}
 end
 redis.call('HSET', state, 'owner', '')
 if ARGV[5] ~= '' then
   redis.call('HSET', state, 'needs', ARGV[5])
+end
+if held[5] then
+  -- Its run has come back: whoever gives a lease back is alive.
+  redis.call('HDEL', state, 'charged')
 end
 if held[3] then
   mirror(stream, group, held[3], held[4] or '')

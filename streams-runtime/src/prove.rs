@@ -1,0 +1,343 @@
+//! What is proven after an owner that never gave its lease back: one of the events in its hand may have ended its process.
+//!
+//! They run one at a time, each charged on the server before it runs ([`commit`](crate::commit) sends that), so that the
+//! next end of a process can be put down to one event. Pure, but for the [`Turns`] of a process and what the log is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use streams_core::broker::{Holding, LeaseView, Proof};
+use streams_core::{Checkpoint, EntryId};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::lanes::Bounds;
+use crate::ordered::Group;
+use crate::settle::Policy;
+
+/// How many events an owner may have in hand at most, those that are settled and not committed included: as many its
+/// successor has to prove.
+pub(crate) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl IntoIterator<Item = &'a Policy>) -> u32 {
+    let batches = policies.into_iter().filter_map(|policy| policy.batch).map(|limits| limits.events);
+    // A batch that is larger than a commit starts where nothing runs beyond the checkpoint.
+    let in_order = batches.fold(checkpoint.events, u32::max);
+    if lanes.running == 1 {
+        return in_order;
+    }
+    in_order.saturating_add(u32::try_from(lanes.entries).unwrap_or(u32::MAX))
+}
+
+/// The events that an owner has still to prove.
+#[derive(Debug)]
+pub(crate) struct Proving {
+    left: u32,
+    /// What was added later no earlier owner had in hand.
+    to: EntryId,
+    charged: Option<EntryId>,
+    /// How many owners were gone that were charged with an event.
+    crashes: BTreeMap<EntryId, u32>,
+    forget: Vec<EntryId>,
+    /// The server does not know of it yet.
+    changed: bool,
+}
+
+impl Proving {
+    /// What this owner has to prove, if anything.
+    pub(crate) fn of(holding: &Holding) -> Option<Self> {
+        let streams_core::broker::Proving { left, to } = holding.proving?;
+        let crashes = holding.crashes.iter().copied().collect();
+        Some(Self { left, to, charged: None, crashes, forget: Vec::new(), changed: false })
+    }
+
+    /// Whether this event, the next that a consumer takes, is among them. Behind the last of them it is all over.
+    pub(crate) fn covers(&mut self, id: EntryId) -> bool {
+        if id > self.to && self.left > 0 {
+            self.left = 0;
+            self.changed = true;
+        }
+        self.left > 0
+    }
+
+    /// Nothing is left. Full speed begins when the server knows: until then a successor would go by the wrong bound.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
+    /// How many processes the event has taken down, as far as it is known.
+    pub(crate) fn crashes(&self, id: EntryId) -> u32 {
+        self.crashes.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Whether nothing else that is proven in the process may run beside the event.
+    ///
+    /// Of all that is in hand when a process ends, in whatever group, each is charged, and only one is to blame: an event
+    /// that was there before, or that has only one crash to spare, must not be there again by chance.
+    pub(crate) fn runs_alone(&self, id: EntryId, max_crashes: u32) -> bool {
+        self.crashes(id) + 1 >= max_crashes.min(2)
+    }
+
+    /// The event runs next, when the server knows.
+    pub(crate) fn charge(&mut self, id: EntryId) {
+        self.charged = Some(id);
+        self.changed = true;
+    }
+
+    /// Its run has come back, with whatever result: it has not ended the process.
+    pub(crate) fn came_back(&mut self) {
+        if self.charged.take().is_some() {
+            self.changed = true;
+        }
+    }
+
+    /// An entry is settled, as the next one in order. What no consumer takes has ended no process and does not count.
+    pub(crate) fn settled(&mut self, id: EntryId, is_event: bool) {
+        if self.crashes.remove(&id).is_some() {
+            self.forget.push(id);
+            self.changed = true;
+        }
+        if is_event {
+            self.left = self.left.saturating_sub(1);
+            self.changed = true;
+        }
+        if id >= self.to && self.left > 0 {
+            self.left = 0;
+            self.changed = true;
+        }
+    }
+
+    /// What the next commit has to say.
+    pub(crate) fn take(&mut self) -> Option<Proof> {
+        std::mem::take(&mut self.changed).then(|| Proof {
+            charged: self.charged.filter(|_| self.left > 0),
+            left: self.left,
+            forget: std::mem::take(&mut self.forget),
+        })
+    }
+}
+
+/// Why an event is given up that has taken so many processes down; `None` while it may run again.
+pub(crate) fn given_up(crashes: u32, max_crashes: u32) -> Option<String> {
+    (crashes >= max_crashes).then(|| {
+        let times = if crashes == 1 { "once".to_owned() } else { format!("{crashes} times") };
+        format!("the process ended {times}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again")
+    })
+}
+
+/// Who of a process may run beside whom, of all that is proven, in whatever group.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turns(Arc<RwLock<()>>);
+
+/// Held while an event that is proven runs.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// With others.
+    Beside { _held: OwnedRwLockReadGuard<()> },
+    /// With nothing else that is proven.
+    Alone { _held: OwnedRwLockWriteGuard<()> },
+    /// Somebody holds the others up for longer than any of them may.
+    Unordered,
+}
+
+impl Turns {
+    /// Waits for the event's turn.
+    ///
+    /// # Cancel safety
+    /// It only waits.
+    pub(crate) async fn wait(&self, alone: bool) -> Turn {
+        let lock = Arc::clone(&self.0);
+        if alone {
+            Turn::Alone { _held: lock.write_owned().await }
+        } else {
+            Turn::Beside { _held: lock.read_owned().await }
+        }
+    }
+}
+
+impl Group {
+    /// Tells what is to be proven with a lease that was just taken.
+    pub(crate) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
+        let left = holding.proving.map_or(0, |proving| proving.left);
+        self.progress.proves(left);
+        let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
+        let (group, partition, owner) = (self.key.group(), self.key.partition().as_str(), seen.owner.as_str());
+        if own {
+            tracing::debug!(group, partition, events = left, %to, "going on to prove events one at a time");
+        } else if owner.is_empty() {
+            tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events one at a time");
+        } else {
+            tracing::warn!(
+                group,
+                partition,
+                owner,
+                after = %holding.at,
+                events = left,
+                %to,
+                "the owner before was gone without giving its lease back: it was killed or cut off, or an event ended its process; at most so many events run one at a time, then at full speed"
+            );
+            for (entry, crashes) in &holding.crashes {
+                tracing::warn!(group, partition, %entry, crashes, "a process ended, or lost its lease, while it handled this event");
+            }
+        }
+    }
+
+    /// The server has acknowledged what a commit said of it.
+    pub(crate) fn is_proven(&self, proof: &Proof) {
+        self.progress.proves(proof.left);
+        if proof.left == 0 {
+            tracing::info!(
+                group = self.key.group(),
+                partition = self.key.partition().as_str(),
+                "all that the owner before may have had in hand is proven: going on at full speed"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gather::Limits;
+    use std::time::Duration;
+    use streams_core::Backoff;
+
+    fn id(seq: u64) -> EntryId {
+        EntryId::new(7, seq)
+    }
+
+    fn proving(left: u32, to: u64, crashes: &[(u64, u32)]) -> Proving {
+        let holding = Holding {
+            epoch: 1,
+            at: EntryId::ZERO,
+            at_event: String::new(),
+            seen: None,
+            attempts: Vec::new(),
+            events: streams_core::broker::Events::new(),
+            proving: Some(streams_core::broker::Proving { left, to: id(to) }),
+            crashes: crashes.iter().map(|(seq, count)| (id(*seq), *count)).collect(),
+        };
+        Proving::of(&holding).unwrap()
+    }
+
+    fn proof(charged: Option<u64>, left: u32, forget: &[u64]) -> Option<Proof> {
+        Some(Proof { charged: charged.map(id), left, forget: forget.iter().copied().map(id).collect() })
+    }
+
+    #[test]
+    fn one_commit_passes_an_event_and_charges_the_next() {
+        let mut proving = proving(2, 9, &[]);
+        assert_eq!(proving.take(), None);
+        assert!(proving.covers(id(1)));
+        proving.charge(id(1));
+        assert_eq!(proving.take(), proof(Some(1), 2, &[]));
+        assert_eq!(proving.take(), None, "said once");
+        proving.came_back();
+        proving.settled(id(1), true);
+        assert!(proving.covers(id(2)));
+        proving.charge(id(2));
+        assert_eq!(proving.take(), proof(Some(2), 1, &[]));
+        proving.came_back();
+        proving.settled(id(2), true);
+        assert!(proving.is_over() && !proving.covers(id(3)));
+        assert_eq!(proving.take(), proof(None, 0, &[]));
+    }
+
+    #[test]
+    fn a_charge_is_taken_off_when_the_run_came_back_whatever_came_of_it() {
+        let mut proving = proving(2, 9, &[(1, 1)]);
+        proving.charge(id(1));
+        assert_eq!(proving.take(), proof(Some(1), 2, &[]));
+        proving.came_back();
+        assert_eq!(proving.take(), proof(None, 2, &[]), "the event has still to be proven");
+        assert_eq!(proving.crashes(id(1)), 1, "what was counted before stays");
+    }
+
+    #[test]
+    fn what_no_consumer_takes_does_not_count_and_what_came_later_is_not_proven() {
+        let mut proving = proving(3, 4, &[]);
+        proving.settled(id(1), false);
+        proving.settled(id(2), true);
+        assert_eq!(proving.left, 2);
+        proving.settled(id(3), false);
+        assert!(proving.covers(id(4)) && !proving.covers(id(5)));
+        assert_eq!(proving.take(), proof(None, 0, &[]));
+    }
+
+    #[test]
+    fn it_is_over_with_the_last_entry_whoever_takes_it() {
+        for is_event in [true, false] {
+            let mut proving = proving(1_000, 4, &[]);
+            proving.settled(id(3), true);
+            assert!(!proving.is_over());
+            proving.settled(id(4), is_event);
+            assert!(proving.is_over());
+        }
+    }
+
+    #[test]
+    fn crashes_are_forgotten_with_their_event() {
+        let mut proving = proving(3, 9, &[(1, 2)]);
+        assert_eq!((proving.crashes(id(1)), proving.crashes(id(2))), (2, 0));
+        proving.settled(id(1), true);
+        proving.charge(id(2));
+        assert_eq!(proving.take(), proof(Some(2), 2, &[1]));
+        assert_eq!(proving.crashes(id(1)), 0);
+    }
+
+    #[test]
+    fn an_event_is_given_up_after_so_many_crashes_that_are_its_own() {
+        assert_eq!(given_up(2, 3), None);
+        assert!(given_up(3, 3).unwrap().starts_with("the process ended 3 times, or lost its lease,"));
+        assert!(given_up(1, 1).unwrap().starts_with("the process ended once,"));
+    }
+
+    #[test]
+    fn who_was_there_before_or_has_one_crash_to_spare_runs_alone() {
+        let proving = proving(3, 9, &[(1, 1)]);
+        assert!(proving.runs_alone(id(1), 3) && !proving.runs_alone(id(2), 3));
+        assert!(proving.runs_alone(id(2), 1));
+        assert!(!proving.runs_alone(id(2), 2));
+    }
+
+    #[tokio::test]
+    async fn turns_are_shared_by_all_but_those_that_run_alone() {
+        let turns = Turns::default();
+        let (one, other) = (turns.wait(false).await, turns.wait(false).await);
+        let alone = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.wait(true).await }
+        });
+        drop(one);
+        tokio::task::yield_now().await;
+        assert!(!alone.is_finished());
+        drop(other);
+        let alone = alone.await.unwrap();
+        assert!(matches!(alone, Turn::Alone { .. }));
+        let mut next = std::pin::pin!(turns.wait(false));
+        assert!(now(next.as_mut()).is_none(), "nobody beside it");
+        drop(alone);
+        assert!(now(next).is_some());
+    }
+
+    /// What a future answers without waiting.
+    fn now<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn the_bound_is_a_commit_or_a_batch_whichever_is_larger() {
+        let checkpoint = Checkpoint { events: 100, interval: Duration::ZERO };
+        let policy = |batch: Option<u32>| Policy {
+            max_attempts: 1,
+            max_crashes: 1,
+            backoff: Backoff { first: Duration::ZERO, max: Duration::ZERO },
+            timeout: Duration::ZERO,
+            batch: batch.map(|events| Limits { events, wait: Duration::ZERO }),
+        };
+        let lanes = |running| Bounds { running, entries: 1_000, bytes: 1 };
+        assert_eq!(bound(checkpoint, lanes(1), [&policy(None), &policy(Some(50))]), 100);
+        assert_eq!(bound(checkpoint, lanes(1), [&policy(Some(500)), &policy(None)]), 500);
+        assert_eq!(bound(checkpoint, lanes(2), [&policy(None)]), 1_100);
+    }
+}

@@ -1,0 +1,730 @@
+//! What is promised of handlers that take the whole process down: in virtual time, where a dropped app is a process that
+//! ended, and with processes that really do.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use streams_core::broker::{Acquired, Broker, Claim, Holding};
+use streams_core::keys::{PartitionKey, StreamKey};
+use streams_runtime::broker::{Embedded, Redis};
+use streams_runtime::testing::TestApp;
+use streams_runtime::{
+    App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, DeadLetters, GroupStatus, Outcome, Publisher,
+    Registration, State, Stopped, consumer, consumers, stream_event,
+};
+use streams_tests::poison::{Dose, End};
+use streams_tests::{Act, Faulty, Lab, Op, Process, RedisServer, logged_from};
+
+/// A dose for a dropped app.
+fn dose(n: u64) -> Dose {
+    Dose { n, by: None, times: 0 }
+}
+
+#[consumer(group = "frail")]
+async fn frail(dose: Dose, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, dose.n).await
+}
+
+#[consumer(group = "beside")]
+async fn beside(dose: Dose, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, dose.n).await
+}
+
+#[consumer(group = "batches", batch = 5)]
+async fn batches(doses: Batch<Dose>, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    // The first tells how many came together.
+    lab.handle(&ctx, doses[0].event.n * 100 + doses.len() as u64).await
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn partition() -> PartitionKey {
+    StreamKey::new(None, "doses", 1).partition(0)
+}
+
+fn with(options: ConsumerOptions) -> Config {
+    Config::new().consumers(options)
+}
+
+/// One store for all apps of a test.
+struct World {
+    store: Embedded,
+    wire: Faulty,
+    lab: Lab,
+    seeds: AtomicU64,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Embedded::new();
+        let wire = Faulty::over(Arc::new(store.clone()));
+        Self { store, wire, lab: Lab::default(), seeds: AtomicU64::new(0) }
+    }
+
+    async fn start(&self, consumers: impl IntoIterator<Item = Registration>, config: Config) -> TestApp {
+        let app = App::with(consumers).state(self.lab.clone()).config(config);
+        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
+        TestApp::start_with(app, Arc::new(self.wire.clone()), seed).await.unwrap()
+    }
+
+    async fn frail(&self) -> TestApp {
+        self.start(consumers![frail], Config::new()).await
+    }
+
+    /// Takes the lease of `frail` from whoever has it, and answers what the state says.
+    async fn steal(&self) -> Holding {
+        let group = partition().group("frail");
+        let seen = self.store.state(&group).await.unwrap().unwrap().lease;
+        let claim = Claim { owner: "thief".to_owned(), lease_for: secs(10), seen, own: false, bound: 10 };
+        match self.store.acquire(&group, &claim).await.unwrap() {
+            Acquired::Held(holding) => holding,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Adds events with nobody there.
+    async fn publish(&self, doses: impl IntoIterator<Item = u64>) {
+        let app = self.start(consumers![elsewhere], Config::new()).await;
+        for receipt in app.publisher().publish_all(doses.into_iter().map(dose)).await {
+            receipt.unwrap();
+        }
+        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    }
+
+    /// How often the handler of `frail` was called with an event.
+    fn calls(&self, n: u64) -> usize {
+        self.lab.events("frail").iter().filter(|event| **event == n).count()
+    }
+
+    /// Ends the process as soon as `frail` is called with this event again.
+    async fn dies_at(&self, app: TestApp, n: u64) {
+        let before = self.calls(n);
+        let mut waited = 0;
+        while self.calls(n) == before {
+            app.advance(millis(1)).await;
+            waited += 1;
+            assert!(waited < 3_600_000, "event {n} is not handled: {:?}", self.lab.calls("frail"));
+        }
+        drop(app);
+    }
+}
+
+/// For an app that handles nothing here.
+#[stream_event(stream = "elsewhere")]
+struct Elsewhere {}
+
+#[consumer(group = "elsewhere")]
+async fn elsewhere(_: Elsewhere) {}
+
+async fn settled(app: &TestApp) {
+    tokio::time::timeout(secs(24 * 3600), app.settled()).await.expect("everything is settled").unwrap();
+}
+
+async fn dead(app: &TestApp, group: &str) -> Vec<DeadLetter<Dose>> {
+    app.dead_letters(group).await.unwrap()
+}
+
+async fn dead_events(app: &TestApp, group: &str) -> Vec<(u64, String)> {
+    dead(app, group).await.iter().map(|letter| (letter.decode().unwrap().n, letter.cause().to_owned())).collect()
+}
+
+fn status(app: &TestApp, group: &str) -> GroupStatus {
+    app.status().groups.into_iter().find(|status| status.group == group).unwrap()
+}
+
+#[tokio::test]
+async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not() {
+    let world = World::new();
+    world.publish(1..=6).await;
+    world.lab.always("frail", 3, Act::Hang);
+    for _ in 0..4 {
+        world.dies_at(world.frail().await, 3).await;
+    }
+    let app = world.frail().await;
+    settled(&app).await;
+    assert_eq!(world.calls(3), 4, "once by chance, three times charged");
+    let letters = dead(&app, "frail").await;
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    assert_eq!((letter.decode().unwrap().n, letter.cause(), letter.attempts()), (3, "crash", 3));
+    assert!(letter.reason().starts_with("the process ended 3 times, or lost its lease, while"), "{}", letter.reason());
+    assert_eq!(letter.consumer(), "frail");
+    for n in [1, 2, 4, 5, 6] {
+        assert!(world.lab.ended("frail").contains(&n), "{n}");
+    }
+    assert!(world.lab.calls("frail").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("frail"));
+    let status = status(&app, "frail");
+    assert_eq!((status.dead_lettered, status.proving), (1, 0));
+    let metrics = app.running().monitor().metrics();
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("streams_dead_lettered_total") && line.contains("cause=\"crash\"") && line.ends_with(" 1")
+    });
+    assert!(counted, "{metrics}");
+}
+
+#[tokio::test]
+async fn the_number_of_crashes_is_an_option() {
+    for max in [1, 2, 5] {
+        let world = World::new();
+        world.publish([1, 2]).await;
+        world.lab.always("frail", 1, Act::Hang);
+        let config = with(ConsumerOptions::DEFAULT.with_max_crashes(max));
+        for _ in 0..=max {
+            world.dies_at(world.start(consumers![frail], config.clone()).await, 1).await;
+        }
+        let app = world.start(consumers![frail], config).await;
+        settled(&app).await;
+        assert_eq!(dead_events(&app, "frail").await, [(1, "crash".to_owned())]);
+        assert_eq!((world.calls(1), world.calls(2)), (max as usize + 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn of_two_events_that_end_their_process_the_second_is_known_at_once() {
+    let world = World::new();
+    world.publish(1..=5).await;
+    world.lab.always("frail", 2, Act::Hang);
+    world.lab.always("frail", 3, Act::Hang);
+    for n in [2, 2, 2, 2, 3, 3, 3] {
+        world.dies_at(world.frail().await, n).await;
+    }
+    let app = world.frail().await;
+    settled(&app).await;
+    assert_eq!(dead_events(&app, "frail").await, [(2, "crash".to_owned()), (3, "crash".to_owned())]);
+    assert_eq!(world.lab.ended("frail").iter().filter(|n| **n > 3).count(), 2);
+}
+
+#[tokio::test]
+async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_speed() {
+    let world = World::new();
+    let commits = |world: &World| world.wire.calls(Op::Commit);
+    world.publish(1..=20).await;
+    world.lab.always("frail", 11, Act::Hang);
+    let each_ten = || with(ConsumerOptions::DEFAULT.with_checkpoint_events(10));
+    world.dies_at(world.start(consumers![frail], each_ten()).await, 11).await;
+    world.publish(21..=520).await;
+    world.lab.script("frail", 11, []);
+
+    let log = logged_from(tracing::Level::INFO);
+    let (before, handled) = (commits(&world), world.lab.events("frail").len());
+    let app = world.start(consumers![frail], Config::new()).await;
+    settled(&app).await;
+    let handled = world.lab.events("frail").len() - handled;
+    let commits = commits(&world) - before;
+    assert!(handled <= 520 && handled >= 510, "{handled}");
+    // By the bound of the owner that is gone: 10. The rest is a commit or two.
+    assert!((11..=16).contains(&commits), "{commits}");
+    assert_eq!(status(&app, "frail").proving, 0);
+    let text = log.text();
+    let warned = text.lines().find(|line| line.contains("was gone without giving its lease back")).expect("a warning");
+    for part in ["WARN", "group=\"frail\"", "events=10", "owner=\"", "one at a time"] {
+        assert!(warned.contains(part), "{part}: {warned}");
+    }
+    assert_eq!(log.count("going on at full speed"), 1, "{text}");
+}
+
+#[tokio::test]
+async fn what_was_added_after_the_owner_was_gone_is_not_proven() {
+    let world = World::new();
+    world.publish(1..=3).await;
+    world.lab.always("frail", 2, Act::Hang);
+    world.dies_at(world.frail().await, 2).await;
+    world.lab.script("frail", 2, []);
+    let app = world.frail().await;
+    settled(&app).await;
+    app.advance(millis(200)).await;
+    assert_eq!(status(&app, "frail").proving, 0, "of a thousand that may have been in hand only three were there");
+    let before = world.wire.calls(Op::Commit);
+    for receipt in app.publisher().publish_all((4..=503).map(dose)).await {
+        receipt.unwrap();
+    }
+    settled(&app).await;
+    let commits = world.wire.calls(Op::Commit) - before;
+    assert!(commits <= 4, "{commits}");
+}
+
+#[tokio::test]
+async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_had_not_finished_the_rest() {
+    let world = World::new();
+    world.publish(1..=9).await;
+    world.lab.always("frail", 4, Act::Hang);
+    let each = || with(ConsumerOptions::DEFAULT.with_checkpoint_events(5));
+    world.dies_at(world.start(consumers![frail], each()).await, 4).await;
+    world.lab.script("frail", 4, []);
+    world.lab.script("frail", 5, [Act::Sleep(secs(5))]);
+
+    let app = world.start(consumers![frail], each()).await;
+    let before = world.calls(5);
+    while world.calls(5) == before {
+        app.advance(millis(1)).await;
+    }
+    let left = status(&app, "frail").proving;
+    assert!((1..5).contains(&left), "{left}");
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+
+    let log = logged_from(tracing::Level::INFO);
+    let app = world.start(consumers![frail], each()).await;
+    world.lab.called("frail", world.lab.events("frail").len() + 1).await;
+    assert_eq!(log.count("going on with at most so many events one at a time"), 1, "{}", log.text());
+    assert_eq!((log.count("WARN"), log.count(&format!("events={}", left - 1))), (0, 1), "{}", log.text());
+    settled(&app).await;
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+
+    let log = logged_from(tracing::Level::INFO);
+    let app = world.start(consumers![frail], each()).await;
+    settled(&app).await;
+    assert_eq!(log.count("one at a time"), 0, "{}", log.text());
+    assert!(dead(&app, "frail").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_handler_that_was_dropped_at_a_stop_is_no_crash() {
+    let world = World::new();
+    world.publish([1, 2]).await;
+    world.lab.always("frail", 1, Act::Hang);
+    let config = || {
+        let options = ConsumerOptions::DEFAULT.with_max_crashes(1).with_timeout(secs(3600));
+        with(options).shutdown_deadline(millis(100))
+    };
+    world.dies_at(world.start(consumers![frail], config()).await, 1).await;
+    for _ in 0..3 {
+        let app = world.start(consumers![frail], config()).await;
+        world.lab.called("frail", world.lab.events("frail").len() + 1).await;
+        assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    }
+    world.lab.script("frail", 1, []);
+    let app = world.start(consumers![frail], config()).await;
+    settled(&app).await;
+    assert!(dead(&app, "frail").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_finds_its_own_lapsed_lease_again_has_not_crashed_and_one_that_loses_it_to_another_may_have() {
+    for taken in [false, true] {
+        let world = World::new();
+        world.publish([1, 2]).await;
+        world.lab.always("frail", 1, Act::Hang);
+        let config = || with(ConsumerOptions::DEFAULT.with_max_crashes(1).with_timeout(secs(3600)));
+        world.dies_at(world.start(consumers![frail], config()).await, 1).await;
+        let app = world.start(consumers![frail], config()).await;
+        world.lab.called("frail", 2).await;
+        world.wire.cut_off();
+        app.advance(secs(30)).await;
+        assert_eq!(world.lab.cancelled("frail").len(), 2, "the lease is lost");
+        world.lab.script("frail", 1, []);
+        if taken {
+            // Another process was faster, and then gone, too.
+            world.steal().await;
+        }
+        world.wire.heal();
+        settled(&app).await;
+        assert_eq!(dead(&app, "frail").await.len(), usize::from(taken));
+    }
+}
+
+#[tokio::test]
+async fn failed_attempts_and_crashes_count_apart() {
+    let world = World::new();
+    world.publish([1, 2]).await;
+    let config = || with(ConsumerOptions::DEFAULT.with_max_attempts(3).with_max_crashes(2));
+    world.lab.script("frail", 1, [Act::Fail, Act::Hang]);
+    let app = world.start(consumers![frail], config()).await;
+    world.lab.called("frail", 2).await;
+    app.advance(millis(1)).await;
+    drop(app);
+    // One that fails takes its charge off, however often it is charged.
+    world.lab.script("frail", 1, [Act::Fail, Act::Fail]);
+    world.lab.script("frail", 2, [Act::Fail, Act::Panic]);
+    let app = world.start(consumers![frail], config()).await;
+    world.lab.called("frail", 3).await;
+    app.advance(millis(1)).await;
+    drop(app);
+    // It was waiting for another attempt: nobody was charged.
+    world.lab.script("frail", 1, [Act::Fail, Act::Fail, Act::Hang]);
+    for _ in 0..2 {
+        let app = world.start(consumers![frail], config()).await;
+        world.lab.called("frail", world.lab.events("frail").len() + 1).await;
+        app.advance(millis(1)).await;
+        drop(app);
+    }
+    let app = world.start(consumers![frail], config()).await;
+    settled(&app).await;
+    assert_eq!(world.lab.calls("frail"), [(1, 1), (1, 2), (1, 2), (1, 3), (1, 3), (2, 1), (2, 2), (2, 3)]);
+    let letters = dead(&app, "frail").await;
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    assert_eq!((letter.cause(), letter.attempts()), ("crash", 4), "two that failed, two that crashed");
+}
+
+#[tokio::test]
+async fn an_event_that_ends_its_process_only_sometimes_is_done_in_the_end() {
+    let world = World::new();
+    world.publish(1..=3).await;
+    world.lab.always("frail", 2, Act::Hang);
+    for _ in 0..3 {
+        world.dies_at(world.frail().await, 2).await;
+    }
+    world.lab.script("frail", 2, []);
+    let app = world.frail().await;
+    settled(&app).await;
+    assert!(dead(&app, "frail").await.is_empty());
+    assert_eq!(world.lab.ended("frail").last(), Some(&3));
+    // What was counted is forgotten with the event.
+    let holding = world.steal().await;
+    assert_eq!((holding.crashes, holding.proving), (vec![], None));
+}
+
+#[tokio::test]
+async fn consumers_of_batches_get_their_events_alone_until_all_is_proven() {
+    let world = World::new();
+    world.publish(1..=7).await;
+    world.lab.always("batches", 105, Act::Hang);
+    let app = world.start(consumers![batches], Config::new()).await;
+    world.lab.called("batches", 1).await;
+    drop(app);
+    world.lab.script("batches", 601, [Act::Sleep(secs(1))]);
+    let app = world.start(consumers![batches], Config::new()).await;
+    world.lab.called("batches", 7).await;
+    for receipt in app.publisher().publish_all((8..=12).map(dose)).await {
+        receipt.unwrap();
+    }
+    settled(&app).await;
+    assert_eq!(world.lab.events("batches"), [105, 101, 201, 301, 401, 501, 601, 701, 805]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_or_is_passed_over_ends_no_process() {
+    let world = World::new();
+    world.publish([1]).await;
+    let entry =
+        |event: &str| vec![(b"event".to_vec(), event.as_bytes().to_vec()), (b"payload".to_vec(), b"?".to_vec())];
+    let nameless = vec![(b"payload".to_vec(), b"?".to_vec())];
+    let entries = vec![entry("Other"), entry("Dose"), nameless, entry("Other")];
+    world.store.append(&partition(), entries, None).await.unwrap();
+    world.publish([2]).await;
+    world.lab.always("frail", 2, Act::Hang);
+    for _ in 0..4 {
+        world.dies_at(world.frail().await, 2).await;
+    }
+    let app = world.frail().await;
+    settled(&app).await;
+    let letters = dead(&app, "frail").await;
+    let causes: Vec<_> = letters.iter().map(DeadLetter::cause).collect();
+    assert_eq!(causes, ["decode", "decode", "crash"]);
+    assert_eq!(letters[2].decode().unwrap().n, 2);
+}
+
+#[tokio::test]
+async fn groups_of_the_same_process_are_not_given_up_for_each_other() {
+    // Its event is in hand at each end of the process, if nobody makes it wait.
+    for (max, slow) in [(3, 10), (1, 10), (2, 0), (3, 40)] {
+        let world = World::new();
+        world.publish([1, 2]).await;
+        world.lab.always("frail", 1, Act::Hang);
+        world.lab.always("beside", 1, Act::Sleep(secs(slow)));
+        world.lab.always("beside", 2, Act::Sleep(secs(slow)));
+        let config = || with(ConsumerOptions::DEFAULT.with_max_crashes(max).with_timeout(secs(60)));
+        for _ in 0..=max {
+            let app = world.start(consumers![frail, beside], config()).await;
+            let calls = world.calls(1);
+            while world.calls(1) == calls {
+                app.advance(millis(1)).await;
+            }
+            // Whatever runs beside it is there, too.
+            app.advance(millis(5)).await;
+            drop(app);
+        }
+        let app = world.start(consumers![frail, beside], config()).await;
+        settled(&app).await;
+        assert_eq!(dead_events(&app, "frail").await, [(1, "crash".to_owned())], "{max} {slow}");
+        assert_eq!(dead_events(&app, "beside").await, [], "{max} {slow}");
+        assert!(world.lab.ended("beside").contains(&1) && world.lab.ended("beside").contains(&2));
+    }
+}
+
+/// A small generator of numbers, the same for the same seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Lives of processes with stops and kills at any moment, in two groups with poison of their own: it is given up and
+/// nothing else, and everything else is handled.
+async fn history(seed: u64) {
+    const EVENTS: u64 = 30;
+    let world = World::new();
+    let mut numbers = Numbers(seed);
+    world.publish(1..=EVENTS).await;
+    let mut poison: Vec<(&str, u64)> = Vec::new();
+    for (group, most) in [("frail", 3), ("beside", 2)] {
+        for _ in 0..=numbers.below(most) {
+            poison.push((group, 1 + numbers.below(EVENTS)));
+        }
+        for n in 1..=EVENTS {
+            world.lab.script(group, n, [Act::Sleep(millis(numbers.below(12)))]);
+        }
+    }
+    poison.sort_unstable();
+    poison.dedup();
+    for (group, n) in &poison {
+        world.lab.always(group, *n, Act::Hang);
+    }
+    let called = || -> usize {
+        let calls = poison.iter().map(|(group, n)| world.lab.events(group).iter().filter(|event| *event == n).count());
+        calls.sum()
+    };
+    // What hits an event by chance is taken for its crash: a kill, the first end by each poison of the other group, which
+    // nobody was charged with, and one beside others that are charged. That is at most six.
+    let mut kills = 2;
+    for life in 0.. {
+        assert!(life < 100, "seed {seed}: {:?}", world.lab.calls("frail"));
+        let bound = [1, 2, 7, 1_000][numbers.below(4) as usize];
+        let options = ConsumerOptions::DEFAULT.with_checkpoint_events(bound).with_max_crashes(7);
+        let config = with(options).shutdown_deadline(millis(50));
+        let app = world.start(consumers![frail, beside], config).await;
+        let (before, mut left) = (called(), 10_000 + numbers.below(400));
+        let (stops, killed) = (numbers.below(4) == 0, kills > 0 && numbers.below(3) == 0);
+        loop {
+            if called() > before {
+                drop(app);
+                break;
+            }
+            if let Ok(settled) = tokio::time::timeout(millis(1), app.settled()).await {
+                settled.unwrap();
+                let mut given_up = Vec::new();
+                for group in ["beside", "frail"] {
+                    for letter in dead(&app, group).await {
+                        assert_eq!(letter.cause(), "crash", "seed {seed}");
+                        given_up.push((group, letter.decode().unwrap().n));
+                    }
+                    for n in (1..=EVENTS).filter(|n| !poison.contains(&(group, *n))) {
+                        assert!(world.lab.ended(group).contains(&n), "seed {seed}: {group} has not handled {n}");
+                        assert!(
+                            !world.lab.calls(group).contains(&(n, 2)),
+                            "seed {seed}: {group} lost an attempt at {n}"
+                        );
+                    }
+                }
+                assert_eq!(given_up, poison, "seed {seed}");
+                return;
+            }
+            left -= 1;
+            if left < 10_000 && stops {
+                // It may come upon poison while it stops, and is then dropped at the deadline.
+                let _ = app.into_running().stop().await;
+                break;
+            }
+            if left < 10_000 && killed {
+                kills -= 1;
+                drop(app);
+                break;
+            }
+            assert!(left > 0, "seed {seed}: {:?}", app.status());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_to_processes_poison_is_given_up_and_nothing_else() {
+    for seed in 0..20 {
+        history(seed).await;
+    }
+}
+
+// Processes that really end.
+
+/// A database and the service on it, which is started again whenever it ended.
+struct Site {
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { url: RedisServer::shared().database(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    async fn publish(&self, doses: impl IntoIterator<Item = Dose>) {
+        let publisher = Publisher::connect(&self.url).await.unwrap();
+        for receipt in publisher.publish_all(doses).await {
+            receipt.unwrap();
+        }
+    }
+
+    fn start(&self) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -c 0; ulimit -v 4000000; exec \"$0\"", env!("CARGO_BIN_EXE_poison")]);
+        command.env("REDIS_URL", &self.url).env("POISON_JOURNAL", self.journal()).env("STREAMS_LEASE", "400ms");
+        Process::start(&mut command)
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.dir.path().join("journal")
+    }
+
+    /// Over which events the service has ended.
+    fn ends(&self) -> Vec<u64> {
+        let journal = std::fs::read_to_string(self.journal()).unwrap_or_default();
+        journal.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// Starts the service again and again until it has handled this event; all that it said.
+    fn until_handled(&self, last: u64) -> String {
+        let (mut said, last) = (String::new(), format!("end {last}"));
+        for _ in 0..100 {
+            let mut service = self.start();
+            let began = Instant::now();
+            while !service.has_ended() {
+                if service.output().lines().any(|line| line == last) {
+                    service.signal("TERM");
+                    assert_eq!(service.code(), Some(0), "{}", service.errors());
+                    return said + &service.output();
+                }
+                assert!(began.elapsed() < secs(60), "{}\n{}", service.output(), service.errors());
+                std::thread::sleep(millis(2));
+            }
+            service.end();
+            said += &service.output();
+        }
+        panic!("the service ended a hundred times: {:?}", self.ends());
+    }
+
+    /// Which events were given up, and why.
+    async fn given_up(&self) -> Vec<(u64, String)> {
+        let broker = Redis::open(&self.url).unwrap();
+        let letters = DeadLetters::<Dose>::on(Arc::new(broker), None, "frail").unwrap();
+        let letters = letters.list(None, 99).await.unwrap();
+        letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause().to_owned())).collect()
+    }
+}
+
+/// The events up to a number, of which some end the process, so many times.
+fn doses(last: u64, poison: &[(u64, End, u32)]) -> impl Iterator<Item = Dose> {
+    let poison = poison.to_vec();
+    (1..=last).map(move |n| {
+        let (by, times) = match poison.iter().find(|(bad, ..)| *bad == n) {
+            Some((_, by, times)) => (Some(*by), *times),
+            None => (None, 0),
+        };
+        Dose { n, by, times }
+    })
+}
+
+/// An event that ends its process, in the middle of others.
+async fn given_up_after_its_crashes(by: End) {
+    let site = Site::new();
+    site.publish(doses(30, &[(10, by, u32::MAX)])).await;
+    let (site, said) = tokio::task::spawn_blocking(|| {
+        let said = site.until_handled(30);
+        (site, said)
+    })
+    .await
+    .unwrap();
+    assert_eq!(site.ends(), [10; 4], "one that could be put down to nobody, and `max_crashes`");
+    assert_eq!(site.given_up().await, [(10, "crash".to_owned())]);
+    for n in (1..=30).filter(|n| *n != 10) {
+        assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_aborts_is_given_up() {
+    given_up_after_its_crashes(End::Abort).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_overflows_the_stack_is_given_up() {
+    given_up_after_its_crashes(End::Overflow).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_exits_is_given_up() {
+    given_up_after_its_crashes(End::Exit).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_takes_all_memory_is_given_up() {
+    given_up_after_its_crashes(End::Exhaust).await;
+}
+
+#[tokio::test]
+async fn several_events_that_end_the_process_are_given_up_and_one_that_does_so_twice_is_handled() {
+    let site = Site::new();
+    let always = u32::MAX;
+    let poison = [(5, End::Abort, always), (6, End::Exit, always), (20, End::Overflow, 2), (21, End::Abort, always)];
+    site.publish(doses(40, &poison)).await;
+    let (site, said) = tokio::task::spawn_blocking(|| {
+        let said = site.until_handled(40);
+        (site, said)
+    })
+    .await
+    .unwrap();
+    // The first end could be put down to nobody; the others were charged, because all forty were there when it came.
+    assert_eq!(site.ends(), [5, 5, 5, 5, 6, 6, 6, 20, 20, 21, 21, 21]);
+    let crash = |n| (n, "crash".to_owned());
+    assert_eq!(site.given_up().await, [crash(5), crash(6), crash(21)]);
+    for n in (1..=40).filter(|n| ![5, 6, 21].contains(n)) {
+        assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn kills_by_hand_cost_no_event() {
+    let site = Site::new();
+    site.publish(doses(3_000, &[])).await;
+    let site = tokio::task::spawn_blocking(|| {
+        for n in [50, 700, 1_400, 2_000] {
+            let mut service = site.start();
+            service.prints(&format!("begin {n}"));
+            service.signal("KILL");
+            service.end();
+        }
+        site.until_handled(3_000);
+        site
+    });
+    assert_eq!(site.await.unwrap().given_up().await, []);
+}
+
+// What it costs where nothing ends.
+
+#[consumer(group = "well", checkpoint = 500)]
+async fn well(_: Dose) {}
+
+#[tokio::test]
+async fn a_group_at_full_speed_pays_nothing_for_it() {
+    const EVENTS: u64 = 20_000;
+    let server = RedisServer::start();
+    let publisher = Publisher::connect(&server.url()).await.unwrap();
+    for receipt in publisher.publish_all((1..=EVENTS).map(dose)).await {
+        receipt.unwrap();
+    }
+    server.run::<()>("CONFIG RESETSTAT");
+    let app = App::with(consumers![well]).broker(Arc::new(Redis::open(&server.url()).unwrap())).start().await.unwrap();
+    app.caught_up().await.unwrap();
+    let stats: String = server.run("INFO commandstats");
+    let calls = |command: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    // A commit for each half of the bound, and a few more: for what is left, for the lease, for the notes beside the stream.
+    let commits = EVENTS / 250;
+    assert!((commits / 2..=commits + 20).contains(&calls("hset")), "{stats}");
+    assert!(calls("evalsha") <= calls("hset") + 20, "{stats}");
+    assert_eq!(calls("hdel"), 0, "{stats}");
+    let state: Vec<String> = server.run("HKEYS streams:{doses}:well");
+    let mut state: Vec<_> = state.iter().map(String::as_str).collect();
+    state.sort_unstable();
+    assert_eq!(state, ["at", "at_event", "beat", "bound", "epoch", "lease", "mode", "owner", "seen"]);
+    assert_eq!(app.stop().await, Stopped::Clean);
+}
