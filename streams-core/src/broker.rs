@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::keys::{GroupKey, PartitionKey, StreamKey};
+pub use crate::shared::{
+    Become, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
+};
 use crate::{BoxError, Durability, Entry, EntryId, Start};
 
 /// The answer of a broker, still to come.
@@ -117,8 +120,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// full. A set SHOULD hold [`MAX_MEMBERS`]; for whoever comes beyond that, those with the smallest beats are taken out.
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
 
-    /// Makes the group's state with a checkpoint as `start` says, and a marker that dies with the stream,
-    /// in one step. MUST change nothing when the state exists, and when there is a marker that is not ours
+    /// Makes the group's state for the delivery that its key is for, with a checkpoint as `start` says, and a marker that dies
+    /// with the stream, in one step. MUST change nothing when the state exists, and when there is a marker that is not ours
     /// ([`Created::Foreign`]).
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created>;
 
@@ -195,6 +198,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// The first of the replays, if owner and epoch hold the lease, for one attempt at it: until [`end_replay`] the letter is
     /// charged to this epoch, and when another one takes it first, that is a crash. Sent twice it MUST charge once.
     ///
+    /// Of a shared group any consumer may ask; while the letter is charged to another one that has not been freed, the answer
+    /// MUST be [`Taken::Nothing`].
+    ///
     /// [`end_replay`]: Self::end_replay
     fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken>;
 
@@ -208,6 +214,43 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
         id: EntryId,
         end: &'a ReplayEnd,
     ) -> Reply<'a, bool>;
+
+    // Shared delivery. Keys are those of `GroupKey::shared`. What is in hand is kept by the broker: by entry who has it and how
+    // often it was handed out. A consumer holds what it has in hand as an owner holds a lease: it renews (`Renewer`, with its
+    // token and the epoch of its joining), and whoever has seen the same beat for a whole lease frees what it had. A reset takes
+    // everything out of all hands and removes all consumers.
+
+    /// Makes the caller a consumer of a shared group, with this fresh token and a lease of this length. The same call sent twice
+    /// MUST answer with the same epoch. It MUST work on a server that is full.
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
+
+    /// Hands out entries: first those that wait and may be taken, then new ones. An entry is in the hands of one consumer only. It
+    /// MUST NOT wait for any, and MUST work on a server that is full. It counts as a beat of the caller.
+    ///
+    /// Before anything later is handed out entries MUST be found missing that a trim has passed, and entries that waited and are
+    /// gone; what was not waited for may be missed when it is deleted. A loss is told once ([`Took::Lost`]), and stays until
+    /// somebody resumes or resets the group. A caller that goes on is told of it and handed the rest.
+    ///
+    /// It is no harm to send it twice, but what was handed out by an answer that is lost is in the caller's hands: see
+    /// [`Take::in_hand`].
+    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took>;
+
+    /// Ends the business of entries with the group, or gives them back, if the caller has them in hand; `None` when it is no
+    /// consumer any more. Each entry by itself: what cannot be done about one MUST NOT keep the others. A dead letter MUST be
+    /// written in the step that ends its entry. Without dead letters it MUST work on a server that is full.
+    ///
+    /// What is given back rings the partition's bell, unless it has to wait. Sent twice it MUST take effect once: the second time the caller has none of them
+    /// in hand.
+    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>>;
+
+    /// Looks at a shared group; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
+    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>>;
+
+    /// Gives back what a consumer has in hand, at most `count` entries at a time, and removes it with the last, if what shows
+    /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. What it had in hand counts as handed
+    /// out, so that one which ended its process shows; not so with entries of a foreign one, where the count says nothing. The last rings the
+    /// partition's bell. MUST work on a server that is full.
+    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed>;
 }
 
 /// Not public API: what keeps [`Broker`] to this project until its contract is settled.

@@ -253,6 +253,8 @@ pub struct ConsumerOptions {
     pub ignore: Option<&'static [&'static str]>,
     /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
     pub adopt: Option<bool>,
+    /// A property of the group: whether its events are handled in order, or by whoever is free.
+    pub delivery: Option<Delivery>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -282,6 +284,7 @@ impl ConsumerOptions {
         concurrency: None,
         ignore: None,
         adopt: None,
+        delivery: None,
     };
 
     /// These options where they are given, `below` where they are not.
@@ -301,6 +304,7 @@ impl ConsumerOptions {
             concurrency: self.concurrency.or(below.concurrency),
             ignore: self.ignore.or(below.ignore),
             adopt: self.adopt.or(below.adopt),
+            delivery: self.delivery.or(below.delivery),
         }
     }
 
@@ -393,6 +397,32 @@ impl ConsumerOptions {
     pub const fn with_adopt(mut self, adopt: bool) -> Self {
         self.adopt = Some(adopt);
         self
+    }
+
+    /// The same with [`ConsumerOptions::delivery`].
+    #[must_use]
+    pub const fn with_delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = Some(delivery);
+        self
+    }
+}
+
+/// How a group's events come to its handlers. The two never mix under one name: a group stays what it was made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// In the order of the partition, by one process at a time, from a checkpoint.
+    #[default]
+    Ordered,
+    /// As a work queue: in no order, to whichever process of the group is free, each event acknowledged by itself.
+    Shared,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordered => "ordered",
+            Self::Shared => "shared",
+        })
     }
 }
 

@@ -163,6 +163,7 @@ impl PartitionKey {
             partition: self.clone(),
             group: group.to_owned(),
             state: format!("streams:{{{}}}:{group}", self.key),
+            shared: false,
         }
     }
 }
@@ -173,12 +174,14 @@ impl fmt::Display for PartitionKey {
     }
 }
 
-/// A group on a partition: what one lease, one checkpoint and one list of dead letters belong to.
+/// A group on a partition: what one lease, one checkpoint and one list of dead letters belong to; and how it is delivered
+/// to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupKey {
     partition: PartitionKey,
     group: String,
     state: String,
+    shared: bool,
 }
 
 impl GroupKey {
@@ -200,6 +203,34 @@ impl GroupKey {
     /// The stream of the group's dead letters.
     pub fn dead(&self) -> String {
         format!("{}:dead", self.state)
+    }
+
+    /// The same for a group in shared delivery: whatever is made under this key is made for that, and what was made for
+    /// ordered delivery is refused.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// Whether it is a key for shared delivery.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Of a shared group the sorted set of entries that nobody has in hand, each with the moment from which it may be taken.
+    pub fn waiting(&self) -> String {
+        format!("{}:waiting", self.state)
+    }
+
+    /// Of a shared group the sorted set of entries that only another build handles.
+    pub fn needs(&self) -> String {
+        format!("{}:needs", self.state)
+    }
+
+    /// Of a shared group the hash with the failed attempts of entries that are not settled.
+    pub fn failed(&self) -> String {
+        format!("{}:failed", self.state)
     }
 
     /// The stream of the dead letters that wait to be handled again.

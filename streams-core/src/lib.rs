@@ -22,10 +22,11 @@ mod consumer;
 mod batch;
 mod extract;
 mod outcome;
+mod shared;
 
 pub use batch::Batch;
 pub use consumer::{
-    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Message, OnDataLoss, Payload,
+    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Message, OnDataLoss, Payload,
     Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
