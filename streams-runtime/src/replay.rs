@@ -356,6 +356,7 @@ fn fate(decision: Decision) -> Fate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use streams_core::Entry;
     use streams_core::keys::StreamKey;
 
     fn replay(crashes: u32) -> (Replay, DeadLetter) {
