@@ -1,5 +1,6 @@
 //! What an operator does to a group by hand: lets it go on after a halt, moves its checkpoint, looks after its dead letters.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ const ATTEMPTS: u32 = 5;
 pub struct Admin {
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
+    /// States of groups that are known to be in shared delivery, for those that are made anew.
+    shared: BTreeSet<String>,
 }
 
 impl fmt::Debug for Admin {
@@ -42,11 +45,11 @@ impl Admin {
     /// ```
     pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
         namespace.map_or(Ok(()), keys::check_namespace)?;
-        Ok(Self::at(broker, namespace.map(str::to_owned)))
+        Ok(Self::at(broker, namespace.map(str::to_owned), BTreeSet::new()))
     }
 
-    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>) -> Self {
-        Self { broker, namespace }
+    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>, shared: BTreeSet<String>) -> Self {
+        Self { broker, namespace, shared }
     }
 
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
@@ -54,7 +57,8 @@ impl Admin {
     ///
     /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
     /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
-    /// made anew.
+    /// made anew, for ordered delivery where nobody knows better. A group in shared delivery begins anew in every hand: what was in
+    /// hand or waited for another attempt is handled again if it stands behind the new beginning, and forgotten if not.
     ///
     /// # Errors
     /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked; partitions before the
@@ -154,6 +158,9 @@ impl Admin {
     }
 
     async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
+        // Where there is a state it says how the group is delivered to.
+        let (ordered, shared) = (key.clone(), key.clone().shared());
+        let mut key = if self.shared.contains(key.state()) { &shared } else { &ordered };
         for _ in 0..ATTEMPTS {
             let state = self.broker.state(key).await?;
             if state.is_none() && self.broker.extent(key.partition()).await?.is_none() {
@@ -170,9 +177,7 @@ impl Admin {
                         "{key} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP"
                     )));
                 }
-                Reset::Mode(mode) => {
-                    return Err(refused(format!("{key} is used in `{mode}` delivery and has no checkpoint")));
-                }
+                Reset::Mode(_) => key = if key.is_shared() { &ordered } else { &shared },
             }
         }
         let message = format!("the lease of {key} changed hands at every attempt to reset it; try again");

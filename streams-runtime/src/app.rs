@@ -586,7 +586,9 @@ impl Running {
 
     /// What an operator does to the groups of the app's broker and namespace.
     pub fn admin(&self) -> Admin {
-        Admin::at(Arc::clone(&self.broker), self.namespace.clone())
+        let shared = self.progress.iter().map(|progress| &progress.key).filter(|key| key.is_shared());
+        let shared = shared.map(|key| key.state().to_owned()).collect();
+        Admin::at(Arc::clone(&self.broker), self.namespace.clone(), shared)
     }
 
     pub(crate) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {

@@ -172,7 +172,7 @@ pub(crate) fn plan(
             interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
         };
         let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
-        if concurrency > 1 {
+        if concurrency > 1 && of_group.delivery != Some(Delivery::Shared) {
             problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
         }
         let consumers = members.into_iter().map(|consumer| {

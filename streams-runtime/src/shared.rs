@@ -311,7 +311,7 @@ impl<'a> Desk<'a> {
         let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
         let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
         let (mut sightings, mut look_at) = (Sightings::default(), Instant::now());
-        let mut look: Option<AbortOnDropHandle<Result<Crew, BrokerError>>> = None;
+        let mut look: Option<AbortOnDropHandle<Result<Option<Crew>, BrokerError>>> = None;
         let mut freeing: Option<AbortOnDropHandle<()>> = None;
         let (mut replays, mut replaying) = (Replays::new(), None);
         let ended = loop {
@@ -340,7 +340,9 @@ impl<'a> Desk<'a> {
                     let now = Instant::now();
                     look_at = after(now, LOOK.min(group.engine.lease_for / 4));
                     match answer {
-                        Ok(crew) => {
+                        // To be told by a call that takes, which says why.
+                        Ok(None) => self.hungry = true,
+                        Ok(Some(crew)) => {
                             group.contact.succeeded();
                             let judgement = sightings.observe(&lease.holder().owner, &crew.consumers, now);
                             look_at = judgement.next.map_or(look_at, |next| next.min(look_at));
@@ -358,7 +360,7 @@ impl<'a> Desk<'a> {
                 }
                 () = until(Some(look_at)), if look.is_none() => {
                     let (broker, key) = (Arc::clone(broker), group.key.clone());
-                    look = Some(spawn(async move { broker.crew(&key).await.map(Option::unwrap_or_default) }));
+                    look = Some(spawn(async move { broker.crew(&key).await }));
                     Ok(())
                 }
                 last = news.beyond(heard) => last.map(|last| {
@@ -620,7 +622,10 @@ impl<'a> Desk<'a> {
         }
         let group = self.group;
         let in_hand = self.running.len() + self.queue.len();
-        let wanted = self.sharing.slots.available_permits() + ahead(self.sharing.concurrency, self.mean);
+        // A handler that takes long has no time for what would be taken ahead for it.
+        let slow = self.running.values().filter(|running| running.began.elapsed() >= PATIENCE).count();
+        let quick = self.sharing.concurrency.saturating_sub(slow);
+        let wanted = self.sharing.slots.available_permits() + ahead(quick, self.mean);
         let wanted = wanted.saturating_sub(self.queue.len()).min(self.count.get());
         if wanted == 0 || (in_hand > 0 && self.bytes >= group.lanes.bytes) {
             return;

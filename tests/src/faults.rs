@@ -44,6 +44,14 @@ pub enum Op {
     TakeReplay,
     /// [`Broker::end_replay`].
     EndReplay,
+    /// [`Broker::join`].
+    Join,
+    /// [`Broker::take`].
+    Take,
+    /// [`Broker::settle`].
+    Settle,
+    /// [`Broker::crew`], and [`Broker::free`].
+    Crew,
 }
 
 /// What goes wrong with a call.
@@ -133,7 +141,8 @@ impl Faulty {
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
         let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
-        for op in ops.into_iter().chain([Op::Release, Op::Declare, Op::Renew, Op::TakeReplay, Op::EndReplay]) {
+        let more = [Op::Release, Op::Declare, Op::Renew, Op::TakeReplay, Op::EndReplay];
+        for op in ops.into_iter().chain(more).chain([Op::Join, Op::Take, Op::Settle, Op::Crew]) {
             self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
         }
     }
@@ -373,23 +382,23 @@ impl Broker for Faulty {
     }
 
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
-        self.inner.join(group, owner, lease_for)
+        Box::pin(self.around(Op::Join, self.inner.join(group, owner, lease_for)))
     }
 
     fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
-        self.inner.take(group, take)
+        Box::pin(self.around(Op::Take, self.inner.take(group, take)))
     }
 
     fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
-        self.inner.settle(group, settle)
+        Box::pin(self.around(Op::Settle, self.inner.settle(group, settle)))
     }
 
     fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
-        self.inner.crew(group)
+        Box::pin(self.around(Op::Crew, self.inner.crew(group)))
     }
 
     fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
-        self.inner.free(group, owner, seen, count)
+        Box::pin(self.around(Op::Crew, self.inner.free(group, owner, seen, count)))
     }
 }
 

@@ -25,6 +25,7 @@ mod redis;
 mod reference;
 mod rolling;
 mod secrets;
+mod shared;
 mod soak;
 mod telemetry;
 mod schema_evolution;

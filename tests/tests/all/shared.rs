@@ -1,0 +1,738 @@
+//! What a group as a work queue promises, in virtual time: apps that share one embedded broker stand for processes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerErrorKind, Crew, DeadBounds, Fields};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_runtime::broker::Embedded;
+use streams_runtime::testing::TestApp;
+use streams_runtime::{
+    App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetter, DeadLetterFilter, Delivery, EntryId,
+    GroupStatus, OnDataLoss, Outcome, Phase, Registration, Start, State, Stopped, consumer, consumers, stream_event,
+};
+use streams_tests::{Act, Fault, Faulty, Lab, Op, logged};
+use tokio::time::Instant;
+
+/// A picture that was uploaded.
+#[stream_event(stream = "uploads")]
+#[derive(Debug, Clone, PartialEq)]
+struct Uploaded {
+    n: u64,
+}
+
+/// Another event of the stream.
+#[stream_event(stream = "uploads")]
+#[derive(Debug, Clone, PartialEq)]
+struct Removed {
+    n: u64,
+}
+
+/// Its next version.
+#[stream_event(stream = "uploads", name = "Removed", version = 2, oldest = 2)]
+#[derive(Debug, Clone, PartialEq)]
+struct RemovedNow {
+    n: u64,
+}
+
+/// How many handlers ran at the same time at most.
+#[derive(Debug, Clone, Default)]
+struct Busy(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Busy {
+    fn begin(&self) -> AtWork {
+        self.0.1.fetch_max(self.0.0.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        AtWork(self.clone())
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::Relaxed)
+    }
+}
+
+struct AtWork(Busy);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[consumer(group = "thumbnails", max_attempts = 3)]
+async fn make(upload: Uploaded, ctx: Context, lab: State<Lab>, busy: State<Busy>) -> Result<Outcome, BoxError> {
+    let _at_work = busy.begin();
+    lab.handle(&ctx, upload.n).await
+}
+
+#[consumer(group = "thumbnails", max_attempts = 3)]
+async fn remove(removed: Removed, ctx: Context, lab: State<Lab>, busy: State<Busy>) -> Result<Outcome, BoxError> {
+    let _at_work = busy.begin();
+    lab.handle(&ctx, removed.n).await
+}
+
+#[consumer(group = "thumbnails", max_attempts = 3)]
+async fn remove_now(removed: RemovedNow, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, removed.n).await
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn partition() -> PartitionKey {
+    StreamKey::new(None, "uploads", 1).partition(0)
+}
+
+fn group() -> GroupKey {
+    partition().group("thumbnails").shared()
+}
+
+fn options() -> ConsumerOptions {
+    ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared)
+}
+
+/// One store and one script for all apps of a test.
+struct World {
+    store: Embedded,
+    wire: Faulty,
+    lab: Lab,
+    busy: Busy,
+    seeds: AtomicU64,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Embedded::new();
+        let wire = Faulty::over(Arc::new(store.clone()));
+        Self { store, wire, lab: Lab::default(), busy: Busy::default(), seeds: AtomicU64::new(0) }
+    }
+
+    async fn start_on(
+        &self,
+        wire: &Faulty,
+        consumers: impl IntoIterator<Item = Registration>,
+        config: Config,
+    ) -> TestApp {
+        let app = App::with(consumers).state(self.lab.clone()).state(self.busy.clone()).config(config);
+        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
+        TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
+    }
+
+    async fn start(&self, options: ConsumerOptions) -> TestApp {
+        self.start_on(&self.wire, consumers![make, remove], Config::new().consumers(options)).await
+    }
+
+    /// A process with so many slots.
+    async fn process(&self, slots: u32) -> TestApp {
+        self.start(options().with_concurrency(slots)).await
+    }
+
+    /// A process that can be cut off.
+    async fn apart(&self, slots: u32) -> (Faulty, TestApp) {
+        let wire = Faulty::over(Arc::new(self.store.clone()));
+        let config = Config::new().consumers(options().with_concurrency(slots));
+        let app = self.start_on(&wire, consumers![make, remove], config).await;
+        (wire, app)
+    }
+
+    async fn crew(&self) -> Crew {
+        self.store.crew(&group()).await.unwrap().unwrap()
+    }
+
+    /// Waits until the group looks like this.
+    async fn until(&self, is_so: impl Fn(&Crew) -> bool) -> Crew {
+        for _ in 0..1_000_000 {
+            let crew = self.crew().await;
+            if is_so(&crew) {
+                return crew;
+            }
+            tokio::time::sleep(millis(1)).await;
+        }
+        panic!("never so: {:?}", self.crew().await);
+    }
+
+    fn calls(&self) -> Vec<(u64, u32)> {
+        self.lab.calls("thumbnails")
+    }
+
+    /// The events that were handled, sorted, repeats and all.
+    fn sorted(&self) -> Vec<u64> {
+        let mut events = self.lab.events("thumbnails");
+        events.sort_unstable();
+        events
+    }
+
+    fn attempts(&self, n: u64) -> Vec<u32> {
+        self.calls().into_iter().filter(|(event, _)| *event == n).map(|(_, attempt)| attempt).collect()
+    }
+
+    async fn append_raw(&self, fields: Fields) -> EntryId {
+        self.store.append(&partition(), vec![fields], None).await.unwrap()[0]
+    }
+}
+
+async fn publish(app: &TestApp, events: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
+    let receipts = app.publisher().publish_all(events.into_iter().map(|n| Uploaded { n })).await;
+    receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
+}
+
+/// Waits until everything is settled, but not for ever.
+async fn settled(app: &TestApp) {
+    tokio::time::timeout(secs(36_000), app.settled()).await.expect("everything is settled in time").unwrap();
+}
+
+async fn dead(app: &TestApp) -> Vec<DeadLetter<Uploaded>> {
+    app.dead_letters::<Uploaded>("thumbnails").await.unwrap()
+}
+
+fn status(app: &TestApp) -> GroupStatus {
+    app.status().groups.into_iter().find(|status| status.group == "thumbnails").unwrap()
+}
+
+async fn halted(app: &TestApp) -> String {
+    for _ in 0..1_000_000 {
+        if let Phase::Halted { reason } = status(app).phase {
+            return reason;
+        }
+        tokio::time::sleep(millis(1)).await;
+    }
+    panic!("never halted: {:?}", status(app));
+}
+
+/// Waits until it is not halted any more.
+async fn goes_on(app: &TestApp) {
+    while matches!(status(app).phase, Phase::Halted { .. }) {
+        tokio::time::sleep(millis(10)).await;
+    }
+}
+
+/// Ends a process as a kill does: nothing is said to anybody.
+fn kill((wire, app): (Faulty, TestApp)) {
+    wire.cut_off();
+    drop(app);
+}
+
+// Who handles what.
+
+#[tokio::test]
+async fn every_event_is_handled_once_by_whichever_process_is_free() {
+    let world = World::new();
+    for n in 1..=300 {
+        world.lab.script("thumbnails", n, [Act::Sleep(millis(10))]);
+    }
+    let (a, b, c) = (world.process(4).await, world.process(4).await, world.process(4).await);
+    publish(&a, 1..=300).await;
+    for app in [&a, &b, &c] {
+        settled(app).await;
+    }
+    assert_eq!(world.sorted(), (1..=300).collect::<Vec<_>>());
+    assert_eq!(world.busy.most(), 12, "four each");
+    let done = [&a, &b, &c].map(|app| status(app).done);
+    assert_eq!(done.iter().sum::<u64>(), 300);
+    assert!(done.iter().all(|done| *done > 50), "{done:?}");
+    let crew = world.crew().await;
+    assert_eq!((crew.pending, crew.waiting, crew.consumers.len()), (0, 0, 3));
+}
+
+#[tokio::test]
+async fn a_slow_event_delays_no_other() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Sleep(secs(20))]);
+    let app = world.process(2).await;
+    let began = Instant::now();
+    publish(&app, 1..=200).await;
+    world.lab.called("thumbnails", 200).await;
+    assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    settled(&app).await;
+    assert_eq!(world.sorted(), (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be_slow() {
+    let world = World::new();
+    let app = world.process(1).await;
+    // Quick ones, so that it takes many ahead.
+    publish(&app, 1..=500).await;
+    settled(&app).await;
+    world.lab.script("thumbnails", 501, [Act::Sleep(secs(20))]);
+    publish(&app, 501..=600).await;
+    world.lab.called("thumbnails", 501).await;
+    let other = world.process(1).await;
+    let began = Instant::now();
+    world.lab.called("thumbnails", 600).await;
+    assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    assert_eq!(status(&other).done + status(&app).done, 599);
+    settled(&app).await;
+    assert_eq!(world.sorted(), (1..=600).collect::<Vec<_>>());
+    assert!(dead(&app).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_group_begins_where_it_says_and_takes_what_was_there_before() {
+    let world = World::new();
+    let publisher = streams_runtime::Publisher::on(Arc::new(world.store.clone()));
+    for n in 1..=3 {
+        publisher.publish(&Uploaded { n }).await.unwrap();
+    }
+    let app = world.process(2).await;
+    settled(&app).await;
+    assert_eq!(world.sorted(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_process_that_stops_gives_back_what_it_has_not_begun_and_finishes_the_rest() {
+    let world = World::new();
+    for n in 1..=40 {
+        world.lab.script("thumbnails", n, [Act::Sleep(millis(30))]);
+    }
+    let (a, b) = (world.process(4).await, world.process(4).await);
+    publish(&a, 1..=40).await;
+    world.lab.called("thumbnails", 10).await;
+    let began = Instant::now();
+    assert_eq!(a.into_running().stop().await, Stopped::Clean);
+    assert!(began.elapsed() < millis(100), "{:?}", began.elapsed());
+    assert_eq!(world.crew().await.consumers.len(), 1);
+    settled(&b).await;
+    assert_eq!(world.sorted(), (1..=40).collect::<Vec<_>>(), "nothing twice");
+    assert!(began.elapsed() < millis(600), "nobody waits for a lease: {:?}", began.elapsed());
+}
+
+// Failure.
+
+#[tokio::test]
+async fn a_failed_event_is_tried_again_after_its_wait_by_whoever_is_free_and_holds_up_nobody() {
+    let world = World::new();
+    for n in 1..=10 {
+        world.lab.script("thumbnails", n, [Act::Fail, Act::Panic]);
+    }
+    let config = options().with_concurrency(1).with_backoff(secs(20), secs(20));
+    let (a, b) = (world.start(config).await, world.start(config).await);
+    let began = Instant::now();
+    publish(&a, 1..=100).await;
+    world.lab.called("thumbnails", 100).await;
+    assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    world.until(|crew| crew.waiting == 10 && crew.pending == 10).await;
+    settled(&a).await;
+    assert!((1..=10).all(|n| world.attempts(n) == [1, 2, 3]), "{:?}", world.calls());
+    assert!((11..=100).all(|n| world.attempts(n) == [1]));
+    assert!(began.elapsed() >= secs(20), "twice at least half of 20 s: {:?}", began.elapsed());
+    assert_eq!(status(&a).retried + status(&b).retried, 20);
+    assert!(dead(&a).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_keeps_failing_becomes_a_dead_letter_with_its_attempts() {
+    let world = World::new();
+    world.lab.always("thumbnails", 2, Act::Fail);
+    world.lab.always("thumbnails", 3, Act::Permanent);
+    let app = world.process(2).await;
+    publish(&app, 1..=4).await;
+    settled(&app).await;
+    let letters = dead(&app).await;
+    let mut seen: Vec<_> = letters.iter().map(|letter| (letter.decode().unwrap().n, letter.attempts())).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [(2, 3), (3, 1)]);
+    assert_eq!(world.attempts(2), [1, 2, 3]);
+    assert_eq!((status(&app).done, status(&app).dead_lettered), (2, 2));
+    assert_eq!(world.crew().await.pending, 0);
+}
+
+#[tokio::test]
+async fn attempts_and_waits_outlive_a_process() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Fail, Act::Fail]);
+    let config = Config::new().consumers(options().with_backoff(secs(40), secs(40)));
+    let wire = Faulty::over(Arc::new(world.store.clone()));
+    let a = world.start_on(&wire, consumers![make, remove], config.clone()).await;
+    publish(&a, [1]).await;
+    world.until(|crew| crew.waiting == 1).await;
+    let began = Instant::now();
+    kill((wire, a));
+    let b = world.start_on(&world.wire, consumers![make, remove], config).await;
+    settled(&b).await;
+    assert_eq!(world.attempts(1), [1, 2, 3]);
+    assert!(began.elapsed() >= secs(38), "{:?}", began.elapsed());
+    assert!(dead(&b).await.is_empty(), "no crash is put down to it, as it was in nobody's hand");
+}
+
+#[tokio::test]
+async fn many_dead_letters_in_a_row_stop_the_process_until_it_is_resumed() {
+    let world = World::new();
+    for n in 1..=30 {
+        world.lab.always("thumbnails", n, Act::Permanent);
+    }
+    let app = world.process(1).await;
+    publish(&app, 1..=40).await;
+    let reason = halted(&app).await;
+    assert!(reason.contains("20 events in a row"), "{reason}");
+    assert_eq!(world.crew().await.consumers.len(), 0);
+    world.until(|crew| crew.pending == crew.waiting).await;
+    app.running().admin().resume("uploads", "thumbnails").await.unwrap();
+    goes_on(&app).await;
+    settled(&app).await;
+    assert_eq!(world.sorted(), (1..=40).collect::<Vec<_>>());
+    assert_eq!(dead(&app).await.len(), 30);
+}
+
+#[tokio::test]
+async fn without_room_for_dead_letters_nothing_goes_on_until_there_is() {
+    let world = World::new();
+    for n in [1, 2] {
+        world.lab.always("thumbnails", n, Act::Permanent);
+    }
+    let mut config = Config::new().consumers(options().with_concurrency(1));
+    config.dead_letters = DeadBounds { count: 1, age: secs(1_000_000) };
+    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
+    publish(&app, 1..=5).await;
+    let reason = halted(&app).await;
+    assert!(reason.contains("dead letters") && reason.contains("are full: 1 of at most 1"), "{reason}");
+    assert!(!world.sorted().contains(&5));
+    let letters = app.running().dead_letters::<Uploaded>("thumbnails");
+    letters.discard_all(&DeadLetterFilter::all()).await.unwrap();
+    goes_on(&app).await;
+    settled(&app).await;
+    assert_eq!(world.sorted(), [1, 2, 3, 4, 5]);
+    assert_eq!(dead(&app).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_handled_again_beside_the_events() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Permanent]);
+    let app = world.process(1).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    world.lab.script("thumbnails", 1, [Act::Sleep(secs(5))]);
+    world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
+    let letters = app.running().dead_letters::<Uploaded>("thumbnails");
+    letters.replay_all(&DeadLetterFilter::all()).await.unwrap();
+    world.lab.called("thumbnails", 2).await;
+    publish(&app, [2]).await;
+    settled(&app).await;
+    assert_eq!(world.lab.ended("thumbnails"), [1, 2], "the event did not wait for the letter");
+    app.advance(secs(10)).await;
+    assert!(dead(&app).await.is_empty());
+    assert_eq!(world.lab.ended("thumbnails"), [1, 2, 1]);
+}
+
+// Death.
+
+#[tokio::test]
+async fn what_a_dead_process_had_in_hand_is_handed_out_again_when_its_lease_is_over() {
+    let world = World::new();
+    for n in 1..=4 {
+        world.lab.script("thumbnails", n, [Act::Hang]);
+    }
+    let a = world.apart(4).await;
+    publish(&a.1, 1..=4).await;
+    world.lab.called("thumbnails", 4).await;
+    for n in 1..=4 {
+        world.lab.script("thumbnails", n, []);
+    }
+    let began = Instant::now();
+    kill(a);
+    let b = world.process(4).await;
+    publish(&b, 5..=8).await;
+    world.lab.called("thumbnails", 8).await;
+    assert!(began.elapsed() < secs(1), "what others do not have goes on at once: {:?}", began.elapsed());
+    settled(&b).await;
+    assert!(began.elapsed() > secs(9) && began.elapsed() < secs(11), "{:?}", began.elapsed());
+    assert_eq!(world.sorted(), [1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8]);
+    assert!((1..=4).all(|n| world.attempts(n) == [1, 1]), "a crash is no failed attempt");
+    world.until(|crew| crew.consumers.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_process_that_was_cut_off_cannot_settle_what_others_have_by_then() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Sleep(secs(15))]);
+    let (wire, a) = world.apart(1).await;
+    publish(&a, [1]).await;
+    world.lab.called("thumbnails", 1).await;
+    wire.cut_off();
+    let b = world.process(1).await;
+    world.lab.called("thumbnails", 2).await;
+    assert_eq!(world.lab.cancelled("thumbnails"), [1], "it gave up before the other began");
+    wire.heal();
+    settled(&b).await;
+    assert_eq!(world.sorted(), [1, 1]);
+    world.until(|crew| crew.consumers.len() == 2).await;
+}
+
+#[tokio::test]
+async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not() {
+    let world = World::new();
+    // It never comes back, and each process is killed while it runs.
+    world.lab.always("thumbnails", 3, Act::Hang);
+    let first = world.apart(2).await;
+    publish(&first.1, 1..=8).await;
+    let mut process = first;
+    for runs in 1..=4 {
+        while world.attempts(3).len() < runs {
+            tokio::time::sleep(millis(1)).await;
+        }
+        kill(process);
+        process = world.apart(2).await;
+    }
+    let (_, app) = process;
+    settled(&app).await;
+    let letters = dead(&app).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].decode().unwrap().n, letters[0].cause()), (3, "crash"));
+    assert_eq!(world.attempts(3).len(), 4, "the first end is put down to nobody, then there are three");
+    assert!(letters[0].reason().contains("the process ended 3 times"), "{}", letters[0].reason());
+    let others: BTreeSet<_> = world.sorted().into_iter().filter(|n| *n != 3).collect();
+    assert_eq!(others, BTreeSet::from([1, 2, 4, 5, 6, 7, 8]));
+}
+
+#[tokio::test]
+async fn the_last_run_of_an_event_is_alone() {
+    let world = World::new();
+    world.lab.always("thumbnails", 1, Act::Hang);
+    let config = options().with_concurrency(4).with_max_crashes(1);
+    let wire = Faulty::over(Arc::new(world.store.clone()));
+    let a = world.start_on(&wire, consumers![make, remove], Config::new().consumers(config)).await;
+    publish(&a, [1]).await;
+    world.lab.called("thumbnails", 1).await;
+    kill((wire, a));
+    world.lab.script("thumbnails", 1, [Act::Sleep(secs(5))]);
+    let b = world.start(config).await;
+    world.lab.called("thumbnails", 2).await;
+    publish(&b, 2..=20).await;
+    let began = Instant::now();
+    world.lab.called("thumbnails", 3).await;
+    assert!(began.elapsed() >= secs(4), "{:?}", began.elapsed());
+    settled(&b).await;
+    assert!(dead(&b).await.is_empty(), "it was not to blame");
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_come_back_is_cancelled_at_its_timeout() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Hang]);
+    let app = world.start(options().with_timeout(secs(2))).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    assert_eq!(world.attempts(1), [1, 2]);
+    assert_eq!(world.lab.cancelled("thumbnails"), [1]);
+}
+
+// What goes wrong on the way.
+
+#[tokio::test]
+async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
+    for op in [Op::Take, Op::Settle] {
+        let world = World::new();
+        let app = world.process(2).await;
+        for n in 1..=20 {
+            world.wire.once(op, Fault::LoseReply);
+            publish(&app, [n]).await;
+            settled(&app).await;
+        }
+        assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
+        assert_eq!((status(&app).done, world.crew().await.pending), (20, 0));
+        assert!((1..=20).all(|n| world.attempts(n) == [1]));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_for_less_than_a_lease_costs_nothing() {
+    let world = World::new();
+    for n in 1..=50 {
+        world.lab.script("thumbnails", n, [Act::Sleep(millis(100))]);
+    }
+    let app = world.process(4).await;
+    publish(&app, 1..=50).await;
+    world.lab.called("thumbnails", 10).await;
+    world.wire.cut_off();
+    app.advance(secs(3)).await;
+    world.wire.heal();
+    settled(&app).await;
+    assert_eq!(world.sorted(), (1..=50).collect::<Vec<_>>());
+    assert!(matches!(status(&app).phase, Phase::Owning { .. }));
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_passed_over_and_what_says_nothing_is_a_dead_letter() {
+    let world = World::new();
+    let app = world.process(2).await;
+    world.append_raw(vec![(b"event".to_vec(), b"Unheard@1".to_vec()), (b"payload".to_vec(), vec![0x80])]).await;
+    world.append_raw(vec![(b"payload".to_vec(), vec![0x80])]).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    app.advance(secs(1)).await;
+    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).done), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_build_is_left_to_it() {
+    let world = World::new();
+    let config = || Config::new().consumers(options().with_concurrency(2));
+    let old = world.start_on(&world.wire, consumers![make, remove], config()).await;
+    let new = world.start_on(&world.wire, consumers![make, remove_now], config()).await;
+    for n in 1..=50 {
+        new.publish(&RemovedNow { n }).await.unwrap();
+        old.publish(&Uploaded { n: n + 100 }).await.unwrap();
+    }
+    settled(&old).await;
+    settled(&new).await;
+    assert_eq!(world.sorted(), (1..=50).chain(101..=150).collect::<Vec<_>>());
+    assert!((1..=50).all(|n| world.attempts(n) == [1]));
+    assert_eq!((status(&old).passed_over, status(&new).passed_over), (0, 0));
+    assert!(dead(&old).await.is_empty());
+}
+
+#[tokio::test]
+async fn events_that_no_build_handles_wait_and_are_told_of() {
+    let world = World::new();
+    let config = || Config::new().consumers(options());
+    let (new, log) = (world.start_on(&world.wire, consumers![make, remove], config()).await, logged());
+    assert_eq!(new.into_running().stop().await, Stopped::Clean);
+    let old = world.start_on(&world.wire, consumers![make], config()).await;
+    old.publish(&Removed { n: 1 }).await.unwrap();
+    publish(&old, [2]).await;
+    world.lab.called("thumbnails", 1).await;
+    old.advance(secs(70)).await;
+    assert_eq!(world.sorted(), [2]);
+    assert!(log.text().contains("events wait for a build that handles them") && log.text().contains("Removed@1"));
+    let config = Config::new().consumers(options().with_ignore(&["Removed"]));
+    let ignoring = world.start_on(&world.wire, consumers![make], config).await;
+    settled(&ignoring).await;
+    assert_eq!((world.sorted(), status(&ignoring).passed_over), (vec![2], 1));
+}
+
+#[tokio::test]
+async fn with_too_many_waiting_no_new_ones_are_taken() {
+    let world = World::new();
+    for n in 1..=1_000 {
+        world.lab.script("thumbnails", n, [Act::Fail]);
+    }
+    let mut config = Config::new().consumers(options().with_concurrency(1).with_backoff(secs(100), secs(100)));
+    config.lane_entries = 10;
+    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
+    publish(&app, 1..=1_000).await;
+    app.advance(secs(20)).await;
+    let waiting = world.crew().await.waiting;
+    assert!((10..=300).contains(&waiting), "no more than was taken ahead: {waiting}");
+    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`lane_entries`")));
+    settled(&app).await;
+    assert!((1..=1_000).all(|n| world.attempts(n) == [1, 2]));
+    assert_eq!(status(&app).held_up, None);
+}
+
+// Losses.
+
+#[tokio::test]
+async fn events_that_are_trimmed_before_anybody_had_them_halt_the_group_until_it_is_resumed() {
+    let world = World::new();
+    let (a, b) = (world.process(1).await, world.process(1).await);
+    publish(&a, [1]).await;
+    settled(&a).await;
+    world.wire.always(Op::Take, Fault::Fail(BrokerErrorKind::Unavailable));
+    let ids = publish(&a, 2..=6).await;
+    a.advance(secs(1)).await;
+    world.store.trim(&partition(), ids[3]);
+    world.wire.heal();
+    for app in [&a, &b] {
+        let reason = halted(app).await;
+        assert!(reason.contains("3 entries above") && reason.contains("Admin::resume"), "{reason}");
+    }
+    let losses: Vec<_> = [&a, &b].iter().filter_map(|app| status(app).last_loss).collect();
+    assert_eq!(losses.len(), 1, "told once: {losses:?}");
+    assert_eq!((losses[0].kind, losses[0].count), (DataLossKind::TrimmedPast, Some(3)));
+    assert_eq!(world.sorted(), [1]);
+    a.running().admin().resume("uploads", "thumbnails").await.unwrap();
+    goes_on(&a).await;
+    goes_on(&b).await;
+    settled(&a).await;
+    settled(&b).await;
+    assert_eq!(world.sorted(), [1, 5, 6]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_deleted_while_it_waits_is_told_of_and_a_group_that_may_goes_on() {
+    let world = World::new();
+    world.lab.always("thumbnails", 1, Act::Fail);
+    let config = options().with_backoff(secs(10), secs(10)).with_on_data_loss(OnDataLoss::Continue);
+    let app = world.start(config).await;
+    let ids = publish(&app, [1, 2]).await;
+    world.until(|crew| crew.waiting == 1 && crew.pending == 1).await;
+    world.store.remove(&partition(), &ids[..1]);
+    settled(&app).await;
+    app.advance(secs(20)).await;
+    let loss = status(&app).last_loss.unwrap();
+    assert_eq!((loss.kind, loss.to, loss.count), (DataLossKind::TrimmedPast, ids[0], Some(1)));
+    assert_eq!((world.sorted(), world.crew().await.pending), (vec![1, 2], 0));
+}
+
+#[tokio::test]
+async fn a_stream_that_was_deleted_is_found_out_and_a_reset_begins_anew() {
+    let world = World::new();
+    let app = world.process(1).await;
+    publish(&app, [1, 2]).await;
+    settled(&app).await;
+    world.store.delete(&partition());
+    let reason = halted(&app).await;
+    assert!(reason.contains("deleted or made anew"), "{reason}");
+    publish(&app, [3]).await;
+    app.running().admin().reset("uploads", "thumbnails", Start::Earliest).await.unwrap();
+    goes_on(&app).await;
+    settled(&app).await;
+    assert_eq!(world.sorted(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_group_that_may_goes_on_by_itself_after_its_stream_was_deleted() {
+    let world = World::new();
+    let config = options().with_on_data_loss(OnDataLoss::Continue);
+    let (a, b) = (world.start(config).await, world.start(config).await);
+    publish(&a, [1, 2]).await;
+    settled(&a).await;
+    world.store.delete(&partition());
+    publish(&a, [3, 4]).await;
+    settled(&a).await;
+    settled(&b).await;
+    assert_eq!(world.sorted(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_reset_takes_everything_out_of_all_hands() {
+    let world = World::new();
+    world.lab.script("thumbnails", 2, [Act::Sleep(secs(30))]);
+    let (a, b) = (world.process(1).await, world.process(1).await);
+    publish(&a, 1..=5).await;
+    world.lab.called("thumbnails", 5).await;
+    a.running().admin().reset("uploads", "thumbnails", Start::Earliest).await.unwrap();
+    world.lab.script("thumbnails", 2, []);
+    settled(&a).await;
+    settled(&b).await;
+    assert_eq!(world.sorted(), [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    assert_eq!(world.crew().await.consumers.len(), 2);
+}
+
+// What does not go together.
+
+#[tokio::test]
+async fn a_group_stays_what_it_was_made_as() {
+    let world = World::new();
+    let ordered = world.start(ConsumerOptions::DEFAULT).await;
+    publish(&ordered, [1]).await;
+    settled(&ordered).await;
+    let shared = world.process(1).await;
+    let reason = halted(&shared).await;
+    assert!(reason.contains("is used in `ordered` delivery") && reason.contains("choose another"), "{reason}");
+
+    let world = World::new();
+    let shared = world.process(1).await;
+    publish(&shared, [1]).await;
+    settled(&shared).await;
+    let ordered = world.start(ConsumerOptions::DEFAULT).await;
+    let reason = halted(&ordered).await;
+    assert!(reason.contains("is used in `shared` delivery"), "{reason}");
+}
