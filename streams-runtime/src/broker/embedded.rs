@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Holding, Interrupt,
-    LeaseView, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd,
-    Reply, Reset, Snapshot, Tail, Taken,
+    Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Holding,
+    Interrupt, Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed,
+    Renewer, Replay, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -760,6 +760,36 @@ impl Broker for Embedded {
             Ok(store.end_replay(group, holder, id, end, now))
         })
     }
+
+    fn join<'a>(&'a self, _group: &'a GroupKey, _owner: &'a str, _lease_for: Duration) -> Reply<'a, Joined> {
+        self.reply(|_, _| Err(not_shared()))
+    }
+
+    fn take<'a>(&'a self, _group: &'a GroupKey, _take: &'a Take) -> Reply<'a, Took> {
+        self.reply(|_, _| Err(not_shared()))
+    }
+
+    fn settle<'a>(&'a self, _group: &'a GroupKey, _settle: &'a Settle) -> Reply<'a, Option<Settled>> {
+        self.reply(|_, _| Err(not_shared()))
+    }
+
+    fn crew<'a>(&'a self, _group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
+        self.reply(|_, _| Err(not_shared()))
+    }
+
+    fn free<'a>(
+        &'a self,
+        _group: &'a GroupKey,
+        _owner: &'a str,
+        _seen: &'a Life,
+        _count: usize,
+    ) -> Reply<'a, Freed> {
+        self.reply(|_, _| Err(not_shared()))
+    }
+}
+
+fn not_shared() -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Unsupported, "the embedded broker has no shared delivery yet; set REDIS_URL")
 }
 
 struct EmbeddedTail {
