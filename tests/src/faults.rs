@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Durable, Events, Extent, Fields, Found, GroupState, Holder, Interrupt, Member, Moved, Need,
-    Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Interrupt, Joined,
+    Life, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot,
+    Tail, Take, Taken, Took,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -369,6 +370,26 @@ impl Broker for Faulty {
         end: &'a ReplayEnd,
     ) -> Reply<'a, bool> {
         Box::pin(self.around(Op::EndReplay, self.inner.end_replay(group, holder, id, end)))
+    }
+
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
+        self.inner.join(group, owner, lease_for)
+    }
+
+    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
+        self.inner.take(group, take)
+    }
+
+    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
+        self.inner.settle(group, settle)
+    }
+
+    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
+        self.inner.crew(group)
+    }
+
+    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
+        self.inner.free(group, owner, seen, count)
     }
 }
 
