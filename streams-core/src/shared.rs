@@ -186,6 +186,8 @@ pub struct Crew {
     pub consumers: Vec<Hand>,
     /// How many entries are in hand or wait.
     pub pending: u64,
+    /// The oldest of those.
+    pub oldest: Option<EntryId>,
     /// How many of them wait, those for other builds included.
     pub waiting: u64,
     /// How soon the first of them may be taken; zero where one may be taken now.
@@ -200,6 +202,13 @@ pub struct Crew {
     pub resume: u64,
     /// The epoch of the last [`Broker::reset`](crate::broker::Broker::reset); 0 when there was none.
     pub reset: u64,
+}
+
+impl Crew {
+    /// Up to where everything is settled.
+    pub fn settled(&self) -> EntryId {
+        self.oldest.map_or(self.at, EntryId::previous)
+    }
 }
 
 /// A consumer of a shared group, as others see it.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerError};
 use streams_core::codec::DecodeError;
 use streams_core::keys::{PartitionKey, StreamKey};
-use streams_core::{ConsumerInfo, EntryId, EventInfo, Registration, Resources, Scope, StreamEvent};
-use tokio::sync::Notify;
+use streams_core::{ConsumerInfo, Delivery, EntryId, EventInfo, Registration, Resources, Scope, StreamEvent};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -35,6 +35,7 @@ use crate::prove::Turns;
 use crate::publisher::{self, Publisher};
 use crate::random::Random;
 use crate::registry::{self, Plan};
+use crate::shared::Sharing;
 use crate::shutdown::{PARTING, Shutdown, Stopped};
 use crate::status::{Phase, Progress, Status, Tip};
 use crate::tail::Tails;
@@ -325,8 +326,9 @@ impl App {
         let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
+            let slots = Arc::new(Semaphore::new(group.concurrency as usize));
             for index in 0..group.key.partitions() {
-                let key = group.key.partition(index).group(group.group);
+                let key = group.key_at(index);
                 let tip = match tips.iter().find(|(partition, _)| partition == key.partition()) {
                     Some((_, tip)) => Arc::clone(tip),
                     None => {
@@ -350,9 +352,27 @@ impl App {
                     let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
                     Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration }
                 });
+                let sharing = || Sharing {
+                    slots: Arc::clone(&slots),
+                    concurrency: group.concurrency as usize,
+                    members: vitals.registry.gauge("streams_members", &[group.stream, group.group]),
+                    longest_wait: group
+                        .consumers
+                        .iter()
+                        .map(|(_, policy)| policy.backoff.max)
+                        .max()
+                        .unwrap_or_default(),
+                };
+                let (place, sharing) = match group.delivery {
+                    Delivery::Ordered => {
+                        (members.place(&group.key, (group.stream, group.group), key.clone(), &group.build), None)
+                    }
+                    Delivery::Shared => (members.apart(key.clone()), Some(sharing())),
+                };
                 let driven = Group {
                     engine: engine.clone(),
-                    place: members.place(&group.key, (group.stream, group.group), key.clone(), &group.build),
+                    place,
+                    sharing,
                     key,
                     handlers: handlers.collect(),
                     build: Arc::clone(&group.build),
@@ -437,7 +457,7 @@ async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerErr
             {
                 announced.unwrap_or(Ok(()))?;
             }
-            let (broker, key) = (Arc::clone(broker), group.key.partition(partition).group(group.group));
+            let (broker, key) = (Arc::clone(broker), group.key_at(partition));
             let (start, build) = (group.start, Arc::clone(&group.build));
             asked.spawn(async move { builds::announce(&*broker, &key, start, &build).await });
         }
@@ -626,10 +646,11 @@ impl Running {
     async fn ask(&self, behind: &mut Vec<(&Arc<Progress>, EntryId)>) -> Result<(), BrokerError> {
         let mut still = Vec::new();
         for (progress, tip) in std::mem::take(behind) {
-            let at = match self.broker.state(&progress.key).await? {
-                Some(state) => state.at.max(progress.reached()),
-                None => progress.reached(),
+            let at = match progress.key.is_shared() {
+                true => self.broker.crew(&progress.key).await?.map(|crew| crew.settled()),
+                false => self.broker.state(&progress.key).await?.map(|state| state.at),
             };
+            let at = at.map_or(progress.reached(), |at| at.max(progress.reached()));
             let next = self.broker.read(progress.key.partition(), at, 1).await?;
             if next.first().is_some_and(|entry| entry.id <= tip) {
                 still.push((progress, tip));

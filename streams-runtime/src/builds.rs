@@ -105,10 +105,25 @@ impl Build {
         declared.contains_key(name) && !self.ignores.contains(name)
     }
 
+    /// Whether the group passes over events of this name for good.
+    pub(crate) fn ignores(&self, name: &str) -> bool {
+        self.ignores.contains(name)
+    }
+
+    /// What is to be handed out to it that others have left to builds which handle it; of what it ignores every version.
+    pub(crate) fn wants(&self) -> Events {
+        let ignored = self.ignores.iter().map(|name| (name.clone(), u32::MAX));
+        self.takes.iter().map(|(name, version)| (name.clone(), *version)).chain(ignored).collect()
+    }
+
+    /// Whether it takes such an event, or passes it over for good.
+    pub(crate) fn handles(&self, name: &str, version: u32) -> bool {
+        self.takes.get(name).is_some_and(|newest| *newest >= version) || self.ignores(name)
+    }
+
     /// Whether it can handle what a past owner could not.
     pub(crate) fn can_meet(&self, need: &Need) -> bool {
-        let taken = self.takes.get(&need.name).is_some_and(|version| *version >= need.version);
-        taken || self.ignores.contains(&need.name)
+        self.handles(&need.name, need.version)
     }
 
     /// What a contender does about a lease that it could take, which nobody has taken for so long; `at` is the checkpoint.

@@ -6,9 +6,15 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{self, Poll};
 
-use streams_core::{Failure, Outcome};
+use streams_core::{Context, Failure, Outcome};
+use tokio::time::Instant;
+
+use crate::ordered::Handler;
+use crate::settle::Cause;
+use crate::trace;
 
 pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
 
@@ -21,7 +27,7 @@ pub(crate) struct Caught {
 impl Future for Caught {
     type Output = Result<Outcome, Failure>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };
         match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
             Ok(poll) => poll,
@@ -29,6 +35,27 @@ impl Future for Caught {
                 self.discard();
                 Poll::Ready(Err(Failure::Panic(said(&*panic))))
             }
+        }
+    }
+}
+
+impl Handler {
+    /// The function's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.registration.info.name
+    }
+
+    /// Calls the function once, for a task of its own: within its timeout, and with its panics caught.
+    pub(crate) fn call(&self, ctx: Context) -> impl Future<Output = Result<Outcome, Failure>> + Send + use<> {
+        let (timeout, duration) = (self.policy.timeout, Arc::clone(&self.duration));
+        let span = trace::process(&self.scope, ctx.entries(), ctx.attempt());
+        let call = Caught::new(trace::within(&span, self.registration.call(ctx)));
+        async move {
+            let began = Instant::now();
+            let result = tokio::time::timeout(timeout, call).await.unwrap_or(Err(Failure::TimedOut(timeout)));
+            duration.record(began.elapsed());
+            trace::ended(&span, result.as_ref().err().map(|failure| Cause::of(failure).as_str()));
+            result
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::settle::{Policy, SERVER_AWAY, wait};
 use crate::status::{Phase, count};
 
 /// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
-const MENDED_RETRY: Duration = Duration::from_secs(5);
+pub(crate) const MENDED_RETRY: Duration = Duration::from_secs(5);
 /// While events are proven the longest that a settled one waits for its commit, whatever the group says: its charge must
 /// not outlive its run for long, and the next event's may be far away.
 const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
@@ -309,14 +309,7 @@ impl<'a> Committer<'a> {
             Ok(Committed::DeadLettersFull { count, oldest }) => {
                 // Answered: the owner is well, it is the operator who is awaited.
                 self.lease.commit_ended();
-                let bounds = flying.commit.dead_bounds;
-                let reason = format!(
-                    "the dead letters of {} are full: {count} of at most {}, the oldest from {}; at most {} old; look at them and discard some, the group then goes on by itself",
-                    group.key,
-                    bounds.count,
-                    oldest.map_or_else(|| "-".to_owned(), |id| id.to_string()),
-                    humantime::format_duration(bounds.age)
-                );
+                let reason = group.full_reason(flying.commit.dead_bounds, count, oldest);
                 if progress.enter(Phase::Halted { reason: reason.clone() }) {
                     tracing::error!(
                         group = group.key.group(),

@@ -127,7 +127,7 @@ impl Group {
     }
 
     /// Waits until the bell rings for this group.
-    async fn rung(&self, bell: &mut Option<(Follower, EntryId)>) {
+    pub(crate) async fn rung(&self, bell: &mut Option<(Follower, EntryId)>) {
         let Some((bell, position)) = bell else { return std::future::pending().await };
         loop {
             match bell.wait(*position, None, TAKE).await {
@@ -144,6 +144,14 @@ impl Group {
         }
     }
 
+    /// The group was made for the other delivery.
+    pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
+        self.halted(format!(
+            "{} is used in `{mode}` delivery, and the two never mix under one name; choose another group name",
+            self.key
+        ))
+    }
+
     /// Why the lease cannot be taken.
     fn refused(&self, refused: &Acquired) -> Ended {
         let key = &self.key;
@@ -153,9 +161,7 @@ impl Group {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: *last, to: *at, count: None };
                 Ended::Cut { loss, at: Some(Reader::new(*at, "", None)) }
             }
-            Acquired::Mode(mode) => self.halted(format!(
-                "{key} is used in `{mode}` delivery, and the two never mix under one name; choose another group name"
-            )),
+            Acquired::Mode(mode) => self.wrong_mode(mode),
             other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),
         }
     }

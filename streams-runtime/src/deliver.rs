@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use streams_core::broker::{Events, Holding, Need};
+use streams_core::broker::{Events, Fields, Holding, Need};
 use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
@@ -355,11 +355,14 @@ impl Group {
         if hand.dead_in_a_row < self.storm {
             return Ok(());
         }
-        let reason = format!(
-            "{} put {} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again",
-            self.key, hand.dead_in_a_row
-        );
-        Err(Ended::Halted { reason, keep: true })
+        Err(Ended::Halted { reason: self.storm_reason(hand.dead_in_a_row), keep: true })
+    }
+
+    pub(crate) fn storm_reason(&self, dead_in_a_row: u32) -> String {
+        format!(
+            "{} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again",
+            self.key
+        )
     }
 
     /// Handles an entry, or a batch, to its end; answers whether it became a dead letter, or why the batch cannot be settled
@@ -431,15 +434,18 @@ impl Group {
         ends: impl IntoIterator<Item = End<'e>>,
         letter: Option<Letter>,
     ) {
-        let letter = letter.map(|Letter { entry, consumer, cause, reason, attempts }| {
-            tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
-            dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
-        });
-        committer.settle(ends, letter);
+        committer.settle(ends, letter.map(|letter| self.written(letter)));
+    }
+
+    /// Says that an event is given up; answers the fields of its letter.
+    pub(crate) fn written(&self, letter: Letter) -> Fields {
+        let Letter { entry, consumer, cause, reason, attempts } = letter;
+        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
+        dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
     }
 
     /// What becomes of an entry that no consumer takes: it is passed over, or put away where it does not say what it is.
-    fn without_taker(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Letter> {
+    pub(crate) fn without_taker(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Letter> {
         if let Taker::Unnamed = taker {
             let reason = "the field `event` is missing or is not `Name@version`".to_owned();
             return Some(Letter { entry: Arc::clone(entry), consumer: "", cause: Cause::Decode, reason, attempts: 1 });
@@ -535,10 +541,23 @@ impl Group {
         after: Duration,
         reason: &str,
     ) {
+        self.tell_failed(handler, entry, events, attempt, after, reason);
+        committer.ledger.attempt_failed(entry.id, attempt);
+    }
+
+    /// Says that an attempt failed, and counts it.
+    pub(crate) fn tell_failed(
+        &self,
+        handler: &Handler,
+        entry: &Entry,
+        events: usize,
+        attempt: u32,
+        after: Duration,
+        reason: &str,
+    ) {
         count(&self.progress.counts.retried, 1);
         let wait = humantime::format_duration(Duration::from_millis(millis(after)));
-        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.registration.info.name, attempt, reason, "attempt failed; trying again in {wait}");
-        committer.ledger.attempt_failed(entry.id, attempt);
+        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.name(), attempt, reason, "attempt failed; trying again in {wait}");
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.

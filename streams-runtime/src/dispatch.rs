@@ -11,7 +11,6 @@ use streams_core::{Context, Entry, EntryId, Failure, Outcome};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::call::Caught;
 use crate::clock::after;
 use crate::commit::{Committer, End};
 use crate::deliver::{InHand, Letter};
@@ -20,7 +19,6 @@ use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::settle::{Cause, Decision, decide};
 use crate::shutdown::FAREWELL;
-use crate::trace;
 
 /// How often the log says again that a partition waits for its oldest entry.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -320,16 +318,8 @@ impl Group {
         dispatch.limits.insert((limit, ticket));
         lease.handlers_until(dispatch.limits.first().map(|(limit, _)| *limit));
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
-        let ctx = Context::new(Arc::clone(&handler.scope), entry, attempt);
-        let span = trace::process(&handler.scope, ctx.entries(), attempt);
-        let call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
-        let duration = Arc::clone(&handler.duration);
-        dispatch.calls.spawn(async move {
-            let result = tokio::time::timeout(timeout, call).await.unwrap_or(Err(Failure::TimedOut(timeout)));
-            duration.record(began.elapsed());
-            trace::ended(&span, result.as_ref().err().map(|failure| Cause::of(failure).as_str()));
-            Returned { ticket, limit, result }
-        });
+        let call = handler.call(Context::new(Arc::clone(&handler.scope), entry, attempt));
+        dispatch.calls.spawn(async move { Returned { ticket, limit, result: call.await } });
         Ok(())
     }
 

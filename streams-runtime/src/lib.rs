@@ -127,6 +127,8 @@ mod deliver;
 mod prove;
 mod lanes;
 mod dispatch;
+mod shared;
+mod crew;
 mod call;
 mod settle;
 mod checkpoint;
@@ -162,10 +164,10 @@ pub use settle::{Cause, UnknownCause};
 pub use shutdown::Stopped;
 pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
-    Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Durability, Entry, EntryId, EventId,
-    EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState, Needs,
-    OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start, State,
-    StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
+    Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,
+    EventId, EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState,
+    Needs, OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start,
+    State, StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, frozen_event_runtime as frozen_event,

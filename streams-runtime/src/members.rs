@@ -224,6 +224,19 @@ impl Members {
         place
     }
 
+    /// A place that is nobody's turn: of a group in shared delivery, which shares no partitions.
+    pub(crate) fn apart(&self, key: GroupKey) -> Arc<Place> {
+        Arc::new(Place {
+            shared: Arc::clone(&self.shared),
+            circle: usize::MAX,
+            key,
+            inner: Mutex::default(),
+            news: Notify::new(),
+            is_wanted: AtomicBool::new(false),
+            wanted: Notify::new(),
+        })
+    }
+
     /// Takes part until the app stops; then leaves, before anything is given back.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let _sign = self.vitals.alive("the sharing of partitions");

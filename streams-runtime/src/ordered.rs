@@ -24,6 +24,7 @@ use crate::outage::{Contact, Outages};
 use crate::prove::Turns;
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
+use crate::shared::Sharing;
 use crate::shutdown::{FAREWELL, Shutdown};
 use crate::status::{Phase, Progress, count};
 use crate::tail::Tails;
@@ -64,6 +65,8 @@ pub(crate) struct Group {
     pub(crate) engine: Engine,
     pub(crate) key: GroupKey,
     pub(crate) place: Arc<Place>,
+    /// Of a group in shared delivery.
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) handlers: Vec<Handler>,
     pub(crate) build: Arc<Build>,
     pub(crate) start: Start,
@@ -145,7 +148,10 @@ impl Group {
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            let ended = self.once(&mut past).await;
+            let ended = match &self.sharing {
+                Some(sharing) => self.share(sharing).await,
+                None => self.once(&mut past).await,
+            };
             self.place.rest();
             if let Ended::Halted { .. } | Ended::Refused(_) = ended {
                 self.place.excuse();
@@ -320,8 +326,15 @@ impl Group {
             }
             (_, None) => Start::Earliest,
         };
-        // By the epoch that was held or refused: whoever was faster has done the same.
-        let epoch = state.and(self.known().map(|known| known.epoch));
+        // By the epoch that was held or refused: whoever was faster has done the same. Of a shared group it grows with everybody
+        // who joins, so there the last reset says so.
+        let epoch = match (&state, self.known()) {
+            (Some(state), Some(known)) if self.key.is_shared() => {
+                Some(state.lease.epoch).filter(|_| state.reset == known.reset).or(Some(0))
+            }
+            (Some(_), known) => known.map(|known| known.epoch),
+            (None, _) => None,
+        };
         if let Reset::Done { at } = broker.reset(&self.key, epoch, to).await? {
             tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), %at, "going on after the loss from here");
         }
@@ -406,6 +419,17 @@ impl Group {
         let EntryId { ms, seq } = id.next();
         let (partition, group) = (self.key.partition(), self.key.group());
         format!("Admin::reset(\"{partition}\", \"{group}\", Start::At(EntryId::new({ms}, {seq})))")
+    }
+
+    /// Why no event goes on: the dead letters have reached their bounds.
+    pub(crate) fn full_reason(&self, bounds: DeadBounds, count: u64, oldest: Option<EntryId>) -> String {
+        format!(
+            "the dead letters of {} are full: {count} of at most {}, the oldest from {}; at most {} old; look at them and discard some, the group then goes on by itself",
+            self.key,
+            bounds.count,
+            oldest.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            humantime::format_duration(bounds.age)
+        )
     }
 
     pub(crate) fn halted(&self, reason: String) -> Ended {
@@ -522,7 +546,7 @@ impl Group {
 
     /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was
     /// to be expected, and is said already.
-    fn left(&self, ended: &Ended, undone: &str) {
+    pub(crate) fn left(&self, ended: &Ended, undone: &str) {
         self.progress.abandon();
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         if self.engine.outages.trouble().is_some() || matches!(ended, Ended::Refused(_)) {

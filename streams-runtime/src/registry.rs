@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
-use streams_core::keys::{self, StreamKey};
+use streams_core::keys::{self, GroupKey, StreamKey};
 use streams_core::{
-    Checkpoint, ConsumerInfo, ConsumerOptions, Durability, EventInfo, EventRegistration, OnDataLoss, Registration,
-    Resources, Retention, Start,
+    Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, Durability, EventInfo, EventRegistration, OnDataLoss,
+    Registration, Resources, Retention, Start,
 };
 
 use crate::builds::Build;
@@ -46,8 +46,20 @@ pub(crate) struct GroupPlan {
     pub(crate) adopt: bool,
     /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
-    /// How many events of a partition it handles at once.
+    /// How many events of a partition it handles at once; in shared delivery of all of them.
     pub(crate) concurrency: u32,
+    pub(crate) delivery: Delivery,
+}
+
+impl GroupPlan {
+    /// The group's key on a partition.
+    pub(crate) fn key_at(&self, partition: u32) -> GroupKey {
+        let key = self.key.partition(partition).group(self.group);
+        match self.delivery {
+            Delivery::Ordered => key,
+            Delivery::Shared => key.shared(),
+        }
+    }
 }
 
 /// Properties of a stream that stand on any of its events.
@@ -189,6 +201,7 @@ pub(crate) fn plan(
             adopt: of_group.adopt.unwrap_or_default(),
             max_payload: properties.max_payload,
             concurrency,
+            delivery: of_group.delivery.unwrap_or_default(),
         });
     }
     problems.sort();

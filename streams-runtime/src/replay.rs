@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Events, Need, Replay, ReplayEnd, Taken};
-use streams_core::{Backoff, Context, Entry, EntryId};
+use streams_core::{Backoff, Context, EntryId, Failure, Outcome};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::commit::Committer;
 use crate::dead_letter::{self, DeadLetter};
 use crate::deliver::{InHand, Taker};
 use crate::lease::Lease;
-use crate::ordered::{Ended, Group};
+use crate::ordered::{Ended, Group, Handler};
 use crate::settle::{self, Cause, Decision, Settlement, wait};
 use crate::shutdown::FAREWELL;
 
@@ -74,6 +75,43 @@ impl Replays {
     }
 }
 
+/// A letter that is handled in a task of its own, beside the events of a shared group.
+pub(crate) struct Replaying {
+    next: Next,
+    call: AbortOnDropHandle<Result<Outcome, Failure>>,
+}
+
+impl Replaying {
+    /// Waits until its call has come to its end.
+    ///
+    /// # Cancel safety
+    /// The call goes on.
+    pub(crate) async fn ended(replaying: &mut Option<Self>) -> Result<Outcome, Failure> {
+        let Some(Self { call, .. }) = replaying else { return std::future::pending().await };
+        match call.await {
+            Ok(result) => result,
+            // A handler's panic is caught: this one is ours.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// The letter that is next, and who takes it.
+struct Next {
+    replay: Replay,
+    letter: DeadLetter,
+    taker: Taker,
+    /// What becomes of it where it is not tried.
+    fate: Option<Fate>,
+}
+
+impl Next {
+    fn context(&self, handler: &Handler) -> Context {
+        let entry = Arc::clone(self.letter.original());
+        Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
+    }
+}
+
 impl Group {
     /// One step: an attempt at the first of the replays, or word of one that has ended.
     ///
@@ -89,11 +127,81 @@ impl Group {
             return self.tell_end(lease, replays).await;
         }
         self.stand_still(lease, committer, hand).await?;
+        let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(()) };
+        let fate = match next.fate.take() {
+            Some(fate) => fate,
+            None => match self.try_again(lease, committer, &next).await {
+                Ok(fate) => fate,
+                Err(ended) => {
+                    if !matches!(ended, Ended::Lost) {
+                        self.untried(lease, &next.replay).await;
+                    }
+                    return Err(ended);
+                }
+            },
+        };
+        replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
+        self.tell_end(lease, replays).await
+    }
+
+    /// One step in a shared group: begins with the first of the replays, or tells of one that has ended.
+    pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
+        if replays.ended.is_some() {
+            self.tell_end(lease, replays).await?;
+            return Ok(None);
+        }
+        let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
+        match (next.fate.take(), next.taker) {
+            (None, Taker::Consumer(consumer)) => {
+                let handler = &self.handlers[consumer];
+                let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
+                Ok(Some(Replaying { next, call }))
+            }
+            (fate, _) => {
+                replays.ended = Some((next.replay.letter.id, self.end(&next, fate.unwrap_or(Fate::Done), replays)));
+                self.tell_end(lease, replays).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The call has come to its end.
+    pub(crate) async fn replayed(
+        &self,
+        lease: &Lease,
+        replays: &mut Replays,
+        Replaying { next, .. }: Replaying,
+        result: Result<Outcome, Failure>,
+    ) -> Result<(), Ended> {
+        let fate = match next.taker {
+            Taker::Consumer(consumer) => self.fate(consumer, &next.replay, result),
+            Taker::Nobody | Taker::Unnamed => Fate::Done,
+        };
+        replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
+        self.tell_end(lease, replays).await
+    }
+
+    /// Cuts an attempt short, which is neither a failure nor a crash.
+    pub(crate) async fn put_back(&self, lease: &Lease, Replaying { next, call }: Replaying) {
+        call.abort();
+        // One that does not yield may still be at it, when the next attempt begins.
+        let _ = tokio::time::timeout(FAREWELL, call).await;
+        self.untried(lease, &next.replay).await;
+    }
+
+    async fn untried(&self, lease: &Lease, replay: &Replay) {
+        let end = ReplayEnd::Again { attempts: replay.attempts };
+        let told = self.engine.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
+
+    /// Takes the first of the replays; `None` where there is none for now.
+    async fn next_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Next>, Ended> {
         let taken = match self.ask(lease, self.engine.broker.take_replay(&self.key, lease.holder())).await? {
             Ok(taken) => taken,
             Err(error) => {
                 self.unanswered(replays, &error);
-                return Ok(());
+                return Ok(None);
             }
         };
         replays.failures = 0;
@@ -101,7 +209,7 @@ impl Group {
             Taken::Letter(replay) => replay,
             Taken::Nothing => {
                 lease.no_replays();
-                return Ok(());
+                return Ok(None);
             }
             Taken::Fenced => return Err(Ended::Lost),
         };
@@ -111,49 +219,29 @@ impl Group {
             Ok(taker) => (taker, None),
             Err(need) => (Taker::Nobody, Some(too_new(&need))),
         };
-        let fate = match too_new.or_else(|| before(&replay, taker, &letter, self.key.group())) {
-            Some(fate) => fate,
-            None => match self.try_again(lease, committer, taker, &letter, &replay).await {
-                Ok(fate) => fate,
-                Err(ended) => {
-                    // An attempt that was cut short by a stop is no crash.
-                    if !matches!(ended, Ended::Lost) {
-                        let end = ReplayEnd::Again { attempts: replay.attempts };
-                        let told = self.engine.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
-                        let _ = tokio::time::timeout(FAREWELL, told).await;
-                    }
-                    return Err(ended);
-                }
-            },
-        };
-        replays.ended = Some((replay.letter.id, self.end(&letter, taker, &replay, fate, replays)));
-        self.tell_end(lease, replays).await
+        let fate = too_new.or_else(|| before(&replay, taker, &letter, self.key.group()));
+        Ok(Some(Next { replay, letter, taker, fate }))
     }
 
     /// Calls the handler once.
-    async fn try_again(
-        &self,
-        lease: &Lease,
-        committer: &mut Committer<'_>,
-        taker: Taker,
-        letter: &DeadLetter,
-        replay: &Replay,
-    ) -> Result<Fate, Ended> {
-        let Taker::Consumer(consumer) = taker else { return Ok(Fate::Done) };
+    async fn try_again(&self, lease: &Lease, committer: &mut Committer<'_>, next: &Next) -> Result<Fate, Ended> {
+        let Taker::Consumer(consumer) = next.taker else { return Ok(Fate::Done) };
         let handler = &self.handlers[consumer];
-        let attempt = replay.attempts + 1;
-        let entry: &Arc<Entry> = letter.original();
-        let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt).with_replay();
-        let result = self.attempt(lease, committer, handler, ctx).await?;
-        Ok(fate(settle::decide(result, attempt, &handler.policy, || self.engine.random.fraction())))
+        let result = self.attempt(lease, committer, handler, next.context(handler)).await?;
+        Ok(self.fate(consumer, &next.replay, result))
+    }
+
+    fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failure>) -> Fate {
+        let policy = &self.handlers[consumer].policy;
+        fate(settle::decide(result, replay.attempts + 1, policy, || self.engine.random.fraction()))
     }
 
     /// Says what becomes of the letter, in the log and in the words of the broker.
-    fn end(&self, letter: &DeadLetter, taker: Taker, replay: &Replay, fate: Fate, replays: &mut Replays) -> ReplayEnd {
+    fn end(&self, Next { letter, taker, replay, .. }: &Next, fate: Fate, replays: &mut Replays) -> ReplayEnd {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         let original = letter.original();
         let consumer = match taker {
-            Taker::Consumer(consumer) => self.handlers[consumer].registration.info.name,
+            Taker::Consumer(consumer) => self.handlers[*consumer].name(),
             Taker::Nobody | Taker::Unnamed => "",
         };
         let (letter_id, entry, event, attempt) = (letter.id(), original.id, original.event_id(), replay.attempts + 1);
@@ -268,6 +356,7 @@ fn fate(decision: Decision) -> Fate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use streams_core::Entry;
     use streams_core::keys::StreamKey;
 
     fn replay(crashes: u32) -> (Replay, DeadLetter) {

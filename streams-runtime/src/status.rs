@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{Extent, Holding};
+use streams_core::broker::{Crew, Extent, Holding};
 use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -294,6 +294,19 @@ impl Progress {
         self.owner.store(true, Ordering::Relaxed);
         self.begin(holding.at);
         self.now().seen = holding.seen;
+    }
+
+    /// This process takes part in the work of a shared group.
+    pub(crate) fn joined(&self) {
+        count(&self.counts.taken, 1);
+        self.owner.store(true, Ordering::Relaxed);
+    }
+
+    /// What a shared group looks like: everything below what is in hand or waits is settled.
+    pub(crate) fn crew(&self, crew: &Crew) {
+        let settled = crew.settled();
+        self.checkpoint(settled);
+        self.committed(settled, crew.seen.map(|seen| seen.saturating_sub(crew.pending)));
     }
 
     /// The lease is held no more: lost, or given back.

@@ -197,6 +197,11 @@ impl Tails {
         self.follow_key(key, EntryId::ZERO, BELL_BYTES, false)
     }
 
+    /// Follows a partition only to be told of what arrives behind `from`; where nobody else follows it, nothing before is read.
+    pub(crate) fn follow_news(&self, key: &str, from: EntryId, max_payload: usize) -> Follower {
+        self.follow_key(key, from, max_payload, true)
+    }
+
     fn follow_key(&self, key: &str, from: EntryId, max_payload: usize, guarded: bool) -> Follower {
         let mut inner = self.shared.lock();
         inner.generation += 1;
@@ -417,6 +422,31 @@ impl Follower {
 }
 
 impl Follower {
+    /// Waits until something has arrived behind `position`; answers the id of the newest.
+    ///
+    /// # Errors
+    /// What the server says of the key, when it refuses it.
+    ///
+    /// # Cancel safety
+    /// It only looks.
+    pub(crate) async fn beyond(&self, position: EntryId) -> Result<EntryId, Arc<BrokerError>> {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if let Some(window) = self.shared.lock().windows.get(&self.key) {
+                if let Some(error) = &window.broken {
+                    return Err(Arc::clone(error));
+                }
+                // After a history that was cut the newest may lie before what was heard of.
+                if window.last > position || (window.last < position && !window.entries.is_empty()) {
+                    return Ok(window.last);
+                }
+            }
+            news.await;
+        }
+    }
+
     /// Reads on from an entry below the window, or joins those who do.
     pub(crate) fn read_on(&self, partition: &PartitionKey, position: EntryId) -> Reading {
         let mut inner = self.shared.lock();

@@ -48,6 +48,21 @@ fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
     }
 }
 
+/// Refuses letters that could not be stored, and names that no event can have.
+fn check_settle(settle: &Settle) -> Result<(), BrokerError> {
+    for (_, end) in &settle.ends {
+        match end {
+            Become::Dead(fields) => check_letters(std::slice::from_ref(fields))?,
+            Become::PassedOver { name } | Become::Needs { name, .. } => {
+                keys::check_event(name)
+                    .map_err(|error| BrokerError::new(BrokerErrorKind::Refused, error.to_string()))?;
+            }
+            Become::Done | Become::Again { .. } | Become::Back => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
 fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     check_letters(&commit.dead)?;
@@ -71,8 +86,8 @@ fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
 }
 
 /// Refuses the empty token, which stands for nobody.
-fn check_claim(claim: &Claim) -> Result<(), BrokerError> {
-    if claim.owner.is_empty() {
+fn check_owner(owner: &str) -> Result<(), BrokerError> {
+    if owner.is_empty() {
         return Err(BrokerError::new(BrokerErrorKind::Refused, "a lease is taken with a token that is not empty"));
     }
     Ok(())

@@ -201,7 +201,7 @@ fn least_rights(server: &RedisServer) {
     let mut acl = Acl::new().in_a_database();
     for (stream, groups) in [
         (StreamKey::new(Some("eu"), "trades", 4), &[][..]),
-        (stream("trades", 1), &["risk", "other", "none", "audit", "new"]),
+        (stream("trades", 1), &["risk", "other", "none", "audit", "new", "mixed"]),
         (stream("orders", 4), &["a", "b"]),
         (stream("orders1", 1), &["a"]),
         (stream("orders3", 3), &["a"]),
@@ -214,6 +214,9 @@ fn least_rights(server: &RedisServer) {
         for group in groups {
             acl = acl.consume_from(&stream, group).unwrap();
         }
+    }
+    for group in ["crew", "mixed", "none", "other", "g0", "g1", "g2"] {
+        acl = acl.share_from(&stream("trades", 1), group).unwrap();
     }
     let mut user = ::redis::cmd("ACL");
     user.arg("SETUSER").arg("least").arg("on").arg(">secret").arg(acl.to_string().split(' ').collect::<Vec<_>>());

@@ -1,11 +1,12 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
-//! and the disk, `scripts` change groups, `tail` waits for entries.
+//! and the disk, `scripts` change groups, `shared` speaks of work queues, `tail` waits for entries.
 
 mod acl;
 mod connection;
 mod durable;
 mod parse;
 mod scripts;
+mod shared;
 mod tail;
 #[cfg(feature = "tls")]
 mod tls;
@@ -18,9 +19,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
-    Commit, Committed, Consumed, Created, Durable, Events, Extent, Fields, GroupState, Holder, Holding, LeaseView,
-    MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply,
-    Reset, Snapshot, Tail, Taken,
+    Commit, Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Freed, GroupState, Holder, Holding,
+    Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer,
+    Replay, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -30,7 +31,9 @@ use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, un
 use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
-use super::{BELL_LENGTH, MOST_NAMED, check_claim, check_commit, check_entries, check_partitions, check_replay_end};
+use super::{
+    BELL_LENGTH, MOST_NAMED, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle,
+};
 use crate::clock::millis;
 
 /// A broker on a server: Redis 7.0, Valkey 7.2, or later.
@@ -303,19 +306,25 @@ impl Broker for Redis {
             }
             let mut checkpoints = redis::pipe();
             for name in &names {
-                checkpoints.cmd("HGET").arg(partition.group(name).state()).arg("at");
+                let state = partition.group(name);
+                checkpoints.cmd("HGET").arg(state.state()).arg("at").cmd("HGET").arg(state.state()).arg("mode");
             }
             let checkpoints = &checkpoints;
             let call = Call { command: "HGET", key: partition.as_str(), effect: Effect::Read };
             let run = |mut connection| async move { checkpoints.query_async::<Vec<Value>>(&mut connection).await };
-            let replies = self.commands.run(call, run).await?;
-            // Without a state it is somebody else's, too.
-            if replies.contains(&Value::Nil) {
-                return Ok(None);
+            let mut replies = self.commands.run(call, run).await?.into_iter();
+            let mut slowest = None;
+            for name in names {
+                let (at, mode) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
+                // Without a state it is somebody else's, too.
+                if at == Value::Nil {
+                    return Ok(None);
+                }
+                let (at, mode) =
+                    (parse::id(at).map_err(unexpected(call))?, parse::text(mode).map_err(unexpected(call))?);
+                let at = if mode == "shared" { self.settled(partition, &name, at).await? } else { at };
+                slowest = slowest.into_iter().chain([(at, name)]).min();
             }
-            let found = replies.into_iter().map(parse::id).zip(names);
-            let found = found.map(|(at, slowest)| Ok((at?, slowest))).collect::<Result<Vec<_>, _>>();
-            let slowest = found.map_err(unexpected(call))?.into_iter().min();
             Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))
         })
     }
@@ -421,7 +430,7 @@ impl Broker for Redis {
             let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
             let (start, from) = words(start);
             let mut invocation = on(&scripts::CREATE, group);
-            invocation.arg(start).arg(from);
+            invocation.arg(start).arg(from).arg(mode(group));
             match self.script(call, &invocation).await?.word.as_str() {
                 "made" => Ok(Created::Made),
                 "exists" => Ok(Created::Exists),
@@ -433,7 +442,7 @@ impl Broker for Redis {
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         Box::pin(async move {
-            check_claim(claim)?;
+            check_owner(&claim.owner)?;
             let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Idempotent };
             let Claim { owner, lease_for, seen, own, bound } = claim;
             let mut invocation = on(&scripts::ACQUIRE, group);
@@ -455,6 +464,13 @@ impl Broker for Redis {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(async move {
+            if group.is_shared() {
+                let call = Call { command: "leaving a group", key: group.state(), effect: Effect::Once };
+                let mut invocation = on(&scripts::LEAVE, group);
+                invocation.key(group.waiting()).key(group.partition().bell());
+                invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
+                return Ok(self.script(call, &invocation).await?.word == "yes");
+            }
             let call = Call { command: "releasing a lease", key: group.state(), effect: Effect::Once };
             Ok(self.script(call, &release_script(group, holder, None)).await?.word == "yes")
         })
@@ -483,7 +499,14 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
             let (start, from) = words(to);
-            let mut invocation = on(&scripts::RESET, group);
+            let mut invocation = match group.is_shared() {
+                false => on(&scripts::RESET, group),
+                true => {
+                    let mut shared = on(&scripts::RESET_SHARED, group);
+                    shared.key(group.waiting()).key(group.needs()).key(group.failed());
+                    shared
+                }
+            };
             invocation
                 .key(group.partition().bell())
                 .arg(seen.map_or_else(String::new, |epoch| epoch.to_string()))
@@ -505,7 +528,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::ADOPT, group);
-            invocation.arg(millis(quiet)).arg(MOST_NAMED);
+            invocation.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
             adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
@@ -593,9 +616,72 @@ impl Broker for Redis {
             Ok(self.script(call, &invocation).await?.word == "yes")
         })
     }
+
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
+        Box::pin(async move {
+            check_owner(owner)?;
+            let call = Call { command: "joining a group", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::JOIN, group);
+            invocation.arg(owner).arg(millis(lease_for));
+            shared::joined(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
+        Box::pin(async move {
+            // Sent again by itself it would hand out others, and nobody would have those of the first answer.
+            let call = Call { command: "taking entries", key: group.state(), effect: Effect::Once };
+            // Its reply may be large.
+            let answer = self.script_on(&self.reads, call, &shared::take_script(group, take)).await?;
+            shared::took(answer).map_err(unexpected(call))
+        })
+    }
+
+    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
+        Box::pin(async move {
+            check_settle(settle)?;
+            // Sent again by itself it would answer that nothing is in hand.
+            let call = Call { command: "settling entries", key: group.state(), effect: Effect::Once };
+            let mut settled = Settled::default();
+            for invocation in shared::settle_scripts(group, settle) {
+                let answer = self.script(call, &invocation).await?;
+                if !shared::settled(answer, &mut settled).map_err(unexpected(call))? {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(settled))
+        })
+    }
+
+    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
+        Box::pin(async move {
+            let call = Call { command: "looking at a group", key: group.state(), effect: Effect::Read };
+            shared::crew(self.script(call, &shared::crew_script(group)).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
+        Box::pin(async move {
+            let call = Call { command: "freeing entries", key: group.state(), effect: Effect::Once };
+            let invocation = shared::free_script(group, owner, seen, count);
+            shared::freed(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
 }
 
 impl Redis {
+    /// Up to where a shared group has settled everything that was handed out up to `at`.
+    async fn settled(&self, partition: &PartitionKey, group: &str, at: EntryId) -> Result<EntryId, BrokerError> {
+        let call = Call { command: "XPENDING", key: partition.as_str(), effect: Effect::Read };
+        let mut command = cmd("XPENDING");
+        command.arg(partition.as_str()).arg(group);
+        let mut summary = parse::array(self.command(call, &command).await?).map_err(unexpected(call))?.into_iter();
+        match summary.nth(1).unwrap_or_default() {
+            Value::Nil => Ok(at),
+            oldest => Ok(parse::id(oldest).map_err(unexpected(call))?.previous().min(at)),
+        }
+    }
+
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
     /// operator has to know.
     async fn warn_of_eviction(&self) {
@@ -777,6 +863,11 @@ fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
     let mut invocation = script.key(group.partition().as_str());
     invocation.key(group.state()).arg(group.group());
     invocation
+}
+
+/// The delivery that the key is for, as it stands in a state.
+fn mode(group: &GroupKey) -> &'static str {
+    if group.is_shared() { "shared" } else { "ordered" }
 }
 
 /// Where a group begins, as the scripts take it.

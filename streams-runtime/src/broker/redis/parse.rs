@@ -71,7 +71,7 @@ pub(super) fn id(value: Value) -> Parsed<EntryId> {
 }
 
 /// `[id, [field, value, ...]]`.
-fn entry(value: Value) -> Parsed<Arc<Entry>> {
+pub(super) fn entry(value: Value) -> Parsed<Arc<Entry>> {
     let mut parts = array(value)?.into_iter();
     let (Some(entry_id), Some(fields), None) = (parts.next(), parts.next(), parts.next()) else {
         return Err(Unexpected("an entry's id and fields"));

@@ -41,8 +41,18 @@ pub(super) static REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "replay
 pub(super) static TAKE_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "take_replay");
 pub(super) static END_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "end_replay");
 
+// Work queues: whoever has entries in hand must get rid of them on a full server, too, and what they leave behind is bounded.
+pub(super) static JOIN: LazyLock<Script> = script!(" flags=allow-oom", "join");
+pub(super) static TAKE: LazyLock<Script> = script!(" flags=allow-oom", "take");
+pub(super) static SETTLE: LazyLock<Script> = script!(" flags=allow-oom", "settle");
+pub(super) static SETTLE_WITH_DEAD: LazyLock<Script> = script!("", "settle");
+pub(super) static CREW: LazyLock<Script> = script!(" flags=no-writes", "crew");
+pub(super) static FREE: LazyLock<Script> = script!(" flags=allow-oom", "free");
+pub(super) static LEAVE: LazyLock<Script> = script!(" flags=allow-oom", "leave");
+pub(super) static RESET_SHARED: LazyLock<Script> = script!("", "reset_shared");
+
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 15] {
+pub(super) fn all() -> [&'static Script; 23] {
     [
         &CREATE,
         &ACQUIRE,
@@ -59,5 +69,13 @@ pub(super) fn all() -> [&'static Script; 15] {
         &REPLAY,
         &TAKE_REPLAY,
         &END_REPLAY,
+        &JOIN,
+        &TAKE,
+        &SETTLE,
+        &SETTLE_WITH_DEAD,
+        &CREW,
+        &FREE,
+        &LEAVE,
+        &RESET_SHARED,
     ]
 }

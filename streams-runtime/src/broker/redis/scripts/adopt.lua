@@ -1,5 +1,6 @@
 -- Makes the state of a group that somebody else has read with XREADGROUP, from the first entry that is not acknowledged there.
--- KEYS: stream, state. ARGV: group, for how long its consumers have to be silent in ms, how many of them to name.
+-- A shared group goes on from what was delivered last, and has what is pending as its own.
+-- KEYS: stream, state. ARGV: group, for how long its consumers have to be silent in ms, how many of them to name, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, quiet, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
@@ -36,13 +37,15 @@ end
 local at = found['last-delivered-id']
 local pending = redis.call('XPENDING', stream, group)
 local count, oldest = pending[1], pending[2] or ''
-if count > 0 and not above(oldest, at) then
+if ARGV[4] == 'ordered' and count > 0 and not above(oldest, at) then
   at = id_before(oldest)
 end
 -- Between the two ends nobody knows the ordinal. Where the stream was trimmed past the checkpoint the first look reports it.
 local last, added = begin(stream, 'latest', '')
 local seen = at == last and added or ''
-mirror(stream, group, at, seen)
-redis.call('HSET', state, 'mode', 'ordered', 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
+if ARGV[4] == 'ordered' then
+  mirror(stream, group, at, seen)
+end
+redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
   'at', at, 'at_event', '', 'seen', seen)
 return {'done', at, found['last-delivered-id'], count, oldest}

@@ -9,8 +9,7 @@ local wrong = wrong_type({{state, 'hash'}, {replays, 'stream'}, {dead, 'stream'}
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'owner', 'epoch', 'replaying')
-if not is_held(held[1], held[2], owner, epoch) then
+if not holds(state, owner, epoch) then
   return {'no'}
 end
 if not redis.call('XRANGE', replays, id, id)[1] then
@@ -18,7 +17,7 @@ if not redis.call('XRANGE', replays, id, id)[1] then
 end
 
 if what == 'again' then
-  local _, crashes = replaying(held[3], id)
+  local _, crashes = replaying(redis.call('HMGET', state, 'replaying')[1], id)
   redis.call('HSET', state, 'replaying', table.concat({id, ARGV[6], crashes, '0'}, ' '))
   return {'yes'}
 end

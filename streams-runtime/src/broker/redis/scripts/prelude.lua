@@ -89,6 +89,60 @@ local function is_held(found_owner, found_epoch, owner, epoch)
   return owner ~= '' and found_owner == owner and found_epoch == epoch
 end
 
+-- A number without exponent.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- Of a shared group what its state says of a consumer that lives: its epoch, beat and lease.
+local function lives(field)
+  return string.match(field or '', '^(%d+) (%d+) (%d+)$')
+end
+
+-- Whether this joining of a shared group is one of its consumers that live; counts a beat of it.
+local function beats(state, owner, epoch)
+  local field = 'consumer:' .. owner
+  local found, beat, lease = lives(redis.call('HGET', state, field))
+  if found ~= epoch then
+    return false
+  end
+  redis.call('HSET', state, field, table.concat({found, digits(tonumber(beat) + 1), lease}, ' '))
+  return true
+end
+
+-- Whether owner and epoch hold the lease of the group or, where it is a shared one, are a consumer of it that lives.
+local function holds(state, owner, epoch)
+  local held = redis.call('HMGET', state, 'owner', 'epoch', 'consumer:' .. owner)
+  return is_held(held[1], held[2], owner, epoch) or lives(held[3]) == epoch
+end
+
+-- Has what a shared group's entries are pending under that nobody has in hand. No token is like it.
+local NOBODY = '_free'
+
+-- How often an entry was handed out to this consumer; nothing when it is not in its hand.
+local function in_hand(stream, group, id, owner)
+  local held = redis.call('XPENDING', stream, group, id, id, 1, owner)[1]
+  return held and held[4]
+end
+
+-- Takes an entry out of a hand, as one that was handed out so often.
+local function let_go(stream, group, id, times)
+  redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', times, 'JUSTID')
+end
+
+local function entry_at(stream, id)
+  return redis.call('XRANGE', stream, id, id)[1]
+end
+
+-- The event id of an entry, empty where it has none.
+local function event_id(entry)
+  return by_name(entry[2]).id or ''
+end
+
+local function ring(bell, group, most)
+  redis.call('XADD', bell, 'MAXLEN', most, '*', 'group', group)
+end
+
 -- What the state says of the first of the replays: failed attempts, crashes, and the epoch that it is charged to.
 local function replaying(field, id)
   local found, attempts, crashes, charged = string.match(field or '', '^(%S+) (%d+) (%d+) (%d+)$')
@@ -102,11 +156,6 @@ end
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
--- A number without exponent.
-local function digits(number)
-  return string.format('%.0f', number)
 end
 
 -- Shows a checkpoint in the server's own group, for operators' tools; answers false when the group or its stream is gone.

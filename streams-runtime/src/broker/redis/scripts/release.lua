@@ -23,5 +23,5 @@ end
 if held[3] then
   mirror(stream, group, held[3], held[4] or '')
 end
-redis.call('XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', group)
+ring(bell, group, ARGV[4])
 return {'yes'}

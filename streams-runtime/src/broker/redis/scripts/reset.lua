@@ -39,5 +39,5 @@ end
 if held.replays then
   redis.call('HSET', state, 'replays', held.replays)
 end
-redis.call('XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', group)
+ring(bell, group, ARGV[5])
 return {'done', at}

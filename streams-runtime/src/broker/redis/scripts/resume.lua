@@ -9,4 +9,6 @@ if redis.call('EXISTS', state) == 0 then
   return {'no'}
 end
 redis.call('HINCRBY', state, 'resume', 1)
+-- Of a shared group, what was lost to it.
+redis.call('HDEL', state, 'lost')
 return {'yes'}

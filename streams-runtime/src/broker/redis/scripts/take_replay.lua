@@ -1,5 +1,6 @@
 -- Answers the first of the replays and charges it to the epoch that takes it. Who takes a letter that is still charged to an
--- earlier epoch has found a crash. Sent twice it charges once.
+-- earlier epoch has found a crash, unless that is one of another consumer of a shared group that lives. Sent twice it
+-- charges once.
 -- KEYS: stream, state, replays. ARGV: group, owner, epoch.
 local state, replays = KEYS[2], KEYS[3]
 local owner, epoch = ARGV[2], ARGV[3]
@@ -8,8 +9,7 @@ local wrong = wrong_type({{state, 'hash'}, {replays, 'stream'}})
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'owner', 'epoch', 'replaying')
-if not is_held(held[1], held[2], owner, epoch) then
+if not holds(state, owner, epoch) then
   return {'fenced'}
 end
 local letter = redis.call('XRANGE', replays, '-', '+', 'COUNT', 1)[1]
@@ -17,8 +17,14 @@ if not letter then
   redis.call('HDEL', state, 'replays', 'replaying')
   return {'nothing'}
 end
-local attempts, crashes, charged = replaying(held[3], letter[1])
+local fields = by_name(redis.call('HGETALL', state))
+local attempts, crashes, charged = replaying(fields.replaying, letter[1])
 if charged ~= '0' and charged ~= epoch then
+  for field, consumer in pairs(fields) do
+    if string.find(field, 'consumer:', 1, true) == 1 and lives(consumer) == charged then
+      return {'nothing'}
+    end
+  end
   crashes = crashes + 1
 end
 redis.call('HSET', state, 'replays', '1', 'replaying', table.concat({letter[1], attempts, crashes, epoch}, ' '))

@@ -1,4 +1,7 @@
-//! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one.
+//! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one; `shared` has
+//! work queues.
+
+mod shared;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +18,8 @@ use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{BELL_LENGTH, check_claim, check_commit, check_entries, check_partitions, check_replay_end};
+use self::shared::Queue;
+use super::{BELL_LENGTH, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle};
 use crate::clock::millis;
 
 /// A broker without a server, for development, tests and programs that may forget.
@@ -79,6 +83,8 @@ struct Group {
     needs: Option<Need>,
     resume: u64,
     replaying: Replaying,
+    /// Of a group in shared delivery; then the lease is nobody's, and its epoch that of the last joining or reset.
+    queue: Option<Queue>,
 }
 
 /// What is known of the first of the replays.
@@ -149,10 +155,27 @@ impl Log {
 }
 
 impl Group {
+    /// The delivery that the group was made for, where the key is for the other one.
+    fn other_mode(&self, group: &GroupKey) -> Option<&'static str> {
+        match (&self.queue, group.is_shared()) {
+            (None, true) => Some("ordered"),
+            (Some(_), false) => Some("shared"),
+            _ => None,
+        }
+    }
+
     fn is_held_by(&self, holder: &Holder) -> bool {
+        if let Some(queue) = &self.queue {
+            return queue.has(holder);
+        }
         // The empty owner is nobody, also for somebody who claims to be it.
         !holder.owner.is_empty() && self.lease.owner == holder.owner && self.lease.epoch == holder.epoch
     }
+}
+
+/// What a group is made with that its key is for.
+fn queue(group: &GroupKey) -> Option<Queue> {
+    group.is_shared().then(Queue::default)
 }
 
 impl Store {
@@ -206,12 +229,16 @@ impl Store {
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
         let (at, seen) = log.begin(start, now);
         log.markers.insert(group.group().to_owned(), at);
-        self.groups.insert(group.state().to_owned(), Group { at, seen, ..Group::default() });
+        self.groups.insert(group.state().to_owned(), Group { at, seen, queue: queue(group), ..Group::default() });
         Created::Made
     }
 
     fn reset(&mut self, group: &GroupKey, seen: Option<u64>, to: Start, now: u64) -> Reset {
-        let epoch = self.groups.get(group.state()).map(|state| state.lease.epoch);
+        let state = self.groups.get(group.state());
+        if let Some(mode) = state.and_then(|state| state.other_mode(group)) {
+            return Reset::Mode(mode.to_owned());
+        }
+        let epoch = state.map(|state| state.lease.epoch);
         if epoch != seen {
             return Reset::Contended;
         }
@@ -224,7 +251,10 @@ impl Store {
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
         let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
-        self.groups.insert(group.state().to_owned(), Group { lease, at, seen, reset, events, ..Group::default() });
+        self.groups.insert(
+            group.state().to_owned(),
+            Group { lease, at, seen, reset, events, queue: queue(group), ..Group::default() },
+        );
         self.ring(group, now);
         Reset::Done { at }
     }
@@ -239,8 +269,11 @@ impl Store {
 
     fn consumed(&self, partition: &PartitionKey) -> Option<Consumed> {
         let markers = &self.logs.get(partition.as_str())?.markers;
-        let checkpoints =
-            markers.keys().map(|group| Some((self.groups.get(partition.group(group).state())?.at, group)));
+        let checkpoints = markers.keys().map(|group| {
+            let state = self.groups.get(partition.group(group).state())?;
+            let oldest = state.queue.as_ref().and_then(Queue::oldest);
+            Some((oldest.map_or(state.at, |oldest| oldest.previous().min(state.at)), group))
+        });
         let (at, slowest) = checkpoints.collect::<Option<Vec<_>>>()?.into_iter().min()?;
         Some(Consumed { at, slowest: slowest.clone() })
     }
@@ -249,6 +282,9 @@ impl Store {
         let has_marker = self.has_marker(group);
         let last = self.logs.get(group.partition().as_str()).map_or(EntryId::ZERO, |log| log.last);
         let Some(state) = self.groups.get_mut(group.state()) else { return Acquired::Missing };
+        if let Some(mode) = state.other_mode(group) {
+            return Acquired::Mode(mode.to_owned());
+        }
         // Its own token: the claim was sent again.
         let again = state.lease.owner == claim.owner;
         if !again && state.lease != claim.seen {
@@ -359,6 +395,14 @@ impl Store {
         let Some(letter) = self.logs.get(&group.replay()).and_then(|log| log.entries.front()) else {
             return Taken::Nothing;
         };
+        // Another consumer is at it.
+        if let (Some(queue), Some(epoch)) = (&state.queue, state.replaying.charged)
+            && state.replaying.id == letter.id
+            && epoch != holder.epoch
+            && queue.lives(epoch)
+        {
+            return Taken::Nothing;
+        }
         if state.replaying.id != letter.id {
             state.replaying = Replaying { id: letter.id, ..Replaying::default() };
         }
@@ -397,6 +441,9 @@ impl Store {
     }
 
     fn release(&mut self, group: &GroupKey, holder: &Holder, needs: Option<&Need>, now: u64) -> bool {
+        if group.is_shared() {
+            return self.leave(group, holder, now);
+        }
         let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
             return false;
         };
@@ -650,7 +697,7 @@ impl Broker for Embedded {
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         self.reply(move |store, now| {
-            check_claim(claim)?;
+            check_owner(&claim.owner)?;
             Ok(store.acquire(group, claim, now))
         })
     }
@@ -696,8 +743,12 @@ impl Broker for Embedded {
 
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
         self.reply(move |store, _| {
-            let state = store.groups.get_mut(group.state());
-            Ok(state.map(|state| state.resume += 1).is_some())
+            let Some(state) = store.groups.get_mut(group.state()) else { return Ok(false) };
+            state.resume += 1;
+            if let Some(queue) = &mut state.queue {
+                queue.lost = None;
+            }
+            Ok(true)
         })
     }
 
@@ -710,7 +761,7 @@ impl Broker for Embedded {
             let Some(log) = store.logs.get(group.partition().as_str()) else { return Ok(Adopted::Missing) };
             let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
             let seen = (at == log.last).then_some(log.added);
-            store.groups.insert(group.state().to_owned(), Group { at, seen, ..Group::default() });
+            store.groups.insert(group.state().to_owned(), Group { at, seen, queue: queue(group), ..Group::default() });
             Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
         })
     }
@@ -761,35 +812,37 @@ impl Broker for Embedded {
         })
     }
 
-    fn join<'a>(&'a self, _group: &'a GroupKey, _owner: &'a str, _lease_for: Duration) -> Reply<'a, Joined> {
-        self.reply(|_, _| Err(not_shared()))
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
+        self.reply(move |store, now| {
+            check_owner(owner)?;
+            Ok(store.join(group, owner, lease_for, now))
+        })
     }
 
-    fn take<'a>(&'a self, _group: &'a GroupKey, _take: &'a Take) -> Reply<'a, Took> {
-        self.reply(|_, _| Err(not_shared()))
+    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
+        self.reply(move |store, now| Ok(store.take(group, take, now)))
     }
 
-    fn settle<'a>(&'a self, _group: &'a GroupKey, _settle: &'a Settle) -> Reply<'a, Option<Settled>> {
-        self.reply(|_, _| Err(not_shared()))
+    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
+        self.reply(move |store, now| {
+            check_settle(settle)?;
+            let settled = store.settle(group, settle, now);
+            self.shared.added.notify_waiters();
+            Ok(settled.map(|(settled, _)| settled))
+        })
     }
 
-    fn crew<'a>(&'a self, _group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
-        self.reply(|_, _| Err(not_shared()))
+    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
+        self.reply(move |store, now| Ok(store.crew(group, now)))
     }
 
-    fn free<'a>(
-        &'a self,
-        _group: &'a GroupKey,
-        _owner: &'a str,
-        _seen: &'a Life,
-        _count: usize,
-    ) -> Reply<'a, Freed> {
-        self.reply(|_, _| Err(not_shared()))
+    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
+        self.reply(move |store, now| {
+            let freed = store.free(group, owner, seen, count, now);
+            self.shared.added.notify_waiters();
+            Ok(freed)
+        })
     }
-}
-
-fn not_shared() -> BrokerError {
-    BrokerError::new(BrokerErrorKind::Unsupported, "the embedded broker has no shared delivery yet; set REDIS_URL")
 }
 
 struct EmbeddedTail {
@@ -861,7 +914,10 @@ impl Renewer for EmbeddedRenewer {
                 let Some(state) = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
                     return Renewed::Lost;
                 };
-                state.lease.beat += 1;
+                match &mut state.queue {
+                    Some(queue) => queue.beat(&holder.owner),
+                    None => state.lease.beat += 1,
+                }
                 Renewed::Held { replays: store.logs.get(&group.replay()).is_some_and(|log| !log.entries.is_empty()) }
             };
             Ok(leases.iter().map(renew).collect())

@@ -1,0 +1,30 @@
+-- Makes a process a consumer of a shared group. Sent twice it answers with the same epoch.
+-- KEYS: stream, state. ARGV: group, token, lease in ms.
+local stream, state = KEYS[1], KEYS[2]
+local group, field = ARGV[1], 'consumer:' .. ARGV[2]
+
+local wrong = wrong_type({{stream, 'stream'}, {state, 'hash'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'mode', 'epoch', 'at', field)
+if not held[2] then
+  return {'missing'}
+end
+if held[1] ~= 'shared' then
+  return {'mode', held[1] or ''}
+end
+local epoch = lives(held[4])
+if epoch then
+  return {'member', epoch}
+end
+if not has_group(stream, group) then
+  return {'vanished', held[3] or '0-0'}
+end
+if not tonumber(held[2]) then
+  return {'damaged', state}
+end
+-- The clock as a floor: should a failover lose the last of them, the next is above them all the same.
+epoch = digits(math.max(tonumber(held[2]) + 1, now()))
+redis.call('HSET', state, 'epoch', epoch, field, table.concat({epoch, '1', ARGV[3]}, ' '))
+return {'member', epoch}

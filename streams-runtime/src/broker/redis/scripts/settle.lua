@@ -1,0 +1,82 @@
+-- Ends the business of entries with a shared group, or gives them back. Sent twice it finds none of them in hand.
+-- KEYS: stream, state, waiting, needs, failed, dead letters, bell.
+-- ARGV: group, token, epoch, most dead letters, their greatest age in ms, rings that the bell keeps,
+--       (id, what, number of arguments, arguments)*: done; passed with a name; again with failed attempts and a wait in ms;
+--       back; needs with name and version; dead with fields and values.
+local stream, state, waiting, needs, failed, dead, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local group, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
+
+local wrong = wrong_type({
+  {stream, 'stream'}, {state, 'hash'}, {waiting, 'zset'}, {needs, 'zset'}, {failed, 'hash'}, {dead, 'stream'},
+  {bell, 'stream'},
+})
+if wrong then
+  return wrong
+end
+local mine = redis.pcall('XPENDING', stream, group, '-', '+', 1, owner)
+if mine.err then
+  if string.find(mine.err, 'NOGROUP', 1, true) then
+    return {'fenced'}
+  end
+  return mine
+end
+if not beats(state, owner, epoch) then
+  return {'fenced'}
+end
+
+local events = ' ' .. (redis.call('HGET', state, 'events') or '')
+local clock, lost, declared, full, free = now(), {}, {}, {}, false
+local function room()
+  local count = redis.call('XLEN', dead)
+  local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
+  local oldest_id = oldest and oldest[1] or ''
+  local too_old = oldest and clock - tonumber(string.match(oldest_id, '^%d+')) > tonumber(ARGV[5])
+  if too_old or count + 1 > tonumber(ARGV[4]) then
+    full = {count, oldest_id}
+    return false
+  end
+  return true
+end
+local i = 7
+while ARGV[i] do
+  local id, what, number = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local a, b = ARGV[i + 3], ARGV[i + 4]
+  local times = in_hand(stream, group, id, owner)
+  local ends = false
+  if not times then
+    table.insert(lost, id)
+  elseif what == 'done' then
+    ends = true
+  elseif what == 'passed' then
+    if string.find(events, ' ' .. a .. '@', 1, true) then
+      table.insert(declared, id)
+    else
+      ends = true
+    end
+  elseif what == 'again' then
+    let_go(stream, group, id, times)
+    redis.call('HSET', failed, id, a)
+    redis.call('ZADD', waiting, digits(clock + tonumber(b)), id)
+    free = free or b == '0'
+  elseif what == 'back' then
+    let_go(stream, group, id, math.max(times - 1, 0))
+    redis.call('ZADD', waiting, 0, id)
+    free = true
+  elseif what == 'needs' then
+    let_go(stream, group, id, math.max(times - 1, 0))
+    redis.call('ZADD', needs, 0, a .. '@' .. string.format('%010d', tonumber(b)) .. ' ' .. id)
+    free = true
+  elseif what == 'dead' and room() then
+    redis.call('XADD', dead, '*', unpack(ARGV, i + 3, i + 2 + number))
+    ends = true
+  end
+  if ends then
+    redis.call('XACK', stream, group, id)
+    redis.call('HDEL', failed, id)
+  end
+  i = i + 3 + number
+end
+if free then
+  ring(bell, group, ARGV[6])
+end
+return {'settled', lost, declared, full}

@@ -1,0 +1,1025 @@
+//! A group as a work queue, on one partition: take what is free, handle it beside others, say what became of it.
+//!
+//! The broker keeps who has what in hand ([`streams_core::broker`]). A failed event waits for its next attempt there, in nobody's
+//! hand, so it holds up no other, and whoever is free has it next. [`crew`](crate::crew) says which consumers are dead;
+//! [`settle`](crate::settle) decides what an outcome means, as for ordered groups.
+//!
+//! One task does three things at the same time: it takes, it runs handlers, and it settles what they have ended. Of each kind
+//! of call one is on its way, so calls collect what there is by themselves.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{
+    Become, BrokerError, BrokerErrorKind, Created, Crew, Delivered, Events, Full, Haul, Holder, Joined, Lost, Need,
+    Settle, Settled, Take, Took,
+};
+use streams_core::{Context, Entry, EntryId, Failure, OnDataLoss, Outcome, keys};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::after;
+use crate::commit::MENDED_RETRY;
+use crate::crew::{self, Sightings};
+use crate::deliver::Taker;
+use crate::lease::Lease;
+use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::metrics::Gauge;
+use crate::ordered::{Ended, Group};
+use crate::prove::given_up;
+use crate::replay::{Replaying, Replays};
+use crate::settle::{Cause, Decision, SERVER_AWAY, Settlement, decide, wait};
+use crate::shutdown::FAREWELL;
+use crate::status::{Phase, count};
+use crate::tail::Count;
+
+/// How often a process looks at the others, and at what waits without a ring.
+const LOOK: Duration = Duration::from_millis(750);
+/// How many ends one call tells: some milliseconds of the server's time.
+const ENDS_A_CALL: usize = 500;
+/// How many entries may have ended here that the server does not know of: as many come again after a crash, with what is in
+/// hand.
+const MOST_UNTOLD: usize = 1_000;
+/// How much is taken ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
+/// the server after each event; what is ahead waits here, although another process may be free.
+const AHEAD: Duration = Duration::from_millis(10);
+const MOST_AHEAD: usize = 256;
+/// After how long an entry is given back that was taken ahead and has not begun: the handlers turned out to be slow.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// For how long events have to wait for another build before that is told.
+const UNNEEDED: Duration = Duration::from_secs(60);
+
+/// What a shared group needs besides.
+pub(crate) struct Sharing {
+    /// Slots for handlers, of all partitions of the group in this process.
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) concurrency: usize,
+    pub(crate) members: Arc<Gauge>,
+    /// The most that an entry waits for its next attempt, whatever the server's clock does.
+    pub(crate) longest_wait: Duration,
+}
+
+/// How an entry that was handed out may run.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// Beside whatever runs.
+    Beside,
+    /// With nothing else of the group in this process: should the process end, this entry has done it.
+    Alone,
+    /// Not again.
+    Over(String),
+}
+
+/// How an entry may run that took down so many processes, as far as one knows.
+///
+/// An end is charged to everything that was in hand, so of the first nothing can be known. The last before an event is given
+/// up it runs alone.
+fn standing(crashes: u64, max_crashes: u32) -> Standing {
+    let charged = u32::try_from(crashes.saturating_sub(1)).unwrap_or(u32::MAX);
+    if let Some(reason) = given_up(charged, max_crashes) {
+        return Standing::Over(reason);
+    }
+    if crashes > 0 && charged + 1 >= max_crashes { Standing::Alone } else { Standing::Beside }
+}
+
+/// How many processes an entry took down, as far as one knows: it was handed out, and neither did an attempt fail nor was it
+/// given back.
+fn crashes(delivered: &Delivered) -> u64 {
+    delivered.deliveries.saturating_sub(1).saturating_sub(delivered.failed.into())
+}
+
+/// How many entries to have in hand that have not begun, where so many run at once and take so long.
+fn ahead(slots: usize, mean: Option<Duration>) -> usize {
+    // Nothing is known of the first.
+    let Some(mean) = mean else { return 0 };
+    let done = AHEAD.as_nanos() * slots as u128 / mean.as_nanos().max(1);
+    usize::try_from(done).unwrap_or(usize::MAX).min(MOST_AHEAD)
+}
+
+/// What was handed out and has not begun.
+struct Queued {
+    delivered: Delivered,
+    taker: Result<Taker, Need>,
+    standing: Standing,
+    since: Instant,
+}
+
+/// A handler's call.
+struct Running {
+    entry: Arc<Entry>,
+    consumer: usize,
+    attempt: u32,
+    began: Instant,
+    limit: Instant,
+}
+
+/// A call that has come to its end.
+struct Returned {
+    id: EntryId,
+    result: Result<Outcome, Failure>,
+}
+
+/// What has ended, on its way to the broker.
+struct Telling {
+    settle: Arc<Settle>,
+    reply: AbortOnDropHandle<Result<Option<Settled>, BrokerError>>,
+    /// How often there was no answer: what is not in hand any more then may have been settled by that.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// Dead letters for which there is no room.
+struct Kept {
+    letters: Vec<(EntryId, Become)>,
+    until: Instant,
+}
+
+/// What this process has in hand, and what it is about to say.
+struct Desk<'a> {
+    group: &'a Group,
+    sharing: &'a Sharing,
+    lease: &'a Lease,
+    /// What builds had declared at the start.
+    declared: Events,
+    queue: VecDeque<Queued>,
+    running: BTreeMap<EntryId, Running>,
+    /// By when calls have to be over.
+    limits: BTreeSet<(Instant, EntryId)>,
+    calls: JoinSet<Returned>,
+    /// What runs, runs alone.
+    alone: bool,
+    /// What is in hand and has not ended weighs this.
+    bytes: usize,
+    /// How long a call takes, lately.
+    mean: Option<Duration>,
+    count: Count,
+    /// Ended, and not on its way.
+    ends: Vec<(EntryId, Become)>,
+    /// Why events on their way to the dead letters are dead.
+    causes: BTreeMap<EntryId, Cause>,
+    /// The versions of events that are passed over.
+    passed_over: BTreeMap<EntryId, u32>,
+    telling: Option<Telling>,
+    kept: Option<Kept>,
+    taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
+    /// There may be something to take.
+    hungry: bool,
+    /// An answer was lost: the broker may have something in this hand that is not here.
+    unsure: bool,
+    failures: u32,
+    /// When to ask again that failed.
+    take_at: Option<Instant>,
+    /// When the first of what waits may be taken.
+    due: Option<Instant>,
+    dead_in_a_row: u32,
+    /// Since when events wait for another build, and when that was told.
+    needed: Option<(Instant, Option<Instant>)>,
+    /// Nothing starts any more.
+    closing: bool,
+}
+
+impl Group {
+    /// Takes part in the group's work until something ends that.
+    pub(crate) async fn share(&self, sharing: &Sharing) -> Ended {
+        let (lease, declared) = match self.join().await {
+            Ok(joined) => joined,
+            Err(ended) => return ended,
+        };
+        self.contact.succeeded();
+        self.progress.resume();
+        self.progress.joined();
+        self.progress.enter(Phase::Owning { epoch: lease.holder().epoch });
+        let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
+        tracing::info!(group, partition, epoch, "taking part in the group's work");
+        self.withdraw(&declared).await;
+        let mut desk = Desk::new(self, sharing, &lease, declared);
+        let ended = desk.work().await;
+        if let Ended::Failed(error) = &ended {
+            self.contact.failed(error);
+        }
+        let ended = if matches!(ended, Ended::Lost) || desk.give_back(&ended).await.is_err() {
+            desk.cancel().await;
+            Ended::Lost
+        } else {
+            self.leave(&lease, &ended).await;
+            ended
+        };
+        self.progress.disowned(matches!(ended, Ended::Lost));
+        ended
+    }
+
+    /// Becomes a consumer of the group, which is made where it is new.
+    async fn join(&self) -> Result<(Lease, Events), Ended> {
+        let broker = &self.engine.broker;
+        loop {
+            if self.engine.shutdown.is_stopping() {
+                return Err(Ended::Stopped);
+            }
+            let state = broker.state(&self.key).await?;
+            self.recall(state.as_ref())?;
+            let Some(state) = state else {
+                if broker.create(&self.key, self.start).await? == Created::Foreign {
+                    self.take_over().await?;
+                }
+                continue;
+            };
+            self.declare(&state).await?;
+            let (token, sent) = (self.place.token(), Instant::now());
+            match broker.join(&self.key, &token, self.engine.lease_for).await? {
+                Joined::Member { epoch } => {
+                    let holder = Holder { owner: token, epoch };
+                    return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), state.events));
+                }
+                // The next look says what has become of it.
+                Joined::Missing => {}
+                Joined::Vanished { at } => return Err(Self::vanished(Reader::new(at, "", None))),
+                Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
+            }
+        }
+    }
+
+    /// Is no consumer any more.
+    async fn leave(&self, lease: &Lease, ended: &Ended) {
+        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self
+                .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
+            Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
+        }
+    }
+
+    /// Why nothing is handed out after a loss, and what lets the group go on.
+    fn shared_loss_reason(&self, loss: &DataLoss) -> String {
+        let (partition, group) = (self.key.partition(), self.key.group());
+        format!(
+            "{}: {loss}; to go on with what is left call `Admin::resume(\"{partition}\", \"{group}\")`; `on_data_loss = \"continue\"` goes on by itself",
+            self.key
+        )
+    }
+}
+
+fn loss_of(lost: Lost) -> DataLoss {
+    let kind = if lost.deleted { DataLossKind::DeletedUnread } else { DataLossKind::TrimmedPast };
+    DataLoss { kind, from: lost.from, to: lost.to, count: Some(lost.count) }
+}
+
+impl<'a> Desk<'a> {
+    fn new(group: &'a Group, sharing: &'a Sharing, lease: &'a Lease, declared: Events) -> Self {
+        Self {
+            group,
+            sharing,
+            lease,
+            declared,
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            limits: BTreeSet::new(),
+            calls: JoinSet::new(),
+            alone: false,
+            bytes: 0,
+            mean: None,
+            count: Count::new(group.max_payload, 1),
+            ends: Vec::new(),
+            causes: BTreeMap::new(),
+            passed_over: BTreeMap::new(),
+            telling: None,
+            kept: None,
+            taking: None,
+            hungry: true,
+            unsure: false,
+            failures: 0,
+            take_at: None,
+            due: None,
+            dead_in_a_row: 0,
+            needed: None,
+            closing: false,
+        }
+    }
+
+    /// Takes, handles and settles until something ends it.
+    async fn work(&mut self) -> Ended {
+        let (group, lease) = (self.group, self.lease);
+        let (broker, partition) = (&group.engine.broker, group.key.partition());
+        // Only what comes from here on has to ring: what is there already is asked for first.
+        let mut heard = match broker.extent(partition).await {
+            Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
+            Err(error) => return error.into(),
+        };
+        let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
+        let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
+        let (mut sightings, mut look_at) = (Sightings::default(), Instant::now());
+        let mut look: Option<AbortOnDropHandle<Result<Crew, BrokerError>>> = None;
+        let mut freeing: Option<AbortOnDropHandle<()>> = None;
+        let (mut replays, mut replaying) = (Replays::new(), None);
+        let ended = loop {
+            if let Err(ended) = self.advance() {
+                break ended;
+            }
+            let (slots, waits, moment) = (&self.sharing.slots, self.waits_for_a_slot(), self.next_moment());
+            let happened = tokio::select! {
+                biased;
+                () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
+                () = lease.lost() => Err(Ended::Lost),
+                Some(returned) = self.calls.join_next() => {
+                    self.returned(returned);
+                    Ok(())
+                }
+                answer = told(&mut self.telling) => self.absorb_told(answer),
+                answer = reply(&mut self.taking) => self.absorb_took(answer),
+                () = until(moment) => {
+                    self.moment();
+                    Ok(())
+                }
+                // Another partition of the group gave one back: `advance` takes it.
+                _ = slots.acquire(), if waits => Ok(()),
+                answer = reply(&mut look) => {
+                    look = None;
+                    let now = Instant::now();
+                    look_at = after(now, LOOK.min(group.engine.lease_for / 4));
+                    match answer {
+                        Ok(crew) => {
+                            group.contact.succeeded();
+                            let judgement = sightings.observe(&lease.holder().owner, &crew.consumers, now);
+                            look_at = judgement.next.map_or(look_at, |next| next.min(look_at));
+                            if freeing.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !judgement.dead.is_empty() {
+                                freeing = Some(spawn(crew::free(Arc::clone(broker), group.key.clone(), judgement.dead)));
+                            }
+                            self.absorb_crew(&crew, now);
+                        }
+                        Err(error) => {
+                            sightings.doubt();
+                            group.contact.failed(&error);
+                        }
+                    }
+                    Ok(())
+                }
+                () = until(Some(look_at)), if look.is_none() => {
+                    let (broker, key) = (Arc::clone(broker), group.key.clone());
+                    look = Some(spawn(async move { broker.crew(&key).await.map(Option::unwrap_or_default) }));
+                    Ok(())
+                }
+                last = news.beyond(heard) => last.map(|last| {
+                    heard = last;
+                    self.hungry = true;
+                }).map_err(|error| Ended::Refused(BrokerError::new(error.kind(), error.to_string()))),
+                () = group.rung(&mut bell) => {
+                    self.hungry = true;
+                    Ok(())
+                }
+                result = Replaying::ended(&mut replaying) => match replaying.take() {
+                    Some(ended) => group.replayed(lease, &mut replays, ended, result).await,
+                    None => Ok(()),
+                },
+                () = replays.due(lease), if replaying.is_none() => {
+                    group.begin_replay(lease, &mut replays).await.map(|begun| replaying = begun)
+                }
+            };
+            if let Err(ended) = happened {
+                break ended;
+            }
+        };
+        if let Some(replaying) = replaying
+            && !matches!(ended, Ended::Lost)
+        {
+            group.put_back(lease, replaying).await;
+        }
+        ended
+    }
+
+    /// Starts whatever may start: handlers, a call that takes, one that settles.
+    fn advance(&mut self) -> Result<(), Ended> {
+        if self.dead_in_a_row >= self.group.storm {
+            return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
+        }
+        self.start();
+        self.take();
+        self.tell();
+        Ok(())
+    }
+
+    fn may_start(&self) -> bool {
+        let on_its_way = self.telling.as_ref().map_or(0, |telling| telling.settle.ends.len());
+        let answered = self.telling.as_ref().is_none_or(|telling| telling.failures == 0);
+        // Nothing begins that nobody could settle.
+        !self.closing && !self.alone && self.kept.is_none() && answered && self.ends.len() + on_its_way < MOST_UNTOLD
+    }
+
+    /// Whether nothing but a slot is missing for the next.
+    fn waits_for_a_slot(&self) -> bool {
+        !self.queue.is_empty() && self.may_start() && self.sharing.slots.available_permits() == 0
+    }
+
+    fn start(&mut self) {
+        while self.may_start()
+            && let Some(first) = self.queue.front()
+        {
+            let consumer = match (&first.taker, &first.standing) {
+                (Ok(Taker::Consumer(consumer)), Standing::Beside) => *consumer,
+                (Ok(Taker::Consumer(consumer)), Standing::Alone) if self.running.is_empty() => {
+                    let consumer = *consumer;
+                    let rest = self.queue.split_off(1);
+                    self.put_back(rest);
+                    consumer
+                }
+                (Ok(Taker::Consumer(_)), Standing::Alone) => return,
+                _ => {
+                    self.end_without_a_call();
+                    continue;
+                }
+            };
+            let Ok(slot) = Arc::clone(&self.sharing.slots).try_acquire_owned() else { return };
+            if let Some(queued) = self.queue.pop_front() {
+                self.call(&queued, consumer, slot);
+            }
+        }
+    }
+
+    /// Ends the business of the first in the queue, which no handler is called with.
+    fn end_without_a_call(&mut self) {
+        let Some(Queued { delivered, taker, standing, .. }) = self.queue.pop_front() else { return };
+        let (group, entry) = (self.group, &delivered.entry);
+        self.bytes -= entry.weight();
+        let end = match (taker, standing) {
+            (Err(need), _) => Become::Needs { name: need.name, version: need.version },
+            (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
+                let attempts = u64::from(delivered.failed) + crashes(&delivered);
+                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                let handler = &group.handlers[consumer];
+                return self.end(entry, Settlement::Dead { cause: Cause::Crash, reason }, attempts, handler.name());
+            }
+            (Ok(taker), _) => match (group.without_taker(taker, entry), entry.event()) {
+                (Some(letter), _) => {
+                    self.dead_in_a_row += 1;
+                    self.causes.insert(entry.id, letter.cause);
+                    Become::Dead(group.written(letter))
+                }
+                (None, Some((name, version))) if keys::check_event(name).is_ok() && !group.build.ignores(name) => {
+                    self.passed_over.insert(entry.id, version);
+                    Become::PassedOver { name: name.to_owned() }
+                }
+                // Nobody waits for it: a name that no event can have, or one that the group ignores.
+                (None, _) => {
+                    count(&group.progress.counts.passed_over, 1);
+                    Become::Done
+                }
+            },
+        };
+        self.ends.push((entry.id, end));
+    }
+
+    /// Calls the handler once, in a task of its own.
+    fn call(&mut self, Queued { delivered, standing, .. }: &Queued, consumer: usize, slot: OwnedSemaphorePermit) {
+        let Delivered { entry, failed, .. } = delivered;
+        let (group, id, attempt, began) = (self.group, entry.id, failed + 1, Instant::now());
+        let handler = &group.handlers[consumer];
+        let (suspect, alone) = (crashes(delivered) > 0, *standing == Standing::Alone);
+        // One that does not yield at its timeout is given up before others take everything from this process.
+        let mut patience = handler.policy.timeout.saturating_add(group.engine.lease_for / 2);
+        let turn = patience;
+        if suspect {
+            patience = patience.saturating_mul(2);
+        }
+        let limit = after(began, patience);
+        self.running.insert(id, Running { entry: Arc::clone(entry), consumer, attempt, began, limit });
+        self.limits.insert((limit, id));
+        self.alone = alone;
+        self.mind_limits();
+        group.progress.begins(id);
+        let call = handler.call(Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt));
+        let turns = group.engine.turns.clone();
+        self.calls.spawn(async move {
+            let _slot = slot;
+            // Whoever runs before ends with its timeout, unless it does not yield: that one must not hold up the others.
+            let _turn = match suspect {
+                true => tokio::time::timeout(turn, turns.wait(alone)).await.ok(),
+                false => None,
+            };
+            Returned { id, result: call.await }
+        });
+    }
+
+    /// The renewals go by the first call that has to be over, with a little time to give it up first.
+    fn mind_limits(&self) {
+        let spare = self.group.engine.lease_for / 4;
+        self.lease.handlers_until(self.limits.first().map(|(limit, _)| after(*limit, spare)));
+    }
+
+    fn returned(&mut self, returned: Result<Returned, JoinError>) {
+        let Returned { id, result } = match returned {
+            Ok(returned) => returned,
+            Err(error) if error.is_cancelled() => return,
+            // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        // One that was given up meanwhile is nobody's any more.
+        let Some(running) = self.running.remove(&id) else { return };
+        let took = running.began.elapsed();
+        self.mean = Some(self.mean.map_or(took, |mean| (mean * 7 + took) / 8));
+        self.judge(&running, result);
+    }
+
+    /// An attempt is over: says what becomes of its event.
+    fn judge(&mut self, running: &Running, result: Result<Outcome, Failure>) {
+        let Running { entry, consumer, attempt, limit, .. } = running;
+        self.limits.remove(&(*limit, entry.id));
+        self.mind_limits();
+        self.alone = false;
+        self.bytes -= entry.weight();
+        let group = self.group;
+        let handler = &group.handlers[*consumer];
+        match decide(result, *attempt, &handler.policy, || group.engine.random.fraction()) {
+            Decision::Settle(settlement) => self.end(entry, settlement, *attempt, handler.name()),
+            // Consumers of batches are refused at the start: an event is never part of one here.
+            Decision::Retry { after, reason } => {
+                group.tell_failed(handler, entry, 1, *attempt, after, &reason);
+                self.ends.push((entry.id, Become::Again { failed: *attempt, after }));
+            }
+            Decision::Apart { .. } => self.ends.push((entry.id, Become::Back)),
+        }
+    }
+
+    /// Ends an event's business with the group.
+    fn end(&mut self, entry: &Arc<Entry>, settlement: Settlement, attempts: u32, consumer: &'static str) {
+        let letter = self.group.ended(settlement, entry, 1, attempts, consumer);
+        let end = match letter {
+            Some(letter) => {
+                self.dead_in_a_row += 1;
+                self.causes.insert(entry.id, letter.cause);
+                Become::Dead(self.group.written(letter))
+            }
+            None => {
+                self.dead_in_a_row = 0;
+                Become::Done
+            }
+        };
+        self.ends.push((entry.id, end));
+    }
+
+    /// Gives back what has not begun.
+    fn put_back(&mut self, queued: impl IntoIterator<Item = Queued>) {
+        for Queued { delivered, .. } in queued {
+            self.bytes -= delivered.entry.weight();
+            self.ends.push((delivered.entry.id, Become::Back));
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    fn next_moment(&self) -> Option<Instant> {
+        let late = self.impatient().map(|since| after(since, PATIENCE));
+        let (limit, kept) = (self.limits.first().map(|(limit, _)| *limit), self.kept.as_ref().map(|kept| kept.until));
+        let due = self.due.filter(|_| !self.hungry);
+        [late, limit, kept, due, self.take_at].into_iter().flatten().min()
+    }
+
+    /// Since when the longest has waited that is to be given back when it waits for too long. What is to run alone is not:
+    /// it would never come to that.
+    fn impatient(&self) -> Option<Instant> {
+        self.queue.iter().filter(|queued| queued.standing != Standing::Alone).map(|queued| queued.since).min()
+    }
+
+    fn moment(&mut self) {
+        let now = Instant::now();
+        if self.impatient().is_some_and(|since| after(since, PATIENCE) <= now) {
+            let (alone, rest) = self.queue.drain(..).partition(|queued| queued.standing == Standing::Alone);
+            let rest: VecDeque<_> = rest;
+            self.queue = alone;
+            self.put_back(rest);
+        }
+        while let Some((limit, id)) = self.limits.first().copied().filter(|(limit, _)| *limit <= now) {
+            let Some(running) = self.running.remove(&id) else {
+                self.limits.remove(&(limit, id));
+                continue;
+            };
+            let (group, timeout) = (self.group, self.group.handlers[running.consumer].policy.timeout);
+            tracing::error!(
+                group = group.key.group(),
+                partition = group.key.partition().as_str(),
+                entry = %id,
+                consumer = group.handlers[running.consumer].name(),
+                "a handler has outrun its timeout and does not yield: its event is given up here and tried again"
+            );
+            self.judge(&running, Err(Failure::TimedOut(timeout)));
+        }
+        if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
+            self.ends.extend(kept.letters);
+        }
+        if self.due.is_some_and(|due| due <= now) {
+            (self.due, self.hungry) = (None, true);
+        }
+        self.take_at = self.take_at.filter(|at| *at > now);
+    }
+
+    /// Asks for as much as can be handled soon.
+    fn take(&mut self) {
+        let waits_alone = self.queue.front().is_some_and(|first| first.standing == Standing::Alone);
+        if !self.hungry || self.taking.is_some() || self.take_at.is_some() || waits_alone || !self.may_start() {
+            return;
+        }
+        let group = self.group;
+        let in_hand = self.running.len() + self.queue.len();
+        let wanted = self.sharing.slots.available_permits() + ahead(self.sharing.concurrency, self.mean);
+        let wanted = wanted.saturating_sub(self.queue.len()).min(self.count.get());
+        if wanted == 0 || (in_hand > 0 && self.bytes >= group.lanes.bytes) {
+            return;
+        }
+        let take = Take {
+            holder: self.lease.holder().clone(),
+            count: wanted,
+            takes: group.build.wants(),
+            most_waiting: group.lanes.entries as u64,
+            longest_wait: self.sharing.longest_wait,
+            in_hand: self.unsure.then(|| self.in_hand()),
+            go_on: group.on_data_loss == OnDataLoss::Continue,
+        };
+        // What rings from here on is not in the answer for sure.
+        self.hungry = false;
+        let (broker, key) = (Arc::clone(&group.engine.broker), group.key.clone());
+        self.taking = Some(spawn(async move { broker.take(&key, &take).await }));
+    }
+
+    /// Everything that the broker may have in this process's hand.
+    fn in_hand(&self) -> Vec<EntryId> {
+        let queued = self.queue.iter().map(|queued| queued.delivered.entry.id);
+        let telling = self.telling.iter().flat_map(|telling| &telling.settle.ends);
+        let kept = self.kept.iter().flat_map(|kept| &kept.letters);
+        let ended = self.ends.iter().chain(telling).chain(kept).map(|(id, _)| *id);
+        self.running.keys().copied().chain(queued).chain(ended).collect()
+    }
+
+    fn absorb_took(&mut self, answer: Result<Took, BrokerError>) -> Result<(), Ended> {
+        self.taking = None;
+        let group = self.group;
+        let took = match answer {
+            Ok(took) => took,
+            Err(error) if error.is_retryable() || error.is_indefinite() => {
+                group.progress.enter(Phase::Troubled { reason: error.to_string() });
+                group.contact.failed(&error);
+                self.failures = self.failures.saturating_add(1);
+                let wait = wait(SERVER_AWAY, self.failures, group.engine.random.fraction());
+                (self.hungry, self.unsure, self.take_at) = (true, true, Some(after(Instant::now(), wait)));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.answered();
+        (self.unsure, self.failures) = (false, 0);
+        match took {
+            Took::Entries(haul) => {
+                self.absorb_haul(haul);
+                Ok(())
+            }
+            Took::Fenced => Err(Ended::Lost),
+            Took::Missing => {
+                let loss =
+                    DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to: EntryId::MAX, count: None };
+                Err(Ended::Cut { loss, at: None })
+            }
+            Took::Vanished { at } => Err(Group::vanished(Reader::new(at, "", None))),
+            Took::Ahead { at, last } => {
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: last, to: at, count: None };
+                Err(Ended::Cut { loss, at: Some(Reader::new(at, "", None)) })
+            }
+            Took::Changed { at } => {
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: at.previous(), to: at, count: None };
+                Err(Ended::Cut { loss, at: Some(Reader::new(at, "", None)) })
+            }
+            Took::Lost { lost, found } => {
+                let loss = loss_of(lost);
+                if found {
+                    group.report(&loss);
+                }
+                Err(group.halted(group.shared_loss_reason(&loss)))
+            }
+        }
+    }
+
+    /// The server has answered, with something of use.
+    fn answered(&self) {
+        self.group.contact.succeeded();
+        if self.kept.is_none() && self.telling.as_ref().is_none_or(|telling| telling.failures == 0) {
+            self.group.progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+        }
+    }
+
+    fn absorb_haul(&mut self, haul: Haul) {
+        let (group, now) = (self.group, Instant::now());
+        if let Some(lost) = haul.lost {
+            group.report(&loss_of(lost));
+        }
+        let full = haul.waiting >= group.lanes.entries as u64;
+        group.progress.held_up(full.then(|| {
+            format!(
+                "{} entries wait for their next attempt or for another build, of at most {} (`lane_entries`): no new ones are handed out until some of them are settled",
+                haul.waiting, group.lanes.entries
+            )
+        }));
+        self.due = haul.due.map(|due| after(now, due));
+        // Where there was something there may be more.
+        self.hungry |= !haul.entries.is_empty();
+        for delivered in haul.entries {
+            self.count.saw(std::slice::from_ref(&delivered.entry));
+            self.bytes += delivered.entry.weight();
+            let taker = group.taker(&self.declared, &delivered.entry);
+            let standing = match &taker {
+                Ok(Taker::Consumer(consumer)) => {
+                    standing(crashes(&delivered), group.handlers[*consumer].policy.max_crashes)
+                }
+                _ => Standing::Beside,
+            };
+            let first = standing == Standing::Alone;
+            let queued = Queued { delivered, taker, standing, since: now };
+            if first {
+                self.queue.push_front(queued);
+            } else {
+                self.queue.push_back(queued);
+            }
+        }
+    }
+
+    /// Takes up what the group looks like.
+    fn absorb_crew(&mut self, crew: &Crew, now: Instant) {
+        let group = self.group;
+        self.sharing.members.set(Some(crew.consumers.len() as f64));
+        group.progress.crew(crew);
+        if let Some(due) = crew.due {
+            let due = after(now, due);
+            self.due = Some(self.due.map_or(due, |before| before.min(due)));
+            self.hungry |= due <= now;
+        }
+        let missing = crew.needed.iter().filter(|(name, version)| !group.build.handles(name, **version));
+        let missing: Vec<_> = missing.map(|(name, version)| format!("{name}@{version}")).collect();
+        if missing.is_empty() {
+            self.needed = None;
+            return;
+        }
+        let (since, told) = self.needed.get_or_insert((now, None));
+        if now.duration_since(*since) >= UNNEEDED && told.is_none_or(|told| now.duration_since(told) >= UNNEEDED) {
+            *told = Some(now);
+            tracing::warn!(
+                group = group.key.group(),
+                partition = group.key.partition().as_str(),
+                events = missing.join(", "),
+                waiting = crew.waiting,
+                "events wait for a build that handles them, and this one does not: start one that does, or `ignore` them"
+            );
+        }
+    }
+
+    /// Tells what has ended, if nothing is on its way.
+    fn tell(&mut self) {
+        if self.telling.is_some() || self.ends.is_empty() {
+            return;
+        }
+        let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
+        let holder = self.lease.holder().clone();
+        let settle = Arc::new(Settle { holder, ends, dead_bounds: self.group.dead_bounds });
+        self.lease.commit_begins(Instant::now());
+        let reply = self.send(&settle);
+        self.telling = Some(Telling { settle, reply, failures: 0, retry_at: None });
+    }
+
+    fn send(&self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
+        let (broker, key, settle) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(settle));
+        spawn(async move { broker.settle(&key, &settle).await })
+    }
+
+    /// Takes up the answer about what has ended; `None` says that it is time to ask again.
+    fn absorb_told(&mut self, answer: Option<Result<Option<Settled>, BrokerError>>) -> Result<(), Ended> {
+        let group = self.group;
+        let Some(answer) = answer else {
+            if let Some(settle) = self.telling.as_ref().map(|telling| Arc::clone(&telling.settle)) {
+                let reply = self.send(&settle);
+                if let Some(telling) = &mut self.telling {
+                    (telling.reply, telling.retry_at) = (reply, None);
+                }
+            }
+            return Ok(());
+        };
+        let error = match answer {
+            Ok(None) => return Err(Ended::Lost),
+            Ok(Some(settled)) => {
+                self.lease.commit_ended();
+                if let Some(telling) = self.telling.take() {
+                    self.settled(&telling, &settled);
+                }
+                self.answered();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let wait = if error.is_retryable() || error.is_indefinite() {
+            group.progress.enter(Phase::Troubled { reason: error.to_string() });
+            group.contact.failed(&error);
+            if error.kind() == BrokerErrorKind::Full {
+                self.lease.commit_ended();
+            }
+            let failures = self.telling.as_ref().map_or(0, |telling| telling.failures);
+            wait(SERVER_AWAY, failures.saturating_add(1), group.engine.random.fraction())
+        } else if error.kind() == BrokerErrorKind::Refused {
+            // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
+            self.lease.commit_ended();
+            group.contact.rest();
+            group.say_refused(&error);
+            MENDED_RETRY
+        } else {
+            self.telling = None;
+            return Err(group.halted(error.to_string()));
+        };
+        if let Some(telling) = &mut self.telling {
+            telling.failures = telling.failures.saturating_add(1);
+            telling.retry_at = Some(after(Instant::now(), wait));
+        }
+        Ok(())
+    }
+
+    /// The server has done what it was told.
+    fn settled(&mut self, telling: &Telling, settled: &Settled) {
+        let group = self.group;
+        let (lost, declared): (BTreeSet<_>, BTreeSet<_>) =
+            (settled.lost.iter().collect(), settled.declared.iter().collect());
+        let mut kept = Vec::new();
+        for (id, end) in &telling.settle.ends {
+            let version = self.passed_over.remove(id);
+            if lost.contains(id) {
+                let cause = self.causes.remove(id);
+                if telling.failures > 0 {
+                    // An earlier call has done it whose answer was lost.
+                    if let Some(cause) = cause {
+                        group.progress.counts.dead(cause);
+                    }
+                } else {
+                    tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), entry = %id, "the event is not in this process's hand any more: somebody has acknowledged or claimed it by hand");
+                }
+                continue;
+            }
+            match end {
+                Become::PassedOver { name } if declared.contains(id) => {
+                    self.ends.push((*id, Become::Needs { name: name.clone(), version: version.unwrap_or(1) }));
+                }
+                Become::PassedOver { .. } => count(&group.progress.counts.passed_over, 1),
+                Become::Dead(_) if settled.full.is_some() => kept.push((*id, end.clone())),
+                Become::Dead(_) => {
+                    if let Some(cause) = self.causes.remove(id) {
+                        group.progress.counts.dead(cause);
+                    }
+                }
+                Become::Done | Become::Again { .. } | Become::Back | Become::Needs { .. } => {}
+            }
+        }
+        if let Some(Full { count, oldest }) = settled.full {
+            let reason = group.full_reason(group.dead_bounds, count, oldest);
+            group.say_halted(&reason);
+            self.kept = Some(Kept { letters: kept, until: after(Instant::now(), MENDED_RETRY) });
+        }
+    }
+
+    /// Ends the work with nothing in hand: handlers come to their end, what has not begun goes back, and all is told.
+    async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
+        self.closing = true;
+        let queue = std::mem::take(&mut self.queue);
+        self.put_back(queue);
+        if let Some(kept) = self.kept.take() {
+            // No room for its letter: it comes again, and fails again.
+            self.ends.extend(kept.letters.into_iter().map(|(id, _)| (id, Become::Back)));
+        }
+        while !self.calls.is_empty() {
+            self.tell();
+            let moment = self.next_moment();
+            tokio::select! {
+                biased;
+                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.group.engine.shutdown.cutting() => break,
+                Some(returned) = self.calls.join_next() => self.returned(returned),
+                answer = told(&mut self.telling) => match self.absorb_told(answer) {
+                    Err(Ended::Lost) => return Err(Ended::Lost),
+                    Ok(()) | Err(_) => {}
+                },
+                () = until(moment) => self.moment(),
+            }
+        }
+        let cut: Vec<_> = std::mem::take(&mut self.running).into_keys().collect();
+        self.cancel().await;
+        self.ends.extend(cut.into_iter().map(|id| (id, Become::Back)));
+        if let Some(taking) = self.taking.take()
+            && let Ok(Ok(Ok(Took::Entries(haul)))) = tokio::time::timeout(FAREWELL, taking).await
+        {
+            self.ends.extend(haul.entries.into_iter().map(|delivered| (delivered.entry.id, Become::Back)));
+        }
+        let all_told = async {
+            loop {
+                if let Some(kept) = self.kept.take() {
+                    self.ends.extend(kept.letters.into_iter().map(|(id, _)| (id, Become::Back)));
+                }
+                self.tell();
+                if self.telling.is_none() {
+                    return Ok(());
+                }
+                let answer = told(&mut self.telling).await;
+                self.absorb_told(answer)?;
+            }
+        };
+        match tokio::time::timeout(FAREWELL, all_told).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Ended::Lost)) => Err(Ended::Lost),
+            Ok(Err(failed)) => {
+                self.group
+                    .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));
+                Ok(())
+            }
+            Err(_) => {
+                self.group
+                    .left(ended, "what was handled last was not settled, as there was no answer: it may come again");
+                Ok(())
+            }
+        }
+    }
+
+    /// Cancels the handlers that run, and waits until they are over.
+    async fn cancel(&mut self) {
+        if !self.calls.is_empty() {
+            self.calls.shutdown().await;
+        }
+        self.limits.clear();
+        self.lease.handlers_until(None);
+    }
+}
+
+fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(call))
+}
+
+/// Waits for the answer of a call, if one is on its way.
+///
+/// # Cancel safety
+/// The call goes on.
+async fn reply<T>(call: &mut Option<AbortOnDropHandle<Result<T, BrokerError>>>) -> Result<T, BrokerError> {
+    match call {
+        Some(call) => call.await.unwrap_or_else(|error| {
+            Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the answer about what has ended, or until it is time to ask again.
+///
+/// # Cancel safety
+/// The call goes on.
+async fn told(telling: &mut Option<Telling>) -> Option<Result<Option<Settled>, BrokerError>> {
+    let Some(telling) = telling else { return std::future::pending().await };
+    if let Some(at) = telling.retry_at {
+        tokio::time::sleep_until(at).await;
+        return None;
+    }
+    let aborted = |error| Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error));
+    Some((&mut telling.reply).await.unwrap_or_else(aborted))
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(deliveries: u64, failed: u32) -> Delivered {
+        let entry = Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() });
+        Delivered { entry, deliveries, failed }
+    }
+
+    #[test]
+    fn a_crash_is_what_neither_failed_nor_was_given_back() {
+        assert_eq!(crashes(&delivered(1, 0)), 0);
+        assert_eq!(crashes(&delivered(3, 2)), 0, "two attempts failed, and this is the third");
+        assert_eq!(crashes(&delivered(4, 2)), 1);
+        assert_eq!(crashes(&delivered(1, 2)), 0, "somebody has moved it by hand");
+    }
+
+    #[test]
+    fn the_first_crash_is_put_down_to_nobody_and_the_last_run_is_alone() {
+        let over = |crashes, max| matches!(standing(crashes, max), Standing::Over(_));
+        assert_eq!(standing(0, 3), Standing::Beside);
+        assert_eq!(standing(1, 3), Standing::Beside);
+        assert_eq!(standing(2, 3), Standing::Beside);
+        assert_eq!(standing(3, 3), Standing::Alone);
+        assert!(over(4, 3));
+        assert_eq!((standing(0, 1), standing(1, 1)), (Standing::Beside, Standing::Alone));
+        assert!(over(2, 1));
+    }
+
+    #[test]
+    fn as_much_is_taken_ahead_as_is_handled_in_ten_milliseconds() {
+        assert_eq!(ahead(8, None), 0);
+        assert_eq!(ahead(8, Some(Duration::from_secs(1))), 0);
+        assert_eq!(ahead(8, Some(Duration::from_millis(1))), 80);
+        assert_eq!(ahead(1, Some(Duration::from_micros(100))), 100);
+        assert_eq!(ahead(8, Some(Duration::ZERO)), MOST_AHEAD);
+    }
+}
