@@ -1,4 +1,5 @@
-//! The contract of `streams_core::broker`, sentence by sentence, for every implementation; `redis` tests what only a server has.
+//! The contract of `streams_core::broker`, sentence by sentence, for every implementation; `contract_shared` is the part of it
+//! on shared delivery, and `redis` tests what only a server has.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use streams_tests::RedisServer;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Far longer than anything here takes: when it is over the test has failed.
-const LONG: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_millis(30_000);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_millis(30_000);
 pub(crate) const HELD: Renewed = Renewed::Held { replays: false };
-const NO_BOUNDS: DeadBounds = DeadBounds { count: u64::MAX, age: Duration::MAX };
+pub(crate) const NO_BOUNDS: DeadBounds = DeadBounds { count: u64::MAX, age: Duration::MAX };
 
 /// A broker without anything in it, and an operator's hand on it.
 pub(crate) struct Case {
@@ -33,21 +34,21 @@ enum Operator {
 }
 
 impl Case {
-    fn embedded() -> Self {
+    pub(crate) fn embedded() -> Self {
         let broker = Embedded::new();
         Self { broker: Arc::new(broker.clone()), operator: Operator::Embedded(broker) }
     }
 
-    fn resp2() -> Self {
+    pub(crate) fn resp2() -> Self {
         Self::at(RedisServer::shared().database())
     }
 
-    fn resp3() -> Self {
+    pub(crate) fn resp3() -> Self {
         Self::at(RedisServer::shared().database() + "?protocol=resp3")
     }
 
     /// As a user with the rights that [`Acl`] gives, so that no command is sent that it does not know.
-    fn least() -> Self {
+    pub(crate) fn least() -> Self {
         let server = RedisServer::shared();
         static USER: std::sync::Once = std::sync::Once::new();
         USER.call_once(|| least_rights(server));
@@ -62,7 +63,7 @@ impl Case {
     }
 
     /// Deletes the stream.
-    fn delete(&self) {
+    pub(crate) fn delete(&self) {
         match &self.operator {
             Operator::Embedded(broker) => broker.delete(&partition()),
             Operator::Redis(url) => {
@@ -73,7 +74,7 @@ impl Case {
     }
 
     /// Deletes entries.
-    fn remove(&self, ids: &[EntryId]) {
+    pub(crate) fn remove(&self, ids: &[EntryId]) {
         match &self.operator {
             Operator::Embedded(broker) => broker.remove(&partition(), ids),
             Operator::Redis(url) => {
@@ -84,13 +85,30 @@ impl Case {
         }
     }
 
-    /// Makes a group as another application does.
-    fn mark(&self) {
+    /// Trims whatever is below this.
+    pub(crate) fn cut(&self, floor: EntryId) {
         match &self.operator {
-            Operator::Embedded(broker) => broker.mark(&risk()),
+            Operator::Embedded(broker) => broker.trim(&partition(), floor),
+            Operator::Redis(url) => {
+                let mut trim = ::redis::cmd("XTRIM");
+                trim.arg(partition().as_str()).arg("MINID").arg(floor.to_string());
+                trim.exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
+    /// Makes the group `risk` as another application does.
+    fn mark(&self) {
+        self.mark_as(&risk());
+    }
+
+    /// Makes a group as another application does.
+    pub(crate) fn mark_as(&self, group: &GroupKey) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.mark(group),
             Operator::Redis(url) => {
                 let mut create = ::redis::cmd("XGROUP");
-                create.arg("CREATE").arg(partition().as_str()).arg("risk").arg("$").arg("MKSTREAM");
+                create.arg("CREATE").arg(partition().as_str()).arg(group.group()).arg("$").arg("MKSTREAM");
                 create.exec(&mut RedisServer::client(url)).unwrap();
             }
         }
@@ -107,7 +125,7 @@ impl Case {
         self.broker.append(&partition(), vec![fields("trim")], Some(last)).await.unwrap();
     }
 
-    async fn extent(&self) -> Extent {
+    pub(crate) async fn extent(&self) -> Extent {
         self.broker.extent(&partition()).await.unwrap().unwrap()
     }
 
@@ -162,7 +180,7 @@ impl Case {
         told(answers.remove(0).unwrap())
     }
 
-    async fn dead(&self) -> Vec<Arc<Entry>> {
+    pub(crate) async fn dead(&self) -> Vec<Arc<Entry>> {
         self.broker.dead_letters(&risk(), EntryId::ZERO, 1000).await.unwrap()
     }
 
@@ -185,7 +203,7 @@ impl Case {
     }
 
     /// Waits until the broker's clock is past this millisecond.
-    async fn after(&self, ms: u64) -> u64 {
+    pub(crate) async fn after(&self, ms: u64) -> u64 {
         loop {
             match self.broker.now().await.unwrap() {
                 now if now > ms => return now,
@@ -201,7 +219,7 @@ fn least_rights(server: &RedisServer) {
     let mut acl = Acl::new().in_a_database();
     for (stream, groups) in [
         (StreamKey::new(Some("eu"), "trades", 4), &[][..]),
-        (stream("trades", 1), &["risk", "other", "none", "audit", "new"]),
+        (stream("trades", 1), &["risk", "other", "none", "audit", "new", "mixed"]),
         (stream("orders", 4), &["a", "b"]),
         (stream("orders1", 1), &["a"]),
         (stream("orders3", 3), &["a"]),
@@ -214,6 +232,9 @@ fn least_rights(server: &RedisServer) {
         for group in groups {
             acl = acl.consume_from(&stream, group).unwrap();
         }
+    }
+    for group in ["crew", "mixed", "none", "other", "g0", "g1", "g2"] {
+        acl = acl.share_from(&stream("trades", 1), group).unwrap();
     }
     let mut user = ::redis::cmd("ACL");
     user.arg("SETUSER").arg("least").arg("on").arg(">secret").arg(acl.to_string().split(' ').collect::<Vec<_>>());
@@ -232,7 +253,7 @@ pub(crate) fn fields(payload: &str) -> Fields {
     vec![(b"event".to_vec(), b"Trade".to_vec()), (b"payload".to_vec(), payload.as_bytes().to_vec())]
 }
 
-fn claim(owner: &str, seen: LeaseView) -> Claim {
+pub(crate) fn claim(owner: &str, seen: LeaseView) -> Claim {
     Claim { owner: owner.to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 }
 }
 
@@ -259,7 +280,7 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
     }
 }
 
-fn events(events: &[(&str, u32)]) -> Events {
+pub(crate) fn events(events: &[(&str, u32)]) -> Events {
     events.iter().map(|(name, version)| ((*name).to_owned(), *version)).collect()
 }
 
@@ -281,15 +302,15 @@ fn told(members: Vec<Member>) -> Vec<(String, u64)> {
     told
 }
 
-fn ids(entries: &[Arc<Entry>]) -> Vec<EntryId> {
+pub(crate) fn ids(entries: &[Arc<Entry>]) -> Vec<EntryId> {
     entries.iter().map(|entry| entry.id).collect()
 }
 
-fn payloads(entries: &[Arc<Entry>]) -> Vec<String> {
+pub(crate) fn payloads(entries: &[Arc<Entry>]) -> Vec<String> {
     entries.iter().map(|entry| String::from_utf8(entry.payload().unwrap().to_vec()).unwrap()).collect()
 }
 
-fn keys(keys: &[(&str, EntryId)]) -> Vec<(String, EntryId)> {
+pub(crate) fn keys(keys: &[(&str, EntryId)]) -> Vec<(String, EntryId)> {
     keys.iter().map(|(key, after)| ((*key).to_owned(), *after)).collect()
 }
 
@@ -298,10 +319,10 @@ macro_rules! contract {
     ($($(#[$meta:meta])* async fn $name:ident($case:ident) $body:block)*) => {
         $($(#[$meta])* async fn $name($case: Case) $body)*
 
-        mod embedded { $(#[tokio::test] async fn $name() { super::$name(super::Case::embedded()).await; })* }
-        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp2()).await; })* }
-        mod redis_with_least_rights { $(#[tokio::test] async fn $name() { super::$name(super::Case::least()).await; })* }
-        mod redis_resp3 { $(#[tokio::test] async fn $name() { super::$name(super::Case::resp3()).await; })* }
+        mod embedded { $(#[tokio::test] async fn $name() { super::$name($crate::contract::Case::embedded()).await; })* }
+        mod redis { $(#[tokio::test] async fn $name() { super::$name($crate::contract::Case::resp2()).await; })* }
+        mod redis_with_least_rights { $(#[tokio::test] async fn $name() { super::$name($crate::contract::Case::least()).await; })* }
+        mod redis_resp3 { $(#[tokio::test] async fn $name() { super::$name($crate::contract::Case::resp3()).await; })* }
     };
 }
 
@@ -1735,7 +1756,7 @@ contract! {
 }
 
 /// The first entries that a tail finds, however often it turns before.
-async fn until_found(tail: &mut dyn Tail, keys: &[(String, EntryId)]) -> Vec<Arc<Entry>> {
+pub(crate) async fn until_found(tail: &mut dyn Tail, keys: &[(String, EntryId)]) -> Vec<Arc<Entry>> {
     loop {
         if let Some(found) = tail.next(keys, 10, LONG).await.unwrap().into_iter().next() {
             return found.entries;

@@ -5,7 +5,9 @@ mod adopt;
 mod app;
 mod batches;
 mod catchup;
+#[macro_use]
 mod contract;
+mod contract_shared;
 mod examples;
 mod frozen;
 mod guides;

@@ -26,8 +26,10 @@ use crate::registry;
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
 ///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
-/// // A service that handles trades; and the tool that resets groups and replays dead letters.
+/// // A service that handles trades in order, one whose processes share them as work, and the tool that resets groups and
+/// // replays dead letters.
 /// println!("ACL SETUSER risk on >PASSWORD {}", Acl::new().consume::<Trade>(None, "risk")?);
+/// println!("ACL SETUSER mail on >PASSWORD {}", Acl::new().share::<Trade>(None, "mail")?);
 /// println!("ACL SETUSER operator on >PASSWORD {}", Acl::new().operate::<Trade>(None)?);
 /// # Ok(()) }
 /// ```
@@ -42,7 +44,8 @@ use crate::registry;
 /// |---|---|---|
 /// | `publish` | add entries, and trim the old ones by the way | trim more than that with an XADD of its own; read entries with XINFO STREAM FULL |
 /// | `consume` | read the stream; change the state of its group, add its dead letters | move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states |
+/// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers |
+/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states, and acknowledge what they have in hand |
 ///
 /// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them, and consumers may end the waits of others
 /// (`CLIENT UNBLOCK`), which only look again.
@@ -60,6 +63,9 @@ const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
+/// Takes what others have in hand out of it.
+const EMPTY_HANDS: &str = "+xack +xgroup|delconsumer";
+const WAIT: &str = "+exists +type +zadd +zcard +zrange +zrangebylex +zrangebyscore +zrem";
 
 impl Acl {
     /// No rights yet.
@@ -76,12 +82,20 @@ impl Acl {
         Ok(self.publish_to(&stream, properties.retention, properties.durability))
     }
 
-    /// Runs a group on the stream of `E`.
+    /// Runs a group on the stream of `E`, in ordered delivery.
     ///
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
     pub fn consume<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
         self.consume_from(&stream_of::<E>(namespace)?.0, group)
+    }
+
+    /// Runs a group on the stream of `E`, in shared delivery.
+    ///
+    /// # Errors
+    /// When the namespace or the group cannot be part of a key.
+    pub fn share<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
+        self.share_from(&stream_of::<E>(namespace)?.0, group)
     }
 
     /// Resets and resumes the groups on the stream of `E`, and lists, replays and discards their dead letters.
@@ -108,7 +122,8 @@ impl Acl {
             match retention {
                 Retention::Age(_) => self.grant("+xinfo|stream", format!("%R~{partition}")),
                 Retention::Consumed => {
-                    self.grant("+xinfo|groups +xinfo|stream", format!("%R~{partition}"));
+                    // What a shared group has in hand is not consumed.
+                    self.grant("+xinfo|groups +xinfo|stream +xpending", format!("%R~{partition}"));
                     self.grant("+hget", format!("%R~{}", of_any_group(&partition)));
                 }
             }
@@ -121,26 +136,36 @@ impl Acl {
     /// # Errors
     /// When the group cannot be part of a key.
     pub fn consume_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
-        keys::check_group(group)?;
-        self.commands.extend(["info", "ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
-        self.meet(stream);
-        let members = stream.members(group);
-        self.grant("+evalsha", format!("~{members}"));
-        self.grant(ATTEND, format!("~{members}"));
+        self.belong_to(stream, group)?;
+        for partition in patterns(stream) {
+            self.grant(MARK, format!("%W~{partition}"));
+            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{}", of_partition(&partition, group)));
+        }
+        Ok(self)
+    }
+
+    /// As [`share`](Self::share), for a tool that knows the stream by its key.
+    ///
+    /// # Errors
+    /// When the group cannot be part of a key.
+    pub fn share_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
+        self.belong_to(stream, group)?;
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
-            let (dead, replays, bell) =
-                (format!("{state}:dead"), format!("{state}:replay"), of_partition(&partition, "_bell"));
-            for key in [&partition, &state, &dead, &replays, &bell] {
-                // To name a key to a script takes both rights; what the script does with it is looked at by itself.
+            let (waiting, needs, failed) =
+                (format!("{state}:waiting"), format!("{state}:needs"), format!("{state}:failed"));
+            self.grant(EMPTY_HANDS, format!("%W~{partition}"));
+            self.grant("+xclaim +xgroup|create", format!("%W~{partition}"));
+            self.grant("+xreadgroup", format!("%R~{partition}"));
+            self.grant("+hdel +hget +hgetall +hmget +hset", format!("~{state}"));
+            self.grant("+hdel +hget +hset +type", format!("~{failed}"));
+            for key in [&waiting, &needs, &failed] {
                 self.grant("+evalsha", format!("~{key}"));
-                self.grant(LOOK_AND_WAIT, format!("%R~{key}"));
+                self.grant("+del", format!("%W~{key}"));
             }
-            self.grant(MARK, format!("%W~{partition}"));
-            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{state}"));
-            self.grant("+xadd", format!("%W~{dead}"));
-            self.grant("+xdel", format!("%W~{replays}"));
-            self.grant("+xadd", format!("%W~{bell}"));
+            for key in [&waiting, &needs] {
+                self.grant(WAIT, format!("~{key}"));
+            }
         }
         Ok(self)
     }
@@ -157,7 +182,9 @@ impl Acl {
                 self.grant(LOOK, format!("%R~{key}"));
             }
             self.grant(MARK, format!("%W~{partition}"));
-            self.grant("+del +hgetall +hincrby +hmget +hset", format!("~{groups}"));
+            self.grant("+xpending", format!("%R~{partition}"));
+            self.grant(EMPTY_HANDS, format!("%W~{partition}"));
+            self.grant("+del +hdel +hgetall +hincrby +hmget +hset", format!("~{groups}"));
             self.grant("+xadd", format!("%W~{bell}"));
             self.grant("+xdel", format!("%W~{groups}:dead"));
             self.grant("+xadd", format!("%W~{groups}:replay"));
@@ -171,6 +198,30 @@ impl Acl {
     pub fn in_a_database(mut self) -> Self {
         self.commands.insert("select");
         self
+    }
+
+    /// What every process of a group does, whatever its delivery.
+    fn belong_to(&mut self, stream: &StreamKey, group: &str) -> Result<(), InvalidName> {
+        keys::check_group(group)?;
+        self.commands.extend(["info", "ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
+        self.meet(stream);
+        let members = stream.members(group);
+        self.grant("+evalsha", format!("~{members}"));
+        self.grant(ATTEND, format!("~{members}"));
+        for partition in patterns(stream) {
+            let state = of_partition(&partition, group);
+            let (dead, replays, bell) =
+                (format!("{state}:dead"), format!("{state}:replay"), of_partition(&partition, "_bell"));
+            for key in [&partition, &state, &dead, &replays, &bell] {
+                // To name a key to a script takes both rights; what the script does with it is looked at by itself.
+                self.grant("+evalsha", format!("~{key}"));
+                self.grant(LOOK_AND_WAIT, format!("%R~{key}"));
+            }
+            self.grant("+xadd", format!("%W~{dead}"));
+            self.grant("+xdel", format!("%W~{replays}"));
+            self.grant("+xadd", format!("%W~{bell}"));
+        }
+        Ok(())
     }
 
     /// What all programs on a stream tell each other: its partitions, and which shapes of its events they know.
