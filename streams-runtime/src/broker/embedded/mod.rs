@@ -320,7 +320,7 @@ impl Store {
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
         let vanished = commit.mirror && !self.has_marker(group);
         let Some(state) = self.groups.get_mut(group.state()) else { return Committed::Fenced };
-        if !state.is_held_by(&commit.holder) {
+        if state.queue.is_some() || !state.is_held_by(&commit.holder) {
             return Committed::Fenced;
         }
         if state.at == commit.next && commit.prev != commit.next {
@@ -444,7 +444,8 @@ impl Store {
         if group.is_shared() {
             return self.leave(group, holder, now);
         }
-        let Some(state) = self.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
+        let held = |state: &&mut Group| state.queue.is_none() && state.is_held_by(holder);
+        let Some(state) = self.groups.get_mut(group.state()).filter(held) else {
             return false;
         };
         // The epoch stays: the next one must be above it.

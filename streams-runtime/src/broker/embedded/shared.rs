@@ -124,23 +124,24 @@ impl Store {
         let (Some(log), true) = (log, has_marker) else { return Took::Vanished { at: state.at } };
         let owner = &take.holder.owner;
         queue.beat(owner);
-        if let Some(lost) = queue.lost {
-            if !take.go_on {
-                return Took::Lost { lost, found: false };
-            }
-            queue.lost = None;
-        }
         if let Some(in_hand) = &take.in_hand {
             for id in queue.held(owner).into_iter().filter(|id| !in_hand.contains(id)) {
                 queue.let_go(id, 0, true);
             }
+        }
+        if let Some(lost) = queue.lost.filter(|_| !take.go_on) {
+            return Took::Lost { lost, found: false };
         }
         let entry = |id: EntryId| log.from(id, 1).pop().filter(|entry| entry.id == id);
         let first = log.entries.front().map(|entry| entry.id);
 
         let mut lost: Option<Lost> = None;
         let mut taken = Vec::new();
-        for id in queue.candidates(take, now) {
+        // What a trim has passed is told at once, whenever it was due.
+        let trimmed = queue.waiting.iter().map(|(_, id)| id).chain(queue.needs.keys());
+        let trimmed = trimmed.filter(|id| first.is_none_or(|first| **id < first));
+        let candidates: BTreeSet<_> = trimmed.copied().chain(queue.candidates(take, now)).collect();
+        for id in candidates {
             match entry(id) {
                 Some(entry) if queue.pending.get(&id).is_some_and(|pending| pending.owner.is_none()) => {
                     taken.push(entry)
@@ -194,6 +195,9 @@ impl Store {
                 entries.push(Delivered { entry, deliveries: 1, failed: 0 });
             }
         }
+        if state.seen.is_none() && state.at == log.last {
+            state.seen = Some(log.added);
+        }
         let due = queue.waiting.iter().map(|(due, _)| *due).find(|due| *due > now);
         Took::Entries(Haul {
             entries,
@@ -208,7 +212,6 @@ impl Store {
         let dead = self.logs.entry(group.dead()).or_default();
         let state = self.groups.get_mut(group.state())?;
         let queue = state.queue.as_mut().filter(|queue| queue.has(&settle.holder))?;
-        queue.beat(&settle.holder.owner);
         let (mut settled, mut free) = (Settled::default(), false);
         for (id, end) in &settle.ends {
             let held = queue.pending.get(id).and_then(|pending| pending.owner.as_ref());
@@ -288,8 +291,8 @@ impl Store {
         };
         let same = match (queue.consumers.get(owner), seen) {
             (Some(Consumer::Dead), Life::Dead) => true,
-            (Some(Consumer::Lives { epoch, beat, .. }), Life::Beats { epoch: e, beat: b, .. }) => {
-                (epoch, beat) == (e, b)
+            (Some(Consumer::Lives { epoch, beat, lease_for }), Life::Beats { epoch: e, beat: b, lease_for: l }) => {
+                (epoch, beat, lease_for) == (e, b, l)
             }
             _ => false,
         };
@@ -333,7 +336,7 @@ enum Passed {
 }
 
 fn passed(log: &Log, at: EntryId, at_event: &str, seen: Option<u64>) -> Passed {
-    if log.last < at || seen.is_some_and(|seen| log.added < seen) {
+    if log.last < at {
         return Passed::Ahead;
     }
     let there = log.from(at, 1).pop().filter(|entry| entry.id == at);
@@ -341,11 +344,14 @@ fn passed(log: &Log, at: EntryId, at_event: &str, seen: Option<u64>) -> Passed {
         let same = at_event.is_empty() || there.given_id().unwrap_or_default() == at_event;
         return if same { Passed::Nothing } else { Passed::Changed };
     }
+    if seen.is_some_and(|seen| log.added < seen) {
+        return Passed::Changed;
+    }
     let removed = log.added - log.entries.len() as u64;
-    let first = log.entries.front().map(|entry| entry.id);
+    let before = log.entries.front().map_or(log.last, |first| first.id.previous());
     match seen {
         Some(seen) if removed > seen => Passed::Trim(removed - seen),
-        None if at > EntryId::ZERO && first.is_none_or(|first| first > at) => Passed::Trim(0),
+        None if at > EntryId::ZERO && before > at => Passed::Trim(0),
         _ => Passed::Nothing,
     }
 }

@@ -19,6 +19,11 @@ const MOST_NEEDED: usize = 10;
 /// The most ends that one script is told: some milliseconds of the server's time.
 pub(super) const MOST_ENDS: usize = 500;
 
+/// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
+fn exact(wait: Duration) -> u64 {
+    millis(wait).min(1 << 50)
+}
+
 pub(super) fn take_script(group: &GroupKey, take: &Take) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::TAKE, group);
     invocation
@@ -29,7 +34,7 @@ pub(super) fn take_script(group: &GroupKey, take: &Take) -> ScriptInvocation<'st
         .arg(take.holder.epoch)
         .arg(limit(take.count))
         .arg(take.most_waiting)
-        .arg(millis(take.longest_wait))
+        .arg(exact(take.longest_wait))
         .arg(u8::from(take.go_on))
         .arg(u8::from(take.in_hand.is_some()))
         .arg(take.takes.len());
@@ -122,7 +127,7 @@ fn settle_script(
         match end {
             Become::Done => invocation.arg("done").arg(0),
             Become::PassedOver { name } => invocation.arg("passed").arg(1).arg(name),
-            Become::Again { failed, after } => invocation.arg("again").arg(2).arg(*failed).arg(millis(*after)),
+            Become::Again { failed, after } => invocation.arg("again").arg(2).arg(*failed).arg(exact(*after)),
             Become::Back => invocation.arg("back").arg(0),
             Become::Needs { name, version } => invocation.arg("needs").arg(2).arg(name).arg(*version),
             Become::Dead(fields) => {

@@ -20,12 +20,12 @@ if mine.err then
   end
   return mine
 end
-if not beats(state, owner, epoch) then
+if lives(redis.call('HGET', state, 'consumer:' .. owner)) ~= epoch then
   return {'fenced'}
 end
 
 local events = ' ' .. (redis.call('HGET', state, 'events') or '')
-local clock, lost, declared, full, free = now(), {}, {}, {}, false
+local clock, lost, declared, full, free = now(), {}, {}, false, false
 local function room()
   local count = redis.call('XLEN', dead)
   local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
@@ -36,6 +36,20 @@ local function room()
     return false
   end
   return true
+end
+-- Gives an entry back, to be taken from `due` on, or by a build that handles it. One that is gone by now is a loss, which
+-- the next call that takes finds: there it is due at once.
+local function give_back(id, times, due, need)
+  if not entry_at(stream, id) then
+    due, need = 0, nil
+  end
+  let_go(stream, group, id, times)
+  if need then
+    redis.call('ZADD', needs, 0, need)
+  else
+    redis.call('ZADD', waiting, due, id)
+  end
+  free = free or need or due == 0
 end
 local i = 7
 while ARGV[i] do
@@ -54,18 +68,12 @@ while ARGV[i] do
       ends = true
     end
   elseif what == 'again' then
-    let_go(stream, group, id, times)
     redis.call('HSET', failed, id, a)
-    redis.call('ZADD', waiting, digits(clock + tonumber(b)), id)
-    free = free or b == '0'
+    give_back(id, times, b == '0' and 0 or digits(clock + tonumber(b)))
   elseif what == 'back' then
-    let_go(stream, group, id, math.max(times - 1, 0))
-    redis.call('ZADD', waiting, 0, id)
-    free = true
+    give_back(id, math.max(times - 1, 0), 0)
   elseif what == 'needs' then
-    let_go(stream, group, id, math.max(times - 1, 0))
-    redis.call('ZADD', needs, 0, a .. '@' .. string.format('%010d', tonumber(b)) .. ' ' .. id)
-    free = true
+    give_back(id, math.max(times - 1, 0), 0, a .. '@' .. string.format('%010d', tonumber(b)) .. ' ' .. id)
   elseif what == 'dead' and room() then
     redis.call('XADD', dead, '*', unpack(ARGV, i + 3, i + 2 + number))
     ends = true

@@ -27,10 +27,28 @@ if mine.err then
   end
   return mine
 end
+local clock = now()
+if ARGV[8] == '1' then
+  local keeps = {}
+  for i = 10 + 2 * tonumber(ARGV[9]), #ARGV do
+    keeps[ARGV[i]] = true
+  end
+  local from = '-'
+  repeat
+    local page = redis.call('XPENDING', stream, group, from, '+', 500, owner)
+    for _, pending in ipairs(page) do
+      if not keeps[pending[1]] then
+        let_go(stream, group, pending[1], math.max(pending[4] - 1, 0))
+        redis.call('ZADD', waiting, 0, pending[1])
+      end
+      from = '(' .. pending[1]
+    end
+  until #page < 500
+end
 if held[4] and not goes_on then
+  beats(state, owner, epoch)
   return {'lost', 0, held[4]}
 end
-local clock = now()
 
 -- What may be handed out again.
 local candidates = {}
@@ -78,6 +96,35 @@ local function first_id()
   return first and first[1]
 end
 local taken, gone, by_hand = {}, {}, {}
+-- A trim takes the lowest: as long as the oldest of what waits is there, none has passed it. Else all that it has passed are
+-- told at once, whenever they were due.
+local oldest = redis.call('XPENDING', stream, group, '-', '+', 1, NOBODY)[1]
+if oldest and not entry_at(stream, oldest[1]) then
+  local first, candidate_of = first_id(), {}
+  for _, candidate in ipairs(candidates) do
+    candidate_of[candidate.id] = candidate
+  end
+  local need_of = {}
+  for _, member in ipairs(redis.call('ZRANGE', needs, 0, -1)) do
+    need_of[string.match(member, ' (.+)$')] = member
+  end
+  local from = '-'
+  repeat
+    local page = redis.call('XPENDING', stream, group, from, '+', 500, NOBODY)
+    for _, pending in ipairs(page) do
+      local id = pending[1]
+      if first and not above(first, id) then
+        page = {}
+        break
+      end
+      if not candidate_of[id] then
+        local member = need_of[id]
+        table.insert(candidates, {id = id, key = member and needs or waiting, member = member or id})
+      end
+      from = '(' .. id
+    end
+  until #page < 500
+end
 for _, candidate in ipairs(candidates) do
   if not entry_at(stream, candidate.id) then
     local first = first_id()
@@ -98,8 +145,11 @@ if there then
 else
   local last, added = stream_info()['last-generated-id'], stream_info()['entries-added']
   local removed, first = added - stream_info().length, first_id()
-  if above(at, last) or (seen ~= '' and added < tonumber(seen)) then
+  if above(at, last) then
     return {'ahead', at, last}
+  end
+  if seen ~= '' and added < tonumber(seen) then
+    return {'changed', at}
   end
   if seen == '' and at == last then
     seen = digits(added)
@@ -108,7 +158,7 @@ else
   if seen ~= '' then
     passed = removed > tonumber(seen) and removed - tonumber(seen)
   else
-    passed = at ~= '0-0' and (not first or above(first, at)) and 0
+    passed = at ~= '0-0' and above(first and id_before(first) or last, at) and 0
   end
   if passed then
     local to = first and id_before(first) or last
@@ -119,23 +169,6 @@ else
 end
 
 beats(state, owner, epoch)
-if ARGV[8] == '1' then
-  local keeps = {}
-  for i = 10 + 2 * tonumber(ARGV[9]), #ARGV do
-    keeps[ARGV[i]] = true
-  end
-  local from = '-'
-  repeat
-    local page = redis.call('XPENDING', stream, group, from, '+', 500, owner)
-    for _, pending in ipairs(page) do
-      if not keeps[pending[1]] then
-        let_go(stream, group, pending[1], math.max(pending[4] - 1, 0))
-        redis.call('ZADD', waiting, 0, pending[1])
-      end
-      from = '(' .. pending[1]
-    end
-  until #page < 500
-end
 for _, list in ipairs({gone, by_hand}) do
   for _, candidate in ipairs(list) do
     redis.call('ZREM', candidate.key, candidate.member)
@@ -151,9 +184,6 @@ if lost then
     redis.call('HSET', state, 'lost', table.concat(loss, ' '))
     return {'lost', 1, table.concat(loss, ' ')}
   end
-end
-if held[4] then
-  redis.call('HDEL', state, 'lost')
 end
 
 local handed = {}
@@ -178,6 +208,14 @@ if count > #handed and waits < tonumber(ARGV[5]) then
       seen = digits(tonumber(seen) + #entries)
     end
     redis.call('HSET', state, 'at', newest[1], 'at_event', event_id(newest), 'seen', seen)
+    at = newest[1]
+  end
+  if seen == '' then
+    -- At the end of the stream the ordinal is known again.
+    local after = by_name(redis.call('XINFO', 'STREAM', stream))
+    if after['last-generated-id'] == at then
+      redis.call('HSET', state, 'seen', digits(after['entries-added']))
+    end
   end
 end
 local next_due = redis.call('ZRANGEBYSCORE', waiting, '(' .. digits(clock), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
