@@ -396,6 +396,10 @@ impl<'a> Desk<'a> {
         if self.dead_in_a_row >= self.group.storm {
             return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
         }
+        // A process that stood still may be dead to others, who have what it had in hand.
+        if !self.lease.is_held(Instant::now()) {
+            return Err(Ended::Lost);
+        }
         self.start();
         self.take();
         self.tell();
