@@ -50,6 +50,7 @@ impl Options {
         "start",
         "checkpoint",
         "on_data_loss",
+        "delivery",
         "concurrency",
         "ignore",
         "adopt",
@@ -140,6 +141,13 @@ impl Options {
                 Some("halt") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Halt))),
                 Some("continue") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Continue))),
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
+            }
+        }
+        if let Some(value) = args.take("delivery") {
+            match value.text().map(|text| text.value()).as_deref() {
+                Some("ordered") => setters.push(quote!(with_delivery(#root::Delivery::Ordered))),
+                Some("shared") => setters.push(quote!(with_delivery(#root::Delivery::Shared))),
+                _ => value.invalid("\"ordered\" or \"shared\"", errors),
             }
         }
         if let Some(value) = args.take("concurrency") {

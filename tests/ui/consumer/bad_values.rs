@@ -14,6 +14,7 @@ struct Trade {
     start = "yesterday",
     checkpoint = "often",
     on_data_loss = "ignore",
+    delivery = "queue",
     concurrency = 0
 )]
 async fn check(_trade: Trade) {}
@@ -27,6 +28,7 @@ async fn check(_trade: Trade) {}
     start = "2026-01-02",
     checkpoint = 0,
     on_data_loss = true,
+    delivery = shared,
     concurrency = "many"
 )]
 async fn check_again(_trade: Trade) {}

@@ -75,6 +75,12 @@ async fn batch_by_reference(batch: &Batch<Keyed>) {
     let _ = batch.len();
 }
 
+#[consumer(group = "g10", delivery = "shared", concurrency = 8)]
+async fn shared(_trade: Trade) {}
+
+#[consumer(group = "g11", delivery = "ordered")]
+async fn ordered(_trade: Trade) {}
+
 // Names that the expansion might have for itself.
 #[consumer(group = "g5")]
 async fn payload(args: Trade, ctx: Context) {
