@@ -146,6 +146,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Gives the lease back, takes the owner's charge off, and rings the partition's bell, if owner and epoch hold it.
     /// Answers whether they did.
+    ///
+    /// Of a shared group it ends the consumer in the same way, and gives back what it still has in hand as handed out
+    /// ([`free`](Self::free)): whatever was not tried, [`settle`](Self::settle) has given back before.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
 
     /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
@@ -170,6 +173,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// has not acknowledged: with the checkpoint at the smaller of its last-delivered id and the id before its oldest
     /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
     /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
+    ///
+    /// A shared group goes on at the last-delivered id; what is pending is in the hands of foreign consumers
+    /// ([`Life::Foreign`]), until somebody frees it.
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
     /// Where leases are renewed.
@@ -221,15 +227,20 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     // everything out of all hands and removes all consumers.
 
     /// Makes the caller a consumer of a shared group, with this fresh token and a lease of this length. The same call sent twice
-    /// MUST answer with the same epoch. It MUST work on a server that is full.
+    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused.
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
 
     /// Hands out entries: first those that wait and may be taken, then new ones. An entry is in the hands of one consumer only. It
     /// MUST NOT wait for any, and MUST work on a server that is full. It counts as a beat of the caller.
     ///
-    /// Before anything later is handed out entries MUST be found missing that a trim has passed, and entries that waited and are
-    /// gone; what was not waited for may be missed when it is deleted. A loss is told once ([`Took::Lost`]), and stays until
-    /// somebody resumes or resets the group. A caller that goes on is told of it and handed the rest.
+    /// Before anything later is handed out all entries MUST be found missing that a trim has passed, those that wait among them,
+    /// whenever they were due; an entry that waits and was deleted, when its turn comes. What was not waited for may be missed when
+    /// it is deleted. A loss is told once ([`Took::Lost`]), and stays until
+    /// somebody resumes or resets the group, also where others go on. A caller that goes on is told of what it finds and handed the
+    /// rest; it is not told again of what was found before.
+    ///
+    /// Who has claimed or acknowledged an entry by other means that waits here has taken it out of the group's hands: it MUST NOT
+    /// be handed out, and is no loss.
     ///
     /// It is no harm to send it twice, but what was handed out by an answer that is lost is in the caller's hands: see
     /// [`Take::in_hand`].

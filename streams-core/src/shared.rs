@@ -66,7 +66,8 @@ pub enum Took {
         /// The highest id of the stream.
         last: EntryId,
     },
-    /// The entry that was handed out last is another event than the one that was: history was cut, and went on.
+    /// The entry that was handed out last is another event than the one that was, or less was added or removed than was handed
+    /// out: history was cut or restarted, and went on.
     Changed {
         /// Its id.
         at: EntryId,
@@ -166,7 +167,8 @@ pub struct Settled {
     pub lost: Vec<EntryId>,
     /// These are events that a build has declared, and so are not passed over: the caller still has them in hand.
     pub declared: Vec<EntryId>,
-    /// There is no room for the dead letters: the caller still has them in hand.
+    /// There is no room for some of the dead letters: they are put away in their order as long as there is, and the caller still has
+    /// the others in hand.
     pub full: Option<Full>,
 }
 

@@ -682,6 +682,29 @@ contract! {
         assert_eq!(case.crew().await.consumers[0].pending, 1);
     }
 
+    async fn who_leaves_gives_back_what_it_has_and_is_no_consumer(case) {
+        let all = case.shared(4).await;
+        let (a, b) = (case.join("a").await, case.join("b").await);
+        assert_eq!(case.takes(&a, 3).await, all[..3]);
+        case.settle(&a, [(all[0], Become::Back)]).await;
+        let stranger = Holder { epoch: a.epoch + 1, ..a.clone() };
+        for stranger in [stranger, Holder { owner: "c".to_owned(), ..a.clone() }] {
+            assert!(!case.broker.release(&crew(), &stranger).await.unwrap());
+        }
+        let rings = case.rings().await;
+        assert!(case.broker.release(&crew(), &a).await.unwrap());
+        assert_eq!(case.rings().await, rings + 1);
+        assert!(!case.broker.release(&crew(), &a).await.unwrap());
+        assert_eq!(case.renews(&a).await, Renewed::Lost);
+        assert_eq!(case.took(&take(&a, 9)).await, Took::Fenced);
+        let crew = case.crew().await;
+        assert_eq!((crew.consumers.len(), crew.pending, crew.waiting), (1, 3, 3));
+        // What it still had counts as handed out: it may have been tried.
+        let taken: BTreeSet<_> = counts(&case.haul(&take(&b, 3)).await).into_iter().collect();
+        assert_eq!(taken, BTreeSet::from([(all[0], 1, 0), (all[1], 2, 0), (all[2], 2, 0)]));
+        assert_eq!(case.takes(&b, 9).await, all[3..]);
+    }
+
     async fn an_entry_that_is_done_by_the_dead_is_not_handed_out_again(case) {
         let all = case.shared(2).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
@@ -919,6 +942,47 @@ contract! {
         assert_eq!(case.takes(&a, 9).await, []);
     }
 
+    async fn what_a_trim_has_passed_is_told_at_once_however_little_is_asked_for(case) {
+        let all = case.shared(60).await;
+        let (a, b, c) = (case.join("a").await, case.join("b").await, case.join("c").await);
+        case.takes(&a, 20).await;
+        case.takes(&b, 20).await;
+        case.takes(&c, 10).await;
+        case.settle(&a, all[..20].iter().map(|id| (*id, Become::Back))).await;
+        case.cut(all[52]);
+        // Gone before it was given back, and so no longer in the server's list.
+        assert_eq!(case.bury("b").await, 20);
+        assert!(case.broker.release(&crew(), &c).await.unwrap());
+        let Took::Lost { lost, found: true } = case.took(&take(&a, 1)).await else { panic!() };
+        assert_eq!((lost.deleted, lost.count), (false, 52));
+        assert!(lost.from < all[0] && lost.to >= all[51] && lost.to < all[52], "{lost:?}");
+        case.broker.resume(&crew()).await.unwrap();
+        assert_eq!(case.takes(&a, 99).await, all[52..]);
+        assert_eq!((case.crew().await.pending, case.crew().await.waiting), (8, 0));
+    }
+
+    async fn who_goes_on_over_many_losses_is_handed_what_is_left_of_what_waits(case) {
+        let all = case.shared(12).await;
+        let (a, b) = (case.join("a").await, case.join("b").await);
+        assert_eq!(case.takes(&a, 10).await, all[..10]);
+        case.cut(all[8]);
+        case.settle(&a, all[..10].iter().map(|id| (*id, Become::Back))).await;
+        let haul = case.haul(&Take { go_on: true, ..take(&b, 2) }).await;
+        assert_eq!((entry_ids(&haul), haul.lost.map(|lost| lost.count)), (all[8..10].to_vec(), Some(8)));
+    }
+
+    async fn what_was_deleted_unread_is_not_told_as_a_trim_of_something_else(case) {
+        let all = case.shared(5).await;
+        let a = case.join("a").await;
+        assert_eq!(case.takes(&a, 1).await, all[..1]);
+        case.remove(&all[2..3]);
+        assert_eq!(case.takes(&a, 9).await, [all[1], all[3], all[4]]);
+        assert_eq!(case.crew().await.seen, Some(5));
+        case.cut(all[4].next());
+        let more = case.append(1).await;
+        assert_eq!(case.takes(&a, 9).await, more);
+    }
+
     async fn who_goes_on_is_not_stopped_by_what_has_stopped_others(case) {
         let all = case.shared(4).await;
         let a = case.join("a").await;
@@ -970,6 +1034,9 @@ contract! {
         assert_eq!(case.took(&take(&a, 9)).await, Took::Changed { at: all[1] });
         let go_on = Take { go_on: true, ..take(&a, 9) };
         assert_eq!(case.took(&go_on).await, Took::Changed { at: all[1] }, "it is no gap that one goes over");
+        // And although more were, none of them is gone.
+        case.append(5).await;
+        assert_eq!(case.took(&take(&a, 9)).await, Took::Changed { at: all[1] });
     }
 
     // Operators.

@@ -24,6 +24,7 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod redis_shared;
 mod reference;
 mod rolling;
 mod secrets;

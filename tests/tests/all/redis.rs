@@ -36,7 +36,7 @@ fn shown(error: &BrokerError) -> String {
 }
 
 #[track_caller]
-fn says(error: &BrokerError, kind: BrokerErrorKind, words: &[&str]) {
+pub(crate) fn says(error: &BrokerError, kind: BrokerErrorKind, words: &[&str]) {
     assert_eq!(error.kind(), kind, "{error:?}");
     let message = error.to_string();
     for word in words {

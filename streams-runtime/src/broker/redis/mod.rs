@@ -313,18 +313,24 @@ impl Broker for Redis {
             let call = Call { command: "HGET", key: partition.as_str(), effect: Effect::Read };
             let run = |mut connection| async move { checkpoints.query_async::<Vec<Value>>(&mut connection).await };
             let mut replies = self.commands.run(call, run).await?.into_iter();
-            let mut slowest = None;
+            let (mut checkpoints, mut shared) = (Vec::with_capacity(names.len()), Vec::new());
             for name in names {
                 let (at, mode) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
                 // Without a state it is somebody else's, too.
                 if at == Value::Nil {
                     return Ok(None);
                 }
-                let (at, mode) =
-                    (parse::id(at).map_err(unexpected(call))?, parse::text(mode).map_err(unexpected(call))?);
-                let at = if mode == "shared" { self.settled(partition, &name, at).await? } else { at };
-                slowest = slowest.into_iter().chain([(at, name)]).min();
+                if mode == Value::BulkString(b"shared".to_vec()) {
+                    shared.push(name.clone());
+                }
+                checkpoints.push((parse::id(at).map_err(unexpected(call))?, name));
             }
+            // Asked after the checkpoints: what was handed out in between lies above them.
+            if !shared.is_empty() {
+                let Some(oldest) = self.oldest(partition, &shared).await? else { return Ok(None) };
+                checkpoints.extend(oldest.into_iter().zip(shared).filter_map(|(id, name)| Some((id?.previous(), name))));
+            }
+            let slowest = checkpoints.into_iter().min();
             Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))
         })
     }
@@ -430,6 +436,7 @@ impl Broker for Redis {
             let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
             let (start, from) = words(start);
             let mut invocation = on(&scripts::CREATE, group);
+            shared::keys(&mut invocation, group);
             invocation.arg(start).arg(from).arg(mode(group));
             match self.script(call, &invocation).await?.word.as_str() {
                 "made" => Ok(Created::Made),
@@ -499,14 +506,9 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
             let (start, from) = words(to);
-            let mut invocation = match group.is_shared() {
-                false => on(&scripts::RESET, group),
-                true => {
-                    let mut shared = on(&scripts::RESET_SHARED, group);
-                    shared.key(group.waiting()).key(group.needs()).key(group.failed());
-                    shared
-                }
-            };
+            let script = if group.is_shared() { &scripts::RESET_SHARED } else { &scripts::RESET };
+            let mut invocation = on(script, group);
+            shared::keys(&mut invocation, group);
             invocation
                 .key(group.partition().bell())
                 .arg(seen.map_or_else(String::new, |epoch| epoch.to_string()))
@@ -528,6 +530,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::ADOPT, group);
+            shared::keys(&mut invocation, group);
             invocation.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
             adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
@@ -619,11 +622,16 @@ impl Broker for Redis {
 
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(async move {
-            check_owner(owner)?;
+            shared::check_token(owner)?;
             let call = Call { command: "joining a group", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::JOIN, group);
             invocation.arg(owner).arg(millis(lease_for));
-            shared::joined(self.script(call, &invocation).await?).map_err(unexpected(call))
+            let answer = self.script(call, &invocation).await?;
+            if answer.word == "dead" {
+                let message = format!("{call}: `{owner}` was found dead; a consumer joins with a fresh token");
+                return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+            }
+            shared::joined(answer).map_err(unexpected(call))
         })
     }
 
@@ -670,16 +678,30 @@ impl Broker for Redis {
 }
 
 impl Redis {
-    /// Up to where a shared group has settled everything that was handed out up to `at`.
-    async fn settled(&self, partition: &PartitionKey, group: &str, at: EntryId) -> Result<EntryId, BrokerError> {
+    /// The oldest entry that each of these shared groups has in hand or waiting; `None` when one of the groups is gone.
+    async fn oldest(
+        &self,
+        partition: &PartitionKey,
+        groups: &[String],
+    ) -> Result<Option<Vec<Option<EntryId>>>, BrokerError> {
         let call = Call { command: "XPENDING", key: partition.as_str(), effect: Effect::Read };
-        let mut command = cmd("XPENDING");
-        command.arg(partition.as_str()).arg(group);
-        let mut summary = parse::array(self.command(call, &command).await?).map_err(unexpected(call))?.into_iter();
-        match summary.nth(1).unwrap_or_default() {
-            Value::Nil => Ok(at),
-            oldest => Ok(parse::id(oldest).map_err(unexpected(call))?.previous().min(at)),
+        let mut summaries = redis::pipe();
+        for group in groups {
+            summaries.cmd("XPENDING").arg(partition.as_str()).arg(group);
         }
+        let mut all = Vec::with_capacity(groups.len());
+        for reply in each(&self.commands, call, &mut summaries, None).await? {
+            let summary = match reply {
+                Err(error) if error.code() == Some("NOGROUP") => return Ok(None),
+                reply => reply.map_err(|error| explain(call, error))?,
+            };
+            let oldest = parse::array(summary).map_err(unexpected(call))?.into_iter().nth(1).unwrap_or_default();
+            all.push(match oldest {
+                Value::Nil => None,
+                oldest => Some(parse::id(oldest).map_err(unexpected(call))?),
+            });
+        }
+        Ok(Some(all))
     }
 
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its

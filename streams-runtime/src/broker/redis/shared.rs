@@ -5,15 +5,17 @@ use std::time::Duration;
 use redis::{ScriptInvocation, Value};
 use streams_core::EntryId;
 use streams_core::broker::{
-    Become, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
+    Become, BrokerError, BrokerErrorKind, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
 };
 use streams_core::keys::GroupKey;
 
 use super::parse::{self, Answer, Parsed, Unexpected};
 use super::{limit, on, scripts};
-use crate::broker::BELL_LENGTH;
+use crate::broker::{BELL_LENGTH, check_owner};
 use crate::clock::millis;
 
+/// Who has what nobody has in hand.
+const NOBODY: &str = "_free";
 /// The most events that others are said to wait for.
 const MOST_NEEDED: usize = 10;
 /// The most ends that one script is told: some milliseconds of the server's time.
@@ -22,6 +24,13 @@ pub(super) const MOST_ENDS: usize = 500;
 /// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
 fn exact(wait: Duration) -> u64 {
     millis(wait).min(1 << 50)
+}
+
+/// The keys that a shared group has besides stream and state; an ordered one has none.
+pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
+    if group.is_shared() {
+        invocation.key(group.waiting()).key(group.needs()).key(group.failed());
+    }
 }
 
 pub(super) fn take_script(group: &GroupKey, take: &Take) -> ScriptInvocation<'static> {
@@ -236,6 +245,16 @@ pub(super) fn freed(mut answer: Answer) -> Parsed<Freed> {
         "contended" => Freed::Contended,
         _ => return Err(Unexpected("what came of giving back")),
     })
+}
+
+/// Refuses a token that stands for nobody.
+pub(super) fn check_token(owner: &str) -> Result<(), BrokerError> {
+    check_owner(owner)?;
+    if owner == NOBODY {
+        let message = format!("no consumer is called `{NOBODY}`: that is who has what nobody has in hand");
+        return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+    }
+    Ok(())
 }
 
 pub(super) fn joined(mut answer: Answer) -> Parsed<Joined> {

@@ -1,5 +1,6 @@
 -- Makes a group's state and its marker in the stream.
--- KEYS: stream, state. ARGV: group, start (earliest, latest, at, ago), the start's id or milliseconds, mode.
+-- KEYS: stream, state; of a shared group waiting, needs, failed, too.
+-- ARGV: group, start (earliest, latest, at, ago), the start's id or milliseconds, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, start, from = ARGV[1], ARGV[2], ARGV[3]
 
@@ -16,6 +17,7 @@ end
 
 local at, seen = begin(stream, start, from)
 mark(stream, group, at, seen)
+forget_what_waits()
 redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
   'at', at, 'at_event', '', 'seen', seen)
 return {'made'}

@@ -18,6 +18,9 @@ local epoch = lives(held[4])
 if epoch then
   return {'member', epoch}
 end
+if held[4] then
+  return {'dead'}
+end
 if not has_group(stream, group) then
   return {'vanished', held[3] or '0-0'}
 end

@@ -125,18 +125,33 @@ local function in_hand(stream, group, id, owner)
   return held and held[4]
 end
 
--- Takes an entry out of a hand, as one that was handed out so often.
+-- Takes an entry out of a hand, as one that was handed out so often; answers nothing where it is gone from the stream, and then
+-- from the server's list, too.
 local function let_go(stream, group, id, times)
-  redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', times, 'JUSTID')
+  return redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', times, 'JUSTID')[1]
 end
 
 local function entry_at(stream, id)
   return redis.call('XRANGE', stream, id, id)[1]
 end
 
--- The event id of an entry, empty where it has none.
+-- The event id of an entry, empty where it has none that is valid; of several fields the first counts.
 local function event_id(entry)
-  return by_name(entry[2]).id or ''
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'id' then
+      return #fields[i + 1] <= 128 and fields[i + 1] or ''
+    end
+  end
+  return ''
+end
+
+-- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a shared group the keys from the
+-- third on.
+local function forget_what_waits()
+  for i = 3, #KEYS do
+    redis.call('DEL', KEYS[i])
+  end
 end
 
 local function ring(bell, group, most)

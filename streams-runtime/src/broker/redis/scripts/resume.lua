@@ -9,6 +9,8 @@ if redis.call('EXISTS', state) == 0 then
   return {'no'}
 end
 redis.call('HINCRBY', state, 'resume', 1)
--- Of a shared group, what was lost to it.
-redis.call('HDEL', state, 'lost')
+-- Only where there is something: users who look after ordered groups may have no right to it yet.
+if redis.call('HMGET', state, 'lost')[1] then
+  redis.call('HDEL', state, 'lost')
+end
 return {'yes'}

@@ -40,10 +40,9 @@ end
 -- Gives an entry back, to be taken from `due` on, or by a build that handles it. One that is gone by now is a loss, which
 -- the next call that takes finds: there it is due at once.
 local function give_back(id, times, due, need)
-  if not entry_at(stream, id) then
+  if not let_go(stream, group, id, times) then
     due, need = 0, nil
   end
-  let_go(stream, group, id, times)
   if need then
     redis.call('ZADD', needs, 0, need)
   else
