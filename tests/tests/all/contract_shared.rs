@@ -846,6 +846,16 @@ contract! {
         assert_eq!(case.crew().await.seen, Some(4));
     }
 
+    async fn what_is_deleted_around_the_cursor_hands_nothing_out_again(case) {
+        let all = case.shared(7).await;
+        let a = case.join("a").await;
+        assert_eq!(case.takes(&a, 2).await, all[..2]);
+        // More than were handed out are gone, and the oldest is not.
+        case.remove(&[all[1], all[2], all[3], all[4]]);
+        assert_eq!(case.takes(&a, 9).await, all[5..]);
+        assert_eq!(case.crew().await.pending, 4);
+    }
+
     async fn everything_may_be_trimmed_away(case) {
         let all = case.shared(3).await;
         let a = case.join("a").await;

@@ -122,6 +122,11 @@ impl Log {
         self.entries.range(first..).take(count).cloned().collect()
     }
 
+    /// How many entries were added that are not there any more.
+    fn removed(&self) -> u64 {
+        self.added - self.entries.len() as u64
+    }
+
     fn extent(&self) -> Extent {
         Extent {
             first: self.entries.front().map(|entry| entry.id),

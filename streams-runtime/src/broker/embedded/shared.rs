@@ -123,6 +123,15 @@ impl Store {
         let Some(queue) = state.queue.as_mut().filter(|queue| queue.has(&take.holder)) else { return Took::Fenced };
         let (Some(log), true) = (log, has_marker) else { return Took::Vanished { at: state.at } };
         let owner = &take.holder.owner;
+        if state.seen.is_none() && state.at == log.last {
+            state.seen = Some(log.added);
+        }
+        let trim = match passed(log, state.at, &state.at_event, state.seen) {
+            Passed::Nothing => None,
+            Passed::Ahead => return Took::Ahead { at: state.at, last: log.last },
+            Passed::Changed => return Took::Changed { at: state.at },
+            Passed::Trim(count) => Some(count),
+        };
         queue.beat(owner);
         if let Some(in_hand) = &take.in_hand {
             for id in queue.held(owner).into_iter().filter(|id| !in_hand.contains(id)) {
@@ -136,12 +145,15 @@ impl Store {
         let first = log.entries.front().map(|entry| entry.id);
 
         let mut lost: Option<Lost> = None;
-        let mut taken = Vec::new();
         // What a trim has passed is told at once, whenever it was due.
-        let trimmed = queue.waiting.iter().map(|(_, id)| id).chain(queue.needs.keys());
-        let trimmed = trimmed.filter(|id| first.is_none_or(|first| **id < first));
-        let candidates: BTreeSet<_> = trimmed.copied().chain(queue.candidates(take, now)).collect();
-        for id in candidates {
+        let waits = queue.waiting.iter().map(|(_, id)| id).chain(queue.needs.keys());
+        let trimmed: Vec<_> = waits.filter(|id| first.is_none_or(|first| **id < first)).copied().collect();
+        for id in trimmed {
+            queue.forget(id);
+            add(&mut lost, Lost { deleted: false, from: id.previous(), to: id, count: 1 });
+        }
+        let mut taken = Vec::new();
+        for id in queue.candidates(take, now) {
             match entry(id) {
                 Some(entry) if queue.pending.get(&id).is_some_and(|pending| pending.owner.is_none()) => {
                     taken.push(entry)
@@ -150,25 +162,15 @@ impl Store {
                 Some(_) => queue.forget(id),
                 None => {
                     queue.forget(id);
-                    let deleted = first.is_some_and(|first| first <= id);
-                    add(&mut lost, Lost { deleted, from: id.previous(), to: id, count: 1 });
+                    add(&mut lost, Lost { deleted: true, from: id.previous(), to: id, count: 1 });
                 }
             }
         }
-        if state.seen.is_none() && state.at == log.last {
-            state.seen = Some(log.added);
-        }
-        match passed(log, state.at, &state.at_event, state.seen) {
-            Passed::Nothing => {}
-            Passed::Ahead => return Took::Ahead { at: state.at, last: log.last },
-            Passed::Changed => return Took::Changed { at: state.at },
-            Passed::Trim(count) => {
-                let to = first.map_or(log.last, EntryId::previous);
-                add(&mut lost, Lost { deleted: false, from: state.at, to, count });
-                state.seen = state.seen.map(|seen| seen + count);
-                // What lies up to there is told.
-                (state.at, state.at_event) = (to, String::new());
-            }
+        if let Some(count) = trim {
+            let to = first.map_or(log.last, EntryId::previous);
+            add(&mut lost, Lost { deleted: false, from: state.at, to, count });
+            // What lies up to there is told.
+            (state.at, state.at_event, state.seen) = (to, String::new(), Some(log.removed()));
         }
         if let Some(lost) = lost.filter(|_| !take.go_on) {
             queue.lost = Some(lost);
@@ -186,17 +188,21 @@ impl Store {
                 entries.push(Delivered { entry, deliveries: pending.deliveries, failed });
             }
         }
-        if queue.waits() < take.most_waiting {
-            for entry in log.read(state.at, take.count - entries.len()) {
+        let room = take.count - entries.len();
+        if queue.waits() < take.most_waiting && room > 0 {
+            let new = log.read(state.at, room);
+            let is_end = new.len() < room && !new.is_empty();
+            for entry in new {
                 state.at = entry.id;
                 state.at_event = entry.given_id().unwrap_or_default().to_owned();
                 state.seen = state.seen.map(|seen| seen + 1);
                 queue.pending.insert(entry.id, Pending { owner: Some(owner.clone()), deliveries: 1 });
                 entries.push(Delivered { entry, deliveries: 1, failed: 0 });
             }
-        }
-        if state.seen.is_none() && state.at == log.last {
-            state.seen = Some(log.added);
+            if is_end || (state.seen.is_none() && state.at == log.last) {
+                // All that was ever added was handed out, or was deleted unread.
+                state.seen = Some(log.added);
+            }
         }
         let due = queue.waiting.iter().map(|(due, _)| *due).find(|due| *due > now);
         Took::Entries(Haul {
@@ -344,13 +350,14 @@ fn passed(log: &Log, at: EntryId, at_event: &str, seen: Option<u64>) -> Passed {
         let same = at_event.is_empty() || there.given_id().unwrap_or_default() == at_event;
         return if same { Passed::Nothing } else { Passed::Changed };
     }
-    if seen.is_some_and(|seen| log.added < seen) {
+    let nothing_left = log.entries.front().is_none_or(|first| first.id > at);
+    if seen.is_some_and(|seen| log.added < seen || (nothing_left && log.removed() < seen)) {
         return Passed::Changed;
     }
-    let removed = log.added - log.entries.len() as u64;
     let before = log.entries.front().map_or(log.last, |first| first.id.previous());
     match seen {
-        Some(seen) if removed > seen => Passed::Trim(removed - seen),
+        _ if !nothing_left => Passed::Nothing,
+        Some(seen) if log.removed() > seen => Passed::Trim(log.removed() - seen),
         None if at > EntryId::ZERO && before > at => Passed::Trim(0),
         _ => Passed::Nothing,
     }
