@@ -48,6 +48,9 @@ const MOST_UNTOLD: usize = 1_000;
 /// the server after each event; what is ahead waits here, although another process may be free.
 const AHEAD: Duration = Duration::from_millis(10);
 const MOST_AHEAD: usize = 256;
+/// How long an end waits for others to be told with it, while there is work; and how many go at once without waiting.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHERED: usize = 64;
 /// After how long an entry is given back that was taken ahead and has not begun: the handlers turned out to be slow.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// For how long events have to wait for another build before that is told.
@@ -163,6 +166,8 @@ struct Desk<'a> {
     causes: BTreeMap<EntryId, Cause>,
     /// The versions of events that are passed over.
     passed_over: BTreeMap<EntryId, u32>,
+    /// Until when ends wait for others.
+    gathering: Option<Instant>,
     telling: Option<Telling>,
     kept: Option<Kept>,
     taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
@@ -285,6 +290,7 @@ impl<'a> Desk<'a> {
             ends: Vec::new(),
             causes: BTreeMap::new(),
             passed_over: BTreeMap::new(),
+            gathering: None,
             telling: None,
             kept: None,
             taking: None,
@@ -409,8 +415,9 @@ impl<'a> Desk<'a> {
     fn may_start(&self) -> bool {
         let on_its_way = self.telling.as_ref().map_or(0, |telling| telling.settle.ends.len());
         let answered = self.telling.as_ref().is_none_or(|telling| telling.failures == 0);
-        // Nothing begins that nobody could settle.
-        !self.closing && !self.alone && self.kept.is_none() && answered && self.ends.len() + on_its_way < MOST_UNTOLD
+        // Nothing begins that nobody could settle, nor while a dead letter is on its way, for which there may be no room.
+        let settles = answered && self.causes.is_empty() && self.ends.len() + on_its_way < MOST_UNTOLD;
+        !self.closing && !self.alone && self.kept.is_none() && settles
     }
 
     /// Whether nothing but a slot is missing for the next.
@@ -577,7 +584,7 @@ impl<'a> Desk<'a> {
         let late = self.impatient().map(|since| after(since, PATIENCE));
         let (limit, kept) = (self.limits.first().map(|(limit, _)| *limit), self.kept.as_ref().map(|kept| kept.until));
         let due = self.due.filter(|_| !self.hungry);
-        [late, limit, kept, due, self.take_at].into_iter().flatten().min()
+        [late, limit, kept, due, self.take_at, self.gathering].into_iter().flatten().min()
     }
 
     /// Since when the longest has waited that is to be given back when it waits for too long. What is to run alone is not:
@@ -629,9 +636,11 @@ impl<'a> Desk<'a> {
         // A handler that takes long has no time for what would be taken ahead for it.
         let slow = self.running.values().filter(|running| running.began.elapsed() >= PATIENCE).count();
         let quick = self.sharing.concurrency.saturating_sub(slow);
-        let wanted = self.sharing.slots.available_permits() + ahead(quick, self.mean);
-        let wanted = wanted.saturating_sub(self.queue.len()).min(self.count.get());
-        if wanted == 0 || (in_hand > 0 && self.bytes >= group.lanes.bytes) {
+        let (idle, ahead) = (self.sharing.slots.available_permits(), ahead(quick, self.mean));
+        let wanted = (idle + ahead).saturating_sub(self.queue.len()).min(self.count.get());
+        // A call for each event that has ended would cost more than the event.
+        let enough = self.queue.len() > idle + ahead / 2;
+        if wanted == 0 || enough || (in_hand > 0 && self.bytes >= group.lanes.bytes) {
             return;
         }
         let take = Take {
@@ -780,8 +789,15 @@ impl<'a> Desk<'a> {
     /// Tells what has ended, if nothing is on its way.
     fn tell(&mut self) {
         if self.telling.is_some() || self.ends.is_empty() {
+            self.gathering = None;
             return;
         }
+        let is_busy = !self.queue.is_empty() && !self.closing && self.causes.is_empty();
+        let now = Instant::now();
+        if is_busy && self.ends.len() < GATHERED && *self.gathering.get_or_insert(after(now, GATHER)) > now {
+            return;
+        }
+        self.gathering = None;
         let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
         let holder = self.lease.holder().clone();
         let settle = Arc::new(Settle { holder, ends, dead_bounds: self.group.dead_bounds });

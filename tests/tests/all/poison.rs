@@ -596,7 +596,8 @@ impl Site {
         let mut client = RedisServer::client(&self.url);
         self.until(|_| {
             let mut groups = redis::cmd("XINFO");
-            let Ok(groups) = groups.arg("GROUPS").arg("doses").query::<redis::streams::StreamInfoGroupsReply>(&mut client)
+            let Ok(groups) =
+                groups.arg("GROUPS").arg("doses").query::<redis::streams::StreamInfoGroupsReply>(&mut client)
             else {
                 return false;
             };

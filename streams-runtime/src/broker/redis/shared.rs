@@ -131,6 +131,10 @@ fn settle_script(
         .arg(settle.dead_bounds.count)
         .arg(millis(settle.dead_bounds.age))
         .arg(BELL_LENGTH);
+    let ids = || ends.iter().map(|(id, _)| *id);
+    for bound in [ids().min(), ids().max()] {
+        invocation.arg(bound.unwrap_or_default().to_string());
+    }
     for (id, end) in ends {
         invocation.arg(id.to_string());
         match end {

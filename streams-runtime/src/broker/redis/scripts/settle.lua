@@ -1,6 +1,6 @@
 -- Ends the business of entries with a shared group, or gives them back. Sent twice it finds none of them in hand.
 -- KEYS: stream, state, waiting, needs, failed, dead letters, bell.
--- ARGV: group, token, epoch, most dead letters, their greatest age in ms, rings that the bell keeps,
+-- ARGV: group, token, epoch, most dead letters, their greatest age in ms, rings that the bell keeps, lowest and highest id,
 --       (id, what, number of arguments, arguments)*: done; passed with a name; again with failed attempts and a wait in ms;
 --       back; needs with name and version; dead with fields and values.
 local stream, state, waiting, needs, failed, dead, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -50,12 +50,23 @@ local function give_back(id, times, due, need)
   end
   free = free or need or due == 0
 end
-local i = 7
+-- What of it is in hand, with how often it was handed out.
+local holds_now, from = {}, ARGV[7]
+repeat
+  local page = redis.call('XPENDING', stream, group, from, ARGV[8], 1000, owner)
+  for _, pending in ipairs(page) do
+    holds_now[pending[1]] = pending[4]
+    from = '(' .. pending[1]
+  end
+until #page < 1000
+local ended = {}
+local i = 9
 while ARGV[i] do
   local id, what, number = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local a, b = ARGV[i + 3], ARGV[i + 4]
-  local times = in_hand(stream, group, id, owner)
+  local times = holds_now[id]
   local ends = false
+  holds_now[id] = nil
   if not times then
     table.insert(lost, id)
   elseif what == 'done' then
@@ -78,10 +89,15 @@ while ARGV[i] do
     ends = true
   end
   if ends then
-    redis.call('XACK', stream, group, id)
-    redis.call('HDEL', failed, id)
+    table.insert(ended, id)
   end
   i = i + 3 + number
+end
+if #ended > 0 then
+  redis.call('XACK', stream, group, unpack(ended))
+  if redis.call('EXISTS', failed) == 1 then
+    redis.call('HDEL', failed, unpack(ended))
+  end
 end
 if free then
   ring(bell, group, ARGV[6])
