@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{Connection, Value};
 use streams_core::Retention;
+use streams_core::broker::{Broker, Reset};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Acl, Redis};
 use streams_runtime::{
@@ -27,6 +28,14 @@ struct Bill {
     n: u64,
 }
 
+/// Work that processes share.
+#[stream_event(stream = "acl-mails", key = customer, partitions = 2, retention = "consumed")]
+#[derive(Debug, Clone, PartialEq)]
+struct Mail {
+    customer: String,
+    n: u64,
+}
+
 #[consumer(group = "ship", max_attempts = 1)]
 async fn ship(order: Order, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, order.n).await
@@ -35,6 +44,11 @@ async fn ship(order: Order, ctx: Context, lab: State<Lab>) -> Result<Outcome, Bo
 #[consumer(group = "books")]
 async fn book(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, bill.n).await
+}
+
+#[consumer(group = "send", delivery = "shared", max_attempts = 2, backoff = "10ms")]
+async fn send(mail: Mail, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, mail.n).await
 }
 
 const NAMESPACE: Option<&str> = Some("eu");
@@ -47,11 +61,15 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let site = Self { server: Options::default().args(["--repl-diskless-sync-delay", "0"]).start() };
-        let publisher = Acl::new().publish::<Order>(NAMESPACE).and_then(|acl| acl.publish::<Bill>(NAMESPACE)).unwrap();
+        let publisher = Acl::new().publish::<Order>(NAMESPACE).and_then(|acl| acl.publish::<Bill>(NAMESPACE));
+        let publisher = publisher.and_then(|acl| acl.publish::<Mail>(NAMESPACE)).unwrap();
         let consumer = Acl::new().consume::<Order>(NAMESPACE, "ship");
         let consumer = consumer.and_then(|acl| acl.consume::<Bill>(NAMESPACE, "books")).unwrap();
-        let operator = Acl::new().operate::<Order>(NAMESPACE).and_then(|acl| acl.operate::<Bill>(NAMESPACE)).unwrap();
-        for (user, acl) in [("publisher", publisher), ("consumer", consumer), ("operator", operator)] {
+        let sharer = Acl::new().share::<Mail>(NAMESPACE, "send").unwrap();
+        let operator = Acl::new().operate::<Order>(NAMESPACE).and_then(|acl| acl.operate::<Bill>(NAMESPACE));
+        let operator = operator.and_then(|acl| acl.operate::<Mail>(NAMESPACE)).unwrap();
+        let users = [("publisher", publisher), ("consumer", consumer), ("sharer", sharer), ("operator", operator)];
+        for (user, acl) in users {
             // Said twice it is the same.
             for _ in 0..2 {
                 site.server.run::<()>(&format!("ACL SETUSER {user} on >secret {acl}"));
@@ -72,6 +90,13 @@ impl Site {
         let broker = Redis::open(&(self.url("consumer") + protocol)).unwrap();
         let app = App::with(consumers![ship, book]).state(lab.clone()).namespace("eu").broker(Arc::new(broker));
         // A reset is noticed when the lease is renewed.
+        app.config(Config::new().lease(Duration::from_secs(3))).start().await.unwrap()
+    }
+
+    /// A process that shares the work.
+    async fn worker(&self, lab: &Lab, protocol: &str) -> Running {
+        let broker = Redis::open(&(self.url("sharer") + protocol)).unwrap();
+        let app = App::with(consumers![send]).state(lab.clone()).namespace("eu").broker(Arc::new(broker));
         app.config(Config::new().lease(Duration::from_secs(3))).start().await.unwrap()
     }
 
@@ -145,6 +170,64 @@ async fn programs_live_with_the_least_rights() {
     assert_eq!(site.refusals(), [], "nothing was refused by the way");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_that_share_work_live_with_the_least_rights() {
+    let site = Site::new();
+    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().in_namespace("eu").unwrap();
+    let mail = |n: u64| Mail { customer: format!("customer {n}"), n };
+    let (lab, second) = (Lab::default(), Lab::default());
+    for lab in [&lab, &second] {
+        lab.script("send", 7, [Act::Give(Outcome::DeadLetter("because".to_owned()))]);
+        lab.script("send", 8, [Act::Fail]);
+    }
+    let gone = site.worker(&lab, "").await;
+    for receipt in publisher.publish_all((0..50).map(mail)).await {
+        receipt.unwrap();
+    }
+    // One of them fails once, and comes again.
+    lab.called("send", 51).await;
+    gone.caught_up().await.unwrap();
+    // A process that is gone without a word: another frees what it had in hand.
+    lab.script("send", 50, [Act::Hang]);
+    publisher.publish(&mail(50)).await.unwrap();
+    lab.called("send", 52).await;
+    drop(gone);
+    let app = site.worker(&second, "?protocol=resp3").await;
+    second.called("send", 1).await;
+    app.caught_up().await.unwrap();
+
+    let admin = Admin::on(site.broker("operator"), NAMESPACE).unwrap();
+    let letters = DeadLetters::<Mail>::on(site.broker("operator"), NAMESPACE, "send").unwrap();
+    let all = letters.list(None, 9).await.unwrap();
+    let calls = second.calls("send").len();
+    assert_eq!(letters.replay(&[all[0].id()]).await.unwrap().moved, 1);
+    second.called("send", calls + 1).await;
+    assert_eq!(admin.resume("acl-mails", "send").await.unwrap().len(), 2);
+    site.server.run::<()>("SCRIPT FLUSH");
+    site.server.run::<()>("XGROUP DESTROY eu:acl-mails.1 send");
+    assert_eq!(admin.reset("acl-mails", "send", Start::Latest).await.unwrap().len(), 2);
+    for n in 60..70 {
+        publisher.publish(&mail(n)).await.unwrap();
+    }
+    second.called("send", calls + 11).await;
+    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(site.refusals(), [], "nothing was refused by the way");
+}
+
+#[tokio::test]
+async fn an_operator_with_the_rules_of_before_looks_after_ordered_groups() {
+    let server = RedisServer::start();
+    let orders = StreamKey::new(None, "orders", 1);
+    let before = Acl::new().operate_on(&orders).to_string().replace("+hdel ", "").replace("+xpending ", "");
+    server.run::<()>(&format!("ACL SETUSER operator on >secret {before}"));
+    let group = orders.partition(0).group("ship");
+    let broker = Redis::open(&server.url()).unwrap();
+    broker.create(&group, Start::Earliest).await.unwrap();
+    let operator = Redis::open(&server.url().replace("redis://", "redis://operator:secret@")).unwrap();
+    assert!(operator.resume(&group).await.unwrap());
+    assert!(matches!(operator.reset(&group, Some(0), Start::Latest).await.unwrap(), Reset::Done { .. }));
+}
+
 #[tokio::test]
 async fn rules_may_stand_in_the_file_of_the_server() {
     let acl = Acl::new().publish::<Order>(None).and_then(|acl| acl.operate::<Bill>(None)).unwrap();
@@ -171,7 +254,8 @@ fn roles_may_do_nothing_else() {
     const STATE: &str = "streams:{eu:acl-orders.3}:ship";
     let site = Site::new();
     let admin = &mut RedisServer::client(&site.server.url());
-    for stream in ["eu:acl-orders.3", "eu:acl-bills", "eu:acl-orders.0x", "acl-orders.3", "us:acl-orders.3"] {
+    let streams = ["eu:acl-orders.3", "eu:acl-bills", "eu:acl-orders.0x", "acl-orders.3", "us:acl-orders.3", "eu:acl-mails.1"];
+    for stream in streams {
         run(admin, &format!("XADD {stream} * event Order")).unwrap();
         run(admin, &format!("HSET streams:{{{stream}}}:other mode ordered")).unwrap();
         run(admin, &format!("XADD streams:{{{stream}}}:ship:dead * event Order")).unwrap();
@@ -203,7 +287,6 @@ fn roles_may_do_nothing_else() {
         "XSETID eu:acl-orders.3 1-1",
         "XGROUP DESTROY eu:acl-orders.3 ship",
         "XREADGROUP GROUP ship x STREAMS eu:acl-orders.3 >",
-        "XACK eu:acl-orders.3 ship 1-1",
         "XRANGE us:acl-orders.3 - +",
         "XRANGE acl-orders.3 - +",
         "XRANGE eu:acl-orders.0x - +",
@@ -216,6 +299,7 @@ fn roles_may_do_nothing_else() {
         "HGETALL streams:{us:acl-orders.3}:other",
     ];
     let publisher = [
+        "XACK eu:acl-orders.3 ship 1-1",
         "XRANGE eu:acl-orders.3 - +",
         "XREVRANGE eu:acl-orders.3 + -",
         "XREAD STREAMS eu:acl-orders.3 0",
@@ -232,6 +316,11 @@ fn roles_may_do_nothing_else() {
         "WAITAOF 0 0 1",
     ];
     let consumer = [
+        "XACK eu:acl-orders.3 ship 1-1",
+        "XCLAIM eu:acl-orders.3 ship x 0 1-1",
+        "XGROUP DELCONSUMER eu:acl-orders.3 ship x",
+        "ZADD streams:{eu:acl-orders.3}:ship:waiting 1 a",
+        "HGET streams:{eu:acl-orders.3}:ship mode",
         "XADD eu:acl-orders.3 * a b",
         "HGETALL streams:{eu:acl-orders.3}:other",
         "HSET streams:{eu:acl-orders.3}:other a b",
@@ -239,6 +328,26 @@ fn roles_may_do_nothing_else() {
         "DEL streams:{eu:acl-orders.3}:ship",
         "XRANGE streams:{eu:acl-orders.3}:other:dead - +",
         "XADD streams:{eu:acl-orders.3}:other:dead * a b",
+        "WAIT 0 1",
+    ];
+    let sharer = [
+        "XADD eu:acl-mails.1 * a b",
+        "XRANGE eu:acl-orders.3 - +",
+        "XREADGROUP GROUP ship x STREAMS eu:acl-orders.3 >",
+        "XCLAIM eu:acl-orders.3 ship x 0 1-1",
+        "XGROUP DESTROY eu:acl-mails.1 send",
+        "XGROUP SETID eu:acl-mails.1 send 0",
+        "XDEL eu:acl-mails.1 1-1",
+        "XTRIM eu:acl-mails.1 MAXLEN 0",
+        "DEL streams:{eu:acl-mails.1}:send",
+        "HSET streams:{eu:acl-mails.1}:other a b",
+        "HGETALL streams:{eu:acl-mails.1}:other",
+        "ZADD streams:{eu:acl-mails.1}:other:waiting 1 a",
+        "HGET streams:{eu:acl-mails.1}:other:failed 1-1",
+        "DEL streams:{eu:acl-mails.1}:other:waiting",
+        "ZADD streams:{eu:acl-orders.3}:ship:waiting 1 a",
+        "XDEL streams:{eu:acl-mails.1}:send:dead 1-1",
+        "XADD streams:{eu:acl-mails.1}:other:dead * a b",
         "WAIT 0 1",
     ];
     let operator = [
@@ -249,8 +358,13 @@ fn roles_may_do_nothing_else() {
         "DEL streams:{eu:acl-orders.3}:_bell",
         "CLIENT UNBLOCK 1",
         "XREAD STREAMS eu:acl-orders.3 0",
+        "XACK eu:acl-orders.0x ship 1-1",
+        "XCLAIM eu:acl-mails.1 send x 0 1-1",
+        "ZADD streams:{eu:acl-mails.1}:send:waiting 1 a",
     ];
-    for (user, more) in [("publisher", &publisher[..]), ("consumer", &consumer), ("operator", &operator)] {
+    let roles =
+        [("publisher", &publisher[..]), ("consumer", &consumer), ("sharer", &sharer), ("operator", &operator)];
+    for (user, more) in roles {
         let client = &mut RedisServer::client(&site.url(user));
         for command in anybody.iter().chain(more) {
             match run(client, command) {
@@ -259,18 +373,22 @@ fn roles_may_do_nothing_else() {
             }
         }
         // A script does not get round it, as it runs with the rights of who calls it.
-        if user != "publisher" {
-            for inside in ["DEL", "XTRIM", "XADD"] {
-                let script = format!("return~redis.call('{inside}',KEYS[1],'MAXLEN','0','*','a','b')");
-                let Value::BulkString(hash) = run(client, &format!("SCRIPT LOAD {script}")).unwrap() else { panic!() };
-                let hash = String::from_utf8(hash).unwrap();
-                let error = run(client, &format!("EVALSHA {hash} 1 eu:acl-orders.3")).unwrap_err();
-                let said = error.to_string();
-                assert!(said.contains("can't") || said.contains("permission"), "{user} {inside}: {error}");
-            }
-            run(client, &format!("HSET {STATE} mode ordered")).unwrap();
-            assert!(matches!(run(client, "XRANGE eu:acl-orders.3 - +").unwrap(), Value::Array(all) if all.len() == 1));
+        let (stream, state) = match user {
+            "publisher" => continue,
+            "sharer" => ("eu:acl-mails.1", "streams:{eu:acl-mails.1}:send"),
+            _ => ("eu:acl-orders.3", STATE),
+        };
+        for inside in ["DEL", "XTRIM", "XADD"] {
+            let script = format!("return~redis.call('{inside}',KEYS[1],'MAXLEN','0','*','a','b')");
+            let Value::BulkString(hash) = run(client, &format!("SCRIPT LOAD {script}")).unwrap() else { panic!() };
+            let hash = String::from_utf8(hash).unwrap();
+            let error = run(client, &format!("EVALSHA {hash} 1 {stream}")).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("can't") || said.contains("permission"), "{user} {inside}: {error}");
         }
+        run(client, &format!("HSET {state} mode ordered")).unwrap();
+        let all = run(client, &format!("XRANGE {stream} - +")).unwrap();
+        assert!(matches!(all, Value::Array(all) if all.len() == 1));
     }
 }
 
@@ -283,6 +401,7 @@ fn the_guide_shows_the_rules_as_they_are_printed() {
     for (user, acl) in [
         ("feed", Acl::new().publish_to(&trades, day, None)),
         ("risk", Acl::new().consume_from(&trades, "risk").unwrap()),
+        ("mail", Acl::new().share_from(&trades, "mail").unwrap()),
         ("operator", Acl::new().operate_on(&trades)),
     ] {
         let line = format!("ACL SETUSER {user} on >PASSWORD {acl}");

@@ -158,7 +158,7 @@ impl Acl {
             self.grant("+xclaim +xgroup|create", format!("%W~{partition}"));
             self.grant("+xreadgroup", format!("%R~{partition}"));
             self.grant("+hdel +hget +hgetall +hmget +hset", format!("~{state}"));
-            self.grant("+hdel +hget +hset +type", format!("~{failed}"));
+            self.grant("+exists +hdel +hget +hset +type", format!("~{failed}"));
             for key in [&waiting, &needs, &failed] {
                 self.grant("+evalsha", format!("~{key}"));
                 self.grant("+del", format!("%W~{key}"));
