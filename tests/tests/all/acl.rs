@@ -254,7 +254,8 @@ fn roles_may_do_nothing_else() {
     const STATE: &str = "streams:{eu:acl-orders.3}:ship";
     let site = Site::new();
     let admin = &mut RedisServer::client(&site.server.url());
-    let streams = ["eu:acl-orders.3", "eu:acl-bills", "eu:acl-orders.0x", "acl-orders.3", "us:acl-orders.3", "eu:acl-mails.1"];
+    let streams =
+        ["eu:acl-orders.3", "eu:acl-bills", "eu:acl-orders.0x", "acl-orders.3", "us:acl-orders.3", "eu:acl-mails.1"];
     for stream in streams {
         run(admin, &format!("XADD {stream} * event Order")).unwrap();
         run(admin, &format!("HSET streams:{{{stream}}}:other mode ordered")).unwrap();
@@ -362,8 +363,7 @@ fn roles_may_do_nothing_else() {
         "XCLAIM eu:acl-mails.1 send x 0 1-1",
         "ZADD streams:{eu:acl-mails.1}:send:waiting 1 a",
     ];
-    let roles =
-        [("publisher", &publisher[..]), ("consumer", &consumer), ("sharer", &sharer), ("operator", &operator)];
+    let roles = [("publisher", &publisher[..]), ("consumer", &consumer), ("sharer", &sharer), ("operator", &operator)];
     for (user, more) in roles {
         let client = &mut RedisServer::client(&site.url(user));
         for command in anybody.iter().chain(more) {

@@ -95,6 +95,12 @@ async fn a_shared_state_has_the_fields_that_are_documented() {
         ("seen", "3".to_owned()),
     ];
     assert_eq!(site.state(), expected.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+    let words = include_str!("../../../docs/wire-format.md").split("### A group in shared delivery\n").nth(1).unwrap();
+    let words = words.split("\n### ").next().unwrap();
+    for field in site.state().into_keys().chain(["lost", "_free", "dead"].map(str::to_owned)) {
+        let field = if field.starts_with("consumer:") { "consumer:<token>".to_owned() } else { field };
+        assert!(words.contains(&format!("`{field}`")), "docs/wire-format.md does not tell of `{field}`");
+    }
     // What nobody has in hand is pending under a name of its own, and stands in one of two sets.
     let [first, second, third] = [0, 1, 2].map(|n: usize| all[n].to_string());
     let row = |id: &String, consumer: &str, times| (id.clone(), consumer.to_owned(), times);
@@ -109,7 +115,8 @@ async fn a_shared_state_has_the_fields_that_are_documented() {
     assert_eq!(failed, BTreeMap::from([(first, "2".to_owned())]));
     // What is done leaves nothing behind.
     case.settle(&a, [(all[2], Become::Done)]).await;
-    let hour = streams_core::broker::Take { longest_wait: Duration::ZERO, takes: events(&[("Trade", 12)]), ..take(&a, 2) };
+    let hour =
+        streams_core::broker::Take { longest_wait: Duration::ZERO, takes: events(&[("Trade", 12)]), ..take(&a, 2) };
     assert_eq!(case.haul(&hour).await.entries.len(), 2);
     case.settle(&a, [(all[0], Become::Done), (all[1], Become::Done)]).await;
     for key in ["waiting", "needs", "failed"] {
@@ -120,7 +127,8 @@ async fn a_shared_state_has_the_fields_that_are_documented() {
 #[tokio::test]
 async fn the_event_at_the_cursor_tells_another_history() {
     let site = Site::new();
-    let add = |id: &str, event: &str| site.run::<String>(&format!("XADD trades {id} event Trade@1 id {event} id second"));
+    let add =
+        |id: &str, event: &str| site.run::<String>(&format!("XADD trades {id} event Trade@1 id {event} id second"));
     add("1-1", "t-1");
     add("2-1", "t-2");
     site.case.shared(0).await;
@@ -306,7 +314,10 @@ async fn who_reads_by_hand_is_seen_and_freed_only_when_it_was_silent() {
     assert_eq!(case.takes(&a, 1).await, all[..1]);
     site.reads("python", 3);
     let [python] = &case.crew().await.consumers[1..] else { panic!() };
-    assert!(matches!(python, Hand { owner, pending: 3, life: Life::Foreign { .. } } if owner == "python"), "{python:?}");
+    assert!(
+        matches!(python, Hand { owner, pending: 3, life: Life::Foreign { .. } } if owner == "python"),
+        "{python:?}"
+    );
     assert_eq!(case.takes(&a, 1).await, all[4..5], "what it has in hand is its own");
 
     let long = Life::Foreign { silent: Duration::from_secs(3600) };
@@ -482,7 +493,8 @@ async fn what_an_earlier_group_of_the_name_has_left_is_nothing_to_a_new_one() {
     let a = case.join("a").await;
     assert_eq!(case.takes(&a, 3).await, all[..3]);
     let needs = Become::Needs { name: "Trade".to_owned(), version: 2 };
-    case.settle(&a, [(all[0], Become::Back), (all[1], needs), (all[2], Become::Again { failed: 7, after: LONG })]).await;
+    case.settle(&a, [(all[0], Become::Back), (all[1], needs), (all[2], Become::Again { failed: 7, after: LONG })])
+        .await;
     site.run::<u64>("XGROUP DESTROY trades crew");
     site.run::<u64>("DEL streams:{trades}:crew");
     case.cut(all[2]);

@@ -328,7 +328,8 @@ impl Broker for Redis {
             // Asked after the checkpoints: what was handed out in between lies above them.
             if !shared.is_empty() {
                 let Some(oldest) = self.oldest(partition, &shared).await? else { return Ok(None) };
-                checkpoints.extend(oldest.into_iter().zip(shared).filter_map(|(id, name)| Some((id?.previous(), name))));
+                checkpoints
+                    .extend(oldest.into_iter().zip(shared).filter_map(|(id, name)| Some((id?.previous(), name))));
             }
             let slowest = checkpoints.into_iter().min();
             Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))

@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis::{ScriptInvocation, Value};
 use streams_core::EntryId;
 use streams_core::broker::{
-    Become, BrokerError, BrokerErrorKind, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
+    Become, BrokerError, BrokerErrorKind, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle,
+    Settled, Take, Took,
 };
 use streams_core::keys::GroupKey;
 
