@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Adopted, Adoption, Become, BrokerErrorKind, Change, Created, Freed, Hand, Joined, Life, Lost, Moved, Reset,
-    Settled, Took,
+    Settled, Take, Took,
 };
 use streams_core::{EntryId, Start};
 use streams_tests::RedisServer;
@@ -115,9 +115,8 @@ async fn a_shared_state_has_the_fields_that_are_documented() {
     assert_eq!(failed, BTreeMap::from([(first, "2".to_owned())]));
     // What is done leaves nothing behind.
     case.settle(&a, [(all[2], Become::Done)]).await;
-    let hour =
-        streams_core::broker::Take { longest_wait: Duration::ZERO, takes: events(&[("Trade", 12)]), ..take(&a, 2) };
-    assert_eq!(case.haul(&hour).await.entries.len(), 2);
+    let impatient = Take { longest_wait: Duration::ZERO, takes: events(&[("Trade", 12)]), ..take(&a, 2) };
+    assert_eq!(case.haul(&impatient).await.entries.len(), 2);
     case.settle(&a, [(all[0], Become::Done), (all[1], Become::Done)]).await;
     for key in ["waiting", "needs", "failed"] {
         assert_eq!(site.run::<u64>(&format!("EXISTS streams:{{trades}}:crew:{key}")), 0, "{key}");
@@ -172,7 +171,7 @@ async fn keys_of_a_shared_group_of_another_type_are_named_and_nothing_is_changed
         }
         errors.push(case.broker.settle(&crew(), &settle(&a, [(all[0], Become::Done)])).await.unwrap_err());
         if ["crew:waiting", "_bell"].contains(&wrong) {
-            errors.push(case.broker.free(&crew(), "a", &case_life(&site), 9).await.unwrap_err());
+            errors.push(case.broker.free(&crew(), "a", &life_of_a(&site), 9).await.unwrap_err());
             errors.push(case.broker.release(&crew(), &a).await.unwrap_err());
         }
         for error in errors {
@@ -184,7 +183,7 @@ async fn keys_of_a_shared_group_of_another_type_are_named_and_nothing_is_changed
 }
 
 /// What the state says of the consumer `a`, where a look at the group is refused.
-fn case_life(site: &Site) -> Life {
+fn life_of_a(site: &Site) -> Life {
     let says = &site.state()["consumer:a"];
     let numbers: Vec<u64> = says.split(' ').map(|number| number.parse().unwrap()).collect();
     Life::Beats { epoch: numbers[0], beat: numbers[1], lease_for: Duration::from_millis(numbers[2]) }
@@ -323,13 +322,16 @@ async fn who_reads_by_hand_is_seen_and_freed_only_when_it_was_silent() {
     let long = Life::Foreign { silent: Duration::from_secs(3600) };
     assert_eq!(case.frees("python", &long, 9).await, Freed::Contended);
     assert_eq!(case.frees("python", &Life::Dead, 9).await, Freed::Contended);
-    let silent = Life::Foreign { silent: site.silence("python").await };
     // However often it was delivered by hand says nothing about a process that ended over it.
     site.run::<redis::Value>(&format!("XCLAIM trades crew python 0 {} RETRYCOUNT 9 JUSTID", all[2]));
-    while site.silence("python").await < Duration::from_millis(1) {}
-    assert_eq!(case.frees("python", &silent_of(&silent), 2).await, Freed::Some(2));
+    let moment = Duration::from_millis(20);
+    let silent = Life::Foreign { silent: moment };
+    while site.silence("python").await < moment {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(case.frees("python", &silent, 2).await, Freed::Some(2));
     assert_eq!(case.crew().await.consumers[1].pending, 1);
-    assert_eq!(case.frees("python", &silent_of(&silent), 2).await, Freed::All(1));
+    assert_eq!(case.frees("python", &silent, 2).await, Freed::All(1));
     assert_eq!(case.crew().await.consumers.len(), 1);
     let mut taken = counts(&case.haul(&take(&a, 3)).await);
     taken.sort_unstable();
@@ -337,14 +339,6 @@ async fn who_reads_by_hand_is_seen_and_freed_only_when_it_was_silent() {
     // What nobody has in hand is nobody's, and no consumer.
     assert_eq!(case.frees("_free", &Life::Foreign { silent: Duration::ZERO }, 9).await, Freed::Contended);
     assert_eq!(case.broker.join(&crew(), "_free", LEASE).await.unwrap_err().kind(), BrokerErrorKind::Refused);
-}
-
-/// As it was seen, but no longer than it was silent since.
-fn silent_of(life: &Life) -> Life {
-    match life {
-        Life::Foreign { silent } => Life::Foreign { silent: (*silent).min(Duration::from_millis(1)) },
-        other => other.clone(),
-    }
 }
 
 #[tokio::test]
