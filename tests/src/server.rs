@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// How long a server may take to start on a machine that is busy with a build.
 const START: Duration = Duration::from_secs(20);
 /// How many databases a server has: tests that share a server take one each.
-const DATABASES: u32 = 512;
+const DATABASES: u32 = 1024;
 
 /// Runs the server until the standard input ends, which it does when the test process is gone, however it went.
 const WATCHDOG: &str = r#"trap '' INT HUP; "$@" & server=$!; read -r _; kill -9 $server; wait $server"#;
