@@ -76,14 +76,14 @@ enum Standing {
 
 /// How an entry may run that took down so many processes, as far as one knows.
 ///
-/// An end is charged to everything that was in hand, so of the first nothing can be known. The last before an event is given
-/// up it runs alone.
+/// An end is charged to everything that was in hand, so of the first nothing can be known, and the second may be chance, too.
+/// From then on it runs alone: whatever ends the process now, it was this.
 fn standing(crashes: u64, max_crashes: u32) -> Standing {
     let charged = u32::try_from(crashes.saturating_sub(1)).unwrap_or(u32::MAX);
     if let Some(reason) = given_up(charged, max_crashes) {
         return Standing::Over(reason);
     }
-    if crashes > 0 && charged + 1 >= max_crashes { Standing::Alone } else { Standing::Beside }
+    if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
 }
 
 /// How many processes an entry took down, as far as one knows: it was handed out, and neither did an attempt fail nor was it
@@ -395,6 +395,10 @@ impl<'a> Desk<'a> {
     fn advance(&mut self) -> Result<(), Ended> {
         if self.dead_in_a_row >= self.group.storm {
             return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
+        }
+        // A process that stood still may be dead to others, who have what it had in hand.
+        if !self.lease.is_held(Instant::now()) {
+            return Err(Ended::Lost);
         }
         self.start();
         self.take();
@@ -1008,11 +1012,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_crash_is_put_down_to_nobody_and_the_last_run_is_alone() {
+    fn the_first_crash_is_put_down_to_nobody_and_after_the_second_it_runs_alone() {
         let over = |crashes, max| matches!(standing(crashes, max), Standing::Over(_));
         assert_eq!(standing(0, 3), Standing::Beside);
         assert_eq!(standing(1, 3), Standing::Beside);
-        assert_eq!(standing(2, 3), Standing::Beside);
+        assert_eq!(standing(2, 3), Standing::Alone);
         assert_eq!(standing(3, 3), Standing::Alone);
         assert!(over(4, 3));
         assert_eq!((standing(0, 1), standing(1, 1)), (Standing::Beside, Standing::Alone));

@@ -29,6 +29,7 @@ long runs under faults, each a `cargo run --release -p streams-tests --bin soak`
   soak           one worker is killed again and again
   chaos          the server goes wrong in every way
   share          many processes share a stream and are killed, held up, stopped and started
+  queue          many processes take from one work queue and are killed, held up, stopped and started
   roll           two builds of a service take each other's place
 
 Arguments go on to cargo as they are:
@@ -44,7 +45,7 @@ install python3-redis.
 ";
 
 /// The long runs, by the word that tells the program that has them which.
-const RUNS: [&str; 4] = ["soak", "chaos", "share", "roll"];
+const RUNS: [&str; 5] = ["soak", "chaos", "share", "queue", "roll"];
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);

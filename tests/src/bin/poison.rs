@@ -10,6 +10,18 @@ use streams_tests::poison::{Dose, End};
 
 #[consumer(group = "frail")]
 async fn frail(dose: Dose) -> Result<(), std::io::Error> {
+    handle(dose).await
+}
+
+/// The same as a work queue; which of them runs the environment says.
+#[consumer(group = "frail-queue", delivery = "shared", concurrency = 4)]
+async fn frail_queue(dose: Dose) -> Result<(), std::io::Error> {
+    // Time for others to be in hand as well.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    handle(dose).await
+}
+
+async fn handle(dose: Dose) -> Result<(), std::io::Error> {
     println!("begin {}", dose.n);
     if let Some(by) = dose.by {
         let path = std::env::var("POISON_JOURNAL").expect("POISON_JOURNAL names a file");

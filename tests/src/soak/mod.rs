@@ -2,7 +2,7 @@
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
 //! [`journal`] is what the worker writes, [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
-//! [`mod@chaos`] does the same with the server in the worker's place. [`mod@share`] runs many workers at once: [`fleet`] starts
+//! [`mod@chaos`] does the same with the server in the worker's place. [`mod@share`] and [`mod@queue`] run many workers at once: [`fleet`] starts
 //! and harms them, [`witness`] is what they write, [`history`] judges it.
 
 pub mod chaos;
@@ -10,6 +10,7 @@ pub mod check;
 pub mod fleet;
 pub mod history;
 pub mod journal;
+pub mod queue;
 pub mod roll;
 pub mod share;
 pub mod witness;

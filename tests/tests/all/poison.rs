@@ -547,12 +547,17 @@ async fn whatever_happens_to_processes_poison_is_given_up_and_nothing_else() {
 /// A database and the service on it, which is started again whenever it ended.
 struct Site {
     url: String,
+    group: &'static str,
     dir: tempfile::TempDir,
 }
 
 impl Site {
     fn new() -> Self {
-        Self { url: RedisServer::shared().database(), dir: tempfile::tempdir().unwrap() }
+        Self::of("frail")
+    }
+
+    fn of(group: &'static str) -> Self {
+        Self { url: RedisServer::shared().database(), group, dir: tempfile::tempdir().unwrap() }
     }
 
     async fn publish(&self, doses: impl IntoIterator<Item = Dose>) {
@@ -566,6 +571,7 @@ impl Site {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -c 0; ulimit -v 4000000; exec \"$0\"", env!("CARGO_BIN_EXE_poison")]);
         command.env("REDIS_URL", &self.url).env("POISON_JOURNAL", self.journal()).env("STREAMS_LEASE", "400ms");
+        command.env("STREAMS_GROUPS", self.group);
         Process::start(&mut command)
     }
 
@@ -581,12 +587,35 @@ impl Site {
 
     /// Starts the service again and again until it has handled this event; all that it said.
     fn until_handled(&self, last: u64) -> String {
-        let (mut said, last) = (String::new(), format!("end {last}"));
+        let last = format!("end {last}");
+        self.until(|output| output.lines().any(|line| line == last))
+    }
+
+    /// The same until its queue is empty.
+    fn until_empty(&self) -> String {
+        let mut client = RedisServer::client(&self.url);
+        self.until(|_| {
+            let mut groups = redis::cmd("XINFO");
+            let Ok(groups) = groups.arg("GROUPS").arg("doses").query::<redis::streams::StreamInfoGroupsReply>(&mut client)
+            else {
+                return false;
+            };
+            let last: redis::streams::StreamInfoStreamReply =
+                redis::cmd("XINFO").arg("STREAM").arg("doses").query(&mut client).unwrap();
+            let is_empty = |group: &redis::streams::StreamInfoGroup| {
+                group.pending == 0 && group.last_delivered_id == last.last_generated_id
+            };
+            groups.groups.iter().any(is_empty)
+        })
+    }
+
+    fn until(&self, mut is_over: impl FnMut(&str) -> bool) -> String {
+        let mut said = String::new();
         for _ in 0..100 {
             let mut service = self.start();
             let began = Instant::now();
             while !service.has_ended() {
-                if service.output().lines().any(|line| line == last) {
+                if is_over(&service.output()) {
                     service.signal("TERM");
                     assert_eq!(service.code(), Some(0), "{}", service.errors());
                     return said + &service.output();
@@ -603,7 +632,7 @@ impl Site {
     /// Which events were given up, and why.
     async fn given_up(&self) -> Vec<(u64, String)> {
         let broker = Redis::open(&self.url).unwrap();
-        let letters = DeadLetters::<Dose>::on(Arc::new(broker), None, "frail").unwrap();
+        let letters = DeadLetters::<Dose>::on(Arc::new(broker), None, self.group).unwrap();
         let letters = letters.list(None, 99).await.unwrap();
         letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause().to_owned())).collect()
     }
@@ -676,6 +705,33 @@ async fn several_events_that_end_the_process_are_given_up_and_one_that_does_so_t
     assert_eq!(site.given_up().await, [crash(5), crash(6), crash(21)]);
     for n in (1..=40).filter(|n| ![5, 6, 21].contains(n)) {
         assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn events_of_a_queue_that_end_the_process_are_given_up_and_those_beside_them_are_not() {
+    let site = Site::of("frail-queue");
+    let always = u32::MAX;
+    let poison = [(5, End::Abort, always), (17, End::Overflow, always), (23, End::Exit, always), (30, End::Exhaust, 1)];
+    site.publish(doses(60, &poison)).await;
+    let (site, said) = tokio::task::spawn_blocking(|| {
+        let said = site.until_empty();
+        (site, said)
+    })
+    .await
+    .unwrap();
+    let mut given_up = site.given_up().await;
+    given_up.sort();
+    let crash = |n| (n, "crash".to_owned());
+    assert_eq!(given_up, [5, 17, 23].map(crash), "{:?}", site.ends());
+    for n in (1..=60).filter(|n| ![5, 17, 23].contains(n)) {
+        assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
+    }
+    // The first end of each is put down to nobody, and what others did while it was in hand counts, too; the last is its own.
+    let ends = site.ends();
+    for n in [5, 17, 23] {
+        let times = ends.iter().filter(|end| **end == n).count();
+        assert!((1..=4).contains(&times), "{n}: {ends:?}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use streams_tests::soak::chaos::{self, chaos};
 use streams_tests::soak::fleet;
+use streams_tests::soak::queue::queue;
 use streams_tests::soak::share::share;
 use streams_tests::soak::{Plan, soak};
 
@@ -28,6 +29,15 @@ fn processes_that_share_a_stream_and_come_and_go_lose_nothing_and_keep_the_order
     let worker = env!("CARGO_BIN_EXE_soak").into();
     let time = Duration::from_secs(6);
     let report = share(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
+    println!("{report}");
+    assert!(report.violations.is_empty(), "{report}");
+}
+
+#[test]
+fn processes_that_take_from_one_queue_and_come_and_go_do_every_event_and_count_its_attempts() {
+    let worker = env!("CARGO_BIN_EXE_soak").into();
+    let time = Duration::from_secs(6);
+    let report = queue(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
 }

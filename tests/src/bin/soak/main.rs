@@ -1,6 +1,7 @@
 //! The long runs under faults, `cargo xtask soak`, `chaos`, `share` and `roll`; in the role of a worker it is a process that
 //! handles events.
 
+mod queue;
 mod roll;
 mod share;
 
@@ -15,6 +16,7 @@ use streams_runtime::{App, Batch, BoxError, Config, Context, State, consumer, co
 use streams_tests::soak::chaos::{self, chaos};
 use streams_tests::soak::fleet;
 use streams_tests::soak::journal::{Mark, Writer, micros};
+use streams_tests::soak::queue::queue;
 use streams_tests::soak::roll::roll;
 use streams_tests::soak::share::share;
 use streams_tests::soak::witness::Witness;
@@ -36,6 +38,11 @@ usage: cargo xtask share -- [--seconds 60] [--minutes N] [--processes 8] [--load
 Lets many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
 again. Every event is accounted for, and every repeat and every change of owners needs a cause; how long partitions
 stand still is judged as well.
+
+usage: cargo xtask queue -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N]
+
+Lets many processes take from one work queue, a tenth of whose attempts fail and some of whose events take long, while the
+processes are harmed in the same ways. Every event is done or given up, with its attempts counted right.
 
 usage: cargo xtask roll -- [--seconds 60] [--minutes N] [--processes 3] [--load 500] [--seed N]
 
@@ -102,6 +109,7 @@ fn main() -> ExitCode {
         ["chaos", options @ ..] => tell(chaos_plan(options).map(|plan| chaos(&plan)), |report| &report.violations),
         ["share", options @ ..] => tell(fleet_plan(8, options).map(|plan| share(&plan)), |report| &report.violations),
         ["roll", options @ ..] => tell(fleet_plan(3, options).map(|plan| roll(&plan)), |report| &report.violations),
+        ["queue", options @ ..] => tell(fleet_plan(8, options).map(|plan| queue(&plan)), |report| &report.violations),
         _ => tell(None::<fleet::Report>, |report| &report.violations),
     }
 }
@@ -177,6 +185,7 @@ fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
 fn work(role: &str, life: &str, journal: &Path, url: &str) -> ExitCode {
     let life = life.parse().expect("a number");
     let app = match role {
+        "queue" => queue::app().state(Witness::start(journal, life)),
         "share" => share::app().state(Witness::start(journal, life)),
         "roll-old" => roll::old().state(Witness::start(journal, life)),
         "roll-new" => roll::new().state(Witness::start(journal, life)),
