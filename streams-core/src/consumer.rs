@@ -247,7 +247,8 @@ pub struct ConsumerOptions {
     pub checkpoint_interval: Option<Duration>,
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,
-    /// A property of the group: how many events of a partition it handles at once, those of one key one after the other.
+    /// A property of the group: how many events of a partition it handles at once, those of one key one after the other. In
+    /// shared delivery: how many each process handles at once, of all partitions together.
     pub concurrency: Option<u32>,
     /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
     pub ignore: Option<&'static [&'static str]>,

@@ -33,10 +33,12 @@ pub struct Config {
     /// catch up: 16 MiB, some 50,000 small events.
     pub window_bytes: usize,
     /// How many entries a group with `concurrency` takes up on a partition, from the oldest that is not settled on: 10,000. One
-    /// key that fails for minutes then does not soon stop the others; and a crash repeats at most as many.
+    /// key that fails for minutes then does not soon stop the others; and a crash repeats at most as many. In shared delivery:
+    /// how many entries of a partition may wait in nobody's hand before no new ones are taken.
     pub lane_entries: usize,
     /// How many bytes of entries a group with `concurrency` holds on a partition because they are not settled: 16 MiB. They
-    /// count in no window, and most of them wait behind another event of their key.
+    /// count in no window, and most of them wait behind another event of their key. In shared delivery: what a process has in
+    /// hand of a partition before it takes no more.
     pub lane_bytes: usize,
     /// Where to answer `/metrics`, `/livez` and `/readyz`; nowhere unless said. There is neither a password nor TLS: choose
     /// an address that only those who may read it can reach.

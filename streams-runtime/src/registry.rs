@@ -172,8 +172,13 @@ pub(crate) fn plan(
             interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
         };
         let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
-        if concurrency > 1 && of_group.delivery != Some(Delivery::Shared) {
-            problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+        let delivery = of_group.delivery.unwrap_or_default();
+        match delivery {
+            Delivery::Ordered if concurrency > 1 => {
+                problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+            }
+            Delivery::Ordered => {}
+            Delivery::Shared => problems.extend(members.iter().flat_map(shared_problems)),
         }
         let consumers = members.into_iter().map(|consumer| {
             let options = over(consumer.info.options);
@@ -201,7 +206,7 @@ pub(crate) fn plan(
             adopt: of_group.adopt.unwrap_or_default(),
             max_payload: properties.max_payload,
             concurrency,
-            delivery: of_group.delivery.unwrap_or_default(),
+            delivery,
         });
     }
     problems.sort();
@@ -255,6 +260,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             if x.on_data_loss.is_some() && y.on_data_loss.is_some() && x.on_data_loss != y.on_data_loss {
                 problems.push(differ("on_data_loss"));
             }
+            if x.delivery.is_some() && y.delivery.is_some() && x.delivery != y.delivery {
+                problems.push(differ("delivery"));
+            }
             if x.concurrency.is_some() && y.concurrency.is_some() && x.concurrency != y.concurrency {
                 problems.push(differ("concurrency"));
             }
@@ -290,6 +298,29 @@ fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
             event_place(info.event)
         )
     })
+}
+
+/// What a consumer of a work queue cannot have: a stretch of the stream, and a checkpoint.
+fn shared_problems(consumer: &Registration) -> Vec<String> {
+    let info = consumer.info;
+    let mut problems = Vec::new();
+    if consumer.takes_batches() {
+        problems.push(format!(
+            "{} takes `Batch<{}>`, and group `{}` has `delivery = \"shared\"`: a batch is a stretch of the stream, which a work queue hands out event by event; take single events, or leave out `delivery`",
+            place(info),
+            info.event.name,
+            info.group
+        ));
+    }
+    // What `Config` or the environment say for all groups is no mistake of this one.
+    if info.options.checkpoint_events.is_some() || info.options.checkpoint_interval.is_some() {
+        problems.push(format!(
+            "{} says `checkpoint`, and group `{}` has `delivery = \"shared\"`: each event is settled by itself there, so there is no checkpoint to commit; remove `checkpoint`, or `delivery`",
+            place(info),
+            info.group
+        ));
+    }
+    problems
 }
 
 /// Events that a group takes and is told to ignore.
@@ -404,4 +435,149 @@ fn property_problems(a: &EventInfo, b: &EventInfo) -> Vec<String> {
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use streams_core::{Batch, consumer, consumers, stream_event};
+
+    use super::*;
+
+    /// An event without a key.
+    #[stream_event(stream = "uploads")]
+    struct Uploaded {
+        n: u64,
+    }
+
+    /// Another event of the stream.
+    #[stream_event(stream = "uploads")]
+    struct Removed {
+        n: u64,
+    }
+
+    #[consumer(group = "thumbnails", delivery = "shared", concurrency = 8)]
+    async fn make(_upload: Uploaded) {}
+
+    #[consumer(group = "thumbnails")]
+    async fn remove(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails", delivery = "ordered")]
+    async fn remove_in_order(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails")]
+    async fn remove_many(_removed: Batch<Removed>) {}
+
+    #[consumer(group = "thumbnails", checkpoint = "each")]
+    async fn remove_and_commit(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails", checkpoint = 500)]
+    async fn remove_and_count(_removed: Removed) {}
+
+    #[consumer(group = "index")]
+    async fn index(_upload: Uploaded) {}
+
+    fn plan_with(
+        consumers: &[Registration],
+        config: &Config,
+        environment: ConsumerOptions,
+    ) -> Result<Plan, Vec<String>> {
+        let events: Vec<_> = consumers.iter().map(|consumer| consumer.info.event).collect();
+        plan(consumers.to_vec(), &events, None, None, config, environment, &Resources::default())
+    }
+
+    fn planned(consumers: &[Registration]) -> Result<Plan, Vec<String>> {
+        plan_with(consumers, &Config::new(), ConsumerOptions::DEFAULT)
+    }
+
+    /// The only problem.
+    fn problem(planned: Result<Plan, Vec<String>>) -> String {
+        let problems = planned.expect_err("it is refused");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.concat()
+    }
+
+    #[test]
+    fn a_group_is_delivered_to_in_order_unless_one_of_its_consumers_says_otherwise() {
+        let deliveries = |consumers: &[Registration]| {
+            let plan: Plan = planned(consumers).expect("it is a plan");
+            plan.groups.iter().map(|group| (group.group, group.delivery)).collect::<Vec<_>>()
+        };
+        let expected = [("index", Delivery::Ordered), ("thumbnails", Delivery::Shared)];
+        assert_eq!(deliveries(&consumers![make, remove, index]), expected);
+        assert_eq!(deliveries(&consumers![remove]), [("thumbnails", Delivery::Ordered)]);
+        assert_eq!(deliveries(&consumers![remove_in_order]), [("thumbnails", Delivery::Ordered)]);
+    }
+
+    #[test]
+    fn a_group_has_the_keys_of_its_delivery() {
+        let shared =
+            |consumers: &[Registration]| planned(consumers).expect("it is a plan").groups[0].key_at(0).is_shared();
+        assert!(shared(&consumers![make]));
+        assert!(!shared(&consumers![index]));
+    }
+
+    #[test]
+    fn two_consumers_that_differ_about_the_delivery_are_refused() {
+        let problem = problem(planned(&consumers![make, remove_in_order]));
+        assert!(problem.contains("`make` and "), "{problem}");
+        assert!(
+            problem.ends_with("give group `thumbnails` a different `delivery`; say it once, or the same"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn several_events_at_once_need_a_key_only_where_there_is_an_order() {
+        let plan = planned(&consumers![make, remove]).expect("it is a plan");
+        assert_eq!(plan.groups[0].concurrency, 8);
+        let everywhere = ConsumerOptions::DEFAULT.with_concurrency(4);
+        let plan = plan_with(&consumers![make], &Config::new(), everywhere).expect("it is a plan");
+        assert_eq!(plan.groups[0].concurrency, 4);
+        let problem = problem(plan_with(&consumers![index], &Config::new(), everywhere));
+        assert!(problem.contains("`index` takes `Uploaded`, which has no key"), "{problem}");
+        let ordered = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Ordered));
+        let problems = plan_with(&consumers![make], &ordered, ConsumerOptions::DEFAULT).expect_err("it is refused");
+        assert!(problems[0].contains("`concurrency = 8`: nothing says which events"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_work_queue_hands_out_no_batches() {
+        let problem = problem(planned(&consumers![make, remove_many]));
+        for words in [
+            file!(),
+            "`remove_many` takes `Batch<Removed>`, and group `thumbnails` has `delivery = \"shared\"`",
+            "a batch is a stretch of the stream",
+            "take single events, or leave out `delivery`",
+        ] {
+            assert!(problem.contains(words), "no `{words}` in: {problem}");
+        }
+        planned(&consumers![remove_many]).expect("it is a plan where there is an order");
+    }
+
+    #[test]
+    fn a_work_queue_has_no_checkpoint_to_speak_of() {
+        for (name, consumers) in [
+            ("remove_and_commit", consumers![make, remove_and_commit]),
+            ("remove_and_count", consumers![make, remove_and_count]),
+        ] {
+            let problem = problem(planned(&consumers));
+            for words in [
+                file!(),
+                &format!("`{name}` says `checkpoint`, and group `thumbnails`"),
+                "remove `checkpoint`, or `delivery`",
+            ] {
+                assert!(problem.contains(words), "no `{words}` in: {problem}");
+            }
+        }
+        let everywhere = ConsumerOptions::DEFAULT.with_checkpoint_events(5);
+        plan_with(&consumers![make], &Config::new().consumers(everywhere), everywhere).expect("said for all groups");
+    }
+
+    #[test]
+    fn a_delivery_that_is_configured_has_the_same_rules() {
+        let shared = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared));
+        for consumers in [consumers![remove_many], consumers![remove_and_commit]] {
+            problem(plan_with(&consumers, &shared, ConsumerOptions::DEFAULT));
+        }
+    }
 }
