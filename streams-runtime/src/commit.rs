@@ -87,9 +87,15 @@ impl<'a> Committer<'a> {
         }
     }
 
-    /// Whether events run one at a time, batches and lanes or not: until the server knows that all is proven.
+    /// Whether nothing runs beside what runs: until the server knows that all is proven.
     pub(crate) fn is_proving(&self) -> bool {
         self.proving.is_some()
+    }
+
+    /// Whether the event, the next that a consumer takes, is among those that are proven: it runs alone, also where its
+    /// consumer takes batches.
+    pub(crate) fn proves(&mut self, id: EntryId) -> bool {
+        self.proving.as_mut().is_some_and(|proving| proving.covers(id))
     }
 
     /// How many processes an event has taken down, where events are proven.

@@ -302,7 +302,7 @@ impl Group {
             // What is proven runs alone.
             Taker::Consumer(consumer)
                 if let Some(limits) = self.handlers[consumer].policy.batch
-                    && !committer.is_proving() =>
+                    && !committer.proves(entry.id) =>
             {
                 hand.gathering.add(consumer, limits, entry);
             }

@@ -219,7 +219,7 @@ async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_spee
     settled(&app).await;
     let handled = world.lab.events("frail").len() - handled;
     let commits = commits(&world) - before;
-    assert!(handled <= 520 && handled >= 510, "{handled}");
+    assert!((510..=520).contains(&handled), "{handled}");
     // By the bound of the owner that is gone: 10. The rest is a commit or two.
     assert!((11..=16).contains(&commits), "{commits}");
     assert_eq!(status(&app, "frail").proving, 0);
@@ -721,10 +721,11 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     let commits = EVENTS / 250;
     assert!((commits / 2..=commits + 20).contains(&calls("hset")), "{stats}");
     assert!(calls("evalsha") <= calls("hset") + 20, "{stats}");
-    assert_eq!(calls("hdel"), 0, "{stats}");
+    // The look for replays with which an owner begins.
+    assert!(calls("hdel") <= 1, "{stats}");
     let state: Vec<String> = server.run("HKEYS streams:{doses}:well");
     let mut state: Vec<_> = state.iter().map(String::as_str).collect();
     state.sort_unstable();
-    assert_eq!(state, ["at", "at_event", "beat", "bound", "epoch", "lease", "mode", "owner", "seen"]);
+    assert_eq!(state, ["at", "at_event", "beat", "bound", "epoch", "events", "lease", "mode", "owner", "seen"]);
     assert_eq!(app.stop().await, Stopped::Clean);
 }
