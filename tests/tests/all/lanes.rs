@@ -50,6 +50,20 @@ struct Tick {
 /// An event and its attempt.
 type Call = (u64, u32);
 
+/// An event whose decoding panics.
+#[stream_event(stream = "moves", key = account)]
+#[derive(Debug, Clone, PartialEq)]
+struct Trap {
+    account: String,
+    #[event(wire = "u64")]
+    #[serde(deserialize_with = "snap")]
+    n: u64,
+}
+
+fn snap<'de, D: serde::Deserializer<'de>>(_: D) -> Result<u64, D::Error> {
+    panic!("the trap snaps")
+}
+
 /// What the handlers of a test saw of each other.
 #[derive(Debug, Clone, Default)]
 struct Seen {
@@ -107,6 +121,9 @@ async fn close(close: Close, ctx: Context, lab: State<Lab>, seen: State<Seen>) -
 async fn audit(audit: Audit, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, audit.n).await
 }
+
+#[consumer(group = "ledger")]
+async fn spring(_trap: Trap) {}
 
 #[consumer(group = "ticks", concurrency = 8)]
 async fn tick(_tick: Tick) {}
@@ -381,6 +398,18 @@ async fn what_cannot_be_decoded_and_what_nobody_takes_holds_up_nothing() {
     let letters = app.dead_letters::<Move>("ledger").await.unwrap();
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
     assert_eq!(found, [("decode", "book"), ("decode", "")]);
+}
+
+#[tokio::test]
+async fn an_event_whose_decoding_panics_is_a_dead_letter() {
+    let world = World::new();
+    let app = world.start(consumers![book, spring], Config::new()).await;
+    app.publish(&Trap { account: "a".to_owned(), n: 1 }).await.unwrap();
+    publish(&app, [("a", 2)]).await;
+    settled(&app).await;
+    let letters = app.dead_letters::<Move>("ledger").await.unwrap();
+    let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
+    assert_eq!((found, world.events()), (vec![("panic", "spring")], vec![2]));
 }
 
 #[tokio::test]
