@@ -130,10 +130,11 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// once and answer with the same epoch both times, as a token is fresh at every claim; the empty token MUST be refused.
     ///
     /// Where the lease is taken from an owner that has not given it back, and that is not the claimant itself, the process
-    /// may have ended over an event. Then a charge that stands MUST be counted as a crash of its event. What that owner
+    /// may have ended over an event. Then each charge that stands MUST be counted as a crash of its event. What that owner
     /// may have had in hand is to be proven: [`Proving`] MUST be answered with its bound (the claim's own where none is
-    /// recorded) and the highest id of now, unless nothing stands above the checkpoint. What an earlier owner has left to
-    /// prove MUST go on from where it was instead, also after a lease that was given back. No charge stands afterwards.
+    /// recorded), or with what an owner before it had left to prove where that is more, and with the highest id of now, unless
+    /// nothing stands above the checkpoint. What was left to prove by an owner that has given its lease back MUST go on from
+    /// where it was. No charge stands afterwards.
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired>;
 
     /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
@@ -639,8 +640,8 @@ pub struct Holding {
     pub crashes: Vec<(EntryId, u32)>,
 }
 
-/// The events that may have been in the hand of an owner that is gone, one of which may have ended its process: they are
-/// handled one at a time, each charged before it runs.
+/// The events that may have been in the hand of an owner that is gone, one of which may have ended its process: each is
+/// charged before it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proving {
     /// At most so many are left.
@@ -652,9 +653,9 @@ pub struct Proving {
 /// What a commit says of the events that are proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// The event that runs next, in the place of whichever was charged before; `None` when none runs.
-    pub charged: Option<EntryId>,
-    /// How many events are left, the charged one included; 0 ends the proving.
+    /// The events that run, or will when this is done, in the place of all that were charged before.
+    pub charged: Vec<EntryId>,
+    /// How many events are left, the charged ones included; 0 ends the proving.
     pub left: u32,
     /// Events whose crashes are no longer needed.
     pub forget: Vec<EntryId>,

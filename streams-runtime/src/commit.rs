@@ -20,8 +20,8 @@ use crate::status::{Phase, count};
 
 /// How often a commit that found the dead letters full, or was refused, is tried again: an operator may have mended it.
 pub(crate) const MENDED_RETRY: Duration = Duration::from_secs(5);
-/// While events are proven the longest that a settled one waits for its commit, whatever the group says: its charge must
-/// not outlive its run for long, and the next event's may be far away.
+/// While events are proven the longest that one which came back waits for a commit, whatever the group says: its charge
+/// must not outlive its run for long, and the next event's may be far away.
 const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
@@ -31,6 +31,8 @@ pub(crate) struct Committer<'a> {
     pub(crate) ledger: Ledger,
     /// What is left to prove of what an earlier owner had in hand; `None` at full speed.
     proving: Option<Proving>,
+    /// By when the server is to hear what has changed of it.
+    proof_due: Option<Instant>,
     flying: Option<Flying>,
     passed_over: PassedOver,
     /// What a build has declared that was passed over here and is not committed: nothing is any more.
@@ -63,7 +65,18 @@ impl<'a> Committer<'a> {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
         let (passed_over, needs, proving) = (PassedOver::default(), None, Proving::of(holding));
-        Self { group, lease, ledger, proving, flying: None, passed_over, needs, refused: None, now: Instant::now() }
+        Self {
+            group,
+            lease,
+            ledger,
+            proving,
+            proof_due: None,
+            flying: None,
+            passed_over,
+            needs,
+            refused: None,
+            now: Instant::now(),
+        }
     }
 
     /// These are settled, one or all of a batch, of which no commit takes a part; the letter of one that is dead goes out with
@@ -82,14 +95,20 @@ impl<'a> Committer<'a> {
     fn proven(&mut self, id: EntryId, is_event: bool) {
         let Some(proving) = &mut self.proving else { return };
         proving.settled(id, is_event);
+        self.proof_due.get_or_insert(Instant::now() + CHARGE_INTERVAL);
         if proving.is_over() {
             self.ledger.hurry();
         }
     }
 
-    /// Whether events run one at a time, batches and lanes or not: until the server knows that all is proven.
-    pub(crate) fn is_proving(&self) -> bool {
-        self.proving.is_some()
+    /// Whether the event is among those that are proven: it is charged before it runs, and comes in no batch.
+    pub(crate) fn proves(&self, id: EntryId) -> bool {
+        self.proving.as_ref().is_some_and(|proving| proving.covers(id))
+    }
+
+    /// Whether nothing may run beside an event that is proven.
+    pub(crate) fn runs_alone(&self, id: EntryId, policy: &Policy) -> bool {
+        self.proving.as_ref().is_some_and(|proving| proving.runs_alone(id, policy.max_crashes))
     }
 
     /// How many processes an event has taken down, where events are proven.
@@ -97,53 +116,64 @@ impl<'a> Committer<'a> {
         self.proving.as_ref().map_or(0, |proving| proving.crashes(id))
     }
 
-    /// Before an attempt at an event: where events are proven it is charged, in the commit that takes whatever is settled,
-    /// and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
+    /// Before an attempt at an event that runs by itself: where it is proven it is charged, in the commit that takes whatever
+    /// is settled, and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
     ///
     /// The turn is held while the event runs; then comes [`came_back`](Self::came_back).
     pub(crate) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<Turn>, Ended> {
-        let Some(proving) = &mut self.proving else { return Ok(None) };
-        let group = self.group;
-        let turn = if proving.covers(id) {
-            let alone = proving.runs_alone(id, policy.max_crashes);
-            let turn = group.engine.turns.wait(alone);
-            // Whoever runs ends with its timeout, unless it does not yield: that one must not hold up every group.
-            let over = tokio::time::sleep(policy.timeout.saturating_add(group.engine.lease_for));
-            tokio::pin!(turn, over);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                    () = self.lease.lost() => return Err(Ended::Lost),
-                    turn = &mut turn => break Some(turn),
-                    () = &mut over => break Some(Turn::Unordered),
-                    done = self.progress() => done?,
-                }
-            }
-        } else {
-            None
-        };
-        if let (Some(proving), Some(_)) = (&mut self.proving, &turn) {
-            proving.charge(id);
+        if !self.proves(id) {
+            return Ok(None);
         }
-        self.ledger.hurry();
+        let group = self.group;
+        let turn = group.wait_for_turn(self.runs_alone(id, policy), policy);
+        tokio::pin!(turn);
+        let turn = loop {
+            tokio::select! {
+                biased;
+                () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = self.lease.lost() => return Err(Ended::Lost),
+                turn = &mut turn => break turn,
+                done = self.progress() => done?,
+            }
+        };
+        self.begins(id);
         tokio::select! {
             biased;
             done = self.finish() => done?,
             () = group.engine.shutdown.stopping() => {
                 // It does not run.
-                self.came_back();
+                self.came_back(id);
                 return Err(Ended::Stopped);
             }
         }
-        Ok(turn)
+        Ok(Some(turn))
     }
 
-    /// An attempt has come back, with whatever result.
-    pub(crate) fn came_back(&mut self) {
+    /// Charges an event that is proven and has its turn, in the next commit, which starts as soon as it can.
+    pub(crate) fn begins(&mut self, id: EntryId) {
         if let Some(proving) = &mut self.proving {
-            proving.came_back();
+            proving.charge(id);
+            self.ledger.hurry();
         }
+    }
+
+    /// Whether an event that was charged may run: the server knows, or nothing is to be proven any more.
+    pub(crate) fn may_run(&self, id: EntryId) -> bool {
+        self.proving.as_ref().is_none_or(|proving| !proving.covers(id) || proving.is_charged(id))
+    }
+
+    /// An attempt has come back, with whatever result, or does not begin after all.
+    pub(crate) fn came_back(&mut self, id: EntryId) {
+        if let Some(proving) = &mut self.proving
+            && proving.came_back(id)
+        {
+            self.proof_due.get_or_insert(Instant::now() + CHARGE_INTERVAL);
+        }
+    }
+
+    /// Whether the server may hold a charge: who ends the process now would be taken for the one that is charged.
+    pub(crate) fn has_charges(&self) -> bool {
+        self.proving.as_ref().is_some_and(Proving::has_charges)
     }
 
     fn start_if_due(&mut self) {
@@ -213,6 +243,7 @@ impl<'a> Committer<'a> {
         let mut commit = self.ledger.take(self.lease.holder(), now);
         commit.passed_over = self.passed_over.take();
         commit.proof = self.proving.as_mut().and_then(Proving::take);
+        self.proof_due = None;
         let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
@@ -230,14 +261,12 @@ impl<'a> Committer<'a> {
     /// What was begun goes on.
     pub(crate) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
-            match self.ledger.due_at() {
+            match (self.ledger.due_at(), self.proof_due) {
                 _ if self.needs.is_some() => std::future::pending().await,
-                Some(Due::Now) => {}
-                Some(Due::At(at)) if self.proving.is_some() => {
-                    tokio::time::sleep_until(at.min(Instant::now() + CHARGE_INTERVAL)).await;
-                }
-                Some(Due::At(at)) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
+                (Some(Due::Now), _) => {}
+                (Some(Due::At(at)), proof) => tokio::time::sleep_until(proof.map_or(at, |proof| at.min(proof))).await,
+                (None, Some(proof)) => tokio::time::sleep_until(proof).await,
+                (None, None) => std::future::pending().await,
             }
             self.start();
             return Ok(());
@@ -272,10 +301,11 @@ impl<'a> Committer<'a> {
                 self.ledger.acknowledged(&flying.commit);
                 count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.commit.next, flying.commit.seen);
-                if let Some(proof) = &flying.commit.proof {
+                if let (Some(proof), Some(proving)) = (&flying.commit.proof, &mut self.proving) {
                     group.is_proven(proof);
+                    proving.acknowledged();
                     if proof.left == 0 {
-                        self.proving = None;
+                        (self.proving, self.proof_due) = (None, None);
                     }
                 }
                 self.flying = None;

@@ -354,8 +354,8 @@ impl Environment {
                     }
                 },
                 "STREAMS_CONCURRENCY" => read.consumers.concurrency = read.number(&name, &value),
-                // The macros read theirs when the program is built.
-                "STREAMS_MACROS_DEBUG" => {}
+                // The macros and the tests of locks read theirs: whoever runs tests runs programs, too.
+                "STREAMS_MACROS_DEBUG" | "STREAMS_LOCK" | "STREAMS_LOCK_BASE" | "STREAMS_BLESS" => {}
                 _ if name.starts_with("STREAMS_") => {
                     read.problems
                         .push(format!("unknown variable {name}; known are REDIS_URL, {}", VARIABLES.join(", ")));
@@ -463,6 +463,13 @@ mod tests {
             says(with(&FILES[2..], "redis://host"), &["STREAMS_TLS_CERT", "write rediss://, or unset STREAMS_TLS_KEY"]);
         } else {
             says(with(&FILES, "rediss://host"), &["the feature `tls`"]);
+        }
+    }
+
+    #[test]
+    fn what_is_meant_for_the_build_is_no_mistake() {
+        for name in ["STREAMS_MACROS_DEBUG", "STREAMS_LOCK", "STREAMS_LOCK_BASE", "STREAMS_BLESS"] {
+            assert_eq!(read(&[(name, "1")]).problems, Vec::<String>::new(), "{name}");
         }
     }
 

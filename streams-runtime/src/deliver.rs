@@ -15,7 +15,7 @@ use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
 use crate::builds;
-use crate::call::Caught;
+use crate::call::{self, Caught};
 use crate::clock::{after, millis};
 use crate::commit::{Committer, End};
 use crate::dead_letter;
@@ -235,25 +235,48 @@ impl Group {
         self.hand_out(lease, committer, hand).await
     }
 
-    /// How the entry runs beside others; `None` where it has to run alone: after everything before it, and before everything
-    /// behind it.
-    fn beside(&self, committer: &Committer<'_>, taker: Taker, entry: &Arc<Entry>) -> Option<Beside> {
-        if !self.is_concurrent() || committer.is_proving() {
-            return None;
-        }
+    /// How the entry is taken up beside others.
+    fn beside(&self, committer: &Committer<'_>, taker: Taker, entry: &Arc<Entry>) -> Beside {
         let Taker::Consumer(consumer) = taker else {
-            return Some(Beside::Over { letter: self.without_taker(taker, entry) });
+            return Beside::Over { letter: self.without_taker(taker, entry) };
         };
-        let handler = &self.handlers[consumer];
-        match handler.registration.key(entry) {
-            Ok(key) => Some(Beside::Lane { key, consumer }),
-            Err(error) => match decide(Err(Failure::Decode(error)), 1, &handler.policy, || 0.0) {
-                Decision::Settle(settlement) => {
-                    Some(Beside::Over { letter: self.ended(settlement, entry, 1, 1, handler.registration.info.name) })
-                }
-                _ => None,
-            },
+        if !committer.proves(entry.id) {
+            return self.lane(consumer, entry);
         }
+        match self.gives_up(committer, consumer, entry, committer.ledger.failed_attempts(entry.id)) {
+            Some(letter) => Beside::Over { letter: Some(letter) },
+            // Its key is not known yet: decoding it runs the user's own code, which may end the process as well.
+            None => Beside::Charged { consumer },
+        }
+    }
+
+    /// The lane of an event that may be decoded.
+    pub(crate) fn lane(&self, consumer: usize, entry: &Arc<Entry>) -> Beside {
+        let registration = &self.handlers[consumer].registration;
+        match call::caught(|| registration.key(entry).map_err(Failure::Decode)) {
+            Ok(key) => Beside::Lane { key, consumer },
+            // Without its key nobody knows what it has to wait for, so it cannot be tried again.
+            Err(failure) => {
+                let settlement = Settlement::Dead { cause: Cause::of(&failure), reason: failure.reason() };
+                Beside::Over { letter: self.ended(settlement, entry, 1, 1, registration.info.name) }
+            }
+        }
+    }
+
+    /// The letter of an event that has taken too many processes down to run again.
+    fn gives_up(
+        &self,
+        committer: &Committer<'_>,
+        consumer: usize,
+        entry: &Arc<Entry>,
+        failed_attempts: u32,
+    ) -> Option<Letter> {
+        let handler = &self.handlers[consumer];
+        let crashes = committer.crashes(entry.id);
+        let reason = given_up(crashes, handler.policy.max_crashes)?;
+        let settlement = Settlement::Dead { cause: Cause::Crash, reason };
+        // Of the attempts that took a process down the last is the end, as otherwise the one that failed last.
+        self.ended(settlement, entry, 1, failed_attempts + crashes, handler.registration.info.name)
     }
 
     /// Who takes an entry; of one that is for another build, what that has to handle.
@@ -282,11 +305,9 @@ impl Group {
                 return Err(Ended::Needs(need));
             }
         };
-        if let Some(beside) = self.beside(committer, taker, &entry) {
+        if self.is_concurrent() {
+            let beside = self.beside(committer, taker, &entry);
             return self.take_up(lease, committer, hand, entry, beside).await;
-        }
-        if !hand.dispatch.is_empty() {
-            self.drain(lease, committer, hand).await?;
         }
         if !hand.gathering.is_empty() {
             let joins = match taker {
@@ -302,7 +323,7 @@ impl Group {
             // What is proven runs alone.
             Taker::Consumer(consumer)
                 if let Some(limits) = self.handlers[consumer].policy.batch
-                    && !committer.is_proving() =>
+                    && !committer.proves(entry.id) =>
             {
                 hand.gathering.add(consumer, limits, entry);
             }
@@ -389,13 +410,8 @@ impl Group {
                 let handler = &self.handlers[consumer];
                 let name = handler.registration.info.name;
                 let failed = |committer: &Committer<'_>| committer.ledger.failed_attempts(first.id).max(tried);
-                let crashes = committer.crashes(first.id);
-                match given_up(crashes, handler.policy.max_crashes) {
-                    Some(reason) => {
-                        let settlement = Settlement::Dead { cause: Cause::Crash, reason };
-                        // Of the attempts that took a process down the last is the end, as otherwise the one that failed last.
-                        self.ended(settlement, first, events, failed(committer) + crashes, name)
-                    }
+                match self.gives_up(committer, consumer, first, failed(committer)) {
+                    Some(letter) => Some(letter),
                     None => match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
                         Ok(settlement) => self.ended(settlement, first, events, failed(committer) + 1, name),
                         Err(apart) => return Ok(Err(apart)),
@@ -497,7 +513,7 @@ impl Group {
                 }
             };
             drop(turn);
-            committer.came_back();
+            committer.came_back(entry.id);
             match decision {
                 Decision::Settle(settlement) => return Ok(Ok(settlement)),
                 Decision::Apart { undecodable, reason } => {

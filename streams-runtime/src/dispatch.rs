@@ -1,9 +1,11 @@
 //! Several events of a partition at once, for a group with `concurrency`: what [`lanes`](crate::lanes) lets start runs in a
 //! task of its own, and what has ended is settled in the order of the stream.
 //!
-//! [`deliver`](crate::deliver) brings the entries, and settles.
+//! [`deliver`](crate::deliver) brings the entries, and settles. What is to be proven ([`prove`](crate::prove)) is charged
+//! first, in order, as many at a time as may run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use crate::deliver::{InHand, Letter};
 use crate::lanes::{Bounds, Lanes, Ticket};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
+use crate::prove::Turn;
 use crate::settle::{Cause, Decision, decide};
 use crate::shutdown::FAREWELL;
 
@@ -28,6 +31,12 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// Dropped, it cancels the handlers that run, at their next `.await`; [`Group::finish_in_hand`] waits for them.
 pub(crate) struct Dispatch {
     lanes: Lanes<Taken, Settled>,
+    /// What runs next of all that is proven, in the order in which it was to start; at most as many as there are slots.
+    charging: VecDeque<Charging>,
+    /// The first of them that has no turn waits for it.
+    turn: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
+    /// What runs beside nothing.
+    alone: Option<Ticket>,
     calls: JoinSet<Returned>,
     /// By when each call has to be over to deserve the lease.
     limits: BTreeSet<(Instant, Ticket)>,
@@ -46,6 +55,16 @@ struct Taken {
     entry: Arc<Entry>,
     /// Which consumer of the group takes it.
     consumer: usize,
+}
+
+/// An event on its way to its handler: it has to be charged first.
+struct Charging {
+    taken: Taken,
+    /// `None` while its key is not known.
+    ticket: Option<Ticket>,
+    alone: bool,
+    turn: Option<Turn>,
+    charged: bool,
 }
 
 /// What is kept of an entry from its end until everything before it has ended, too: not the entry itself, of which there may
@@ -73,6 +92,8 @@ pub(crate) struct Returned {
 pub(crate) enum Beside {
     /// Behind the events of its key.
     Lane { key: Arc<str>, consumer: usize },
+    /// The same, when it is charged: before that nobody may ask for its key.
+    Charged { consumer: usize },
     /// No handler is called with it.
     Over { letter: Option<Letter> },
 }
@@ -81,6 +102,9 @@ impl Dispatch {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             lanes: Lanes::new(bounds),
+            charging: VecDeque::new(),
+            turn: None,
+            alone: None,
             calls: JoinSet::new(),
             limits: BTreeSet::new(),
             letter: None,
@@ -92,17 +116,43 @@ impl Dispatch {
 
     /// How many entries are read and not yet settled in the order of the stream.
     pub(crate) fn len(&self) -> usize {
-        self.lanes.len()
+        self.lanes.len() + self.coming().count()
+    }
+
+    /// What was read, and whose key is not known.
+    fn coming(&self) -> impl Iterator<Item = &Charging> {
+        self.charging.iter().filter(|charging| charging.ticket.is_none())
     }
 
     /// Whether everything that was taken up is settled, with its dead letters acknowledged.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.letter.is_none()
+        self.lanes.is_empty() && self.charging.is_empty() && self.letter.is_none()
     }
 
     /// Whether an event may start. What is in hand comes on top of what a commit batch allows.
     pub(crate) fn may_start(&self, committer: &Committer<'_>) -> bool {
-        !self.closing && self.letter.is_none() && committer.ledger.has_room(1)
+        let waits_for_others = self.alone.is_some() || self.charging.back().is_some_and(|last| last.alone);
+        !self.closing && !waits_for_others && self.letter.is_none() && committer.ledger.has_room(1)
+    }
+
+    /// Whether the entry may be taken up: a slot is free for which nothing else is there. What has a key by now does not go
+    /// past one whose key is still to be known.
+    fn admits(&self, beside: &Beside) -> bool {
+        let (coming, weight) =
+            self.coming().fold((0, 0), |(n, sum), charging| (n + 1, sum + charging.taken.entry.weight()));
+        let in_order = coming == 0 || matches!(beside, Beside::Charged { .. });
+        in_order && self.lanes.is_idle(coming) && !self.lanes.is_full(coming, weight)
+    }
+
+    /// Takes all charges back: nothing runs that does not run yet, but what waits keeps its place.
+    fn uncharge(&mut self, committer: &mut Committer<'_>) {
+        self.turn = None;
+        for charging in &mut self.charging {
+            charging.turn = None;
+            if std::mem::take(&mut charging.charged) {
+                committer.came_back(charging.taken.entry.id);
+            }
+        }
     }
 
     /// Cancels the handlers that run, and waits until they are over: one that does not yield keeps the partition as long, so
@@ -114,7 +164,8 @@ impl Dispatch {
         }
     }
 
-    /// Waits until a call has come to its end, or, with `may_start`, until another attempt may begin.
+    /// Waits until a call has come to its end, an event that is proven has its turn, or, with `may_start`, until another attempt
+    /// may begin.
     ///
     /// # Cancel safety
     /// A call that has ended is not lost.
@@ -127,14 +178,34 @@ impl Dispatch {
                 // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
+            turn = turn(&mut self.turn) => {
+                self.turn = None;
+                if let Some(charging) = self.charging.iter_mut().find(|charging| charging.turn.is_none()) {
+                    charging.turn = Some(turn);
+                }
+                None
+            }
             () = until(retry) => None,
         }
     }
 }
 
+/// Takes up an entry with which nothing is to be done but to write its letter, where it has one.
+fn over(lanes: &mut Lanes<Taken, Settled>, entry: &Arc<Entry>, letter: Option<Letter>) {
+    let weight = letter.as_ref().map_or(0, |_| entry.weight());
+    lanes.take_up_settled(weight, Settled::of(entry, letter.is_none(), letter));
+}
+
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn turn(waited_for: &mut Option<Pin<Box<dyn Future<Output = Turn> + Send>>>) -> Turn {
+    match waited_for {
+        Some(turn) => turn.await,
         None => std::future::pending().await,
     }
 }
@@ -156,20 +227,23 @@ impl Group {
     ) -> Result<(), Ended> {
         loop {
             self.advance(lease, committer, hand)?;
-            let dispatch = &hand.dispatch;
-            if dispatch.may_start(committer) && dispatch.lanes.is_idle() && !dispatch.lanes.is_full() {
+            if hand.dispatch.may_start(committer) && hand.dispatch.admits(&beside) {
                 break;
             }
             self.step(lease, committer, hand).await?;
         }
         self.progress.begins(entry.id);
-        let lanes = &mut hand.dispatch.lanes;
+        let Dispatch { lanes, charging, .. } = &mut hand.dispatch;
         match beside {
-            Beside::Lane { key, consumer } => lanes.take_up(key, entry.weight(), Taken { entry, consumer }),
-            Beside::Over { letter } => {
-                let weight = letter.as_ref().map_or(0, |_| entry.weight());
-                lanes.take_up_settled(weight, Settled::of(&entry, letter.is_none(), letter));
+            Beside::Lane { key, consumer } => {
+                lanes.take_up(key, entry.weight(), Taken { entry, consumer });
             }
+            Beside::Charged { consumer } => {
+                let alone = committer.runs_alone(entry.id, &self.handlers[consumer].policy);
+                let taken = Taken { entry, consumer };
+                charging.push_back(Charging { taken, ticket: None, alone, turn: None, charged: false });
+            }
+            Beside::Over { letter } => over(lanes, &entry, letter),
         }
         self.advance(lease, committer, hand)
     }
@@ -190,8 +264,8 @@ impl Group {
         }
     }
 
-    /// Lets the handlers that run come to their end before others start: what is done next runs alone, and does not wait for
-    /// what waits for its next attempt.
+    /// Lets the handlers that run come to their end before others start, and the server know that none runs: what is done next
+    /// runs alone, and does not wait for what waits for its next attempt.
     pub(crate) async fn stand_still(
         &self,
         lease: &Lease,
@@ -199,7 +273,8 @@ impl Group {
         hand: &mut InHand,
     ) -> Result<(), Ended> {
         hand.dispatch.closing = true;
-        while !hand.dispatch.calls.is_empty() {
+        hand.dispatch.uncharge(committer);
+        while !hand.dispatch.calls.is_empty() || committer.has_charges() {
             self.step(lease, committer, hand).await?;
             self.advance(lease, committer, hand)?;
         }
@@ -216,6 +291,7 @@ impl Group {
         hand: &mut InHand,
     ) -> Result<(), Ended> {
         hand.dispatch.closing = true;
+        hand.dispatch.uncharge(committer);
         let mut commits = true;
         while !hand.dispatch.calls.is_empty() {
             tokio::select! {
@@ -278,6 +354,7 @@ impl Group {
             self.progress.counts.dead(cause);
             self.weather(hand, true)?;
         }
+        self.run_charged(lease, committer, &mut hand.dispatch)?;
         while let Some(Settled { id, event_id, is_event, passed_over, letter }) = hand.dispatch.lanes.pass() {
             let cause = letter.as_ref().map(|letter| letter.cause);
             let passed_over = passed_over.as_ref().map(|(name, version)| (name.as_str(), *version));
@@ -293,13 +370,88 @@ impl Group {
             && let Some((ticket, taken)) = hand.dispatch.lanes.start(now)
         {
             let taken = taken.clone();
-            self.call(lease, committer, &mut hand.dispatch, ticket, taken)?;
+            if committer.proves(taken.entry.id) {
+                let alone = committer.runs_alone(taken.entry.id, &self.handlers[taken.consumer].policy);
+                let charging = Charging { taken, ticket: Some(ticket), alone, turn: None, charged: false };
+                hand.dispatch.charging.push_back(charging);
+            } else {
+                self.call(lease, committer, &mut hand.dispatch, ticket, taken, None)?;
+            }
         }
+        self.charge(committer, &mut hand.dispatch);
         self.tell_what_holds_up(committer, &mut hand.dispatch);
         Ok(())
     }
 
-    /// Calls the handler once, in a task of its own: within its timeout, and with its panics caught.
+    /// Calls the handlers of what the server knows to be charged.
+    fn run_charged(&self, lease: &Lease, committer: &mut Committer<'_>, dispatch: &mut Dispatch) -> Result<(), Ended> {
+        while let Some(first) = dispatch.charging.front()
+            && committer.may_run(first.taken.entry.id)
+            && !dispatch.closing
+            && !self.engine.shutdown.is_stopping()
+        {
+            let Some(Charging { taken, ticket, alone, turn, .. }) = dispatch.charging.pop_front() else { break };
+            if turn.is_none() {
+                // Nothing is proven any more: it need not wait for its turn.
+                dispatch.turn = None;
+            }
+            let id = taken.entry.id;
+            let Some(ticket) = ticket.or_else(|| self.find_lane(dispatch, &taken)) else {
+                // It is over, or behind others of its key.
+                committer.came_back(id);
+                continue;
+            };
+            dispatch.alone = alone.then_some(ticket);
+            self.call(lease, committer, dispatch, ticket, taken, turn)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up an event whose key may be asked for now, and starts it where it may start.
+    fn find_lane(&self, dispatch: &mut Dispatch, taken: &Taken) -> Option<Ticket> {
+        let lanes = &mut dispatch.lanes;
+        match self.lane(taken.consumer, &taken.entry) {
+            Beside::Lane { key, .. } => {
+                let ticket = lanes.take_up(key, taken.entry.weight(), taken.clone());
+                lanes.start_this(ticket).then_some(ticket)
+            }
+            Beside::Over { letter } => {
+                over(lanes, &taken.entry, letter);
+                None
+            }
+            Beside::Charged { .. } => None,
+        }
+    }
+
+    /// Charges what is to run and has its turn. What runs alone waits for all that runs, and nothing starts behind it.
+    fn charge(&self, committer: &mut Committer<'_>, dispatch: &mut Dispatch) {
+        let Dispatch { charging, turn, calls, closing, .. } = dispatch;
+        if *closing || self.engine.shutdown.is_stopping() {
+            return;
+        }
+        for (place, next) in charging.iter_mut().enumerate() {
+            if next.charged {
+                continue;
+            }
+            let is_in_the_way = next.alone && (place > 0 || !calls.is_empty());
+            if turn.is_some() || is_in_the_way {
+                return;
+            }
+            if next.turn.is_none() && !next.alone {
+                next.turn = self.engine.turns.beside();
+            }
+            if next.turn.is_none() {
+                let policy = &self.handlers[next.taken.consumer].policy;
+                *turn = Some(Box::pin(self.wait_for_turn(next.alone, policy)));
+                return;
+            }
+            next.charged = true;
+            committer.begins(next.taken.entry.id);
+        }
+    }
+
+    /// Calls the handler once, in a task of its own: within its timeout, and with its panics caught. Its turn is over with the
+    /// call.
     fn call(
         &self,
         lease: &Lease,
@@ -307,6 +459,7 @@ impl Group {
         dispatch: &mut Dispatch,
         ticket: Ticket,
         Taken { entry, consumer }: Taken,
+        turn: Option<Turn>,
     ) -> Result<(), Ended> {
         let began = Instant::now();
         if !lease.is_held(began) {
@@ -319,7 +472,11 @@ impl Group {
         lease.handlers_until(dispatch.limits.first().map(|(limit, _)| *limit));
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
         let call = handler.call(Context::new(Arc::clone(&handler.scope), entry, attempt));
-        dispatch.calls.spawn(async move { Returned { ticket, limit, result: call.await } });
+        dispatch.calls.spawn(async move {
+            let result = call.await;
+            drop(turn);
+            Returned { ticket, limit, result }
+        });
         Ok(())
     }
 
@@ -332,10 +489,12 @@ impl Group {
         returned: Option<Returned>,
     ) -> Result<(), Ended> {
         let Some(Returned { ticket, limit, result }) = returned else { return Ok(()) };
-        let Dispatch { lanes, limits, .. } = &mut hand.dispatch;
+        let Dispatch { lanes, limits, alone, .. } = &mut hand.dispatch;
         limits.remove(&(limit, ticket));
         lease.handlers_until(limits.first().map(|(limit, _)| *limit));
+        alone.take_if(|alone| *alone == ticket);
         let Some(Taken { entry, consumer }) = lanes.event(ticket).cloned() else { return Ok(()) };
+        committer.came_back(entry.id);
         let handler = &self.handlers[consumer];
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
         match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
@@ -360,7 +519,7 @@ impl Group {
     /// Says once which entry holds up the partition, when no other may be taken up before it is settled.
     fn tell_what_holds_up(&self, committer: &Committer<'_>, dispatch: &mut Dispatch) {
         let lanes = &dispatch.lanes;
-        let oldest = if lanes.is_idle() && lanes.is_full() { lanes.oldest() } else { None };
+        let oldest = if lanes.is_idle(0) && lanes.is_full(0, 0) { lanes.oldest() } else { None };
         let held_up = oldest.map(|taken| (taken.entry.id, committer.ledger.failed_attempts(taken.entry.id)));
         if held_up == dispatch.held_up {
             return;

@@ -82,19 +82,20 @@ impl<E, S> Lanes<E, S> {
         self.running < self.bounds.running
     }
 
-    /// Whether a slot is free for which another entry is needed. Nothing is taken up before that: what would only wait here
-    /// can as well be read later.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.has_slot() && self.ready.is_empty()
+    /// Whether a slot is free for which another entry is needed, besides so many that are on their way here. Nothing is taken
+    /// up before that: what would only wait here can as well be read later.
+    pub(crate) fn is_idle(&self, coming: usize) -> bool {
+        self.running + coming < self.bounds.running && self.ready.is_empty()
     }
 
-    /// Whether no other entry may be taken up before the oldest is settled.
-    pub(crate) fn is_full(&self) -> bool {
-        self.places.len() >= self.bounds.entries || self.bytes >= self.bounds.bytes
+    /// Whether no other entry may be taken up before the oldest is settled, where so many are on their way here that weigh so
+    /// much.
+    pub(crate) fn is_full(&self, coming: usize, weight: usize) -> bool {
+        self.places.len() + coming >= self.bounds.entries || self.bytes + weight >= self.bounds.bytes
     }
 
     /// Takes up the next event of the stream.
-    pub(crate) fn take_up(&mut self, key: Arc<str>, weight: usize, event: E) {
+    pub(crate) fn take_up(&mut self, key: Arc<str>, weight: usize, event: E) -> Ticket {
         let ticket = Ticket(self.passed + self.places.len() as u64);
         let queue = self.queues.entry(Arc::clone(&key)).or_default();
         if queue.is_empty() {
@@ -103,6 +104,7 @@ impl<E, S> Lanes<E, S> {
         queue.push_back(ticket);
         self.bytes += weight;
         self.places.push_back(Place::Open { event, key, weight });
+        ticket
     }
 
     /// Takes up the next entry of the stream, with which nothing is to be done.
@@ -123,6 +125,13 @@ impl<E, S> Lanes<E, S> {
         let ticket = self.ready.pop_first()?;
         self.running += 1;
         self.event(ticket).map(|event| (ticket, event))
+    }
+
+    /// Starts this event, if it may start, whatever else may.
+    pub(crate) fn start_this(&mut self, ticket: Ticket) -> bool {
+        let starts = self.has_slot() && self.ready.remove(&ticket);
+        self.running += usize::from(starts);
+        starts
     }
 
     /// The event that was started with this ticket.
@@ -227,6 +236,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_its_way_has_its_place_and_starts_before_others_where_it_may() {
+        let now = Instant::now();
+        let mut lanes = Lanes::new(Bounds { running: 3, entries: 3, bytes: 10 });
+        assert!(lanes.is_idle(2) && !lanes.is_idle(3));
+        assert!(!lanes.is_full(2, 9) && lanes.is_full(3, 0) && lanes.is_full(0, 10));
+        let (a, again, b) =
+            (lanes.take_up("a".into(), 1, 0), lanes.take_up("a".into(), 1, 1), lanes.take_up("b".into(), 1, 2));
+        assert!(!lanes.start_this(again), "behind the first of its key");
+        assert!(lanes.start_this(b) && !lanes.start_this(b));
+        assert_eq!(events(&start(&mut lanes, now)), [0]);
+        lanes.settle(b, 0, 2);
+        lanes.settle(a, 0, 0);
+        assert!(lanes.start_this(again));
+
+        let mut narrow = lanes_of_one(&["a", "b"]);
+        let _ = narrow.start(now);
+        assert!(!narrow.start_this(Ticket(1)), "no slot is free");
+    }
+
+    fn lanes_of_one(keys: &[&str]) -> Lanes<usize, usize> {
+        lanes(Bounds { running: 1, ..WIDE }, keys)
+    }
+
+    #[test]
     fn what_waits_for_its_next_attempt_has_no_slot_and_holds_up_its_own_key() {
         let now = Instant::now();
         let mut lanes = lanes(Bounds { running: 1, ..WIDE }, &["a", "a", "b"]);
@@ -245,22 +278,22 @@ mod tests {
     #[test]
     fn it_is_full_by_number_and_by_what_is_unsettled() {
         let mut by_number = lanes(Bounds { entries: 2, ..WIDE }, &["a", "b"]);
-        assert!(by_number.is_full());
+        assert!(by_number.is_full(0, 0));
         let oldest = start(&mut by_number, Instant::now())[0].0;
         by_number.settle(oldest, 0, 0);
-        assert!(by_number.is_full(), "settled, but not passed");
+        assert!(by_number.is_full(0, 0), "settled, but not passed");
         by_number.pass();
-        assert!(!by_number.is_full());
+        assert!(!by_number.is_full(0, 0));
 
         let mut by_bytes = lanes(Bounds { bytes: 2, ..WIDE }, &["a", "b"]);
-        assert!(by_bytes.is_full());
+        assert!(by_bytes.is_full(0, 0));
         let younger = start(&mut by_bytes, Instant::now())[1].0;
         by_bytes.settle(younger, 1, 1);
-        assert!(by_bytes.is_full(), "a dead letter is kept until it is passed");
+        assert!(by_bytes.is_full(0, 0), "a dead letter is kept until it is passed");
         let oldest = by_bytes.oldest().copied();
         by_bytes.settle(Ticket(0), 0, 0);
         by_bytes.pass();
-        assert!(oldest == Some(0) && !by_bytes.is_full());
+        assert!(oldest == Some(0) && !by_bytes.is_full(0, 0));
     }
 
     #[test]
@@ -351,7 +384,7 @@ mod tests {
             let mut now = Instant::now();
             for step in steps {
                 match step {
-                    Step::TakeUp(_) | Step::TakeUpSettled if lanes.is_full() => {}
+                    Step::TakeUp(_) | Step::TakeUpSettled if lanes.is_full(0, 0) => {}
                     Step::TakeUp(key) => {
                         lanes.take_up(key.to_string().into(), 1, model.entries.len());
                         model.entries.push((Some(key), Is::Queued));
@@ -393,7 +426,7 @@ mod tests {
                 prop_assert_eq!(lanes.len(), held.len());
                 prop_assert!(lanes.len() <= entries && model.running() <= running);
                 let unsettled = held.iter().filter(|(_, is)| *is != Is::Settled).count();
-                prop_assert_eq!(lanes.is_full(), held.len() >= entries || unsettled >= bytes);
+                prop_assert_eq!(lanes.is_full(0, 0), held.len() >= entries || unsettled >= bytes);
                 let waiting = held.iter().filter_map(|(_, is)| match is { Is::Waiting(at) => Some(*at), _ => None });
                 prop_assert_eq!(lanes.next_retry(), waiting.min().filter(|_| model.running() < running));
                 prop_assert_eq!(lanes.oldest().copied(), held.first().filter(|(_, is)| *is != Is::Settled).map(|_| model.passed));

@@ -85,7 +85,7 @@
 //! # What ends a process
 //!
 //! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes: what an owner that is
-//! gone may have had in hand runs one event at a time, each charged before it runs. [`consumer`] has the rules.
+//! gone may have had in hand is charged before it runs. [`consumer`] has the rules.
 //!
 //! # What stops a group
 //!

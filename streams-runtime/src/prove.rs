@@ -1,10 +1,12 @@
 //! What is proven after an owner that never gave its lease back: one of the events in its hand may have ended its process.
 //!
-//! They run one at a time, each charged on the server before it runs ([`commit`](crate::commit) sends that), so that the
-//! next end of a process can be put down to one event. Pure, but for the [`Turns`] of a process and what the log is told.
+//! Each is charged on the server before it runs ([`commit`](crate::commit) sends that), so that the next end of a process can be
+//! put down to those that ran. [`deliver`](crate::deliver) charges one at a time, [`dispatch`](crate::dispatch) as many as run
+//! side by side. Pure, but for the [`Turns`] of a process and what the log is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use streams_core::broker::{Holding, LeaseView, Proof};
 use streams_core::{Checkpoint, EntryId};
@@ -32,7 +34,11 @@ pub(crate) struct Proving {
     left: u32,
     /// What was added later no earlier owner had in hand.
     to: EntryId,
-    charged: Option<EntryId>,
+    /// What runs, or is to run when the server knows.
+    charged: BTreeSet<EntryId>,
+    /// What the last commit said that was sent, and what the last one said that is done.
+    said: BTreeSet<EntryId>,
+    known: BTreeSet<EntryId>,
     /// How many owners were gone that were charged with an event.
     crashes: BTreeMap<EntryId, u32>,
     forget: Vec<EntryId>,
@@ -44,20 +50,27 @@ impl Proving {
     /// What this owner has to prove, if anything.
     pub(crate) fn of(holding: &Holding) -> Option<Self> {
         let streams_core::broker::Proving { left, to } = holding.proving?;
-        let crashes = holding.crashes.iter().copied().collect();
-        Some(Self { left, to, charged: None, crashes, forget: Vec::new(), changed: false })
+        Some(Self {
+            left,
+            to,
+            charged: BTreeSet::new(),
+            said: BTreeSet::new(),
+            known: BTreeSet::new(),
+            crashes: holding.crashes.iter().copied().collect(),
+            forget: Vec::new(),
+            changed: false,
+        })
     }
 
-    /// Whether this event, the next that a consumer takes, is among them. Behind the last of them it is all over.
-    pub(crate) fn covers(&mut self, id: EntryId) -> bool {
-        if id > self.to && self.left > 0 {
-            self.left = 0;
-            self.changed = true;
-        }
-        self.left > 0
+    /// Whether an event that is not settled is among them: it must not run without being charged.
+    ///
+    /// What lies above the last of them runs as if nothing was to be proven. When this owner is gone in turn, its successor
+    /// proves that as well, by this owner's own bound.
+    pub(crate) fn covers(&self, id: EntryId) -> bool {
+        self.left > 0 && id <= self.to
     }
 
-    /// Nothing is left. Full speed begins when the server knows: until then a successor would go by the wrong bound.
+    /// Nothing is left.
     pub(crate) fn is_over(&self) -> bool {
         self.left == 0
     }
@@ -67,7 +80,7 @@ impl Proving {
         self.crashes.get(&id).copied().unwrap_or(0)
     }
 
-    /// Whether nothing else that is proven in the process may run beside the event.
+    /// Whether nothing else of the partition, and nothing else that is proven in the process, may run beside the event.
     ///
     /// Of all that is in hand when a process ends, in whatever group, each is charged, and only one is to blame: an event
     /// that was there before, or that has only one crash to spare, must not be there again by chance.
@@ -75,17 +88,28 @@ impl Proving {
         self.crashes(id) + 1 >= max_crashes.min(2)
     }
 
-    /// The event runs next, when the server knows.
+    /// The event runs, too, when the server knows.
     pub(crate) fn charge(&mut self, id: EntryId) {
-        self.charged = Some(id);
+        self.charged.insert(id);
         self.changed = true;
     }
 
-    /// Its run has come back, with whatever result: it has not ended the process.
-    pub(crate) fn came_back(&mut self) {
-        if self.charged.take().is_some() {
-            self.changed = true;
-        }
+    /// Whether the server knows that the event runs, and will go on to know it whatever is on its way.
+    pub(crate) fn is_charged(&self, id: EntryId) -> bool {
+        [&self.charged, &self.said, &self.known].into_iter().all(|ids| ids.contains(&id))
+    }
+
+    /// Its run has come back, with whatever result, or does not begin after all: it has not ended the process.
+    /// Answers whether the server is to hear of it.
+    pub(crate) fn came_back(&mut self, id: EntryId) -> bool {
+        let was_charged = self.charged.remove(&id);
+        self.changed |= was_charged;
+        was_charged
+    }
+
+    /// Whether the server holds anything charged, as far as it is known, or is about to.
+    pub(crate) fn has_charges(&self) -> bool {
+        ![&self.charged, &self.said, &self.known].into_iter().all(BTreeSet::is_empty)
     }
 
     /// An entry is settled, as the next one in order. What no consumer takes has ended no process and does not count.
@@ -106,11 +130,20 @@ impl Proving {
 
     /// What the next commit has to say.
     pub(crate) fn take(&mut self) -> Option<Proof> {
-        std::mem::take(&mut self.changed).then(|| Proof {
-            charged: self.charged.filter(|_| self.left > 0),
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.said = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
+        Some(Proof {
+            charged: self.said.iter().copied().collect(),
             left: self.left,
             forget: std::mem::take(&mut self.forget),
         })
+    }
+
+    /// The commit that was taken last is done.
+    pub(crate) fn acknowledged(&mut self) {
+        self.known.clone_from(&self.said);
     }
 }
 
@@ -138,21 +171,35 @@ pub(crate) enum Turn {
 }
 
 impl Turns {
-    /// Waits for the event's turn.
+    /// Waits for the event's turn, at most for as long as whoever runs may take: who does not yield must not hold up every
+    /// group.
     ///
     /// # Cancel safety
     /// It only waits.
-    pub(crate) async fn wait(&self, alone: bool) -> Turn {
-        let lock = Arc::clone(&self.0);
-        if alone {
-            Turn::Alone { _held: lock.write_owned().await }
-        } else {
-            Turn::Beside { _held: lock.read_owned().await }
-        }
+    pub(crate) async fn wait(self, alone: bool, at_most: Duration) -> Turn {
+        let turn = async {
+            if alone {
+                Turn::Alone { _held: self.0.write_owned().await }
+            } else {
+                Turn::Beside { _held: self.0.read_owned().await }
+            }
+        };
+        tokio::time::timeout(at_most, turn).await.unwrap_or(Turn::Unordered)
+    }
+
+    /// A turn beside others where nobody runs alone, or waits to.
+    pub(crate) fn beside(&self) -> Option<Turn> {
+        let held = Arc::clone(&self.0).try_read_owned().ok()?;
+        Some(Turn::Beside { _held: held })
     }
 }
 
 impl Group {
+    /// Waits for the turn of an event that is proven. Whoever has one ends with its timeout, or has outrun it by a lease.
+    pub(crate) fn wait_for_turn(&self, alone: bool, policy: &Policy) -> impl Future<Output = Turn> + Send + use<> {
+        self.engine.turns.clone().wait(alone, policy.timeout.saturating_add(self.engine.lease_for))
+    }
+
     /// Tells what is to be proven with a lease that was just taken.
     pub(crate) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
         let left = holding.proving.map_or(0, |proving| proving.left);
@@ -160,9 +207,9 @@ impl Group {
         let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
         let (group, partition, owner) = (self.key.group(), self.key.partition().as_str(), seen.owner.as_str());
         if own {
-            tracing::debug!(group, partition, events = left, %to, "going on to prove events one at a time");
+            tracing::debug!(group, partition, events = left, %to, "going on to prove events: each is charged before it runs");
         } else if owner.is_empty() {
-            tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events one at a time");
+            tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events, each charged before it runs");
         } else {
             tracing::warn!(
                 group,
@@ -171,7 +218,7 @@ impl Group {
                 after = %holding.at,
                 events = left,
                 %to,
-                "the owner before was gone without giving its lease back: it was killed or cut off, or an event ended its process; at most so many events run one at a time, then at full speed"
+                "the owner before was gone without giving its lease back: it was killed or cut off, or an event ended its process; each of at most so many events is charged before it runs, then the group goes on at full speed"
             );
             for (entry, crashes) in &holding.crashes {
                 tracing::warn!(group, partition, %entry, crashes, "a process ended, or lost its lease, while it handled this event");
@@ -217,8 +264,15 @@ mod tests {
         Proving::of(&holding).unwrap()
     }
 
-    fn proof(charged: Option<u64>, left: u32, forget: &[u64]) -> Option<Proof> {
-        Some(Proof { charged: charged.map(id), left, forget: forget.iter().copied().map(id).collect() })
+    fn proof(charged: &[u64], left: u32, forget: &[u64]) -> Option<Proof> {
+        let ids = |seqs: &[u64]| seqs.iter().copied().map(id).collect();
+        Some(Proof { charged: ids(charged), left, forget: ids(forget) })
+    }
+
+    /// A commit that says this is sent and done.
+    fn commit(proving: &mut Proving, charged: &[u64], left: u32) {
+        assert_eq!(proving.take(), proof(charged, left, &[]));
+        proving.acknowledged();
     }
 
     #[test]
@@ -227,26 +281,65 @@ mod tests {
         assert_eq!(proving.take(), None);
         assert!(proving.covers(id(1)));
         proving.charge(id(1));
-        assert_eq!(proving.take(), proof(Some(1), 2, &[]));
+        commit(&mut proving, &[1], 2);
         assert_eq!(proving.take(), None, "said once");
-        proving.came_back();
+        proving.came_back(id(1));
         proving.settled(id(1), true);
         assert!(proving.covers(id(2)));
         proving.charge(id(2));
-        assert_eq!(proving.take(), proof(Some(2), 1, &[]));
-        proving.came_back();
+        commit(&mut proving, &[2], 1);
+        proving.came_back(id(2));
         proving.settled(id(2), true);
         assert!(proving.is_over() && !proving.covers(id(3)));
-        assert_eq!(proving.take(), proof(None, 0, &[]));
+        assert_eq!(proving.take(), proof(&[], 0, &[]));
+    }
+
+    #[test]
+    fn several_are_charged_at_once_and_come_back_one_by_one() {
+        let mut proving = proving(9, 9, &[]);
+        for seq in [1, 2, 3] {
+            proving.charge(id(seq));
+        }
+        commit(&mut proving, &[1, 2, 3], 9);
+        proving.came_back(id(2));
+        proving.charge(id(4));
+        commit(&mut proving, &[1, 3, 4], 9);
+        assert!(proving.is_charged(id(1)) && proving.is_charged(id(4)) && !proving.is_charged(id(2)));
+        for seq in [1, 3, 4] {
+            proving.came_back(id(seq));
+        }
+        proving.came_back(id(7));
+        assert!(proving.has_charges(), "the server does not know");
+        commit(&mut proving, &[], 9);
+        assert!(!proving.has_charges());
+    }
+
+    #[test]
+    fn an_event_is_charged_when_that_is_acknowledged_and_nothing_on_its_way_says_otherwise() {
+        let mut proving = proving(9, 9, &[]);
+        proving.charge(id(1));
+        assert!(!proving.is_charged(id(1)));
+        assert_eq!(proving.take(), proof(&[1], 9, &[]));
+        assert!(!proving.is_charged(id(1)), "the commit is on its way");
+        proving.acknowledged();
+        assert!(proving.is_charged(id(1)));
+        // It comes back, and runs again before the server has heard of it.
+        proving.came_back(id(1));
+        assert_eq!(proving.take(), proof(&[], 9, &[]));
+        proving.charge(id(1));
+        assert!(!proving.is_charged(id(1)), "the commit on its way takes the charge off");
+        proving.acknowledged();
+        commit(&mut proving, &[1], 9);
+        assert!(proving.is_charged(id(1)));
     }
 
     #[test]
     fn a_charge_is_taken_off_when_the_run_came_back_whatever_came_of_it() {
         let mut proving = proving(2, 9, &[(1, 1)]);
         proving.charge(id(1));
-        assert_eq!(proving.take(), proof(Some(1), 2, &[]));
-        proving.came_back();
-        assert_eq!(proving.take(), proof(None, 2, &[]), "the event has still to be proven");
+        commit(&mut proving, &[1], 2);
+        proving.came_back(id(1));
+        assert_eq!(proving.take(), proof(&[], 2, &[]), "the event has still to be proven");
         assert_eq!(proving.crashes(id(1)), 1, "what was counted before stays");
     }
 
@@ -258,7 +351,10 @@ mod tests {
         assert_eq!(proving.left, 2);
         proving.settled(id(3), false);
         assert!(proving.covers(id(4)) && !proving.covers(id(5)));
-        assert_eq!(proving.take(), proof(None, 0, &[]));
+        assert!(!proving.is_over(), "what lies above does not wait for what lies below");
+        assert_eq!(proving.take(), proof(&[], 2, &[]));
+        proving.settled(id(5), true);
+        assert_eq!(proving.take(), proof(&[], 0, &[]));
     }
 
     #[test]
@@ -278,7 +374,7 @@ mod tests {
         assert_eq!((proving.crashes(id(1)), proving.crashes(id(2))), (2, 0));
         proving.settled(id(1), true);
         proving.charge(id(2));
-        assert_eq!(proving.take(), proof(Some(2), 2, &[1]));
+        assert_eq!(proving.take(), proof(&[2], 2, &[1]));
         assert_eq!(proving.crashes(id(1)), 0);
     }
 
@@ -300,21 +396,28 @@ mod tests {
     #[tokio::test]
     async fn turns_are_shared_by_all_but_those_that_run_alone() {
         let turns = Turns::default();
-        let (one, other) = (turns.wait(false).await, turns.wait(false).await);
-        let alone = tokio::spawn({
-            let turns = turns.clone();
-            async move { turns.wait(true).await }
-        });
+        let hour = Duration::from_secs(3600);
+        let (one, other) = (turns.beside().unwrap(), turns.clone().wait(false, hour).await);
+        let alone = tokio::spawn(turns.clone().wait(true, hour));
         drop(one);
         tokio::task::yield_now().await;
         assert!(!alone.is_finished());
+        assert!(turns.beside().is_none(), "who waits to run alone comes first");
         drop(other);
         let alone = alone.await.unwrap();
         assert!(matches!(alone, Turn::Alone { .. }));
-        let mut next = std::pin::pin!(turns.wait(false));
+        let mut next = std::pin::pin!(turns.clone().wait(false, hour));
         assert!(now(next.as_mut()).is_none(), "nobody beside it");
         drop(alone);
         assert!(now(next).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_turn_for_ever() {
+        let turns = Turns::default();
+        let second = Duration::from_secs(1);
+        let _stuck = turns.clone().wait(true, second).await;
+        assert!(matches!(turns.wait(false, second).await, Turn::Unordered));
     }
 
     /// What a future answers without waiting.

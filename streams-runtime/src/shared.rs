@@ -505,9 +505,8 @@ impl<'a> Desk<'a> {
         let turns = group.engine.turns.clone();
         self.calls.spawn(async move {
             let _slot = slot;
-            // Whoever runs before ends with its timeout, unless it does not yield: that one must not hold up the others.
             let _turn = match suspect {
-                true => tokio::time::timeout(turn, turns.wait(alone)).await.ok(),
+                true => Some(turns.wait(alone, turn).await),
                 false => None,
             };
             Returned { id, result: call.await }

@@ -69,7 +69,7 @@ pub struct GroupStatus {
     /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
     /// and how often that was tried.
     pub held_up: Option<String>,
-    /// How many events run one at a time at most before it goes at full speed, because the owner before was gone without
+    /// How many events at most are charged before they run until it goes at full speed, because the owner before was gone without
     /// giving its lease back and one of them may have ended its process; 0 at full speed, and where another process owns.
     pub proving: u32,
     /// Events that were handled to their end.

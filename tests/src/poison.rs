@@ -1,6 +1,16 @@
-//! What the worker process of the tests of poison is told to do: [`Dose`].
+//! What the worker process of the tests of poison is told to do: [`Dose`], or [`Pill`] where it has lanes.
 
+use std::fs;
+use std::hint::black_box;
+use std::io::Write;
+
+use serde::{Deserialize, Deserializer};
 use streams_runtime::{event_type, stream_event};
+
+/// The variable of the worker that names the file in which it writes down over which event it is about to end.
+pub const JOURNAL: &str = "POISON_JOURNAL";
+/// The variable of the worker that names a [`Pill`] over which it ends while it decodes it.
+pub const DECODING: &str = "POISON_DECODING";
 
 /// An event that may end the process that handles it.
 #[stream_event(stream = "doses", lock = false)]
@@ -12,6 +22,28 @@ pub struct Dose {
     pub by: Option<End>,
     /// How often it does; afterwards it is handled like any other.
     pub times: u32,
+}
+
+/// The same, with a key.
+#[stream_event(stream = "pills", key = patient, lock = false)]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pill {
+    /// Whose it is.
+    pub patient: String,
+    /// Which one.
+    #[event(wire = "u64")]
+    #[serde(deserialize_with = "swallow")]
+    pub n: u64,
+    /// Whether it ends the process.
+    pub bad: bool,
+}
+
+fn swallow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let n = u64::deserialize(deserializer)?;
+    if std::env::var(DECODING).is_ok_and(|bad| bad == n.to_string()) {
+        End::Abort.over(n, u32::MAX);
+    }
+    Ok(n)
 }
 
 /// How a process ends.
@@ -26,4 +58,41 @@ pub enum End {
     Exit,
     /// It takes more memory than it may have.
     Exhaust,
+}
+
+impl End {
+    /// Ends the worker over this event, unless it has done so as often as this.
+    ///
+    /// # Panics
+    /// Where there is no journal.
+    pub fn over(self, n: u64, times: u32) {
+        let path = std::env::var(JOURNAL).expect("the variable names a file");
+        let line = n.to_string();
+        let before = fs::read_to_string(&path).unwrap_or_default().lines().filter(|said| *said == line).count();
+        if before < times as usize {
+            let journal = fs::File::options().create(true).append(true).open(&path);
+            writeln!(journal.expect("the journal opens"), "{line}").expect("the journal is written");
+            self.end();
+        }
+    }
+
+    fn end(self) {
+        match self {
+            Self::Abort => std::process::abort(),
+            Self::Overflow => drop(black_box(deeper(0))),
+            Self::Exit => std::process::exit(0),
+            Self::Exhaust => {
+                // Never touched, so that the machine of the tests does not feel it: the limit counts addresses.
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(black_box(Vec::<u8>::with_capacity(256 << 20)));
+                }
+            }
+        }
+    }
+}
+
+fn deeper(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { deeper(depth + 1) + frame[0] }
 }

@@ -40,7 +40,7 @@ Arguments go on to cargo as they are:
 
 Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
-STREAMS_TEST_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
+REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
 install python3-redis.
 ";
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::redis::{install_package, run, shown};
 
 /// Names the Python: read here, and set for the tests' harness.
-pub(crate) const VARIABLE: &str = "STREAMS_TEST_PYTHON";
+pub(crate) const VARIABLE: &str = "REDIS_PYTHON";
 
-/// The Python at `STREAMS_TEST_PYTHON`, else one that is there, else one with a redis-py of its own under `target`.
+/// The Python at `REDIS_PYTHON`, else one that is there, else one with a redis-py of its own under `target`.
 ///
 /// One that is named and does not work is an error, and so is it when there is none at all: what is not tested must not look
 /// as if it was.

@@ -98,7 +98,7 @@ impl Site {
 /// A Python that has redis-py: where `cargo xtask test` says, or has put one.
 fn python() -> PathBuf {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python");
-    let named = std::env::var_os("STREAMS_TEST_PYTHON").map(PathBuf::from);
+    let named = std::env::var_os("REDIS_PYTHON").map(PathBuf::from);
     named.unwrap_or_else(|| if made.is_file() { made } else { "python3".into() })
 }
 
@@ -132,7 +132,7 @@ async fn what_is_pending_and_what_is_undelivered_is_handled_in_order() {
 
 #[tokio::test]
 async fn a_program_that_acknowledged_all_it_read_leaves_exactly_the_rest() {
-    for (read, left) in [(0, 1..=6), (4, 5..=6), (6, 7..=6)] {
+    for read in [0, 4, 6] {
         let site = Site::with_events(6).await;
         site.old_program(
             &format!("[('a', {read})]").replace("[('a', 0)]", "[]"),
@@ -141,7 +141,7 @@ async fn a_program_that_acknowledged_all_it_read_leaves_exactly_the_rest() {
         );
         let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;
         app.caught_up().await.unwrap();
-        assert_eq!(site.lab.events("billing"), left.collect::<Vec<u64>>());
+        assert_eq!(site.lab.events("billing"), (read + 1..=6).collect::<Vec<u64>>());
         assert_eq!(app.stop().await, Stopped::Clean);
     }
 }

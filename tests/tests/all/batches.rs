@@ -457,7 +457,8 @@ async fn attempts_at_a_batch_before_a_restart_count() {
     publish(&app, 1..=3).await;
     world.lab.called("load", 4).await;
     app.advance(millis(1)).await;
-    drop(app);
+    // A crash would take the batch apart.
+    assert_eq!(app.into_running().stop().await, Stopped::Clean);
     let app = world.load().await;
     settled(&app).await;
     let whole = vec![1, 2, 3];
@@ -589,7 +590,8 @@ async fn what_gathers_is_dropped_with_the_lease() {
     assert_eq!(status(&one).phase, Phase::StandingBy { owner: "thief".to_owned() });
     assert!(world.calls().is_empty());
     settled(&one).await;
-    assert_eq!(world.calls(), [(vec![1, 2], 1)]);
+    // Alone: whose lease was taken may have ended over one of them.
+    assert_eq!(world.calls(), [(vec![1], 1), (vec![2], 1)]);
 }
 
 #[tokio::test]

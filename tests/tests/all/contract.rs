@@ -258,8 +258,8 @@ pub(crate) fn claim(owner: &str, seen: LeaseView) -> Claim {
 }
 
 /// What a commit says of proven events.
-fn proof(charged: Option<EntryId>, left: u32, forget: &[EntryId]) -> Option<Proof> {
-    Some(Proof { charged, left, forget: forget.to_vec() })
+fn proof(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<Proof> {
+    Some(Proof { charged: charged.to_vec(), left, forget: forget.to_vec() })
 }
 
 /// A commit of nothing but the checkpoint.
@@ -1154,19 +1154,21 @@ contract! {
         assert_eq!(case.prove("a", false, 7).await.1, None, "nobody was there before");
         let (holder, proving, crashes) = case.prove("b", false, 9).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
-        // Whatever comes later was in nobody's hand, and an owner that proves has only one event in its own.
-        case.append(2).await;
-        assert_eq!(case.prove("c", false, 5).await.1, Some(Proving { left: 7, to: all[2] }));
+        // It was gone in turn, by its own bound, and whatever came meanwhile may have been in its hand as well.
+        let more = case.append(2).await;
+        assert_eq!(case.prove("c", false, 5).await.1, Some(Proving { left: 9, to: more[1] }));
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
-        let (holder, ..) = case.prove("d", false, 5).await;
-        let two = Commit { proof: proof(None, 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
+        // What was left to prove before is not forgotten over a smaller one.
+        let (holder, proving, _) = case.prove("d", false, 5).await;
+        assert_eq!(proving, Some(Proving { left: 9, to: more[1] }));
+        let two = Commit { proof: proof(&[], 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
         assert_eq!(case.commit(&two).await, Committed::Done);
         // A commit that says nothing of it leaves it as it is, and so does a lease that is given back.
         assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
         let (holder, proving, _) = case.prove("e", false, 5).await;
-        assert_eq!(proving, Some(Proving { left: 6, to: all[2] }));
-        let over = Commit { proof: proof(None, 0, &[]), ..step(&holder, all[1], all[2]) };
+        assert_eq!(proving, Some(Proving { left: 6, to: more[1] }));
+        let over = Commit { proof: proof(&[], 0, &[]), ..step(&holder, all[1], all[2]) };
         assert_eq!(case.commit(&over).await, Committed::Done);
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
         assert_eq!(case.prove("f", false, 5).await.1, None);
@@ -1191,7 +1193,7 @@ contract! {
         for crashes in 0..3 {
             let (holder, _, counted) = case.prove(&format!("b{crashes}"), false, 5).await;
             assert_eq!(counted, (0..crashes.min(1)).map(|_| (all[0], crashes)).collect::<Vec<_>>());
-            let charge = Commit { proof: proof(Some(all[0]), 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+            let charge = Commit { proof: proof(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
             assert_eq!(case.commit(&charge).await, Committed::Done);
             assert_eq!(case.commit(&charge).await, Committed::Done, "the same commit sent twice");
         }
@@ -1211,34 +1213,61 @@ contract! {
         let all = case.append(3).await;
         case.create(Start::Earliest).await;
         case.prove("a", false, 5).await;
-        let charge = async |holder: &Holder, prev, next, id, left| {
-            let commit = Commit { proof: proof(id, left, &[]), ..step(holder, prev, next) };
+        let charge = async |holder: &Holder, prev, next, ids: &[EntryId], left| {
+            let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
             assert_eq!(case.commit(&commit).await, Committed::Done);
         };
         let zero = EntryId::ZERO;
         let (holder, ..) = case.prove("b", false, 5).await;
-        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        charge(&holder, zero, zero, &[all[0]], 5).await;
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
         let (holder, _, crashes) = case.prove("c", false, 5).await;
         assert_eq!(crashes, []);
-        charge(&holder, zero, zero, Some(all[0]), 5).await;
+        charge(&holder, zero, zero, &[all[0]], 5).await;
         let (holder, _, crashes) = case.prove("d", true, 5).await;
         assert_eq!(crashes, []);
-        charge(&holder, zero, zero, Some(all[0]), 5).await;
-        charge(&holder, zero, zero, None, 5).await;
+        charge(&holder, zero, zero, &[all[0]], 5).await;
+        charge(&holder, zero, zero, &[], 5).await;
         let (holder, proving, crashes) = case.prove("e", false, 5).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
         // One step passes an event and charges the next.
-        charge(&holder, zero, zero, Some(all[0]), 5).await;
-        charge(&holder, zero, all[0], Some(all[1]), 4).await;
+        charge(&holder, zero, zero, &[all[0]], 5).await;
+        charge(&holder, zero, all[0], &[all[1]], 4).await;
         let (holder, proving, crashes) = case.prove("f", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 4, to: all[2] }), vec![(all[1], 1)]));
+        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![(all[1], 1)]));
         // A dead letter goes with what is said of it, and its crashes are forgotten.
-        let given_up = Commit { dead: vec![fields("bad")], proof: proof(None, 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
+        let given_up = Commit { dead: vec![fields("bad")], proof: proof(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&given_up).await, Committed::Done);
         assert_eq!(payloads(&case.dead().await), ["bad"]);
         let (_, proving, crashes) = case.prove("g", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 3, to: all[2] }), vec![]));
+        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
+    }
+
+    async fn several_events_are_charged_at_once_and_each_of_them_is_counted(case) {
+        let all = case.append(5).await;
+        case.create(Start::Earliest).await;
+        case.prove("a", false, 5).await;
+        let charge = async |holder: &Holder, prev, next, ids: &[EntryId], left| {
+            let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
+            assert_eq!(case.commit(&commit).await, Committed::Done);
+        };
+        let zero = EntryId::ZERO;
+        let (holder, ..) = case.prove("b", false, 5).await;
+        charge(&holder, zero, zero, &all[..3], 5).await;
+        // One is settled, one has come back and is not, one still runs, and one begins.
+        charge(&holder, zero, all[0], &[all[2], all[3]], 4).await;
+        let (holder, _, mut crashes) = case.prove("c", false, 5).await;
+        crashes.sort_unstable();
+        assert_eq!(crashes, [(all[2], 1), (all[3], 1)]);
+        charge(&holder, all[0], all[0], &[all[1], all[3]], 5).await;
+        let (holder, _, mut crashes) = case.prove("d", false, 5).await;
+        crashes.sort_unstable();
+        assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)]);
+        charge(&holder, all[0], all[0], &all[1..5], 5).await;
+        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        let (_, _, mut crashes) = case.prove("e", false, 5).await;
+        crashes.sort_unstable();
+        assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)], "whoever gives back is alive");
     }
 
     async fn a_commit_that_is_not_done_charges_nothing(case) {
@@ -1246,7 +1275,7 @@ contract! {
         case.create(Start::Earliest).await;
         let (zombie, ..) = case.prove("a", false, 5).await;
         let (holder, ..) = case.prove("b", false, 5).await;
-        let commit = |holder, prev, next| Commit { proof: proof(Some(all[0]), 2, &[]), ..step(holder, prev, next) };
+        let commit = |holder, prev, next| Commit { proof: proof(&[all[0]], 2, &[]), ..step(holder, prev, next) };
         assert_eq!(case.commit(&commit(&zombie, EntryId::ZERO, EntryId::ZERO)).await, Committed::Fenced);
         let conflict = Committed::Conflict { at: EntryId::ZERO };
         assert_eq!(case.commit(&commit(&holder, all[0], all[1])).await, conflict);
@@ -1262,7 +1291,7 @@ contract! {
         case.create(Start::Earliest).await;
         case.prove("a", false, 5).await;
         let (holder, ..) = case.prove("b", false, 5).await;
-        let charge = Commit { proof: proof(Some(all[0]), 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+        let charge = Commit { proof: proof(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
         assert_eq!(case.commit(&charge).await, Committed::Done);
         let (holder, ..) = case.prove("c", false, 5).await;
         let done = Reset::Done { at: EntryId::ZERO };

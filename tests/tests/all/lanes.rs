@@ -47,6 +47,23 @@ struct Tick {
     n: u64,
 }
 
+/// An event and its attempt.
+type Call = (u64, u32);
+
+/// An event whose decoding panics.
+#[stream_event(stream = "moves", key = account)]
+#[derive(Debug, Clone, PartialEq)]
+struct Trap {
+    account: String,
+    #[event(wire = "u64")]
+    #[serde(deserialize_with = "snap")]
+    n: u64,
+}
+
+fn snap<'de, D: serde::Deserializer<'de>>(_: D) -> Result<u64, D::Error> {
+    panic!("the trap snaps")
+}
+
 /// What the handlers of a test saw of each other.
 #[derive(Debug, Clone, Default)]
 struct Seen {
@@ -54,7 +71,7 @@ struct Seen {
     most: Arc<AtomicUsize>,
     /// Each account with its events and attempts, in the order in which they began; an event that began while another of its
     /// account was in hand is written down as 0.
-    accounts: Arc<Mutex<BTreeMap<String, Vec<(u64, u32)>>>>,
+    accounts: Arc<Mutex<BTreeMap<String, Vec<Call>>>>,
     in_hand: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
@@ -71,7 +88,7 @@ impl Seen {
         self.most.load(Ordering::Relaxed)
     }
 
-    fn account(&self, account: &str) -> Vec<(u64, u32)> {
+    fn account(&self, account: &str) -> Vec<Call> {
         self.accounts.lock().unwrap().get(account).cloned().unwrap_or_default()
     }
 }
@@ -104,6 +121,9 @@ async fn close(close: Close, ctx: Context, lab: State<Lab>, seen: State<Seen>) -
 async fn audit(audit: Audit, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, audit.n).await
 }
+
+#[consumer(group = "ledger")]
+async fn spring(_trap: Trap) {}
 
 #[consumer(group = "ticks", concurrency = 8)]
 async fn tick(_tick: Tick) {}
@@ -371,13 +391,25 @@ async fn what_cannot_be_decoded_and_what_nobody_takes_holds_up_nothing() {
     world.append_raw(vec![(b"payload".to_vec(), b"x".to_vec())]).await;
     publish(&app, [("b", 2)]).await;
     world.lab.called("ledger", 2).await;
-    assert_eq!(status(&app).passed_over, 1);
     gate.open();
     settled(&app).await;
+    assert_eq!(status(&app).passed_over, 1);
     assert_eq!(world.events(), [1, 2]);
     let letters = app.dead_letters::<Move>("ledger").await.unwrap();
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
     assert_eq!(found, [("decode", "book"), ("decode", "")]);
+}
+
+#[tokio::test]
+async fn an_event_whose_decoding_panics_is_a_dead_letter() {
+    let world = World::new();
+    let app = world.start(consumers![book, spring], Config::new()).await;
+    app.publish(&Trap { account: "a".to_owned(), n: 1 }).await.unwrap();
+    publish(&app, [("a", 2)]).await;
+    settled(&app).await;
+    let letters = app.dead_letters::<Move>("ledger").await.unwrap();
+    let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
+    assert_eq!((found, world.events()), (vec![("panic", "spring")], vec![2]));
 }
 
 #[tokio::test]
@@ -618,13 +650,13 @@ async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
 
 // Start-up.
 
-fn refusal(app: App) -> String {
+fn refusal(app: &App) -> String {
     format!("{:?}", app.check().expect_err("it is refused"))
 }
 
 #[tokio::test]
 async fn an_event_without_a_key_is_refused_with_the_remedy() {
-    let reason = refusal(App::with(consumers![tick]));
+    let reason = refusal(&App::with(consumers![tick]));
     for words in ["`tick` takes `Tick`, which has no key", "`concurrency = 8`", "write `key = field`"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
@@ -634,7 +666,7 @@ async fn an_event_without_a_key_is_refused_with_the_remedy() {
 
 #[tokio::test]
 async fn a_batch_is_refused_with_the_remedy() {
-    let reason = refusal(App::with(consumers![load]));
+    let reason = refusal(&App::with(consumers![load]));
     for words in ["`load` takes `Batch<Move>`", "`concurrency = 8`", "give it a group of its own"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
@@ -645,13 +677,13 @@ async fn two_consumers_that_differ_are_refused_and_bounds_that_allow_nothing() {
     let app = App::with(consumers![book, close_otherwise]).state(Lab::default()).state(Seen::default());
     let mut config = Config::new();
     config.lane_entries = 0;
-    let reason = refusal(app.config(config));
+    let reason = refusal(&app.config(config));
     for words in ["give group `ledger` a different `concurrency`", "`lane_entries` or `lane_bytes` is 0"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     let too_many = Config::new().group("ledger", options().with_concurrency(1001));
     let app = App::with(consumers![book]).state(Lab::default()).state(Seen::default()).config(too_many);
-    assert!(refusal(app).contains("`concurrency` is 1001; it must be from 1 to 1000"));
+    assert!(refusal(&app).contains("`concurrency` is 1001; it must be from 1 to 1000"));
 }
 
 // A real server.

@@ -130,7 +130,7 @@ fn says(line: &str, parts: &[&str]) {
 async fn two_builds_that_cannot_read_each_other_are_told_once_with_both_sides_and_the_field() {
     for [one, two] in brokers() {
         let log = logged();
-        let _feed = start(consumers![feed::take], &one).await;
+        let feed = start(consumers![feed::take], &one).await;
         assert_eq!(log.text(), "");
         let risk = start(consumers![risk::take], &two).await;
         let found = lines(&log, "two builds");
@@ -163,6 +163,8 @@ async fn two_builds_that_cannot_read_each_other_are_told_once_with_both_sides_an
         risk.publisher().publish(&event).await.unwrap();
         risk.publisher().publish(&event).await.unwrap();
         assert_eq!(lines(&log, "two builds"), found);
+        // Neither says anything of these events in the log of the next broker.
+        assert_eq!((feed.stop().await, risk.stop().await), (Stopped::Clean, Stopped::Clean));
     }
 }
 
@@ -296,11 +298,15 @@ async fn what_a_group_reads_is_for_its_owner_to_say() {
     owner.settled().await.unwrap();
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
     // Who starts says it first, in case that it takes over.
-    let older = TestApp::start_with(App::with(consumers![feed::pair]), broker.clone(), 2).await.unwrap();
+    // As a member it could become the owner.
+    let wire = Faulty::over(broker.clone());
+    wire.always(Op::Attend, Fault::Fail(BrokerErrorKind::Unavailable));
+    let older = TestApp::start_with(App::with(consumers![feed::pair]), Arc::new(wire.clone()), 2).await.unwrap();
     says(&reads().await, &[r#""events":{"Trade":[1,1]}"#]);
     owner.advance(Duration::from_secs(3601)).await;
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
     assert_eq!(owner.into_running().stop().await, Stopped::Clean);
+    wire.heal();
     older.advance(Duration::from_secs(3601)).await;
     says(&reads().await, &[r#""events":{"Trade":[1,1]}"#]);
 }

@@ -497,7 +497,7 @@ async fn a_full_server_stops_appends_and_not_commits() {
     let (_, holding) = case.hold("b").await;
     assert_eq!(holding.attempts, [(all[3], 2)]);
     let (holder, _) = case.hold("c").await;
-    let charge = Proof { charged: Some(all[1]), left: 5, forget: Vec::new() };
+    let charge = Proof { charged: vec![all[1]], left: 5, forget: Vec::new() };
     let charge = Commit { proof: Some(charge), ..step(&holder, all[0], all[0]) };
     assert_eq!(case.commit(&charge).await, Committed::Done);
     assert_eq!(case.hold("d").await.1.crashes, [(all[1], 1)]);
@@ -622,18 +622,20 @@ async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named
     };
     let before = fields();
     let (holder, _) = case.hold("b").await;
-    let proof = |charged, left, forget: &[EntryId]| Some(Proof { charged, left, forget: forget.to_vec() });
-    let charge = Commit { proof: proof(Some(all[0]), 9, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+    let proof = |charged: &[EntryId], left, forget: &[EntryId]| {
+        Some(Proof { charged: charged.to_vec(), left, forget: forget.to_vec() })
+    };
+    let charge = Commit { proof: proof(&all, 9, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
     assert_eq!(case.commit(&charge).await, Committed::Done);
     let (first, last) = (all[0].to_string(), all[1].to_string());
     let found = fields();
     let [left, to, charged] = ["prove", "prove_to", "charged"].map(|name| found[name].as_str());
-    assert_eq!((left, to, charged), ("9", last.as_str(), first.as_str()));
+    assert_eq!((left, to, charged), ("9", last.as_str(), format!("{first} {last}").as_str()));
 
     let set = |name: &str, value: &str| {
         redis::cmd("HSET").arg(risk().state()).arg(name).arg(value).exec(&mut RedisServer::client(&url)).unwrap();
     };
-    for name in ["prove", "prove_to", "charged", &format!("crashes:{first}")] {
+    for name in ["prove", "prove_to", "charged", &format!("crashes:{first}"), &format!("crashes:{last}")] {
         set(name, "nought");
         let damaged = fields();
         let seen = case.broker.state(&risk()).await.unwrap().unwrap().lease;
@@ -646,7 +648,7 @@ async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named
 
     let (holder, _) = case.hold("c").await;
     assert_eq!(fields()[&format!("crashes:{first}")], "1");
-    let over = Commit { proof: proof(None, 0, &[all[0]]), ..step(&holder, EntryId::ZERO, all[0]) };
+    let over = Commit { proof: proof(&[], 0, &all), ..step(&holder, EntryId::ZERO, all[0]) };
     assert_eq!(case.commit(&over).await, Committed::Done);
     let after: Vec<_> = fields().into_keys().collect();
     assert_eq!(after, before.into_keys().collect::<Vec<_>>());

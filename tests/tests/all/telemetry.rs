@@ -217,6 +217,7 @@ async fn every_metric_says_what_happened() {
     says(&samples, "streams_owner", &[], 1.0);
     says(&samples, "streams_halted", &[], 0.0);
     says(&samples, "streams_troubled", &[], 0.0);
+    assert_eq!(value(&samples, "streams_members", &[("stream", "told"), ("group", "work")]), Some(1.0));
     assert_eq!(value(&samples, "streams_tail_reconnects_total", &[]), Some(0.0));
 
     // Cut off from the server for longer than the lease.
@@ -264,6 +265,7 @@ async fn every_metric_says_what_happened() {
         "streams_publish_errors_total",
         "streams_publish_duration_seconds",
         "streams_handler_duration_seconds",
+        "streams_members",
         "streams_tail_reconnects_total",
     ];
     told.extend(elsewhere);

@@ -76,7 +76,7 @@ struct Group {
     /// How many events its owner may have in hand.
     bound: u32,
     proving: Option<Proving>,
-    charged: Option<EntryId>,
+    charged: Vec<EntryId>,
     crashes: BTreeMap<EntryId, u32>,
     reset: u64,
     events: Events,
@@ -306,11 +306,12 @@ impl Store {
             let epoch = now.max(state.lease.epoch + 1);
             // Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
             let gone = !state.lease.owner.is_empty() && !claim.own;
-            if let Some(charged) = state.charged.take().filter(|_| gone) {
+            for charged in std::mem::take(&mut state.charged).into_iter().filter(|_| gone) {
                 *state.crashes.entry(charged).or_default() += 1;
             }
-            if gone && state.proving.is_none() && last > at {
-                state.proving = Some(Proving { left: state.bound, to: last });
+            if gone && last > at {
+                let left = state.proving.map_or(0, |proving| proving.left);
+                state.proving = Some(Proving { left: left.max(state.bound), to: last });
             }
             state.lease = LeaseView { owner: claim.owner.clone(), epoch, beat: 0 };
             state.lease_for = claim.lease_for;
@@ -363,7 +364,7 @@ impl Store {
             state.attempts.remove(id);
         }
         if let Some(Proof { charged, left, forget }) = &commit.proof {
-            state.charged = *charged;
+            state.charged = if *left > 0 { charged.clone() } else { Vec::new() };
             state.proving = state.proving.filter(|_| *left > 0).map(|proving| Proving { left: *left, ..proving });
             for id in forget {
                 state.crashes.remove(id);
@@ -458,7 +459,7 @@ impl Store {
         if needs.is_some() {
             state.needs = needs.cloned();
         }
-        state.charged = None;
+        state.charged = Vec::new();
         self.ring(group, now);
         true
     }

@@ -955,7 +955,8 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         }
     }
     if let Some(Proof { charged, left, forget }) = &commit.proof {
-        invocation.arg(*left).arg(charged.map_or_else(String::new, |id| id.to_string())).arg(forget.len());
+        let charged: Vec<_> = charged.iter().map(ToString::to_string).collect();
+        invocation.arg(*left).arg(charged.join(" ")).arg(forget.len());
         for id in forget {
             invocation.arg(id.to_string());
         }

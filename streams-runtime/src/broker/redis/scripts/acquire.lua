@@ -21,9 +21,13 @@ local epoch = tonumber(held.epoch)
 if not (epoch and tonumber(held.beat) and held.owner and is_id(held.at or '')) then
   return {'damaged', state}
 end
-local crashes = held.charged and held['crashes:' .. held.charged] or '0'
-if not (is_id(held.charged or '0-0') and tonumber(crashes) and is_id(held.prove_to or '0-0') and tonumber(held.prove or 0)) then
+if not (is_id(held.prove_to or '0-0') and tonumber(held.prove or 0)) then
   return {'damaged', state}
+end
+for id in string.gmatch(held.charged or '', '[^ ]+') do
+  if not (is_id(id) and tonumber(held['crashes:' .. id] or 0)) then
+    return {'damaged', state}
+  end
 end
 local again = held.owner == owner
 if not again and (held.owner ~= ARGV[4] or held.epoch ~= ARGV[5] or held.beat ~= ARGV[6]) then
@@ -46,14 +50,16 @@ else
   -- Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
   local gone = held.owner ~= '' and ARGV[7] ~= '1'
   if held.charged then
-    if gone then
-      held['crashes:' .. held.charged] = digits(tonumber(crashes) + 1)
-      redis.call('HSET', state, 'crashes:' .. held.charged, held['crashes:' .. held.charged])
+    for id in string.gmatch(gone and held.charged or '', '[^ ]+') do
+      local field = 'crashes:' .. id
+      held[field] = digits(tonumber(held[field] or 0) + 1)
+      redis.call('HSET', state, field, held[field])
     end
     redis.call('HDEL', state, 'charged')
   end
-  if gone and not held.prove and above(last, held.at) then
-    held.prove, held.prove_to = tonumber(held.bound) and held.bound or ARGV[8], last
+  if gone and above(last, held.at) then
+    local bound = tonumber(held.bound) or tonumber(ARGV[8])
+    held.prove, held.prove_to = digits(math.max(tonumber(held.prove or 0), bound)), last
     redis.call('HSET', state, 'prove', held.prove, 'prove_to', held.prove_to)
   end
 end

@@ -4,7 +4,7 @@
 --       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
 --       the names of events that were passed over because no build was known to handle them,
 --       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*,
---       then, only while events are proven: how many are left, the charged one or nothing, number of forgotten ids, these.
+--       then, only while events are proven: how many are left, the charged ones (A B), number of forgotten ids, these.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local next_event, seen = ARGV[6], ARGV[7]
