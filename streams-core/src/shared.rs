@@ -167,9 +167,10 @@ pub struct Settled {
     pub lost: Vec<EntryId>,
     /// These are events that a build has declared, and so are not passed over: the caller still has them in hand.
     pub declared: Vec<EntryId>,
-    /// There is no room for some of the dead letters: they are put away in their order as long as there is, and the caller still has
-    /// the others in hand.
+    /// There is no room for some of the dead letters: they are put away in their order as long as there is.
     pub full: Option<Full>,
+    /// These dead letters were not put away for want of room: the caller still has them in hand.
+    pub kept: Vec<EntryId>,
 }
 
 /// Why no dead letter is put away.

@@ -884,7 +884,7 @@ impl<'a> Desk<'a> {
                     self.ends.push((*id, Become::Needs { name: name.clone(), version: version.unwrap_or(1) }));
                 }
                 Become::PassedOver { .. } => count(&group.progress.counts.passed_over, 1),
-                Become::Dead(_) if settled.full.is_some() => kept.push((*id, end.clone())),
+                Become::Dead(_) if settled.kept.contains(id) => kept.push((*id, end.clone())),
                 Become::Dead(_) => {
                     if let Some(cause) = self.causes.remove(id) {
                         group.progress.counts.dead(cause);
@@ -917,9 +917,8 @@ impl<'a> Desk<'a> {
                 () = self.lease.lost() => return Err(Ended::Lost),
                 () = self.group.engine.shutdown.cutting() => break,
                 Some(returned) = self.calls.join_next() => self.returned(returned),
-                answer = told(&mut self.telling) => match self.absorb_told(answer) {
-                    Err(Ended::Lost) => return Err(Ended::Lost),
-                    Ok(()) | Err(_) => {}
+                answer = told(&mut self.telling) => if let Err(Ended::Lost) = self.absorb_told(answer) {
+                    return Err(Ended::Lost);
                 },
                 () = until(moment) => self.moment(),
             }

@@ -609,6 +609,37 @@ async fn a_suspect_among_lanes_runs_alone_and_waits_for_no_other_attempt() {
 }
 
 #[tokio::test]
+async fn a_suspect_among_lanes_waits_also_for_what_is_not_charged_and_nothing_begins_before_it() {
+    let world = World::new();
+    world.publish_apart(1..=2).await;
+    // So that it is still to be proven when others come.
+    world.lab.always("lanes", 1, Act::Fail);
+    world.lab.always("lanes", 2, Act::Hang);
+    for _ in 0..2 {
+        world.dies_in("lanes", world.lanes().await, 2).await;
+    }
+    world.lab.always("lanes", 1, Act::Sleep(secs(1)));
+    world.lab.script("lanes", 2, [Act::Give(Outcome::RetryAfter(secs(2)))]);
+    world.lab.always("lanes", 4, Act::Sleep(secs(10)));
+    let calls = world.lab.events("lanes").len();
+    let events = || world.lab.events("lanes")[calls..].to_vec();
+    let app = world.lanes().await;
+    let publish = async |n| {
+        app.publish(&Tablet { patient: format!("later-{n}"), n }).await.unwrap();
+        app.advance(secs(3)).await;
+    };
+    world.lab.called("lanes", calls + 2).await;
+    publish(4).await;
+    assert_eq!(events(), [1, 2, 4]);
+    publish(5).await;
+    assert_eq!(events(), [1, 2, 4], "its next attempt waits, and others wait for that");
+    app.advance(secs(5)).await;
+    assert_eq!(events(), [1, 2, 4, 2, 5]);
+    settled(&app).await;
+    assert!(dead_tablets(&app).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_later_is_not_charged() {
     let world = World::new();
     world.publish_apart(1..=20).await;

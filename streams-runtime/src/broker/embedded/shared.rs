@@ -245,7 +245,10 @@ impl Store {
                     free = true;
                 }
                 Become::Dead(fields) => match put_away(dead, fields, &settle.dead_bounds, now) {
-                    Some(full) => settled.full = Some(full),
+                    Some(full) => {
+                        settled.full = Some(full);
+                        settled.kept.push(*id);
+                    }
                     None => queue.forget(*id),
                 },
             }

@@ -170,6 +170,7 @@ pub(super) fn settled(mut answer: Answer, all: &mut Settled) -> Parsed<bool> {
         let oldest = if oldest.is_empty() { None } else { Some(parse_id(&oldest)?) };
         all.full = Some(Full { count, oldest });
     }
+    all.kept.extend(ids(answer.value()?)?);
     Ok(true)
 }
 

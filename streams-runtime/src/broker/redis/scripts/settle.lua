@@ -25,7 +25,7 @@ if lives(redis.call('HGET', state, 'consumer:' .. owner)) ~= epoch then
 end
 
 local events = ' ' .. (redis.call('HGET', state, 'events') or '')
-local clock, lost, declared, full, free = now(), {}, {}, false, false
+local clock, lost, declared, full, kept, free = now(), {}, {}, false, {}, false
 local function room()
   local count = redis.call('XLEN', dead)
   local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
@@ -87,6 +87,8 @@ while ARGV[i] do
   elseif what == 'dead' and room() then
     redis.call('XADD', dead, '*', unpack(ARGV, i + 3, i + 2 + number))
     ends = true
+  elseif what == 'dead' then
+    table.insert(kept, id)
   end
   if ends then
     table.insert(ended, id)
@@ -102,4 +104,4 @@ end
 if free then
   ring(bell, group, ARGV[6])
 end
-return {'settled', lost, declared, full}
+return {'settled', lost, declared, full, kept}
