@@ -6,7 +6,7 @@ use streams_tests::poison::{Dose, End, Pill};
 
 #[consumer(group = "frail")]
 async fn frail(dose: Dose) {
-    handle(dose);
+    handle(&dose);
 }
 
 /// The same as a work queue; which of them runs the environment says.
@@ -14,10 +14,10 @@ async fn frail(dose: Dose) {
 async fn frail_queue(dose: Dose) {
     // Time for others to be in hand as well.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    handle(dose);
+    handle(&dose);
 }
 
-fn handle(dose: Dose) {
+fn handle(dose: &Dose) {
     println!("begin {}", dose.n);
     if let Some(by) = dose.by {
         by.over(dose.n, dose.times);
