@@ -36,6 +36,11 @@ const EXCUSED: Duration = Duration::from_secs(60);
 /// How many groups or states one conversation is about: some ten thousand commands would hold up everybody behind them.
 const PAGE: usize = 500;
 
+/// How often a process with this lease looks.
+pub(crate) fn look(lease_for: Duration) -> Duration {
+    LOOK.min(lease_for / LOOKS_A_LEASE)
+}
+
 /// The name of a process: fresh, and readable.
 pub(crate) fn name(host: &str, process: u32, random: &Random) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
@@ -252,7 +257,7 @@ impl Members {
 
     /// Looks in rounds, and between them when somebody asks.
     async fn attend(&mut self) {
-        let mut round = tokio::time::interval(LOOK.min(self.shared.lease_for / LOOKS_A_LEASE));
+        let mut round = tokio::time::interval(look(self.shared.lease_for));
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.due();

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::assign::assign;
 use crate::builds::Build;
 use crate::clock::{after, millis};
+use crate::members::look;
 
 /// For how long the members must stay the same before partitions that have an owner move.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
@@ -97,6 +98,8 @@ struct Watched {
     beat: u64,
     /// When it was last seen with another beat.
     heard: Instant,
+    /// When it was seen first.
+    joined: Instant,
 }
 
 /// What a look at the members has changed, by name.
@@ -137,7 +140,10 @@ impl Roster {
                 _ => now,
             };
             let card = Card::read(&says, self.lease_for);
-            members.push(Watched { says, card, beat, heard });
+            // Whoever says something else is still the same.
+            let before = self.members.iter().find(|member| member.card.name == card.name);
+            let joined = before.map_or(now, |member| member.joined);
+            members.push(Watched { says, card, beat, heard, joined });
         }
         self.doubtful = false;
         // Who has changed what it says may stand there twice for a moment: what was heard last counts.
@@ -212,12 +218,17 @@ impl Roster {
 
     /// Who should take a partition that nobody owns, or whose lease this owner has let run out: it may be dead, or stuck
     /// with this one alone.
+    ///
+    /// A lease that has run out is taken by those who were there to see it: who has joined since may not take it before it has
+    /// watched it for as long, and everybody would wait.
     pub(crate) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
         let everybody = self.members.iter().all(|member| self.is_heard(member, now));
+        let saw_it = |member: &Watched| now.duration_since(member.joined) + look(self.lease_for) >= self.lease_for;
+        let somebody_saw = self.members.iter().any(|member| self.is_heard(member, now) && saw_it(member));
         let shares = match lapsed {
             None if everybody => &self.shares,
             _ => &self.share(
-                |member| self.is_heard(member, now),
+                |member| self.is_heard(member, now) && (lapsed.is_none() || !somebody_saw || saw_it(member)),
                 |of, member| of != partition || lapsed != Some(member.card.name.as_str()),
             ),
         };
@@ -371,6 +382,24 @@ mod tests {
         let settled: Vec<_> =
             of_d.iter().map(|p| roster.heir(*p, None, start + secs(11)).unwrap().to_owned()).collect();
         assert_eq!(heirs, settled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_joined_is_no_heir_of_a_lease_that_it_has_not_watched() {
+        let (mut roster, start) = (roster(16), Instant::now());
+        roster.observe(members(&[("a", 1), ("d", 1)]), start);
+        // `d` is dead, and `b` comes when its lease has nearly run out.
+        roster.observe(members(&[("a", 2), ("b", 1), ("d", 1)]), start + secs(8));
+        let over = start + secs(10);
+        roster.observe(members(&[("a", 3), ("b", 2), ("d", 1)]), over);
+        let heirs = |roster: &Roster, now| -> BTreeSet<String> {
+            (0..16).map(|p| roster.heir(p, Some("d"), now).unwrap().to_owned()).collect()
+        };
+        assert_eq!(heirs(&roster, over), BTreeSet::from(["a".to_owned()]));
+        // What was given back is anybody's, and so is what has run out once `b` has seen that.
+        let freed = (0..16).any(|p| roster.heir(p, None, over) == Some("b"));
+        roster.observe(members(&[("a", 4), ("b", 3), ("d", 1)]), start + secs(18));
+        assert!(freed && heirs(&roster, start + secs(18)).contains("b"));
     }
 
     #[tokio::test(start_paused = true)]

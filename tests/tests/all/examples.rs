@@ -114,6 +114,19 @@ fn a_dead_letter_is_replayed_and_another_discarded() {
     }
 }
 
+#[test]
+fn nobody_waits_for_a_picture_that_takes_long() {
+    let url = RedisServer::shared().database();
+    for url in [None, Some(&*url), Some(&*url)] {
+        let output = run(env!("CARGO_BIN_EXE_work-queue"), url);
+        let made: Vec<_> = output.lines().filter_map(|line| line.split_once(" ms: ")).map(|(_, made)| made).collect();
+        assert_eq!(made.len(), 7, "{output}");
+        assert_eq!(made[6], "panorama.jpg at attempt 1", "{output}");
+        assert!(made.contains(&"dune.raw at attempt 2"), "{output}");
+        assert!(output.contains("7 pictures made here") && output.contains("stopped: Clean"), "{output}");
+    }
+}
+
 /// A request to a service on this machine; the answer, head and all.
 fn request(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
