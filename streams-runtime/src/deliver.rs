@@ -4,6 +4,7 @@
 //! what an outcome means, and [`commit`](crate::commit) tells the server. Where events run beside others,
 //! [`dispatch`](crate::dispatch) calls.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,10 +27,13 @@ use crate::ordered::{Ended, Group, Handler};
 use crate::prove::given_up;
 use crate::replay::Replays;
 use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
+use crate::shutdown::FAREWELL;
 use crate::source::{Arrived, Source};
 use crate::status::{Phase, count};
 use crate::trace;
 
+/// How many names of events are looked up that nobody has declared: as anybody may write what they like into a stream.
+const MOST_UNHEARD: usize = 100;
 /// How long a group runs before it lets others on its thread have a turn.
 const TURN: Duration = Duration::from_millis(1);
 
@@ -50,8 +54,10 @@ pub(crate) struct InHand {
     gathering: Gathering,
     /// What runs beside others, and is behind that.
     pub(crate) dispatch: Dispatch,
-    /// What builds had declared when the lease was taken.
+    /// What builds had declared when it was last looked at.
     declared: Events,
+    /// Names of events that nobody had declared then.
+    unheard: BTreeSet<String>,
     dead_in_a_row: u32,
     /// Since when the group runs.
     turn: Instant,
@@ -105,6 +111,7 @@ impl Group {
             gathering: Gathering::default(),
             dispatch: Dispatch::new(self.lanes),
             declared: holding.events.clone(),
+            unheard: BTreeSet::new(),
             dead_in_a_row: 0,
             turn: Instant::now(),
         };
@@ -290,6 +297,19 @@ impl Group {
         }
     }
 
+    /// Before the first event of a name is passed over: a build declares what it handles before it publishes it, so what is
+    /// declared by now says whether one handles this. Where nobody can be asked the commit finds it out, after more was handled.
+    async fn look_for_takers(&self, hand: &mut InHand, entry: &Entry) {
+        let Some((name, _)) = entry.event() else { return };
+        if self.build.ignores(name) || hand.unheard.len() >= MOST_UNHEARD || !hand.unheard.insert(name.to_owned()) {
+            return;
+        }
+        let look = self.engine.broker.state(&self.key);
+        if let Ok(Ok(Some(state))) = tokio::time::timeout(FAREWELL, look).await {
+            hand.declared = state.events;
+        }
+    }
+
     /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
     async fn take(
         &self,
@@ -298,6 +318,9 @@ impl Group {
         hand: &mut InHand,
         entry: Arc<Entry>,
     ) -> Result<(), Ended> {
+        if let Ok(Taker::Nobody) = self.taker(&hand.declared, &entry) {
+            self.look_for_takers(hand, &entry).await;
+        }
         let taker = match self.taker(&hand.declared, &entry) {
             Ok(taker) => taker,
             Err(need) => {

@@ -9,7 +9,7 @@ use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, GroupStatus, Outcome, Phase, Publisher,
-    Registration, State, Stopped, StreamEvent, consumer, consumers, stream_event,
+    Registration, State, Stopped, StreamEvent, codec, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
 
@@ -243,6 +243,34 @@ async fn what_is_declared_after_an_owner_has_looked_is_not_passed_over() {
     settled(&new).await;
     assert!(owns(&new));
     assert_eq!(world.handled(), [2, 3]);
+}
+
+#[tokio::test]
+async fn an_owner_that_looks_before_it_passes_the_first_of_a_name_repeats_nothing() {
+    let world = World::new();
+    let old = world.old(1).await;
+    world.publish(&Placed { n: 0 }).await;
+    settled(&old).await;
+    // What it knew when it took the lease is not what is declared by now.
+    let new = world.new_build(2).await;
+    assert!(owns(&old));
+    // All in one read, with nothing committed between them.
+    let entry = |name: &str, payload: Vec<u8>| {
+        vec![(b"event".to_vec(), format!("{name}@1").into_bytes()), (b"payload".to_vec(), payload)]
+    };
+    let placed = |n| {
+        let mut payload = Vec::new();
+        codec::encode(&Placed { n }, &mut payload).unwrap();
+        payload
+    };
+    // The two have the same shape.
+    let entries = (1..=6).map(|n| entry(if n == 2 { "Shipped" } else { "Placed" }, placed(n)));
+    let partition = StreamKey::new(None, "shop", 1).partition(0);
+    world.store.append(&partition, entries.collect(), None).await.unwrap();
+    settled(&new).await;
+    let calls: Vec<_> = world.lab.events("desk");
+    assert_eq!(calls, [0, 1, 2, 3, 4, 5, 6], "in order, and once each");
+    assert!(owns(&new) && status(&old).passed_over == 0);
 }
 
 #[tokio::test]
