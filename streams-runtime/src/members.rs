@@ -426,8 +426,9 @@ impl Circle {
             (*groups, *partitions, *shares) = (*groups + 1, *partitions + self.places.len(), *shares + share);
         }
         self.settled = settled;
+        let successors = if settled { self.roster.successors(now) } else { Vec::new() };
         for place in &self.places {
-            let successor = self.roster.successor(place.key.partition().index(), now).filter(|_| settled);
+            let successor = successors.get(place.key.partition().index() as usize).copied().flatten();
             place.direct(successor, self.roster.version(), now);
         }
     }

@@ -3,6 +3,7 @@
 //! No clock but one's own decides: a member counts beats, and whoever has seen the same beat for a whole lease takes it
 //! out. [`assign`](crate::assign) shares the partitions between those who stand here.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -210,10 +211,17 @@ impl Roster {
         absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()
     }
 
-    /// To whom a partition should be handed over, if not to this process: somebody who is there.
-    pub(crate) fn successor(&self, partition: u32, now: Instant) -> Option<&str> {
-        let member = &self.members[(*self.shares.get(partition as usize)?)?];
-        (member.card.name != self.me && self.is_heard(member, now)).then_some(member.card.name.as_str())
+    /// To whom each partition should be handed over, where that is not this process: somebody who takes it when it is free.
+    ///
+    /// While a member is silent that may be another one than whose share it is. It would only hand it over in turn, as fast as it
+    /// can: the partition stays where it is until the silent one is heard again, or gone.
+    pub(crate) fn successors(&self, now: Instant) -> Vec<Option<&str>> {
+        let heirs = self.heirs(now);
+        let successor = |(share, heir): (&Option<usize>, &Option<usize>)| {
+            let name = self.members[(*share)?].card.name.as_str();
+            (share == heir && name != self.me).then_some(name)
+        };
+        self.shares.iter().zip(heirs.iter()).map(successor).collect()
     }
 
     /// Who should take a partition that nobody owns, or whose lease this owner has let run out: it may be dead, or stuck
@@ -222,17 +230,25 @@ impl Roster {
     /// A lease that has run out is taken by those who were there to see it: who has joined since may not take it before it has
     /// watched it for as long, and everybody would wait.
     pub(crate) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
-        let everybody = self.members.iter().all(|member| self.is_heard(member, now));
         let saw_it = |member: &Watched| now.duration_since(member.joined) + look(self.lease_for) >= self.lease_for;
         let somebody_saw = self.members.iter().any(|member| self.is_heard(member, now) && saw_it(member));
-        let shares = match lapsed {
-            None if everybody => &self.shares,
-            _ => &self.share(
-                |member| self.is_heard(member, now) && (lapsed.is_none() || !somebody_saw || saw_it(member)),
-                |of, member| of != partition || lapsed != Some(member.card.name.as_str()),
-            ),
+        let heirs = match lapsed {
+            None => self.heirs(now),
+            Some(lapsed) => Cow::Owned(self.share(
+                |member| self.is_heard(member, now) && (!somebody_saw || saw_it(member)),
+                |of, member| of != partition || lapsed != member.card.name,
+            )),
         };
-        shares.get(partition as usize)?.map(|member| self.members[member].card.name.as_str())
+        heirs.get(partition as usize)?.map(|member| self.members[member].card.name.as_str())
+    }
+
+    /// Who should take which partition that nobody owns: the shares of those who are heard.
+    fn heirs(&self, now: Instant) -> Cow<'_, [Option<usize>]> {
+        if self.members.iter().all(|member| self.is_heard(member, now)) {
+            Cow::Borrowed(&self.shares)
+        } else {
+            Cow::Owned(self.share(|member| self.is_heard(member, now), |_, _| true))
+        }
     }
 
     fn is_heard(&self, member: &Watched, now: Instant) -> bool {
@@ -408,10 +424,32 @@ mod tests {
         roster.observe(members(&[("a", 1), ("b", 1)]), start);
         let of_b = (0..4).find(|p| roster.heir(*p, None, start) == Some("b")).unwrap();
         assert_eq!(roster.heir(of_b, Some("b"), start), Some("a"));
-        assert_eq!(roster.successor(of_b, start), Some("b"));
+        assert_eq!(roster.successors(start)[of_b as usize], Some("b"));
         let says = format!("b without={of_b}");
         roster.observe(members(&[("a", 2), (&says, 1)]), start);
-        assert_eq!((roster.successor(of_b, start), roster.heir(of_b, None, start)), (None, Some("a")));
+        assert_eq!((roster.successors(start)[of_b as usize], roster.heir(of_b, None, start)), (None, Some("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_handed_over_that_another_would_take_while_a_member_is_silent() {
+        let mut kept = 0;
+        for silent in ["b", "c", "d", "e"] {
+            let (mut roster, start) = (roster(64), Instant::now());
+            let names = ["a", "b", "c", "d", "e"];
+            roster.observe(members(&names.map(|name| (name, 1))), start);
+            let later = start + secs(6);
+            roster.observe(members(&names.map(|name| (name, 1 + u64::from(name != silent)))), later);
+            assert!(roster.is_settled(later), "beats are no change");
+            let (before, during) = (roster.successors(start), roster.successors(later));
+            for partition in 0..64 {
+                if let Some(successor) = during[partition as usize] {
+                    assert_eq!(roster.heir(partition, None, later), Some(successor));
+                }
+            }
+            assert!(before.contains(&Some(silent)) && !during.contains(&Some(silent)));
+            kept += before.iter().zip(&during).filter(|(before, during)| before.is_some() && during.is_none()).count();
+        }
+        assert!(kept > 4 * 12, "also what is the share of one who is heard: {kept}");
     }
 
     #[tokio::test(start_paused = true)]

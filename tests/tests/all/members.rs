@@ -273,6 +273,28 @@ async fn a_process_that_cannot_commit_loses_that_partition_alone_and_does_not_ge
 }
 
 #[tokio::test]
+async fn a_process_that_is_silent_for_less_than_its_lease_sends_nothing_to_and_fro() {
+    for others in 2..=7 {
+        let (world, gate) = (World::default(), Gate::default());
+        let quiet = world.wire();
+        let mut apps = vec![world.start(&quiet).await];
+        apps.extend(world.settled(others).await);
+        quiet.always(Op::Attend, Fault::Hold(gate.clone()));
+        tokio::time::sleep(millis(2_500)).await;
+        // It is silent when those who are there have settled, and not yet taken for dead when they are watched no more.
+        apps.push(world.start(&world.wire()).await);
+        let history = world.watch(secs(6)).await;
+        for (key, holdings) in &history {
+            assert!(holdings.len() <= 2, "{others}: {key}: {holdings:?}");
+        }
+        quiet.heal();
+        gate.open();
+        tokio::time::sleep(secs(6)).await;
+        world.assert_fair(&apps).await;
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_takes_although_it_should_is_taken_by_another_after_a_lease() {
     let world = World::default();
     let first = world.start(&world.wire()).await;
