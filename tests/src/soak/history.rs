@@ -39,7 +39,7 @@ pub struct Group {
 /// How an ownership came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
-    /// Given back: explains no repeat.
+    /// Given back: explains no repeat but, where a group has lanes, of what had ended above an event that waited.
     Clean,
     /// The process was killed.
     Killed,
@@ -170,13 +170,16 @@ struct Ownership {
     running: BTreeMap<u64, (u64, u32)>,
     /// What was handled last of each key, and how that ended.
     last: HashMap<u64, Call>,
-    /// Events of it that came again later, and one of them.
+    /// When it was given back: the place of the first event of the partition that was not settled.
+    waited: Option<u64>,
+    /// Events of it that came again later, one of them, and how many of them had ended above one that waited.
     repeats: u64,
     example: String,
+    above: u64,
     late: usize,
 }
 
-/// What became of the events of one key in a group.
+/// What became of the events of one key, or of one partition by their places, in a group.
 #[derive(Debug, Default)]
 struct Settled {
     up_to: u64,
@@ -210,8 +213,22 @@ struct Judge<'a> {
     settled: HashMap<(&'a str, u64), Settled>,
     /// The last call for each event of a key, with its epoch.
     handled: HashMap<(&'a str, u64, u64), Call>,
-    /// The partition of each event and the first build that knows it.
-    published: HashMap<(u64, u64), (u32, u64)>,
+    /// What is settled of a partition, by places.
+    passed: HashMap<Place<'a>, Settled>,
+    /// Each event by key and number.
+    published: HashMap<(u64, u64), Event>,
+    /// How many events each partition has.
+    lengths: HashMap<u32, u64>,
+}
+
+/// An event that was published.
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    partition: u32,
+    /// Its place in the partition, from 1: producers write them down in order.
+    place: u64,
+    /// The first build that knows it.
+    build: u64,
 }
 
 /// Judges a history.
@@ -223,7 +240,9 @@ pub fn judge(records: &[Record], rules: &Rules) -> Findings {
         owned: BTreeMap::new(),
         settled: HashMap::new(),
         handled: HashMap::new(),
+        passed: HashMap::new(),
         published: HashMap::new(),
+        lengths: HashMap::new(),
     };
     for record in records {
         judge.gather(record);
@@ -238,6 +257,7 @@ pub fn judge(records: &[Record], rules: &Rules) -> Findings {
             }
             Mark::Begun => judge.begun(record, current.get(&place).copied().unwrap_or_default()),
             Mark::Done | Mark::Failed => judge.over(record),
+            Mark::Released => judge.released(record),
             _ => {}
         }
     }
@@ -291,8 +311,10 @@ impl<'a> Judge<'a> {
                     last_end: None,
                     running: BTreeMap::new(),
                     last: HashMap::new(),
+                    waited: None,
                     repeats: 0,
                     example: String::new(),
+                    above: 0,
                     late: 0,
                 };
                 if self.owned.entry(place).or_default().insert(record.epoch, ownership).is_some() {
@@ -305,7 +327,10 @@ impl<'a> Judge<'a> {
                 }
             }
             Mark::Published => {
-                self.published.insert((record.key, record.n), (record.partition, record.attempt.into()));
+                let place = self.lengths.entry(record.partition).or_default();
+                *place += 1;
+                let event = Event { partition: record.partition, place: *place, build: record.attempt.into() };
+                self.published.insert((record.key, record.n), event);
                 self.found.events += 1;
             }
             _ => {}
@@ -322,10 +347,13 @@ impl<'a> Judge<'a> {
         let knows = self.lives.0.get(life).map_or(0, |life| life.build);
         match self.published.get(&(key, n)) {
             None => wrong.push("nobody published it".to_owned()),
-            Some((of, _)) if of != partition => wrong.push(format!("it was published to partition {of}")),
-            Some((_, build)) if *build > knows => wrong.push(format!("build {knows} does not know it")),
+            Some(event) if event.partition != *partition => {
+                wrong.push(format!("it was published to partition {}", event.partition));
+            }
+            Some(event) if event.build > knows => wrong.push(format!("build {knows} does not know it")),
             Some(_) => {}
         }
+        let in_partition = self.published.get(&(key, n)).map_or(0, |event| event.place);
         let below = self.settled.entry((group, key)).or_default().up_to + 1;
         let places = self.owned.entry((group, *partition)).or_default();
         match places.get_mut(&epoch) {
@@ -364,7 +392,11 @@ impl<'a> Judge<'a> {
             && let Some(ownership) = places.get_mut(&earlier.min(epoch))
         {
             ownership.repeats += 1;
-            ownership.example = record.to_string();
+            if lanes > 1 && ownership.waited.is_some_and(|waited| waited < in_partition) {
+                ownership.above += 1;
+            } else {
+                ownership.example = record.to_string();
+            }
         }
         if before.is_none_or(|(earlier, ..)| earlier <= epoch) {
             self.handled.insert((group, key, n), (epoch, attempt, None));
@@ -391,6 +423,18 @@ impl<'a> Judge<'a> {
         }
         if *mark == Mark::Done {
             self.settled.entry((group, *key)).or_default().add(*n);
+            if let Some(event) = self.published.get(&(*key, *n)) {
+                self.passed.entry((group, *partition)).or_default().add(event.place);
+            }
+        }
+    }
+
+    /// An owner gives its partition back.
+    fn released(&mut self, record: &'a Record) {
+        let place = (record.group.as_str(), record.partition);
+        let waited = self.passed.get(&place).map_or(1, |passed| passed.up_to + 1);
+        if let Some(ownership) = self.owned.entry(place).or_default().get_mut(&record.epoch) {
+            ownership.waited = Some(waited);
         }
     }
 
@@ -414,8 +458,9 @@ impl<'a> Judge<'a> {
                 if end == End::Unexplained {
                     wrong.push(format!("{owner}: it lost the partition, and nothing had befallen it"));
                 }
-                if ownership.repeats > 0 && matches!(end, End::Clean | End::Unexplained) {
-                    let Ownership { repeats, example, .. } = ownership;
+                let Ownership { repeats, above, example, .. } = ownership;
+                if repeats > above && matches!(end, End::Clean | End::Unexplained) {
+                    let repeats = repeats - above;
                     wrong
                         .push(format!("{owner} ({end:?}): {repeats} events are repeated without a cause, `{example}`"));
                 } else if ownership.repeats > bound {
@@ -681,6 +726,23 @@ mod tests {
         assert!(lanes(1, side_by_side)[0].contains("1 handlers run already"));
         let of_one_key = "1 b e1 1.1, 1 b e1 1.2, 1 d e1 1.1, 1 d e1 1.2";
         assert!(lanes(2, of_one_key)[0].contains("out of order: of its key came 1 before"));
+    }
+
+    #[test]
+    fn a_clean_hand_over_of_lanes_repeats_what_had_ended_above_an_event_that_waited() {
+        let lanes = |lines: &str| judge_lines(2, &(BEGINNING.to_owned() + lines)).violations;
+        // In the order of the partition: 1.1, 1.2, 1.3, 2.1, 2.2. The second waited behind the first.
+        let rest = "2 owns e2, 2 bd e2 1.2, 2 bd e2 1.3, 2 bd e2 2.1, 2 bd e2 2.2";
+        assert_eq!(lanes(&format!("1 bd e1 1.1, 1 bd e1 2.1, 1 released e1, {rest}")), Vec::<String>::new());
+        let found = lanes(&format!("1 bd e1 1.1, 1 bd e1 1.2, 1 bd e1 2.1, 1 released e1, {rest}"));
+        assert!(
+            found[0].contains("1 events are repeated without a cause, `") && found[0].contains(" b 2 "),
+            "{found:?}"
+        );
+        sees(
+            "1 bd e1 1.1, 1 bd e1 2.1, 1 released e1, 2 owns e2, 2 bd e2 1.2, 2 bd e2 2.1",
+            "repeated without a cause",
+        );
     }
 
     #[test]

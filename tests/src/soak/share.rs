@@ -20,6 +20,10 @@ const PARTITIONS: u32 = 16;
 pub const LEASE: Duration = Duration::from_secs(1);
 /// After how many events the groups commit.
 pub const CHECKPOINT: u32 = 100;
+/// How many handlers the group `waits` runs at once on a partition.
+pub const LANES: usize = 4;
+/// How many entries that group takes up there at most, from the oldest that is not settled on.
+pub const LANE_ENTRIES: usize = 100;
 /// How long nothing happens after some of the harm: until every take-over and every move is over.
 const CALM: Duration = Duration::from_millis(5500);
 
@@ -36,7 +40,9 @@ pub struct Fill {
 /// The groups of the workers, and what holds for them.
 pub fn groups() -> Vec<Group> {
     let bound = CHECKPOINT.into();
-    ["quick", "waits", "stumbles"].map(|name| Group { name, lanes: 1, bound }).into()
+    let in_order = ["quick", "stumbles"].map(|name| Group { name, lanes: 1, bound });
+    let waits = Group { name: "waits", lanes: LANES, bound: bound + LANE_ENTRIES as u64 };
+    in_order.into_iter().chain([waits]).collect()
 }
 
 /// Whether the group `stumbles` fails at an event once, and then succeeds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use streams_runtime::{App, Config, Context, State, consumer, consumers};
 use streams_tests::soak::journal::Mark;
-use streams_tests::soak::share::{Fill, LEASE, stumbles};
+use streams_tests::soak::share::{Fill, LANE_ENTRIES, LEASE, stumbles};
 use streams_tests::soak::witness::Witness;
 
 type Journal = State<Arc<Witness>>;
@@ -15,7 +15,7 @@ async fn quick(fill: Fill, ctx: Context, journal: Journal) {
     journal.begins(&ctx, fill.key, fill.n).ends(Mark::Done);
 }
 
-#[consumer(group = "waits", checkpoint = 100)]
+#[consumer(group = "waits", checkpoint = 100, concurrency = 4)]
 async fn waits(fill: Fill, ctx: Context, journal: Journal) {
     let call = journal.begins(&ctx, fill.key, fill.n);
     tokio::time::sleep(Duration::from_millis(fill.n % 4)).await;
@@ -35,5 +35,7 @@ async fn stumbler(fill: Fill, ctx: Context, journal: Journal) -> Result<(), Stri
 
 /// Its app.
 pub(crate) fn app() -> App {
-    App::with(consumers![quick, waits, stumbler]).config(Config::new().lease(LEASE))
+    let mut config = Config::new().lease(LEASE);
+    config.lane_entries = LANE_ENTRIES;
+    App::with(consumers![quick, waits, stumbler]).config(config)
 }
