@@ -96,14 +96,18 @@ pub struct Haul {
 }
 
 /// An entry that was handed out.
+///
+/// Should the consumer die, each entry that it has in hand and that is charged counts one crash more. One without crashes is
+/// charged as it is handed out, which costs nothing. One that has some is not, and is to be charged just before it runs, with
+/// [`Become::Charged`]: it may long be in hand without running while another event ends the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     /// The entry.
     pub entry: Arc<Entry>,
-    /// How often it was handed out, this time included, and not given back untried.
-    pub deliveries: u64,
     /// How many attempts at it have failed.
     pub failed: u32,
+    /// How often its consumer died while it was charged.
+    pub crashes: u32,
 }
 
 /// Entries that were lost to a shared group.
@@ -149,14 +153,24 @@ pub enum Become {
     },
     /// It is put away as a dead letter with these fields.
     Dead(Fields),
+    /// It stays in hand, and is about to run.
+    Charged {
+        /// How many crashes it had when it was handed out.
+        crashes: u32,
+    },
     /// It is given back untried, as if it had not been handed out.
-    Back,
+    Back {
+        /// How many crashes it had when it was handed out: whether it is charged by now may not be known.
+        crashes: u32,
+    },
     /// It is given back untried, for a build that handles this.
     Needs {
         /// The event's name.
         name: String,
         /// Its version.
         version: u32,
+        /// How many crashes it had when it was handed out.
+        crashes: u32,
     },
 }
 

@@ -71,7 +71,7 @@ pub(crate) struct Sharing {
 enum Standing {
     /// Beside whatever runs.
     Beside,
-    /// With nothing else of the group in this process: should the process end, this entry has done it.
+    /// With nothing else of the partition, and nothing else of this process that has crashes, in whatever group.
     Alone,
     /// Not again.
     Over(String),
@@ -79,20 +79,14 @@ enum Standing {
 
 /// How an entry may run that took down so many processes, as far as one knows.
 ///
-/// An end is charged to everything that was in hand, so of the first nothing can be known, and the second may be chance, too.
-/// From then on it runs alone: whatever ends the process now, it was this.
-fn standing(crashes: u64, max_crashes: u32) -> Standing {
-    let charged = u32::try_from(crashes.saturating_sub(1)).unwrap_or(u32::MAX);
+/// The first is that of everything that was in hand, whether it ran or not, so nothing is known from it; the second is that of
+/// all that ran, and may be chance, too. From then on it runs alone, so that suspects are not charged with each other's ends.
+fn standing(crashes: u32, max_crashes: u32) -> Standing {
+    let charged = crashes.saturating_sub(1);
     if let Some(reason) = given_up(charged, max_crashes) {
         return Standing::Over(reason);
     }
     if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
-}
-
-/// How many processes an entry took down, as far as one knows: it was handed out, and neither did an attempt fail nor was it
-/// given back.
-fn crashes(delivered: &Delivered) -> u64 {
-    delivered.deliveries.saturating_sub(1).saturating_sub(delivered.failed.into())
 }
 
 /// How many entries to have in hand that have not begun, where so many run at once and take so long.
@@ -123,7 +117,8 @@ struct Running {
 /// A call that has come to its end.
 struct Returned {
     id: EntryId,
-    result: Result<Outcome, Failure>,
+    /// `None` when the handler did not run: its event could not be charged.
+    result: Option<Result<Outcome, Failure>>,
 }
 
 /// What has ended, on its way to the broker.
@@ -153,6 +148,8 @@ struct Desk<'a> {
     /// By when calls have to be over.
     limits: BTreeSet<(Instant, EntryId)>,
     calls: JoinSet<Returned>,
+    /// How many crashes what is in hand has, where it has any.
+    crashed: BTreeMap<EntryId, u32>,
     /// What runs, runs alone.
     alone: bool,
     /// What is in hand and has not ended weighs this.
@@ -283,6 +280,7 @@ impl<'a> Desk<'a> {
             running: BTreeMap::new(),
             limits: BTreeSet::new(),
             calls: JoinSet::new(),
+            crashed: BTreeMap::new(),
             alone: false,
             bytes: 0,
             mean: None,
@@ -456,10 +454,9 @@ impl<'a> Desk<'a> {
         let (group, entry) = (self.group, &delivered.entry);
         self.bytes -= entry.weight();
         let end = match (taker, standing) {
-            (Err(need), _) => Become::Needs { name: need.name, version: need.version },
+            (Err(need), _) => self.needs(entry.id, need.name, need.version),
             (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
-                let attempts = u64::from(delivered.failed) + crashes(&delivered);
-                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                let attempts = delivered.failed.saturating_add(delivered.crashes);
                 let handler = &group.handlers[consumer];
                 return self.end(entry, Settlement::Dead { cause: Cause::Crash, reason }, attempts, handler.name());
             }
@@ -483,17 +480,19 @@ impl<'a> Desk<'a> {
         self.ends.push((entry.id, end));
     }
 
-    /// Calls the handler once, in a task of its own.
+    /// Calls the handler once, in a task of its own, where the event waits for its turn and is charged if it has crashes.
     fn call(&mut self, Queued { delivered, standing, .. }: &Queued, consumer: usize, slot: OwnedSemaphorePermit) {
-        let Delivered { entry, failed, .. } = delivered;
+        let Delivered { entry, failed, crashes } = delivered;
         let (group, id, attempt, began) = (self.group, entry.id, failed + 1, Instant::now());
-        let handler = &group.handlers[consumer];
-        let (suspect, alone) = (crashes(delivered) > 0, *standing == Standing::Alone);
+        let (handler, lease_for) = (&group.handlers[consumer], group.engine.lease_for);
+        let alone = *standing == Standing::Alone;
         // One that does not yield at its timeout is given up before others take everything from this process.
-        let mut patience = handler.policy.timeout.saturating_add(group.engine.lease_for / 2);
+        let mut patience = handler.policy.timeout.saturating_add(lease_for / 2);
         let turn = patience;
-        if suspect {
-            patience = patience.saturating_mul(2);
+        let mut charge = None;
+        if *crashes > 0 {
+            patience = patience.saturating_mul(2).saturating_add(lease_for);
+            charge = Some((group.engine.turns.clone(), self.charge(id, *crashes)));
         }
         let limit = after(began, patience);
         self.running.insert(id, Running { entry: Arc::clone(entry), consumer, attempt, began, limit });
@@ -502,15 +501,26 @@ impl<'a> Desk<'a> {
         self.mind_limits();
         group.progress.begins(id);
         let call = handler.call(Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt));
-        let turns = group.engine.turns.clone();
         self.calls.spawn(async move {
             let _slot = slot;
-            let _turn = match suspect {
-                true => Some(turns.wait(alone, turn).await),
-                false => None,
-            };
-            Returned { id, result: call.await }
+            let mut _turn = None;
+            if let Some((turns, charge)) = charge {
+                _turn = Some(turns.wait(alone, turn).await);
+                // Who is not heard of for as long is no consumer any more.
+                if !tokio::time::timeout(lease_for, charge).await.unwrap_or(false) {
+                    return Returned { id, result: None };
+                }
+            }
+            Returned { id, result: Some(call.await) }
         });
+    }
+
+    /// Tells the server that this is about to run; whether it knows, and the event is in this hand.
+    fn charge(&self, id: EntryId, crashes: u32) -> impl Future<Output = bool> + Send + use<> {
+        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let ends = vec![(id, Become::Charged { crashes })];
+        let settle = Settle { holder: self.lease.holder().clone(), ends, dead_bounds: self.group.dead_bounds };
+        async move { matches!(broker.settle(&key, &settle).await, Ok(Some(settled)) if settled.lost.is_empty()) }
     }
 
     /// The renewals go by the first call that has to be over, with a little time to give it up first.
@@ -528,19 +538,28 @@ impl<'a> Desk<'a> {
         };
         // One that was given up meanwhile is nobody's any more.
         let Some(running) = self.running.remove(&id) else { return };
+        let Some(result) = result else {
+            self.over(&running);
+            self.ends.push(self.back(id));
+            return;
+        };
         let took = running.began.elapsed();
         self.mean = Some(self.mean.map_or(took, |mean| (mean * 7 + took) / 8));
         self.judge(&running, result);
     }
 
-    /// An attempt is over: says what becomes of its event.
-    fn judge(&mut self, running: &Running, result: Result<Outcome, Failure>) {
-        let Running { entry, consumer, attempt, limit, .. } = running;
+    /// What was called is over.
+    fn over(&mut self, Running { entry, limit, .. }: &Running) {
         self.limits.remove(&(*limit, entry.id));
         self.mind_limits();
         self.alone = false;
         self.bytes -= entry.weight();
-        let group = self.group;
+    }
+
+    /// An attempt is over: says what becomes of its event.
+    fn judge(&mut self, running: &Running, result: Result<Outcome, Failure>) {
+        self.over(running);
+        let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
         let handler = &group.handlers[*consumer];
         match decide(result, *attempt, &handler.policy, || group.engine.random.fraction()) {
             Decision::Settle(settlement) => self.end(entry, settlement, *attempt, handler.name()),
@@ -549,7 +568,7 @@ impl<'a> Desk<'a> {
                 group.tell_failed(handler, entry, 1, *attempt, after, &reason);
                 self.ends.push((entry.id, Become::Again { failed: *attempt, after }));
             }
-            Decision::Apart { .. } => self.ends.push((entry.id, Become::Back)),
+            Decision::Apart { .. } => self.ends.push(self.back(entry.id)),
         }
     }
 
@@ -570,11 +589,35 @@ impl<'a> Desk<'a> {
         self.ends.push((entry.id, end));
     }
 
+    fn crashes(&self, id: EntryId) -> u32 {
+        self.crashed.get(&id).copied().unwrap_or(0)
+    }
+
+    fn back(&self, id: EntryId) -> (EntryId, Become) {
+        (id, Become::Back { crashes: self.crashes(id) })
+    }
+
+    fn needs(&self, id: EntryId, name: String, version: u32) -> Become {
+        Become::Needs { name, version, crashes: self.crashes(id) }
+    }
+
+    /// Whether it is to run here, or runs.
+    fn is_at_work(&self, id: EntryId) -> bool {
+        self.running.contains_key(&id) || self.queue.iter().any(|queued| queued.delivered.entry.id == id)
+    }
+
     /// Gives back what has not begun.
     fn put_back(&mut self, queued: impl IntoIterator<Item = Queued>) {
         for Queued { delivered, .. } in queued {
             self.bytes -= delivered.entry.weight();
-            self.ends.push((delivered.entry.id, Become::Back));
+            self.ends.push(self.back(delivered.entry.id));
+        }
+    }
+
+    /// Gives back what there is no room for among the dead letters: it comes again, and fails again.
+    fn put_letters_back(&mut self, Kept { letters, .. }: Kept) {
+        for (id, _) in letters {
+            self.ends.push(self.back(id));
         }
     }
 
@@ -739,10 +782,13 @@ impl<'a> Desk<'a> {
         for delivered in haul.entries {
             self.count.saw(std::slice::from_ref(&delivered.entry));
             self.bytes += delivered.entry.weight();
+            if delivered.crashes > 0 {
+                self.crashed.insert(delivered.entry.id, delivered.crashes);
+            }
             let taker = group.taker(&self.declared, &delivered.entry);
             let standing = match &taker {
                 Ok(Taker::Consumer(consumer)) => {
-                    standing(crashes(&delivered), group.handlers[*consumer].policy.max_crashes)
+                    standing(delivered.crashes, group.handlers[*consumer].policy.max_crashes)
                 }
                 _ => Standing::Beside,
             };
@@ -814,11 +860,11 @@ impl<'a> Desk<'a> {
     fn absorb_told(&mut self, answer: Option<Result<Option<Settled>, BrokerError>>) -> Result<(), Ended> {
         let group = self.group;
         let Some(answer) = answer else {
-            if let Some(settle) = self.telling.as_ref().map(|telling| Arc::clone(&telling.settle)) {
-                let reply = self.send(&settle);
-                if let Some(telling) = &mut self.telling {
-                    (telling.reply, telling.retry_at) = (reply, None);
-                }
+            if let Some(mut telling) = self.telling.take() {
+                // What is in hand again was given back by the call whose answer was lost.
+                Arc::make_mut(&mut telling.settle).ends.retain(|(id, _)| !self.is_at_work(*id));
+                (telling.reply, telling.retry_at) = (self.send(&telling.settle), None);
+                self.telling = Some(telling);
             }
             return Ok(());
         };
@@ -868,6 +914,7 @@ impl<'a> Desk<'a> {
         for (id, end) in &telling.settle.ends {
             let version = self.passed_over.remove(id);
             if lost.contains(id) {
+                self.forget(*id);
                 let cause = self.causes.remove(id);
                 if telling.failures > 0 {
                     // An earlier call has done it whose answer was lost.
@@ -881,22 +928,38 @@ impl<'a> Desk<'a> {
             }
             match end {
                 Become::PassedOver { name } if declared.contains(id) => {
-                    self.ends.push((*id, Become::Needs { name: name.clone(), version: version.unwrap_or(1) }));
+                    self.ends.push((*id, self.needs(*id, name.clone(), version.unwrap_or(1))));
+                    continue;
                 }
                 Become::PassedOver { .. } => count(&group.progress.counts.passed_over, 1),
-                Become::Dead(_) if settled.kept.contains(id) => kept.push((*id, end.clone())),
+                Become::Dead(_) if settled.kept.contains(id) => {
+                    kept.push((*id, end.clone()));
+                    continue;
+                }
                 Become::Dead(_) => {
                     if let Some(cause) = self.causes.remove(id) {
                         group.progress.counts.dead(cause);
                     }
                 }
-                Become::Done | Become::Again { .. } | Become::Back | Become::Needs { .. } => {}
+                Become::Done
+                | Become::Again { .. }
+                | Become::Charged { .. }
+                | Become::Back { .. }
+                | Become::Needs { .. } => {}
             }
+            self.forget(*id);
         }
         if let Some(Full { count, oldest }) = settled.full {
             let reason = group.full_reason(group.dead_bounds, count, oldest);
             group.say_halted(&reason);
             self.kept = Some(Kept { letters: kept, until: after(Instant::now(), MENDED_RETRY) });
+        }
+    }
+
+    /// The server knows what became of it; perhaps it is in hand again by now.
+    fn forget(&mut self, id: EntryId) {
+        if self.crashed.contains_key(&id) && !self.is_at_work(id) {
+            self.crashed.remove(&id);
         }
     }
 
@@ -906,8 +969,7 @@ impl<'a> Desk<'a> {
         let queue = std::mem::take(&mut self.queue);
         self.put_back(queue);
         if let Some(kept) = self.kept.take() {
-            // No room for its letter: it comes again, and fails again.
-            self.ends.extend(kept.letters.into_iter().map(|(id, _)| (id, Become::Back)));
+            self.put_letters_back(kept);
         }
         while !self.calls.is_empty() {
             self.tell();
@@ -925,16 +987,19 @@ impl<'a> Desk<'a> {
         }
         let cut: Vec<_> = std::mem::take(&mut self.running).into_keys().collect();
         self.cancel().await;
-        self.ends.extend(cut.into_iter().map(|id| (id, Become::Back)));
+        let cut = cut.into_iter().map(|id| self.back(id));
+        self.ends.extend(cut.collect::<Vec<_>>());
         if let Some(taking) = self.taking.take()
             && let Ok(Ok(Ok(Took::Entries(haul)))) = tokio::time::timeout(FAREWELL, taking).await
         {
-            self.ends.extend(haul.entries.into_iter().map(|delivered| (delivered.entry.id, Become::Back)));
+            for Delivered { entry, crashes, .. } in haul.entries {
+                self.ends.push((entry.id, Become::Back { crashes }));
+            }
         }
         let all_told = async {
             loop {
                 if let Some(kept) = self.kept.take() {
-                    self.ends.extend(kept.letters.into_iter().map(|(id, _)| (id, Become::Back)));
+                    self.put_letters_back(kept);
                 }
                 self.tell();
                 if self.telling.is_none() {
@@ -1011,19 +1076,6 @@ async fn until(moment: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn delivered(deliveries: u64, failed: u32) -> Delivered {
-        let entry = Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() });
-        Delivered { entry, deliveries, failed }
-    }
-
-    #[test]
-    fn a_crash_is_what_neither_failed_nor_was_given_back() {
-        assert_eq!(crashes(&delivered(1, 0)), 0);
-        assert_eq!(crashes(&delivered(3, 2)), 0, "two attempts failed, and this is the third");
-        assert_eq!(crashes(&delivered(4, 2)), 1);
-        assert_eq!(crashes(&delivered(1, 2)), 0, "somebody has moved it by hand");
-    }
 
     #[test]
     fn the_first_crash_is_put_down_to_nobody_and_after_the_second_it_runs_alone() {

@@ -1,4 +1,5 @@
-//! What the worker process of the tests of poison is told to do: [`Dose`], or [`Pill`] where it has lanes.
+//! What the worker process of the tests of poison is told to do: [`Dose`], [`Pill`] where it has lanes, or [`Vaccine`] where it
+//! has several partitions.
 
 use std::fs;
 use std::hint::black_box;
@@ -38,6 +39,16 @@ pub struct Pill {
     pub bad: bool,
 }
 
+/// The same in a stream with several partitions.
+#[stream_event(stream = "vaccines", key = n, partitions = 4, lock = false)]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vaccine {
+    /// Which one.
+    pub n: u64,
+    /// Whether it ends the process.
+    pub bad: bool,
+}
+
 fn swallow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let n = u64::deserialize(deserializer)?;
     if std::env::var(DECODING).is_ok_and(|bad| bad == n.to_string()) {
@@ -71,7 +82,9 @@ impl End {
         let before = fs::read_to_string(&path).unwrap_or_default().lines().filter(|said| *said == line).count();
         if before < times as usize {
             let journal = fs::File::options().create(true).append(true).open(&path);
-            writeln!(journal.expect("the journal opens"), "{line}").expect("the journal is written");
+            // In one piece, as another event may end the process on another thread.
+            let line = line + "\n";
+            journal.expect("the journal opens").write_all(line.as_bytes()).expect("the journal is written");
             self.end();
         }
     }

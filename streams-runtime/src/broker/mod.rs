@@ -57,7 +57,7 @@ fn check_settle(settle: &Settle) -> Result<(), BrokerError> {
                 keys::check_event(name)
                     .map_err(|error| BrokerError::new(BrokerErrorKind::Refused, error.to_string()))?;
             }
-            Become::Done | Become::Again { .. } | Become::Back => {}
+            Become::Done | Become::Again { .. } | Become::Charged { .. } | Become::Back { .. } => {}
         }
     }
     Ok(())

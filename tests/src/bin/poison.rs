@@ -2,7 +2,7 @@
 //! when it begins and ends an event.
 
 use streams_runtime::{Error, consumer};
-use streams_tests::poison::{Dose, End, Pill};
+use streams_tests::poison::{Dose, End, Pill, Vaccine};
 
 #[consumer(group = "frail")]
 async fn frail(dose: Dose) {
@@ -32,6 +32,17 @@ async fn lanes(pill: Pill) {
         End::Abort.over(pill.n, u32::MAX);
     }
     println!("end {}", pill.n);
+}
+
+/// A queue of several partitions, of which much is in hand when one of them ends the process.
+#[consumer(group = "vaccines", delivery = "shared", concurrency = 16)]
+async fn vaccines(vaccine: Vaccine) {
+    println!("begin {}", vaccine.n);
+    if vaccine.bad {
+        End::Abort.over(vaccine.n, u32::MAX);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    println!("end {}", vaccine.n);
 }
 
 fn main() -> Result<(), Error> {

@@ -49,7 +49,11 @@ fn again(failed: u32, after: Duration) -> Become {
 }
 
 fn needs(name: &str, version: u32) -> Become {
-    Become::Needs { name: name.to_owned(), version }
+    Become::Needs { name: name.to_owned(), version, crashes: 0 }
+}
+
+fn back(crashes: u32) -> Become {
+    Become::Back { crashes }
 }
 
 fn passed_over(name: &str) -> Become {
@@ -60,9 +64,9 @@ pub(crate) fn entry_ids(haul: &Haul) -> Vec<EntryId> {
     haul.entries.iter().map(|delivered| delivered.entry.id).collect()
 }
 
-/// By entry how often it was handed out, and how many attempts have failed.
-pub(crate) fn counts(haul: &Haul) -> Vec<(EntryId, u64, u32)> {
-    haul.entries.iter().map(|Delivered { entry, deliveries, failed }| (entry.id, *deliveries, *failed)).collect()
+/// By entry how many attempts have failed, and how many crashes it has.
+pub(crate) fn counts(haul: &Haul) -> Vec<(EntryId, u32, u32)> {
+    haul.entries.iter().map(|Delivered { entry, failed, crashes }| (entry.id, *failed, *crashes)).collect()
 }
 
 impl Case {
@@ -276,7 +280,7 @@ contract! {
         let all = case.shared(5).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
         let haul = case.haul(&take(&a, 2)).await;
-        assert_eq!(counts(&haul), [(all[0], 1, 0), (all[1], 1, 0)]);
+        assert_eq!(counts(&haul), [(all[0], 0, 0), (all[1], 0, 0)]);
         let entries: Vec<_> = haul.entries.iter().map(|delivered| Arc::clone(&delivered.entry)).collect();
         assert_eq!(payloads(&entries), ["0", "1"]);
         assert_eq!((haul.waiting, haul.due, haul.lost), (0, None, None));
@@ -342,7 +346,7 @@ contract! {
         let all = case.shared(2_500).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 2_500).await, all);
-        let ends = all.iter().enumerate().map(|(n, id)| (*id, if n < 1_200 { Become::Done } else { Become::Back }));
+        let ends = all.iter().enumerate().map(|(n, id)| (*id, if n < 1_200 { Become::Done } else { back(0) }));
         case.settle(&a, ends).await;
         let crew = case.crew().await;
         assert_eq!((crew.pending, crew.waiting), (1_300, 1_300));
@@ -380,7 +384,7 @@ contract! {
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 2).await, all[..2]);
         assert_eq!(case.takes(&b, 1).await, all[2..3]);
-        case.settle(&b, [(all[2], Become::Back)]).await;
+        case.settle(&b, [(all[2], back(0))]).await;
         let before = case.crew().await;
         let (given_back, not_handed_out, never_there) = (all[2], all[3], EntryId::new(1, 1));
         let what = [
@@ -388,7 +392,8 @@ contract! {
             passed_over("Other"),
             again(3, Duration::ZERO),
             Become::Dead(fields("x")),
-            Become::Back,
+            Become::Charged { crashes: 1 },
+            back(0),
             needs("Trade", 2),
         ];
         for what in what {
@@ -401,7 +406,7 @@ contract! {
         // And what can be settled is, beside what cannot.
         let settled = case.settled(&settle(&a, [(given_back, Become::Done), (all[0], Become::Done)])).await.unwrap();
         assert_eq!(settled.lost, [given_back]);
-        assert_eq!(counts(&case.haul(&take(&a, 1)).await), [(all[2], 1, 0)]);
+        assert_eq!(counts(&case.haul(&take(&a, 1)).await), [(all[2], 0, 0)]);
         assert_eq!(case.crew().await.pending, 2);
     }
 
@@ -412,7 +417,7 @@ contract! {
         let before = case.broker.now().await.unwrap();
         case.settle(&a, [(all[0], again(1, SOON))]).await;
         let haul = case.haul(&take(&b, 1)).await;
-        assert_eq!((counts(&haul), haul.waiting), (vec![(all[1], 1, 0)], 1), "it holds up nothing");
+        assert_eq!((counts(&haul), haul.waiting), (vec![(all[1], 0, 0)], 1), "it holds up nothing");
         assert!(haul.due.is_some_and(|due| !due.is_zero() && due <= SOON), "{:?}", haul.due);
         let crew = case.crew().await;
         assert!(crew.due.is_some_and(|due| !due.is_zero() && due <= SOON), "{:?}", crew.due);
@@ -428,11 +433,11 @@ contract! {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         assert!(case.broker.now().await.unwrap() >= before + 150);
-        assert_eq!((counts(&taken), taken.waiting, taken.due), (vec![(all[0], 2, 1)], 0, None));
+        assert_eq!((counts(&taken), taken.waiting, taken.due), (vec![(all[0], 1, 0)], 0, None));
         // Whoever has it next learns of the failures of others.
         case.settle(&b, [(all[0], again(2, Duration::ZERO))]).await;
         assert_eq!(case.crew().await.due, Some(Duration::ZERO));
-        assert_eq!(counts(&case.haul(&take(&a, 9)).await), [(all[0], 3, 2)]);
+        assert_eq!(counts(&case.haul(&take(&a, 9)).await), [(all[0], 2, 0)]);
         case.settle(&a, [(all[0], Become::Done)]).await;
         assert_eq!(case.crew().await.due, None);
     }
@@ -441,19 +446,19 @@ contract! {
         let all = case.shared(2).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 2).await, all);
-        case.settle(&a, [(all[0], Become::Back), (all[1], again(1, Duration::ZERO))]).await;
+        case.settle(&a, [(all[0], back(0)), (all[1], again(1, Duration::ZERO))]).await;
         let taken: BTreeSet<_> = counts(&case.haul(&take(&b, 9)).await).into_iter().collect();
-        assert_eq!(taken, BTreeSet::from([(all[0], 1, 0), (all[1], 2, 1)]));
-        case.settle(&b, all.iter().map(|id| (*id, Become::Back))).await;
+        assert_eq!(taken, BTreeSet::from([(all[0], 0, 0), (all[1], 1, 0)]));
+        case.settle(&b, all.iter().map(|id| (*id, back(0)))).await;
         let taken: BTreeSet<_> = counts(&case.haul(&take(&a, 9)).await).into_iter().collect();
-        assert_eq!(taken, BTreeSet::from([(all[0], 1, 0), (all[1], 2, 1)]), "what has failed has failed");
+        assert_eq!(taken, BTreeSet::from([(all[0], 0, 0), (all[1], 1, 0)]), "what has failed has failed");
     }
 
     async fn what_waits_is_handed_out_before_what_is_new(case) {
         let all = case.shared(4).await;
         let a = case.join("a").await;
         assert_eq!(case.takes(&a, 2).await, all[..2]);
-        case.settle(&a, [(all[1], Become::Back)]).await;
+        case.settle(&a, [(all[1], back(0))]).await;
         assert_eq!(case.takes(&a, 2).await, [all[1], all[2]]);
     }
 
@@ -467,14 +472,14 @@ contract! {
         assert_eq!((haul.entries.len(), haul.waiting), (0, 1));
         assert!(haul.due.is_some_and(|due| due > Duration::from_secs(3000)), "{:?}", haul.due);
         let impatient = Take { longest_wait: Duration::from_secs(60), ..take(&a, 9) };
-        assert_eq!(counts(&case.haul(&impatient).await), [(all[0], 2, 1)]);
+        assert_eq!(counts(&case.haul(&impatient).await), [(all[0], 1, 0)]);
         // Nor is it a mistake to wait for ever.
         case.settle(&a, [(all[0], again(2, Duration::MAX))]).await;
         let patient = Take { longest_wait: Duration::MAX, ..take(&a, 9) };
         let haul = case.haul(&patient).await;
         assert!(haul.entries.is_empty() && haul.due > Some(LONG), "{haul:?}");
         assert!(case.crew().await.due > Some(LONG));
-        assert_eq!(counts(&case.haul(&impatient).await), [(all[0], 3, 2)]);
+        assert_eq!(counts(&case.haul(&impatient).await), [(all[0], 2, 0)]);
     }
 
     async fn what_is_given_back_rings_the_bell_unless_it_has_to_wait(case) {
@@ -484,12 +489,12 @@ contract! {
         let waits = [(all[0], Become::Done), (all[1], again(1, LONG)), (all[2], Become::Dead(fields("x")))];
         case.settle(&a, waits).await;
         assert_eq!(case.rings().await, 0);
-        case.settle(&a, [(all[3], Become::Back)]).await;
+        case.settle(&a, [(all[3], back(0))]).await;
         assert_eq!(case.rings().await, 1);
         case.settle(&a, [(all[4], needs("Trade", 2))]).await;
         assert_eq!(case.rings().await, 2);
         // Not for what it does not have in hand.
-        case.settled(&settle(&a, [(all[3], Become::Back)])).await;
+        case.settled(&settle(&a, [(all[3], back(0))])).await;
         assert_eq!(case.rings().await, 2);
         let mut tail = case.broker.tail().await.unwrap();
         let bell = keys(&[(&partition().bell(), EntryId::ZERO)]);
@@ -500,7 +505,7 @@ contract! {
         let all = case.shared(6).await;
         let a = case.join("a").await;
         assert_eq!(case.takes(&a, 3).await, all[..3]);
-        case.settle(&a, [(all[0], again(1, LONG)), (all[1], needs("Trade", 2)), (all[2], Become::Back)]).await;
+        case.settle(&a, [(all[0], again(1, LONG)), (all[1], needs("Trade", 2)), (all[2], back(0))]).await;
         let most = |most_waiting| Take { most_waiting, ..take(&a, 2) };
         // What waits is handed out however much it is, and is not new.
         let haul = case.haul(&most(2)).await;
@@ -521,7 +526,7 @@ contract! {
         let declared = Settled { declared: vec![all[1]], ..Settled::default() };
         assert_eq!(case.settled(&passing).await, Some(declared));
         assert_eq!(case.crew().await.pending, 1);
-        case.settle(&a, [(all[1], Become::Back)]).await;
+        case.settle(&a, [(all[1], back(0))]).await;
         assert_eq!(case.crew_state().await.events, events(&[("AB", 1), ("XA", 1)]));
     }
 
@@ -561,7 +566,7 @@ contract! {
             assert_eq!((haul.entries.len(), haul.waiting, haul.due), (0, 4, None));
         }
         // It was not tried.
-        assert_eq!(counts(&case.haul(&takes(&new, &[("Trade", 11)])).await), [(all[1], 1, 0)]);
+        assert_eq!(counts(&case.haul(&takes(&new, &[("Trade", 11)])).await), [(all[1], 0, 0)]);
         assert_eq!(case.haul(&takes(&new, &[("Trade", 11)])).await.entries, []);
         assert_eq!(entry_ids(&case.haul(&takes(&new, &[("Trade", u32::MAX), ("Tra", 1)])).await).len(), 2);
         assert_eq!(case.crew().await.needed, events(&[("Trade.x", 1)]));
@@ -591,7 +596,7 @@ contract! {
         let mine = counts(&case.haul(&none_new).await);
         let other = counts(&case.haul(&take(&b, 1)).await);
         let both: BTreeSet<_> = mine.iter().chain(&other).copied().collect();
-        assert_eq!(both, BTreeSet::from([(all[2], 1, 0), (all[3], 1, 0)]), "they come again as if they were new");
+        assert_eq!(both, BTreeSet::from([(all[2], 0, 0), (all[3], 0, 0)]), "they come again as if they were new");
         // Without it whatever it holds stays with it; with it what it does not hold does no harm.
         assert_eq!(case.takes(&a, 0).await, []);
         let wrong = Take { in_hand: Some(vec![all[0], other[0].0, EntryId::new(1, 1)]), ..take(&a, 0) };
@@ -615,11 +620,47 @@ contract! {
         assert_eq!((case.crew().await.pending, case.crew().await.waiting), (2, 2));
         assert_eq!(case.crew().await.consumers.len(), 1);
         let taken: BTreeSet<_> = counts(&case.haul(&take(&b, 2)).await).into_iter().collect();
-        assert_eq!(taken, BTreeSet::from([(all[0], 3, 4), (all[1], 2, 0)]));
-        assert_eq!(case.bury("b").await, 2);
+        assert_eq!(taken, BTreeSet::from([(all[0], 4, 1), (all[1], 0, 1)]));
+    }
+
+    async fn what_has_crashed_is_charged_when_it_runs_and_not_before(case) {
+        let all = case.shared(3).await;
+        let (a, b) = (case.join("a").await, case.join("b").await);
+        assert_eq!(case.takes(&a, 3).await, all);
+        assert_eq!(case.bury("a").await, 3);
+        let counted = async |holder: &Holder| {
+            let any = Take { takes: events(&[("Trade", 1)]), ..take(holder, 3) };
+            let mut counted = counts(&case.haul(&any).await);
+            counted.sort_unstable();
+            counted
+        };
+        let expected = |counts: [(u32, u32); 3]| -> Vec<_> {
+            all.iter().zip(counts).map(|(id, (failed, crashes))| (*id, failed, crashes)).collect()
+        };
+        assert_eq!(counted(&b).await, expected([(0, 1), (0, 1), (0, 1)]));
+        let rings = case.rings().await;
+        // Sent twice it is one charge.
+        for _ in 0..2 {
+            case.settle(&b, [(all[0], Become::Charged { crashes: 1 })]).await;
+        }
+        case.settle(&b, [(all[1], Become::Charged { crashes: 1 })]).await;
+        let crew = case.crew().await;
+        assert_eq!((crew.waiting, crew.consumers[0].pending, case.rings().await), (0, 3, rings), "it stays in hand");
+        // The run of one has failed.
+        case.settle(&b, [(all[1], again(1, Duration::ZERO))]).await;
+        assert_eq!(entry_ids(&case.haul(&take(&b, 1)).await), all[1..2]);
+        assert_eq!(case.bury("b").await, 3);
         let c = case.join("c").await;
-        let taken: BTreeSet<_> = counts(&case.haul(&take(&c, 2)).await).into_iter().collect();
-        assert_eq!(taken, BTreeSet::from([(all[0], 4, 4), (all[1], 3, 0)]));
+        assert_eq!(counted(&c).await, expected([(0, 2), (1, 1), (0, 1)]));
+        // Given back untried it is as it was, whether it was charged or not.
+        case.settle(&c, [(all[1], Become::Charged { crashes: 1 }), (all[2], Become::Charged { crashes: 1 })]).await;
+        let ends = [(all[0], back(2)), (all[1], back(1)), (all[2], Become::Needs { name: "Trade".to_owned(), version: 1, crashes: 1 })];
+        case.settle(&c, ends).await;
+        assert_eq!(counted(&c).await, expected([(0, 2), (1, 1), (0, 1)]));
+        // Where the answer that handed them out was lost, none of them has run.
+        let nothing = Take { in_hand: Some(Vec::new()), ..take(&c, 0) };
+        assert_eq!(case.haul(&nothing).await.waiting, 3);
+        assert_eq!(counted(&c).await[0], (all[0], 0, 2));
     }
 
     async fn the_dead_are_freed_page_by_page_and_fenced_from_the_first(case) {
@@ -686,7 +727,7 @@ contract! {
         let all = case.shared(4).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 3).await, all[..3]);
-        case.settle(&a, [(all[0], Become::Back)]).await;
+        case.settle(&a, [(all[0], back(0))]).await;
         let stranger = Holder { epoch: a.epoch + 1, ..a.clone() };
         for stranger in [stranger, Holder { owner: "c".to_owned(), ..a.clone() }] {
             assert!(!case.broker.release(&crew(), &stranger).await.unwrap());
@@ -699,9 +740,9 @@ contract! {
         assert_eq!(case.took(&take(&a, 9)).await, Took::Fenced);
         let crew = case.crew().await;
         assert_eq!((crew.consumers.len(), crew.pending, crew.waiting), (1, 3, 3));
-        // What it still had counts as handed out: it may have been tried.
+        // What it still had may have been running.
         let taken: BTreeSet<_> = counts(&case.haul(&take(&b, 3)).await).into_iter().collect();
-        assert_eq!(taken, BTreeSet::from([(all[0], 1, 0), (all[1], 2, 0), (all[2], 2, 0)]));
+        assert_eq!(taken, BTreeSet::from([(all[0], 0, 0), (all[1], 0, 1), (all[2], 0, 1)]));
         assert_eq!(case.takes(&b, 9).await, all[3..]);
     }
 
@@ -711,7 +752,7 @@ contract! {
         case.takes(&a, 2).await;
         case.settle(&a, [(all[0], Become::Done)]).await;
         assert_eq!(case.bury("a").await, 1);
-        assert_eq!(counts(&case.haul(&take(&b, 9)).await), [(all[1], 2, 0)]);
+        assert_eq!(counts(&case.haul(&take(&b, 9)).await), [(all[1], 0, 1)]);
     }
 
     // Dead letters.
@@ -885,7 +926,7 @@ contract! {
         let all = case.shared(8).await;
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 6).await, all[..6]);
-        let ends = [Become::Back, again(1, LONG), needs("Trade", 2), Become::Done, Become::Back];
+        let ends = [back(0), again(1, LONG), needs("Trade", 2), Become::Done, back(0)];
         case.settle(&a, all.iter().copied().zip(ends)).await;
         case.cut(all[4]);
         let (lost, found) = case.lost(&b).await;
@@ -899,7 +940,7 @@ contract! {
     }
 
     async fn what_was_in_hand_is_a_loss_when_it_is_given_back_and_gone(case) {
-        for what in [Become::Back, again(1, LONG), needs("Trade", 2)] {
+        for what in [back(0), again(1, LONG), needs("Trade", 2)] {
             let all = case.append(3).await;
             let group = crew();
             if case.broker.create(&group, Start::Earliest).await.unwrap() == Created::Exists {
@@ -923,7 +964,7 @@ contract! {
         let all = case.shared(4).await;
         let a = case.join("a").await;
         assert_eq!(case.takes(&a, 3).await, all[..3]);
-        case.settle(&a, [(all[1], Become::Back), (all[2], Become::Back)]).await;
+        case.settle(&a, [(all[1], back(0)), (all[2], back(0))]).await;
         case.remove(&[all[1]]);
         let (lost, found) = case.lost(&a).await;
         assert_eq!((lost.deleted, lost.count, found), (true, 1, true));
@@ -937,7 +978,7 @@ contract! {
         let all = case.shared(8).await;
         let a = case.join("a").await;
         assert_eq!(case.takes(&a, 2).await, all[..2]);
-        case.settle(&a, [(all[0], Become::Back)]).await;
+        case.settle(&a, [(all[0], back(0))]).await;
         case.cut(all[4]);
         let go_on = Take { go_on: true, ..take(&a, 2) };
         let haul = case.haul(&go_on).await;
@@ -958,7 +999,7 @@ contract! {
         case.takes(&a, 20).await;
         case.takes(&b, 20).await;
         case.takes(&c, 10).await;
-        case.settle(&a, all[..20].iter().map(|id| (*id, Become::Back))).await;
+        case.settle(&a, all[..20].iter().map(|id| (*id, back(0)))).await;
         case.cut(all[52]);
         // Gone before it was given back, and so no longer in the server's list.
         assert_eq!(case.bury("b").await, 20);
@@ -976,7 +1017,7 @@ contract! {
         let (a, b) = (case.join("a").await, case.join("b").await);
         assert_eq!(case.takes(&a, 10).await, all[..10]);
         case.cut(all[8]);
-        case.settle(&a, all[..10].iter().map(|id| (*id, Become::Back))).await;
+        case.settle(&a, all[..10].iter().map(|id| (*id, back(0)))).await;
         let haul = case.haul(&Take { go_on: true, ..take(&b, 2) }).await;
         assert_eq!((entry_ids(&haul), haul.lost.map(|lost| lost.count)), (all[8..10].to_vec(), Some(8)));
     }
@@ -1034,7 +1075,7 @@ contract! {
         let all = case.shared(3).await;
         let a = case.join("a").await;
         assert_eq!(case.takes(&a, 2).await, all[..2]);
-        case.settle(&a, [(all[0], Become::Back)]).await;
+        case.settle(&a, [(all[0], back(0))]).await;
         case.delete();
         case.mark_as(&crew());
         assert_eq!(case.took(&take(&a, 9)).await, Took::Ahead { at: all[1], last: EntryId::ZERO });
@@ -1080,7 +1121,7 @@ contract! {
         }
         let c = case.join("c").await;
         assert!(c.epoch > state.reset);
-        let expected: Vec<_> = all[1..].iter().map(|id| (*id, 1, 0)).collect();
+        let expected: Vec<_> = all[1..].iter().map(|id| (*id, 0, 0)).collect();
         assert_eq!(counts(&case.haul(&take(&c, 9)).await), expected, "what had failed begins anew");
     }
 
@@ -1088,7 +1129,7 @@ contract! {
         let all = case.shared(2).await;
         let a = case.join("a").await;
         case.takes(&a, 1).await;
-        case.settle(&a, [(all[0], Become::Back)]).await;
+        case.settle(&a, [(all[0], back(0))]).await;
         case.delete();
         let new = case.append(2).await;
         assert_eq!(case.broker.reset(&crew(), Some(a.epoch), Start::Earliest).await.unwrap(), Reset::Done { at: EntryId::ZERO });

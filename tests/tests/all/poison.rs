@@ -15,7 +15,7 @@ use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, DeadLetterFilter, DeadLetters, EntryId,
     GroupStatus, Outcome, Publisher, Registration, State, Stopped, StreamEvent, consumer, consumers, stream_event,
 };
-use streams_tests::poison::{DECODING, Dose, End, JOURNAL, Pill};
+use streams_tests::poison::{DECODING, Dose, End, JOURNAL, Pill, Vaccine};
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Process, RedisServer, logged_from};
 
 /// A dose for a dropped app.
@@ -983,23 +983,22 @@ impl Site {
         self.until(|output| output.lines().any(|line| line == last))
     }
 
-    /// The same until its queue is empty.
-    fn until_empty(&self) -> String {
+    /// The same until its queues of the stream are empty.
+    fn until_empty(&self, stream: &str, partitions: u32) -> String {
         let mut client = RedisServer::client(&self.url);
-        self.until(|_| {
-            let mut groups = redis::cmd("XINFO");
-            let Ok(groups) =
-                groups.arg("GROUPS").arg("doses").query::<redis::streams::StreamInfoGroupsReply>(&mut client)
-            else {
+        let stream = StreamKey::new(None, stream, partitions);
+        let mut is_empty = |partition: u32| {
+            let info = |of: &str| redis::cmd("XINFO").arg(of).arg(stream.partition(partition).as_str()).clone();
+            let Ok(groups) = info("GROUPS").query::<redis::streams::StreamInfoGroupsReply>(&mut client) else {
                 return false;
             };
-            let last: redis::streams::StreamInfoStreamReply =
-                redis::cmd("XINFO").arg("STREAM").arg("doses").query(&mut client).unwrap();
+            let last: redis::streams::StreamInfoStreamReply = info("STREAM").query(&mut client).unwrap();
             let is_empty = |group: &redis::streams::StreamInfoGroup| {
                 group.pending == 0 && group.last_delivered_id == last.last_generated_id
             };
             groups.groups.iter().any(is_empty)
-        })
+        };
+        self.until(|_| (0..partitions).all(&mut is_empty))
     }
 
     fn until(&self, mut is_over: impl FnMut(&str) -> bool) -> String {
@@ -1112,7 +1111,7 @@ async fn events_of_a_queue_that_end_the_process_are_given_up_and_those_beside_th
     let poison = [(5, End::Abort, always), (17, End::Overflow, always), (23, End::Exit, always), (30, End::Exhaust, 1)];
     site.publish(doses(60, &poison)).await;
     let (site, said) = tokio::task::spawn_blocking(|| {
-        let said = site.until_empty();
+        let said = site.until_empty("doses", 1);
         (site, said)
     })
     .await
@@ -1130,6 +1129,27 @@ async fn events_of_a_queue_that_end_the_process_are_given_up_and_those_beside_th
         let times = ends.iter().filter(|end| **end == n).count();
         assert!((1..=4).contains(&times), "{n}: {ends:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_queue_has_in_hand_on_other_partitions_outlives_the_events_that_end_the_process() {
+    let site = Site::of("vaccines");
+    let bad = [4, 14];
+    site.publish((1..=60).map(|n| Vaccine { n, bad: bad.contains(&n) })).await;
+    let (site, said) = tokio::task::spawn_blocking(|| {
+        let said = site.until_empty("vaccines", 4);
+        (site, said)
+    })
+    .await
+    .unwrap();
+    let mut given_up = site.given_up_by("vaccines", |vaccine: Vaccine| vaccine.n).await;
+    given_up.sort();
+    assert_eq!(given_up, bad.map(|n| (n, "crash".to_owned())), "{:?}", site.ends());
+    for n in (1..=60).filter(|n| !bad.contains(n)) {
+        assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
+    }
+    // Some of its crashes may be those of the other, which was beside it.
+    assert!(bad.iter().all(|n| (2..=4).contains(&site.ends().iter().filter(|end| *end == n).count())));
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn a_shared_state_has_the_fields_that_are_documented() {
     let (a, b) = (case.join("a/1").await, case.join("b/2").await);
     assert_eq!(case.takes(&a, 3).await, all[..3]);
     let again = Become::Again { failed: 2, after: LONG };
-    let needs = Become::Needs { name: "Trade".to_owned(), version: 12 };
+    let needs = Become::Needs { name: "Trade".to_owned(), version: 12, crashes: 0 };
     let before = case.broker.now().await.unwrap();
     case.settle(&a, [(all[0], again), (all[1], needs)]).await;
     let declares = events(&[("Trade", 1)]);
@@ -223,8 +223,8 @@ async fn a_full_server_stops_dead_letters_and_nothing_else_of_a_work_queue() {
         Become::Done,
         Become::PassedOver { name: "Other".to_owned() },
         Become::Again { failed: 1, after: Duration::ZERO },
-        Become::Back,
-        Become::Needs { name: "Trade".to_owned(), version: 2 },
+        Become::Back { crashes: 0 },
+        Become::Needs { name: "Trade".to_owned(), version: 2, crashes: 0 },
     ];
     // The letter stays in hand; the others are settled all the same, although they came in one call.
     let letter = [(all[6], Become::Dead(fields("x")))];
@@ -299,7 +299,7 @@ async fn a_clock_that_goes_back_makes_nothing_wait_longer_than_it_may() {
     // The clock was two hours ahead when that was written.
     site.run::<()>(&format!("ZINCRBY streams:{{trades}}:crew:waiting 7200000 {}", all[0]));
     let haul = site.case.haul(&take(&a, 9)).await;
-    assert_eq!(counts(&haul), [(all[0], 2, 1), (all[1], 1, 0)]);
+    assert_eq!(counts(&haul), [(all[0], 1, 0), (all[1], 0, 0)]);
 }
 
 // Others on the same group.
@@ -335,7 +335,7 @@ async fn who_reads_by_hand_is_seen_and_freed_only_when_it_was_silent() {
     assert_eq!(case.crew().await.consumers.len(), 1);
     let mut taken = counts(&case.haul(&take(&a, 3)).await);
     taken.sort_unstable();
-    assert_eq!(taken, [(all[1], 1, 0), (all[2], 1, 0), (all[3], 1, 0)]);
+    assert_eq!(taken, [(all[1], 0, 0), (all[2], 0, 0), (all[3], 0, 0)]);
     // What nobody has in hand is nobody's, and no consumer.
     assert_eq!(case.frees("_free", &Life::Foreign { silent: Duration::ZERO }, 9).await, Freed::Contended);
     assert_eq!(case.broker.join(&crew(), "_free", LEASE).await.unwrap_err().kind(), BrokerErrorKind::Refused);
@@ -402,7 +402,7 @@ async fn what_was_acknowledged_or_claimed_by_hand_is_neither_handed_out_nor_lost
     assert_eq!(site.run::<u64>("EXISTS streams:{trades}:crew:failed"), 0);
     // In hand and acknowledged by somebody else it is not ours to settle any more.
     assert_eq!(site.run::<u64>(&format!("XACK trades crew {}", all[3])), 1);
-    let settled = case.settled(&settle(&a, [(all[3], Become::Back)])).await;
+    let settled = case.settled(&settle(&a, [(all[3], Become::Back { crashes: 0 })])).await;
     assert_eq!(settled, Some(Settled { lost: vec![all[3]], ..Settled::default() }));
 }
 
@@ -457,7 +457,7 @@ async fn a_group_that_others_read_is_adopted_with_what_they_have_in_hand() {
     assert_eq!(case.frees("python", &Life::Foreign { silent: Duration::ZERO }, 9).await, Freed::All(2));
     let mut taken = counts(&case.haul(&take(&a, 9)).await);
     taken.sort_unstable();
-    assert_eq!(taken, [(all[0], 1, 0), (all[2], 1, 0)]);
+    assert_eq!(taken, [(all[0], 0, 0), (all[2], 0, 0)]);
 }
 
 #[tokio::test]
@@ -467,7 +467,14 @@ async fn nothing_is_stranded_when_a_state_was_deleted_by_hand_and_the_group_is_a
     let all = case.shared(4).await;
     let a = case.join("a").await;
     assert_eq!(case.takes(&a, 3).await, all[..3]);
-    case.settle(&a, [(all[0], Become::Back), (all[1], Become::Needs { name: "Trade".to_owned(), version: 2 })]).await;
+    case.settle(
+        &a,
+        [
+            (all[0], Become::Back { crashes: 0 }),
+            (all[1], Become::Needs { name: "Trade".to_owned(), version: 2, crashes: 0 }),
+        ],
+    )
+    .await;
     site.run::<u64>("DEL streams:{trades}:crew");
     assert!(matches!(case.broker.adopt(&crew(), Duration::ZERO).await.unwrap(), Adopted::Done(_)));
     assert_eq!(case.crew().await.needed, events(&[]), "what was needed is found out anew");
@@ -486,16 +493,19 @@ async fn what_an_earlier_group_of_the_name_has_left_is_nothing_to_a_new_one() {
     let all = case.shared(4).await;
     let a = case.join("a").await;
     assert_eq!(case.takes(&a, 3).await, all[..3]);
-    let needs = Become::Needs { name: "Trade".to_owned(), version: 2 };
-    case.settle(&a, [(all[0], Become::Back), (all[1], needs), (all[2], Become::Again { failed: 7, after: LONG })])
-        .await;
+    let needs = Become::Needs { name: "Trade".to_owned(), version: 2, crashes: 0 };
+    case.settle(
+        &a,
+        [(all[0], Become::Back { crashes: 0 }), (all[1], needs), (all[2], Become::Again { failed: 7, after: LONG })],
+    )
+    .await;
     site.run::<u64>("XGROUP DESTROY trades crew");
     site.run::<u64>("DEL streams:{trades}:crew");
     case.cut(all[2]);
     assert_eq!(case.broker.create(&crew(), Start::Earliest).await.unwrap(), Created::Made);
     assert_eq!(case.crew().await.waiting, 0);
     let b = case.join("b").await;
-    assert_eq!(counts(&case.haul(&take(&b, 9)).await), [(all[2], 1, 0), (all[3], 1, 0)]);
+    assert_eq!(counts(&case.haul(&take(&b, 9)).await), [(all[2], 0, 0), (all[3], 0, 0)]);
 }
 
 #[tokio::test]
@@ -506,7 +516,7 @@ async fn a_reset_leaves_no_consumer_of_the_server_and_nothing_pending() {
     let a = case.join("a").await;
     assert_eq!(case.takes(&a, 600).await, all[..600]);
     site.reads("python", 50);
-    case.settle(&a, all[..300].iter().map(|id| (*id, Become::Back))).await;
+    case.settle(&a, all[..300].iter().map(|id| (*id, Become::Back { crashes: 0 }))).await;
     let reset = case.broker.reset(&crew(), Some(a.epoch), Start::At(all[1])).await.unwrap();
     assert_eq!(reset, Reset::Done { at: all[0] });
     assert_eq!(site.pending(), []);

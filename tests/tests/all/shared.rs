@@ -13,7 +13,7 @@ use streams_runtime::{
     App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetter, DeadLetterFilter, Delivery, EntryId,
     GroupStatus, OnDataLoss, Outcome, Phase, Registration, Start, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Lab, Op, logged};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
 use tokio::time::Instant;
 
 /// A picture that was uploaded.
@@ -35,6 +35,18 @@ struct Removed {
 #[derive(Debug, Clone, PartialEq)]
 struct RemovedNow {
     n: u64,
+}
+
+/// An event of a stream with several partitions.
+#[stream_event(stream = "scans", key = n, partitions = 8)]
+#[derive(Debug, Clone, PartialEq)]
+struct Scanned {
+    n: u64,
+}
+
+#[consumer(group = "readers", delivery = "shared", concurrency = 16)]
+async fn read(scan: Scanned, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, scan.n).await
 }
 
 /// How many handlers ran at the same time at most.
@@ -492,6 +504,41 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
 }
 
 #[tokio::test]
+async fn what_waits_for_its_turn_on_another_partition_is_not_charged_with_the_end_of_the_process() {
+    // It is on the first partition, whose turn is first.
+    const POISON: u64 = 4;
+    let world = World::new();
+    for n in 1..=16 {
+        world.lab.script("readers", n, [if n == POISON { Act::Hang } else { Act::Sleep(secs(1)) }]);
+    }
+    let start = || async {
+        let wire = Faulty::over(Arc::new(world.store.clone()));
+        let app = world.start_on(&wire, consumers![read], Config::new()).await;
+        (wire, app)
+    };
+    let called = || world.lab.events("readers").into_iter().filter(|n| *n == POISON).count();
+    let first = start().await;
+    for receipt in first.1.publisher().publish_all((1..=16).map(|n| Scanned { n })).await {
+        receipt.unwrap();
+    }
+    let mut process = first;
+    for runs in 1..=4 {
+        while called() < runs {
+            tokio::time::sleep(millis(1)).await;
+        }
+        kill(process);
+        process = start().await;
+    }
+    let (_, app) = process;
+    settled(&app).await;
+    let letters = app.dead_letters::<Scanned>("readers").await.unwrap();
+    let letters: Vec<_> = letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause())).collect();
+    assert_eq!(letters, [(POISON, "crash")]);
+    let ended: BTreeSet<_> = world.lab.ended("readers").into_iter().collect();
+    assert_eq!(ended, (1..=16).filter(|n| *n != POISON).collect());
+}
+
+#[tokio::test]
 async fn the_last_run_of_an_event_is_alone() {
     let world = World::new();
     world.lab.always("thumbnails", 1, Act::Hang);
@@ -538,6 +585,49 @@ async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
         assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
         assert_eq!((status(&app).done, world.crew().await.pending), (20, 0));
         assert!((1..=20).all(|n| world.attempts(n) == [1]));
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Fail, Act::Sleep(secs(1))]);
+    let app = world.start(options().with_concurrency(2).with_backoff(millis(1), millis(1))).await;
+    settled(&app).await;
+    // The call after the one that hands it out is made when it was given back, and before that is said again.
+    for wait in [Duration::ZERO, millis(10)] {
+        world.wire.once(Op::Take, Fault::Delay(wait));
+    }
+    world.wire.once(Op::Settle, Fault::LoseReply);
+    let settles = world.wire.calls(Op::Settle);
+    publish(&app, [1]).await;
+    settled(&app).await;
+    assert!(world.wire.calls(Op::Settle) > settles + 2, "its failure was told twice");
+    assert_eq!(world.attempts(1), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_has_crashed_runs_when_the_server_has_charged_it_and_not_before() {
+    for fails in [false, true] {
+        let world = World::new();
+        world.lab.script("thumbnails", 1, [Act::Hang]);
+        let first = world.apart(2).await;
+        publish(&first.1, [1]).await;
+        world.lab.called("thumbnails", 1).await;
+        kill(first);
+        world.lab.script("thumbnails", 1, []);
+        let (wire, app) = world.apart(2).await;
+        if fails {
+            wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Unavailable));
+        }
+        // The charge, or what gives the event back that could not be charged.
+        let gate = Gate::default();
+        wire.once(Op::Settle, Fault::Hold(gate.clone()));
+        gate.arrived(1).await;
+        assert_eq!(world.attempts(1), [1]);
+        gate.open();
+        settled(&app).await;
+        assert_eq!(world.attempts(1), [1, 1]);
     }
 }
 

@@ -37,7 +37,9 @@ enum Consumer {
 
 struct Pending {
     owner: Option<String>,
-    deliveries: u64,
+    crashes: u32,
+    /// Whether the end of the consumer that has it in hand is a crash of it.
+    charged: bool,
 }
 
 impl Queue {
@@ -73,11 +75,12 @@ impl Queue {
         held.map(|(id, _)| *id).collect()
     }
 
-    /// Takes an entry out of whichever hand it is in, to be taken from `due` on; `untried` as if it had not been handed out.
-    fn let_go(&mut self, id: EntryId, due: u64, untried: bool) {
+    /// Takes an entry out of whichever hand it is in, to be taken from `due` on.
+    fn let_go(&mut self, id: EntryId, due: u64, has_crashed: bool) {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.owner = None;
-            pending.deliveries -= u64::from(untried && pending.deliveries > 0);
+            pending.crashes += u32::from(has_crashed && pending.charged);
+            pending.charged = false;
             self.waiting.insert((due, id));
         }
     }
@@ -135,7 +138,7 @@ impl Store {
         queue.beat(owner);
         if let Some(in_hand) = &take.in_hand {
             for id in queue.held(owner).into_iter().filter(|id| !in_hand.contains(id)) {
-                queue.let_go(id, 0, true);
+                queue.let_go(id, 0, false);
             }
         }
         if let Some(lost) = queue.lost.filter(|_| !take.go_on) {
@@ -184,8 +187,8 @@ impl Store {
             let failed = queue.failed.get(&entry.id).copied().unwrap_or(0);
             if let Some(pending) = queue.pending.get_mut(&entry.id) {
                 pending.owner = Some(owner.clone());
-                pending.deliveries += 1;
-                entries.push(Delivered { entry, deliveries: pending.deliveries, failed });
+                pending.charged = pending.crashes == 0;
+                entries.push(Delivered { entry, failed, crashes: pending.crashes });
             }
         }
         let room = take.count - entries.len();
@@ -196,8 +199,8 @@ impl Store {
                 state.at = entry.id;
                 state.at_event = entry.given_id().unwrap_or_default().to_owned();
                 state.seen = state.seen.map(|seen| seen + 1);
-                queue.pending.insert(entry.id, Pending { owner: Some(owner.clone()), deliveries: 1 });
-                entries.push(Delivered { entry, deliveries: 1, failed: 0 });
+                queue.pending.insert(entry.id, Pending { owner: Some(owner.clone()), crashes: 0, charged: true });
+                entries.push(Delivered { entry, failed: 0, crashes: 0 });
             }
             if is_end || (state.seen.is_none() && state.at == log.last) {
                 // All that was ever added was handed out, or was deleted unread.
@@ -220,11 +223,11 @@ impl Store {
         let queue = state.queue.as_mut().filter(|queue| queue.has(&settle.holder))?;
         let (mut settled, mut free) = (Settled::default(), false);
         for (id, end) in &settle.ends {
-            let held = queue.pending.get(id).and_then(|pending| pending.owner.as_ref());
-            if held != Some(&settle.holder.owner) {
+            let held = queue.pending.get_mut(id).filter(|held| held.owner.as_ref() == Some(&settle.holder.owner));
+            let Some(held) = held else {
                 settled.lost.push(*id);
                 continue;
-            }
+            };
             match end {
                 Become::Done => queue.forget(*id),
                 Become::PassedOver { name } if state.events.contains_key(name) => settled.declared.push(*id),
@@ -234,12 +237,15 @@ impl Store {
                     queue.let_go(*id, now.saturating_add(millis(*after)), false);
                     free |= after.is_zero();
                 }
-                Become::Back => {
-                    queue.let_go(*id, 0, true);
+                Become::Charged { crashes } => (held.crashes, held.charged) = (*crashes, true),
+                Become::Back { crashes } => {
+                    held.crashes = *crashes;
+                    queue.let_go(*id, 0, false);
                     free = true;
                 }
-                Become::Needs { name, version } => {
-                    queue.let_go(*id, 0, true);
+                Become::Needs { name, version, crashes } => {
+                    held.crashes = *crashes;
+                    queue.let_go(*id, 0, false);
                     queue.waiting.remove(&(0, *id));
                     queue.needs.insert(*id, (name.clone(), *version));
                     free = true;
@@ -312,7 +318,7 @@ impl Store {
         let held = queue.held(owner);
         let freed = held.len().min(count);
         for id in &held[..freed] {
-            queue.let_go(*id, 0, false);
+            queue.let_go(*id, 0, true);
         }
         if freed < held.len() {
             return Freed::Some(freed as u64);
@@ -327,7 +333,7 @@ impl Store {
         let queue = self.groups.get_mut(group.state()).and_then(|state| state.queue.as_mut());
         let Some(queue) = queue.filter(|queue| queue.has(holder)) else { return false };
         for id in queue.held(&holder.owner) {
-            queue.let_go(id, 0, false);
+            queue.let_go(id, 0, true);
         }
         queue.consumers.remove(&holder.owner);
         self.ring(group, now);

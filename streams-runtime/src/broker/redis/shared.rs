@@ -77,13 +77,13 @@ pub(super) fn took(mut answer: Answer) -> Parsed<Took> {
     })
 }
 
-/// `[entry, times handed out, failed attempts]`.
+/// `[entry, failed attempts, crashes]`.
 fn delivered(value: Value) -> Parsed<Delivered> {
     let mut parts = parse::array(value)?.into_iter();
     let mut part = || parts.next().unwrap_or_default();
     let entry = parse::entry(part())?;
-    let (deliveries, failed) = (parse::number(part())?, parse::number(part())?);
-    Ok(Delivered { entry, deliveries, failed: u32::try_from(failed).unwrap_or(u32::MAX) })
+    let mut count = || parse::number(part()).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    Ok(Delivered { entry, failed: count()?, crashes: count()? })
 }
 
 /// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, how many.
@@ -142,8 +142,11 @@ fn settle_script(
             Become::Done => invocation.arg("done").arg(0),
             Become::PassedOver { name } => invocation.arg("passed").arg(1).arg(name),
             Become::Again { failed, after } => invocation.arg("again").arg(2).arg(*failed).arg(exact(*after)),
-            Become::Back => invocation.arg("back").arg(0),
-            Become::Needs { name, version } => invocation.arg("needs").arg(2).arg(name).arg(*version),
+            Become::Charged { crashes } => invocation.arg("charged").arg(1).arg(*crashes),
+            Become::Back { crashes } => invocation.arg("back").arg(1).arg(*crashes),
+            Become::Needs { name, version, crashes } => {
+                invocation.arg("needs").arg(3).arg(*crashes).arg(name).arg(*version)
+            }
             Become::Dead(fields) => {
                 invocation.arg("dead").arg(fields.len() * 2);
                 let pairs = fields.iter();

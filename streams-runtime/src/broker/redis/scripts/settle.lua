@@ -2,7 +2,7 @@
 -- KEYS: stream, state, waiting, needs, failed, dead letters, bell.
 -- ARGV: group, token, epoch, most dead letters, their greatest age in ms, rings that the bell keeps, lowest and highest id,
 --       (id, what, number of arguments, arguments)*: done; passed with a name; again with failed attempts and a wait in ms;
---       back; needs with name and version; dead with fields and values.
+--       charged or back with crashes; needs with crashes, name and version; dead with fields and values.
 local stream, state, waiting, needs, failed, dead, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local group, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
 
@@ -50,6 +50,10 @@ local function give_back(id, times, due, need)
   end
   free = free or need or due == 0
 end
+-- How often the server has handed out what had so many crashes and is not charged.
+local function untried(id, crashes)
+  return tonumber(redis.call('HGET', failed, id) or '0') + tonumber(crashes)
+end
 -- What of it is in hand, with how often it was handed out.
 local holds_now, from = {}, ARGV[7]
 repeat
@@ -80,10 +84,13 @@ while ARGV[i] do
   elseif what == 'again' then
     redis.call('HSET', failed, id, a)
     give_back(id, times, b == '0' and 0 or digits(clock + tonumber(b)))
+  elseif what == 'charged' then
+    redis.call('XCLAIM', stream, group, owner, 0, id, 'RETRYCOUNT', untried(id, a) + 1, 'JUSTID')
   elseif what == 'back' then
-    give_back(id, math.max(times - 1, 0), 0)
+    give_back(id, untried(id, a), 0)
   elseif what == 'needs' then
-    give_back(id, math.max(times - 1, 0), 0, a .. '@' .. string.format('%010d', tonumber(b)) .. ' ' .. id)
+    local version = string.format('%010d', tonumber(ARGV[i + 5]))
+    give_back(id, untried(id, a), 0, b .. '@' .. version .. ' ' .. id)
   elseif what == 'dead' and room() then
     redis.call('XADD', dead, '*', unpack(ARGV, i + 3, i + 2 + number))
     ends = true

@@ -100,7 +100,9 @@ if ARGV[8] == '1' then
     local page = redis.call('XPENDING', stream, group, from, '+', 500, owner)
     for _, pending in ipairs(page) do
       if not keeps[pending[1]] then
-        let_go(stream, group, pending[1], math.max(pending[4] - 1, 0))
+        -- One of two crashes or more was not charged, one without any was; of one the first crash is forgotten with that.
+        local attempts = tonumber(redis.call('HGET', failed, pending[1]) or '0')
+        let_go(stream, group, pending[1], pending[4] - attempts > 1 and pending[4] or attempts)
         redis.call('ZADD', waiting, 0, pending[1])
       end
       from = '(' .. pending[1]
@@ -201,7 +203,8 @@ for _, candidate in ipairs(candidates) do
     -- Somebody has acknowledged it by hand.
     drop(candidate.key, candidate.member, id)
   else
-    candidate.times = pending[4] + 1
+    candidate.attempts = tonumber(redis.call('HGET', failed, id) or '0')
+    candidate.crashes = math.max(pending[4] - candidate.attempts, 0)
     table.insert(again, candidate)
   end
 end
@@ -218,10 +221,11 @@ end
 local handed = {}
 for _, candidate in ipairs(again) do
   redis.call('ZREM', candidate.key, candidate.member)
+  -- Charged if it has no crash; otherwise that is done before it runs.
+  local times = candidate.attempts + math.max(candidate.crashes, 1)
   -- The entry was read already, and may be large.
-  redis.call('XCLAIM', stream, group, owner, 0, candidate.id, 'RETRYCOUNT', candidate.times, 'JUSTID')
-  local attempts = redis.call('HGET', failed, candidate.id) or '0'
-  table.insert(handed, {candidate.entry, candidate.times, attempts})
+  redis.call('XCLAIM', stream, group, owner, 0, candidate.id, 'RETRYCOUNT', times, 'JUSTID')
+  table.insert(handed, {candidate.entry, digits(candidate.attempts), digits(candidate.crashes)})
 end
 local waits = redis.call('ZCARD', waiting) + redis.call('ZCARD', needs)
 local room = count - #handed
@@ -229,7 +233,7 @@ if room > 0 and waits < most_waiting then
   local read = next_id and redis.call('XREADGROUP', 'GROUP', group, owner, 'COUNT', room, 'STREAMS', stream, '>')
   local entries = read and read[1] and read[1][2] or {}
   for _, entry in ipairs(entries) do
-    table.insert(handed, {entry, 1, '0'})
+    table.insert(handed, {entry, '0', '0'})
   end
   local newest = entries[#entries]
   if newest then
