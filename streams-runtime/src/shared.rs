@@ -148,6 +148,8 @@ struct Desk<'a> {
     /// By when calls have to be over.
     limits: BTreeSet<(Instant, EntryId)>,
     calls: JoinSet<Returned>,
+    /// One that was waited for.
+    slot: Option<OwnedSemaphorePermit>,
     /// How many crashes what is in hand has, where it has any.
     crashed: BTreeMap<EntryId, u32>,
     /// What runs, runs alone.
@@ -280,6 +282,7 @@ impl<'a> Desk<'a> {
             running: BTreeMap::new(),
             limits: BTreeSet::new(),
             calls: JoinSet::new(),
+            slot: None,
             crashed: BTreeMap::new(),
             alone: false,
             bytes: 0,
@@ -322,7 +325,7 @@ impl<'a> Desk<'a> {
             if let Err(ended) = self.advance() {
                 break ended;
             }
-            let (slots, waits, moment) = (&self.sharing.slots, self.waits_for_a_slot(), self.next_moment());
+            let (slots, waits, moment) = (Arc::clone(&self.sharing.slots), self.waits_for_a_slot(), self.next_moment());
             let happened = tokio::select! {
                 biased;
                 () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
@@ -337,8 +340,11 @@ impl<'a> Desk<'a> {
                     self.moment();
                     Ok(())
                 }
-                // Another partition of the group gave one back: `advance` takes it.
-                _ = slots.acquire(), if waits => Ok(()),
+                // Kept for `advance`: one that is let go belongs to whoever waits next, who would do the same.
+                slot = slots.acquire_owned(), if waits => {
+                    self.slot = slot.ok();
+                    Ok(())
+                }
                 answer = reply(&mut look) => {
                     look = None;
                     let now = Instant::now();
@@ -406,6 +412,8 @@ impl<'a> Desk<'a> {
         }
         self.start();
         self.take();
+        // It is kept for what is asked for.
+        self.slot = self.slot.take().filter(|_| self.taking.is_some());
         self.tell();
         Ok(())
     }
@@ -418,9 +426,12 @@ impl<'a> Desk<'a> {
         !self.closing && !self.alone && self.kept.is_none() && settles
     }
 
-    /// Whether nothing but a slot is missing for the next.
+    /// Whether nothing but a slot is missing, to call the next or to ask for one. The partitions of the group have slots in
+    /// turn: who only took those that are left over would wait for as long as another one has a backlog.
     fn waits_for_a_slot(&self) -> bool {
-        !self.queue.is_empty() && self.may_start() && self.sharing.slots.available_permits() == 0
+        let starts = |first: &Queued| first.standing != Standing::Alone || self.running.is_empty();
+        let is_next = self.may_start() && self.queue.front().is_some_and(starts);
+        is_next || self.wanted(1) > 0
     }
 
     fn start(&mut self) {
@@ -441,7 +452,8 @@ impl<'a> Desk<'a> {
                     continue;
                 }
             };
-            let Ok(slot) = Arc::clone(&self.sharing.slots).try_acquire_owned() else { return };
+            let slot = self.slot.take().or_else(|| Arc::clone(&self.sharing.slots).try_acquire_owned().ok());
+            let Some(slot) = slot else { return };
             if let Some(queued) = self.queue.pop_front() {
                 self.call(&queued, consumer, slot);
             }
@@ -667,22 +679,29 @@ impl<'a> Desk<'a> {
         self.take_at = self.take_at.filter(|at| *at > now);
     }
 
-    /// Asks for as much as can be handled soon.
-    fn take(&mut self) {
+    /// How many to ask for, with so many slots idle: as many as can be handled soon.
+    fn wanted(&self, idle: usize) -> usize {
         let waits_alone = self.queue.front().is_some_and(|first| first.standing == Standing::Alone);
         if !self.hungry || self.taking.is_some() || self.take_at.is_some() || waits_alone || !self.may_start() {
-            return;
+            return 0;
         }
-        let group = self.group;
-        let in_hand = self.running.len() + self.queue.len();
         // A handler that takes long has no time for what would be taken ahead for it.
         let slow = self.running.values().filter(|running| running.began.elapsed() >= PATIENCE).count();
         let quick = self.sharing.concurrency.saturating_sub(slow);
-        let (idle, ahead) = (self.sharing.slots.available_permits(), ahead(quick, self.mean));
-        let wanted = (idle + ahead).saturating_sub(self.queue.len()).min(self.count.get());
+        let (ahead, in_hand) = (ahead(quick, self.mean), self.running.len() + self.queue.len());
         // A call for each event that has ended would cost more than the event.
         let enough = self.queue.len() > idle + ahead / 2;
-        if wanted == 0 || enough || (in_hand > 0 && self.bytes >= group.lanes.bytes) {
+        if enough || (in_hand > 0 && self.bytes >= self.group.lanes.bytes) {
+            return 0;
+        }
+        (idle + ahead).saturating_sub(self.queue.len()).min(self.count.get())
+    }
+
+    /// Asks for entries, if any are wanted.
+    fn take(&mut self) {
+        let (group, kept) = (self.group, usize::from(self.slot.is_some()));
+        let wanted = self.wanted(self.sharing.slots.available_permits() + kept);
+        if wanted == 0 {
             return;
         }
         let take = Take {

@@ -38,9 +38,10 @@ struct RemovedNow {
 }
 
 /// An event of a stream with several partitions.
-#[stream_event(stream = "scans", key = n, partitions = 8)]
+#[stream_event(stream = "scans", key = scanner, partitions = 8)]
 #[derive(Debug, Clone, PartialEq)]
 struct Scanned {
+    scanner: u64,
     n: u64,
 }
 
@@ -194,6 +195,12 @@ async fn publish(app: &TestApp, events: impl IntoIterator<Item = u64>) -> Vec<En
     receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
 }
 
+async fn publish_scans(app: &TestApp, scans: impl IntoIterator<Item = Scanned>) {
+    for receipt in app.publisher().publish_all(scans).await {
+        receipt.unwrap();
+    }
+}
+
 /// Waits until everything is settled, but not for ever.
 async fn settled(app: &TestApp) {
     tokio::time::timeout(secs(36_000), app.settled()).await.expect("everything is settled in time").unwrap();
@@ -263,6 +270,31 @@ async fn a_slow_event_delays_no_other() {
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     settled(&app).await;
     assert_eq!(world.sorted(), (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
+    for slots in [1, 3] {
+        let world = World::new();
+        for n in 1..=100 {
+            world.lab.script("readers", n, [Act::Sleep(secs(1))]);
+        }
+        let config = Config::new().consumers(options().with_concurrency(slots));
+        let app = world.start_on(&world.wire, consumers![read], config).await;
+        publish_scans(&app, (1..=50).map(|n| Scanned { scanner: 1, n })).await;
+        world.lab.called("readers", slots as usize).await;
+        // Of four more partitions.
+        publish_scans(&app, [2, 3, 4, 5].map(|scanner| Scanned { scanner, n: 50 + scanner })).await;
+        let before = world.lab.events("readers").len();
+        let waits = |n| !world.lab.events("readers").contains(&n);
+        while (52..=55).any(waits) {
+            tokio::time::sleep(millis(1)).await;
+        }
+        let begun = world.lab.events("readers").len() - before;
+        assert!(begun <= 12, "{begun} have begun meanwhile");
+        settled(&app).await;
+        assert_eq!(app.status().groups.iter().map(|status| status.done).sum::<u64>(), 54);
+    }
 }
 
 #[tokio::test]
@@ -518,9 +550,7 @@ async fn what_waits_for_its_turn_on_another_partition_is_not_charged_with_the_en
     };
     let called = || world.lab.events("readers").into_iter().filter(|n| *n == POISON).count();
     let first = start().await;
-    for receipt in first.1.publisher().publish_all((1..=16).map(|n| Scanned { n })).await {
-        receipt.unwrap();
-    }
+    publish_scans(&first.1, (1..=16).map(|n| Scanned { scanner: n, n })).await;
     let mut process = first;
     for runs in 1..=4 {
         while called() < runs {
