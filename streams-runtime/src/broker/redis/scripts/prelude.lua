@@ -230,3 +230,35 @@ local function mark(stream, group, at, seen)
   redis.call(unpack(command))
 end
 
+-- Why a group cannot be begun anew by hand, which nobody must have begun anew since its epoch was seen (empty: it had no
+-- state); where it can, nil, the fields of its state, and whether its marker is there.
+local function cannot_begin_anew(stream, state, group, mode, seen_epoch)
+  local fields = redis.call('HGETALL', state)
+  local held = by_name(fields)
+  if #fields > 0 and held.mode ~= mode then
+    return {'mode', held.mode or ''}
+  end
+  if (held.epoch or '') ~= seen_epoch then
+    return {'contended'}
+  end
+  local marked = has_group(stream, group)
+  if #fields == 0 and marked then
+    return {'foreign'}
+  end
+  return nil, held, marked
+end
+
+-- Makes the state of a group that is begun anew. Attempts, too, begin anew; what builds have declared is still true, and
+-- letters that wait to be handled again still do.
+local function begin_anew(state, mode, held, at, seen)
+  local epoch = digits(math.max((tonumber(held.epoch) or 0) + 1, now()))
+  redis.call('DEL', state)
+  redis.call('HSET', state, 'mode', mode, 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
+    'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
+  for _, field in ipairs({'events', 'replays'}) do
+    if held[field] then
+      redis.call('HSET', state, field, held[field])
+    end
+  end
+end
+

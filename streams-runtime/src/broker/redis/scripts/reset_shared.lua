@@ -12,21 +12,12 @@ local wrong = wrong_type({
 if wrong then
   return wrong
 end
-local fields = redis.call('HGETALL', state)
-local held = by_name(fields)
-if #fields > 0 and held.mode ~= 'shared' then
-  return {'mode', held.mode or ''}
-end
-if (held.epoch or '') ~= seen_epoch then
-  return {'contended'}
-end
-local marked = has_group(stream, group)
-if #fields == 0 and marked then
-  return {'foreign'}
+local refused, held, marked = cannot_begin_anew(stream, state, group, 'shared', seen_epoch)
+if refused then
+  return refused
 end
 
 local at, seen = begin(stream, ARGV[3], ARGV[4])
-local epoch = digits(math.max((tonumber(seen_epoch) or 0) + 1, now()))
 if marked then
   -- Not destroyed and made anew, which would take the right to do that to the groups of others.
   repeat
@@ -42,13 +33,7 @@ if marked then
 else
   mark(stream, group, at, seen)
 end
-redis.call('DEL', state, KEYS[3], KEYS[4], KEYS[5])
-redis.call('HSET', state, 'mode', 'shared', 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
-  'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
-for _, field in ipairs({'events', 'replays'}) do
-  if held[field] then
-    redis.call('HSET', state, field, held[field])
-  end
-end
+redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
+begin_anew(state, 'shared', held, at, seen)
 ring(bell, group, ARGV[5])
 return {'done', at}
