@@ -5,52 +5,23 @@
 //! defaults.
 
 mod common;
+mod payments;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{connect, median, number, thousands};
+use common::{median, number, thousands};
+use payments::{Payment, count, handlers};
 use streams_runtime::broker::Redis;
 use streams_runtime::{
-    App, Config, ConsumerOptions, EntryId, Publisher, Registration, Start, Stopped, consumer, consumers, stream_event,
+    App, Config, ConsumerOptions, EntryId, Publisher, Registration, Start, Stopped, consumer, consumers,
 };
 use streams_tests::RedisServer;
-use tokio::sync::Notify;
 
 /// How many accounts the events are about.
 const ACCOUNTS: u64 = 1_000;
-/// How long a handler waits that waits.
-const WAIT: Duration = Duration::from_millis(2);
 /// How long a handler computes that computes.
 const COMPUTE: Duration = Duration::from_micros(100);
-
-#[stream_event(stream = "payments", key = account)]
-struct Payment {
-    account: String,
-    amount: u64,
-    time_ms: u64,
-}
-
-static LEFT: AtomicU64 = AtomicU64::new(0);
-static ALL: Notify = Notify::const_new();
-
-fn count() {
-    if LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
-        ALL.notify_one();
-    }
-}
-
-#[consumer(group = "counts")]
-async fn counts(_payment: Payment) {
-    count();
-}
-
-#[consumer(group = "waits")]
-async fn waits(_payment: Payment) {
-    tokio::time::sleep(WAIT).await;
-    count();
-}
 
 #[consumer(group = "computes")]
 async fn computes(payment: Payment) {
@@ -64,22 +35,16 @@ async fn computes(payment: Payment) {
 
 /// Works off the entries from this one on; answers how long that took, from the start to the last event.
 async fn work_off(url: &str, consumer: Registration, from: EntryId, events: u64, lanes: u32) -> Duration {
-    LEFT.store(events, Ordering::Relaxed);
+    payments::expect(events);
     let group = consumer.info.group;
     let options = ConsumerOptions::DEFAULT.with_start(Start::At(from)).with_concurrency(lanes);
     let app = App::with([consumer]).config(Config::new().group(group, options));
     let began = Instant::now();
     let running = app.broker(Arc::new(Redis::open(url).expect("a URL"))).start().await.expect("a start");
-    ALL.notified().await;
+    payments::over().await;
     let took = began.elapsed();
     assert_eq!(running.stop().await, Stopped::Clean);
-    // A new group next time.
-    let mut connection = connect(url).await;
-    let state = format!("streams:{{payments}}:{group}");
-    let _: () = redis::cmd("DEL").arg(&state).query_async(&mut connection).await.expect("an answer");
-    let mut destroy = redis::cmd("XGROUP");
-    let _: () =
-        destroy.arg("DESTROY").arg("payments").arg(group).query_async(&mut connection).await.expect("an answer");
+    payments::forget(url, group).await;
     took
 }
 
@@ -93,15 +58,10 @@ async fn main() {
     common::print_machine(&server);
     let url = server.url();
     let publisher = Publisher::connect(&url).await.expect("a connection");
-    let payments = (0..events).map(|i| Payment {
-        account: format!("account-{}", i % ACCOUNTS),
-        amount: i,
-        time_ms: 1_700_000_000_000 + i,
-    });
-    let answers = publisher.publish_all(payments).await;
+    let answers = publisher.publish_all(payments::payments(0..events, ACCOUNTS)).await;
     let ids: Vec<_> = answers.into_iter().map(|answer| answer.expect("published").entry_id).collect();
 
-    let [counts, waits, computes] = consumers![counts, waits, computes];
+    let ([counts, waits], [computes]) = (handlers(), consumers![computes]);
     let few = waits_for.min(events);
     let plan = [(counts, "counts", events), (waits, "waits 2 ms", few), (computes, "computes 100 us", 10 * few)];
     let mut rows = Vec::new();

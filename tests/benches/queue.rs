@@ -6,53 +6,23 @@
 //! `-- --events 100000 --waits 4000 --slots 8 --rounds 3` are the defaults.
 
 mod common;
+mod payments;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{connect, entries, median, number, server_cpu, thousands};
+use payments::{Payment, WAIT, count, handlers};
 use redis::Value;
 use streams_core::codec;
 use streams_runtime::broker::Redis;
 use streams_runtime::{
-    App, Config, ConsumerOptions, Delivery, Entry, EntryId, Publisher, Registration, Start, Stopped, consumer,
-    consumers, stream_event,
+    App, Config, ConsumerOptions, Delivery, Entry, EntryId, Publisher, Registration, Start, Stopped,
 };
 use streams_tests::RedisServer;
-use tokio::sync::Notify;
 
-/// How long a handler waits that waits.
-const WAIT: Duration = Duration::from_millis(2);
 /// How many entries a bare task reads at once.
 const COUNT: usize = 32;
-
-#[stream_event(stream = "payments")]
-struct Payment {
-    account: String,
-    amount: u64,
-    time_ms: u64,
-}
-
-static LEFT: AtomicU64 = AtomicU64::new(0);
-static ALL: Notify = Notify::const_new();
-
-fn count() {
-    if LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
-        ALL.notify_one();
-    }
-}
-
-#[consumer(group = "counts")]
-async fn counts(_payment: Payment) {
-    count();
-}
-
-#[consumer(group = "waits")]
-async fn waits(_payment: Payment) {
-    tokio::time::sleep(WAIT).await;
-    count();
-}
 
 /// A work queue by hand: so many tasks, each a consumer that acknowledges by the batch.
 async fn bare(url: &str, slots: u64, events: u64) {
@@ -60,7 +30,7 @@ async fn bare(url: &str, slots: u64, events: u64) {
     let mut create = redis::cmd("XGROUP");
     create.arg("CREATE").arg("payments").arg("bare").arg("0");
     let _: () = create.query_async(&mut connection).await.expect("a group");
-    LEFT.store(events, Ordering::Relaxed);
+    payments::expect(events);
     let tasks = (0..slots).map(|slot| {
         let mut connection = connection.clone();
         tokio::spawn(async move {
@@ -69,7 +39,7 @@ async fn bare(url: &str, slots: u64, events: u64) {
                 read.arg("GROUP").arg("bare").arg(slot).arg("COUNT").arg(COUNT);
                 read.arg("STREAMS").arg("payments").arg(">");
                 let found = entries(read.query_async::<Value>(&mut connection).await.expect("a reply"));
-                if found.is_empty() || LEFT.load(Ordering::Relaxed) == 0 {
+                if found.is_empty() || payments::is_over() {
                     return;
                 }
                 let mut acknowledge = redis::cmd("XACK");
@@ -86,7 +56,7 @@ async fn bare(url: &str, slots: u64, events: u64) {
         })
     });
     let tasks: Vec<_> = tasks.collect();
-    ALL.notified().await;
+    payments::over().await;
     for task in tasks {
         task.await.expect("a task");
     }
@@ -97,23 +67,15 @@ async fn bare(url: &str, slots: u64, events: u64) {
 
 /// The runtime, from its start to its end.
 async fn runtime(url: &str, consumer: Registration, slots: u64, start: Start, events: u64, delivery: Delivery) {
-    LEFT.store(events, Ordering::Relaxed);
+    payments::expect(events);
     let options = ConsumerOptions::DEFAULT.with_start(start).with_delivery(delivery);
     let slots = if delivery == Delivery::Shared { slots as u32 } else { 1 };
     let config = Config::new().consumers(options.with_concurrency(slots));
     let broker = Arc::new(Redis::open(url).expect("a URL"));
     let running = App::with([consumer]).broker(broker).config(config).start().await.expect("a start");
-    ALL.notified().await;
+    payments::over().await;
     assert_eq!(running.stop().await, Stopped::Clean);
-    // A new group next time.
-    let mut connection = connect(url).await;
-    let group = consumer.info.group;
-    let mut delete = redis::cmd("DEL");
-    let _: () =
-        delete.arg(format!("streams:{{payments}}:{group}")).query_async(&mut connection).await.expect("an answer");
-    let mut destroy = redis::cmd("XGROUP");
-    let _: () =
-        destroy.arg("DESTROY").arg("payments").arg(group).query_async(&mut connection).await.expect("an answer");
+    payments::forget(url, consumer.info.group).await;
 }
 
 #[tokio::main]
@@ -129,17 +91,13 @@ async fn main() {
     let publisher = Publisher::connect(&url).await.expect("a connection");
     let mut last = Vec::new();
     for page in 0..events.div_ceil(10_000) {
-        let payments = (page * 10_000..((page + 1) * 10_000).min(events)).map(|i| Payment {
-            account: format!("account-{}", i % 1000),
-            amount: i,
-            time_ms: 1_700_000_000_000 + i,
-        });
-        let receipts = publisher.publish_all(payments).await;
+        let amounts = page * 10_000..((page + 1) * 10_000).min(events);
+        let receipts = publisher.publish_all(payments::payments(amounts, 1_000)).await;
         last.extend(receipts.into_iter().map(|receipt| receipt.expect("published").entry_id));
     }
     let behind = last[(events - waiting) as usize];
 
-    let [counts, waits] = consumers![counts, waits];
+    let [counts, waits] = handlers();
     println!(
         "{events} events that are counted, {waiting} whose handlers wait for {WAIT:?}; {slots} slots; medians of {rounds} rounds"
     );
