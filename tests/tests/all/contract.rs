@@ -168,6 +168,12 @@ impl Case {
         }
     }
 
+    /// Commits this step, and what is charged from then on.
+    async fn charge(&self, holder: &Holder, prev: EntryId, next: EntryId, ids: &[EntryId], left: u32) {
+        let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
+        assert_eq!(self.commit(&commit).await, Committed::Done);
+    }
+
     pub(crate) async fn commit(&self, commit: &Commit) -> Committed {
         self.broker.commit(&risk(), commit).await.unwrap()
     }
@@ -1213,26 +1219,22 @@ contract! {
         let all = case.append(3).await;
         case.create(Start::Earliest).await;
         case.prove("a", false, 5).await;
-        let charge = async |holder: &Holder, prev, next, ids: &[EntryId], left| {
-            let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
-            assert_eq!(case.commit(&commit).await, Committed::Done);
-        };
         let zero = EntryId::ZERO;
         let (holder, ..) = case.prove("b", false, 5).await;
-        charge(&holder, zero, zero, &[all[0]], 5).await;
+        case.charge(&holder, zero, zero, &[all[0]], 5).await;
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
         let (holder, _, crashes) = case.prove("c", false, 5).await;
         assert_eq!(crashes, []);
-        charge(&holder, zero, zero, &[all[0]], 5).await;
+        case.charge(&holder, zero, zero, &[all[0]], 5).await;
         let (holder, _, crashes) = case.prove("d", true, 5).await;
         assert_eq!(crashes, []);
-        charge(&holder, zero, zero, &[all[0]], 5).await;
-        charge(&holder, zero, zero, &[], 5).await;
+        case.charge(&holder, zero, zero, &[all[0]], 5).await;
+        case.charge(&holder, zero, zero, &[], 5).await;
         let (holder, proving, crashes) = case.prove("e", false, 5).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
         // One step passes an event and charges the next.
-        charge(&holder, zero, zero, &[all[0]], 5).await;
-        charge(&holder, zero, all[0], &[all[1]], 4).await;
+        case.charge(&holder, zero, zero, &[all[0]], 5).await;
+        case.charge(&holder, zero, all[0], &[all[1]], 4).await;
         let (holder, proving, crashes) = case.prove("f", false, 5).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![(all[1], 1)]));
         // A dead letter goes with what is said of it, and its crashes are forgotten.
@@ -1247,23 +1249,19 @@ contract! {
         let all = case.append(5).await;
         case.create(Start::Earliest).await;
         case.prove("a", false, 5).await;
-        let charge = async |holder: &Holder, prev, next, ids: &[EntryId], left| {
-            let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
-            assert_eq!(case.commit(&commit).await, Committed::Done);
-        };
         let zero = EntryId::ZERO;
         let (holder, ..) = case.prove("b", false, 5).await;
-        charge(&holder, zero, zero, &all[..3], 5).await;
+        case.charge(&holder, zero, zero, &all[..3], 5).await;
         // One is settled, one has come back and is not, one still runs, and one begins.
-        charge(&holder, zero, all[0], &[all[2], all[3]], 4).await;
+        case.charge(&holder, zero, all[0], &[all[2], all[3]], 4).await;
         let (holder, _, mut crashes) = case.prove("c", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[2], 1), (all[3], 1)]);
-        charge(&holder, all[0], all[0], &[all[1], all[3]], 5).await;
+        case.charge(&holder, all[0], all[0], &[all[1], all[3]], 5).await;
         let (holder, _, mut crashes) = case.prove("d", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)]);
-        charge(&holder, all[0], all[0], &all[1..5], 5).await;
+        case.charge(&holder, all[0], all[0], &all[1..5], 5).await;
         assert!(case.broker.release(&risk(), &holder).await.unwrap());
         let (_, _, mut crashes) = case.prove("e", false, 5).await;
         crashes.sort_unstable();

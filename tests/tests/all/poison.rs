@@ -12,8 +12,9 @@ use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, DeadLetterFilter, DeadLetters, EntryId,
-    GroupStatus, Outcome, Publisher, Registration, State, Stopped, StreamEvent, consumer, consumers, stream_event,
+    App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, DeadLetterFilter, DeadLetters, Delivery,
+    EntryId, GroupStatus, Outcome, Publisher, Registration, State, Stopped, StreamEvent, consumer, consumers,
+    stream_event,
 };
 use streams_tests::poison::{DECODING, Dose, End, JOURNAL, Pill, Vaccine};
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Process, RedisServer, logged_from};
@@ -44,6 +45,18 @@ struct Tablet {
 #[consumer(group = "lanes", concurrency = 4)]
 async fn lanes(tablet: Tablet, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, tablet.n).await
+}
+
+/// An event of a stream with several partitions.
+#[stream_event(stream = "jabs", key = n, partitions = 4)]
+#[derive(Debug, Clone)]
+struct Jab {
+    n: u64,
+}
+
+#[consumer(group = "ward", delivery = "shared", concurrency = 4)]
+async fn ward(jab: Jab, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, jab.n).await
 }
 
 #[consumer(group = "batches", batch = 5)]
@@ -760,10 +773,56 @@ impl Numbers {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
 }
 
-/// Lives of processes with stops and kills at any moment, in two groups with poison of their own: it is given up and
-/// nothing else, and everything else is handled.
+/// What hits an event by chance is taken for its crash: a kill, the first end by each poison that was not charged, and one
+/// beside others that are. With two kills, and as much poison as here, that is at most six.
+const HARDY: ConsumerOptions = ConsumerOptions::DEFAULT.with_max_crashes(7);
+
+/// Lives of processes, until everything is settled, which the last one answers: each is killed as soon as poison is called,
+/// and some are stopped or killed before, at any moment.
+async fn live(
+    seed: u64,
+    numbers: &mut Numbers,
+    called: impl Fn() -> usize,
+    start: impl AsyncFn(&mut Numbers) -> TestApp,
+) -> TestApp {
+    let mut kills = 2;
+    for _ in 0..100 {
+        let app = start(numbers).await;
+        let (before, mut left) = (called(), 10_000 + numbers.below(400));
+        let (stops, killed) = (numbers.below(4) == 0, kills > 0 && numbers.below(3) == 0);
+        loop {
+            if called() > before {
+                drop(app);
+                break;
+            }
+            if let Ok(settled) = tokio::time::timeout(millis(1), app.settled()).await {
+                settled.unwrap();
+                return app;
+            }
+            left -= 1;
+            if left < 10_000 && stops {
+                // It may come upon poison while it stops, and is then dropped at the deadline.
+                let _ = app.into_running().stop().await;
+                break;
+            }
+            if left < 10_000 && killed {
+                kills -= 1;
+                drop(app);
+                break;
+            }
+            assert!(left > 0, "seed {seed}: {:?}", app.status());
+        }
+    }
+    panic!("seed {seed}: not settled after a hundred lives");
+}
+
+/// Two groups with poison of their own: it is given up and nothing else, and everything else is handled.
 async fn history(seed: u64) {
     const EVENTS: u64 = 30;
     let world = World::new();
@@ -783,59 +842,24 @@ async fn history(seed: u64) {
     for (group, n) in &poison {
         world.lab.always(group, *n, Act::Hang);
     }
-    let called = || -> usize {
-        let calls = poison.iter().map(|(group, n)| world.lab.events(group).iter().filter(|event| *event == n).count());
-        calls.sum()
-    };
-    // What hits an event by chance is taken for its crash: a kill, the first end by each poison of the other group, which
-    // nobody was charged with, and one beside others that are charged. That is at most six.
-    let mut kills = 2;
-    for life in 0.. {
-        assert!(life < 100, "seed {seed}: {:?}", world.lab.calls("frail"));
-        let bound = [1, 2, 7, 1_000][numbers.below(4) as usize];
-        let options = ConsumerOptions::DEFAULT.with_checkpoint_events(bound).with_max_crashes(7);
-        let config = with(options).shutdown_deadline(millis(50));
-        let app = world.start(consumers![frail, beside], config).await;
-        let (before, mut left) = (called(), 10_000 + numbers.below(400));
-        let (stops, killed) = (numbers.below(4) == 0, kills > 0 && numbers.below(3) == 0);
-        loop {
-            if called() > before {
-                drop(app);
-                break;
-            }
-            if let Ok(settled) = tokio::time::timeout(millis(1), app.settled()).await {
-                settled.unwrap();
-                let mut given_up = Vec::new();
-                for group in ["beside", "frail"] {
-                    for letter in dead(&app, group).await {
-                        assert_eq!(letter.cause(), "crash", "seed {seed}");
-                        given_up.push((group, letter.decode().unwrap().n));
-                    }
-                    for n in (1..=EVENTS).filter(|n| !poison.contains(&(group, *n))) {
-                        assert!(world.lab.ended(group).contains(&n), "seed {seed}: {group} has not handled {n}");
-                        assert!(
-                            !world.lab.calls(group).contains(&(n, 2)),
-                            "seed {seed}: {group} lost an attempt at {n}"
-                        );
-                    }
-                }
-                assert_eq!(given_up, poison, "seed {seed}");
-                return;
-            }
-            left -= 1;
-            if left < 10_000 && stops {
-                // It may come upon poison while it stops, and is then dropped at the deadline.
-                let _ = app.into_running().stop().await;
-                break;
-            }
-            if left < 10_000 && killed {
-                kills -= 1;
-                drop(app);
-                break;
-            }
-            assert!(left > 0, "seed {seed}: {:?}", app.status());
+    let called = || poison.iter().map(|(group, n)| world.calls_in(group, *n)).sum::<usize>();
+    let app = live(seed, &mut numbers, called, async |numbers| {
+        let options = HARDY.with_checkpoint_events(numbers.pick(&[1, 2, 7, 1_000]));
+        world.start(consumers![frail, beside], with(options).shutdown_deadline(millis(50))).await
+    });
+    let app = app.await;
+    let mut given_up = Vec::new();
+    for group in ["beside", "frail"] {
+        for letter in dead(&app, group).await {
+            assert_eq!(letter.cause(), "crash", "seed {seed}");
+            given_up.push((group, letter.decode().unwrap().n));
+        }
+        for n in (1..=EVENTS).filter(|n| !poison.contains(&(group, *n))) {
+            assert!(world.lab.ended(group).contains(&n), "seed {seed}: {group} has not handled {n}");
+            assert!(!world.lab.calls(group).contains(&(n, 2)), "seed {seed}: {group} lost an attempt at {n}");
         }
     }
+    assert_eq!(given_up, poison, "seed {seed}");
 }
 
 #[tokio::test]
@@ -854,7 +878,7 @@ async fn history_of_lanes(seed: u64) {
     let mut poison: Vec<u64> = (0..=numbers.below(3)).map(|_| 1 + numbers.below(EVENTS)).collect();
     poison.sort_unstable();
     poison.dedup();
-    let patients: Vec<_> = (1..=EVENTS).map(|n| (PATIENTS[numbers.below(9) as usize], n)).collect();
+    let patients: Vec<_> = (1..=EVENTS).map(|n| (numbers.pick(&PATIENTS), n)).collect();
     world.publish_tablets(patients.iter().copied()).await;
     for n in 1..=EVENTS {
         let sleep = Act::Sleep(millis(numbers.below(40)));
@@ -864,68 +888,87 @@ async fn history_of_lanes(seed: u64) {
     for n in &poison {
         world.lab.always("lanes", *n, Act::Hang);
     }
-    let called = || -> usize { poison.iter().map(|n| world.calls_in("lanes", *n)).sum() };
-    // As above: two kills, the first end by each poison, and one beside others, are at most six.
-    let mut kills = 2;
-    for life in 0.. {
-        assert!(life < 100, "seed {seed}: {:?}", world.lab.calls("lanes"));
-        let bound = [1, 2, 7, 1_000][numbers.below(4) as usize];
-        let options = ConsumerOptions::DEFAULT
-            .with_concurrency([1, 2, 4, 16][numbers.below(4) as usize])
-            .with_checkpoint_events(bound)
-            .with_max_crashes(7);
-        let config = with(options).shutdown_deadline(millis(50));
-        let app = world.start(consumers![lanes], config).await;
-        let (before, mut left) = (called(), 10_000 + numbers.below(400));
-        let (stops, killed) = (numbers.below(4) == 0, kills > 0 && numbers.below(3) == 0);
-        loop {
-            if called() > before {
-                drop(app);
-                break;
+    let called = || poison.iter().map(|n| world.calls_in("lanes", *n)).sum::<usize>();
+    let app = live(seed, &mut numbers, called, async |numbers| {
+        let options = HARDY.with_checkpoint_events(numbers.pick(&[1, 2, 7, 1_000]));
+        let options = options.with_concurrency(numbers.pick(&[1, 2, 4, 16]));
+        world.start(consumers![lanes], with(options).shutdown_deadline(millis(50))).await
+    });
+    let app = app.await;
+    let given_up: Vec<_> = dead_tablets(&app).await.into_iter().map(|(n, cause, _)| (n, cause)).collect();
+    let expected: Vec<_> = poison.iter().map(|n| (*n, "crash".to_owned())).collect();
+    assert_eq!(given_up, expected, "seed {seed}");
+    for patient in PATIENTS {
+        let of = |n: &u64| patients.iter().any(|(of, other)| *of == patient && other == n);
+        let mut firsts: Vec<u64> = Vec::new();
+        for n in world.lab.events("lanes").into_iter().filter(of) {
+            // A repeat begins with what was not committed; what is new is never before something older.
+            if firsts.last().is_none_or(|last| *last < n) {
+                firsts.push(n);
             }
-            if let Ok(settled) = tokio::time::timeout(millis(1), app.settled()).await {
-                settled.unwrap();
-                let given_up: Vec<_> = dead_tablets(&app).await.into_iter().map(|(n, cause, _)| (n, cause)).collect();
-                let expected: Vec<_> = poison.iter().map(|n| (*n, "crash".to_owned())).collect();
-                assert_eq!(given_up, expected, "seed {seed}");
-                for patient in PATIENTS {
-                    let of = |n: &u64| patients.iter().any(|(of, other)| *of == patient && other == n);
-                    let mut firsts: Vec<u64> = Vec::new();
-                    for n in world.lab.events("lanes").into_iter().filter(of) {
-                        // A repeat begins with what was not committed; what is new is never before something older.
-                        if firsts.last().is_none_or(|last| *last < n) {
-                            firsts.push(n);
-                        }
-                    }
-                    let all: Vec<_> = patients.iter().filter(|(of, _)| *of == patient).map(|(_, n)| *n).collect();
-                    assert_eq!(firsts, all, "seed {seed}: patient {patient}");
-                }
-                for n in (1..=EVENTS).filter(|n| !poison.contains(n)) {
-                    assert!(world.lab.ended("lanes").contains(&n), "seed {seed}: {n} is not handled");
-                }
-                let holding = world.steal_of(&of_lanes()).await;
-                assert_eq!((holding.crashes, holding.attempts), (vec![], vec![]), "seed {seed}");
-                return;
-            }
-            left -= 1;
-            if left < 10_000 && stops {
-                let _ = app.into_running().stop().await;
-                break;
-            }
-            if left < 10_000 && killed {
-                kills -= 1;
-                drop(app);
-                break;
-            }
-            assert!(left > 0, "seed {seed}: {:?}", app.status());
         }
+        let all: Vec<_> = patients.iter().filter(|(of, _)| *of == patient).map(|(_, n)| *n).collect();
+        assert_eq!(firsts, all, "seed {seed}: patient {patient}");
     }
+    for n in (1..=EVENTS).filter(|n| !poison.contains(n)) {
+        assert!(world.lab.ended("lanes").contains(&n), "seed {seed}: {n} is not handled");
+    }
+    let holding = world.steal_of(&of_lanes()).await;
+    assert_eq!((holding.crashes, holding.attempts), (vec![], vec![]), "seed {seed}");
 }
 
 #[tokio::test]
 async fn whatever_happens_to_processes_with_lanes_poison_is_given_up_and_nothing_else() {
     for seed in 0..12 {
         history_of_lanes(seed).await;
+    }
+}
+
+/// The same in a work queue of several partitions.
+async fn history_of_a_queue(seed: u64) {
+    const EVENTS: u64 = 40;
+    let world = World::new();
+    let mut numbers = Numbers(seed);
+    let mut poison: Vec<u64> = (0..=numbers.below(2)).map(|_| 1 + numbers.below(EVENTS)).collect();
+    poison.sort_unstable();
+    poison.dedup();
+    let publisher = Publisher::on(Arc::new(world.store.clone()));
+    for receipt in publisher.publish_all((1..=EVENTS).map(|n| Jab { n })).await {
+        receipt.unwrap();
+    }
+    let failing: Vec<_> = (1..=EVENTS).filter(|_| numbers.below(8) == 0).collect();
+    for n in 1..=EVENTS {
+        let sleep = Act::Sleep(millis(numbers.below(40)));
+        world.lab.script("ward", n, if failing.contains(&n) { vec![Act::Fail, sleep] } else { vec![sleep] });
+    }
+    for n in &poison {
+        world.lab.always("ward", *n, Act::Hang);
+    }
+    let called = || poison.iter().map(|n| world.calls_in("ward", *n)).sum::<usize>();
+    let app = live(seed, &mut numbers, called, async |numbers| {
+        let options = HARDY.with_delivery(Delivery::Shared).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
+        world.start(consumers![ward], with(options).shutdown_deadline(millis(50))).await
+    });
+    let app = app.await;
+    let mut given_up = Vec::new();
+    for letter in app.dead_letters::<Jab>("ward").await.unwrap() {
+        assert_eq!(letter.cause(), "crash", "seed {seed}: {}", letter.reason());
+        given_up.push(letter.decode().unwrap().n);
+    }
+    given_up.sort_unstable();
+    assert_eq!(given_up, poison, "seed {seed}");
+    for n in (1..=EVENTS).filter(|n| !poison.contains(n)) {
+        assert!(world.lab.ended("ward").contains(&n), "seed {seed}: {n} is not handled");
+        let last = if failing.contains(&n) { 2 } else { 1 };
+        let attempts = world.lab.calls("ward").into_iter().filter(|(event, _)| *event == n).map(|(_, attempt)| attempt);
+        assert_eq!(attempts.max(), Some(last), "seed {seed}: the attempts at {n}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_to_processes_of_a_queue_poison_is_given_up_and_nothing_else() {
+    for seed in 0..20 {
+        history_of_a_queue(seed).await;
     }
 }
 
