@@ -84,7 +84,8 @@ struct Circle {
     set: String,
     build: Arc<Build>,
     roster: Roster,
-    settled: bool,
+    /// Which list of members has settled, as was told last.
+    settled: u64,
     places: Vec<Arc<Place>>,
     count: Arc<Gauge>,
 }
@@ -210,7 +211,7 @@ impl Members {
                 roster: Roster::new(set.clone(), stream.partitions(), shared.name.clone(), shared.lease_for),
                 set,
                 build: Arc::clone(build),
-                settled: false,
+                settled: 0,
                 places: Vec::new(),
                 count: self.vitals.registry.gauge("streams_members", &[names.0, names.1]),
             });
@@ -420,12 +421,12 @@ impl Circle {
     /// Tells each partition that this process owns whether it is somebody else's by now.
     fn direct(&mut self, now: Instant, changes: &mut Changes) {
         let settled = self.roster.is_settled(now);
-        if settled && !std::mem::replace(&mut self.settled, settled) {
+        // A look that fails in between is no news.
+        if settled && std::mem::replace(&mut self.settled, self.roster.version()) != self.roster.version() {
             let share = self.places.iter().filter(|place| self.roster.is_mine(place.key.partition().index())).count();
             let (groups, partitions, shares) = changes.settled.entry(self.roster.len()).or_default();
             (*groups, *partitions, *shares) = (*groups + 1, *partitions + self.places.len(), *shares + share);
         }
-        self.settled = settled;
         let successors = if settled { self.roster.successors(now) } else { Vec::new() };
         for place in &self.places {
             let successor = successors.get(place.key.partition().index() as usize).copied().flatten();
