@@ -222,8 +222,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
         end: &'a ReplayEnd,
     ) -> Reply<'a, bool>;
 
-    // Shared delivery. Keys are those of `GroupKey::shared`. What is in hand is kept by the broker: by entry who has it and how
-    // often it was handed out. A consumer holds what it has in hand as an owner holds a lease: it renews (`Renewer`, with its
+    // Shared delivery. Keys are those of `GroupKey::shared`. What is in hand is kept by the broker: by entry who has it, how many
+    // attempts have failed, how many crashes it has, and whether it is charged. A consumer holds what it has in hand as an owner holds a lease: it renews (`Renewer`, with its
     // token and the epoch of its joining), and whoever has seen the same beat for a whole lease frees what it had. A reset takes
     // everything out of all hands and removes all consumers.
 

@@ -307,6 +307,8 @@ impl App {
             Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
         let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
+        let policies = plan.groups.iter().flat_map(|group| &group.consumers).map(|(_, policy)| policy);
+        let longest = policies.map(|policy| policy.timeout).max().unwrap_or_default();
         let engine = Engine {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
@@ -315,7 +317,8 @@ impl App {
             shutdown: shutdown.clone(),
             lease_for: config.lease,
             outages: outages.clone(),
-            turns: Turns::default(),
+            // Who outruns its timeout is given up within a lease.
+            turns: Turns::new(longest.saturating_add(config.lease)),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {

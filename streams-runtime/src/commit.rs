@@ -125,7 +125,7 @@ impl<'a> Committer<'a> {
             return Ok(None);
         }
         let group = self.group;
-        let turn = group.wait_for_turn(self.runs_alone(id, policy), policy);
+        let turn = group.engine.turns.clone().wait(self.runs_alone(id, policy));
         tokio::pin!(turn);
         let turn = loop {
             tokio::select! {

@@ -441,8 +441,7 @@ impl Group {
                 next.turn = self.engine.turns.beside();
             }
             if next.turn.is_none() {
-                let policy = &self.handlers[next.taken.consumer].policy;
-                *turn = Some(Box::pin(self.wait_for_turn(next.alone, policy)));
+                *turn = Some(Box::pin(self.engine.turns.clone().wait(next.alone)));
                 return;
             }
             next.charged = true;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, Need, Reset,
+    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, Need, Reset, Settle,
 };
 use streams_core::keys::GroupKey;
 use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope, Start};
@@ -104,6 +104,8 @@ pub(crate) struct Past {
     pub(crate) told: bool,
     /// Why it was this process's turn to take the lease.
     pub(crate) why: String,
+    /// Of a shared group: what a joining that was lost had in hand and has not told.
+    pub(crate) untold: Option<Settle>,
 }
 
 /// Why a group's work came to an end.
@@ -149,7 +151,7 @@ impl Group {
         loop {
             let began = Instant::now();
             let ended = match &self.sharing {
-                Some(sharing) => self.share(sharing).await,
+                Some(sharing) => self.share(sharing, &mut past).await,
                 None => self.once(&mut past).await,
             };
             self.place.rest();

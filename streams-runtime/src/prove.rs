@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use streams_core::broker::{Holding, LeaseView, Proof};
 use streams_core::{Checkpoint, EntryId};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::lanes::Bounds;
 use crate::ordered::Group;
@@ -156,50 +156,79 @@ pub(crate) fn given_up(crashes: u32, max_crashes: u32) -> Option<String> {
 }
 
 /// Who of a process may run beside whom, of all that is proven, in whatever group.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Turns(Arc<RwLock<()>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Turns {
+    lock: Arc<RwLock<()>>,
+    /// How many turns are over.
+    over: watch::Sender<u64>,
+    /// The longest that anybody may run who has one.
+    longest: Duration,
+}
 
 /// Held while an event that is proven runs.
 #[derive(Debug)]
-pub(crate) enum Turn {
+pub(crate) struct Turn {
+    _held: Held,
+    over: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+enum Held {
     /// With others.
-    Beside { _held: OwnedRwLockReadGuard<()> },
+    Beside { _lock: OwnedRwLockReadGuard<()> },
     /// With nothing else that is proven.
-    Alone { _held: OwnedRwLockWriteGuard<()> },
+    Alone { _lock: OwnedRwLockWriteGuard<()> },
     /// Somebody holds the others up for longer than any of them may.
     Unordered,
 }
 
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.over.send_modify(|over| *over += 1);
+    }
+}
+
 impl Turns {
-    /// Waits for the event's turn, at most for as long as whoever runs may take: who does not yield must not hold up every
-    /// group.
+    pub(crate) fn new(longest: Duration) -> Self {
+        Self { lock: Arc::default(), over: watch::Sender::new(0), longest }
+    }
+
+    /// Waits for the event's turn. While others have theirs, one after the other, that is as long as it takes; but where none
+    /// of them ends for as long as any may run it is waited for no longer: who does not yield must not hold up every group.
     ///
     /// # Cancel safety
     /// It only waits.
-    pub(crate) async fn wait(self, alone: bool, at_most: Duration) -> Turn {
-        let turn = async {
+    pub(crate) async fn wait(self, alone: bool) -> Turn {
+        let Self { lock, over, longest } = self;
+        let mut ends = over.subscribe();
+        let held = async {
             if alone {
-                Turn::Alone { _held: self.0.write_owned().await }
+                Held::Alone { _lock: lock.write_owned().await }
             } else {
-                Turn::Beside { _held: self.0.read_owned().await }
+                Held::Beside { _lock: lock.read_owned().await }
             }
         };
-        tokio::time::timeout(at_most, turn).await.unwrap_or(Turn::Unordered)
+        tokio::pin!(held);
+        let held = loop {
+            tokio::select! {
+                biased;
+                held = &mut held => break held,
+                ended = tokio::time::timeout(longest, ends.changed()) => if ended.is_err() {
+                    break Held::Unordered;
+                },
+            }
+        };
+        Turn { _held: held, over }
     }
 
     /// A turn beside others where nobody runs alone, or waits to.
     pub(crate) fn beside(&self) -> Option<Turn> {
-        let held = Arc::clone(&self.0).try_read_owned().ok()?;
-        Some(Turn::Beside { _held: held })
+        let lock = Arc::clone(&self.lock).try_read_owned().ok()?;
+        Some(Turn { _held: Held::Beside { _lock: lock }, over: self.over.clone() })
     }
 }
 
 impl Group {
-    /// Waits for the turn of an event that is proven. Whoever has one ends with its timeout, or has outrun it by a lease.
-    pub(crate) fn wait_for_turn(&self, alone: bool, policy: &Policy) -> impl Future<Output = Turn> + Send + use<> {
-        self.engine.turns.clone().wait(alone, policy.timeout.saturating_add(self.engine.lease_for))
-    }
-
     /// Tells what is to be proven with a lease that was just taken.
     pub(crate) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
         let left = holding.proving.map_or(0, |proving| proving.left);
@@ -245,6 +274,7 @@ mod tests {
     use crate::gather::Limits;
     use std::time::Duration;
     use streams_core::Backoff;
+    use tokio::time::Instant;
 
     fn id(seq: u64) -> EntryId {
         EntryId::new(7, seq)
@@ -395,29 +425,44 @@ mod tests {
 
     #[tokio::test]
     async fn turns_are_shared_by_all_but_those_that_run_alone() {
-        let turns = Turns::default();
-        let hour = Duration::from_secs(3600);
-        let (one, other) = (turns.beside().unwrap(), turns.clone().wait(false, hour).await);
-        let alone = tokio::spawn(turns.clone().wait(true, hour));
+        let turns = Turns::new(Duration::from_secs(3600));
+        let (one, other) = (turns.beside().unwrap(), turns.clone().wait(false).await);
+        let alone = tokio::spawn(turns.clone().wait(true));
         drop(one);
         tokio::task::yield_now().await;
         assert!(!alone.is_finished());
         assert!(turns.beside().is_none(), "who waits to run alone comes first");
         drop(other);
         let alone = alone.await.unwrap();
-        assert!(matches!(alone, Turn::Alone { .. }));
-        let mut next = std::pin::pin!(turns.clone().wait(false, hour));
+        assert!(matches!(alone._held, Held::Alone { .. }));
+        let mut next = std::pin::pin!(turns.clone().wait(false));
         assert!(now(next.as_mut()).is_none(), "nobody beside it");
         drop(alone);
         assert!(now(next).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_a_turn_for_ever() {
-        let turns = Turns::default();
+    async fn nobody_waits_for_ever_for_one_that_does_not_end_but_for_as_many_as_do() {
         let second = Duration::from_secs(1);
-        let _stuck = turns.clone().wait(true, second).await;
-        assert!(matches!(turns.wait(false, second).await, Turn::Unordered));
+        let turns = Turns::new(second * 2);
+        let began = Instant::now();
+        let queue: Vec<_> = (0..10)
+            .map(|_| {
+                let turns = turns.clone();
+                tokio::spawn(async move {
+                    let turn = turns.wait(true).await;
+                    tokio::time::sleep(second).await;
+                    matches!(turn._held, Held::Alone { .. })
+                })
+            })
+            .collect();
+        for one in queue {
+            assert!(one.await.unwrap());
+        }
+        assert_eq!(began.elapsed(), second * 10);
+        let _stuck = turns.clone().wait(true).await;
+        assert!(matches!(turns.wait(false).await._held, Held::Unordered));
+        assert_eq!(began.elapsed(), second * 12);
     }
 
     /// What a future answers without waiting.

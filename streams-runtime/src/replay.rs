@@ -4,6 +4,7 @@
 //! about a letter stands in the broker, so whoever owns the partition goes on with it: how often it was tried, and how often a
 //! process went away in the middle.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::dead_letter::{self, DeadLetter};
 use crate::deliver::{InHand, Taker};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
+use crate::prove::Turn;
 use crate::settle::{self, Cause, Decision, Settlement, wait};
 use crate::shutdown::FAREWELL;
 
@@ -76,28 +78,39 @@ impl Replays {
 }
 
 /// A letter that is handled in a task of its own, beside the events of a shared group.
-pub(crate) struct Replaying {
-    next: Next,
-    call: AbortOnDropHandle<Result<Outcome, Failure>>,
+pub(crate) enum Replaying {
+    /// It waits for its turn.
+    Waits { alone: bool, turn: Pin<Box<dyn Future<Output = Turn> + Send>> },
+    /// Its handler was called.
+    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failure>>, _turn: Turn },
+}
+
+/// What has come of a letter that is handled so.
+pub(crate) enum Came {
+    Turn(Turn),
+    Result(Result<Outcome, Failure>),
 }
 
 impl Replaying {
-    /// Waits until its call has come to its end.
+    /// Waits until its turn has come, or its call has come to its end.
     ///
     /// # Cancel safety
-    /// The call goes on.
-    pub(crate) async fn ended(replaying: &mut Option<Self>) -> Result<Outcome, Failure> {
-        let Some(Self { call, .. }) = replaying else { return std::future::pending().await };
-        match call.await {
-            Ok(result) => result,
-            // A handler's panic is caught: this one is ours.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+    /// It goes on waiting, or running.
+    pub(crate) async fn comes(replaying: &mut Option<Self>) -> Came {
+        match replaying {
+            None => std::future::pending().await,
+            Some(Self::Waits { turn, .. }) => Came::Turn(turn.await),
+            Some(Self::Runs { call, .. }) => match call.await {
+                Ok(result) => Came::Result(result),
+                // A handler's panic is caught: this one is ours.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
         }
     }
 }
 
 /// The letter that is next, and who takes it.
-struct Next {
+pub(crate) struct Next {
     replay: Replay,
     letter: DeadLetter,
     taker: Taker,
@@ -109,6 +122,13 @@ impl Next {
     fn context(&self, handler: &Handler) -> Context {
         let entry = Arc::clone(self.letter.original());
         Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
+    }
+
+    /// Whether it is tried, and has ended processes before: then it runs alone, as such events do. That is known when it is
+    /// taken, which charges it, so it is put back while it waits.
+    fn is_suspect(&self) -> bool {
+        let has_crashed = self.replay.crashes > 0 || self.letter.cause() == Cause::Crash.as_str();
+        self.fate.is_none() && matches!(self.taker, Taker::Consumer(_)) && has_crashed
     }
 }
 
@@ -127,7 +147,21 @@ impl Group {
             return self.tell_end(lease, replays).await;
         }
         self.stand_still(lease, committer, hand).await?;
-        let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(()) };
+        let mut alone = false;
+        let (mut next, _turn) = loop {
+            let turn = tokio::select! {
+                biased;
+                () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = lease.lost() => return Err(Ended::Lost),
+                turn = self.engine.turns.clone().wait(alone) => turn,
+            };
+            let Some(next) = self.next_replay(lease, replays).await? else { return Ok(()) };
+            if alone || !next.is_suspect() {
+                break (next, turn);
+            }
+            self.untried(lease, &next.replay).await;
+            alone = true;
+        };
         let fate = match next.fate.take() {
             Some(fate) => fate,
             None => match self.try_again(lease, committer, &next).await {
@@ -144,45 +178,59 @@ impl Group {
         self.tell_end(lease, replays).await
     }
 
-    /// One step in a shared group: begins with the first of the replays, or tells of one that has ended.
+    /// One step in a shared group: the first of the replays waits for its turn, or word of one that has ended is told.
     pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
         if replays.ended.is_some() {
             self.tell_end(lease, replays).await?;
             return Ok(None);
         }
-        let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
-        match (next.fate.take(), next.taker) {
-            (None, Taker::Consumer(consumer)) => {
-                let handler = &self.handlers[consumer];
-                let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
-                Ok(Some(Replaying { next, call }))
-            }
-            (fate, _) => {
-                replays.ended = Some((next.replay.letter.id, self.end(&next, fate.unwrap_or(Fate::Done), replays)));
-                self.tell_end(lease, replays).await?;
-                Ok(None)
-            }
-        }
+        Ok(Some(self.replay_waits(false)))
     }
 
-    /// The call has come to its end.
-    pub(crate) async fn replayed(
+    fn replay_waits(&self, alone: bool) -> Replaying {
+        Replaying::Waits { alone, turn: Box::pin(self.engine.turns.clone().wait(alone)) }
+    }
+
+    /// Its turn has come, or its call has come to its end: what it does next.
+    pub(crate) async fn replay_on(
         &self,
         lease: &Lease,
         replays: &mut Replays,
-        Replaying { next, .. }: Replaying,
-        result: Result<Outcome, Failure>,
-    ) -> Result<(), Ended> {
-        let fate = match next.taker {
-            Taker::Consumer(consumer) => self.fate(consumer, &next.replay, result),
-            Taker::Nobody | Taker::Unnamed => Fate::Done,
+        replaying: Replaying,
+        came: Came,
+    ) -> Result<Option<Replaying>, Ended> {
+        let (next, fate) = match (replaying, came) {
+            (Replaying::Waits { alone, .. }, Came::Turn(turn)) => {
+                let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
+                if !alone && next.is_suspect() {
+                    self.untried(lease, &next.replay).await;
+                    return Ok(Some(self.replay_waits(true)));
+                }
+                match (next.fate.take(), next.taker) {
+                    (None, Taker::Consumer(consumer)) => {
+                        let handler = &self.handlers[consumer];
+                        let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
+                        return Ok(Some(Replaying::Runs { next, call, _turn: turn }));
+                    }
+                    (fate, _) => (next, fate.unwrap_or(Fate::Done)),
+                }
+            }
+            (Replaying::Runs { next, .. }, Came::Result(result)) => match next.taker {
+                Taker::Consumer(consumer) => {
+                    let fate = self.fate(consumer, &next.replay, result);
+                    (next, fate)
+                }
+                Taker::Nobody | Taker::Unnamed => (next, Fate::Done),
+            },
+            (replaying, _) => return Ok(Some(replaying)),
         };
         replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
-        self.tell_end(lease, replays).await
+        self.tell_end(lease, replays).await.map(|()| None)
     }
 
     /// Cuts an attempt short, which is neither a failure nor a crash.
-    pub(crate) async fn put_back(&self, lease: &Lease, Replaying { next, call }: Replaying) {
+    pub(crate) async fn put_back(&self, lease: &Lease, replaying: Replaying) {
+        let Replaying::Runs { next, call, _turn } = replaying else { return };
         call.abort();
         // One that does not yield may still be at it, when the next attempt begins.
         let _ = tokio::time::timeout(FAREWELL, call).await;

@@ -4,11 +4,13 @@
 //! hand, so it holds up no other, and whoever is free has it next. [`crew`](crate::crew) says which consumers are dead;
 //! [`settle`](crate::settle) decides what an outcome means, as for ordered groups.
 //!
-//! One task does three things at the same time: it takes, it runs handlers, and it settles what they have ended. Of each kind
-//! of call one is on its way, so calls collect what there is by themselves.
+//! One task does three things at the same time: it takes, it runs handlers, and it settles what they have ended. One call that
+//! takes is on its way, and one that settles, so calls collect what there is by themselves; besides, each event that has crashes
+//! is charged by a call of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +31,8 @@ use crate::deliver::Taker;
 use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::metrics::Gauge;
-use crate::ordered::{Ended, Group};
-use crate::prove::given_up;
+use crate::ordered::{Ended, Group, Past};
+use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
 use crate::settle::{Cause, Decision, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::FAREWELL;
@@ -105,20 +107,32 @@ struct Queued {
     since: Instant,
 }
 
-/// A handler's call.
+/// An event that has a slot: its handler was called, or is when the event has its turn and is charged.
 struct Running {
+    /// Tells one call with an event from the next.
+    call: u64,
     entry: Arc<Entry>,
     consumer: usize,
     attempt: u32,
     began: Instant,
-    limit: Instant,
+    /// When the handler has to be over, once it was called.
+    limit: Option<Instant>,
 }
 
-/// A call that has come to its end.
+/// What has come of a call.
 struct Returned {
     id: EntryId,
-    /// `None` when the handler did not run: its event could not be charged.
-    result: Option<Result<Outcome, Failure>>,
+    call: u64,
+    came: Came,
+}
+
+enum Came {
+    /// The event has its turn, and is charged.
+    Turn(Turn, OwnedSemaphorePermit),
+    /// It could not be charged.
+    Nothing,
+    /// The handler has come to its end.
+    End(Result<Outcome, Failure>),
 }
 
 /// What has ended, on its way to the broker.
@@ -148,7 +162,9 @@ struct Desk<'a> {
     /// By when calls have to be over.
     limits: BTreeSet<(Instant, EntryId)>,
     calls: JoinSet<Returned>,
-    /// One that was waited for.
+    called: u64,
+    /// A place in the queue for a slot, and one that was waited for.
+    slot_awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
     slot: Option<OwnedSemaphorePermit>,
     /// How many crashes what is in hand has, where it has any.
     crashed: BTreeMap<EntryId, u32>,
@@ -170,6 +186,8 @@ struct Desk<'a> {
     telling: Option<Telling>,
     kept: Option<Kept>,
     taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
+    /// How many calls that change what is in hand were made.
+    asked: u64,
     /// There may be something to take.
     hungry: bool,
     /// An answer was lost: the broker may have something in this hand that is not here.
@@ -188,7 +206,10 @@ struct Desk<'a> {
 
 impl Group {
     /// Takes part in the group's work until something ends that.
-    pub(crate) async fn share(&self, sharing: &Sharing) -> Ended {
+    pub(crate) async fn share(&self, sharing: &Sharing, past: &mut Past) -> Ended {
+        if let Err(ended) = self.tell_of(past).await {
+            return ended;
+        }
         let (lease, declared) = match self.join().await {
             Ok(joined) => joined,
             Err(ended) => return ended,
@@ -207,6 +228,7 @@ impl Group {
         }
         let ended = if matches!(ended, Ended::Lost) || desk.give_back(&ended).await.is_err() {
             desk.cancel().await;
+            past.untold = Some(desk.leave_behind());
             Ended::Lost
         } else {
             self.leave(&lease, &ended).await;
@@ -214,6 +236,26 @@ impl Group {
         };
         self.progress.disowned(matches!(ended, Ended::Lost));
         ended
+    }
+
+    /// Tells what became of what an earlier joining of this process had in hand, where no other process has found it dead: after
+    /// a server that was away for longer than a lease nobody has died, and nobody waits for the lease to run out once more.
+    async fn tell_of(&self, past: &mut Past) -> Result<(), Ended> {
+        let Some(settle) = &past.untold else { return Ok(()) };
+        let broker = &self.engine.broker;
+        let told = async {
+            if broker.settle(&self.key, settle).await?.is_some() {
+                broker.release(&self.key, &settle.holder).await?;
+            }
+            Ok::<_, BrokerError>(())
+        };
+        tokio::select! {
+            biased;
+            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+            told = told => told?,
+        }
+        past.untold = None;
+        Ok(())
     }
 
     /// Becomes a consumer of the group, which is made where it is new.
@@ -282,6 +324,8 @@ impl<'a> Desk<'a> {
             running: BTreeMap::new(),
             limits: BTreeSet::new(),
             calls: JoinSet::new(),
+            called: 0,
+            slot_awaited: None,
             slot: None,
             crashed: BTreeMap::new(),
             alone: false,
@@ -295,6 +339,7 @@ impl<'a> Desk<'a> {
             telling: None,
             kept: None,
             taking: None,
+            asked: 0,
             hungry: true,
             unsure: false,
             failures: 0,
@@ -319,13 +364,15 @@ impl<'a> Desk<'a> {
         let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
         let (mut sightings, mut look_at) = (Sightings::default(), Instant::now());
         let mut look: Option<AbortOnDropHandle<Result<Option<Crew>, BrokerError>>> = None;
+        let mut quiet = None;
         let mut freeing: Option<AbortOnDropHandle<()>> = None;
         let (mut replays, mut replaying) = (Replays::new(), None);
         let ended = loop {
             if let Err(ended) = self.advance() {
                 break ended;
             }
-            let (slots, waits, moment) = (Arc::clone(&self.sharing.slots), self.waits_for_a_slot(), self.next_moment());
+            self.wait_for_a_slot();
+            let (moment, tells) = (self.next_moment(), self.may_tell());
             let happened = tokio::select! {
                 biased;
                 () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
@@ -334,15 +381,15 @@ impl<'a> Desk<'a> {
                     self.returned(returned);
                     Ok(())
                 }
-                answer = told(&mut self.telling) => self.absorb_told(answer),
+                answer = told(&mut self.telling), if tells => self.absorb_told(answer),
                 answer = reply(&mut self.taking) => self.absorb_took(answer),
                 () = until(moment) => {
                     self.moment();
                     Ok(())
                 }
                 // Kept for `advance`: one that is let go belongs to whoever waits next, who would do the same.
-                slot = slots.acquire_owned(), if waits => {
-                    self.slot = slot.ok();
+                slot = awaited(&mut self.slot_awaited) => {
+                    (self.slot, self.slot_awaited) = (slot, None);
                     Ok(())
                 }
                 answer = reply(&mut look) => {
@@ -360,6 +407,9 @@ impl<'a> Desk<'a> {
                                 freeing = Some(spawn(crew::free(Arc::clone(broker), group.key.clone(), judgement.dead)));
                             }
                             self.absorb_crew(&crew, now);
+                            if quiet.is_some() && quiet == self.quiet() {
+                                self.compare(&crew);
+                            }
                         }
                         Err(error) => {
                             sightings.doubt();
@@ -370,6 +420,7 @@ impl<'a> Desk<'a> {
                 }
                 () = until(Some(look_at)), if look.is_none() => {
                     let (broker, key) = (Arc::clone(broker), group.key.clone());
+                    quiet = self.quiet();
                     look = Some(spawn(async move { broker.crew(&key).await }));
                     Ok(())
                 }
@@ -381,8 +432,10 @@ impl<'a> Desk<'a> {
                     self.hungry = true;
                     Ok(())
                 }
-                result = Replaying::ended(&mut replaying) => match replaying.take() {
-                    Some(ended) => group.replayed(lease, &mut replays, ended, result).await,
+                came = Replaying::comes(&mut replaying) => match replaying.take() {
+                    Some(before) => {
+                        group.replay_on(lease, &mut replays, before, came).await.map(|next| replaying = next)
+                    }
                     None => Ok(()),
                 },
                 () = replays.due(lease), if replaying.is_none() => {
@@ -426,12 +479,17 @@ impl<'a> Desk<'a> {
         !self.closing && !self.alone && self.kept.is_none() && settles
     }
 
-    /// Whether nothing but a slot is missing, to call the next or to ask for one. The partitions of the group have slots in
-    /// turn: who only took those that are left over would wait for as long as another one has a backlog.
-    fn waits_for_a_slot(&self) -> bool {
+    /// Queues for a slot while nothing but that is missing, to call the next or to ask for one. The partitions of the group have
+    /// slots in turn: who only took those that are left over would wait for as long as another one has a backlog.
+    fn wait_for_a_slot(&mut self) {
         let starts = |first: &Queued| first.standing != Standing::Alone || self.running.is_empty();
         let is_next = self.may_start() && self.queue.front().is_some_and(starts);
-        is_next || self.wanted(1) > 0
+        if !is_next && self.wanted(1) == 0 {
+            self.slot_awaited = None;
+        } else if self.slot_awaited.is_none() {
+            let slot = Arc::clone(&self.sharing.slots).acquire_owned();
+            self.slot_awaited = Some(Box::pin(async { slot.await.ok() }));
+        }
     }
 
     fn start(&mut self) {
@@ -455,7 +513,7 @@ impl<'a> Desk<'a> {
             let slot = self.slot.take().or_else(|| Arc::clone(&self.sharing.slots).try_acquire_owned().ok());
             let Some(slot) = slot else { return };
             if let Some(queued) = self.queue.pop_front() {
-                self.call(&queued, consumer, slot);
+                self.call(queued, consumer, slot);
             }
         }
     }
@@ -492,38 +550,45 @@ impl<'a> Desk<'a> {
         self.ends.push((entry.id, end));
     }
 
-    /// Calls the handler once, in a task of its own, where the event waits for its turn and is charged if it has crashes.
-    fn call(&mut self, Queued { delivered, standing, .. }: &Queued, consumer: usize, slot: OwnedSemaphorePermit) {
-        let Delivered { entry, failed, crashes } = delivered;
-        let (group, id, attempt, began) = (self.group, entry.id, failed + 1, Instant::now());
-        let (handler, lease_for) = (&group.handlers[consumer], group.engine.lease_for);
-        let alone = *standing == Standing::Alone;
-        // One that does not yield at its timeout is given up before others take everything from this process.
-        let mut patience = handler.policy.timeout.saturating_add(lease_for / 2);
-        let turn = patience;
-        let mut charge = None;
-        if *crashes > 0 {
-            patience = patience.saturating_mul(2).saturating_add(lease_for);
-            charge = Some((group.engine.turns.clone(), self.charge(id, *crashes)));
-        }
-        let limit = after(began, patience);
-        self.running.insert(id, Running { entry: Arc::clone(entry), consumer, attempt, began, limit });
-        self.limits.insert((limit, id));
+    /// Calls the handler, or lets the event wait for its turn and be charged before, if it has crashes.
+    fn call(&mut self, queued: Queued, consumer: usize, slot: OwnedSemaphorePermit) {
+        let Queued { delivered: Delivered { entry, failed, crashes }, standing, .. } = queued;
+        let (id, attempt, began, alone) = (entry.id, failed + 1, Instant::now(), standing == Standing::Alone);
         self.alone = alone;
+        self.called += 1;
+        let call = self.called;
+        self.running.insert(id, Running { call, entry, consumer, attempt, began, limit: None });
+        if crashes == 0 {
+            self.begin(id, None, slot);
+            return;
+        }
+        let (turn, charge) = (self.group.engine.turns.clone().wait(alone), self.charge(id, crashes));
+        // Who is not heard of for as long is no consumer any more.
+        let at_most = self.group.engine.lease_for;
+        self.calls.spawn(async move {
+            let turn = turn.await;
+            let charged = tokio::time::timeout(at_most, charge).await.unwrap_or(false);
+            Returned { id, call, came: if charged { Came::Turn(turn, slot) } else { Came::Nothing } }
+        });
+    }
+
+    /// Calls the handler once, in a task of its own.
+    fn begin(&mut self, id: EntryId, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
+        let group = self.group;
+        let Some(running) = self.running.get_mut(&id) else { return };
+        let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
+        running.began = Instant::now();
+        // One that does not yield at its timeout is given up before others take everything from this process.
+        let limit = after(running.began, handler.policy.timeout.saturating_add(group.engine.lease_for / 2));
+        running.limit = Some(limit);
+        let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
+        self.limits.insert((limit, id));
         self.mind_limits();
         group.progress.begins(id);
-        let call = handler.call(Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt));
+        let handled = handler.call(context);
         self.calls.spawn(async move {
-            let _slot = slot;
-            let mut _turn = None;
-            if let Some((turns, charge)) = charge {
-                _turn = Some(turns.wait(alone, turn).await);
-                // Who is not heard of for as long is no consumer any more.
-                if !tokio::time::timeout(lease_for, charge).await.unwrap_or(false) {
-                    return Returned { id, result: None };
-                }
-            }
-            Returned { id, result: Some(call.await) }
+            let (_turn, _slot) = (turn, slot);
+            Returned { id, call, came: Came::End(handled.await) }
         });
     }
 
@@ -542,13 +607,21 @@ impl<'a> Desk<'a> {
     }
 
     fn returned(&mut self, returned: Result<Returned, JoinError>) {
-        let Returned { id, result } = match returned {
+        let Returned { id, call, came } = match returned {
             Ok(returned) => returned,
             Err(error) if error.is_cancelled() => return,
             // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        // One that was given up meanwhile is nobody's any more.
+        // One that was given up meanwhile is nobody's any more; the event may be in hand again.
+        if self.running.get(&id).is_none_or(|running| running.call != call) {
+            return;
+        }
+        let result = match came {
+            Came::Turn(turn, slot) if !self.closing => return self.begin(id, Some(turn), slot),
+            Came::Turn(..) | Came::Nothing => None,
+            Came::End(result) => Some(result),
+        };
         let Some(running) = self.running.remove(&id) else { return };
         let Some(result) = result else {
             self.over(&running);
@@ -562,8 +635,10 @@ impl<'a> Desk<'a> {
 
     /// What was called is over.
     fn over(&mut self, Running { entry, limit, .. }: &Running) {
-        self.limits.remove(&(*limit, entry.id));
-        self.mind_limits();
+        if let Some(limit) = limit {
+            self.limits.remove(&(*limit, entry.id));
+            self.mind_limits();
+        }
         self.alone = false;
         self.bytes -= entry.weight();
     }
@@ -629,7 +704,18 @@ impl<'a> Desk<'a> {
     /// Gives back what there is no room for among the dead letters: it comes again, and fails again.
     fn put_letters_back(&mut self, Kept { letters, .. }: Kept) {
         for (id, _) in letters {
+            self.causes.remove(&id);
             self.ends.push(self.back(id));
+        }
+    }
+
+    /// Gives back what was handed out when nothing begins any more.
+    fn put_haul_back(&mut self, took: Result<Took, BrokerError>) {
+        self.taking = None;
+        if let Ok(Took::Entries(haul)) = took {
+            for Delivered { entry, crashes, .. } in haul.entries {
+                self.ends.push((entry.id, Become::Back { crashes }));
+            }
         }
     }
 
@@ -715,6 +801,7 @@ impl<'a> Desk<'a> {
         };
         // What rings from here on is not in the answer for sure.
         self.hungry = false;
+        self.asked += 1;
         let (broker, key) = (Arc::clone(&group.engine.broker), group.key.clone());
         self.taking = Some(spawn(async move { broker.take(&key, &take).await }));
     }
@@ -870,7 +957,8 @@ impl<'a> Desk<'a> {
         self.telling = Some(Telling { settle, reply, failures: 0, retry_at: None });
     }
 
-    fn send(&self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
+    fn send(&mut self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
+        self.asked += 1;
         let (broker, key, settle) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(settle));
         spawn(async move { broker.settle(&key, &settle).await })
     }
@@ -879,11 +967,8 @@ impl<'a> Desk<'a> {
     fn absorb_told(&mut self, answer: Option<Result<Option<Settled>, BrokerError>>) -> Result<(), Ended> {
         let group = self.group;
         let Some(answer) = answer else {
-            if let Some(mut telling) = self.telling.take() {
-                // What is in hand again was given back by the call whose answer was lost.
-                Arc::make_mut(&mut telling.settle).ends.retain(|(id, _)| !self.is_at_work(*id));
-                (telling.reply, telling.retry_at) = (self.send(&telling.settle), None);
-                self.telling = Some(telling);
+            if let Some(telling) = self.telling.take() {
+                self.tell_again(telling);
             }
             return Ok(());
         };
@@ -904,6 +989,9 @@ impl<'a> Desk<'a> {
             group.contact.failed(&error);
             if error.kind() == BrokerErrorKind::Full {
                 self.lease.commit_ended();
+                if self.keep_letters() {
+                    return Ok(());
+                }
             }
             let failures = self.telling.as_ref().map_or(0, |telling| telling.failures);
             wait(SERVER_AWAY, failures.saturating_add(1), group.engine.random.fraction())
@@ -971,8 +1059,43 @@ impl<'a> Desk<'a> {
         if let Some(Full { count, oldest }) = settled.full {
             let reason = group.full_reason(group.dead_bounds, count, oldest);
             group.say_halted(&reason);
-            self.kept = Some(Kept { letters: kept, until: after(Instant::now(), MENDED_RETRY) });
+            self.keep(kept);
         }
+    }
+
+    /// Tells what was told before without an answer.
+    fn tell_again(&mut self, mut telling: Telling) {
+        // What is in hand again was given back by the call whose answer was lost.
+        Arc::make_mut(&mut telling.settle).ends.retain(|(id, _)| !self.is_at_work(*id));
+        (telling.reply, telling.retry_at) = (self.send(&telling.settle), None);
+        self.telling = Some(telling);
+    }
+
+    /// Puts off letters for which there is no room.
+    fn keep(&mut self, letters: Vec<(EntryId, Become)>) {
+        let kept = self.kept.get_or_insert_with(|| Kept { letters: Vec::new(), until: Instant::now() });
+        kept.letters.extend(letters);
+        kept.until = after(Instant::now(), MENDED_RETRY);
+    }
+
+    /// A full server takes no letters: they must not keep the others from being told, which it takes. Answers whether there
+    /// were any.
+    fn keep_letters(&mut self) -> bool {
+        let Some(mut telling) = self.telling.take() else { return false };
+        let is_dead = |(_, end): &(EntryId, Become)| matches!(end, Become::Dead(_));
+        let letters: Vec<_> = telling.settle.ends.iter().filter(|end| is_dead(end)).cloned().collect();
+        if letters.is_empty() {
+            self.telling = Some(telling);
+            return false;
+        }
+        self.keep(letters);
+        Arc::make_mut(&mut telling.settle).ends.retain(|end| !is_dead(end));
+        if !telling.settle.ends.is_empty() {
+            // Some of them may be told by now.
+            telling.failures = telling.failures.saturating_add(1);
+            self.tell_again(telling);
+        }
+        true
     }
 
     /// The server knows what became of it; perhaps it is in hand again by now.
@@ -982,9 +1105,41 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// Whether what has ended may be told, and told again: while a call is on its way that may hand out what was given back by
+    /// one without an answer, it would be given back once more although it is about to run here.
+    fn may_tell(&self) -> bool {
+        self.taking.is_none() || self.telling.as_ref().is_none_or(|telling| telling.retry_at.is_none())
+    }
+
+    /// While nothing is on its way that changes what is in hand: how many such calls there were.
+    fn quiet(&self) -> Option<u64> {
+        (self.taking.is_none() && self.telling.is_none()).then_some(self.asked)
+    }
+
+    /// Where the server has more in this hand than there is, it was handed out by a call that came late: the connection was
+    /// given up by then.
+    fn compare(&mut self, crew: &Crew) {
+        let mine = crew.consumers.iter().find(|hand| hand.owner == self.lease.holder().owner);
+        if mine.is_some_and(|mine| mine.pending > self.in_hand().len() as u64) {
+            (self.unsure, self.hungry) = (true, true);
+        }
+    }
+
+    /// What is to be told of all that is in hand when it cannot be told now. What runs must have been cancelled.
+    fn leave_behind(&mut self) -> Settle {
+        let in_hand = self.in_hand();
+        let mut ends: Vec<_> = self.telling.take().map_or_else(Vec::new, |telling| telling.settle.ends.clone());
+        ends.append(&mut self.ends);
+        ends.retain(|(_, end)| !matches!(end, Become::Dead(_)));
+        let told: BTreeSet<_> = ends.iter().map(|(id, _)| *id).collect();
+        ends.extend(in_hand.into_iter().filter(|id| !told.contains(id)).map(|id| self.back(id)));
+        Settle { holder: self.lease.holder().clone(), ends, dead_bounds: self.group.dead_bounds }
+    }
+
     /// Ends the work with nothing in hand: handlers come to their end, what has not begun goes back, and all is told.
     async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
         self.closing = true;
+        (self.slot, self.slot_awaited) = (None, None);
         let queue = std::mem::take(&mut self.queue);
         self.put_back(queue);
         if let Some(kept) = self.kept.take() {
@@ -992,15 +1147,16 @@ impl<'a> Desk<'a> {
         }
         while !self.calls.is_empty() {
             self.tell();
-            let moment = self.next_moment();
+            let (moment, tells) = (self.next_moment(), self.may_tell());
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
                 () = self.group.engine.shutdown.cutting() => break,
                 Some(returned) = self.calls.join_next() => self.returned(returned),
-                answer = told(&mut self.telling) => if let Err(Ended::Lost) = self.absorb_told(answer) {
+                answer = told(&mut self.telling), if tells => if let Err(Ended::Lost) = self.absorb_told(answer) {
                     return Err(Ended::Lost);
                 },
+                took = reply(&mut self.taking) => self.put_haul_back(took),
                 () = until(moment) => self.moment(),
             }
         }
@@ -1008,13 +1164,12 @@ impl<'a> Desk<'a> {
         self.cancel().await;
         let cut = cut.into_iter().map(|id| self.back(id));
         self.ends.extend(cut.collect::<Vec<_>>());
-        if let Some(taking) = self.taking.take()
-            && let Ok(Ok(Ok(Took::Entries(haul)))) = tokio::time::timeout(FAREWELL, taking).await
+        if self.taking.is_some()
+            && let Ok(took) = tokio::time::timeout(FAREWELL, reply(&mut self.taking)).await
         {
-            for Delivered { entry, crashes, .. } in haul.entries {
-                self.ends.push((entry.id, Become::Back { crashes }));
-            }
+            self.put_haul_back(took);
         }
+        self.taking = None;
         let all_told = async {
             loop {
                 if let Some(kept) = self.kept.take() {
@@ -1083,6 +1238,17 @@ async fn told(telling: &mut Option<Telling>) -> Option<Result<Option<Settled>, B
     }
     let aborted = |error| Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error));
     Some((&mut telling.reply).await.unwrap_or_else(aborted))
+}
+
+/// Waits for a slot, if one is waited for.
+///
+/// # Cancel safety
+/// The place in the queue is kept.
+async fn awaited<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match slot {
+        Some(slot) => slot.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(moment: Option<Instant>) {

@@ -65,6 +65,8 @@ pub enum Fault {
     Hold(Gate),
     /// It is made after this long.
     Delay(Duration),
+    /// It is made after this long, and its answer takes so long as well.
+    Lag(Duration, Duration),
 }
 
 /// Holds up whoever comes to it until it is opened, for good.
@@ -207,6 +209,12 @@ impl Faulty {
             Some(Fault::Delay(delay)) => {
                 tokio::time::sleep(delay).await;
                 call.await
+            }
+            Some(Fault::Lag(before, after)) => {
+                tokio::time::sleep(before).await;
+                let answer = call.await;
+                tokio::time::sleep(after).await;
+                answer
             }
         }
     }

@@ -16,6 +16,8 @@ pub enum Act {
     Fail,
     /// Returns an error that is marked as permanent.
     Permanent,
+    /// The same after this long.
+    PermanentAfter(Duration),
     /// Panics.
     Panic,
     /// Returns this.
@@ -82,6 +84,10 @@ impl Lab {
         let result = match act {
             None => Ok(Outcome::Done),
             Some(Act::Fail) => Err(format!("event {n} fails").into()),
+            Some(Act::PermanentAfter(time)) => {
+                tokio::time::sleep(time).await;
+                Err(permanent(format!("event {n} never works")).into())
+            }
             Some(Act::Permanent) => Err(permanent(format!("event {n} never works")).into()),
             Some(Act::Panic) => {
                 guard.key = None;

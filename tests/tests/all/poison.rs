@@ -765,6 +765,51 @@ async fn a_replay_runs_while_events_are_proven_and_nothing_is_charged_beside_it(
     assert_eq!(world.steal_of(&of_lanes()).await.crashes, []);
 }
 
+#[tokio::test]
+async fn a_letter_that_has_ended_processes_is_handled_again_beside_no_other_suspect() {
+    for of_a_queue in [false, true] {
+        let world = World::new();
+        let group = if of_a_queue { "ward" } else { "frail" };
+        let start = async || {
+            let config = with(ConsumerOptions::DEFAULT.with_timeout(secs(600)).with_max_crashes(2));
+            world.start(consumers![frail, beside, ward], config).await
+        };
+        // The letter.
+        world.lab.always(group, 1, Act::Hang);
+        let app = start().await;
+        match of_a_queue {
+            true => _ = app.publisher().send(&Jab { n: 1 }).await.unwrap(),
+            false => world.publish([1]).await,
+        }
+        world.dies_in(group, app, 1).await;
+        for _ in 0..2 {
+            world.dies_in(group, start().await, 1).await;
+        }
+        let app = start().await;
+        settled(&app).await;
+        // The suspect of another group.
+        world.lab.always("beside", 2, Act::Hang);
+        world.publish([2]).await;
+        world.dies_in("beside", app, 2).await;
+        world.lab.always("beside", 2, Act::Sleep(secs(60)));
+        let app = start().await;
+        world.lab.called("beside", world.lab.events("beside").len() + 1).await;
+        world.lab.always(group, 1, Act::Sleep(secs(5)));
+        let before = world.calls_in(group, 1);
+        let replayed = match of_a_queue {
+            true => app.running().dead_letters::<Jab>(group).replay_all(&DeadLetterFilter::all()).await,
+            false => app.running().dead_letters::<Dose>(group).replay_all(&DeadLetterFilter::all()).await,
+        };
+        assert_eq!(replayed.unwrap().moved, 1);
+        app.advance(secs(50)).await;
+        assert!(!world.lab.ended("beside").contains(&2), "it still runs");
+        assert_eq!(world.calls_in(group, 1), before, "and the letter waits");
+        app.advance(secs(30)).await;
+        assert!(world.lab.ended("beside").contains(&2) && world.lab.ended(group).contains(&1));
+        assert_eq!(world.calls_in(group, 1), before + 1);
+    }
+}
+
 /// A small generator of numbers, the same for the same seed.
 struct Numbers(u64);
 

@@ -1,17 +1,18 @@
 //! What a group as a work queue promises, in virtual time: apps that share one embedded broker stand for processes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind, Crew, DeadBounds, Fields};
+use streams_core::broker::{Broker, BrokerErrorKind, Crew, DeadBounds, Events, Fields, Hand, Holder, Life, Take, Took};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetter, DeadLetterFilter, Delivery, EntryId,
-    GroupStatus, OnDataLoss, Outcome, Phase, Registration, Start, State, Stopped, consumer, consumers, stream_event,
+    GroupStatus, OnDataLoss, Outcome, Phase, Publisher, Registration, Start, State, Stopped, consumer, consumers,
+    stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
 use tokio::time::Instant;
@@ -446,6 +447,67 @@ async fn without_room_for_dead_letters_nothing_goes_on_until_there_is() {
 }
 
 #[tokio::test]
+async fn what_fails_while_another_has_no_room_among_the_dead_letters_waits_with_it() {
+    let world = World::new();
+    for (n, act) in [(1, Act::Permanent), (2, Act::Permanent), (3, Act::PermanentAfter(secs(1)))] {
+        world.lab.always("thumbnails", n, act);
+    }
+    let mut config = Config::new().consumers(options().with_concurrency(2));
+    config.dead_letters = DeadBounds { count: 1, age: secs(1_000_000) };
+    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
+    publish(&app, [1]).await;
+    settled(&app).await;
+    publish(&app, 2..=5).await;
+    halted(&app).await;
+    // It was running by then.
+    while !world.lab.ended("thumbnails").contains(&3) {
+        app.advance(millis(100)).await;
+    }
+    assert_eq!(world.sorted(), [1, 2, 3]);
+    let letters = app.running().dead_letters::<Uploaded>("thumbnails");
+    for found in [1, 2, 3] {
+        while dead(&app).await.is_empty() {
+            app.advance(secs(1)).await;
+        }
+        let letter = dead(&app).await.remove(0).decode().unwrap().n;
+        assert_eq!(letter, found);
+        letters.discard_all(&DeadLetterFilter::all()).await.unwrap();
+    }
+    settled(&app).await;
+    assert_eq!(world.sorted(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_no_crash() {
+    for stops in [false, true] {
+        let world = World::new();
+        world.lab.script("thumbnails", 1, [Act::PermanentAfter(secs(1))]);
+        world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
+        let app = world.process(2).await;
+        // What tells of both is refused; then what tells of the letter, as long as there is one.
+        world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
+        publish(&app, [1, 2]).await;
+        let crew = world.until(|crew| crew.pending == 1).await;
+        assert_eq!(world.lab.ended("thumbnails"), [1, 2]);
+        assert_eq!((crew.waiting, crew.consumers[0].pending), (0, 1));
+        if stops {
+            world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
+            assert_eq!(app.into_running().stop().await, Stopped::Clean);
+            let app = world.process(2).await;
+            world.lab.script("thumbnails", 1, [Act::Permanent]);
+            settled(&app).await;
+            assert_eq!((world.attempts(1), world.attempts(2)), (vec![1, 1], vec![1]));
+            assert_eq!(dead(&app).await[0].cause(), "permanent");
+        } else {
+            let began = Instant::now();
+            settled(&app).await;
+            assert!(began.elapsed() >= secs(4), "the letter waits: {:?}", began.elapsed());
+            assert_eq!((world.attempts(1), dead(&app).await.len()), (vec![1], 1));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_handled_again_beside_the_events() {
     let world = World::new();
     world.lab.script("thumbnails", 1, [Act::Permanent]);
@@ -621,19 +683,123 @@ async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
 #[tokio::test]
 async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
     let world = World::new();
-    world.lab.script("thumbnails", 1, [Act::Fail, Act::Sleep(secs(1))]);
+    for n in [1, 2] {
+        world.lab.script("thumbnails", n, [Act::Fail, Act::Sleep(secs(1))]);
+    }
     let app = world.start(options().with_concurrency(2).with_backoff(millis(1), millis(1))).await;
     settled(&app).await;
-    // The call after the one that hands it out is made when it was given back, and before that is said again.
-    for wait in [Duration::ZERO, millis(10)] {
-        world.wire.once(Op::Take, Fault::Delay(wait));
+    // The call after the one that hands it out is made when it was given back, and before that is said again; its answer comes
+    // before that, or after.
+    for (n, after) in [(1, Duration::ZERO), (2, secs(1))] {
+        world.wire.once(Op::Take, Fault::Delay(Duration::ZERO));
+        world.wire.once(Op::Take, Fault::Lag(millis(10), after));
+        world.wire.once(Op::Settle, Fault::LoseReply);
+        publish(&app, [n]).await;
+        settled(&app).await;
+        assert_eq!(world.attempts(n), [1, 2]);
     }
-    world.wire.once(Op::Settle, Fault::LoseReply);
-    let settles = world.wire.calls(Op::Settle);
-    publish(&app, [1]).await;
+}
+
+#[tokio::test]
+async fn what_was_handed_out_by_a_call_that_came_late_is_found_in_hand() {
+    let world = World::new();
+    let app = world.process(2).await;
+    let mut crew = world.until(|crew| crew.consumers.len() == 1).await;
+    let Hand { owner, life: Life::Beats { epoch, .. }, .. } = crew.consumers.remove(0) else { panic!() };
+    let late = Take {
+        holder: Holder { owner, epoch },
+        count: 9,
+        takes: Events::new(),
+        most_waiting: 9,
+        longest_wait: secs(1),
+        in_hand: None,
+        go_on: false,
+    };
+    // Its connection was given up, but the server had it.
+    world.wire.once(Op::Take, Fault::Delay(millis(10)));
+    Publisher::on(Arc::new(world.store.clone())).send(&Uploaded { n: 1 }).await.unwrap();
+    let Took::Entries(haul) = world.store.take(&group(), &late).await.unwrap() else { panic!() };
+    assert_eq!(haul.entries.len(), 1, "the app is not faster");
+    let began = Instant::now();
     settled(&app).await;
-    assert!(world.wire.calls(Op::Settle) > settles + 2, "its failure was told twice");
-    assert_eq!(world.attempts(1), [1, 2]);
+    assert!(began.elapsed() < secs(3), "{:?}", began.elapsed());
+    assert_eq!(world.attempts(1), [1]);
+}
+
+/// What [`stubborn`] does: its first attempt blocks its thread until the lock is free, and fails; the others wait at the gate.
+#[derive(Clone, Default)]
+struct Stubborn {
+    lock: Arc<Mutex<()>>,
+    gate: Gate,
+    attempts: Arc<Mutex<Vec<u32>>>,
+}
+
+#[consumer(group = "stubborn", delivery = "shared", concurrency = 2, timeout = "2s", backoff = "1ms")]
+async fn stubborn(_upload: Uploaded, ctx: Context, state: State<Stubborn>) -> Result<(), BoxError> {
+    state.attempts.lock().unwrap().push(ctx.attempt());
+    if ctx.attempt() == 1 {
+        drop(state.lock.lock());
+        return Err("too late".into());
+    }
+    state.gate.pass().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_next() {
+    let state = Stubborn::default();
+    let locked = Arc::clone(&state.lock);
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        let _held = locked.lock();
+        let _ = released.recv();
+    });
+    while state.lock.try_lock().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let config = Config::new().lease(millis(500));
+    let app = App::with(consumers![stubborn]).state(state.clone()).config(config);
+    let running = app.broker(Arc::new(Embedded::new())).start().await.unwrap();
+    running.publisher().send(&Uploaded { n: 1 }).await.unwrap();
+    state.gate.arrived(1).await;
+    // The first comes back while the second runs.
+    drop(release);
+    holder.join().unwrap();
+    drop(state.lock.lock());
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    state.gate.open();
+    running.caught_up().await.unwrap();
+    assert_eq!(*state.attempts.lock().unwrap(), [1, 2]);
+    assert_eq!(running.stop().await, Stopped::Clean);
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_for_longer_than_a_lease_is_no_crash() {
+    let world = World::new();
+    world.lab.script("thumbnails", 1, [Act::Hang]);
+    world.lab.script("thumbnails", 2, [Act::Sleep(secs(5))]);
+    let app = world.start(options().with_concurrency(2).with_max_crashes(1).with_timeout(secs(600))).await;
+    publish(&app, [1, 2]).await;
+    world.lab.called("thumbnails", 2).await;
+    for outage in 1..=4 {
+        world.wire.cut_off();
+        app.advance(secs(30)).await;
+        assert_eq!(world.lab.cancelled("thumbnails"), vec![1; outage]);
+        world.wire.heal();
+        let began = Instant::now();
+        world.lab.called("thumbnails", 2 + outage).await;
+        assert!(began.elapsed() < secs(5), "nobody waits for a lease: {:?}", began.elapsed());
+    }
+    assert_eq!(world.attempts(2), [1], "it was done meanwhile");
+    world.lab.script("thumbnails", 1, []);
+    world.wire.cut_off();
+    app.advance(secs(30)).await;
+    world.wire.heal();
+    settled(&app).await;
+    assert!(dead(&app).await.is_empty());
+    assert_eq!(world.attempts(1), [1; 6]);
 }
 
 #[tokio::test]

@@ -835,7 +835,7 @@ impl Broker for Embedded {
             check_settle(settle)?;
             let settled = store.settle(group, settle, now);
             self.shared.added.notify_waiters();
-            Ok(settled.map(|(settled, _)| settled))
+            Ok(settled)
         })
     }
 

@@ -216,8 +216,8 @@ impl Store {
         })
     }
 
-    /// `None` when the caller is no consumer; then also whether something may be taken that could not before.
-    pub(super) fn settle(&mut self, group: &GroupKey, settle: &Settle, now: u64) -> Option<(Settled, bool)> {
+    /// `None` when the caller is no consumer.
+    pub(super) fn settle(&mut self, group: &GroupKey, settle: &Settle, now: u64) -> Option<Settled> {
         let dead = self.logs.entry(group.dead()).or_default();
         let state = self.groups.get_mut(group.state())?;
         let queue = state.queue.as_mut().filter(|queue| queue.has(&settle.holder))?;
@@ -262,7 +262,7 @@ impl Store {
         if free {
             self.ring(group, now);
         }
-        Some((settled, free))
+        Some(settled)
     }
 
     pub(super) fn crew(&self, group: &GroupKey, now: u64) -> Option<Crew> {
