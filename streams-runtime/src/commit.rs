@@ -116,6 +116,22 @@ impl<'a> Committer<'a> {
         self.proving.as_ref().map_or(0, |proving| proving.crashes(id))
     }
 
+    /// Waits for a turn, and goes on with what is to be committed meanwhile.
+    pub(crate) async fn turn(&mut self, alone: bool) -> Result<Turn, Ended> {
+        let group = self.group;
+        let turn = group.engine.turns.clone().wait(alone);
+        tokio::pin!(turn);
+        loop {
+            tokio::select! {
+                biased;
+                () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = self.lease.lost() => return Err(Ended::Lost),
+                turn = &mut turn => return Ok(turn),
+                done = self.progress() => done?,
+            }
+        }
+    }
+
     /// Before an attempt at an event that runs by itself: where it is proven it is charged, in the commit that takes whatever
     /// is settled, and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
     ///
@@ -125,17 +141,7 @@ impl<'a> Committer<'a> {
             return Ok(None);
         }
         let group = self.group;
-        let turn = group.engine.turns.clone().wait(self.runs_alone(id, policy));
-        tokio::pin!(turn);
-        let turn = loop {
-            tokio::select! {
-                biased;
-                () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                () = self.lease.lost() => return Err(Ended::Lost),
-                turn = &mut turn => break turn,
-                done = self.progress() => done?,
-            }
-        };
+        let turn = self.turn(self.runs_alone(id, policy)).await?;
         self.begins(id);
         tokio::select! {
             biased;

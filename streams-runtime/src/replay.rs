@@ -149,12 +149,7 @@ impl Group {
         self.stand_still(lease, committer, hand).await?;
         let mut alone = false;
         let (mut next, _turn) = loop {
-            let turn = tokio::select! {
-                biased;
-                () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                () = lease.lost() => return Err(Ended::Lost),
-                turn = self.engine.turns.clone().wait(alone) => turn,
-            };
+            let turn = committer.turn(alone).await?;
             let Some(next) = self.next_replay(lease, replays).await? else { return Ok(()) };
             if alone || !next.is_suspect() {
                 break (next, turn);
