@@ -352,6 +352,9 @@ pub struct Snapshot {
     pub extent: Option<Extent>,
     /// Whether the group's marker stands in it.
     pub marker: bool,
+    /// The highest id whose entry was ever taken out by itself: what is gone above it, a trim has taken, and with it everything
+    /// before. [`EntryId::ZERO`] when none was; `None` when nobody can tell.
+    pub deleted: Option<EntryId>,
     /// The entries that were asked for, oldest first.
     pub entries: Vec<Arc<Entry>>,
 }

@@ -157,9 +157,10 @@ impl Group {
         let key = &self.key;
         match refused {
             Acquired::Vanished { at } => Self::vanished(Reader::new(*at, "", None)),
-            Acquired::Ahead { at, last } => {
-                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: *last, to: *at, count: None };
-                Ended::Cut { loss, at: Some(Reader::new(*at, "", None)) }
+            // What the stream ends with may have come after the cut, with a clock that is behind.
+            Acquired::Ahead { at, .. } => {
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: *at, count: None };
+                Ended::Cut { loss, at: Some(Reader::nowhere()) }
             }
             Acquired::Mode(mode) => self.wrong_mode(mode),
             other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),

@@ -2,9 +2,13 @@
 //!
 //! A reader keeps its position and how many entries had been added up to it, those included that were lost and reported.
 //! While the entry at the position is still there no trim has passed it, so an ordinary read needs no more than to
-//! include it. Where it is gone, and now and then to find what was deleted, a [`Snapshot`] decides by arithmetic: what
-//! was ever added is what was read, what is left to read, and what is lost.
+//! include it. Where it is gone, and now and then to find what was deleted, a [`Snapshot`] decides.
+//!
+//! An entry leaves with all that is below it, by a trim, or by itself, and then the stream says so. So an entry that is gone
+//! while a lower one stands, with no deletion at or above it, was never in this history. Whatever else is gone is counted:
+//! what was ever added is what was read, what is left to read, and what is lost.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,9 +22,10 @@ use streams_core::{Entry, EntryId};
 pub struct DataLoss {
     /// What happened.
     pub kind: DataLossKind,
-    /// What is lost lies above this entry.
+    /// What is lost lies above this entry. Of a history that was cut it is one that the group has read and that is still
+    /// there, or 0-0 where the process knows of none.
     pub from: EntryId,
-    /// And not above this one.
+    /// And not above this one. Of a history that was cut it is as far as the group had read: what came after that, nobody knows.
     pub to: EntryId,
     /// How many entries are lost, exactly; `None` when nobody can know.
     pub count: Option<u64>,
@@ -84,6 +89,10 @@ impl fmt::Display for DataLoss {
     }
 }
 
+/// How many places a reader remembers, to say how far a history that was cut is still the one that it has read. Each is the
+/// end of a read, so with a backlog they reach back some thousand events, and one by one as far as most failovers take.
+const PLACES: usize = 16;
+
 /// How far a group has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reader {
@@ -91,8 +100,13 @@ pub(crate) struct Reader {
     position: EntryId,
     /// What the entry at the position looks like; `None` when there is none, or nobody knows.
     witness: Option<Witness>,
+    /// Whether the position is known to this history: an entry stood there, or one there or above was deleted, or nothing was
+    /// left up to it. Not so where a group was put at an id that no entry ever had.
+    stood: bool,
     /// How many entries had been added up to the position, lost ones included.
     seen: Option<u64>,
+    /// Earlier positions, oldest first.
+    places: VecDeque<(EntryId, Witness)>,
 }
 
 /// Tells an entry from another one of the same id: by the event's own id, by all its fields where it has none.
@@ -118,7 +132,24 @@ impl Witness {
 impl Reader {
     /// A reader at a checkpoint, as it is recorded.
     pub(crate) fn new(at: EntryId, at_event: &str, seen: Option<u64>) -> Self {
-        Self { position: at, witness: (!at_event.is_empty()).then(|| Witness::of_event(at_event)), seen }
+        let witness = (!at_event.is_empty()).then(|| Witness::of_event(at_event));
+        Self { position: at, witness, stood: witness.is_some(), seen, places: VecDeque::new() }
+    }
+
+    /// A reader that has read nothing: of a history that was cut nothing is known to be left.
+    pub(crate) fn nowhere() -> Self {
+        Self::new(EntryId::ZERO, "", None)
+    }
+
+    /// Earlier places of it, newest first, each as the reader that stood there.
+    pub(crate) fn earlier(&self) -> impl Iterator<Item = Self> {
+        self.places.iter().rev().map(|(position, witness)| Self {
+            position: *position,
+            witness: Some(*witness),
+            stood: true,
+            seen: None,
+            places: VecDeque::new(),
+        })
     }
 
     pub(crate) fn position(&self) -> EntryId {
@@ -145,45 +176,70 @@ impl Reader {
     /// These entries, which follow the position without a gap, are handed out.
     pub(crate) fn pass(&mut self, entries: &[Arc<Entry>]) {
         if let Some(last) = entries.last() {
+            if let Some(witness) = self.witness {
+                if self.places.len() == PLACES {
+                    self.places.pop_front();
+                }
+                self.places.push_back((self.position, witness));
+            }
             self.position = last.id;
             self.witness = Some(Witness::of(last));
+            self.stood = true;
             self.seen = self.seen.map(|seen| seen + entries.len() as u64);
         }
     }
 
-    /// No entry is left up to this id.
-    pub(crate) fn pass_nothing(&mut self, to: EntryId) {
-        if to > self.position {
-            self.position = to;
-            self.witness = None;
-        }
+    /// No entry is left up to the end of this snapshot, which is complete.
+    pub(crate) fn pass_nothing(&mut self, snapshot: &Snapshot) {
+        let Some(extent) = snapshot.extent.filter(|extent| extent.last > self.position) else { return };
+        let is_deleted = snapshot.deleted.is_some_and(|deleted| deleted >= extent.last);
+        self.position = extent.last;
+        self.witness = None;
+        self.stood = is_deleted || extent.first.is_none();
     }
 
     /// Judges a snapshot from the position on. What is found to be lost counts as seen from now on, if the loss is a gap.
     ///
-    /// `complete` says that the snapshot holds every entry above the position.
+    /// `complete` says that the snapshot holds every entry above the position. Of a history that was cut only [`Self::earlier`]
+    /// places can say how far it is still the same: here it is taken for another one from its beginning.
     pub(crate) fn judge(&mut self, snapshot: &Snapshot, complete: bool) -> Option<DataLoss> {
         let position = self.position;
         let loss = |kind, from, to, count| Some(DataLoss { kind, from, to, count });
-        let Some(extent) = snapshot.extent else {
-            return loss(DataLossKind::Restarted, EntryId::ZERO, position, None);
+        let cut = loss(DataLossKind::HistoryCut, EntryId::ZERO, position, None);
+        let restarted = loss(DataLossKind::Restarted, EntryId::ZERO, position, None);
+        let Some(extent) = snapshot.extent.filter(|_| snapshot.marker) else {
+            return restarted;
         };
-        if !snapshot.marker {
-            return loss(DataLossKind::Restarted, EntryId::ZERO, position, None);
-        }
         if extent.last < position {
-            return loss(DataLossKind::HistoryCut, extent.last, position, None);
+            return cut;
         }
         let first = snapshot.entries.first();
-        if first.is_some_and(|entry| entry.id == position) && !self.is_at(first) {
-            return loss(DataLossKind::HistoryCut, position.previous(), position, None);
+        let is_there = first.is_some_and(|entry| entry.id == position);
+        if is_there && !self.is_at(first) {
+            return cut;
+        }
+        let is_same = is_there && self.witness.is_some();
+        if is_there {
+            self.witness = first.map(|entry| Witness::of(entry));
+        }
+        // It was not trimmed, as a lower one stands. Where no deletion has come so far it was never there.
+        let is_hole = !is_there && extent.first.is_some_and(|first| first < position);
+        let is_unexplained = is_hole && snapshot.deleted.is_some_and(|deleted| deleted < position);
+        if is_unexplained && self.stood {
+            return cut;
+        }
+        self.stood = !is_hole || (!is_unexplained && snapshot.deleted.is_some());
+        let removed = extent.added - extent.length;
+        if position == EntryId::ZERO {
+            // Nothing was read. What a server that was set back holds once more is to be read, too.
+            self.seen = self.seen.map(|seen| seen.min(removed));
         }
         let above = snapshot.entries.iter().filter(|entry| entry.id > position).count() as u64;
         // What was read, what is left to read and what is lost cannot be more than was ever added.
         let Some(seen) = self.seen else {
             let trimmed = position != EntryId::ZERO && extent.first.is_none_or(|first| first > position);
             if extent.first.is_none_or(|first| first > position) {
-                self.seen = Some(extent.added - extent.length);
+                self.seen = Some(removed);
             } else if complete {
                 self.seen = Some(extent.added - above);
             }
@@ -192,20 +248,29 @@ impl Reader {
             return if trimmed && position < to { loss(DataLossKind::TrimmedPast, position, to, None) } else { None };
         };
         let Some(unread) = extent.added.checked_sub(seen + above) else {
-            return loss(DataLossKind::HistoryCut, position.previous(), extent.last, None);
+            if is_same {
+                // All that was read is there. What was counted above it, a server that was set back holds again, or never had.
+                self.seen = complete.then(|| extent.added - above);
+                return None;
+            }
+            return cut;
         };
         match extent.first {
             Some(first) if first <= position => {
                 if !complete || unread == 0 {
                     return None;
                 }
+                if is_unexplained {
+                    // Nothing above the position was ever deleted, either.
+                    return cut;
+                }
                 self.seen = Some(seen + unread);
                 loss(DataLossKind::DeletedUnread, position, extent.last, Some(unread))
             }
             first => {
                 // Nothing is left of what was read: whatever else has left the stream was not.
-                let Some(lost) = (extent.added - extent.length).checked_sub(seen) else {
-                    return loss(DataLossKind::HistoryCut, position.previous(), extent.last, None);
+                let Some(lost) = removed.checked_sub(seen) else {
+                    return cut;
                 };
                 self.seen = Some(seen + lost);
                 let to = first.map_or(extent.last, EntryId::previous);
@@ -216,6 +281,9 @@ impl Reader {
 }
 
 #[cfg(test)]
+mod histories;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use streams_core::broker::Extent;
@@ -224,7 +292,8 @@ mod tests {
         Arc::new(Entry { id: EntryId::new(n, 0), fields: vec![(b"id".to_vec(), format!("e{n}").into_bytes())] })
     }
 
-    /// A stream to which `added` entries were added, and which holds these; seen from `from`.
+    /// A stream to which `added` entries were added, and which holds these; seen from `from`. What is missing between them was
+    /// deleted.
     fn snapshot(added: u64, held: &[u64], last: u64, from: u64) -> Snapshot {
         let extent = Extent {
             first: held.first().map(|n| EntryId::new(*n, 0)),
@@ -233,7 +302,9 @@ mod tests {
             added,
         };
         let entries = held.iter().filter(|n| **n >= from).map(|n| entry(*n)).collect();
-        Snapshot { extent: Some(extent), marker: true, entries }
+        let deleted = held.first().and_then(|first| (*first..=last).rev().find(|n| !held.contains(n)));
+        let deleted = Some(deleted.map_or(EntryId::ZERO, |n| EntryId::new(n, 0)));
+        Snapshot { extent: Some(extent), marker: true, deleted, entries }
     }
 
     /// At entry 5 of five.
@@ -293,7 +364,47 @@ mod tests {
         let restarted = Some((DataLossKind::Restarted, None));
         let unmarked = Snapshot { marker: false, ..snapshot(9, &[5, 9], 9, 5) };
         assert_eq!(judged(&unmarked, true).0, restarted);
-        assert_eq!(judged(&Snapshot { extent: None, marker: false, entries: vec![] }, true).0, restarted);
+        assert_eq!(
+            judged(&Snapshot { extent: None, marker: false, deleted: None, entries: vec![] }, true).0,
+            restarted
+        );
+    }
+
+    #[test]
+    fn an_entry_that_left_neither_by_a_trim_nor_by_itself_was_never_there() {
+        let cut = Some((DataLossKind::HistoryCut, None));
+        let with = |deleted, snapshot| Snapshot { deleted, ..snapshot };
+        let none = Some(EntryId::ZERO);
+        // Three were lost; as many and more came instead, above the position and below it.
+        for (added, held, last) in [(7, vec![1, 2, 6, 7, 8, 9, 10], 10), (42, (1..=2).chain(6..=45).collect(), 45)] {
+            assert_eq!(judged(&with(none, snapshot(added, &held, last, 5)), true).0, cut, "{held:?}");
+            assert_eq!(judged(&with(none, snapshot(added, &held, last, 5)), false).0, cut, "{held:?}");
+        }
+        let below = with(none, snapshot(8, &[1, 2, 3, 4, 6], 6, 5));
+        assert_eq!(judged(&below, true).0, cut, "not two that were deleted");
+        let mut uncounted = Reader::new(EntryId::new(5, 0), "e5", None);
+        assert_eq!(uncounted.judge(&below, false).map(|loss| loss.kind), Some(DataLossKind::HistoryCut));
+
+        // The entry at the position was deleted, or nobody says what was.
+        let at_it = Some(EntryId::new(5, 0));
+        assert_eq!(judged(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
+        assert_eq!(judged(&with(None, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
+        // No entry was ever seen at the position: a group may be put anywhere.
+        let mut elsewhere = Reader::new(EntryId::new(5, 0), "", None);
+        assert_eq!(elsewhere.judge(&with(none, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
+        // Until a deletion at it shows that one was.
+        assert_eq!(elsewhere.judge(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
+        let loss = elsewhere.judge(&with(none, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false);
+        assert_eq!(loss.map(|loss| loss.kind), Some(DataLossKind::HistoryCut));
+    }
+
+    #[test]
+    fn a_reader_knows_where_it_was() {
+        let mut reader = reader();
+        (6..40).for_each(|n| reader.pass(&[entry(n)]));
+        let places: Vec<_> = reader.earlier().map(|place| place.position().ms).collect();
+        assert_eq!(places, (39 - PLACES as u64..39).rev().collect::<Vec<_>>());
+        assert!(reader.earlier().all(|place| place.is_at(Some(&entry(place.position().ms)))));
     }
 
     #[test]
@@ -319,8 +430,8 @@ mod tests {
         reader.pass(&[anonymous(b"x")]);
         assert!(reader.is_at(Some(&anonymous(b"x"))) && !reader.is_at(Some(&anonymous(b"y"))));
         assert_eq!((reader.position(), reader.seen()), (EntryId::new(6, 0), Some(6)));
-        reader.pass_nothing(EntryId::new(9, 0));
-        assert_eq!(reader.witness(), None);
+        reader.pass_nothing(&snapshot(9, &[1, 6], 9, 6));
+        assert_eq!((reader.position(), reader.witness()), (EntryId::new(9, 0), None));
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(crate) enum Ended {
     Again,
     /// The next event is one for another build.
     Needs(Need),
-    /// History was cut. `at` is how far the group had read, where the cut is not one that took its state along.
+    /// History was cut. `at` is how far the group had read, of what is still there; nothing where the state alone shows the cut.
     Cut { loss: DataLoss, at: Option<Reader> },
     /// The server could not be used.
     Failed(BrokerError),
@@ -302,19 +302,26 @@ impl Group {
         if self.on_data_loss == OnDataLoss::Halt {
             return Ended::Halted { reason: self.loss_reason(loss), keep: true };
         }
-        match self.begin_anew(at).await {
+        match self.begin_anew(loss.kind, at).await {
             Ok(()) => Ended::Again,
             Err(error) => error.into(),
         }
     }
 
     /// Moves the checkpoint to where the history of now goes on: behind what was read, where that is still there, to its
-    /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from.
-    async fn begin_anew(&self, at: Option<Reader>) -> Result<(), BrokerError> {
+    /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from: what was
+    /// settled above it, dead letters too, is settled no more.
+    async fn begin_anew(&self, kind: DataLossKind, at: Option<Reader>) -> Result<(), BrokerError> {
         let broker = &self.engine.broker;
         let state = broker.state(&self.key).await?;
+        let is_cut_back =
+            |reader: &Reader, state: &GroupState| kind == DataLossKind::HistoryCut && state.at <= reader.position();
         let to = match (&at, &state) {
             (None, Some(state)) => {
+                self.know(state);
+                return Ok(());
+            }
+            (Some(reader), Some(state)) if is_cut_back(reader, state) => {
                 self.know(state);
                 return Ok(());
             }
@@ -366,6 +373,9 @@ impl Group {
         let remedy = match loss.kind {
             DataLossKind::TrimmedPast => format!("to go on with what is left call `{all}`"),
             DataLossKind::DeletedUnread => format!("to go on with what is left call `{}`", after(loss.from)),
+            DataLossKind::HistoryCut if loss.from == EntryId::ZERO => {
+                format!("to handle all that is there call `{all}`")
+            }
             DataLossKind::HistoryCut => {
                 format!(
                     "to go on behind {} call `{}`, to handle all that is there again `{all}`",

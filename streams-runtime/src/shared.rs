@@ -844,13 +844,13 @@ impl<'a> Desk<'a> {
                 Err(Ended::Cut { loss, at: None })
             }
             Took::Vanished { at } => Err(Group::vanished(Reader::new(at, "", None))),
-            Took::Ahead { at, last } => {
-                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: last, to: at, count: None };
-                Err(Ended::Cut { loss, at: Some(Reader::new(at, "", None)) })
+            Took::Ahead { at, .. } => {
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: at, count: None };
+                Err(Ended::Cut { loss, at: Some(Reader::nowhere()) })
             }
             Took::Changed { at } => {
-                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: at.previous(), to: at, count: None };
-                Err(Ended::Cut { loss, at: Some(Reader::new(at, "", None)) })
+                let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: at, count: None };
+                Err(Ended::Cut { loss, at: Some(Reader::nowhere()) })
             }
             Took::Lost { lost, found } => {
                 let loss = loss_of(lost);

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streams_core::Entry;
 use streams_core::broker::{BrokerError, BrokerErrorKind, Holding, Snapshot};
-use streams_core::{Entry, EntryId};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,8 +24,6 @@ pub(crate) struct Source<'a> {
     group: &'a Group,
     follower: Follower,
     pub(crate) reader: Reader,
-    /// Where the reader began: what it read since is known to the history of then.
-    opened: EntryId,
     /// A read that was begun before its entries are needed.
     ahead: Option<Ahead>,
     /// When to look for what was deleted.
@@ -37,10 +35,17 @@ enum Ahead {
     Reading(Reading),
     /// For this group alone.
     Look {
-        reply: AbortOnDropHandle<Result<Snapshot, BrokerError>>,
+        reply: AbortOnDropHandle<Result<Looked, BrokerError>>,
         /// How many entries it asked for.
         asked: usize,
     },
+}
+
+/// What a look has found.
+struct Looked {
+    snapshot: Snapshot,
+    /// Where history was cut: the last place of the reader that is still there.
+    left: Option<Reader>,
 }
 
 /// What comes next.
@@ -65,7 +70,6 @@ impl<'a> Source<'a> {
             group,
             follower,
             reader: Reader::new(holding.at, &holding.at_event, holding.seen),
-            opened: holding.at,
             ahead: None,
             check: Box::pin(tokio::time::sleep(CHECK)),
         };
@@ -101,12 +105,12 @@ impl<'a> Source<'a> {
             };
             match ahead {
                 Ahead::Look { reply, asked } => {
-                    let (snapshot, asked) = (reply.await, *asked);
+                    let (looked, asked) = (reply.await, *asked);
                     self.ahead = None;
-                    let snapshot = snapshot.unwrap_or_else(|error| {
+                    let looked = looked.unwrap_or_else(|error| {
                         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
                     });
-                    return self.judge(snapshot?, asked);
+                    return self.judge(looked?, asked);
                 }
                 Ahead::Reading(reading) => {
                     let chunk = reading.chunk().await;
@@ -135,10 +139,12 @@ impl<'a> Source<'a> {
             }
             return None;
         }
+        if from.len() == 1 && self.reader.position() < chunk.floor {
+            // Read after the floor was known, and nothing there: what stood there is gone.
+            return None;
+        }
         let arrived = self.go_on(from[1..].to_vec(), chunk.full);
         if arrived.entries.is_empty() {
-            // Read after the floor was known, and nothing there: no entry up to the floor is left.
-            self.reader.pass_nothing(chunk.floor);
             self.follower.is_at_end(self.reader.position(), self.reader.witness());
         }
         Some(arrived)
@@ -164,7 +170,8 @@ impl<'a> Source<'a> {
     }
 
     /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
-    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Arrived, Ended> {
+    fn judge(&mut self, looked: Looked, asked: usize) -> Result<Arrived, Ended> {
+        let Looked { mut snapshot, left } = looked;
         self.check.as_mut().reset(Instant::now() + CHECK);
         let complete = snapshot.entries.len() < asked;
         let position = self.reader.position();
@@ -176,18 +183,24 @@ impl<'a> Source<'a> {
         if let Some(loss) = &loss
             && !loss.kind.is_gap()
         {
-            // A cut that was found on the way may have taken the state along, which is then the place to go on from.
-            let rolled_back = loss.kind == DataLossKind::HistoryCut && position != self.opened;
-            let at = (!rolled_back).then(|| self.reader.clone());
-            return Err(Ended::Cut { loss: loss.clone(), at });
+            let mut loss = loss.clone();
+            let at = if loss.kind == DataLossKind::HistoryCut {
+                let left = left.unwrap_or_else(Reader::nowhere);
+                loss.from = left.position();
+                left
+            } else {
+                self.reader.clone()
+            };
+            return Err(Ended::Cut { loss, at: Some(at) });
         }
-        // Whatever the window still has up to here was deleted since, and is counted.
-        let floor = if complete { snapshot.extent.map_or(position, |extent| extent.last) } else { position };
-        let mut entries = snapshot.entries;
+        let mut entries = std::mem::take(&mut snapshot.entries);
         self.follower.saw(&entries);
         entries.retain(|entry| entry.id > position);
         let mut arrived = self.go_on(entries, !complete);
-        self.reader.pass_nothing(floor);
+        if complete {
+            // Whatever the window still has up to here was deleted since, and is counted.
+            self.reader.pass_nothing(&snapshot);
+        }
         if complete && arrived.entries.is_empty() {
             self.follower.is_at_end(self.reader.position(), self.reader.witness());
         }
@@ -207,8 +220,22 @@ impl<'a> Source<'a> {
     fn look(&mut self, most: usize) {
         let asked = most.min(self.follower.count()).saturating_add(1);
         let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
-        let from = self.reader.position();
-        let reply = tokio::spawn(async move { broker.snapshot(&key, from, asked).await });
+        let reader = self.reader.clone();
+        let reply = tokio::spawn(async move {
+            let snapshot = broker.snapshot(&key, reader.position(), asked).await?;
+            let loss = reader.clone().judge(&snapshot, snapshot.entries.len() < asked);
+            let mut left = None;
+            if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
+                for place in reader.earlier() {
+                    let there = broker.read(key.partition(), place.position().previous(), 1).await?;
+                    if place.is_at(there.first()) {
+                        left = Some(place);
+                        break;
+                    }
+                }
+            }
+            Ok(Looked { snapshot, left })
+        });
         self.ahead = Some(Ahead::Look { reply: AbortOnDropHandle::new(reply), asked });
     }
 }

@@ -486,6 +486,11 @@ impl Follower {
         inner.generation += 1;
         let generation = inner.generation;
         let anew = inner.change(&self.key, |window| {
+            if window.entries.is_empty() && window.last == position && window.witness.is_none() {
+                // It began here, and nobody had read the entry.
+                window.witness = witness;
+                window.below = witness.filter(|_| window.floor == position);
+            }
             let newest = window.entries.back().map(|entry| entry.id);
             if newest.is_none_or(|newest| newest <= position) || window.shows(position, witness) {
                 return None;

@@ -727,12 +727,13 @@ contract! {
     // History.
 
     async fn a_snapshot_tells_extent_marker_and_entries_from_a_position_on(case) {
-        let nothing = Snapshot { extent: None, marker: false, entries: Vec::new() };
+        let nothing = Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new() };
         assert_eq!(case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap(), nothing);
         let all = case.append(5).await;
         assert!(!case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap().marker);
         case.create(Start::Earliest).await;
         assert!(!case.broker.snapshot(&partition().group("other"), EntryId::ZERO, 9).await.unwrap().marker);
+        assert_eq!(case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap().deleted, Some(EntryId::ZERO));
         case.remove(&[all[0], all[2]]);
         for (from, count, expected) in [
             (EntryId::ZERO, 2, vec![all[1], all[3]]),
@@ -742,13 +743,13 @@ contract! {
         ] {
             let snapshot = case.broker.snapshot(&risk(), from, count).await.unwrap();
             assert_eq!((ids(&snapshot.entries), snapshot.marker), (expected, true), "from {from}");
-            assert_eq!(snapshot.extent, Some(case.extent().await));
+            assert_eq!((snapshot.extent, snapshot.deleted), (Some(case.extent().await), Some(all[2])));
         }
         assert_eq!(case.extent().await, Extent { first: Some(all[1]), last: all[4], length: 3, added: 5 });
         case.remove(&all);
         let empty = Extent { first: None, last: all[4], length: 0, added: 5 };
         let snapshot = case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap();
-        assert_eq!(snapshot, Snapshot { extent: Some(empty), marker: true, entries: Vec::new() });
+        assert_eq!(snapshot, Snapshot { extent: Some(empty), marker: true, deleted: Some(all[4]), entries: Vec::new() });
     }
 
     async fn a_claim_tells_the_event_at_the_checkpoint(case) {

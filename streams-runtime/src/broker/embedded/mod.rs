@@ -44,6 +44,13 @@ struct Shared {
     epoch: Instant,
 }
 
+/// What an [`Embedded`] broker held at a moment.
+#[derive(Clone)]
+pub struct Dump {
+    logs: HashMap<String, Log>,
+    groups: HashMap<String, Group>,
+}
+
 #[derive(Default)]
 struct Store {
     logs: HashMap<String, Log>,
@@ -55,17 +62,19 @@ struct Store {
 }
 
 /// A stream: partitions, bells and dead letters alike.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Log {
     entries: VecDeque<Arc<Entry>>,
     last: EntryId,
     added: u64,
+    /// The highest id that was deleted by itself.
+    deleted: EntryId,
     /// The groups whose marker stands in the stream and dies with it, with where it stood at first.
     markers: HashMap<String, EntryId>,
 }
 
 /// The lease and the checkpoint of a group on a partition.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Group {
     lease: LeaseView,
     lease_for: Duration,
@@ -88,7 +97,7 @@ struct Group {
 }
 
 /// What is known of the first of the replays.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Replaying {
     id: EntryId,
     attempts: u32,
@@ -101,6 +110,10 @@ impl Log {
     fn push(&mut self, now: u64, fields: Fields) -> EntryId {
         // As Redis does: the clock may stand still or go back, ids may not.
         let id = if now > self.last.ms { EntryId::new(now, 0) } else { self.last.next() };
+        self.add(id, fields)
+    }
+
+    fn add(&mut self, id: EntryId, fields: Fields) -> EntryId {
         self.entries.push_back(Arc::new(Entry { id, fields }));
         self.last = id;
         self.added += 1;
@@ -136,8 +149,8 @@ impl Log {
         }
     }
 
-    /// The checkpoint of a group that begins here, and its ordinal.
-    fn begin(&self, start: Start, now: u64) -> (EntryId, Option<u64>) {
+    /// The checkpoint of a group that begins here, its ordinal, and the event id of the entry there.
+    fn begin(&self, start: Start, now: u64) -> (EntryId, Option<u64>, String) {
         let before = |id: EntryId| match self.entries.partition_point(|entry| entry.id < id) {
             0 => EntryId::ZERO,
             above => self.entries[above - 1].id,
@@ -155,7 +168,13 @@ impl Log {
         } else {
             None
         };
-        (at, seen)
+        (at, seen, self.event_at(at))
+    }
+
+    /// The event id of the entry there, where it can be told apart.
+    fn event_at(&self, id: EntryId) -> String {
+        let there = self.from(id, 1).pop().filter(|entry| entry.id == id);
+        there.and_then(|entry| entry.given_id().map(str::to_owned)).unwrap_or_default()
     }
 }
 
@@ -232,9 +251,10 @@ impl Store {
             return Created::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        let (at, seen) = log.begin(start, now);
+        let (at, seen, at_event) = log.begin(start, now);
         log.markers.insert(group.group().to_owned(), at);
-        self.groups.insert(group.state().to_owned(), Group { at, seen, queue: queue(group), ..Group::default() });
+        self.groups
+            .insert(group.state().to_owned(), Group { at, at_event, seen, queue: queue(group), ..Group::default() });
         Created::Made
     }
 
@@ -251,14 +271,14 @@ impl Store {
             return Reset::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        let (at, seen) = log.begin(to, now);
+        let (at, seen, at_event) = log.begin(to, now);
         log.markers.insert(group.group().to_owned(), at);
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
         let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
         self.groups.insert(
             group.state().to_owned(),
-            Group { lease, at, seen, reset, events, queue: queue(group), ..Group::default() },
+            Group { lease, at, at_event, seen, reset, events, queue: queue(group), ..Group::default() },
         );
         self.ring(group, now);
         Reset::Done { at }
@@ -516,17 +536,17 @@ impl Embedded {
 
     /// Trims what is below `floor`, as an operator's `XTRIM` would.
     pub fn trim(&self, partition: &PartitionKey, floor: EntryId) {
-        self.entries(partition, |entry| entry.id >= floor);
+        if let Some(log) = self.shared.lock().logs.get_mut(partition.as_str()) {
+            log.entries.retain(|entry| entry.id >= floor);
+        }
     }
 
     /// Deletes entries, as an operator's `XDEL` would.
     pub fn remove(&self, partition: &PartitionKey, ids: &[EntryId]) {
-        self.entries(partition, |entry| !ids.contains(&entry.id));
-    }
-
-    fn entries(&self, partition: &PartitionKey, keep: impl Fn(&Entry) -> bool) {
         if let Some(log) = self.shared.lock().logs.get_mut(partition.as_str()) {
-            log.entries.retain(|entry| keep(entry));
+            let gone = log.entries.iter().map(|entry| entry.id).filter(|id| ids.contains(id)).max();
+            log.deleted = log.deleted.max(gone.unwrap_or(EntryId::ZERO));
+            log.entries.retain(|entry| !ids.contains(&entry.id));
         }
     }
 
@@ -534,6 +554,39 @@ impl Embedded {
     pub fn unmark(&self, group: &GroupKey) {
         if let Some(log) = self.shared.lock().logs.get_mut(group.partition().as_str()) {
             log.markers.remove(group.group());
+        }
+    }
+
+    /// Adds an entry under this id, as an operator's `XADD` with an id would; answers false where it is not above every
+    /// earlier one.
+    pub fn add(&self, partition: &PartitionKey, id: EntryId, fields: Fields) -> bool {
+        let mut store = self.shared.lock();
+        let log = store.logs.entry(partition.as_str().to_owned()).or_default();
+        let fits = id > log.last;
+        if fits {
+            log.add(id, fields);
+        }
+        drop(store);
+        self.shared.added.notify_waiters();
+        fits
+    }
+
+    /// Everything as it is now, for [`restore`](Self::restore).
+    pub fn dump(&self) -> Dump {
+        let store = self.shared.lock();
+        Dump { logs: store.logs.clone(), groups: store.groups.clone() }
+    }
+
+    /// Puts streams and the states of groups back as they were, as a failover to a replica that lagged would; or the one stream
+    /// with its markers alone, as an operator's `RESTORE` of its key would.
+    pub fn restore(&self, dump: &Dump, alone: Option<&PartitionKey>) {
+        let mut store = self.shared.lock();
+        match alone {
+            None => (store.logs, store.groups) = (dump.logs.clone(), dump.groups.clone()),
+            Some(partition) => match dump.logs.get(partition.as_str()) {
+                Some(log) => drop(store.logs.insert(partition.as_str().to_owned(), log.clone())),
+                None => drop(store.logs.remove(partition.as_str())),
+            },
         }
     }
 
@@ -558,6 +611,12 @@ impl Embedded {
 impl Default for Embedded {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl std::fmt::Debug for Dump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dump").finish_non_exhaustive()
     }
 }
 
@@ -661,6 +720,7 @@ impl Broker for Embedded {
             Ok(Snapshot {
                 extent: log.map(Log::extent),
                 marker: store.has_marker(group),
+                deleted: log.map(|log| log.deleted),
                 entries: log.map_or_else(Vec::new, |log| log.from(from, count)),
             })
         })
@@ -768,7 +828,11 @@ impl Broker for Embedded {
             let Some(log) = store.logs.get(group.partition().as_str()) else { return Ok(Adopted::Missing) };
             let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
             let seen = (at == log.last).then_some(log.added);
-            store.groups.insert(group.state().to_owned(), Group { at, seen, queue: queue(group), ..Group::default() });
+            let at_event = log.event_at(at);
+            store.groups.insert(
+                group.state().to_owned(),
+                Group { at, at_event, seen, queue: queue(group), ..Group::default() },
+            );
             Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
         })
     }

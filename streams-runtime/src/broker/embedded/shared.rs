@@ -17,7 +17,7 @@ use crate::clock::millis;
 const MOST_NEEDED: usize = 10;
 
 /// What a shared group has besides the fields of every group.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Queue {
     consumers: BTreeMap<String, Consumer>,
     pending: BTreeMap<EntryId, Pending>,
@@ -30,11 +30,13 @@ pub(super) struct Queue {
     pub(super) lost: Option<Lost>,
 }
 
+#[derive(Clone)]
 enum Consumer {
     Lives { epoch: u64, beat: u64, lease_for: Duration },
     Dead,
 }
 
+#[derive(Clone)]
 struct Pending {
     owner: Option<String>,
     crashes: u32,

@@ -1061,13 +1061,17 @@ fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
 
 fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {
     match answer.word.as_str() {
-        "no stream" => Ok(Snapshot { extent: None, marker: false, entries: Vec::new() }),
+        "no stream" => Ok(Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new() }),
         "stream" => {
-            let first = Some(answer.text()?).filter(|id| !id.is_empty());
-            let first = first.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
+            let id = |text: String| {
+                let id = Some(text).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose();
+                id.map_err(|_| Unexpected("an entry id"))
+            };
+            let first = id(answer.text()?)?;
             let (last, length, added) = (answer.id()?, answer.number()?, answer.number()?);
             let extent = Some(Extent { first, last, length, added });
-            Ok(Snapshot { extent, marker: answer.number()? == 1, entries: parse::entries(answer.value()?)? })
+            let (marker, deleted) = (answer.number()? == 1, id(answer.text()?)?);
+            Ok(Snapshot { extent, marker, deleted, entries: parse::entries(answer.value()?)? })
         }
         _ => Err(Unexpected("a snapshot")),
     }

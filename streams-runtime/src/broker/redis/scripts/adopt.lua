@@ -59,5 +59,5 @@ else
   until #page < 500
 end
 redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
-  'at', at, 'at_event', '', 'seen', seen)
+  'at', at, 'at_event', event_at(stream, at), 'seen', seen)
 return {'done', at, found['last-delivered-id'], count, oldest}

@@ -15,9 +15,9 @@ if has_group(stream, group) then
   return {'foreign'}
 end
 
-local at, seen = begin(stream, start, from)
+local at, seen, at_event = begin(stream, start, from)
 mark(stream, group, at, seen)
 forget_what_waits()
 redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
-  'at', at, 'at_event', '', 'seen', seen)
+  'at', at, 'at_event', at_event, 'seen', seen)
 return {'made'}

@@ -188,7 +188,15 @@ local function mirror(stream, group, at, seen)
   return true
 end
 
--- The checkpoint of a group that begins there, and its ordinal: how many entries were added up to it, where that is known.
+-- The event id of the entry there, where it can be told apart; one with other characters than the usual ones is left out, as
+-- not every text is one to all readers.
+local function event_at(stream, id)
+  local there = entry_at(stream, id)
+  return there and string.match(event_id(there), '^[!-~]+$') or ''
+end
+
+-- The checkpoint of a group that begins there, its ordinal: how many entries were added up to it, where that is known, and the
+-- event id of the entry there.
 local function begin(stream, start, from)
   local last, added, length = '0-0', 0, 0
   if redis.call('EXISTS', stream) == 1 then
@@ -211,13 +219,14 @@ local function begin(stream, start, from)
     end
   end
 
+  local at_event = event_at(stream, at)
   -- Between the two ends nobody knows.
   if at == last then
-    return at, digits(added)
+    return at, digits(added), at_event
   elseif at == '0-0' then
-    return at, digits(added - length)
+    return at, digits(added - length), at_event
   end
-  return at, ''
+  return at, '', at_event
 end
 
 -- Makes a group's marker in the stream, and the stream where there is none.
@@ -250,11 +259,11 @@ end
 
 -- Makes the state of a group that is begun anew. Attempts, too, begin anew; what builds have declared is still true, and
 -- letters that wait to be handled again still do.
-local function begin_anew(state, mode, held, at, seen)
+local function begin_anew(state, mode, held, at, seen, at_event)
   local epoch = digits(math.max((tonumber(held.epoch) or 0) + 1, now()))
   redis.call('DEL', state)
   redis.call('HSET', state, 'mode', mode, 'owner', '', 'epoch', epoch, 'beat', '0', 'lease', '0',
-    'at', at, 'at_event', '', 'seen', seen, 'reset', epoch)
+    'at', at, 'at_event', at_event or '', 'seen', seen, 'reset', epoch)
   for _, field in ipairs({'events', 'replays'}) do
     if held[field] then
       redis.call('HSET', state, field, held[field])

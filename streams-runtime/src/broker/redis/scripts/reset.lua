@@ -14,12 +14,12 @@ if refused then
   return refused
 end
 
-local at, seen = begin(stream, ARGV[3], ARGV[4])
+local at, seen, at_event = begin(stream, ARGV[3], ARGV[4])
 if marked then
   mirror(stream, group, at, seen)
 else
   mark(stream, group, at, seen)
 end
-begin_anew(state, 'ordered', held, at, seen)
+begin_anew(state, 'ordered', held, at, seen, at_event)
 ring(bell, group, ARGV[5])
 return {'done', at}
