@@ -40,8 +40,12 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     fn now(&self) -> Reply<'_, u64>;
 
     /// Records how many partitions the stream has, or MUST fail with [`BrokerErrorKind::Mismatch`] when
-    /// another number is recorded already.
+    /// another number is recorded already. It MUST fail with the same, and record nothing, when no number is recorded and
+    /// there are [`strays`](Self::strays): somebody has published by another number.
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()>;
+
+    /// Of the keys in [`StreamKey::strays`] those that hold entries, each with how many. A key that is no stream holds none.
+    fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>>;
 
     /// How many partitions are recorded for the stream, whatever number the key says; `None` when nobody declared it.
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>>;
@@ -83,6 +87,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     ///
     /// MUST NOT be above the checkpoint of any group that was there when this was called.
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
+
+    /// The names of all groups of the partition, also of those that other programs read; `None` when there is no such stream.
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>>;
 
     /// Where the partition begins and ends; `None` when there is no such stream.
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>>;

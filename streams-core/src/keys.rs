@@ -7,6 +7,10 @@ pub const MAX_NAME: usize = 100;
 /// The most partitions of a stream: each is a key, a lease a group and an entry in every reader's list.
 pub const MAX_PARTITIONS: u32 = 1024;
 
+/// How many keys above the last partition are looked at for strays: whoever publishes by too large a number writes to the
+/// first of them as well as to the others, and each costs a command a look.
+const NEIGHBOURS: u32 = 16;
+
 /// A name that Redis keys cannot be made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} name `{name}`: {reason}")]
@@ -123,6 +127,15 @@ impl StreamKey {
     /// The sorted set in which the processes of a group say that they are there.
     pub fn members(&self, group: &str) -> String {
         format!("streams:{{{}}}:{group}:members", self.base)
+    }
+
+    /// Keys beside its partitions, where nobody reads, and a producer writes that goes by another number of them: the stream's
+    /// own key when there are several, and the first keys above the last.
+    pub fn strays(&self) -> Vec<PartitionKey> {
+        let numbered = |index| PartitionKey { key: format!("{}.{index}", self.base), index };
+        let first = if self.partitions == 1 { 0 } else { self.partitions };
+        let bare = (self.partitions != 1).then(|| PartitionKey { key: self.base.clone(), index: 0 });
+        bare.into_iter().chain((first..first.saturating_add(NEIGHBOURS)).map(numbered)).collect()
     }
 
     /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
@@ -275,6 +288,19 @@ mod tests {
         for bad in ["", "a:b", "_bell", "Streams"] {
             assert!(check_group(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn strays_are_where_another_number_of_partitions_would_put_events() {
+        let strays = |partitions| -> Vec<String> {
+            let stream = StreamKey::new(Some("eu"), "trades", partitions);
+            let strays: Vec<_> = stream.strays().iter().map(|key| key.as_str().to_owned()).collect();
+            assert!((0..partitions).all(|index| !strays.contains(&stream.partition(index).key)), "{strays:?}");
+            strays
+        };
+        assert_eq!(strays(1)[..2], ["eu:trades.0", "eu:trades.1"]);
+        assert_eq!(strays(4)[..3], ["eu:trades", "eu:trades.4", "eu:trades.5"]);
+        assert_eq!((strays(1).len(), strays(4).len()), (16, 17));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What an operator does to a group by hand: lets it go on after a halt, moves its checkpoint, looks after its dead letters.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Reset};
+use streams_core::broker::{Attendance, Broker, BrokerError, BrokerErrorKind, Reset};
 use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 
 use crate::dead_letters::DeadLetters;
+use crate::names;
 
 /// How often a reset is tried when the lease changes hands under it.
 const ATTEMPTS: u32 = 5;
@@ -18,8 +19,8 @@ const ATTEMPTS: u32 = 5;
 pub struct Admin {
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
-    /// States of groups that are known to be in shared delivery, for those that are made anew.
-    shared: BTreeSet<String>,
+    /// Of a running app its groups, by their state, and whether they are in shared delivery: these may be made anew.
+    driven: BTreeMap<String, bool>,
 }
 
 impl fmt::Debug for Admin {
@@ -45,11 +46,11 @@ impl Admin {
     /// ```
     pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
         namespace.map_or(Ok(()), keys::check_namespace)?;
-        Ok(Self::at(broker, namespace.map(str::to_owned), BTreeSet::new()))
+        Ok(Self::at(broker, namespace.map(str::to_owned), BTreeMap::new()))
     }
 
-    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>, shared: BTreeSet<String>) -> Self {
-        Self { broker, namespace, shared }
+    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>, driven: BTreeMap<String, bool>) -> Self {
+        Self { broker, namespace, driven }
     }
 
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
@@ -57,7 +58,8 @@ impl Admin {
     ///
     /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
     /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
-    /// made anew, for ordered delivery where nobody knows better. A group in shared delivery begins anew in every hand: what was in
+    /// made anew; where nothing is left of the group at all, only by [`Running::admin`](crate::Running::admin) or while processes
+    /// run it in ordered delivery: anything else is taken for a name that is misspelt. A group in shared delivery begins anew in every hand: what was in
     /// hand or waited for another attempt is handled again if it stands behind the new beginning, and forgotten if not.
     ///
     /// # Errors
@@ -68,7 +70,14 @@ impl Admin {
     /// Some partitions may be reset.
     pub async fn reset(&self, stream: &str, group: &str, to: Start) -> Result<Vec<EntryId>, BrokerError> {
         let mut checkpoints = Vec::new();
-        for key in self.groups(stream, group).await? {
+        let keys = self.groups(stream, group).await?;
+        if !keys.iter().any(|key| self.driven.contains_key(key.state()))
+            && let Some(missing) = names::missing(&*self.broker, &keys).await?
+            && !self.is_attended(stream, group).await
+        {
+            return Err(missing);
+        }
+        for key in keys {
             checkpoints.push(self.reset_one(&key, to).await?);
         }
         Ok(checkpoints)
@@ -98,6 +107,9 @@ impl Admin {
         let mut told = Vec::new();
         for key in self.groups(stream, group).await? {
             if !self.broker.resume(&key).await? {
+                if let Some(missing) = names::missing(&*self.broker, std::slice::from_ref(&key)).await? {
+                    return Err(missing);
+                }
                 return Err(refused(format!(
                     "there is no state of {key}: check stream, group and namespace; a group that halts because it has no checkpoint is not resumed but made anew, as its log line says"
                 )));
@@ -110,7 +122,8 @@ impl Admin {
     /// The dead letters of a group, for tools that do not know the types of its events; of `trades.3` those of that partition.
     ///
     /// # Errors
-    /// When a name is wrong, the partition is none of the stream's, or the broker cannot be asked.
+    /// When a name is wrong, the partition is none of the stream's, or the broker cannot be asked. Whether there is such a group
+    /// is looked at by the calls of [`DeadLetters`] that find nothing.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
@@ -126,16 +139,18 @@ impl Admin {
         Ok(DeadLetters::of(Arc::clone(&self.broker), self.groups(stream, group).await?))
     }
 
+    /// Whether processes run the group in ordered delivery; no, where that cannot be asked.
+    async fn is_attended(&self, stream: &str, group: &str) -> bool {
+        let (name, _) = split(stream);
+        let members = StreamKey::new(self.namespace.as_deref(), name, 1).members(group);
+        let look = [Attendance { members, present: None, absent: Vec::new() }];
+        let told = self.broker.attend(&look).await;
+        told.is_ok_and(|sets| sets.iter().any(|set| set.as_ref().is_ok_and(|members| !members.is_empty())))
+    }
+
     /// The group on every partition that the name stands for.
     async fn groups(&self, stream: &str, group: &str) -> Result<Vec<GroupKey>, BrokerError> {
-        // No stream ends in a dot and digits: this is a partition of one.
-        let (name, index) = match stream.rsplit_once('.') {
-            Some((name, digits)) => match digits.parse::<u32>() {
-                Ok(index) => (name, Some(index)),
-                Err(_) => (stream, None),
-            },
-            None => (stream, None),
-        };
+        let (name, index) = split(stream);
         keys::check_stream(name).and_then(|()| keys::check_group(group)).map_err(|error| refused(error.to_string()))?;
         let namespace = self.namespace.as_deref();
         // Where the number is gone with everything else the stream's own key is meant, or the partition that is named.
@@ -160,7 +175,7 @@ impl Admin {
     async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
         // Where there is a state it says how the group is delivered to.
         let (ordered, shared) = (key.clone(), key.clone().shared());
-        let mut key = if self.shared.contains(key.state()) { &shared } else { &ordered };
+        let mut key = if self.driven.get(key.state()).is_some_and(|shared| *shared) { &shared } else { &ordered };
         for _ in 0..ATTEMPTS {
             let state = self.broker.state(key).await?;
             if state.is_none() && self.broker.extent(key.partition()).await?.is_none() {
@@ -183,6 +198,12 @@ impl Admin {
         let message = format!("the lease of {key} changed hands at every attempt to reset it; try again");
         Err(BrokerError::new(BrokerErrorKind::Unavailable, message))
     }
+}
+
+/// A stream's name, and the partition that is meant: no stream ends in a dot and digits.
+fn split(stream: &str) -> (&str, Option<u32>) {
+    let partition = stream.rsplit_once('.').and_then(|(name, digits)| Some((name, Some(digits.parse().ok()?))));
+    partition.unwrap_or((stream, None))
 }
 
 fn refused(message: String) -> BrokerError {

@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::broker::{Embedded, Redis};
 use crate::builds;
 use crate::clock::Clock;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, set_variables};
 use crate::dead_letters::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
@@ -46,9 +46,9 @@ const ASK: Duration = Duration::from_millis(200);
 /// How many groups say at the same time what they handle: enough to fill a connection, and no burst of thousands.
 const ANNOUNCED_AT_ONCE: usize = 64;
 
-/// Said once, where nobody chose a broker.
-pub(crate) const EMBEDDED_BY_DEFAULT: &str = "no REDIS_URL is set: using the embedded broker, which forgets everything \
-    when the program ends; a release build would refuse to start";
+/// Said where nobody chose a broker, behind why.
+const EMBEDDED_BY_DEFAULT: &str =
+    "using the embedded broker, which forgets everything when the program ends; a release build would refuse to start";
 
 /// A program's consumers and what they need; nothing happens until it is started.
 ///
@@ -153,8 +153,9 @@ impl App {
 
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
-    /// `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`, `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`,
-    /// `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`. `run` does this by itself.
+    /// `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`,
+    /// `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`, `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`.
+    /// The [crate's page](crate#environment) says what each means. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.
         let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -213,29 +214,51 @@ impl App {
         self.environment.namespace.as_deref().or(self.namespace.as_deref())
     }
 
-    /// Whether nobody chose a broker, in a build where that means the embedded one.
-    pub(crate) fn is_embedded_by_default(&self) -> bool {
-        cfg!(debug_assertions)
-            && self.broker.is_none()
-            && self.environment.redis_url.is_none()
-            && !self.environment.embedded
-    }
-
     /// The broker that was given, or the one that the environment names; without either the embedded one, but only
-    /// in a debug build: a forgotten variable must not become a service that forgets.
+    /// in a debug build: a forgotten variable must not become a service that forgets. Neither must a variable that is set and
+    /// that nobody reads.
     fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
+        // A test's app has a broker, and is the same whatever the environment says.
+        let unread = if self.environment.read || self.seams.is_some() { Vec::new() } else { set_variables() };
         if let Some(broker) = &self.broker {
+            // Whoever gives a broker may have read the URL itself.
+            let unread: Vec<_> = unread.into_iter().filter(|name| *name != "REDIS_URL").collect();
+            if !unread.is_empty() {
+                tracing::warn!(
+                    variables = unread.join(", "),
+                    "variables are set that this app does not read: call `.from_environment()` before `.start()`, or unset them"
+                );
+            }
             return Ok(Arc::clone(broker));
+        }
+        if !unread.is_empty() {
+            return Err(Error::Refused(vec![format!(
+                "no broker: {} {} set, and this app does not read the environment; call `.from_environment()` before `.start()`, or give it a broker by `.broker(..)`, such as `Embedded::new()`",
+                unread.join(", "),
+                if unread.len() == 1 { "is" } else { "are" }
+            )]));
         }
         if let Some(url) = &self.environment.redis_url {
             return Ok(Arc::new(self.open(&url.0)?));
         }
-        if self.is_embedded_by_default() {
-            tracing::warn!("{EMBEDDED_BY_DEFAULT}");
-        } else if !self.environment.embedded {
-            return Err(Error::Refused(vec![
-                "no broker: set REDIS_URL, or STREAMS_BROKER=embedded for one in the process that forgets everything at its end".to_owned(),
-            ]));
+        if !self.environment.embedded {
+            let (why, remedy) = if self.environment.read {
+                ("no REDIS_URL is set", "set REDIS_URL, or STREAMS_BROKER=embedded for one")
+            } else {
+                (
+                    "no broker is given, and the environment is not read",
+                    "call `.broker(..)`, or `.from_environment()` and set REDIS_URL, or STREAMS_BROKER=embedded for one",
+                )
+            };
+            if !cfg!(debug_assertions) {
+                let message = format!("no broker: {remedy} in the process that forgets everything at its end");
+                return Err(Error::Refused(vec![message]));
+            }
+            tracing::warn!("{why}: {EMBEDDED_BY_DEFAULT}");
+            // What a newcomer must see.
+            if !tracing::dispatcher::has_been_set() {
+                eprintln!("streams: {why}: {EMBEDDED_BY_DEFAULT}");
+            }
         }
         Ok(Arc::new(Embedded::new()))
     }
@@ -254,11 +277,12 @@ impl App {
 
     /// Checks, connects, and begins to drive every group.
     ///
-    /// Touches no signals, no environment and no exit code; several apps may live in one process. Must be called on
-    /// a tokio executor with time and I/O enabled.
+    /// Touches no signals and no exit code, and reads no environment unless [`App::from_environment`] did; several apps may live
+    /// in one process. Must be called on a tokio executor with time and I/O enabled.
     ///
     /// # Errors
-    /// Everything that is wrong, before anything is connected; then whatever the broker refuses.
+    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a variable
+    /// that is set and not read, such as `REDIS_URL`, is wrong, too: the events would go to a broker that forgets them.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done starts nothing that goes on.
@@ -405,7 +429,8 @@ impl App {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
             of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
         };
-        let meeting = tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, owns));
+        let meeting =
+            tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, Arc::clone(&vitals.registry), owns));
         let groups = progress.clone();
         let monitor = Monitor::new(monitor::Inner { groups, tips, vitals, outages, clock, lease_for: config.lease });
         let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
@@ -589,9 +614,9 @@ impl Running {
 
     /// What an operator does to the groups of the app's broker and namespace.
     pub fn admin(&self) -> Admin {
-        let shared = self.progress.iter().map(|progress| &progress.key).filter(|key| key.is_shared());
-        let shared = shared.map(|key| key.state().to_owned()).collect();
-        Admin::at(Arc::clone(&self.broker), self.namespace.clone(), shared)
+        let keys = self.progress.iter().map(|progress| &progress.key);
+        let driven = keys.map(|key| (key.state().to_owned(), key.is_shared())).collect();
+        Admin::at(Arc::clone(&self.broker), self.namespace.clone(), driven)
     }
 
     pub(crate) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {

@@ -11,6 +11,8 @@ use std::time::Duration;
 use streams_core::broker::DeadBounds;
 use streams_core::{Backoff, ConsumerOptions, OnDataLoss, keys};
 
+use crate::names::nearest;
+
 /// The options of an app. Every field has a default that is fit for production.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -212,6 +214,8 @@ fn options_problems(options: &ConsumerOptions) -> Vec<String> {
 /// What the environment says; read once, by `run`.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Environment {
+    /// Whether it was read at all.
+    pub(crate) read: bool,
     pub(crate) redis_url: Option<Url>,
     /// Files for TLS to it.
     pub(crate) tls: TlsFiles,
@@ -296,13 +300,44 @@ const VARIABLES: [&str; 16] = [
     "STREAMS_TLS_KEY",
 ];
 
+/// Those that are set, of all that [`Environment::read`] would take: for an app that does not read them.
+pub(crate) fn set_variables() -> Vec<&'static str> {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::iter::once("REDIS_URL").chain(VARIABLES).filter(is_set).collect()
+}
+
+/// Whether it is one of those that Kubernetes gives each container for a Service that is called `streams`, or begins with
+/// `streams-`: host and port, and in the form of Docker's links an address for each port.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    let is_a_port = |name: &str| {
+        let mut parts = name.rsplitn(4, '_');
+        parts.next().is_some_and(|protocol| PROTOCOLS.contains(&protocol))
+            && parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && parts.next() == Some("PORT")
+            && parts.next().is_some()
+    };
+    let is_an_address = || {
+        let protocol = value.split_once("://").map(|(protocol, _)| protocol.to_ascii_uppercase());
+        protocol.is_some_and(|protocol| PROTOCOLS.contains(&protocol.as_str()))
+    };
+    let of_a_port = ["_PROTO", "_PORT", "_ADDR"].iter().find_map(|part| name.strip_suffix(part));
+    name.starts_with("STREAMS_")
+        && (name.ends_with("_SERVICE_HOST")
+            || name.ends_with("_SERVICE_PORT")
+            || name.contains("_SERVICE_PORT_")
+            || is_a_port(name)
+            || of_a_port.is_some_and(is_a_port)
+            || (name.ends_with("_PORT") && is_an_address()))
+}
+
 impl Environment {
     /// Reads the variables; what cannot be understood becomes a problem that refuses the start.
     pub(crate) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut read = Self::default();
+        let mut read = Self { read: true, ..Self::default() };
         for (name, value) in variables {
             // An empty variable is how shells and orchestrators say "not set".
-            if value.is_empty() {
+            if value.is_empty() || is_of_a_service(&name, &value) {
                 continue;
             }
             // Messages repeat values, and a URL in the wrong variable may hold a password.
@@ -357,8 +392,9 @@ impl Environment {
                 // The macros and the tests of locks read theirs: whoever runs tests runs programs, too.
                 "STREAMS_MACROS_DEBUG" | "STREAMS_LOCK" | "STREAMS_LOCK_BASE" | "STREAMS_BLESS" => {}
                 _ if name.starts_with("STREAMS_") => {
+                    let near = nearest(&name, VARIABLES).map(|near| format!(", perhaps {near}")).unwrap_or_default();
                     read.problems
-                        .push(format!("unknown variable {name}; known are REDIS_URL, {}", VARIABLES.join(", ")));
+                        .push(format!("unknown variable {name}{near}; known are REDIS_URL, {}", VARIABLES.join(", ")));
                 }
                 _ => {}
             }
@@ -463,6 +499,41 @@ mod tests {
             says(with(&FILES[2..], "redis://host"), &["STREAMS_TLS_CERT", "write rediss://, or unset STREAMS_TLS_KEY"]);
         } else {
             says(with(&FILES, "rediss://host"), &["the feature `tls`"]);
+        }
+    }
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_is_no_mistake() {
+        for (name, value) in [
+            ("STREAMS_SERVICE_HOST", "10.0.0.1"),
+            ("STREAMS_SERVICE_PORT", "6379"),
+            ("STREAMS_SERVICE_PORT_REDIS_TLS", "6380"),
+            ("STREAMS_PORT", "tcp://10.0.0.1:6379"),
+            ("STREAMS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+            ("STREAMS_PORT_6379_TCP_PROTO", "tcp"),
+            ("STREAMS_PORT_6379_TCP_PORT", "6379"),
+            ("STREAMS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+            ("STREAMS_PORT_53_UDP", "udp://[fd00::1]:53"),
+            ("STREAMS_HTTP_SERVICE_HOST", "10.0.0.1"),
+            ("STREAMS_HTTP_PORT", "tcp://10.0.0.1:80"),
+            ("STREAMS_HTTP_PORT_80_SCTP_ADDR", "10.0.0.1"),
+        ] {
+            let env = read(&[(name, value)]);
+            assert_eq!((env.http, env.problems), (None, Vec::<String>::new()), "{name}");
+        }
+        for (name, value, near) in [
+            ("STREAMS_PORT", "6379", None),
+            ("STREAMS_HTTP_PORT", "9100", None),
+            ("STREAMS_PORT_TCP", "tcp", None),
+            ("STREAMS_PORT_X_TCP", "tcp", None),
+            ("STREAMS_HOST", "10.0.0.1", None),
+            ("STREAMS_LAESE", "1s", Some("perhaps STREAMS_LEASE")),
+            ("STREAMS_MAX_ATEMPTS", "1", Some("perhaps STREAMS_MAX_ATTEMPTS")),
+        ] {
+            let problems = read(&[(name, value)]).problems;
+            assert!(problems.len() == 1 && problems[0].contains(&format!("unknown variable {name}")), "{problems:?}");
+            assert_eq!(problems[0].contains("perhaps"), near.is_some(), "{problems:?}");
+            assert!(near.is_none_or(|near| problems[0].contains(near)), "{problems:?}");
         }
     }
 

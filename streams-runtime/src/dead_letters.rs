@@ -13,6 +13,7 @@ use streams_core::{EntryId, StreamEvent};
 
 use crate::clock::millis;
 use crate::dead_letter::{DeadLetter, DeadLetterId};
+use crate::names;
 use crate::registry;
 use crate::settle::Cause;
 
@@ -27,6 +28,9 @@ const MOST_REPLAYS: u64 = 10_000;
 /// are read without the event's type, as [`Admin::dead_letters`](crate::Admin::dead_letters) does.
 ///
 /// Nothing but [`DeadLetters::discard`] and [`DeadLetters::replay`] ever takes one away.
+///
+/// Where nothing is found, and there is no such group, a call fails with the groups that there are: a misspelt name does not
+/// look like a group that is well.
 pub struct DeadLetters<E = ()> {
     broker: Arc<dyn Broker>,
     groups: Vec<GroupKey>,
@@ -230,6 +234,7 @@ impl<E> DeadLetters<E> {
             found.extend(page);
         }
         found.truncate(count);
+        self.found(found.len() as u64).await?;
         Ok(found)
     }
 
@@ -243,7 +248,9 @@ impl<E> DeadLetters<E> {
     pub async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetter<E>>, BrokerError> {
         let Some(group) = self.group(id.partition) else { return Ok(None) };
         let found = self.broker.dead_letters(group, id.entry.previous(), 1).await?;
-        Ok(found.into_iter().find(|letter| letter.id == id.entry).map(|letter| DeadLetter::of(id.partition, letter)))
+        let found = found.into_iter().find(|letter| letter.id == id.entry);
+        self.found(found.iter().len() as u64).await?;
+        Ok(found.map(|letter| DeadLetter::of(id.partition, letter)))
     }
 
     /// How many letters the filter means. They are read for it, some at a time.
@@ -259,6 +266,7 @@ impl<E> DeadLetters<E> {
         while let Some((_, page)) = search.next(PAGE).await? {
             count += page.len() as u64;
         }
+        self.found(count).await?;
         Ok(count)
     }
 
@@ -307,6 +315,7 @@ impl<E> DeadLetters<E> {
             let ids: Vec<_> = page.iter().map(|letter| letter.id().entry).collect();
             replayed.moved += self.send(group, &ids).await?.len() as u64;
         }
+        self.found(replayed.moved).await?;
         Ok(replayed)
     }
 
@@ -324,6 +333,7 @@ impl<E> DeadLetters<E> {
             let page = self.broker.replays(group, EntryId::ZERO, count - waiting.len()).await?;
             waiting.extend(page.into_iter().map(|letter| DeadLetter::of_replay(group.partition().index(), letter)));
         }
+        self.found(waiting.len() as u64).await?;
         Ok(waiting)
     }
 
@@ -342,6 +352,7 @@ impl<E> DeadLetters<E> {
                 removed += self.broker.discard(group, &here).await?;
             }
         }
+        self.found(removed).await?;
         Ok(removed)
     }
 
@@ -359,6 +370,7 @@ impl<E> DeadLetters<E> {
             let ids: Vec<_> = page.iter().map(|letter| letter.id().entry).collect();
             removed += self.broker.discard(group, &ids).await?;
         }
+        self.found(removed).await?;
         Ok(removed)
     }
 
@@ -375,13 +387,22 @@ impl<E> DeadLetters<E> {
                     "{waiting} dead letters of {group} wait to be handled again already, and {MOST_REPLAYS} are the most: wait until its owner has handled some"
                 ),
             )),
-            Moved::Missing => Err(BrokerError::new(
-                BrokerErrorKind::Refused,
-                format!(
-                    "{group} has no state, so nobody would handle its dead letters again: start a program that runs the group, or check stream, group and namespace"
-                ),
-            )),
+            Moved::Missing => {
+                self.found(0).await?;
+                Err(BrokerError::new(
+                    BrokerErrorKind::Refused,
+                    format!(
+                        "{group} has no state, so nobody would handle its dead letters again: start a program that runs the group"
+                    ),
+                ))
+            }
         }
+    }
+
+    /// Fails where nothing was found because there is no such group.
+    async fn found(&self, letters: u64) -> Result<(), BrokerError> {
+        let missing = if letters > 0 { None } else { names::missing(&*self.broker, &self.groups).await? };
+        missing.map_or(Ok(()), Err)
     }
 
     async fn search<'a>(
@@ -390,6 +411,12 @@ impl<E> DeadLetters<E> {
         after: Option<DeadLetterId>,
         until_now: bool,
     ) -> Result<Search<'a, E>, BrokerError> {
+        if let Some(index) = filter.partition.filter(|index| self.group(*index).is_none()) {
+            let partitions: Vec<_> = self.groups.iter().map(|group| group.partition().to_string()).collect();
+            let message =
+                format!("there is no partition {index} among those that are looked at: {}", partitions.join(", "));
+            return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+        }
         let now = self.broker.now().await?;
         let (above, mut up_to) = filter.ages(now);
         if until_now {

@@ -107,6 +107,7 @@
 mod app;
 mod run;
 mod config;
+mod names;
 mod registry;
 mod meeting;
 mod publisher;

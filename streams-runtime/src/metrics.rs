@@ -24,6 +24,7 @@
 //! | `streams_troubled` | gauge | | `stream`, `partition`, `group` | 1 while the server cannot be used |
 //! | `streams_losses_total` | counter | losses | `stream`, `partition`, `group`, `kind` | how often history turned out to be cut before the group had read it |
 //! | `streams_lost_entries_total` | counter | entries | `stream`, `partition`, `group` | entries that the group has lost by that, as far as they can be counted |
+//! | `streams_stray_entries` | gauge | entries | `stream` | entries in keys that no group reads, beside the stream's partitions; only from a process that owns a partition, by a look each minute |
 //! | `streams_tail_reconnects_total` | counter | reconnects | | how often a connection that waits for entries was lost |
 //!
 //! Labels hold names that the program declares, and numbers of partitions: never keys, ids, payloads or error texts. The
@@ -109,6 +110,7 @@ pub static METRICS: &[Metric] = &[
     metric("streams_troubled", Kind::Gauge, "", GROUP, "1 while the server cannot be used"),
     metric("streams_losses_total", Kind::Counter, "losses", &["stream", "partition", "group", "kind"], "how often history turned out to be cut before the group had read it"),
     metric("streams_lost_entries_total", Kind::Counter, "entries", GROUP, "entries that the group has lost by that, as far as they can be counted"),
+    metric("streams_stray_entries", Kind::Gauge, "entries", &["stream"], "entries in keys that no group reads, beside the stream's partitions; only from a process that owns a partition, by a look each minute"),
     metric("streams_tail_reconnects_total", Kind::Counter, "reconnects", &[], "how often a connection that waits for entries was lost"),
 ];
 

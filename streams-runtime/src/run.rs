@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, EMBEDDED_BY_DEFAULT, Error};
+use crate::app::{App, Error};
 use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
@@ -58,9 +58,6 @@ impl App {
             eprintln!(
                 "streams: no tracing subscriber is set, so failed attempts and dead letters are not shown; begin `main` with `tracing_subscriber::fmt::init()`"
             );
-            if app.is_embedded_by_default() {
-                eprintln!("streams: {EMBEDDED_BY_DEFAULT}");
-            }
         }
         let signals = Signals::listen().map_err(Error::Thread)?;
         let running = tokio::select! {

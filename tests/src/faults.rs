@@ -239,6 +239,10 @@ impl Broker for Faulty {
         self.inner.declare(stream)
     }
 
+    fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>> {
+        self.inner.strays(stream)
+    }
+
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
         self.inner.partitions(stream)
     }
@@ -269,6 +273,10 @@ impl Broker for Faulty {
 
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         self.inner.consumed(partition)
+    }
+
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        self.inner.groups(partition)
     }
 
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {

@@ -10,7 +10,7 @@ pub use redis::{Acl, Redis};
 /// The contract, for brokers that are passed around and for what they answer.
 pub use streams_core::broker::*;
 
-use streams_core::keys::{self, StreamKey};
+use streams_core::keys::{self, PartitionKey, StreamKey};
 
 /// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
 const BELL_LENGTH: usize = 256;
@@ -105,6 +105,23 @@ fn check_partitions(stream: &StreamKey, recorded: u64) -> Result<(), BrokerError
             "stream `{}` is declared with partitions = {declared}, but it is in use with {recorded}: declare {recorded}, \
              or give the events a new stream (keys would change their partitions, and with them their order)",
             stream.base()
+        ),
+    ))
+}
+
+/// Refuses to record a partition count that somebody has published by another one of already: it would be for ever, and
+/// nobody would read what they added.
+fn check_strays(stream: &StreamKey, strays: &[(PartitionKey, u64)]) -> Result<(), BrokerError> {
+    let Some((key, entries)) = strays.first() else { return Ok(()) };
+    let (declared, base) = (stream.partitions(), stream.base());
+    let fits = if key.as_str() == base { "declare partitions = 1, or " } else { "" };
+    Err(BrokerError::new(
+        BrokerErrorKind::Mismatch,
+        format!(
+            "stream `{base}` is declared with partitions = {declared} for the first time, but the key `{key}` holds {entries} \
+             entries, which no group would read: a producer has chosen it by another number; {fits}rename the key, start again, \
+             and add its entries anew by the number that `{}` then has, or delete the key if nobody needs them",
+            stream.properties()
         ),
     ))
 }

@@ -4,12 +4,14 @@
 //!
 //! * at the start of an app, write the notes of its events and groups, and judge those of others ([`Meeting::join`]);
 //! * before the first event of a type is written, do the same as a producer ([`Publishes`]);
-//! * every hour do it again, so that what runs stays known and what is gone is forgotten.
+//! * every hour do it again, so that what runs stays known and what is gone is forgotten;
+//! * look for entries of programs that go by another number of partitions, every minute ([`strays`]).
 //!
 //! Nothing here stops anything: a broker that cannot be asked costs a warning, and no event waits for it longer than
 //! [`PATIENCE`]. `shape` compares what two programs know.
 
 mod shape;
+mod strays;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -23,7 +25,9 @@ use streams_core::keys::{self, StreamKey};
 use tokio::time::Instant;
 
 use self::shape::{Difference, Shape, differences};
+use self::strays::Strays;
 use crate::clock::{Clock, after};
+use crate::metrics::Registry;
 use crate::registry::Plan;
 
 /// How often the notes are written again.
@@ -161,17 +165,24 @@ pub(crate) struct Meeting {
     program: String,
     host: String,
     said: Mutex<HashSet<String>>,
+    strays: Strays,
 }
 
 impl Meeting {
     pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
-        Self { broker, clock, program: program(), host: host(), said: Mutex::default() }
+        Self { broker, clock, program: program(), host: host(), said: Mutex::default(), strays: Strays::default() }
     }
 
     /// Tells of the events that an app knows and of what its groups read, and logs what does not fit.
     pub(crate) async fn join(&self, table: &Table) {
         let events = table.events.iter().map(|info| self.declared(info, false)).collect();
         self.meet(&table.stream, events, &table.groups).await;
+        self.look_for_strays(&table.stream).await;
+    }
+
+    /// Logs entries of the stream that no group reads, and answers how many were found last.
+    pub(crate) async fn look_for_strays(&self, stream: &StreamKey) -> u64 {
+        self.strays.look(&*self.broker, stream).await
     }
 
     /// Answers whether others were heard.
@@ -280,15 +291,42 @@ impl Meeting {
     }
 }
 
-/// Writes an app's notes again from time to time, until it is dropped.
-pub(crate) async fn refresh(meeting: Arc<Meeting>, tables: Vec<Table>, owns: impl Fn(&StreamKey, &str) -> bool) {
+/// Writes an app's notes again from time to time, and looks for entries that nobody reads, until it is dropped.
+pub(crate) async fn refresh(
+    meeting: Arc<Meeting>,
+    tables: Vec<Table>,
+    registry: Arc<Registry>,
+    owns: impl Fn(&StreamKey, &str) -> bool,
+) {
+    let tell = |table: &Table, strays: Option<u64>| {
+        if let Some(event) = table.events.first() {
+            registry.gauge("streams_stray_entries", &[event.stream]).set(strays.map(|strays| strays as f64));
+        }
+    };
+    // Found at the start, a moment ago.
+    for table in &tables {
+        tell(table, Some(meeting.look_for_strays(&table.stream).await));
+    }
+    let mut again = after(Instant::now(), REFRESH);
     loop {
-        tokio::time::sleep(REFRESH).await;
+        tokio::time::sleep(strays::LOOK).await;
+        let refresh = Instant::now() >= again;
+        if refresh {
+            again = after(Instant::now(), REFRESH);
+        }
         for table in &tables {
             let mut table = table.clone();
             // A process that stands by may be the older one: what the owner says holds.
             table.groups.retain(|(group, _)| owns(&table.stream, group));
-            meeting.join(&table).await;
+            // One process for each group is enough, and the others do not know what it finds.
+            let strays = match table.groups.is_empty() {
+                true => None,
+                false => Some(meeting.look_for_strays(&table.stream).await),
+            };
+            tell(&table, strays);
+            if refresh {
+                meeting.join(&table).await;
+            }
         }
     }
 }

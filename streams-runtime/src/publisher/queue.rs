@@ -193,6 +193,7 @@ impl Queue {
         let before = |error| Failed { error, sent: false };
         self.stream.check(broker).await.map_err(before)?;
         self.stream.publishes.tell(&self.shared.meeting, &self.stream.key).await;
+        self.shared.meeting.look_for_strays(&self.stream.key).await;
         let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
         let count = entries.len();
         let written = match self.durability {

@@ -1,9 +1,10 @@
 //! A service as users write it, for the end-to-end tests: handles jobs, and says on standard output when it begins and
-//! ends one. `WORKER_THREADS=1` gives it an executor of one thread.
+//! ends one. `WORKER_THREADS=1` gives it an executor of one thread. `WORKER_STARTS=1` starts and stops the app without
+//! reading the environment, `WORKER_SILENT=1` installs no subscriber.
 
 use std::time::Duration;
 
-use streams_runtime::{Error, consumer};
+use streams_runtime::{App, Error, consumer};
 use streams_tests::jobs::{Does, Job};
 
 #[consumer(group = "work")]
@@ -20,15 +21,26 @@ async fn work(job: Job) -> Result<(), String> {
 }
 
 fn main() -> Result<(), Error> {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let is_set = |name| std::env::var_os(name).is_some();
+    if !is_set("WORKER_SILENT") {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let executor = if std::env::var("WORKER_THREADS").as_deref() == Ok("1") {
         tokio::runtime::Builder::new_current_thread().enable_all().build()
     } else {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     };
-    executor.expect("an executor").block_on(streams_runtime::run())
+    let executor = executor.expect("an executor");
+    if is_set("WORKER_STARTS") {
+        return executor.block_on(async {
+            let stopped = App::linked().start().await?.stop().await;
+            println!("{stopped:?}");
+            Ok(())
+        });
+    }
+    executor.block_on(streams_runtime::run())
 }

@@ -102,7 +102,7 @@ impl Site {
 }
 
 /// A Python that has redis-py: where `cargo xtask test` says, or has put one.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python");
     let named = std::env::var_os("REDIS_PYTHON").map(PathBuf::from);
     named.unwrap_or_else(|| if made.is_file() { made } else { "python3".into() })

@@ -11,7 +11,7 @@ use streams_runtime::{
     App, Backoff, BoxError, Config, ConsumerOptions, Context, EntryId, Error, FromContext, Message, Needs, Outcome,
     Phase, Publisher, Registration, Resources, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Gate, Lab, Options};
+use streams_tests::{Act, Gate, Lab, Options, RedisServer, logged};
 
 #[stream_event(stream = "orders", key = customer, partitions = 4)]
 #[derive(Debug, Clone, PartialEq)]
@@ -192,6 +192,124 @@ async fn a_partition_that_waits_holds_no_other_up() {
     assert_eq!(lab.ended("ship"), [3, 1, 2]);
 }
 
+// Producers that go by another number of partitions.
+
+/// An order as another program adds it.
+fn foreign() -> Vec<(Vec<u8>, Vec<u8>)> {
+    vec![(b"event".to_vec(), b"Order@1".to_vec()), (b"payload".to_vec(), b"\x80".to_vec())]
+}
+
+const UNREAD: &str = "entries that no group reads";
+
+#[tokio::test]
+async fn a_producer_that_comes_first_and_knows_no_partitions_refuses_the_start_of_others() {
+    for redis in [false, true] {
+        let broker: Arc<dyn Broker> = match redis {
+            true => Arc::new(Redis::open(&RedisServer::shared().database()).unwrap()),
+            false => Arc::new(Embedded::new()),
+        };
+        let bare = StreamKey::new(None, "orders", 1).partition(0);
+        broker.append(&bare, vec![foreign()], None).await.unwrap();
+        let said = "the key `orders` holds 1 entries, which no group would read";
+        let app = App::with(consumers![ship]).state(Lab::default()).broker(Arc::clone(&broker));
+        let error = app.start().await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        let error = Publisher::on(broker).publish(&order("a", 1)).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn entries_that_no_group_reads_are_told_when_they_come_and_once_an_hour() {
+    let (log, store) = (logged(), Arc::new(Embedded::new()));
+    let app = App::with(consumers![ship]).state(Lab::default());
+    let app = TestApp::start_with(app, store.clone(), 0).await.unwrap();
+    let gauge = || {
+        app.running()
+            .monitor()
+            .metrics()
+            .lines()
+            .find_map(|line| line.strip_prefix("streams_stray_entries{stream=\"orders\"} ").map(str::to_owned))
+    };
+    app.advance(secs(70)).await;
+    assert_eq!((log.count(UNREAD), gauge().as_deref()), (0, Some("0")));
+    let key = |partitions, index| StreamKey::new(None, "orders", partitions).partition(index);
+    store.append(&key(1, 0), vec![foreign(), foreign()], None).await.unwrap();
+    app.advance(secs(70)).await;
+    assert!(log.text().contains("stream=\"orders\" partitions=4 key=\"orders\" entries=2"), "{}", log.text());
+    assert!(log.text().contains("recorded at streams:{orders}:_stream"), "{}", log.text());
+    assert_eq!(gauge().as_deref(), Some("2"));
+    app.advance(secs(1800)).await;
+    store.append(&key(8, 7), vec![foreign()], None).await.unwrap();
+    app.advance(secs(70)).await;
+    assert_eq!((log.count(UNREAD), log.count("key=\"orders.7\" entries=1")), (2, 1), "{}", log.text());
+    app.advance(secs(3600)).await;
+    assert_eq!((log.count(UNREAD), gauge().as_deref()), (4, Some("3")), "{}", log.text());
+    store.delete(&key(1, 0));
+    store.delete(&key(8, 7));
+    app.advance(secs(7200)).await;
+    assert_eq!((log.count(UNREAD), gauge().as_deref()), (4, Some("0")), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_process_that_owns_nothing_leaves_the_look_to_the_one_that_does() {
+    let (log, store) = (logged(), Arc::new(Embedded::new()));
+    let app = || App::with(consumers![book]).state(Lab::default());
+    let owner = TestApp::start_with(app(), store.clone(), 1).await.unwrap();
+    owner.advance(secs(1)).await;
+    let other = TestApp::start_with(app(), store.clone(), 2).await.unwrap();
+    store.append(&StreamKey::new(None, "invoices", 2).partition(1), vec![foreign()], None).await.unwrap();
+    owner.advance(secs(200)).await;
+    assert_eq!((log.count(UNREAD), log.count("key=\"invoices.1\" entries=1")), (1, 1), "{}", log.text());
+    let told = |app: &TestApp| app.running().monitor().metrics().contains("streams_stray_entries{");
+    assert!(told(&owner) && !told(&other));
+}
+
+#[tokio::test]
+async fn a_publisher_alone_tells_of_entries_that_no_group_reads() {
+    tokio::time::pause();
+    let (log, store) = (logged(), Arc::new(Embedded::new()));
+    let publisher = Publisher::on(store.clone());
+    publisher.publish(&order("a", 1)).await.unwrap();
+    store.append(&StreamKey::new(None, "orders", 1).partition(0), vec![foreign()], None).await.unwrap();
+    publisher.publish(&order("a", 2)).await.unwrap();
+    assert_eq!(log.count(UNREAD), 0, "it was looked at just now");
+    tokio::time::sleep(secs(60)).await;
+    for n in 3..9 {
+        publisher.publish(&order("a", n)).await.unwrap();
+    }
+    assert_eq!(log.count(UNREAD), 1, "{}", log.text());
+}
+
+#[tokio::test]
+async fn entries_that_no_group_reads_are_told_at_the_start_on_a_server_whatever_else_is_at_the_keys() {
+    let (log, url) = (logged(), RedisServer::shared().database());
+    let broker = Arc::new(Redis::open(&url).unwrap());
+    broker.declare(&StreamKey::new(None, "orders", 4)).await.unwrap();
+    broker.append(&StreamKey::new(None, "orders", 6).partition(5), vec![foreign()], None).await.unwrap();
+    redis::cmd("SET").arg("orders").arg("no stream").exec(&mut RedisServer::client(&url)).unwrap();
+    let app = App::with(consumers![ship]).state(Lab::default()).broker(broker).start().await.unwrap();
+    assert_eq!((log.count(UNREAD), log.count("key=\"orders.5\" entries=1")), (1, 1), "{}", log.text());
+    assert_eq!(app.stop().await, Stopped::Clean);
+}
+
+/// The rights of before let a program start and publish; it says once that it cannot look.
+#[tokio::test]
+async fn whoever_may_not_look_for_entries_that_no_group_reads_says_so_and_goes_on() {
+    let (log, server) = (logged(), RedisServer::start());
+    server.run::<()>("ACL SETUSER old on >secret ~* +@all -xlen");
+    let broker = Arc::new(Redis::open(&server.url().replace("redis://", "redis://old:secret@")).unwrap());
+    let app = App::with(consumers![ship]).state(Lab::default()).broker(broker).start().await.unwrap();
+    app.publisher().publish(&order("a", 1)).await.unwrap();
+    assert_eq!(
+        (log.count("entries that no group reads cannot be looked for"), log.count("NOPERM")),
+        (1, 1),
+        "{}",
+        log.text()
+    );
+    assert_eq!(app.stop().await, Stopped::Clean);
+}
+
 // Names.
 
 #[tokio::test]
@@ -351,6 +469,45 @@ async fn an_app_that_is_dropped_leaves_no_connection_behind() {
         }
     };
     tokio::time::timeout(secs(60), gone).await.expect("every connection is closed");
+}
+
+// Virtual time.
+
+#[tokio::test]
+async fn virtual_time_stands_still_while_a_blocking_task_runs() {
+    let app = TestApp::start(App::with(consumers![virtual_time::blocks])).await.unwrap();
+    app.publish(&Invoice { n: 1 }).await.unwrap();
+    settled(&app).await;
+    let status = app.status();
+    assert_eq!((status.groups[0].done, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_handler_that_waits_for_a_socket_runs_into_its_timeout_in_virtual_time() {
+    let app = TestApp::start(App::with(consumers![virtual_time::connects])).await.unwrap();
+    app.publish(&Invoice { n: 1 }).await.unwrap();
+    settled(&app).await;
+    let letters = app.dead_letters::<Invoice>("connects").await.unwrap();
+    assert_eq!((letters.len(), letters[0].cause()), (1, "timeout"));
+}
+
+mod virtual_time {
+    use super::*;
+
+    #[consumer(group = "blocks", max_attempts = 1, timeout = "50ms")]
+    pub(super) async fn blocks(_: Invoice) -> Result<(), BoxError> {
+        // Longer than the timeout, by the clock on the wall.
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(200))).await?;
+        Ok(())
+    }
+
+    #[consumer(group = "connects", max_attempts = 1, timeout = "30s")]
+    pub(super) async fn connects(_: Invoice) -> Result<(), BoxError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        // Nobody connects.
+        listener.accept().await?;
+        Ok(())
+    }
 }
 
 // Refusals, all at once.

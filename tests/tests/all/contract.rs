@@ -119,6 +119,17 @@ impl Case {
         self.broker.append(&partition(), entries, None).await.unwrap()
     }
 
+    /// Adds an entry, as another program does that may write to any key.
+    pub(crate) async fn add_to(&self, partition: &PartitionKey) {
+        match &self.operator {
+            Operator::Embedded(broker) => drop(broker.append(partition, vec![fields("x")], None).await.unwrap()),
+            Operator::Redis(url) => {
+                let mut add = ::redis::cmd("XADD");
+                add.arg(partition.as_str()).arg(&["*", "event", "Trade"]).exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
     /// Trims what may be trimmed below the newest entry, and adds one.
     async fn trim(&self) {
         let last = self.extent().await.last;
@@ -463,6 +474,47 @@ contract! {
         assert!(["`eu:trades`", "partitions = 8", "with 4", "declare 4"].iter().all(|part| message.contains(part)), "{message}");
         case.broker.declare(&four).await.unwrap();
         case.broker.declare(&StreamKey::new(None, "trades", 8)).await.unwrap();
+    }
+
+    async fn a_number_of_partitions_is_not_recorded_where_somebody_has_published_by_another(case) {
+        let (one, four) = (StreamKey::new(Some("eu"), "trades", 1), StreamKey::new(Some("eu"), "trades", 4));
+        let (bare, above) = (one.partition(0), StreamKey::new(Some("eu"), "trades", 6).partition(5));
+        case.add_to(&bare).await;
+        case.add_to(&bare).await;
+        assert_eq!(case.broker.strays(&four).await.unwrap(), [(bare.clone(), 2)]);
+        let error = case.broker.declare(&four).await.unwrap_err();
+        assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
+        let message = error.to_string();
+        for part in ["partitions = 4 for the first time", "`eu:trades` holds 2 entries", "declare partitions = 1", "`streams:{eu:trades}:_stream`"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(case.broker.partitions(&four).await.unwrap(), None);
+        case.add_to(&above).await;
+        let message = case.broker.declare(&one).await.unwrap_err().to_string();
+        assert!(message.contains("`eu:trades.5` holds 1 entries") && !message.contains("declare partitions"), "{message}");
+        assert_eq!(case.broker.strays(&one).await.unwrap(), [(above.clone(), 1)]);
+        assert_eq!(case.broker.strays(&four).await.unwrap(), [(bare, 2), (above, 1)]);
+    }
+
+    async fn what_strays_after_the_number_is_recorded_stops_nobody(case) {
+        let (one, four) = (StreamKey::new(Some("eu"), "trades", 1), StreamKey::new(Some("eu"), "trades", 4));
+        case.broker.declare(&four).await.unwrap();
+        assert_eq!(case.broker.strays(&four).await.unwrap(), []);
+        case.add_to(&one.partition(0)).await;
+        case.add_to(&four.partition(3)).await;
+        case.broker.declare(&four).await.unwrap();
+        assert_eq!(case.broker.strays(&four).await.unwrap(), [(one.partition(0), 1)]);
+    }
+
+    async fn groups_are_named_also_those_of_others(case) {
+        assert_eq!(case.broker.groups(&partition()).await.unwrap(), None);
+        case.append(1).await;
+        assert_eq!(case.broker.groups(&partition()).await.unwrap(), Some(Vec::new()));
+        case.create(Start::Earliest).await;
+        case.mark_as(&partition().group("other"));
+        let mut names = case.broker.groups(&partition()).await.unwrap().unwrap();
+        names.sort_unstable();
+        assert_eq!(names, ["other", "risk"]);
     }
 
     async fn notes_are_kept_by_name_and_told_as_they_were_before(case) {

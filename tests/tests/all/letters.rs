@@ -11,7 +11,7 @@ use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     Admin, App, Batch, BoxError, Cause, Config, Context, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters,
-    EntryId, Outcome, Phase, Registration, Running, State, Stopped, consumer, consumers, stream_event,
+    EntryId, Outcome, Phase, Registration, Running, Start, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Lab, Op, RedisServer, logged};
 
@@ -459,18 +459,75 @@ async fn a_resume_keeps_attempts_and_the_checkpoint() {
 async fn names_that_are_none_are_refused_with_what_is_there() {
     let world = World::new();
     let app = world.one_letter().await;
-    let admin = app.running().admin();
-    for (stream, group) in [("letters", "nobody"), ("nothing", "mine")] {
-        let error = admin.resume(stream, group).await.unwrap_err().to_string();
-        assert!(error.contains("there is no state of group"), "{error}");
-        let letters = admin.dead_letters(stream, group).await.unwrap();
-        assert!(letters.list(None, 10).await.unwrap().is_empty());
-        let some = [DeadLetterId { partition: 0, entry: EntryId::new(1, 1) }];
-        let error = letters.replay(&some).await.unwrap_err().to_string();
-        assert!(error.contains("has no state, so nobody would handle"), "{error}");
+    let (all, some) = (DeadLetterFilter::all(), [DeadLetterId { partition: 0, entry: EntryId::new(1, 1) }]);
+    let of_app = app.running().admin();
+    let tool = Admin::on(Arc::new(world.store.clone()), None).unwrap();
+    for (stream, group, said) in [
+        (
+            "letters",
+            "mnie",
+            "there is no state of group `mnie` on `letters`, perhaps `mine` is meant: check stream, group and namespace; the stream has mine",
+        ),
+        (
+            "letters",
+            "nobody",
+            "there is no state of group `nobody` on `letters`: check stream, group and namespace; the stream has mine",
+        ),
+        ("lettres", "mine", "there is neither a stream `lettres` nor a state of group `mine`"),
+    ] {
+        for admin in [&of_app, &tool] {
+            let letters = admin.dead_letters(stream, group).await.unwrap();
+            for error in [
+                admin.resume(stream, group).await.unwrap_err(),
+                admin.reset(stream, group, Start::Earliest).await.unwrap_err(),
+                letters.list(None, 10).await.unwrap_err(),
+                letters.find(&all, None, 10).await.unwrap_err(),
+                letters.count(&all).await.unwrap_err(),
+                letters.get(some[0]).await.unwrap_err(),
+                letters.replay(&some).await.unwrap_err(),
+                letters.replay_all(&all).await.unwrap_err(),
+                letters.replaying(9).await.unwrap_err(),
+                letters.discard(&some).await.unwrap_err(),
+                letters.discard_all(&all).await.unwrap_err(),
+            ] {
+                assert!(error.to_string().contains(said), "{error}");
+            }
+        }
     }
-    assert!(admin.dead_letters("letters.1", "mine").await.unwrap_err().to_string().contains("has 1 partitions"));
-    assert_eq!(admin.dead_letters("letters", "mine").await.unwrap().list(None, 10).await.unwrap().len(), 1);
+    assert!(app.dead_letters::<Note>("mnie").await.unwrap_err().to_string().contains("perhaps `mine`"));
+    // No group was made by the way.
+    assert_eq!(world.store.groups(key("mine").partition()).await.unwrap(), Some(vec!["mine".to_owned()]));
+
+    assert!(tool.dead_letters("letters.1", "mine").await.unwrap_err().to_string().contains("has 1 partitions"));
+    let letters = tool.dead_letters("letters", "mine").await.unwrap();
+    assert_eq!(letters.list(None, 10).await.unwrap().len(), 1);
+    let error = letters.count(&all.clone().partition(3)).await.unwrap_err().to_string();
+    assert!(error.contains("no partition 3 among those that are looked at: letters"), "{error}");
+    // Of a group that is there nothing is no mistake.
+    assert_eq!(letters.count(&all.clone().reason("never said")).await.unwrap(), 0);
+    assert!(letters.get(some[0]).await.unwrap().is_none());
+    assert_eq!(letters.discard(&some).await.unwrap(), 0);
+    assert_eq!(letters.replay(&some).await.unwrap().missing, some);
+}
+
+#[tokio::test]
+async fn letters_of_a_group_that_is_withdrawn_are_still_found() {
+    let url = RedisServer::shared().database();
+    let (client, letters) = (&mut RedisServer::client(&url), Redis::open(&url).unwrap());
+    let letters = Admin::on(Arc::new(letters), None).unwrap().dead_letters("letters", "mine").await.unwrap();
+    for command in ["XADD letters * event Note", "XADD streams:{letters}:mine:dead * cause handler"] {
+        let mut words = command.split(' ');
+        let mut add = redis::cmd(words.next().unwrap());
+        add.arg(words.collect::<Vec<_>>()).exec(client).unwrap();
+    }
+    assert_eq!(letters.count(&DeadLetterFilter::all()).await.unwrap(), 1);
+    assert_eq!(letters.count(&DeadLetterFilter::all().cause(Cause::Panic)).await.unwrap(), 0);
+    assert_eq!(letters.discard_all(&DeadLetterFilter::all()).await.unwrap(), 1);
+    let error = letters.list(None, 1).await.unwrap_err().to_string();
+    assert!(
+        error.contains("no state of group `mine` on `letters`") && error.ends_with("the stream has no group"),
+        "{error}"
+    );
 }
 
 // On a real server.

@@ -117,12 +117,27 @@ fn what_it_cannot_mean_it_refuses() {
         let (code, said) = tool(&url, args);
         assert!(code == Some(2) && said.contains(says), "{args:?}: {said}");
     }
+    redis::cmd("XADD").arg("trades").arg(&["*", "a", "b"]).exec(&mut RedisServer::client(&url)).unwrap();
+    let create = ["CREATE", "trades", "risk", "0"];
+    redis::cmd("XGROUP").arg(&create).exec(&mut RedisServer::client(&url)).unwrap();
+    let nobody = "there is no state of group `rsik` on `trades`, perhaps `risk` is meant";
     for (args, says) in [
         (&["discard", "trades", "risk"][..], "which letters is `discard` meant for?"),
         (&["discard", "trades", "risk", "--limit", "3"], "which letters is `discard` meant for?"),
         (&["resume", "trades", "risk"], "there is no state of group `risk` on `trades`"),
         (&["replay", "trades", "risk", "0/1-1"], "has no state, so nobody would handle"),
         (&["burn", "trades", "risk"], "`burn` is no command"),
+        (&["list", "trades", "rsik"], nobody),
+        (&["count", "trades", "rsik"], nobody),
+        (&["show", "trades", "rsik", "0/1-1"], nobody),
+        (&["replay", "trades", "rsik", "--all"], nobody),
+        (&["replay", "trades", "rsik", "0/1-1"], nobody),
+        (&["waiting", "trades", "rsik"], nobody),
+        (&["discard", "trades", "rsik", "--all"], nobody),
+        (&["discard", "trades", "rsik", "0/1-1"], nobody),
+        (&["resume", "trades", "rsik"], nobody),
+        (&["count", "trdes", "risk"], "there is neither a stream `trdes` nor a state"),
+        (&["count", "trades", "risk", "--partition", "7"], "there is no partition 7"),
     ] {
         let (code, said) = tool(&url, args);
         assert!(code == Some(1) && said.contains(says), "{args:?}: {said}");

@@ -382,7 +382,7 @@ async fn nothing_is_asked_for_an_event_but_the_first() {
 #[tokio::test]
 async fn the_start_goes_on_over_a_full_server_and_over_a_user_who_may_not_write_notes() {
     // Everything that the stream and the group need, without the notes.
-    let keys = "~fills ~streams:{fills}:feed* ~streams:{fills}:_stream ~streams:{fills}:_bell";
+    let keys = "~fills ~fills.[0-9]* ~streams:{fills}:feed* ~streams:{fills}:_stream ~streams:{fills}:_bell";
     let server = Options::default().user(&format!("app on >secret {keys} +@all")).start();
     let log = logged();
     let broker: Arc<dyn Broker> =

@@ -245,6 +245,65 @@ fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
     }
 }
 
+/// An app that is started without reading the environment.
+fn starter(envs: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+    let mut worker = Process::start(command.env("WORKER_STARTS", "1").envs(envs.iter().copied()));
+    let code = worker.code();
+    (code, worker.output() + &worker.errors())
+}
+
+#[test]
+fn an_app_that_does_not_read_the_environment_does_not_start_where_it_names_a_server() {
+    for (variable, value) in [
+        ("REDIS_URL", "redis://:CANARY@127.0.0.1:1/"),
+        ("STREAMS_BROKER", "embedded"),
+        ("STREAMS_NAMESPACE", "staging"),
+    ] {
+        for quiet in [&[][..], &[("WORKER_SILENT", "1")]] {
+            let (code, said) = starter(&[&[(variable, value)], quiet].concat());
+            assert_eq!(code, Some(1), "{said}");
+            let words =
+                format!("{variable} is set, and this app does not read the environment; call `.from_environment()`");
+            assert!(said.contains(&words) && !said.contains("CANARY"), "{said}");
+        }
+    }
+    let (_, said) = starter(&[("REDIS_URL", "redis://127.0.0.1:1/"), ("STREAMS_LEASE", "1s")]);
+    assert!(said.contains("REDIS_URL, STREAMS_LEASE are set, and"), "{said}");
+}
+
+#[test]
+fn an_app_that_does_not_read_the_environment_says_so_of_its_broker_whoever_listens() {
+    let said =
+        "no broker is given, and the environment is not read: using the embedded broker, which forgets everything";
+    for quiet in [&[][..], &[("WORKER_SILENT", "1")]] {
+        let (code, told) = starter(quiet);
+        if cfg!(debug_assertions) {
+            assert_eq!((code, told.matches(said).count()), (Some(0), 1), "{told}");
+        } else {
+            assert!(code == Some(1) && told.contains("or `.from_environment()` and set REDIS_URL"), "{told}");
+        }
+        // What the tests and Kubernetes set is no mistake.
+        let of_others =
+            [("STREAMS_LOCK", "required"), ("STREAMS_SERVICE_HOST", "10.0.0.1"), ("STREAMS_PORT", "tcp://10.0.0.1:80")];
+        assert_eq!(starter(&[&of_others[..], quiet].concat()).0, code);
+    }
+}
+
+#[test]
+fn a_service_beside_a_service_of_kubernetes_that_is_called_streams_starts() {
+    let site = Site::new(&[
+        ("STREAMS_SERVICE_HOST", "10.0.0.1"),
+        ("STREAMS_SERVICE_PORT", "6379"),
+        ("STREAMS_PORT", "tcp://10.0.0.1:6379"),
+        ("STREAMS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ("STREAMS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+    ]);
+    let mut worker = site.owner();
+    worker.signal("TERM");
+    assert_eq!(worker.code(), Some(0));
+}
+
 #[test]
 fn a_service_that_is_told_to_use_redis_does_not_start_without_a_url() {
     let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_BROKER", "redis"));

@@ -14,6 +14,7 @@ use streams_core::broker::{
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
+use streams_runtime::Admin;
 use streams_runtime::broker::Redis;
 use streams_tests::{Options, RedisServer, logged};
 use tokio::time::Instant;
@@ -226,6 +227,35 @@ async fn a_server_that_is_not_redis_is_named() {
     let silent = fake(|_| "");
     let error = refused(&format!("redis://127.0.0.1:{silent}")).await;
     says(&error, BrokerErrorKind::Unavailable, &[&format!("127.0.0.1:{silent}"), "REDIS_URL"]);
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_is_refused_at_the_first_connection() {
+    // The bus of a cluster is ten thousand ports above, where there may be none.
+    let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let args = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let server = Options::default().args(args).user("blind on >hunter2 ~* +@all -info").start();
+    let words = [&server.port().to_string(), "part of a Redis Cluster", "cluster-enabled no"];
+    for protocol in ["resp2", "resp3"] {
+        let url = format!("{}?protocol={protocol}", server.url());
+        says(&refused(&url).await, BrokerErrorKind::Unsupported, &words);
+        let broker = Redis::open(&url).unwrap();
+        says(&broker.now().await.unwrap_err(), BrokerErrorKind::Unsupported, &words);
+        let admin = Admin::on(Arc::new(broker), None).unwrap();
+        says(&admin.resume("trades", "risk").await.unwrap_err(), BrokerErrorKind::Unsupported, &words);
+    }
+    // Who may not ask for it is told by the first key: of a cluster that is not whole, and that is elsewhere.
+    let blind = Redis::open(&server.url().replace("redis://", "redis://blind:hunter2@")).unwrap();
+    blind.connect().await.unwrap();
+    says(&blind.state(&risk()).await.unwrap_err(), BrokerErrorKind::Unsupported, &words[1..]);
+    server.run::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+    while !server.run::<String>("CLUSTER INFO").contains("cluster_state:ok") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(blind.state(&risk()).await.unwrap(), None);
+    let mut tail = blind.tail().await.unwrap();
+    let keys = ["trades", "orders"].map(|key| (key.to_owned(), EntryId::ZERO));
+    says(&tail.next(&keys, 1, Duration::from_millis(1)).await.unwrap_err(), BrokerErrorKind::Unsupported, &words[1..]);
 }
 
 #[tokio::test]
@@ -457,9 +487,11 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
 async fn a_server_that_would_throw_streams_away_is_warned_of() {
     for (policy, warnings) in [("allkeys-lru", 1), ("volatile-lru", 0), ("noeviction", 0)] {
         let server = Options::default().args(["--maxmemory-policy", policy]).start();
-        let log = logged();
-        Redis::open(&server.url()).unwrap().connect().await.unwrap();
-        assert_eq!(log.count("set its maxmemory-policy to noeviction"), warnings, "{}", log.text());
+        for protocol in ["resp2", "resp3"] {
+            let (log, url) = (logged(), format!("{}?protocol={protocol}", server.url()));
+            Redis::open(&url).unwrap().connect().await.unwrap();
+            assert_eq!(log.count("set its maxmemory-policy to noeviction"), warnings, "{protocol}: {}", log.text());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 const CONFIG: &str = include_str!("../../../streams-runtime/src/config.rs");
+const APP: &str = include_str!("../../../streams-runtime/src/app.rs");
 const CONSUMER_OPTIONS: &str = include_str!("../../../streams-core/src/consumer.rs");
 const RUNTIME: &str = include_str!("../../../streams-runtime/src/lib.rs");
 const CARGO: &str = include_str!("../../../streams-runtime/Cargo.toml");
@@ -205,8 +206,11 @@ fn every_variable_that_is_read_and_every_feature_is_in_a_table() {
     let names: Vec<_> = variables.split('"').skip(1).step_by(2).collect();
     assert!(names.len() > 9, "{names:?}");
     let rows = table(RUNTIME, "| variable | meaning |").join("\n");
+    let (before, _) = APP.split_once("pub fn from_environment").expect("the method");
+    let method = before.rsplit_once("\n\n").expect("its comment").1;
     for name in names {
         assert!(rows.contains(&format!("`{name}`")), "{name} is not in the table of streams-runtime/src/lib.rs");
+        assert!(method.contains(&format!("`{name}`")), "{name} is not said of App::from_environment");
     }
     let features = CARGO.split_once("[features]").expect("features").1.split_once("\n[").expect("their end").0;
     let rows = table(RUNTIME, "| feature | brings |").join("\n");

@@ -266,6 +266,7 @@ async fn every_metric_says_what_happened() {
         "streams_publish_duration_seconds",
         "streams_handler_duration_seconds",
         "streams_members",
+        "streams_stray_entries",
         "streams_tail_reconnects_total",
     ];
     told.extend(elsewhere);

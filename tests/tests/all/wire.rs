@@ -1,11 +1,13 @@
 //! The wire format as `docs/wire-format.md` promises it to other languages: its golden bytes, partitions and key names.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use streams_core::keys::{StreamKey, partition_of};
 use streams_core::{Entry, EntryId, codec};
 use streams_runtime::broker::Embedded;
 use streams_runtime::{Publisher, stream_event};
+use streams_tests::{Process, RedisServer};
 
 #[stream_event(stream = "trades", version = 1, key = symbol)]
 #[derive(Debug, PartialEq)]
@@ -96,5 +98,43 @@ fn every_key_of_the_document_is_where_it_says() {
     }
     for key in [mail.waiting(), mail.needs()] {
         assert!(DOCUMENT.contains(&format!("| `{key}` |")), "{key}");
+    }
+}
+
+/// Stands for the package of that name, which is not everywhere: writes the golden payload, whatever it is given.
+const MSGPACK: &str = "def packb(value):\n    assert set(value) == {'symbol', 'price', 'quantity'}\n    return bytes.fromhex('PAYLOAD')\n";
+
+/// Runs the producer of the document against this server: its exit code, and what it says.
+fn produce(server: &RedisServer) -> (Option<i32>, String) {
+    let (_, section) = DOCUMENT.split_once("### From Python").unwrap();
+    let snippet = section.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let place = "redis.Redis()";
+    assert!(snippet.contains(place), "{snippet}");
+    let modules = tempfile::tempdir().unwrap();
+    let payload = golden().into_iter().find(|(name, _)| name == b"payload").unwrap().1;
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(modules.path().join("msgpack.py"), MSGPACK.replace("PAYLOAD", &hex)).unwrap();
+    let program = snippet.replace(place, &format!("redis.Redis(port={})", server.port()));
+    let mut python = Command::new(crate::adopt::python());
+    let mut process = Process::start(python.args(["-c", &program]).env("PYTHONPATH", modules.path()));
+    let code = process.code();
+    (code, process.output() + &process.errors())
+}
+
+#[test]
+fn the_python_producer_goes_by_the_number_that_is_recorded_and_refuses_to_guess() {
+    let server = RedisServer::start();
+    let (code, said) = produce(&server);
+    assert!(code == Some(1) && said.contains("HSETNX streams:{trades}:_stream partitions"), "{said}");
+    assert_eq!(server.run::<Vec<String>>("KEYS *"), Vec::<String>::new());
+    for (partitions, key) in [(1, "trades".to_owned()), (4, format!("trades.{}", partition_of("BTC-USD", 4)))] {
+        server.flush();
+        server.run::<()>(&format!("HSETNX streams:{{trades}}:_stream partitions {partitions}"));
+        let (code, said) = produce(&server);
+        assert_eq!(code, Some(0), "run `cargo xtask test`, which brings redis-py: {said}");
+        let entries: redis::streams::StreamRangeReply = server.run(&format!("XRANGE {key} - +"));
+        let fields = ["event", "payload"].map(|name| entries.ids[0].get::<Vec<u8>>(name).unwrap());
+        let golden: Vec<_> = golden().into_iter().filter(|(name, _)| name != b"id").map(|(_, value)| value).collect();
+        assert_eq!((entries.ids.len(), fields.to_vec()), (1, golden), "{partitions}");
     }
 }

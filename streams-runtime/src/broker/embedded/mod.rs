@@ -19,7 +19,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::shared::Queue;
-use super::{BELL_LENGTH, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle};
+use super::{
+    BELL_LENGTH, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle,
+    check_strays,
+};
 use crate::clock::millis;
 
 /// A broker without a server, for development, tests and programs that may forget.
@@ -205,6 +208,12 @@ fn queue(group: &GroupKey) -> Option<Queue> {
 impl Store {
     fn read(&self, key: &str, after: EntryId, count: usize) -> Vec<Arc<Entry>> {
         self.logs.get(key).map_or_else(Vec::new, |log| log.read(after, count))
+    }
+
+    fn strays(&self, stream: &StreamKey) -> Vec<(PartitionKey, u64)> {
+        let length = |key: &PartitionKey| self.logs.get(key.as_str()).map_or(0, |log| log.entries.len() as u64);
+        let strays = stream.strays().into_iter().map(|key| (length(&key), key));
+        strays.filter_map(|(length, key)| (length > 0).then_some((key, length))).collect()
     }
 
     fn has_marker(&self, group: &GroupKey) -> bool {
@@ -643,9 +652,16 @@ impl Broker for Embedded {
 
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
         self.reply(move |store, _| {
+            if !store.partitions.contains_key(&stream.properties()) {
+                check_strays(stream, &store.strays(stream))?;
+            }
             let recorded = *store.partitions.entry(stream.properties()).or_insert_with(|| stream.partitions());
             check_partitions(stream, u64::from(recorded))
         })
+    }
+
+    fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>> {
+        self.reply(move |store, _| Ok(store.strays(stream)))
     }
 
     fn partitions<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Option<u32>> {
@@ -704,6 +720,12 @@ impl Broker for Embedded {
 
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         self.reply(move |store, _| Ok(store.consumed(partition)))
+    }
+
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        self.reply(move |store, _| {
+            Ok(store.logs.get(partition.as_str()).map(|log| log.markers.keys().cloned().collect()))
+        })
     }
 
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {

@@ -24,7 +24,8 @@ use crate::registry;
 ///     feed.to_string(),
 ///     "resetkeys resetchannels clearselectors -@all +exec +info +multi +ping +script|load +time \
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
-///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
+///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9]) \
+///      (+xlen %R~trades %R~trades.[0-9] %R~trades.[0-9][0-9])"
 /// );
 /// // A service that handles trades in order, one whose processes share them as work, and the tool that resets groups and
 /// // replays dead letters.
@@ -175,6 +176,10 @@ impl Acl {
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
         self.commands.extend(["info", "ping", "script|load", "time"]);
         self.grant("+hget", format!("%R~{}", stream.properties()));
+        // Whether processes run a group, of which nothing else is left.
+        let members = of_partition(stream.base(), "[A-Za-z0-9]*:members");
+        self.grant("+evalsha", format!("~{members}"));
+        self.grant("+type +zrange", format!("%R~{members}"));
         for partition in patterns(stream) {
             let (groups, bell) = (of_any_group(&partition), of_partition(&partition, "_bell"));
             for key in [&partition, &groups, &bell] {
@@ -228,6 +233,10 @@ impl Acl {
     fn meet(&mut self, stream: &StreamKey) {
         self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
         self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
+        // How many entries lie where another number of partitions would put them.
+        for stray in stray_patterns(stream) {
+            self.grant("+xlen", format!("%R~{stray}"));
+        }
     }
 
     fn grant(&mut self, commands: &'static str, key: String) {
@@ -269,6 +278,15 @@ fn patterns(stream: &StreamKey) -> Vec<String> {
     }
     let digits = stream.partitions().saturating_sub(1).to_string().len();
     (1..=digits).map(|digits| format!("{}.{}", stream.base(), "[0-9]".repeat(digits))).collect()
+}
+
+/// Patterns for [`StreamKey::strays`], and for no key of another stream.
+fn stray_patterns(stream: &StreamKey) -> BTreeSet<String> {
+    let pattern = |key: &str| match key.strip_prefix(stream.base()).and_then(|rest| rest.strip_prefix('.')) {
+        Some(digits) => format!("{}.{}", stream.base(), "[0-9]".repeat(digits.len())),
+        None => key.to_owned(),
+    };
+    stream.strays().iter().map(|key| pattern(key.as_str())).collect()
 }
 
 /// A key beside a partition, as [`keys::PartitionKey`] names it.

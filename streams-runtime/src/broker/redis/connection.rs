@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisError, RedisResult, cmd,
+    RedisError, RedisResult, Value, cmd,
 };
 use streams_core::broker::{BrokerError, BrokerErrorKind};
 #[cfg(feature = "tls")]
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::parse::Unexpected;
+use super::parse::{self, Unexpected};
 #[cfg(feature = "tls")]
 use super::tls::{self, Dialer, Failed, Tls};
 
@@ -31,6 +31,11 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(100);
 /// How long a silent peer is believed to be there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// In the answer of INFO, where the server is a node of a Redis Cluster.
+const CLUSTERED: &str = "cluster_enabled:1";
+/// Said of such a server, with what is to be done.
+const CLUSTER: &str = "the server is part of a Redis Cluster, which is not supported; set REDIS_URL to one that is not (cluster-enabled no)";
 
 /// How a URL looks, for messages.
 const URL_FORM: &str = "redis[s]://[user:password@]host[:port][/database]";
@@ -191,10 +196,22 @@ impl Target {
                 Err(error) if error.code() == Some("MISCONF") => {}
                 answer => answer?,
             }
-            self.known.store(true, Ordering::Relaxed);
-            Ok(connection)
+            // Asked once: a server does not become part of a cluster by the way. Whoever may not ask finds out at a key.
+            let first = !self.known.load(Ordering::Relaxed);
+            let told =
+                if first { cmd("INFO").arg("cluster").query_async(&mut connection).await } else { Ok(Value::Nil) };
+            let clustered =
+                told.ok().and_then(|told| parse::text(told).ok()).is_some_and(|told| told.contains(CLUSTERED));
+            self.known.fetch_or(!clustered, Ordering::Relaxed);
+            Ok((connection, clustered))
         };
-        connected.await.map_err(|error: RedisError| self.cannot_connect(&error))
+        match connected.await {
+            Ok((connection, false)) => Ok(connection),
+            Ok((_, true)) => {
+                Err(BrokerError::new(BrokerErrorKind::Unsupported, format!("cannot use {}: {CLUSTER}", self.shown)))
+            }
+            Err(error) => Err(self.cannot_connect(&error)),
+        }
     }
 
     /// The error of a server that cannot be used now, whatever it is by itself.
@@ -500,15 +517,12 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
             "the server refuses writes while it has too few replicas (NOREPLICAS); bring them back, or lower its \
              min-replicas-to-write",
         ),
-        "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "UNBLOCKED" => {
-            (BrokerErrorKind::Unavailable, "the server asks to come back later")
-        }
+        "MASTERDOWN" | "UNBLOCKED" => (BrokerErrorKind::Unavailable, "the server asks to come back later"),
         "READONLY" => {
             (BrokerErrorKind::Unavailable, "the server is a replica, now or for good; REDIS_URL must name the primary")
         }
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            (BrokerErrorKind::Unsupported, "the server is part of a Redis Cluster, which is not supported yet")
-        }
+        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => (BrokerErrorKind::Unsupported, CLUSTER),
+        "ERR" if error.to_string().contains("same slot") => (BrokerErrorKind::Unsupported, CLUSTER),
         // Definite answers that a script's first line or a missing command bring about.
         "ERR" if error.to_string().contains("unknown command") => {
             (BrokerErrorKind::Unsupported, "the server lacks the command; Redis 7.0 or Valkey 7.2 is needed")

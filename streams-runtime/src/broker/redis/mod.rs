@@ -32,7 +32,8 @@ use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
 use super::{
-    BELL_LENGTH, MOST_NAMED, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle,
+    BELL_LENGTH, MOST_NAMED, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
+    check_settle, check_strays,
 };
 use crate::clock::millis;
 
@@ -207,11 +208,39 @@ impl Broker for Redis {
             // Read first: a full server refuses the write, and nearly always there is nothing to write.
             let mut recorded = self.command(reading, &get).await?;
             if recorded == Value::Nil {
+                match self.strays(stream).await {
+                    // The rights of an older version: whoever looks later says so.
+                    Err(error) if error.kind() == BrokerErrorKind::Refused => {}
+                    strays => check_strays(stream, &strays?)?,
+                }
                 self.command(writing, &set).await?;
                 recorded = self.command(reading, &get).await?;
             }
             let recorded = parse::number(recorded).map_err(unexpected(reading))?;
             check_partitions(stream, recorded)
+        })
+    }
+
+    fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>> {
+        Box::pin(async move {
+            let call = Call { command: "XLEN", key: stream.base(), effect: Effect::Read };
+            let keys = stream.strays();
+            let mut lengths = redis::pipe();
+            for key in &keys {
+                lengths.cmd("XLEN").arg(key.as_str());
+            }
+            let mut strays = Vec::new();
+            for (key, reply) in keys.into_iter().zip(each(&self.commands, call, &mut lengths, None).await?) {
+                let call = Call { key: key.as_str(), ..call };
+                let length = match reply {
+                    Err(error) if error.code() == Some("WRONGTYPE") => continue,
+                    reply => parse::number(reply.map_err(|error| explain(call, error))?).map_err(unexpected(call))?,
+                };
+                if length > 0 {
+                    strays.push((key, length));
+                }
+            }
+            Ok(strays)
         })
     }
 
@@ -295,11 +324,7 @@ impl Broker for Redis {
 
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         Box::pin(async move {
-            let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
-            let mut command = cmd("XINFO");
-            command.arg("GROUPS").arg(partition.as_str());
-            let groups = on_key(&self.commands, call, &command).await?;
-            let names = parse::group_names(groups).map_err(unexpected(call))?;
+            let names = self.groups(partition).await?.unwrap_or_default();
             // Somebody else's group, whose position we do not know.
             if names.is_empty() || names.iter().any(|name| keys::check_group(name).is_err()) {
                 return Ok(None);
@@ -333,6 +358,18 @@ impl Broker for Redis {
             }
             let slowest = checkpoints.into_iter().min();
             Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))
+        })
+    }
+
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        Box::pin(async move {
+            let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
+            let mut command = cmd("XINFO");
+            command.arg("GROUPS").arg(partition.as_str());
+            match on_key(&self.commands, call, &command).await? {
+                Value::Nil => Ok(None),
+                groups => parse::group_names(groups).map(Some).map_err(unexpected(call)),
+            }
         })
     }
 

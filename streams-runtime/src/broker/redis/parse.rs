@@ -51,6 +51,8 @@ fn bytes(value: Value) -> Parsed<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         Value::SimpleString(text) => Ok(text.into_bytes()),
+        // As RESP3 answers INFO.
+        Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
         _ => Err(Unexpected("a string")),
     }
 }
