@@ -16,13 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use streams_core::broker::{
-    Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState, LeaseView, Need,
-};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState, LeaseView, Need};
 use streams_core::keys::{self, GroupKey};
 use streams_core::{Entry, EntryId, Start};
 use tokio::time::Instant;
 
+use crate::lease::Still;
 use crate::members::member_of;
 use crate::ordered::{Ended, Group};
 use crate::status::Phase;
@@ -196,25 +195,6 @@ impl PassedOver {
     }
 }
 
-/// A contender's watch over a lease that it could take and leaves to others.
-#[derive(Debug, Default)]
-pub(crate) struct Untaken {
-    since: Option<(LeaseView, Instant)>,
-}
-
-impl Untaken {
-    /// For how long the lease has been there for anybody who can handle what is needed.
-    fn observe(&mut self, lease: &LeaseView, now: Instant) -> Duration {
-        match &self.since {
-            Some((view, since)) if view == lease => now.duration_since(*since),
-            _ => {
-                self.since = Some((lease.clone(), now));
-                Duration::ZERO
-            }
-        }
-    }
-}
-
 /// Declares the events of this build in the group's state, which is made where it is new.
 ///
 /// # Errors
@@ -285,8 +265,11 @@ impl Group {
 
     /// Whether a contender whose turn it is takes the lease, when an event is needed that this build does not handle. It
     /// gets its turn where no member handles it, or none that does has taken it.
-    pub(crate) async fn give_way(&self, state: &GroupState, untaken: &mut Untaken) -> Result<Way, Ended> {
-        let untaken = untaken.observe(&state.lease, Instant::now());
+    ///
+    /// `untaken` watches the lease, which for as long is there for anybody who can handle what is needed.
+    pub(crate) async fn give_way(&self, state: &GroupState, untaken: &mut Still<LeaseView>) -> Result<Way, Ended> {
+        let now = Instant::now();
+        let untaken = now.duration_since(untaken.observe(state.lease.clone(), NOBODY, now));
         match self.build.turn(state.needs.as_ref(), state.at, untaken) {
             Turn::Contend => Ok(Way::Contend),
             Turn::Forget(need) => {
@@ -408,20 +391,5 @@ mod tests {
         assert_eq!(passed.first(&["A".to_owned(), "B".to_owned()]), Some(needed("B", 2, 6)));
         assert_eq!(passed.take(), ["A"], "what is in the commit before is asked again for what came behind it");
         assert_eq!(passed.take(), [""; 0]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_is_untaken_for_as_long_as_nobody_changes_it() {
-        let (mut untaken, start) = (Untaken::default(), Instant::now());
-        let lease = |epoch| LeaseView { epoch, ..LeaseView::default() };
-        let second = Duration::from_secs(1);
-        assert_eq!(untaken.observe(&lease(1), start), Duration::ZERO);
-        assert_eq!(untaken.observe(&lease(1), start + second), second);
-        assert_eq!(
-            untaken.observe(&lease(2), start + 2 * second),
-            Duration::ZERO,
-            "taken and given back between two looks"
-        );
-        assert_eq!(untaken.observe(&lease(2), start + 4 * second), 2 * second);
     }
 }

@@ -8,7 +8,7 @@ use streams_core::EntryId;
 use streams_core::broker::{Acquired, Claim, Created, Holder, Holding};
 use tokio::time::Instant;
 
-use crate::builds::{Untaken, Way};
+use crate::builds::Way;
 use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::member_of;
@@ -21,8 +21,8 @@ impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(crate) async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let (broker, place) = (&self.engine.broker, &self.place);
-        let (mut untaken, mut bell) = (Untaken::default(), None);
-        let mut first = true;
+        let (mut bell, mut first) = (None, true);
+        past.untaken.doubt();
         place.stand_by();
         loop {
             let sight = tokio::select! {
@@ -34,12 +34,15 @@ impl Group {
                     continue;
                 }
             };
-            // First what was seen before, so that a server that has lost writes since then is found out.
-            if let Some(before) = &sight.before {
-                self.recall(Some(before))?;
+            // First what was seen before, so that a server that has lost writes since then is found out. Made anew it would begin
+            // at its `start`, perhaps beyond events that nobody has handled.
+            let before = sight.before.as_ref().map_or(Ok(()), |before| self.recall(Some(before)));
+            if before.and_then(|()| self.recall(sight.state.as_ref())).is_err() {
+                // An answer tells of the past: a loss is what the server still says when it is asked once more.
+                self.recall(broker.state(&self.key).await?.as_ref())?;
+                place.ask();
+                continue;
             }
-            // Made anew it would begin at its `start`, perhaps beyond events that nobody has handled.
-            self.recall(sight.state.as_ref())?;
             let Some(state) = sight.state else {
                 if broker.create(&self.key, self.start).await? == Created::Foreign {
                     self.take_over().await?;
@@ -55,7 +58,7 @@ impl Group {
                 .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
             let turn = if ours { Some("its own lease ran out, and nobody took it".to_owned()) } else { sight.turn };
             match turn {
-                Some(why) => match self.give_way(&state, &mut untaken).await? {
+                Some(why) => match self.give_way(&state, &mut past.untaken).await? {
                     Way::Contend => {
                         let claim = Claim {
                             owner: place.token(),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::adopt::QUIET;
 use crate::clock::after;
+use crate::lease::Still;
 use crate::members::member_of;
 
 /// How many entries one call gives back: some milliseconds of the server's time.
@@ -21,7 +22,7 @@ const PAGE: usize = 500;
 
 /// What was last seen of each other consumer, and since when that is so.
 #[derive(Debug, Default)]
-pub(crate) struct Sightings(BTreeMap<String, (Sign, Instant)>);
+pub(crate) struct Sightings(BTreeMap<String, Still<Sign>>);
 
 /// What changes while a consumer lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +56,7 @@ impl Sightings {
                     continue;
                 }
             };
-            let since = match self.0.get(owner) {
-                Some((before, since)) if *before == sign => *since,
-                _ => {
-                    self.0.insert(owner.clone(), (sign, now));
-                    now
-                }
-            };
+            let since = self.0.entry(owner.clone()).or_default().observe(sign, lease_for, now);
             let over = after(since, lease_for);
             // By the server's clock as well, which only delays it: a foreign consumer shows no beat.
             let silent = !matches!(life, Life::Foreign { silent } if *silent < QUIET);
@@ -75,9 +70,9 @@ impl Sightings {
         judgement
     }
 
-    /// The server could not be asked: what happened meanwhile is unknown.
+    /// The server could not be asked.
     pub(crate) fn doubt(&mut self) {
-        self.0.clear();
+        self.0.values_mut().for_each(Still::doubt);
     }
 }
 
@@ -163,12 +158,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_look_that_failed_the_watch_begins_anew() {
+    async fn a_look_that_failed_ends_no_watch() {
         let (mut sightings, start) = (Sightings::default(), Instant::now());
-        sightings.observe("me", &[beats("a", 1)], start);
+        sightings.observe("me", &[beats("a", 1), beats("b", 1)], start);
+        for round in 1..=4 {
+            sightings.doubt();
+            let seen = sightings.observe("me", &[beats("a", 1), beats("b", round)], start + LEASE / 4 * round as u32);
+            assert_eq!(dead(&seen), if round == 4 { vec!["a"] } else { vec![] }, "{round}");
+        }
+        // A long one counts for a quarter.
         sightings.doubt();
-        assert!(sightings.observe("me", &[beats("a", 1)], start + LEASE).dead.is_empty());
-        assert_eq!(dead(&sightings.observe("me", &[beats("a", 1)], start + LEASE * 2)), ["a"]);
+        assert!(!dead(&sightings.observe("me", &[beats("b", 4)], start + LEASE * 9)).contains(&"b"));
     }
 
     #[tokio::test(start_paused = true)]

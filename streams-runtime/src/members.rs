@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::builds::Build;
-use crate::lease::{Lease, Verdict, Watch};
+use crate::lease::{Lease, Still, Verdict, Watch};
 use crate::metrics::Gauge;
 use crate::monitor::Vitals;
 use crate::outage::{Contact, Outages};
@@ -107,6 +107,8 @@ pub(crate) struct Place {
 #[derive(Default)]
 struct Inner {
     mode: Mode,
+    /// How often the mode was entered: a look that began before may be older than what this process has done since.
+    entered: u64,
     /// Its task wants to know at once, whatever there is to see.
     asked: bool,
     /// The look that is on its way was asked for.
@@ -119,7 +121,7 @@ struct Inner {
     /// The state as it was seen last.
     before: Option<GroupState>,
     /// The epoch whose holder has given the lease up or does not renew it any more, and since when that is seen.
-    free: Option<(u64, Instant)>,
+    free: Still<u64>,
     /// When to look again although nothing happens.
     due: Option<Instant>,
     /// To whom the partition should be handed over.
@@ -284,7 +286,7 @@ impl Members {
         for circle in &self.circles {
             circle.ask(scope, &self.shared, now, &mut sets, &mut places);
         }
-        let keys: Vec<_> = places.iter().map(|place| place.key.clone()).collect();
+        let keys: Vec<_> = places.iter().map(|(place, _)| place.key.clone()).collect();
         let (attended, states) =
             tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)),);
         match (attended, states) {
@@ -305,7 +307,7 @@ impl Members {
         &mut self,
         sets: &[Attendance],
         attended: Vec<Answer<Vec<Member>>>,
-        states: impl Iterator<Item = (Arc<Place>, Answer<Option<GroupState>>)>,
+        states: impl Iterator<Item = ((Arc<Place>, u64), Answer<Option<GroupState>>)>,
     ) {
         let (now, mut changes) = (Instant::now(), Changes::default());
         let mut answers = sets.iter().zip(attended).peekable();
@@ -317,7 +319,12 @@ impl Members {
                 Err(error) => circle.fail(&error),
             }
         }
-        let states: Vec<_> = states.collect();
+        // What its task has done since the look began is not in the answer.
+        let current = |((place, entered), state): ((Arc<Place>, u64), _)| {
+            let is_current = place.inner().entered == entered;
+            is_current.then_some((place, state))
+        };
+        let states: Vec<_> = states.filter_map(current).collect();
         for (place, state) in states.iter().filter_map(|(place, state)| Some((place, state.as_ref().ok()?))) {
             let needs = state.as_ref().and_then(|state| state.needs.as_ref());
             self.circles[place.circle].roster.need(place.key.partition().index(), needs, now);
@@ -371,7 +378,7 @@ impl Circle {
         shared: &Shared,
         now: Instant,
         sets: &mut Vec<Attendance>,
-        places: &mut Vec<Arc<Place>>,
+        places: &mut Vec<(Arc<Place>, u64)>,
     ) {
         let (mut concerned, mut without) = (scope == Scope::Everything, BTreeSet::new());
         for place in &self.places {
@@ -386,7 +393,7 @@ impl Circle {
                 // What is asked from here on needs another look.
                 inner.answering = std::mem::take(&mut inner.asked);
                 if matches!(inner.mode, Mode::Standing) {
-                    places.push(Arc::clone(place));
+                    places.push((Arc::clone(place), inner.entered));
                 }
             }
         }
@@ -487,15 +494,12 @@ impl Inner {
         now: Instant,
     ) -> Option<String> {
         if let Verdict::Wait(left) = self.watch.observe(state, now) {
-            self.free = None;
+            self.free = Still::default();
             self.due = Some(now + left);
             return None;
         }
         let lapsed = Some(member_of(&state.lease.owner)).filter(|owner| !owner.is_empty());
-        let since = match self.free {
-            Some((epoch, since)) if epoch == state.lease.epoch => since,
-            _ => self.free.insert((state.lease.epoch, now)).1,
-        };
+        let since = self.free.observe(state.lease.epoch, lease_for, now);
         let why = match lapsed {
             Some(owner) => format!("the lease of {owner} has run out"),
             None => "nobody owned it".to_owned(),
@@ -517,8 +521,11 @@ impl Inner {
         }
     }
 
-    fn forget(&mut self) {
-        (self.watch, self.free, self.due, self.told) = (Watch::default(), None, None, None);
+    /// Until the next look nobody looks at the partition, or can: the watch over its owner goes on then.
+    fn doubt(&mut self) {
+        self.watch.doubt();
+        self.free.doubt();
+        (self.due, self.told) = (None, None);
     }
 }
 
@@ -577,7 +584,7 @@ impl Place {
     fn fail(&self, error: &BrokerError) {
         let mut inner = self.inner();
         if matches!(inner.mode, Mode::Standing) {
-            inner.forget();
+            inner.doubt();
             inner.sight = Some(Err(BrokerError::new(error.kind(), error.to_string())));
             self.news.notify_one();
         }
@@ -602,7 +609,8 @@ impl Place {
 
     fn enter(&self, mode: Mode) {
         let mut inner = self.inner();
-        inner.forget();
+        inner.doubt();
+        inner.entered += 1;
         (inner.mode, inner.sight, inner.before, inner.successor) = (mode, None, None, None);
         self.is_wanted.store(false, Ordering::Release);
     }

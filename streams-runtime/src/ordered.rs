@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, Need, Reset, Settle,
+    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, LeaseView, Need, Reset, Settle,
 };
 use streams_core::keys::GroupKey;
 use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope, Start};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::builds::Build;
 use crate::commit::Committer;
 use crate::lanes::Bounds;
-use crate::lease::{Lease, Leases};
+use crate::lease::{Lease, Leases, Still};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::Place;
 use crate::metrics::Histogram;
@@ -104,6 +104,8 @@ pub(crate) struct Past {
     pub(crate) told: bool,
     /// Why it was this process's turn to take the lease.
     pub(crate) why: String,
+    /// The lease that this process could take and leaves to a build that handles what is needed.
+    pub(crate) untaken: Still<LeaseView>,
     /// Of a shared group: what a joining that was lost had in hand and has not told.
     pub(crate) untold: Option<Settle>,
 }
@@ -233,9 +235,15 @@ impl Group {
     /// Says that the group is halted, again and again, until somebody resumes or resets it or the app stops.
     async fn halt(&self, reason: String) {
         self.contact.rest();
-        // Before anybody can know of the halt: what an operator does after that is meant for it.
-        let state = self.engine.broker.state(&self.key).await.ok().flatten();
-        let resume = state.map_or(0, |state| state.resume);
+        // Before anybody can know of the halt: what an operator does after that is meant for it. Where the server cannot be
+        // asked, the first answer says from where on.
+        let state = self.engine.broker.state(&self.key).await;
+        let known = self.known().map(|known| known.reset);
+        let since = |state: Option<&GroupState>| {
+            let (reset, resume) = state.map_or((0, 0), |state| (state.reset, state.resume));
+            (known.unwrap_or(reset), resume)
+        };
+        let mut before = state.ok().map(|state| since(state.as_ref()));
         self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said: Option<Instant> = None;
         while !self.engine.shutdown.is_stopping() {
@@ -251,7 +259,8 @@ impl Group {
             self.pause(RESET_LOOK).await;
             let Ok(Some(state)) = self.engine.broker.state(&self.key).await else { continue };
             let (group, partition) = (self.key.group(), self.key.partition().as_str());
-            if state.reset != self.known().map_or(0, |known| known.reset) {
+            let (reset, resume) = *before.get_or_insert_with(|| since(Some(&state)));
+            if state.reset != reset {
                 tracing::info!(group, partition, at = %state.at, "somebody has reset the group: going on");
                 return;
             }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::assign::assign;
 use crate::builds::Build;
 use crate::clock::{after, millis};
+use crate::lease::Still;
 use crate::members::look;
 
 /// For how long the members must stay the same before partitions that have an owner move.
@@ -84,7 +85,7 @@ pub(crate) struct Roster {
     since: Option<Instant>,
     /// Bumped with every change.
     version: u64,
-    /// A look has failed: what happened meanwhile is unknown, so the next one begins every watch anew.
+    /// A look has failed: nobody is known to be silent until the next one, which begins anew to listen for signs of life.
     doubtful: bool,
     /// What the owner of a partition must be able to handle.
     needs: BTreeMap<u32, Need>,
@@ -97,7 +98,9 @@ struct Watched {
     says: String,
     card: Card,
     beat: u64,
-    /// When it was last seen with another beat.
+    /// Since when it is seen with this beat: a lease of that is its end.
+    still: Still<u64>,
+    /// When it was last seen with another beat, or could not be: who is silent for long is given nothing new.
     heard: Instant,
     /// When it was seen first.
     joined: Instant,
@@ -135,16 +138,18 @@ impl Roster {
     pub(crate) fn observe(&mut self, found: Vec<Member>, now: Instant) -> News {
         let mut members: Vec<Watched> = Vec::with_capacity(found.len());
         for Member { says, beat } in found {
-            let known = self.members.iter().find(|member| member.says == says);
-            let heard = match known {
-                Some(member) if member.beat == beat && !self.doubtful => member.heard,
-                _ => now,
+            let known = self.members.iter_mut().find(|member| member.says == says);
+            let (heard, mut still) = match known {
+                Some(member) if member.beat == beat && !self.doubtful => (member.heard, std::mem::take(&mut member.still)),
+                Some(member) => (now, std::mem::take(&mut member.still)),
+                None => (now, Still::default()),
             };
             let card = Card::read(&says, self.lease_for);
+            still.observe(beat, card.lease_for, now);
             // Whoever says something else is still the same.
             let before = self.members.iter().find(|member| member.card.name == card.name);
             let joined = before.map_or(now, |member| member.joined);
-            members.push(Watched { says, card, beat, heard, joined });
+            members.push(Watched { says, card, beat, still, heard, joined });
         }
         self.doubtful = false;
         // Who has changed what it says may stand there twice for a moment: what was heard last counts.
@@ -169,6 +174,7 @@ impl Roster {
     /// A look has failed.
     pub(crate) fn doubt(&mut self) {
         self.doubtful = true;
+        self.members.iter_mut().for_each(|member| member.still.doubt());
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -205,7 +211,7 @@ impl Roster {
     pub(crate) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
         let dead = |member: &&Watched| match member.card.name == self.me {
             true => member.says != card,
-            false => !self.doubtful && now.duration_since(member.heard) >= member.card.lease_for,
+            false => !self.doubtful && member.still.since().is_some_and(|since| now >= after(since, member.card.lease_for)),
         };
         let absent = self.members.iter().filter(dead);
         absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()
@@ -343,15 +349,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_failed_look_every_watch_begins_anew() {
+    async fn a_gap_ends_no_watch_and_counts_for_a_quarter_of_the_lease_at_most() {
         let (mut roster, start) = (roster(4), Instant::now());
-        roster.observe(members(&[("a", 1), ("b", 7)]), start);
+        roster.observe(members(&[("a", 1), ("b", 7), ("c", 7)]), start);
         roster.doubt();
         assert!(roster.absent("a", start + secs(20)).is_empty());
         assert!(!roster.is_settled(start + secs(20)));
-        roster.observe(members(&[("a", 1), ("b", 7)]), start + secs(20));
-        assert!(roster.absent("a", start + secs(29)).is_empty() && roster.is_settled(start + secs(20)));
-        assert_eq!(roster.absent("a", start + secs(30)), [("b".to_owned(), Some(7))]);
+        roster.observe(members(&[("a", 1), ("b", 7), ("c", 8)]), start + secs(20));
+        assert!(roster.absent("a", start + secs(27)).is_empty() && roster.is_settled(start + secs(20)));
+        let heirs: BTreeSet<_> = (0..4).filter_map(|p| roster.heir(p, None, start + secs(20))).collect();
+        assert_eq!(heirs.len(), 3, "who could not be heard is not silent");
+        assert_eq!(roster.absent("a", start + millis_of(27_500)), [("b".to_owned(), Some(7))]);
+        assert_eq!(roster.absent("a", start + secs(30)).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

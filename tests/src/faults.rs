@@ -14,6 +14,7 @@ use streams_core::broker::{
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +55,29 @@ pub enum Op {
     Crew,
 }
 
+impl Op {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Notes,
+        Self::Append,
+        Self::Read,
+        Self::Tail,
+        Self::State,
+        Self::Attend,
+        Self::Acquire,
+        Self::Commit,
+        Self::Release,
+        Self::Declare,
+        Self::Renew,
+        Self::TakeReplay,
+        Self::EndReplay,
+        Self::Join,
+        Self::Take,
+        Self::Settle,
+        Self::Crew,
+    ];
+}
+
 /// What goes wrong with a call.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -67,6 +91,8 @@ pub enum Fault {
     Delay(Duration),
     /// It is made after this long, and its answer takes so long as well.
     Lag(Duration, Duration),
+    /// It is not made while the server is away: so long, again and again, each time that this long is over.
+    Away(Duration, Duration),
 }
 
 /// Holds up whoever comes to it until it is opened, for good.
@@ -106,6 +132,8 @@ impl Gate {
 pub struct Faulty {
     inner: Arc<dyn Broker>,
     plan: Arc<Mutex<Plan>>,
+    /// From which on the server is away and back again.
+    began: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +151,7 @@ struct Plan {
 impl Faulty {
     /// Nothing goes wrong yet.
     pub fn over(inner: Arc<dyn Broker>) -> Self {
-        Self { inner, plan: Arc::default() }
+        Self { inner, plan: Arc::default(), began: Instant::now() }
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -142,11 +170,7 @@ impl Faulty {
 
     /// The server is gone: nothing can be asked any more.
     pub fn cut_off(&self) {
-        let ops = [Op::Notes, Op::Append, Op::Read, Op::Tail, Op::State, Op::Attend, Op::Acquire, Op::Commit];
-        let more = [Op::Release, Op::Declare, Op::Renew, Op::TakeReplay, Op::EndReplay];
-        for op in ops.into_iter().chain(more).chain([Op::Join, Op::Take, Op::Settle, Op::Crew]) {
-            self.always(op, Fault::Fail(BrokerErrorKind::Unavailable));
-        }
+        Op::ALL.into_iter().for_each(|op| self.always(op, Fault::Fail(BrokerErrorKind::Unavailable)));
     }
 
     /// Nothing goes wrong any more.
@@ -197,6 +221,14 @@ impl Faulty {
         };
         match fault {
             None => call.await,
+            Some(Fault::Away(time, every))
+                if self.began.elapsed().as_nanos() % every.as_nanos().max(1) >= time.as_nanos() =>
+            {
+                call.await
+            }
+            Some(Fault::Away(..)) => {
+                Err(BrokerError::new(BrokerErrorKind::Unavailable, format!("{op:?} fails: the server is away")))
+            }
             Some(Fault::Fail(kind)) => Err(BrokerError::new(kind, format!("{op:?} fails, because the test says so"))),
             Some(Fault::LoseReply) => {
                 call.await?;

@@ -120,17 +120,25 @@ enum End {
 }
 
 /// Numbers that look random and are the same for the same seed (Steele, Lea and Flood's SplitMix64).
-struct Dice(u64);
+#[derive(Debug)]
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    /// From this seed on.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// From 0 up to, but not, `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound.max(1)
     }
 
-    fn index(&mut self, length: usize) -> usize {
+    /// The index of one of so many.
+    pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or_default()
     }
 

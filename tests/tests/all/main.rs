@@ -17,6 +17,7 @@ mod letters_tool;
 mod loss;
 mod meeting;
 mod members;
+mod members_histories;
 mod ordered;
 mod outages;
 mod poison;

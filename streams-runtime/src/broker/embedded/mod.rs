@@ -599,6 +599,13 @@ impl Embedded {
         }
     }
 
+    /// Deletes the state of a group or a set of members, as an operator's `DEL` of that key would.
+    pub fn forget(&self, key: &str) {
+        let mut store = self.shared.lock();
+        store.groups.remove(key);
+        store.members.remove(key);
+    }
+
     /// Forgets everything, as an operator's `FLUSHALL` would.
     pub fn flush(&self) {
         *self.shared.lock() = Store::default();
