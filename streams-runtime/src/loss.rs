@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use streams_core::broker::Snapshot;
+use streams_core::broker::{Snapshot, in_short};
 use streams_core::{Entry, EntryId};
 
 /// Events that a group will never see, or history that is no longer the one it has read.
@@ -95,13 +95,13 @@ pub(crate) struct Reader {
     seen: Option<u64>,
 }
 
-/// Tells an entry from another one of the same id: by the event's own id, by all its fields where it has none.
+/// Tells an entry from another one of the same id: by the event's own id, by its fields in short where it has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Witness(u64);
 
 impl Witness {
     pub(crate) fn of(entry: &Entry) -> Self {
-        entry.given_id().map_or_else(|| Self::hash(&entry.fields), Self::of_event)
+        entry.given_id().map_or_else(|| Self::hash(&in_short(entry).fields), Self::of_event)
     }
 
     fn of_event(id: &str) -> Self {
@@ -233,7 +233,7 @@ mod tests {
             added,
         };
         let entries = held.iter().filter(|n| **n >= from).map(|n| entry(*n)).collect();
-        Snapshot { extent: Some(extent), marker: true, entries }
+        Snapshot { extent: Some(extent), marker: true, entries, complete: true }
     }
 
     /// At entry 5 of five.
@@ -293,7 +293,10 @@ mod tests {
         let restarted = Some((DataLossKind::Restarted, None));
         let unmarked = Snapshot { marker: false, ..snapshot(9, &[5, 9], 9, 5) };
         assert_eq!(judged(&unmarked, true).0, restarted);
-        assert_eq!(judged(&Snapshot { extent: None, marker: false, entries: vec![] }, true).0, restarted);
+        assert_eq!(
+            judged(&Snapshot { extent: None, marker: false, entries: vec![], complete: true }, true).0,
+            restarted
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{BrokerError, BrokerErrorKind, Holding, Snapshot};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Extent, Holding, Snapshot};
+use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -36,11 +37,12 @@ enum Ahead {
     /// With whoever is at the same place.
     Reading(Reading),
     /// For this group alone.
-    Look {
-        reply: AbortOnDropHandle<Result<Snapshot, BrokerError>>,
-        /// How many entries it asked for.
-        asked: usize,
-    },
+    Look(AbortOnDropHandle<Result<Snapshot, BrokerError>>),
+}
+
+/// Where the partition of a group begins and ends, at a cost that does not depend on its entries.
+pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Option<Extent>, BrokerError> {
+    Ok(broker.snapshot(group, EntryId::MAX, 0).await?.extent)
 }
 
 /// What comes next.
@@ -58,7 +60,7 @@ impl<'a> Source<'a> {
     pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
         let partition = group.key.partition();
         // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = group.engine.broker.extent(partition).await?.map_or(holding.at, |extent| extent.last);
+        let last = extent(&*group.engine.broker, &group.key).await?.map_or(holding.at, |extent| extent.last);
         let from = last.max(holding.at);
         let follower = group.engine.tails.follow(partition.as_str(), holding.at, from, group.max_payload);
         let mut source = Self {
@@ -100,13 +102,13 @@ impl<'a> Source<'a> {
                 continue;
             };
             match ahead {
-                Ahead::Look { reply, asked } => {
-                    let (snapshot, asked) = (reply.await, *asked);
+                Ahead::Look(reply) => {
+                    let snapshot = reply.await;
                     self.ahead = None;
                     let snapshot = snapshot.unwrap_or_else(|error| {
                         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
                     });
-                    return self.judge(snapshot?, asked);
+                    return self.judge(snapshot?);
                 }
                 Ahead::Reading(reading) => {
                     let chunk = reading.chunk().await;
@@ -164,9 +166,9 @@ impl<'a> Source<'a> {
     }
 
     /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
-    fn judge(&mut self, snapshot: Snapshot, asked: usize) -> Result<Arrived, Ended> {
+    fn judge(&mut self, snapshot: Snapshot) -> Result<Arrived, Ended> {
         self.check.as_mut().reset(Instant::now() + CHECK);
-        let complete = snapshot.entries.len() < asked;
+        let complete = snapshot.complete;
         let position = self.reader.position();
         let loss = self.reader.judge(&snapshot, complete);
         if loss.is_some() {
@@ -184,7 +186,6 @@ impl<'a> Source<'a> {
         // Whatever the window still has up to here was deleted since, and is counted.
         let floor = if complete { snapshot.extent.map_or(position, |extent| extent.last) } else { position };
         let mut entries = snapshot.entries;
-        self.follower.saw(&entries);
         entries.retain(|entry| entry.id > position);
         let mut arrived = self.go_on(entries, !complete);
         self.reader.pass_nothing(floor);
@@ -205,10 +206,17 @@ impl<'a> Source<'a> {
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
     fn look(&mut self, most: usize) {
-        let asked = most.min(self.follower.count()).saturating_add(1);
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let (asked, bytes) = self.follower.look(most);
+        let (engine, key) = (self.group.engine.clone(), self.group.key.clone());
         let from = self.reader.position();
-        let reply = tokio::spawn(async move { broker.snapshot(&key, from, asked).await });
-        self.ahead = Some(Ahead::Look { reply: AbortOnDropHandle::new(reply), asked });
+        let reply = tokio::spawn(async move {
+            let _room = engine.tails.reserve(bytes).await;
+            let snapshot = engine.broker.snapshot(&key, from, asked.saturating_add(1)).await;
+            let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
+            let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+            engine.tails.learn(key.partition().as_str(), read);
+            snapshot
+        });
+        self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
 }

@@ -1,4 +1,4 @@
--- What tells whether history is whole, all of one moment. KEYS: stream, state. ARGV: group, from, count.
+-- What tells whether history is whole, all of one moment. KEYS: stream, state. ARGV: group, from, count, bytes.
 local stream, group = KEYS[1], ARGV[1]
 
 local wrong = wrong_type({{stream, 'stream'}})
@@ -11,5 +11,6 @@ end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local first = info['first-entry'] and info['first-entry'][1] or ''
 local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
+local entries, complete = page(stream, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
 return {'stream', first, info['last-generated-id'], info['length'], info['entries-added'],
-  marker.err and 0 or 1, redis.call('XRANGE', stream, ARGV[2], '+', 'COUNT', ARGV[3])}
+  marker.err and 0 or 1, complete and 1 or 0, entries}
