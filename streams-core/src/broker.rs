@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::keys::{GroupKey, PartitionKey, StreamKey};
+pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
 pub use crate::shared::{
     Become, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
 };
@@ -91,14 +92,20 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// The names of all groups of the partition, also of those that other programs read; `None` when there is no such stream.
     fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>>;
 
-    /// Where the partition begins and ends; `None` when there is no such stream.
+    /// Where the partition begins and ends; `None` when there is no such stream. The server MAY send its first and last entry
+    /// along; a [snapshot](Self::snapshot) of no entries says the same without them, to whoever may take one.
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>>;
 
     /// The entries above `after`, oldest first, at most `count`. MUST NOT wait for any.
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
 
-    /// What tells whether history is whole, all of one moment: the extent, the group's marker and the entries at or above
-    /// `from`, at most `count`. MUST work on a server that refuses writes.
+    /// As [`read`](Self::read), but never more than about `bytes`: the entry at `from`, [in short](in_short), and those above
+    /// it, at most `count` together. Above `from` it MUST answer at least one, where there is one and `count` allows it, and
+    /// beyond that no more than `bytes`. A read that costs the server more than [`read`](Self::read), for entries of unknown size.
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page>;
+
+    /// What tells whether history is whole, all of one moment: the extent, the group's marker and a [page](Self::page) of
+    /// [`SNAPSHOT_BYTES`] from `from` on. MUST work on a server that refuses writes.
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot>;
 
     /// The entries below `before`, newest first, at most `count`. MUST NOT wait for any.
@@ -362,8 +369,19 @@ pub struct Snapshot {
     /// The highest id whose entry was ever taken out by itself: what is gone above it, a trim has taken, and with it everything
     /// before. [`EntryId::ZERO`] when none was; `None` when nobody can tell.
     pub deleted: Option<EntryId>,
-    /// The entries that were asked for, oldest first.
+    /// The entries that were asked for, oldest first; the one at the position [in short](in_short).
     pub entries: Vec<Arc<Entry>>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// Entries of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Oldest first; the one at the position [in short](in_short).
+    pub entries: Vec<Arc<Entry>>,
+    /// Whether these are all.
+    pub complete: bool,
 }
 
 /// What a tail found at one key.
@@ -371,8 +389,8 @@ pub struct Snapshot {
 pub struct Found {
     /// The index of the key.
     pub key: usize,
-    /// The entry at the position, seen there after the entries were read; `None` when it is gone. While it is there no
-    /// trim has passed the position.
+    /// The entry at the position, perhaps [in short](in_short), seen there after the entries were read; `None` when it is gone.
+    /// While it is there no trim has passed the position.
     pub position: Option<Arc<Entry>>,
     /// The entries above the position, oldest first, at least one.
     pub entries: Vec<Arc<Entry>>,
@@ -739,6 +757,10 @@ pub enum Committed {
     /// Only a commit with `mirror` finds out.
     Vanished,
 }
+
+/// How many bytes of entries a [snapshot](Broker::snapshot) holds, unless one alone is larger: it is taken now and then by
+/// each group, and most of what it brings is read for all groups anyway.
+pub const SNAPSHOT_BYTES: usize = 64 * 1024;
 
 /// A broker could not do what it was asked. Its `Debug` is a report with all causes, because `main` prints that.
 #[derive(thiserror::Error)]

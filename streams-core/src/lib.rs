@@ -16,6 +16,7 @@ pub mod schema;
 pub mod codec;
 mod upcast;
 mod entry;
+mod large;
 pub mod keys;
 pub mod broker;
 mod consumer;

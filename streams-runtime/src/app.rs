@@ -37,6 +37,7 @@ use crate::random::Random;
 use crate::registry::{self, Plan};
 use crate::shared::Sharing;
 use crate::shutdown::{PARTING, Shutdown, Stopped};
+use crate::source::extent;
 use crate::status::{Phase, Progress, Status, Tip};
 use crate::tail::Tails;
 
@@ -645,7 +646,7 @@ impl Running {
     pub async fn caught_up(&self) -> Result<(), Error> {
         let mut behind = Vec::new();
         for progress in &self.progress {
-            let tip = self.broker.extent(progress.key.partition()).await?.map_or(EntryId::ZERO, |extent| extent.last);
+            let tip = extent(&*self.broker, &progress.key).await?.map_or(EntryId::ZERO, |extent| extent.last);
             behind.push((progress, tip));
         }
         let mut asked = Instant::now();

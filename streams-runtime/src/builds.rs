@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState, LeaseView, Need};
+use streams_core::broker::{
+    Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState, LeaseView, Need,
+};
 use streams_core::keys::{self, GroupKey};
 use streams_core::{Entry, EntryId, Start};
 use tokio::time::Instant;

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-use streams_core::broker::{BrokerError, BrokerErrorKind};
+use streams_core::broker::{BrokerError, BrokerErrorKind, Page};
 use streams_core::{Entry, EntryId};
 use tokio::sync::watch;
 
@@ -37,6 +37,11 @@ impl Chunk {
     /// The entry at the position, where it is there, and those above it.
     pub(crate) fn from(&self, position: EntryId) -> &[Arc<Entry>] {
         &self.entries[self.entries.partition_point(|entry| entry.id < position)..]
+    }
+
+    /// Those above the position.
+    fn above(&self, position: EntryId) -> &[Arc<Entry>] {
+        &self.entries[self.entries.partition_point(|entry| entry.id <= position)..]
     }
 
     /// Whether a group can go on from there with this.
@@ -91,15 +96,19 @@ pub(crate) struct Order {
     pub(crate) from: EntryId,
     /// How many entries above it.
     pub(crate) count: usize,
+    /// How many of them, and of how many bytes together, where it is a page that is read.
+    pub(crate) page: Option<(usize, usize)>,
+    /// How many bytes it may bring.
+    pub(crate) expected: usize,
     floor: EntryId,
     landing: Arc<Landing>,
 }
 
 impl Order {
-    /// What was read: the entry at `from`, and as many above it as were ordered.
-    pub(crate) fn chunk(&self, entries: Vec<Arc<Entry>>) -> Chunk {
+    /// What was read: the entry at `from`, and those above it.
+    pub(crate) fn chunk(&self, Page { entries, complete }: Page) -> Chunk {
         let bytes = entries.iter().map(|entry| entry.weight()).sum();
-        Chunk { bytes, full: entries.len() > self.count, entries, floor: self.floor }
+        Chunk { bytes, full: !complete, entries, floor: self.floor }
     }
 
     /// Waits until nobody waits.
@@ -134,14 +143,8 @@ pub(crate) struct Catchup {
 }
 
 impl Catchup {
-    pub(crate) fn new(max_payload: usize) -> Self {
-        Self {
-            count: Count::new(max_payload, 1),
-            kept: VecDeque::new(),
-            bytes: 0,
-            on_their_way: Vec::new(),
-            places: BTreeMap::new(),
-        }
+    pub(crate) fn new(count: Count) -> Self {
+        Self { count, kept: VecDeque::new(), bytes: 0, on_their_way: Vec::new(), places: BTreeMap::new() }
     }
 
     /// How many bytes are kept.
@@ -181,7 +184,9 @@ impl Catchup {
         // What ended without an answer is gone here.
         self.on_their_way.retain(|read| read.landing.strong_count() > 0);
         self.on_their_way.push(OnItsWay { from, landing: Arc::downgrade(&landing) });
-        (Order { from, count: self.count.get(), floor, landing }, Reading::OnItsWay(waiting))
+        let (count, page) = (self.count.get(), self.count.page());
+        let expected = self.count.expected(page.map_or(count, |(count, _)| count));
+        (Order { from, count, page, expected, floor, landing }, Reading::OnItsWay(waiting))
     }
 
     /// Whether a read has nobody who waits for it; then nobody finds it any more.
@@ -196,8 +201,8 @@ impl Catchup {
     /// A read is over: keeps what somebody needs of it.
     pub(crate) fn land(&mut self, order: &Order, landed: &Landed) {
         let current = self.take_off(order);
-        let Ok(chunk) = landed else { return };
-        self.count.saw(&chunk.entries);
+        let Ok(chunk) = landed else { return self.count.failed() };
+        self.count.saw(chunk.above(order.from));
         if current && chunk.leads_on_from(order.from) && self.is_needed(chunk) {
             self.bytes += chunk.bytes;
             self.kept.push_back(Arc::clone(chunk));
@@ -249,19 +254,19 @@ mod tests {
         EntryId::new(n, 0)
     }
 
-    fn entries(ids: impl IntoIterator<Item = u64>) -> Vec<Arc<Entry>> {
+    fn page(ids: impl IntoIterator<Item = u64>) -> Page {
         let entry = |n| Arc::new(Entry { id: at(n), fields: vec![(b"id".to_vec(), n.to_string().into_bytes())] });
-        ids.into_iter().map(entry).collect()
+        Page { entries: ids.into_iter().map(entry).collect(), complete: false }
     }
 
     fn catchup() -> Catchup {
-        Catchup::new(1_024)
+        Catchup::new(Count::new(1_024, 1))
     }
 
     /// A read that found these, from the first on.
     fn read(catchup: &mut Catchup, ids: std::ops::RangeInclusive<u64>) {
         let (order, _reading) = catchup.order(at(*ids.start()), FLOOR);
-        let chunk = Arc::new(order.chunk(entries(ids)));
+        let chunk = Arc::new(order.chunk(page(ids)));
         catchup.land(&order, &Ok(chunk));
     }
 
@@ -316,7 +321,7 @@ mod tests {
         let mut catchup = catchup();
         catchup.stand(1, at(1));
         let (order, _reading) = catchup.order(at(1), FLOOR);
-        catchup.land(&order, &Ok(Arc::new(order.chunk(entries(4..=9)))));
+        catchup.land(&order, &Ok(Arc::new(order.chunk(page(4..=9)))));
         assert_eq!((found(&catchup, 4), catchup.bytes()), (None, 0));
     }
 
@@ -340,7 +345,7 @@ mod tests {
         read(&mut catchup, 1..=10);
         let (order, _reading) = catchup.order(at(10), FLOOR);
         catchup.forget();
-        catchup.land(&order, &Ok(Arc::new(order.chunk(entries(10..=20)))));
+        catchup.land(&order, &Ok(Arc::new(order.chunk(page(10..=20)))));
         assert_eq!((found(&catchup, 1), found(&catchup, 10), catchup.bytes()), (None, None, 0));
     }
 

@@ -7,9 +7,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Moved};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Moved, Reply};
 use streams_core::keys::{GroupKey, InvalidName, StreamKey, check_group, check_namespace};
-use streams_core::{EntryId, StreamEvent};
+use streams_core::{Entry, EntryId, StreamEvent};
 
 use crate::clock::millis;
 use crate::dead_letter::{DeadLetter, DeadLetterId};
@@ -328,10 +328,18 @@ impl<E> DeadLetters<E> {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn replaying(&self, count: usize) -> Result<Vec<DeadLetter<E>>, BrokerError> {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut pages) = (Vec::new(), Pages::default());
         for group in &self.groups {
-            let page = self.broker.replays(group, EntryId::ZERO, count - waiting.len()).await?;
-            waiting.extend(page.into_iter().map(|letter| DeadLetter::of_replay(group.partition().index(), letter)));
+            let mut after = EntryId::ZERO;
+            while waiting.len() < count {
+                let read = |asked| self.broker.replays(group, after, asked);
+                let (page, all) = pages.next(count - waiting.len(), read).await?;
+                after = page.last().map_or(after, |letter| letter.id);
+                waiting.extend(page.into_iter().map(|letter| DeadLetter::of_replay(group.partition().index(), letter)));
+                if all {
+                    break;
+                }
+            }
         }
         self.found(waiting.len() as u64).await?;
         Ok(waiting)
@@ -428,7 +436,8 @@ impl<E> DeadLetters<E> {
             let index = group.partition().index();
             index >= from && filter.partition.is_none_or(|partition| partition == index)
         });
-        let mut search = Search { letters: self, filter, groups: groups.collect(), above, up_to, after: EntryId::ZERO };
+        let (groups, pages) = (groups.collect(), Pages::default());
+        let mut search = Search { letters: self, filter, groups, above, up_to, after: EntryId::ZERO, pages };
         search.after = match (after, search.groups.first()) {
             (Some(after), Some(first)) if first.partition().index() == after.partition => after.entry.max(above),
             _ => above,
@@ -448,15 +457,47 @@ struct Search<'a, E> {
     up_to: EntryId,
     /// Where the search stands in the next partition.
     after: EntryId,
+    pages: Pages,
+}
+
+/// How many letters to read at once: half as many after a read that failed, and then twice as many as before.
+struct Pages(usize);
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self(PAGE)
+    }
+}
+
+impl Pages {
+    /// Reads the next letters, at most `most`; answers too whether these are all.
+    async fn next<'r>(
+        &mut self,
+        most: usize,
+        read: impl Fn(usize) -> Reply<'r, Vec<Arc<Entry>>>,
+    ) -> Result<(Vec<Arc<Entry>>, bool), BrokerError> {
+        loop {
+            let asked = most.min(self.0);
+            match read(asked).await {
+                Ok(page) => {
+                    self.0 = (self.0 * 2).min(PAGE);
+                    let all = page.len() < asked;
+                    return Ok((page, all));
+                }
+                Err(error) if asked > 1 && (error.is_retryable() || error.is_indefinite()) => self.0 = asked / 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl<'a, E> Search<'a, E> {
     /// What a look finds, which may be nothing, and at most `most`; `None` when everything was looked at.
     async fn next(&mut self, most: usize) -> Result<Option<(&'a GroupKey, Vec<DeadLetter<E>>)>, BrokerError> {
         let Some(group) = self.groups.last().copied() else { return Ok(None) };
-        let asked = most.min(PAGE);
-        let page = self.letters.broker.dead_letters(group, self.after, asked).await?;
-        let (read, index) = (page.len(), group.partition().index());
+        let (letters, after) = (self.letters, self.after);
+        let (page, all) = self.pages.next(most, |asked| letters.broker.dead_letters(group, after, asked)).await?;
+        let index = group.partition().index();
         let last = page.last().map_or(self.after, |letter| letter.id);
         let here: Vec<_> = page
             .into_iter()
@@ -464,7 +505,7 @@ impl<'a, E> Search<'a, E> {
             .map(|letter| DeadLetter::of(index, letter))
             .filter(|letter| self.filter.admits(letter))
             .collect();
-        if read < asked || last > self.up_to {
+        if all || last > self.up_to {
             self.groups.pop();
             self.after = self.above;
         } else {
@@ -481,8 +522,8 @@ fn entries(group: &GroupKey, ids: &[DeadLetterId]) -> Vec<EntryId> {
 
 #[cfg(test)]
 mod tests {
+    use streams_core::Start;
     use streams_core::broker::{Acquired, Claim, Commit, DeadBounds, Holder, LeaseView};
-    use streams_core::{Entry, Start};
 
     use super::*;
     use crate::broker::Embedded;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use streams_core::broker::{Events, Fields, Holding, Need};
+use streams_core::broker::{Events, Fields, Holding, MOST_ENTRY_BYTES, Need, cut_from};
 use streams_core::{Context, Entry, Failure, OnDataLoss, Outcome};
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ pub(crate) enum Taker {
     Consumer(usize),
     /// None of them.
     Nobody,
-    /// The entry does not say what it is.
+    /// The entry does not say what it is, or was too large to be read.
     Unnamed,
 }
 
@@ -291,6 +291,7 @@ impl Group {
         let Some((name, version)) = entry.event() else { return Ok(Taker::Unnamed) };
         let info = |consumer: usize| self.handlers[consumer].registration.info;
         match (0..self.handlers.len()).find(|&consumer| info(consumer).event.name == name) {
+            Some(_) if cut_from(entry).is_some() => Ok(Taker::Unnamed),
             Some(consumer) if version <= info(consumer).event.version => Ok(Taker::Consumer(consumer)),
             None if !self.build.leaves(declared, name) => Ok(Taker::Nobody),
             _ => Err(builds::need(name, version, entry)),
@@ -486,7 +487,13 @@ impl Group {
     /// What becomes of an entry that no consumer takes: it is passed over, or put away where it does not say what it is.
     pub(crate) fn without_taker(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Letter> {
         if let Taker::Unnamed = taker {
-            let reason = "the field `event` is missing or is not `Name@version`".to_owned();
+            let reason = match cut_from(entry) {
+                Some(bytes) => format!(
+                    "the entry has {bytes} bytes, and {MOST_ENTRY_BYTES} are the most that any event can have: only the beginnings of its fields were read; the entry {} itself has all of it until it is trimmed",
+                    entry.id
+                ),
+                None => "the field `event` is missing or is not `Name@version`".to_owned(),
+            };
             return Some(Letter { entry: Arc::clone(entry), consumer: "", cause: Cause::Decode, reason, attempts: 1 });
         }
         None

@@ -465,7 +465,11 @@ mod tests {
         assert_eq!(watch.observe(&state("x", 1), start + secs(6)), Verdict::Wait(secs(4)), "all of a short one");
         watch.doubt();
         let left = Verdict::Wait(Duration::from_millis(1500));
-        assert_eq!(watch.observe(&state("x", 1), start + secs(60)), left, "who was cut off, too, has time to come back");
+        assert_eq!(
+            watch.observe(&state("x", 1), start + secs(60)),
+            left,
+            "who was cut off, too, has time to come back"
+        );
         assert_eq!(watch.observe(&state("x", 1), start + secs(62)), Verdict::Claim);
         watch.doubt();
         assert_eq!(watch.observe(&state("x", 2), start + secs(63)), Verdict::Wait(secs(10)), "it was alive in the gap");

@@ -112,6 +112,7 @@ mod registry;
 mod meeting;
 mod publisher;
 mod tail;
+mod room;
 mod ordered;
 mod contend;
 mod builds;

@@ -13,7 +13,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use streams_core::broker::Snapshot;
+use streams_core::broker::{Snapshot, in_short};
 use streams_core::{Entry, EntryId};
 
 /// Events that a group will never see, or history that is no longer the one it has read.
@@ -109,13 +109,13 @@ pub(crate) struct Reader {
     places: VecDeque<(EntryId, Witness)>,
 }
 
-/// Tells an entry from another one of the same id: by the event's own id, by all its fields where it has none.
+/// Tells an entry from another one of the same id: by the event's own id, by its fields in short where it has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Witness(u64);
 
 impl Witness {
     pub(crate) fn of(entry: &Entry) -> Self {
-        entry.given_id().map_or_else(|| Self::hash(&entry.fields), Self::of_event)
+        entry.given_id().map_or_else(|| Self::hash(&in_short(entry).fields), Self::of_event)
     }
 
     fn of_event(id: &str) -> Self {
@@ -304,7 +304,7 @@ mod tests {
         let entries = held.iter().filter(|n| **n >= from).map(|n| entry(*n)).collect();
         let deleted = held.first().and_then(|first| (*first..=last).rev().find(|n| !held.contains(n)));
         let deleted = Some(deleted.map_or(EntryId::ZERO, |n| EntryId::new(n, 0)));
-        Snapshot { extent: Some(extent), marker: true, deleted, entries }
+        Snapshot { extent: Some(extent), marker: true, deleted, entries, complete: true }
     }
 
     /// At entry 5 of five.
@@ -365,7 +365,7 @@ mod tests {
         let unmarked = Snapshot { marker: false, ..snapshot(9, &[5, 9], 9, 5) };
         assert_eq!(judged(&unmarked, true).0, restarted);
         assert_eq!(
-            judged(&Snapshot { extent: None, marker: false, deleted: None, entries: vec![] }, true).0,
+            judged(&Snapshot { extent: None, marker: false, deleted: None, entries: vec![], complete: true }, true).0,
             restarted
         );
     }

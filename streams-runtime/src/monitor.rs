@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, millis};
 use crate::metrics::{LOOK, Registry};
 use crate::outage::Outages;
+use crate::source::extent;
 use crate::status::{Phase, Progress, Status, Tip};
 
 /// For how long the end of partitions is looked at after somebody has read: longer than the minute between two reads of a
@@ -144,8 +145,9 @@ impl Monitor {
             for (partition, tip) in tips {
                 let is_owned = |progress: &Arc<Progress>| progress.key.partition() == partition && progress.is_owner();
                 // What cannot be known any more is not said any more.
-                let extent = if groups.iter().any(is_owned) { broker.extent(partition).await.ok() } else { None };
-                tip.set(extent.flatten());
+                let owned = groups.iter().find(|progress| is_owned(progress));
+                let look = async { extent(&*broker, &owned?.key).await.ok().flatten() };
+                tip.set(look.await);
             }
             if cfg!(feature = "metrics") {
                 groups.iter().for_each(|progress| progress.gauge());

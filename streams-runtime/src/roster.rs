@@ -140,7 +140,9 @@ impl Roster {
         for Member { says, beat } in found {
             let known = self.members.iter_mut().find(|member| member.says == says);
             let (heard, mut still) = match known {
-                Some(member) if member.beat == beat && !self.doubtful => (member.heard, std::mem::take(&mut member.still)),
+                Some(member) if member.beat == beat && !self.doubtful => {
+                    (member.heard, std::mem::take(&mut member.still))
+                }
                 Some(member) => (now, std::mem::take(&mut member.still)),
                 None => (now, Still::default()),
             };
@@ -211,7 +213,9 @@ impl Roster {
     pub(crate) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
         let dead = |member: &&Watched| match member.card.name == self.me {
             true => member.says != card,
-            false => !self.doubtful && member.still.since().is_some_and(|since| now >= after(since, member.card.lease_for)),
+            false => {
+                !self.doubtful && member.still.since().is_some_and(|since| now >= after(since, member.card.lease_for))
+            }
         };
         let absent = self.members.iter().filter(dead);
         absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()

@@ -36,8 +36,8 @@ use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
 use crate::settle::{Cause, Decision, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::FAREWELL;
+use crate::source::extent;
 use crate::status::{Phase, count};
-use crate::tail::Count;
 
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
@@ -174,7 +174,6 @@ struct Desk<'a> {
     bytes: usize,
     /// How long a call takes, lately.
     mean: Option<Duration>,
-    count: Count,
     /// Ended, and not on its way.
     ends: Vec<(EntryId, Become)>,
     /// Why events on their way to the dead letters are dead.
@@ -331,7 +330,6 @@ impl<'a> Desk<'a> {
             alone: false,
             bytes: 0,
             mean: None,
-            count: Count::new(group.max_payload, 1),
             ends: Vec::new(),
             causes: BTreeMap::new(),
             passed_over: BTreeMap::new(),
@@ -356,7 +354,7 @@ impl<'a> Desk<'a> {
         let (group, lease) = (self.group, self.lease);
         let (broker, partition) = (&group.engine.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
-        let mut heard = match broker.extent(partition).await {
+        let mut heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
         };
@@ -780,7 +778,9 @@ impl<'a> Desk<'a> {
         if enough || (in_hand > 0 && self.bytes >= self.group.lanes.bytes) {
             return 0;
         }
-        (idle + ahead).saturating_sub(self.queue.len()).min(self.count.get())
+        (idle + ahead)
+            .saturating_sub(self.queue.len())
+            .min(self.group.engine.tails.count(self.group.key.partition().as_str()).0)
     }
 
     /// Asks for entries, if any are wanted.
@@ -802,8 +802,18 @@ impl<'a> Desk<'a> {
         // What rings from here on is not in the answer for sure.
         self.hungry = false;
         self.asked += 1;
-        let (broker, key) = (Arc::clone(&group.engine.broker), group.key.clone());
-        self.taking = Some(spawn(async move { broker.take(&key, &take).await }));
+        let (engine, key) = (group.engine.clone(), group.key.clone());
+        let expected = engine.tails.count(key.partition().as_str()).1;
+        self.taking = Some(spawn(async move {
+            let _room = engine.tails.reserve(expected).await;
+            let took = engine.broker.take(&key, &take).await;
+            let entries: Vec<_> = match &took {
+                Ok(Took::Entries(haul)) => haul.entries.iter().map(|taken| Arc::clone(&taken.entry)).collect(),
+                _ => Vec::new(),
+            };
+            engine.tails.learn(key.partition().as_str(), took.as_ref().map(|_| entries.as_slice()));
+            took
+        }));
     }
 
     /// Everything that the broker may have in this process's hand.
@@ -886,7 +896,6 @@ impl<'a> Desk<'a> {
         // Where there was something there may be more.
         self.hungry |= !haul.entries.is_empty();
         for delivered in haul.entries {
-            self.count.saw(std::slice::from_ref(&delivered.entry));
             self.bytes += delivered.entry.weight();
             if delivered.crashes > 0 {
                 self.crashed.insert(delivered.entry.id, delivered.crashes);

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::Entry;
-use streams_core::broker::{BrokerError, BrokerErrorKind, Holding, Snapshot};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Extent, Holding, Snapshot};
+use streams_core::keys::GroupKey;
+use streams_core::{Entry, EntryId};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,11 +35,12 @@ enum Ahead {
     /// With whoever is at the same place.
     Reading(Reading),
     /// For this group alone.
-    Look {
-        reply: AbortOnDropHandle<Result<Looked, BrokerError>>,
-        /// How many entries it asked for.
-        asked: usize,
-    },
+    Look(AbortOnDropHandle<Result<Looked, BrokerError>>),
+}
+
+/// Where the partition of a group begins and ends, at a cost that does not depend on its entries.
+pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Option<Extent>, BrokerError> {
+    Ok(broker.snapshot(group, EntryId::MAX, 0).await?.extent)
 }
 
 /// What a look has found.
@@ -63,7 +65,7 @@ impl<'a> Source<'a> {
     pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
         let partition = group.key.partition();
         // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = group.engine.broker.extent(partition).await?.map_or(holding.at, |extent| extent.last);
+        let last = extent(&*group.engine.broker, &group.key).await?.map_or(holding.at, |extent| extent.last);
         let from = last.max(holding.at);
         let follower = group.engine.tails.follow(partition.as_str(), holding.at, from, group.max_payload);
         let mut source = Self {
@@ -104,13 +106,13 @@ impl<'a> Source<'a> {
                 continue;
             };
             match ahead {
-                Ahead::Look { reply, asked } => {
-                    let (looked, asked) = (reply.await, *asked);
+                Ahead::Look(reply) => {
+                    let looked = reply.await;
                     self.ahead = None;
                     let looked = looked.unwrap_or_else(|error| {
                         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
                     });
-                    return self.judge(looked?, asked);
+                    return self.judge(looked?);
                 }
                 Ahead::Reading(reading) => {
                     let chunk = reading.chunk().await;
@@ -170,10 +172,10 @@ impl<'a> Source<'a> {
     }
 
     /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
-    fn judge(&mut self, looked: Looked, asked: usize) -> Result<Arrived, Ended> {
+    fn judge(&mut self, looked: Looked) -> Result<Arrived, Ended> {
         let Looked { mut snapshot, left } = looked;
         self.check.as_mut().reset(Instant::now() + CHECK);
-        let complete = snapshot.entries.len() < asked;
+        let complete = snapshot.complete;
         let position = self.reader.position();
         let loss = self.reader.judge(&snapshot, complete);
         if loss.is_some() {
@@ -194,7 +196,6 @@ impl<'a> Source<'a> {
             return Err(Ended::Cut { loss, at: Some(at) });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
-        self.follower.saw(&entries);
         entries.retain(|entry| entry.id > position);
         let mut arrived = self.go_on(entries, !complete);
         if complete {
@@ -218,17 +219,24 @@ impl<'a> Source<'a> {
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
     fn look(&mut self, most: usize) {
-        let asked = most.min(self.follower.count()).saturating_add(1);
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let (asked, bytes) = self.follower.look(most);
+        let (engine, key) = (self.group.engine.clone(), self.group.key.clone());
         let reader = self.reader.clone();
         let reply = tokio::spawn(async move {
-            let snapshot = broker.snapshot(&key, reader.position(), asked).await?;
-            let loss = reader.clone().judge(&snapshot, snapshot.entries.len() < asked);
+            let (broker, from) = (&engine.broker, reader.position());
+            let room = engine.tails.reserve(bytes).await;
+            let snapshot = broker.snapshot(&key, from, asked.saturating_add(1)).await;
+            let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
+            let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+            engine.tails.learn(key.partition().as_str(), read);
+            drop(room);
+            let snapshot = snapshot?;
+            let loss = reader.clone().judge(&snapshot, snapshot.complete);
             let mut left = None;
             if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
                 for place in reader.earlier() {
-                    let there = broker.read(key.partition(), place.position().previous(), 1).await?;
-                    if place.is_at(there.first()) {
+                    let there = broker.page(key.partition(), place.position(), 1, 0).await?;
+                    if place.is_at(there.entries.first()) {
                         left = Some(place);
                         break;
                     }
@@ -236,6 +244,6 @@ impl<'a> Source<'a> {
             }
             Ok(Looked { snapshot, left })
         });
-        self.ahead = Some(Ahead::Look { reply: AbortOnDropHandle::new(reply), asked });
+        self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
 }

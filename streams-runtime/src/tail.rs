@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt, Page, Renewal, SNAPSHOT_BYTES};
 use streams_core::keys::PartitionKey;
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
@@ -29,6 +29,7 @@ use crate::metrics::Counter;
 use crate::monitor::Vitals;
 use crate::outage::{Contact, Outages};
 use crate::random::Random;
+use crate::room::{LARGE, Reserved, Room};
 use crate::settle::{SERVER_AWAY, wait};
 
 /// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
@@ -40,16 +41,18 @@ const GATHER: Duration = Duration::from_millis(1);
 /// The most entries a window keeps behind the newest; with the byte budget the bound on memory.
 const WINDOW_ENTRIES: usize = 4_096;
 /// The most bytes that one reply may hold when every entry is as large as its limit allows.
-pub(crate) const REPLY_BYTES: usize = 64 * 1024 * 1024;
-/// How many entries may be asked for whatever their limit: with 64, which is what the default limit of 1 MiB would leave,
-/// a backlog of small events costs the server twice as much an event. A reply of the largest is then 256 MiB, once:
-/// the next one goes by what was seen.
+pub(crate) const REPLY_BYTES: usize = 8 * 1024 * 1024;
+/// How many small entries may be asked for whatever their limit: with 8, which is what the default limit of 1 MiB would leave,
+/// a backlog of them costs the server many times as much an event.
 const UNSEEN: usize = 256;
 /// How many bytes a reply should hold, going by the sizes seen: a few hundred small events. More of them are slower
 /// again (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
 const REPLY_AIM: usize = 128 * 1024;
-/// How many entries are asked for before any size was seen.
+/// How many entries a look asks for.
 pub(crate) const FIRST_COUNT: usize = 16;
+/// How many entries are read by pages of so many bytes before others are read by their number alone, which is cheaper for the
+/// server: after a crash more than any group has read and not committed, so what was too large then is met in a page now.
+const CAREFUL: usize = 2_048;
 /// What a ring of a bell may weigh; replies are bounded by it.
 const BELL_BYTES: usize = 1_024;
 /// How many entries a group takes from a window at once.
@@ -57,28 +60,81 @@ pub(crate) const TAKE: usize = 256;
 /// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
 const TAKE_BYTES: usize = 1024 * 1024;
 
-/// How many entries to ask for: follows the sizes seen, and never so many that a reply would be a flood.
+/// How much to ask for: follows the sizes seen, and what came of the last reads.
 ///
-/// A reply holds at most [`REPLY_BYTES`] of entries as large as the largest just seen, or as their limit allows. Where
-/// the limit is far from what is there, [`UNSEEN`] entries may be asked for all the same.
+/// The first of a partition, any after one that failed, and what may be large are read by pages, which are bounded by bytes;
+/// small entries by their number. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
+/// as many as the one before. A read that failed asks for half as much the next time, down to one entry of one key.
 #[derive(Debug, Clone)]
 pub(crate) struct Count {
+    max_payload: usize,
     keys: usize,
     most: usize,
     now: usize,
+    /// How many keys are asked for at once.
+    keys_now: usize,
+    /// How many bytes a reply should hold.
+    aim: usize,
+    /// How many entries are still to be read by pages.
+    careful: usize,
+    /// About the largest entry lately; 0 while none was seen.
+    largest: usize,
+    failing: bool,
 }
 
 impl Count {
     /// For entries of at most `max_payload` bytes, from so many keys at once.
     pub(crate) fn new(max_payload: usize, keys: usize) -> Self {
-        let keys = keys.max(1);
-        let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / keys;
-        let most = most.clamp(1, WINDOW_ENTRIES);
-        Self { keys, most, now: FIRST_COUNT.min(most) }
+        let mut count = Self {
+            max_payload,
+            keys,
+            most: 1,
+            now: 1,
+            keys_now: usize::MAX,
+            aim: REPLY_AIM,
+            careful: CAREFUL,
+            largest: 0,
+            failing: false,
+        };
+        count.of_keys(max_payload, keys);
+        count
     }
 
+    /// From now on so many keys are read; what is known of sizes stays.
+    pub(crate) fn of_keys(&mut self, max_payload: usize, keys: usize) {
+        (self.max_payload, self.keys) = (max_payload, keys.max(1));
+        let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / self.keys;
+        self.most = most.clamp(1, WINDOW_ENTRIES);
+        self.now = self.now.min(self.most);
+    }
+
+    /// How many entries of each key.
     pub(crate) fn get(&self) -> usize {
         self.now
+    }
+
+    /// How many keys.
+    pub(crate) fn keys(&self) -> usize {
+        self.keys_now.min(self.keys)
+    }
+
+    /// For a page: how many entries, and of how many bytes together; `None` where a read by number will do.
+    pub(crate) fn page(&self) -> Option<(usize, usize)> {
+        (self.careful > 0).then_some((self.most, self.aim))
+    }
+
+    /// How many entries a look asks for.
+    pub(crate) fn look(&self) -> usize {
+        if self.failing { 1 } else { FIRST_COUNT }
+    }
+
+    /// How many bytes a reply of so many entries may have, as far as one knows.
+    pub(crate) fn expected(&self, entries: usize) -> usize {
+        let largest = if self.largest == 0 { self.max_payload } else { self.largest };
+        match self.page() {
+            Some((_, aim)) => largest.max(aim.min(largest.saturating_mul(entries))),
+            None => largest.saturating_mul(entries).min(REPLY_BYTES),
+        }
     }
 
     /// Learns from a reply.
@@ -86,9 +142,35 @@ impl Count {
         let weights = || entries.iter().map(|entry| entry.weight().max(1));
         let Some(largest) = weights().max() else { return };
         let average = weights().sum::<usize>() / entries.len();
-        let safe = REPLY_BYTES / largest / self.keys;
+        self.largest = largest.max(self.largest / 2);
+        self.careful = if self.largest >= LARGE { CAREFUL } else { self.careful.saturating_sub(entries.len()) };
+        if !std::mem::take(&mut self.failing) {
+            self.aim = (self.aim * 2).min(REPLY_AIM);
+        }
         // At most twice as many as before: one batch of small entries says little about the next.
-        self.now = (REPLY_AIM / average.max(1)).min(safe).min(self.now * 2).clamp(1, self.most);
+        self.saw_nothing();
+        let safe = REPLY_BYTES / self.largest / self.keys();
+        self.now = (self.aim / average.max(1)).min(safe).min(self.now * 2).clamp(1, self.most);
+    }
+
+    /// No key had anything: it was not the number of them that failed.
+    fn saw_nothing(&mut self) {
+        self.keys_now = self.keys_now.saturating_mul(2).min((REPLY_BYTES / self.largest.max(1)).max(1));
+    }
+
+    /// The same, for who begins anew.
+    fn again(self) -> Self {
+        Self { careful: CAREFUL, ..self }
+    }
+
+    /// A read failed.
+    pub(crate) fn failed(&mut self) {
+        if self.now > 1 {
+            self.now /= 2;
+        } else {
+            self.keys_now = (self.keys() / 2).max(1);
+        }
+        (self.aim, self.careful, self.failing) = ((self.aim / 2).max(1), CAREFUL, true);
     }
 }
 
@@ -106,6 +188,8 @@ struct Shared {
     end: CancellationToken,
     vitals: Arc<Vitals>,
     reconnects: Arc<Counter>,
+    /// For what the process holds of all partitions.
+    room: Arc<Room>,
     inner: Mutex<Inner>,
 }
 
@@ -115,6 +199,8 @@ struct Inner {
     readers: Vec<Arc<Reader>>,
     /// Of all windows, with what is kept behind them.
     bytes: usize,
+    /// What is known of the sizes of partitions that nobody follows for now, of which an app has few.
+    counts: BTreeMap<String, Count>,
     /// Tells a window from an earlier one of the same key, and followers from each other.
     generation: u64,
 }
@@ -176,7 +262,13 @@ impl Tails {
     ) -> Self {
         let (end, inner) = (CancellationToken::new(), Mutex::default());
         let reconnects = vitals.registry.counter("streams_tail_reconnects_total", &[]);
-        Self { shared: Arc::new(Shared { broker, random, outages, budget, end, vitals, reconnects, inner }) }
+        // What a broker in this process holds, it holds anyway.
+        let room = match broker.renewal() {
+            Renewal::CallersExecutor => usize::MAX,
+            Renewal::OwnThread => budget,
+        };
+        let room = Arc::new(Room::new(room));
+        Self { shared: Arc::new(Shared { broker, random, outages, budget, end, vitals, reconnects, room, inner }) }
     }
 
     /// Ends all reading.
@@ -225,6 +317,7 @@ impl Tails {
             }
         };
         let news = Arc::new(Notify::new());
+        let count = inner.counts.remove(&key).unwrap_or_else(|| Count::new(max_payload, 1));
         let window = Window {
             reader: Arc::clone(&reader),
             generation: id,
@@ -237,7 +330,7 @@ impl Tails {
             witness: None,
             entries: VecDeque::new(),
             bytes: 0,
-            catchup: Catchup::new(max_payload),
+            catchup: Catchup::new(count),
             broken: None,
             news: Arc::clone(&news),
         };
@@ -248,7 +341,45 @@ impl Tails {
     }
 }
 
+impl Tails {
+    /// What is asked for of a partition that somebody follows, and how many bytes that may have.
+    pub(crate) fn count(&self, key: &str) -> (usize, usize) {
+        let inner = self.shared.lock();
+        inner.windows.get(key).map_or((1, REPLY_BYTES), |window| {
+            let count = &window.catchup.count;
+            (count.get(), count.expected(count.get()))
+        })
+    }
+
+    /// Learns from a read of a partition, or from one that failed.
+    pub(crate) fn learn<'e, T: 'e>(&self, key: &str, read: Result<&'e [Arc<Entry>], T>) {
+        let entries = read.as_ref().map_or(&[][..], |entries| entries);
+        self.shared.room.saw(entries);
+        self.shared.lock().change(key, |window| match read {
+            Ok(entries) => window.catchup.count.saw(entries),
+            Err(_) => window.catchup.count.failed(),
+        });
+    }
+
+    /// Waits for room for so many bytes of entries.
+    ///
+    /// # Cancel safety
+    /// Nothing is kept until it returns.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Reserved {
+        self.shared.reserve(bytes).await
+    }
+}
+
 impl Shared {
+    async fn reserve(&self, bytes: usize) -> Reserved {
+        let shrink = |missing| {
+            let mut inner = self.lock();
+            let less = inner.bytes.saturating_sub(missing);
+            inner.shrink(less);
+        };
+        self.room.reserve(bytes, shrink).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -469,14 +600,13 @@ impl Follower {
         reading
     }
 
-    /// How many entries to ask for at once, below the window.
-    pub(crate) fn count(&self) -> usize {
-        self.shared.lock().windows.get(&self.key).map_or(1, |window| window.catchup.count.get())
-    }
-
-    /// Learns from what was read without the others.
-    pub(crate) fn saw(&self, entries: &[Arc<Entry>]) {
-        self.shared.lock().change(&self.key, |window| window.catchup.count.saw(entries));
+    /// How many entries a look asks for, and how many bytes it may bring.
+    pub(crate) fn look(&self, most: usize) -> (usize, usize) {
+        let inner = self.shared.lock();
+        let Some(window) = inner.windows.get(&self.key) else { return (1, 0) };
+        let count = &window.catchup.count;
+        let asked = if count.look() < FIRST_COUNT { count.look() } else { most };
+        (asked, count.expected(1).max(SNAPSHOT_BYTES))
     }
 
     /// The server has nothing above this position. A window that has, and that does not show the position, is of another
@@ -527,6 +657,7 @@ impl Drop for Follower {
             && let Some(window) = inner.windows.remove(&self.key)
         {
             inner.bytes -= window.bytes + window.catchup.bytes();
+            inner.counts.insert(self.key.clone(), window.catchup.count.again());
             // The reader learns of it with its next turn, at most [`WAIT`] later.
             window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         }
@@ -537,19 +668,20 @@ impl Drop for Follower {
 async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
     let _sign = shared.vitals.alive("the task that waits for entries");
     let contact = shared.outages.contact();
-    let mut failures: u32 = 0;
+    let (mut failures, mut count) = (0_u32, Count::new(1, 1));
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
             Ok(mut tail) => {
                 *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = Some(tail.interrupt());
                 tokio::select! {
                     () = shared.end.cancelled() => return,
-                    error = read_on(&shared, &reader, tail.as_mut(), &contact, &mut failures) => error,
+                    error = read_on(&shared, &reader, tail.as_mut(), &contact, &mut failures, &mut count) => error,
                 }
             }
             Err(error) => error,
         };
         *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        count.failed();
         if failures == 0 {
             shared.reconnects.add(1);
         }
@@ -574,11 +706,13 @@ async fn read_on(
     tail: &mut dyn streams_core::broker::Tail,
     contact: &Contact,
     failures: &mut u32,
+    count: &mut Count,
 ) -> BrokerError {
     let mut keys: Vec<(String, EntryId)> = Vec::new();
     let mut generations: Vec<u64> = Vec::new();
     let mut known = None;
-    let mut count = Count::new(1, 1);
+    // Where not all keys are asked for at once: which are next, and how many in a row had nothing.
+    let (mut next, mut quiet) = (0, 0);
     let mut woke: Option<Instant> = None;
     loop {
         let wanted = reader.version.lock().unwrap_or_else(PoisonError::into_inner).0;
@@ -593,7 +727,8 @@ async fn read_on(
             keys = mine().map(|(key, window)| (key.clone(), window.last)).collect();
             generations = mine().map(|(_, window)| window.generation).collect();
             let max_payload = mine().map(|(_, window)| window.max_payload).max().unwrap_or(1);
-            count = Count::new(max_payload, keys.len());
+            count.of_keys(max_payload, keys.len());
+            (next, quiet) = (0, 0);
             drop(inner);
             known = Some(wanted);
             reader.version.lock().unwrap_or_else(PoisonError::into_inner).1 = wanted;
@@ -608,19 +743,29 @@ async fn read_on(
         }
         // After a failure it only looks, so that it is soon known whether the server is back.
         let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
-        let batches = match tail.next(&keys, count.get(), wait).await {
+        // One wait for all of them once none has anything: what ends it is little.
+        let all = count.keys() >= keys.len() || quiet >= keys.len();
+        let (first, wait) = if all { (0, wait) } else { (next % keys.len(), Duration::ZERO) };
+        let end = if all { keys.len() } else { keys.len().min(first + count.keys()) };
+        let batches = match tail.next(&keys[first..end], count.get(), wait).await {
             Ok(batches) => batches,
             Err(error) => return error,
         };
+        next = end;
+        quiet = if all || !batches.is_empty() { 0 } else { quiet + end - first };
+        if all && batches.is_empty() {
+            count.saw_nothing();
+        }
         *failures = 0;
         contact.succeeded();
         woke = (!batches.is_empty()).then(Instant::now);
         let mut inner = shared.lock();
         for found in batches {
-            let index = found.key;
+            let index = first + found.key;
             let (Some((key, position)), Some(last)) = (keys.get_mut(index), found.entries.last()) else { continue };
             *position = last.id;
             count.saw(&found.entries);
+            shared.room.saw(&found.entries);
             // Another window of the same key may begin elsewhere: what was read for this one would leave a gap in it.
             if let Some(window) = inner.windows.get_mut(key)
                 && window.generation == generations[index]
@@ -637,7 +782,19 @@ async fn read_on(
 /// Carries out a read for everybody who waits for it, for as long as somebody does.
 async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64, order: Order) {
     let of_then = |window: &&mut Window| window.generation == generation;
-    let mut reply = shared.broker.read(&partition, order.from.previous(), order.count.saturating_add(1));
+    let mut reply = Box::pin(async {
+        let _room = shared.reserve(order.expected).await;
+        let page = match order.page {
+            Some((count, bytes)) => shared.broker.page(&partition, order.from, count.saturating_add(1), bytes).await?,
+            None => {
+                let asked = order.count.saturating_add(1);
+                let entries = shared.broker.read(&partition, order.from.previous(), asked).await?;
+                Page { complete: entries.len() < asked, entries }
+            }
+        };
+        shared.room.saw(&page.entries);
+        Ok(page)
+    });
     let read = loop {
         tokio::select! {
             biased;
@@ -652,7 +809,8 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
             }
         }
     };
-    let landed = read.map(|entries| Arc::new(order.chunk(entries))).map_err(Arc::new);
+    let landed = read.map(|page| Arc::new(order.chunk(page))).map_err(Arc::new);
+    drop(reply);
     let mut inner = shared.lock();
     if inner.windows.get_mut(partition.as_str()).filter(of_then).is_some() {
         inner.change(partition.as_str(), |window| window.catchup.land(&order, &landed));
@@ -707,7 +865,7 @@ mod tests {
     fn the_count_grows_with_small_entries_to_what_their_limit_or_a_blind_guess_allows() {
         for (max_payload, most) in [(1024 * 1024, UNSEEN), (4 * 1024, REPLY_AIM / 100)] {
             let mut count = Count::new(max_payload, 1);
-            assert_eq!(count.get(), FIRST_COUNT);
+            assert_eq!(count.get(), 1);
             (0..20).for_each(|_| count.saw(&entries(&[20; 64])));
             assert!(count.get() <= most && count.get() > most / 2, "{max_payload}: {}", count.get());
         }
@@ -716,21 +874,46 @@ mod tests {
     #[test]
     fn one_large_entry_is_enough_to_ask_for_fewer() {
         let mut count = Count::new(1024 * 1024, 1);
-        (0..20).for_each(|_| count.saw(&entries(&[20; 64])));
+        (0..20).for_each(|_| count.saw(&entries(&[20; 256])));
+        assert_eq!((count.page(), count.get()), (None, UNSEEN));
         let mut sizes = [20; 256];
         sizes[255] = 1024 * 1024;
         count.saw(&entries(&sizes));
         assert!(count.get() * 1024 * 1024 <= REPLY_BYTES, "{}", count.get());
         count.saw(&entries(&[1024 * 1024; 8]));
-        assert_eq!(count.get(), 1);
+        assert_eq!((count.get(), count.page()), (1, Some((UNSEEN, REPLY_AIM))));
     }
 
     #[test]
     fn many_keys_share_what_a_reply_may_hold() {
         let mut count = Count::new(1024 * 1024, 32);
         (0..20).for_each(|_| count.saw(&entries(&[20; 64])));
-        assert_eq!(count.get(), UNSEEN / 32);
+        assert_eq!((count.get(), count.keys()), (UNSEEN / 32, 32));
+        count.saw(&entries(&[1024 * 1024]));
+        assert_eq!((count.get(), count.keys()), (1, REPLY_BYTES / 1024 / 1024 - 1));
     }
+
+    #[test]
+    fn reads_that_fail_ask_for_less_down_to_one_entry_of_one_key_and_for_more_again() {
+        let mut count = Count::new(1024 * 1024, 8);
+        (0..20).for_each(|_| count.saw(&entries(&[20; 256])));
+        let before = (count.get(), count.keys(), count.look());
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            count.failed();
+            let bytes = count.page().unwrap().1;
+            asked.push((count.get() * count.keys(), bytes));
+        }
+        assert!(asked.is_sorted_by(|a, b| a.0 >= b.0 && a.1 >= b.1), "{asked:?}");
+        assert_eq!((asked.last(), count.look()), (Some(&(1, 1)), 1));
+        (0..40).for_each(|_| count.saw(&entries(&[20; 64])));
+        assert_eq!((count.get(), count.keys(), count.look()), before);
+        assert_eq!(count.page(), None);
+        (0..20).for_each(|_| count.failed());
+        (0..3).for_each(|_| count.saw_nothing());
+        assert_eq!(count.keys(), 8, "they had nothing, so they are no reason to ask for each alone");
+    }
+
     use streams_core::keys::StreamKey;
 
     use crate::broker::Embedded;

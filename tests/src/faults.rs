@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
     Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Interrupt, Joined,
-    Life, Member, Moved, Need, Notes, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot,
-    Tail, Take, Taken, Took,
+    Life, Member, Moved, Need, Notes, Page, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled,
+    Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -23,7 +23,7 @@ pub enum Op {
     Notes,
     /// [`Broker::append`], and the durable one.
     Append,
-    /// [`Broker::read`] and [`Broker::snapshot`].
+    /// [`Broker::read`], [`Broker::page`] and [`Broker::snapshot`].
     Read,
     /// [`Tail::next`].
     Tail,
@@ -146,6 +146,10 @@ struct Plan {
     entries: usize,
     /// Adoptions do not wait for silence.
     impatient: bool,
+    /// An answer with more bytes of entries than this is lost.
+    line: Option<usize>,
+    /// Entries that were answered and perhaps are still held, with their weights; the most that they have weighed together.
+    held: Option<(Vec<(Weak<Entry>, usize)>, usize)>,
 }
 
 impl Faulty {
@@ -173,11 +177,43 @@ impl Faulty {
         Op::ALL.into_iter().for_each(|op| self.always(op, Fault::Fail(BrokerErrorKind::Unavailable)));
     }
 
+    /// Answers with more than so many bytes of entries are lost from now on.
+    pub fn narrow(&self, bytes: usize) {
+        self.plan().line = Some(bytes);
+    }
+
+    /// Begins to weigh what was answered and is still held.
+    pub fn weigh(&self) {
+        self.plan().held = Some(Default::default());
+    }
+
+    /// The most that was held at once since then.
+    pub fn most_held(&self) -> usize {
+        self.plan().held.as_ref().map_or(0, |(_, most)| *most)
+    }
+
+    /// Lets entries pass that are answered.
+    fn pass<'e>(&self, entries: impl Iterator<Item = &'e Arc<Entry>> + Clone) -> Result<(), BrokerError> {
+        let mut plan = self.plan();
+        if let Some(line) = plan.line
+            && entries.clone().map(|entry| entry.weight()).sum::<usize>() > line
+        {
+            return Err(BrokerError::new(BrokerErrorKind::Indefinite, "the answer is too long for the line"));
+        }
+        if let Some((held, most)) = &mut plan.held {
+            held.retain(|(entry, _)| entry.strong_count() > 0);
+            held.extend(entries.map(|entry| (Arc::downgrade(entry), entry.weight())));
+            *most = (*most).max(held.iter().map(|(_, weight)| weight).sum());
+        }
+        Ok(())
+    }
+
     /// Nothing goes wrong any more.
     pub fn heal(&self) {
         let mut plan = self.plan();
         plan.next.clear();
         plan.always.clear();
+        plan.line = None;
     }
 
     /// Adopts groups however lately their consumers were seen, as a test cannot wait for a minute of silence.
@@ -190,7 +226,7 @@ impl Faulty {
         self.plan().calls.get(&op).copied().unwrap_or(0)
     }
 
-    /// How many entries [`Broker::read`] and [`Broker::snapshot`] brought, also where the reply was lost.
+    /// How many entries [`Broker::read`], [`Broker::page`] and [`Broker::snapshot`] brought, also where the reply was lost.
     pub fn entries_read(&self) -> usize {
         self.plan().entries
     }
@@ -199,11 +235,12 @@ impl Faulty {
     async fn reading<T>(
         &self,
         call: impl Future<Output = Result<T, BrokerError>> + Send,
-        entries: impl Fn(&T) -> usize + Send,
+        entries: impl Fn(&T) -> &[Arc<Entry>] + Send,
     ) -> Result<T, BrokerError> {
         let counted = async move {
             let read = call.await?;
-            self.plan().entries += entries(&read);
+            self.plan().entries += entries(&read).len();
+            self.pass(entries(&read).iter())?;
             Ok(read)
         };
         self.around(Op::Read, counted).await
@@ -316,11 +353,19 @@ impl Broker for Faulty {
     }
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        Box::pin(self.reading(self.inner.read(partition, after, count), Vec::len))
+        Box::pin(self.reading(self.inner.read(partition, after, count), Vec::as_slice))
     }
 
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
-        Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| snapshot.entries.len()))
+        // One without entries only says where the stream ends.
+        if count == 0 {
+            return self.inner.snapshot(group, from, count);
+        }
+        Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| &snapshot.entries))
+    }
+
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        Box::pin(self.reading(self.inner.page(partition, from, count, bytes), |page| &page.entries))
     }
 
     fn read_back<'a>(
@@ -400,7 +445,11 @@ impl Broker for Faulty {
     }
 
     fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        self.inner.dead_letters(group, after, count)
+        Box::pin(async move {
+            let letters = self.inner.dead_letters(group, after, count).await?;
+            self.pass(letters.iter())?;
+            Ok(letters)
+        })
     }
 
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
@@ -412,7 +461,11 @@ impl Broker for Faulty {
     }
 
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        self.inner.replays(group, after, count)
+        Box::pin(async move {
+            let letters = self.inner.replays(group, after, count).await?;
+            self.pass(letters.iter())?;
+            Ok(letters)
+        })
     }
 
     fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
@@ -434,7 +487,14 @@ impl Broker for Faulty {
     }
 
     fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
-        Box::pin(self.around(Op::Take, self.inner.take(group, take)))
+        let call = async move {
+            let took = self.inner.take(group, take).await?;
+            if let Took::Entries(haul) = &took {
+                self.pass(haul.entries.iter().map(|delivered| &delivered.entry))?;
+            }
+            Ok(took)
+        };
+        Box::pin(self.around(Op::Take, call))
     }
 
     fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
@@ -457,7 +517,13 @@ struct FaultyTail {
 
 impl Tail for FaultyTail {
     fn next<'a>(&'a mut self, keys: &'a [(String, EntryId)], count: usize, wait: Duration) -> Reply<'a, Vec<Found>> {
-        Box::pin(self.broker.around(Op::Tail, self.inner.next(keys, count, wait)))
+        let (broker, next) = (&self.broker, self.inner.next(keys, count, wait));
+        let call = async move {
+            let found = next.await?;
+            broker.pass(found.iter().flat_map(|found| &found.entries))?;
+            Ok(found)
+        };
+        Box::pin(broker.around(Op::Tail, call))
     }
 
     fn interrupt(&self) -> Arc<dyn Interrupt> {

@@ -44,7 +44,9 @@ impl Stream {
         let (first, length) = (self.entries.first().map(|entry| entry.id), self.entries.len() as u64);
         let extent = Extent { first, last: self.last, length, added: self.added() };
         let deleted = (!self.passes_over).then_some(self.deleted);
-        Snapshot { extent: Some(extent), marker: true, deleted, entries: self.from(from, count) }
+        let entries = self.from(from, count);
+        let complete = entries.len() < count;
+        Snapshot { extent: Some(extent), marker: true, deleted, entries, complete }
     }
 
     fn trim(&mut self, floor: EntryId) {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
-    Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
-    Moved, Need, Notes, Proof, Proving, Renewed, Replay, ReplayEnd, Reset, Snapshot, Tail, Taken,
+    Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS,
+    MOST_ENTRY_BYTES, Member, Moved, Need, Notes, Page, Proof, Proving, Renewed, Replay, ReplayEnd, Reset,
+    SNAPSHOT_BYTES, Snapshot, Tail, Taken, cut, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -779,7 +780,7 @@ contract! {
     // History.
 
     async fn a_snapshot_tells_extent_marker_and_entries_from_a_position_on(case) {
-        let nothing = Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new() };
+        let nothing = Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new(), complete: true };
         assert_eq!(case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap(), nothing);
         let all = case.append(5).await;
         assert!(!case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap().marker);
@@ -801,7 +802,63 @@ contract! {
         case.remove(&all);
         let empty = Extent { first: None, last: all[4], length: 0, added: 5 };
         let snapshot = case.broker.snapshot(&risk(), EntryId::ZERO, 9).await.unwrap();
-        assert_eq!(snapshot, Snapshot { extent: Some(empty), marker: true, deleted: Some(all[4]), entries: Vec::new() });
+        assert_eq!(snapshot, Snapshot { extent: Some(empty), marker: true, deleted: Some(all[4]), entries: Vec::new(), complete: true });
+        let ends = case.broker.snapshot(&risk(), EntryId::MAX, 0).await.unwrap();
+        assert_eq!((ends.extent, ends.entries), (Some(empty), Vec::new()));
+    }
+
+    async fn a_page_holds_so_many_bytes_above_its_position_or_one_entry(case) {
+        const SIZE: usize = 10_000;
+        let nothing = Page { entries: Vec::new(), complete: true };
+        assert_eq!(case.broker.page(&partition(), EntryId::ZERO, 9, SIZE).await.unwrap(), nothing);
+        let large = |n: usize| vec![(b"id".to_vec(), format!("e{n}").into_bytes()), (b"payload".to_vec(), vec![7; SIZE])];
+        let all = case.broker.append(&partition(), (0..40).map(large).collect(), None).await.unwrap();
+        for (from, count, bytes, expected, complete) in [
+            (EntryId::ZERO, 9, 0, &all[..1], false),
+            (EntryId::ZERO, 9, 4 * SIZE, &all[..3], false),
+            (all[3], 9, 4 * SIZE, &all[3..7], false),
+            (all[3], 2, 4 * SIZE, &all[3..5], false),
+            (all[3], 1, 4 * SIZE, &all[3..4], false),
+            (all[3], 99, 99 * SIZE, &all[3..], true),
+            (all[37], 99, 0, &all[37..39], false),
+            (all[38], 99, 0, &all[38..], true),
+            (all[39], 99, 0, &all[39..], true),
+            (EntryId::MAX, 99, 0, &[], true),
+        ] {
+            let page = case.broker.page(&partition(), from, count, bytes).await.unwrap();
+            assert_eq!((&*ids(&page.entries), page.complete), (expected, complete), "from {from}, {count}, {bytes}");
+            for entry in page.entries {
+                assert_eq!(entry.field("payload").is_some(), entry.id != from, "at the position it is in short");
+            }
+        }
+        let snapshot = case.broker.snapshot(&risk(), EntryId::ZERO, 99).await.unwrap();
+        assert_eq!((snapshot.entries.len(), snapshot.complete), (SNAPSHOT_BYTES / SIZE, false));
+    }
+
+    async fn an_entry_is_cut_and_told_in_short_as_the_contract_says(case) {
+        let field = |name: &[u8], size: usize| (name.to_vec(), vec![b'x'; size]);
+        let many = |size| (0..40_u8).map(|n| field(&[b'h', n], size)).collect::<Vec<_>>();
+        let shapes = [
+            vec![field(b"event", 9), field(b"id", 3), field(b"payload", 3_000)],
+            vec![field(b"event", 9), field(b"id", 0), field(b"payload", 3_000)],
+            vec![field(b"event", 9), field(b"id", 129), field(b"id", 3)],
+            vec![field(b"payload", 160), field(&[b'n'; 161], 161)],
+            vec![(b"id".to_vec(), vec![0xff; 128]), field(b"payload", 9)],
+            many(1_000),
+            [many(10), vec![field(b"id", 128)]].concat(),
+            vec![field(b"event", 2_000), field(b"payload", MOST_ENTRY_BYTES), field(b"id", 3)],
+            vec![field(b"payload", MOST_ENTRY_BYTES), field(b"id", 200), field(&[b'n'; 2_000], 2)],
+            many(MOST_ENTRY_BYTES / 39),
+        ];
+        for fields in shapes {
+            let id = case.broker.append(&partition(), vec![fields.clone()], None).await.unwrap()[0];
+            let whole = cut(Entry { id, fields });
+            let above = case.broker.page(&partition(), id.previous(), 1, 0).await.unwrap().entries;
+            let read = case.broker.read(&partition(), id.previous(), 1).await.unwrap();
+            assert!(*above[0] == whole && *read[0] == whole, "{:?}", above[0].fields.first());
+            let at = case.broker.page(&partition(), id, 1, 0).await.unwrap().entries;
+            assert!(*at[0] == in_short(&whole), "{:?}", at[0].fields.first());
+        }
     }
 
     async fn a_claim_tells_the_event_at_the_checkpoint(case) {

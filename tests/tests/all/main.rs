@@ -30,6 +30,7 @@ mod reference;
 mod rolling;
 mod secrets;
 mod shared;
+mod sizes;
 mod soak;
 mod telemetry;
 mod schema_evolution;

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
     Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Holding,
-    Interrupt, Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed,
-    Renewer, Replay, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Interrupt, Joined, LeaseView, Life, MAX_MEMBERS, MOST_ENTRY_BYTES, Member, Moved, Need, Notes, Page, Proof,
+    Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot,
+    Tail, Take, Taken, Took, cut, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -129,13 +130,30 @@ impl Log {
     }
 
     fn read(&self, after: EntryId, count: usize) -> Vec<Arc<Entry>> {
-        self.entries.range(self.above(after)..).take(count).cloned().collect()
+        self.entries.range(self.above(after)..).take(count).map(within_bounds).collect()
     }
 
-    /// The entries at or above `from`.
-    fn from(&self, from: EntryId, count: usize) -> Vec<Arc<Entry>> {
+    fn at(&self, id: EntryId) -> Option<Arc<Entry>> {
+        self.read(id.previous(), 1).pop().filter(|entry| entry.id == id)
+    }
+
+    /// The entries at or above `from` as [`Broker::page`] answers them.
+    fn page(&self, from: EntryId, count: usize, bytes: usize) -> Page {
         let first = self.entries.partition_point(|entry| entry.id < from);
-        self.entries.range(first..).take(count).cloned().collect()
+        let (mut page, mut sum) = (Page { entries: Vec::new(), complete: true }, 0);
+        for entry in self.entries.range(first..) {
+            let entry = within_bounds(entry);
+            let is_first_above = sum == 0;
+            sum += if entry.id == from { 0 } else { entry.weight() };
+            if page.entries.len() >= count || (sum > bytes && !is_first_above) {
+                page.complete = false;
+                break;
+            }
+            page.entries.push(if entry.id == from { Arc::new(in_short(&entry)) } else { entry });
+        }
+        // As many as were asked for say nothing of more.
+        page.complete &= page.entries.len() < count;
+        page
     }
 
     /// How many entries were added that are not there any more.
@@ -176,9 +194,13 @@ impl Log {
 
     /// The event id of the entry there, where it can be told apart.
     fn event_at(&self, id: EntryId) -> String {
-        let there = self.from(id, 1).pop().filter(|entry| entry.id == id);
-        there.and_then(|entry| entry.given_id().map(str::to_owned)).unwrap_or_default()
+        self.at(id).and_then(|entry| entry.given_id().map(str::to_owned)).unwrap_or_default()
     }
+}
+
+/// An entry as it is answered: one that is too large is cut.
+fn within_bounds(entry: &Arc<Entry>) -> Arc<Entry> {
+    if entry.weight() <= MOST_ENTRY_BYTES { Arc::clone(entry) } else { Arc::new(cut(Entry::clone(entry))) }
 }
 
 impl Group {
@@ -746,12 +768,17 @@ impl Broker for Embedded {
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
         self.reply(move |store, _| {
             let log = store.logs.get(group.partition().as_str());
-            Ok(Snapshot {
-                extent: log.map(Log::extent),
-                marker: store.has_marker(group),
-                deleted: log.map(|log| log.deleted),
-                entries: log.map_or_else(Vec::new, |log| log.from(from, count)),
-            })
+            let page = log.map(|log| log.page(from, count, SNAPSHOT_BYTES));
+            let Page { entries, complete } = page.unwrap_or(Page { entries: Vec::new(), complete: true });
+            let (extent, deleted) = (log.map(Log::extent), log.map(|log| log.deleted));
+            Ok(Snapshot { extent, marker: store.has_marker(group), deleted, entries, complete })
+        })
+    }
+
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        self.reply(move |store, _| {
+            let log = store.logs.get(partition.as_str());
+            Ok(log.map_or(Page { entries: Vec::new(), complete: true }, |log| log.page(from, count, bytes)))
         })
     }
 
@@ -960,7 +987,7 @@ impl EmbeddedTail {
         let found = keys.iter().enumerate().filter_map(|(key, (name, after))| {
             let log = store.logs.get(name)?;
             let entries = log.read(*after, count.max(1));
-            let position = log.from(*after, 1).pop().filter(|entry| entry.id == *after);
+            let position = log.at(*after);
             (!entries.is_empty()).then_some(Found { key, position, entries })
         });
         found.collect()

@@ -146,7 +146,7 @@ impl Store {
         if let Some(lost) = queue.lost.filter(|_| !take.go_on) {
             return Took::Lost { lost, found: false };
         }
-        let entry = |id: EntryId| log.from(id, 1).pop().filter(|entry| entry.id == id);
+        let entry = |id: EntryId| log.at(id);
         let first = log.entries.front().map(|entry| entry.id);
 
         let mut lost: Option<Lost> = None;
@@ -356,7 +356,7 @@ fn passed(log: &Log, at: EntryId, at_event: &str, seen: Option<u64>) -> Passed {
     if log.last < at {
         return Passed::Ahead;
     }
-    let there = log.from(at, 1).pop().filter(|entry| entry.id == at);
+    let there = log.at(at);
     if let Some(there) = there {
         let same = at_event.is_empty() || there.given_id().unwrap_or_default() == at_event;
         return if same { Passed::Nothing } else { Passed::Changed };

@@ -160,6 +160,11 @@ impl Target {
         &self.shown
     }
 
+    /// Whether it logs in as the user that a server has by itself, who may do everything unless somebody has said otherwise.
+    pub(super) fn is_default_user(&self) -> bool {
+        self.settings.username().is_none_or(|user| user == "default")
+    }
+
     /// Connects and logs in.
     pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, BrokerError> {
         let config = AsyncConnectionConfig::new()

@@ -20,9 +20,10 @@ use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
     Commit, Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Freed, GroupState, Holder, Holding,
-    Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Proof, Proving, Renewal, Renewed, Renewer,
-    Replay, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Page, Proof, Proving, Renewal, Renewed, Renewer,
+    Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
+use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
@@ -176,6 +177,7 @@ impl Broker for Redis {
                 Err(error) => Err(error),
                 Ok(()) => {
                     self.warn_of_eviction().await;
+                    self.warn_of_limits().await;
                     Ok(())
                 }
             }
@@ -387,6 +389,16 @@ impl Broker for Redis {
         })
     }
 
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        Box::pin(async move {
+            let call = Call { command: "reading a page", key: partition.as_str(), effect: Effect::Read };
+            let mut invocation = scripts::PAGE.key(partition.as_str());
+            invocation.arg(from.to_string()).arg(limit(count)).arg(limit(bytes));
+            // Its reply may be large.
+            page(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         Box::pin(self.range(partition.as_str(), after, count))
     }
@@ -395,7 +407,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "taking a snapshot", key: group.partition().as_str(), effect: Effect::Read };
             let mut invocation = on(&scripts::SNAPSHOT, group);
-            invocation.arg(from.to_string()).arg(limit(count));
+            invocation.arg(from.to_string()).arg(limit(count)).arg(SNAPSHOT_BYTES);
             // Its reply may be large.
             snapshot(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
         })
@@ -759,6 +771,38 @@ impl Redis {
         }
     }
 
+    /// A server may be set to take or answer less than the largest event of this program has. Where the user may not ask, its
+    /// operator has to know.
+    async fn warn_of_limits(&self) {
+        // Any other user would be refused, and its operator would find that in the log of refusals.
+        if !self.target.is_default_user() {
+            return;
+        }
+        let call = Call { command: "CONFIG GET", key: "", effect: Effect::Read };
+        let payload = |info: &&streams_core::EventInfo| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD);
+        let largest = crate::registry::linked_events().iter().map(|info| payload(info)).max();
+        let needed = (largest.unwrap_or(DEFAULT_MAX_PAYLOAD) + HEADERS) as u64;
+        for limit in ["proto-max-bulk-len", "client-query-buffer-limit", "client-output-buffer-limit"] {
+            let mut get = cmd("CONFIG");
+            get.arg("GET").arg(limit);
+            let Ok(Ok(mut set)) = self.command(call, &get).await.map(parse::named) else { return };
+            let Some(Ok(set)) = set.remove(limit).map(parse::text) else { continue };
+            // Of the classes of clients ours is the normal one; 0 is no limit.
+            let words: Vec<_> = set.split(' ').collect();
+            let hard = words.iter().position(|word| *word == "normal").map_or(0, |class| class + 1);
+            let bytes = words.get(hard).and_then(|bytes| bytes.parse().ok()).filter(|bytes| *bytes > 0);
+            if bytes.is_some_and(|bytes: u64| bytes < needed) {
+                tracing::warn!(
+                    server = self.target.shown(),
+                    limit,
+                    set,
+                    needed,
+                    "the server ends connections over the largest events of this program: raise this limit of its configuration, or lower their max_payload"
+                );
+            }
+        }
+    }
+
     /// The error of a server that refused the scripts, with its version.
     async fn too_old(&self, error: BrokerError) -> BrokerError {
         let call = Call { command: "INFO", key: "", effect: Effect::Read };
@@ -809,6 +853,9 @@ impl Renewer for RedisRenewer {
         })
     }
 }
+
+/// What a message holds besides a payload, for warnings.
+const HEADERS: usize = 64 * 1024;
 
 const UNTOLD: &str = "of a version that it does not tell";
 
@@ -1098,7 +1145,7 @@ fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
 
 fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {
     match answer.word.as_str() {
-        "no stream" => Ok(Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new() }),
+        "no stream" => Ok(Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new(), complete: true }),
         "stream" => {
             let id = |text: String| {
                 let id = Some(text).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose();
@@ -1107,11 +1154,19 @@ fn snapshot(mut answer: Answer) -> Result<Snapshot, Unexpected> {
             let first = id(answer.text()?)?;
             let (last, length, added) = (answer.id()?, answer.number()?, answer.number()?);
             let extent = Some(Extent { first, last, length, added });
-            let (marker, deleted) = (answer.number()? == 1, id(answer.text()?)?);
-            Ok(Snapshot { extent, marker, deleted, entries: parse::entries(answer.value()?)? })
+            let (marker, deleted, complete) = (answer.number()? == 1, id(answer.text()?)?, answer.number()? == 1);
+            Ok(Snapshot { extent, marker, deleted, entries: parse::entries(answer.value()?)?, complete })
         }
         _ => Err(Unexpected("a snapshot")),
     }
+}
+
+fn page(mut answer: Answer) -> Result<Page, Unexpected> {
+    if answer.word != "page" {
+        return Err(Unexpected("a page"));
+    }
+    let complete = answer.number()? == 1;
+    Ok(Page { entries: parse::entries(answer.value()?)?, complete })
 }
 
 fn declared(mut answer: Answer) -> Result<Option<Events>, Unexpected> {

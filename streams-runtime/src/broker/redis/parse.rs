@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use redis::Value;
-use streams_core::broker::{Events, Need};
+use streams_core::broker::{Events, Need, cut};
 use streams_core::{Entry, EntryId};
 
 /// A reply that is not what the command answers; says what was expected.
@@ -72,14 +72,14 @@ pub(super) fn id(value: Value) -> Parsed<EntryId> {
     text(value)?.parse().map_err(|_| Unexpected("an entry id"))
 }
 
-/// `[id, [field, value, ...]]`.
+/// `[id, [field, value, ...]]`; one that is too large is cut.
 pub(super) fn entry(value: Value) -> Parsed<Arc<Entry>> {
     let mut parts = array(value)?.into_iter();
     let (Some(entry_id), Some(fields), None) = (parts.next(), parts.next(), parts.next()) else {
         return Err(Unexpected("an entry's id and fields"));
     };
     let fields = pairs(fields)?.into_iter().map(|(name, value)| Ok((bytes(name)?, bytes(value)?)));
-    Ok(Arc::new(Entry { id: id(entry_id)?, fields: fields.collect::<Parsed<_>>()? }))
+    Ok(Arc::new(cut(Entry { id: id(entry_id)?, fields: fields.collect::<Parsed<_>>()? })))
 }
 
 /// The names in the reply of XINFO GROUPS; a key that is not there has none. Other applications name theirs as they like.

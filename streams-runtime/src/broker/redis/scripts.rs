@@ -30,6 +30,7 @@ pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew")
 pub(super) static ATTEND: LazyLock<Script> = script!(" flags=allow-oom", "attend");
 // It only looks, so a replica or a server that refuses writes answers, too.
 pub(super) static SNAPSHOT: LazyLock<Script> = script!(" flags=no-writes", "snapshot");
+pub(super) static PAGE: LazyLock<Script> = script!(" flags=no-writes", "page");
 pub(super) static RESET: LazyLock<Script> = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
 pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
@@ -52,7 +53,7 @@ pub(super) static LEAVE: LazyLock<Script> = script!(" flags=allow-oom", "leave")
 pub(super) static RESET_SHARED: LazyLock<Script> = script!("", "reset_shared");
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 23] {
+pub(super) fn all() -> [&'static Script; 24] {
     [
         &CREATE,
         &ACQUIRE,
@@ -63,6 +64,7 @@ pub(super) fn all() -> [&'static Script; 23] {
         &RENEW,
         &ATTEND,
         &SNAPSHOT,
+        &PAGE,
         &RESET,
         &ADOPT,
         &RESUME,

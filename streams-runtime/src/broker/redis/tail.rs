@@ -1,17 +1,19 @@
 //! A reader that waits: XREAD BLOCK on a connection of its own, ended from outside with CLIENT UNBLOCK.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
-use streams_core::EntryId;
 use streams_core::broker::{BrokerError, Found, Interrupt, Reply, Tail};
+use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
 
 use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
-use super::parse;
+use super::parse::{self, Parsed};
+use super::scripts;
 use crate::clock::millis;
 
 /// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
@@ -21,6 +23,10 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// streams have news, which takes a second one.
 const AT_ONCE: usize = 8;
 
+/// Up to this weight the entry at a position is answered whole: a larger one would be read again with each wait, so a script
+/// answers it in short, and only where there is news.
+const SMALL: usize = 4 * 1024;
+
 /// The longest that one wait lasts.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -29,6 +35,8 @@ pub(super) struct RedisTail {
     connection: Option<MultiplexedConnection>,
     /// Whether a command was sent whose answer nobody took: its future was dropped.
     in_flight: bool,
+    /// The newest entry that was read of each key, where it is a small one.
+    small: HashMap<String, EntryId>,
     bell: Arc<Bell>,
 }
 
@@ -52,7 +60,13 @@ impl RedisTail {
             rung: AtomicBool::new(false),
             idle: Notify::new(),
         };
-        Self { target: Arc::clone(target), connection: None, in_flight: false, bell: Arc::new(bell) }
+        Self {
+            target: Arc::clone(target),
+            connection: None,
+            in_flight: false,
+            small: HashMap::new(),
+            bell: Arc::new(bell),
+        }
     }
 
     async fn connection(&mut self) -> Result<MultiplexedConnection, BrokerError> {
@@ -99,22 +113,39 @@ impl RedisTail {
         }
         let mut reading = redis::pipe();
         reading.add_command(command);
+        let is_small = |(key, position): &(String, EntryId)| self.small.get(key) == Some(position);
         let at_once = keys.len() <= AT_ONCE;
-        if at_once {
-            positions(&mut reading, keys.iter());
-        }
+        let asked: Vec<_> = (0..keys.len()).filter(|key| at_once && is_small(&keys[*key])).collect();
+        asked.iter().for_each(|key| whole(&mut reading, &keys[*key]));
 
         let mut replies = self.query(&reading, wait, keys).await?.into_iter();
         let read = parse::read(replies.next().unwrap_or_default(), keys).map_err(unexpected(xread(&names(keys))))?;
-        let mut replies: Vec<_> = replies.collect();
-        if !at_once && !read.is_empty() {
+        let mut positions: HashMap<_, _> = asked.into_iter().zip(replies).collect();
+        let open: Vec<_> = read.iter().map(|(key, _)| *key).filter(|key| !positions.contains_key(key)).collect();
+        if !open.is_empty() {
             let mut asking = redis::pipe();
-            positions(&mut asking, read.iter().map(|(key, _)| &keys[*key]));
-            replies = self.query(&asking, Duration::ZERO, keys).await?;
+            for key in &open {
+                let key = &keys[*key];
+                if self.small.get(&key.0) == Some(&key.1) {
+                    whole(&mut asking, key)
+                } else {
+                    in_short(&mut asking, key)
+                }
+            }
+            positions.extend(open.into_iter().zip(self.query(&asking, Duration::ZERO, keys).await?));
         }
-        let found = read.into_iter().enumerate().map(|(index, (key, entries))| {
-            let reply = replies.get_mut(if at_once { key } else { index }).map(std::mem::take).unwrap_or_default();
-            let position = parse::only(reply).map_err(unexpected(xread(&keys[key].0)))?;
+        // Of keys that are not read any more nothing is kept.
+        if self.small.len() > keys.len() {
+            self.small.retain(|name, _| keys.iter().any(|(key, _)| key == name));
+        }
+        let found = read.into_iter().map(|(key, entries)| {
+            let (name, after) = &keys[key];
+            match entries.last().filter(|last| last.weight() <= SMALL) {
+                Some(last) => self.small.insert(name.clone(), last.id),
+                None => self.small.remove(name),
+            };
+            let reply = positions.remove(&key).unwrap_or_default();
+            let position = position(reply, *after).map_err(unexpected(xread(name)))?;
             Ok(Found { key, position, entries })
         });
         found.collect()
@@ -130,7 +161,16 @@ impl RedisTail {
         let mut connection = self.connection().await?;
         connection.set_response_timeout(wait.saturating_add(MARGIN));
         self.in_flight = true;
-        let reply = commands.query_async(&mut connection).await;
+        let mut reply = commands.query_async(&mut connection).await;
+        if let Err(error) = &reply
+            && error.code() == Some("NOSCRIPT")
+        {
+            // A server forgets its scripts when it restarts.
+            reply = match scripts::PAGE.load_async(&mut connection).await {
+                Ok(_) => commands.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
         self.in_flight = false;
         reply.map_err(|error| {
             if is_broken(&error) {
@@ -141,12 +181,27 @@ impl RedisTail {
     }
 }
 
-/// Asks for the entries at the positions themselves. They run after the read: what is still there then was there all along.
-fn positions<'a>(commands: &mut redis::Pipeline, keys: impl Iterator<Item = &'a (String, EntryId)>) {
-    for (key, position) in keys {
-        let position = position.to_string();
-        commands.cmd("XRANGE").arg(key).arg(&position).arg(&position);
-    }
+/// Asks for the entry at a position itself. It runs after the read: what is still there then was there all along.
+fn whole(commands: &mut redis::Pipeline, (key, position): &(String, EntryId)) {
+    let position = position.to_string();
+    commands.cmd("XRANGE").arg(key).arg(&position).arg(&position);
+}
+
+/// The same, where it may be large.
+fn in_short(commands: &mut redis::Pipeline, (key, position): &(String, EntryId)) {
+    let command = commands.cmd("EVALSHA").arg(scripts::PAGE.get_hash()).arg(1).arg(key);
+    command.arg(position.to_string()).arg(1).arg(0);
+}
+
+/// The entry at a position, from the reply of either.
+fn position(reply: Value, at: EntryId) -> Parsed<Option<Arc<Entry>>> {
+    let entries = match reply {
+        Value::Array(mut answer) if matches!(answer.first(), Some(Value::BulkString(_) | Value::SimpleString(_))) => {
+            answer.pop().unwrap_or_default()
+        }
+        reply => reply,
+    };
+    Ok(parse::entries(entries)?.into_iter().next().filter(|entry| entry.id == at))
 }
 
 /// The server does not say which key it minds.

@@ -146,6 +146,87 @@ local function event_id(entry)
   return ''
 end
 
+-- About how many bytes the entry holds in a process, as `Entry::weight` says.
+local function weight(entry)
+  local bytes = 64
+  for _, text in ipairs(entry[2]) do
+    bytes = bytes + #text + 40
+  end
+  return bytes
+end
+
+-- What is left of an entry that no process could hold, as `broker::cut` says; another one is unchanged.
+local function cut(entry)
+  local bytes = weight(entry)
+  if bytes <= 17825792 then
+    return entry
+  end
+  local fields, kept, id = entry[2], {'_cut', digits(bytes)}, event_id(entry)
+  if id ~= '' then
+    table.insert(kept, 'id')
+    table.insert(kept, id)
+  end
+  for i = 1, math.min(#fields, 32), 2 do
+    if fields[i] ~= 'id' then
+      table.insert(kept, string.sub(fields[i], 1, 1024))
+      table.insert(kept, string.sub(fields[i + 1], 1, 1024))
+    end
+  end
+  return {entry[1], kept}
+end
+
+-- What tells an entry from another one of the same id, as `broker::in_short` says.
+local function in_short(entry)
+  local id = event_id(entry)
+  if id ~= '' then
+    return {entry[1], {'id', id}}
+  end
+  local fields, kept = entry[2], {}
+  for i = 1, math.min(#fields, 32) do
+    local text = fields[i]
+    if #text > 160 then
+      text = string.sub(text, 1, 64) .. #text .. string.sub(text, -64)
+    end
+    table.insert(kept, text)
+  end
+  return {entry[1], kept}
+end
+
+-- The entries from an id on, at most so many: the one at the id in short, and above it no more than so many bytes, but for the
+-- first, whatever it weighs. Answers too whether these are all.
+local function page(stream, from, count, bytes)
+  local found, after, sum, read, step = {}, from, 0, 0, 1
+  if count == 0 then
+    return found, false
+  end
+  local here = entry_at(stream, from)
+  if here then
+    table.insert(found, in_short(cut(here)))
+  end
+  if from == '18446744073709551615-18446744073709551615' then
+    -- The server takes no interval above it.
+    return found, true
+  end
+  while #found < count do
+    local asked = math.min(step, count - #found)
+    local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', asked)
+    for _, entry in ipairs(entries) do
+      entry = cut(entry)
+      sum, read, after = sum + weight(entry), read + 1, entry[1]
+      if read > 1 and sum > bytes then
+        return found, false
+      end
+      table.insert(found, entry)
+    end
+    if #entries < asked then
+      return found, true
+    end
+    -- Of what may be large few are looked at together: the server holds all of them in memory here.
+    step = math.max(math.min(step * 4, 16, math.floor((bytes - sum) * read / sum)), 1)
+  end
+  return found, false
+end
+
 -- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a shared group the keys from the
 -- third on.
 local function forget_what_waits()

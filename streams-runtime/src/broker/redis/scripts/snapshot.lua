@@ -1,4 +1,4 @@
--- What tells whether history is whole, all of one moment. KEYS: stream, state. ARGV: group, from, count.
+-- What tells whether history is whole, all of one moment. KEYS: stream, state. ARGV: group, from, count, bytes.
 local stream, group = KEYS[1], ARGV[1]
 
 local wrong = wrong_type({{stream, 'stream'}})
@@ -11,7 +11,7 @@ end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local first = info['first-entry'] and info['first-entry'][1] or ''
 local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-local entries = redis.call('XRANGE', stream, ARGV[2], '+', 'COUNT', ARGV[3])
+local entries, complete = page(stream, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
 local deleted = info['max-deleted-entry-id']
 
 -- XTRIM .. ACKED (Redis 8.2) passes over what a consumer has in hand, and says of no entry that it took it: then a hole proves
@@ -27,4 +27,4 @@ if is_hole and may_pass_over then
   end
 end
 return {'stream', first, info['last-generated-id'], info['length'], info['entries-added'],
-  marker.err and 0 or 1, deleted, entries}
+  marker.err and 0 or 1, deleted, complete and 1 or 0, entries}

@@ -1,0 +1,108 @@
+//! Entries that are too large to hold whole: what is left of one that is cut, and what tells one in short.
+//!
+//! A broker may have to do the same where the entry is, so that it does not travel: `prelude.lua` does.
+
+use crate::codec::MAX_PAYLOAD;
+use crate::{Entry, EventId};
+
+/// The largest entry that a broker answers whole: the largest payload that an event may have, and a megabyte of headers. A
+/// larger one is [cut].
+pub const MOST_ENTRY_BYTES: usize = MAX_PAYLOAD + 1024 * 1024;
+
+/// The first field of an entry that was [cut]: how many bytes it had.
+pub const CUT: &str = "_cut";
+/// How many fields are kept of an entry that is cut or in short.
+const KEPT_FIELDS: usize = 16;
+/// How many bytes are kept of each name and value of an entry that is cut.
+const KEPT_BYTES: usize = 1_024;
+/// How long a name or value is in short, and how much of it then stands at each end.
+const SHORT: usize = 160;
+const SHORT_END: usize = 64;
+
+/// An entry that no process could hold, and no build decode, cut down to its first fields and the beginnings of their values,
+/// behind a field [`CUT`]; another one is unchanged. Its id and its event id stay.
+#[must_use]
+pub fn cut(mut entry: Entry) -> Entry {
+    let bytes = entry.weight();
+    if bytes <= MOST_ENTRY_BYTES {
+        return entry;
+    }
+    let id = short_id(&entry).map(<[u8]>::to_vec);
+    let begin = |text: Vec<u8>| text[..text.len().min(KEPT_BYTES)].to_vec();
+    entry.fields.truncate(KEPT_FIELDS);
+    let others = entry.fields.drain(..).filter(|(name, _)| name != Entry::ID.as_bytes());
+    let others: Vec<_> = others.map(|(name, value)| (begin(name), begin(value))).collect();
+    let bytes = (CUT.as_bytes().to_vec(), bytes.to_string().into_bytes());
+    let id = id.map(|id| (Entry::ID.as_bytes().to_vec(), id));
+    Entry { id: entry.id, fields: std::iter::once(bytes).chain(id).chain(others).collect() }
+}
+
+/// How many bytes an entry had that was [cut].
+pub fn cut_from(entry: &Entry) -> Option<u64> {
+    let (name, bytes) = entry.fields.first()?;
+    std::str::from_utf8(bytes).ok()?.parse().ok().filter(|_| name == CUT.as_bytes())
+}
+
+/// What tells an entry from another one of the same id, in a few bytes: its event id alone, or the ends of its first fields
+/// where it has none. In short once more it is the same.
+#[must_use]
+pub fn in_short(entry: &Entry) -> Entry {
+    let short = |text: &[u8]| match text.len() {
+        length if length <= SHORT => text.to_vec(),
+        length => {
+            let (begin, end) = (&text[..SHORT_END], &text[length - SHORT_END..]);
+            [begin, length.to_string().as_bytes(), end].concat()
+        }
+    };
+    let fields = match short_id(entry) {
+        Some(id) => vec![(Entry::ID.as_bytes().to_vec(), id.to_vec())],
+        None => entry.fields.iter().take(KEPT_FIELDS).map(|(name, value)| (short(name), short(value))).collect(),
+    };
+    Entry { id: entry.id, fields }
+}
+
+/// What stands for the event id, in UTF-8 or not.
+fn short_id(entry: &Entry) -> Option<&[u8]> {
+    entry.field(Entry::ID).filter(|id| (1..=EventId::MAX_LEN).contains(&id.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EntryId;
+
+    fn entry(fields: &[(&str, usize)]) -> Entry {
+        let fields = fields.iter().map(|(name, size)| (name.as_bytes().to_vec(), vec![b'x'; *size])).collect();
+        Entry { id: EntryId::new(7, 1), fields }
+    }
+
+    #[test]
+    fn an_entry_that_no_process_could_hold_keeps_what_tells_it() {
+        let small = entry(&[("event", 9), ("payload", MAX_PAYLOAD), ("id", 3)]);
+        assert_eq!((cut(small.clone()), cut_from(&small)), (small, None));
+        let large = entry(&[("event", 9), ("payload", 200 * 1024 * 1024), ("id", 3), ("tenant", 5)]);
+        let (weight, short) = (large.weight(), in_short(&large));
+        let left = cut(large);
+        assert_eq!(cut_from(&left), Some(weight as u64));
+        assert_eq!((left.given_id(), left.field("event").map(<[u8]>::len)), (Some("xxx"), Some(9)));
+        assert_eq!(left.field("payload").map(<[u8]>::len), Some(KEPT_BYTES));
+        assert!(left.weight() < 8 * 1024 && left.fields.last().is_some_and(|(name, _)| name == b"tenant"));
+        assert_eq!(in_short(&left), short, "with an event id the two are told as one");
+        let many = entry(&vec![("header", 100_000); 1_000]);
+        assert!(cut(many).weight() < KEPT_FIELDS * (KEPT_BYTES + 200));
+    }
+
+    #[test]
+    fn in_short_an_entry_is_its_event_id_or_the_ends_of_its_fields() {
+        let with_id = in_short(&entry(&[("payload", 1_000_000), ("id", 36)]));
+        assert_eq!(with_id.fields, vec![(b"id".to_vec(), vec![b'x'; 36])]);
+        let without = entry(&[("payload", 1_000_000), ("id", 200), ("other", 3)]);
+        let short = in_short(&without);
+        assert!(short.weight() < 1_000, "{}", short.weight());
+        assert_eq!(in_short(&short), short);
+        let mut other = without.clone();
+        other.fields[0].1[999_999] = b'y';
+        assert_ne!(in_short(&other), short);
+        assert_ne!(in_short(&entry(&[("payload", 1_000_001), ("id", 200), ("other", 3)])), short);
+    }
+}
