@@ -1,4 +1,4 @@
-//! Failure: an attempt that is tried again, an event that is given up on, and dead letters looked at and replayed by hand.
+//! Failure: an attempt that is tried again, an event that is given up on, and dead letters that are looked at, replayed and discarded.
 //!
 //! ```sh
 //! cargo run --example retries                               # embedded broker, no server
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use streams_runtime::{
-    App, BoxError, DeadLetters, Message, Outcome, Running, State, consumer, permanent, stream_event,
+    App, BoxError, Cause, Config, DeadLetterFilter, Message, Outcome, Running, State, consumer, permanent, stream_event,
 };
 
 /// Money that shall go to an account.
@@ -47,7 +47,9 @@ async fn pay(payout: &Message<Payout>, bank: State<Bank>) -> Result<Outcome, Box
 async fn main() -> Result<(), Box<dyn Error>> {
     // No subscriber here: each failed attempt would be a WARN line of its own between what this program prints.
     let bank = Bank::default();
-    let app = App::linked().state(bank.clone()).from_environment().start().await?;
+    // A replay is noticed when the lease is renewed, three times a lease.
+    let config = Config::new().lease(Duration::from_secs(1));
+    let app = App::linked().state(bank.clone()).config(config).from_environment().start().await?;
 
     println!("the bank is in maintenance for two calls, the account of `ben` is closed, one amount is negative:");
     bank.maintain(2);
@@ -73,32 +75,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("\n`ben` has a new account; replaying:");
     bank.open("ben");
-    replay(&letters, &bank).await?;
-    println!("paid: {:?}", bank.paid());
-    stop(app).await
-}
-
-/// Gives each letter to the handler once more, and discards those that are dealt with.
-///
-/// A handler is a plain function, so this is a call. Nothing is published again: another group that has long settled the
-/// event would see it twice.
-async fn replay(letters: &DeadLetters<Payout>, bank: &Bank) -> Result<(), Box<dyn Error>> {
-    for letter in letters.list(None, 100).await? {
-        let event = letter.decode()?;
-        match pay(&Message::new(event), State(bank.clone())).await {
-            Ok(Outcome::Done) => {
-                letters.discard(&[letter.id()]).await?;
-            }
-            Ok(other) => println!("  {} stays: {other:?}", letter.id()),
-            // Somebody has looked at it: nothing will ever make it right.
-            Err(error) if letter.cause() == "permanent" => {
-                println!("  {} is discarded: {error}", letter.id());
-                letters.discard(&[letter.id()]).await?;
-            }
-            Err(error) => println!("  {} stays: {error}", letter.id()),
-        }
+    // By the group `bank` alone: another group that has long settled the event does not see it again.
+    let replayed = letters.replay_all(&DeadLetterFilter::all().reason("is closed")).await?;
+    println!("  {} sent to be handled again", replayed.moved);
+    while !letters.replaying(1).await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(())
+    println!("paid: {:?}", bank.paid());
+    // Somebody has looked at it: nothing will ever make it right.
+    for letter in letters.find(&DeadLetterFilter::all().cause(Cause::Permanent), None, 100).await? {
+        letters.discard(&[letter.id()]).await?;
+        println!("{} is discarded: {}", letter.id(), letter.reason());
+    }
+    stop(app).await
 }
 
 async fn stop(app: Running) -> Result<(), Box<dyn Error>> {

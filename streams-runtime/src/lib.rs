@@ -40,7 +40,7 @@
 //! # Environment
 //!
 //! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value, or a variable
-//! that begins with `STREAMS_` and is not here, refuses the start.
+//! that begins with `STREAMS_` and is not here, refuses the start; what Kubernetes sets for a Service called `streams` does not.
 //!
 //! | variable | meaning |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The whole of `main`: environment, signals, exit codes. Only this file touches them.
+//! The whole of `main`: environment, signals, exit codes. Only this file touches the last two.
 
 use std::sync::mpsc;
 use std::time::Duration;
