@@ -8,12 +8,14 @@ mod compat;
 pub mod lock;
 #[doc(hidden)]
 pub mod left_out;
+pub(crate) mod sample;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod tests;
 
 pub use compat::{Compat, Report, compare};
+pub(crate) use types::ITSELF;
 #[doc(hidden)]
 pub use types::Recursion;
 
@@ -532,7 +534,7 @@ const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
     }
 }
 
-const fn is_byte(schema: &Schema) -> bool {
+pub(crate) const fn is_byte(schema: &Schema) -> bool {
     matches!(schema, Schema::Int { bits: 8, signed: false })
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::{Compat, Layout, Report, Schema, compare, text_eq};
-use crate::{EventInfo, StreamEvent};
+use crate::{EventInfo, StreamEvent, codec};
 
 pub use history::check_history;
 
@@ -249,6 +249,9 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
         inventory::iter::<Site>.into_iter().find(ours).expect("the attribute registers the event beside its test");
     if site.build.is_of_tests() {
         return;
+    }
+    if let Err(problem) = codec::holds_to_schema::<E>() {
+        panic!("{problem}");
     }
     let variable = |name| std::env::var(name).ok();
     let asked = Asked {
