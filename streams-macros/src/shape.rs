@@ -16,7 +16,7 @@ use syn::{
     Attribute, Data, DataEnum, DeriveInput, Fields, Ident, Lit, LitStr, Path, Token, Type, Variant, parse_quote,
 };
 
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 
 /// What the schema, the serde derives and the clean item need.
 pub(crate) struct Shape<'a> {
@@ -102,6 +102,7 @@ impl<'a> Shape<'a> {
                     rename_all: self.container.rename_all.as_ref(),
                     deny_unknown: self.container.deny_unknown,
                     default: self.container.default,
+                    tag: None,
                 };
                 match self.container.transparent {
                     Some(span) => self.transparent(&data.fields, span, errors),
@@ -148,7 +149,13 @@ impl<'a> Shape<'a> {
                 let mut kept = Vec::new();
                 for field in &fields.unnamed {
                     let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
-                    if attrs.skip.is_some() {
+                    if let Some(span) = attrs.skip {
+                        if fields.unnamed.len() == 1 {
+                            errors.push_at(
+                                span,
+                                "serde does not agree with itself about a newtype without its value; remove the field, or name it",
+                            );
+                        }
                         continue;
                     }
                     if let Some(span) = attrs.skip_if {
@@ -167,6 +174,7 @@ impl<'a> Shape<'a> {
             }
             Fields::Named(fields) => {
                 let mut listed = Vec::new();
+                let mut names = WireNames::of("fields");
                 for field in &fields.named {
                     let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
                     let Some(ident) = &field.ident else { continue };
@@ -189,6 +197,16 @@ impl<'a> Shape<'a> {
                         Some(rename) => rename,
                         None => cased(inside.rename_all, &ident.unraw().to_string(), Place::Field, errors),
                     };
+                    names.add(ident, &wire, &attrs.aliases, errors);
+                    if let Some(tag) = inside.tag.filter(|tag| tag.value() == wire) {
+                        errors.push(
+                            ident,
+                            format!(
+                                "`{wire}` is also where the name of the variant stands (`tag = \"{}\"`), so nobody could read the event; give one of them another name",
+                                tag.value()
+                            ),
+                        );
+                    }
                     let (aliases, absent) = (&attrs.aliases, attrs.skip_if.is_some());
                     listed.push(quote! {
                         #root::schema::Field {
@@ -213,6 +231,7 @@ impl<'a> Shape<'a> {
     fn variants(&self, data: &DataEnum, name: &str, errors: &mut Errors) -> TokenStream {
         let root = self.root;
         let mut listed = Vec::new();
+        let mut names = WireNames::of("variants");
         for variant in &data.variants {
             let attrs = Attrs::parse(&variant.attrs, Place::Variant, errors);
             if attrs.skip.is_some() {
@@ -222,11 +241,13 @@ impl<'a> Shape<'a> {
                 rename_all: attrs.rename_all.as_ref().or(self.container.rename_all_fields.as_ref()),
                 deny_unknown: self.container.deny_unknown,
                 default: false,
+                tag: self.container.tag.as_ref().filter(|_| self.container.content.is_none()),
             };
             let body = match self.declared(&attrs) {
                 Some(declared) => declared,
                 None => self.fields(&variant.fields, &format!("{name}::{}", variant.ident.unraw()), inside, errors),
             };
+            let body = self.beside_tag(variant, inside.tag, body, errors);
             let wire = match &attrs.rename {
                 Some(rename) => rename.clone(),
                 None => cased(
@@ -236,6 +257,7 @@ impl<'a> Shape<'a> {
                     errors,
                 ),
             };
+            names.add(&variant.ident, &wire, &attrs.aliases, errors);
             let (aliases, other) = (&attrs.aliases, attrs.other);
             listed.push(quote! {
                 #root::schema::Variant { name: #wire, aliases: &[#(#aliases),*], body: #body, catch_all: #other }
@@ -259,6 +281,27 @@ impl<'a> Shape<'a> {
         quote!(&#root::schema::Schema::Enum(&const { #schema }))
     }
 
+    /// What a variant holds, checked where it stands in the map of the tag.
+    fn beside_tag(
+        &self,
+        variant: &Variant,
+        tag: Option<&LitStr>,
+        body: TokenStream,
+        errors: &mut Errors,
+    ) -> TokenStream {
+        let (Some(tag), Fields::Unnamed(fields)) = (tag, &variant.fields) else { return body };
+        let root = self.root;
+        let Some(only) = fields.unnamed.first().filter(|_| fields.unnamed.len() == 1) else {
+            errors.push(
+                fields,
+                "a variant is written into the map with its `tag`, where these have no names; name them, or add `content = \"..\"`",
+            );
+            return body;
+        };
+        let check = called(&only.ty, &quote!(#root::__private::beside_tag), quote!(#tag, #body));
+        quote!(const { #check })
+    }
+
     fn field_schema(&self, ty: &Type, attrs: &Attrs, errors: &mut Errors) -> TokenStream {
         if let Some(declared) = self.declared(attrs) {
             return declared;
@@ -276,7 +319,14 @@ impl<'a> Shape<'a> {
                 .visit_type_mut(&mut marked);
             return self.of_type(&marked, ty.span());
         }
-        self.of_type(ty, ty.span())
+        let schema = self.of_type(ty, ty.span());
+        if leads_nowhere(ty) {
+            return schema;
+        }
+        // Another name or type may hide an `Option`.
+        let root = self.root;
+        let check = called(ty, &quote!(#root::__private::told_apart), quote!(#schema));
+        quote!(const { #check })
     }
 
     /// The schema of a type, reported at `span` when it has none.
@@ -443,6 +493,40 @@ struct Inside<'a> {
     rename_all: Option<&'a LitStr>,
     deny_unknown: bool,
     default: bool,
+    /// The name under which the variant's own stands beside the fields.
+    tag: Option<&'a LitStr>,
+}
+
+/// The names of the fields of a type, or of its variants, on the wire.
+struct WireNames {
+    of: &'static str,
+    /// With the index of what has it.
+    taken: Vec<(String, usize)>,
+    count: usize,
+}
+
+impl WireNames {
+    fn of(of: &'static str) -> Self {
+        Self { of, taken: Vec::new(), count: 0 }
+    }
+
+    /// Adds the names of one more, and reports those that another one has.
+    fn add(&mut self, ident: &Ident, wire: &str, aliases: &[String], errors: &mut Errors) {
+        self.count += 1;
+        for name in aliases.iter().map(String::as_str).chain([wire]) {
+            match self.taken.iter().find(|(taken, _)| taken == name) {
+                Some((_, index)) if *index == self.count => {}
+                Some(_) => {
+                    let of = self.of;
+                    errors.push(
+                        ident,
+                        format!("two {of} are called `{name}` on the wire, so nobody could tell them apart; give one of them another name"),
+                    );
+                }
+                None => self.taken.push((name.to_owned(), self.count)),
+            }
+        }
+    }
 }
 
 impl Attrs {
@@ -636,6 +720,13 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
         fn visit_path_mut(&mut self, path: &mut Path) {
             if let Some(last) = path.segments.last() {
                 let instead = match last.ident.to_string().as_str() {
+                    "Option" if holds_nil(last) => {
+                        self.0.push(
+                            &*path,
+                            "`Some` of nothing and `None` are both nil on the wire, so one would arrive as the other; use one `Option`, or an enum that names the cases",
+                        );
+                        return;
+                    }
                     "usize" => "its range differs by machine; use `u64`",
                     "isize" => "its range differs by machine; use `i64`",
                     "u128" => "MessagePack has no such integer; use `u64`, a `String`, or `[u8; 16]`",
@@ -649,6 +740,44 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
         }
     }
     Misfits(errors).visit_type_mut(&mut ty.clone());
+}
+
+/// Whether this `Option` is one of an `Option` or of `()`.
+fn holds_nil(option: &syn::PathSegment) -> bool {
+    let inner = argument(option);
+    inner.is_some_and(|inner| match inner {
+        Type::Tuple(tuple) => tuple.elems.is_empty(),
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "Option" || last.ident == "Box" && holds_nil(last)),
+        _ => false,
+    })
+}
+
+/// The type in `Option<Type>`.
+fn argument(segment: &syn::PathSegment) -> Option<&Type> {
+    let syn::PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        syn::GenericArgument::Type(Type::Group(group)) => Some(&*group.elem),
+        syn::GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// Whether all that a type is made of has a name of std's, as the macro knows it.
+fn leads_nowhere(ty: &Type) -> bool {
+    struct Others(bool);
+    impl VisitMut for Others {
+        fn visit_path_mut(&mut self, path: &mut Path) {
+            self.0 |= path.segments.last().is_none_or(|last| !is_plain(&last.ident));
+            visit_mut::visit_path_mut(self, path);
+        }
+    }
+    let mut others = Others(false);
+    others.visit_type_mut(&mut ty.clone());
+    !others.0
 }
 
 /// Puts a marker in the place of types that lead back to the type itself.
@@ -720,6 +849,13 @@ fn is_option(ty: &Type) -> bool {
 /// A name by serde's `rename_all` rule: letter by letter what serde_derive does.
 fn cased(rule: Option<&LitStr>, name: &str, place: Place, errors: &mut Errors) -> String {
     let Some(rule) = rule else { return name.to_owned() };
+    if rule.value() == "camelCase" && name.trim_start_matches('_').starts_with(|first: char| !first.is_ascii()) {
+        errors.push(
+            rule,
+            format!("serde knows no `camelCase` of `{name}`, which begins with none of the letters from a to z; give it `#[serde(rename = \"..\")]`, or remove the rule"),
+        );
+        return name.to_owned();
+    }
     let (pascal, snake) = if place == Place::Variant {
         let mut snake = String::new();
         for (i, letter) in name.char_indices() {

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::schema::{EnumSchema, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
+use crate::schema::{EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
 
 /// A value that is not what the schema says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +125,18 @@ impl<'a> Pair<'a> {
     fn is(&self, name: &str) -> bool {
         self.name() == Some(name)
     }
+}
+
+/// The pairs of a map, which are gone through anew each time: a list of them would take more memory than the payload.
+#[derive(Clone)]
+struct Members {
+    /// The map.
+    start: usize,
+    /// Its first key.
+    at: usize,
+    count: usize,
+    /// Keys that are known to be tags.
+    tags: Vec<&'static str>,
 }
 
 type Walked = Result<(), Mismatch>;
@@ -366,13 +378,8 @@ impl<'a> Walk<'a> {
             }
             (Schema::Tuple([]), Head::Nil) => reads,
             (Schema::Map(key, value), Head::Map(length)) => {
-                for _ in 0..*length {
-                    let pair = self.key();
-                    let end = self.at;
-                    self.entry(&pair, key, value)?;
-                    self.at = end;
-                }
-                true
+                let members = self.members(start, *length);
+                return self.each(&members, |walk, pair| walk.entry(&pair, key, value));
             }
             _ => false,
         };
@@ -394,9 +401,43 @@ impl<'a> Walk<'a> {
         Pair { key, key_at, value_at }
     }
 
-    fn pairs(&mut self, length: usize) -> Vec<Pair<'a>> {
-        // The bytes are scanned, so there are as many.
-        (0..length).map(|_| self.key()).collect()
+    /// The pairs of the map that began at `start`; moves past them.
+    fn members(&mut self, start: usize, count: usize) -> Members {
+        let at = self.at;
+        for _ in 0..count {
+            self.key();
+        }
+        Members { start, at, count, tags: Vec::new() }
+    }
+
+    /// Does something with each pair that is no tag.
+    fn each(&mut self, members: &Members, mut with: impl FnMut(&mut Self, Pair<'a>) -> Walked) -> Walked {
+        self.at = members.at;
+        for _ in 0..members.count {
+            let pair = self.key();
+            let next = self.at;
+            if !pair.name().is_some_and(|name| members.tags.contains(&name)) {
+                with(self, pair)?;
+            }
+            self.at = next;
+        }
+        Ok(())
+    }
+
+    /// The pair with this key, which may stand there once.
+    fn only(&mut self, members: &Members, name: &str) -> Result<Option<Pair<'a>>, Mismatch> {
+        let mut found = None;
+        self.each(members, |walk, pair| {
+            if !pair.is(name) {
+                return Ok(());
+            }
+            if found.is_some() {
+                return walk.refuse(pair.key_at, format!("`{name}` once"), "it a second time");
+            }
+            found = Some(pair);
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// A pair of a map with keys of one type.
@@ -411,11 +452,8 @@ impl<'a> Walk<'a> {
         let start = self.at;
         match (self.head(), self.written) {
             (Head::Map(length), None | Some(Layout::Map)) => {
-                let pairs = self.pairs(length);
-                let end = self.at;
-                self.fields(schema, &pairs, start)?;
-                self.at = end;
-                Ok(())
+                let members = self.members(start, length);
+                self.fields(schema, &members)
             }
             (Head::Array(length), None | Some(Layout::Array)) => self.positions(schema, length, start),
             (head, _) => self.refuse(start, format!("the fields of `{}`", schema.name), head),
@@ -436,44 +474,44 @@ impl<'a> Walk<'a> {
         fields.iter().take(length).try_for_each(|field| self.inside(Step::Name(field.name), field.schema))
     }
 
-    /// The fields of a struct in the pairs of the map at `start`.
-    fn fields(&mut self, schema: &'static StructSchema, pairs: &[Pair<'a>], start: usize) -> Walked {
+    /// The fields of a struct in a map; ends behind it.
+    fn fields(&mut self, schema: &'static StructSchema, members: &Members) -> Walked {
         let mut seen = vec![false; schema.fields.len()];
-        for pair in pairs {
+        self.each(members, |walk, pair| {
+            let reads = walk.written.is_none();
             let index = match (pair.name(), &pair.key) {
-                (Some(name), _) => schema
-                    .fields
-                    .iter()
-                    .position(|field| field.name == name || self.written.is_none() && field.aliases.contains(&name)),
+                (Some(name), _) => {
+                    schema.fields.iter().position(|field| field.name == name || reads && field.aliases.contains(&name))
+                }
                 // serde knows fields by their place as well.
                 (None, Head::Int(index)) => usize::try_from(*index).ok().filter(|index| *index < seen.len()),
                 (None, _) => None,
             };
             let Some(index) = index else {
-                if schema.deny_unknown || self.written.is_some() {
-                    let key = pair.name().map_or_else(|| pair.key.to_string(), |name| name.to_owned());
-                    let key = super::excerpt(key.as_bytes());
-                    return self.refuse(
-                        pair.key_at,
-                        format!("only fields of `{}`", schema.name),
-                        format_args!("the field `{key}`"),
-                    );
+                if reads && !schema.deny_unknown {
+                    return Ok(());
                 }
-                continue;
+                let key = pair.name().map_or_else(|| pair.key.to_string(), str::to_owned);
+                let key = super::excerpt(key.as_bytes());
+                return walk.refuse(
+                    pair.key_at,
+                    format!("only fields of `{}`", schema.name),
+                    format_args!("the field `{key}`"),
+                );
             };
             let field = &schema.fields[index];
             if std::mem::replace(&mut seen[index], true) {
-                return self.refuse(pair.key_at, format!("the field `{}` once", field.name), "it a second time");
+                return walk.refuse(pair.key_at, format!("the field `{}` once", field.name), "it a second time");
             }
-            self.at = pair.value_at;
-            self.inside(Step::Name(field.name), field.schema)?;
-        }
-        let left_out = |(field, seen): &(&crate::schema::Field, &bool)| {
-            let may_be = if self.written.is_some() { field.may_be_absent } else { field.optional };
-            !**seen && !may_be
-        };
-        match schema.fields.iter().zip(&seen).find(left_out) {
-            Some((field, _)) => self.refuse(start, format!("a map with the field `{}`", field.name), "one without it"),
+            walk.at = pair.value_at;
+            walk.inside(Step::Name(field.name), field.schema)
+        })?;
+        let may_be_left_out = |field: &Field| if self.written.is_some() { field.may_be_absent } else { field.optional };
+        let missing = schema.fields.iter().zip(seen).find(|(field, seen)| !seen && !may_be_left_out(field));
+        match missing {
+            Some((field, _)) => {
+                self.refuse(members.start, format!("a map with the field `{}`", field.name), "one without it")
+            }
             None => Ok(()),
         }
     }
@@ -502,9 +540,9 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             (Tagging::Internal(_) | Tagging::Adjacent(..), Head::Map(length)) => {
-                let pairs = self.pairs(*length);
+                let members = self.members(start, *length);
                 let end = self.at;
-                self.tagged(schema, pairs, start)?;
+                self.tagged(schema, members)?;
                 self.at = end;
                 Ok(())
             }
@@ -582,72 +620,71 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// An enum with a tag, in the pairs of the map at `start`.
-    fn tagged(&mut self, schema: &'static EnumSchema, mut pairs: Vec<Pair<'a>>, start: usize) -> Walked {
+    /// An enum with a tag, in a map.
+    fn tagged(&mut self, schema: &'static EnumSchema, mut members: Members) -> Walked {
         let (tag, content) = match schema.tagging {
             Tagging::Internal(tag) => (tag, None),
             Tagging::Adjacent(tag, content) => (tag, Some(content)),
             Tagging::External => return Ok(()),
         };
-        let Some(place) = pairs.iter().position(|pair| pair.is(tag)) else {
+        let Some(pair) = self.only(&members, tag)? else {
             return self.refuse(
-                start,
+                members.start,
                 format!("a map with the name of a variant of `{}` in `{tag}`", schema.name),
                 "one without it",
             );
         };
-        let pair = pairs.remove(place);
-        if let Some(again) = pairs.iter().find(|pair| pair.is(tag)) {
-            return self.refuse(again.key_at, format!("the tag `{tag}` once"), "it a second time");
-        }
         self.at = pair.value_at;
         self.path.push(Step::Name(tag));
         let name = self.head();
         let variant = self.named(schema, &name, pair.value_at)?;
         self.path.pop();
         let Some(Variant { name, body, .. }) = variant else { return Ok(()) };
-        let Some(content) = content else { return self.beside(name, body, pairs, start) };
-        let unexpected = pairs.iter().find(|pair| !pair.is(content));
-        if let (Some(pair), true) = (unexpected, self.written.is_some()) {
-            return self.refuse(pair.key_at, format!("`{tag}` and `{content}`"), "another key");
+        members.tags.push(tag);
+        let Some(content) = content else { return self.beside(name, body, members) };
+        if self.written.is_some() {
+            self.each(&members, |walk, pair| {
+                let is_known = pair.is(content);
+                let refuse = || walk.refuse(pair.key_at, format!("`{tag}` and `{content}`"), "another key");
+                if is_known { Ok(()) } else { refuse() }
+            })?;
         }
-        match pairs.iter().find(|pair| pair.is(content)) {
+        match self.only(&members, content)? {
             Some(pair) => {
                 self.at = pair.value_at;
                 self.inside(Step::Name(content), body)
             }
             // serde reads an `Option` that is missing as `None`.
             None if matches!(body, Schema::Unit | Schema::Option(_)) => Ok(()),
-            None => self.refuse(start, format!("a map with what `{name}` holds in `{content}`"), "one without it"),
+            None => {
+                self.refuse(members.start, format!("a map with what `{name}` holds in `{content}`"), "one without it")
+            }
         }
     }
 
     /// What a variant holds, in the map of its tag.
-    fn beside(&mut self, name: &'static str, body: &'static Schema, pairs: Vec<Pair<'a>>, start: usize) -> Walked {
+    fn beside(&mut self, name: &'static str, body: &'static Schema, members: Members) -> Walked {
         match body {
-            Schema::Unit => match pairs.first() {
-                Some(pair) if self.written.is_some() => {
-                    self.refuse(pair.key_at, format!("`{name}` alone"), "more beside it")
-                }
-                _ => Ok(()),
-            },
+            Schema::Unit if self.written.is_some() => {
+                self.each(&members, |walk, pair| walk.refuse(pair.key_at, format!("`{name}` alone"), "more beside it"))
+            }
             Schema::Struct(inner) => {
                 self.around.push((inner.name, body));
-                self.fields(inner, &pairs, start)?;
+                self.fields(inner, &members)?;
                 self.around.pop();
                 Ok(())
             }
-            Schema::Map(key, value) => pairs.iter().try_for_each(|pair| self.entry(pair, key, value)),
+            Schema::Map(key, value) => self.each(&members, |walk, pair| walk.entry(&pair, key, value)),
             Schema::Enum(inner) => {
                 self.around.push((inner.name, body));
                 match inner.tagging {
-                    Tagging::External => pairs.first().map_or(Ok(()), |pair| self.external(inner, pair))?,
-                    _ => self.tagged(inner, pairs, start)?,
+                    Tagging::External => self.each(&members, |walk, pair| walk.external(inner, &pair))?,
+                    _ => self.tagged(inner, members)?,
                 }
                 self.around.pop();
                 Ok(())
             }
-            Schema::Logical { wire, .. } => self.beside(name, wire, pairs, start),
+            Schema::Logical { wire, .. } => self.beside(name, wire, members),
             _ => Ok(()),
         }
     }

@@ -174,7 +174,7 @@ struct Wired {
 fn types_read_what_their_schemas_say() {
     conforms::<((), bool, char, String, Cow<'static, str>)>();
     conforms::<(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64)>();
-    conforms::<(Option<u8>, Option<Option<String>>, Box<u32>)>();
+    conforms::<(Option<u8>, Option<String>, Box<u32>)>();
     conforms::<(Vec<u32>, VecDeque<String>, HashSet<u32>, BTreeSet<i8>)>();
     conforms::<(HashMap<String, u8>, BTreeMap<u32, Vec<u8>>)>();
     conforms::<([u16; 3], [String; 2], [(); 0])>();
@@ -294,6 +294,91 @@ fn the_array_layout_writes_arrays_and_reads_them() {
     // What somebody wrote as a map is read, too.
     let map = crate::codec::tests::to_bytes(&dense(DenseSide::Buy));
     assert_eq!(crate::codec::decode_payload::<Dense>(&map), Ok(dense(DenseSide::Buy)));
+}
+
+/// Whatever may stand beside a tag, and what serde reads through a buffer there.
+#[stream_event(stream = "s")]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "kind")]
+enum Beside {
+    Nothing(()),
+    Any(BTreeMap<String, u8>),
+    Side(DenseSide),
+    Tagged(BesideInner),
+    Adjacent(BesideAdjacent),
+    At(SystemTime),
+    Read {
+        by_number: BTreeMap<i16, Option<char>>,
+        by_side: BTreeMap<bool, DenseSide>,
+        rates: (f32, f64, u64, i64),
+        nothing: (),
+        unit: BesideUnit,
+        took: Duration,
+        r#type: Option<Box<DenseLeg>>,
+        größe: [u16; 2],
+    },
+    #[serde(rename = "")]
+    Unnamed,
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "what")]
+enum BesideInner {
+    A,
+    B { x: u8 },
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "what", content = "held")]
+enum BesideAdjacent {
+    A,
+    B(u8),
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+struct BesideUnit;
+
+#[test]
+fn what_stands_beside_a_tag_is_read_back() {
+    let read = |letter| Beside::Read {
+        by_number: BTreeMap::from([(-1, Some('é')), (300, None)]),
+        by_side: BTreeMap::from([(true, DenseSide::Buy), (false, DenseSide::Limit { price: 3 })]),
+        rates: (0.1, f64::INFINITY, u64::MAX, i64::MIN),
+        nothing: (),
+        unit: BesideUnit,
+        took: Duration::from_millis(1_500),
+        r#type: letter,
+        größe: [1, 2],
+    };
+    let events = [
+        Beside::Nothing(()),
+        Beside::Any(BTreeMap::from([("a".to_owned(), 1)])),
+        Beside::Side(DenseSide::Buy),
+        Beside::Side(DenseSide::Limit { price: 1 }),
+        Beside::Side(DenseSide::Inside(DenseTagged::B { leg: 1, price: 2.0 })),
+        Beside::Tagged(BesideInner::A),
+        Beside::Tagged(BesideInner::B { x: 1 }),
+        Beside::Adjacent(BesideAdjacent::A),
+        Beside::Adjacent(BesideAdjacent::B(1)),
+        Beside::At(SystemTime::UNIX_EPOCH),
+        read(None),
+        read(Some(Box::new(DenseLeg { venue: 1, quantity: 2 }))),
+        Beside::Unnamed,
+    ];
+    for event in events {
+        let mut bytes = Vec::new();
+        crate::codec::encode(&event, &mut bytes).unwrap();
+        assert_eq!(conform::not_as_declared(Beside::SCHEMA, Layout::Map, &bytes), None, "{event:?}");
+        assert_eq!(conform::unreadable(Beside::SCHEMA, &bytes), None, "{event:?}");
+        assert_eq!(crate::codec::decode_payload::<Beside>(&bytes), Ok(event));
+    }
+    // A map may have any key, and only what is published shows that.
+    let taken = Beside::Any(BTreeMap::from([("kind".to_owned(), 1)]));
+    let error = crate::codec::encode(&taken, &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("expected `kind` once, found it a second time"), "{error}");
 }
 
 #[test]
