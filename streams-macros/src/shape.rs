@@ -25,6 +25,8 @@ pub(crate) struct Shape<'a> {
     container: Attrs,
     /// Types that stand for the ones that `#[event(recursive)]` leads back to.
     markers: RefCell<Vec<(Ident, String)>>,
+    /// Calls that stop the compiler at a type inside that has no place there.
+    checks: RefCell<Vec<TokenStream>>,
 }
 
 /// A field or variant of the type itself, for messages about it.
@@ -86,7 +88,7 @@ impl<'a> Shape<'a> {
         if let Data::Union(union) = &input.data {
             errors.push(union.union_token, "a union has no wire form; use an enum");
         }
-        Self { input, root, container, markers: RefCell::default() }
+        Self { input, root, container, markers: RefCell::default(), checks: RefCell::default() }
     }
 
     /// An expression of type `&'static Schema`, and mistakes by the way.
@@ -247,7 +249,7 @@ impl<'a> Shape<'a> {
                 Some(declared) => declared,
                 None => self.fields(&variant.fields, &format!("{name}::{}", variant.ident.unraw()), inside, errors),
             };
-            let body = self.beside_tag(variant, inside.tag, body, errors);
+            self.check_beside_tag(variant, inside.tag, &body, errors);
             let wire = match &attrs.rename {
                 Some(rename) => rename.clone(),
                 None => cased(
@@ -281,25 +283,19 @@ impl<'a> Shape<'a> {
         quote!(&#root::schema::Schema::Enum(&const { #schema }))
     }
 
-    /// What a variant holds, checked where it stands in the map of the tag.
-    fn beside_tag(
-        &self,
-        variant: &Variant,
-        tag: Option<&LitStr>,
-        body: TokenStream,
-        errors: &mut Errors,
-    ) -> TokenStream {
-        let (Some(tag), Fields::Unnamed(fields)) = (tag, &variant.fields) else { return body };
+    /// Whether what a variant holds can stand in the map of the tag.
+    fn check_beside_tag(&self, variant: &Variant, tag: Option<&LitStr>, body: &TokenStream, errors: &mut Errors) {
+        let (Some(tag), Fields::Unnamed(fields)) = (tag, &variant.fields) else { return };
         let root = self.root;
         let Some(only) = fields.unnamed.first().filter(|_| fields.unnamed.len() == 1) else {
             errors.push(
                 fields,
                 "a variant is written into the map with its `tag`, where these have no names; name them, or add `content = \"..\"`",
             );
-            return body;
+            return;
         };
-        let check = called(&only.ty, &quote!(#root::__private::beside_tag), quote!(#tag, #body));
-        quote!(const { #check })
+        let check = called(&only.ty, &quote!(#root::__private::check_beside_tag), quote!(#tag, #body));
+        self.checks.borrow_mut().push(check);
     }
 
     fn field_schema(&self, ty: &Type, attrs: &Attrs, errors: &mut Errors) -> TokenStream {
@@ -320,13 +316,13 @@ impl<'a> Shape<'a> {
             return self.of_type(&marked, ty.span());
         }
         let schema = self.of_type(ty, ty.span());
-        if leads_nowhere(ty) {
-            return schema;
-        }
         // Another name or type may hide an `Option`.
-        let root = self.root;
-        let check = called(ty, &quote!(#root::__private::told_apart), quote!(#schema));
-        quote!(const { #check })
+        if !leads_nowhere(ty) {
+            let root = self.root;
+            let check = called(ty, &quote!(#root::__private::check_nil), quote!(#schema));
+            self.checks.borrow_mut().push(check);
+        }
+        schema
     }
 
     /// The schema of a type, reported at `span` when it has none.
@@ -346,12 +342,14 @@ impl<'a> Shape<'a> {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
         let markers = self.marker_items();
+        let checks = self.checks.borrow();
         if self.input.generics.params.is_empty() {
             // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
             // exponential time when types nest.
             return quote! {
                 const _: () = {
                     #markers
+                    #(const _: () = #checks;)*
                     static SCHEMA: #root::schema::Schema = *#schema;
                     #[automatically_derived]
                     impl #root::schema::SchemaType for #name {
@@ -370,7 +368,10 @@ impl<'a> Shape<'a> {
                 #markers
                 #[automatically_derived]
                 impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
-                    const SCHEMA: &'static #root::schema::Schema = #schema;
+                    const SCHEMA: &'static #root::schema::Schema = {
+                        #(#checks;)*
+                        #schema
+                    };
                 }
             };
         }

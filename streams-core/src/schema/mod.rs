@@ -414,18 +414,17 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     mix_u64(mix_u64(tagged, variants.len() as u64), sum)
 }
 
-/// Checks that a value which is nil is told from one that is not there; gives the schema back.
+/// Checks that a value which is nil is told from one that is not there.
 ///
 /// # Panics
 /// While compiling, when an `Option` inside is one of something that is nil itself.
 #[doc(hidden)]
 #[track_caller]
-pub const fn told_apart(schema: &'static Schema) -> &'static Schema {
+pub const fn check_nil(schema: &Schema) {
     assert!(
         !confuses_nil(schema),
         "`Some` of nothing and `None` are both nil on the wire, so one would arrive as the other; use one `Option`, or an enum that names the cases"
     );
-    schema
 }
 
 /// Structs and enums inside are checked where they are declared.
@@ -456,17 +455,17 @@ const fn is_nil(schema: &Schema) -> bool {
     }
 }
 
-/// Checks that what a variant holds can stand beside this tag, in one map; gives its schema back.
+/// Checks that what a variant holds can stand beside this tag, in one map.
 ///
 /// # Panics
 /// While compiling, when it is no map, or has a field of that name itself.
 #[doc(hidden)]
 #[track_caller]
-pub const fn beside_tag(tag: &str, body: &'static Schema) -> &'static Schema {
+pub const fn check_beside_tag(tag: &str, body: &Schema) {
     match has_place(tag, body) {
-        Place::Free => body,
+        Place::Free => {}
         Place::Taken => panic!(
-            "it has a field with the name of the `tag`, so nobody could read the event; give one of them another name, or add `content = \"..\"`"
+            "it writes a key with the name of the `tag` itself, so nobody could read the event; give one of them another name, or add `content = \"..\"`"
         ),
         Place::NoMap => panic!(
             "serde writes a variant into the map with its `tag`, and this is no map, so it could not be published; add `content = \"..\"`, or hold it in a struct"
