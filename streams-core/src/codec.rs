@@ -3,14 +3,19 @@
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
 //! checked first, then `scan` walks its headers, and only then does serde see it.
 
+pub(crate) mod conform;
 mod text;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rmp_serde::config::BytesMode;
+use serde::Serialize as _;
 
+use self::conform::{Ended, Mismatch};
 pub use self::text::text;
 use crate::schema::Layout;
+use crate::schema::sample::Sample;
 use crate::{Entry, EventInfo, StreamEvent};
 
 /// The most bytes of a payload unless the event says otherwise: with its id, names and headers an entry stays
@@ -22,6 +27,22 @@ pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
 /// The most arrays and maps inside each other: each takes a frame of serde's on the stack.
 pub const MAX_DEPTH: usize = 64;
+
+/// The most bytes of a payload that a debug build reads back: what is wrong with a type shows in small ones, and large ones
+/// would make it slow.
+const MAX_READ_BACK: usize = 64 * 1024;
+
+/// How many values the test of a lock makes from a schema: as many variants of each enum are tried.
+const SAMPLES: usize = 24;
+
+/// The most bytes of serde's reason in an error: it may repeat what the payload holds.
+const MAX_REASON: usize = 1024;
+
+/// The most bytes of each of two payloads that an error shows.
+const MAX_SHOWN: usize = 256;
+
+/// The most bytes of a payload that are looked at for the value at which serde stopped: that takes some twenty attempts.
+const MAX_SOUGHT: usize = 1024 * 1024;
 
 /// The most bytes that a payload of `E` may have.
 pub const fn max_payload<E: StreamEvent>() -> usize {
@@ -35,7 +56,8 @@ pub const fn max_payload<E: StreamEvent>() -> usize {
 /// where the event says `layout = "array"`.
 ///
 /// # Errors
-/// When the event is larger or deeper than a consumer would accept, or serde refuses it. The buffer is as before.
+/// When the event is larger or deeper than a consumer would accept, or serde refuses it; in a debug build also when what is
+/// written is not what the schema says, or is not read back as the same event. The buffer is as before.
 pub fn encode<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
     let start = buffer.len();
     encode_into(event, buffer).map_err(|fault| {
@@ -55,7 +77,67 @@ fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fa
     let written = &buffer[start..];
     check_size::<E>(written)?;
     // What is written must be readable: serde writes deeper than `MAX_DEPTH` without complaint.
-    scan(written)
+    scan(written)?;
+    if cfg!(debug_assertions) && written.len() <= MAX_READ_BACK { read_back::<E>(written) } else { Ok(()) }
+}
+
+/// Checks that an event which was written is what its schema says, and is read as the event that it was.
+pub(crate) fn read_back<E: StreamEvent>(written: &[u8]) -> Result<(), Fault> {
+    let info = E::INFO;
+    if let Some(mismatch) = conform::not_as_declared(info.schema, info.layout, written) {
+        return Err(Fault::NotAsDeclared(mismatch));
+    }
+    // A type that panics over its own bytes is the business of its consumers, who catch that.
+    let read = catch_unwind(AssertUnwindSafe(|| decode_from::<E>(written)));
+    let Ok(read) = read else { return Ok(()) };
+    let event = read.map_err(|fault| Fault::NotReadBack(Box::new(fault)))?;
+    let mut again = Vec::with_capacity(written.len());
+    let arrays = rmp_serde::Serializer::new(&mut again).with_bytes(BytesMode::ForceAll);
+    let rewritten = match info.layout {
+        Layout::Map => event.serialize(&mut arrays.with_struct_map()),
+        Layout::Array => event.serialize(&mut { arrays }),
+    };
+    match rewritten {
+        Ok(()) if conform::same(written, &again) => Ok(()),
+        Ok(()) => Err(Fault::ReadAsOther { written: text(written, MAX_SHOWN), again: text(&again, MAX_SHOWN) }),
+        Err(error) => Err(Fault::NotReadBack(Box::new(Fault::Serde(error.to_string())))),
+    }
+}
+
+/// Checks that a type reads what its schema says, and writes that, as far as values made from the schema show: a type that
+/// refuses them for a reason of its own is not judged.
+pub(crate) fn holds_to_schema<E: StreamEvent>() -> Result<(), String> {
+    let EventInfo { name, version, schema, .. } = E::INFO;
+    for pick in 0..SAMPLES {
+        let mut room = vec![0; MAX_READ_BACK];
+        let mut free = room.as_mut_slice();
+        let mut serializer = rmp_serde::Serializer::new(&mut free).with_struct_map().with_bytes(BytesMode::ForceAll);
+        // One that does not fit, or that only its own type could write.
+        if (Sample { schema, pick, writes_other: false }).serialize(&mut serializer).is_err() {
+            continue;
+        }
+        let free = free.len();
+        let payload = &room[..MAX_READ_BACK - free];
+        match catch_unwind(AssertUnwindSafe(|| decode_from::<E>(payload))) {
+            Ok(Ok(event)) => {
+                let mut written = Vec::new();
+                let encoded = encode_into(&event, &mut written).and_then(|()| read_back::<E>(&written));
+                if let Err(fault @ (Fault::NotAsDeclared(_) | Fault::NotReadBack(_) | Fault::ReadAsOther { .. })) =
+                    encoded
+                {
+                    return Err(format!("event `{name}@{version}`: {fault}"));
+                }
+            }
+            Ok(Err(fault @ Fault::Serde(_))) if fault.is_of_another_form() => {
+                let fault = explained::<E>(fault, payload);
+                return Err(format!(
+                    "event `{name}@{version}` does not read what its schema says: {fault}; correct `#[event(wire = ..)]` there, or the `Deserialize` of the type"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The event of an entry; one of an older version is upcast, step by step, as far back as the event says.
@@ -89,16 +171,68 @@ pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
 /// # Errors
 /// When the bytes are not such an event.
 pub fn decode_payload<E: StreamEvent>(payload: &[u8]) -> Result<E, DecodeError> {
-    decode_from(payload).map_err(|fault| DecodeError { event: E::INFO, problem: Problem::Fault(fault) })
+    decode_from::<E>(payload)
+        .map_err(|fault| DecodeError { event: E::INFO, problem: Problem::Fault(explained::<E>(fault, payload)) })
+}
+
+/// The fault with what an operator needs to find it. Never called for a payload that is read.
+#[cold]
+#[inline(never)]
+fn explained<E: StreamEvent>(fault: Fault, payload: &[u8]) -> Fault {
+    let begins_json = matches!(payload.trim_ascii_start().first(), Some(b'{' | b'['));
+    if begins_json && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
+        return Fault::Json;
+    }
+    let Fault::Serde(reason) = fault else { return fault };
+    if let Some(mismatch) = conform::unreadable(E::INFO.schema, payload) {
+        return Fault::Mismatch(mismatch);
+    }
+    // The form is right, and what it holds is refused by the code of a type.
+    let stopped = if payload.len() <= MAX_SOUGHT { stopped_at::<E>(&reason, payload) } else { payload.len() };
+    match conform::ending_at(E::INFO.schema, payload, stopped) {
+        Some(value) => Fault::Refused { value, reason: shortened(reason) },
+        None => Fault::Serde(shortened(reason)),
+    }
+}
+
+/// How many bytes serde has read when it refuses the payload for this reason: with fewer of them it gives another one.
+fn stopped_at<E: StreamEvent>(reason: &str, payload: &[u8]) -> usize {
+    let refuses = |end: &usize| {
+        let refused = catch_unwind(AssertUnwindSafe(|| deserialized::<E>(&payload[..*end])));
+        matches!(refused, Ok(Err(error)) if error == reason)
+    };
+    let (mut too_few, mut enough) = (0, payload.len());
+    while enough - too_few > 1 {
+        let middle = too_few + (enough - too_few) / 2;
+        if refuses(&middle) {
+            enough = middle;
+        } else {
+            too_few = middle;
+        }
+    }
+    enough
+}
+
+fn shortened(mut reason: String) -> String {
+    if reason.len() > MAX_REASON {
+        let end = (0..=MAX_REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or_default();
+        reason.truncate(end);
+        reason.push_str("...");
+    }
+    reason
 }
 
 fn decode_from<E: StreamEvent>(payload: &[u8]) -> Result<E, Fault> {
     check_size::<E>(payload)?;
     scan(payload)?;
+    deserialized(payload).map_err(Fault::Serde)
+}
+
+fn deserialized<E: StreamEvent>(payload: &[u8]) -> Result<E, String> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
     // It counts one more than it allows. The scan is stricter: it sees what serde passes over, too.
     deserializer.set_max_depth(MAX_DEPTH + 1);
-    E::deserialize(&mut deserializer).map_err(|error| Fault::Serde(error.to_string()))
+    E::deserialize(&mut deserializer).map_err(|error| error.to_string())
 }
 
 fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
@@ -110,7 +244,7 @@ fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
 ///
 /// A header may claim 2^32 - 1 items in five bytes; serde's collections reserve memory by such a claim, and
 /// nested ones multiply it. Each item takes at least a byte, so an honest claim is never above the bytes left.
-fn scan(bytes: &[u8]) -> Result<(), Fault> {
+pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
     // Values still to come in the innermost open array or map, and in those around it.
     let mut left = 1_u32;
     let mut around = [0_u32; MAX_DEPTH];
@@ -327,14 +461,56 @@ impl std::error::Error for EncodeError {}
 
 /// What is wrong with a payload, and at which byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Fault {
-    TooLarge { size: usize, limit: usize },
-    TooDeep { offset: usize },
-    Truncated { offset: usize },
-    NoMarker { offset: usize },
-    Overlong { offset: usize, claimed: u64, left: u64 },
-    Trailing { offset: usize, rest: usize },
+pub(crate) enum Fault {
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
+    TooDeep {
+        offset: usize,
+    },
+    Truncated {
+        offset: usize,
+    },
+    NoMarker {
+        offset: usize,
+    },
+    Overlong {
+        offset: usize,
+        claimed: u64,
+        left: u64,
+    },
+    Trailing {
+        offset: usize,
+        rest: usize,
+    },
+    /// JSON where MessagePack is expected.
+    Json,
+    /// A value has another form than the schema says.
+    Mismatch(Mismatch),
+    /// A value has the right form, and its type refuses it.
+    Refused {
+        value: Ended,
+        reason: String,
+    },
+    /// What was written is not what the schema says.
+    NotAsDeclared(Mismatch),
+    /// What was written cannot be read.
+    NotReadBack(Box<Fault>),
+    /// What was written is read as another event; both, shortened, as text.
+    ReadAsOther {
+        written: String,
+        again: String,
+    },
     Serde(String),
+}
+
+impl Fault {
+    /// Whether serde has met another form than the type expects, in the words of its own default messages.
+    fn is_of_another_form(&self) -> bool {
+        const BEGINNINGS: [&str; 4] = ["invalid type: ", "missing field ", "unknown variant ", "wrong msgpack marker "];
+        matches!(self, Self::Serde(reason) if BEGINNINGS.iter().any(|beginning| reason.starts_with(beginning)))
+    }
 }
 
 impl fmt::Display for Fault {
@@ -352,6 +528,26 @@ impl fmt::Display for Fault {
                 write!(f, "the value at byte {offset} claims at least {claimed} bytes, and {left} are left")
             }
             Self::Trailing { offset, rest } => write!(f, "the event ends at byte {offset}, and {rest} more follow"),
+            Self::Json => f.write_str(
+                "this is JSON, and the payload of an event is MessagePack; docs/wire-format.md shows how producers write it",
+            ),
+            Self::Mismatch(mismatch) => mismatch.fmt(f),
+            Self::Refused { value: Ended { path, offset, alone }, reason } => match (path.as_str(), alone) {
+                ("", _) => write!(f, "{reason}"),
+                (path, true) => write!(f, "`{path}`: {reason} at byte {offset}"),
+                (path, false) => write!(f, "`{path}`, or what it is the end of: {reason} at byte {offset}"),
+            },
+            Self::NotAsDeclared(mismatch) => write!(
+                f,
+                "it is not what its schema says, so no consumer could rely on that: {mismatch}; correct `#[event(wire = ..)]`, or the `Serialize` of the type"
+            ),
+            Self::NotReadBack(fault) => {
+                write!(f, "its own type could not read it back, so no consumer could: {fault}; correct what serde is told about the type")
+            }
+            Self::ReadAsOther { written, again } => write!(
+                f,
+                "its own type reads it back as another event; it wrote {written}, and what was read writes {again}; correct what serde is told about the type"
+            ),
             Self::Serde(message) => f.write_str(message),
         }
     }
@@ -542,19 +738,205 @@ pub(crate) mod tests {
         refused(&[0xdd, 0], "ends at byte 1");
         refused(&[0xc1], "byte 0 is 0xc1");
         refused(&[0xc0, 0xc0], "ends at byte 1, and 1 more follow");
-        refused(&[0xc0], "invalid type");
+        refused(&[0xc0], "expected the fields of `Trade`, found nil at byte 0");
         // serde does not read past the members that it expects, so more of them must not pass unseen.
         let leg = |legs: &[u8]| {
             [b"\x88\xa4tags\x80\xa4blob\x90\xa4side\xa4Sell\xa8quantity\x01\xa5price\xca\0\0\0\0\xa6symbol\xa1A\xa5venue\xc0\xa4legs\x91".as_slice(), legs].concat()
         };
         assert!(decode_payload::<Trade>(&leg(b"\x92\xa1X\x01")).is_ok());
-        refused(&leg(b"\x93\xa1X\x01\x01"), "length");
+        refused(&leg(b"\x93\xa1X\x01\x01"), "`legs[0]`: expected the 2 fields of `Leg`, found 3 values at byte");
         let mut trailing = encoded(&trade());
         trailing.push(0xc0);
         refused(&trailing, "and 1 more follow");
         let mut large = encoded(&trade());
         large.resize(65537, 0);
         assert!(decode_payload::<Trade>(&large).unwrap_err().is_too_large());
+    }
+
+    #[test]
+    fn a_reason_names_the_field_the_byte_and_both_forms() {
+        let good = encoded(&trade());
+        let with = |from: &[u8], to: &[u8]| {
+            let at = good.windows(from.len()).position(|window| window == from).unwrap();
+            [&good[..at], to, &good[at + from.len()..]].concat()
+        };
+        for (from, to, reason) in [
+            (
+                &b"\xa5price\xcb\x3f\xf8\0\0\0\0\0\0"[..],
+                &b"\xa5price\xa31.5"[..],
+                "`price`: expected f64, found a string of 3 bytes at byte 22",
+            ),
+            (
+                b"\xa8quantity\xcd\x01\x2c",
+                b"\xa8quantity\xff",
+                "`quantity`: expected u32, found the integer -1 at byte 40",
+            ),
+            (b"\xa4code\x07", b"\xa4code\xcd\x01\x2c", "`side.Other.code`: expected u8, found the integer 300 at byte"),
+            (
+                b"\x81\xa5Other\x81\xa4code\x07",
+                b"\xa5Other",
+                "`side`: expected the variant `Other` in a map, with what it holds, found its name alone",
+            ),
+            (
+                b"\x81\xa5Other\x81\xa4code\x07",
+                b"\xa5Short",
+                "`side`: expected a variant of `Side`: `Buy`, `Sell`, `Other`, found `Short`",
+            ),
+            (
+                b"\xa5venue\xa1X",
+                b"\xa5where\xa1X",
+                "`legs[0]`: expected a map with the field `venue`, found one without it at byte",
+            ),
+            (b"\xa8quantity\xff", b"\xa8quantity\xc0", "`legs[0].quantity`: expected i64, found nil"),
+            (b"\xa4blob", b"\xa4legs", "`legs`: expected an array, found 3 raw bytes"),
+            (b"\xa1a\x01", b"\xa1a\xc3", "`tags.a`: expected i64, found true"),
+            (b"\xa1a\x01", b"\x05\x01", "`tags{key}`: expected a string, found the integer 5"),
+            (
+                b"\xa7BTC-USD",
+                b"\xa2\xff\xff",
+                "`symbol`: expected a string, found a string of 2 bytes that is not UTF-8 at byte 8",
+            ),
+            (b"\xa5price", b"\xa6symbol", "expected the field `symbol` once"),
+        ] {
+            refused(&with(from, to), reason);
+        }
+        refused(b"\x80", "expected a map with the field `symbol`, found one without it at byte 0");
+        refused(
+            b" {\"symbol\": \"BTC\", \"price\": 1.5}\n",
+            "this is JSON, and the payload of an event is MessagePack; docs/wire-format.md",
+        );
+        refused(b"[1, 2]", "this is JSON");
+        refused(b"{nonsense", "more follow");
+    }
+
+    /// A price that its own code checks.
+    #[event_type]
+    #[derive(Debug, Clone, PartialEq)]
+    #[serde(try_from = "f64", into = "f64")]
+    #[event(wire = "f64")]
+    struct Price(f64);
+
+    impl TryFrom<f64> for Price {
+        type Error = String;
+
+        fn try_from(price: f64) -> Result<Self, String> {
+            if price >= 0.0 { Ok(Self(price)) } else { Err(format!("{price} is no price")) }
+        }
+    }
+
+    impl From<Price> for f64 {
+        fn from(price: Price) -> Self {
+            price.0
+        }
+    }
+
+    #[stream_event(stream = "quotes")]
+    #[derive(Debug, Clone, PartialEq)]
+    struct Quote {
+        levels: Vec<Level>,
+        last: Price,
+    }
+
+    #[event_type]
+    #[derive(Debug, Clone, PartialEq)]
+    struct Level {
+        price: Price,
+        size: u8,
+    }
+
+    #[test]
+    fn a_value_that_its_own_type_refuses_is_found_too() {
+        let quote = |first: f64, last: f64| {
+            let levels = vec![Level { price: Price(1.0), size: 1 }, Level { price: Price(first), size: 2 }];
+            to_bytes(&Quote { levels, last: Price(last) })
+        };
+        let reason = |bytes: &[u8]| decode_payload::<Quote>(bytes).unwrap_err().to_string();
+        let inside = reason(&quote(-2.0, 1.0));
+        assert!(inside.ends_with("cannot be read: `levels[1].price`: -2 is no price at byte 38"), "{inside}");
+        // As the last value of all it ends where the event does.
+        let last = reason(&quote(2.0, -1.0));
+        assert!(
+            last.ends_with("cannot be read: `last`, or what it is the end of: -1 is no price at byte 58"),
+            "{last}"
+        );
+    }
+
+    /// A schema that is believed, and wrong.
+    #[stream_event(stream = "lies")]
+    #[derive(Debug, PartialEq)]
+    struct Lie {
+        #[event(wire = "u64")]
+        text: String,
+    }
+
+    /// Reads what its schema says, and writes something else.
+    #[stream_event(stream = "lies")]
+    #[derive(Debug, PartialEq)]
+    struct HalfLie {
+        #[event(wire = "u64")]
+        #[serde(serialize_with = "as_text")]
+        number: u64,
+    }
+
+    fn as_text<S: serde::Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    /// What is left out comes back as something else.
+    #[stream_event(stream = "lies")]
+    #[derive(Debug, PartialEq)]
+    struct LeftOut {
+        #[serde(default = "eur", skip_serializing_if = "String::is_empty")]
+        currency: String,
+    }
+
+    fn eur() -> String {
+        "EUR".to_owned()
+    }
+
+    /// The order of a hash map is another one each time.
+    #[stream_event(stream = "lies")]
+    #[derive(Debug, PartialEq)]
+    struct Hashed {
+        by_name: std::collections::HashMap<String, std::collections::HashSet<u32>>,
+        #[event(opaque = "bits@1")]
+        bits: Vec<f64>,
+    }
+
+    #[test]
+    fn what_is_not_read_back_as_it_was_is_not_written() {
+        #[track_caller]
+        fn refused<E: StreamEvent>(event: &E, because: &str) {
+            let error = encode(event, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(because), "{error}");
+        }
+        let lie = "it is not what its schema says, so no consumer could rely on that: `text`: expected u64, found a string of 3 bytes at byte 6; correct `#[event(wire = ..)]`";
+        refused(&Lie { text: "abc".to_owned() }, lie);
+        refused(&HalfLie { number: 7 }, "`number`: expected u64, found a string of 1 bytes");
+        refused(
+            &LeftOut { currency: String::new() },
+            "its own type reads it back as another event; it wrote {}, and what was read writes {\"currency\": \"EUR\"}",
+        );
+        refused(
+            &Quote { levels: Vec::new(), last: Price(-1.0) },
+            "its own type could not read it back, so no consumer could: -1 is no price",
+        );
+        let by_name = |n: u32| (n.to_string(), (0..n).collect());
+        let hashed = Hashed { by_name: (0..50).map(by_name).collect(), bits: vec![f64::NAN, -0.0, f64::INFINITY] };
+        assert!(encode(&hashed, &mut Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn a_lock_is_not_kept_for_a_type_that_its_schema_does_not_describe() {
+        let lie = holds_to_schema::<Lie>().unwrap_err();
+        assert!(lie.starts_with("event `Lie@1` does not read what its schema says: `text`"), "{lie}");
+        assert!(lie.contains("invalid type: integer `18446744073709551615`, expected a string"), "{lie}");
+        let half = holds_to_schema::<HalfLie>().unwrap_err();
+        assert!(half.contains("event `HalfLie@1`: it is not what its schema says"), "{half}");
+        assert_eq!(holds_to_schema::<Quote>(), Ok(()), "what its own code refuses is no lie");
+        assert_eq!(holds_to_schema::<Trade>(), Ok(()));
+        assert_eq!(holds_to_schema::<Tree>(), Ok(()));
+        assert_eq!(holds_to_schema::<Hashed>(), Ok(()));
     }
 
     #[test]
@@ -636,6 +1018,22 @@ pub(crate) mod tests {
             }
             let _ = decode_payload::<Trade>(&bytes);
             let _ = decode_payload::<Trade>(&bytes[..keep.index(bytes.len())]);
+        }
+
+        // It explains what serde refuses, so it must not blame what serde reads.
+        #[test]
+        fn what_serde_reads_is_no_mismatch(
+            trade in any_trade(),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut bytes = encoded(&trade);
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if scan(&bytes).is_ok() && deserialized::<Trade>(&bytes).is_ok() {
+                prop_assert_eq!(conform::unreadable(Trade::INFO.schema, &bytes), None, "{:02x?}", bytes);
+            }
         }
 
         // The scan decides over bytes that serde would read, so it must not refuse what MessagePack allows.

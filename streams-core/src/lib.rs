@@ -55,6 +55,6 @@ pub mod __private {
     pub use crate::codec::DecodeError;
     pub use crate::consumer::{check_newest, event_of, takes_batches};
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
-    pub use crate::schema::{check_layout, check_recursion, left_out};
+    pub use crate::schema::{check_beside_tag, check_layout, check_nil, check_recursion, left_out};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

@@ -251,7 +251,7 @@ impl NameKind {
 ///
 /// They stand here again because core depends on this crate, and a crate of macros can export nothing else.
 /// A test below holds the two together.
-fn check_name(kind: NameKind, name: &str) -> Result<(), &'static str> {
+pub(crate) fn check_name(kind: NameKind, name: &str) -> Result<(), &'static str> {
     let colons = kind == NameKind::Stream;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || (colons && b == b':');
     if name.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -355,11 +355,11 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
     let lend = by_reference.then(|| quote!(&));
     let indices = (0..rest.len()).map(Index::from);
     // With the place of the function's name, so that a future which is not `Send` is reported there.
+    let unpacked = if rest.is_empty() { quote!(_) } else { args.to_token_stream() };
     let invoke = quote_spanned! {at(name)=>
-        #[allow(unused_variables)]
         fn invoke(
             #payload: Self::Payload,
-            #args: Self::Args,
+            #unpacked: Self::Args,
         ) -> impl ::core::future::Future<Output = Self::Out> + ::core::marker::Send {
             async move { #name(#lend #payload #(, #args.#indices)*).await }
         }
@@ -372,13 +372,18 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
         );
         quote_spanned!(*place=> const _: () = ::core::assert!(#root::__private::takes_batches::<#name>(), #message);)
     });
+    // The type has the name of the function, so that whoever imports one has both. Its tokens count as written by us, and
+    // lints pass over it: an `allow` would be refused where the user's crate forbids one of them.
+    let mut type_name = name.clone();
+    type_name.set_span(at(name));
+    let type_visibility = ours(visibility.to_token_stream());
     // A condition on the function is one on all of it. Attribute macros below this one see the function only.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
         #(#conditions)*
         #[doc(hidden)]
-        #[allow(non_camel_case_types, missing_debug_implementations, unreachable_pub)]
-        #visibility struct #name {}
+        #[non_exhaustive]
+        #type_visibility struct #type_name {}
         #(#conditions)*
         const _: () = {
             #[automatically_derived]
@@ -411,6 +416,20 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
 /// The place of the user's tokens, for tokens of ours.
 fn at(tokens: &impl Spanned) -> Span {
     tokens.span().resolved_at(Span::call_site())
+}
+
+/// The user's tokens, as if we had written them.
+fn ours(tokens: TokenStream) -> TokenStream {
+    let ours = tokens.into_iter().map(|mut token| {
+        if let TokenTree::Group(group) = &token {
+            let mut inside = Group::new(group.delimiter(), ours(group.stream()));
+            inside.set_span(at(&group.span()));
+            return TokenTree::Group(inside);
+        }
+        token.set_span(at(&token.span()));
+        token
+    });
+    ours.collect()
 }
 
 /// The attribute stands on something else, or on a function with a mistake in its signature that Rust itself reports.

@@ -281,7 +281,6 @@ impl<'a> Writer<'a> {
         let order = place.in_key.then(|| quote!(, Eq, PartialOrd, Ord));
         let head = quote! {
             #[derive(Debug, Clone, PartialEq #order)]
-            #[allow(missing_docs, clippy::derive_partial_eq_without_eq)]
         };
         if schema.get("tuple").is_some() {
             return Ok(quote!(#head #visibility struct #ident;));
@@ -333,7 +332,8 @@ impl<'a> Writer<'a> {
             let rename = rename(&rust, wire);
             let aliases = aliases(variant);
             let other = variant.get("other").map(|_| quote!(#[serde(other)]));
-            listed.extend(quote!(#rename #aliases #other #rust #body,));
+            let doc = described("Variant", wire);
+            listed.extend(quote!(#doc #rename #aliases #other #rust #body,));
         }
         Ok(quote!(#head #deny_unknown #tag #content #visibility enum #ident { #listed }))
     }
@@ -377,7 +377,8 @@ impl<'a> Writer<'a> {
             let recursive = recursive.then(|| quote!(#[event(recursive)]));
             let rust = names.take(&snake(wire));
             let (rename, aliases) = (rename(&rust, wire), aliases(field));
-            listed.extend(quote!(#rename #aliases #attributes #recursive #visibility #rust: #ty,));
+            let doc = described("Field", wire);
+            listed.extend(quote!(#doc #rename #aliases #attributes #recursive #visibility #rust: #ty,));
         }
         Ok(listed)
     }
@@ -414,6 +415,12 @@ impl<'a> Writer<'a> {
         let text = |name: &str| schema[name].as_str();
         let of = |name: &str| schema.get(name);
         if let Some(some) = of("option") {
+            if some == "unit" || some.get("option").is_some() {
+                return Err(format!(
+                    "{} is nil in two ways, which no type tells apart; write the type by hand, with one `Option` and its form in `#[event(wire = \"..\")]`",
+                    shown(place.path)
+                ));
+            }
             return Ok(self.ty(some, beside)?.map(|some| quote!(::core::option::Option<#some>)));
         }
         if let Some(item) = of("list") {
@@ -528,6 +535,12 @@ fn name_of(value: &Value) -> Result<&str, String> {
 
 fn type_name(schema: &Value) -> Option<&str> {
     schema["struct"].as_str().or(schema["enum"].as_str())
+}
+
+/// The user's crate may ask for docs of everything.
+fn described(what: &str, wire: &str) -> TokenStream {
+    let doc = format!("{what} `{wire}` of the wire.");
+    quote!(#[doc = #doc])
 }
 
 fn deny_unknown(denies: bool) -> Option<TokenStream> {

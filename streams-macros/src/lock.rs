@@ -5,6 +5,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -194,7 +195,7 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
 /// The test that writes the lock. Inside a function it cannot run, and says nothing.
 fn test(event: &Event<'_>, build: &TokenStream, directory: &str) -> TokenStream {
     let Event { root, ident, version, .. } = event;
-    let name = format_ident!("lock_of_{}_{}", syn::ext::IdentExt::unraw(*ident), version);
+    let name = format_ident!("lock_of_{}_{}", snake(&syn::ext::IdentExt::unraw(*ident).to_string()), version);
     let bin = option_tokens(env::var("CARGO_BIN_NAME").ok());
     quote! {
         #[cfg(test)]
@@ -205,11 +206,33 @@ fn test(event: &Event<'_>, build: &TokenStream, directory: &str) -> TokenStream 
         };
         #[cfg(test)]
         #[test]
-        #[allow(non_snake_case, unnameable_test_items)]
         fn #name() {
             #root::__private::check_lock::<#ident>(#directory)
         }
     }
+}
+
+/// The name of a type in the case of functions. One that cannot be told from it gets a number, so that two types never meet.
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !snake.is_empty() && !snake.ends_with('_') {
+            snake.push('_');
+        }
+        if letter != '_' || !snake.ends_with('_') {
+            snake.extend(letter.to_lowercase());
+        }
+    }
+    let words = snake.split('_').map(|word| {
+        let mut letters = word.chars();
+        letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect::<String>()
+    });
+    if words.collect::<String>() != name {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        snake = format!("{}_{:x}", snake.trim_matches('_'), hasher.finish());
+    }
+    snake
 }
 
 /// A schema of the lock, as an expression; the names of its types are in scope.
@@ -312,4 +335,24 @@ fn aliases(value: &Value) -> Vec<&str> {
 
 fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a Vec<Value>, String> {
     object.get(name).and_then(Value::as_array).ok_or_else(|| format!("a type has no list of `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_of_locks_are_called_as_functions_are_and_each_by_its_own_name() {
+        let plain = [("Trade", "trade"), ("TradeV2", "trade_v2"), ("HTTPCall", "h_t_t_p_call"), ("Größe", "größe")];
+        plain.iter().for_each(|(name, expected)| assert_eq!(snake(name), *expected));
+        let others =
+            ["Trade_V2", "trade", "trade_v2", "Trade__V2", "_Trade", "TRADE_V2", "Trade_", "ẞ", "_"].map(snake);
+        for (at, other) in others.iter().enumerate() {
+            let is_snake = !other.contains("__") && !other.contains(char::is_uppercase);
+            assert!(
+                is_snake && !others[..at].contains(other) && plain.iter().all(|(_, plain)| plain != other),
+                "{other}"
+            );
+        }
+    }
 }

@@ -16,7 +16,7 @@ use syn::{
     Attribute, Data, DataEnum, DeriveInput, Fields, Ident, Lit, LitStr, Path, Token, Type, Variant, parse_quote,
 };
 
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 
 /// What the schema, the serde derives and the clean item need.
 pub(crate) struct Shape<'a> {
@@ -25,6 +25,8 @@ pub(crate) struct Shape<'a> {
     container: Attrs,
     /// Types that stand for the ones that `#[event(recursive)]` leads back to.
     markers: RefCell<Vec<(Ident, String)>>,
+    /// Calls that stop the compiler at a type inside that has no place there.
+    checks: RefCell<Vec<TokenStream>>,
 }
 
 /// A field or variant of the type itself, for messages about it.
@@ -86,7 +88,7 @@ impl<'a> Shape<'a> {
         if let Data::Union(union) = &input.data {
             errors.push(union.union_token, "a union has no wire form; use an enum");
         }
-        Self { input, root, container, markers: RefCell::default() }
+        Self { input, root, container, markers: RefCell::default(), checks: RefCell::default() }
     }
 
     /// An expression of type `&'static Schema`, and mistakes by the way.
@@ -102,6 +104,7 @@ impl<'a> Shape<'a> {
                     rename_all: self.container.rename_all.as_ref(),
                     deny_unknown: self.container.deny_unknown,
                     default: self.container.default,
+                    tag: None,
                 };
                 match self.container.transparent {
                     Some(span) => self.transparent(&data.fields, span, errors),
@@ -148,7 +151,13 @@ impl<'a> Shape<'a> {
                 let mut kept = Vec::new();
                 for field in &fields.unnamed {
                     let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
-                    if attrs.skip.is_some() {
+                    if let Some(span) = attrs.skip {
+                        if fields.unnamed.len() == 1 {
+                            errors.push_at(
+                                span,
+                                "serde does not agree with itself about a newtype without its value; remove the field, or name it",
+                            );
+                        }
                         continue;
                     }
                     if let Some(span) = attrs.skip_if {
@@ -167,6 +176,7 @@ impl<'a> Shape<'a> {
             }
             Fields::Named(fields) => {
                 let mut listed = Vec::new();
+                let mut names = WireNames::of("fields");
                 for field in &fields.named {
                     let attrs = Attrs::parse(&field.attrs, Place::Field, errors);
                     let Some(ident) = &field.ident else { continue };
@@ -189,6 +199,16 @@ impl<'a> Shape<'a> {
                         Some(rename) => rename,
                         None => cased(inside.rename_all, &ident.unraw().to_string(), Place::Field, errors),
                     };
+                    names.add(ident, &wire, &attrs.aliases, errors);
+                    if let Some(tag) = inside.tag.filter(|tag| tag.value() == wire) {
+                        errors.push(
+                            ident,
+                            format!(
+                                "`{wire}` is also where the name of the variant stands (`tag = \"{}\"`), so nobody could read the event; give one of them another name",
+                                tag.value()
+                            ),
+                        );
+                    }
                     let (aliases, absent) = (&attrs.aliases, attrs.skip_if.is_some());
                     listed.push(quote! {
                         #root::schema::Field {
@@ -213,6 +233,7 @@ impl<'a> Shape<'a> {
     fn variants(&self, data: &DataEnum, name: &str, errors: &mut Errors) -> TokenStream {
         let root = self.root;
         let mut listed = Vec::new();
+        let mut names = WireNames::of("variants");
         for variant in &data.variants {
             let attrs = Attrs::parse(&variant.attrs, Place::Variant, errors);
             if attrs.skip.is_some() {
@@ -222,11 +243,13 @@ impl<'a> Shape<'a> {
                 rename_all: attrs.rename_all.as_ref().or(self.container.rename_all_fields.as_ref()),
                 deny_unknown: self.container.deny_unknown,
                 default: false,
+                tag: self.container.tag.as_ref().filter(|_| self.container.content.is_none()),
             };
             let body = match self.declared(&attrs) {
                 Some(declared) => declared,
                 None => self.fields(&variant.fields, &format!("{name}::{}", variant.ident.unraw()), inside, errors),
             };
+            self.check_beside_tag(variant, inside.tag, &body, errors);
             let wire = match &attrs.rename {
                 Some(rename) => rename.clone(),
                 None => cased(
@@ -236,6 +259,7 @@ impl<'a> Shape<'a> {
                     errors,
                 ),
             };
+            names.add(&variant.ident, &wire, &attrs.aliases, errors);
             let (aliases, other) = (&attrs.aliases, attrs.other);
             listed.push(quote! {
                 #root::schema::Variant { name: #wire, aliases: &[#(#aliases),*], body: #body, catch_all: #other }
@@ -259,6 +283,21 @@ impl<'a> Shape<'a> {
         quote!(&#root::schema::Schema::Enum(&const { #schema }))
     }
 
+    /// Whether what a variant holds can stand in the map of the tag.
+    fn check_beside_tag(&self, variant: &Variant, tag: Option<&LitStr>, body: &TokenStream, errors: &mut Errors) {
+        let (Some(tag), Fields::Unnamed(fields)) = (tag, &variant.fields) else { return };
+        let root = self.root;
+        let Some(only) = fields.unnamed.first().filter(|_| fields.unnamed.len() == 1) else {
+            errors.push(
+                fields,
+                "a variant is written into the map with its `tag`, where these have no names; name them, or add `content = \"..\"`",
+            );
+            return;
+        };
+        let check = called(&only.ty, &quote!(#root::__private::check_beside_tag), quote!(#tag, #body));
+        self.checks.borrow_mut().push(check);
+    }
+
     fn field_schema(&self, ty: &Type, attrs: &Attrs, errors: &mut Errors) -> TokenStream {
         if let Some(declared) = self.declared(attrs) {
             return declared;
@@ -276,7 +315,14 @@ impl<'a> Shape<'a> {
                 .visit_type_mut(&mut marked);
             return self.of_type(&marked, ty.span());
         }
-        self.of_type(ty, ty.span())
+        let schema = self.of_type(ty, ty.span());
+        // Another name or type may hide an `Option`.
+        if !leads_nowhere(ty) {
+            let root = self.root;
+            let check = called(ty, &quote!(#root::__private::check_nil), quote!(#schema));
+            self.checks.borrow_mut().push(check);
+        }
+        schema
     }
 
     /// The schema of a type, reported at `span` when it has none.
@@ -296,12 +342,14 @@ impl<'a> Shape<'a> {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
         let markers = self.marker_items();
+        let checks = self.checks.borrow();
         if self.input.generics.params.is_empty() {
             // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
             // exponential time when types nest.
             return quote! {
                 const _: () = {
                     #markers
+                    #(const _: () = #checks;)*
                     static SCHEMA: #root::schema::Schema = *#schema;
                     #[automatically_derived]
                     impl #root::schema::SchemaType for #name {
@@ -320,7 +368,10 @@ impl<'a> Shape<'a> {
                 #markers
                 #[automatically_derived]
                 impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
-                    const SCHEMA: &'static #root::schema::Schema = #schema;
+                    const SCHEMA: &'static #root::schema::Schema = {
+                        #(#checks;)*
+                        #schema
+                    };
                 }
             };
         }
@@ -443,6 +494,40 @@ struct Inside<'a> {
     rename_all: Option<&'a LitStr>,
     deny_unknown: bool,
     default: bool,
+    /// The name under which the variant's own stands beside the fields.
+    tag: Option<&'a LitStr>,
+}
+
+/// The names of the fields of a type, or of its variants, on the wire.
+struct WireNames {
+    of: &'static str,
+    /// With the index of what has it.
+    taken: Vec<(String, usize)>,
+    count: usize,
+}
+
+impl WireNames {
+    fn of(of: &'static str) -> Self {
+        Self { of, taken: Vec::new(), count: 0 }
+    }
+
+    /// Adds the names of one more, and reports those that another one has.
+    fn add(&mut self, ident: &Ident, wire: &str, aliases: &[String], errors: &mut Errors) {
+        self.count += 1;
+        for name in aliases.iter().map(String::as_str).chain([wire]) {
+            match self.taken.iter().find(|(taken, _)| taken == name) {
+                Some((_, index)) if *index == self.count => {}
+                Some(_) => {
+                    let of = self.of;
+                    errors.push(
+                        ident,
+                        format!("two {of} are called `{name}` on the wire, so nobody could tell them apart; give one of them another name"),
+                    );
+                }
+                None => self.taken.push((name.to_owned(), self.count)),
+            }
+        }
+    }
 }
 
 impl Attrs {
@@ -636,6 +721,13 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
         fn visit_path_mut(&mut self, path: &mut Path) {
             if let Some(last) = path.segments.last() {
                 let instead = match last.ident.to_string().as_str() {
+                    "Option" if holds_nil(last) => {
+                        self.0.push(
+                            &*path,
+                            "`Some` of nothing and `None` are both nil on the wire, so one would arrive as the other; use one `Option`, or an enum that names the cases",
+                        );
+                        return;
+                    }
                     "usize" => "its range differs by machine; use `u64`",
                     "isize" => "its range differs by machine; use `i64`",
                     "u128" => "MessagePack has no such integer; use `u64`, a `String`, or `[u8; 16]`",
@@ -649,6 +741,44 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
         }
     }
     Misfits(errors).visit_type_mut(&mut ty.clone());
+}
+
+/// Whether this `Option` is one of an `Option` or of `()`.
+fn holds_nil(option: &syn::PathSegment) -> bool {
+    let inner = argument(option);
+    inner.is_some_and(|inner| match inner {
+        Type::Tuple(tuple) => tuple.elems.is_empty(),
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "Option" || last.ident == "Box" && holds_nil(last)),
+        _ => false,
+    })
+}
+
+/// The type in `Option<Type>`.
+fn argument(segment: &syn::PathSegment) -> Option<&Type> {
+    let syn::PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        syn::GenericArgument::Type(Type::Group(group)) => Some(&*group.elem),
+        syn::GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// Whether all that a type is made of has a name of std's, as the macro knows it.
+fn leads_nowhere(ty: &Type) -> bool {
+    struct Others(bool);
+    impl VisitMut for Others {
+        fn visit_path_mut(&mut self, path: &mut Path) {
+            self.0 |= path.segments.last().is_none_or(|last| !is_plain(&last.ident));
+            visit_mut::visit_path_mut(self, path);
+        }
+    }
+    let mut others = Others(false);
+    others.visit_type_mut(&mut ty.clone());
+    !others.0
 }
 
 /// Puts a marker in the place of types that lead back to the type itself.
@@ -720,6 +850,13 @@ fn is_option(ty: &Type) -> bool {
 /// A name by serde's `rename_all` rule: letter by letter what serde_derive does.
 fn cased(rule: Option<&LitStr>, name: &str, place: Place, errors: &mut Errors) -> String {
     let Some(rule) = rule else { return name.to_owned() };
+    if rule.value() == "camelCase" && name.trim_start_matches('_').starts_with(|first: char| !first.is_ascii()) {
+        errors.push(
+            rule,
+            format!("serde knows no `camelCase` of `{name}`, which begins with none of the letters from a to z; give it `#[serde(rename = \"..\")]`, or remove the rule"),
+        );
+        return name.to_owned();
+    }
     let (pascal, snake) = if place == Place::Variant {
         let mut snake = String::new();
         for (i, letter) in name.char_indices() {

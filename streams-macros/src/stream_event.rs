@@ -8,7 +8,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Fields, Ident, LitStr};
 
-use crate::args::{Args, NameKind, bytes, duration_tokens, missing, option_tokens};
+use crate::args::{Args, NameKind, bytes, check_name, duration_tokens, missing, option_tokens};
 use crate::errors::{Errors, called};
 use crate::lock;
 use crate::shape::{Shape, is_skipped};
@@ -22,6 +22,7 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
         Err(error) => return crate::not_a_type(item, "#[stream_event]", &error, errors),
     };
     check(&input, &mut errors);
+    options.check_own_name(&input, &mut errors);
     let shape = Shape::new(&input, &options.root, &mut errors);
     let implementation = shape.implementation(&mut errors);
     let key = options.key.as_ref().map(|key| key_tokens(key, &input, &options.root, &mut errors));
@@ -60,6 +61,8 @@ struct Options {
     root: TokenStream,
     stream: Option<LitStr>,
     name: Option<LitStr>,
+    /// Whether the name of the type is that of the event.
+    is_unnamed: bool,
     versions: Versions,
     key: Option<Ident>,
     partitions: Option<u32>,
@@ -104,7 +107,9 @@ impl Options {
                 None
             }
         };
-        let name = args.take("name").and_then(|value| value.redis_name(NameKind::Event, errors));
+        let name = args.take("name");
+        let is_unnamed = name.is_none();
+        let name = name.and_then(|value| value.redis_name(NameKind::Event, errors));
         let versions = Versions::parse(&mut args, errors);
         let key = args.take("key").and_then(|value| {
             let key = syn::parse2::<Ident>(value.tokens.clone());
@@ -179,7 +184,34 @@ impl Options {
         });
         let layout = format_ident!("{}", if is_array { "Array" } else { "Map" });
         let compat = format_ident!("{compat}");
-        Self { root, stream, name, versions, key, partitions, retention, durability, max_payload, layout, compat, lock }
+        Self {
+            root,
+            stream,
+            name,
+            is_unnamed,
+            versions,
+            key,
+            partitions,
+            retention,
+            durability,
+            max_payload,
+            layout,
+            compat,
+            lock,
+        }
+    }
+
+    /// The name of the type has to follow the rules of names on the wire, where it is one.
+    fn check_own_name(&self, input: &DeriveInput, errors: &mut Errors) {
+        let name = self.name(input);
+        if let (true, Err(reason)) = (self.is_unnamed, check_name(NameKind::Event, &name)) {
+            errors.push(
+                &input.ident,
+                format!(
+                    "`{name}` cannot be the name of the event on the wire: {reason}; give it one with `name = \"..\"`"
+                ),
+            );
+        }
     }
 
     /// The name on the wire.

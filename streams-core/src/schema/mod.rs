@@ -8,12 +8,14 @@ mod compat;
 pub mod lock;
 #[doc(hidden)]
 pub mod left_out;
+pub(crate) mod sample;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod tests;
 
 pub use compat::{Compat, Report, compare};
+pub(crate) use types::ITSELF;
 #[doc(hidden)]
 pub use types::Recursion;
 
@@ -412,6 +414,119 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     mix_u64(mix_u64(tagged, variants.len() as u64), sum)
 }
 
+/// Checks that a value which is nil is told from one that is not there.
+///
+/// # Panics
+/// While compiling, when an `Option` inside is one of something that is nil itself.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_nil(schema: &Schema) {
+    assert!(
+        !confuses_nil(schema),
+        "`Some` of nothing and `None` are both nil on the wire, so one would arrive as the other; use one `Option`, or an enum that names the cases"
+    );
+}
+
+/// Structs and enums inside are checked where they are declared.
+const fn confuses_nil(schema: &Schema) -> bool {
+    match schema {
+        Schema::Option(inner) => is_nil(inner) || confuses_nil(inner),
+        Schema::Seq(inner) | Schema::Array(inner, _) => confuses_nil(inner),
+        Schema::Map(key, value) => confuses_nil(key) || confuses_nil(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if confuses_nil(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+const fn is_nil(schema: &Schema) -> bool {
+    match schema {
+        Schema::Unit | Schema::Option(_) => true,
+        Schema::Logical { wire, .. } => is_nil(wire),
+        _ => false,
+    }
+}
+
+/// Checks that what a variant holds can stand beside this tag, in one map.
+///
+/// # Panics
+/// While compiling, when it is no map, or has a field of that name itself.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_beside_tag(tag: &str, body: &Schema) {
+    match has_place(tag, body) {
+        Place::Free => {}
+        Place::Taken => panic!(
+            "it writes a key with the name of the `tag` itself, so nobody could read the event; give one of them another name, or add `content = \"..\"`"
+        ),
+        Place::NoMap => panic!(
+            "serde writes a variant into the map with its `tag`, and this is no map, so it could not be published; add `content = \"..\"`, or hold it in a struct"
+        ),
+    }
+}
+
+/// What becomes of a name in the map that a value is written as.
+enum Place {
+    Free,
+    Taken,
+    NoMap,
+}
+
+const fn has_place(tag: &str, body: &Schema) -> Place {
+    match body {
+        // The user vouches for it.
+        Schema::Opaque(_) => Place::Free,
+        // Its keys are known at run time alone.
+        Schema::Unit | Schema::Map(..) => Place::Free,
+        Schema::Struct(schema) => {
+            let mut i = 0;
+            while i < schema.fields.len() {
+                if text_eq(schema.fields[i].name, tag) {
+                    return Place::Taken;
+                }
+                i += 1;
+            }
+            Place::Free
+        }
+        Schema::Enum(schema) => {
+            match schema.tagging {
+                Tagging::Adjacent(own, content) if text_eq(own, tag) || text_eq(content, tag) => return Place::Taken,
+                Tagging::Internal(own) if text_eq(own, tag) => return Place::Taken,
+                Tagging::Adjacent(..) => return Place::Free,
+                Tagging::Internal(_) | Tagging::External => {}
+            }
+            let is_external = matches!(schema.tagging, Tagging::External);
+            let mut i = 0;
+            while i < schema.variants.len() {
+                // Without a tag of its own the name of the variant is a key.
+                let is_taken = if is_external {
+                    text_eq(schema.variants[i].name, tag)
+                } else {
+                    matches!(has_place(tag, schema.variants[i].body), Place::Taken)
+                };
+                if is_taken {
+                    return Place::Taken;
+                }
+                i += 1;
+            }
+            Place::Free
+        }
+        Schema::Logical { wire, .. } => has_place(tag, wire),
+        // The type itself, with its own tag.
+        Schema::Ref(name) if text_eq(name, types::ITSELF) => Place::Taken,
+        Schema::Ref(_) => Place::Free,
+        _ => Place::NoMap,
+    }
+}
+
 /// Whether something in it is written as bytes and read as a sequence.
 const fn holds_bytes(schema: &Schema) -> bool {
     match schema {
@@ -532,7 +647,7 @@ const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
     }
 }
 
-const fn is_byte(schema: &Schema) -> bool {
+pub(crate) const fn is_byte(schema: &Schema) -> bool {
     matches!(schema, Schema::Int { bits: 8, signed: false })
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 
-use super::tests::Sample;
+use super::sample::Sample;
 use super::{Compat, Layout, Schema, SchemaType, compare};
 use crate::codec::tests::to_bytes;
 use crate::event_type;

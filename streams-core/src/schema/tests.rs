@@ -5,142 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
 
-use serde::ser::{SerializeMap as _, SerializeTuple as _};
-use serde::{Serialize, Serializer, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{EnumSchema, Schema, SchemaType, StructSchema, Tagging, fingerprint};
+use super::sample::Sample;
+use super::{Layout, Schema, SchemaType, StructSchema, fingerprint};
+use crate::codec::conform;
 use crate::{event_type, stream_event};
-
-/// A value of a schema; `pick` chooses among variants and between something and nothing.
-#[derive(Clone, Copy)]
-pub(super) struct Sample {
-    pub(super) schema: &'static Schema,
-    pub(super) pick: usize,
-    /// Whether variants are written that are there for unknown ones alone.
-    pub(super) writes_other: bool,
-}
-
-impl Sample {
-    fn of(self, schema: &'static Schema) -> Self {
-        Self { schema, ..self }
-    }
-
-    fn fields<M: serde::ser::SerializeMap>(self, map: &mut M, schema: &StructSchema) -> Result<(), M::Error> {
-        for field in schema.fields {
-            if !(field.may_be_absent && self.pick.is_multiple_of(2)) {
-                map.serialize_entry(field.name, &self.of(field.schema))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a value would lead back to the type it is part of.
-fn is_recursive(schema: &Schema) -> bool {
-    match schema {
-        Schema::Ref(_) => true,
-        Schema::Option(inner) | Schema::Seq(inner) | Schema::Map(_, inner) => is_recursive(inner),
-        Schema::Tuple(members) => members.iter().any(|member| is_recursive(member)),
-        _ => false,
-    }
-}
-
-impl Serialize for Sample {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.schema {
-            Schema::Unit => to.serialize_unit(),
-            Schema::Bool => to.serialize_bool(true),
-            Schema::Char => to.serialize_char('é'),
-            Schema::Str => to.serialize_str("text"),
-            Schema::Bytes => to.serialize_bytes(b"sixteen bytes !!"),
-            Schema::Int { bits: 8, signed: false } => to.serialize_u8(u8::MAX),
-            Schema::Int { bits, signed: false } => to.serialize_u64(u64::MAX >> (64 - bits)),
-            Schema::Int { bits, signed: true } => to.serialize_i64(i64::MIN >> (64 - bits)),
-            Schema::F32 => to.serialize_f32(1.5),
-            Schema::F64 => to.serialize_f64(-2.25),
-            Schema::Option(inner) if self.pick.is_multiple_of(2) || is_recursive(inner) => to.serialize_none(),
-            Schema::Option(inner) => to.serialize_some(&self.of(inner)),
-            Schema::Seq(inner) => {
-                let length = if is_recursive(inner) { 0 } else { self.pick % 2 };
-                to.collect_seq(vec![self.of(inner); length].as_slice())
-            }
-            Schema::Array(inner, length) => {
-                let mut tuple = to.serialize_tuple(*length)?;
-                for _ in 0..*length {
-                    tuple.serialize_element(&self.of(inner))?;
-                }
-                tuple.end()
-            }
-            Schema::Map(key, value) => {
-                let length = if is_recursive(value) { 0 } else { self.pick % 2 };
-                let mut map = to.serialize_map(Some(length))?;
-                for _ in 0..length {
-                    map.serialize_entry(&self.of(key), &self.of(value))?;
-                }
-                map.end()
-            }
-            Schema::Tuple(members) => {
-                let mut tuple = to.serialize_tuple(members.len())?;
-                for member in *members {
-                    tuple.serialize_element(&self.of(member))?;
-                }
-                tuple.end()
-            }
-            Schema::Struct(schema) => {
-                let absent =
-                    schema.fields.iter().filter(|field| field.may_be_absent && self.pick.is_multiple_of(2)).count();
-                let mut map = to.serialize_map(Some(schema.fields.len() - absent))?;
-                self.fields(&mut map, schema)?;
-                map.end()
-            }
-            Schema::Enum(schema) => self.variant(schema, to),
-            Schema::Logical { name: "rfc3339", .. } => to.serialize_str("2026-01-02T03:04:05Z"),
-            Schema::Logical { name: "duration" | "time", wire: Schema::Struct(schema) } => {
-                let mut map = to.serialize_map(Some(2))?;
-                map.serialize_entry(schema.fields[0].name, &7_u64)?;
-                map.serialize_entry(schema.fields[1].name, &5_u32)?;
-                map.end()
-            }
-            Schema::Logical { wire, .. } => self.of(wire).serialize(to),
-            Schema::Opaque(_) | Schema::Ref(_) => unreachable!("no sample of {:?}", self.schema),
-        }
-    }
-}
-
-impl Sample {
-    fn variant<S: Serializer>(self, schema: &'static EnumSchema, to: S) -> Result<S::Ok, S::Error> {
-        let variants: Vec<_> =
-            schema.variants.iter().filter(|variant| self.writes_other || !variant.catch_all).collect();
-        let variant = variants[self.pick % variants.len()];
-        let body = self.of(variant.body);
-        match (schema.tagging, variant.body) {
-            (Tagging::External, Schema::Unit) => to.serialize_str(variant.name),
-            (Tagging::External, _) => {
-                let mut map = to.serialize_map(Some(1))?;
-                map.serialize_entry(variant.name, &body)?;
-                map.end()
-            }
-            (Tagging::Internal(tag), Schema::Struct(inner)) => {
-                let mut map = to.serialize_map(Some(1 + inner.fields.len()))?;
-                map.serialize_entry(tag, variant.name)?;
-                body.fields(&mut map, inner)?;
-                map.end()
-            }
-            (Tagging::Internal(tag) | Tagging::Adjacent(tag, _), Schema::Unit) => {
-                let mut map = to.serialize_map(Some(1))?;
-                map.serialize_entry(tag, variant.name)?;
-                map.end()
-            }
-            (Tagging::Internal(_), other) => unreachable!("serde refuses an internal tag on {other:?}"),
-            (Tagging::Adjacent(tag, content), _) => {
-                let mut map = to.serialize_map(Some(2))?;
-                map.serialize_entry(tag, variant.name)?;
-                map.serialize_entry(content, &body)?;
-                map.end()
-            }
-        }
-    }
-}
 
 #[track_caller]
 fn conforms<T: SchemaType + Serialize + DeserializeOwned + Debug>() {
@@ -153,6 +23,18 @@ fn conforms<T: SchemaType + Serialize + DeserializeOwned + Debug>() {
             }
         };
         assert_eq!(crate::codec::tests::to_bytes(&value), bytes, "{value:?}");
+        assert_eq!(conform::unreadable(T::SCHEMA, &bytes), None, "{bytes:02x?}");
+        assert_eq!(conform::not_as_declared(T::SCHEMA, Layout::Map, &bytes), None, "{bytes:02x?}");
+        // It explains what serde refuses, so it must not blame what serde reads.
+        for at in 0..bytes.len() {
+            for byte in [0, 1, 0x80, 0x90, 0xa0, 0xa1, 0xc0, 0xc3, 0xc4, 0xcc, 0xd0, 0xff, bytes[at] ^ 1] {
+                let mut damaged = bytes.clone();
+                damaged[at] = byte;
+                if crate::codec::scan(&damaged).is_ok() && rmp_serde::from_slice::<T>(&damaged).is_ok() {
+                    assert_eq!(conform::unreadable(T::SCHEMA, &damaged), None, "{damaged:02x?}");
+                }
+            }
+        }
     }
 }
 
@@ -292,7 +174,7 @@ struct Wired {
 fn types_read_what_their_schemas_say() {
     conforms::<((), bool, char, String, Cow<'static, str>)>();
     conforms::<(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64)>();
-    conforms::<(Option<u8>, Option<Option<String>>, Box<u32>)>();
+    conforms::<(Option<u8>, Option<String>, Box<u32>)>();
     conforms::<(Vec<u32>, VecDeque<String>, HashSet<u32>, BTreeSet<i8>)>();
     conforms::<(HashMap<String, u8>, BTreeMap<u32, Vec<u8>>)>();
     conforms::<([u16; 3], [String; 2], [(); 0])>();
@@ -414,9 +296,94 @@ fn the_array_layout_writes_arrays_and_reads_them() {
     assert_eq!(crate::codec::decode_payload::<Dense>(&map), Ok(dense(DenseSide::Buy)));
 }
 
+/// Whatever may stand beside a tag, and what serde reads through a buffer there.
+#[stream_event(stream = "s")]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "kind")]
+enum Beside {
+    Nothing(()),
+    Any(BTreeMap<String, u8>),
+    Side(DenseSide),
+    Tagged(BesideInner),
+    Adjacent(BesideAdjacent),
+    At(SystemTime),
+    Read {
+        by_number: BTreeMap<i16, Option<char>>,
+        by_side: BTreeMap<bool, DenseSide>,
+        rates: (f32, f64, u64, i64),
+        nothing: (),
+        unit: BesideUnit,
+        took: Duration,
+        r#type: Option<Box<DenseLeg>>,
+        größe: [u16; 2],
+    },
+    #[serde(rename = "")]
+    Unnamed,
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "what")]
+enum BesideInner {
+    A,
+    B { x: u8 },
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+#[serde(tag = "what", content = "held")]
+enum BesideAdjacent {
+    A,
+    B(u8),
+}
+
+#[event_type]
+#[derive(Debug, PartialEq)]
+struct BesideUnit;
+
+#[test]
+fn what_stands_beside_a_tag_is_read_back() {
+    let read = |letter| Beside::Read {
+        by_number: BTreeMap::from([(-1, Some('é')), (300, None)]),
+        by_side: BTreeMap::from([(true, DenseSide::Buy), (false, DenseSide::Limit { price: 3 })]),
+        rates: (0.1, f64::INFINITY, u64::MAX, i64::MIN),
+        nothing: (),
+        unit: BesideUnit,
+        took: Duration::from_millis(1_500),
+        r#type: letter,
+        größe: [1, 2],
+    };
+    let events = [
+        Beside::Nothing(()),
+        Beside::Any(BTreeMap::from([("a".to_owned(), 1)])),
+        Beside::Side(DenseSide::Buy),
+        Beside::Side(DenseSide::Limit { price: 1 }),
+        Beside::Side(DenseSide::Inside(DenseTagged::B { leg: 1, price: 2.0 })),
+        Beside::Tagged(BesideInner::A),
+        Beside::Tagged(BesideInner::B { x: 1 }),
+        Beside::Adjacent(BesideAdjacent::A),
+        Beside::Adjacent(BesideAdjacent::B(1)),
+        Beside::At(SystemTime::UNIX_EPOCH),
+        read(None),
+        read(Some(Box::new(DenseLeg { venue: 1, quantity: 2 }))),
+        Beside::Unnamed,
+    ];
+    for event in events {
+        let mut bytes = Vec::new();
+        crate::codec::encode(&event, &mut bytes).unwrap();
+        assert_eq!(conform::not_as_declared(Beside::SCHEMA, Layout::Map, &bytes), None, "{event:?}");
+        assert_eq!(conform::unreadable(Beside::SCHEMA, &bytes), None, "{event:?}");
+        assert_eq!(crate::codec::decode_payload::<Beside>(&bytes), Ok(event));
+    }
+    // A map may have any key, and only what is published shows that.
+    let taken = Beside::Any(BTreeMap::from([("kind".to_owned(), 1)]));
+    let error = crate::codec::encode(&taken, &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("expected `kind` once, found it a second time"), "{error}");
+}
+
 #[test]
 fn the_order_of_fields_counts_in_the_array_layout_alone() {
-    use super::{Layout, layout_fingerprint};
+    use super::layout_fingerprint;
     let (base, other) = (base::Trade::SCHEMA, reordered_and_renamed::Fill::SCHEMA);
     assert_eq!(layout_fingerprint(base, Layout::Map), layout_fingerprint(other, Layout::Map));
     assert_ne!(layout_fingerprint(base, Layout::Array), layout_fingerprint(other, Layout::Array));

@@ -118,6 +118,6 @@ plain! { bytes::Bytes => Schema::Seq(u8::SCHEMA) }
 pub struct Recursion;
 
 /// The name of the type itself.
-pub(super) const ITSELF: &str = "Self";
+pub(crate) const ITSELF: &str = "Self";
 
 plain! { Recursion => Schema::Ref(ITSELF) }

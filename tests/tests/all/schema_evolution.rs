@@ -94,10 +94,16 @@ fn upcasters_mean_what_the_guide_says() {
 }
 
 #[test]
+fn every_locked_event_is_declared() {
+    use streams_runtime::schema::lock::check_locks;
+    check_locks(env!("CARGO_MANIFEST_DIR"), option_env!("CARGO_BIN_NAME")).unwrap();
+}
+
+#[test]
 fn the_guide_says_what_is_tested_here() {
     let guide = include_str!("../../../docs/schema-evolution.md");
     let blocks: Vec<_> = guide.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 6);
     for block in blocks {
         assert!(include_str!("schema_evolution.rs").contains(block), "not in schema_evolution.rs:\n{block}");
     }

@@ -470,11 +470,137 @@ fn a_renamed_stream_is_offered_its_old_name() {
     assert!(!shop.path("schemas/fills.lock.json").exists());
     shop.test(&[("STREAMS_BLESS", "1")]).expect("it is another stream");
     shop.test(&[("CI", "true")]).expect("both locks may stay");
+    says(&shop.read("schemas/trades.lock.json"), &[r#""retired": true"#]);
     // Two streams may each have an event of one name.
     shop.write("src/old.rs", SMALL);
     edit(&shop, "use streams_core", "pub mod old;\npub mod third;\nuse streams_core");
     shop.write("src/third.rs", &SMALL.replace("trades", "offers"));
-    shop.test(&[]).expect("nothing was moved");
+    shop.test(&[("STREAMS_BLESS", "1")]).expect("the retired one is back");
+    shop.test(&[("CI", "true")]).expect("nothing was moved");
+}
+
+#[test]
+fn the_only_event_of_a_stream_does_not_go_unnoticed() {
+    let shop = small("orphaned");
+    edit(&shop, "use streams_core", "pub mod fills;\nuse streams_core");
+    shop.write("src/fills.rs", &SMALL.replace("trades", "fills"));
+    shop.test(&[("STREAMS_BLESS", "publish")]).expect("both are marked");
+    let lock = shop.read("schemas/fills.lock.json");
+    shop.write("src/fills.rs", "");
+    for env in [[].as_slice(), &[("CI", "true")], &[("STREAMS_LOCK", "required")], &[("STREAMS_BLESS", "1")]] {
+        let gone = shop.test(env).expect_err("no type declares `Trade` of `fills`");
+        says(
+            &gone,
+            &[
+                "schemas/fills.lock.json has `Trade@1`, which no type declares any more, nor any other event of its stream",
+                "declare it again; run the tests with the features that declare it; or retire it with `STREAMS_BLESS=breaking cargo test`",
+            ],
+        );
+        assert_eq!(shop.read("schemas/fills.lock.json"), lock);
+    }
+
+    // Without any event nothing is left but a test of the package's own.
+    let own = "#[test] fn locks() { streams_core::schema::lock::check_locks(env!(\"CARGO_MANIFEST_DIR\"), option_env!(\"CARGO_BIN_NAME\")).unwrap() }";
+    shop.write("src/lib.rs", own);
+    let gone = shop.test(&[("CI", "true")]).expect_err("both are gone");
+    says(&gone, &["schemas/fills.lock.json has `Trade@1`", "schemas/trades.lock.json has `Trade@1`"]);
+    shop.test(&[("STREAMS_BLESS", "breaking")]).expect("both are retired");
+    shop.test(&[("CI", "true")]).expect("both stay retired");
+    says(&shop.read("schemas/fills.lock.json"), &[r#""retired": true"#]);
+}
+
+#[test]
+fn a_lock_is_not_written_for_a_type_that_serializes_as_something_else() {
+    let shop = UserCrate::new("lying");
+    shop.write(
+        "src/lib.rs",
+        "#[streams_core::stream_event(stream = \"trades\")]
+        pub struct Trade { pub symbol: String, #[event(wire = \"u64\")] pub price: String }",
+    );
+    let lying = shop.test(&[]).expect_err("it is no u64");
+    says(
+        &lying,
+        &["event `Trade@1` does not read what its schema says: `price`", "correct `#[event(wire = ..)]` there"],
+    );
+    assert!(!shop.path("schemas").exists());
+}
+
+#[test]
+fn a_crate_that_forbids_every_lint_it_can_is_compiled_and_tested() {
+    let shop = UserCrate::new("strict");
+    // Without what serde's own derives allow.
+    let forbidden = "#![deny(warnings, nonstandard_style, unused, rust_2018_idioms)]
+        #![forbid(missing_docs, missing_debug_implementations, unreachable_pub, unused_variables, non_snake_case, unnameable_test_items,
+            dead_code, unused_results, trivial_casts, single_use_lifetimes, elided_lifetimes_in_paths, let_underscore_drop, unused_imports,
+            unused_mut, unused_must_use, unused_lifetimes, unnameable_types, missing_copy_implementations, variant_size_differences,
+            non_ascii_idents, unsafe_code, deprecated, redundant_imports, private_interfaces, non_local_definitions)]
+        //! Events.
+        use streams_core::{Context, State, consumer, event_type, stream_event};
+        ";
+    let before = "
+        /// A trade.
+        #[stream_event(stream = \"trades\", key = symbol)]
+        #[derive(Debug)]
+        pub struct Trade {
+            /// What.
+            pub symbol: String,
+            /// Which way.
+            pub side: Side,
+            /// In parts.
+            pub legs: Vec<Leg>,
+        }
+
+        /// Which way.
+        #[event_type]
+        #[derive(Debug, Clone, Copy)]
+        pub enum Side {
+            /// One.
+            Buy,
+            /// The other.
+            Sell {
+                /// At most.
+                limit: Option<u32>,
+            },
+        }
+
+        /// A part.
+        #[event_type]
+        #[derive(Debug)]
+        pub struct Leg {
+            /// Where.
+            pub venue: String,
+            /// Inside.
+            #[event(recursive)]
+            pub inner: Option<Box<Leg>>,
+        }
+
+        /// Handles.
+        #[consumer(group = \"a\")]
+        pub async fn plain(_: Trade) {}
+
+        /// Handles.
+        #[consumer(group = \"b\")]
+        pub async fn with_arguments(_: &Trade, _: Context, _: State<u32>) {}
+
+        mod inside {
+            #[streams_core::consumer(group = \"c\")]
+            pub(super) async fn of_a_module(_: super::Trade) {}
+        }
+        ";
+    shop.write("src/lib.rs", &format!("{forbidden}{before}"));
+    shop.test(&[]).expect("the first run writes the lock");
+    let frozen =
+        "streams_core::frozen_event!(pub TradeV1, stream = \"trades\", name = \"Trade\", version = 1, key = symbol);
+
+        impl From<TradeV1> for Trade {
+            fn from(old: TradeV1) -> Self {
+                Self { symbol: old.symbol, side: Side::Buy, legs: Vec::new() }
+            }
+        }
+        ";
+    let after = before.replace("stream = \"trades\", ", "stream = \"trades\", version = 2, upcast_from = TradeV1, ");
+    shop.write("src/lib.rs", &format!("{forbidden}{frozen}{after}"));
+    shop.test(&[]).expect("a frozen event needs nothing either");
 }
 
 #[test]

@@ -1,7 +1,62 @@
 //! What the attributes write compiles where the user allows least.
-#![forbid(unsafe_code)]
-#![deny(warnings, missing_docs, unreachable_pub, missing_debug_implementations)]
-#![warn(clippy::all, clippy::pedantic)]
+//!
+//! Not forbidden is what serde's own derives allow: `non_camel_case_types`, `non_upper_case_globals`, `unused_attributes` and
+//! `unused_qualifications`.
+#![forbid(
+    absolute_paths_not_starting_with_crate,
+    ambiguous_negative_literals,
+    dead_code,
+    deprecated,
+    deprecated_in_future,
+    elided_lifetimes_in_paths,
+    explicit_outlives_requirements,
+    impl_trait_redundant_captures,
+    keyword_idents_2018,
+    keyword_idents_2024,
+    let_underscore_drop,
+    let_underscore_lock,
+    macro_use_extern_crate,
+    meta_variable_misuse,
+    missing_copy_implementations,
+    missing_debug_implementations,
+    missing_docs,
+    non_ascii_idents,
+    non_local_definitions,
+    non_snake_case,
+    path_statements,
+    private_bounds,
+    private_interfaces,
+    redundant_imports,
+    redundant_lifetimes,
+    redundant_semicolons,
+    single_use_lifetimes,
+    trivial_casts,
+    trivial_numeric_casts,
+    unit_bindings,
+    unnameable_test_items,
+    unnameable_types,
+    unreachable_code,
+    unreachable_pub,
+    unsafe_code,
+    unused_assignments,
+    unused_braces,
+    unused_comparisons,
+    unused_doc_comments,
+    unused_extern_crates,
+    unused_import_braces,
+    unused_imports,
+    unused_labels,
+    unused_lifetimes,
+    unused_macros,
+    unused_must_use,
+    unused_mut,
+    unused_parens,
+    unused_results,
+    unused_unsafe,
+    unused_variables,
+    variant_size_differences
+)]
+#![deny(warnings, nonstandard_style, rust_2018_idioms, unused, keyword_idents, let_underscore, clippy::all, clippy::pedantic)]
 
 use streams_core::{Batch, BoxError, Context, Message, State, consumer, event_type, stream_event};
 

@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::{Compat, Layout, Report, Schema, compare, text_eq};
-use crate::{EventInfo, StreamEvent};
+use crate::{EventInfo, EventRegistration, StreamEvent, codec};
 
 pub use history::check_history;
 
@@ -250,11 +250,10 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
     if site.build.is_of_tests() {
         return;
     }
-    let variable = |name| std::env::var(name).ok();
-    let asked = Asked {
-        bless: bless(variable("STREAMS_BLESS").as_deref()),
-        ci: variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false" && ci != "0"),
-    };
+    if let Err(problem) = codec::holds_to_schema::<E>() {
+        panic!("{problem}");
+    }
+    let asked = Asked::from_environment();
     let declared = inventory::iter::<Site>
         .into_iter()
         .filter(|other| other.manifest_dir == site.manifest_dir && other.bin == site.bin)
@@ -264,18 +263,20 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
     if let Err(problem) = update(dir, site, &declared, asked) {
         panic!("{problem}");
     }
-    if let Some(base) = variable("STREAMS_LOCK_BASE").filter(|base| !base.is_empty())
-        && let Err(problems) = history_once(dir, &base)
-    {
-        panic!("the locks of {} have changed since `{base}`:\n{problems}", dir.display());
+    // All locks of the package are looked at once, however many events ask.
+    static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let first = SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
+    let problems = if first { orphans(dir, site.bin, asked).and_then(|()| history_asked(dir)) } else { Ok(()) };
+    if let Err(problems) = problems {
+        panic!("{problems}");
     }
 }
 
-/// Looks at the history of a directory once, however many events ask.
-fn history_once(dir: &Path, base: &str) -> Result<(), String> {
-    static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let first = SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
-    if first { check_history(dir, base) } else { Ok(()) }
+/// Looks at the history of a directory, where `STREAMS_LOCK_BASE` asks for that.
+fn history_asked(dir: &Path) -> Result<(), String> {
+    let Some(base) = std::env::var("STREAMS_LOCK_BASE").ok().filter(|base| !base.is_empty()) else { return Ok(()) };
+    check_history(dir, &base)
+        .map_err(|problems| format!("the locks of {} have changed since `{base}`:\n{problems}", dir.display()))
 }
 
 /// What the environment asks of a check.
@@ -283,6 +284,16 @@ fn history_once(dir: &Path, base: &str) -> Result<(), String> {
 struct Asked {
     bless: Bless,
     ci: bool,
+}
+
+impl Asked {
+    fn from_environment() -> Self {
+        let variable = |name| std::env::var(name).ok();
+        Self {
+            bless: bless(variable("STREAMS_BLESS").as_deref()),
+            ci: variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false" && ci != "0"),
+        }
+    }
 }
 
 /// Holds an event to its lock, and writes what may be written.
@@ -341,49 +352,113 @@ fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<(&str, &str)>, a
     let Some(events) = lock["events"].as_object_mut() else { return Err(format!("{shown} has no `events`")) };
     let renamed = if events.contains_key(event.name) { None } else { Some(event.name) };
     for (name, versions) in events.iter_mut().filter(|(name, _)| !declared.contains(&(event.stream, name.as_str()))) {
-        for (version, entry) in versions.as_object_mut().into_iter().flatten() {
-            let ours = entry["bin"].as_str() == site.bin;
-            if !ours || entry["retired"] == true {
-                continue;
-            }
-            let may = match asked.bless {
-                Bless::Unpublished => entry["published"] != true,
-                Bless::Everything => true,
-                Bless::Nothing | Bless::Publish => false,
-            };
-            if !may {
-                let renamed = renamed.map_or_else(
-                    || format!("write `name = \"{name}\"` on its type if that was renamed"),
-                    |new| format!("if `{new}` is that type renamed, write `name = \"{name}\"` on it: deployed consumers know no `{new}`"),
-                );
-                let bless = if entry["published"] == true { "STREAMS_BLESS=breaking" } else { "STREAMS_BLESS=1" };
-                return Err(format!(
-                    "{shown} has `{name}@{version}`, which no type declares any more; {renamed}; run the tests with the features that declare it; or retire it with `{bless} cargo test`"
-                ));
-            }
-            entry["retired"] = json!(true);
+        if let Err((version, bless)) = retire(versions, site.bin, asked) {
+            let renamed = renamed.map_or_else(
+                || format!("write `name = \"{name}\"` on its type if that was renamed"),
+                |new| format!("if `{new}` is that type renamed, write `name = \"{name}\"` on it: deployed consumers know no `{new}`"),
+            );
+            return Err(format!(
+                "{shown} has `{name}@{version}`, which no type declares any more; {renamed}; run the tests with the features that declare it; or retire it with `{bless} cargo test`"
+            ));
         }
     }
     Ok(())
+}
+
+/// Marks the versions of an event that is declared no more, where that is allowed; else the first of them, and what would
+/// allow it.
+fn retire(versions: &mut Value, bin: Option<&str>, asked: Asked) -> Result<(), (String, &'static str)> {
+    for (version, entry) in versions.as_object_mut().into_iter().flatten() {
+        let ours = entry["bin"].as_str() == bin;
+        if !ours || entry["retired"] == true {
+            continue;
+        }
+        let published = entry["published"] == true;
+        let may = match asked.bless {
+            Bless::Unpublished => !published,
+            Bless::Everything => true,
+            Bless::Nothing | Bless::Publish => false,
+        };
+        if !may {
+            let bless = if published { "STREAMS_BLESS=breaking" } else { "STREAMS_BLESS=1" };
+            return Err((version.clone(), bless));
+        }
+        entry["retired"] = json!(true);
+    }
+    Ok(())
+}
+
+/// Checks that each event in the locks of a package is still declared, and, where `STREAMS_LOCK_BASE` names a base, what
+/// [`check_history`] checks.
+///
+/// Each event's own test does the same for all locks of its package. A package that loses its last event has no such
+/// test left; one of its own outlives that:
+///
+/// ```no_run
+/// streams_core::schema::lock::check_locks(env!("CARGO_MANIFEST_DIR"), option_env!("CARGO_BIN_NAME")).unwrap();
+/// ```
+///
+/// It is a unit test of the crate that declares the events; `bin` is the program, where that is none of the library.
+/// `STREAMS_BLESS` is heeded as everywhere.
+///
+/// # Errors
+/// A line for each event that no type declares any more, with the remedy; or why a lock cannot be read or written.
+pub fn check_locks(manifest_dir: impl AsRef<Path>, bin: Option<&str>) -> Result<(), String> {
+    let dir = manifest_dir.as_ref();
+    orphans(dir, bin, Asked::from_environment())?;
+    history_asked(dir)
+}
+
+/// Locks of streams of which no event is declared any more: nobody else opens them.
+fn orphans(dir: &Path, bin: Option<&str>, asked: Asked) -> Result<(), String> {
+    let linked = inventory::iter::<EventRegistration>.into_iter().map(|event| event.info);
+    let declared: BTreeSet<_> = linked.map(|event| event.stream).collect();
+    let mut problems = Vec::new();
+    let mut names: Vec<_> = lock_files(&dir.join("schemas")).collect();
+    names.sort();
+    for name in names {
+        let (path, shown) = (dir.join("schemas").join(&name), format!("schemas/{name}"));
+        let _alone = Exclusive::over(&path)?;
+        let Some(before) = read(&path, &shown)? else { continue };
+        // The tests of those that are declared judge the others of their stream.
+        if before["stream"].as_str().is_some_and(|stream| declared.contains(stream)) {
+            continue;
+        }
+        let mut lock = before.clone();
+        for (event, versions) in lock["events"].as_object_mut().into_iter().flatten() {
+            if let Err((version, bless)) = retire(versions, bin, asked) {
+                problems.push(format!(
+                    "{shown} has `{event}@{version}`, which no type declares any more, nor any other event of its stream; declare it again; run the tests with the features that declare it; or retire it with `{bless} cargo test`"
+                ));
+            }
+        }
+        if problems.is_empty() && lock != before {
+            write(&path, &lock).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+}
+
+/// The names of the locks in a directory. There may be none, and no directory.
+fn lock_files(schemas: &Path) -> impl Iterator<Item = String> {
+    let files = fs::read_dir(schemas).ok().into_iter().flatten().flatten();
+    files.map(|file| file.file_name().to_string_lossy().into_owned()).filter(|name| name.ends_with(".lock.json"))
 }
 
 /// A new event that was in another stream, where no type declares it any more: most likely the stream was renamed.
 fn moved(path: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
     // Whatever cannot be read here is reported by the events of its own.
-    for other in path.parent().and_then(|schemas| fs::read_dir(schemas).ok()).into_iter().flatten().flatten() {
-        let name = other.file_name().to_string_lossy().into_owned();
-        if !name.ends_with(".lock.json") {
-            continue;
-        }
-        let Ok(Some(lock)) = read(&other.path(), &name) else { continue };
+    let Some(schemas) = path.parent() else { return Ok(()) };
+    for name in lock_files(schemas) {
+        let Ok(Some(lock)) = read(&schemas.join(&name), &name) else { continue };
         let Some(stream) = lock["stream"].as_str().filter(|stream| *stream != event.stream) else { continue };
         let is_ours = |entry: &Value| entry["bin"].as_str() == site.bin && entry["retired"] != true;
         let versions = lock["events"].get(event.name).and_then(Value::as_object);
         if versions.is_some_and(|versions| versions.values().any(is_ours)) && !declared.contains(&(stream, event.name))
         {
             return Err(format!(
-                "event `{}` is not in {shown}, and schemas/{name} has it for the stream `{stream}`, where no type declares it any more; if `{}` is that stream renamed, write `stream = \"{stream}\"`: deployed programs publish and read there, and what is stored there would be left behind; if not, run `STREAMS_BLESS=1 cargo test`, and remove what is no longer used from the old lock",
+                "event `{}` is not in {shown}, and schemas/{name} has it for the stream `{stream}`, where no type declares it any more; if `{}` is that stream renamed, write `stream = \"{stream}\"`: deployed programs publish and read there, and what is stored there would be left behind; if not, run `STREAMS_BLESS=1 cargo test`, which retires the old one",
                 event.name, event.stream
             ));
         }
