@@ -1,5 +1,5 @@
 //! A service as users write it, for the end-to-end tests: handles jobs, and says on standard output when it begins and
-//! ends one. `WORKER_THREADS=1` gives it an executor of one thread.
+//! ends one. `WORKER_THREADS=1` gives it an executor of one thread, `WORKER_BLOCKS=apart` lets it block where that is right.
 
 use std::time::Duration;
 
@@ -12,6 +12,10 @@ async fn work(job: Job) -> Result<(), String> {
     match job.does {
         None => {}
         Some(Does::Wait(millis)) => tokio::time::sleep(Duration::from_millis(millis)).await,
+        Some(Does::Block(millis)) if std::env::var("WORKER_BLOCKS").as_deref() == Ok("apart") => {
+            let block = move || std::thread::sleep(Duration::from_millis(millis));
+            tokio::task::spawn_blocking(block).await.map_err(|error| error.to_string())?;
+        }
         Some(Does::Block(millis)) => std::thread::sleep(Duration::from_millis(millis)),
         Some(Does::Fail) => return Err(format!("job {} fails", job.n)),
     }
