@@ -176,7 +176,7 @@ fn show(letter: &DeadLetter) {
     println!("letter      {} ({age} s ago)", letter.id());
     println!("event       {} at {} {}", original.event_id(), letter.stream(), original.id);
     println!("consumer    {}", letter.consumer());
-    println!("cause       {} after {} attempts", letter.cause(), letter.attempts());
+    println!("cause       {} at attempt {}", letter.cause(), letter.attempts());
     println!("replays     {}", letter.replays());
     println!("reason      {}", letter.reason());
     for (name, value) in &original.fields {

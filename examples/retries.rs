@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let letters = app.dead_letters::<Payout>("bank");
     for letter in letters.list(None, 100).await? {
         println!(
-            "  {}: {:?}, {} after {} attempts: {}",
+            "  {}: {:?}, {} at attempt {}: {}",
             letter.id(),
             letter.decode(),
             letter.cause(),

@@ -1,7 +1,8 @@
 //! The bytes of an event: MessagePack out, strict decoding in; only this module knows MessagePack.
 //!
 //! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
-//! checked first, then `scan` walks its headers, and only then does serde see it.
+//! checked first, then `scan` walks its headers, and only then does serde see it. The factor is that of the type: an item
+//! of one byte, such as `None` or a struct whose fields all have defaults, takes as much as its type does in memory.
 
 pub(crate) mod conform;
 mod text;
@@ -22,7 +23,8 @@ use crate::{Entry, EventInfo, StreamEvent};
 /// below 1 MiB, the most that users of this project asked for.
 pub const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024 - 4096;
 
-/// The most that an event may set its `max_payload` to: a process keeps a few of the largest entries in memory at once.
+/// The most that an event may set its `max_payload` to; decoded, each of its bytes may become one item of a list, as large as
+/// the type of that item: a process keeps a few of the largest entries in memory at once.
 pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
 /// The most arrays and maps inside each other: each takes a frame of serde's on the stack.

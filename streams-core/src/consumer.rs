@@ -125,12 +125,26 @@ impl<E: StreamEvent> Payload for Message<E> {
 }
 
 /// An event with what came with it: ids, time, attempt, headers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Message<E> {
     /// The event.
     pub event: E,
     entry: Arc<Entry>,
     attempt: u32,
+}
+
+impl<E: fmt::Debug> fmt::Debug for Message<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The event is the payload, so its bytes would say nothing new.
+        f.debug_struct("Message")
+            .field("event", &self.event)
+            .field("entry_id", &format_args!("{}", self.entry_id()))
+            .field("event_id", &self.event_id().as_str())
+            .field("version", &self.version())
+            .field("attempt", &self.attempt)
+            .field("headers", &self.headers())
+            .finish()
+    }
 }
 
 impl<E> Message<E> {
@@ -704,6 +718,15 @@ mod tests {
     fn what_arguments_need_is_known_before_the_first_event() {
         assert_eq!(Registration::of::<check>().needs().missing_from(&Resources::default()), ["f64"]);
         assert!(Registration::of::<audit>().needs().missing_from(&Resources::default()).is_empty());
+    }
+
+    #[test]
+    fn a_message_is_shown_without_its_bytes() {
+        let message =
+            Message::new(7).with_attempt(2).with_header("tenant", "a").with_event_id(&EventId::new("t").unwrap());
+        let shown =
+            r#"Message { event: 7, entry_id: 1-0, event_id: "t", version: 1, attempt: 2, headers: {"tenant": "a"} }"#;
+        assert_eq!(format!("{message:?}"), shown);
     }
 
     #[test]

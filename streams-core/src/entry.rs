@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use crate::codec;
+
 /// The id of an entry: milliseconds of the server's clock and a sequence number.
 ///
 /// See <https://redis.io/docs/latest/develop/data-types/streams/#entry-ids>.
@@ -106,7 +108,7 @@ impl fmt::Display for EventId {
 ///
 /// Three fields have a meaning: `event` (name and version, `Trade@1`), `id` (the event's id) and
 /// `payload` (MessagePack). Every other field is a header. When a field occurs twice the first counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Where the entry stands in its stream.
     pub id: EntryId,
@@ -180,8 +182,44 @@ impl Entry {
     }
 }
 
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = self.payload().map(|payload| codec::text(payload, MOST_SHOWN));
+        f.debug_struct("Entry")
+            .field("id", &format_args!("{}", self.id))
+            .field("event", &Shown(self.field(Self::EVENT).unwrap_or_default()))
+            .field("event_id", &Shown(self.field(Self::ID).unwrap_or_default()))
+            .field("headers", &self.headers())
+            .field("payload", &format_args!("{}", payload.as_deref().unwrap_or("none")))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, value)| (Shown(name), Shown(value)))).finish()
+    }
+}
+
+/// The most bytes of a field that `Debug` shows.
+const MOST_SHOWN: usize = 256;
+
+/// Bytes as text, with what is none escaped.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = &self.0[..self.0.len().min(MOST_SHOWN)];
+        match std::str::from_utf8(cut) {
+            Ok(text) => write!(f, "{text:?}")?,
+            Err(_) => write!(f, "b\"{}\"", cut.escape_ascii())?,
+        }
+        if cut.len() < self.0.len() { f.write_str("...") } else { Ok(()) }
+    }
+}
+
 /// The headers of an entry: every field that is not the event's name, id or payload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Headers<'a> {
     fields: &'a [(Vec<u8>, Vec<u8>)],
 }
@@ -241,6 +279,18 @@ mod tests {
             assert_eq!(entry(&[("event", text)]).event(), None, "{text}");
         }
         assert_eq!(entry(&[]).event(), None);
+    }
+
+    #[test]
+    fn an_entry_is_shown_as_text() {
+        let mut shown = entry(&[("event", "Trade@2"), ("id", "t-1"), ("tenant", "ä"), ("payload", "\u{1}")]);
+        shown.fields.push((b"raw".to_vec(), vec![0xff, b'a']));
+        shown.fields.push((b"long".to_vec(), vec![b'x'; 300]));
+        let text = format!("{shown:?}");
+        let start = r#"Entry { id: 7-1, event: "Trade@2", event_id: "t-1", headers: {"tenant": "ä", "raw": b"\xffa", "long": "x"#;
+        assert!(text.starts_with(start), "{text}");
+        assert!(text.ends_with(r#"x"...}, payload: 1 }"#), "{text}");
+        assert!(format!("{:?}", entry(&[])).ends_with("headers: {}, payload: none }"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a handler says of an event, in one vocabulary; `settle` in the runtime decides what follows from it.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::codec::DecodeError;
@@ -111,14 +111,7 @@ impl Failure {
         match self {
             Self::Decode(_) => true,
             Self::Handler(error) | Self::Rejected { source: error, .. } => {
-                let mut next: Option<&(dyn Error + 'static)> = Some(&**error);
-                while let Some(error) = next {
-                    if error.is::<Permanent>() || error.is::<Given>() {
-                        return true;
-                    }
-                    next = error.source();
-                }
-                false
+                chain(&**error).any(|error| error.is::<Permanent>() || error.is::<Given>())
             }
             Self::Panic(_) | Self::TimedOut(_) => false,
         }
@@ -134,20 +127,42 @@ impl Failure {
     }
 }
 
+/// The most causes of an error that are looked at: a chain may lead back into itself.
+const MOST_CAUSES: usize = 32;
+/// The most bytes of an error's text: more is not read in a log, and a `Display` may never come to an end.
+const MOST_TEXT: usize = 64 * 1024;
+
+/// An error and its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source()).take(MOST_CAUSES + 1)
+}
+
 /// An error and its causes in one line.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let cause = error.to_string();
+    let mut text = Bounded(String::new());
+    for (place, error) in chain(error).enumerate() {
+        let mut cause = Bounded(String::new());
+        // What an error cannot say of itself is missing in the text, and no reason to panic.
+        let _ = write!(cause, "{error}");
+        let Bounded(cause) = cause;
         // Some error types repeat their source in their own text.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
+        if place == 0 || !text.0.ends_with(&cause) {
+            let _ = write!(text, "{}{cause}", if place == 0 { "" } else { ": " });
         }
-        next = error.source();
     }
-    text
+    text.0
+}
+
+/// Text up to [`MOST_TEXT`].
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MOST_TEXT.saturating_sub(self.0.len());
+        let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        self.0.push_str(&text[..end]);
+        if end < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 /// An error after which another attempt is pointless; made by [`permanent`].
@@ -216,6 +231,49 @@ mod tests {
         let wrapped = Err::<(), _>(Outer(permanent("no").into())).into_outcome().unwrap_err();
         assert!(wrapped.is_permanent());
         assert_eq!(wrapped.reason(), "cannot charge: no");
+    }
+
+    /// Its cause is itself, and its text has no end.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            loop {
+                f.write_str("again and ")?;
+            }
+        }
+    }
+
+    impl Error for Endless {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(self)
+        }
+    }
+
+    /// It cannot say what it is.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{}", mute())]
+    struct Mute;
+
+    fn mute() -> impl fmt::Display {
+        struct Fails;
+        impl fmt::Display for Fails {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Err(fmt::Error)
+            }
+        }
+        Fails
+    }
+
+    #[test]
+    fn an_error_without_end_and_one_without_words_come_to_an_end() {
+        let failure = |error: BoxError| Err::<(), _>(error).into_outcome().unwrap_err();
+        let endless = failure(Box::new(Endless));
+        assert!(!endless.is_permanent());
+        assert_eq!(endless.reason().len(), MOST_TEXT);
+        assert_eq!(failure(Box::new(Mute)).reason(), "");
+        assert_eq!(failure(Outer(Box::new(Mute)).into()).reason(), "cannot charge");
     }
 
     #[test]

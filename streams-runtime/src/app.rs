@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::Admin;
 use crate::broker::{Embedded, Redis};
 use crate::builds;
+use crate::call::{self, Late};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, set_variables};
 use crate::dead_letters::DeadLetters;
@@ -378,7 +379,8 @@ impl App {
                     };
                     let labels = [group.stream, group.group, info.name];
                     let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
-                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration }
+                    let late = Arc::new(Late::new(group.group, key.partition().as_str(), info.name));
+                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration, late }
                 });
                 let sharing = || Sharing {
                     slots: Arc::clone(&slots),
@@ -401,8 +403,8 @@ impl App {
                     engine: engine.clone(),
                     place,
                     sharing,
-                    key,
                     handlers: handlers.collect(),
+                    key,
                     build: Arc::clone(&group.build),
                     start: group.start,
                     checkpoint: group.checkpoint,
@@ -421,7 +423,7 @@ impl App {
                     contact: outages.contact(),
                     said: Mutex::default(),
                 };
-                tasks.spawn(supervise(driven, Arc::clone(&vitals)));
+                tasks.spawn(supervise(driven, Arc::clone(&vitals), Arc::clone(&resources)));
             }
         }
         let members = AbortOnDropHandle::new(tokio::spawn(members.run(shutdown.clone())));
@@ -498,7 +500,7 @@ async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerErr
 }
 
 /// Drives a group. A panic of our own must not look like a group that is well.
-async fn supervise(group: Group, vitals: Arc<Vitals>) {
+async fn supervise(group: Group, vitals: Arc<Vitals>, resources: Arc<Resources>) {
     let progress = Arc::clone(&group.progress);
     let driven = AbortOnDropHandle::new(tokio::spawn(group.run()));
     if let Err(error) = driven.await
@@ -510,6 +512,8 @@ async fn supervise(group: Group, vitals: Arc<Vitals>) {
         progress.enter(Phase::Halted { reason });
         vitals.crashed(&progress.key.to_string());
     }
+    // The last group drops what the app was given as state.
+    call::discard(resources);
 }
 
 /// Where the app runs, then a line for each consumer: stream, group, function, file and line.
@@ -701,8 +705,17 @@ impl Running {
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
             return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
-                0 => Stopped::Clean,
-                groups => Stopped::Uncommitted { groups },
+                0 => {
+                    tracing::info!("stopped: every handler finished, everything is committed, every lease given back");
+                    Stopped::Clean
+                }
+                groups => {
+                    tracing::warn!(
+                        groups,
+                        "stopped: every handler finished, but not all of it is committed, or a lease is not given back"
+                    );
+                    Stopped::Uncommitted { groups }
+                }
             };
         }
         let handlers = self.tasks.len();

@@ -1,20 +1,27 @@
-//! One call of a handler, whose panics are failed attempts.
+//! One call of a handler, whose panics are failed attempts: what is the user's own runs inside the fence that this file is.
 //!
-//! [`deliver`](crate::deliver) sets its limits.
+//! What comes out of it is an [`Outcome`] or a [`Failed`], in which nothing of the user's is left: an error is shown and
+//! dropped here. [`deliver`](crate::deliver) sets the limits of a call.
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Poll};
+use std::time::Duration;
 
-use streams_core::{Context, Failure, Outcome};
+use streams_core::{Context, EntryId, Failure, Outcome};
 use tokio::time::Instant;
 
 use crate::ordered::Handler;
-use crate::settle::Cause;
+use crate::settle::Failed;
 use crate::trace;
+
+/// By how much a handler that yields may be over its timeout, on a machine that is busy.
+const SLACK: Duration = Duration::from_millis(100);
+/// How often the log says of a consumer that its handler blocks.
+const REMINDER: Duration = Duration::from_secs(60);
 
 pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
 
@@ -25,17 +32,15 @@ pub(crate) struct Caught {
 }
 
 impl Future for Caught {
-    type Output = Result<Outcome, Failure>;
+    type Output = Result<Outcome, Failed>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            Err(panic) => {
-                self.discard();
-                Poll::Ready(Err(Failure::Panic(said(&*panic))))
-            }
-        }
+        // Shown and dropped in here, an error is as safe as the handler itself.
+        unwound(|| call.as_mut().poll(cx).map_err(Failed::of)).unwrap_or_else(|panic| {
+            discard(self.call.take());
+            Poll::Ready(Err(Failed::of(Failure::Panic(panic))))
+        })
     }
 }
 
@@ -46,15 +51,17 @@ impl Handler {
     }
 
     /// Calls the function once, for a task of its own: within its timeout, and with its panics caught.
-    pub(crate) fn call(&self, ctx: Context) -> impl Future<Output = Result<Outcome, Failure>> + Send + use<> {
-        let (timeout, duration) = (self.policy.timeout, Arc::clone(&self.duration));
-        let span = trace::process(&self.scope, ctx.entries(), ctx.attempt());
+    pub(crate) fn call(&self, ctx: Context) -> impl Future<Output = Result<Outcome, Failed>> + Send + use<> {
+        let (timeout, duration, late) = (self.policy.timeout, Arc::clone(&self.duration), Arc::clone(&self.late));
+        let (span, id) = (trace::process(&self.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let call = Caught::new(trace::within(&span, self.registration.call(ctx)));
         async move {
             let began = Instant::now();
-            let result = tokio::time::timeout(timeout, call).await.unwrap_or(Err(Failure::TimedOut(timeout)));
-            duration.record(began.elapsed());
-            trace::ended(&span, result.as_ref().err().map(|failure| Cause::of(failure).as_str()));
+            let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(Failed::timed_out(timeout)));
+            let took = began.elapsed();
+            duration.record(took);
+            late.tell(id, took, timeout);
+            trace::ended(&span, result.as_ref().err().map(|failed| failed.cause.as_str()));
             result
         }
     }
@@ -64,31 +71,94 @@ impl Caught {
     pub(crate) fn new(call: Call) -> Self {
         Self { call: Some(call) }
     }
-
-    /// Drops what the handler holds: a `Drop` of the user's that panics must not take the group with it.
-    fn discard(&mut self) {
-        let Some(call) = self.call.take() else { return };
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
-            tracing::error!(panic = said(&*panic), "a handler panicked while it was dropped");
-        }
-    }
 }
 
 impl Drop for Caught {
     fn drop(&mut self) {
-        self.discard();
+        discard(self.call.take());
+    }
+}
+
+/// Tells of handlers that do not yield: they can be cancelled at their timeout only when they do.
+#[derive(Debug)]
+pub(crate) struct Late {
+    group: &'static str,
+    partition: String,
+    consumer: &'static str,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Late {
+    pub(crate) fn new(group: &'static str, partition: &str, consumer: &'static str) -> Self {
+        Self { group, partition: partition.to_owned(), consumer, said: Mutex::default() }
+    }
+
+    /// An attempt is over: says when it ran past its timeout, unless that was said lately.
+    pub(crate) fn tell(&self, entry: EntryId, took: Duration, timeout: Duration) {
+        if took < timeout.saturating_add(SLACK) {
+            return;
+        }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|said| said.elapsed() < REMINDER) {
+            return;
+        }
+        *said = Some(Instant::now());
+        drop(said);
+        tracing::warn!(
+            group = self.group,
+            partition = self.partition,
+            %entry,
+            consumer = self.consumer,
+            took = %humantime::format_duration(Duration::from_millis(crate::clock::millis(took))),
+            timeout = %humantime::format_duration(timeout),
+            "a handler ran past its timeout, at which it can be cancelled only when it yields: it blocks its thread, or another one does; run what blocks in `tokio::task::spawn_blocking`"
+        );
     }
 }
 
 /// What this returns; its panic is a failed attempt.
-pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    std::panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Failure::Panic(said(&*panic))))
+pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failed> {
+    unwound(|| call().map_err(Failed::of)).unwrap_or_else(|panic| Err(Failed::of(Failure::Panic(panic))))
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+/// What this returns, or what it said when it panicked.
+pub(crate) fn unwound<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(said)
+}
+
+/// What the future comes to, or what it said when it panicked.
+///
+/// # Cancel safety
+/// As that of the future.
+pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = Some(Box::pin(future));
+    std::future::poll_fn(|cx| {
+        let Some(running) = &mut future else { return Poll::Pending };
+        unwound(|| running.as_mut().poll(cx).map(Ok)).unwrap_or_else(|panic| {
+            discard(future.take());
+            Poll::Ready(Err(panic))
+        })
+    })
+    .await
+}
+
+/// Drops what holds something of the user's: a `Drop` that panics must not take the group with it.
+pub(crate) fn discard<T>(value: T) {
+    if let Err(panic) = unwound(|| drop(value)) {
+        tracing::error!(panic, "a value of the program's own panicked while it was dropped");
+    }
+}
+
+/// The text of a panic. Its payload is the user's own value and may panic when it is dropped, with another in hand.
+fn said(panic: Box<dyn Any + Send>) -> String {
+    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
         _ => "with a value that is not text".to_owned(),
+    };
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        // Better lost than dropped: nobody knows how many it has in it.
+        std::mem::forget(another);
     }
+    text
 }

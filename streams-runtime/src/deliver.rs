@@ -26,7 +26,7 @@ use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
 use crate::prove::given_up;
 use crate::replay::Replays;
-use crate::settle::{self, Cause, Decision, SERVER_AWAY, Settlement, decide, decide_batch};
+use crate::settle::{self, Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::shutdown::FAREWELL;
 use crate::source::{Arrived, Source};
 use crate::status::{Phase, count};
@@ -263,8 +263,8 @@ impl Group {
         match call::caught(|| registration.key(entry).map_err(Failure::Decode)) {
             Ok(key) => Beside::Lane { key, consumer },
             // Without its key nobody knows what it has to wait for, so it cannot be tried again.
-            Err(failure) => {
-                let settlement = Settlement::Dead { cause: Cause::of(&failure), reason: failure.reason() };
+            Err(Failed { cause, reason }) => {
+                let settlement = Settlement::Dead { cause, reason };
                 Beside::Over { letter: self.ended(settlement, entry, 1, 1, registration.info.name) }
             }
         }
@@ -383,7 +383,9 @@ impl Group {
                     hand.give_turn().await;
                 }
                 Err(Apart { undecodable, tried }) => {
-                    let is_bad = |held: &Held| held.is_event && !registration.decodes(&held.entry);
+                    // An event whose decoding panics runs alone, too: then that is its own failed attempt.
+                    let decodes = |held: &Held| call::caught(|| Ok(registration.decodes(&held.entry))).unwrap_or(false);
+                    let is_bad = |held: &Held| held.is_event && !decodes(held);
                     match part.iter().position(is_bad).filter(|_| undecodable) {
                         Some(bad) => parts.undecodable(bad),
                         None => parts.apart(part.len(), tried),
@@ -613,7 +615,7 @@ impl Group {
         committer: &mut Committer<'_>,
         handler: &Handler,
         ctx: Context,
-    ) -> Result<Result<Outcome, Failure>, Ended> {
+    ) -> Result<Result<Outcome, Failed>, Ended> {
         let began = Instant::now();
         if !lease.is_held(began) {
             return Err(Ended::Lost);
@@ -622,7 +624,7 @@ impl Group {
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
         lease.handler_begins(began, timeout.saturating_add(self.engine.lease_for));
-        let span = trace::process(&handler.scope, ctx.entries(), ctx.attempt());
+        let (span, id) = (trace::process(&handler.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let mut call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
         // Most handlers never wait: what follows is set up only for those that do.
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
@@ -635,7 +637,7 @@ impl Group {
                     tokio::select! {
                         biased;
                         result = &mut call => break result,
-                        () = &mut deadline => break Err(Failure::TimedOut(timeout)),
+                        () = &mut deadline => break Err(Failed::timed_out(timeout)),
                         () = lease.lost() => return Err(Ended::Lost),
                         () = self.engine.shutdown.cutting() => return Err(Ended::Stopped),
                         done = committer.progress() => done?,
@@ -644,8 +646,10 @@ impl Group {
             }
         };
         lease.handler_ended();
-        handler.duration.record(began.elapsed());
-        trace::ended(&span, result.as_ref().err().map(|failure| settle::Cause::of(failure).as_str()));
+        let took = began.elapsed();
+        handler.duration.record(took);
+        handler.late.tell(id, took, timeout);
+        trace::ended(&span, result.as_ref().err().map(|failed| failed.cause.as_str()));
         Ok(result)
     }
 }

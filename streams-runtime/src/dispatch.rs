@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::{Context, Entry, EntryId, Failure, Outcome};
+use streams_core::{Context, Entry, EntryId, Outcome};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::lanes::{Bounds, Lanes, Ticket};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
 use crate::prove::Turn;
-use crate::settle::{Cause, Decision, decide};
+use crate::settle::{Cause, Decision, Failed, decide};
 use crate::shutdown::FAREWELL;
 
 /// How often the log says again that a partition waits for its oldest entry.
@@ -84,7 +84,7 @@ struct Settled {
 pub(crate) struct Returned {
     ticket: Ticket,
     limit: Instant,
-    result: Result<Outcome, Failure>,
+    result: Result<Outcome, Failed>,
 }
 
 /// How an entry is taken up that may run beside others.
@@ -175,8 +175,8 @@ impl Dispatch {
             biased;
             Some(returned) = self.calls.join_next() => match returned {
                 Ok(returned) => Some(returned),
-                // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                // A handler's panic is caught: this one is ours, and ends the ownership as any other of ours does.
+                Err(error) => error.try_into_panic().map_or(None, |panic| std::panic::resume_unwind(panic)),
             },
             turn = turn(&mut self.turn) => {
                 self.turn = None;
@@ -526,10 +526,11 @@ impl Group {
         dispatch.held_up = held_up;
         let reason = oldest.map(|Taken { entry, consumer }| {
             let (id, handler) = (entry.id, &self.handlers[*consumer]);
+            let failures = committer.ledger.failed_attempts(id);
+            let attempts = if failures == 1 { "attempt" } else { "attempts" };
             format!(
-                "entry {id} for `{}` holds up the other keys after {} failed attempts of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`lane_entries`) and {} (`lane_bytes`); they go on when it is settled",
+                "entry {id} for `{}` holds up the other keys after {failures} failed {attempts} of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`lane_entries`) and {} (`lane_bytes`); they go on when it is settled",
                 handler.registration.info.name,
-                committer.ledger.failed_attempts(id),
                 handler.policy.max_attempts,
                 lanes.len(),
                 lanes.bytes(),

@@ -14,6 +14,7 @@ use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope
 use tokio::time::Instant;
 
 use crate::builds::Build;
+use crate::call::{self, Late};
 use crate::commit::Committer;
 use crate::lanes::Bounds;
 use crate::lease::{Lease, Leases, Still};
@@ -38,6 +39,9 @@ const RESET_LOOK: Duration = Duration::from_secs(2);
 /// The waits of a group that the server refuses, until somebody has mended the permission or the key.
 const REFUSED: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_secs(30) };
 
+/// The waits of a group that has panicked: as little as it may be the event's doing, it must not turn in a circle.
+const PANICKED: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(30) };
+
 /// What all groups of an app share.
 #[derive(Clone)]
 pub(crate) struct Engine {
@@ -58,6 +62,7 @@ pub(crate) struct Handler {
     pub(crate) policy: settle::Policy,
     pub(crate) scope: Arc<Scope>,
     pub(crate) duration: Arc<Histogram>,
+    pub(crate) late: Arc<Late>,
 }
 
 /// A group on a partition.
@@ -110,6 +115,14 @@ pub(crate) struct Past {
     pub(crate) untold: Option<Settle>,
 }
 
+/// The panics of a group since it last settled anything.
+#[derive(Default)]
+struct Panics {
+    in_a_row: u32,
+    /// Up to where, or how much, it had settled at the last one.
+    settled: EntryId,
+}
+
 /// Why a group's work came to an end.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -150,11 +163,18 @@ impl Group {
     pub(crate) async fn run(self) {
         let mut past = Past::default();
         let mut failures: u32 = 0;
+        let mut panics = Panics::default();
         loop {
             let began = Instant::now();
-            let ended = match &self.sharing {
-                Some(sharing) => self.share(sharing, &mut past).await,
-                None => self.once(&mut past).await,
+            let ended = call::fenced(async {
+                match &self.sharing {
+                    Some(sharing) => self.share(sharing, &mut past).await,
+                    None => self.once(&mut past).await,
+                }
+            });
+            let ended = match ended.await {
+                Ok(ended) => ended,
+                Err(panic) => self.panicked(&panic, &mut past, &mut panics).await,
             };
             self.place.rest();
             if let Ended::Halted { .. } | Ended::Refused(_) = ended {
@@ -212,6 +232,45 @@ impl Group {
             }
         }
         self.progress.enter(Phase::Stopped);
+    }
+
+    /// A task of ours has panicked, or code of the user's that no fence knows of. What was in hand is charged with it as with
+    /// the end of a process, since nothing is given back: whoever takes the lease after it has run out proves it, this
+    /// process like any other. An event that does it again and again is given up by that.
+    async fn panicked(&self, panic: &str, past: &mut Past, panics: &mut Panics) -> Ended {
+        past.holder = None;
+        past.told = false;
+        self.progress.disowned(true);
+        let counts = &self.progress.counts;
+        let settled = match self.known() {
+            Some(known) if self.sharing.is_none() => known.at,
+            // Of a work queue there is no checkpoint.
+            _ => EntryId::new(counts.done.get(), counts.dead_lettered.get()),
+        };
+        if std::mem::replace(&mut panics.settled, settled) != settled {
+            panics.in_a_row = 0;
+        }
+        panics.in_a_row = panics.in_a_row.saturating_add(1);
+        // The first is charged to nobody, and with the last the event is given up; there may be more than one of them in hand.
+        let crashes = self.handlers.iter().map(|handler| handler.policy.max_crashes).max().unwrap_or(1);
+        let most = crashes.saturating_add(1).saturating_mul(2);
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if panics.in_a_row >= most {
+            panics.in_a_row = 0;
+            return self.halted(format!(
+                "bug in streams-runtime: {} panicked {most} times in a row and settled nothing meanwhile, the last time with: {panic}; please report it, and start the program again",
+                self.key
+            ));
+        }
+        tracing::error!(
+            group,
+            partition,
+            panic,
+            "bug in streams-runtime: a group panicked; what it had in hand is charged like the end of a process and runs again when the lease has run out; please report it"
+        );
+        self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
+        self.pause(wait(PANICKED, panics.in_a_row, self.engine.random.fraction())).await;
+        if self.engine.shutdown.is_stopping() { Ended::Stopped } else { Ended::Again }
     }
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::lanes::Bounds;
 use crate::ordered::Group;
-use crate::settle::Policy;
+use crate::settle::{Policy, times};
 
 /// How many events an owner may have in hand at most, those that are settled and not committed included: as many its
 /// successor has to prove.
@@ -150,8 +150,10 @@ impl Proving {
 /// Why an event is given up that has taken so many processes down; `None` while it may run again.
 pub(crate) fn given_up(crashes: u32, max_crashes: u32) -> Option<String> {
     (crashes >= max_crashes).then(|| {
-        let times = if crashes == 1 { "once".to_owned() } else { format!("{crashes} times") };
-        format!("the process ended {times}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again")
+        format!(
+            "the process ended {}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again",
+            times(crashes)
+        )
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Events, Need, Replay, ReplayEnd, Taken};
-use streams_core::{Backoff, Context, EntryId, Failure, Outcome};
+use streams_core::{Backoff, Context, EntryId, Outcome};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,7 +19,7 @@ use crate::deliver::{InHand, Taker};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
 use crate::prove::Turn;
-use crate::settle::{self, Cause, Decision, Settlement, wait};
+use crate::settle::{self, Cause, Decision, Failed, Settlement, times, wait};
 use crate::shutdown::FAREWELL;
 
 /// After how many crashes a letter is not tried again: two may be the machine's fault.
@@ -82,13 +82,13 @@ pub(crate) enum Replaying {
     /// It waits for its turn.
     Waits { alone: bool, turn: Pin<Box<dyn Future<Output = Turn> + Send>> },
     /// Its handler was called.
-    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failure>>, _turn: Turn },
+    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _turn: Turn },
 }
 
 /// What has come of a letter that is handled so.
 pub(crate) enum Came {
     Turn(Turn),
-    Result(Result<Outcome, Failure>),
+    Result(Result<Outcome, Failed>),
 }
 
 impl Replaying {
@@ -102,8 +102,12 @@ impl Replaying {
             Some(Self::Waits { turn, .. }) => Came::Turn(turn.await),
             Some(Self::Runs { call, .. }) => match call.await {
                 Ok(result) => Came::Result(result),
-                // A handler's panic is caught: this one is ours.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => match error.try_into_panic() {
+                    // A handler's panic is caught: this one is ours.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The executor ends.
+                    Err(_) => std::future::pending().await,
+                },
             },
         }
     }
@@ -274,7 +278,7 @@ impl Group {
         Ok(self.fate(consumer, &next.replay, result))
     }
 
-    fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failure>) -> Fate {
+    fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failed>) -> Fate {
         let policy = &self.handlers[consumer].policy;
         fate(settle::decide(result, replay.attempts + 1, policy, || self.engine.random.fraction()))
     }
@@ -357,8 +361,8 @@ impl Group {
 fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Option<Fate> {
     if replay.crashes >= MAX_CRASHES {
         let reason = format!(
-            "the process that handled it again went away {} times in the middle; before that: {}",
-            replay.crashes,
+            "the process that handled it again went away {} in the middle; before that: {}",
+            times(replay.crashes),
             letter.reason()
         );
         return Some(Fate::Dead { cause: Cause::Crash.as_str().to_owned(), reason });

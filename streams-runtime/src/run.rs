@@ -3,9 +3,11 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Error};
+use crate::clock::after;
 use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
@@ -38,12 +40,15 @@ impl App {
     /// |---|---|
     /// | 0 | stopped: every handler finished, everything is committed, every lease given back |
     /// | 1 | refused to start: `main` returns the error (this is Rust's own code) |
-    /// | 2 | handlers still ran at the deadline and were dropped; what was settled is committed |
+    /// | 2 | handlers, or blocking work that they had begun, still ran at the deadline and were dropped; what was settled is committed |
     /// | 3 | a handler did not yield even then: leases were not given back, others take over when they run out |
     /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused |
     /// | 130, 143 | a second SIGINT or SIGTERM ended the process at once |
     ///
     /// Codes 2 and more are set by ending the process here.
+    ///
+    /// An executor that ends, as that of `#[tokio::main]` does when `main` returns, waits for `spawn_blocking` without a
+    /// limit. So once the executor of this call ends the process has until the deadline, counted from the signal, and a second.
     ///
     /// # Errors
     /// As [`App::start`].
@@ -88,6 +93,8 @@ impl App {
 /// Waits for signals on a thread of its own: a handler that blocks the executor must not keep the process from ending.
 struct Signals {
     first: CancellationToken,
+    /// The executor of the app ends, and may wait for blocking work.
+    executor_ends: CancellationToken,
     tell: mpsc::Sender<Told>,
 }
 
@@ -107,15 +114,17 @@ impl Signals {
             let _inside = executor.enter();
             Arriving::new()?
         };
-        let stop = first.clone();
+        let (stop, executor_ends) = (first.clone(), CancellationToken::new());
+        let ends = executor_ends.clone();
         std::thread::Builder::new().name("streams-signals".to_owned()).spawn(move || {
             executor.block_on(async {
                 let name = arriving.next().await.1;
+                let told_to_stop = Instant::now();
                 tracing::info!(
                     signal = name,
                     "stopping: no new event is begun; a second signal ends the process at once"
                 );
-                let (mut deadline, mut finished) = (None, false);
+                let (mut deadline, mut finished): (Option<Duration>, bool) = (None, false);
                 let listen = |deadline: &mut Option<Duration>, finished: &mut bool| {
                     for told in told.try_iter() {
                         match told {
@@ -127,23 +136,34 @@ impl Signals {
                 };
                 listen(&mut deadline, &mut finished);
                 stop.cancel();
+                let deadline = after(told_to_stop, deadline.unwrap_or(Duration::MAX));
                 // The app ends by itself; this is for handlers that leave it no turn.
-                let patience = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_add(PARTING + PATIENCE));
                 tokio::select! {
                     (number, _) = arriving.next() => std::process::exit(EXIT_SIGNAL + number),
-                    () = tokio::time::sleep(patience) => {}
+                    () = tokio::time::sleep_until(after(deadline, PARTING + PATIENCE)) => {}
+                    () = ends.cancelled() => {}
                 }
-                listen(&mut deadline, &mut finished);
+                listen(&mut None, &mut finished);
                 if !finished {
                     tracing::error!("handlers do not yield: the process ends without giving its leases back");
                     std::process::exit(EXIT_STUCK);
                 }
                 // What the program does after the app is its own; a signal ends it as it would have without us.
-                let (number, _) = arriving.next().await;
-                std::process::exit(EXIT_SIGNAL + number);
+                let executor_waits = async {
+                    ends.cancelled().await;
+                    tokio::time::sleep_until(after(deadline, PATIENCE)).await;
+                };
+                tokio::select! {
+                    (number, _) = arriving.next() => std::process::exit(EXIT_SIGNAL + number),
+                    () = executor_waits => {}
+                }
+                tracing::warn!(
+                    "blocking work that handlers have begun is not over at the deadline: the process ends without it"
+                );
+                std::process::exit(EXIT_CUT);
             });
         })?;
-        Ok(Self { first, tell })
+        Ok(Self { first, executor_ends, tell })
     }
 
     // The thread lives as long as the process, so that it always hears.
@@ -157,6 +177,12 @@ impl Signals {
 
     fn finished(&self) {
         let _ = self.tell.send(Told::Finished);
+        // An executor drops its tasks first of all when it ends.
+        let ends = self.executor_ends.clone().drop_guard();
+        tokio::spawn(async move {
+            let _ends = ends;
+            std::future::pending::<()>().await;
+        });
     }
 }
 

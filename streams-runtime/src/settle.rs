@@ -114,12 +114,41 @@ impl FromStr for Cause {
 #[error("`{0}` is no cause of a dead letter; expected one of: {words}", words = Cause::ALL.map(Cause::as_str).join(", "))]
 pub struct UnknownCause(String);
 
+/// Why an attempt failed, in words of ours: nothing of the handler's is left in it that could still run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) cause: Cause,
+    pub(crate) reason: String,
+}
+
+impl Failed {
+    /// What an attempt's failure says. This shows the handler's own error and drops it, so it belongs where a panic is caught.
+    pub(crate) fn of(failure: Failure) -> Self {
+        Self { cause: Cause::of(&failure), reason: failure.reason() }
+    }
+
+    /// The attempt has outrun this.
+    pub(crate) fn timed_out(timeout: Duration) -> Self {
+        Self::of(Failure::TimedOut(timeout))
+    }
+
+    /// Another attempt cannot help.
+    fn is_permanent(&self) -> bool {
+        matches!(self.cause, Cause::Decode | Cause::Permanent)
+    }
+}
+
+/// How often, in words.
+pub(crate) fn times(count: u32) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
 /// Decides what an attempt means.
 ///
 /// `attempt` counts from 1, attempts before a restart included; `random` gives a number from 0 up to 1 that takes
 /// up to half of the wait away, so that many partitions do not retry in step.
 pub(crate) fn decide(
-    result: Result<Outcome, Failure>,
+    result: Result<Outcome, Failed>,
     attempt: u32,
     policy: &Policy,
     random: impl FnOnce() -> f64,
@@ -134,29 +163,23 @@ pub(crate) fn decide(
         }
         Ok(Outcome::RetryAfter(_)) => dead(
             Cause::Handler,
-            format!("the handler asked for another attempt {attempt} times, which is `max_attempts`"),
+            format!("the handler asked for another attempt {}, which is `max_attempts`", times(attempt)),
         ),
         Ok(other) => dead(Cause::Handler, format!("unknown outcome {other:?}")),
-        Err(failure) => {
-            let cause = Cause::of(&failure);
-            if failure.is_permanent() || attempt >= policy.max_attempts {
-                dead(cause, failure.reason())
-            } else {
-                Decision::Retry { after: wait(policy.backoff, attempt, random()), reason: failure.reason() }
-            }
-        }
+        Err(failed) if failed.is_permanent() || attempt >= policy.max_attempts => dead(failed.cause, failed.reason),
+        Err(failed) => Decision::Retry { after: wait(policy.backoff, attempt, random()), reason: failed.reason },
     }
 }
 
 /// Decides what an attempt at a batch of several events means: as [`decide`] for an event, but no verdict on all of them puts
 /// away any, for it may be meant for one.
 pub(crate) fn decide_batch(
-    result: Result<Outcome, Failure>,
+    result: Result<Outcome, Failed>,
     attempt: u32,
     policy: &Policy,
     random: impl FnOnce() -> f64,
 ) -> Decision {
-    let undecodable = matches!(result, Err(Failure::Decode(_)));
+    let undecodable = matches!(&result, Err(failed) if failed.cause == Cause::Decode);
     match decide(result, attempt, policy, random) {
         Decision::Settle(Settlement::Dead { reason, .. }) => Decision::Apart { undecodable, reason },
         other => other,
@@ -188,7 +211,7 @@ mod tests {
     };
 
     fn failed(error: impl Into<BoxError>, attempt: u32) -> Decision {
-        decide(Err(Failure::Handler(error.into())), attempt, &POLICY, || 0.0)
+        decide(Err(Failed::of(Failure::Handler(error.into()))), attempt, &POLICY, || 0.0)
     }
 
     fn cause(decision: Decision) -> Cause {
@@ -221,10 +244,10 @@ mod tests {
 
     #[test]
     fn panics_and_timeouts_are_failed_attempts() {
-        let panic = |attempt| decide(Err(Failure::Panic("boom".into())), attempt, &POLICY, || 0.0);
+        let panic = |attempt| decide(Err(Failed::of(Failure::Panic("boom".into()))), attempt, &POLICY, || 0.0);
         assert!(matches!(panic(1), Decision::Retry { .. }));
         assert_eq!(cause(panic(3)), Cause::Panic);
-        assert_eq!(cause(decide(Err(Failure::TimedOut(POLICY.timeout)), 3, &POLICY, || 0.0)), Cause::Timeout);
+        assert_eq!(cause(decide(Err(Failed::timed_out(POLICY.timeout)), 3, &POLICY, || 0.0)), Cause::Timeout);
     }
 
     #[test]
@@ -235,7 +258,7 @@ mod tests {
     #[test]
     fn a_batch_is_retried_whole_and_taken_apart_instead_of_put_away() {
         let batch = |result, attempt| decide_batch(result, attempt, &POLICY, || 0.0);
-        let failed = |error: BoxError| Err(Failure::Handler(error));
+        let failed = |error: BoxError| Err(Failed::of(Failure::Handler(error)));
         assert_eq!(batch(Ok(Outcome::Done), 1), Decision::Settle(Settlement::Done));
         assert!(matches!(batch(Ok(Outcome::Skip("old".into())), 1), Decision::Settle(Settlement::Skipped { .. })));
         assert!(matches!(batch(failed("down".into()), 2), Decision::Retry { .. }));
@@ -243,7 +266,7 @@ mod tests {
         for (result, attempt) in [
             (failed("down".into()), 3),
             (failed(permanent("never").into()), 1),
-            (Err(Failure::Panic("boom".into())), 3),
+            (Err(Failed::of(Failure::Panic("boom".into()))), 3),
             (Ok(Outcome::DeadLetter("bad".into())), 1),
         ] {
             let decision = batch(result, attempt);

@@ -18,7 +18,7 @@ use streams_core::broker::{
     Become, BrokerError, BrokerErrorKind, Created, Crew, Delivered, Events, Full, Haul, Holder, Joined, Lost, Need,
     Settle, Settled, Take, Took,
 };
-use streams_core::{Context, Entry, EntryId, Failure, OnDataLoss, Outcome, keys};
+use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ use crate::metrics::Gauge;
 use crate::ordered::{Ended, Group, Past};
 use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
-use crate::settle::{Cause, Decision, SERVER_AWAY, Settlement, decide, wait};
+use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::FAREWELL;
 use crate::source::extent;
 use crate::status::{Phase, count};
@@ -132,7 +132,7 @@ enum Came {
     /// It could not be charged.
     Nothing,
     /// The handler has come to its end.
-    End(Result<Outcome, Failure>),
+    End(Result<Outcome, Failed>),
 }
 
 /// What has ended, on its way to the broker.
@@ -607,9 +607,8 @@ impl<'a> Desk<'a> {
     fn returned(&mut self, returned: Result<Returned, JoinError>) {
         let Returned { id, call, came } = match returned {
             Ok(returned) => returned,
-            Err(error) if error.is_cancelled() => return,
-            // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            // A handler's panic is caught: this one is ours, and ends the work as any other of ours does.
+            Err(error) => return error.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
         };
         // One that was given up meanwhile is nobody's any more; the event may be in hand again.
         if self.running.get(&id).is_none_or(|running| running.call != call) {
@@ -642,7 +641,7 @@ impl<'a> Desk<'a> {
     }
 
     /// An attempt is over: says what becomes of its event.
-    fn judge(&mut self, running: &Running, result: Result<Outcome, Failure>) {
+    fn judge(&mut self, running: &Running, result: Result<Outcome, Failed>) {
         self.over(running);
         let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
         let handler = &group.handlers[*consumer];
@@ -752,7 +751,7 @@ impl<'a> Desk<'a> {
                 consumer = group.handlers[running.consumer].name(),
                 "a handler has outrun its timeout and does not yield: its event is given up here and tried again"
             );
-            self.judge(&running, Err(Failure::TimedOut(timeout)));
+            self.judge(&running, Err(Failed::timed_out(timeout)));
         }
         if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
             self.ends.extend(kept.letters);

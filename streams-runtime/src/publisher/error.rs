@@ -36,6 +36,8 @@ impl fmt::Debug for PublishError {
 pub(super) enum Problem {
     #[error("{0}")]
     Encode(EncodeError),
+    #[error("it cannot be written, as its own code panicked: {0}")]
+    Panicked(String),
     #[error(
         "the payload has {bytes} bytes, the limit is {limit}; keep large data elsewhere and publish where it is, or raise `max_payload`"
     )]
@@ -93,6 +95,7 @@ impl PublishError {
                 _ => "protocol",
             },
             Problem::Encode(_)
+            | Problem::Panicked(_)
             | Problem::TooLarge { .. }
             | Problem::Header { .. }
             | Problem::Headers { .. }
@@ -143,6 +146,7 @@ impl PublishError {
     pub fn is_refused(&self) -> bool {
         match &self.problem {
             Problem::Encode(_)
+            | Problem::Panicked(_)
             | Problem::TooLarge { .. }
             | Problem::Header { .. }
             | Problem::Headers { .. }

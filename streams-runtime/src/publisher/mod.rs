@@ -27,6 +27,7 @@ use self::meters::Meters;
 pub(crate) use self::queue::Shared;
 use self::queue::{Answer, Declared, Pending, Queue};
 use crate::app::Error;
+use crate::call;
 use crate::clock::Clock;
 use crate::config::PUBLISH_RETRY;
 use crate::meeting::Meeting;
@@ -273,7 +274,19 @@ impl Publisher {
         for (event, id) in events {
             let place = answers.len();
             answers.push(None);
-            let (partition, event_id) = self.place(&event, id, stream);
+            let event_id = self.event_id(id);
+            let partition = match self.partition(&event, &event_id, stream) {
+                Ok(partition) => partition,
+                // Nobody knows its key, so nothing is known to have no place behind it.
+                Err(error) => {
+                    for chunk in &mut chunks {
+                        chunk.send(E::INFO, &mut answers).await;
+                        chunk.failed = true;
+                    }
+                    answers[place] = Some(Err(error));
+                    continue;
+                }
+            };
             let chunk = &mut chunks[partition as usize];
             if chunk.failed {
                 answers[place] = Some(Err(PublishError::of(E::INFO, Some(event_id), Problem::NotSent)));
@@ -374,12 +387,16 @@ impl Publisher {
         Ok(stream.declared.key.clone())
     }
 
-    /// Which partition the event belongs to, and its id.
-    fn place<E: StreamEvent>(&self, event: &E, id: Option<String>, stream: &Stream) -> (u32, String) {
+    fn event_id(&self, given: Option<String>) -> String {
         let shared = &self.inner.shared;
-        let id = id.unwrap_or_else(|| shared.random.event_id(shared.clock.wall_ms()).to_string());
+        given.unwrap_or_else(|| shared.random.event_id(shared.clock.wall_ms()).to_string())
+    }
+
+    /// Which partition the event belongs to.
+    fn partition<E: StreamEvent>(&self, event: &E, id: &str, stream: &Stream) -> Result<u32, PublishError> {
         let partitions = stream.declared.key.partitions();
-        (event.key().map_or_else(|| partition_of(&id, partitions), |key| partition_of(&key, partitions)), id)
+        let place = || event.key().map_or_else(|| partition_of(id, partitions), |key| partition_of(&key, partitions));
+        call::unwound(place).map_err(|panic| PublishError::of(E::INFO, Some(id.to_owned()), Problem::Panicked(panic)))
     }
 
     /// The entry's fields; refuses everything that can be refused before anything is sent.
@@ -395,7 +412,9 @@ impl Publisher {
         };
         let refuse = |problem| PublishError::of(E::INFO, Some(event_id.clone()), problem);
         let mut payload = Vec::with_capacity(256);
-        codec::encode(event, &mut payload).map_err(|error| refuse(Problem::Encode(error)))?;
+        call::unwound(|| codec::encode(event, &mut payload))
+            .map_err(|panic| refuse(Problem::Panicked(panic)))?
+            .map_err(|error| refuse(Problem::Encode(error)))?;
         let limit = codec::max_payload::<E>();
         if payload.len() > limit {
             return Err(refuse(Problem::TooLarge { bytes: payload.len(), limit }));
@@ -554,7 +573,8 @@ impl<'a, E: StreamEvent> IntoFuture for Publish<'a, E> {
 impl<E: StreamEvent> Publish<'_, E> {
     async fn write(self, stream: &Stream, span: &Span) -> Result<Receipt, PublishError> {
         let publisher = self.publisher;
-        let (partition, event_id) = publisher.place(self.event, self.event_id, stream);
+        let event_id = publisher.event_id(self.event_id);
+        let partition = publisher.partition(self.event, &event_id, stream)?;
         trace::publishes(span, partition, &event_id);
         let trace = match self.headers.iter().find(|(name, _)| name == trace::TRACEPARENT) {
             Some((_, own)) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Durable, Fields};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{Durability, EntryId};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -35,6 +36,9 @@ const RECHECK: Duration = Duration::from_secs(10);
 /// The waits between attempts: at once for a connection that broke, and then a server that is away is not hammered.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Said of a call that no task could write for.
+const OUTSIDE: &str = "it was published outside of a Tokio runtime, which writes it: call it in a task of one, or keep the guard of `tokio::runtime::Handle::enter` meanwhile";
 
 /// What one call asks to be written, and its answer: the entries stay together and in order.
 struct Item {
@@ -165,23 +169,25 @@ impl Queue {
     pub(super) async fn put(self: &Arc<Self>, entries: Vec<Fields>) -> Pending {
         let bytes = entries.iter().map(size).sum();
         let (answer, answered) = oneshot::channel();
+        let Ok(executor) = Handle::try_current() else {
+            let error = BrokerError::new(BrokerErrorKind::Refused, OUTSIDE);
+            let _ = answer.send(Err(Arc::new(error)));
+            return Pending { answered };
+        };
         // Nobody closes the semaphore; if somebody did, the answer would be that of a writer that has ended.
         if let Ok(room) = Arc::clone(&self.shared.room).acquire_many_owned(room_for(entries.len(), bytes)).await {
-            let mut waiting = self.waiting();
-            let deadline = after(Instant::now(), self.shared.retry);
-            waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
-            if !std::mem::replace(&mut waiting.writing, true) {
+            let is_idle = {
+                let mut waiting = self.waiting();
+                let deadline = after(Instant::now(), self.shared.retry);
+                waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
+                !std::mem::replace(&mut waiting.writing, true)
+            };
+            if is_idle {
                 let queue = Arc::clone(self);
-                tokio::spawn(
-                    Writer {
-                        contact: queue.shared.outages.contact(),
-                        queue,
-                        items: VecDeque::new(),
-                        trouble: None,
-                        done: false,
-                    }
-                    .run(),
-                );
+                let contact = queue.shared.outages.contact();
+                let writer = Writer { contact, queue, items: VecDeque::new(), trouble: None, done: false };
+                // An executor that has ended drops it at once, and it then answers who waits: nothing is locked here.
+                executor.spawn(writer.run());
             }
         }
         Pending { answered }

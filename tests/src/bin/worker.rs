@@ -1,6 +1,6 @@
 //! A service as users write it, for the end-to-end tests: handles jobs, and says on standard output when it begins and
-//! ends one. `WORKER_THREADS=1` gives it an executor of one thread. `WORKER_STARTS=1` starts and stops the app without
-//! reading the environment, `WORKER_SILENT=1` installs no subscriber.
+//! ends one. `WORKER_THREADS=1` gives it an executor of one thread, `WORKER_BLOCKS=apart` lets it block where that is
+//! right. `WORKER_STARTS=1` starts and stops the app without reading the environment, `WORKER_SILENT=1` installs no subscriber.
 
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ async fn work(job: Job) -> Result<(), String> {
     match job.does {
         None => {}
         Some(Does::Wait(millis)) => tokio::time::sleep(Duration::from_millis(millis)).await,
+        Some(Does::Block(millis)) if std::env::var("WORKER_BLOCKS").as_deref() == Ok("apart") => {
+            let block = move || std::thread::sleep(Duration::from_millis(millis));
+            tokio::task::spawn_blocking(block).await.map_err(|error| error.to_string())?;
+        }
         Some(Does::Block(millis)) => std::thread::sleep(Duration::from_millis(millis)),
         Some(Does::Fail) => return Err(format!("job {} fails", job.n)),
     }

@@ -107,8 +107,8 @@ fn a_dead_letter_is_replayed_and_another_discarded() {
         let output = run(env!("CARGO_BIN_EXE_retries"), url);
         let (before, after) = output.split_once("replaying:").unwrap();
         assert!(before.contains(r#"paid: {"ada": 100, "dea": 400}"#), "{output}");
-        assert!(before.contains("handler after 4 attempts: account ben is closed"), "{output}");
-        assert!(before.contains("permanent after 1 attempts: -300 cents cannot be paid out"), "{output}");
+        assert!(before.contains("handler at attempt 4: account ben is closed"), "{output}");
+        assert!(before.contains("permanent at attempt 1: -300 cents cannot be paid out"), "{output}");
         assert!(after.contains(r#"paid: {"ada": 100, "ben": 200, "dea": 400}"#), "{output}");
         assert!(after.contains("is discarded"), "{output}");
     }

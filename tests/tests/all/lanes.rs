@@ -478,7 +478,7 @@ async fn at_the_bound_the_status_and_the_log_say_which_entry_holds_up_the_others
     app.advance(secs(5)).await;
     assert_eq!(world.events(), (1..=50).collect::<Vec<_>>(), "50 entries from the oldest on");
     let reason = status(&app).held_up.expect("a reason");
-    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempts of 3", "50 (`lane_entries`)"] {
+    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`lane_entries`)"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     assert_eq!(log.count("held up"), 1, "{}", log.text());

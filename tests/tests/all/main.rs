@@ -9,6 +9,7 @@ mod catchup;
 mod contract;
 mod contract_shared;
 mod examples;
+mod fence;
 mod frozen;
 mod guides;
 mod lanes;

@@ -63,6 +63,7 @@ impl Site {
 }
 
 const SHORT_DEADLINE: (&str, &str) = ("STREAMS_SHUTDOWN_DEADLINE", "200ms");
+const BLOCKS_APART: (&str, &str) = ("WORKER_BLOCKS", "apart");
 const ONE_THREAD: (&str, &str) = ("WORKER_THREADS", "1");
 
 #[tokio::test]
@@ -132,6 +133,49 @@ async fn a_handler_that_never_yields_makes_the_exit_code_3_and_the_lease_stays()
     assert_eq!(worker.code(), Some(3));
     assert!(!owner.is_empty());
     assert_eq!(site.state("owner"), owner);
+}
+
+#[tokio::test]
+async fn blocking_work_that_a_handler_left_behind_ends_at_the_deadline_with_the_exit_code_2() {
+    for threads in ["1", "2"] {
+        let envs = [("STREAMS_SHUTDOWN_DEADLINE", "2s"), ("STREAMS_TIMEOUT", "200ms"), BLOCKS_APART];
+        let site = Site::new(&[&envs[..], &[("WORKER_THREADS", threads)]].concat());
+        let mut worker = site.owner();
+        site.publish(1, Some(Does::Block(600_000))).await;
+        worker.logs("took longer than its timeout of 200ms");
+        let stopped = Instant::now();
+        worker.signal("TERM");
+        assert_eq!(worker.code(), Some(2), "{}", worker.errors());
+        assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
+        assert_eq!(site.state("owner"), "", "the lease was given back before");
+        assert!(worker.errors().contains("blocking work that handlers have begun is not over"), "{}", worker.errors());
+    }
+}
+
+#[tokio::test]
+async fn blocking_work_that_ends_before_the_deadline_is_waited_for() {
+    for threads in ["1", "2"] {
+        let envs = [("STREAMS_SHUTDOWN_DEADLINE", "60s"), ("STREAMS_TIMEOUT", "200ms"), BLOCKS_APART];
+        let site = Site::new(&[&envs[..], &[("WORKER_THREADS", threads)]].concat());
+        let mut worker = site.owner();
+        site.publish(1, Some(Does::Block(2_000))).await;
+        worker.logs("took longer than its timeout of 200ms");
+        worker.signal("TERM");
+        assert_eq!(worker.code(), Some(0), "{}", worker.errors());
+    }
+}
+
+#[tokio::test]
+async fn a_clean_stop_has_one_closing_line() {
+    let site = Site::new(&[]);
+    let mut worker = site.owner();
+    site.publish(1, None).await;
+    worker.says("end 1");
+    worker.signal("TERM");
+    assert_eq!(worker.code(), Some(0));
+    let errors = worker.errors();
+    let closing: Vec<_> = errors.lines().filter(|line| line.contains("stopped: every handler finished")).collect();
+    assert!(closing.len() == 1 && closing[0].contains("INFO"), "{errors}");
 }
 
 #[tokio::test]

@@ -361,3 +361,132 @@ async fn another_number_of_partitions_than_the_recorded_one_is_refused() {
     assert!(error.to_string().contains("it is in use with 4"), "{error}");
     assert!(!error.is_retryable() && wire.calls(Op::Append) == 0);
 }
+
+// Where it is called.
+
+/// Waits for a future on this thread, which no executor runs on.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(value) => return value,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// What the thread comes to, which must not hang.
+fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    waits.recv_timeout(Duration::from_secs(60)).expect("it comes to an end")
+}
+
+#[test]
+fn a_publish_outside_of_an_executor_is_refused_and_says_what_it_needs() {
+    within_a_minute(|| {
+        let (publisher, wire) = publisher();
+        for _ in 0..2 {
+            let error = wait_for(async { publisher.publish(&quote("A", 1)).await }).unwrap_err();
+            assert!(!error.is_retryable() && !error.is_indefinite(), "{error}");
+            assert!(error.to_string().contains("outside of a Tokio runtime"), "{error}");
+            let errors = wait_for(publisher.publish_all([quote("A", 1), quote("A", 2)]));
+            assert!(errors.iter().all(|answer| answer.is_err()), "{errors:?}");
+        }
+        assert_eq!(wire.calls(Op::Append), 0);
+        // And nothing of that is in the way of those who are inside of one.
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        executor.block_on(publisher.publish(&quote("A", 1))).unwrap();
+    });
+}
+
+#[test]
+fn a_publish_in_an_executor_that_has_ended_is_told_so_and_another_executor_goes_on() {
+    within_a_minute(|| {
+        let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (publisher, _) = publisher();
+        let first = executor();
+        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        let handle = first.handle().clone();
+        drop(first);
+        {
+            let _inside = handle.enter();
+            for _ in 0..2 {
+                let error = wait_for(async { publisher.publish(&quote("A", 2)).await }).unwrap_err();
+                assert!(error.to_string().contains("the executor on which the publisher wrote has ended"), "{error}");
+            }
+        }
+        executor().block_on(publisher.publish(&quote("A", 3))).unwrap();
+    });
+}
+
+#[test]
+fn a_publisher_on_a_real_server_outlives_the_executor_that_it_connected_on() {
+    within_a_minute(|| {
+        let url = RedisServer::shared().database();
+        let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let first = executor();
+        let publisher = first.block_on(Publisher::connect(&url)).unwrap();
+        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        drop(first);
+        let second = executor();
+        second.block_on(publisher.publish(&quote("A", 2))).unwrap();
+        let last = second.block_on(publisher.last::<Quote>()).unwrap().unwrap();
+        assert_eq!(last.event.n, 2);
+    });
+}
+
+/// What cannot be written: its key or its field panics.
+#[stream_event(stream = "faulty-quotes", key = symbol, lock = false)]
+#[derive(Debug)]
+struct Unwritable {
+    #[event(wire = "String")]
+    #[serde(with = "unwritable")]
+    symbol: Panics,
+}
+
+#[derive(Debug)]
+struct Panics(&'static str);
+
+impl streams_runtime::EventKey for Panics {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        assert!(self.0 != "key", "the key panics");
+        self.0.into()
+    }
+}
+
+mod unwritable {
+    use super::Panics;
+
+    pub(super) fn serialize<S: serde::Serializer>(value: &Panics, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(value.0 != "field", "the field panics");
+        serializer.serialize_str(value.0)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Panics, D::Error> {
+        <String as serde::Deserialize>::deserialize(deserializer).map(|_| Panics("read"))
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_panics_while_it_is_written_is_refused_and_those_before_it_are_answered() {
+    let (publisher, wire) = publisher();
+    for place in ["key", "field"] {
+        let error = publisher.publish(&Unwritable { symbol: Panics(place) }).await.unwrap_err();
+        assert!(error.is_refused() && error.to_string().contains(&format!("panicked: the {place} panics")), "{error}");
+        let answers =
+            publisher.publish_all(["a", place, "b"].map(|symbol| Unwritable { symbol: Panics(symbol) })).await;
+        let answers: Vec<_> =
+            answers.iter().map(|answer| answer.as_ref().err().map(|error| error.is_refused())).collect();
+        assert_eq!(answers, [None, Some(true), Some(false)], "{place}");
+    }
+    let stream = StreamKey::new(None, "faulty-quotes", 1).partition(0);
+    assert_eq!(entries(&wire, &stream).await.len(), 2);
+}

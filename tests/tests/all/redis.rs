@@ -16,6 +16,7 @@ use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
 use streams_runtime::Admin;
 use streams_runtime::broker::Redis;
+use streams_runtime::{App, Config, Phase, Publisher, Running, Stopped, consumer, consumers, stream_event};
 use streams_tests::{Options, RedisServer, logged};
 use tokio::time::Instant;
 
@@ -823,4 +824,112 @@ async fn a_state_that_is_damaged_is_named() {
     let error = case.broker.acquire(&risk(), &claim).await.unwrap_err();
     says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:risk`", "not complete"]);
     assert!(case.broker.state(&risk()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends_it() {
+    let url = RedisServer::shared().database();
+    let mut client = RedisServer::client(&url);
+    let broker = Arc::new(Redis::open(&url).unwrap());
+    let app = |broker: &Arc<Redis>| {
+        let config = Config::new().lease(Duration::from_secs(1));
+        App::with(consumers![weigh]).broker(Arc::clone(broker) as Arc<dyn Broker>).config(config).start()
+    };
+    // Makes the group.
+    let running = app(&broker).await.unwrap();
+    running.publisher().publish(&Load { n: 1 }).await.unwrap();
+    running.caught_up().await.unwrap();
+    assert_eq!(running.stop().await, Stopped::Clean);
+    let key = StreamKey::new(None, "loads", 1).partition(0).group("scale");
+    let fields = [
+        ("owner", Some(&b"\xff"[..]), "set it to an empty text"),
+        ("epoch", Some(b"soon"), "a number above all that it was"),
+        ("epoch", None, "a number above all that it was"),
+        ("beat", Some(b"-1"), "set it to 0"),
+        ("lease", Some(b""), "a lease in milliseconds"),
+        ("at", Some(b"nowhere"), "the id of the last entry that the group has handled"),
+        ("reset", Some(b"x"), "HDEL"),
+        ("needs", Some(b"x"), "HDEL"),
+    ];
+    for (field, value, mend) in fields {
+        let set = |client: &mut redis::Connection, value: Option<&[u8]>| match value {
+            Some(value) => redis::cmd("HSET").arg(key.state()).arg(field).arg(value).exec(client).unwrap(),
+            None => redis::cmd("HDEL").arg(key.state()).arg(field).exec(client).unwrap(),
+        };
+        let running = app(&broker).await.unwrap();
+        running.publisher().publish(&Load { n: 2 }).await.unwrap();
+        running.caught_up().await.unwrap();
+        assert_eq!(running.stop().await, Stopped::Clean);
+        let before: Option<Vec<u8>> = redis::cmd("HGET").arg(key.state()).arg(field).query(&mut client).unwrap();
+        set(&mut client, value);
+        let error = broker.state(&key).await.unwrap_err();
+        says(&error, BrokerErrorKind::Refused, &["`streams:{loads}:scale`", &format!("`{field}`"), mend]);
+        match app(&broker).await {
+            Err(refused) => assert!(refused.to_string().contains(mend), "{field}: {refused}"),
+            Ok(running) => {
+                let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await
+                else {
+                    panic!("{field}");
+                };
+                assert!(reason.contains(mend) && reason.contains(&format!("`{field}`")), "{reason}");
+                let _ = running.stop().await;
+            }
+        }
+        set(&mut client, before.as_deref());
+    }
+    // While a process owns it.
+    let running = app(&broker).await.unwrap();
+    running.publisher().publish(&Load { n: 3 }).await.unwrap();
+    running.caught_up().await.unwrap();
+    redis::cmd("HSET").arg(key.state()).arg("epoch").arg("soon").exec(&mut client).unwrap();
+    let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await else {
+        panic!()
+    };
+    assert!(reason.contains("`epoch` is `soon`") && reason.contains("goes on by itself"), "{reason}");
+    redis::cmd("HSET").arg(key.state()).arg("epoch").arg("99999999999999").exec(&mut client).unwrap();
+    phase(&running, |phase| matches!(phase, Phase::Owning { .. })).await;
+    assert_eq!(running.stop().await, Stopped::Clean);
+}
+
+/// The phase of the only group, once it is this.
+async fn phase(running: &Running, wanted: fn(&Phase) -> bool) -> Phase {
+    let began = Instant::now();
+    loop {
+        let phase = running.status().groups[0].phase.clone();
+        if wanted(&phase) {
+            return phase;
+        }
+        assert!(began.elapsed() < LONG, "{phase:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[stream_event(stream = "loads", lock = false)]
+struct Load {
+    n: u64,
+}
+
+#[consumer(group = "scale")]
+async fn weigh(_: Load) {}
+
+#[tokio::test]
+async fn a_stream_that_has_used_up_its_ids_is_told_with_what_mends_it() {
+    let url = RedisServer::shared().database();
+    let mut client = RedisServer::client(&url);
+    let publisher = Publisher::connect(&url).await.unwrap();
+    publisher.publish(&Load { n: 1 }).await.unwrap();
+    let last = "18446744073709551615-18446744073709551615";
+    redis::cmd("XADD").arg("loads").arg(last).arg("a").arg("1").exec(&mut client).unwrap();
+    let error = publisher.publish(&Load { n: 2 }).await.unwrap_err();
+    assert!(!error.is_indefinite() && !error.is_retryable(), "{error}");
+    for part in ["`loads`", "has used up its ids", "XDEL", "XSETID"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    assert!(!error.to_string().contains("publish it again"), "{error}");
+    // And that is true.
+    redis::cmd("XDEL").arg("loads").arg(last).exec(&mut client).unwrap();
+    let newest = publisher.last::<Load>().await.unwrap().unwrap().entry_id();
+    redis::cmd("XSETID").arg("loads").arg(newest.to_string()).exec(&mut client).unwrap();
+    publisher.publish(&Load { n: 3 }).await.unwrap();
+    assert_eq!(publisher.last::<Load>().await.unwrap().unwrap().event.n, 3);
 }

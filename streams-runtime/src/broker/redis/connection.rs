@@ -528,6 +528,12 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         }
         "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => (BrokerErrorKind::Unsupported, CLUSTER),
         "ERR" if error.to_string().contains("same slot") => (BrokerErrorKind::Unsupported, CLUSTER),
+        "ERR" if error.to_string().contains("exhausted the last possible ID") => (
+            BrokerErrorKind::Refused,
+            "the stream has used up its ids: its last one is 18446744073709551615-18446744073709551615, which somebody has \
+             given to an entry or set with XSETID; remove that entry with XDEL where there is one, then set the last id \
+             to that of the newest entry with XSETID",
+        ),
         // Definite answers that a script's first line or a missing command bring about.
         "ERR" if error.to_string().contains("unknown command") => {
             (BrokerErrorKind::Unsupported, "the server lacks the command; Redis 7.0 or Valkey 7.2 is needed")

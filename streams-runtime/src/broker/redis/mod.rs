@@ -143,7 +143,11 @@ fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerError> {
         }
         "damaged" => Err(BrokerError::new(
             BrokerErrorKind::Refused,
-            format!("the state at `{}` is not complete; who else writes to it?", call.key),
+            format!(
+                "the state at `{}` is not complete: a field is missing, or is no number or entry id where it has to be; \
+                 find out who else writes to it, and set the field as docs/wire-format.md says",
+                call.key
+            ),
         )),
         _ => Ok(answer),
     }
@@ -435,10 +439,7 @@ impl Broker for Redis {
     }
 
     fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
-        Box::pin(async move {
-            let call = reading(group);
-            state(self.command(call, &read_state(group)).await?).map_err(unexpected(call))
-        })
+        Box::pin(async move { state(group, self.command(reading(group), &read_state(group)).await?) })
     }
 
     fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<AnswerOf<Option<GroupState>>>> {
@@ -449,10 +450,10 @@ impl Broker for Redis {
                 looks.add_command(read_state(group));
             }
             let replies = each(&self.commands, reading(first), &mut looks, None).await?;
-            let answers = replies.into_iter().zip(groups).map(|(reply, group)| {
-                let call = reading(group);
-                state(reply.map_err(|error| explain(call, error))?).map_err(unexpected(call))
-            });
+            let answers = replies
+                .into_iter()
+                .zip(groups)
+                .map(|(reply, group)| state(group, reply.map_err(|error| explain(reading(group), error))?));
             Ok(answers.collect())
         })
     }
@@ -961,7 +962,7 @@ fn reading(group: &GroupKey) -> Call<'_> {
 
 fn read_state(group: &GroupKey) -> Cmd {
     let mut command = cmd("HMGET");
-    command.arg(group.state()).arg(&["owner", "epoch", "beat", "lease", "at", "reset", "resume", "events", "needs"]);
+    command.arg(group.state()).arg(&STATE);
     command
 }
 
@@ -1105,31 +1106,61 @@ fn counts(reply: Value, above: EntryId) -> Result<Vec<(EntryId, u32)>, Unexpecte
     Ok(counts)
 }
 
-fn state(reply: Value) -> Result<Option<GroupState>, Unexpected> {
-    let fields = parse::array(reply)?;
+/// The fields of a group's state that are read.
+const STATE: [&str; 9] = ["owner", "epoch", "beat", "lease", "at", "reset", "resume", "events", "needs"];
+
+fn state(group: &GroupKey, reply: Value) -> Result<Option<GroupState>, BrokerError> {
+    let fields = parse::array(reply).map_err(unexpected(reading(group)))?;
     if fields.iter().all(|field| *field == Value::Nil) {
         return Ok(None);
     }
-    let mut fields = fields.into_iter();
+    let mut fields = STATE.into_iter().zip(fields.into_iter().chain(std::iter::repeat(Value::Nil)));
     let mut field = || fields.next().unwrap_or_default();
-    let lease =
-        LeaseView { owner: parse::text(field())?, epoch: parse::number(field())?, beat: parse::number(field())? };
-    let lease_for = Duration::from_millis(parse::number(field())?);
-    let at = parse::id(field())?;
-    let mut count = || match field() {
-        Value::Nil => Ok(0),
-        count => parse::number(count),
+    let owner = whole(group, field(), parse::text, None)?;
+    let lease = LeaseView {
+        owner,
+        epoch: whole(group, field(), parse::number, None)?,
+        beat: whole(group, field(), parse::number, None)?,
     };
-    let (reset, resume) = (count()?, count()?);
-    let events = match field() {
-        Value::Nil => Events::new(),
-        events => parse::events(&parse::text(events)?),
-    };
-    let needs = match field() {
-        Value::Nil => None,
-        need => Some(parse::need(&parse::text(need)?)?),
-    };
+    let lease_for = Duration::from_millis(whole(group, field(), parse::number, None)?);
+    let at = whole(group, field(), parse::id, None)?;
+    let reset = whole(group, field(), parse::number, Some(0))?;
+    let resume = whole(group, field(), parse::number, Some(0))?;
+    let events = whole(group, field(), |value| Ok(parse::events(&parse::text(value)?)), Some(Events::new()))?;
+    let needs = whole(group, field(), |value| Ok(Some(parse::need(&parse::text(value)?)?)), Some(None))?;
     Ok(Some(GroupState { lease, lease_for, at, reset, resume, events, needs }))
+}
+
+/// A field of a group's state. One that says nothing of use is somebody else's doing, and stays so until somebody mends it.
+fn whole<T>(
+    group: &GroupKey,
+    (field, value): (&str, Value),
+    read: impl FnOnce(Value) -> Result<T, Unexpected>,
+    missing: Option<T>,
+) -> Result<T, BrokerError> {
+    if let (Value::Nil, Some(missing)) = (&value, missing) {
+        return Ok(missing);
+    }
+    let seen = match parse::lossy(value.clone()) {
+        Ok(text) => format!("`{}`", text.chars().take(64).flat_map(char::escape_debug).collect::<String>()),
+        Err(_) => "missing".to_owned(),
+    };
+    read(value).map_err(|Unexpected(expected)| {
+        let mend = match field {
+            "owner" => "set it to an empty text with HSET, which leaves the partition to whoever comes first",
+            "epoch" => "set it with HSET to a number above all that it was, such as the milliseconds since 1970",
+            "beat" => "set it to 0 with HSET",
+            "lease" => "set it with HSET to a lease in milliseconds, such as 20000",
+            "at" => "set it with HSET to the id of the last entry that the group has handled",
+            _ => "remove it with HDEL",
+        };
+        let key = group.state();
+        let message = format!(
+            "the state at `{key}` is damaged: its field `{field}` is {seen}, expected {expected}; find out who else \
+             writes to it, then {mend}"
+        );
+        BrokerError::new(BrokerErrorKind::Refused, message)
+    })
 }
 
 fn members(mut answer: Answer) -> Result<Vec<Member>, Unexpected> {
