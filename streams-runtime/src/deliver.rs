@@ -133,7 +133,13 @@ impl Group {
         committer: &mut Committer<'_>,
         hand: &mut InHand,
     ) -> Ended {
-        let mut source = match Source::open(self, holding).await {
+        let opened = tokio::select! {
+            biased;
+            () = self.engine.shutdown.stopping() => return Ended::Stopped,
+            () = lease.lost() => return Ended::Lost,
+            opened = Source::open(self, holding) => opened,
+        };
+        let mut source = match opened {
             Ok(source) => source,
             Err(error) => return error.into(),
         };

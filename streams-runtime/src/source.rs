@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catchup::{Chunk, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader};
-use crate::ordered::{Ended, Group};
+use crate::ordered::{Ended, Engine, Group};
 use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
@@ -58,22 +58,23 @@ pub(crate) struct Arrived {
 
 impl<'a> Source<'a> {
     pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
-        let partition = group.key.partition();
-        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = extent(&*group.engine.broker, &group.key).await?.map_or(holding.at, |extent| extent.last);
-        let from = last.max(holding.at);
-        let follower = group.engine.tails.follow(partition.as_str(), holding.at, from, group.max_payload);
-        let mut source = Self {
-            group,
-            follower,
-            reader: Reader::new(holding.at, &holding.at_event, holding.seen),
-            opened: holding.at,
-            ahead: None,
-            check: Box::pin(tokio::time::sleep(CHECK)),
-        };
+        let (tails, partition) = (&group.engine.tails, group.key.partition());
+        if holding.proving.is_some() {
+            tails.distrust(partition.as_str(), group.max_payload);
+        }
         // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
         // a lone group that is nearly there needs: what follows is read once for all who begin together.
-        source.look(FIRST_COUNT);
+        let snapshot = snapshot(&group.engine, &group.key, holding.at, FIRST_COUNT, group.max_payload).await?;
+        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
+        let from = snapshot.extent.map_or(holding.at, |extent| extent.last).max(holding.at);
+        let source = Self {
+            group,
+            follower: tails.follow(partition.as_str(), holding.at, from, group.max_payload),
+            reader: Reader::new(holding.at, &holding.at_event, holding.seen),
+            opened: holding.at,
+            ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(snapshot) })))),
+            check: Box::pin(tokio::time::sleep(CHECK)),
+        };
         Ok(source)
     }
 
@@ -206,17 +207,27 @@ impl<'a> Source<'a> {
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
     fn look(&mut self, most: usize) {
-        let (asked, bytes) = self.follower.look(most);
         let (engine, key) = (self.group.engine.clone(), self.group.key.clone());
-        let from = self.reader.position();
-        let reply = tokio::spawn(async move {
-            let _room = engine.tails.reserve(bytes).await;
-            let snapshot = engine.broker.snapshot(&key, from, asked.saturating_add(1)).await;
-            let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
-            let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
-            engine.tails.learn(key.partition().as_str(), read);
-            snapshot
-        });
+        let (from, max_payload) = (self.reader.position(), self.group.max_payload);
+        let reply = tokio::spawn(async move { snapshot(&engine, &key, from, most, max_payload).await });
         self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
+}
+
+/// A snapshot with at most so many entries above the position, when there is room for them.
+async fn snapshot(
+    engine: &Engine,
+    key: &GroupKey,
+    from: EntryId,
+    most: usize,
+    max_payload: usize,
+) -> Result<Snapshot, BrokerError> {
+    let partition = key.partition().as_str();
+    let (asked, bytes) = engine.tails.look(partition, max_payload, most);
+    let _room = engine.tails.reserve(bytes).await;
+    let snapshot = engine.broker.snapshot(key, from, asked.saturating_add(1)).await;
+    let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
+    let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+    engine.tails.learn(partition, max_payload, read);
+    snapshot
 }
