@@ -455,7 +455,7 @@ impl Group {
             id: entry.id,
             event_id: entry.given_id().unwrap_or_default(),
             is_event: *is_event,
-            passed_over: entry.event().filter(|_| !is_event),
+            passed_over: entry.event().filter(|_| !is_event && !matches!(taker, Taker::Unnamed)),
         });
         self.settle(committer, ends, letter);
         let Some(cause) = dead else { return Ok(Ok(false)) };
