@@ -371,7 +371,7 @@ pub struct Snapshot {
     pub deleted: Option<EntryId>,
     /// The entries that were asked for, oldest first; the one at the position [in short](in_short).
     pub entries: Vec<Arc<Entry>>,
-    /// Whether these are all.
+    /// Whether these are certainly all; as in a [`Page`].
     pub complete: bool,
 }
 
@@ -380,7 +380,7 @@ pub struct Snapshot {
 pub struct Page {
     /// Oldest first; the one at the position [in short](in_short).
     pub entries: Vec<Arc<Entry>>,
-    /// Whether these are all.
+    /// Whether these are certainly all. MUST be true where none is above the position although some were asked for.
     pub complete: bool,
 }
 

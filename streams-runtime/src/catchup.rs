@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-use streams_core::broker::{BrokerError, BrokerErrorKind, Page};
+use streams_core::broker::{BrokerError, BrokerErrorKind, Page, in_short};
 use streams_core::{Entry, EntryId};
 use tokio::sync::watch;
 
@@ -106,7 +106,11 @@ pub(crate) struct Order {
 
 impl Order {
     /// What was read: the entry at `from`, and those above it.
-    pub(crate) fn chunk(&self, Page { entries, complete }: Page) -> Chunk {
+    pub(crate) fn chunk(&self, Page { mut entries, complete }: Page) -> Chunk {
+        // Who stands there has it already: nobody takes it from here.
+        if let Some(first) = entries.first_mut().filter(|first| first.id == self.from) {
+            *first = Arc::new(in_short(first));
+        }
         let bytes = entries.iter().map(|entry| entry.weight()).sum();
         Chunk { bytes, full: !complete, entries, floor: self.floor }
     }
@@ -185,7 +189,8 @@ impl Catchup {
         self.on_their_way.retain(|read| read.landing.strong_count() > 0);
         self.on_their_way.push(OnItsWay { from, landing: Arc::downgrade(&landing) });
         let (count, page) = (self.count.get(), self.count.page());
-        let expected = self.count.expected(page.map_or(count, |(count, _)| count));
+        // The entry at the position comes along.
+        let expected = self.count.expected(page.map_or(count + 1, |(count, _)| count));
         (Order { from, count, page, expected, floor, landing }, Reading::OnItsWay(waiting))
     }
 

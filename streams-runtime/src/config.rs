@@ -31,8 +31,9 @@ pub struct Config {
     /// longer than the 10 s that one answer may take, so that it is asked for twice, and with the last attempt shorter
     /// than the 30 s that a handler has. With zero nothing is tried again.
     pub publish_retry: Duration,
-    /// How many bytes of entries the process keeps for all its groups, recent ones and those that groups share while they
-    /// catch up: 16 MiB, some 50,000 small events.
+    /// How many bytes of entries the process has in memory for all its groups: recent ones, those that groups share while they
+    /// catch up, and large ones for as long as anybody has them: 16 MiB, some 50,000 small events. When it is full, reads wait
+    /// for their turn, each for a tenth of a second at most.
     pub window_bytes: usize,
     /// How many entries a group with `concurrency` takes up on a partition, from the oldest that is not settled on: 10,000. One
     /// key that fails for minutes then does not soon stop the others; and a crash repeats at most as many. In shared delivery:

@@ -133,7 +133,13 @@ impl Group {
         committer: &mut Committer<'_>,
         hand: &mut InHand,
     ) -> Ended {
-        let mut source = match Source::open(self, holding).await {
+        let opened = tokio::select! {
+            biased;
+            () = self.engine.shutdown.stopping() => return Ended::Stopped,
+            () = lease.lost() => return Ended::Lost,
+            opened = Source::open(self, holding) => opened,
+        };
+        let mut source = match opened {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
@@ -451,7 +457,7 @@ impl Group {
             id: entry.id,
             event_id: entry.given_id().unwrap_or_default(),
             is_event: *is_event,
-            passed_over: entry.event().filter(|_| !is_event),
+            passed_over: entry.event().filter(|_| !is_event && !matches!(taker, Taker::Unnamed)),
         });
         self.settle(committer, ends, letter);
         let Some(cause) = dead else { return Ok(Ok(false)) };

@@ -58,6 +58,7 @@ impl Room {
     }
 
     /// How many bytes are held and asked for.
+    #[cfg(test)]
     pub(crate) fn taken(&self) -> usize {
         self.held().bytes()
     }

@@ -777,9 +777,9 @@ impl<'a> Desk<'a> {
         if enough || (in_hand > 0 && self.bytes >= self.group.lanes.bytes) {
             return 0;
         }
-        (idle + ahead)
-            .saturating_sub(self.queue.len())
-            .min(self.group.engine.tails.count(self.group.key.partition().as_str()).0)
+        let group = self.group;
+        let (most, _) = group.engine.tails.count(group.key.partition().as_str(), group.max_payload);
+        (idle + ahead).saturating_sub(self.queue.len()).min(most)
     }
 
     /// Asks for entries, if any are wanted.
@@ -801,8 +801,8 @@ impl<'a> Desk<'a> {
         // What rings from here on is not in the answer for sure.
         self.hungry = false;
         self.asked += 1;
-        let (engine, key) = (group.engine.clone(), group.key.clone());
-        let expected = engine.tails.count(key.partition().as_str()).1;
+        let (engine, key, max_payload) = (group.engine.clone(), group.key.clone(), group.max_payload);
+        let expected = engine.tails.count(key.partition().as_str(), group.max_payload).1;
         self.taking = Some(spawn(async move {
             let _room = engine.tails.reserve(expected).await;
             let took = engine.broker.take(&key, &take).await;
@@ -810,7 +810,7 @@ impl<'a> Desk<'a> {
                 Ok(Took::Entries(haul)) => haul.entries.iter().map(|taken| Arc::clone(&taken.entry)).collect(),
                 _ => Vec::new(),
             };
-            engine.tails.learn(key.partition().as_str(), took.as_ref().map(|_| entries.as_slice()));
+            engine.tails.learn(key.partition().as_str(), max_payload, took.as_ref().map(|_| entries.as_slice()));
             took
         }));
     }

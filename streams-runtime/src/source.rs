@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catchup::{Chunk, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader};
-use crate::ordered::{Ended, Group};
+use crate::ordered::{Ended, Engine, Group};
 use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
@@ -63,22 +63,23 @@ pub(crate) struct Arrived {
 
 impl<'a> Source<'a> {
     pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
-        let partition = group.key.partition();
-        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
-        let last = extent(&*group.engine.broker, &group.key).await?.map_or(holding.at, |extent| extent.last);
-        let from = last.max(holding.at);
-        let follower = group.engine.tails.follow(partition.as_str(), holding.at, from, group.max_payload);
-        let mut source = Self {
-            group,
-            follower,
-            reader: Reader::new(holding.at, &holding.at_event, holding.seen),
-            ahead: None,
-            check: Box::pin(tokio::time::sleep(CHECK)),
-        };
+        let (tails, partition) = (&group.engine.tails, group.key.partition());
+        if holding.proving.is_some() {
+            tails.distrust(partition.as_str(), group.max_payload);
+        }
+        let reader = Reader::new(holding.at, &holding.at_event, holding.seen);
         // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
         // a lone group that is nearly there needs: what follows is read once for all who begin together.
-        source.look(FIRST_COUNT);
-        Ok(source)
+        let looked = look(&group.engine, &group.key, &reader, FIRST_COUNT, group.max_payload).await?;
+        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
+        let from = looked.snapshot.extent.map_or(holding.at, |extent| extent.last).max(holding.at);
+        Ok(Self {
+            group,
+            follower: tails.follow(partition.as_str(), holding.at, from, group.max_payload),
+            reader,
+            ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(looked) })))),
+            check: Box::pin(tokio::time::sleep(CHECK)),
+        })
     }
 
     /// The next entries.
@@ -219,31 +220,38 @@ impl<'a> Source<'a> {
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
     fn look(&mut self, most: usize) {
-        let (asked, bytes) = self.follower.look(most);
         let (engine, key) = (self.group.engine.clone(), self.group.key.clone());
-        let reader = self.reader.clone();
-        let reply = tokio::spawn(async move {
-            let (broker, from) = (&engine.broker, reader.position());
-            let room = engine.tails.reserve(bytes).await;
-            let snapshot = broker.snapshot(&key, from, asked.saturating_add(1)).await;
-            let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
-            let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
-            engine.tails.learn(key.partition().as_str(), read);
-            drop(room);
-            let snapshot = snapshot?;
-            let loss = reader.clone().judge(&snapshot, snapshot.complete);
-            let mut left = None;
-            if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
-                for place in reader.earlier() {
-                    let there = broker.page(key.partition(), place.position(), 1, 0).await?;
-                    if place.is_at(there.entries.first()) {
-                        left = Some(place);
-                        break;
-                    }
-                }
-            }
-            Ok(Looked { snapshot, left })
-        });
+        let (reader, max_payload) = (self.reader.clone(), self.group.max_payload);
+        let reply = tokio::spawn(async move { look(&engine, &key, &reader, most, max_payload).await });
         self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
+}
+
+/// Takes a snapshot with at most so many entries above the reader's position, when there is room for them.
+async fn look(
+    engine: &Engine,
+    key: &GroupKey,
+    reader: &Reader,
+    most: usize,
+    max_payload: usize,
+) -> Result<Looked, BrokerError> {
+    let (partition, from) = (key.partition(), reader.position());
+    let (asked, bytes) = engine.tails.look(partition.as_str(), max_payload, most);
+    let room = engine.tails.reserve(bytes).await;
+    let snapshot = engine.broker.snapshot(key, from, asked.saturating_add(1)).await;
+    let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
+    let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+    engine.tails.learn(partition.as_str(), max_payload, read);
+    drop(room);
+    let snapshot = snapshot?;
+    let loss = reader.clone().judge(&snapshot, snapshot.complete);
+    if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
+        for place in reader.earlier() {
+            let there = engine.broker.page(partition, place.position(), 1, 0).await?;
+            if place.is_at(there.entries.first()) {
+                return Ok(Looked { snapshot, left: Some(place) });
+            }
+        }
+    }
+    Ok(Looked { snapshot, left: None })
 }

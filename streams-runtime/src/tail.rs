@@ -53,6 +53,9 @@ pub(crate) const FIRST_COUNT: usize = 16;
 /// How many entries are read by pages of so many bytes before others are read by their number alone, which is cheaper for the
 /// server: after a crash more than any group has read and not committed, so what was too large then is met in a page now.
 const CAREFUL: usize = 2_048;
+/// From this weight on entries are asked for by number again, one or two at a time: to hold one in a script costs the server
+/// ten times as much as to answer it.
+const HEAVY: usize = 256 * 1024;
 /// What a ring of a bell may weigh; replies are bounded by it.
 const BELL_BYTES: usize = 1_024;
 /// How many entries a group takes from a window at once.
@@ -63,7 +66,7 @@ const TAKE_BYTES: usize = 1024 * 1024;
 /// How much to ask for: follows the sizes seen, and what came of the last reads.
 ///
 /// The first of a partition, any after one that failed, and what may be large are read by pages, which are bounded by bytes;
-/// small entries by their number. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
+/// small entries by their number, and heavy ones one by one. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
 /// as many as the one before. A read that failed asks for half as much the next time, down to one entry of one key.
 #[derive(Debug, Clone)]
 pub(crate) struct Count {
@@ -75,8 +78,10 @@ pub(crate) struct Count {
     keys_now: usize,
     /// How many bytes a reply should hold.
     aim: usize,
-    /// How many entries are still to be read by pages.
+    /// How many entries are still to be read by pages, unless they are so large that they come one by one.
     careful: usize,
+    /// How many are, whatever they weigh.
+    distrusted: usize,
     /// About the largest entry lately; 0 while none was seen.
     largest: usize,
     failing: bool,
@@ -93,6 +98,7 @@ impl Count {
             keys_now: usize::MAX,
             aim: REPLY_AIM,
             careful: CAREFUL,
+            distrusted: 0,
             largest: 0,
             failing: false,
         };
@@ -120,12 +126,8 @@ impl Count {
 
     /// For a page: how many entries, and of how many bytes together; `None` where a read by number will do.
     pub(crate) fn page(&self) -> Option<(usize, usize)> {
-        (self.careful > 0).then_some((self.most, self.aim))
-    }
-
-    /// How many entries a look asks for.
-    pub(crate) fn look(&self) -> usize {
-        if self.failing { 1 } else { FIRST_COUNT }
+        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
+        careful.then_some((self.most, self.aim))
     }
 
     /// How many bytes a reply of so many entries may have, as far as one knows.
@@ -143,6 +145,7 @@ impl Count {
         let Some(largest) = weights().max() else { return };
         let average = weights().sum::<usize>() / entries.len();
         self.largest = largest.max(self.largest / 2);
+        self.distrusted = self.distrusted.saturating_sub(entries.len());
         self.careful = if self.largest >= LARGE { CAREFUL } else { self.careful.saturating_sub(entries.len()) };
         if !std::mem::take(&mut self.failing) {
             self.aim = (self.aim * 2).min(REPLY_AIM);
@@ -342,23 +345,34 @@ impl Tails {
 }
 
 impl Tails {
-    /// What is asked for of a partition that somebody follows, and how many bytes that may have.
-    pub(crate) fn count(&self, key: &str) -> (usize, usize) {
-        let inner = self.shared.lock();
-        inner.windows.get(key).map_or((1, REPLY_BYTES), |window| {
-            let count = &window.catchup.count;
-            (count.get(), count.expected(count.get()))
-        })
+    /// How many entries of a partition to ask for where nothing else bounds the answer, and how many bytes that may have.
+    pub(crate) fn count(&self, key: &str, max_payload: usize) -> (usize, usize) {
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        (count.get(), count.expected(count.get()))
+    }
+
+    /// How many entries a look asks for, and how many bytes it may bring.
+    pub(crate) fn look(&self, key: &str, max_payload: usize, most: usize) -> (usize, usize) {
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        (if count.failing { 1 } else { most }, count.expected(1).max(SNAPSHOT_BYTES))
     }
 
     /// Learns from a read of a partition, or from one that failed.
-    pub(crate) fn learn<'e, T: 'e>(&self, key: &str, read: Result<&'e [Arc<Entry>], T>) {
-        let entries = read.as_ref().map_or(&[][..], |entries| entries);
-        self.shared.room.saw(entries);
-        self.shared.lock().change(key, |window| match read {
-            Ok(entries) => window.catchup.count.saw(entries),
-            Err(_) => window.catchup.count.failed(),
-        });
+    pub(crate) fn learn<T>(&self, key: &str, max_payload: usize, read: Result<&[Arc<Entry>], T>) {
+        self.shared.room.saw(*read.as_ref().unwrap_or(&&[][..]));
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        match read {
+            Ok(entries) => count.saw(entries),
+            Err(_) => count.failed(),
+        }
+    }
+
+    /// The last process that read this may have ended by what is in it.
+    pub(crate) fn distrust(&self, key: &str, max_payload: usize) {
+        self.shared.lock().count(key, max_payload).distrusted = CAREFUL;
     }
 
     /// Waits for room for so many bytes of entries.
@@ -386,6 +400,14 @@ impl Shared {
 }
 
 impl Inner {
+    /// What is known of the sizes in a partition.
+    fn count(&mut self, key: &str, max_payload: usize) -> &mut Count {
+        match self.windows.get_mut(key) {
+            Some(window) => &mut window.catchup.count,
+            None => self.counts.entry(key.to_owned()).or_insert_with(|| Count::new(max_payload, 1)),
+        }
+    }
+
     fn keys_of(&self, reader: &Arc<Reader>) -> usize {
         self.windows.values().filter(|window| Arc::ptr_eq(&window.reader, reader)).count()
     }
@@ -600,15 +622,6 @@ impl Follower {
         reading
     }
 
-    /// How many entries a look asks for, and how many bytes it may bring.
-    pub(crate) fn look(&self, most: usize) -> (usize, usize) {
-        let inner = self.shared.lock();
-        let Some(window) = inner.windows.get(&self.key) else { return (1, 0) };
-        let count = &window.catchup.count;
-        let asked = if count.look() < FIRST_COUNT { count.look() } else { most };
-        (asked, count.expected(1).max(SNAPSHOT_BYTES))
-    }
-
     /// The server has nothing above this position. A window that has, and that does not show the position, is of another
     /// history: it begins anew from here.
     pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
@@ -758,7 +771,9 @@ async fn read_on(
         }
         *failures = 0;
         contact.succeeded();
-        woke = (!batches.is_empty()).then(Instant::now);
+        // Where there was as much as was asked for there is more, and nothing to wait for.
+        let is_full = batches.iter().any(|found| found.entries.len() >= count.get());
+        woke = (!batches.is_empty() && !is_full).then(Instant::now);
         let mut inner = shared.lock();
         for found in batches {
             let index = first + found.key;
@@ -881,7 +896,14 @@ mod tests {
         count.saw(&entries(&sizes));
         assert!(count.get() * 1024 * 1024 <= REPLY_BYTES, "{}", count.get());
         count.saw(&entries(&[1024 * 1024; 8]));
-        assert_eq!((count.get(), count.page()), (1, Some((UNSEEN, REPLY_AIM))));
+        assert_eq!((count.get(), count.page()), (1, None), "one by one");
+        (0..20).for_each(|_| count.saw(&entries(&[LARGE; 8])));
+        assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)));
+        count.saw(&entries(&[1024 * 1024]));
+        count.distrusted = 8;
+        assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)), "one of them may be too large for any process");
+        count.saw(&entries(&[1024 * 1024; 8]));
+        assert_eq!(count.page(), None);
     }
 
     #[test]
@@ -897,7 +919,7 @@ mod tests {
     fn reads_that_fail_ask_for_less_down_to_one_entry_of_one_key_and_for_more_again() {
         let mut count = Count::new(1024 * 1024, 8);
         (0..20).for_each(|_| count.saw(&entries(&[20; 256])));
-        let before = (count.get(), count.keys(), count.look());
+        let before = (count.get(), count.keys(), count.failing);
         let mut asked = Vec::new();
         for _ in 0..20 {
             count.failed();
@@ -905,9 +927,9 @@ mod tests {
             asked.push((count.get() * count.keys(), bytes));
         }
         assert!(asked.is_sorted_by(|a, b| a.0 >= b.0 && a.1 >= b.1), "{asked:?}");
-        assert_eq!((asked.last(), count.look()), (Some(&(1, 1)), 1));
+        assert_eq!((asked.last(), count.failing), (Some(&(1, 1)), true));
         (0..40).for_each(|_| count.saw(&entries(&[20; 64])));
-        assert_eq!((count.get(), count.keys(), count.look()), before);
+        assert_eq!((count.get(), count.keys(), count.failing), before);
         assert_eq!(count.page(), None);
         (0..20).for_each(|_| count.failed());
         (0..3).for_each(|_| count.saw_nothing());

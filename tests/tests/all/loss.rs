@@ -491,6 +491,8 @@ async fn what_is_deleted_behind_a_stalled_handler_is_found_within_ten_seconds_of
     world.called("goes-on", 1).await;
     // More than the window keeps; what is in memory is handled, deleted or not.
     let ids = world.publish(2..=5001).await;
+    // In virtual time: the window has gone on to the end by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     world.remove(&ids[10..20]);
     gate.open();
     world.committed("goes-on", ids[4999]).await;

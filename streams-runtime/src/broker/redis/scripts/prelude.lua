@@ -192,24 +192,32 @@ local function in_short(entry)
   return {entry[1], kept}
 end
 
--- The entries from an id on, at most so many: the one at the id in short, and above it no more than so many bytes, but for the
--- first, whatever it weighs. Answers too whether these are all.
-local function page(stream, from, count, bytes)
+-- The entries from an id on, at most so many: the one at it in short, and above it no more than so many bytes, but for the
+-- first, whatever it weighs. Answers too whether these are all. To hold a large entry here is dear, so what the caller has,
+-- the stream's first and last entry, is not read again.
+local function page(stream, from, count, bytes, first, last)
   local found, after, sum, read, step = {}, from, 0, 0, 1
   if count == 0 then
     return found, false
   end
-  local here = entry_at(stream, from)
+  local begins_above = first and above(first[1], from)
+  local here = (first and first[1] == from and first) or (last and last[1] == from and last)
+  if not here and not begins_above then
+    here = entry_at(stream, from)
+  end
   if here then
     table.insert(found, in_short(cut(here)))
   end
-  if from == '18446744073709551615-18446744073709551615' then
-    -- The server takes no interval above it.
-    return found, true
+  if from == '18446744073709551615-18446744073709551615' or (last and not above(last[1], from)) then
+    -- Nothing is above it, and the server takes no interval above the highest id.
+    return found, #found < count
   end
   while #found < count do
     local asked = math.min(step, count - #found)
-    local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', asked)
+    local entries = {first}
+    if read > 0 or not begins_above then
+      entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', asked)
+    end
     for _, entry in ipairs(entries) do
       entry = cut(entry)
       sum, read, after = sum + weight(entry), read + 1, entry[1]
@@ -218,8 +226,10 @@ local function page(stream, from, count, bytes)
       end
       table.insert(found, entry)
     end
-    if #entries < asked then
-      return found, true
+    if #entries < asked or (last and after == last[1]) then
+      return found, #found < count
+    elseif sum >= bytes then
+      return found, false
     end
     -- Of what may be large few are looked at together: the server holds all of them in memory here.
     step = math.max(math.min(step * 4, 16, math.floor((bytes - sum) * read / sum)), 1)

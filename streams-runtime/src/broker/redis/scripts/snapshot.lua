@@ -9,14 +9,14 @@ if redis.call('EXISTS', stream) == 0 then
   return {'no stream'}
 end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
-local first = info['first-entry'] and info['first-entry'][1] or ''
+local first, last = info['first-entry'], info['last-entry']
 local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-local entries, complete = page(stream, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+local entries, complete = page(stream, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), first, last)
 local deleted = info['max-deleted-entry-id']
 
 -- XTRIM .. ACKED (Redis 8.2) passes over what a consumer has in hand, and says of no entry that it took it: then a hole proves
 -- nothing. Only asked where there is one and nobody says who made it.
-local is_hole = first ~= '' and above(ARGV[2], first) and above(ARGV[2], deleted)
+local is_hole = first and above(ARGV[2], first[1]) and above(ARGV[2], deleted)
   and not (entries[1] and entries[1][1] == ARGV[2])
 local may_pass_over = redis.REDIS_VERSION_NUM >= 0x00080200 or (redis.VALKEY_VERSION_NUM or 0) >= 0x00090200
 if is_hole and may_pass_over then
@@ -26,5 +26,5 @@ if is_hole and may_pass_over then
     end
   end
 end
-return {'stream', first, info['last-generated-id'], info['length'], info['entries-added'],
+return {'stream', first and first[1] or '', info['last-generated-id'], info['length'], info['entries-added'],
   marker.err and 0 or 1, deleted, complete and 1 or 0, entries}
