@@ -209,6 +209,7 @@ impl Group {
                 }
                 Err(ended) => return ended,
             };
+            self.has_read(source.reader.position());
             if again.take().is_some() {
                 self.contact.succeeded();
                 self.progress.enter(Phase::Owning { epoch: holding.epoch });

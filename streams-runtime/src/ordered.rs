@@ -95,6 +95,8 @@ pub(crate) struct Group {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     at: EntryId,
+    /// As far as this process has read, committed or not.
+    read: EntryId,
     epoch: u64,
     /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
     reset: u64,
@@ -335,7 +337,7 @@ impl Group {
     }
 
     pub(crate) fn know(&self, state: &GroupState) {
-        let known = Known { at: state.at, epoch: state.lease.epoch, reset: state.reset };
+        let known = Known { at: state.at, read: state.at, epoch: state.lease.epoch, reset: state.reset };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
@@ -347,16 +349,26 @@ impl Group {
         self.progress.checkpoint(at);
     }
 
+    /// This process has read so far.
+    pub(crate) fn has_read(&self, to: EntryId) {
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.read = known.read.max(to);
+        }
+    }
+
     /// What the state shows of a history that is another one than this process has seen.
     pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
             (Some(known), Some(state)) if state.reset == known.reset && state.at < known.at => {
-                Err(loss(DataLossKind::HistoryCut, state.at, known.at))
+                Err(loss(DataLossKind::HistoryCut, state.at, known.at.max(known.read)))
             }
-            (_, Some(state)) => {
+            (known, Some(state)) => {
                 self.know(state);
+                if let Some(known) = known.filter(|known| known.reset == state.reset) {
+                    self.has_read(known.read);
+                }
                 Ok(())
             }
             (None, None) => Ok(()),

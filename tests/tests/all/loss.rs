@@ -1,13 +1,14 @@
 //! What is lost is said: cuts of history under running groups and between them, on the embedded broker and a real server,
 //! and random histories against a truth that is kept apart.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::Broker;
+use streams_core::broker::{Broker, Fields};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_runtime::broker::{Embedded, Redis};
+use streams_runtime::broker::{Embedded, Redis, embedded as in_process};
 use streams_runtime::{
     Admin, App, BoxError, Config, ConsumerOptions, Context, DataLoss, DataLossKind, EntryId, GroupStatus, OnDataLoss,
     Outcome, Phase, Publisher, Registration, Running, Start, State, Stopped, consumer, consumers, stream_event,
@@ -67,7 +68,76 @@ enum Hand {
     Redis(String),
 }
 
+/// A store as it was.
+#[derive(Clone)]
+enum Dump {
+    Embedded(in_process::Dump),
+    /// By key what DUMP answered.
+    Redis(Vec<(String, Option<Vec<u8>>)>),
+}
+
+/// The fields of these events, as a publisher writes them.
+async fn fields(steps: impl IntoIterator<Item = u64>) -> Vec<Fields> {
+    let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+    let publisher = Publisher::on(Arc::clone(&broker));
+    let receipts = publisher.publish_all(steps.into_iter().map(|n| Step { n })).await;
+    let entries = broker.read(&partition(), EntryId::ZERO, receipts.len()).await.unwrap();
+    entries.iter().map(|entry| entry.fields.clone()).collect()
+}
+
+/// So many ids that follow one another.
+fn ids_from(first: EntryId, count: usize) -> Vec<EntryId> {
+    std::iter::successors(Some(first), |id| Some(id.next())).take(count).collect()
+}
+
 impl World {
+    /// Everything as it is now.
+    fn dump(&self, groups: &[&str]) -> Dump {
+        match &self.hand {
+            Hand::Embedded(broker) => Dump::Embedded(broker.dump()),
+            Hand::Redis(url) => {
+                let mut client = RedisServer::client(url);
+                let states = groups.iter().map(|group| partition().group(group).state().to_owned());
+                let keys = std::iter::once("loss".to_owned()).chain(states);
+                let dump = |key: String| {
+                    let value = ::redis::cmd("DUMP").arg(&key).query(&mut client).unwrap();
+                    (key, value)
+                };
+                Dump::Redis(keys.map(dump).collect())
+            }
+        }
+    }
+
+    /// Makes everything, or the stream alone, what it was, and adds these entries before anybody can look.
+    fn set_back(&self, dump: &Dump, with_states: bool, new: &[(EntryId, Fields)]) {
+        match (&self.hand, dump) {
+            (Hand::Embedded(broker), Dump::Embedded(dump)) => {
+                broker.restore(dump, (!with_states).then_some(&partition()));
+                for (id, fields) in new {
+                    assert!(broker.add(&partition(), *id, fields.clone()), "{id} does not fit");
+                }
+            }
+            (Hand::Redis(url), Dump::Redis(keys)) => {
+                let mut steps = ::redis::pipe();
+                steps.atomic();
+                for (key, value) in keys.iter().take(if with_states { keys.len() } else { 1 }) {
+                    match value {
+                        Some(value) => steps.cmd("RESTORE").arg(key).arg(0).arg(value).arg("REPLACE"),
+                        None => steps.cmd("DEL").arg(key),
+                    };
+                }
+                for (id, fields) in new {
+                    let adding = steps.cmd("XADD").arg("loss").arg(id.to_string());
+                    for (name, value) in fields {
+                        adding.arg(name).arg(value);
+                    }
+                }
+                steps.exec(&mut RedisServer::client(url)).unwrap();
+            }
+            _ => panic!("a dump of another store"),
+        }
+    }
+
     fn embedded() -> Self {
         let broker = Embedded::new();
         Self { broker: Arc::new(broker.clone()), hand: Hand::Embedded(broker), lab: Lab::default() }
@@ -106,6 +176,13 @@ impl World {
         match &self.hand {
             Hand::Embedded(broker) => broker.delete(&partition()),
             Hand::Redis(_) => self.run(&["DEL", "loss"]),
+        }
+    }
+
+    fn mark(&self, group: &str) {
+        match &self.hand {
+            Hand::Embedded(broker) => broker.mark(&partition().group(group)),
+            Hand::Redis(_) => self.run(&["XGROUP", "CREATE", "loss", group, "0"]),
         }
     }
 
@@ -361,6 +438,116 @@ on_both! {
         assert_eq!(world.lab.events("halts"), (1..=n + 1).collect::<Vec<_>>(), "halted after {read}");
     }
 
+    async fn a_cut_is_told_before_anything_later_however_much_has_come_since(world) {
+        for with_states in [true, false] {
+            let app = world.start(consumers![halts, goes_on]).await;
+            let (n, before) = (world.lab.events("halts").len() as u64, world.lab.events("goes-on").len());
+            let mut ids = world.publish(n + 1..=n + 20).await;
+            world.committed("halts", ids[19]).await;
+            world.committed("goes-on", ids[19]).await;
+            let dump = world.dump(&["halts", "goes-on"]);
+            for lost in n + 21..=n + 30 {
+                ids.extend(world.publish([lost]).await);
+                world.committed("halts", ids[ids.len() - 1]).await;
+            }
+            world.committed("goes-on", ids[29]).await;
+            // A replica that lacks ten is promoted, and gets forty before the group is back.
+            let new = ids_from(ids[29].next(), 40).into_iter().zip(fields(n + 31..=n + 70).await).collect::<Vec<_>>();
+            world.set_back(&dump, with_states, &new);
+            for group in ["halts", "goes-on"] {
+                let loss = loss(&app, group, 1).await;
+                let expected = (DataLossKind::HistoryCut, ids[29], None);
+                assert_eq!((loss.kind, loss.to, loss.count), expected, "{with_states}");
+                assert!(loss.from >= ids[14] && loss.from <= ids[19], "{loss:?}: all is the same up to {}", ids[19]);
+            }
+            halted(&app, "halts").await;
+            assert_eq!(world.lab.events("halts"), (1..=n + 30).collect::<Vec<_>>(), "{with_states}");
+            world.committed("goes-on", new[39].0).await;
+            let handled = world.lab.events("goes-on").split_off(before);
+            assert!((n + 31..=n + 70).all(|n| handled.contains(&n)), "{handled:?}");
+            assert!(handled.len() < 76, "not from the beginning: {handled:?}");
+            app.admin().reset("loss", "halts", Start::At(ids[19].next())).await.unwrap();
+            world.committed("halts", new[39].0).await;
+            assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (1, 1), "{:?}", app.status());
+            assert_eq!(app.stop().await, Stopped::Clean);
+        }
+    }
+
+    async fn a_cut_is_told_for_what_it_is_where_new_entries_stand_below_the_position(world) {
+        let app = world.start(consumers![halts, goes_on]).await;
+        let ids = world.publish(1..=5).await;
+        world.committed("halts", ids[4]).await;
+        world.committed("goes-on", ids[4]).await;
+        let dump = world.dump(&["halts", "goes-on"]);
+        let mut lost = Vec::new();
+        for n in 6..=8 {
+            sleep(Duration::from_millis(3)).await;
+            lost.extend(world.publish([n]).await);
+            world.committed("halts", lost[lost.len() - 1]).await;
+        }
+        world.committed("goes-on", lost[2]).await;
+        // The clock of the new server is behind at first: five come before one that is above the position.
+        let mut places = ids_from(ids[4].next(), 5);
+        places.push(lost[2].next());
+        let new = places.into_iter().zip(fields(9..=14).await).collect::<Vec<_>>();
+        world.set_back(&dump, false, &new);
+        for group in ["halts", "goes-on"] {
+            let loss = loss(&app, group, 1).await;
+            assert_eq!((loss.kind, loss.to, loss.count), (DataLossKind::HistoryCut, lost[2], None), "{group}");
+            assert!(loss.from <= ids[4], "{group}: {loss:?}");
+        }
+        halted(&app, "halts").await;
+        assert_eq!(world.lab.events("halts"), (1..=8).collect::<Vec<_>>());
+        world.committed("goes-on", new[5].0).await;
+        let handled = world.lab.events("goes-on");
+        assert!((1..=14).all(|n| handled.contains(&n)), "{handled:?}");
+        assert_eq!(status(&app, "goes-on").losses, 1);
+    }
+
+    async fn a_cut_is_told_although_nobody_has_counted_how_far_the_group_was(world) {
+        let ids = world.publish(1..=50).await;
+        let dump = world.dump(&[]);
+        let ids = [ids, world.publish(51..=400).await].concat();
+        let options = ConsumerOptions::DEFAULT.with_start(Start::At(ids[10]));
+        let start = async || {
+            let app = App::with(consumers![halts, goes_on]).state(world.lab.clone());
+            let config = Config::new().lease(Duration::from_secs(2)).consumers(options);
+            app.config(config).broker(Arc::clone(&world.broker)).start().await.unwrap()
+        };
+        // In a backlog: nobody has come to its end.
+        for group in ["halts", "goes-on"] {
+            world.lab.always(group, 300, Act::Fail);
+        }
+        let app = start().await;
+        for group in ["halts", "goes-on"] {
+            world.called(group, 290).await;
+        }
+        assert_eq!(app.stop().await, Stopped::Clean);
+        for group in ["halts", "goes-on"] {
+            let state = world.broker.state(&partition().group(group)).await.unwrap().unwrap();
+            assert_eq!(state.at, ids[298]);
+        }
+        let new = ids_from(ids[399].next(), 5).into_iter().zip(fields(401..=405).await).collect::<Vec<_>>();
+        // Markers come back with the stream; these were not there yet.
+        world.set_back(&dump, false, &new);
+        for group in ["halts", "goes-on"] {
+            world.mark(group);
+            world.lab.script(group, 300, []);
+        }
+        let app = start().await;
+        for group in ["halts", "goes-on"] {
+            let loss = loss(&app, group, 1).await;
+            assert_eq!((loss.kind, loss.from, loss.count), (DataLossKind::HistoryCut, EntryId::ZERO, None), "{group}");
+        }
+        let reason = halted(&app, "halts").await;
+        assert!(reason.contains("Start::Earliest") && !reason.contains("to go on behind"), "{reason}");
+        assert!(!world.lab.events("halts").contains(&401));
+        world.committed("goes-on", new[4].0).await;
+        let handled = world.lab.events("goes-on");
+        assert!((401..=405).chain(1..=10).all(|n| handled.contains(&n)), "{handled:?}");
+        assert_eq!(status(&app, "goes-on").losses, 1);
+    }
+
     async fn a_halt_is_kept_by_the_process_that_found_it_and_cleared_from_anywhere(world) {
         let app = world.start(consumers![halts]).await;
         let ids = world.publish(1..=3).await;
@@ -533,6 +720,12 @@ struct Life {
     lost: Vec<u64>,
     base: Vec<u64>,
     cuts: u64,
+    /// Everything as it was, with the number of the last event then.
+    dumps: Vec<(Dump, u64)>,
+    /// The events that history has had since it last began anew.
+    known: BTreeSet<u64>,
+    /// Whether groups began where nobody has counted, so that what is lost of the rest need not be counted.
+    uncounted: bool,
 }
 
 const ALONE: &[&str] = &["goes-on"];
@@ -570,6 +763,7 @@ impl Life {
         let new = self.n + 1..=self.n + count;
         self.n += count;
         self.should.extend(new.clone());
+        self.known.extend(new.clone());
         self.ids.extend(self.world.publish(new).await);
     }
 
@@ -605,8 +799,102 @@ impl Life {
         self.begin().await;
     }
 
+    /// Makes history what it was, with new entries before a group is back. A group that has read what is gone tells so before
+    /// it handles any of the new ones; then it handles them all.
+    async fn set_back(&mut self) {
+        if self.dumps.is_empty() {
+            return;
+        }
+        if self.dice.below(3) > 0 {
+            self.settle().await;
+        } else {
+            self.open();
+        }
+        let which = self.dice.below(self.dumps.len() as u64) as usize;
+        let (dump, last) = self.dumps[which].clone();
+        self.dumps.truncate(which + 1);
+        let (with_states, count) = (self.dice.below(2) == 0, self.dice.below(60));
+        let new = self.n + 1..=self.n + count;
+        let fields = fields(new.clone()).await;
+        let newest = |n: u64| self.ids[n as usize - 1];
+        let same = if last == 0 { EntryId::ZERO } else { newest(last) };
+        let (gone, highest) = (last + 1..=self.n, if self.n == 0 { EntryId::ZERO } else { newest(self.n) });
+        // The clock may be behind: some of them stand below what was read, and may have its ids.
+        let below = if self.dice.below(2) == 0 { self.dice.below(count + 1) as usize } else { 0 };
+        let mut places = ids_from(same.next(), below);
+        let above = places.last().map_or(highest, |last| highest.max(*last));
+        places.extend(ids_from(EntryId::new(above.ms + 1, 0), count as usize - below));
+        let gate = Gate::default();
+        for n in new.clone() {
+            self.groups.iter().for_each(|group| self.world.lab.script(group, n, [Act::Wait(gate.clone())]));
+        }
+        let before: Vec<_> = self.now().iter().map(|status| status.losses).collect();
+        let new_entries: Vec<_> = places.iter().copied().zip(fields).collect();
+        self.world.set_back(&dump, with_states, &new_entries);
+        let handed_out = |life: &Self, group: &str| {
+            life.world.lab.events(group).into_iter().filter(|n| gone.contains(n) && life.known.contains(n)).max()
+        };
+        // Handed out before this moment, so whoever has it is beyond what is there.
+        let beyond: Vec<_> = self.groups.iter().map(|group| handed_out(self, group)).collect();
+        self.n += count;
+        self.ids.extend(&places);
+        self.known.retain(|n| *n <= last);
+        self.known.extend(new.clone());
+        self.should = new.clone().collect();
+        let began = Instant::now();
+        loop {
+            let status = self.now();
+            let mut missing = false;
+            for (index, group) in self.groups.iter().enumerate() {
+                if beyond[index].is_some() && status[index].losses == before[index] {
+                    missing = true;
+                    let handled = self.world.lab.events(group);
+                    let early: Vec<_> = new.clone().filter(|n| handled.contains(n)).collect();
+                    // What was told between the two looks was told in time.
+                    let told = self.now()[index].losses > before[index];
+                    assert!(told || early.is_empty(), "{group}: {early:?} come before the cut of {gone:?} is told");
+                }
+            }
+            if !missing {
+                break;
+            }
+            assert!(began.elapsed() < LONG, "a cut of {gone:?} is not found: {status:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+        for (index, status) in self.now().iter().enumerate() {
+            let (Some(read), Some(loss)) = (beyond[index], &status.last_loss) else { continue };
+            if with_states && status.losses - before[index] > 1 && loss.kind == DataLossKind::TrimmedPast {
+                // Its state of then was behind a trim of then.
+                continue;
+            }
+            let told = (loss.kind, loss.count, status.losses - before[index]);
+            assert_eq!(told, (DataLossKind::HistoryCut, None, 1), "{loss:?} for {gone:?}");
+            let read = self.ids[read as usize - 1];
+            assert!(loss.from <= same && loss.to >= read, "{loss:?}, where ({same}, {read}] are gone");
+        }
+        gate.open();
+        // A state of then tells once more what was deleted before it had counted that.
+        self.settle().await;
+        self.restart().await;
+        self.go_on_anew(!with_states).await;
+    }
+
+    /// After a cut: what came since is all handled, and what is lost is counted from here.
+    async fn go_on_anew(&mut self, uncounted: bool) {
+        self.settle().await;
+        for group in self.groups {
+            let handled = self.world.lab.events(group);
+            assert!(self.should.iter().all(|n| handled.contains(n)), "{group}: {:?} of {:?}", handled, self.should);
+        }
+        self.should.clear();
+        self.base = self.said();
+        self.uncounted = uncounted;
+        self.cuts += 1;
+    }
+
     /// Cuts history off, and waits until that is found; what is added then is all handled.
     async fn cut(&mut self) {
+        self.dumps.clear();
         let before: Vec<_> = self.now().iter().map(|status| status.losses).collect();
         match self.dice.below(4) {
             0 => self.groups.iter().for_each(|group| self.world.destroy(group)),
@@ -618,6 +906,7 @@ impl Life {
             _ => self.world.delete(),
         }
         self.should.clear();
+        self.known.clear();
         let count = 1 + self.dice.below(20);
         self.add(count).await;
         self.open();
@@ -635,14 +924,7 @@ impl Life {
             sleep(Duration::from_millis(20)).await;
             self.add(1).await;
         }
-        self.settle().await;
-        for group in self.groups {
-            let handled = self.world.lab.events(group);
-            assert!(self.should.iter().all(|n| handled.contains(n)), "{group}: {:?} of {:?}", handled, self.should);
-        }
-        self.should.clear();
-        self.base = self.said();
-        self.cuts += 1;
+        self.go_on_anew(false).await;
     }
 
     fn some_id(&mut self, of_last: u64) -> Option<EntryId> {
@@ -679,7 +961,12 @@ impl Life {
                 self.world.remove(&ids);
             }
             86..93 => self.settle().await,
-            93..98 => self.restart().await,
+            93..95 => self.restart().await,
+            95..97 => {
+                let dump = self.world.dump(self.groups);
+                self.dumps.push((dump, self.n));
+            }
+            97..99 => self.set_back().await,
             _ => self.cut().await,
         }
     }
@@ -690,7 +977,24 @@ impl Life {
         let start = if dice.below(3) == 0 { Start::Latest } else { Start::Earliest };
         let (ids, should, gates) = (Vec::new(), Vec::new(), Vec::new());
         let (lost, base) = (vec![0; groups.len()], vec![0; groups.len()]);
-        let mut life = Self { world, groups, app: None, start, dice, ids, n: 0, should, gates, lost, base, cuts: 0 };
+        let (dumps, known, uncounted) = (Vec::new(), BTreeSet::new(), false);
+        let mut life = Self {
+            world,
+            groups,
+            app: None,
+            start,
+            dice,
+            ids,
+            n: 0,
+            should,
+            gates,
+            lost,
+            base,
+            cuts: 0,
+            dumps,
+            known,
+            uncounted,
+        };
         let before = life.dice.below(40);
         life.add(before).await;
         if let Some(floor) = life.some_id(40) {
@@ -698,6 +1002,12 @@ impl Life {
         }
         let there = life.world.broker.extent(&partition()).await.unwrap().map_or(0, |extent| extent.length);
         life.should = if start == Start::Latest { Vec::new() } else { (life.n + 1 - there..=life.n).collect() };
+        if there > 1 && life.dice.below(4) == 0 {
+            // Between the two ends nobody has counted.
+            let first = life.n + 2 - there + life.dice.below(there - 1);
+            life.start = Start::At(life.ids[first as usize - 1]);
+            (life.should, life.uncounted) = ((first..=life.n).collect(), true);
+        }
         life.begin().await;
         for _ in 0..50 {
             life.step().await;
@@ -712,8 +1022,12 @@ impl Life {
             let truth = life.should.iter().filter(|n| !handled.contains(n)).count() as u64;
             let said = life.said()[index] - life.base[index];
             let now = &life.now()[index];
-            assert_eq!(said, truth, "seed {seed}: {said} were reported, {truth} are lost: {now:?}");
-            assert!(said > 0 || life.cuts > 0 || now.losses == 0, "seed {seed}: a false alarm: {now:?}");
+            let is_true = said == truth || (life.uncounted && said < truth);
+            assert!(is_true, "seed {seed}: {said} were reported, {truth} are lost: {now:?}");
+            assert!(
+                said > 0 || life.cuts > 0 || life.uncounted || now.losses == 0,
+                "seed {seed}: a false alarm: {now:?}"
+            );
             all += truth;
         }
         (all, life.cuts)
