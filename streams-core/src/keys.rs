@@ -7,10 +7,6 @@ pub const MAX_NAME: usize = 100;
 /// The most partitions of a stream: each is a key, a lease a group and an entry in every reader's list.
 pub const MAX_PARTITIONS: u32 = 1024;
 
-/// How many keys above the last partition are looked at for strays: whoever publishes by too large a number writes to the
-/// first of them as well as to the others, and each costs a command a look.
-const NEIGHBOURS: u32 = 16;
-
 /// A name that Redis keys cannot be made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} name `{name}`: {reason}")]
@@ -130,12 +126,29 @@ impl StreamKey {
     }
 
     /// Keys beside its partitions, where nobody reads, and a producer writes that goes by another number of them: the stream's
-    /// own key when there are several, and the first keys above the last.
-    pub fn strays(&self) -> Vec<PartitionKey> {
-        let numbered = |index| PartitionKey { key: format!("{}.{index}", self.base), index };
+    /// own key when there are several, and all that a larger number would have.
+    pub fn strays(&self) -> impl Iterator<Item = PartitionKey> {
+        let bare = (self.partitions != 1).then(|| self.base.clone());
+        let above = self.above().map(|index| PartitionKey { key: format!("{}.{index}", self.base), index });
+        bare.into_iter().map(|key| PartitionKey { key, index: 0 }).chain(above)
+    }
+
+    /// The key as one of [`strays`](Self::strays), where it is one.
+    pub fn stray(&self, key: &str) -> Option<PartitionKey> {
+        let rest = key.strip_prefix(self.base.as_str())?;
+        let index = match rest.strip_prefix('.') {
+            None => (rest.is_empty() && self.partitions != 1).then_some(0)?,
+            Some(digits) => {
+                digits.parse().ok().filter(|index: &u32| self.above().contains(index) && index.to_string() == digits)?
+            }
+        };
+        Some(PartitionKey { key: key.to_owned(), index })
+    }
+
+    /// The numbers of partitions that it does not have.
+    fn above(&self) -> std::ops::Range<u32> {
         let first = if self.partitions == 1 { 0 } else { self.partitions };
-        let bare = (self.partitions != 1).then(|| PartitionKey { key: self.base.clone(), index: 0 });
-        bare.into_iter().chain((first..first.saturating_add(NEIGHBOURS)).map(numbered)).collect()
+        first..MAX_PARTITIONS
     }
 
     /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
@@ -294,13 +307,24 @@ mod tests {
     fn strays_are_where_another_number_of_partitions_would_put_events() {
         let strays = |partitions| -> Vec<String> {
             let stream = StreamKey::new(Some("eu"), "trades", partitions);
-            let strays: Vec<_> = stream.strays().iter().map(|key| key.as_str().to_owned()).collect();
-            assert!((0..partitions).all(|index| !strays.contains(&stream.partition(index).key)), "{strays:?}");
-            strays
+            let strays: Vec<_> = stream.strays().collect();
+            assert!((0..partitions).all(|index| !strays.contains(&stream.partition(index))), "{strays:?}");
+            for key in &strays {
+                assert_eq!(stream.stray(key.as_str()).as_ref(), Some(key));
+            }
+            for index in 0..partitions {
+                assert_eq!(stream.stray(stream.partition(index).as_str()), None);
+            }
+            for other in
+                ["trades", "eu:trades.", "eu:trades.01", "eu:trades.1024", "eu:trades.x", "eu:trades2", "eu:trades.4.4"]
+            {
+                assert_eq!(stream.stray(other), None, "{other}");
+            }
+            strays.into_iter().map(|key| key.key).collect()
         };
         assert_eq!(strays(1)[..2], ["eu:trades.0", "eu:trades.1"]);
         assert_eq!(strays(4)[..3], ["eu:trades", "eu:trades.4", "eu:trades.5"]);
-        assert_eq!((strays(1).len(), strays(4).len()), (16, 17));
+        assert_eq!((strays(1).len(), strays(4).len(), strays(1024).len()), (1024, 1021, 1));
     }
 
     #[test]

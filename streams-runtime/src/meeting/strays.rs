@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{PATIENCE, REFRESH};
 use crate::clock::after;
 
-/// How often a stream is looked at, by its publishers and by who owns a partition: some twenty commands of a microsecond.
+/// How often a stream is looked at, by its publishers and by who owns a partition: one command with a thousand keys.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// What the looks have found, by the stream's key.

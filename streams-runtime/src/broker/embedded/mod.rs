@@ -233,9 +233,11 @@ impl Store {
     }
 
     fn strays(&self, stream: &StreamKey) -> Vec<(PartitionKey, u64)> {
-        let length = |key: &PartitionKey| self.logs.get(key.as_str()).map_or(0, |log| log.entries.len() as u64);
-        let strays = stream.strays().into_iter().map(|key| (length(&key), key));
-        strays.filter_map(|(length, key)| (length > 0).then_some((key, length))).collect()
+        let filled = self.logs.iter().filter(|(_, log)| !log.entries.is_empty());
+        let strays = filled.filter_map(|(key, log)| Some((stream.stray(key)?, log.entries.len() as u64)));
+        let mut strays: Vec<_> = strays.collect();
+        strays.sort_unstable();
+        strays
     }
 
     fn has_marker(&self, group: &GroupKey) -> bool {

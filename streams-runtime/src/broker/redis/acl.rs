@@ -23,9 +23,10 @@ use crate::registry;
 /// assert_eq!(
 ///     feed.to_string(),
 ///     "resetkeys resetchannels clearselectors -@all +exec +info +multi +ping +script|load +time \
+///      (+exists +xlen %R~trades %R~trades.[0-9] %R~trades.[0-9][0-9] %R~trades.[0-9][0-9][0-9] \
+///      %R~trades.[0-9][0-9][0-9][0-9]) \
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
-///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9]) \
-///      (+xlen %R~trades %R~trades.[0-9] %R~trades.[0-9][0-9])"
+///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
 /// // A service that handles trades in order, one whose processes share them as work, and the tool that resets groups and
 /// // replays dead letters.
@@ -235,7 +236,7 @@ impl Acl {
         self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
         // How many entries lie where another number of partitions would put them.
         for stray in stray_patterns(stream) {
-            self.grant("+xlen", format!("%R~{stray}"));
+            self.grant("+exists +xlen", format!("%R~{stray}"));
         }
     }
 
@@ -286,7 +287,7 @@ fn stray_patterns(stream: &StreamKey) -> BTreeSet<String> {
         Some(digits) => format!("{}.{}", stream.base(), "[0-9]".repeat(digits.len())),
         None => key.to_owned(),
     };
-    stream.strays().iter().map(|key| pattern(key.as_str())).collect()
+    stream.strays().map(|key| pattern(key.as_str())).collect()
 }
 
 /// A key beside a partition, as [`keys::PartitionKey`] names it.

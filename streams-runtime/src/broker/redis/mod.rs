@@ -230,7 +230,14 @@ impl Broker for Redis {
     fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>> {
         Box::pin(async move {
             let call = Call { command: "XLEN", key: stream.base(), effect: Effect::Read };
-            let keys = stream.strays();
+            let keys: Vec<_> = stream.strays().collect();
+            // One command for a thousand keys that nearly always are not there.
+            let mut exist = cmd("EXISTS");
+            exist.arg(keys.iter().map(PartitionKey::as_str).collect::<Vec<_>>());
+            let existing = self.command(Call { command: "EXISTS", ..call }, &exist).await?;
+            if parse::number(existing).map_err(unexpected(call))? == 0 {
+                return Ok(Vec::new());
+            }
             let mut lengths = redis::pipe();
             for key in &keys {
                 lengths.cmd("XLEN").arg(key.as_str());
