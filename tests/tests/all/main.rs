@@ -12,6 +12,7 @@ mod examples;
 mod frozen;
 mod guides;
 mod lanes;
+mod late;
 mod letters;
 mod letters_tool;
 mod loss;
