@@ -27,6 +27,7 @@ mod readme;
 mod redis;
 mod redis_shared;
 mod reference;
+mod rights;
 mod rolling;
 mod secrets;
 mod shared;
