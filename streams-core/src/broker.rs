@@ -72,7 +72,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// As [`append`](Self::append); then waits until the entries are where `durability` wants them, at most for `wait`.
     ///
-    /// MUST add nothing when the server could never do what is asked ([`BrokerErrorKind::Unsupported`]). Once the
+    /// MUST add nothing when the server could never do what is asked ([`BrokerErrorKind::Unsupported`]), or its user may not ask
+    /// for it. Once the
     /// entries are added the answer MUST be their ids, also when they are not where they should be: then with what is missing.
     fn append_durably<'a>(
         &'a self,
@@ -153,7 +154,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
     /// the lease; counts as a renewal. The same commit sent twice MUST take effect once and answer
-    /// [`Committed::Done`] both times. So a commit that moves the checkpoint back, or that adds dead letters without
+    /// [`Committed::Done`] both times. One that comes after another with a larger number MUST change nothing: a network held
+    /// it back, and it was sent again long ago. So a commit that moves the checkpoint back, or that adds dead letters without
     /// moving it, MUST be refused.
     ///
     /// What it says of the [`Proof`] MUST be recorded in the same step. A commit without one MUST leave that as it is.
@@ -227,7 +229,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Ends the attempt at the first of the replays, if owner and epoch hold the lease; answers whether they do. A letter that
     /// goes back to the dead letters MUST move in one step, whatever number there is already: it must not be lost. Sent
-    /// twice it MUST take effect once.
+    /// twice it MUST take effect once, and attempts MUST NOT be counted back by one that comes late.
     fn end_replay<'a>(
         &'a self,
         group: &'a GroupKey,
@@ -694,6 +696,8 @@ pub struct Proof {
 pub struct Commit {
     /// Who commits.
     pub holder: Holder,
+    /// Which commit of this holding it is: each has a larger number than the one before, and the same when it is sent again.
+    pub call: u64,
     /// Where the checkpoint is now.
     pub prev: EntryId,
     /// Where it goes; the same as `prev` when only attempts are recorded.
@@ -735,7 +739,7 @@ pub enum Committed {
     Done,
     /// Another owner holds the lease. Nothing was changed.
     Fenced,
-    /// The checkpoint is neither at `prev` nor at `next`. Nothing was changed.
+    /// The checkpoint is neither at `prev` nor at `next`, or a later commit was here before. Nothing was changed.
     Conflict {
         /// Where it is.
         at: EntryId,

@@ -41,6 +41,8 @@ pub(crate) struct Ledger {
     mirrored: Option<Instant>,
     /// A commit has passed since the position was last shown.
     behind_mirror: bool,
+    /// How many commits were taken.
+    calls: u64,
 }
 
 impl Ledger {
@@ -68,6 +70,7 @@ impl Ledger {
             urgent: false,
             mirrored: None,
             behind_mirror: false,
+            calls: 0,
         }
     }
 
@@ -177,8 +180,10 @@ impl Ledger {
         self.waiting = 0;
         self.waiting_since = None;
         self.urgent = false;
+        self.calls += 1;
         Commit {
             holder: holder.clone(),
+            call: self.calls,
             prev: self.at,
             next: self.settled,
             next_event: self.settled_event.clone(),

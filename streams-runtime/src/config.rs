@@ -28,7 +28,7 @@ pub struct Config {
     /// After how many dead letters in a row the partition stops: 20. A storm is an outage, not poison.
     pub dead_letter_storm: u32,
     /// For how long a publish that has no answer is tried again, while later ones to its partition wait behind it. 15 s:
-    /// longer than the 10 s that one answer may take, so that it is asked for twice, and with the last attempt shorter
+    /// longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last attempt shorter
     /// than the 30 s that a handler has. With zero nothing is tried again.
     pub publish_retry: Duration,
     /// How many bytes of entries the process has in memory for all its groups: recent ones, those that groups share while they

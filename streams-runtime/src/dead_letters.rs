@@ -584,6 +584,7 @@ mod tests {
                     Entry { id: next, fields: vec![(b"event".to_vec(), format!("E{}", n % 2).into_bytes())] };
                 let commit = Commit {
                     holder: Holder { owner: "me".to_owned(), epoch: held.epoch },
+                    call: n as u64 + 1,
                     prev: EntryId::new(n as u64, 0),
                     next,
                     next_event: String::new(),

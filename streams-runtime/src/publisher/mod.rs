@@ -173,7 +173,7 @@ impl Publisher {
     }
 
     /// The same with another time for which a write that has no answer is tried again, and with queues of its own. 15 s
-    /// unless said: longer than the 10 s that one answer may take, so that it is asked for twice, and with the last
+    /// unless said: longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last
     /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
     /// [`Config::publish_retry`](crate::Config::publish_retry).
     pub fn retrying_for(&self, retry: Duration) -> Self {

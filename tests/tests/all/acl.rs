@@ -269,7 +269,6 @@ fn roles_may_do_nothing_else() {
         "CONFIG GET *",
         "ACL WHOAMI",
         "CLIENT LIST",
-        "CLIENT KILL ID 1",
         "SHUTDOWN NOSAVE",
         "MONITOR",
         "EVAL return~1 0",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streams_core::broker::{
@@ -282,8 +283,10 @@ fn proof(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<Proof> {
 
 /// A commit of nothing but the checkpoint.
 pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
+    static CALLS: AtomicU64 = AtomicU64::new(1);
     Commit {
         holder: holder.clone(),
+        call: CALLS.fetch_add(1, Ordering::Relaxed),
         prev,
         next,
         next_event: "t-1".to_owned(),
@@ -880,6 +883,33 @@ contract! {
         let commit = Commit { seen: Some(9), ..step(&holder, all[0], all[0]) };
         assert_eq!(case.commit(&commit).await, Committed::Done);
         assert_eq!(case.hold("b").await.1.seen, Some(9));
+    }
+
+    async fn a_commit_that_comes_late_changes_nothing(case) {
+        let all = case.append(2).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let failed = |attempts| Commit {
+            attempts: vec![(all[1], attempts)],
+            proof: proof(&[], 9 - u32::from(attempts > 1), &[]),
+            seen: Some(u64::from(attempts)),
+            ..step(&holder, EntryId::ZERO, EntryId::ZERO)
+        };
+        let (once, twice) = (failed(1), failed(2));
+        for commit in [&once, &once, &twice, &twice] {
+            assert_eq!(case.commit(commit).await, Committed::Done);
+        }
+        let before = case.lease().await;
+        assert_eq!(case.commit(&once).await, Committed::Conflict { at: EntryId::ZERO });
+        assert_eq!(case.lease().await, before);
+        assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Done);
+        assert_eq!(case.commit(&twice).await, Committed::Conflict { at: all[0] });
+        let (next, holding) = case.hold("b").await;
+        assert_eq!(holding.attempts, [(all[1], 2)]);
+        // The next owner counts anew.
+        let commit = Commit { call: 1, attempts: vec![(all[1], 3)], ..step(&next, all[0], all[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        assert_eq!(case.hold("c").await.1.attempts, [(all[1], 3)]);
     }
 
     async fn a_reset_moves_the_checkpoint_and_fences_the_owner(case) {
@@ -1808,6 +1838,17 @@ contract! {
         assert_eq!((second.attempts, payloads(&[Arc::clone(&second.letter)])), (0, vec!["1".to_owned()]));
         assert_eq!(case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap().len(), 1);
         assert!(case.dead().await.is_empty());
+    }
+
+    async fn attempts_at_a_replay_only_grow(case) {
+        let (holder, letters) = case.letters(1).await;
+        case.broker.replay(&risk(), &letters, 10).await.unwrap();
+        let id = case.take(&holder).await.letter.id;
+        for attempts in [1, 2, 1] {
+            let end = ReplayEnd::Again { attempts };
+            assert!(case.broker.end_replay(&risk(), &holder, id, &end).await.unwrap());
+        }
+        assert_eq!(case.take(&holder).await.attempts, 2);
     }
 
     async fn a_replay_goes_back_to_the_dead_letters_once_and_whatever_is_there(case) {

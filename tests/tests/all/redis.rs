@@ -126,8 +126,10 @@ async fn a_server_without_a_free_connection_says_so() {
     let server = Options::default().password("hunter2").start();
     let mut operator = RedisServer::client(&server.url());
     redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec(&mut operator).unwrap();
-    let error = refused(&server.url()).await;
-    says(&error, BrokerErrorKind::Unavailable, &["no connection left", "maxclients"]);
+    for _ in 0..100 {
+        let error = refused(&server.url()).await;
+        says(&error, BrokerErrorKind::Unavailable, &["no connection left", "maxclients"]);
+    }
 }
 
 #[tokio::test]
@@ -314,6 +316,64 @@ async fn many_first_calls_share_one_connection() {
 /// Ends every connection but that of the operator.
 fn kill(server: &RedisServer) {
     server.run::<u32>("CLIENT KILL TYPE normal SKIPME yes");
+}
+
+#[test]
+fn a_host_is_found_while_handlers_hold_all_the_threads_that_may_block() {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let broker = Redis::open(&format!("redis://localhost:{}", server.port())).unwrap();
+        broker.now().await.unwrap();
+        let (runs, running) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            runs.send(()).unwrap();
+            let _ = ends.recv();
+        });
+        running.await.unwrap();
+        kill(&server);
+        broker.now().await.unwrap();
+        drop(end);
+    });
+}
+
+/// A line that brings so many bytes a second from the server.
+fn slow_line(server: &RedisServer, rate: usize) -> u16 {
+    const STEPS: usize = 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), server.port());
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            let (mut from, mut there) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut from, &mut there));
+            thread::spawn(move || {
+                let mut bytes = vec![0; rate / STEPS];
+                while let Ok(length @ 1..) = server.read(&mut bytes) {
+                    thread::sleep(
+                        Duration::from_secs(1) * u32::try_from(length).unwrap() / u32::try_from(rate).unwrap(),
+                    );
+                    if client.write_all(&bytes[..length]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_reply_that_takes_long_is_waited_for_while_it_comes() {
+    let server = RedisServer::start();
+    let broker = Redis::open(&server.url()).unwrap();
+    let large = "x".repeat(100_000);
+    broker.append(&partition(), (0..13).map(|_| fields(&large)).collect(), None).await.unwrap();
+    let began = Instant::now();
+    let far = Redis::open(&format!("redis://127.0.0.1:{}", slow_line(&server, 100_000))).unwrap();
+    assert_eq!(far.read(&partition(), EntryId::ZERO, 20).await.unwrap().len(), 13);
+    assert!(began.elapsed() > Duration::from_secs(12), "the line was not slow: {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -684,7 +744,9 @@ async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named
     let over = Commit { proof: proof(&[], 0, &all), ..step(&holder, EntryId::ZERO, all[0]) };
     assert_eq!(case.commit(&over).await, Committed::Done);
     let after: Vec<_> = fields().into_keys().collect();
-    assert_eq!(after, before.into_keys().collect::<Vec<_>>());
+    // Beside the number of the commit that charged.
+    let after = after.into_iter().filter(|name| name != "call");
+    assert!(after.eq(before.into_keys()));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod shared;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -88,6 +89,8 @@ struct Group {
     attempts: BTreeMap<EntryId, u32>,
     /// How many events its owner may have in hand.
     bound: u32,
+    /// Which was the last commit of this holding that left the checkpoint where it was.
+    call: u64,
     proving: Option<Proving>,
     charged: Vec<EntryId>,
     crashes: BTreeMap<EntryId, u32>,
@@ -101,7 +104,7 @@ struct Group {
 }
 
 /// What is known of the first of the replays.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 struct Replaying {
     id: EntryId,
     attempts: u32,
@@ -367,6 +370,7 @@ impl Store {
                 state.proving = Some(Proving { left: left.max(state.bound), to: last });
             }
             state.lease = LeaseView { owner: claim.owner.clone(), epoch, beat: 0 };
+            state.call = 0;
             state.lease_for = claim.lease_for;
             state.bound = claim.bound;
         }
@@ -388,6 +392,13 @@ impl Store {
         if state.at != commit.prev {
             return Committed::Conflict { at: state.at };
         }
+        if commit.prev == commit.next {
+            match commit.call.cmp(&state.call) {
+                Ordering::Greater => {}
+                Ordering::Equal => return Committed::Done,
+                Ordering::Less => return Committed::Conflict { at: state.at },
+            }
+        }
         let declared = |name: &&String| state.events.contains_key(*name);
         let names: Vec<_> = commit.passed_over.iter().filter(declared).cloned().collect();
         if !names.is_empty() {
@@ -406,7 +417,9 @@ impl Store {
             }
         }
         state.at = commit.next;
-        if commit.prev != commit.next {
+        if commit.prev == commit.next {
+            state.call = commit.call;
+        } else {
             state.at_event.clone_from(&commit.next_event);
             state.seen = commit.seen;
         }
@@ -487,7 +500,11 @@ impl Store {
             return true;
         };
         if let ReplayEnd::Again { attempts } = end {
-            let crashes = if state.replaying.id == id { state.replaying.crashes } else { 0 };
+            let now = if state.replaying.id == id { state.replaying } else { Replaying::default() };
+            if *attempts < now.attempts {
+                return true;
+            }
+            let crashes = now.crashes;
             state.replaying = Replaying { id, attempts: *attempts, crashes, charged: None };
             return true;
         }

@@ -22,7 +22,8 @@ use crate::registry;
 /// let feed = Acl::new().publish::<Trade>(None)?;
 /// assert_eq!(
 ///     feed.to_string(),
-///     "resetkeys resetchannels clearselectors -@all +exec +info +multi +ping +script|load +time \
+///     "resetkeys resetchannels clearselectors -@all +client|info +client|kill +exec +info +multi +ping \
+///      +script|load +time \
 ///      (+exists +xlen %R~trades %R~trades.[0-9] %R~trades.[0-9][0-9] %R~trades.[0-9][0-9][0-9] \
 ///      %R~trades.[0-9][0-9][0-9][0-9]) \
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
@@ -49,8 +50,9 @@ use crate::registry;
 /// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers |
 /// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states, and acknowledge what they have in hand |
 ///
-/// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them, and consumers may end the waits of others
-/// (`CLIENT UNBLOCK`), which only look again.
+/// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them. Consumers may end the waits of others
+/// (`CLIENT UNBLOCK`), which only look again. Everybody may end connections, also those of others (`CLIENT KILL`), which then connect
+/// again: a connection that was given up is ended before its work is repeated, so that nothing held back by a network is done late.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
     /// Commands without a key.
@@ -59,6 +61,8 @@ pub struct Acl {
     keys: BTreeMap<&'static str, BTreeSet<String>>,
 }
 
+/// What everybody says to the server. Redis has no rule for one's own connections, so who may end them may end any.
+const CONVERSE: [&str; 6] = ["client|info", "client|kill", "info", "ping", "script|load", "time"];
 /// Commands that only look at a key; `consume` adds XREAD, which takes keys of several streams at once.
 const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";
 const LOOK_AND_WAIT: &str =
@@ -112,7 +116,8 @@ impl Acl {
     #[must_use]
     pub fn publish_to(mut self, stream: &StreamKey, retention: Retention, durability: Option<Durability>) -> Self {
         // Several entries are one transaction, and so are notes.
-        self.commands.extend(["info", "ping", "script|load", "time", "multi", "exec"]);
+        self.commands.extend(CONVERSE);
+        self.commands.extend(["multi", "exec"]);
         match durability {
             Some(Durability { fsync: true, .. }) => self.commands.insert("waitaof"),
             Some(_) => self.commands.insert("wait"),
@@ -175,7 +180,7 @@ impl Acl {
     /// As [`operate`](Self::operate), for a tool that knows the stream by its key.
     #[must_use]
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
-        self.commands.extend(["info", "ping", "script|load", "time"]);
+        self.commands.extend(CONVERSE);
         self.grant("+hget", format!("%R~{}", stream.properties()));
         // Whether processes run a group, of which nothing else is left.
         let members = of_partition(stream.base(), "[A-Za-z0-9]*:members");
@@ -209,7 +214,8 @@ impl Acl {
     /// What every process of a group does, whatever its delivery.
     fn belong_to(&mut self, stream: &StreamKey, group: &str) -> Result<(), InvalidName> {
         keys::check_group(group)?;
-        self.commands.extend(["info", "ping", "script|load", "time", "client|id", "client|unblock", "multi", "exec"]);
+        self.commands.extend(CONVERSE);
+        self.commands.extend(["client|id", "client|unblock", "multi", "exec"]);
         self.meet(stream);
         let members = stream.members(group);
         self.grant("+evalsha", format!("~{members}"));

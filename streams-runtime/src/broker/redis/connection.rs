@@ -2,35 +2,38 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisError, RedisResult, Value, cmd,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    RedisConnectionInfo, RedisError, RedisResult, Value, cmd,
 };
 use streams_core::broker::{BrokerError, BrokerErrorKind};
-#[cfg(feature = "tls")]
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::line::{self, Connection, Missed, Names, Patience, Peer, Stream};
 use super::parse::{self, Unexpected};
+use super::scripts;
 #[cfg(feature = "tls")]
-use super::tls::{self, Dialer, Failed, Tls};
+use super::tls::{self, Shaker, Tls};
 
 /// How long making a connection may take, with the log-in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may take. The crate's own default of half a second would call a busy server dead.
-pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may be silent that owes an answer. The crate's own default of half a second would call a busy one dead.
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
+/// Where answers are small: a slow line brings a hundred kilobytes in this, and whoever waits may hold a lease.
+pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60) };
+/// Where answers hold entries: a read of 256 entries of the largest size over a line of half a megabyte a second.
+pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600) };
+/// How many connections are remembered that were given up: each app has some twenty, and all are forgotten at the next contact.
+const GIVEN_UP: usize = 256;
 /// How long after a failed attempt to connect the next one waits: whatever number of groups asks, a server that comes
 /// up or has revoked a password sees ten attempts a second at most.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a silent peer is believed to be there.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// In the answer of INFO, where the server is a node of a Redis Cluster.
 const CLUSTERED: &str = "cluster_enabled:1";
@@ -42,16 +45,22 @@ const URL_FORM: &str = "redis[s]://[user:password@]host[:port][/database]";
 
 /// A server, and how to log in.
 pub(super) struct Target {
-    client: Client,
+    info: ConnectionInfo,
     /// The user, the password and the database.
     settings: RedisConnectionInfo,
     /// The address without credentials, for logs and messages.
     shown: String,
+    names: Names,
     #[cfg(feature = "tls")]
-    tls: Option<Dialer>,
+    tls: Option<Shaker>,
     /// Whether there ever was a connection: then a log-in that is refused is no mistake of the program's, but one that
     /// somebody makes with the server right now, and mends.
     known: AtomicBool,
+    /// Connections that may still bring the server what nobody waits for any more. It is not enough to leave them: a network may
+    /// hold bytes back and bring them when others have long been sent in their place.
+    given_up: std::sync::Mutex<Vec<Peer>>,
+    /// The log was told that the server does not let us end them.
+    cannot_end: AtomicBool,
 }
 
 impl fmt::Debug for Target {
@@ -85,10 +94,10 @@ impl Target {
                 "the Redis URL is wrong: `#` in user or password is written %23, and no word but #insecure may end it",
             );
         }
-        let ConnectionAddr::Tcp(host, port) = target.client.get_connection_info().addr() else {
+        let ConnectionAddr::Tcp(host, port) = target.info.addr() else {
             return refused("the Redis URL is wrong: TLS needs a host");
         };
-        target.tls = Some(Dialer::new(tls, insecure, host, *port)?);
+        target.tls = Some(Shaker::new(tls, insecure, host, *port)?);
         target.shown = target.shown.replacen("redis://", "rediss://", 1);
         Ok(target)
     }
@@ -134,7 +143,6 @@ impl Target {
             ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("redis://[{host}]:{port}/{database}"),
             address => format!("redis://{address}/{database}"),
         };
-        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
         let settings = info.redis_settings().clone();
         // The crate makes "authentication failed" of every error of a log-in, also of one that asks to come back
         // later, so we log in ourselves. In RESP3 it begins the connection with the log-in and tells the error. Its own
@@ -143,16 +151,16 @@ impl Target {
             ProtocolVersion::RESP2 => RedisConnectionInfo::default(),
             _ => settings.clone(),
         };
-        let info = info.set_redis_settings(first.set_skip_set_lib_name());
-        let client = Client::open(info.set_tcp_settings(tcp))
-            .map_err(|_| refused(format!("the Redis URL cannot be used; expected {URL_FORM}")))?;
         Ok(Self {
-            client,
+            info: info.set_redis_settings(first.set_skip_set_lib_name()),
             settings,
             shown,
+            names: Names::new(),
             #[cfg(feature = "tls")]
             tls: None,
             known: AtomicBool::new(false),
+            given_up: std::sync::Mutex::default(),
+            cannot_end: AtomicBool::new(false),
         })
     }
 
@@ -165,28 +173,36 @@ impl Target {
         self.settings.username().is_none_or(|user| user == "default")
     }
 
-    /// Connects and logs in.
-    pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, BrokerError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
+    /// Connects, logs in, and ends at the server what was given up before.
+    pub(super) async fn connect(&self, patience: Patience) -> Result<Connection, BrokerError> {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let dialled = match self.info.addr() {
+            ConnectionAddr::Unix(path) => line::dial_socket(path, deadline).await,
+            ConnectionAddr::Tcp(host, port) => line::dial(&self.names, host, *port, deadline).await,
+            _ => Err(Missed::Connect(std::io::ErrorKind::Unsupported.into())),
+        };
+        let line = match dialled {
+            Ok(line) => line,
+            Err(Missed::Connect(error)) => return Err(self.cannot_connect(&error.into(), "")),
+            Err(Missed::Name(error)) => {
+                let why = "its name leads nowhere; check the host in REDIS_URL, and the name servers of this machine";
+                return Err(self.not_connected(why).caused_by(error));
+            }
+        };
+        let life = line.life();
         #[cfg(feature = "tls")]
-        let dialled = match &self.tls {
-            None => None,
-            Some(tls) => match tls.dial(CONNECT_TIMEOUT, &keepalive()).await {
-                Ok(stream) => Some(stream),
-                Err(Failed::Connect(error)) => return Err(self.cannot_connect(&error.into())),
-                Err(Failed::Handshake(error)) => return Err(self.not_connected(&tls.explain(&error)).caused_by(error)),
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(line),
+            Some(tls) => match tls.shake(line, deadline).await {
+                Ok(stream) => Box::new(stream),
+                Err(error) => return Err(self.not_connected(&tls.explain(&error)).caused_by(error)),
             },
         };
+        #[cfg(not(feature = "tls"))]
+        let stream: Box<dyn Stream> = Box::new(line);
         let connected = async {
-            #[cfg(feature = "tls")]
-            let mut connection = match dialled {
-                Some(stream) => over(stream, self.client.get_connection_info().redis_settings(), config).await?,
-                None => self.client.get_multiplexed_async_connection_with_config(&config).await?,
-            };
-            #[cfg(not(feature = "tls"))]
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let inner = over(stream, self.info.redis_settings(), deadline).await?;
+            let mut connection = Connection::new(inner, Arc::clone(&life), patience);
             if self.settings.protocol() == ProtocolVersion::RESP2 {
                 if let Some(password) = self.settings.password() {
                     cmd("AUTH").arg(self.settings.username()).arg(password).exec_async(&mut connection).await?;
@@ -195,12 +211,21 @@ impl Target {
                     cmd("SELECT").arg(self.settings.db()).exec_async(&mut connection).await?;
                 }
             }
+            let given_up = self.given_up();
+            let mut greeting = redis::pipe();
+            greeting.cmd("PING").cmd("CLIENT").arg("INFO");
+            kill(&mut greeting, &given_up);
+            let replies = greeting.ignore_errors().query_async::<Vec<RedisResult<Value>>>(&mut connection).await?;
+            let mut replies = replies.into_iter();
             // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
-            match cmd("PING").exec_async(&mut connection).await {
+            match replies.next() {
                 // Says only that it cannot save, and so refuses writes: it can be read.
-                Err(error) if error.code() == Some("MISCONF") => {}
-                answer => answer?,
+                Some(Err(error)) if error.code() == Some("MISCONF") => {}
+                Some(Err(error)) => return Err(error),
+                _ => {}
             }
+            let peer = replies.next().and_then(Result::ok).and_then(peer);
+            self.ended(&given_up, replies);
             // Asked once: a server does not become part of a cluster by the way. Whoever may not ask finds out at a key.
             let first = !self.known.load(Ordering::Relaxed);
             let told =
@@ -208,24 +233,62 @@ impl Target {
             let clustered =
                 told.ok().and_then(|told| parse::text(told).ok()).is_some_and(|told| told.contains(CLUSTERED));
             self.known.fetch_or(!clustered, Ordering::Relaxed);
-            Ok((connection, clustered))
+            Ok((connection.known_as(peer), clustered))
         };
         match connected.await {
             Ok((connection, false)) => Ok(connection),
             Ok((_, true)) => {
                 Err(BrokerError::new(BrokerErrorKind::Unsupported, format!("cannot use {}: {CLUSTER}", self.shown)))
             }
-            Err(error) => Err(self.cannot_connect(&error)),
+            Err(error) => Err(self.cannot_connect(&error, &life.first_words())),
+        }
+    }
+
+    /// The connection is left, though calls on it may have had no answer: it is ended at the server before anything is sent again.
+    pub(super) fn give_up(&self, connection: &Connection) {
+        let Some(peer) = connection.peer() else { return };
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if given_up.len() == GIVEN_UP {
+            given_up.remove(0);
+        }
+        given_up.push(peer.clone());
+    }
+
+    fn given_up(&self) -> Vec<Peer> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends at the server what was given up, over a connection that there is.
+    pub(super) async fn end_given_up(&self, connection: &mut Connection) -> RedisResult<()> {
+        let given_up = self.given_up();
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        let mut kills = redis::pipe();
+        kill(&mut kills, &given_up);
+        let replies = kills.ignore_errors().query_async::<Vec<RedisResult<Value>>>(connection).await?;
+        self.ended(&given_up, replies.into_iter());
+        Ok(())
+    }
+
+    /// Forgets what was given up, as the server has answered. Only now: whoever connects meanwhile must not go ahead of it.
+    fn ended(&self, given_up: &[Peer], mut answers: impl Iterator<Item = RedisResult<Value>>) {
+        let refused = answers.find_map(Result::err);
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer| !given_up.contains(peer));
+        if let Some(error) = refused
+            && !self.cannot_end.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(server = self.shown, %error, "a connection that was given up cannot be ended at the server: what it was sent may be done late");
         }
     }
 
     /// The error of a server that cannot be used now, whatever it is by itself.
-    #[cfg(feature = "tls")]
     fn not_connected(&self, why: &str) -> BrokerError {
         BrokerError::new(BrokerErrorKind::Unavailable, format!("cannot connect to {}: {why}", self.shown))
     }
 
-    fn cannot_connect(&self, error: &RedisError) -> BrokerError {
+    /// What it means that no connection came about; the server may have said something before it ended it.
+    fn cannot_connect(&self, error: &RedisError, first_words: &str) -> BrokerError {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls.as_ref().filter(|_| is_ended(error)) {
@@ -234,11 +297,11 @@ impl Target {
         let text = error.to_string();
         // Some codes have a kind of their own in the crate, and then do not stand in the text.
         let code = error.code().unwrap_or_default().to_owned();
-        let has = |word| text.contains(word) || code == word;
+        let has = |word| text.contains(word) || code == word || first_words.contains(word);
         let (kind, why) = if error.is_timeout() {
             (Unavailable, "no answer in time; is it a Redis server, and is the network open to it?")
         } else if error.is_connection_refusal() {
-            match self.client.get_connection_info().addr() {
+            match self.info.addr() {
                 ConnectionAddr::Unix(_) => (
                     Unavailable,
                     "no server listens on this socket; is it running, and is the path in REDIS_URL right?",
@@ -280,12 +343,12 @@ impl Target {
         } else if has("MASTERDOWN") {
             (Unavailable, "the server is a replica that has lost its primary (MASTERDOWN)")
         } else if has("max number of clients") {
-            (Unavailable, "the server has no connection left; raise its maxclients")
+            (Unavailable, "the server has no connection left; raise its maxclients, or close connections to it")
         } else if is_ended(error) {
             (
                 Unavailable,
-                "the server ended the connection; check that it runs and that REDIS_URL is right, and write rediss:// for \
-                 a TLS port",
+                "the server ended the connection; check that it runs, that its maxclients leaves room and that REDIS_URL is \
+                 right, and write rediss:// for a TLS port",
             )
         } else {
             (Unavailable, "check that the server runs and that REDIS_URL is right")
@@ -314,10 +377,6 @@ fn mask(mut text: String, password: &str) -> String {
     text
 }
 
-fn keepalive() -> socket2::TcpKeepalive {
-    socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3)
-}
-
 /// Whether the peer ended a connection that there was; TLS tells why with an error of its own.
 fn is_ended(error: &RedisError) -> bool {
     let said_why = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
@@ -329,15 +388,15 @@ pub(super) fn io_error(error: &RedisError) -> Option<&std::io::Error> {
     error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?.downcast_ref()
 }
 
-/// A connection over a stream that is there already.
-#[cfg(feature = "tls")]
+/// A connection over a stream that is there already. Its calls are timed by [`Connection`].
 async fn over(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: Box<dyn Stream>,
     settings: &RedisConnectionInfo,
-    config: AsyncConnectionConfig,
+    deadline: Instant,
 ) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let made = MultiplexedConnection::new_with_config(settings, stream, config);
-    let (connection, driver) = tokio::time::timeout(CONNECT_TIMEOUT, made)
+    let (connection, driver) = tokio::time::timeout_at(deadline, made)
         .await
         .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
     // It ends with the last handle of the connection.
@@ -345,11 +404,28 @@ async fn over(
     Ok(connection)
 }
 
+/// Ends connections at the server, with what it was sent on them and has not done yet.
+fn kill(commands: &mut Pipeline, peers: &[Peer]) {
+    for Peer { id, address } in peers {
+        commands.cmd("CLIENT").arg("KILL").arg("ID").arg(*id).arg("ADDR").arg(address);
+    }
+}
+
+/// What CLIENT INFO says: `id=3 addr=127.0.0.1:35160 laddr=..`.
+fn peer(info: Value) -> Option<Peer> {
+    let info = match info {
+        Value::VerbatimString { text, .. } => text,
+        info => parse::text(info).ok()?,
+    };
+    let field = |name: &str| info.split(' ').find_map(|field| field.strip_prefix(name));
+    Some(Peer { id: field("id=")?.parse().ok()?, address: field("addr=")?.to_owned() })
+}
+
 /// A connection that many calls share and that is replaced after it broke.
 #[derive(Debug)]
 pub(super) struct Link {
     target: Arc<Target>,
-    response_timeout: Duration,
+    patience: Patience,
     slot: Mutex<Slot>,
     /// How many attempts to connect are over.
     attempts: AtomicU64,
@@ -370,7 +446,7 @@ impl fmt::Debug for Slot {
 
 #[derive(Clone)]
 struct Live {
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Which attempt made it.
     attempt: u64,
 }
@@ -405,16 +481,12 @@ pub(super) enum Effect {
 }
 
 impl Link {
-    pub(super) fn new(target: &Arc<Target>, response_timeout: Duration) -> Self {
-        Self { target: Arc::clone(target), response_timeout, slot: Mutex::default(), attempts: AtomicU64::new(0) }
+    pub(super) fn new(target: &Arc<Target>, patience: Patience) -> Self {
+        Self { target: Arc::clone(target), patience, slot: Mutex::default(), attempts: AtomicU64::new(0) }
     }
 
     /// Runs a command on the connection. What may run twice is sent again when the connection turns out to be dead.
-    pub(super) async fn run<T, F>(
-        &self,
-        call: Call<'_>,
-        send: impl Fn(MultiplexedConnection) -> F,
-    ) -> Result<T, BrokerError>
+    pub(super) async fn run<T, F>(&self, call: Call<'_>, send: impl Fn(Connection) -> F) -> Result<T, BrokerError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -427,7 +499,7 @@ impl Link {
             };
             // After a time-out, too: the peer may be gone without a word, and only a new connection finds out.
             if is_of_no_use(&error) {
-                self.drop_live(attempt).await;
+                self.drop_live(attempt, is_broken(&error)).await;
                 if error.is_connection_dropped() && std::mem::take(&mut again) {
                     continue;
                 }
@@ -451,7 +523,7 @@ impl Link {
         if let Some((.., failed)) = &slot.failure {
             tokio::time::sleep_until(*failed + PACE).await;
         }
-        let connected = self.target.connect(self.response_timeout).await;
+        let connected = self.target.connect(self.patience).await;
         let attempt = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
         match connected {
             Ok(connection) => {
@@ -465,10 +537,21 @@ impl Link {
         }
     }
 
-    async fn drop_live(&self, attempt: u64) {
+    async fn drop_live(&self, attempt: u64, broken: bool) {
         let mut slot = self.slot.lock().await;
-        if slot.live.as_ref().is_some_and(|live| live.attempt == attempt) {
-            slot.live = None;
+        if let Some(live) = slot.live.take_if(|live| live.attempt == attempt)
+            && broken
+        {
+            self.target.give_up(&live.connection);
+        }
+    }
+}
+
+impl Drop for Link {
+    /// Nobody hears what calls that were given up come to, so they come to nothing.
+    fn drop(&mut self) {
+        if let Some(live) = &self.slot.get_mut().live {
+            self.target.give_up(&live.connection);
         }
     }
 }
@@ -484,6 +567,9 @@ pub(super) fn is_of_no_use(error: &RedisError) -> bool {
     is_broken(error) || error.code() == Some("READONLY")
 }
 
+/// The remedy where the user lacks a right.
+pub(super) const GRANT: &str = "grant it the command and the key with ACL, as `Acl` writes the rules";
+
 /// What a command's error means to the caller of a broker.
 pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
     if is_broken(&error) {
@@ -495,19 +581,40 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         return BrokerError::new(kind, format!("{call}: {what}{so}")).caused_by(error);
     }
     // A transaction that was refused says why at the command that was.
-    let code = match error.clone().into_server_errors() {
-        Some(errors) if !errors.is_empty() => errors[0].1.code().to_owned(),
-        _ => error.code().unwrap_or_default().to_owned(),
+    let (place, code, said) = match error.clone().into_server_errors() {
+        Some(errors) if !errors.is_empty() => {
+            (errors[0].0, errors[0].1.code().to_owned(), errors[0].1.details().unwrap_or_default().to_owned())
+        }
+        _ => (0, error.code().unwrap_or_default().to_owned(), error.detail().unwrap_or_default().to_owned()),
     };
+    if let Some(refusal) = scripts::refusal(&said) {
+        let (kind, so) = match refusal.partial {
+            false => (BrokerErrorKind::Refused, ""),
+            true => (BrokerErrorKind::Protocol, ", and what came before it may have been done"),
+        };
+        let message = format!("{call}: the user may not run {} in its script (NOPERM){so}; {GRANT}", refusal.command);
+        return BrokerError::new(kind, message).caused_by(error);
+    }
+    if code == "NOPERM" || (code == "EXECABORT" && said.contains("NOPERM")) {
+        // The crate counts from behind MULTI: this is MULTI itself, and what came behind it ran by itself.
+        let (kind, so) = match place {
+            usize::MAX => (BrokerErrorKind::Indefinite, ", and what came behind it may have been done"),
+            _ => (BrokerErrorKind::Refused, ""),
+        };
+        // `.. no permissions to run the 'xadd' command`, or to access a key that is not named.
+        let what = match said.split('\'').nth(1) {
+            Some(command) => format!("run {}", command.replace('|', " ").to_uppercase()),
+            None => "use one of its keys".to_owned(),
+        };
+        return BrokerError::new(kind, format!("{call}: the user may not {what} (NOPERM){so}; {GRANT}"))
+            .caused_by(error);
+    }
     let (kind, why) = match code.as_str() {
         "OOM" => (BrokerErrorKind::Full, "the server is full (OOM); raise its maxmemory or shorten retention"),
         "MISCONF" => {
             (BrokerErrorKind::Full, "the server cannot save to its disk (MISCONF); free space or check its log")
         }
         "NOAUTH" => (BrokerErrorKind::Refused, "not logged in (NOAUTH); check the user and password in REDIS_URL"),
-        "NOPERM" => {
-            (BrokerErrorKind::Refused, "the user may not do this (NOPERM); grant it the command and the key with ACL")
-        }
         "WRONGTYPE" => (
             BrokerErrorKind::Refused,
             "the key holds something else (WRONGTYPE); rename the stream or the group, or delete the key if nobody \

@@ -5,14 +5,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd};
 use streams_core::broker::{BrokerError, BrokerErrorKind, Durable, Fields};
 use streams_core::keys::PartitionKey;
 use streams_core::{Durability, EntryId};
 
 use super::added;
-use super::connection::{Call, Effect, RESPONSE_TIMEOUT, Target, explain};
+use super::connection::{Call, Effect, FOR_COMMANDS, SILENCE, Target, explain};
+use super::line::Connection;
 use crate::clock::millis;
 
 /// How many idle connections are kept: as many partitions are written at once without connecting anew.
@@ -24,18 +24,37 @@ const MARGIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Pool {
     target: Arc<Target>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Waiter>>,
 }
 
-struct Connection {
-    inner: MultiplexedConnection,
+/// A connection that may wait.
+#[derive(Debug, Clone)]
+struct Waiter {
+    inner: Connection,
     /// Whether the server was found to have a file that WAITAOF can wait for.
     fsyncs: bool,
+    /// Whether the user was found to be allowed to WAIT.
+    waits: bool,
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("fsyncs", &self.fsyncs).finish_non_exhaustive()
+/// A connection in use.
+struct Lent<'a> {
+    pool: &'a Pool,
+    waiter: Waiter,
+    /// Every call on it was answered.
+    answered: bool,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pool.target.give_up(&self.waiter.inner);
+            return;
+        }
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE {
+            idle.push(self.waiter.clone());
+        }
     }
 }
 
@@ -53,32 +72,34 @@ impl Pool {
         durability: Durability,
         wait: Duration,
     ) -> Result<Durable, BrokerError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => Connection { inner: self.target.connect(RESPONSE_TIMEOUT).await?, fsyncs: false },
-        };
-        if durability.fsync && !connection.fsyncs {
-            self.probe(&mut connection.inner, partition).await?;
-            connection.fsyncs = true;
-        }
         let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
-        let reply = match super::add(&mut connection.inner, partition, entries, floor).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                if super::connection::is_of_no_use(&error) {
-                    // Most likely the server went away, and the others with it.
-                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                } else {
-                    self.keep(connection);
-                }
-                return Err(explain(call, error));
-            }
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let waiter = match idle {
+            Some(waiter) => waiter,
+            None => Waiter { inner: self.target.connect(FOR_COMMANDS).await?, fsyncs: false, waits: false },
         };
-        let ids = added(call, reply)?;
-        let missing = match waited(&mut connection.inner, durability, wait).await {
+        let mut lent = Lent { pool: self, waiter, answered: false };
+        // Another connection may still have this append under way, which is sent again now.
+        let ending = Call { command: "CLIENT KILL", effect: Effect::Read, ..call };
+        self.target
+            .end_given_up(&mut lent.waiter.inner)
+            .await
+            .map_err(|error| self.failed(&mut lent, ending, error))?;
+        if durability.fsync && !lent.waiter.fsyncs {
+            self.probe(&mut lent.waiter.inner, partition).await?;
+            lent.waiter.fsyncs = true;
+        }
+        if !durability.fsync && !lent.waiter.waits {
+            let call = Call { command: "WAIT", effect: Effect::Read, ..call };
+            let may = cmd("WAIT").arg(0).arg(1).exec_async(&mut lent.waiter.inner).await;
+            may.map_err(|error| self.failed(&mut lent, call, error))?;
+            lent.waiter.waits = true;
+        }
+        let reply = super::add(&mut lent.waiter.inner, partition, entries, floor).await;
+        let ids = added(call, reply.map_err(|error| self.failed(&mut lent, call, error))?)?;
+        let missing = match waited(&mut lent.waiter.inner, durability, wait).await {
             Ok(missing) => {
-                self.keep(connection);
+                lent.answered = true;
                 missing
             }
             // The entries are there: their ids must not be lost over this.
@@ -90,15 +111,18 @@ impl Pool {
         Ok(Durable { ids, missing })
     }
 
-    fn keep(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE {
-            idle.push(connection);
+    fn failed(&self, lent: &mut Lent<'_>, call: Call<'_>, error: RedisError) -> BrokerError {
+        if super::connection::is_of_no_use(&error) {
+            // Most likely the server went away, and the others with it.
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        } else {
+            lent.answered = true;
         }
+        explain(call, error)
     }
 
     /// Asks, before anything is added, whether the server can wait for its disk at all.
-    async fn probe(&self, connection: &mut MultiplexedConnection, partition: &PartitionKey) -> Result<(), BrokerError> {
+    async fn probe(&self, connection: &mut Connection, partition: &PartitionKey) -> Result<(), BrokerError> {
         let Err(error) = wait_aof(1, 0, 1).query_async::<Value>(connection).await else { return Ok(()) };
         let said = error.to_string();
         let why = if said.contains("unknown command") {
@@ -126,19 +150,19 @@ fn wait_aof(local: u8, replicas: u32, ms: u64) -> redis::Cmd {
 
 /// Waits for what the connection wrote; says what is missing when the time is over.
 async fn waited(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     durability: Durability,
     wait: Duration,
 ) -> Result<Option<String>, RedisError> {
     // A wait of 0 would last for ever.
     let ms = millis(wait).max(1);
-    connection.set_response_timeout(wait.saturating_add(MARGIN));
+    connection.wait_for(wait.saturating_add(MARGIN));
     let (local, replicas) = if durability.fsync {
         wait_aof(1, durability.replicas, ms).query_async::<(u32, u32)>(connection).await?
     } else {
         (1, cmd("WAIT").arg(durability.replicas).arg(ms).query_async::<u32>(connection).await?)
     };
-    connection.set_response_timeout(RESPONSE_TIMEOUT);
+    connection.wait_for(SILENCE);
     Ok(missing(durability, local > 0, replicas, wait))
 }
 

@@ -1,9 +1,10 @@
-//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects, `durable` waits for replicas
-//! and the disk, `scripts` change groups, `shared` speaks of work queues, `tail` waits for entries.
+//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects over a `line`, `durable` waits for
+//! replicas and the disk, `scripts` change groups, `shared` speaks of work queues, `tail` waits for entries.
 
 mod acl;
 mod connection;
 mod durable;
+mod line;
 mod parse;
 mod scripts;
 mod shared;
@@ -15,7 +16,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
@@ -28,7 +28,8 @@ use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 
 pub use self::acl::Acl;
-use self::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, unexpected};
+use self::connection::{Call, Effect, FOR_COMMANDS, FOR_ENTRIES, Link, Target, explain, unexpected};
+use self::line::Connection;
 use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
@@ -82,8 +83,8 @@ impl Redis {
 
     fn at(target: Target) -> Self {
         let target = Arc::new(target);
-        let commands = Arc::new(Link::new(&target, RESPONSE_TIMEOUT));
-        let reads = Link::new(&target, RESPONSE_TIMEOUT);
+        let commands = Arc::new(Link::new(&target, FOR_COMMANDS));
+        let reads = Link::new(&target, FOR_ENTRIES);
         let durable = durable::Pool::new(&target);
         Self { target, commands, reads, durable }
     }
@@ -140,6 +141,12 @@ fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerError> {
                     call.command
                 ),
             ))
+        }
+        "may not" => {
+            let mut text = || answer.text().map_err(&unexpected);
+            let (command, key) = (text()?, text()?);
+            let message = format!("{call}: the user may not run {command} on `{key}` (NOPERM); {}", connection::GRANT);
+            Err(BrokerError::new(BrokerErrorKind::Refused, message))
         }
         "damaged" => Err(BrokerError::new(
             BrokerErrorKind::Refused,
@@ -294,7 +301,10 @@ impl Broker for Redis {
                 transaction.cmd("HDEL").arg(key).arg(gone);
             }
             let transaction = &transaction;
-            let run = |mut connection| async move { transaction.query_async::<Value>(&mut connection).await };
+            let run = |mut connection: Connection| async move {
+                connection.check_transactions().await?;
+                transaction.query_async::<Value>(&mut connection).await
+            };
             let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
             parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
         })
@@ -579,8 +589,16 @@ impl Broker for Redis {
 
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
         Box::pin(async move {
+            let (mut before, reading) = (cmd("HMGET"), reading(group));
+            before.arg(group.state()).arg("resume");
+            let before = parse::array(self.command(reading, &before).await?).map_err(unexpected(reading))?;
             let call = Call { command: "resuming a group", key: group.state(), effect: Effect::Idempotent };
-            Ok(self.script(call, &scripts::RESUME.key(group.state())).await?.word == "yes")
+            let mut invocation = scripts::RESUME.key(group.state());
+            match before.into_iter().next() {
+                Some(Value::Nil) | None => invocation.arg(""),
+                Some(before) => invocation.arg(parse::number(before).map_err(unexpected(reading))?),
+            };
+            Ok(self.script(call, &invocation).await?.word == "yes")
         })
     }
 
@@ -600,7 +618,7 @@ impl Broker for Redis {
 
     fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
         Box::pin(async move {
-            let link = Link::new(&self.target, RESPONSE_TIMEOUT);
+            let link = Link::new(&self.target, FOR_COMMANDS);
             Ok(Box::new(RedisRenewer { link }) as Box<dyn Renewer>)
         })
     }
@@ -868,7 +886,7 @@ const HEADERS: usize = 64 * 1024;
 const UNTOLD: &str = "of a version that it does not tell";
 
 /// The server and its version, for messages.
-async fn version(connection: &mut MultiplexedConnection) -> String {
+async fn version(connection: &mut Connection) -> String {
     let info = cmd("INFO").arg("server").query_async::<Value>(connection).await.map(parse::text);
     let Ok(Ok(info)) = info else { return UNTOLD.to_owned() };
     let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -882,7 +900,7 @@ async fn version(connection: &mut MultiplexedConnection) -> String {
 
 /// XADD, or several in one transaction; one entry answers with its id, several with an array of them.
 async fn add(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     partition: &PartitionKey,
     entries: &[Fields],
     floor: Option<EntryId>,
@@ -902,6 +920,7 @@ async fn add(
     if let [fields] = entries {
         return one(fields, floor).query_async(connection).await;
     }
+    connection.check_transactions().await?;
     let mut transaction = redis::pipe();
     transaction.atomic();
     for (index, fields) in entries.iter().enumerate() {
@@ -1033,7 +1052,8 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         .arg(commit.attempts.len())
         .arg(commit.forget.len())
         .arg(commit.dead.len())
-        .arg(commit.passed_over.join(" "));
+        .arg(commit.passed_over.join(" "))
+        .arg(commit.call);
     for (id, count) in &commit.attempts {
         invocation.arg(id.to_string()).arg(*count);
     }

@@ -1,56 +1,70 @@
 //! The Lua scripts that change a group's state, and their answers; the rules they keep are in `scripts/*.lua`.
 
+use std::ops::Deref;
 use std::sync::LazyLock;
 
-use redis::Script;
+/// A script, and where its lines can be looked up.
+pub(super) struct Script {
+    inner: LazyLock<redis::Script>,
+    source: &'static str,
+}
+
+impl Deref for Script {
+    type Target = redis::Script;
+
+    fn deref(&self) -> &redis::Script {
+        &self.inner
+    }
+}
 
 /// A script behind its flags and what all of them share.
 macro_rules! script {
     ($flags:literal, $name:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
-                "#!lua",
-                $flags,
-                "\n",
-                include_str!("scripts/prelude.lua"),
-                include_str!(concat!("scripts/", $name, ".lua"))
-            ))
-        })
+        script!(concat!(
+            "#!lua",
+            $flags,
+            "\n",
+            include_str!("scripts/prelude.lua"),
+            include_str!(concat!("scripts/", $name, ".lua"))
+        ))
+    };
+    ($source:expr) => {
+        Script { inner: LazyLock::new(|| redis::Script::new($source)), source: $source }
     };
 }
 
-pub(super) static CREATE: LazyLock<Script> = script!("", "create");
+pub(super) static CREATE: Script = script!("", "create");
 // A full server must not stop commits: without them it fills with what nobody may trim.
-pub(super) static ACQUIRE: LazyLock<Script> = script!(" flags=allow-oom", "acquire");
-pub(super) static COMMIT: LazyLock<Script> = script!(" flags=allow-oom", "commit");
-pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release");
-pub(super) static DECLARE_EVENTS: LazyLock<Script> = script!(" flags=allow-oom", "declare_events");
-pub(super) static RENEW: LazyLock<Script> = script!(" flags=allow-oom", "renew");
+pub(super) static ACQUIRE: Script = script!(" flags=allow-oom", "acquire");
+pub(super) static COMMIT: Script = script!(" flags=allow-oom", "commit");
+pub(super) static RELEASE: Script = script!(" flags=allow-oom", "release");
+pub(super) static DECLARE_EVENTS: Script = script!(" flags=allow-oom", "declare_events");
+pub(super) static RENEW: Script = script!(" flags=allow-oom", "renew");
 // A process that is not counted any more loses its share.
-pub(super) static ATTEND: LazyLock<Script> = script!(" flags=allow-oom", "attend");
+pub(super) static ATTEND: Script = script!(" flags=allow-oom", "attend");
 // It only looks, so a replica or a server that refuses writes answers, too.
-pub(super) static SNAPSHOT: LazyLock<Script> = script!(" flags=no-writes", "snapshot");
-pub(super) static PAGE: LazyLock<Script> = script!(" flags=no-writes", "page");
-pub(super) static RESET: LazyLock<Script> = script!("", "reset");
+pub(super) static SNAPSHOT: Script = script!(" flags=no-writes", "snapshot");
+pub(super) static PAGE: Script = script!(" flags=no-writes", "page");
+pub(super) static RESET: Script = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
-pub(super) static COMMIT_WITH_DEAD: LazyLock<Script> = script!("", "commit");
+pub(super) static COMMIT_WITH_DEAD: Script = script!("", "commit");
 
-pub(super) static ADOPT: LazyLock<Script> = script!("", "adopt");
+pub(super) static ADOPT: Script = script!("", "adopt");
 // An operator must get a group to go on, and letters that are moved take no more room than before.
-pub(super) static RESUME: LazyLock<Script> = script!(" flags=allow-oom", "resume");
-pub(super) static REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "replay");
-pub(super) static TAKE_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "take_replay");
-pub(super) static END_REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "end_replay");
+pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
+pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
+pub(super) static TAKE_REPLAY: Script = script!(" flags=allow-oom", "take_replay");
+pub(super) static END_REPLAY: Script = script!(" flags=allow-oom", "end_replay");
 
 // Work queues: whoever has entries in hand must get rid of them on a full server, too, and what they leave behind is bounded.
-pub(super) static JOIN: LazyLock<Script> = script!(" flags=allow-oom", "join");
-pub(super) static TAKE: LazyLock<Script> = script!(" flags=allow-oom", "take");
-pub(super) static SETTLE: LazyLock<Script> = script!(" flags=allow-oom", "settle");
-pub(super) static SETTLE_WITH_DEAD: LazyLock<Script> = script!("", "settle");
-pub(super) static CREW: LazyLock<Script> = script!(" flags=no-writes", "crew");
-pub(super) static FREE: LazyLock<Script> = script!(" flags=allow-oom", "free");
-pub(super) static LEAVE: LazyLock<Script> = script!(" flags=allow-oom", "leave");
-pub(super) static RESET_SHARED: LazyLock<Script> = script!("", "reset_shared");
+pub(super) static JOIN: Script = script!(" flags=allow-oom", "join");
+pub(super) static TAKE: Script = script!(" flags=allow-oom", "take");
+pub(super) static SETTLE: Script = script!(" flags=allow-oom", "settle");
+pub(super) static SETTLE_WITH_DEAD: Script = script!("", "settle");
+pub(super) static CREW: Script = script!(" flags=no-writes", "crew");
+pub(super) static FREE: Script = script!(" flags=allow-oom", "free");
+pub(super) static LEAVE: Script = script!(" flags=allow-oom", "leave");
+pub(super) static RESET_SHARED: Script = script!("", "reset_shared");
 
 /// Every script, to be loaded at first contact.
 pub(super) fn all() -> [&'static Script; 24] {
@@ -80,4 +94,60 @@ pub(super) fn all() -> [&'static Script; 24] {
         &LEAVE,
         &RESET_SHARED,
     ]
+}
+
+/// What the server refused within a script: it names the script and the line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The command, as the line has it.
+    pub(super) command: String,
+    /// Whether anything may have been written before it: the scripts of ordered groups ask for their rights first.
+    pub(super) partial: bool,
+}
+
+/// Reads `.. script: <hash>, on @user_script:<line>.` in the error of a script that ran into a right that its user lacks.
+pub(super) fn refusal(error: &str) -> Option<Refusal> {
+    const SAID: [&str; 3] =
+        ["can't run this command", "can't access at least one of the keys", "ACL failure in script"];
+    SAID.iter().find(|said| error.contains(**said))?;
+    let place = error.split_once("script: ").and_then(|(_, place)| place.rsplit_once(", on @user_script:"));
+    let found = place.and_then(|(hash, line)| {
+        let script = all().into_iter().find(|script| hash.ends_with(script.get_hash()))?;
+        let line: usize = line.trim_end_matches('.').parse().ok()?;
+        Some((script, command(script.source.lines().nth(line.checked_sub(1)?)?)?))
+    });
+    let queue: [&Script; 7] = [&JOIN, &TAKE, &SETTLE, &SETTLE_WITH_DEAD, &FREE, &LEAVE, &RESET_SHARED];
+    Some(match found {
+        Some((script, command)) => {
+            Refusal { command, partial: queue.iter().any(|other| other.get_hash() == script.get_hash()) }
+        }
+        None => Refusal { command: "a command of the script".to_owned(), partial: true },
+    })
+}
+
+/// The command that a line of a script calls, with its subcommand.
+fn command(line: &str) -> Option<String> {
+    let (_, call) = line.split_once("call('")?;
+    let mut words = call.split('\'');
+    let name = words.next()?;
+    let sub = words.nth(1).filter(|_| matches!(name, "XINFO" | "XGROUP"));
+    Some(sub.map_or_else(|| name.to_owned(), |sub| format!("{name} {sub}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_was_refused_is_found_by_its_line() {
+        let line = ACQUIRE.source.lines().position(|line| line.contains("redis.call('XINFO', 'STREAM'")).unwrap() + 1;
+        let hash = ACQUIRE.get_hash();
+        let first = "ERR The user executing the script can't run this command or subcommand";
+        let refused = refusal(&format!("{first} script: {hash}, on @user_script:{line}.")).unwrap();
+        assert_eq!(refused, Refusal { command: "XINFO STREAM".to_owned(), partial: false });
+        assert!(refusal(&format!("{first} script: {}, on @user_script:1.", TAKE.get_hash())).unwrap().partial);
+        assert!(refusal("NOPERM ACL failure in script: User x has no permissions").unwrap().partial);
+        assert_eq!(refusal("ERR value is not an integer script: 1, on @user_script:1."), None);
+        assert_eq!(command("  if #redis.call('HGETALL', state) == 0 then"), Some("HGETALL".to_owned()));
+    }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
 use streams_core::broker::{BrokerError, Found, Interrupt, Reply, Tail};
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
 
-use super::connection::{Call, Effect, Link, RESPONSE_TIMEOUT, Target, explain, is_broken, unexpected};
+use super::connection::{Call, Effect, FOR_ENTRIES, Link, Target, explain, is_broken, unexpected};
+use super::line::Connection;
 use super::parse::{self, Parsed};
 use super::scripts;
 use crate::clock::millis;
@@ -32,7 +32,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) struct RedisTail {
     target: Arc<Target>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     /// Whether a command was sent whose answer nobody took: its future was dropped.
     in_flight: bool,
     /// The newest entry that was read of each key, where it is a small one.
@@ -69,19 +69,26 @@ impl RedisTail {
         }
     }
 
-    async fn connection(&mut self) -> Result<MultiplexedConnection, BrokerError> {
+    async fn connection(&mut self) -> Result<Connection, BrokerError> {
         if std::mem::take(&mut self.in_flight) {
-            self.connection = None;
+            self.give_up();
         }
         if let Some(connection) = &self.connection {
             return Ok(connection.clone());
         }
         self.bell.client.store(0, Ordering::Release);
-        let mut connection = self.target.connect(RESPONSE_TIMEOUT).await?;
+        let mut connection = self.target.connect(FOR_ENTRIES).await?;
         let call = Call { command: "CLIENT ID", key: "", effect: Effect::Read };
         let id = cmd("CLIENT").arg("ID").query_async(&mut connection).await.map_err(|error| explain(call, error))?;
         self.bell.client.store(id, Ordering::Release);
         Ok(self.connection.insert(connection).clone())
+    }
+
+    /// Otherwise the server would go on to keep what it could not send, or wait, for as long as it takes the connection for one.
+    fn give_up(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.target.give_up(&connection);
+        }
     }
 
     async fn wait(
@@ -159,7 +166,7 @@ impl RedisTail {
         keys: &[(String, EntryId)],
     ) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.connection().await?;
-        connection.set_response_timeout(wait.saturating_add(MARGIN));
+        connection.wait_for(wait.saturating_add(MARGIN));
         self.in_flight = true;
         let mut reply = commands.query_async(&mut connection).await;
         if let Err(error) = &reply
@@ -174,7 +181,7 @@ impl RedisTail {
         self.in_flight = false;
         reply.map_err(|error| {
             if is_broken(&error) {
-                self.connection = None;
+                self.give_up();
             }
             explain(xread(&names(keys)), error)
         })

@@ -4,13 +4,10 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use redis::RedisError;
-use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use streams_core::broker::{BrokerError, BrokerErrorKind};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,6 +19,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::connection::io_error;
+use super::line::{Line, in_time};
 
 /// The largest file of certificates that is read: the whole list of a system's authorities has a quarter of it.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -308,24 +306,16 @@ pub(super) fn split(url: &str) -> Option<(String, bool)> {
     Some((format!("{scheme}://{rest}"), insecure))
 }
 
-/// Makes connections to one server, each with a handshake.
-pub(super) struct Dialer {
+/// Shakes hands with one server.
+pub(super) struct Shaker {
     tls: Tls,
     checked: bool,
     host: String,
-    port: u16,
     name: ServerName<'static>,
     made: Mutex<(Material, Arc<ClientConfig>)>,
 }
 
-/// Where a connection failed.
-pub(super) enum Failed {
-    /// Before the server heard of TLS.
-    Connect(io::Error),
-    Handshake(io::Error),
-}
-
-impl Dialer {
+impl Shaker {
     pub(super) fn new(tls: &Tls, insecure: bool, host: &str, port: u16) -> Result<Self, BrokerError> {
         if insecure && !tls.insecure {
             return Err(refused(
@@ -346,7 +336,7 @@ impl Dialer {
         let material = tls.read()?;
         let config = Arc::new(tls.config(&material, !insecure)?);
         let made = Mutex::new((material, config));
-        Ok(Self { tls: tls.clone(), checked: !insecure, host: host.to_owned(), port, name, made })
+        Ok(Self { tls: tls.clone(), checked: !insecure, host: host.to_owned(), name, made })
     }
 
     /// The configuration, made anew when the files have changed.
@@ -372,22 +362,9 @@ impl Dialer {
         Arc::clone(&made.1)
     }
 
-    /// Connects and shakes hands, all within the time.
-    pub(super) async fn dial(
-        &self,
-        within: Duration,
-        keepalive: &TcpKeepalive,
-    ) -> Result<TlsStream<TcpStream>, Failed> {
-        let deadline = Instant::now() + within;
-        let connect = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
-            Ok(stream)
-        };
-        let stream = in_time(deadline, connect).await.map_err(Failed::Connect)?;
-        let shake = TlsConnector::from(self.config()).connect(self.name.clone(), stream);
-        in_time(deadline, shake).await.map_err(Failed::Handshake)
+    /// Shakes hands over a line.
+    pub(super) async fn shake(&self, line: Line, deadline: Instant) -> io::Result<TlsStream<Line>> {
+        in_time(deadline, TlsConnector::from(self.config()).connect(self.name.clone(), line)).await
     }
 
     /// What a handshake that failed means, with the remedy. All of it may pass when somebody mends the server, so nothing
@@ -399,8 +376,8 @@ impl Dialer {
                 .to_owned();
         }
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            return "the server ended the connection in the TLS handshake; is it the TLS port? A plain one is written \
-                    redis://"
+            return "the server ended the connection in the TLS handshake; is it the TLS port (a plain one is written \
+                    redis://), and does its maxclients leave room?"
                 .to_owned();
         };
         let host = &self.host;
@@ -469,10 +446,6 @@ impl Dialer {
             }
         }
     }
-}
-
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn refused(message: String) -> BrokerError {

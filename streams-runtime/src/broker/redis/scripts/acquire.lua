@@ -41,6 +41,10 @@ if above(held.at, last) then
   return {'ahead', held.at, last}
 end
 
+wrong = not again and held.charged and may_not({{'HSET', state, 'owner', owner}, {'HDEL', state, 'charged'}})
+if wrong then
+  return wrong
+end
 if again then
   epoch = held.epoch
 else

@@ -34,6 +34,19 @@ end
 if #seen_lately > 1 then
   return seen_lately
 end
+local writes = {{'HSET', state, 'mode', ARGV[4]}}
+if ARGV[4] == 'ordered' then
+  table.insert(writes, {'XGROUP', 'SETID', stream, group, '0'})
+else
+  for i = 3, #KEYS do
+    table.insert(writes, {'DEL', KEYS[i]})
+  end
+  table.insert(writes, {'ZADD', KEYS[3], 0, 'a'})
+end
+wrong = may_not(writes)
+if wrong then
+  return wrong
+end
 
 local at = found['last-delivered-id']
 local pending = redis.call('XPENDING', stream, group)

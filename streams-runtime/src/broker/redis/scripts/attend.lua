@@ -6,6 +6,11 @@ local wrong = wrong_type({{members, 'zset'}})
 if wrong then
   return wrong
 end
+wrong = may_not({{'ZREM', members, 'a'}, {'ZREMRANGEBYRANK', members, 0, 0}, {'ZINCRBY', members, 1, 'a'},
+  {'ZRANGE', members, 0, -1}})
+if wrong then
+  return wrong
+end
 for i = 3, #ARGV, 2 do
   local beat = redis.call('ZSCORE', members, ARGV[i])
   if beat and (ARGV[i + 1] == '' or tonumber(beat) == tonumber(ARGV[i + 1])) then

@@ -2,7 +2,7 @@
 -- KEYS: stream, state, dead letters.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0),
 --       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
---       the names of events that were passed over because no build was known to handle them,
+--       the names of events that were passed over because no build was known to handle them, which commit of the holding it is,
 --       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*,
 --       then, only while events are proven: how many are left, the charged ones (A B), number of forgotten ids, these.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -14,7 +14,7 @@ local wrong = wrong_type({{state, 'hash'}})
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'beat', 'seen')
+local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'beat', 'seen', 'call')
 if not is_held(held[1], held[2], owner, epoch) then
   return {'fenced'}
 end
@@ -23,6 +23,16 @@ if held[3] == next_id and prev ~= next_id then
 end
 if held[3] ~= prev then
   return {'conflict', held[3] or '0-0'}
+end
+local call = tonumber(ARGV[15])
+if prev == next_id then
+  -- Nothing else tells one that comes late from those that were sent after it.
+  local last_epoch, last = string.match(held[6] or '', '^(%d+) (%d+)$')
+  if last_epoch == epoch and call == tonumber(last) then
+    return {'done'}
+  elseif last_epoch == epoch and call < tonumber(last) then
+    return {'conflict', held[3]}
+  end
 end
 if not tonumber(held[4]) then
   return {'damaged', state}
@@ -53,14 +63,29 @@ if letters > 0 then
   end
 end
 
-redis.call('HINCRBY', state, 'beat', 1)
-local i = 15 + 2 * attempts + forgotten
+local i = 16 + 2 * attempts + forgotten
+for _ = 1, letters do
+  i = i + 1 + tonumber(ARGV[i])
+end
+local left, charged = ARGV[i], ARGV[i + 1]
+if letters > 0 or forgotten > 0 or left then
+  local writes = {{'HSET', state, 'at', next_id}, {'HDEL', state, 'charged'}}
+  if letters > 0 then
+    table.insert(writes, {'XADD', dead, '*', 'event', ''})
+  end
+  wrong = may_not(writes)
+  if wrong then
+    return wrong
+  end
+end
+
+local proof_at = i
+i = 16 + 2 * attempts + forgotten
 for _ = 1, letters do
   local n = tonumber(ARGV[i])
   redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
   i = i + 1 + n
 end
-local left, charged = ARGV[i], ARGV[i + 1]
 if left then
   if left == '0' then
     redis.call('HDEL', state, 'prove', 'prove_to', 'charged')
@@ -70,20 +95,20 @@ if left then
   else
     redis.call('HSET', state, 'prove', left, 'charged', charged)
   end
-  for forgotten_at = i + 3, i + 2 + tonumber(ARGV[i + 2]) do
+  for forgotten_at = proof_at + 3, proof_at + 2 + tonumber(ARGV[proof_at + 2]) do
     redis.call('HDEL', state, 'crashes:' .. ARGV[forgotten_at])
   end
 end
+local beat = digits(tonumber(held[4]) + 1)
 if prev == next_id then
   if seen == '' then
     seen = held[5] or ''
-  else
-    redis.call('HSET', state, 'seen', seen)
   end
+  redis.call('HSET', state, 'beat', beat, 'seen', seen, 'call', epoch .. ' ' .. ARGV[15])
 else
-  redis.call('HSET', state, 'at', next_id, 'at_event', next_event, 'seen', seen)
+  redis.call('HSET', state, 'beat', beat, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
-i = 15
+i = 16
 for _ = 1, attempts do
   redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
   i = i + 2

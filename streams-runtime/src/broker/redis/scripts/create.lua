@@ -15,6 +15,14 @@ if has_group(stream, group) then
   return {'foreign'}
 end
 
+local writes = {{'XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM'}, {'HSET', state, 'mode', ARGV[4]}}
+for i = 3, #KEYS do
+  table.insert(writes, {'DEL', KEYS[i]})
+end
+wrong = may_not(writes)
+if wrong then
+  return wrong
+end
 local at, seen, at_event = begin(stream, start, from)
 mark(stream, group, at, seen)
 forget_what_waits()

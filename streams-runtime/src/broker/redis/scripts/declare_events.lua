@@ -31,10 +31,15 @@ for i, name in ipairs(names) do
 end
 local events = table.concat(names, ' ')
 
-if events ~= before then
+local is_new, is_met = events ~= before, ARGV[4] ~= '' and held[3] == ARGV[4]
+wrong = is_new and is_met and may_not({{'HSET', state, 'events', events}, {'HDEL', state, 'needs'}})
+if wrong then
+  return wrong
+end
+if is_new then
   redis.call('HSET', state, 'events', events)
 end
-if ARGV[4] ~= '' and held[3] == ARGV[4] then
+if is_met then
   redis.call('HDEL', state, 'needs')
 end
 return {'declared', events}

@@ -17,16 +17,28 @@ if not redis.call('XRANGE', replays, id, id)[1] then
 end
 
 if what == 'again' then
-  local _, crashes = replaying(redis.call('HMGET', state, 'replaying')[1], id)
-  redis.call('HSET', state, 'replaying', table.concat({id, ARGV[6], crashes, '0'}, ' '))
+  local attempts, crashes = replaying(redis.call('HMGET', state, 'replaying')[1], id)
+  -- They only grow: this one comes late.
+  if tonumber(ARGV[6]) >= attempts then
+    redis.call('HSET', state, 'replaying', table.concat({id, ARGV[6], crashes, '0'}, ' '))
+  end
   return {'yes'}
+end
+local is_last = redis.call('XLEN', replays) == 1
+local writes = {{'XDEL', replays, id}, {'HDEL', state, 'replays'}}
+if what == 'dead' then
+  table.insert(writes, {'XADD', dead, '*', 'event', ''})
+end
+wrong = may_not(writes)
+if wrong then
+  return wrong
 end
 if what == 'dead' then
   redis.call('XADD', dead, '*', unpack(ARGV, 6))
 end
 redis.call('XDEL', replays, id)
 redis.call('HDEL', state, 'replaying')
-if redis.call('XLEN', replays) == 0 then
+if is_last then
   redis.call('HDEL', state, 'replays')
 end
 return {'yes'}

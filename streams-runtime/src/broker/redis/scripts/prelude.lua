@@ -11,6 +11,19 @@ local function wrong_type(expected)
   end
 end
 
+-- The first of these commands that the user may not run, each with its key behind its name. A script that writes with several asks
+-- before the first: one that is refused further on would leave the others done.
+local function may_not(commands)
+  for _, command in ipairs(commands) do
+    if not redis.acl_check_cmd(unpack(command)) then
+      if command[1] == 'XGROUP' or command[1] == 'XINFO' then
+        return {'may not', command[1] .. ' ' .. command[2], command[3]}
+      end
+      return {'may not', command[1], command[2] or KEYS[1]}
+    end
+  end
+end
+
 -- A reply of names and values, as a table.
 local function by_name(flat)
   local named = {}

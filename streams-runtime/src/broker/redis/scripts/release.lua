@@ -12,6 +12,14 @@ local held = redis.call('HMGET', state, 'owner', 'epoch', 'at', 'seen', 'charged
 if not is_held(held[1], held[2], owner, epoch) then
   return {'no'}
 end
+local writes = {{'HSET', state, 'owner', ''}, {'XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', group}}
+if held[5] then
+  table.insert(writes, {'HDEL', state, 'charged'})
+end
+wrong = may_not(writes)
+if wrong then
+  return wrong
+end
 redis.call('HSET', state, 'owner', '')
 if ARGV[5] ~= '' then
   redis.call('HSET', state, 'needs', ARGV[5])

@@ -14,6 +14,10 @@ if waiting + #ARGV - 2 > tonumber(ARGV[2]) then
   return {'full', waiting}
 end
 
+wrong = may_not({{'XADD', replays, '*', 'letter', ''}, {'XDEL', dead, '0-1'}, {'HSET', state, 'replays', '1'}})
+if wrong then
+  return wrong
+end
 local moved = {'moved'}
 for i = 3, #ARGV do
   -- One at a time: all of them may be too large for memory here.

@@ -14,6 +14,14 @@ if refused then
   return refused
 end
 
+local writes = {{'TIME'}, {'DEL', state}, {'HSET', state, 'mode', 'ordered'}, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', group}}
+if not marked then
+  table.insert(writes, {'XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM'})
+end
+wrong = may_not(writes)
+if wrong then
+  return wrong
+end
 local at, seen, at_event = begin(stream, ARGV[3], ARGV[4])
 if marked then
   mirror(stream, group, at, seen)

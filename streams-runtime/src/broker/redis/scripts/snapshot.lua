@@ -8,6 +8,11 @@ end
 if redis.call('EXISTS', stream) == 0 then
   return {'no stream'}
 end
+-- What may not be looked for must not count as missing.
+wrong = may_not({{'XINFO', 'CONSUMERS', stream, group}})
+if wrong then
+  return wrong
+end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local first, last = info['first-entry'], info['last-entry']
 local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
