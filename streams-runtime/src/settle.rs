@@ -124,7 +124,9 @@ pub(crate) struct Failed {
 impl Failed {
     /// What an attempt's failure says. This shows the handler's own error and drops it, so it belongs where a panic is caught.
     pub(crate) fn of(failure: Failure) -> Self {
-        Self { cause: Cause::of(&failure), reason: failure.reason() }
+        let said = Self { cause: Cause::of(&failure), reason: failure.reason() };
+        drop(failure);
+        said
     }
 
     /// The attempt has outrun this.
