@@ -139,12 +139,12 @@ async fn ordered(_trade: Trade) {}
 // Names that the expansion might have for itself.
 #[consumer(group = "g5")]
 async fn payload(args: Trade, ctx: Context) {
-    let _ = (args, ctx);
+    drop((args, ctx));
 }
 
 #[consumer(group = "g6")]
 async fn r#match(needs: Trade, payload: Context) {
-    let _ = (needs, payload);
+    drop((needs, payload));
 }
 
 mod inner {
