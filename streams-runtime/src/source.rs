@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::Entry;
-use streams_core::broker::{BrokerError, BrokerErrorKind, Holding, Snapshot};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Holding, Snapshot};
+use streams_core::keys::GroupKey;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -60,8 +61,16 @@ pub(crate) struct Arrived {
 }
 
 impl<'a> Source<'a> {
-    pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
+    pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, Ended> {
         let partition = group.key.partition();
+        if let Some(mut last) = group.last_reader().filter(|last| last.position() > holding.at) {
+            // What this process has read and not committed shows a cut that the checkpoint does not.
+            let looked = look(&*group.engine.broker, &group.key, &last, 1).await?;
+            if let Some(loss) = last.judge(&looked.snapshot, false).filter(|loss| loss.kind == DataLossKind::HistoryCut)
+            {
+                return Err(cut(loss, looked.left));
+            }
+        }
         // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
         let last = group.engine.broker.extent(partition).await?.map_or(holding.at, |extent| extent.last);
         let from = last.max(holding.at);
@@ -183,15 +192,10 @@ impl<'a> Source<'a> {
         if let Some(loss) = &loss
             && !loss.kind.is_gap()
         {
-            let mut loss = loss.clone();
-            let at = if loss.kind == DataLossKind::HistoryCut {
-                let left = left.unwrap_or_else(Reader::nowhere);
-                loss.from = left.position();
-                left
-            } else {
-                self.reader.clone()
-            };
-            return Err(Ended::Cut { loss, at: Some(at) });
+            return Err(match loss.kind {
+                DataLossKind::HistoryCut => cut(loss.clone(), left),
+                _ => Ended::Cut { loss: loss.clone(), at: Some(self.reader.clone()) },
+            });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
         self.follower.saw(&entries);
@@ -221,21 +225,29 @@ impl<'a> Source<'a> {
         let asked = most.min(self.follower.count()).saturating_add(1);
         let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
         let reader = self.reader.clone();
-        let reply = tokio::spawn(async move {
-            let snapshot = broker.snapshot(&key, reader.position(), asked).await?;
-            let loss = reader.clone().judge(&snapshot, snapshot.entries.len() < asked);
-            let mut left = None;
-            if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
-                for place in reader.earlier() {
-                    let there = broker.read(key.partition(), place.position().previous(), 1).await?;
-                    if place.is_at(there.first()) {
-                        left = Some(place);
-                        break;
-                    }
-                }
-            }
-            Ok(Looked { snapshot, left })
-        });
+        let reply = tokio::spawn(async move { look(&*broker, &key, &reader, asked).await });
         self.ahead = Some(Ahead::Look { reply: AbortOnDropHandle::new(reply), asked });
     }
+}
+
+/// Takes a snapshot from where a reader stands. Where that shows a cut, it looks for the last place of the reader that is left.
+async fn look(broker: &dyn Broker, key: &GroupKey, reader: &Reader, asked: usize) -> Result<Looked, BrokerError> {
+    let snapshot = broker.snapshot(key, reader.position(), asked).await?;
+    let loss = reader.clone().judge(&snapshot, snapshot.entries.len() < asked);
+    if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
+        for place in reader.earlier() {
+            let there = broker.read(key.partition(), place.position().previous(), 1).await?;
+            if place.is_at(there.first()) {
+                return Ok(Looked { snapshot, left: Some(place) });
+            }
+        }
+    }
+    Ok(Looked { snapshot, left: None })
+}
+
+/// History was cut, and this is the last place that is left of it.
+fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
+    let left = left.unwrap_or_else(Reader::nowhere);
+    loss.from = left.position();
+    Ended::Cut { loss, at: Some(left) }
 }
