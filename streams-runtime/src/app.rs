@@ -420,6 +420,7 @@ impl App {
                     },
                     progress: of_group,
                     known: Mutex::default(),
+                    last_reader: Mutex::default(),
                     contact: outages.contact(),
                     said: Mutex::default(),
                 };

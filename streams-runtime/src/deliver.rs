@@ -119,7 +119,7 @@ impl Group {
         if !matches!(ended, Ended::Lost)
             && let Err(Ended::Lost) = self.finish_in_hand(lease, committer, &mut hand).await
         {
-            ended = Ended::Lost;
+            ended = ended.without_lease();
         }
         hand.dispatch.cancel(lease).await;
         ended
@@ -141,8 +141,21 @@ impl Group {
         };
         let mut source = match opened {
             Ok(source) => source,
-            Err(error) => return error.into(),
+            Err(ended) => return ended,
         };
+        let ended = self.deliver_from(&mut source, lease, holding, committer, hand).await;
+        self.remember(Some(source.reader));
+        ended
+    }
+
+    async fn deliver_from(
+        &self,
+        source: &mut Source<'_>,
+        lease: &Lease,
+        holding: &Holding,
+        committer: &mut Committer<'_>,
+        hand: &mut InHand,
+    ) -> Ended {
         // When to read again after a read that failed, and how many in a row did.
         let mut again = None;
         let mut replays = Replays::new();
@@ -193,7 +206,10 @@ impl Group {
             if matches!(&arrived, Ok(Arrived { loss: Some(_), .. }) | Err(Ended::Cut { .. }))
                 && let Err(ended) = self.empty_hands(lease, committer, hand).await
             {
-                return ended;
+                return match (ended, arrived) {
+                    (Ended::Lost, Err(cut)) => cut.without_lease(),
+                    (ended, _) => ended,
+                };
             }
             let arrived = match arrived {
                 Ok(arrived) => arrived,
@@ -209,7 +225,6 @@ impl Group {
                 }
                 Err(ended) => return ended,
             };
-            self.has_read(source.reader.position());
             if again.take().is_some() {
                 self.contact.succeeded();
                 self.progress.enter(Phase::Owning { epoch: holding.epoch });

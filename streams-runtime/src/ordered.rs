@@ -86,6 +86,7 @@ pub(crate) struct Group {
     pub(crate) lanes: Bounds,
     pub(crate) progress: Arc<Progress>,
     pub(crate) known: Mutex<Option<Known>>,
+    pub(crate) last_reader: Mutex<Option<Reader>>,
     pub(crate) contact: Contact,
     /// What was last said of a refusal, and when.
     pub(crate) said: Mutex<Option<(String, Instant)>>,
@@ -95,8 +96,6 @@ pub(crate) struct Group {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     at: EntryId,
-    /// As far as this process has read, committed or not.
-    read: EntryId,
     epoch: u64,
     /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
     reset: u64,
@@ -146,6 +145,17 @@ pub(crate) enum Ended {
     Refused(BrokerError),
     /// Nothing may go on until somebody does something. The lease is kept where others would only run into the same.
     Halted { reason: String, keep: bool },
+}
+
+impl Ended {
+    /// What is left of this when the lease turns out to be lost. That history was cut is told all the same: a state that was cut
+    /// back with it may show nothing of it, and nobody else has seen what is gone.
+    pub(crate) fn without_lease(self) -> Self {
+        match self {
+            Self::Cut { ref loss, .. } if loss.kind == DataLossKind::HistoryCut => self,
+            _ => Self::Lost,
+        }
+    }
 }
 
 impl From<BrokerError> for Ended {
@@ -337,7 +347,7 @@ impl Group {
     }
 
     pub(crate) fn know(&self, state: &GroupState) {
-        let known = Known { at: state.at, read: state.at, epoch: state.lease.epoch, reset: state.reset };
+        let known = Known { at: state.at, epoch: state.lease.epoch, reset: state.reset };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
@@ -349,11 +359,14 @@ impl Group {
         self.progress.checkpoint(at);
     }
 
-    /// This process has read so far.
-    pub(crate) fn has_read(&self, to: EntryId) {
-        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            known.read = known.read.max(to);
-        }
+    /// How far this process had read when it last owned the partition, committed or not: a cut that takes the lease along shows
+    /// nowhere else.
+    pub(crate) fn last_reader(&self) -> Option<Reader> {
+        self.last_reader.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn remember(&self, reader: Option<Reader>) {
+        *self.last_reader.lock().unwrap_or_else(PoisonError::into_inner) = reader;
     }
 
     /// What the state shows of a history that is another one than this process has seen.
@@ -362,13 +375,15 @@ impl Group {
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
             (Some(known), Some(state)) if state.reset == known.reset && state.at < known.at => {
-                Err(loss(DataLossKind::HistoryCut, state.at, known.at.max(known.read)))
+                let read = self.last_reader().map_or(known.at, |reader| reader.position().max(known.at));
+                Err(loss(DataLossKind::HistoryCut, state.at, read))
             }
             (known, Some(state)) => {
-                self.know(state);
-                if let Some(known) = known.filter(|known| known.reset == state.reset) {
-                    self.has_read(known.read);
+                if known.is_some_and(|known| known.reset != state.reset) {
+                    // Somebody has begun anew since.
+                    self.remember(None);
                 }
+                self.know(state);
                 Ok(())
             }
             (None, None) => Ok(()),
@@ -379,6 +394,7 @@ impl Group {
     /// beginning, or halts.
     async fn answer(&self, loss: &DataLoss, at: Option<Reader>) -> Ended {
         self.report(loss);
+        self.remember(None);
         if self.on_data_loss == OnDataLoss::Halt {
             return Ended::Halted { reason: self.loss_reason(loss), keep: true };
         }
@@ -561,7 +577,7 @@ impl Group {
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
             // A cut that the commit came upon is no reason to doubt the commit.
             Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
-            Ok(Err(Ended::Lost)) => return Ended::Lost,
+            Ok(Err(Ended::Lost)) => return ended.without_lease(),
             Ok(Err(Ended::Needs(need))) => needs = Some(need),
             Ok(Err(failed)) => self.left(
                 &ended,

@@ -62,10 +62,18 @@ pub(crate) struct Arrived {
 }
 
 impl<'a> Source<'a> {
-    pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, BrokerError> {
+    pub(crate) async fn open(group: &'a Group, holding: &Holding) -> Result<Self, Ended> {
         let (tails, partition) = (&group.engine.tails, group.key.partition());
         if holding.proving.is_some() {
             tails.distrust(partition.as_str(), group.max_payload);
+        }
+        if let Some(mut last) = group.last_reader().filter(|last| last.position() > holding.at) {
+            // What this process has read and not committed shows a cut that the checkpoint does not.
+            let looked = look(&group.engine, &group.key, &last, 1, group.max_payload).await?;
+            if let Some(loss) = last.judge(&looked.snapshot, false).filter(|loss| loss.kind == DataLossKind::HistoryCut)
+            {
+                return Err(cut(loss, looked.left));
+            }
         }
         let reader = Reader::new(holding.at, &holding.at_event, holding.seen);
         // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
@@ -186,15 +194,10 @@ impl<'a> Source<'a> {
         if let Some(loss) = &loss
             && !loss.kind.is_gap()
         {
-            let mut loss = loss.clone();
-            let at = if loss.kind == DataLossKind::HistoryCut {
-                let left = left.unwrap_or_else(Reader::nowhere);
-                loss.from = left.position();
-                left
-            } else {
-                self.reader.clone()
-            };
-            return Err(Ended::Cut { loss, at: Some(at) });
+            return Err(match loss.kind {
+                DataLossKind::HistoryCut => cut(loss.clone(), left),
+                _ => Ended::Cut { loss: loss.clone(), at: Some(self.reader.clone()) },
+            });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
         entries.retain(|entry| entry.id > position);
@@ -254,4 +257,11 @@ async fn look(
         }
     }
     Ok(Looked { snapshot, left: None })
+}
+
+/// History was cut, and this is the last place that is left of it.
+fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
+    let left = left.unwrap_or_else(Reader::nowhere);
+    loss.from = left.position();
+    Ended::Cut { loss, at: Some(left) }
 }

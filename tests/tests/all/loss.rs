@@ -1064,6 +1064,7 @@ async fn live_through(world: fn() -> World, groups: &'static [&'static str], see
     let histories = number("LOSS_HISTORIES").unwrap_or(seeds.end - seeds.start);
     let (mut lossy, mut lost, mut cuts) = (0, 0, 0);
     for seed in first..first + histories {
+        println!("seed {seed}");
         let (truth, cut) = Life::live(world(), groups, seed).await;
         lossy += u64::from(truth > 0);
         lost += truth;
