@@ -391,9 +391,9 @@ impl App {
                         entries: config.lane_entries,
                         bytes: config.lane_bytes,
                     },
+                    contact: outages.contact_of(&of_group),
                     progress: of_group,
                     known: Mutex::default(),
-                    contact: outages.contact(),
                     said: Mutex::default(),
                 };
                 tasks.spawn(supervise(driven, Arc::clone(&vitals)));

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, after, millis};
 use crate::monitor::Vitals;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -193,7 +193,7 @@ impl Leases {
     ) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
-        let contact = (outages.contact(), outages.clone());
+        let contact = (outages.contact("the renewal of leases"), outages.clone());
         let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end, vitals);
         match broker.renewal() {
             Renewal::CallersExecutor => {
@@ -309,7 +309,7 @@ async fn renew(
         match tokio::time::timeout(every, renew_once(&broker, &mut renewer, &due)).await {
             Ok(Ok(answers)) => {
                 if !due.is_empty() {
-                    contact.succeeded();
+                    contact.succeeded(Matter::Lease);
                 }
                 for (held, still) in due.iter().zip(answers) {
                     match still {
@@ -330,7 +330,7 @@ async fn renew(
                     Ok(Err(error)) => error,
                     _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
                 };
-                contact.failed(&error);
+                contact.failed(Matter::Lease, &error);
             }
         }
         watched = held.iter().map(Arc::downgrade).collect();
@@ -353,7 +353,7 @@ fn expire(watched: &[Weak<Held>], clock: &Clock) -> Option<Instant> {
     nearest.map(|deadline| clock.instant_at(deadline))
 }
 
-async fn until(moment: Option<Instant>) {
+pub(crate) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,

@@ -32,11 +32,12 @@ use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::metrics::Gauge;
 use crate::ordered::{Ended, Group, Past};
+use crate::outage::Matter;
 use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
 use crate::settle::{Cause, Decision, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::FAREWELL;
-use crate::status::{Phase, count};
+use crate::status::count;
 use crate::tail::Count;
 
 /// How often a process looks at the others, and at what waits without a ring.
@@ -186,6 +187,9 @@ struct Desk<'a> {
     telling: Option<Telling>,
     kept: Option<Kept>,
     taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
+    /// When entries were asked for, and ends told, the last time.
+    taken_at: Instant,
+    told_at: Instant,
     /// How many calls that change what is in hand were made.
     asked: u64,
     /// There may be something to take.
@@ -210,21 +214,27 @@ impl Group {
         if let Err(ended) = self.tell_of(past).await {
             return ended;
         }
-        let (lease, declared) = match self.join().await {
+        let joined = self.contact.patiently(Matter::Lease, Instant::now(), self.join()).await;
+        let (lease, declared) = match joined {
             Ok(joined) => joined,
-            Err(ended) => return ended,
+            Err(ended) => {
+                if let Ended::Failed(error) = &ended {
+                    self.contact.failed(Matter::Lease, error);
+                }
+                return ended;
+            }
         };
-        self.contact.succeeded();
+        self.contact.succeeded(Matter::Lease);
         self.progress.resume();
         self.progress.joined();
-        self.progress.enter(Phase::Owning { epoch: lease.holder().epoch });
+        self.owns(lease.holder().epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
         tracing::info!(group, partition, epoch, "taking part in the group's work");
         self.withdraw(&declared).await;
         let mut desk = Desk::new(self, sharing, &lease, declared);
         let ended = desk.work().await;
         if let Ended::Failed(error) = &ended {
-            self.contact.failed(error);
+            self.contact.failed(Matter::Read, error);
         }
         let ended = if matches!(ended, Ended::Lost) || desk.give_back(&ended).await.is_err() {
             desk.cancel().await;
@@ -243,17 +253,18 @@ impl Group {
     async fn tell_of(&self, past: &mut Past) -> Result<(), Ended> {
         let Some(settle) = &past.untold else { return Ok(()) };
         let broker = &self.engine.broker;
-        let told = async {
+        let told = self.contact.patiently(Matter::Write, Instant::now(), async {
             if broker.settle(&self.key, settle).await?.is_some() {
                 broker.release(&self.key, &settle.holder).await?;
             }
             Ok::<_, BrokerError>(())
-        };
+        });
         tokio::select! {
             biased;
             () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-            told = told => told?,
+            told = told => told.inspect_err(|error| self.contact.failed(Matter::Write, error))?,
         }
+        self.contact.succeeded(Matter::Write);
         past.untold = None;
         Ok(())
     }
@@ -339,6 +350,8 @@ impl<'a> Desk<'a> {
             telling: None,
             kept: None,
             taking: None,
+            taken_at: Instant::now(),
+            told_at: Instant::now(),
             asked: 0,
             hungry: true,
             unsure: false,
@@ -381,8 +394,8 @@ impl<'a> Desk<'a> {
                     self.returned(returned);
                     Ok(())
                 }
-                answer = told(&mut self.telling), if tells => self.absorb_told(answer),
-                answer = reply(&mut self.taking) => self.absorb_took(answer),
+                answer = group.contact.patiently(Matter::Write, self.told_at, told(&mut self.telling)), if tells && self.telling.is_some() => self.absorb_told(answer),
+                answer = group.contact.patiently(Matter::Read, self.taken_at, reply(&mut self.taking)), if self.taking.is_some() => self.absorb_took(answer),
                 () = until(moment) => {
                     self.moment();
                     Ok(())
@@ -400,7 +413,7 @@ impl<'a> Desk<'a> {
                         // To be told by a call that takes, which says why.
                         Ok(None) => self.hungry = true,
                         Ok(Some(crew)) => {
-                            group.contact.succeeded();
+                            self.answered(Matter::Lease);
                             let judgement = sightings.observe(&lease.holder().owner, &crew.consumers, now);
                             look_at = judgement.next.map_or(look_at, |next| next.min(look_at));
                             if freeing.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !judgement.dead.is_empty() {
@@ -413,7 +426,7 @@ impl<'a> Desk<'a> {
                         }
                         Err(error) => {
                             sightings.doubt();
-                            group.contact.failed(&error);
+                            group.contact.failed(Matter::Lease, &error);
                         }
                     }
                     Ok(())
@@ -803,6 +816,7 @@ impl<'a> Desk<'a> {
         self.hungry = false;
         self.asked += 1;
         let (broker, key) = (Arc::clone(&group.engine.broker), group.key.clone());
+        self.taken_at = Instant::now();
         self.taking = Some(spawn(async move { broker.take(&key, &take).await }));
     }
 
@@ -821,8 +835,7 @@ impl<'a> Desk<'a> {
         let took = match answer {
             Ok(took) => took,
             Err(error) if error.is_retryable() || error.is_indefinite() => {
-                group.progress.enter(Phase::Troubled { reason: error.to_string() });
-                group.contact.failed(&error);
+                group.contact.failed(Matter::Read, &error);
                 self.failures = self.failures.saturating_add(1);
                 let wait = wait(SERVER_AWAY, self.failures, group.engine.random.fraction());
                 (self.hungry, self.unsure, self.take_at) = (true, true, Some(after(Instant::now(), wait)));
@@ -830,7 +843,7 @@ impl<'a> Desk<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.answered();
+        self.answered(Matter::Read);
         (self.unsure, self.failures) = (false, 0);
         match took {
             Took::Entries(haul) => {
@@ -863,10 +876,10 @@ impl<'a> Desk<'a> {
     }
 
     /// The server has answered, with something of use.
-    fn answered(&self) {
-        self.group.contact.succeeded();
+    fn answered(&self, matter: Matter) {
+        self.group.contact.succeeded(matter);
         if self.kept.is_none() && self.telling.as_ref().is_none_or(|telling| telling.failures == 0) {
-            self.group.progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+            self.group.owns(self.lease.holder().epoch);
         }
     }
 
@@ -959,6 +972,7 @@ impl<'a> Desk<'a> {
 
     fn send(&mut self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
         self.asked += 1;
+        self.told_at = Instant::now();
         let (broker, key, settle) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(settle));
         spawn(async move { broker.settle(&key, &settle).await })
     }
@@ -979,14 +993,13 @@ impl<'a> Desk<'a> {
                 if let Some(telling) = self.telling.take() {
                     self.settled(&telling, &settled);
                 }
-                self.answered();
+                self.answered(Matter::Write);
                 return Ok(());
             }
             Err(error) => error,
         };
         let wait = if error.is_retryable() || error.is_indefinite() {
-            group.progress.enter(Phase::Troubled { reason: error.to_string() });
-            group.contact.failed(&error);
+            group.contact.failed(Matter::Write, &error);
             if error.kind() == BrokerErrorKind::Full {
                 self.lease.commit_ended();
                 if self.keep_letters() {

@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::catchup::{Chunk, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::ordered::{Ended, Group};
+use crate::outage::Matter;
 use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
@@ -26,8 +27,9 @@ pub(crate) struct Source<'a> {
     pub(crate) reader: Reader,
     /// Where the reader began: what it read since is known to the history of then.
     opened: EntryId,
-    /// A read that was begun before its entries are needed.
+    /// A read that was begun before its entries are needed, and when it was.
     ahead: Option<Ahead>,
+    asked: Instant,
     /// When to look for what was deleted.
     check: Pin<Box<Sleep>>,
 }
@@ -67,6 +69,7 @@ impl<'a> Source<'a> {
             reader: Reader::new(holding.at, &holding.at_event, holding.seen),
             opened: holding.at,
             ahead: None,
+            asked: Instant::now(),
             check: Box::pin(tokio::time::sleep(CHECK)),
         };
         // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
@@ -101,7 +104,8 @@ impl<'a> Source<'a> {
             };
             match ahead {
                 Ahead::Look { reply, asked } => {
-                    let (snapshot, asked) = (reply.await, *asked);
+                    let (contact, asked) = (&self.group.contact, *asked);
+                    let snapshot = contact.patiently(Matter::Read, self.asked, reply).await;
                     self.ahead = None;
                     let snapshot = snapshot.unwrap_or_else(|error| {
                         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
@@ -109,7 +113,7 @@ impl<'a> Source<'a> {
                     return self.judge(snapshot?, asked);
                 }
                 Ahead::Reading(reading) => {
-                    let chunk = reading.chunk().await;
+                    let chunk = self.group.contact.patiently(Matter::Read, self.asked, reading.chunk()).await;
                     self.ahead = None;
                     if let Some(arrived) = self.go_on_with(&*chunk?) {
                         return Ok(arrived);
@@ -200,6 +204,7 @@ impl<'a> Source<'a> {
         if self.reader.witness().is_none() {
             return self.look(FIRST_COUNT);
         }
+        self.asked = Instant::now();
         self.ahead = Some(Ahead::Reading(self.follower.read_on(self.group.key.partition(), self.reader.position())));
     }
 
@@ -209,6 +214,7 @@ impl<'a> Source<'a> {
         let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
         let from = self.reader.position();
         let reply = tokio::spawn(async move { broker.snapshot(&key, from, asked).await });
+        self.asked = Instant::now();
         self.ahead = Some(Ahead::Look { reply: AbortOnDropHandle::new(reply), asked });
     }
 }

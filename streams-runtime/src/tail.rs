@@ -27,7 +27,7 @@ use crate::catchup::{Catchup, Order, Reading};
 use crate::loss::Witness;
 use crate::metrics::Counter;
 use crate::monitor::Vitals;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::random::Random;
 use crate::settle::{SERVER_AWAY, wait};
 
@@ -531,7 +531,7 @@ impl Drop for Follower {
 /// Waits on one connection for as long as the app lives.
 async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
     let _sign = shared.vitals.alive("the task that waits for entries");
-    let contact = shared.outages.contact();
+    let contact = shared.outages.contact("the wait for new entries");
     let mut failures: u32 = 0;
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
@@ -551,7 +551,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
         failures = failures.saturating_add(1);
         // The groups of a key that the server refuses say so themselves.
         if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
-            contact.failed(&failed);
+            contact.failed(Matter::Read, &failed);
         }
         let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
         tokio::select! {
@@ -603,12 +603,12 @@ async fn read_on(
         }
         // After a failure it only looks, so that it is soon known whether the server is back.
         let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
-        let batches = match tail.next(&keys, count.get(), wait).await {
+        let batches = match contact.patiently(Matter::Read, Instant::now(), tail.next(&keys, count.get(), wait)).await {
             Ok(batches) => batches,
             Err(error) => return error,
         };
         *failures = 0;
-        contact.succeeded();
+        contact.succeeded(Matter::Read);
         woke = (!batches.is_empty()).then(Instant::now);
         let mut inner = shared.lock();
         for found in batches {

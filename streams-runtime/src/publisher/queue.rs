@@ -18,7 +18,7 @@ use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
 use crate::meeting::{Meeting, Publishes};
 use crate::metrics::Registry;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -127,6 +127,7 @@ pub(super) struct Queue {
     key: PartitionKey,
     durability: Option<Durability>,
     waiting: Mutex<Waiting>,
+    contact: Contact,
     /// Touched by the task that writes, of which there is one.
     floor: tokio::sync::Mutex<Floor>,
 }
@@ -146,10 +147,12 @@ impl Queue {
         durability: Option<Durability>,
         floor: Floor,
     ) -> Self {
+        let key = stream.key.partition(index);
         Self {
             shared: Arc::clone(shared),
             stream: Arc::clone(stream),
-            key: stream.key.partition(index),
+            contact: shared.outages.contact(format!("the publisher of `{key}`")),
+            key,
             durability,
             waiting: Mutex::default(),
             floor: tokio::sync::Mutex::new(floor),
@@ -172,16 +175,7 @@ impl Queue {
             waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
             if !std::mem::replace(&mut waiting.writing, true) {
                 let queue = Arc::clone(self);
-                tokio::spawn(
-                    Writer {
-                        contact: queue.shared.outages.contact(),
-                        queue,
-                        items: VecDeque::new(),
-                        trouble: None,
-                        done: false,
-                    }
-                    .run(),
-                );
+                tokio::spawn(Writer { queue, items: VecDeque::new(), trouble: None, done: false }.run());
             }
         }
         Pending { answered }
@@ -230,7 +224,6 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
-    contact: Contact,
     /// What the write under way is about, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
@@ -245,10 +238,11 @@ impl Writer {
         while self.gather() {
             // A copy, because what has no answer is written again.
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
-            match self.queue.write(entries).await {
+            let write = self.queue.write(entries);
+            match self.queue.contact.patiently(Matter::Write, Instant::now(), write).await {
                 Ok(written) => {
                     self.trouble = None;
-                    self.contact.succeeded();
+                    self.queue.contact.succeeded(Matter::Write);
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
@@ -269,6 +263,7 @@ impl Writer {
                 }
             }
         }
+        self.queue.contact.linger();
     }
 
     /// Takes what waits, as much as one write holds, behind what is still to be tried again. False at the end.
@@ -322,11 +317,14 @@ impl Writer {
         };
         let definite = Arc::new(definite);
         if verdict.again {
-            self.contact.failed(&definite);
+            self.queue.contact.failed(Matter::Write, &definite);
             self.trouble = Some(Arc::clone(&definite));
+        } else if let BrokerErrorKind::Full | BrokerErrorKind::Refused = definite.kind() {
+            // Its callers are told, and the log when it goes on.
+            self.queue.contact.refused(Matter::Write, &definite);
         } else {
-            // Its callers are told; the server did answer.
-            self.contact.succeeded();
+            // It is the entries that the server does not take.
+            self.queue.contact.succeeded(Matter::Write);
         }
         let mut indefinite = None;
         let now = Instant::now();

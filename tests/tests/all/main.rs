@@ -11,6 +11,7 @@ mod contract_shared;
 mod examples;
 mod frozen;
 mod guides;
+mod health;
 mod lanes;
 mod letters;
 mod letters_tool;

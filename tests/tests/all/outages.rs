@@ -305,6 +305,59 @@ async fn a_full_server_is_backpressure_and_its_groups_go_on() {
     assert_eq!(site.log.lines_since(before), Vec::<String>::new());
 }
 
+#[stream_event(stream = "bulky")]
+#[derive(Debug, Clone, PartialEq)]
+struct Bulky {
+    text: String,
+}
+
+#[consumer(group = "porter")]
+async fn haul(_: Bulky, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[consumer(group = "porters", delivery = "shared")]
+async fn haul_together(_: Bulky, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[tokio::test]
+async fn reads_that_the_server_cuts_off_are_told_while_leases_are_well() {
+    for (consumers, group) in [(consumers![haul], "porter"), (consumers![haul_together], "porters")] {
+        let (log, server, seen) = (logged_from(tracing::Level::INFO), RedisServer::start(), Seen::default());
+        let publisher = Publisher::connect(&server.url()).await.unwrap();
+        for _ in 0..3 {
+            publisher.publish(&Bulky { text: "x".repeat(400_000) }).await.unwrap();
+        }
+        // Less than one of them, so that no read can be small enough.
+        run(&server, &["CONFIG", "SET", "client-output-buffer-limit", "normal 200kb 0 0"]);
+        let app = App::with(consumers).state(seen.clone()).broker(Arc::new(Redis::open(&server.url()).unwrap()));
+        let app = app.config(Config::new().lease(LEASE)).start().await.unwrap();
+        let began = Instant::now();
+        while !log.text().contains("the server cannot be used") {
+            assert!(began.elapsed() < PATIENCE, "{group}: not told: {:?}\n{}", app.status(), log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(log.text().contains("matter=\"reading\""), "{group}: {}", log.text());
+        let until = Instant::now() + LEASE * 2;
+        while Instant::now() < until {
+            let status = app.status();
+            assert!(status.trouble.is_some() && !status.is_ready(), "{group}: {status:?}\n{}", log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!log.text().contains("the server can be used again"), "{group}: {}", log.text());
+        run(&server, &["CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0"]);
+        app.caught_up().await.unwrap();
+        while !app.status().is_ready() {
+            assert!(began.elapsed() < PATIENCE, "{group}: not ready: {:?}\n{}", app.status(), log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(seen.of(group, 0).len(), 3);
+        assert_eq!(log.count("the server can be used again"), 1, "{}", log.text());
+        assert_eq!(app.stop().await, Stopped::Clean);
+    }
+}
+
 #[tokio::test]
 async fn connections_that_are_killed_and_scripts_that_are_forgotten_are_hardly_noticed() {
     let site = Site::start(&[]).await;
