@@ -69,6 +69,7 @@ pub(crate) struct Outages {
 struct Shared {
     state: Mutex<State>,
     over: Notify,
+    full: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +169,14 @@ impl Outages {
         self.shared.lock().answered.is_some_and(|answered| answered.elapsed() <= time)
     }
 
+    /// Waits until somebody finds the server full.
+    ///
+    /// # Cancel safety
+    /// Safe, where one waits.
+    pub(crate) async fn full(&self) {
+        self.shared.full.notified().await;
+    }
+
     /// Waits until somebody who had trouble has an answer again.
     ///
     /// # Cancel safety
@@ -208,6 +217,9 @@ impl Contact {
 
     fn fail(&self, matter: Matter, error: &BrokerError, since: Instant, grace: Duration) {
         tracing::debug!(who = self.who, %error, "a call failed; it is tried again");
+        if error.kind() == BrokerErrorKind::Full {
+            self.shared.full.notify_one();
+        }
         let now = Instant::now();
         let mut state = self.shared.lock();
         let forgotten = state.forget(now);

@@ -204,6 +204,23 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// A full server refuses an entry before it trims for it: trims by itself; answers whether anything went.
+    async fn makes_room(&self, failed: &mut Failed) -> bool {
+        let mut floor = self.floor.lock().await;
+        match floor.trim(&*self.shared.broker, &self.key, &self.shared.clock).await {
+            Ok(trimmed) => trimmed > 0,
+            Err(error) => {
+                if error.kind() == BrokerErrorKind::Refused {
+                    let message = format!("{}; and old entries cannot be trimmed to make room: {error}", failed.error);
+                    failed.error = BrokerError::new(BrokerErrorKind::Full, message);
+                }
+                false
+            }
+        }
+    }
+}
+
 /// An attempt that failed.
 struct Failed {
     error: BrokerError,
@@ -235,18 +252,24 @@ struct Writer {
 impl Writer {
     async fn run(mut self) {
         let mut wait = FIRST_WAIT;
+        let mut made_room = false;
         while self.gather() {
             // A copy, because what has no answer is written again.
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
             let write = self.queue.write(entries);
             match self.queue.contact.patiently(Matter::Write, Instant::now(), write).await {
                 Ok(written) => {
-                    self.trouble = None;
+                    (self.trouble, made_room) = (None, false);
                     self.queue.contact.succeeded(Matter::Write);
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
-                Err(failed) => {
+                Err(mut failed) => {
+                    // Once for a write: a server that is full again has other reasons.
+                    made_room = failed.error.kind() == BrokerErrorKind::Full && !made_room;
+                    if made_room && self.queue.makes_room(&mut failed).await {
+                        continue;
+                    }
                     if self.fail(failed) {
                         let jitter = 0.5 + self.queue.shared.random.fraction() / 2.0;
                         // Everybody has a last attempt at the end of its time.

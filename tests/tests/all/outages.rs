@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use streams_runtime::broker::Redis;
 use streams_runtime::{
-    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Running, State, Stopped, consumer,
-    consumers, stream_event,
+    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Running, State, Stopped,
+    consumer, consumers, stream_event,
 };
-use streams_tests::{Log, Options, RedisServer, logged_from};
+use streams_tests::{Gate, Log, Options, RedisServer, logged_from};
 
 /// How long anything may take on a machine that is busy with a build.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -303,6 +303,58 @@ async fn a_full_server_is_backpressure_and_its_groups_go_on() {
     publish(&behind, 81..=120).await;
     site.is_whole(0).await;
     assert_eq!(site.log.lines_since(before), Vec::<String>::new());
+}
+
+#[stream_event(stream = "ledger", retention = "consumed")]
+#[derive(Debug, Clone, PartialEq)]
+struct Line {
+    text: String,
+}
+
+#[consumer(group = "clerk")]
+async fn clerk(_: Line, gate: State<Gate>) {
+    gate.pass().await;
+}
+
+#[tokio::test]
+async fn a_full_server_takes_events_again_when_those_in_it_are_settled() {
+    let server = RedisServer::start();
+    // One who publishes alone, one whose app owns the partition.
+    for alone in [true, false] {
+        let gate = Gate::default();
+        let app = App::with(consumers![clerk]).state(gate.clone());
+        let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).start().await.unwrap();
+        let publisher = if alone { Publisher::connect(&server.url()).await.unwrap() } else { app.publisher().clone() };
+        let line = Line { text: "x".repeat(10_000) };
+        publisher.publish(&line).await.unwrap();
+        let used: String = server.run("INFO memory");
+        let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse::<u64>().unwrap();
+        run(&server, &["CONFIG", "SET", "maxmemory", &(used + 3_000_000).to_string()]);
+        let mut published = 1;
+        let error = loop {
+            match publisher.publish(&line).await {
+                Ok(_) => published += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_backpressure() && !error.is_indefinite(), "{error}");
+        let length = || server.run::<u64>("XLEN ledger");
+        assert!(published > 50 && length() >= published, "nobody has settled anything: {} of {published}", length());
+        gate.open();
+        app.caught_up().await.unwrap();
+        // Far above the limit, as other keys may make it: nothing but a trim by itself goes through.
+        run(&server, &["CONFIG", "SET", "maxmemory", &(used + 1_500_000).to_string()]);
+        let began = Instant::now();
+        while let Err(error) = publisher.publish(&line).await {
+            assert!(error.is_backpressure(), "{error}");
+            assert!(began.elapsed() < PATIENCE, "it stays full with {} entries", length());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(length() < published, "{}", length());
+        run(&server, &["CONFIG", "SET", "maxmemory", "0"]);
+        app.caught_up().await.unwrap();
+        assert_eq!(app.stop().await, Stopped::Clean);
+    }
 }
 
 #[stream_event(stream = "bulky")]

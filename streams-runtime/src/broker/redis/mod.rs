@@ -293,6 +293,26 @@ impl Broker for Redis {
         })
     }
 
+    fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64> {
+        Box::pin(async move {
+            let call = Call { command: "XTRIM", key: partition.as_str(), effect: Effect::Idempotent };
+            // Whole nodes first, ten thousand entries at most; then the one node in which the floor lies.
+            for how in ["~", "="] {
+                let mut command = cmd("XTRIM");
+                command.arg(partition.as_str()).arg("MINID").arg(how).arg(floor.to_string());
+                let trimmed = on_key(&self.commands, call, &command).await?;
+                if trimmed == Value::Nil {
+                    return Ok(0);
+                }
+                let trimmed = parse::number(trimmed).map_err(unexpected(call))?;
+                if trimmed > 0 {
+                    return Ok(trimmed);
+                }
+            }
+            Ok(0)
+        })
+    }
+
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         Box::pin(async move {
             let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
