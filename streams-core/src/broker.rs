@@ -497,6 +497,8 @@ pub enum Taken {
     Letter(Replay),
     /// There is none.
     Nothing,
+    /// There is none although there should be, as somebody has deleted them, or the server has lost them. Said once.
+    Gone,
     /// Another owner holds the lease. Nothing was changed.
     Fenced,
 }

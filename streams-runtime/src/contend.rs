@@ -85,7 +85,7 @@ impl Group {
                                 past.why = why;
                                 self.proves(&holding, &claim.seen, ours);
                                 let holder = Holder { owner: claim.owner, epoch: holding.epoch };
-                                return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
+                                return Ok((self.engine.leases.hold(&self.progress, holder, sent), holding));
                             }
                             // The next look says what has become of it.
                             Acquired::Contended | Acquired::Missing => place.ask(),

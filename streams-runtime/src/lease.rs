@@ -11,7 +11,6 @@ use std::time::Duration;
 use streams_core::broker::{
     Broker, BrokerError, BrokerErrorKind, GroupState, Holder, LeaseView, Renewal, Renewed, Renewer,
 };
-use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, after, millis};
 use crate::monitor::Vitals;
 use crate::outage::{Contact, Matter, Outages};
+use crate::status::Progress;
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -63,7 +63,7 @@ impl Watch {
 /// A lease that this process holds.
 #[derive(Debug)]
 struct Held {
-    key: GroupKey,
+    progress: Arc<Progress>,
     holder: Holder,
     /// When its owner has to stop, in the clock's milliseconds.
     deadline: AtomicU64,
@@ -212,9 +212,9 @@ impl Leases {
     }
 
     /// Begins to renew a lease that was taken by a call sent at `sent`.
-    pub(crate) fn hold(&self, key: GroupKey, holder: Holder, sent: Instant) -> Lease {
+    pub(crate) fn hold(&self, progress: &Arc<Progress>, holder: Holder, sent: Instant) -> Lease {
         let held = Arc::new(Held {
-            key,
+            progress: Arc::clone(progress),
             holder,
             deadline: AtomicU64::new(deadline(&self.clock, sent, self.table.lease_for)),
             handler_until: AtomicU64::new(0),
@@ -295,9 +295,11 @@ async fn renew(
         for held in undeserved {
             held.undeserved.store(true, Ordering::Relaxed);
             if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
+                // Its own task may be what does not go on.
+                held.progress.troubled("a handler has outrun its timeout and does not yield".to_owned(), None);
                 tracing::error!(
-                    group = held.key.group(),
-                    partition = held.key.partition().as_str(),
+                    group = held.progress.key.group(),
+                    partition = held.progress.key.partition().as_str(),
                     "a handler has outrun its timeout and does not yield: its lease is no longer renewed, another process will take over"
                 );
             }
@@ -372,7 +374,7 @@ async fn renew_once(
         Some(renewer) => renewer,
         None => renewer.insert(broker.renewer().await?),
     };
-    let leases: Vec<_> = due.iter().map(|held| (held.key.clone(), held.holder.clone())).collect();
+    let leases: Vec<_> = due.iter().map(|held| (held.progress.key.clone(), held.holder.clone())).collect();
     renewer.renew(&leases).await
 }
 
@@ -416,8 +418,10 @@ mod tests {
     #[test]
     fn a_handler_past_its_limit_and_a_commit_without_an_answer_end_the_renewals() {
         let key = streams_core::keys::StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let registry = crate::metrics::Registry::default();
+        let progress = Progress::new("trades", "risk", key, Arc::default(), &registry, Arc::default());
         let held = Held {
-            key,
+            progress: Arc::new(progress),
             holder: Holder { owner: "me".to_owned(), epoch: 1 },
             deadline: AtomicU64::new(0),
             handler_until: AtomicU64::new(0),

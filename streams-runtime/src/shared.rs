@@ -164,6 +164,8 @@ struct Desk<'a> {
     limits: BTreeSet<(Instant, EntryId)>,
     calls: JoinSet<Returned>,
     called: u64,
+    /// Calls that were given up and have not come back: each keeps its slot.
+    stuck: BTreeSet<u64>,
     /// A place in the queue for a slot, and one that was waited for.
     slot_awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
     slot: Option<OwnedSemaphorePermit>,
@@ -289,7 +291,7 @@ impl Group {
             match broker.join(&self.key, &token, self.engine.lease_for).await? {
                 Joined::Member { epoch } => {
                     let holder = Holder { owner: token, epoch };
-                    return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), state.events));
+                    return Ok((self.engine.leases.hold(&self.progress, holder, sent), state.events));
                 }
                 // The next look says what has become of it.
                 Joined::Missing => {}
@@ -336,6 +338,7 @@ impl<'a> Desk<'a> {
             limits: BTreeSet::new(),
             calls: JoinSet::new(),
             called: 0,
+            stuck: BTreeSet::new(),
             slot_awaited: None,
             slot: None,
             crashed: BTreeMap::new(),
@@ -626,6 +629,7 @@ impl<'a> Desk<'a> {
             // A handler's panic is caught: this one is ours, and ends the group as any other of ours does.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
+        self.stuck.remove(&call);
         // One that was given up meanwhile is nobody's any more; the event may be in hand again.
         if self.running.get(&id).is_none_or(|running| running.call != call) {
             return;
@@ -767,6 +771,12 @@ impl<'a> Desk<'a> {
                 consumer = group.handlers[running.consumer].name(),
                 "a handler has outrun its timeout and does not yield: its event is given up here and tried again"
             );
+            self.stuck.insert(running.call);
+            if self.is_stuck() {
+                let reason =
+                    "as many handlers as may run at once have outrun their timeout and do not yield".to_owned();
+                group.progress.troubled(reason, None);
+            }
             self.judge(&running, Err(Failure::TimedOut(timeout)));
         }
         if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
@@ -878,9 +888,15 @@ impl<'a> Desk<'a> {
     /// The server has answered, with something of use.
     fn answered(&self, matter: Matter) {
         self.group.contact.succeeded(matter);
-        if self.kept.is_none() && self.telling.as_ref().is_none_or(|telling| telling.failures == 0) {
+        let tells = self.telling.as_ref().is_none_or(|telling| telling.failures == 0);
+        if self.kept.is_none() && tells && !self.is_stuck() {
             self.group.owns(self.lease.holder().epoch);
         }
+    }
+
+    /// Whether nothing can run until a handler yields that was given up.
+    fn is_stuck(&self) -> bool {
+        self.stuck.len() >= self.sharing.concurrency
     }
 
     fn absorb_haul(&mut self, haul: Haul) {

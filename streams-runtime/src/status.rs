@@ -1,5 +1,6 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -230,6 +231,12 @@ impl Gauges {
             halted: gauge("streams_halted"),
             troubled: gauge("streams_troubled"),
         }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("key", &self.key).field("now", &self.now).finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,7 @@ mod contract;
 mod contract_shared;
 mod examples;
 mod frozen;
+mod gone;
 mod guides;
 mod health;
 mod lanes;

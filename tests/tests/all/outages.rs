@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use streams_runtime::broker::Redis;
 use streams_runtime::{
-    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Running, State, Stopped,
+    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Registration, Running, State, Stopped,
     consumer, consumers, stream_event,
 };
 use streams_tests::{Gate, Log, Options, RedisServer, logged_from};
@@ -408,6 +408,67 @@ async fn reads_that_the_server_cuts_off_are_told_while_leases_are_well() {
         assert_eq!(log.count("the server can be used again"), 1, "{}", log.text());
         assert_eq!(app.stop().await, Stopped::Clean);
     }
+}
+
+#[stream_event(stream = "stuck")]
+#[derive(Debug, Clone, PartialEq)]
+struct Stuck {
+    n: u64,
+}
+
+/// Blocks its thread until it is let go.
+#[consumer(group = "blocks", timeout = "100ms")]
+async fn block(_: Stuck, until: State<Arc<Mutex<()>>>) {
+    drop(until.lock().unwrap());
+}
+
+#[consumer(group = "blocks-too", delivery = "shared", concurrency = 2, timeout = "100ms")]
+async fn block_too(_: Stuck, until: State<Arc<Mutex<()>>>) {
+    drop(until.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_group_whose_handler_blocks_its_thread_beyond_its_timeout_is_not_ready() {
+    blocked(consumers![block], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_work_queue_all_of_whose_handlers_block_their_threads_beyond_their_timeout_is_not_ready() {
+    blocked(consumers![block_too], 2).await;
+}
+
+async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64) {
+    let (server, until) = (RedisServer::start(), Arc::new(Mutex::new(())));
+    let app = App::with(consumers).state(Arc::clone(&until));
+    let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).config(Config::new().lease(LEASE));
+    let app = app.start().await.unwrap();
+    let (monitor, publisher) = (app.monitor().clone(), app.publisher().clone());
+    let waits = async |ready: bool| {
+        let began = Instant::now();
+        while monitor.ready().0 != ready {
+            assert!(began.elapsed() < PATIENCE, "never {ready}: {:?}", monitor.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    waits(true).await;
+    let (hold, let_go) = std::sync::mpsc::channel::<()>();
+    let (held, is_held) = std::sync::mpsc::channel::<()>();
+    let holder = thread::spawn(move || {
+        let _held = until.lock().unwrap();
+        held.send(()).unwrap();
+        let _ = let_go.recv();
+    });
+    is_held.recv().unwrap();
+    for n in 0..events {
+        publisher.publish(&Stuck { n }).await.unwrap();
+    }
+    waits(false).await;
+    assert!(monitor.ready().1.contains("not yield"), "{}", monitor.ready().1);
+    drop(hold);
+    holder.join().unwrap();
+    waits(true).await;
+    app.caught_up().await.unwrap();
+    assert_eq!(app.stop().await, Stopped::Clean);
 }
 
 #[tokio::test]

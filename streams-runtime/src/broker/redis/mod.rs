@@ -1156,6 +1156,7 @@ fn taken(mut answer: Answer) -> Result<Taken, Unexpected> {
             Taken::Letter(Replay { letter, attempts, crashes })
         }
         "nothing" => Taken::Nothing,
+        "gone" => Taken::Gone,
         "fenced" => Taken::Fenced,
         _ => return Err(Unexpected("a replay")),
     })
