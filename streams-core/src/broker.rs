@@ -84,6 +84,11 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> Reply<'a, Durable>;
 
+    /// Removes entries below `floor`, and none at or above it; answers how many. MUST work on a server that is full. One call
+    /// MAY remove only some thousands, so that it does not hold others up; only when nothing is left that it could remove it
+    /// MUST answer 0.
+    fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64>;
+
     /// Up to where every group of the partition has settled everything; `None` when it has no group, and when it has one
     /// whose checkpoint is not known. A group that nobody runs any more counts as long as it is there.
     ///
@@ -522,6 +527,8 @@ pub enum Taken {
     Letter(Replay),
     /// There is none.
     Nothing,
+    /// There is none although there should be, as somebody has deleted them, or the server has lost them. Said once.
+    Gone,
     /// Another owner holds the lease. Nothing was changed.
     Fenced,
 }

@@ -40,6 +40,7 @@ use crate::shared::Sharing;
 use crate::shutdown::{PARTING, Shutdown, Stopped};
 use crate::source::extent;
 use crate::status::{Phase, Progress, Status, Tip};
+use crate::sweep::{self, Swept};
 use crate::tail::Tails;
 
 /// How long [`Running::caught_up`] waits for news before it asks the broker itself.
@@ -418,10 +419,10 @@ impl App {
                         entries: config.lane_entries,
                         bytes: config.lane_bytes,
                     },
+                    contact: outages.contact_of(&of_group),
                     progress: of_group,
                     known: Mutex::default(),
                     last_reader: Mutex::default(),
-                    contact: outages.contact(),
                     said: Mutex::default(),
                 };
                 tasks.spawn(supervise(driven, Arc::clone(&vitals), Arc::clone(&resources)));
@@ -436,6 +437,14 @@ impl App {
         let meeting =
             tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, Arc::clone(&vitals.registry), owns));
         let groups = progress.clone();
+        let swept = tips.iter().filter_map(|(partition, _)| {
+            let of_it = groups.iter().filter(|group| group.key.partition() == partition);
+            let of_it: Vec<Arc<Progress>> = of_it.map(Arc::clone).collect();
+            let retention = registry::declared_retention(of_it.first()?.stream, &self.events)?;
+            Some(Swept::new(partition.clone(), retention, of_it))
+        });
+        let swept = swept.collect();
+        let sweep = sweep::sweep(Arc::clone(&broker), clock, outages.clone(), Arc::clone(&vitals), swept);
         let monitor = Monitor::new(monitor::Inner { groups, tips, vitals, outages, clock, lease_for: config.lease });
         let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
         #[cfg(feature = "http")]
@@ -443,6 +452,7 @@ impl App {
         Ok(Running {
             _meeting: AbortOnDropHandle::new(meeting),
             _members: members,
+            _sweep: AbortOnDropHandle::new(tokio::spawn(sweep)),
             monitor,
             _look: look,
             #[cfg(feature = "http")]
@@ -552,6 +562,8 @@ pub struct Running {
     _meeting: AbortOnDropHandle<()>,
     /// Says that this process is there, and shares the partitions with others.
     _members: AbortOnDropHandle<()>,
+    /// Trims what is too old or settled.
+    _sweep: AbortOnDropHandle<()>,
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     events: Vec<&'static EventInfo>,

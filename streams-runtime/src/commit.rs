@@ -14,6 +14,7 @@ use crate::builds::PassedOver;
 use crate::checkpoint::{Due, Ledger};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
+use crate::outage::Matter;
 use crate::prove::{Proving, Turn};
 use crate::settle::{Policy, SERVER_AWAY, wait};
 use crate::status::{Phase, count};
@@ -55,6 +56,8 @@ pub(crate) struct End<'e> {
 
 struct Flying {
     commit: Arc<Commit>,
+    /// When it was sent for the first time.
+    since: Instant,
     reply: JoinHandle<Result<Committed, BrokerError>>,
     failures: u32,
     retry_at: Option<Instant>,
@@ -220,9 +223,9 @@ impl<'a> Committer<'a> {
         self.needs.clone().map_or(Ok(()), |need| Err(Ended::Needs(need)))
     }
 
-    /// Whether a commit was sent that has no answer, not even a refusal.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none())
+    /// Since when a commit is on its way that has no answer, not even a refusal.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        self.flying.as_ref().filter(|flying| flying.retry_at.is_none()).map(|flying| flying.since)
     }
 
     /// Commits everything that is settled.
@@ -253,7 +256,7 @@ impl<'a> Committer<'a> {
         let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
-        self.flying = Some(Flying { commit, reply, failures: 0, retry_at: None });
+        self.flying = Some(Flying { commit, since: now, reply, failures: 0, retry_at: None });
     }
 
     fn send(&self, commit: &Arc<Commit>) -> JoinHandle<Result<Committed, BrokerError>> {
@@ -290,7 +293,8 @@ impl<'a> Committer<'a> {
             }
             return Ok(());
         }
-        let reply = match (&mut flying.reply).await {
+        let (contact, since) = (&self.group.contact, flying.since);
+        let reply = match contact.patiently(Matter::Write, since, &mut flying.reply).await {
             Ok(reply) => reply,
             Err(error) => Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error)),
         };
@@ -316,8 +320,8 @@ impl<'a> Committer<'a> {
                 }
                 self.flying = None;
                 group.acknowledged(self.ledger.at());
-                progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
-                group.contact.succeeded();
+                group.contact.succeeded(Matter::Write);
+                group.owns(self.lease.holder().epoch);
                 return match done {
                     Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
                     _ => Ok(()),
@@ -357,8 +361,7 @@ impl<'a> Committer<'a> {
                 MENDED_RETRY
             }
             Err(error) if error.is_retryable() || error.is_indefinite() => {
-                progress.enter(Phase::Troubled { reason: error.to_string() });
-                group.contact.failed(&error);
+                group.contact.failed(Matter::Write, &error);
                 if error.kind() == BrokerErrorKind::Full {
                     self.lease.commit_ended();
                 }

@@ -9,10 +9,12 @@ use streams_core::broker::{Acquired, Claim, Created, Holder, Holding};
 use tokio::time::Instant;
 
 use crate::builds::Way;
-use crate::lease::Lease;
+use crate::clock::after;
+use crate::lease::{Lease, until};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::member_of;
 use crate::ordered::{Ended, Group, Past};
+use crate::outage::Matter;
 use crate::prove::bound;
 use crate::status::Phase;
 use crate::tail::{Follower, TAKE, Taken};
@@ -23,6 +25,8 @@ impl Group {
         let (broker, place) = (&self.engine.broker, &self.place);
         let (mut bell, mut first) = (None, true);
         past.untaken.doubt();
+        // Since when another process owns the partition.
+        let mut others: Option<Instant> = None;
         place.stand_by();
         loop {
             let sight = tokio::select! {
@@ -30,6 +34,12 @@ impl Group {
                 () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
                 sight = place.sight() => sight?,
                 () = self.rung(&mut bell) => {
+                    place.ask();
+                    continue;
+                }
+                // For a whole lease: what this process could not do is another one's business now.
+                () = until(others.map(|since| after(since, self.engine.lease_for))), if self.contact.is_troubled() => {
+                    self.contact.rest();
                     place.ask();
                     continue;
                 }
@@ -72,12 +82,13 @@ impl Group {
                             ),
                         };
                         let sent = Instant::now();
-                        match broker.acquire(&self.key, &claim).await? {
+                        let acquired = broker.acquire(&self.key, &claim);
+                        match self.contact.patiently(Matter::Lease, sent, acquired).await? {
                             Acquired::Held(holding) => {
                                 past.why = why;
                                 self.proves(&holding, &claim.seen, ours);
                                 let holder = Holder { owner: claim.owner, epoch: holding.epoch };
-                                return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), holding));
+                                return Ok((self.engine.leases.hold(&self.progress, holder, sent), holding));
                             }
                             // The next look says what has become of it.
                             Acquired::Contended | Acquired::Missing => place.ask(),
@@ -93,14 +104,19 @@ impl Group {
                 },
                 None => {
                     let owner = member_of(&state.lease.owner).to_owned();
-                    if self.progress.enter(Phase::StandingBy { owner: owner.clone() }) {
+                    others = others.or(Some(Instant::now())).filter(|_| !owner.is_empty() && !place.is_of(&owner));
+                    let phase = match self.contact.trouble() {
+                        Some(reason) => Phase::Troubled { reason },
+                        None => Phase::StandingBy { owner: owner.clone() },
+                    };
+                    if self.progress.enter(phase) {
                         self.tell(&owner, state.lease_for, first);
                         first &= owner.is_empty();
                     }
                 }
             }
             // Not before a claim: what it comes to says whether the server can be used.
-            self.contact.succeeded();
+            self.contact.succeeded(Matter::Lease);
             past.told = false;
             if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());

@@ -24,12 +24,13 @@ use crate::dispatch::{Beside, Dispatch};
 use crate::gather::{Gathering, Held, Parts};
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group, Handler};
+use crate::outage::Matter;
 use crate::prove::given_up;
 use crate::replay::Replays;
 use crate::settle::{self, Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, decide_batch};
 use crate::shutdown::FAREWELL;
 use crate::source::{Arrived, Source};
-use crate::status::{Phase, count};
+use crate::status::count;
 use crate::trace;
 
 /// How many names of events are looked up that nobody has declared: as anybody may write what they like into a stream.
@@ -215,8 +216,7 @@ impl Group {
                 Ok(arrived) => arrived,
                 // What is settled above an event that is tried again would all come again, for a read that may succeed soon.
                 Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
-                    self.progress.enter(Phase::Troubled { reason: error.to_string() });
-                    self.contact.failed(&error);
+                    self.contact.failed(Matter::Read, &error);
                     let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
                     let wait = settle::wait(SERVER_AWAY, failures, self.engine.random.fraction());
                     again = Some((after(Instant::now(), wait), failures));
@@ -225,9 +225,14 @@ impl Group {
                 }
                 Err(ended) => return ended,
             };
-            if again.take().is_some() {
-                self.contact.succeeded();
-                self.progress.enter(Phase::Owning { epoch: holding.epoch });
+            again = None;
+            if self.contact.is_troubled() {
+                self.contact.succeeded(Matter::Read);
+                if arrived.entries.is_empty() && committer.ledger.is_clean() {
+                    // Nothing is left of what could not be committed: another process has done it.
+                    self.contact.succeeded(Matter::Write);
+                }
+                self.owns(holding.epoch);
             }
             if let Some(loss) = arrived.loss {
                 self.report(&loss);

@@ -11,14 +11,14 @@ use std::time::Duration;
 use streams_core::broker::{
     Broker, BrokerError, BrokerErrorKind, GroupState, Holder, LeaseView, Renewal, Renewed, Renewer,
 };
-use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, after, millis};
 use crate::monitor::Vitals;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
+use crate::status::Progress;
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -114,7 +114,7 @@ impl Watch {
 /// A lease that this process holds.
 #[derive(Debug)]
 struct Held {
-    key: GroupKey,
+    progress: Arc<Progress>,
     holder: Holder,
     /// When its owner has to stop, in the clock's milliseconds.
     deadline: AtomicU64,
@@ -244,7 +244,7 @@ impl Leases {
     ) -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
-        let contact = (outages.contact(), outages.clone());
+        let contact = (outages.contact("the renewal of leases"), outages.clone());
         let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end, vitals);
         match broker.renewal() {
             Renewal::CallersExecutor => {
@@ -263,9 +263,9 @@ impl Leases {
     }
 
     /// Begins to renew a lease that was taken by a call sent at `sent`.
-    pub(crate) fn hold(&self, key: GroupKey, holder: Holder, sent: Instant) -> Lease {
+    pub(crate) fn hold(&self, progress: &Arc<Progress>, holder: Holder, sent: Instant) -> Lease {
         let held = Arc::new(Held {
-            key,
+            progress: Arc::clone(progress),
             holder,
             deadline: AtomicU64::new(deadline(&self.clock, sent, self.table.lease_for)),
             handler_until: AtomicU64::new(0),
@@ -346,9 +346,11 @@ async fn renew(
         for held in undeserved {
             held.undeserved.store(true, Ordering::Relaxed);
             if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
+                // Its own task may be what does not go on.
+                held.progress.troubled("a handler has outrun its timeout and does not yield".to_owned(), None);
                 tracing::error!(
-                    group = held.key.group(),
-                    partition = held.key.partition().as_str(),
+                    group = held.progress.key.group(),
+                    partition = held.progress.key.partition().as_str(),
                     "a handler has outrun its timeout and does not yield: its lease is no longer renewed, another process will take over"
                 );
             }
@@ -360,7 +362,7 @@ async fn renew(
         match tokio::time::timeout(every, renew_once(&broker, &mut renewer, &due)).await {
             Ok(Ok(answers)) => {
                 if !due.is_empty() {
-                    contact.succeeded();
+                    contact.succeeded(Matter::Lease);
                 }
                 for (held, still) in due.iter().zip(answers) {
                     match still {
@@ -381,7 +383,7 @@ async fn renew(
                     Ok(Err(error)) => error,
                     _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
                 };
-                contact.failed(&error);
+                contact.failed(Matter::Lease, &error);
             }
         }
         watched = held.iter().map(Arc::downgrade).collect();
@@ -404,7 +406,7 @@ fn expire(watched: &[Weak<Held>], clock: &Clock) -> Option<Instant> {
     nearest.map(|deadline| clock.instant_at(deadline))
 }
 
-async fn until(moment: Option<Instant>) {
+pub(crate) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
@@ -423,7 +425,7 @@ async fn renew_once(
         Some(renewer) => renewer,
         None => renewer.insert(broker.renewer().await?),
     };
-    let leases: Vec<_> = due.iter().map(|held| (held.key.clone(), held.holder.clone())).collect();
+    let leases: Vec<_> = due.iter().map(|held| (held.progress.key.clone(), held.holder.clone())).collect();
     renewer.renew(&leases).await
 }
 
@@ -487,8 +489,10 @@ mod tests {
     #[test]
     fn a_handler_past_its_limit_and_a_commit_without_an_answer_end_the_renewals() {
         let key = streams_core::keys::StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let registry = crate::metrics::Registry::default();
+        let progress = Progress::new("trades", "risk", key, Arc::default(), &registry, Arc::default());
         let held = Held {
-            key,
+            progress: Arc::new(progress),
             holder: Holder { owner: "me".to_owned(), epoch: 1 },
             deadline: AtomicU64::new(0),
             handler_until: AtomicU64::new(0),

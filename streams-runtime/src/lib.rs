@@ -142,6 +142,7 @@ mod admin;
 mod shutdown;
 mod status;
 mod monitor;
+mod sweep;
 pub mod metrics;
 mod trace;
 #[cfg(feature = "http")]

@@ -20,7 +20,7 @@ use crate::builds::Build;
 use crate::lease::{Lease, Still, Verdict, Watch};
 use crate::metrics::Gauge;
 use crate::monitor::Vitals;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::random::Random;
 use crate::roster::{Card, Roster};
 use crate::shutdown::{FAREWELL, Shutdown};
@@ -192,7 +192,7 @@ impl Members {
         Self {
             shared: Arc::new(shared),
             broker: Arc::clone(broker),
-            contact: outages.contact(),
+            contact: outages.contact("the members of all groups"),
             outages: outages.clone(),
             vitals: Arc::clone(vitals),
             circles: Vec::new(),
@@ -287,15 +287,20 @@ impl Members {
             circle.ask(scope, &self.shared, now, &mut sets, &mut places);
         }
         let keys: Vec<_> = places.iter().map(|(place, _)| place.key.clone()).collect();
-        let (attended, states) =
-            tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)),);
+        let looks = async {
+            tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)))
+        };
+        let (attended, states) = self.contact.patiently(Matter::Lease, now, looks).await;
         match (attended, states) {
             (Ok(attended), Ok(states)) => {
-                self.contact.succeeded();
+                // An app without ordered groups has asked nothing.
+                if !(sets.is_empty() && keys.is_empty()) {
+                    self.contact.succeeded(Matter::Lease);
+                }
                 self.absorb(&sets, attended, places.into_iter().zip(states));
             }
             (Err(error), _) | (_, Err(error)) => {
-                self.contact.failed(&error);
+                self.contact.failed(Matter::Lease, &error);
                 self.circles.iter_mut().for_each(|circle| circle.fail(&error));
             }
         }
@@ -634,6 +639,11 @@ impl Place {
             }
             self.news.notified().await;
         }
+    }
+
+    /// Whether this process is the member.
+    pub(crate) fn is_of(&self, member: &str) -> bool {
+        self.shared.name == member
     }
 
     /// A token for the lease, which names this process.

@@ -16,12 +16,12 @@
 //! | `streams_handler_duration_seconds` | histogram | seconds | `stream`, `group`, `consumer` | from the beginning of an attempt to its end, failed ones included |
 //! | `streams_lag_entries` | gauge | entries | `stream`, `partition`, `group` | entries above the checkpoint; only from the owner, and where their number is known |
 //! | `streams_lag_seconds` | gauge | seconds | `stream`, `partition`, `group` | by how much the newest entry is younger than the one in hand; 0 when nothing stands above the checkpoint; only from the owner |
-//! | `streams_checkpoint_age_seconds` | gauge | seconds | `stream`, `partition`, `group` | for how long the checkpoint has stood still while there was an event in hand or to commit; 0 when there is none |
+//! | `streams_checkpoint_age_seconds` | gauge | seconds | `stream`, `partition`, `group` | for how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; 0 when there is nothing of that |
 //! | `streams_lease_changes_total` | counter | changes | `stream`, `partition`, `group`, `change` | how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share |
 //! | `streams_owner` | gauge | | `stream`, `partition`, `group` | 1 while this process holds the lease |
 //! | `streams_members` | gauge | processes | `stream`, `group` | how many processes share the partitions of the group, as this one sees it |
 //! | `streams_halted` | gauge | | `stream`, `partition`, `group` | 1 while nothing is handled until somebody does something |
-//! | `streams_troubled` | gauge | | `stream`, `partition`, `group` | 1 while the server cannot be used |
+//! | `streams_troubled` | gauge | | `stream`, `partition`, `group` | 1 while calls that the group needs fail or have no answer, whatever other calls do |
 //! | `streams_losses_total` | counter | losses | `stream`, `partition`, `group`, `kind` | how often history turned out to be cut before the group had read it |
 //! | `streams_lost_entries_total` | counter | entries | `stream`, `partition`, `group` | entries that the group has lost by that, as far as they can be counted |
 //! | `streams_stray_entries` | gauge | entries | `stream` | entries in keys that no group reads, beside the stream's partitions; only from a process that owns a partition, by a look each minute |
@@ -102,12 +102,12 @@ pub static METRICS: &[Metric] = &[
     metric("streams_handler_duration_seconds", Kind::Histogram, "seconds", &["stream", "group", "consumer"], "from the beginning of an attempt to its end, failed ones included"),
     metric("streams_lag_entries", Kind::Gauge, "entries", GROUP, "entries above the checkpoint; only from the owner, and where their number is known"),
     metric("streams_lag_seconds", Kind::Gauge, "seconds", GROUP, "by how much the newest entry is younger than the one in hand; 0 when nothing stands above the checkpoint; only from the owner"),
-    metric("streams_checkpoint_age_seconds", Kind::Gauge, "seconds", GROUP, "for how long the checkpoint has stood still while there was an event in hand or to commit; 0 when there is none"),
+    metric("streams_checkpoint_age_seconds", Kind::Gauge, "seconds", GROUP, "for how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; 0 when there is nothing of that"),
     metric("streams_lease_changes_total", Kind::Counter, "changes", &["stream", "partition", "group", "change"], "how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share"),
     metric("streams_owner", Kind::Gauge, "", GROUP, "1 while this process holds the lease"),
     metric("streams_members", Kind::Gauge, "processes", &["stream", "group"], "how many processes share the partitions of the group, as this one sees it"),
     metric("streams_halted", Kind::Gauge, "", GROUP, "1 while nothing is handled until somebody does something"),
-    metric("streams_troubled", Kind::Gauge, "", GROUP, "1 while the server cannot be used"),
+    metric("streams_troubled", Kind::Gauge, "", GROUP, "1 while calls that the group needs fail or have no answer, whatever other calls do"),
     metric("streams_losses_total", Kind::Counter, "losses", &["stream", "partition", "group", "kind"], "how often history turned out to be cut before the group had read it"),
     metric("streams_lost_entries_total", Kind::Counter, "entries", GROUP, "entries that the group has lost by that, as far as they can be counted"),
     metric("streams_stray_entries", Kind::Gauge, "entries", &["stream"], "entries in keys that no group reads, beside the stream's partitions; only from a process that owns a partition, by a look each minute"),

@@ -21,7 +21,7 @@ use crate::lease::{Lease, Leases, Still};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::members::Place;
 use crate::metrics::Histogram;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::prove::Turns;
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
@@ -214,8 +214,9 @@ impl Group {
                 }
                 Ended::Failed(error) => {
                     failures = if began.elapsed() > REMINDER { 1 } else { failures.saturating_add(1) };
-                    self.progress.enter(Phase::Troubled { reason: error.to_string() });
-                    self.contact.failed(&error);
+                    if !self.contact.is_troubled() {
+                        self.contact.failed(Matter::Lease, &error);
+                    }
                     tokio::select! {
                         () = self.pause(wait(SERVER_AWAY, failures, self.engine.random.fraction())) => {}
                         () = self.engine.outages.over() => {}
@@ -498,13 +499,18 @@ impl Group {
     async fn once(&self, past: &mut Past) -> Ended {
         let (lease, holding) = match self.stand_by(past).await {
             Ok(held) => held,
-            Err(ended) => return ended,
+            Err(ended) => {
+                if let Ended::Failed(error) = &ended {
+                    self.contact.failed(Matter::Lease, error);
+                }
+                return ended;
+            }
         };
         self.place.own(&lease);
         past.holder = Some(lease.holder().clone());
-        self.contact.succeeded();
+        self.contact.succeeded(Matter::Lease);
         self.progress.resume();
-        self.progress.enter(Phase::Owning { epoch: holding.epoch });
+        self.owns(holding.epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), holding.epoch);
         if std::mem::replace(&mut past.told, true) {
             tracing::debug!(group, partition, epoch, at = %holding.at, "owning again");
@@ -520,6 +526,14 @@ impl Group {
         // Where it was not given back.
         self.progress.disowned(true);
         ended
+    }
+
+    /// This process owns the partition, or takes part in its work: in trouble for as long as what failed has not succeeded.
+    pub(crate) fn owns(&self, epoch: u64) {
+        self.progress.enter(match self.contact.trouble() {
+            Some(reason) => Phase::Troubled { reason },
+            None => Phase::Owning { epoch },
+        });
     }
 
     /// The call that lets the group go on with what stands behind this entry.
@@ -557,13 +571,16 @@ impl Group {
         let mut committer = Committer::new(self, lease, &holding);
         let mut ended = self.work(lease, &holding, &mut committer).await;
         if let Ended::Failed(error) = &ended {
-            self.contact.failed(error);
+            self.contact.failed(Matter::Read, error);
         }
         if matches!(ended, Ended::Lost) {
             // An owner that could not commit must leave the lease to others, however often it could take it again; not
             // so where the server was away for everybody, or told that it does not take commits now.
-            let stuck = lease.is_undeserved() || committer.is_unanswered();
+            let stuck = lease.is_undeserved() || committer.unanswered_since().is_some();
             let nothing_done = !committer.ledger.is_clean() && committer.ledger.at() == holding.at;
+            if let Some(since) = committer.unanswered_since().filter(|_| nothing_done) {
+                self.contact.silent(Matter::Write, since);
+            }
             if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
                 past.holder = None;
                 self.place.excuse();

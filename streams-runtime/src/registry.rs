@@ -89,6 +89,11 @@ pub(crate) fn stream_properties<'a>(
     }
 }
 
+/// The retention that an event of the stream declares among these.
+pub(crate) fn declared_retention(stream: &str, events: &[&'static EventInfo]) -> Option<Retention> {
+    events.iter().filter(|info| info.stream == stream).find_map(|info| info.retention)
+}
+
 /// Every event type that is linked into the program.
 pub(crate) fn linked_events() -> Vec<&'static EventInfo> {
     inventory::iter::<EventRegistration>().map(|registration| registration.info).collect()

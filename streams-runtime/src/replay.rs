@@ -258,6 +258,16 @@ impl Group {
                 lease.no_replays();
                 return Ok(None);
             }
+            Taken::Gone => {
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    key = self.key.replay(),
+                    "letters that were to be handled again are gone: somebody has deleted the key, or the server has lost it"
+                );
+                lease.no_replays();
+                return Ok(None);
+            }
             Taken::Fenced => return Err(Ended::Lost),
         };
         let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));

@@ -32,12 +32,13 @@ use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::metrics::Gauge;
 use crate::ordered::{Ended, Group, Past};
+use crate::outage::Matter;
 use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
 use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
 use crate::shutdown::FAREWELL;
 use crate::source::extent;
-use crate::status::{Phase, count};
+use crate::status::count;
 
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
@@ -163,6 +164,8 @@ struct Desk<'a> {
     limits: BTreeSet<(Instant, EntryId)>,
     calls: JoinSet<Returned>,
     called: u64,
+    /// Calls that were given up and have not come back: each keeps its slot.
+    stuck: BTreeSet<u64>,
     /// A place in the queue for a slot, and one that was waited for.
     slot_awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
     slot: Option<OwnedSemaphorePermit>,
@@ -185,6 +188,9 @@ struct Desk<'a> {
     telling: Option<Telling>,
     kept: Option<Kept>,
     taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
+    /// When entries were asked for, and ends told, the last time.
+    taken_at: Instant,
+    told_at: Instant,
     /// How many calls that change what is in hand were made.
     asked: u64,
     /// There may be something to take.
@@ -209,21 +215,27 @@ impl Group {
         if let Err(ended) = self.tell_of(past).await {
             return ended;
         }
-        let (lease, declared) = match self.join().await {
+        let joined = self.contact.patiently(Matter::Lease, Instant::now(), self.join()).await;
+        let (lease, declared) = match joined {
             Ok(joined) => joined,
-            Err(ended) => return ended,
+            Err(ended) => {
+                if let Ended::Failed(error) = &ended {
+                    self.contact.failed(Matter::Lease, error);
+                }
+                return ended;
+            }
         };
-        self.contact.succeeded();
+        self.contact.succeeded(Matter::Lease);
         self.progress.resume();
         self.progress.joined();
-        self.progress.enter(Phase::Owning { epoch: lease.holder().epoch });
+        self.owns(lease.holder().epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
         tracing::info!(group, partition, epoch, "taking part in the group's work");
         self.withdraw(&declared).await;
         let mut desk = Desk::new(self, sharing, &lease, declared);
         let ended = desk.work().await;
         if let Ended::Failed(error) = &ended {
-            self.contact.failed(error);
+            self.contact.failed(Matter::Read, error);
         }
         let ended = if matches!(ended, Ended::Lost) || desk.give_back(&ended).await.is_err() {
             desk.cancel().await;
@@ -242,17 +254,18 @@ impl Group {
     async fn tell_of(&self, past: &mut Past) -> Result<(), Ended> {
         let Some(settle) = &past.untold else { return Ok(()) };
         let broker = &self.engine.broker;
-        let told = async {
+        let told = self.contact.patiently(Matter::Write, Instant::now(), async {
             if broker.settle(&self.key, settle).await?.is_some() {
                 broker.release(&self.key, &settle.holder).await?;
             }
             Ok::<_, BrokerError>(())
-        };
+        });
         tokio::select! {
             biased;
             () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-            told = told => told?,
+            told = told => told.inspect_err(|error| self.contact.failed(Matter::Write, error))?,
         }
+        self.contact.succeeded(Matter::Write);
         past.untold = None;
         Ok(())
     }
@@ -277,7 +290,7 @@ impl Group {
             match broker.join(&self.key, &token, self.engine.lease_for).await? {
                 Joined::Member { epoch } => {
                     let holder = Holder { owner: token, epoch };
-                    return Ok((self.engine.leases.hold(self.key.clone(), holder, sent), state.events));
+                    return Ok((self.engine.leases.hold(&self.progress, holder, sent), state.events));
                 }
                 // The next look says what has become of it.
                 Joined::Missing => {}
@@ -324,6 +337,7 @@ impl<'a> Desk<'a> {
             limits: BTreeSet::new(),
             calls: JoinSet::new(),
             called: 0,
+            stuck: BTreeSet::new(),
             slot_awaited: None,
             slot: None,
             crashed: BTreeMap::new(),
@@ -337,6 +351,8 @@ impl<'a> Desk<'a> {
             telling: None,
             kept: None,
             taking: None,
+            taken_at: Instant::now(),
+            told_at: Instant::now(),
             asked: 0,
             hungry: true,
             unsure: false,
@@ -379,8 +395,8 @@ impl<'a> Desk<'a> {
                     self.returned(returned);
                     Ok(())
                 }
-                answer = told(&mut self.telling), if tells => self.absorb_told(answer),
-                answer = reply(&mut self.taking) => self.absorb_took(answer),
+                answer = group.contact.patiently(Matter::Write, self.told_at, told(&mut self.telling)), if tells && self.telling.is_some() => self.absorb_told(answer),
+                answer = group.contact.patiently(Matter::Read, self.taken_at, reply(&mut self.taking)), if self.taking.is_some() => self.absorb_took(answer),
                 () = until(moment) => {
                     self.moment();
                     Ok(())
@@ -398,7 +414,7 @@ impl<'a> Desk<'a> {
                         // To be told by a call that takes, which says why.
                         Ok(None) => self.hungry = true,
                         Ok(Some(crew)) => {
-                            group.contact.succeeded();
+                            self.answered(Matter::Lease);
                             let judgement = sightings.observe(&lease.holder().owner, &crew.consumers, now);
                             look_at = judgement.next.map_or(look_at, |next| next.min(look_at));
                             if freeing.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !judgement.dead.is_empty() {
@@ -411,7 +427,7 @@ impl<'a> Desk<'a> {
                         }
                         Err(error) => {
                             sightings.doubt();
-                            group.contact.failed(&error);
+                            group.contact.failed(Matter::Lease, &error);
                         }
                     }
                     Ok(())
@@ -610,6 +626,7 @@ impl<'a> Desk<'a> {
             // A handler's panic is caught: this one is ours, and ends the work as any other of ours does.
             Err(error) => return error.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
         };
+        self.stuck.remove(&call);
         // One that was given up meanwhile is nobody's any more; the event may be in hand again.
         if self.running.get(&id).is_none_or(|running| running.call != call) {
             return;
@@ -751,6 +768,12 @@ impl<'a> Desk<'a> {
                 consumer = group.handlers[running.consumer].name(),
                 "a handler has outrun its timeout and does not yield: its event is given up here and tried again"
             );
+            self.stuck.insert(running.call);
+            if self.is_stuck() {
+                let reason =
+                    "as many handlers as may run at once have outrun their timeout and do not yield".to_owned();
+                group.progress.troubled(reason, None);
+            }
             self.judge(&running, Err(Failed::timed_out(timeout)));
         }
         if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
@@ -803,6 +826,7 @@ impl<'a> Desk<'a> {
         self.asked += 1;
         let (engine, key, max_payload) = (group.engine.clone(), group.key.clone(), group.max_payload);
         let expected = engine.tails.count(key.partition().as_str(), group.max_payload).1;
+        self.taken_at = Instant::now();
         self.taking = Some(spawn(async move {
             let _room = engine.tails.reserve(expected).await;
             let took = engine.broker.take(&key, &take).await;
@@ -830,8 +854,7 @@ impl<'a> Desk<'a> {
         let took = match answer {
             Ok(took) => took,
             Err(error) if error.is_retryable() || error.is_indefinite() => {
-                group.progress.enter(Phase::Troubled { reason: error.to_string() });
-                group.contact.failed(&error);
+                group.contact.failed(Matter::Read, &error);
                 self.failures = self.failures.saturating_add(1);
                 let wait = wait(SERVER_AWAY, self.failures, group.engine.random.fraction());
                 (self.hungry, self.unsure, self.take_at) = (true, true, Some(after(Instant::now(), wait)));
@@ -839,7 +862,7 @@ impl<'a> Desk<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.answered();
+        self.answered(Matter::Read);
         (self.unsure, self.failures) = (false, 0);
         match took {
             Took::Entries(haul) => {
@@ -872,11 +895,17 @@ impl<'a> Desk<'a> {
     }
 
     /// The server has answered, with something of use.
-    fn answered(&self) {
-        self.group.contact.succeeded();
-        if self.kept.is_none() && self.telling.as_ref().is_none_or(|telling| telling.failures == 0) {
-            self.group.progress.enter(Phase::Owning { epoch: self.lease.holder().epoch });
+    fn answered(&self, matter: Matter) {
+        self.group.contact.succeeded(matter);
+        let tells = self.telling.as_ref().is_none_or(|telling| telling.failures == 0);
+        if self.kept.is_none() && tells && !self.is_stuck() {
+            self.group.owns(self.lease.holder().epoch);
         }
+    }
+
+    /// Whether nothing can run until a handler yields that was given up.
+    fn is_stuck(&self) -> bool {
+        self.stuck.len() >= self.sharing.concurrency
     }
 
     fn absorb_haul(&mut self, haul: Haul) {
@@ -967,6 +996,7 @@ impl<'a> Desk<'a> {
 
     fn send(&mut self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
         self.asked += 1;
+        self.told_at = Instant::now();
         let (broker, key, settle) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(settle));
         spawn(async move { broker.settle(&key, &settle).await })
     }
@@ -987,14 +1017,13 @@ impl<'a> Desk<'a> {
                 if let Some(telling) = self.telling.take() {
                     self.settled(&telling, &settled);
                 }
-                self.answered();
+                self.answered(Matter::Write);
                 return Ok(());
             }
             Err(error) => error,
         };
         let wait = if error.is_retryable() || error.is_indefinite() {
-            group.progress.enter(Phase::Troubled { reason: error.to_string() });
-            group.contact.failed(&error);
+            group.contact.failed(Matter::Write, &error);
             if error.kind() == BrokerErrorKind::Full {
                 self.lease.commit_ended();
                 if self.keep_letters() {

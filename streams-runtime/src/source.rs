@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::catchup::{Chunk, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::ordered::{Ended, Engine, Group};
+use crate::outage::Matter;
 use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
@@ -25,8 +26,9 @@ pub(crate) struct Source<'a> {
     group: &'a Group,
     follower: Follower,
     pub(crate) reader: Reader,
-    /// A read that was begun before its entries are needed.
+    /// A read that was begun before its entries are needed, and when it was.
     ahead: Option<Ahead>,
+    asked: Instant,
     /// When to look for what was deleted.
     check: Pin<Box<Sleep>>,
 }
@@ -86,6 +88,7 @@ impl<'a> Source<'a> {
             follower: tails.follow(partition.as_str(), holding.at, from, group.max_payload),
             reader,
             ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(looked) })))),
+            asked: Instant::now(),
             check: Box::pin(tokio::time::sleep(CHECK)),
         })
     }
@@ -116,7 +119,7 @@ impl<'a> Source<'a> {
             };
             match ahead {
                 Ahead::Look(reply) => {
-                    let looked = reply.await;
+                    let looked = self.group.contact.patiently(Matter::Read, self.asked, reply).await;
                     self.ahead = None;
                     let looked = looked.unwrap_or_else(|error| {
                         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a read was aborted").caused_by(error))
@@ -124,7 +127,7 @@ impl<'a> Source<'a> {
                     return self.judge(looked?);
                 }
                 Ahead::Reading(reading) => {
-                    let chunk = reading.chunk().await;
+                    let chunk = self.group.contact.patiently(Matter::Read, self.asked, reading.chunk()).await;
                     self.ahead = None;
                     if let Some(arrived) = self.go_on_with(&*chunk?) {
                         return Ok(arrived);
@@ -218,6 +221,7 @@ impl<'a> Source<'a> {
         if self.reader.witness().is_none() {
             return self.look(FIRST_COUNT);
         }
+        self.asked = Instant::now();
         self.ahead = Some(Ahead::Reading(self.follower.read_on(self.group.key.partition(), self.reader.position())));
     }
 
@@ -226,6 +230,7 @@ impl<'a> Source<'a> {
         let (engine, key) = (self.group.engine.clone(), self.group.key.clone());
         let (reader, max_payload) = (self.reader.clone(), self.group.max_payload);
         let reply = tokio::spawn(async move { look(&engine, &key, &reader, most, max_payload).await });
+        self.asked = Instant::now();
         self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
 }

@@ -1,5 +1,6 @@
 //! What every group is doing, for health checks, for `caught_up` and for people.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,7 +59,8 @@ pub struct GroupStatus {
     pub phase: Phase,
     /// Its checkpoint, as far as this process knows.
     pub checkpoint: EntryId,
-    /// For how long the checkpoint has stood still while there was an event in hand or to commit; zero when there is none.
+    /// For how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; zero
+    /// when there is nothing of that.
     pub checkpoint_age: Duration,
     /// How many entries stand above the checkpoint. Known to the owner, from a look at the end of the stream every 5 s
     /// that begins with the first time somebody asks for the status; `None` where the count is not known.
@@ -140,6 +142,8 @@ struct Now {
     seen: Option<u64>,
     /// Since when something is pending and the checkpoint has not moved.
     standing: Option<Instant>,
+    /// Since when the server does not do what the next event needs.
+    stuck: Option<Instant>,
 }
 
 /// Where a partition was last seen to end; all its groups share it.
@@ -230,6 +234,12 @@ impl Gauges {
     }
 }
 
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("key", &self.key).field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
 impl Progress {
     pub(crate) fn new(
         stream: &'static str,
@@ -239,7 +249,7 @@ impl Progress {
         registry: &Registry,
         changed: Arc<Notify>,
     ) -> Self {
-        let now = Now { phase: Phase::Starting, checkpoint: EntryId::ZERO, seen: None, standing: None };
+        let now = Now { phase: Phase::Starting, checkpoint: EntryId::ZERO, seen: None, standing: None, stuck: None };
         let partition = key.partition().index().to_string();
         let labels = [stream, &partition, group];
         Self {
@@ -276,6 +286,19 @@ impl Progress {
         drop(now);
         self.changed.notify_waiters();
         true
+    }
+
+    /// The server does not do what the group needs; where it is the next event that needs it, since when.
+    pub(crate) fn troubled(&self, reason: String, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.now().stuck.get_or_insert(since);
+        }
+        self.enter(Phase::Troubled { reason });
+    }
+
+    /// The server does again what the next event needs.
+    pub(crate) fn moves(&self) {
+        self.now().stuck = None;
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -415,7 +438,8 @@ impl Progress {
             }
         };
         let (phase, checkpoint) = (now.phase.clone(), now.checkpoint);
-        let checkpoint_age = now.standing.map_or(Duration::ZERO, |since| since.elapsed());
+        let since = [now.standing, now.stuck].into_iter().flatten().min();
+        let checkpoint_age = since.map_or(Duration::ZERO, |since| since.elapsed());
         drop(now);
         let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         GroupStatus {

@@ -27,7 +27,7 @@ use crate::catchup::{Catchup, Order, Reading};
 use crate::loss::Witness;
 use crate::metrics::Counter;
 use crate::monitor::Vitals;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::random::Random;
 use crate::room::{LARGE, Reserved, Room};
 use crate::settle::{SERVER_AWAY, wait};
@@ -680,7 +680,7 @@ impl Drop for Follower {
 /// Waits on one connection for as long as the app lives.
 async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
     let _sign = shared.vitals.alive("the task that waits for entries");
-    let contact = shared.outages.contact();
+    let contact = shared.outages.contact("the wait for new entries");
     let (mut failures, mut count) = (0_u32, Count::new(1, 1));
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
@@ -701,7 +701,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
         failures = failures.saturating_add(1);
         // The groups of a key that the server refuses say so themselves.
         if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
-            contact.failed(&failed);
+            contact.failed(Matter::Read, &failed);
         }
         let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
         tokio::select! {
@@ -760,7 +760,8 @@ async fn read_on(
         let all = count.keys() >= keys.len() || quiet >= keys.len();
         let (first, wait) = if all { (0, wait) } else { (next % keys.len(), Duration::ZERO) };
         let end = if all { keys.len() } else { keys.len().min(first + count.keys()) };
-        let batches = match tail.next(&keys[first..end], count.get(), wait).await {
+        let read = tail.next(&keys[first..end], count.get(), wait);
+        let batches = match contact.patiently(Matter::Read, Instant::now(), read).await {
             Ok(batches) => batches,
             Err(error) => return error,
         };
@@ -770,7 +771,7 @@ async fn read_on(
             count.saw_nothing();
         }
         *failures = 0;
-        contact.succeeded();
+        contact.succeeded(Matter::Read);
         // Where there was as much as was asked for there is more, and nothing to wait for.
         let is_full = batches.iter().any(|found| found.entries.len() >= count.get());
         woke = (!batches.is_empty() && !is_full).then(Instant::now);

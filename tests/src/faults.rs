@@ -340,6 +340,10 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Append, self.inner.append_durably(partition, entries, floor, durability, wait)))
     }
 
+    fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64> {
+        self.inner.trim_below(partition, floor)
+    }
+
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         self.inner.consumed(partition)
     }

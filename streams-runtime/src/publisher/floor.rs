@@ -13,18 +13,21 @@ use crate::clock::{Clock, millis};
 const SLACK: Duration = Duration::from_secs(60);
 /// How often it is looked where the groups are: two questions a second are nothing to a server.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many commands trim at once, each of some thousands of entries: millions, with others served in between. What is left
+/// goes the next time.
+const TRIMS: usize = 1_000;
 /// From how many entries on a stream that waits for its groups is spoken of: some hundred megabytes of small events.
 const LARGE: u64 = 1_000_000;
 
 /// The trim floor of one partition.
 #[derive(Debug)]
-pub(super) enum Floor {
+pub(crate) enum Floor {
     Age { age: Duration, clock: ServerClock },
     Consumed(Consumption),
 }
 
 impl Floor {
-    pub(super) fn new(retention: Retention) -> Self {
+    pub(crate) fn new(retention: Retention) -> Self {
         match retention {
             Retention::Age(age) => Self::Age { age, clock: ServerClock::default() },
             Retention::Consumed => Self::Consumed(Consumption::default()),
@@ -65,6 +68,25 @@ impl Floor {
             }
         }
     }
+
+    /// Trims what may go by a command of its own, which a full server takes; answers how much went.
+    pub(crate) async fn trim(
+        &mut self,
+        broker: &dyn Broker,
+        key: &PartitionKey,
+        ours: &Clock,
+    ) -> Result<u64, BrokerError> {
+        let Some(floor) = self.get(broker, key, ours).await? else { return Ok(0) };
+        let mut all = 0;
+        for _ in 0..TRIMS {
+            let trimmed = broker.trim_below(key, floor).await?;
+            if trimmed == 0 {
+                break;
+            }
+            all += trimmed;
+        }
+        Ok(all)
+    }
 }
 
 fn warn_large(key: &PartitionKey, length: u64, consumed: Option<&Consumed>) {
@@ -87,7 +109,7 @@ fn warn_large(key: &PartitionKey, length: u64, consumed: Option<&Consumed>) {
 ///
 /// Between two looks the floor moves with our own monotonic time; a look moves it by at most [`SLACK`] more.
 #[derive(Debug, Default)]
-pub(super) struct ServerClock {
+pub(crate) struct ServerClock {
     anchor: Option<(u64, Instant)>,
     looked: Option<Instant>,
     /// The newest id is ahead of the server's clock: nothing is trimmed.
@@ -128,7 +150,7 @@ impl ServerClock {
 
 /// How far the slowest group is, and how much waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Consumption {
+pub(crate) struct Consumption {
     floor: Option<EntryId>,
     looked: Option<Instant>,
     counted: Option<Instant>,

@@ -22,7 +22,7 @@ use tracing::{Instrument, Span};
 
 use self::error::Problem;
 pub use self::error::PublishError;
-use self::floor::Floor;
+pub(crate) use self::floor::Floor;
 use self::meters::Meters;
 pub(crate) use self::queue::Shared;
 use self::queue::{Answer, Declared, Pending, Queue};

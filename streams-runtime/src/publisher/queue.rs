@@ -19,7 +19,7 @@ use super::{CHUNK, CHUNK_BYTES};
 use crate::clock::{Clock, after};
 use crate::meeting::{Meeting, Publishes};
 use crate::metrics::Registry;
-use crate::outage::{Contact, Outages};
+use crate::outage::{Contact, Matter, Outages};
 use crate::random::Random;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
@@ -131,6 +131,7 @@ pub(super) struct Queue {
     key: PartitionKey,
     durability: Option<Durability>,
     waiting: Mutex<Waiting>,
+    contact: Contact,
     /// Touched by the task that writes, of which there is one.
     floor: tokio::sync::Mutex<Floor>,
 }
@@ -150,10 +151,12 @@ impl Queue {
         durability: Option<Durability>,
         floor: Floor,
     ) -> Self {
+        let key = stream.key.partition(index);
         Self {
             shared: Arc::clone(shared),
             stream: Arc::clone(stream),
-            key: stream.key.partition(index),
+            contact: shared.outages.contact(format!("the publisher of `{key}`")),
+            key,
             durability,
             waiting: Mutex::default(),
             floor: tokio::sync::Mutex::new(floor),
@@ -184,8 +187,7 @@ impl Queue {
             };
             if is_idle {
                 let queue = Arc::clone(self);
-                let contact = queue.shared.outages.contact();
-                let writer = Writer { contact, queue, items: VecDeque::new(), trouble: None, done: false };
+                let writer = Writer { queue, items: VecDeque::new(), trouble: None, done: false };
                 // An executor that has ended drops it at once, and it then answers who waits: nothing is locked here.
                 executor.spawn(writer.run());
             }
@@ -217,6 +219,23 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// A full server refuses an entry before it trims for it: trims by itself; answers whether anything went.
+    async fn makes_room(&self, failed: &mut Failed) -> bool {
+        let mut floor = self.floor.lock().await;
+        match floor.trim(&*self.shared.broker, &self.key, &self.shared.clock).await {
+            Ok(trimmed) => trimmed > 0,
+            Err(error) => {
+                if error.kind() == BrokerErrorKind::Refused {
+                    let message = format!("{}; and old entries cannot be trimmed to make room: {error}", failed.error);
+                    failed.error = BrokerError::new(BrokerErrorKind::Full, message);
+                }
+                false
+            }
+        }
+    }
+}
+
 /// An attempt that failed.
 struct Failed {
     error: BrokerError,
@@ -237,7 +256,6 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
-    contact: Contact,
     /// What the write under way is about, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
@@ -249,17 +267,24 @@ struct Writer {
 impl Writer {
     async fn run(mut self) {
         let mut wait = FIRST_WAIT;
+        let mut made_room = false;
         while self.gather() {
             // A copy, because what has no answer is written again.
             let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
-            match self.queue.write(entries).await {
+            let write = self.queue.write(entries);
+            match self.queue.contact.patiently(Matter::Write, Instant::now(), write).await {
                 Ok(written) => {
-                    self.trouble = None;
-                    self.contact.succeeded();
+                    (self.trouble, made_room) = (None, false);
+                    self.queue.contact.succeeded(Matter::Write);
                     wait = FIRST_WAIT;
                     self.answer(written);
                 }
-                Err(failed) => {
+                Err(mut failed) => {
+                    // Once for a write: a server that is full again has other reasons.
+                    made_room = failed.error.kind() == BrokerErrorKind::Full && !made_room;
+                    if made_room && self.queue.makes_room(&mut failed).await {
+                        continue;
+                    }
                     if self.fail(failed) {
                         let jitter = 0.5 + self.queue.shared.random.fraction() / 2.0;
                         // Everybody has a last attempt at the end of its time.
@@ -276,6 +301,7 @@ impl Writer {
                 }
             }
         }
+        self.queue.contact.linger();
     }
 
     /// Takes what waits, as much as one write holds, behind what is still to be tried again. False at the end.
@@ -329,11 +355,14 @@ impl Writer {
         };
         let definite = Arc::new(definite);
         if verdict.again {
-            self.contact.failed(&definite);
+            self.queue.contact.failed(Matter::Write, &definite);
             self.trouble = Some(Arc::clone(&definite));
+        } else if let BrokerErrorKind::Full | BrokerErrorKind::Refused = definite.kind() {
+            // Its callers are told, and the log when it goes on.
+            self.queue.contact.refused(Matter::Write, &definite);
         } else {
-            // Its callers are told; the server did answer.
-            self.contact.succeeded();
+            // It is the entries that the server does not take.
+            self.queue.contact.succeeded(Matter::Write);
         }
         let mut indefinite = None;
         let now = Instant::now();

@@ -418,6 +418,19 @@ contract! {
         assert!(all.ends_with(&left));
     }
 
+    async fn a_trim_removes_what_is_below_the_floor_and_nothing_else(case) {
+        assert_eq!(case.broker.trim_below(&partition(), EntryId::MAX).await.unwrap(), 0);
+        assert_eq!(case.broker.extent(&partition()).await.unwrap(), None, "it makes no stream");
+        let all = case.append(1_050).await;
+        let (floor, mut trimmed) = (all[1_037], 0);
+        while let more @ 1.. = case.broker.trim_below(&partition(), floor).await.unwrap() {
+            trimmed += more;
+        }
+        assert_eq!(trimmed, 1_037);
+        assert_eq!(ids(&case.broker.read(&partition(), EntryId::ZERO, 100).await.unwrap()), all[1_037..]);
+        assert_eq!(case.extent().await, Extent { first: Some(floor), last: all[1_049], length: 13, added: 1_050 });
+    }
+
     async fn a_stream_that_is_not_there_is_empty(case) {
         assert_eq!(case.broker.extent(&partition()).await.unwrap(), None);
         assert_eq!(case.broker.read(&partition(), EntryId::ZERO, 10).await.unwrap(), []);

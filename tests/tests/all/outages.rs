@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use streams_runtime::broker::Redis;
 use streams_runtime::{
-    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Running, State, Stopped, consumer,
-    consumers, stream_event,
+    App, Config, Context, EntryId, GroupStatus, Phase, PublishError, Publisher, Registration, Running, State, Stopped,
+    consumer, consumers, stream_event,
 };
-use streams_tests::{Log, Options, RedisServer, logged_from};
+use streams_tests::{Gate, Log, Options, RedisServer, logged_from};
 
 /// How long anything may take on a machine that is busy with a build.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -303,6 +303,172 @@ async fn a_full_server_is_backpressure_and_its_groups_go_on() {
     publish(&behind, 81..=120).await;
     site.is_whole(0).await;
     assert_eq!(site.log.lines_since(before), Vec::<String>::new());
+}
+
+#[stream_event(stream = "ledger", retention = "consumed")]
+#[derive(Debug, Clone, PartialEq)]
+struct Line {
+    text: String,
+}
+
+#[consumer(group = "clerk")]
+async fn clerk(_: Line, gate: State<Gate>) {
+    gate.pass().await;
+}
+
+#[tokio::test]
+async fn a_full_server_takes_events_again_when_those_in_it_are_settled() {
+    let server = RedisServer::start();
+    // One who publishes alone, one whose app owns the partition.
+    for alone in [true, false] {
+        let gate = Gate::default();
+        let app = App::with(consumers![clerk]).state(gate.clone());
+        let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).start().await.unwrap();
+        let publisher = if alone { Publisher::connect(&server.url()).await.unwrap() } else { app.publisher().clone() };
+        let line = Line { text: "x".repeat(10_000) };
+        publisher.publish(&line).await.unwrap();
+        let used: String = server.run("INFO memory");
+        let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse::<u64>().unwrap();
+        run(&server, &["CONFIG", "SET", "maxmemory", &(used + 3_000_000).to_string()]);
+        let mut published = 1;
+        let error = loop {
+            match publisher.publish(&line).await {
+                Ok(_) => published += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_backpressure() && !error.is_indefinite(), "{error}");
+        let length = || server.run::<u64>("XLEN ledger");
+        assert!(published > 50 && length() >= published, "nobody has settled anything: {} of {published}", length());
+        gate.open();
+        app.caught_up().await.unwrap();
+        // Far above the limit, as other keys may make it: nothing but a trim by itself goes through.
+        run(&server, &["CONFIG", "SET", "maxmemory", &(used + 1_500_000).to_string()]);
+        let began = Instant::now();
+        while let Err(error) = publisher.publish(&line).await {
+            assert!(error.is_backpressure(), "{error}");
+            assert!(began.elapsed() < PATIENCE, "it stays full with {} entries", length());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(length() < published, "{}", length());
+        run(&server, &["CONFIG", "SET", "maxmemory", "0"]);
+        app.caught_up().await.unwrap();
+        assert_eq!(app.stop().await, Stopped::Clean);
+    }
+}
+
+#[stream_event(stream = "bulky")]
+#[derive(Debug, Clone, PartialEq)]
+struct Bulky {
+    text: String,
+}
+
+#[consumer(group = "porter")]
+async fn haul(_: Bulky, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[consumer(group = "porters", delivery = "shared")]
+async fn haul_together(_: Bulky, ctx: Context, seen: State<Seen>) {
+    seen.add(&ctx);
+}
+
+#[tokio::test]
+async fn reads_that_the_server_cuts_off_are_told_while_leases_are_well() {
+    for (consumers, group) in [(consumers![haul], "porter"), (consumers![haul_together], "porters")] {
+        let (log, server, seen) = (logged_from(tracing::Level::INFO), RedisServer::start(), Seen::default());
+        let publisher = Publisher::connect(&server.url()).await.unwrap();
+        for _ in 0..3 {
+            publisher.publish(&Bulky { text: "x".repeat(400_000) }).await.unwrap();
+        }
+        // Less than one of them, so that no read can be small enough.
+        run(&server, &["CONFIG", "SET", "client-output-buffer-limit", "normal 200kb 0 0"]);
+        let app = App::with(consumers).state(seen.clone()).broker(Arc::new(Redis::open(&server.url()).unwrap()));
+        let app = app.config(Config::new().lease(LEASE)).start().await.unwrap();
+        let began = Instant::now();
+        while !log.text().contains("the server cannot be used") {
+            assert!(began.elapsed() < PATIENCE, "{group}: not told: {:?}\n{}", app.status(), log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(log.text().contains("matter=\"reading\""), "{group}: {}", log.text());
+        let until = Instant::now() + LEASE * 2;
+        while Instant::now() < until {
+            let status = app.status();
+            assert!(status.trouble.is_some() && !status.is_ready(), "{group}: {status:?}\n{}", log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!log.text().contains("the server can be used again"), "{group}: {}", log.text());
+        run(&server, &["CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0"]);
+        app.caught_up().await.unwrap();
+        while !app.status().is_ready() {
+            assert!(began.elapsed() < PATIENCE, "{group}: not ready: {:?}\n{}", app.status(), log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(seen.of(group, 0).len(), 3);
+        assert_eq!(log.count("the server can be used again"), 1, "{}", log.text());
+        assert_eq!(app.stop().await, Stopped::Clean);
+    }
+}
+
+#[stream_event(stream = "stuck")]
+#[derive(Debug, Clone, PartialEq)]
+struct Stuck {
+    n: u64,
+}
+
+/// Blocks its thread until it is let go.
+#[consumer(group = "blocks", timeout = "100ms")]
+async fn block(_: Stuck, until: State<Arc<Mutex<()>>>) {
+    drop(until.lock().unwrap());
+}
+
+#[consumer(group = "blocks-too", delivery = "shared", concurrency = 2, timeout = "100ms")]
+async fn block_too(_: Stuck, until: State<Arc<Mutex<()>>>) {
+    drop(until.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_group_whose_handler_blocks_its_thread_beyond_its_timeout_is_not_ready() {
+    blocked(consumers![block], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_work_queue_all_of_whose_handlers_block_their_threads_beyond_their_timeout_is_not_ready() {
+    blocked(consumers![block_too], 2).await;
+}
+
+async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64) {
+    let (server, until) = (RedisServer::start(), Arc::new(Mutex::new(())));
+    let app = App::with(consumers).state(Arc::clone(&until));
+    let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).config(Config::new().lease(LEASE));
+    let app = app.start().await.unwrap();
+    let (monitor, publisher) = (app.monitor().clone(), app.publisher().clone());
+    let waits = async |ready: bool| {
+        let began = Instant::now();
+        while monitor.ready().0 != ready {
+            assert!(began.elapsed() < PATIENCE, "never {ready}: {:?}", monitor.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    waits(true).await;
+    let (hold, let_go) = std::sync::mpsc::channel::<()>();
+    let (held, is_held) = std::sync::mpsc::channel::<()>();
+    let holder = thread::spawn(move || {
+        let _held = until.lock().unwrap();
+        held.send(()).unwrap();
+        let _ = let_go.recv();
+    });
+    is_held.recv().unwrap();
+    for n in 0..events {
+        publisher.publish(&Stuck { n }).await.unwrap();
+    }
+    waits(false).await;
+    assert!(monitor.ready().1.contains("not yield"), "{}", monitor.ready().1);
+    drop(hold);
+    holder.join().unwrap();
+    waits(true).await;
+    app.caught_up().await.unwrap();
+    assert_eq!(app.stop().await, Stopped::Clean);
 }
 
 #[tokio::test]

@@ -13,7 +13,10 @@ use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::{App, PublishError, Publisher, Receipt, StreamEvent, codec, consumer, consumers, stream_event};
+use streams_runtime::testing::TestApp;
+use streams_runtime::{
+    App, PublishError, Publisher, Receipt, State, StreamEvent, codec, consumer, consumers, stream_event,
+};
 use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, logged};
 use tokio::time::Instant;
 
@@ -456,6 +459,52 @@ async fn an_id_30_hours_ahead_wipes_nothing_and_is_told_once() {
     publisher.publish(&Step { n: 4 }).await.unwrap();
     assert!(length().await < 200, "trimming goes on");
     assert_eq!(log.count("ahead of the server's clock"), 1, "{}", log.text());
+}
+
+#[stream_event(stream = "dated", retention = "1h")]
+#[derive(Debug, Clone, PartialEq)]
+struct Dated {
+    n: u64,
+}
+
+#[consumer(group = "reader")]
+async fn read_dated(_: Dated) {}
+
+#[consumer(group = "reader")]
+async fn read_kept(_: Kept) {}
+
+#[consumer(group = "helpers", delivery = "shared")]
+async fn help(_: Kept) {}
+
+#[consumer(group = "late", timeout = "3h")]
+async fn read_late(_: Kept, gate: State<Gate>) {
+    gate.pass().await;
+}
+
+#[tokio::test]
+async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() {
+    let gate = Gate::default();
+    let app = App::with(consumers![read_dated, read_kept, help, read_late]).state(gate.clone());
+    let app = TestApp::start(app).await.unwrap();
+    for n in 0..10 {
+        app.publish(&Dated { n }).await.unwrap();
+        app.publish(&Kept { n }).await.unwrap();
+    }
+    app.advance(secs(59 * 60)).await;
+    let (dated, kept) = (app.published::<Dated>().await.unwrap().len(), app.published::<Kept>().await.unwrap().len());
+    assert_eq!((dated, kept), (10, 10), "not an hour old, and not settled by all");
+    gate.open();
+    app.advance(secs(3 * 60)).await;
+    let kept: Vec<_> = app.published::<Kept>().await.unwrap().into_iter().map(|kept| kept.n).collect();
+    assert_eq!(kept, [9], "the entry at the checkpoint stays");
+    assert_eq!(app.published::<Dated>().await.unwrap(), []);
+    // Nothing is missed, and nothing told as lost.
+    for n in 10..20 {
+        app.publish(&Dated { n }).await.unwrap();
+        app.publish(&Kept { n }).await.unwrap();
+    }
+    app.settled().await.unwrap();
+    assert!(app.status().groups.iter().all(|group| group.losses == 0), "{:?}", app.status());
 }
 
 #[tokio::test(start_paused = true)]

@@ -127,6 +127,13 @@ impl Log {
         id
     }
 
+    /// Answers how many went.
+    fn trim_below(&mut self, floor: EntryId) -> u64 {
+        let below = self.entries.partition_point(|entry| entry.id < floor);
+        self.entries.drain(..below);
+        below as u64
+    }
+
     /// The index of the first entry above `id`.
     fn above(&self, id: EntryId) -> usize {
         self.entries.partition_point(|entry| entry.id <= id)
@@ -740,9 +747,7 @@ impl Broker for Embedded {
             let log = store.logs.entry(partition.as_str().to_owned()).or_default();
             let ids = entries.into_iter().map(|fields| log.push(now, fields)).collect();
             if let Some(floor) = floor {
-                while log.entries.front().is_some_and(|entry| entry.id < floor) {
-                    log.entries.pop_front();
-                }
+                log.trim_below(floor);
             }
             self.shared.added.notify_waiters();
             Ok(ids)
@@ -764,6 +769,10 @@ impl Broker for Embedded {
             );
             Err(BrokerError::new(BrokerErrorKind::Unsupported, message))
         })
+    }
+
+    fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64> {
+        self.reply(move |store, _| Ok(store.logs.get_mut(partition.as_str()).map_or(0, |log| log.trim_below(floor))))
     }
 
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {

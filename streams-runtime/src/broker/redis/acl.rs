@@ -27,7 +27,7 @@ use crate::registry;
 ///      (+exists +xlen %R~trades %R~trades.[0-9] %R~trades.[0-9][0-9] %R~trades.[0-9][0-9][0-9] \
 ///      %R~trades.[0-9][0-9][0-9][0-9]) \
 ///      (+hdel +hgetall +hset ~streams:{trades}:_builds) (+hget +hsetnx ~streams:{trades}:_stream) \
-///      (+xadd %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
+///      (+xadd +xtrim %W~trades.[0-9]) (+xinfo|stream %R~trades.[0-9])"
 /// );
 /// // A service that handles trades in order, one whose processes share them as work, and the tool that resets groups and
 /// // replays dead letters.
@@ -45,8 +45,8 @@ use crate::registry;
 ///
 /// | | may | although it does not need it |
 /// |---|---|---|
-/// | `publish` | add entries, and trim the old ones by the way | trim more than that with an XADD of its own; read entries with XINFO STREAM FULL |
-/// | `consume` | read the stream; change the state of its group, add its dead letters | move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL |
+/// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers |
 /// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states, and acknowledge what they have in hand |
 ///
@@ -93,7 +93,8 @@ impl Acl {
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
     pub fn consume<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
-        self.consume_from(&stream_of::<E>(namespace)?.0, group)
+        let stream = stream_of::<E>(namespace)?.0;
+        Ok(self.consume_from(&stream, group)?.trim::<E>(&stream))
     }
 
     /// Runs a group on the stream of `E`, in shared delivery.
@@ -101,7 +102,8 @@ impl Acl {
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
     pub fn share<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
-        self.share_from(&stream_of::<E>(namespace)?.0, group)
+        let stream = stream_of::<E>(namespace)?.0;
+        Ok(self.share_from(&stream, group)?.trim::<E>(&stream))
     }
 
     /// Resets and resumes the groups on the stream of `E`, and lists, replays and discards their dead letters.
@@ -125,7 +127,7 @@ impl Acl {
         };
         self.meet(stream);
         for partition in patterns(stream) {
-            self.grant("+xadd", format!("%W~{partition}"));
+            self.grant("+xadd +xtrim", format!("%W~{partition}"));
             match retention {
                 Retention::Age(_) => self.grant("+xinfo|stream", format!("%R~{partition}")),
                 Retention::Consumed => {
@@ -138,7 +140,22 @@ impl Acl {
         self
     }
 
-    /// As [`consume`](Self::consume), for a tool that knows the stream by its key.
+    /// Trims what may go of a stream whose events declare a retention, as an owner does where nobody publishes.
+    fn trim<E: StreamEvent>(mut self, stream: &StreamKey) -> Self {
+        let events: Vec<_> = registry::linked_events().into_iter().chain([E::INFO]).collect();
+        if let Some(retention) = registry::declared_retention(E::INFO.stream, &events) {
+            for partition in patterns(stream) {
+                self.grant("+xtrim", format!("%W~{partition}"));
+                if retention == Retention::Consumed {
+                    self.grant("+hget", format!("%R~{}", of_any_group(&partition)));
+                }
+            }
+        }
+        self
+    }
+
+    /// As [`consume`](Self::consume), for a tool that knows the stream by its key: without the right to trim it, which an
+    /// owner needs where the stream's events declare a `retention`.
     ///
     /// # Errors
     /// When the group cannot be part of a key.
@@ -151,7 +168,8 @@ impl Acl {
         Ok(self)
     }
 
-    /// As [`share`](Self::share), for a tool that knows the stream by its key.
+    /// As [`share`](Self::share), for a tool that knows the stream by its key: without the right to trim it, which members
+    /// need where the stream's events declare a `retention`.
     ///
     /// # Errors
     /// When the group cannot be part of a key.

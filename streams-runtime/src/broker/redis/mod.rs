@@ -345,6 +345,26 @@ impl Broker for Redis {
         })
     }
 
+    fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64> {
+        Box::pin(async move {
+            let call = Call { command: "XTRIM", key: partition.as_str(), effect: Effect::Idempotent };
+            // Whole nodes first, ten thousand entries at most; then the one node in which the floor lies.
+            for how in ["~", "="] {
+                let mut command = cmd("XTRIM");
+                command.arg(partition.as_str()).arg("MINID").arg(how).arg(floor.to_string());
+                let trimmed = on_key(&self.commands, call, &command).await?;
+                if trimmed == Value::Nil {
+                    return Ok(0);
+                }
+                let trimmed = parse::number(trimmed).map_err(unexpected(call))?;
+                if trimmed > 0 {
+                    return Ok(trimmed);
+                }
+            }
+            Ok(0)
+        })
+    }
+
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         Box::pin(async move {
             let names = self.groups(partition).await?.unwrap_or_default();
@@ -1290,6 +1310,7 @@ fn taken(mut answer: Answer) -> Result<Taken, Unexpected> {
             Taken::Letter(Replay { letter, attempts, crashes })
         }
         "nothing" => Taken::Nothing,
+        "gone" => Taken::Gone,
         "fenced" => Taken::Fenced,
         _ => return Err(Unexpected("a replay")),
     })

@@ -14,8 +14,9 @@ if not holds(state, owner, epoch) then
 end
 local letter = redis.call('XRANGE', replays, '-', '+', 'COUNT', 1)[1]
 if not letter then
-  redis.call('HDEL', state, 'replays', 'replaying')
-  return {'nothing'}
+  -- The field goes with the last letter, so a letter was there whose key is gone.
+  local gone = redis.call('HDEL', state, 'replays', 'replaying') > 0
+  return {gone and 'gone' or 'nothing'}
 end
 local fields = by_name(redis.call('HGETALL', state))
 local attempts, crashes, charged = replaying(fields.replaying, letter[1])
