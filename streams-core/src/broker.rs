@@ -662,7 +662,8 @@ pub struct Holding {
     pub epoch: u64,
     /// The checkpoint.
     pub at: EntryId,
-    /// The event id of the entry at the checkpoint, as the last commit said it; empty when it is not known.
+    /// The event id of the entry at the checkpoint, as the last commit said it, or as it was found where the group began; empty
+    /// when it is not known.
     pub at_event: String,
     /// The checkpoint's ordinal: how many entries were added up to it, those that were lost on the way and reported
     /// included; `None` when it is not known.

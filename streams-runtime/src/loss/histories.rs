@@ -1,5 +1,6 @@
 //! Random histories of a stream, read by the rules of `loss` alone, against a truth that is kept apart.
 //!
+//! Those that run whole programs are slow, and for long could be cut only by a stream that went away, which its marker shows.
 //! A history is cut in the ways that a server has: a replica that lagged, or an older dump, with any number of new entries
 //! before the group is back, under ids above or below its position. It also lives through all that is no cut: trims, deletions
 //! (of the entry at the position, too), starts at any id, and processes that go on where another one was.

@@ -880,6 +880,34 @@ contract! {
         }
     }
 
+    async fn a_group_begins_with_the_event_at_its_place(case) {
+        let named = |id: &str| [fields("x"), vec![(b"id".to_vec(), id.as_bytes().to_vec())]].concat();
+        let entries = vec![named("t-1"), fields("no name"), named("t-3"), named("t-\u{e9}"), named("t-5")];
+        let all = case.broker.append(&partition(), entries, None).await.unwrap();
+        let begin = async |name: &str, start| {
+            let group = partition().group(name);
+            assert_eq!(case.broker.create(&group, start).await.unwrap(), Created::Made);
+            let seen = case.broker.state(&group).await.unwrap().unwrap().lease;
+            match case.broker.acquire(&group, &claim("a", seen)).await.unwrap() {
+                Acquired::Held(holding) => holding.at_event,
+                other => panic!("not held: {other:?}"),
+            }
+        };
+        assert_eq!(begin("earliest", Start::Earliest).await, "");
+        assert_eq!(begin("latest", Start::Latest).await, "t-5");
+        assert_eq!(begin("first", Start::At(all[1])).await, "t-1");
+        assert_eq!(begin("unnamed", Start::At(all[2])).await, "");
+        assert_eq!(begin("third", Start::At(all[3])).await, "t-3");
+        let group = partition().group("third");
+        let seen = case.broker.state(&group).await.unwrap().map(|state| state.lease.epoch);
+        case.broker.reset(&group, seen, Start::At(all[1])).await.unwrap();
+        let seen = case.broker.state(&group).await.unwrap().unwrap().lease;
+        let Acquired::Held(holding) = case.broker.acquire(&group, &claim("b", seen)).await.unwrap() else {
+            panic!("not held")
+        };
+        assert_eq!((holding.at, holding.at_event.as_str()), (all[0], "t-1"));
+    }
+
     async fn a_claim_tells_the_event_at_the_checkpoint(case) {
         let all = case.append(1).await;
         case.create(Start::Earliest).await;

@@ -789,6 +789,38 @@ async fn the_servers_own_group_shows_the_position() {
     assert_eq!(position(), (all[2].to_string(), Some(3), Some(1)), "and by the release");
 }
 
+/// XTRIM .. ACKED (Redis 8.2) passes over what a consumer has in hand, and calls nothing deleted.
+#[tokio::test]
+async fn a_hole_of_a_trim_that_passes_over_entries_is_no_proof_of_anything() {
+    let url = RedisServer::shared().database();
+    let case = Case::at(url.clone());
+    let all = case.append(5).await;
+    case.create(Start::Latest).await;
+    let client = &mut RedisServer::client(&url);
+    let run = |words: &[&str], client: &mut redis::Connection| {
+        redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(client)
+    };
+    run(&["XGROUP", "CREATE", "trades", "theirs", "0"], client).unwrap();
+    let at = async || case.broker.snapshot(&risk(), all[2], 9).await.unwrap();
+    run(&["XREADGROUP", "GROUP", "theirs", "c", "COUNT", "5", "STREAMS", "trades", ">"], client).unwrap();
+    for id in &all[1..] {
+        run(&["XACK", "trades", "theirs", &id.to_string()], client).unwrap();
+    }
+    assert_eq!(at().await.deleted, Some(EntryId::ZERO), "nothing is gone");
+    let floor = all[3].to_string();
+    if run(&["XTRIM", "trades", "MINID", "=", &floor, "ACKED"], client).is_err() {
+        // A server that has it not: there a hole that nobody has made proves something, whoever reads the stream.
+        run(&["XDEL", "trades", &all[1].to_string()], client).unwrap();
+        assert_eq!(at().await.deleted, Some(all[1]));
+        return;
+    }
+    let snapshot = at().await;
+    assert_eq!((snapshot.entries[0].id, snapshot.extent.unwrap().first), (all[3], Some(all[0])), "a hole");
+    assert_eq!(snapshot.deleted, None);
+    run(&["XDEL", "trades", &floor], client).unwrap();
+    assert_eq!(at().await.deleted, Some(all[3]));
+}
+
 #[tokio::test]
 async fn a_state_has_the_fields_that_are_documented() {
     let url = RedisServer::shared().database();
