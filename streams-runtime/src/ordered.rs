@@ -283,7 +283,12 @@ impl Group {
         );
         self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
         self.pause(wait(PANICKED, panics.in_a_row, self.engine.random.fraction())).await;
-        if self.engine.shutdown.is_stopping() { Ended::Stopped } else { Ended::Again }
+        if !self.engine.shutdown.is_stopping() {
+            return Ended::Again;
+        }
+        // The lease was not given back.
+        self.progress.abandon();
+        Ended::Stopped
     }
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.

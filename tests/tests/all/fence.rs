@@ -436,6 +436,56 @@ async fn a_panic_of_a_groups_own_task_charges_what_was_in_hand_and_the_group_goe
 }
 
 #[tokio::test]
+async fn a_panic_of_a_groups_own_task_over_a_replay_is_charged_to_the_letter() {
+    for (group, consumer) in plain_groups() {
+        let lab = Lab::default();
+        lab.always(group, 2, Act::Permanent);
+        let app = App::with([consumer]).state(lab.clone()).config(Config::new().lease(Duration::from_secs(2)));
+        let app = TestApp::start(app).await.unwrap();
+        for n in 1..=3 {
+            app.publish(&mine(n, SOUND)).await.unwrap();
+        }
+        soon(group, app.settled()).await.unwrap();
+        let letters = app.running().dead_letters::<Mine>(group);
+        lab.always(group, 2, Act::Fail);
+        let trap = tracing_subscriber::registry().with(Trap { message: "a dead letter failed again" });
+        let _guard = tracing::subscriber::set_default(trap);
+        assert_eq!(letters.replay_all(&DeadLetterFilter::all()).await.unwrap().moved, 1);
+        let given_up = async {
+            while letters.list(None, 9).await.unwrap().is_empty() {
+                app.advance(Duration::from_secs(1)).await;
+            }
+        };
+        soon(&format!("{group}: {:?}", lab.calls(group)), given_up).await;
+        let found = letters.list(None, 9).await.unwrap();
+        let found: Vec<_> = found.iter().map(|letter| (letter.decode().unwrap().n, letter.cause())).collect();
+        assert_eq!(found, [(2, "crash")], "{group}");
+        app.publish(&mine(4, SOUND)).await.unwrap();
+        soon(group, app.settled()).await.unwrap();
+        assert_eq!(app.into_running().stop().await, Stopped::Clean, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
+    for (group, consumer) in plain_groups() {
+        let lab = Lab::default();
+        lab.always(group, 1, Act::Fail);
+        let trap = tracing_subscriber::registry().with(Trap { message: "attempt failed" });
+        let _guard = tracing::subscriber::set_default(trap);
+        let app = TestApp::start(App::with([consumer]).state(lab.clone())).await.unwrap();
+        app.publish(&mine(1, SOUND)).await.unwrap();
+        let troubled = async {
+            while !matches!(app.status().groups[0].phase, Phase::Troubled { .. }) {
+                app.advance(Duration::from_millis(1)).await;
+            }
+        };
+        soon(group, troubled).await;
+        assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 }, "{group}");
+    }
+}
+
+#[tokio::test]
 async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
     for (group, consumer) in plain_groups() {
         let lab = Lab::default();
