@@ -56,7 +56,7 @@ pub(crate) struct End<'e> {
 
 struct Flying {
     commit: Arc<Commit>,
-    /// When it was sent for the first time.
+    /// When it was sent the last time.
     since: Instant,
     reply: JoinHandle<Result<Committed, BrokerError>>,
     failures: u32,
@@ -289,7 +289,7 @@ impl<'a> Committer<'a> {
             let commit = Arc::clone(&flying.commit);
             let reply = self.send(&commit);
             if let Some(flying) = &mut self.flying {
-                flying.reply = reply;
+                (flying.reply, flying.since) = (reply, Instant::now());
             }
             return Ok(());
         }

@@ -122,6 +122,19 @@ impl State {
     }
 }
 
+/// A call on its way: when it was made, and when its silence is told next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    since: Instant,
+    pub(crate) due: Instant,
+}
+
+impl Sent {
+    pub(crate) fn at(since: Instant) -> Self {
+        Self { since, due: after(since, SILENCE) }
+    }
+}
+
 /// Somebody who talks to the server by itself. Dropping it ends its trouble without a word.
 pub(crate) struct Contact {
     shared: Arc<Shared>,
@@ -320,16 +333,22 @@ impl Contact {
     /// As the call.
     pub(crate) async fn patiently<T>(&self, matter: Matter, since: Instant, call: impl Future<Output = T>) -> T {
         tokio::pin!(call);
-        let mut tell = after(since, SILENCE);
+        let mut sent = Sent::at(since);
         loop {
             tokio::select! {
                 biased;
                 answer = &mut call => return answer,
-                () = tokio::time::sleep_until(tell) => {
-                    self.silent(matter, since);
-                    tell = after(Instant::now(), SILENCE);
-                }
+                () = tokio::time::sleep_until(sent.due) => self.mind(matter, &mut sent),
             }
+        }
+    }
+
+    /// A call that is on its way: tells of its silence when it is time.
+    pub(crate) fn mind(&self, matter: Matter, sent: &mut Sent) {
+        let now = Instant::now();
+        if sent.due <= now {
+            self.silent(matter, sent.since);
+            sent.due = after(now, SILENCE);
         }
     }
 

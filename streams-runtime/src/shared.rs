@@ -32,7 +32,7 @@ use crate::lease::Lease;
 use crate::loss::{DataLoss, DataLossKind, Reader};
 use crate::metrics::Gauge;
 use crate::ordered::{Ended, Group, Past};
-use crate::outage::Matter;
+use crate::outage::{Matter, Sent};
 use crate::prove::{Turn, given_up};
 use crate::replay::{Replaying, Replays};
 use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
@@ -56,6 +56,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const GATHERED: usize = 64;
 /// After how long an entry is given back that was taken ahead and has not begun: the handlers turned out to be slow.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How often it is told again that entries are in no hand and in no list.
+const REMINDER: Duration = Duration::from_secs(60);
 /// For how long events have to wait for another build before that is told.
 const UNNEEDED: Duration = Duration::from_secs(60);
 
@@ -188,9 +190,9 @@ struct Desk<'a> {
     telling: Option<Telling>,
     kept: Option<Kept>,
     taking: Option<AbortOnDropHandle<Result<Took, BrokerError>>>,
-    /// When entries were asked for, and ends told, the last time.
-    taken_at: Instant,
-    told_at: Instant,
+    /// The last call that asked for entries, and the last that told ends.
+    last_take: Sent,
+    last_told: Sent,
     /// How many calls that change what is in hand were made.
     asked: u64,
     /// There may be something to take.
@@ -205,6 +207,8 @@ struct Desk<'a> {
     dead_in_a_row: u32,
     /// Since when events wait for another build, and when that was told.
     needed: Option<(Instant, Option<Instant>)>,
+    /// At the look before entries were in no hand and in no list; and when that was told.
+    astray: (bool, Option<Instant>),
     /// Nothing starts any more.
     closing: bool,
 }
@@ -351,8 +355,8 @@ impl<'a> Desk<'a> {
             telling: None,
             kept: None,
             taking: None,
-            taken_at: Instant::now(),
-            told_at: Instant::now(),
+            last_take: Sent::at(Instant::now()),
+            last_told: Sent::at(Instant::now()),
             asked: 0,
             hungry: true,
             unsure: false,
@@ -361,6 +365,7 @@ impl<'a> Desk<'a> {
             due: None,
             dead_in_a_row: 0,
             needed: None,
+            astray: (false, None),
             closing: false,
         }
     }
@@ -395,8 +400,8 @@ impl<'a> Desk<'a> {
                     self.returned(returned);
                     Ok(())
                 }
-                answer = group.contact.patiently(Matter::Write, self.told_at, told(&mut self.telling)), if tells && self.telling.is_some() => self.absorb_told(answer),
-                answer = group.contact.patiently(Matter::Read, self.taken_at, reply(&mut self.taking)), if self.taking.is_some() => self.absorb_took(answer),
+                answer = told(&mut self.telling), if tells => self.absorb_told(answer),
+                answer = reply(&mut self.taking) => self.absorb_took(answer),
                 () = until(moment) => {
                     self.moment();
                     Ok(())
@@ -738,7 +743,14 @@ impl<'a> Desk<'a> {
         let late = self.impatient().map(|since| after(since, PATIENCE));
         let (limit, kept) = (self.limits.first().map(|(limit, _)| *limit), self.kept.as_ref().map(|kept| kept.until));
         let due = self.due.filter(|_| !self.hungry);
-        [late, limit, kept, due, self.take_at, self.gathering].into_iter().flatten().min()
+        let took = self.taking.is_some().then_some(self.last_take.due);
+        let told = self.is_telling().then_some(self.last_told.due);
+        [late, limit, kept, due, self.take_at, self.gathering, took, told].into_iter().flatten().min()
+    }
+
+    /// Whether ends are on their way.
+    fn is_telling(&self) -> bool {
+        self.telling.as_ref().is_some_and(|telling| telling.retry_at.is_none())
     }
 
     /// Since when the longest has waited that is to be given back when it waits for too long. What is to run alone is not:
@@ -749,6 +761,12 @@ impl<'a> Desk<'a> {
 
     fn moment(&mut self) {
         let now = Instant::now();
+        if self.taking.is_some() {
+            self.group.contact.mind(Matter::Read, &mut self.last_take);
+        }
+        if self.is_telling() {
+            self.group.contact.mind(Matter::Write, &mut self.last_told);
+        }
         if self.impatient().is_some_and(|since| after(since, PATIENCE) <= now) {
             let (alone, rest) = self.queue.drain(..).partition(|queued| queued.standing == Standing::Alone);
             let rest: VecDeque<_> = rest;
@@ -826,7 +844,7 @@ impl<'a> Desk<'a> {
         self.asked += 1;
         let (engine, key, max_payload) = (group.engine.clone(), group.key.clone(), group.max_payload);
         let expected = engine.tails.count(key.partition().as_str(), group.max_payload).1;
-        self.taken_at = Instant::now();
+        self.last_take = Sent::at(Instant::now());
         self.taking = Some(spawn(async move {
             let _room = engine.tails.reserve(expected).await;
             let took = engine.broker.take(&key, &take).await;
@@ -950,6 +968,7 @@ impl<'a> Desk<'a> {
         let group = self.group;
         self.sharing.members.set(Some(crew.consumers.len() as f64));
         group.progress.crew(crew);
+        self.absorb_astray(crew, now);
         if let Some(due) = crew.due {
             let due = after(now, due);
             self.due = Some(self.due.map_or(due, |before| before.min(due)));
@@ -970,6 +989,26 @@ impl<'a> Desk<'a> {
                 events = missing.join(", "),
                 waiting = crew.waiting,
                 "events wait for a build that handles them, and this one does not: start one that does, or `ignore` them"
+            );
+        }
+    }
+
+    /// What is pending is in a hand or waits; what is neither, nobody will have again.
+    fn absorb_astray(&mut self, crew: &Crew, now: Instant) {
+        let in_hand: u64 = crew.consumers.iter().map(|hand| hand.pending).sum();
+        let astray = crew.pending.saturating_sub(in_hand).saturating_sub(crew.waiting);
+        let (before, told) = &mut self.astray;
+        if std::mem::replace(before, astray > 0)
+            && astray > 0
+            && told.is_none_or(|told| now.duration_since(told) >= REMINDER)
+        {
+            *told = Some(now);
+            let (group, partition) = (self.group.key.group(), self.group.key.partition().as_str());
+            tracing::error!(
+                group,
+                partition,
+                astray,
+                "entries are in nobody's hand and in no list: somebody has deleted a key of the work queue; `XPENDING {partition} {group} - + 100 _free` shows them, and each that `XCLAIM {partition} {group} by-hand 0 ID JUSTID` takes is handled a minute later"
             );
         }
     }
@@ -996,7 +1035,7 @@ impl<'a> Desk<'a> {
 
     fn send(&mut self, settle: &Arc<Settle>) -> AbortOnDropHandle<Result<Option<Settled>, BrokerError>> {
         self.asked += 1;
-        self.told_at = Instant::now();
+        self.last_told = Sent::at(Instant::now());
         let (broker, key, settle) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(settle));
         spawn(async move { broker.settle(&key, &settle).await })
     }
