@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +122,8 @@ struct Inner {
 
 /// One connection that waits, for up to [`KEYS_A_READER`] keys.
 struct Reader {
+    /// How many windows it reads.
+    keys: AtomicUsize,
     /// Bumped with every change of the keys; `confirmed` follows when the reader has taken it up.
     version: Mutex<(u64, u64)>,
     confirmed: Notify,
@@ -210,10 +213,11 @@ impl Tails {
             window.followers += 1;
             return Follower { id, key, shared, news: Arc::clone(&window.news) };
         }
-        let reader = match inner.readers.iter().find(|reader| inner.keys_of(reader) < KEYS_A_READER) {
+        let reader = match inner.readers.iter().find(|reader| reader.keys.load(Ordering::Relaxed) < KEYS_A_READER) {
             Some(reader) => Arc::clone(reader),
             None => {
                 let reader = Arc::new(Reader {
+                    keys: AtomicUsize::new(0),
                     version: Mutex::default(),
                     confirmed: Notify::new(),
                     changed: Notify::new(),
@@ -241,6 +245,7 @@ impl Tails {
             broken: None,
             news: Arc::clone(&news),
         };
+        reader.keys.fetch_add(1, Ordering::Relaxed);
         inner.windows.insert(key.clone(), window);
         drop(inner);
         reader.turn(&self.shared);
@@ -255,10 +260,6 @@ impl Shared {
 }
 
 impl Inner {
-    fn keys_of(&self, reader: &Arc<Reader>) -> usize {
-        self.windows.values().filter(|window| Arc::ptr_eq(&window.reader, reader)).count()
-    }
-
     /// Changes a window, and counts what that makes of the bytes.
     fn change<T>(&mut self, key: &str, change: impl FnOnce(&mut Window) -> T) -> Option<T> {
         let window = self.windows.get_mut(key)?;
@@ -522,6 +523,7 @@ impl Drop for Follower {
             && let Some(window) = inner.windows.remove(&self.key)
         {
             inner.bytes -= window.bytes + window.catchup.bytes();
+            window.reader.keys.fetch_sub(1, Ordering::Relaxed);
             // The reader learns of it with its next turn, at most [`WAIT`] later.
             window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         }

@@ -10,6 +10,5 @@ if redis.call('EXISTS', stream) == 0 then
 end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local first = info['first-entry'] and info['first-entry'][1] or ''
-local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
 return {'stream', first, info['last-generated-id'], info['length'], info['entries-added'],
-  marker.err and 0 or 1, redis.call('XRANGE', stream, ARGV[2], '+', 'COUNT', ARGV[3])}
+  has_group(stream, group) and 1 or 0, redis.call('XRANGE', stream, ARGV[2], '+', 'COUNT', ARGV[3])}
