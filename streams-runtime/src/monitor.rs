@@ -3,6 +3,7 @@
 //! [`http`](crate::http) serves what stands here. Nothing here waits for the broker: who asks whether a program lives must
 //! not have to wait for a server that does not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +47,7 @@ pub struct Monitor {
 pub(crate) struct Inner {
     pub(crate) groups: Vec<Arc<Progress>>,
     /// Each partition once, with where it was last seen to end.
-    pub(crate) tips: Vec<(PartitionKey, Arc<Tip>)>,
+    pub(crate) tips: BTreeMap<PartitionKey, Arc<Tip>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) outages: Outages,
     pub(crate) clock: Clock,
@@ -141,10 +142,11 @@ impl Monitor {
                 vitals.asked.notified().await;
                 continue;
             }
+            let owned = groups.iter().filter(|progress| progress.is_owner());
+            let owned: BTreeSet<_> = owned.map(|progress| progress.key.partition()).collect();
             for (partition, tip) in tips {
-                let is_owned = |progress: &Arc<Progress>| progress.key.partition() == partition && progress.is_owner();
                 // What cannot be known any more is not said any more.
-                let extent = if groups.iter().any(is_owned) { broker.extent(partition).await.ok() } else { None };
+                let extent = if owned.contains(partition) { broker.extent(partition).await.ok() } else { None };
                 tip.set(extent.flatten());
             }
             if cfg!(feature = "metrics") {
@@ -220,7 +222,7 @@ mod tests {
         let (clock, vitals) = (Clock::new(), Arc::default());
         let lease_for = Duration::from_secs(20);
         let outages = Outages::default();
-        Monitor::new(Inner { groups: Vec::new(), tips: Vec::new(), vitals, outages, clock, lease_for })
+        Monitor::new(Inner { groups: Vec::new(), tips: BTreeMap::new(), vitals, outages, clock, lease_for })
     }
 
     #[tokio::test(start_paused = true)]

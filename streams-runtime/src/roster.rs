@@ -20,6 +20,8 @@ use crate::members::look;
 
 /// For how long the members must stay the same before partitions that have an owner move.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+/// How many others are named in a line of the log.
+const MOST_NAMED: usize = 3;
 /// After which part of its lease without a beat a member is given nothing new: dead, most likely, though it counts until the
 /// lease is over. A lease that ran out shows that it was silent for two thirds of it; the living beat four times in it.
 const SILENT: f64 = 0.4;
@@ -140,7 +142,9 @@ impl Roster {
         for Member { says, beat } in found {
             let known = self.members.iter_mut().find(|member| member.says == says);
             let (heard, mut still) = match known {
-                Some(member) if member.beat == beat && !self.doubtful => (member.heard, std::mem::take(&mut member.still)),
+                Some(member) if member.beat == beat && !self.doubtful => {
+                    (member.heard, std::mem::take(&mut member.still))
+                }
                 Some(member) => (now, std::mem::take(&mut member.still)),
                 None => (now, Still::default()),
             };
@@ -186,6 +190,13 @@ impl Roster {
         &self.me
     }
 
+    /// The others who handle what is needed, with their events, at most a few of them.
+    pub(crate) fn who_can_meet(&self, need: &Need) -> String {
+        let others = self.members.iter().map(|member| &member.card);
+        let able = others.filter(|card| card.name != self.me && card.build.can_meet(need));
+        able.take(MOST_NAMED).map(|card| format!("{} {}", card.name, card.build)).collect::<Vec<_>>().join(", ")
+    }
+
     /// What this process has said of itself, as far as it is listed.
     pub(crate) fn own(&self) -> impl Iterator<Item = &str> {
         self.members.iter().filter(|member| member.card.name == self.me).map(|member| member.says.as_str())
@@ -211,7 +222,9 @@ impl Roster {
     pub(crate) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
         let dead = |member: &&Watched| match member.card.name == self.me {
             true => member.says != card,
-            false => !self.doubtful && member.still.since().is_some_and(|since| now >= after(since, member.card.lease_for)),
+            false => {
+                !self.doubtful && member.still.since().is_some_and(|since| now >= after(since, member.card.lease_for))
+            }
         };
         let absent = self.members.iter().filter(dead);
         absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()
