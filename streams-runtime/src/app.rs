@@ -1,5 +1,6 @@
 //! The app: what is gathered before the start, and what runs after it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::future::Future;
 #[cfg(feature = "http")]
@@ -22,6 +23,7 @@ use crate::builds;
 use crate::call::{self, Late};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, set_variables};
+use crate::contend::CLAIMS;
 use crate::dead_letters::DeadLetters;
 #[cfg(feature = "http")]
 use crate::http;
@@ -108,8 +110,11 @@ impl App {
     /// An app with these consumers only: `App::with(consumers![check_limits, audit])`.
     pub fn with(consumers: impl IntoIterator<Item = Registration>) -> Self {
         let consumers: Vec<_> = consumers.into_iter().collect();
+        let mut seen = HashSet::new();
+        let events = consumers.iter().flat_map(|consumer| registry::chain(consumer.info.event));
         Self {
-            events: consumers.iter().flat_map(|consumer| registry::chain(consumer.info.event)).collect(),
+            // Each once, whatever number of groups take it.
+            events: events.filter(|info| seen.insert(registry::declared_at(info))).collect(),
             consumers,
             resources: Resources::default(),
             twice: Vec::new(),
@@ -344,6 +349,7 @@ impl App {
             shutdown: shutdown.clone(),
             lease_for: config.lease,
             outages: outages.clone(),
+            claims: Arc::new(Semaphore::new(CLAIMS)),
             // Who outruns its timeout is given up within a lease.
             turns: Turns::new(longest.saturating_add(config.lease)),
         };
@@ -352,20 +358,14 @@ impl App {
             tracing::info!("{line}");
         }
         let changed = Arc::new(Notify::new());
-        let mut tips: Vec<(PartitionKey, Arc<Tip>)> = Vec::new();
+        let mut tips: BTreeMap<PartitionKey, Arc<Tip>> = BTreeMap::new();
         let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
             let slots = Arc::new(Semaphore::new(group.concurrency as usize));
             for index in 0..group.key.partitions() {
                 let key = group.key_at(index);
-                let tip = match tips.iter().find(|(partition, _)| partition == key.partition()) {
-                    Some((_, tip)) => Arc::clone(tip),
-                    None => {
-                        tips.push((key.partition().clone(), Arc::default()));
-                        Arc::clone(&tips[tips.len() - 1].1)
-                    }
-                };
+                let tip = Arc::clone(tips.entry(key.partition().clone()).or_default());
                 let (registry, changed) = (&vitals.registry, Arc::clone(&changed));
                 let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), tip, registry, changed));
                 progress.push(Arc::clone(&of_group));

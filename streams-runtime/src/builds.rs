@@ -20,17 +20,26 @@ use streams_core::broker::{
     Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState, LeaseView, Need,
 };
 use streams_core::keys::{self, GroupKey};
-use streams_core::{Entry, EntryId, Start};
+use streams_core::{Backoff, Entry, EntryId, Start};
 use tokio::time::Instant;
 
-use crate::lease::Still;
+use crate::lease::{Lease, Still};
 use crate::members::member_of;
-use crate::ordered::{Ended, Group};
+use crate::ordered::{Ended, Group, Past};
+use crate::settle::wait;
 use crate::status::Phase;
 
 /// For how long a lease is left alone although no member is known that handles what is needed: one may be on its way, as a
 /// deploy stops and starts processes, and every change of the owner costs more than this.
 const NOBODY: Duration = Duration::from_secs(3);
+
+/// How often a process leaves a partition to another build as soon as it comes upon the event: a deploy takes as much.
+const AT_ONCE: u32 = 3;
+/// How long ago the one before may have been, for one more.
+const IN_A_ROW: Duration = Duration::from_secs(60);
+/// The waits before further ones. Where two programs share a group by mistake each event may move its partition: they would do
+/// little else, and neither would the server.
+const TO_AND_FRO: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
 
 /// What this build does about the events of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -197,6 +206,28 @@ impl PassedOver {
     }
 }
 
+/// How often a process has left a partition to another build, one time soon after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Passes {
+    /// One more; answers how long to wait before, where the partition goes to and fro.
+    pub(crate) fn more(&mut self, now: Instant, random: f64) -> Option<Duration> {
+        let soon = self.last.is_some_and(|last| now.duration_since(last) < IN_A_ROW);
+        self.count = if soon { self.count.saturating_add(1) } else { 1 };
+        self.last = Some(now);
+        self.are_many().then(|| wait(TO_AND_FRO, self.count - AT_ONCE, random))
+    }
+
+    /// Whether the partition goes to and fro.
+    pub(crate) fn are_many(&self) -> bool {
+        self.count > AT_ONCE
+    }
+}
+
 /// Declares the events of this build in the group's state, which is made where it is new.
 ///
 /// # Errors
@@ -287,6 +318,23 @@ impl Group {
                 self.say_halted(&self.missing(need));
                 Ok(Way::Leave)
             }
+        }
+    }
+
+    /// Before a partition is left to another build: says so, and waits where it only comes back.
+    pub(crate) async fn pass(&self, lease: &Lease, past: &mut Past, need: &Need) {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        let (entry, event, version) = (need.entry, &need.name, need.version);
+        let Some(wait) = past.passes.more(Instant::now(), self.engine.random.fraction()) else {
+            tracing::info!(group, partition, %entry, event, version, "leaving the partition to a build that handles this event");
+            return;
+        };
+        // Told once for the group, with who the others are.
+        tracing::debug!(group, partition, %entry, event, version, "leaving the partition once more, after a while");
+        self.place.contest(need);
+        tokio::select! {
+            () = self.pause(wait) => {}
+            () = lease.lost() => {}
         }
     }
 
@@ -393,5 +441,21 @@ mod tests {
         assert_eq!(passed.first(&["A".to_owned(), "B".to_owned()]), Some(needed("B", 2, 6)));
         assert_eq!(passed.take(), ["A"], "what is in the commit before is asked again for what came behind it");
         assert_eq!(passed.take(), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_goes_to_and_fro_waits_longer_each_time_until_it_has_stayed() {
+        let (mut passes, mut now) = (Passes::default(), Instant::now());
+        let waits: Vec<_> = (0..10)
+            .map(|_| {
+                now += Duration::from_millis(10);
+                passes.more(now, 0.0).map(|wait| wait.as_millis())
+            })
+            .collect();
+        let expected = [None, None, None, Some(50), Some(100), Some(200), Some(400), Some(800), Some(1000), Some(1000)];
+        assert_eq!(waits, expected);
+        assert!(passes.are_many());
+        assert_eq!(passes.more(now + IN_A_ROW, 0.0), None);
+        assert!(!passes.are_many());
     }
 }

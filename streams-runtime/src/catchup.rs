@@ -144,11 +144,23 @@ pub(crate) struct Catchup {
     on_their_way: Vec<OnItsWay>,
     /// Where each follower reads on that is behind the window: what all of them have passed is not kept.
     places: BTreeMap<u64, EntryId>,
+    /// How many stand at each place, so that the rearmost is known without a look at all of them.
+    standing: BTreeMap<EntryId, usize>,
+    /// What all have passed was last dropped for this rearmost place.
+    rearmost: EntryId,
 }
 
 impl Catchup {
     pub(crate) fn new(count: Count) -> Self {
-        Self { count, kept: VecDeque::new(), bytes: 0, on_their_way: Vec::new(), places: BTreeMap::new() }
+        Self {
+            count,
+            kept: VecDeque::new(),
+            bytes: 0,
+            on_their_way: Vec::new(),
+            places: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            rearmost: EntryId::MAX,
+        }
     }
 
     /// How many bytes are kept.
@@ -158,15 +170,18 @@ impl Catchup {
 
     /// A follower will read on from here.
     pub(crate) fn stand(&mut self, follower: u64, at: EntryId) {
-        if self.places.insert(follower, at) != Some(at) {
-            self.drop_passed();
+        let before = self.places.insert(follower, at);
+        if before != Some(at) {
+            *self.standing.entry(at).or_default() += 1;
+            self.stands_no_more(before);
         }
     }
 
     /// A follower is not behind any more, or gone.
     pub(crate) fn leave(&mut self, follower: u64) {
-        if self.places.remove(&follower).is_some() {
-            self.drop_passed();
+        let before = self.places.remove(&follower);
+        if before.is_some() {
+            self.stands_no_more(before);
         }
     }
 
@@ -239,11 +254,23 @@ impl Catchup {
     }
 
     fn is_needed(&self, chunk: &Chunk) -> bool {
-        self.places.values().any(|place| *place < chunk.last())
+        self.standing.keys().next().is_some_and(|place| *place < chunk.last())
     }
 
-    fn drop_passed(&mut self) {
-        let rearmost = self.places.values().min().copied().unwrap_or(EntryId::MAX);
+    /// A follower has left this place, where it had one: drops what all have passed.
+    fn stands_no_more(&mut self, place: Option<EntryId>) {
+        if let Some(place) = place
+            && let Some(standing) = self.standing.get_mut(&place)
+        {
+            *standing -= 1;
+            if *standing == 0 {
+                self.standing.remove(&place);
+            }
+        }
+        let rearmost = self.standing.keys().next().copied().unwrap_or(EntryId::MAX);
+        if std::mem::replace(&mut self.rearmost, rearmost) == rearmost {
+            return;
+        }
         self.kept.retain(|chunk| rearmost < chunk.last());
         self.bytes = self.kept.iter().map(|chunk| chunk.bytes).sum();
     }

@@ -19,11 +19,15 @@ use crate::prove::bound;
 use crate::status::Phase;
 use crate::tail::{Follower, TAKE, Taken};
 
+/// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
+/// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
+pub(crate) const CLAIMS: usize = 32;
+
 impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(crate) async fn stand_by(&self, past: &mut Past) -> Result<(Lease, Holding), Ended> {
         let (broker, place) = (&self.engine.broker, &self.place);
-        let (mut bell, mut first) = (None, true);
+        let (mut bell, mut first) = (None, !past.passes.are_many());
         past.untaken.doubt();
         // Since when another process owns the partition.
         let mut others: Option<Instant> = None;
@@ -81,6 +85,11 @@ impl Group {
                                 self.handlers.iter().map(|handler| &handler.policy),
                             ),
                         };
+                        let _claiming = tokio::select! {
+                            biased;
+                            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                            claiming = self.engine.claims.acquire() => claiming,
+                        };
                         let sent = Instant::now();
                         let acquired = broker.acquire(&self.key, &claim);
                         match self.contact.patiently(Matter::Lease, sent, acquired).await? {
@@ -117,7 +126,7 @@ impl Group {
             }
             // Not before a claim: what it comes to says whether the server can be used.
             self.contact.succeeded(Matter::Lease);
-            past.told = false;
+            past.told = past.passes.are_many();
             if bell.is_none() {
                 let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
                 bell = Some((follower, EntryId::ZERO));

@@ -22,6 +22,8 @@ use crate::status::Progress;
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
+/// How many leases one call renews: those of the first have their answer, whatever becomes of the next.
+const PAGE: usize = 500;
 /// What an owner takes off its own deadline: a tenth covers clocks that run at different rates.
 const MARGIN: u32 = 10;
 
@@ -287,6 +289,20 @@ fn deadline(clock: &Clock, sent: Instant, lease_for: Duration) -> u64 {
 }
 
 impl Held {
+    /// The server has answered a renewal.
+    fn renewed(&self, still: Renewed, deadline: u64) {
+        match still {
+            Renewed::Held { replays } => {
+                self.deadline.store(deadline, Ordering::Release);
+                if replays {
+                    self.replays.store(true, Ordering::Relaxed);
+                    self.replays_wait.notify_one();
+                }
+            }
+            Renewed::Lost => self.lost.cancel(),
+        }
+    }
+
     /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
     ///
     /// While a handler runs an answer says nothing, because a handler that blocks its executor also keeps the answer from
@@ -314,7 +330,7 @@ async fn renew(
     let _sign = vitals.alive("the renewal of leases");
     let mut renewer: Option<Box<dyn Renewer>> = None;
     let mut watched: Vec<Weak<Held>> = Vec::new();
-    let mut nearest = None;
+    let (mut nearest, mut failing) = (None, false);
     let every = lease_for / RENEWALS_A_LEASE;
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -323,7 +339,8 @@ async fn renew(
         tokio::select! {
             () = end.cancelled() => return,
             _ = tick.tick() => {}
-            () = outages.over() => {}
+            // Others that come back are no reason to renew what is renewed.
+            () = outages.over(), if failing => {}
             () = until(nearest) => {
                 nearest = expire(&watched, &clock);
                 continue;
@@ -340,8 +357,10 @@ async fn renew(
         drop(table);
         let sent = Instant::now();
         let now = clock.millis_at(sent);
-        let (due, undeserved): (Vec<_>, Vec<_>) =
+        let (mut due, undeserved): (Vec<_>, Vec<_>) =
             held.iter().cloned().partition(|held| held.deserves(now, millis(lease_for)));
+        // Should there be no time for all of them, those have it that need it most.
+        due.sort_by_key(|held| held.deadline.load(Ordering::Acquire));
         due.iter().for_each(|held| held.undeserved.store(false, Ordering::Relaxed));
         for held in undeserved {
             held.undeserved.store(true, Ordering::Relaxed);
@@ -359,31 +378,27 @@ async fn renew(
             contact.rest();
         }
         // At most one tick, so that deadlines are looked at in time also when the server does not answer.
-        match tokio::time::timeout(every, renew_once(&broker, &mut renewer, &due)).await {
-            Ok(Ok(answers)) => {
-                if !due.is_empty() {
+        let end = sent + every;
+        failing = false;
+        for page in due.chunks(PAGE) {
+            let sent = Instant::now();
+            match tokio::time::timeout_at(end, renew_once(&broker, &mut renewer, page)).await {
+                Ok(Ok(answers)) => {
                     contact.succeeded(Matter::Lease);
+                    page.iter()
+                        .zip(answers)
+                        .for_each(|(held, still)| held.renewed(still, deadline(&clock, sent, lease_for)));
                 }
-                for (held, still) in due.iter().zip(answers) {
-                    match still {
-                        Renewed::Held { replays } => {
-                            held.deadline.store(deadline(&clock, sent, lease_for), Ordering::Release);
-                            if replays {
-                                held.replays.store(true, Ordering::Relaxed);
-                                held.replays_wait.notify_one();
-                            }
-                        }
-                        Renewed::Lost => held.lost.cancel(),
-                    }
+                failed => {
+                    renewer = None;
+                    failing = true;
+                    let error = match failed {
+                        Ok(Err(error)) => error,
+                        _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
+                    };
+                    contact.failed(Matter::Lease, &error);
+                    break;
                 }
-            }
-            failed => {
-                renewer = None;
-                let error = match failed {
-                    Ok(Err(error)) => error,
-                    _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
-                };
-                contact.failed(Matter::Lease, &error);
             }
         }
         watched = held.iter().map(Arc::downgrade).collect();
@@ -418,9 +433,6 @@ async fn renew_once(
     renewer: &mut Option<Box<dyn Renewer>>,
     due: &[Arc<Held>],
 ) -> Result<Vec<Renewed>, BrokerError> {
-    if due.is_empty() {
-        return Ok(Vec::new());
-    }
     let renewer = match renewer {
         Some(renewer) => renewer,
         None => renewer.insert(broker.renewer().await?),

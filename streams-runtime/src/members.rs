@@ -5,12 +5,12 @@
 //! [`contend`](crate::contend) takes a partition, [`ordered`](crate::ordered) gives it up. All groups of the process are in
 //! the same two conversations, about once a second, and in one more when a bell rings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use streams_core::broker::{Answer, Attendance, Broker, BrokerError, GroupState, Member, Reply};
+use streams_core::broker::{Answer, Attendance, Broker, BrokerError, GroupState, Member, Need, Reply};
 use streams_core::keys::{GroupKey, StreamKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -33,6 +33,8 @@ const LOOKS_A_LEASE: u32 = 4;
 /// For how long a process excuses itself from a partition that it could not go on with. Each change moves partitions, so
 /// it must not be tried again every few seconds.
 const EXCUSED: Duration = Duration::from_secs(60);
+/// How often the log is told that programs of different events share a group.
+const CONTESTED: Duration = Duration::from_secs(3600);
 /// How many groups or states one conversation is about: some ten thousand commands would hold up everybody behind them.
 const PAGE: usize = 500;
 
@@ -62,6 +64,10 @@ pub(crate) struct Members {
     outages: Outages,
     vitals: Arc<Vitals>,
     circles: Vec<Circle>,
+    /// The index of each circle by its set.
+    by_set: HashMap<String, usize>,
+    /// The last look failed.
+    failing: bool,
 }
 
 /// What the places know of the task that looks for all of them. It knows them, and not the other way round, so that an app
@@ -82,12 +88,16 @@ struct Shared {
 /// The members of one group, and this process's places among its partitions.
 struct Circle {
     set: String,
+    stream: &'static str,
+    group: &'static str,
     build: Arc<Build>,
     roster: Roster,
     /// Which list of members has settled, as was told last.
     settled: u64,
     places: Vec<Arc<Place>>,
     count: Arc<Gauge>,
+    /// When the log was told that programs of different events share the group.
+    contested: Option<Instant>,
 }
 
 /// This process's place at one partition of a group.
@@ -128,6 +138,8 @@ struct Inner {
     successor: Option<String>,
     /// Since when this process excuses itself from the partition.
     excused: Option<Instant>,
+    /// It goes to and fro between builds: what the last owner of this process could not handle.
+    contested: Option<Need>,
     /// Who let the partition go or did not take it although it should have, in which list of members, and when.
     passed_over: Option<(String, u64, Instant)>,
 }
@@ -196,6 +208,8 @@ impl Members {
             outages: outages.clone(),
             vitals: Arc::clone(vitals),
             circles: Vec::new(),
+            by_set: HashMap::new(),
+            failing: false,
         }
     }
 
@@ -208,14 +222,17 @@ impl Members {
         build: &Arc<Build>,
     ) -> Arc<Place> {
         let (shared, circles, set) = (&self.shared, &mut self.circles, stream.members(names.1));
-        let circle = circles.iter().position(|circle| circle.set == set).unwrap_or_else(|| {
+        let circle = *self.by_set.entry(set.clone()).or_insert_with(|| {
             circles.push(Circle {
+                stream: names.0,
+                group: names.1,
                 roster: Roster::new(set.clone(), stream.partitions(), shared.name.clone(), shared.lease_for),
                 set,
                 build: Arc::clone(build),
                 settled: 0,
                 places: Vec::new(),
                 count: self.vitals.registry.gauge("streams_members", &[names.0, names.1]),
+                contested: None,
             });
             circles.len() - 1
         });
@@ -266,7 +283,8 @@ impl Members {
             let due = self.due();
             let scope = tokio::select! {
                 _ = round.tick() => Scope::Everything,
-                () = self.outages.over() => Scope::Everything,
+                // Who has no trouble itself has nothing to catch up on.
+                () = self.outages.over(), if self.failing => Scope::Everything,
                 () = self.shared.asked.notified() => Scope::Asked,
                 () = until(due) => Scope::Asked,
             };
@@ -293,6 +311,7 @@ impl Members {
         let (attended, states) = self.contact.patiently(Matter::Lease, now, looks).await;
         match (attended, states) {
             (Ok(attended), Ok(states)) => {
+                self.failing = false;
                 // An app without ordered groups has asked nothing.
                 if !(sets.is_empty() && keys.is_empty()) {
                     self.contact.succeeded(Matter::Lease);
@@ -300,6 +319,7 @@ impl Members {
                 self.absorb(&sets, attended, places.into_iter().zip(states));
             }
             (Err(error), _) | (_, Err(error)) => {
+                self.failing = true;
                 self.contact.failed(Matter::Lease, &error);
                 self.circles.iter_mut().for_each(|circle| circle.fail(&error));
             }
@@ -430,8 +450,31 @@ impl Circle {
         }
     }
 
+    /// Tells the log, where partitions go to and fro between builds, who the others are.
+    fn tell_contested(&mut self, now: Instant) {
+        let of = |place: &Arc<Place>| place.inner().contested.clone();
+        let Some(need) = self.places.iter().find_map(of) else { return };
+        let there = self.roster.who_can_meet(&need);
+        if there.is_empty() {
+            return;
+        }
+        self.places.iter().for_each(|place| place.inner().contested = None);
+        if self.contested.is_some_and(|told| now.duration_since(told) < CONTESTED) {
+            return;
+        }
+        self.contested = Some(now);
+        tracing::warn!(
+            stream = self.stream,
+            group = self.group,
+            here = format!("{} {}", self.roster.me(), self.build),
+            there,
+            "programs that handle different events share the group: its partitions go to and fro between them, and events wait; give each program a group name of its own, or every one of them a consumer for each event"
+        );
+    }
+
     /// Tells each partition that this process owns whether it is somebody else's by now.
     fn direct(&mut self, now: Instant, changes: &mut Changes) {
+        self.tell_contested(now);
         let settled = self.roster.is_settled(now);
         // A look that fails in between is no news.
         if settled && std::mem::replace(&mut self.settled, self.roster.version()) != self.roster.version() {
@@ -669,6 +712,11 @@ impl Place {
     /// Who wants it.
     pub(crate) fn successor(&self) -> Option<String> {
         self.inner().successor.clone()
+    }
+
+    /// The partition goes to and fro between builds: the other one handles this.
+    pub(crate) fn contest(&self, need: &Need) {
+        self.inner().contested = Some(need.clone());
     }
 
     /// Lets the others know that for a while they should not count on this process for the partition.

@@ -3,6 +3,7 @@
 //! [`http`](crate::http) serves what stands here. Nothing here waits for the broker: who asks whether a program lives must
 //! not have to wait for a server that does not.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ pub struct Monitor {
 pub(crate) struct Inner {
     pub(crate) groups: Vec<Arc<Progress>>,
     /// Each partition once, with where it was last seen to end.
-    pub(crate) tips: Vec<(PartitionKey, Arc<Tip>)>,
+    pub(crate) tips: BTreeMap<PartitionKey, Arc<Tip>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) outages: Outages,
     pub(crate) clock: Clock,
@@ -142,11 +143,12 @@ impl Monitor {
                 vitals.asked.notified().await;
                 continue;
             }
+            let owned = groups.iter().filter(|progress| progress.is_owner());
+            let owned: BTreeMap<_, _> = owned.map(|progress| (progress.key.partition(), &progress.key)).collect();
             for (partition, tip) in tips {
-                let is_owned = |progress: &Arc<Progress>| progress.key.partition() == partition && progress.is_owner();
                 // What cannot be known any more is not said any more.
-                let owned = groups.iter().find(|progress| is_owned(progress));
-                let look = async { extent(&*broker, &owned?.key).await.ok().flatten() };
+                let owned = owned.get(partition);
+                let look = async { extent(&*broker, owned?).await.ok().flatten() };
                 tip.set(look.await);
             }
             if cfg!(feature = "metrics") {
@@ -222,7 +224,7 @@ mod tests {
         let (clock, vitals) = (Clock::new(), Arc::default());
         let lease_for = Duration::from_secs(20);
         let outages = Outages::default();
-        Monitor::new(Inner { groups: Vec::new(), tips: Vec::new(), vitals, outages, clock, lease_for })
+        Monitor::new(Inner { groups: Vec::new(), tips: BTreeMap::new(), vitals, outages, clock, lease_for })
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,11 +11,13 @@ use streams_core::broker::{
 };
 use streams_core::keys::GroupKey;
 use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope, Start};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::builds::Build;
+use crate::builds::{Build, Passes};
 use crate::call::{self, Late};
 use crate::commit::Committer;
+use crate::crew::Sightings;
 use crate::lanes::Bounds;
 use crate::lease::{Lease, Leases, Still};
 use crate::loss::{DataLoss, DataLossKind, Reader};
@@ -52,6 +54,8 @@ pub(crate) struct Engine {
     pub(crate) shutdown: Shutdown,
     pub(crate) lease_for: Duration,
     pub(crate) outages: Outages,
+    /// One for each claim of a lease that is on its way.
+    pub(crate) claims: Arc<Semaphore>,
     /// Of what is proven in this process.
     pub(crate) turns: Turns,
 }
@@ -112,6 +116,10 @@ pub(crate) struct Past {
     pub(crate) why: String,
     /// The lease that this process could take and leaves to a build that handles what is needed.
     pub(crate) untaken: Still<LeaseView>,
+    /// How often it has left the partition to another build.
+    pub(crate) passes: Passes,
+    /// Of a shared group: what was seen of the other consumers.
+    pub(crate) sightings: Sightings,
     /// Of a shared group: what a joining that was lost had in hand and has not told.
     pub(crate) untold: Option<Settle>,
 }
@@ -231,7 +239,7 @@ impl Group {
                     self.pause(wait(REFUSED, failures, self.engine.random.fraction())).await;
                 }
                 Ended::Again => {}
-                Ended::Needs(_) => past.told = false,
+                Ended::Needs(_) => past.told = past.passes.are_many(),
                 Ended::Cut { loss, at } => {
                     // No lease is held, so nothing is to be given back.
                     if let Ended::Halted { reason, .. } = self.answer(&loss, at).await {
@@ -619,12 +627,12 @@ impl Group {
             }
         }
         self.prepare(&ended).await;
+        if let Some(need) = &needs {
+            self.pass(lease, past, need).await;
+        }
         let release = match &needs {
             None => self.engine.broker.release(&self.key, lease.holder()),
-            Some(need) => {
-                tracing::info!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %need.entry, event = need.name, version = need.version, "leaving the partition to a build that handles this event");
-                self.engine.broker.hand_over(&self.key, lease.holder(), need)
-            }
+            Some(need) => self.engine.broker.hand_over(&self.key, lease.holder(), need),
         };
         match tokio::time::timeout(FAREWELL, release).await {
             Ok(Ok(held)) => {

@@ -134,7 +134,8 @@ pub(crate) fn plan(
         }
     }
     if let Some(only) = only {
-        consumers.retain(|consumer| only.iter().any(|group| group == consumer.info.group));
+        let only: HashSet<_> = only.iter().map(String::as_str).collect();
+        consumers.retain(|consumer| only.contains(consumer.info.group));
     }
     if consumers.is_empty() && problems.is_empty() {
         problems.push(match only {
@@ -377,8 +378,7 @@ fn outdated_problem(consumer: &ConsumerInfo, events: &[&'static EventInfo]) -> O
 /// Properties of a stream that contradict each other, two types under one name and version, and versions that are no chain.
 fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
     let mut seen = HashSet::new();
-    let events: Vec<_> =
-        events.iter().copied().filter(|info| seen.insert((info.file, info.line, info.type_name))).collect();
+    let events: Vec<_> = events.iter().copied().filter(|info| seen.insert(declared_at(info))).collect();
     let mut problems = Vec::new();
     for (index, &a) in events.iter().enumerate() {
         for &b in events[index + 1..].iter().filter(|b| b.stream == a.stream) {
@@ -413,6 +413,11 @@ fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
 /// The event and the types of its older versions.
 pub(crate) fn chain(info: &'static EventInfo) -> impl Iterator<Item = &'static EventInfo> {
     std::iter::successors(Some(info), |info| info.upcast_from)
+}
+
+/// Tells one declaration of an event from another.
+pub(crate) fn declared_at(info: &EventInfo) -> (&'static str, u32, &'static str) {
+    (info.file, info.line, info.type_name)
 }
 
 fn event_place(info: &EventInfo) -> String {

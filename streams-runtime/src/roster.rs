@@ -20,6 +20,8 @@ use crate::members::look;
 
 /// For how long the members must stay the same before partitions that have an owner move.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+/// How many others are named in a line of the log.
+const MOST_NAMED: usize = 3;
 /// After which part of its lease without a beat a member is given nothing new: dead, most likely, though it counts until the
 /// lease is over. A lease that ran out shows that it was silent for two thirds of it; the living beat four times in it.
 const SILENT: f64 = 0.4;
@@ -186,6 +188,13 @@ impl Roster {
     /// This process.
     pub(crate) fn me(&self) -> &str {
         &self.me
+    }
+
+    /// The others who handle what is needed, with their events, at most a few of them.
+    pub(crate) fn who_can_meet(&self, need: &Need) -> String {
+        let others = self.members.iter().map(|member| &member.card);
+        let able = others.filter(|card| card.name != self.me && card.build.can_meet(need));
+        able.take(MOST_NAMED).map(|card| format!("{} {}", card.name, card.build)).collect::<Vec<_>>().join(", ")
     }
 
     /// What this process has said of itself, as far as it is listed.

@@ -237,7 +237,7 @@ impl Group {
         tracing::info!(group, partition, epoch, "taking part in the group's work");
         self.withdraw(&declared).await;
         let mut desk = Desk::new(self, sharing, &lease, declared);
-        let ended = desk.work().await;
+        let ended = desk.work(&mut past.sightings).await;
         if let Ended::Failed(error) = &ended {
             self.contact.failed(Matter::Read, error);
         }
@@ -371,7 +371,7 @@ impl<'a> Desk<'a> {
     }
 
     /// Takes, handles and settles until something ends it.
-    async fn work(&mut self) -> Ended {
+    async fn work(&mut self, sightings: &mut Sightings) -> Ended {
         let (group, lease) = (self.group, self.lease);
         let (broker, partition) = (&group.engine.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
@@ -381,7 +381,9 @@ impl<'a> Desk<'a> {
         };
         let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
         let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
-        let (mut sightings, mut look_at) = (Sightings::default(), Instant::now());
+        // What was seen of others while this process was a consumer before still counts.
+        sightings.doubt();
+        let mut look_at = Instant::now();
         let mut look: Option<AbortOnDropHandle<Result<Option<Crew>, BrokerError>>> = None;
         let mut quiet = None;
         let mut freeing: Option<AbortOnDropHandle<()>> = None;

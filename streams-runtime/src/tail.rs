@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -210,6 +211,8 @@ struct Inner {
 
 /// One connection that waits, for up to [`KEYS_A_READER`] keys.
 struct Reader {
+    /// How many windows it reads.
+    keys: AtomicUsize,
     /// Bumped with every change of the keys; `confirmed` follows when the reader has taken it up.
     version: Mutex<(u64, u64)>,
     confirmed: Notify,
@@ -305,10 +308,11 @@ impl Tails {
             window.followers += 1;
             return Follower { id, key, shared, news: Arc::clone(&window.news) };
         }
-        let reader = match inner.readers.iter().find(|reader| inner.keys_of(reader) < KEYS_A_READER) {
+        let reader = match inner.readers.iter().find(|reader| reader.keys.load(Ordering::Relaxed) < KEYS_A_READER) {
             Some(reader) => Arc::clone(reader),
             None => {
                 let reader = Arc::new(Reader {
+                    keys: AtomicUsize::new(0),
                     version: Mutex::default(),
                     confirmed: Notify::new(),
                     changed: Notify::new(),
@@ -337,6 +341,7 @@ impl Tails {
             broken: None,
             news: Arc::clone(&news),
         };
+        reader.keys.fetch_add(1, Ordering::Relaxed);
         inner.windows.insert(key.clone(), window);
         drop(inner);
         reader.turn(&self.shared);
@@ -406,10 +411,6 @@ impl Inner {
             Some(window) => &mut window.catchup.count,
             None => self.counts.entry(key.to_owned()).or_insert_with(|| Count::new(max_payload, 1)),
         }
-    }
-
-    fn keys_of(&self, reader: &Arc<Reader>) -> usize {
-        self.windows.values().filter(|window| Arc::ptr_eq(&window.reader, reader)).count()
     }
 
     /// Changes a window, and counts what that makes of the bytes.
@@ -671,6 +672,7 @@ impl Drop for Follower {
         {
             inner.bytes -= window.bytes + window.catchup.bytes();
             inner.counts.insert(self.key.clone(), window.catchup.count.again());
+            window.reader.keys.fetch_sub(1, Ordering::Relaxed);
             // The reader learns of it with its next turn, at most [`WAIT`] later.
             window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         }

@@ -93,6 +93,8 @@ pub enum Fault {
     Lag(Duration, Duration),
     /// It is not made while the server is away: so long, again and again, each time that this long is over.
     Away(Duration, Duration),
+    /// It is made when those before it are done, and takes this long: a server that is slow.
+    InLine(Duration),
 }
 
 /// Holds up whoever comes to it until it is opened, for good.
@@ -134,6 +136,7 @@ pub struct Faulty {
     plan: Arc<Mutex<Plan>>,
     /// From which on the server is away and back again.
     began: Instant,
+    line: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -155,7 +158,7 @@ struct Plan {
 impl Faulty {
     /// Nothing goes wrong yet.
     pub fn over(inner: Arc<dyn Broker>) -> Self {
-        Self { inner, plan: Arc::default(), began: Instant::now() }
+        Self { inner, plan: Arc::default(), began: Instant::now(), line: Arc::default() }
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -265,6 +268,11 @@ impl Faulty {
             }
             Some(Fault::Away(..)) => {
                 Err(BrokerError::new(BrokerErrorKind::Unavailable, format!("{op:?} fails: the server is away")))
+            }
+            Some(Fault::InLine(time)) => {
+                let _turn = self.line.lock().await;
+                tokio::time::sleep(time).await;
+                call.await
             }
             Some(Fault::Fail(kind)) => Err(BrokerError::new(kind, format!("{op:?} fails, because the test says so"))),
             Some(Fault::LoseReply) => {

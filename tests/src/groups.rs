@@ -1,4 +1,17 @@
-//! The names of a hundred groups, for what is promised of a hundred groups in one process.
+//! The names of a hundred groups, for what is promised of a hundred groups in one process; and thousands of groups.
+
+use streams_runtime::{ConsumerInfo, Registration};
+
+/// The consumer, once for each of so many groups: `name-0`, `name-1` and so on. Their names stay in memory.
+pub fn in_groups(consumer: Registration, count: usize) -> Vec<Registration> {
+    let of_group = |n| {
+        let group = String::leak(format!("{}-{n}", consumer.info.name));
+        let mut one = consumer;
+        one.info = Box::leak(Box::new(ConsumerInfo { group, ..*consumer.info }));
+        one
+    };
+    (0..count).map(of_group).collect()
+}
 
 /// Calls a macro with a hundred pairs of an identifier and a group's name, the same in both.
 #[macro_export]

@@ -1,5 +1,5 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many,
+//! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many and [`in_groups`] for more,
 //! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own.
 
 mod faults;
@@ -15,6 +15,7 @@ mod tls;
 mod user_crate;
 
 pub use faults::{Fault, Faulty, Gate, Op};
+pub use groups::in_groups;
 pub use lab::{Act, Lab};
 pub use log::{Log, logged, logged_from};
 pub use process::Process;

@@ -10,9 +10,11 @@ use streams_core::broker::{Broker, BrokerErrorKind};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
-use streams_runtime::{App, Config, Context, EntryId, Publisher, State, consumer, consumers, stream_event};
+use streams_runtime::{
+    App, BoxError, Config, Context, EntryId, Outcome, Phase, Publisher, State, consumer, consumers, stream_event,
+};
 use streams_tests::soak::Dice;
-use streams_tests::{Fault, Faulty, Op};
+use streams_tests::{Act, Fault, Faulty, Lab, Op, in_groups};
 use tokio::time::{Instant, sleep};
 
 const PARTITIONS: u32 = 3;
@@ -267,7 +269,7 @@ impl Life {
             .status()
             .groups
             .iter()
-            .filter(|status| matches!(status.phase, streams_runtime::Phase::Owning { .. }))
+            .filter(|status| matches!(status.phase, Phase::Owning { .. }))
             .map(|status| status.partition)
             .collect();
         drop(self.take(index));
@@ -376,4 +378,73 @@ async fn who_died_is_followed_although_the_server_is_away_again_and_again() {
             sleep(LEASE / 20).await;
         }
     }
+}
+
+#[stream_event(stream = "jobs-in-turn")]
+#[derive(Debug, Clone, PartialEq)]
+struct Job {
+    n: u64,
+}
+
+#[consumer(group = "pool", delivery = "shared")]
+async fn job(job: Job, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, job.n).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_consumer_had_in_hand_is_handed_out_although_the_server_is_away_again_and_again() {
+    // For less than the lease, and for longer, so that those who live lose theirs each time.
+    for (away, every) in [(0.12, 0.6), (0.3, 0.8), (1.2, 2.0)] {
+        let (lab, store) = (Lab::default(), Embedded::new());
+        let start = async |wire: &Faulty, seed| {
+            let app = App::with(consumers![job]).state(lab.clone()).config(Config::new().lease(LEASE));
+            TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
+        };
+        let wire = || Faulty::over(Arc::new(store.clone()));
+        let first = start(&wire(), 1).await;
+        lab.script("pool", 1, [Act::Hang]);
+        first.publish(&Job { n: 1 }).await.unwrap();
+        lab.called("pool", 1).await;
+        let other = wire();
+        let second = start(&other, 2).await;
+        second.advance(LEASE).await;
+        let away = Fault::Away(LEASE.mul_f64(away), LEASE.mul_f64(every));
+        Op::ALL.into_iter().for_each(|op| other.always(op, away.clone()));
+        drop(first);
+        let began = Instant::now();
+        lab.script("pool", 1, []);
+        while lab.events("pool").len() < 2 {
+            assert!(began.elapsed() < LEASE * 10, "{away:?}");
+            second.advance(LEASE / 20).await;
+        }
+    }
+}
+
+#[stream_event(stream = "crowd")]
+#[derive(Debug, Clone, PartialEq)]
+struct Crowd {
+    n: u64,
+}
+
+#[consumer(group = "crowd")]
+async fn crowd(_: Crowd) {}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are_over() {
+    const GROUPS: usize = 500;
+    let wire = Faulty::over(Arc::new(Embedded::new()));
+    // Whoever handles it looks whether its lease is still held.
+    Publisher::on(Arc::new(wire.clone())).publish(&Crowd { n: 1 }).await.unwrap();
+    // All of them take twice as long as a lease.
+    wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));
+    let app = App::with(in_groups(consumers![crowd][0], GROUPS)).config(Config::new().lease(LEASE));
+    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
+    let owned = || app.status().groups.iter().filter(|of| matches!(of.phase, Phase::Owning { .. })).count();
+    let began = Instant::now();
+    while owned() < GROUPS {
+        assert!(began.elapsed() < LEASE * 4, "{} of {GROUPS} are owned", owned());
+        sleep(LEASE / 20).await;
+    }
+    sleep(LEASE * 2).await;
+    assert_eq!((owned(), wire.calls(Op::Acquire)), (GROUPS, GROUPS), "each is taken once");
 }

@@ -1045,7 +1045,7 @@ async fn a_lease_that_could_not_be_given_back_runs_out() {
 }
 
 #[tokio::test]
-async fn a_contender_that_could_not_look_begins_its_watch_anew() {
+async fn a_contender_that_could_not_look_goes_on_with_its_watch() {
     let world = World::new();
     let wire = world.wire();
     let (one, other) = world.pair([&wire, &wire]).await;
@@ -1057,7 +1057,7 @@ async fn a_contender_that_could_not_look_begins_its_watch_anew() {
     let failed = Instant::now();
     publish(&other, [1]).await;
     world.lab.called("left", 1).await;
-    assert!(failed.elapsed() > LEASE - secs(2), "{:?}", failed.elapsed());
+    assert!(failed.elapsed() < secs(4), "{:?}", failed.elapsed());
 }
 
 #[tokio::test]

@@ -921,6 +921,33 @@ async fn a_state_that_is_damaged_is_named() {
 }
 
 #[tokio::test]
+async fn no_group_asks_for_the_list_of_all_groups() {
+    let server = RedisServer::start();
+    let broker = Redis::open(&server.url()).unwrap();
+    broker.connect().await.unwrap();
+    let trades = StreamKey::new(None, "trades", 1).partition(0);
+    for name in ["one", "two", "three"] {
+        let group = trades.group(name);
+        assert_eq!(broker.create(&group, Start::Earliest).await.unwrap(), Created::Made);
+        assert_eq!(broker.create(&group, Start::Earliest).await.unwrap(), Created::Exists);
+        let seen = LeaseView::default();
+        let claim = Claim { owner: name.to_owned(), lease_for: LONG, seen, own: false, bound: 1 };
+        assert!(matches!(broker.acquire(&group, &claim).await.unwrap(), Acquired::Held(_)));
+        assert!(broker.snapshot(&group, EntryId::ZERO, 1).await.unwrap().marker);
+        let shared = trades.group(&format!("{name}-shared")).shared();
+        assert_eq!(broker.create(&shared, Start::Earliest).await.unwrap(), Created::Made);
+        broker.join(&shared, name, LONG).await.unwrap();
+    }
+    let stats: String = server.run("INFO commandstats");
+    assert!(stats.contains("cmdstat_xinfo|consumers") && !stats.contains("cmdstat_xinfo|groups"), "{stats}");
+    // Who asks for one that is not there is told so; and what the server refuses is no answer.
+    redis::cmd("XGROUP").arg("DESTROY").arg("trades").arg("one").exec(&mut RedisServer::client(&server.url())).unwrap();
+    assert!(!broker.snapshot(&trades.group("one"), EntryId::ZERO, 1).await.unwrap().marker);
+    server.run::<()>("ACL SETUSER default -xinfo|consumers");
+    broker.snapshot(&trades.group("two"), EntryId::ZERO, 1).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends_it() {
     let url = RedisServer::shared().database();
     let mut client = RedisServer::client(&url);

@@ -11,7 +11,7 @@ use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, GroupStatus, Outcome, Phase, Publisher,
     Registration, State, Stopped, StreamEvent, codec, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged, logged_from};
 
 #[stream_event(stream = "shop")]
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,12 @@ async fn place(placed: Placed, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 /// The new one has this, too.
 #[consumer(group = "desk")]
 async fn ship(shipped: Shipped, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, shipped.n).await
+}
+
+/// Another program, whose author has taken the same name for the group.
+#[consumer(group = "desk")]
+async fn ship_alone(shipped: Shipped, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, shipped.n).await
 }
 
@@ -583,4 +589,34 @@ fn consumers_of_a_group_ignore_the_same_events_in_any_order() {
     let Err(Error::Refused(problems)) = differ else { panic!("not refused: {differ:?}") };
     assert!(problems[0].contains("give group `desk` a different `ignore`"), "{problems:?}");
     App::with(consumers![place_alone, other::pay_in_order]).state(Lab::default()).check().unwrap();
+}
+
+#[tokio::test]
+async fn two_programs_that_share_a_group_by_mistake_are_told_and_do_not_spin() {
+    const EVENTS: u64 = 300;
+    let (log, world) = (logged_from(tracing::Level::INFO), World::new());
+    let places = world.build(consumers![place], 1).await;
+    let ships = world.build(consumers![ship_alone], 2).await;
+    places.advance(Duration::from_secs(5)).await;
+    let before = log.text().len();
+    for n in (1..=EVENTS).step_by(2) {
+        world.publish(&Placed { n }).await;
+        world.publish(&Shipped { n: n + 1 }).await;
+    }
+    let claims = world.faults.calls(Op::Acquire);
+    places.advance(Duration::from_secs(30)).await;
+    let claims = world.faults.calls(Op::Acquire) - claims;
+    assert!((10..=90).contains(&claims), "{claims} claims in half a minute");
+    settled(&places).await;
+    settled(&ships).await;
+    assert_eq!(world.lab.events("desk"), (1..=EVENTS).collect::<Vec<_>>(), "in order, and once each");
+    let lines = log.lines_since(before);
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("programs that handle different events")).collect();
+    assert_eq!(told.len(), 2, "each program once: {told:#?}");
+    for (told, here, there) in [(told[0], "Placed@1", "Shipped@1"), (told[1], "Placed@1", "Shipped@1")] {
+        for said in [" WARN ", "stream=\"shop\"", "group=\"desk\"", here, there, "a group name of its own"] {
+            assert!(told.contains(said), "no `{said}` in: {told}");
+        }
+    }
+    assert!(lines.len() <= 30, "{} lines: {:#?}", lines.len(), &lines[..30]);
 }

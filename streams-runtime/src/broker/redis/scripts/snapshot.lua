@@ -15,7 +15,6 @@ if wrong then
 end
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local first, last = info['first-entry'], info['last-entry']
-local marker = redis.pcall('XINFO', 'CONSUMERS', stream, group)
 local entries, complete = page(stream, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), first, last)
 local deleted = info['max-deleted-entry-id']
 
@@ -32,4 +31,4 @@ if is_hole and may_pass_over then
   end
 end
 return {'stream', first and first[1] or '', info['last-generated-id'], info['length'], info['entries-added'],
-  marker.err and 0 or 1, deleted, complete and 1 or 0, entries}
+  has_group(stream, group) and 1 or 0, deleted, complete and 1 or 0, entries}
