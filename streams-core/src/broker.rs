@@ -45,7 +45,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// there are [`strays`](Self::strays): somebody has published by another number.
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()>;
 
-    /// Of the keys in [`StreamKey::strays`] those that hold entries, each with how many. A key that is no stream holds none.
+    /// Which of [`StreamKey::strays`] hold entries, each with how many. A key that is no stream holds none.
     fn strays<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, Vec<(PartitionKey, u64)>>;
 
     /// How many partitions are recorded for the stream, whatever number the key says; `None` when nobody declared it.

@@ -263,7 +263,7 @@ impl App {
                 return Err(Error::Refused(vec![message]));
             }
             tracing::warn!("{why}: {EMBEDDED_BY_DEFAULT}");
-            // What a newcomer must see.
+            // A newcomer must see it.
             if !tracing::dispatcher::has_been_set() {
                 eprintln!("streams: {why}: {EMBEDDED_BY_DEFAULT}");
             }

@@ -14,7 +14,7 @@ use crate::clock::after;
 /// How often a stream is looked at, by its publishers and by who owns a partition: one command with a thousand keys.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
-/// What the looks have found, by the stream's key.
+/// Results of the looks, by the stream's key.
 #[derive(Debug, Default)]
 pub(super) struct Strays {
     streams: Mutex<HashMap<String, Found>>,

@@ -503,7 +503,7 @@ async fn names_that_are_none_are_refused_with_what_is_there() {
     assert_eq!(letters.list(None, 10).await.unwrap().len(), 1);
     let error = letters.count(&all.clone().partition(3)).await.unwrap_err().to_string();
     assert!(error.contains("no partition 3 among those that are looked at: letters"), "{error}");
-    // Of a group that is there nothing is no mistake.
+    // A group that is there may have no letter.
     assert_eq!(letters.count(&all.clone().reason("never said")).await.unwrap(), 0);
     assert!(letters.get(some[0]).await.unwrap().is_none());
     assert_eq!(letters.discard(&some).await.unwrap(), 0);

@@ -327,7 +327,7 @@ fn an_app_that_does_not_read_the_environment_says_so_of_its_broker_whoever_liste
         } else {
             assert!(code == Some(1) && told.contains("or `.from_environment()` and set REDIS_URL"), "{told}");
         }
-        // What the tests and Kubernetes set is no mistake.
+        // Variables of the tests and of Kubernetes are no mistake.
         let of_others =
             [("STREAMS_LOCK", "required"), ("STREAMS_SERVICE_HOST", "10.0.0.1"), ("STREAMS_PORT", "tcp://10.0.0.1:80")];
         assert_eq!(starter(&[&of_others[..], quiet].concat()).0, code);
