@@ -27,6 +27,8 @@ pub(crate) struct Shape<'a> {
     markers: RefCell<Vec<(Ident, String)>>,
     /// Calls that stop the compiler at a type inside that has no place there.
     checks: RefCell<Vec<TokenStream>>,
+    /// Those that hardly ever do. They share a constant, which costs the compiler more than what is in it.
+    unlikely: RefCell<Vec<TokenStream>>,
 }
 
 /// A field or variant of the type itself, for messages about it.
@@ -88,7 +90,8 @@ impl<'a> Shape<'a> {
         if let Data::Union(union) = &input.data {
             errors.push(union.union_token, "a union has no wire form; use an enum");
         }
-        Self { input, root, container, markers: RefCell::default(), checks: RefCell::default() }
+        let (markers, checks, unlikely) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { input, root, container, markers, checks, unlikely }
     }
 
     /// An expression of type `&'static Schema`, and mistakes by the way.
@@ -317,10 +320,11 @@ impl<'a> Shape<'a> {
         }
         let schema = self.of_type(ty, ty.span());
         // Another name or type may hide an `Option`.
-        if !leads_nowhere(ty) {
+        if mentions(ty, &|ident| !is_plain(ident)) {
             let root = self.root;
             let check = called(ty, &quote!(#root::__private::check_nil), quote!(#schema));
-            self.checks.borrow_mut().push(check);
+            let shown = mentions(ty, &|ident| ident == "Option");
+            if shown { &self.checks } else { &self.unlikely }.borrow_mut().push(check);
         }
         schema
     }
@@ -342,7 +346,8 @@ impl<'a> Shape<'a> {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
         let markers = self.marker_items();
-        let checks = self.checks.borrow();
+        let (checks, unlikely) = (self.checks.borrow(), self.unlikely.borrow());
+        let unlikely_constant = (!unlikely.is_empty()).then(|| quote!(const _: () = { #(#unlikely;)* };));
         if self.input.generics.params.is_empty() {
             // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
             // exponential time when types nest.
@@ -350,6 +355,7 @@ impl<'a> Shape<'a> {
                 const _: () = {
                     #markers
                     #(const _: () = #checks;)*
+                    #unlikely_constant
                     static SCHEMA: #root::schema::Schema = *#schema;
                     #[automatically_derived]
                     impl #root::schema::SchemaType for #name {
@@ -370,6 +376,7 @@ impl<'a> Shape<'a> {
                 impl #parameters #root::schema::SchemaType for #name #arguments #bounds {
                     const SCHEMA: &'static #root::schema::Schema = {
                         #(#checks;)*
+                        #(#unlikely;)*
                         #schema
                     };
                 }
@@ -767,18 +774,18 @@ fn argument(segment: &syn::PathSegment) -> Option<&Type> {
     })
 }
 
-/// Whether all that a type is made of has a name of std's, as the macro knows it.
-fn leads_nowhere(ty: &Type) -> bool {
-    struct Others(bool);
-    impl VisitMut for Others {
+/// Whether a name of this kind stands in a type.
+fn mentions(ty: &Type, kind: &dyn Fn(&Ident) -> bool) -> bool {
+    struct Names<'a>(&'a dyn Fn(&Ident) -> bool, bool);
+    impl VisitMut for Names<'_> {
         fn visit_path_mut(&mut self, path: &mut Path) {
-            self.0 |= path.segments.last().is_none_or(|last| !is_plain(&last.ident));
+            self.1 |= path.segments.last().is_some_and(|last| (self.0)(&last.ident));
             visit_mut::visit_path_mut(self, path);
         }
     }
-    let mut others = Others(false);
-    others.visit_type_mut(&mut ty.clone());
-    !others.0
+    let mut names = Names(kind, false);
+    names.visit_type_mut(&mut ty.clone());
+    names.1
 }
 
 /// Puts a marker in the place of types that lead back to the type itself.

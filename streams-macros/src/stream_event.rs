@@ -205,6 +205,7 @@ impl Options {
     fn check_own_name(&self, input: &DeriveInput, errors: &mut Errors) {
         let name = self.name(input);
         if let (true, Err(reason)) = (self.is_unnamed, check_name(NameKind::Event, &name)) {
+            let reason = if name.is_ascii() { reason } else { "of letters it may have those from a to z alone" };
             errors.push(
                 &input.ident,
                 format!(
