@@ -227,7 +227,7 @@ async fn snapshot(
     let _room = engine.tails.reserve(bytes).await;
     let snapshot = engine.broker.snapshot(key, from, asked.saturating_add(1)).await;
     let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
-    let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+    let read = snapshot.as_ref().ok().map(|snapshot| &snapshot.entries[above(snapshot)..]);
     engine.tails.learn(partition, max_payload, read);
     snapshot
 }
