@@ -854,7 +854,7 @@ impl<'a> Desk<'a> {
                 Ok(Took::Entries(haul)) => haul.entries.iter().map(|taken| Arc::clone(&taken.entry)).collect(),
                 _ => Vec::new(),
             };
-            engine.tails.learn(key.partition().as_str(), max_payload, took.as_ref().map(|_| entries.as_slice()));
+            engine.tails.learn(key.partition().as_str(), max_payload, took.as_ref().ok().map(|_| entries.as_slice()));
             took
         }));
     }

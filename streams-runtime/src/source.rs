@@ -248,7 +248,7 @@ async fn look(
     let room = engine.tails.reserve(bytes).await;
     let snapshot = engine.broker.snapshot(key, from, asked.saturating_add(1)).await;
     let above = |snapshot: &Snapshot| snapshot.entries.partition_point(|entry| entry.id <= from);
-    let read = snapshot.as_ref().map(|snapshot| &snapshot.entries[above(snapshot)..]);
+    let read = snapshot.as_ref().ok().map(|snapshot| &snapshot.entries[above(snapshot)..]);
     engine.tails.learn(partition.as_str(), max_payload, read);
     drop(room);
     let snapshot = snapshot?;

@@ -364,14 +364,14 @@ impl Tails {
         (if count.failing { 1 } else { most }, count.expected(1).max(SNAPSHOT_BYTES))
     }
 
-    /// Learns from a read of a partition, or from one that failed.
-    pub(crate) fn learn<T>(&self, key: &str, max_payload: usize, read: Result<&[Arc<Entry>], T>) {
-        self.shared.room.saw(*read.as_ref().unwrap_or(&&[][..]));
+    /// Learns from what was read of a partition; `None` for a read that failed.
+    pub(crate) fn learn(&self, key: &str, max_payload: usize, read: Option<&[Arc<Entry>]>) {
+        self.shared.room.saw(read.unwrap_or_default());
         let mut inner = self.shared.lock();
         let count = inner.count(key, max_payload);
         match read {
-            Ok(entries) => count.saw(entries),
-            Err(_) => count.failed(),
+            Some(entries) => count.saw(entries),
+            None => count.failed(),
         }
     }
 

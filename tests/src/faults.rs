@@ -151,8 +151,16 @@ struct Plan {
     impatient: bool,
     /// An answer with more bytes of entries than this is lost.
     line: Option<usize>,
-    /// Entries that were answered and perhaps are still held, with their weights; the most that they have weighed together.
-    held: Option<(Vec<(Weak<Entry>, usize)>, usize)>,
+    held: Option<Held>,
+}
+
+/// Entries that were answered.
+#[derive(Debug, Default)]
+struct Held {
+    /// Those that are perhaps still held, with their weights.
+    entries: Vec<(Weak<Entry>, usize)>,
+    /// The most that they have weighed together.
+    most: usize,
 }
 
 impl Faulty {
@@ -187,12 +195,12 @@ impl Faulty {
 
     /// Begins to weigh what was answered and is still held.
     pub fn weigh(&self) {
-        self.plan().held = Some(Default::default());
+        self.plan().held = Some(Held::default());
     }
 
     /// The most that was held at once since then.
     pub fn most_held(&self) -> usize {
-        self.plan().held.as_ref().map_or(0, |(_, most)| *most)
+        self.plan().held.as_ref().map_or(0, |held| held.most)
     }
 
     /// Lets entries pass that are answered.
@@ -203,7 +211,7 @@ impl Faulty {
         {
             return Err(BrokerError::new(BrokerErrorKind::Indefinite, "the answer is too long for the line"));
         }
-        if let Some((held, most)) = &mut plan.held {
+        if let Some(Held { entries: held, most }) = &mut plan.held {
             held.retain(|(entry, _)| entry.strong_count() > 0);
             held.extend(entries.map(|entry| (Arc::downgrade(entry), entry.weight())));
             *most = (*most).max(held.iter().map(|(_, weight)| weight).sum());

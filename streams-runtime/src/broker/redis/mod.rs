@@ -825,8 +825,8 @@ impl Redis {
             return;
         }
         let call = Call { command: "CONFIG GET", key: "", effect: Effect::Read };
-        let payload = |info: &&streams_core::EventInfo| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD);
-        let largest = crate::registry::linked_events().iter().map(|info| payload(info)).max();
+        let payload = |info: &&'static streams_core::EventInfo| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD);
+        let largest = crate::registry::linked_events().iter().map(payload).max();
         let needed = (largest.unwrap_or(DEFAULT_MAX_PAYLOAD) + HEADERS) as u64;
         for limit in ["proto-max-bulk-len", "client-query-buffer-limit", "client-output-buffer-limit"] {
             let mut get = cmd("CONFIG");
