@@ -194,7 +194,7 @@ impl<'a> Source<'a> {
         {
             return Err(match loss.kind {
                 DataLossKind::HistoryCut => cut(loss.clone(), left),
-                _ => Ended::Cut { loss: loss.clone(), at: Some(self.reader.clone()) },
+                _ => Ended::Cut { loss: loss.clone(), at: Some(Box::new(self.reader.clone())) },
             });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
@@ -249,5 +249,5 @@ async fn look(broker: &dyn Broker, key: &GroupKey, reader: &Reader, asked: usize
 fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
     let left = left.unwrap_or_else(Reader::nowhere);
     loss.from = left.position();
-    Ended::Cut { loss, at: Some(left) }
+    Ended::Cut { loss, at: Some(Box::new(left)) }
 }
