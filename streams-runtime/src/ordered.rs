@@ -306,12 +306,15 @@ impl Group {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
-            (Some(known), Some(state)) if state.reset == known.reset && state.at < known.at => {
+            // Resets have growing numbers: one that is gone was taken back with the state.
+            (Some(known), Some(state))
+                if state.reset < known.reset || (state.reset == known.reset && state.at < known.at) =>
+            {
                 let read = self.last_reader().map_or(known.at, |reader| reader.position().max(known.at));
-                Err(loss(DataLossKind::HistoryCut, state.at, read))
+                Err(loss(DataLossKind::HistoryCut, state.at.min(read), read))
             }
             (known, Some(state)) => {
-                if known.is_some_and(|known| known.reset != state.reset) {
+                if known.is_some_and(|known| known.reset < state.reset) {
                     // Somebody has begun anew since.
                     self.remember(None);
                 }
