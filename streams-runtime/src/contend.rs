@@ -188,7 +188,7 @@ impl Group {
             // What the stream ends with may have come after the cut, with a clock that is behind.
             Acquired::Ahead { at, .. } => {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: *at, count: None };
-                Ended::Cut { loss, at: Some(Reader::nowhere()) }
+                Ended::Cut { loss, at: Some(Box::new(Reader::nowhere())) }
             }
             Acquired::Mode(mode) => self.wrong_mode(mode),
             other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),

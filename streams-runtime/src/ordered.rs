@@ -146,7 +146,7 @@ pub(crate) enum Ended {
     /// The next event is one for another build.
     Needs(Need),
     /// History was cut. `at` is how far the group had read, of what is still there; nothing where the state alone shows the cut.
-    Cut { loss: DataLoss, at: Option<Reader> },
+    Cut { loss: DataLoss, at: Option<Box<Reader>> },
     /// The server could not be used.
     Failed(BrokerError),
     /// The server refuses a key or a command: tried again, but not soon.
@@ -388,12 +388,15 @@ impl Group {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
-            (Some(known), Some(state)) if state.reset == known.reset && state.at < known.at => {
+            // Resets have growing numbers: one that is gone was taken back with the state.
+            (Some(known), Some(state))
+                if state.reset < known.reset || (state.reset == known.reset && state.at < known.at) =>
+            {
                 let read = self.last_reader().map_or(known.at, |reader| reader.position().max(known.at));
-                Err(loss(DataLossKind::HistoryCut, state.at, read))
+                Err(loss(DataLossKind::HistoryCut, state.at.min(read), read))
             }
             (known, Some(state)) => {
-                if known.is_some_and(|known| known.reset != state.reset) {
+                if known.is_some_and(|known| known.reset < state.reset) {
                     // Somebody has begun anew since.
                     self.remember(None);
                 }
@@ -406,7 +409,7 @@ impl Group {
 
     /// Reports a loss that a reader cannot go on over by itself, then does as the group wants it: prepares the next
     /// beginning, or halts.
-    async fn answer(&self, loss: &DataLoss, at: Option<Reader>) -> Ended {
+    async fn answer(&self, loss: &DataLoss, at: Option<Box<Reader>>) -> Ended {
         self.report(loss);
         self.remember(None);
         if self.on_data_loss == OnDataLoss::Halt {
@@ -421,7 +424,7 @@ impl Group {
     /// Moves the checkpoint to where the history of now goes on: behind what was read, where that is still there, to its
     /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from: what was
     /// settled above it, dead letters too, is settled no more.
-    async fn begin_anew(&self, kind: DataLossKind, at: Option<Reader>) -> Result<(), BrokerError> {
+    async fn begin_anew(&self, kind: DataLossKind, at: Option<Box<Reader>>) -> Result<(), BrokerError> {
         let broker = &self.engine.broker;
         let state = broker.state(&self.key).await?;
         let is_cut_back =
@@ -575,7 +578,7 @@ impl Group {
     pub(crate) fn vanished(reader: Reader) -> Ended {
         let to = reader.position();
         let loss = DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to, count: None };
-        Ended::Cut { loss, at: Some(reader) }
+        Ended::Cut { loss, at: Some(Box::new(reader)) }
     }
 
     /// Reads and handles until the lease is lost or the app stops.

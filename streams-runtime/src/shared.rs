@@ -898,11 +898,11 @@ impl<'a> Desk<'a> {
             Took::Vanished { at } => Err(Group::vanished(Reader::new(at, "", None))),
             Took::Ahead { at, .. } => {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: at, count: None };
-                Err(Ended::Cut { loss, at: Some(Reader::nowhere()) })
+                Err(Ended::Cut { loss, at: Some(Box::new(Reader::nowhere())) })
             }
             Took::Changed { at } => {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: at, count: None };
-                Err(Ended::Cut { loss, at: Some(Reader::nowhere()) })
+                Err(Ended::Cut { loss, at: Some(Box::new(Reader::nowhere())) })
             }
             Took::Lost { lost, found } => {
                 let loss = loss_of(lost);

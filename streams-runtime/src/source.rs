@@ -199,7 +199,7 @@ impl<'a> Source<'a> {
         {
             return Err(match loss.kind {
                 DataLossKind::HistoryCut => cut(loss.clone(), left),
-                _ => Ended::Cut { loss: loss.clone(), at: Some(self.reader.clone()) },
+                _ => Ended::Cut { loss: loss.clone(), at: Some(Box::new(self.reader.clone())) },
             });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
@@ -268,5 +268,5 @@ async fn look(
 fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
     let left = left.unwrap_or_else(Reader::nowhere);
     loss.from = left.position();
-    Ended::Cut { loss, at: Some(left) }
+    Ended::Cut { loss, at: Some(Box::new(left)) }
 }

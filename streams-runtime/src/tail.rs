@@ -623,8 +623,8 @@ impl Follower {
         reading
     }
 
-    /// The server has nothing above this position. A window that has, and that does not show the position, is of another
-    /// history: it begins anew from here.
+    /// The server has nothing above this position. A window that has, and that does not show the position, or that begins above
+    /// it, is of another history: it begins anew from here.
     pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
         let mut inner = self.shared.lock();
         inner.generation += 1;
@@ -636,7 +636,8 @@ impl Follower {
                 window.below = witness.filter(|_| window.floor == position);
             }
             let newest = window.entries.back().map(|entry| entry.id);
-            if newest.is_none_or(|newest| newest <= position) || window.shows(position, witness) {
+            let is_above = newest.is_some_and(|newest| newest > position) && !window.shows(position, witness);
+            if !is_above && window.floor <= position {
                 return None;
             }
             window.entries.clear();
@@ -972,6 +973,26 @@ mod tests {
         assert_eq!(moving.read_on(&partition, ids[0]).chunk().await.unwrap().from(ids[0])[0].id, ids[0]);
         drop(moving);
         assert_eq!(held(), 0);
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_begins_above_the_end_of_history_begins_anew() {
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails =
+            Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 100_000, Outages::default(), Arc::default());
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let last = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        // Of a history that was longer.
+        let follower = tails.follow(partition.as_str(), last, EntryId::new(last.ms + 1_000, 0), 1_024);
+        let there = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        let witness = Some(Witness::of(&there[0]));
+        assert!(matches!(follower.take(last, witness, 1), Taken::Behind { .. }));
+        follower.is_at_end(last, witness);
+        assert!(matches!(follower.take(last, witness, 1), Taken::Nothing));
+        let next = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        let Taken::Entries(entries) = follower.wait(last, witness, 1).await else { panic!("it is behind") };
+        assert_eq!(entries[0].id, next);
         tails.end();
     }
 

@@ -863,8 +863,9 @@ impl Life {
         }
         for (index, status) in self.now().iter().enumerate() {
             let (Some(read), Some(loss)) = (beyond[index], &status.last_loss) else { continue };
-            if with_states && status.losses - before[index] > 1 && loss.kind == DataLossKind::TrimmedPast {
-                // Its state of then was behind a trim of then.
+            let is_gap = matches!(loss.kind, DataLossKind::TrimmedPast | DataLossKind::DeletedUnread);
+            if with_states && status.losses - before[index] > 1 && is_gap {
+                // Its state of then was behind a trim or a deletion of then.
                 continue;
             }
             let told = (loss.kind, loss.count, status.losses - before[index]);
