@@ -336,6 +336,11 @@ async fn random_histories_of_processes_have_one_owner_each_no_made_up_loss_and_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_ends_with_its_lease_also_while_the_renewals_wait_for_an_answer() {
+    live_through(60_148..60_149).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
     let mut life = Life::new(1);
     life.start().await;
