@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, CUT, Fields, MOST_ENTRY_BYTES};
+use streams_core::broker::{Broker, CUT, Fields, MOST_ENTRY_BYTES, cut, in_short};
 use streams_core::keys::StreamKey;
-use streams_core::{StreamEvent, codec};
+use streams_core::{Entry, StreamEvent, codec};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::{
     App, Batch, Config, Context, DeadLetterFilter, DeadLetters, Outcome, Registration, Running, State, Stopped,
@@ -306,6 +306,28 @@ async fn an_entry_that_no_process_could_hold_becomes_a_letter_without_being_read
     let info: String = server.run("INFO stats");
     let sent = info.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).unwrap();
     assert!(sent.parse::<usize>().unwrap() < MOST_ENTRY_BYTES / 4, "{sent} bytes were sent");
+}
+
+/// On a server of its own, which this keeps busy.
+#[tokio::test]
+async fn an_entry_is_cut_and_told_in_short_alike_wherever_that_is_done() {
+    let server = RedisServer::start();
+    let partition = StreamKey::new(None, "films", 1).partition(0);
+    let field = |name: &[u8], size: usize| (name.to_vec(), vec![b'x'; size]);
+    for broker in [Arc::new(Embedded::new()) as Arc<dyn Broker>, Arc::new(Redis::open(&server.url()).unwrap())] {
+        for fields in [
+            vec![field(b"event", 2_000), field(b"payload", MOST_ENTRY_BYTES), field(b"id", 3)],
+            vec![field(b"payload", MOST_ENTRY_BYTES), field(b"id", 200), field(&[b'n'; 2_000], 2)],
+        ] {
+            let id = broker.append(&partition, vec![fields.clone()], None).await.unwrap()[0];
+            let left = cut(Entry { id, fields });
+            let above = broker.page(&partition, id.previous(), 2, 0).await.unwrap().entries.pop().unwrap();
+            let read = broker.read(&partition, id.previous(), 1).await.unwrap();
+            assert!(*above == left && *read[0] == left, "{:?}", above.fields.first());
+            let at = broker.page(&partition, id, 1, 0).await.unwrap().entries;
+            assert!(*at[0] == in_short(&left), "{:?}", at[0].fields.first());
+        }
+    }
 }
 
 #[tokio::test]
