@@ -251,7 +251,8 @@ async fn an_append_that_waits_is_not_added_late_either() {
     };
     // One more that is idle: what is sent again need not wait for a new connection.
     let (one, two) = tokio::join!(append("first"), append("beside"));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     site.network.hold("second", true);
     let error = append("second").await.unwrap_err();
     assert_eq!(error.kind(), BrokerErrorKind::Indefinite, "{error:?}");

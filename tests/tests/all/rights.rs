@@ -359,7 +359,7 @@ async fn refusals_are_true(acl: Acl, calls: &[&str], is_whole: bool) {
                 let said = error.to_string();
                 let is_named = said.contains(&named) || said.contains("one of its keys");
                 // Its scripts may answer an error without its place.
-                let is_named = is_named || (!is_whole && said.contains("a command of the script"));
+                let is_named = is_named || (!is_whole && said.contains("one of its commands"));
                 assert!(is_named && said.contains("NOPERM") && said.contains("ACL"), "{name}, {what}: {error:?}");
                 if is_whole || !error.is_indefinite() {
                     assert_eq!(error.kind(), BrokerErrorKind::Refused, "{name}, {what}: {error:?}");

@@ -567,6 +567,15 @@ pub(super) fn is_of_no_use(error: &RedisError) -> bool {
     is_broken(error) || error.code() == Some("READONLY")
 }
 
+/// Calls whose scripts do not ask for their rights before the first write.
+const UNCHECKED: [&str; 6] = [
+    "joining a group",
+    "taking entries",
+    "settling entries",
+    "freeing entries",
+    "leaving a group",
+    "resetting a work queue",
+];
 /// The remedy where the user lacks a right.
 pub(super) const GRANT: &str = "grant it the command and the key with ACL, as `Acl` writes the rules";
 
@@ -587,12 +596,12 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         }
         _ => (0, error.code().unwrap_or_default().to_owned(), error.detail().unwrap_or_default().to_owned()),
     };
-    if let Some(refusal) = scripts::refusal(&said) {
-        let (kind, so) = match refusal.partial {
+    if let Some(what) = scripts::refused(&said) {
+        let (kind, so) = match UNCHECKED.contains(&call.command) {
             false => (BrokerErrorKind::Refused, ""),
             true => (BrokerErrorKind::Protocol, ", and what came before it may have been done"),
         };
-        let message = format!("{call}: the user may not run {} in its script (NOPERM){so}; {GRANT}", refusal.command);
+        let message = format!("{call}: the user may not {what} in its script (NOPERM){so}; {GRANT}");
         return BrokerError::new(kind, message).caused_by(error);
     }
     if code == "NOPERM" || (code == "EXECABORT" && said.contains("NOPERM")) {
@@ -602,7 +611,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
             _ => (BrokerErrorKind::Refused, ""),
         };
         // `.. no permissions to run the 'xadd' command`, or to access a key that is not named.
-        let what = match said.split('\'').nth(1) {
+        let what = match said.split_once("to run the '").and_then(|(_, rest)| rest.split('\'').next()) {
             Some(command) => format!("run {}", command.replace('|', " ").to_uppercase()),
             None => "use one of its keys".to_owned(),
         };

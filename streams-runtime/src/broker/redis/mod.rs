@@ -592,9 +592,12 @@ impl Broker for Redis {
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
         Box::pin(async move {
-            let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
+            let (script, command) = match group.is_shared() {
+                true => (&scripts::RESET_SHARED, "resetting a work queue"),
+                false => (&scripts::RESET, "resetting a group"),
+            };
+            let call = Call { command, key: group.state(), effect: Effect::Once };
             let (start, from) = words(to);
-            let script = if group.is_shared() { &scripts::RESET_SHARED } else { &scripts::RESET };
             let mut invocation = on(script, group);
             shared::keys(&mut invocation, group);
             invocation

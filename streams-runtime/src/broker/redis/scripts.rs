@@ -96,32 +96,26 @@ pub(super) fn all() -> [&'static Script; 24] {
     ]
 }
 
-/// What the server refused within a script: it names the script and the line.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// The command, as the line has it.
-    pub(super) command: String,
-    /// Whether anything may have been written before it: the scripts of ordered groups ask for their rights first.
-    pub(super) partial: bool,
-}
-
-/// Reads `.. script: <hash>, on @user_script:<line>.` in the error of a script that ran into a right that its user lacks.
-pub(super) fn refusal(error: &str) -> Option<Refusal> {
+/// What a user may not do, in words, from the error of a script that ran into it. Some servers name the command (`to run the 'hget'
+/// command`), some the place (`script: <hash>, on @user_script:<line>.`).
+pub(super) fn refused(error: &str) -> Option<String> {
     const SAID: [&str; 3] =
         ["can't run this command", "can't access at least one of the keys", "ACL failure in script"];
     SAID.iter().find(|said| error.contains(**said))?;
+    let named = error.split_once("to run the '").and_then(|(_, rest)| rest.split('\'').next());
+    if let Some(command) = named {
+        return Some(format!("run {}", command.replace('|', " ").to_uppercase()));
+    }
     let place = error.split_once("script: ").and_then(|(_, place)| place.rsplit_once(", on @user_script:"));
     let found = place.and_then(|(hash, line)| {
         let script = all().into_iter().find(|script| hash.ends_with(script.get_hash()))?;
         let line: usize = line.trim_end_matches('.').parse().ok()?;
-        Some((script, command(script.source.lines().nth(line.checked_sub(1)?)?)?))
+        command(script.source.lines().nth(line.checked_sub(1)?)?)
     });
-    let queue: [&Script; 7] = [&JOIN, &TAKE, &SETTLE, &SETTLE_WITH_DEAD, &FREE, &LEAVE, &RESET_SHARED];
     Some(match found {
-        Some((script, command)) => {
-            Refusal { command, partial: queue.iter().any(|other| other.get_hash() == script.get_hash()) }
-        }
-        None => Refusal { command: "a command of the script".to_owned(), partial: true },
+        Some(command) => format!("run {command}"),
+        None if error.contains("access") => "use one of its keys".to_owned(),
+        None => "run one of its commands".to_owned(),
     })
 }
 
@@ -143,11 +137,14 @@ mod tests {
         let line = ACQUIRE.source.lines().position(|line| line.contains("redis.call('XINFO', 'STREAM'")).unwrap() + 1;
         let hash = ACQUIRE.get_hash();
         let first = "ERR The user executing the script can't run this command or subcommand";
-        let refused = refusal(&format!("{first} script: {hash}, on @user_script:{line}.")).unwrap();
-        assert_eq!(refused, Refusal { command: "XINFO STREAM".to_owned(), partial: false });
-        assert!(refusal(&format!("{first} script: {}, on @user_script:1.", TAKE.get_hash())).unwrap().partial);
-        assert!(refusal("NOPERM ACL failure in script: User x has no permissions").unwrap().partial);
-        assert_eq!(refusal("ERR value is not an integer script: 1, on @user_script:1."), None);
+        let at = format!("{first} script: {hash}, on @user_script:{line}.");
+        assert_eq!(refused(&at).as_deref(), Some("run XINFO STREAM"));
+        let named = "ACL failure in script: User x has no permissions to run the 'client|info' command script: on @user_script:7.";
+        assert_eq!(refused(named).as_deref(), Some("run CLIENT INFO"));
+        assert_eq!(refused(first).as_deref(), Some("run one of its commands"));
+        let key = "ACL failure in script: No permissions to access a key script: on @user_script:8.";
+        assert_eq!(refused(key).as_deref(), Some("use one of its keys"));
+        assert_eq!(refused("ERR value is not an integer script: 1, on @user_script:1."), None);
         assert_eq!(command("  if #redis.call('HGETALL', state) == 0 then"), Some("HGETALL".to_owned()));
     }
 }
