@@ -87,7 +87,7 @@ fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fa
 pub(crate) fn read_back<E: StreamEvent>(written: &[u8]) -> Result<(), Fault> {
     let info = E::INFO;
     if let Some(mismatch) = conform::not_as_declared(info.schema, info.layout, written) {
-        return Err(Fault::NotAsDeclared(mismatch));
+        return Err(Fault::NotAsDeclared(Box::new(mismatch)));
     }
     // A type that panics over its own bytes is the business of its consumers, who catch that.
     let read = catch_unwind(AssertUnwindSafe(|| decode_from::<E>(written)));
@@ -101,7 +101,7 @@ pub(crate) fn read_back<E: StreamEvent>(written: &[u8]) -> Result<(), Fault> {
     };
     match rewritten {
         Ok(()) if conform::same(written, &again) => Ok(()),
-        Ok(()) => Err(Fault::ReadAsOther { written: text(written, MAX_SHOWN), again: text(&again, MAX_SHOWN) }),
+        Ok(()) => Err(Fault::ReadAsOther(Box::new([text(written, MAX_SHOWN), text(&again, MAX_SHOWN)]))),
         Err(error) => Err(Fault::NotReadBack(Box::new(Fault::Serde(error.to_string())))),
     }
 }
@@ -124,8 +124,7 @@ pub(crate) fn holds_to_schema<E: StreamEvent>() -> Result<(), String> {
             Ok(Ok(event)) => {
                 let mut written = Vec::new();
                 let encoded = encode_into(&event, &mut written).and_then(|()| read_back::<E>(&written));
-                if let Err(fault @ (Fault::NotAsDeclared(_) | Fault::NotReadBack(_) | Fault::ReadAsOther { .. })) =
-                    encoded
+                if let Err(fault @ (Fault::NotAsDeclared(_) | Fault::NotReadBack(_) | Fault::ReadAsOther(_))) = encoded
                 {
                     return Err(format!("event `{name}@{version}`: {fault}"));
                 }
@@ -187,12 +186,12 @@ fn explained<E: StreamEvent>(fault: Fault, payload: &[u8]) -> Fault {
     }
     let Fault::Serde(reason) = fault else { return fault };
     if let Some(mismatch) = conform::unreadable(E::INFO.schema, payload) {
-        return Fault::Mismatch(mismatch);
+        return Fault::Mismatch(Box::new(mismatch));
     }
     // The form is right, and what it holds is refused by the code of a type.
     let stopped = if payload.len() <= MAX_SOUGHT { stopped_at::<E>(&reason, payload) } else { payload.len() };
     match conform::ending_at(E::INFO.schema, payload, stopped) {
-        Some(value) => Fault::Refused { value, reason: shortened(reason) },
+        Some(value) => Fault::Refused(Box::new((value, shortened(reason)))),
         None => Fault::Serde(shortened(reason)),
     }
 }
@@ -489,21 +488,15 @@ pub(crate) enum Fault {
     /// JSON where MessagePack is expected.
     Json,
     /// A value has another form than the schema says.
-    Mismatch(Mismatch),
+    Mismatch(Box<Mismatch>),
     /// A value has the right form, and its type refuses it.
-    Refused {
-        value: Ended,
-        reason: String,
-    },
+    Refused(Box<(Ended, String)>),
     /// What was written is not what the schema says.
-    NotAsDeclared(Mismatch),
+    NotAsDeclared(Box<Mismatch>),
     /// What was written cannot be read.
     NotReadBack(Box<Fault>),
     /// What was written is read as another event; both, shortened, as text.
-    ReadAsOther {
-        written: String,
-        again: String,
-    },
+    ReadAsOther(Box<[String; 2]>),
     Serde(String),
 }
 
@@ -534,11 +527,14 @@ impl fmt::Display for Fault {
                 "this is JSON, and the payload of an event is MessagePack; docs/wire-format.md shows how producers write it",
             ),
             Self::Mismatch(mismatch) => mismatch.fmt(f),
-            Self::Refused { value: Ended { path, offset, alone }, reason } => match (path.as_str(), alone) {
-                ("", _) => write!(f, "{reason}"),
-                (path, true) => write!(f, "`{path}`: {reason} at byte {offset}"),
-                (path, false) => write!(f, "`{path}`, or what it is the end of: {reason} at byte {offset}"),
-            },
+            Self::Refused(refused) => {
+                let (Ended { path, offset, alone }, reason) = &**refused;
+                match (path.as_str(), alone) {
+                    ("", _) => write!(f, "{reason}"),
+                    (path, true) => write!(f, "`{path}`: {reason} at byte {offset}"),
+                    (path, false) => write!(f, "`{path}`, or what it is the end of: {reason} at byte {offset}"),
+                }
+            }
             Self::NotAsDeclared(mismatch) => write!(
                 f,
                 "it is not what its schema says, so no consumer could rely on that: {mismatch}; correct `#[event(wire = ..)]`, or the `Serialize` of the type"
@@ -546,9 +542,10 @@ impl fmt::Display for Fault {
             Self::NotReadBack(fault) => {
                 write!(f, "its own type could not read it back, so no consumer could: {fault}; correct what serde is told about the type")
             }
-            Self::ReadAsOther { written, again } => write!(
+            Self::ReadAsOther(both) => write!(
                 f,
-                "its own type reads it back as another event; it wrote {written}, and what was read writes {again}; correct what serde is told about the type"
+                "its own type reads it back as another event; it wrote {}, and what was read writes {}; correct what serde is told about the type",
+                both[0], both[1]
             ),
             Self::Serde(message) => f.write_str(message),
         }
