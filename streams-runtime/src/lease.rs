@@ -157,9 +157,20 @@ impl Lease {
         self.held.lost.clone()
     }
 
-    /// Waits until the lease is lost.
+    /// Waits until the lease is lost, or over by this process's own clock: the renewals may be waiting for an answer then, or not
+    /// know of the lease yet.
     pub(crate) async fn lost(&self) {
-        self.held.lost.cancelled().await;
+        loop {
+            let deadline = self.held.deadline.load(Ordering::Acquire);
+            tokio::select! {
+                () = self.held.lost.cancelled() => return,
+                () = tokio::time::sleep_until(self.clock.instant_at(deadline)) => {}
+            }
+            // Unless it was renewed meanwhile.
+            if self.held.deadline.load(Ordering::Acquire) == deadline {
+                return self.held.lost.cancel();
+            }
+        }
     }
 
     /// Whether its owner is to blame for the loss: its commits had no answer while renewals would have had one. Where the
