@@ -34,10 +34,13 @@ struct Film {
     frames: String,
 }
 
-/// How many events each group was called with, by partition and number.
+/// A partition, and the number of an event.
+type Event = (u32, u64);
+
+/// What each group was called with.
 #[derive(Clone, Default)]
 struct Seen {
-    events: Arc<Mutex<BTreeMap<&'static str, Vec<(u32, u64)>>>>,
+    events: Arc<Mutex<BTreeMap<&'static str, Vec<Event>>>>,
     changed: Arc<Notify>,
 }
 
@@ -47,7 +50,7 @@ impl Seen {
         self.changed.notify_waiters();
     }
 
-    fn of(&self, group: &str) -> Vec<(u32, u64)> {
+    fn of(&self, group: &str) -> Vec<Event> {
         self.events.lock().unwrap().get(group).cloned().unwrap_or_default()
     }
 
