@@ -157,20 +157,9 @@ impl Lease {
         self.held.lost.clone()
     }
 
-    /// Waits until the lease is lost, or over by this process's own clock: the renewals may be waiting for an answer then, or not
-    /// know of the lease yet.
+    /// Waits until the lease is lost.
     pub(crate) async fn lost(&self) {
-        loop {
-            let deadline = self.held.deadline.load(Ordering::Acquire);
-            tokio::select! {
-                () = self.held.lost.cancelled() => return,
-                () = tokio::time::sleep_until(self.clock.instant_at(deadline)) => {}
-            }
-            // Unless it was renewed meanwhile.
-            if self.held.deadline.load(Ordering::Acquire) == deadline {
-                return self.held.lost.cancel();
-            }
-        }
+        self.held.lost.cancelled().await;
     }
 
     /// Whether its owner is to blame for the loss: its commits had no answer while renewals would have had one. Where the
@@ -234,7 +223,18 @@ pub(crate) struct Leases {
 struct Table {
     lease_for: Duration,
     held: Mutex<Vec<Weak<Held>>>,
+    /// Rung when a lease is taken.
+    taken: Arc<Notify>,
     end: CancellationToken,
+}
+
+impl Table {
+    /// The leases that nobody has lost yet.
+    fn held(&self) -> Vec<Arc<Held>> {
+        let mut list = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|held| held.strong_count() > 0);
+        list.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()).collect()
+    }
 }
 
 impl Drop for Table {
@@ -255,13 +255,15 @@ impl Leases {
         outages: &Outages,
         vitals: Arc<Vitals>,
     ) -> std::io::Result<Self> {
-        let end = CancellationToken::new();
-        let table = Arc::new(Table { lease_for, held: Mutex::default(), end: end.clone() });
+        let (taken, end) = (Arc::new(Notify::new()), CancellationToken::new());
+        let table = Arc::new(Table { lease_for, held: Mutex::default(), taken: Arc::clone(&taken), end: end.clone() });
+        let watch = watch(Arc::downgrade(&table), taken, clock, end.clone());
         let contact = (outages.contact("the renewal of leases"), outages.clone());
         let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end, vitals);
+        let both = async { _ = tokio::join!(renewals, watch) };
         match broker.renewal() {
             Renewal::CallersExecutor => {
-                tokio::spawn(renewals);
+                tokio::spawn(both);
             }
             Renewal::OwnThread => {
                 let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -269,7 +271,7 @@ impl Leases {
                 std::thread::Builder::new()
                     .name("streams-renewal".to_owned())
                     // What it logs goes where the app's own log goes.
-                    .spawn(move || tracing::dispatcher::with_default(&log, || executor.block_on(renewals)))?;
+                    .spawn(move || tracing::dispatcher::with_default(&log, || executor.block_on(both)))?;
             }
         }
         Ok(Self { table, clock })
@@ -290,6 +292,7 @@ impl Leases {
             replays_wait: Notify::new(),
         });
         self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+        self.table.taken.notify_one();
         Lease { held, clock: self.clock }
     }
 }
@@ -340,36 +343,26 @@ async fn renew(
 ) {
     let _sign = vitals.alive("the renewal of leases");
     let mut renewer: Option<Box<dyn Renewer>> = None;
-    let mut watched: Vec<Weak<Held>> = Vec::new();
-    let (mut nearest, mut failing) = (None, false);
+    let mut failing = false;
     let every = lease_for / RENEWALS_A_LEASE;
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // Between two ticks a deadline may pass: the handler is told at once, not at the next tick.
         tokio::select! {
             () = end.cancelled() => return,
             _ = tick.tick() => {}
             // Others that come back are no reason to renew what is renewed.
             () = outages.over(), if failing => {}
-            () = until(nearest) => {
-                nearest = expire(&watched, &clock);
-                continue;
-            }
         }
         vitals.beat(&clock);
         let Some(table) = table.upgrade() else { return };
-        let held = {
-            let mut list = table.held.lock().unwrap_or_else(PoisonError::into_inner);
-            list.retain(|held| held.strong_count() > 0);
-            list.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()).collect::<Vec<_>>()
-        };
+        let held = table.held();
         // The table must not live on because of its own renewals.
         drop(table);
         let sent = Instant::now();
         let now = clock.millis_at(sent);
         let (mut due, undeserved): (Vec<_>, Vec<_>) =
-            held.iter().cloned().partition(|held| held.deserves(now, millis(lease_for)));
+            held.into_iter().partition(|held| held.deserves(now, millis(lease_for)));
         // Should there be no time for all of them, those have it that need it most.
         due.sort_by_key(|held| held.deadline.load(Ordering::Acquire));
         due.iter().for_each(|held| held.undeserved.store(false, Ordering::Relaxed));
@@ -388,12 +381,12 @@ async fn renew(
         if due.is_empty() {
             contact.rest();
         }
-        // At most one tick, so that deadlines are looked at in time also when the server does not answer.
-        let end = sent + every;
+        // At most one tick: then a new connection may find a server that answers.
+        let until = sent + every;
         failing = false;
         for page in due.chunks(PAGE) {
             let sent = Instant::now();
-            match tokio::time::timeout_at(end, renew_once(&broker, &mut renewer, page)).await {
+            match tokio::time::timeout_at(until, renew_once(&broker, &mut renewer, page)).await {
                 Ok(Ok(answers)) => {
                     contact.succeeded(Matter::Lease);
                     page.iter()
@@ -412,16 +405,27 @@ async fn renew(
                 }
             }
         }
-        watched = held.iter().map(Arc::downgrade).collect();
-        nearest = expire(&watched, &clock);
+    }
+}
+
+/// Tells owners that their leases are over, at the moment when they are: the renewals may be waiting for an answer then.
+async fn watch(table: Weak<Table>, taken: Arc<Notify>, clock: Clock, end: CancellationToken) {
+    while let Some(held) = table.upgrade().map(|table| table.held()) {
+        let nearest = expire(&held, &clock);
+        drop(held);
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = taken.notified() => {}
+            () = until(nearest) => {}
+        }
     }
 }
 
 /// Tells the owners whose deadline has passed; answers when the next one does.
-fn expire(watched: &[Weak<Held>], clock: &Clock) -> Option<Instant> {
+fn expire(held: &[Arc<Held>], clock: &Clock) -> Option<Instant> {
     let now = clock.millis();
     let mut nearest = None;
-    for held in watched.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()) {
+    for held in held {
         let deadline = held.deadline.load(Ordering::Acquire);
         if deadline <= now {
             held.lost.cancel();

@@ -297,7 +297,7 @@ async fn entries_that_no_group_reads_are_told_at_the_start_on_a_server_whatever_
 #[tokio::test]
 async fn whoever_may_not_look_for_entries_that_no_group_reads_says_so_and_goes_on() {
     let (log, server) = (logged(), RedisServer::start());
-    server.run::<()>("ACL SETUSER old on >secret ~* +@all -exists");
+    server.run::<()>("ACL SETUSER old on >secret ~streams:* ~orders.0 ~orders.1 ~orders.2 ~orders.3 +@all");
     let broker = Arc::new(Redis::open(&server.url().replace("redis://", "redis://old:secret@")).unwrap());
     let app = App::with(consumers![ship]).state(Lab::default()).broker(broker).start().await.unwrap();
     app.publisher().publish(&order("a", 1)).await.unwrap();

@@ -471,7 +471,8 @@ mod unwritable {
     }
 
     pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Panics, D::Error> {
-        <String as serde::Deserialize>::deserialize(deserializer).map(|_| Panics("read"))
+        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+        Ok(Panics(if text == "a" { "a" } else { "b" }))
     }
 }
 

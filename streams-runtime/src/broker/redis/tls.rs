@@ -376,9 +376,11 @@ impl Shaker {
                 .to_owned();
         }
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            return "the server ended the connection in the TLS handshake; is it the TLS port (a plain one is written \
-                    redis://), and does its maxclients leave room?"
-                .to_owned();
+            return format!(
+                "the server ended the connection in the TLS handshake; is it the TLS port (a plain one is written \
+                 redis://), and does its maxclients leave room; {}",
+                self.about_client()
+            );
         };
         let host = &self.host;
         match error {
@@ -435,14 +437,15 @@ impl Shaker {
         if let Some(rustls::Error::AlertReceived(alert)) = inner {
             return self.alert(*alert);
         }
+        format!("the server ended the connection after the TLS handshake; {}", self.about_client())
+    }
+
+    /// What may be wrong with the client's certificate where a server says nothing.
+    fn about_client(&self) -> String {
         match self.tls.client {
-            None => format!(
-                "the server ended the connection after the TLS handshake; if it demands a client certificate, {CLIENT_REMEDY}"
-            ),
+            None => format!("if it demands a client certificate, {CLIENT_REMEDY}"),
             Some(_) => {
-                "the server ended the connection after the TLS handshake; is the client certificate still valid, \
-                        and signed by an authority that the server trusts?"
-                    .to_owned()
+                "is the client certificate still valid, and signed by an authority that the server trusts?".to_owned()
             }
         }
     }
