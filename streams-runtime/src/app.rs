@@ -437,7 +437,7 @@ impl App {
         let meeting =
             tokio::spawn(meeting::refresh(Arc::clone(publisher.meeting()), tables, Arc::clone(&vitals.registry), owns));
         let groups = progress.clone();
-        let swept = tips.iter().filter_map(|(partition, _)| {
+        let swept = tips.keys().filter_map(|partition| {
             let of_it = groups.iter().filter(|group| group.key.partition() == partition);
             let of_it: Vec<Arc<Progress>> = of_it.map(Arc::clone).collect();
             let retention = registry::declared_retention(of_it.first()?.stream, &self.events)?;

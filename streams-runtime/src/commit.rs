@@ -2,19 +2,21 @@
 //!
 //! [`checkpoint`](crate::checkpoint) says when one is due.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::EntryId;
 use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding, Need};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::builds::PassedOver;
 use crate::checkpoint::{Due, Ledger};
+use crate::clock::after;
 use crate::lease::Lease;
 use crate::ordered::{Ended, Group};
-use crate::outage::Matter;
+use crate::outage::{Matter, SILENCE};
 use crate::prove::{Proving, Turn};
 use crate::settle::{Policy, SERVER_AWAY, wait};
 use crate::status::{Phase, count};
@@ -35,6 +37,8 @@ pub(crate) struct Committer<'a> {
     /// By when the server is to hear what has changed of it.
     proof_due: Option<Instant>,
     flying: Option<Flying>,
+    /// Until the commit on its way has had no answer for too long. It is kept: a timer for each wait would cost more than the wait.
+    silence: Pin<Box<Sleep>>,
     passed_over: PassedOver,
     /// What a build has declared that was passed over here and is not committed: nothing is any more.
     needs: Option<Need>,
@@ -75,6 +79,7 @@ impl<'a> Committer<'a> {
             proving,
             proof_due: None,
             flying: None,
+            silence: Box::pin(tokio::time::sleep(SILENCE)),
             passed_over,
             needs,
             refused: None,
@@ -256,6 +261,7 @@ impl<'a> Committer<'a> {
         let commit = Arc::new(commit);
         self.lease.commit_begins(now);
         let reply = self.send(&commit);
+        self.silence.as_mut().reset(after(now, SILENCE));
         self.flying = Some(Flying { commit, since: now, reply, failures: 0, retry_at: None });
     }
 
@@ -290,14 +296,22 @@ impl<'a> Committer<'a> {
             let reply = self.send(&commit);
             if let Some(flying) = &mut self.flying {
                 (flying.reply, flying.since) = (reply, Instant::now());
+                self.silence.as_mut().reset(after(flying.since, SILENCE));
             }
             return Ok(());
         }
-        let (contact, since) = (&self.group.contact, flying.since);
-        let reply = match contact.patiently(Matter::Write, since, &mut flying.reply).await {
-            Ok(reply) => reply,
-            Err(error) => Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error)),
+        let reply = tokio::select! {
+            biased;
+            reply = &mut flying.reply => reply,
+            () = &mut self.silence => {
+                self.group.contact.silent(Matter::Write, flying.since);
+                self.silence.as_mut().reset(after(Instant::now(), SILENCE));
+                return Ok(());
+            }
         };
+        let reply = reply.unwrap_or_else(|error| {
+            Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error))
+        });
         self.absorb(reply)
     }
 

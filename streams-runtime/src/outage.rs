@@ -26,7 +26,7 @@ const UNTOLD: Duration = Duration::from_millis(100);
 const REMINDER: Duration = Duration::from_secs(60);
 /// How long a call may be without an answer before that is trouble: longer than the 10 s after which a call to Redis gives up by
 /// itself, so that its own error is told where there is one.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(crate) const SILENCE: Duration = Duration::from_secs(15);
 /// How long the server may go on refusing what somebody else is told of at once, such as the caller of a publish, before it is
 /// trouble of the app: longer than a burst that fills a server, shorter than anybody's patience.
 const REFUSING: Duration = Duration::from_secs(10);
