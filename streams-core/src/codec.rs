@@ -491,11 +491,11 @@ pub(crate) enum Fault {
     Mismatch(Box<Mismatch>),
     /// A value has the right form, and its type refuses it.
     Refused(Box<(Ended, String)>),
-    /// What was written is not what the schema says.
+    /// The written bytes do not follow the schema.
     NotAsDeclared(Box<Mismatch>),
-    /// What was written cannot be read.
+    /// The written bytes cannot be read.
     NotReadBack(Box<Fault>),
-    /// What was written is read as another event; both, shortened, as text.
+    /// The written bytes are read as another event; both, shortened, as text.
     ReadAsOther(Box<[String; 2]>),
     Serde(String),
 }
@@ -881,7 +881,7 @@ pub(crate) mod tests {
         to.collect_str(number)
     }
 
-    /// What is left out comes back as something else.
+    /// A field that was left out comes back with another value.
     #[stream_event(stream = "lies")]
     #[derive(Debug, PartialEq)]
     struct LeftOut {

@@ -43,7 +43,7 @@ pub fn cut_from(entry: &Entry) -> Option<u64> {
     std::str::from_utf8(bytes).ok()?.parse().ok().filter(|_| name == CUT.as_bytes())
 }
 
-/// What tells an entry from another one of the same id, in a few bytes: its event id alone, or the ends of its first fields
+/// Tells an entry from another one of the same id, in a few bytes: its event id alone, or the ends of its first fields
 /// where it has none. In short once more it is the same.
 #[must_use]
 pub fn in_short(entry: &Entry) -> Entry {
@@ -61,7 +61,7 @@ pub fn in_short(entry: &Entry) -> Entry {
     Entry { id: entry.id, fields }
 }
 
-/// What stands for the event id, in UTF-8 or not.
+/// The field of the event id, in UTF-8 or not.
 fn short_id(entry: &Entry) -> Option<&[u8]> {
     entry.field(Entry::ID).filter(|id| (1..=EventId::MAX_LEN).contains(&id.len()))
 }

@@ -142,7 +142,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = Bounded(String::new());
     for (place, error) in chain(error).enumerate() {
         let mut cause = Bounded(String::new());
-        // What an error cannot say of itself is missing in the text, and no reason to panic.
+        // An error that cannot show itself leaves a gap in the text, which is no reason to panic.
         let _ = write!(cause, "{error}");
         let Bounded(cause) = cause;
         // Some error types repeat their source in their own text.

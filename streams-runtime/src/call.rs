@@ -1,6 +1,6 @@
 //! One call of a handler, whose panics are failed attempts: what is the user's own runs inside the fence that this file is.
 //!
-//! What comes out of it is an [`Outcome`] or a [`Failed`], in which nothing of the user's is left: an error is shown and
+//! It comes to an [`Outcome`] or a [`Failed`], in which nothing of the user's is left: an error is shown and
 //! dropped here. [`deliver`](crate::deliver) sets the limits of a call.
 
 use std::any::Any;
@@ -121,12 +121,12 @@ pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, 
     unwound(|| call().map_err(Failed::of)).unwrap_or_else(|panic| Err(Failed::of(Failure::Panic(panic))))
 }
 
-/// What this returns, or what it said when it panicked.
+/// The value that this returns, or the text of its panic.
 pub(crate) fn unwound<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(said)
 }
 
-/// What the future comes to, or what it said when it panicked.
+/// The value of the future, or the text of its panic.
 ///
 /// # Cancel safety
 /// As that of the future.

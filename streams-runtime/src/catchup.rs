@@ -105,7 +105,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// What was read: the entry at `from`, and those above it.
+    /// The entries that were read: the one at `from`, and those above it.
     pub(crate) fn chunk(&self, Page { mut entries, complete }: Page) -> Chunk {
         // Who stands there has it already: nobody takes it from here.
         if let Some(first) = entries.first_mut().filter(|first| first.id == self.from) {
@@ -146,7 +146,7 @@ pub(crate) struct Catchup {
     places: BTreeMap<u64, EntryId>,
     /// How many stand at each place, so that the rearmost is known without a look at all of them.
     standing: BTreeMap<EntryId, usize>,
-    /// What all have passed was last dropped for this rearmost place.
+    /// The rearmost place for which entries that all have passed were last dropped.
     rearmost: EntryId,
 }
 

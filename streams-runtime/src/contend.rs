@@ -185,7 +185,7 @@ impl Group {
         let key = &self.key;
         match refused {
             Acquired::Vanished { at } => Self::vanished(Reader::new(*at, "", None)),
-            // What the stream ends with may have come after the cut, with a clock that is behind.
+            // The newest entries may have come after the cut, with a clock that is behind.
             Acquired::Ahead { at, .. } => {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: *at, count: None };
                 Ended::Cut { loss, at: Some(Box::new(Reader::nowhere())) }

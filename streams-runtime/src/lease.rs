@@ -41,7 +41,7 @@ const GAP: u32 = 4;
 
 /// Since when something looks the same to whoever looks at it again and again.
 ///
-/// What only grows, as a beat does, and is the same behind a gap as before it stood still all the time. Still, a gap counts for a
+/// A value that only grows, as a beat does, and is the same behind a gap as before it, stood still. Yet a gap counts for a
 /// quarter of the lease at most: whoever lives needs time to be heard of after it, and a server that has lost its last writes
 /// in it counts some beats twice.
 #[derive(Debug)]

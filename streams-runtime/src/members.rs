@@ -344,7 +344,7 @@ impl Members {
                 Err(error) => circle.fail(&error),
             }
         }
-        // What its task has done since the look began is not in the answer.
+        // The answer lacks what the place's task has done since the look began.
         let current = |((place, entered), state): ((Arc<Place>, u64), _)| {
             let is_current = place.inner().entered == entered;
             is_current.then_some((place, state))

@@ -118,7 +118,7 @@ pub(crate) struct Past {
     pub(crate) untaken: Still<LeaseView>,
     /// How often it has left the partition to another build.
     pub(crate) passes: Passes,
-    /// Of a shared group: what was seen of the other consumers.
+    /// In a shared group: the other consumers as they were seen last.
     pub(crate) sightings: Sightings,
     /// Of a shared group: what a joining that was lost had in hand and has not told.
     pub(crate) untold: Option<Settle>,
@@ -156,7 +156,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    /// What is left of this when the lease turns out to be lost. That history was cut is told all the same: a state that was cut
+    /// The end that is left of this when the lease turns out to be lost. That history was cut is told all the same: a state that was cut
     /// back with it may show nothing of it, and nobody else has seen what is gone.
     pub(crate) fn without_lease(self) -> Self {
         match self {
@@ -265,7 +265,7 @@ impl Group {
         let counts = &self.progress.counts;
         let settled = match self.known() {
             Some(known) if self.sharing.is_none() => known.at,
-            // Of a work queue there is no checkpoint.
+            // A work queue has no checkpoint.
             _ => EntryId::new(counts.done.get(), counts.dead_lettered.get()),
         };
         if std::mem::replace(&mut panics.settled, settled) != settled {

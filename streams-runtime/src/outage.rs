@@ -34,14 +34,14 @@ const REFUSING: Duration = Duration::from_secs(10);
 /// publishes within a minute, and of one that does not nobody knows.
 const LINGERING: Duration = Duration::from_secs(60);
 
-/// What a call is about.
+/// The matter of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Matter {
     /// Who owns what: leases, states, members.
     Lease,
     /// Entries that are read or taken.
     Read,
-    /// What is published, committed or settled.
+    /// Publishes, commits and settlements.
     Write,
 }
 
@@ -245,7 +245,7 @@ impl Contact {
             reason: String::new(),
         });
         (trouble.last, trouble.lingers, trouble.reason) = (now, None, error.to_string());
-        // What counts at once counts, whatever else was refused before.
+        // Trouble that counts at once counts, whatever else was refused before.
         trouble.counts = trouble.counts.min(after(now, grace));
         let (counts, since) = (trouble.counts(now), trouble.since);
         let mut tell = false;
@@ -317,7 +317,7 @@ impl Contact {
         self.troubled.load(Ordering::Relaxed) != 0
     }
 
-    /// What its trouble is, in words.
+    /// Its trouble, in words.
     pub(crate) fn trouble(&self) -> Option<String> {
         if !self.is_troubled() {
             return None;

@@ -30,7 +30,7 @@ pub(crate) struct Room {
 struct Held {
     /// Large entries that somebody had lately, with their weights.
     large: Vec<(Weak<Entry>, usize)>,
-    /// What is asked for and not there.
+    /// The bytes that are asked for and have not come.
     coming: usize,
 }
 

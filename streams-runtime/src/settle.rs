@@ -122,7 +122,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// What an attempt's failure says. This shows the handler's own error and drops it, so it belongs where a panic is caught.
+    /// The cause and the text of an attempt's failure. This shows the handler's own error and drops it, so it belongs where a panic is caught.
     pub(crate) fn of(failure: Failure) -> Self {
         let said = Self { cause: Cause::of(&failure), reason: failure.reason() };
         drop(failure);

@@ -381,7 +381,7 @@ impl<'a> Desk<'a> {
         };
         let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
         let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
-        // What was seen of others while this process was a consumer before still counts.
+        // Sightings of others from this process's last time as a consumer still count.
         sightings.doubt();
         let mut look_at = Instant::now();
         let mut look: Option<AbortOnDropHandle<Result<Option<Crew>, BrokerError>>> = None;
@@ -995,7 +995,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// What is pending is in a hand or waits; what is neither, nobody will have again.
+    /// A pending entry is in a hand or waits; one that does neither, nobody will have again.
     fn absorb_astray(&mut self, crew: &Crew, now: Instant) {
         let in_hand: u64 = crew.consumers.iter().map(|hand| hand.pending).sum();
         let astray = crew.pending.saturating_sub(in_hand).saturating_sub(crew.waiting);

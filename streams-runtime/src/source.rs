@@ -45,7 +45,7 @@ pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Opti
     Ok(broker.snapshot(group, EntryId::MAX, 0).await?.extent)
 }
 
-/// What a look has found.
+/// The findings of a look.
 struct Looked {
     snapshot: Snapshot,
     /// Where history was cut: the last place of the reader that is still there.
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
             tails.distrust(partition.as_str(), group.max_payload);
         }
         if let Some(mut last) = group.last_reader().filter(|last| last.position() > holding.at) {
-            // What this process has read and not committed shows a cut that the checkpoint does not.
+            // Entries that this process has read and not committed show a cut that the checkpoint does not.
             let looked = look(&group.engine, &group.key, &last, 1, group.max_payload).await?;
             if let Some(loss) = last.judge(&looked.snapshot, false).filter(|loss| loss.kind == DataLossKind::HistoryCut)
             {

@@ -203,7 +203,7 @@ struct Inner {
     readers: Vec<Arc<Reader>>,
     /// Of all windows, with what is kept behind them.
     bytes: usize,
-    /// What is known of the sizes of partitions that nobody follows for now, of which an app has few.
+    /// The known sizes of partitions that nobody follows for now, of which an app has few.
     counts: BTreeMap<String, Count>,
     /// Tells a window from an earlier one of the same key, and followers from each other.
     generation: u64,
@@ -268,7 +268,7 @@ impl Tails {
     ) -> Self {
         let (end, inner) = (CancellationToken::new(), Mutex::default());
         let reconnects = vitals.registry.counter("streams_tail_reconnects_total", &[]);
-        // What a broker in this process holds, it holds anyway.
+        // A broker in this process holds its entries anyway.
         let room = match broker.renewal() {
             Renewal::CallersExecutor => usize::MAX,
             Renewal::OwnThread => budget,
@@ -405,7 +405,7 @@ impl Shared {
 }
 
 impl Inner {
-    /// What is known of the sizes in a partition.
+    /// The known sizes in a partition.
     fn count(&mut self, key: &str, max_payload: usize) -> &mut Count {
         match self.windows.get_mut(key) {
             Some(window) => &mut window.catchup.count,
@@ -983,7 +983,7 @@ mod tests {
             Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 100_000, Outages::default(), Arc::default());
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let last = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
-        // Of a history that was longer.
+        // It belongs to a history that was longer.
         let follower = tails.follow(partition.as_str(), last, EntryId::new(last.ms + 1_000, 0), 1_024);
         let there = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
         let witness = Some(Witness::of(&there[0]));

@@ -37,12 +37,12 @@ pub(crate) struct Ended {
     pub(crate) alone: bool,
 }
 
-/// What no reader of the schema takes. Where serde is not that strict, this is not either.
+/// A form that no reader of the schema takes. Where serde is not that strict, this is not either.
 pub(crate) fn unreadable(schema: &'static Schema, bytes: &[u8]) -> Option<Mismatch> {
     Walk::new(bytes, None).value(schema).err()
 }
 
-/// What a writer of the schema does not write.
+/// A form that no writer of the schema writes.
 pub(crate) fn not_as_declared(schema: &'static Schema, layout: Layout, bytes: &[u8]) -> Option<Mismatch> {
     Walk::new(bytes, Some(layout)).value(schema).err()
 }
@@ -144,7 +144,7 @@ type Walked = Result<(), Mismatch>;
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// What is written has one form; `None` for what is read, which may have others.
+    /// Written values have one form; `None` for values that are read, which may have others.
     written: Option<Layout>,
     path: Vec<Step<'a>>,
     /// The named types around.
@@ -310,7 +310,7 @@ impl<'a> Walk<'a> {
                     return Ok(());
                 };
                 let (_, schema) = self.around[depth];
-                // What leads back from in there leads back from what is around it there.
+                // A recursion inside leads back to the type that is around it there.
                 let inner = self.around.split_off(depth);
                 let walked = self.form(schema);
                 self.around.extend(inner);
@@ -608,7 +608,7 @@ impl<'a> Walk<'a> {
         self.refuse(at, format!("a variant of `{}`: {}", schema.name, names.join(", ")), found).map(|()| None)
     }
 
-    /// What an enum without a tag holds, under its name.
+    /// The content of an enum without a tag, under its name.
     fn external(&mut self, schema: &'static EnumSchema, pair: &Pair<'a>) -> Walked {
         self.at = pair.key_at;
         let key = self.head();
@@ -662,7 +662,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What a variant holds, in the map of its tag.
+    /// The content of a variant, in the map of its tag.
     fn beside(&mut self, name: &'static str, body: &'static Schema, members: Members) -> Walked {
         match body {
             Schema::Unit if self.written.is_some() => {

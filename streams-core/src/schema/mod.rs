@@ -473,7 +473,7 @@ pub const fn check_beside_tag(tag: &str, body: &Schema) {
     }
 }
 
-/// What becomes of a name in the map that a value is written as.
+/// How a name appears in the map that a value is written as.
 enum Place {
     Free,
     Taken,

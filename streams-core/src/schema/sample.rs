@@ -33,7 +33,7 @@ impl Sample {
     }
 }
 
-/// What only its own type knows how to write, or what leads back without an end.
+/// A value that only its own type can write, or one that contains itself without an end.
 fn no_sample<E: ser::Error>() -> E {
     E::custom("no sample of it can be made")
 }

@@ -75,7 +75,7 @@ impl Stream {
     }
 }
 
-/// What must come of the next read after history was set back.
+/// The report that must come of the next read after history was set back.
 #[derive(Clone, Copy, PartialEq)]
 enum Due {
     /// Everything that was read is still there.
@@ -94,11 +94,11 @@ struct Life {
     n: u64,
     is_named: bool,
     reader: Reader,
-    /// What a checkpoint says: the place, the event there, the ordinal.
+    /// A checkpoint: the place, the event there, the ordinal.
     checkpoint: (EntryId, String, Option<u64>),
     handled: BTreeSet<u64>,
     should: BTreeSet<u64>,
-    /// What was gone up to here when the group began is none of its business.
+    /// Entries up to here that were gone when the group began are none of its business.
     begun: EntryId,
     reported: u64,
     /// Whether losses may be without a count, or go uncounted: the ordinal was not known all the time.
@@ -190,7 +190,7 @@ impl Life {
         }
         let Some(loss) = found else {
             assert!(due != Due::Cut, "a cut is not found");
-            // What was not found then may be found later, or come to wrong counts.
+            // A cut that was not found then may be found later, or come to wrong counts.
             self.unsure |= due == Due::Either;
             return;
         };
@@ -222,7 +222,7 @@ impl Life {
         self.stream = self.dumps[which].clone();
         self.dumps.truncate(which + 1);
         let known: BTreeSet<u64> = self.stream.log.iter().map(|(_, n)| *n).collect();
-        // What was deleted ahead of the group is counted in its ordinal.
+        // Entries that were deleted ahead of the group are counted in its ordinal.
         let stand = |stream: &Stream| stream.entries.iter().map(|entry| Stream::event(entry)).collect::<BTreeSet<_>>();
         let (stood, stands, begun) = (stand(&before), stand(&self.stream), self.begun);
         let mut ahead =

@@ -1,4 +1,4 @@
-//! What is promised of the user's own code wherever it runs: its panic is a failed attempt of its event, and no other's.
+//! The promise about the user's own code wherever it runs: its panic is a failed attempt of its event, and no other's.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -134,7 +134,7 @@ impl Clone for Fragile {
     }
 }
 
-/// What a handler returns.
+/// The return value of a handler.
 struct Odd(String);
 
 impl IntoOutcome for Odd {
@@ -189,7 +189,7 @@ impl Drop for Payload {
     }
 }
 
-/// What a handler holds.
+/// A value that a handler holds.
 struct Resource<'a>(&'a str);
 
 impl Drop for Resource<'_> {

@@ -32,7 +32,7 @@ async fn share(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOSS: &str = "data loss";
 
-/// What takes a key away, and what has to be told then; where nothing is, everything has to be handled.
+/// A command that takes a key away, and the line that has to be told then; without one everything has to be handled.
 type Case = (&'static str, Option<&'static str>);
 
 /// A group with a letter, another one that waits to be handled again, and an event in hand.

@@ -33,7 +33,7 @@ struct Plan {
     held: Vec<Arc<Mutex<Held>>>,
 }
 
-/// What one connection held back.
+/// The bytes that one connection held back.
 struct Held {
     server: TcpStream,
     bytes: Vec<u8>,

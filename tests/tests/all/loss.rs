@@ -850,7 +850,7 @@ impl Life {
                     missing = true;
                     let handled = self.world.lab.events(group);
                     let early: Vec<_> = new.clone().filter(|n| handled.contains(n)).collect();
-                    // What was told between the two looks was told in time.
+                    // A loss that was told between the two looks was told in time.
                     let told = self.now()[index].losses > before[index];
                     assert!(told || early.is_empty(), "{group}: {early:?} come before the cut of {gone:?} is told");
                 }

@@ -40,7 +40,7 @@ async fn turn(turn: Turn, ctx: Context, seat: State<Seat>) {
     seat.end(&ctx);
 }
 
-/// What has happened, whatever the processes make of it.
+/// The events as they happened, whatever the processes make of them.
 #[derive(Debug, Default)]
 struct Truth {
     /// Who runs a handler of which partition.
@@ -111,7 +111,7 @@ struct Life {
     processes: Vec<Process>,
     started: u64,
     published: BTreeSet<(u32, EntryId)>,
-    /// What processes that are gone have said of losses.
+    /// The losses that processes told which are gone.
     lost: u64,
     /// Whether a state was deleted: then a loss is none that was made up.
     cut: bool,

@@ -382,7 +382,7 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// What the thread comes to, which must not hang.
+/// The result of the thread, which must not hang.
 fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waits) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(work()));
@@ -443,7 +443,7 @@ fn a_publisher_on_a_real_server_outlives_the_executor_that_it_connected_on() {
     });
 }
 
-/// What cannot be written: its key or its field panics.
+/// An event that cannot be written: its key or its field panics.
 #[stream_event(stream = "faulty-quotes", key = symbol, lock = false)]
 #[derive(Debug)]
 struct Unwritable {

@@ -321,7 +321,7 @@ const OPERATOR: [&str; 9] = [
 const SHARER: [&str; 8] =
     ["join", "take", "settle", "settle as dead", "settle for later", "crew", "free", "leave a crew"];
 
-/// What a call does that has all its rights shows that the list is right; then one after the other is taken away.
+/// A call that has all its rights shows that the list is right; then one after the other is taken away.
 async fn refusals_are_true(acl: Acl, calls: &[&str], is_whole: bool) {
     let site = Site::new();
     let parts = parts(&acl);

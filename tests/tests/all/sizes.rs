@@ -37,7 +37,7 @@ struct Film {
 /// A partition, and the number of an event.
 type Event = (u32, u64);
 
-/// What each group was called with.
+/// The events that each group was called with.
 #[derive(Clone, Default)]
 struct Seen {
     events: Arc<Mutex<BTreeMap<&'static str, Vec<Event>>>>,
@@ -168,7 +168,7 @@ async fn get_through(broker: Faulty, bytes: usize) {
     let seen = Seen::default();
     let app = start(Arc::new(broker.clone()), all_films(), &seen, Config::new()).await;
     seen.reached(&FILMS, 24, &app).await;
-    // What comes while they run, too.
+    // Events that come while they run, too.
     films(&broker, 8, bytes).await;
     seen.reached(&FILMS, 32, &app).await;
     let in_order: Vec<_> = (0..24).chain(0..8).map(|n| (0, n)).collect();

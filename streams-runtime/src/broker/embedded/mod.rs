@@ -49,7 +49,7 @@ struct Shared {
     epoch: Instant,
 }
 
-/// What an [`Embedded`] broker held at a moment.
+/// The streams and groups that an [`Embedded`] broker held at a moment.
 #[derive(Clone)]
 pub struct Dump {
     logs: HashMap<String, Log>,

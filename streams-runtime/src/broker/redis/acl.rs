@@ -61,7 +61,7 @@ pub struct Acl {
     keys: BTreeMap<&'static str, BTreeSet<String>>,
 }
 
-/// What everybody says to the server. Redis has no rule for one's own connections, so who may end them may end any.
+/// The commands of every connection. Redis has no rule for one's own connections, so a user who may end them may end any.
 const CONVERSE: [&str; 6] = ["client|info", "client|kill", "info", "ping", "script|load", "time"];
 /// Commands that only look at a key; `consume` adds XREAD, which takes keys of several streams at once.
 const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";

@@ -287,7 +287,7 @@ impl Target {
         BrokerError::new(BrokerErrorKind::Unavailable, format!("cannot connect to {}: {why}", self.shown))
     }
 
-    /// What it means that no connection came about; the server may have said something before it ended it.
+    /// Says why no connection was made; the server may have said something before it ended it.
     fn cannot_connect(&self, error: &RedisError, first_words: &str) -> BrokerError {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         #[cfg(feature = "tls")]
@@ -411,7 +411,7 @@ fn kill(commands: &mut Pipeline, peers: &[Peer]) {
     }
 }
 
-/// What CLIENT INFO says: `id=3 addr=127.0.0.1:35160 laddr=..`.
+/// Reads the answer of CLIENT INFO: `id=3 addr=127.0.0.1:35160 laddr=..`.
 fn peer(info: Value) -> Option<Peer> {
     let info = match info {
         Value::VerbatimString { text, .. } => text,

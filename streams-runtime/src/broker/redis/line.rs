@@ -134,7 +134,7 @@ pub(super) struct Life {
     began: Instant,
     /// Milliseconds since then.
     moved: AtomicU64,
-    /// What the server said first.
+    /// The first words of the server.
     first_words: Mutex<Vec<u8>>,
 }
 
@@ -155,7 +155,7 @@ impl Life {
         }
     }
 
-    /// What the server said first. The crate drops what comes before anything was asked.
+    /// The first words of the server. The crate drops bytes that come before anything was asked.
     pub(super) fn first_words(&self) -> String {
         String::from_utf8_lossy(&self.first_words.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
@@ -171,7 +171,7 @@ impl Line {
         Arc::clone(&self.life)
     }
 
-    /// What has come already is hidden by a write that fails.
+    /// A write that fails hides the bytes that have come already.
     fn listen_once_more(&mut self, cx: &mut Context<'_>) {
         let mut words = [0; FIRST_WORDS];
         let mut buffer = ReadBuf::new(&mut words);

@@ -836,7 +836,7 @@ impl Redis {
             get.arg("GET").arg(limit);
             let Ok(Ok(mut set)) = self.command(call, &get).await.map(parse::named) else { return };
             let Some(Ok(set)) = set.remove(limit).map(parse::text) else { continue };
-            // Of the classes of clients ours is the normal one; 0 is no limit.
+            // Our class of clients is the normal one; 0 is no limit.
             let words: Vec<_> = set.split(' ').collect();
             let hard = words.iter().position(|word| *word == "normal").map_or(0, |class| class + 1);
             let bytes = words.get(hard).and_then(|bytes| bytes.parse().ok()).filter(|bytes| *bytes > 0);
@@ -903,7 +903,7 @@ impl Renewer for RedisRenewer {
     }
 }
 
-/// What a message holds besides a payload, for warnings.
+/// The bytes of a message besides its payload, for warnings.
 const HEADERS: usize = 64 * 1024;
 
 const UNTOLD: &str = "of a version that it does not tell";

@@ -96,7 +96,7 @@ pub(super) fn all() -> [&'static Script; 24] {
     ]
 }
 
-/// What a user may not do, in words, from the error of a script that ran into it. Some servers name the command (`to run the 'hget'
+/// The right that a user lacks, in words, from the error of a script that ran into it. Some servers name the command (`to run the 'hget'
 /// command`), some the place (`script: <hash>, on @user_script:<line>.`).
 pub(super) fn refused(error: &str) -> Option<String> {
     const SAID: [&str; 3] =

@@ -141,7 +141,7 @@ impl RedisTail {
             }
             positions.extend(open.into_iter().zip(self.query(&asking, Duration::ZERO, keys).await?));
         }
-        // Of keys that are not read any more nothing is kept.
+        // Keys that are not read any more leave nothing behind.
         if self.small.len() > keys.len() {
             self.small.retain(|name, _| keys.iter().any(|(key, _)| key == name));
         }

@@ -440,7 +440,7 @@ impl Shaker {
         format!("the server ended the connection after the TLS handshake; {}", self.about_client())
     }
 
-    /// What may be wrong with the client's certificate where a server says nothing.
+    /// The doubt about the client's certificate where a server says nothing.
     fn about_client(&self) -> String {
         match self.tls.client {
             None => format!("if it demands a client certificate, {CLIENT_REMEDY}"),
