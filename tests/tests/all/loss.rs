@@ -959,7 +959,10 @@ impl Life {
             }
             74..86 => {
                 let ids: Vec<_> = (0..1 + self.dice.below(3)).filter_map(|_| self.some_id(40)).collect();
-                self.world.remove(&ids);
+                // A stream that was made anew may have none yet.
+                if !ids.is_empty() {
+                    self.world.remove(&ids);
+                }
             }
             86..93 => self.settle().await,
             93..95 => self.restart().await,
