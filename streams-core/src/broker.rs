@@ -110,7 +110,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// beyond that no more than `bytes`. A read that costs the server more than [`read`](Self::read), for entries of unknown size.
     fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page>;
 
-    /// What tells whether history is whole, all of one moment: the extent, the group's marker and a [page](Self::page) of
+    /// Tells whether history is whole, by what stands there at one moment: the extent, the group's marker and a [page](Self::page) of
     /// [`SNAPSHOT_BYTES`] from `from` on. MUST work on a server that refuses writes.
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot>;
 

@@ -22,7 +22,7 @@ use streams_core::{Entry, EntryId};
 pub struct DataLoss {
     /// What happened.
     pub kind: DataLossKind,
-    /// What is lost lies above this entry. Of a history that was cut it is one that the group has read and that is still
+    /// The lost entries lie above this one. Where history was cut it is one that the group has read and that is still
     /// there, or 0-0 where the process knows of none.
     pub from: EntryId,
     /// And not above this one. Of a history that was cut it is as far as the group had read: what came after that, nobody knows.
