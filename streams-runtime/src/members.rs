@@ -134,13 +134,14 @@ struct Inner {
     free: Still<u64>,
     /// When to look again although nothing happens.
     due: Option<Instant>,
-    /// To whom the partition should be handed over.
-    successor: Option<String>,
+    /// To whom the partition should be handed over, by which list of members.
+    successor: Option<(String, u64)>,
     /// Since when this process excuses itself from the partition.
     excused: Option<Instant>,
     /// It goes to and fro between builds: what the last owner of this process could not handle.
     contested: Option<Need>,
-    /// Who let the partition go or did not take it although it should have, in which list of members, and when.
+    /// Who let the partition go, did not take it although it should have, or could not be given it: in which list of members,
+    /// and when.
     passed_over: Option<(String, u64, Instant)>,
 }
 
@@ -622,8 +623,8 @@ impl Place {
             of.is_some_and(|(of, at, when)| of == name && *at == version && now.duration_since(*when) < EXCUSED)
         };
         let successor = successor.filter(|_| owning).filter(|name| !passed_over(name));
-        if inner.successor.as_deref() != successor {
-            inner.successor = successor.map(str::to_owned);
+        let before = std::mem::replace(&mut inner.successor, successor.map(|name| (name.to_owned(), version)));
+        if before.as_ref().map(|(name, _)| name.as_str()) != successor {
             self.is_wanted.store(inner.successor.is_some(), Ordering::Release);
             self.wanted.notify_one();
         }
@@ -711,7 +712,13 @@ impl Place {
 
     /// Who wants it.
     pub(crate) fn successor(&self) -> Option<String> {
-        self.inner().successor.clone()
+        self.inner().successor.as_ref().map(|(name, _)| name.clone())
+    }
+
+    /// The lease could not be given back to who wants it. This process takes it again at once, and would only try the same.
+    pub(crate) fn keep(&self) {
+        let mut inner = self.inner();
+        inner.passed_over = inner.successor.take().map(|(name, version)| (name, version, Instant::now()));
     }
 
     /// The partition goes to and fro between builds: the other one handles this.

@@ -637,7 +637,11 @@ impl Group {
             None => self.engine.broker.release(&self.key, lease.holder()),
             Some(need) => self.engine.broker.hand_over(&self.key, lease.holder(), need),
         };
-        match tokio::time::timeout(FAREWELL, release).await {
+        let released = tokio::time::timeout(FAREWELL, release).await;
+        if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::HandedOver) {
+            self.place.keep();
+        }
+        match released {
             Ok(Ok(held)) => {
                 self.progress.disowned(!held);
                 if held {

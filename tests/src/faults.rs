@@ -16,6 +16,9 @@ use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// How many calls of a kind one moment of a paused clock has at most: more are a circle, in which no time goes by.
+const AT_ONCE: usize = 10_000;
+
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -145,6 +148,10 @@ struct Plan {
     next: HashMap<Op, VecDeque<Fault>>,
     always: HashMap<Op, Fault>,
     calls: HashMap<Op, usize>,
+    /// How many calls of a kind were made at one moment of a clock that stands still while anybody is busy.
+    at_once: HashMap<Op, (Instant, usize)>,
+    /// One of which there were too many.
+    circle: Option<Op>,
     /// How many entries were read, whatever became of the answer.
     entries: usize,
     /// Adoptions do not wait for silence.
@@ -257,16 +264,32 @@ impl Faulty {
         self.around(Op::Read, counted).await
     }
 
+    /// The call that was made again and again without a pause, if there is one.
+    pub fn circle(&self) -> Option<Op> {
+        self.plan().circle
+    }
+
     async fn around<T>(
         &self,
         op: Op,
         call: impl Future<Output = Result<T, BrokerError>> + Send,
     ) -> Result<T, BrokerError> {
-        let fault = {
+        let (fault, circles) = {
             let mut plan = self.plan();
             *plan.calls.entry(op).or_default() += 1;
-            plan.next.get_mut(&op).and_then(VecDeque::pop_front).or_else(|| plan.always.get(&op).cloned())
+            let (now, (at, calls)) = (Instant::now(), *plan.at_once.get(&op).unwrap_or(&(self.began, 0)));
+            let calls = if at == now { calls + 1 } else { 1 };
+            plan.at_once.insert(op, (now, calls));
+            if calls > AT_ONCE {
+                plan.circle = Some(op);
+            }
+            let fault = plan.next.get_mut(&op).and_then(VecDeque::pop_front).or_else(|| plan.always.get(&op).cloned());
+            (fault, plan.circle.is_some())
         };
+        if circles {
+            // Time goes on, so that the test comes to its end and says so.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         match fault {
             None => call.await,
             Some(Fault::Away(time, every))

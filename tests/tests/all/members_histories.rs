@@ -113,6 +113,8 @@ struct Life {
     published: BTreeSet<(u32, EntryId)>,
     /// The losses that processes told which are gone.
     lost: u64,
+    /// The calls that they made again and again without a pause.
+    circles: Vec<Op>,
     /// Whether a state was deleted: then a loss is none that was made up.
     cut: bool,
 }
@@ -137,6 +139,7 @@ impl Life {
             started: 0,
             published: BTreeSet::new(),
             lost: 0,
+            circles: Vec::new(),
             cut: false,
         }
     }
@@ -158,6 +161,7 @@ impl Life {
     fn take(&mut self, index: usize) -> TestApp {
         let process = self.processes.swap_remove(index);
         self.lost += losses(&process.app);
+        self.circles.extend(process.wire.circle());
         process.app
     }
 
@@ -308,6 +312,11 @@ impl Life {
             let last: Vec<_> = last.filter_map(|status| status.last_loss).collect();
             return Err(format!("{lost} losses are told, and nothing is lost: {last:?}"));
         }
+        if let Some(op) =
+            life.circles.iter().copied().chain(life.processes.iter().filter_map(|of| of.wire.circle())).next()
+        {
+            return Err(format!("{op:?} is called again and again without a pause"));
+        }
         let truth = life.truth.lock().unwrap();
         match truth.violations.first() {
             Some(violation) => Err(format!("{violation}, and {} more", truth.violations.len() - 1)),
@@ -380,6 +389,34 @@ async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
     assert!(wire.calls(Op::Acquire) > 3 * PARTITIONS as usize, "{} claims", wire.calls(Op::Acquire));
     assert_eq!(losses(&life.processes[0].app), 0, "{:?}", life.processes[0].app.status());
     life.settle().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_cannot_give_its_lease_back_goes_on_with_its_partition() {
+    for seed in 1..20 {
+        let mut life = Life::new(seed);
+        life.start().await;
+        sleep(LEASE).await;
+        // Several partitions would be another's: what ends the trouble of one must not set off the next.
+        let wire = life.processes[0].wire.clone();
+        wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
+        life.start().await;
+        life.start().await;
+        for _ in 0..20 {
+            life.publish().await;
+            sleep(LEASE / 2).await;
+        }
+        let (tried, claims) = (wire.calls(Op::Release), wire.calls(Op::Acquire));
+        assert!(tried > 0 && tried <= 2 * PARTITIONS as usize, "seed {seed}: {tried} attempts");
+        assert!(claims <= 3 * PARTITIONS as usize, "seed {seed}: {claims} claims");
+        assert_eq!(wire.circle(), None);
+        assert!(life.published.is_subset(&life.truth.lock().unwrap().ended), "seed {seed}");
+        // It is tried again, though not soon.
+        wire.heal();
+        sleep(Duration::from_secs(70)).await;
+        assert!(wire.calls(Op::Release) > tried, "seed {seed}");
+        life.settle().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
