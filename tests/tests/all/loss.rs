@@ -821,8 +821,11 @@ impl Life {
         let (gone, highest) = (last + 1..=self.n, if self.n == 0 { EntryId::ZERO } else { newest(self.n) });
         // The clock may be behind: some of them stand below what was read, and may have its ids.
         let below = if self.dice.below(2) == 0 { self.dice.below(count + 1) as usize } else { 0 };
-        let mut places = ids_from(same.next(), below);
-        let above = places.last().map_or(highest, |last| highest.max(*last));
+        // Not so far behind that retention takes them at once.
+        let now = self.world.broker.now().await.unwrap();
+        let first = self.ids.first().copied().unwrap_or_else(|| EntryId::new(now, 0));
+        let mut places = ids_from(same.next().max(first), below);
+        let above = places.last().copied().unwrap_or(first).max(highest);
         places.extend(ids_from(EntryId::new(above.ms + 1, 0), count as usize - below));
         let gate = Gate::default();
         for n in new.clone() {
