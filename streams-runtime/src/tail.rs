@@ -464,6 +464,10 @@ impl Window {
     /// Adds what was read.
     fn push(&mut self, found: Found) {
         let follows = self.is_followed(&found);
+        if self.entries.is_empty() && self.guarded {
+            // A group that has read up to here by itself may have read another entry there.
+            self.below = found.position.as_deref().map(Witness::of);
+        }
         self.witness = found.entries.last().filter(|_| self.guarded).map(|last| Witness::of(last));
         for entry in found.entries {
             self.last = entry.id;
@@ -630,11 +634,6 @@ impl Follower {
         inner.generation += 1;
         let generation = inner.generation;
         let anew = inner.change(&self.key, |window| {
-            if window.entries.is_empty() && window.last == position && window.witness.is_none() {
-                // It began here, and nobody had read the entry.
-                window.witness = witness;
-                window.below = witness.filter(|_| window.floor == position);
-            }
             let newest = window.entries.back().map(|entry| entry.id);
             let is_above = newest.is_some_and(|newest| newest > position) && !window.shows(position, witness);
             if !is_above && window.floor <= position {
@@ -997,6 +996,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_window_that_began_where_a_group_has_read_another_entry_does_not_go_on_from_there() {
+        let broker = Embedded::new();
+        let (shared, random): (Arc<dyn Broker>, _) = (Arc::new(broker.clone()), Arc::new(Random::seeded(1)));
+        let tails = Tails::new(shared, random, 100_000, Outages::default(), Arc::default());
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let entry = |payload: &[u8]| vec![(b"payload".to_vec(), payload.to_vec())];
+        let last = broker.append(&partition, vec![entry(b"of then")], None).await.unwrap()[0];
+        let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        // The group has read what stands there by itself.
+        let follower = tails.follow(partition.as_str(), last, last, 1_024);
+        let then = Some(Witness::of(&read[0]));
+        broker.delete(&partition);
+        let next = EntryId::new(last.ms + 1, 0);
+        for id in [last, next] {
+            assert!(broker.add(&partition, id, entry(b"of now")));
+        }
+        assert!(matches!(follower.wait(last, then, 1).await, Taken::Behind { .. }));
+        let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        let now = Some(Witness::of(&read[0]));
+        assert!(matches!(follower.take(last, now, 1), Taken::Entries(entries) if entries[0].id == next));
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_group_takes_no_more_at_once_than_it_may_hold() {
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
         let tails = Tails::new(
@@ -1014,7 +1037,9 @@ mod tests {
             broker.append(&partition, vec![entry], None).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let (mut position, mut witness, mut sizes) = (first, None, Vec::new());
+        let (mut position, mut sizes) = (first, Vec::new());
+        let mut witness =
+            broker.read(&partition, EntryId::ZERO, 1).await.unwrap().first().map(|first| Witness::of(first));
         while let Taken::Entries(entries) = follower.take(position, witness, 256) {
             let last = entries.last().unwrap();
             (position, witness) = (last.id, Some(Witness::of(last)));
