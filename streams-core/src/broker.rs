@@ -12,6 +12,10 @@ use std::time::Duration;
 
 use crate::keys::{GroupKey, PartitionKey, StreamKey};
 pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
+pub use crate::queue::{
+    Acked, Acks, Again, Chunk, Cursor, Damage, Fetch, Fetched, Item, Judged, Left, New, Pass, QueueState, Range,
+    Reclaimed, Unacked, Until, Wait,
+};
 pub use crate::shared::{
     Become, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
 };
@@ -284,6 +288,74 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// out, so that one which ended its process shows; not so with entries of a foreign one, where the count says nothing. The last rings the
     /// partition's bell. MUST work on a server that is full.
     fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed>;
+
+    // Work queues. Keys are those of `GroupKey::queue`. A consumer holds what it has in flight as an owner holds a lease: it renews
+    // (`Renewer`, with its token and the epoch of its joining), and whoever has seen the same beat for a whole lease reclaims what it
+    // had. A reset takes everything out of all chunks and out of the waiting set, and removes all consumers. Every call that touches
+    // the waiting set MUST find out when that is not the one of which the record tells ([`Damage`]), and then change nothing.
+
+    /// Gives out entries as one chunk of the caller's: first those that wait and may be taken, then new ones. It MUST NOT wait for any,
+    /// MUST work on a server that is full, and counts as a beat of the caller.
+    ///
+    /// New entries are given out from the cursor on, which moves over them. MUST answer [`Fetched::Unsure`] where there are entries
+    /// behind the cursor, or the stream has none at all though the cursor is not at its beginning, and neither does the entry at the cursor
+    /// still stand there as the one that is recorded, nor has the caller judged what follows. Whatever else may be missing is for the caller to
+    /// find out by snapshots.
+    ///
+    /// Before anything is given out all entries that wait MUST be found missing that a trim has passed, whenever they are due; one that
+    /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
+    /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
+    ///
+    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. One that comes after another with a larger number
+    /// MUST change nothing.
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
+        let _ = (group, fetch);
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
+
+    /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
+    /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
+    ///
+    /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
+    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing.
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
+        let _ = (group, acks);
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
+
+    /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
+    /// loss one tells it. MUST work on a server that is full.
+    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
+        let _ = (group, pass);
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
+
+    /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. What to
+    /// record of the loss is as in [`Pass::halts`]. MUST work on a server that is full.
+    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+        let _ = (group, damage, halts);
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
+
+    /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
+        let _ = group;
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
+
+    /// Gives back what a consumer has in flight, at most about `count` entries at a time, and removes it with the last, if what shows
+    /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
+    /// crash more. The last rings the partition's bell. MUST work on a server that is full.
+    fn reclaim<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        owner: &'a str,
+        seen: &'a Life,
+        count: usize,
+    ) -> Reply<'a, Reclaimed> {
+        let _ = (group, owner, seen, count);
+        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
+    }
 }
 
 /// Not public API: what keeps [`Broker`] to this project until its contract is settled.

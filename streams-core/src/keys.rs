@@ -189,7 +189,7 @@ impl PartitionKey {
             partition: self.clone(),
             group: group.to_owned(),
             state: format!("streams:{{{}}}:{group}", self.key),
-            shared: false,
+            delivery: Kind::Ordered,
         }
     }
 }
@@ -207,7 +207,14 @@ pub struct GroupKey {
     partition: PartitionKey,
     group: String,
     state: String,
-    shared: bool,
+    delivery: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Kind {
+    Ordered,
+    Shared,
+    Queue,
 }
 
 impl GroupKey {
@@ -235,13 +242,26 @@ impl GroupKey {
     /// ordered delivery is refused.
     #[must_use]
     pub fn shared(mut self) -> Self {
-        self.shared = true;
+        self.delivery = Kind::Shared;
         self
     }
 
     /// Whether it is a key for shared delivery.
     pub fn is_shared(&self) -> bool {
-        self.shared
+        self.delivery == Kind::Shared
+    }
+
+    /// The same for a work queue: whatever is made under this key is made for that, and what was made for another delivery is
+    /// refused.
+    #[must_use]
+    pub fn queue(mut self) -> Self {
+        self.delivery = Kind::Queue;
+        self
+    }
+
+    /// Whether it is a key for a work queue.
+    pub fn is_queue(&self) -> bool {
+        self.delivery == Kind::Queue
     }
 
     /// Of a shared group the sorted set of entries that nobody has in hand, each with the moment from which it may be taken.

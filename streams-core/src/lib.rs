@@ -23,6 +23,7 @@ mod consumer;
 mod batch;
 mod extract;
 mod outcome;
+mod queue;
 mod shared;
 
 pub use batch::Batch;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Interrupt, Joined,
-    Life, Member, Moved, Need, Notes, Page, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled,
-    Snapshot, Tail, Take, Taken, Took,
+    Acked, Acks, Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
+    Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, Freed,
+    GroupState, Holder, Interrupt, Joined, Life, Lost, Member, Moved, Need, Notes, Page, Pass, QueueState, Reclaimed,
+    Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -550,6 +550,43 @@ impl Broker for Faulty {
 
     fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
         Box::pin(self.around(Op::Crew, self.inner.free(group, owner, seen, count)))
+    }
+
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
+        let call = async move {
+            let fetched = self.inner.fetch(group, fetch).await?;
+            if let Fetched::Chunk(chunk) = &fetched {
+                self.pass(chunk.again.iter().map(|again| &again.entry).chain(&chunk.new))?;
+            }
+            Ok(fetched)
+        };
+        Box::pin(self.around(Op::Take, call))
+    }
+
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
+        Box::pin(self.around(Op::Settle, self.inner.ack(group, acks)))
+    }
+
+    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Take, self.inner.pass(group, pass)))
+    }
+
+    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Take, self.inner.mend(group, damage, halts)))
+    }
+
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
+        Box::pin(self.around(Op::Crew, self.inner.queue(group)))
+    }
+
+    fn reclaim<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        owner: &'a str,
+        seen: &'a Life,
+        count: usize,
+    ) -> Reply<'a, Reclaimed> {
+        Box::pin(self.around(Op::Crew, self.inner.reclaim(group, owner, seen, count)))
     }
 }
 
