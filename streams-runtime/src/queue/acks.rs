@@ -1,0 +1,332 @@
+//! What a consumer of a work queue has to say of entries in flight: gathered, sent one call after the other, and sent again as it
+//! was until there is an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::EntryId;
+use streams_core::broker::{Acked, Acks, BrokerError, DeadBounds, Fields, Holder, Until, Wait};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::in_flight::{Flight, InFlight, Open};
+use crate::clock::after;
+use crate::commit::MENDED_RETRY;
+use crate::outage::Sent;
+use crate::settle::Cause;
+
+/// How many ends one call tells: some milliseconds of the server's time.
+const ENDS_A_CALL: usize = 500;
+/// How many entries may have ended here that the server does not know of: as many come again after a crash, with what is in
+/// flight.
+const MOST_UNACKED: usize = 1_000;
+/// How long an end waits for others to be told with it, while there is work; and how many go at once without waiting.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHERED: usize = 64;
+
+/// What becomes of an entry in flight.
+#[derive(Debug, Clone)]
+pub(super) enum Disposition {
+    /// Its business with the group is ended.
+    Ack,
+    /// The same, because no build is known to handle an event of this name.
+    Ignore { name: String, version: u32 },
+    /// It is given back, to be attempted again after a while.
+    Retry { failed: u32, after: Duration },
+    /// It is given back untried.
+    Release,
+    /// The same, for a build that handles this.
+    ReleaseFor { name: String, version: u32 },
+    /// It is put away as a dead letter with these fields.
+    DeadLetter { fields: Fields, cause: Cause },
+    /// It stays in flight, and is about to run.
+    Charge,
+}
+
+/// An entry with what becomes of it.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    pub(super) flight: Flight,
+    pub(super) disposition: Disposition,
+}
+
+impl End {
+    fn is_letter(&self) -> bool {
+        matches!(self.disposition, Disposition::DeadLetter { .. })
+    }
+
+    fn is_charge(&self) -> bool {
+        matches!(self.disposition, Disposition::Charge)
+    }
+}
+
+/// The entries of one chunk that a call is about.
+#[derive(Default)]
+struct Touched {
+    over: BTreeSet<EntryId>,
+    charged: BTreeSet<EntryId>,
+}
+
+fn touched(ends: &[End]) -> BTreeMap<u64, Touched> {
+    let mut chunks: BTreeMap<u64, Touched> = BTreeMap::new();
+    for end in ends {
+        let (chunk, id) = end.flight;
+        let touched = chunks.entry(chunk).or_default();
+        if end.is_charge() { &mut touched.charged } else { &mut touched.over }.insert(id);
+    }
+    chunks
+}
+
+/// The call that tells these ends.
+fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bounds: DeadBounds) -> Acks {
+    let (mut back, mut dead, mut passed_over) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for End { flight, disposition } in ends {
+        let item = in_flight.item(*flight);
+        let mut wait = |failed, until| back.push(Wait { id: item.id, failed, crashes: item.crashes, until });
+        match disposition {
+            Disposition::Ack | Disposition::Charge => {}
+            Disposition::Ignore { name, .. } => {
+                passed_over.insert(name.clone());
+            }
+            Disposition::Retry { failed, after } => wait(*failed, Until::After(*after)),
+            Disposition::Release => wait(item.failed, Until::After(Duration::ZERO)),
+            Disposition::ReleaseFor { name, version } => {
+                wait(item.failed, Until::Needs { name: name.clone(), version: *version })
+            }
+            Disposition::DeadLetter { fields, .. } => dead.push(fields.clone()),
+        }
+    }
+    let left = |(chunk, Touched { over, charged }): (u64, Touched)| {
+        let open = in_flight.chunks.get(&chunk)?;
+        Some((chunk, open.left(&over, &charged)))
+    };
+    Acks {
+        holder: holder.clone(),
+        call,
+        chunks: touched(ends).into_iter().filter_map(left).collect(),
+        back,
+        dead,
+        dead_bounds,
+        passed_over: passed_over.into_iter().collect(),
+    }
+}
+
+/// Ends on their way.
+pub(super) struct Sending {
+    pub(super) acks: Arc<Acks>,
+    ends: Vec<End>,
+    reply: Option<AbortOnDropHandle<Result<Acked, BrokerError>>>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// Dead letters for which there is no room.
+struct Kept {
+    letters: Vec<End>,
+    until: Instant,
+}
+
+/// What is to be said.
+pub(super) struct AckQueue {
+    ends: Vec<End>,
+    /// How many of them, and of those on their way, are dead letters.
+    letters: usize,
+    /// Until when ends wait for others.
+    pub(super) gathering: Option<Instant>,
+    sending: Option<Sending>,
+    kept: Option<Kept>,
+    calls: u64,
+    /// The last call that was sent.
+    pub(super) sent: Sent,
+}
+
+impl AckQueue {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { ends: Vec::new(), letters: 0, gathering: None, sending: None, kept: None, calls: 0, sent: Sent::at(now) }
+    }
+
+    pub(super) fn push(&mut self, flight: Flight, disposition: Disposition) {
+        let end = End { flight, disposition };
+        self.letters += usize::from(end.is_letter());
+        self.ends.push(end);
+    }
+
+    /// Whether handlers may begin: nothing begins that nobody could settle, nor while a dead letter is on its way, for which there
+    /// may be no room.
+    pub(super) fn may_start(&self) -> bool {
+        let unacked = self.ends.len() + self.sending.as_ref().map_or(0, |sending| sending.ends.len());
+        self.is_answered() && self.kept.is_none() && self.letters == 0 && unacked < MOST_UNACKED
+    }
+
+    /// Whether the server has answered what it was told last, or may still.
+    pub(super) fn is_answered(&self) -> bool {
+        self.sending.as_ref().is_none_or(|sending| sending.failures == 0)
+    }
+
+    /// Whether there is room for dead letters, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        self.kept.is_none()
+    }
+
+    /// Whether nothing is left to say.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty() && self.sending.is_none()
+    }
+
+    /// Whether a call is without an answer and not waiting to be sent again.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.as_ref().is_some_and(|sending| sending.retry_at.is_none())
+    }
+
+    /// When letters without room are tried again.
+    pub(super) fn kept_until(&self) -> Option<Instant> {
+        self.kept.as_ref().map(|kept| kept.until)
+    }
+
+    /// The next call, where one is to be sent now: `busy` says that others may come soon.
+    pub(super) fn next(
+        &mut self,
+        holder: &Holder,
+        in_flight: &InFlight,
+        dead_bounds: DeadBounds,
+        busy: bool,
+        now: Instant,
+    ) -> Option<Arc<Acks>> {
+        if self.sending.is_some() || self.ends.is_empty() {
+            self.gathering = None;
+            return None;
+        }
+        let waits = busy && self.letters == 0 && self.ends.len() < GATHERED && !self.ends.iter().any(End::is_charge);
+        if waits && *self.gathering.get_or_insert(after(now, GATHER)) > now {
+            return None;
+        }
+        self.gathering = None;
+        let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
+        self.calls += 1;
+        let acks = Arc::new(call(holder, self.calls, &ends, in_flight, dead_bounds));
+        self.sending = Some(Sending { acks: Arc::clone(&acks), ends, reply: None, failures: 0, retry_at: None });
+        Some(acks)
+    }
+
+    /// A call is on its way.
+    pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Acked, BrokerError>>, now: Instant) {
+        if let Some(sending) = &mut self.sending {
+            (sending.reply, sending.retry_at) = (Some(reply), None);
+            self.sent = Sent::at(now);
+        }
+    }
+
+    /// Waits for the answer; `None` says that it is time to send the same again.
+    ///
+    /// # Cancel safety
+    /// The call goes on.
+    pub(super) async fn answer(&mut self) -> Option<Result<Acked, BrokerError>> {
+        let Some(sending) = &mut self.sending else { return std::future::pending().await };
+        if let Some(at) = sending.retry_at {
+            tokio::time::sleep_until(at).await;
+            return None;
+        }
+        match &mut sending.reply {
+            Some(reply) => Some(super::joined(reply).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What is on its way, to be sent again as it was.
+    pub(super) fn again(&self) -> Option<Arc<Acks>> {
+        self.sending.as_ref().map(|sending| Arc::clone(&sending.acks))
+    }
+
+    /// There was no answer: answers how often that was so, in a row.
+    pub(super) fn failed(&mut self) -> u32 {
+        self.sending.as_mut().map_or(0, |sending| {
+            sending.failures = sending.failures.saturating_add(1);
+            sending.failures
+        })
+    }
+
+    /// The call is sent again then.
+    pub(super) fn retry(&mut self, at: Instant) {
+        if let Some(sending) = &mut self.sending {
+            sending.retry_at = Some(at);
+        }
+    }
+
+    /// The server has done it: answers with the ends that it knows of now.
+    pub(super) fn done(&mut self, in_flight: &mut InFlight) -> Vec<End> {
+        let Some(Sending { ends, .. }) = self.sending.take() else { return Vec::new() };
+        for (chunk, Touched { over, charged }) in touched(&ends) {
+            if let Some(open) = in_flight.chunks.get_mut(&chunk) {
+                open.acked(&over, &charged);
+                if open.is_empty() {
+                    in_flight.chunks.remove(&chunk);
+                }
+            }
+        }
+        self.letters -= ends.iter().filter(|end| end.is_letter()).count();
+        ends
+    }
+
+    /// Nothing of it was done: it is said in another call, each end as `change` makes it.
+    pub(super) fn refused(&mut self, change: impl Fn(Disposition) -> Disposition) {
+        let Some(Sending { ends, .. }) = self.sending.take() else { return };
+        let changed = ends.into_iter().map(|end| End { disposition: change(end.disposition), ..end });
+        self.ends.splice(..0, changed);
+    }
+
+    /// There is no room for the letters on their way: they must not keep the others. Answers whether there were any.
+    pub(super) fn keep_letters(&mut self, now: Instant) -> bool {
+        let Some(sending) = &mut self.sending else { return false };
+        let letters: Vec<_> = sending.ends.extract_if(.., |end| end.is_letter()).collect();
+        if letters.is_empty() {
+            return false;
+        }
+        self.letters -= letters.len();
+        let kept = self.kept.get_or_insert_with(|| Kept { letters: Vec::new(), until: now });
+        kept.letters.extend(letters);
+        kept.until = after(now, MENDED_RETRY);
+        self.refused(|disposition| disposition);
+        true
+    }
+
+    /// Tries letters again for which there was no room, when it is time.
+    pub(super) fn try_letters(&mut self, now: Instant) {
+        if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
+            self.letters += kept.letters.len();
+            self.ends.extend(kept.letters);
+        }
+    }
+
+    /// Gives back what there is no room for among the dead letters: it comes again, and fails again.
+    pub(super) fn release_letters(&mut self) {
+        for End { flight, .. } in self.kept.take().map(|kept| kept.letters).unwrap_or_default() {
+            self.push(flight, Disposition::Release);
+        }
+    }
+
+    /// What is to be said of all that is in flight when it cannot be said now: the call without an answer as it was, and one about
+    /// the rest. What runs must have been cancelled.
+    pub(super) fn leave_behind(
+        &mut self,
+        holder: &Holder,
+        in_flight: &mut InFlight,
+        dead_bounds: DeadBounds,
+    ) -> Vec<Arc<Acks>> {
+        let mut calls: Vec<_> = self.again().into_iter().collect();
+        // The second comes after the first has been done.
+        self.done(in_flight);
+        self.release_letters();
+        let mut ends: Vec<_> = std::mem::take(&mut self.ends);
+        ends.retain(|end| !end.is_letter() && !end.is_charge());
+        let said: BTreeSet<_> = ends.iter().map(|end| end.flight).collect();
+        let rest = |(chunk, open): (&u64, &Open)| open.ids().map(|id| (*chunk, id)).collect::<Vec<_>>();
+        let rest: Vec<_> = in_flight.chunks.iter().flat_map(rest).filter(|flight| !said.contains(flight)).collect();
+        ends.extend(rest.into_iter().map(|flight| End { flight, disposition: Disposition::Release }));
+        self.calls += 1;
+        if !ends.is_empty() {
+            calls.push(Arc::new(call(holder, self.calls, &ends, in_flight, dead_bounds)));
+        }
+        calls
+    }
+}

@@ -1,0 +1,219 @@
+//! How a consumer of a work queue asks for entries: one call at a time, each for a chunk, and the same again until there is an
+//! answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{BrokerError, Chunk, Cursor, Fetch, Fetched, Judged, Lost, New, Pass, Snapshot};
+use streams_core::{Entry, EntryId};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::loss::{DataLoss, DataLossKind, Reader, Witness};
+use crate::outage::Sent;
+use crate::tail::{Follower, Taken};
+
+/// How often the server's own group is shown the cursor: as often as somebody looks at it.
+const MIRROR: Duration = Duration::from_secs(1);
+
+/// A fetch that has no answer yet.
+struct Fetching {
+    fetch: Arc<Fetch>,
+    /// Entries that this process has read by itself, and the fetch is about.
+    known: Vec<Arc<Entry>>,
+    /// `None` while it waits to be sent again.
+    reply: Option<AbortOnDropHandle<Result<Fetched, BrokerError>>>,
+}
+
+/// What there is to fetch.
+pub(super) struct Fetcher {
+    calls: u64,
+    fetching: Option<Fetching>,
+    pub(super) failures: u32,
+    /// When to ask again after a call that failed.
+    pub(super) retry_at: Option<Instant>,
+    /// There may be something to fetch.
+    pub(super) hungry: bool,
+    /// When the first of those that wait may be taken.
+    pub(super) due: Option<Instant>,
+    /// What a look has found to come next.
+    judged: Option<Judged>,
+    /// The cursor as it was left here, with what the entry there looks like.
+    end: Option<(EntryId, Witness)>,
+    mirror_at: Instant,
+    /// The last call that was sent.
+    pub(super) sent: Sent,
+}
+
+/// What a look at the stream means for the cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It goes on with this entry.
+    Next(Judged),
+    /// Nothing is behind it.
+    End,
+    /// It goes over what is lost, or over ids that no entry has any more.
+    Pass(Pass, Option<DataLoss>),
+    /// History was cut.
+    Cut(DataLoss, Reader),
+}
+
+/// Judges a snapshot from the cursor on, by the rule of every reader.
+pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Finding {
+    let mut reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
+    let loss = reader.judge(snapshot, snapshot.complete);
+    let next = snapshot.entries.iter().find(|entry| entry.id > cursor.at).map(|entry| entry.id);
+    let pass = |to: Cursor, loss: Option<DataLoss>| {
+        let lost = loss.as_ref().filter(|_| halts).map(|loss| Lost {
+            deleted: loss.kind == DataLossKind::DeletedUnread,
+            from: loss.from,
+            to: loss.to,
+            count: loss.count.unwrap_or(0),
+        });
+        Finding::Pass(Pass { from: cursor.clone(), to, halts: lost }, loss)
+    };
+    match (loss, next) {
+        (Some(loss), _) if !loss.kind.is_gap() => Finding::Cut(loss, reader),
+        (Some(loss), _) => {
+            let is_trim = loss.kind == DataLossKind::TrimmedPast;
+            let to = match is_trim {
+                true => Cursor { at: loss.to, at_event: String::new(), seen: reader.seen() },
+                false => Cursor { seen: reader.seen(), ..cursor.clone() },
+            };
+            pass(to, Some(loss))
+        }
+        (None, Some(next)) => Finding::Next(Judged { at: cursor.at, next }),
+        (None, None) => {
+            if snapshot.complete {
+                reader.pass_nothing(snapshot);
+            }
+            if reader.position() == cursor.at {
+                return Finding::End;
+            }
+            pass(Cursor { at: reader.position(), at_event: String::new(), seen: reader.seen() }, None)
+        }
+    }
+}
+
+impl Fetcher {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            calls: 0,
+            fetching: None,
+            failures: 0,
+            retry_at: None,
+            hungry: true,
+            due: None,
+            judged: None,
+            end: None,
+            mirror_at: now,
+            sent: Sent::at(now),
+        }
+    }
+
+    /// Whether a call is on its way, or waits to be sent again.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.fetching.is_some()
+    }
+
+    /// Whether a call is without an answer.
+    pub(super) fn is_sent(&self) -> bool {
+        self.fetching.as_ref().is_some_and(|fetching| fetching.reply.is_some())
+    }
+
+    /// The next call: `fetch` says all of it but its number and which new entries it is about. A consumer that is alone proposes
+    /// those that the tail has read anyway.
+    pub(super) fn next(&mut self, mut fetch: Fetch, alone: Option<&Follower>, now: Instant) -> Arc<Fetch> {
+        self.calls += 1;
+        // What comes from here on is not in the answer for sure.
+        self.hungry = false;
+        fetch.call = self.calls;
+        fetch.mirror = self.mirror_at <= now;
+        let mut known = Vec::new();
+        fetch.new = New::Read { judged: self.judged };
+        if let (Some((from, witness)), Some(follower)) = (self.end, alone)
+            && let Taken::Entries(entries) = follower.take(from, Some(witness), fetch.count)
+            && let Some(last) = entries.last()
+        {
+            let to_event = last.given_id().unwrap_or_default().to_owned();
+            fetch.new = New::Known { from, to: last.id, to_event, number: entries.len() as u64 };
+            known = entries;
+        }
+        let fetch = Arc::new(fetch);
+        self.fetching = Some(Fetching { fetch: Arc::clone(&fetch), known, reply: None });
+        fetch
+    }
+
+    /// A call is on its way.
+    pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Fetched, BrokerError>>, now: Instant) {
+        if let Some(fetching) = &mut self.fetching {
+            fetching.reply = Some(reply);
+            self.sent = Sent::at(now);
+        }
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Cancel safety
+    /// The call goes on.
+    pub(super) async fn answer(&mut self) -> Result<Fetched, BrokerError> {
+        match self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut()) {
+            Some(reply) => super::joined(reply).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// There was no answer: the same is asked again at this moment.
+    pub(super) fn failed(&mut self, at: Instant) {
+        if let Some(fetching) = &mut self.fetching {
+            fetching.reply = None;
+        }
+        self.retry_at = Some(at);
+    }
+
+    /// What is to be sent again, when it is time.
+    pub(super) fn again(&mut self, now: Instant) -> Option<Arc<Fetch>> {
+        self.retry_at.take_if(|at| *at <= now)?;
+        self.fetching.as_ref().map(|fetching| Arc::clone(&fetching.fetch))
+    }
+
+    /// Takes up a chunk: its number, and the new entries in it.
+    pub(super) fn take_up(&mut self, chunk: &mut Chunk, now: Instant) -> Option<(u64, EntryId, Vec<Arc<Entry>>)> {
+        let Fetching { fetch, known, .. } = self.fetching.take()?;
+        (self.failures, self.retry_at) = (0, None);
+        if fetch.mirror {
+            self.mirror_at = now + MIRROR;
+        }
+        let (new, after) = match &fetch.new {
+            New::Known { from, .. } if chunk.number > 0 => (known, *from),
+            New::Known { .. } => {
+                // Somebody else has fetched meanwhile.
+                (self.end, self.hungry) = (None, true);
+                (Vec::new(), chunk.at)
+            }
+            _ => {
+                let new = std::mem::take(&mut chunk.new);
+                let after = new.first().map_or(chunk.at, |first| first.id.previous());
+                (new, after)
+            }
+        };
+        if let Some(last) = new.last() {
+            (self.end, self.judged) = (Some((last.id, Witness::of(last))), None);
+        }
+        // Where there was something there may be more.
+        self.hungry |= !(new.is_empty() && chunk.again.is_empty());
+        Some((fetch.call, after, new))
+    }
+
+    /// The call has given out nothing.
+    pub(super) fn nothing(&mut self) {
+        self.fetching = None;
+        (self.failures, self.retry_at) = (0, None);
+    }
+
+    /// A look has found what comes next, or that nothing does.
+    pub(super) fn judged(&mut self, judged: Option<Judged>) {
+        self.hungry |= judged.is_some();
+        (self.judged, self.end) = (judged, None);
+    }
+}

@@ -1,0 +1,335 @@
+//! What a consumer of a work queue has in flight: chunks and what of them is left, entries that wait here for a slot, and calls of
+//! handlers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{Item, Left, Need, Range};
+use streams_core::{Entry, EntryId, Outcome};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::clock::after;
+use crate::deliver::Taker;
+use crate::prove::{Turn, given_up};
+use crate::settle::Failed;
+
+/// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
+/// the server after each event; what is ahead waits here, although another process may be free.
+const AHEAD: Duration = Duration::from_millis(10);
+const MOST_AHEAD: usize = 256;
+/// After how long an entry is given back that was fetched ahead and has not begun: the handlers turned out to be slow.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// An entry of a chunk: the same one may come again in a later chunk before it is known that it was given back.
+pub(super) type Flight = (u64, EntryId);
+
+/// How an entry that was given out may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Beside whatever runs.
+    Beside,
+    /// With nothing else of the partition, and nothing else of this process that has crashes, in whatever group.
+    Alone,
+    /// Not again.
+    Over(String),
+}
+
+/// How an entry may run that took down so many processes, as far as one knows.
+///
+/// The first is that of everything that was in flight, whether it ran or not, so nothing is known from it; the second is that of
+/// all that ran, and may be chance, too. From then on it runs alone, so that suspects are not charged with each other's ends.
+pub(super) fn standing(crashes: u32, max_crashes: u32) -> Standing {
+    let charged = crashes.saturating_sub(1);
+    if let Some(reason) = given_up(charged, max_crashes) {
+        return Standing::Over(reason);
+    }
+    if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
+}
+
+/// How many entries to have in flight that have not begun, where so many run at once and take so long.
+fn ahead(slots: usize, mean: Option<Duration>) -> usize {
+    // Nothing is known of the first.
+    let Some(mean) = mean else { return 0 };
+    let done = AHEAD.as_nanos() * slots as u128 / mean.as_nanos().max(1);
+    usize::try_from(done).unwrap_or(usize::MAX).min(MOST_AHEAD)
+}
+
+/// What of a chunk the server has in this consumer's name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Open {
+    /// The new entries: they lie above this id.
+    after: EntryId,
+    /// In order; those in the middle that are ended stand in `ended`, too.
+    ids: VecDeque<EntryId>,
+    ended: BTreeSet<EntryId>,
+    items: BTreeMap<EntryId, Item>,
+}
+
+impl Open {
+    pub(super) fn new(after: EntryId, new: impl IntoIterator<Item = EntryId>, again: impl IntoIterator<Item = Item>) -> Self {
+        let items = again.into_iter().map(|item| (item.id, item)).collect();
+        Self { after, ids: new.into_iter().collect(), ended: BTreeSet::new(), items }
+    }
+
+    /// Failed attempts and crashes of an entry.
+    pub(super) fn item(&self, id: EntryId) -> Item {
+        self.items.get(&id).copied().unwrap_or(Item { id, failed: 0, crashes: 0, charged: true })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len() - self.ended.len() + self.items.len()
+    }
+
+    /// What is left when these are over, and those charged.
+    pub(super) fn left(&self, over: &BTreeSet<EntryId>, charged: &BTreeSet<EntryId>) -> Left {
+        let is_over = |id: &EntryId| over.contains(id) || self.ended.contains(id);
+        let again = self.items.values().filter(|item| !over.contains(&item.id));
+        let again = again.map(|item| Item { charged: item.charged || charged.contains(&item.id), ..*item });
+        Left { range: self.range(is_over), again: again.collect() }
+    }
+
+    fn range(&self, is_over: impl Fn(&EntryId) -> bool) -> Option<Range> {
+        let first = self.ids.iter().position(|id| !is_over(id))?;
+        let last = self.ids.iter().rposition(|id| !is_over(id))?;
+        let after = first.checked_sub(1).map_or(self.after, |before| self.ids[before]);
+        let except: Vec<_> = self.ids.range(first..=last).filter(|id| is_over(id)).copied().collect();
+        let number = (last - first + 1 - except.len()) as u64;
+        Some(Range { after, to: self.ids[last], number, except })
+    }
+
+    /// The server knows that these are over, and those charged.
+    pub(super) fn acked(&mut self, over: &BTreeSet<EntryId>, charged: &BTreeSet<EntryId>) {
+        for id in over {
+            if self.items.remove(id).is_none() {
+                self.ended.insert(*id);
+            }
+        }
+        for id in charged {
+            self.items.entry(*id).and_modify(|item| item.charged = true);
+        }
+        while let Some(first) = self.ids.front().copied()
+            && self.ended.remove(&first)
+        {
+            self.after = first;
+            self.ids.pop_front();
+        }
+        while self.ids.back().is_some_and(|last| self.ended.remove(last)) {
+            self.ids.pop_back();
+        }
+    }
+
+    /// All that is left.
+    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> {
+        let new = self.ids.iter().filter(|id| !self.ended.contains(id));
+        new.chain(self.items.keys()).copied()
+    }
+}
+
+/// What was given out and has not begun.
+pub(super) struct Queued {
+    pub(super) chunk: u64,
+    pub(super) entry: Arc<Entry>,
+    pub(super) taker: Result<Taker, Need>,
+    pub(super) standing: Standing,
+    pub(super) since: Instant,
+}
+
+impl Queued {
+    pub(super) fn flight(&self) -> Flight {
+        (self.chunk, self.entry.id)
+    }
+}
+
+/// An event that has a slot: its handler was called, or is when the event has its turn and is charged.
+pub(super) struct Running {
+    /// Tells one call with an event from the next.
+    pub(super) call: u64,
+    pub(super) entry: Arc<Entry>,
+    pub(super) consumer: usize,
+    pub(super) attempt: u32,
+    pub(super) began: Instant,
+    /// When the handler has to be over, once it was called.
+    pub(super) limit: Option<Instant>,
+    /// Its turn and its slot, while the server is told that it is about to run.
+    pub(super) held: Option<(Turn, OwnedSemaphorePermit)>,
+}
+
+/// What has come of a call.
+pub(super) struct Returned {
+    pub(super) flight: Flight,
+    pub(super) call: u64,
+    pub(super) came: Came,
+}
+
+pub(super) enum Came {
+    /// The event has its turn.
+    Turn(Turn, OwnedSemaphorePermit),
+    /// The handler has come to its end.
+    End(Result<Outcome, Failed>),
+}
+
+/// What this consumer has in flight.
+#[derive(Default)]
+pub(super) struct InFlight {
+    pub(super) chunks: BTreeMap<u64, Open>,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) running: BTreeMap<Flight, Running>,
+    /// By when calls have to be over.
+    pub(super) limits: BTreeSet<(Instant, Flight)>,
+    pub(super) calls: JoinSet<Returned>,
+    called: u64,
+    /// Calls that were given up and have not come back: each keeps its slot.
+    pub(super) stuck: BTreeSet<u64>,
+    /// One that runs, runs alone.
+    pub(super) alone: bool,
+    /// What is in flight and has not ended weighs this.
+    pub(super) bytes: usize,
+    /// How long a call takes, lately.
+    mean: Option<Duration>,
+}
+
+impl InFlight {
+    /// How many entries the server has in this consumer's name.
+    pub(super) fn len(&self) -> usize {
+        self.chunks.values().map(Open::len).sum()
+    }
+
+    pub(super) fn item(&self, (chunk, id): Flight) -> Item {
+        self.chunks.get(&chunk).map_or(Item { id, failed: 0, crashes: 0, charged: true }, |open| open.item(id))
+    }
+
+    /// Takes up an entry of a chunk; who is to run alone goes first.
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.bytes += queued.entry.weight();
+        match queued.standing {
+            Standing::Alone => self.queue.push_front(queued),
+            _ => self.queue.push_back(queued),
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        let queued = self.queue.pop_front()?;
+        self.bytes -= queued.entry.weight();
+        Some(queued)
+    }
+
+    /// Everything that has not begun.
+    pub(super) fn take_queue(&mut self) -> VecDeque<Queued> {
+        let queue = std::mem::take(&mut self.queue);
+        self.bytes -= queue.iter().map(|queued| queued.entry.weight()).sum::<usize>();
+        queue
+    }
+
+    /// Since when the longest has waited that is to be given back when it waits for too long. What is to run alone is not:
+    /// it would never come to that.
+    pub(super) fn impatient(&self) -> Option<Instant> {
+        self.queue.iter().filter(|queued| queued.standing != Standing::Alone).map(|queued| queued.since).min()
+    }
+
+    /// What has waited for too long.
+    pub(super) fn give_up_waiting(&mut self, now: Instant) -> VecDeque<Queued> {
+        if self.impatient().is_none_or(|since| after(since, PATIENCE) > now) {
+            return VecDeque::new();
+        }
+        let (alone, rest): (VecDeque<_>, VecDeque<_>) =
+            self.queue.drain(..).partition(|queued| queued.standing == Standing::Alone);
+        self.queue = alone;
+        self.bytes -= rest.iter().map(|queued| queued.entry.weight()).sum::<usize>();
+        rest
+    }
+
+    /// The number of a new call.
+    pub(super) fn next_call(&mut self) -> u64 {
+        self.called += 1;
+        self.called
+    }
+
+    /// A call took so long.
+    pub(super) fn took(&mut self, time: Duration) {
+        self.mean = Some(self.mean.map_or(time, |mean| (mean * 7 + time) / 8));
+    }
+
+    /// How many more entries can be handled soon, with so many slots of all these idle.
+    pub(super) fn wanted(&self, idle: usize, concurrency: usize, most_bytes: usize) -> usize {
+        // A handler that takes long has no time for what would be fetched ahead for it.
+        let slow = self.running.values().filter(|running| running.began.elapsed() >= PATIENCE).count();
+        let ahead = ahead(concurrency.saturating_sub(slow), self.mean);
+        let has_some = !(self.running.is_empty() && self.queue.is_empty());
+        // A call for each event that has ended would cost more than the event.
+        let enough = self.queue.len() > idle + ahead / 2;
+        if enough || (has_some && self.bytes >= most_bytes) {
+            return 0;
+        }
+        (idle + ahead).saturating_sub(self.queue.len())
+    }
+
+    /// What was called is over.
+    pub(super) fn over(&mut self, flight: Flight, running: &Running) {
+        if let Some(limit) = running.limit {
+            self.limits.remove(&(limit, flight));
+        }
+        self.alone = false;
+        self.bytes -= running.entry.weight();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_crash_is_put_down_to_nobody_and_after_the_second_it_runs_alone() {
+        let over = |crashes, max| matches!(standing(crashes, max), Standing::Over(_));
+        assert_eq!(standing(0, 3), Standing::Beside);
+        assert_eq!(standing(1, 3), Standing::Beside);
+        assert_eq!(standing(2, 3), Standing::Alone);
+        assert_eq!(standing(3, 3), Standing::Alone);
+        assert!(over(4, 3));
+        assert_eq!((standing(0, 1), standing(1, 1)), (Standing::Beside, Standing::Alone));
+        assert!(over(2, 1));
+    }
+
+    #[test]
+    fn as_much_is_fetched_ahead_as_is_handled_in_ten_milliseconds() {
+        assert_eq!(ahead(8, None), 0);
+        assert_eq!(ahead(8, Some(Duration::from_secs(1))), 0);
+        assert_eq!(ahead(8, Some(Duration::from_millis(1))), 80);
+        assert_eq!(ahead(1, Some(Duration::from_micros(100))), 100);
+        assert_eq!(ahead(8, Some(Duration::ZERO)), MOST_AHEAD);
+    }
+
+    fn id(n: u64) -> EntryId {
+        EntryId::new(n, 0)
+    }
+
+    fn ids(numbers: &[u64]) -> BTreeSet<EntryId> {
+        numbers.iter().map(|n| id(*n)).collect()
+    }
+
+    #[test]
+    fn a_chunk_shrinks_from_both_ends_and_names_what_is_over_between_them() {
+        let again = Item { id: id(3), failed: 2, crashes: 1, charged: false };
+        let mut open = Open::new(id(10), (11..=16).map(id), [again]);
+        assert_eq!((open.len(), open.item(id(3)), open.item(id(12)).charged), (7, again, true));
+        let left = open.left(&ids(&[11, 13, 16]), &ids(&[3]));
+        let range = Range { after: id(11), to: id(15), number: 3, except: vec![id(13)] };
+        assert_eq!(left, Left { range: Some(range.clone()), again: vec![Item { charged: true, ..again }] });
+        assert_eq!(open.left(&ids(&[]), &ids(&[])).range.unwrap().number, 6, "nothing is over before the server knows");
+        open.acked(&ids(&[11, 13, 16]), &ids(&[3]));
+        assert_eq!(open.left(&ids(&[]), &ids(&[])), left);
+        open.acked(&ids(&[12, 3]), &ids(&[]));
+        let left = open.left(&ids(&[]), &ids(&[]));
+        assert_eq!(left, Left { range: Some(Range { after: id(13), number: 2, except: vec![], ..range }), again: vec![] });
+        assert_eq!(open.ids().collect::<Vec<_>>(), [id(14), id(15)]);
+        assert_eq!(open.left(&ids(&[14, 15]), &ids(&[])), Left::default());
+        open.acked(&ids(&[15, 14]), &ids(&[]));
+        assert!(open.is_empty());
+    }
+}

@@ -1,0 +1,1111 @@
+//! A group as a work queue, on one partition: join, fetch chunks, handle their entries beside each other, acknowledge them, leave.
+//!
+//! The broker keeps who has which entries in flight ([`streams_core::broker`]). A failed event waits for its next attempt there,
+//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`settle`](crate::settle) decides what an outcome
+//! means, and [`loss`](crate::loss) whether history is whole, as for ordered groups.
+//!
+//! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acknowledges what
+//! they have ended ([`acks`]). One call of each kind is on its way, so calls collect what there is by themselves. What the dead had
+//! is given back by whoever looks first ([`reclaim`]).
+
+mod acks;
+mod fetch;
+mod in_flight;
+mod reclaim;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{
+    Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder, Item,
+    Joined, Lost, New, QueueState,
+};
+use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::after;
+use crate::commit::MENDED_RETRY;
+use crate::deliver::Taker;
+use crate::lease::{Lease, until};
+use crate::loss::{DataLoss, DataLossKind, Reader};
+use crate::metrics::Gauge;
+use crate::ordered::{Ended, Group, Past};
+use crate::outage::Matter;
+use crate::prove::Turn;
+use crate::replay::{Replaying, Replays};
+use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
+use crate::shutdown::FAREWELL;
+use crate::source::{self, CHECK, Looked};
+use crate::status::count;
+use crate::tail::{Follower, TAKE};
+
+use acks::{AckQueue, Disposition, End};
+use fetch::{Fetcher, Finding};
+use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
+pub(crate) use reclaim::LivenessWatch;
+use reclaim::Reclaim;
+
+/// How often a process looks at the others, and at what waits without a ring.
+const LOOK: Duration = Duration::from_millis(750);
+
+/// What a work queue needs besides.
+pub(crate) struct Queue {
+    /// Slots for handlers, of all partitions of the group in this process.
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) concurrency: usize,
+    pub(crate) members: Arc<Gauge>,
+    /// The most that an entry waits for its next attempt, whatever the server's clock does.
+    pub(crate) longest_wait: Duration,
+}
+
+/// What an earlier joining of this process has not said of what it had in flight, and by which holder.
+pub(crate) struct Unsaid {
+    holder: Holder,
+    calls: Vec<Arc<Acks>>,
+}
+
+/// One joining of this process.
+struct Session<'a> {
+    group: &'a Group,
+    queue: &'a Queue,
+    lease: &'a Lease,
+    /// What builds had declared at the start.
+    declared: Events,
+    fetcher: Fetcher,
+    in_flight: InFlight,
+    acks: AckQueue,
+    slot: Slot,
+    dead_in_a_row: u32,
+    /// No other consumer is known.
+    alone: bool,
+    /// Nothing starts any more.
+    closing: bool,
+}
+
+/// A place in the queue for a slot, and one that was waited for.
+#[derive(Default)]
+struct Slot {
+    awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
+
+impl Group {
+    /// Takes part in the group's work until something ends that.
+    pub(crate) async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
+        if let Err(ended) = self.say_of(past).await {
+            return ended;
+        }
+        let joined = self.contact.patiently(Matter::Lease, Instant::now(), self.join()).await;
+        let (lease, declared) = match joined {
+            Ok(joined) => joined,
+            Err(ended) => {
+                if let Ended::Failed(error) = &ended {
+                    self.contact.failed(Matter::Lease, error);
+                }
+                return ended;
+            }
+        };
+        self.contact.succeeded(Matter::Lease);
+        self.progress.resume();
+        self.progress.joined();
+        self.owns(lease.holder().epoch);
+        let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
+        tracing::info!(group, partition, epoch, "taking part in the group's work");
+        self.withdraw(&declared).await;
+        let mut session = Session::new(self, queue, &lease, declared);
+        let ended = session.work(&mut past.sightings).await;
+        if let Ended::Failed(error) = &ended {
+            self.contact.failed(Matter::Read, error);
+        }
+        let ended = if matches!(ended, Ended::Lost) || session.give_back(&ended).await.is_err() {
+            session.cancel().await;
+            past.unsaid = Some(session.leave_behind());
+            Ended::Lost
+        } else {
+            self.leave(&lease, &ended).await;
+            ended
+        };
+        self.progress.disowned(matches!(ended, Ended::Lost));
+        ended
+    }
+
+    /// Says what became of what an earlier joining of this process had in flight, where no other process has found it dead: after
+    /// a server that was away for longer than a lease nobody has died, and nobody waits for the lease to run out once more.
+    async fn say_of(&self, past: &mut Past) -> Result<(), Ended> {
+        let Some(Unsaid { holder, calls }) = &past.unsaid else { return Ok(()) };
+        let broker = &self.engine.broker;
+        let said = self.contact.patiently(Matter::Write, Instant::now(), async {
+            for acks in calls {
+                // Whoever is no consumer any more has nothing in flight.
+                if broker.ack(&self.key, acks).await? == Acked::Fenced {
+                    return Ok(());
+                }
+            }
+            broker.release(&self.key, holder).await?;
+            Ok::<_, BrokerError>(())
+        });
+        tokio::select! {
+            biased;
+            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+            said = said => said.inspect_err(|error| self.contact.failed(Matter::Write, error))?,
+        }
+        self.contact.succeeded(Matter::Write);
+        past.unsaid = None;
+        Ok(())
+    }
+
+    /// Becomes a consumer of the group, which is made where it is new.
+    async fn join(&self) -> Result<(Lease, Events), Ended> {
+        let broker = &self.engine.broker;
+        loop {
+            if self.engine.shutdown.is_stopping() {
+                return Err(Ended::Stopped);
+            }
+            let state = broker.state(&self.key).await?;
+            self.recall(state.as_ref())?;
+            let Some(state) = state else {
+                if broker.create(&self.key, self.start).await? == Created::Foreign {
+                    self.take_over().await?;
+                }
+                continue;
+            };
+            self.declare(&state).await?;
+            let (token, sent) = (self.place.token(), Instant::now());
+            match broker.join(&self.key, &token, self.engine.lease_for).await? {
+                Joined::Member { epoch } => {
+                    let holder = Holder { owner: token, epoch };
+                    return Ok((self.engine.leases.hold(&self.progress, holder, sent), state.events));
+                }
+                // The next look says what has become of it.
+                Joined::Missing => {}
+                Joined::Vanished { at } => return Err(Self::vanished(Reader::new(at, "", None))),
+                Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
+            }
+        }
+    }
+
+    /// Is no consumer any more.
+    async fn leave(&self, lease: &Lease, ended: &Ended) {
+        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self
+                .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
+            Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
+        }
+    }
+
+    /// Why nothing is given out after a loss, and what lets the group go on.
+    fn resumable_loss_reason(&self, loss: &DataLoss) -> String {
+        let (partition, group) = (self.key.partition(), self.key.group());
+        format!(
+            "{}: {loss}; to go on with what is left call `Admin::resume(\"{partition}\", \"{group}\")`; `on_data_loss = \"continue\"` goes on by itself",
+            self.key
+        )
+    }
+}
+
+fn loss_of(lost: Lost) -> DataLoss {
+    let kind = if lost.deleted { DataLossKind::DeletedUnread } else { DataLossKind::TrimmedPast };
+    DataLoss { kind, from: lost.from, to: lost.to, count: Some(lost.count).filter(|count| *count > 0) }
+}
+
+impl<'a> Session<'a> {
+    fn new(group: &'a Group, queue: &'a Queue, lease: &'a Lease, declared: Events) -> Self {
+        let now = Instant::now();
+        Self {
+            group,
+            queue,
+            lease,
+            declared,
+            fetcher: Fetcher::new(now),
+            in_flight: InFlight::default(),
+            acks: AckQueue::new(now),
+            slot: Slot::default(),
+            dead_in_a_row: 0,
+            alone: false,
+            closing: false,
+        }
+    }
+
+    /// Fetches, handles and acknowledges until something ends it.
+    async fn work(&mut self, watch: &mut LivenessWatch) -> Ended {
+        let (group, lease) = (self.group, self.lease);
+        let (broker, partition) = (&group.engine.broker, group.key.partition());
+        // Only what comes from here on has to ring: what is there already is asked for first.
+        let mut heard = match source::extent(&**broker, &group.key).await {
+            Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
+            Err(error) => return error.into(),
+        };
+        let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
+        let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
+        // Sightings of others from this process's last time as a consumer still count.
+        watch.doubt();
+        let mut reclaim = Reclaim::default();
+        let (mut look_at, mut look): (_, Call<Option<QueueState>>) = (Instant::now(), None);
+        let mut quiet = None;
+        let (mut judging, mut judge_at): (Call<(Cursor, Looked)>, _) = (None, after(Instant::now(), CHECK));
+        let (mut replays, mut replaying) = (Replays::new(), None);
+        let ended = loop {
+            if let Err(ended) = self.advance(&news, judging.is_some()) {
+                break ended;
+            }
+            self.wait_for_a_slot();
+            let moment = self.next_moment();
+            let happened = tokio::select! {
+                biased;
+                () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
+                () = lease.lost() => Err(Ended::Lost),
+                Some(returned) = self.in_flight.calls.join_next() => {
+                    self.returned(returned);
+                    Ok(())
+                }
+                answer = self.acks.answer() => self.absorb_acked(answer).await,
+                answer = self.fetcher.answer() => match self.absorb_fetched(answer).await {
+                    Ok(unsure) => {
+                        judging = judging.or(unsure.map(|cursor| self.judge(cursor)));
+                        Ok(())
+                    }
+                    Err(ended) => Err(ended),
+                },
+                () = until(moment) => {
+                    self.moment();
+                    Ok(())
+                }
+                // Kept for `advance`: one that is let go belongs to whoever waits next, who would do the same.
+                slot = awaited(&mut self.slot.awaited) => {
+                    self.slot = Slot { awaited: None, held: slot };
+                    Ok(())
+                }
+                answer = reply(&mut judging) => {
+                    judging = None;
+                    judge_at = after(Instant::now(), CHECK);
+                    self.absorb_judged(answer).await
+                }
+                answer = reply(&mut look) => {
+                    look = None;
+                    let now = Instant::now();
+                    look_at = after(now, LOOK.min(group.engine.lease_for / 4));
+                    match answer {
+                        Ok(None) => self.doubt_history().await,
+                        Ok(Some(state)) => {
+                            let own = &lease.holder().owner;
+                            let next = reclaim.observe(watch, own, &state, (broker, &group.key), now);
+                            look_at = next.map_or(look_at, |next| next.min(look_at));
+                            reclaim.mind_needs(&state, &group.build, &group.key, now);
+                            if judge_at <= now && judging.is_none() {
+                                judging = Some(self.judge(state.cursor.clone()));
+                            }
+                            self.absorb_look(state, quiet.is_some() && quiet == self.quiet(), now).await
+                        }
+                        Err(error) => {
+                            watch.doubt();
+                            group.contact.failed(Matter::Lease, &error);
+                            Ok(())
+                        }
+                    }
+                }
+                () = until(Some(look_at)), if look.is_none() => {
+                    let (broker, key) = (Arc::clone(broker), group.key.clone());
+                    quiet = self.quiet();
+                    look = Some(spawn(async move { broker.queue(&key).await }));
+                    Ok(())
+                }
+                last = news.beyond(heard) => last.map(|last| {
+                    heard = last;
+                    self.fetcher.hungry = true;
+                }).map_err(|error| Ended::Refused(BrokerError::new(error.kind(), error.to_string()))),
+                () = group.rung(&mut bell) => {
+                    self.fetcher.hungry = true;
+                    Ok(())
+                }
+                came = Replaying::comes(&mut replaying) => match replaying.take() {
+                    Some(before) => {
+                        group.replay_on(lease, &mut replays, before, came).await.map(|next| replaying = next)
+                    }
+                    None => Ok(()),
+                },
+                () = replays.due(lease), if replaying.is_none() => {
+                    group.begin_replay(lease, &mut replays).await.map(|begun| replaying = begun)
+                }
+            };
+            if let Err(ended) = happened {
+                break ended;
+            }
+        };
+        if let Some(replaying) = replaying
+            && !matches!(ended, Ended::Lost)
+        {
+            group.put_back(lease, replaying).await;
+        }
+        ended
+    }
+
+    /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
+    fn advance(&mut self, news: &Follower, is_judging: bool) -> Result<(), Ended> {
+        if self.dead_in_a_row >= self.group.storm {
+            return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
+        }
+        // A process that stood still may be dead to others, who have what it had in flight.
+        if !self.lease.is_held(Instant::now()) {
+            return Err(Ended::Lost);
+        }
+        self.start();
+        if !is_judging {
+            self.fetch(news);
+        }
+        // It is kept for what is asked for.
+        self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
+        self.ack();
+        Ok(())
+    }
+
+    fn may_start(&self) -> bool {
+        !self.closing && !self.in_flight.alone && self.acks.may_start()
+    }
+
+    /// Queues for a slot while nothing but that is missing, to call the next or to ask for one. The partitions of the group have
+    /// slots in turn: who only took those that are left over would wait for as long as another one has a backlog.
+    fn wait_for_a_slot(&mut self) {
+        let starts = |first: &Queued| first.standing != Standing::Alone || self.in_flight.running.is_empty();
+        let is_next = self.may_start() && self.in_flight.queue.front().is_some_and(starts);
+        if !is_next && self.wanted(1) == 0 {
+            self.slot.awaited = None;
+        } else if self.slot.awaited.is_none() {
+            let slot = Arc::clone(&self.queue.slots).acquire_owned();
+            self.slot.awaited = Some(Box::pin(async { slot.await.ok() }));
+        }
+    }
+
+    fn start(&mut self) {
+        while self.may_start()
+            && let Some(first) = self.in_flight.queue.front()
+        {
+            let consumer = match (&first.taker, &first.standing) {
+                (Ok(Taker::Consumer(consumer)), Standing::Beside) => *consumer,
+                (Ok(Taker::Consumer(consumer)), Standing::Alone) if self.in_flight.running.is_empty() => {
+                    let consumer = *consumer;
+                    let first = self.in_flight.pop();
+                    let rest = self.in_flight.take_queue();
+                    self.release(rest);
+                    first.into_iter().for_each(|first| self.in_flight.push(first));
+                    consumer
+                }
+                (Ok(Taker::Consumer(_)), Standing::Alone) => return,
+                _ => {
+                    self.end_without_a_call();
+                    continue;
+                }
+            };
+            let slot = self.slot.held.take().or_else(|| Arc::clone(&self.queue.slots).try_acquire_owned().ok());
+            let Some(slot) = slot else { return };
+            if let Some(queued) = self.in_flight.pop() {
+                self.call(queued, consumer, slot);
+            }
+        }
+    }
+
+    /// Ends the business of the first in the queue, which no handler is called with.
+    fn end_without_a_call(&mut self) {
+        let Some(queued) = self.in_flight.pop() else { return };
+        let (group, flight, item) = (self.group, queued.flight(), self.in_flight.item(queued.flight()));
+        let entry = &queued.entry;
+        let disposition = match (queued.taker, queued.standing) {
+            (Err(need), _) => Disposition::ReleaseFor { name: need.name, version: need.version },
+            (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
+                let attempts = item.failed.saturating_add(item.crashes);
+                let handler = &group.handlers[consumer];
+                let settlement = Settlement::Dead { cause: Cause::Crash, reason };
+                return self.end(flight, entry, settlement, attempts, handler.name());
+            }
+            (Ok(taker), _) => match (group.without_taker(taker, entry), entry.event()) {
+                (Some(letter), _) => {
+                    self.dead_in_a_row += 1;
+                    let cause = letter.cause;
+                    Disposition::DeadLetter { fields: group.written(letter), cause }
+                }
+                (None, Some((name, version))) if keys::check_event(name).is_ok() && !group.build.ignores(name) => {
+                    Disposition::Ignore { name: name.to_owned(), version }
+                }
+                // Nobody waits for it: a name that no event can have, or one that the group ignores.
+                (None, _) => {
+                    count(&group.progress.counts.passed_over, 1);
+                    Disposition::Ack
+                }
+            },
+        };
+        self.acks.push(flight, disposition);
+    }
+
+    /// Calls the handler, or lets the event wait for its turn and be charged before, if it has crashes.
+    fn call(&mut self, queued: Queued, consumer: usize, slot: OwnedSemaphorePermit) {
+        let (flight, item) = (queued.flight(), self.in_flight.item(queued.flight()));
+        let Queued { entry, standing, .. } = queued;
+        let (attempt, began, alone) = (item.failed + 1, Instant::now(), standing == Standing::Alone);
+        let call = self.in_flight.next_call();
+        self.in_flight.alone = alone;
+        self.in_flight.bytes += entry.weight();
+        let running = Running { call, entry, consumer, attempt, began, limit: None, held: None };
+        self.in_flight.running.insert(flight, running);
+        if item.crashes == 0 {
+            self.begin(flight, None, slot);
+            return;
+        }
+        let turn = self.group.engine.turns.clone().wait(alone);
+        self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
+    }
+
+    /// Calls the handler once, in a task of its own.
+    fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
+        let group = self.group;
+        let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
+        let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
+        running.began = Instant::now();
+        // One that does not yield at its timeout is given up before others take everything from this process.
+        let limit = after(running.began, handler.policy.timeout.saturating_add(group.engine.lease_for / 2));
+        running.limit = Some(limit);
+        let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
+        self.in_flight.limits.insert((limit, flight));
+        self.mind_limits();
+        group.progress.begins(flight.1);
+        let handled = handler.call(context);
+        self.in_flight.calls.spawn(async move {
+            let (_turn, _slot) = (turn, slot);
+            Returned { flight, call, came: Came::End(handled.await) }
+        });
+    }
+
+    /// The renewals go by the first call that has to be over, with a little time to give it up first.
+    fn mind_limits(&self) {
+        let spare = self.group.engine.lease_for / 4;
+        self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
+    }
+
+    fn returned(&mut self, returned: Result<Returned, JoinError>) {
+        let Returned { flight, call, came } = match returned {
+            Ok(returned) => returned,
+            // A handler's panic is caught: this one is ours, and ends the work as any other of ours does.
+            Err(error) => return error.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
+        };
+        self.in_flight.stuck.remove(&call);
+        // One that was given up meanwhile is nobody's any more; the event may be in flight again.
+        let Some(running) = self.in_flight.running.get_mut(&flight).filter(|running| running.call == call) else { return };
+        match came {
+            Came::Turn(turn, slot) if !self.closing => {
+                running.held = Some((turn, slot));
+                self.acks.push(flight, Disposition::Charge);
+            }
+            Came::Turn(..) => self.release_running(flight),
+            Came::End(result) => {
+                let Some(running) = self.in_flight.running.remove(&flight) else { return };
+                self.in_flight.took(running.began.elapsed());
+                self.judge_outcome(flight, &running, result);
+            }
+        }
+    }
+
+    /// Gives back an event that has a slot and does not come to run.
+    fn release_running(&mut self, flight: Flight) {
+        if let Some(running) = self.in_flight.running.remove(&flight) {
+            self.over(flight, &running);
+            self.acks.push(flight, Disposition::Release);
+        }
+    }
+
+    fn over(&mut self, flight: Flight, running: &Running) {
+        self.in_flight.over(flight, running);
+        self.mind_limits();
+    }
+
+    /// An attempt is over: says what becomes of its event.
+    fn judge_outcome(&mut self, flight: Flight, running: &Running, result: Result<Outcome, Failed>) {
+        self.over(flight, running);
+        let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
+        let handler = &group.handlers[*consumer];
+        match decide(result, *attempt, &handler.policy, || group.engine.random.fraction()) {
+            Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
+            // Consumers of batches are refused at the start: an event is never part of one here.
+            Decision::Retry { after, reason } => {
+                group.tell_failed(handler, entry, 1, *attempt, after, &reason);
+                self.acks.push(flight, Disposition::Retry { failed: *attempt, after });
+            }
+            Decision::Apart { .. } => self.acks.push(flight, Disposition::Release),
+        }
+    }
+
+    /// Ends an event's business with the group.
+    fn end(&mut self, flight: Flight, entry: &Arc<Entry>, settlement: Settlement, attempts: u32, consumer: &'static str) {
+        let disposition = match self.group.ended(settlement, entry, 1, attempts, consumer) {
+            Some(letter) => {
+                self.dead_in_a_row += 1;
+                let cause = letter.cause;
+                Disposition::DeadLetter { fields: self.group.written(letter), cause }
+            }
+            None => {
+                self.dead_in_a_row = 0;
+                Disposition::Ack
+            }
+        };
+        self.acks.push(flight, disposition);
+    }
+
+    /// Gives back what has not begun.
+    fn release(&mut self, queued: impl IntoIterator<Item = Queued>) {
+        for queued in queued {
+            self.acks.push(queued.flight(), Disposition::Release);
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    fn next_moment(&self) -> Option<Instant> {
+        let late = self.in_flight.impatient().map(|since| after(since, PATIENCE));
+        let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
+        let due = self.fetcher.due.filter(|_| !self.fetcher.hungry);
+        let fetched = self.fetcher.is_sent().then_some(self.fetcher.sent.due);
+        let acked = self.acks.is_sending().then_some(self.acks.sent.due);
+        let (retry, kept, gathering) = (self.fetcher.retry_at, self.acks.kept_until(), self.acks.gathering);
+        [late, limit, kept, due, retry, gathering, fetched, acked].into_iter().flatten().min()
+    }
+
+    fn moment(&mut self) {
+        let now = Instant::now();
+        if self.fetcher.is_sent() {
+            self.group.contact.mind(Matter::Read, &mut self.fetcher.sent);
+        }
+        if self.acks.is_sending() {
+            self.group.contact.mind(Matter::Write, &mut self.acks.sent);
+        }
+        let rest = self.in_flight.give_up_waiting(now);
+        self.release(rest);
+        while let Some((limit, flight)) = self.in_flight.limits.first().copied().filter(|(limit, _)| *limit <= now) {
+            match self.in_flight.running.remove(&flight) {
+                Some(running) => self.give_up_call(flight, &running),
+                None => {
+                    self.in_flight.limits.remove(&(limit, flight));
+                }
+            }
+        }
+        self.acks.try_letters(now);
+        if self.fetcher.due.take_if(|due| *due <= now).is_some() {
+            self.fetcher.hungry = true;
+        }
+        if let Some(fetch) = self.fetcher.again(now) {
+            self.send_fetch(fetch);
+        }
+    }
+
+    /// A handler has outrun its timeout and does not yield.
+    fn give_up_call(&mut self, flight: Flight, running: &Running) {
+        let (group, handler) = (self.group, &self.group.handlers[running.consumer]);
+        tracing::error!(
+            group = group.key.group(),
+            partition = group.key.partition().as_str(),
+            entry = %flight.1,
+            consumer = handler.name(),
+            "a handler has outrun its timeout and does not yield: its event is given up here and tried again"
+        );
+        self.in_flight.stuck.insert(running.call);
+        if self.is_stuck() {
+            let reason = "as many handlers as may run at once have outrun their timeout and do not yield".to_owned();
+            group.progress.troubled(reason, None);
+        }
+        self.judge_outcome(flight, running, Err(Failed::timed_out(handler.policy.timeout)));
+    }
+
+    /// Whether nothing can run until a handler yields that was given up.
+    fn is_stuck(&self) -> bool {
+        self.in_flight.stuck.len() >= self.queue.concurrency
+    }
+
+    /// The server has answered, with something of use.
+    fn answered(&self, matter: Matter) {
+        self.group.contact.succeeded(matter);
+        if self.acks.has_room() && self.acks.is_answered() && !self.is_stuck() {
+            self.group.owns(self.lease.holder().epoch);
+        }
+    }
+
+    /// While nothing is on its way that changes what is in flight: how much that is.
+    fn quiet(&self) -> Option<usize> {
+        (self.acks.is_empty() && !self.fetcher.is_fetching()).then(|| self.in_flight.len())
+    }
+
+    /// How many to ask for, with so many slots idle: as many as can be handled soon.
+    fn wanted(&self, idle: usize) -> usize {
+        let waits_alone = self.in_flight.queue.front().is_some_and(|first| first.standing == Standing::Alone);
+        if !self.fetcher.hungry || self.fetcher.is_fetching() || waits_alone || !self.may_start() {
+            return 0;
+        }
+        let group = self.group;
+        let wanted = self.in_flight.wanted(idle, self.queue.concurrency, group.lanes.bytes);
+        let (most, _) = group.engine.tails.count(group.key.partition().as_str(), group.max_payload);
+        wanted.min(most)
+    }
+
+    /// Asks for entries, if any are wanted.
+    fn fetch(&mut self, news: &Follower) {
+        let (group, kept) = (self.group, usize::from(self.slot.held.is_some()));
+        let wanted = self.wanted(self.queue.slots.available_permits() + kept);
+        if wanted == 0 {
+            return;
+        }
+        let fetch = Fetch {
+            holder: self.lease.holder().clone(),
+            call: 0,
+            count: wanted,
+            new: New::Nothing,
+            takes: group.build.wants(),
+            most_waiting: group.lanes.entries as u64,
+            longest_wait: self.queue.longest_wait,
+            mirror: false,
+            go_on: group.on_data_loss == OnDataLoss::Continue,
+        };
+        let fetch = self.fetcher.next(fetch, self.alone.then_some(news), Instant::now());
+        self.send_fetch(fetch);
+    }
+
+    fn send_fetch(&mut self, fetch: Arc<Fetch>) {
+        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        let expected = match fetch.new {
+            New::Read { .. } => engine.tails.count(key.partition().as_str(), max_payload).1,
+            New::Known { .. } | New::Nothing => 0,
+        };
+        let reply = spawn(async move {
+            let _room = engine.tails.reserve(expected).await;
+            let fetched = engine.broker.fetch(&key, &fetch).await;
+            let read: Vec<_> = match &fetched {
+                Ok(Fetched::Chunk(chunk)) => {
+                    chunk.again.iter().map(|again| &again.entry).chain(&chunk.new).map(Arc::clone).collect()
+                }
+                _ => Vec::new(),
+            };
+            engine.tails.learn(key.partition().as_str(), max_payload, fetched.as_ref().ok().map(|_| read.as_slice()));
+            fetched
+        });
+        self.fetcher.sends(reply, Instant::now());
+    }
+
+    /// Takes up what was fetched; answers the cursor where it is to be judged first what comes next.
+    async fn absorb_fetched(&mut self, answer: Result<Fetched, BrokerError>) -> Result<Option<Cursor>, Ended> {
+        let group = self.group;
+        let fetched = match answer {
+            Ok(fetched) => fetched,
+            Err(error) if error.is_retryable() || error.is_indefinite() => {
+                group.contact.failed(Matter::Read, &error);
+                self.fetcher.failures = self.fetcher.failures.saturating_add(1);
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                self.fetcher.failed(after(Instant::now(), wait));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.answered(Matter::Read);
+        match fetched {
+            Fetched::Chunk(chunk) if group.reaches(chunk.at, None) => {
+                self.absorb_chunk(chunk);
+                Ok(None)
+            }
+            Fetched::Chunk(chunk) => {
+                self.absorb_chunk(chunk);
+                self.doubt_history().await.map(|()| None)
+            }
+            Fetched::Unsure(cursor) => {
+                self.fetcher.nothing();
+                Ok(Some(cursor))
+            }
+            Fetched::Lost { lost, found } => {
+                self.fetcher.nothing();
+                let loss = loss_of(lost);
+                if found {
+                    group.report(&loss);
+                }
+                Err(group.halted(group.resumable_loss_reason(&loss)))
+            }
+            Fetched::Damaged(damage) => {
+                self.fetcher.nothing();
+                self.fetcher.hungry = true;
+                self.mend(damage).await.map(|()| None)
+            }
+            Fetched::Fenced => Err(Ended::Lost),
+            Fetched::Missing => {
+                let loss =
+                    DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to: EntryId::MAX, count: None };
+                Err(Ended::Cut { loss, at: None })
+            }
+        }
+    }
+
+    fn absorb_chunk(&mut self, mut chunk: Chunk) {
+        let (group, now) = (self.group, Instant::now());
+        if let Some(lost) = chunk.lost {
+            group.report(&loss_of(lost));
+        }
+        let full = chunk.waiting >= group.lanes.entries as u64;
+        group.progress.held_up(full.then(|| {
+            format!(
+                "{} entries wait for their next attempt or for another build, of at most {} (`lane_entries`): no new ones are given out until some of them are settled",
+                chunk.waiting, group.lanes.entries
+            )
+        }));
+        self.fetcher.due = chunk.due.map(|due| after(now, due));
+        let Some((number, from, new)) = self.fetcher.take_up(&mut chunk, now) else { return };
+        let item = |again: &Again| {
+            let (failed, crashes) = (again.failed, again.crashes);
+            Item { id: again.entry.id, failed, crashes, charged: crashes == 0 }
+        };
+        let open = Open::new(from, new.iter().map(|entry| entry.id), chunk.again.iter().map(item));
+        if open.is_empty() {
+            return;
+        }
+        self.in_flight.chunks.insert(number, open);
+        for entry in chunk.again.into_iter().map(|again| again.entry).chain(new) {
+            let taker = group.taker(&self.declared, &entry);
+            let crashes = self.in_flight.item((number, entry.id)).crashes;
+            let standing = match &taker {
+                Ok(Taker::Consumer(consumer)) => standing(crashes, group.handlers[*consumer].policy.max_crashes),
+                _ => Standing::Beside,
+            };
+            self.in_flight.push(Queued { chunk: number, entry, taker, standing, since: now });
+        }
+    }
+
+    /// Takes a snapshot from the cursor on, to be judged.
+    fn judge(&self, cursor: Cursor) -> AbortOnDropHandle<Result<(Cursor, Looked), BrokerError>> {
+        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        spawn(async move {
+            let reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
+            let looked = source::look(&engine, &key, &reader, TAKE, max_payload).await?;
+            Ok((cursor, looked))
+        })
+    }
+
+    /// Takes up what a snapshot shows of history.
+    async fn absorb_judged(&mut self, answer: Result<(Cursor, Looked), BrokerError>) -> Result<(), Ended> {
+        let group = self.group;
+        let (cursor, looked) = match answer {
+            Ok(judged) => judged,
+            Err(error) if error.is_retryable() || error.is_indefinite() => {
+                group.contact.failed(Matter::Read, &error);
+                self.fetcher.failures = self.fetcher.failures.saturating_add(1);
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                // The next fetch says once more that it is to be judged.
+                self.fetcher.due = Some(after(Instant::now(), wait));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.answered(Matter::Read);
+        let halts = group.on_data_loss == OnDataLoss::Halt;
+        match fetch::judge(&cursor, &looked.snapshot, halts) {
+            Finding::Next(judged) => self.fetcher.judged(Some(judged)),
+            Finding::End => self.fetcher.judged(None),
+            Finding::Pass(pass, loss) => {
+                let passed = group.engine.broker.pass(&group.key, &pass).await?;
+                self.fetcher.judged(None);
+                self.fetcher.hungry = true;
+                // Of all who find the same one tells it.
+                if let Some(loss) = loss.filter(|_| passed) {
+                    group.report(&loss);
+                    if halts {
+                        return Err(group.halted(group.resumable_loss_reason(&loss)));
+                    }
+                }
+            }
+            Finding::Cut(loss, reader) => {
+                return Err(match loss.kind {
+                    DataLossKind::HistoryCut => source::cut(loss, looked.left),
+                    _ => Ended::Cut { loss, at: Some(Box::new(reader)) },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The waiting set is not what the record says: tells what is lost, and goes on with what is there.
+    async fn mend(&mut self, damage: Damage) -> Result<(), Ended> {
+        let group = self.group;
+        let lost = damage.recorded.saturating_sub(damage.found);
+        let to = group.cursor();
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to, count: lost };
+        let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
+        if !group.engine.broker.mend(&group.key, &damage, halts).await? {
+            return Ok(());
+        }
+        tracing::error!(
+            group = group.key.group(),
+            partition = group.key.partition().as_str(),
+            key = group.key.waiting(),
+            recorded = damage.recorded,
+            found = damage.found,
+            "the set of entries that wait was deleted or replaced: going on with what is there"
+        );
+        let loss = loss_of(lost);
+        group.report(&loss);
+        match halts {
+            Some(_) => Err(group.halted(group.resumable_loss_reason(&loss))),
+            None => Ok(()),
+        }
+    }
+
+    /// An answer shows less than this process has seen: whether the server still says so is asked before it is believed.
+    async fn doubt_history(&mut self) -> Result<(), Ended> {
+        let group = self.group;
+        let state = group.engine.broker.state(&group.key).await?;
+        group.recall(state.as_ref())?;
+        let snapshot = group.engine.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
+        match state {
+            Some(state) if !snapshot.marker => Err(Group::vanished(Reader::new(state.at, "", None))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes up what the queue looks like.
+    async fn absorb_look(&mut self, state: QueueState, was_quiet: bool, now: Instant) -> Result<(), Ended> {
+        let group = self.group;
+        self.answered(Matter::Lease);
+        self.alone = state.consumers.len() == 1;
+        self.queue.members.set(Some(state.consumers.len() as f64));
+        group.progress.queue(&state);
+        if let Some(due) = state.due {
+            let due = after(now, due);
+            self.fetcher.due = Some(self.fetcher.due.map_or(due, |before| before.min(due)));
+            self.fetcher.hungry |= due <= now;
+        }
+        if let Some(damage) = state.damage {
+            self.mend(damage).await?;
+        }
+        if !group.reaches(state.cursor.at, Some(state.reset)) {
+            self.doubt_history().await?;
+        }
+        let mine = state.consumers.iter().find(|consumer| consumer.owner == self.lease.holder().owner);
+        if was_quiet && mine.is_some_and(|mine| mine.in_flight > self.in_flight.len() as u64) {
+            // A server that went back in time has what was acknowledged long ago: it is given back with the joining.
+            return Err(Ended::Again);
+        }
+        Ok(())
+    }
+
+    /// Says what has ended, if nothing is on its way.
+    fn ack(&mut self) {
+        let busy = !self.in_flight.queue.is_empty() && !self.closing;
+        let (holder, bounds) = (self.lease.holder(), self.group.dead_bounds);
+        if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
+            self.lease.commit_begins(Instant::now());
+            self.send_acks(acks);
+        }
+    }
+
+    fn send_acks(&mut self, acks: Arc<Acks>) {
+        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
+    }
+
+    /// Takes up the answer about what has ended; `None` says that it is time to ask again.
+    async fn absorb_acked(&mut self, answer: Option<Result<Acked, BrokerError>>) -> Result<(), Ended> {
+        let group = self.group;
+        let error = match answer {
+            None => {
+                self.acks.again().into_iter().for_each(|acks| self.send_acks(acks));
+                return Ok(());
+            }
+            Some(Ok(acked)) => {
+                self.lease.commit_ended();
+                return self.acked(acked).await;
+            }
+            Some(Err(error)) => error,
+        };
+        let wait = if error.is_retryable() || error.is_indefinite() {
+            group.contact.failed(Matter::Write, &error);
+            if error.kind() == BrokerErrorKind::Full {
+                self.lease.commit_ended();
+                if self.acks.keep_letters(Instant::now()) {
+                    return Ok(());
+                }
+            }
+            wait(SERVER_AWAY, self.acks.failed(), group.engine.random.fraction())
+        } else if error.kind() == BrokerErrorKind::Refused {
+            // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
+            self.lease.commit_ended();
+            group.contact.rest();
+            group.say_refused(&error);
+            self.acks.failed();
+            MENDED_RETRY
+        } else {
+            return Err(group.halted(error.to_string()));
+        };
+        self.acks.retry(after(Instant::now(), wait));
+        Ok(())
+    }
+
+    async fn acked(&mut self, acked: Acked) -> Result<(), Ended> {
+        let group = self.group;
+        match acked {
+            Acked::Done => {
+                for end in self.acks.done(&mut self.in_flight) {
+                    self.known(end);
+                }
+                self.answered(Matter::Write);
+            }
+            Acked::Fenced => return Err(Ended::Lost),
+            Acked::Full(full) => {
+                let reason = group.full_reason(group.dead_bounds, full.count, full.oldest);
+                group.say_halted(&reason);
+                self.acks.keep_letters(Instant::now());
+            }
+            Acked::Declared { names } => self.acks.refused(|disposition| match disposition {
+                Disposition::Ignore { name, version } if names.contains(&name) => {
+                    Disposition::ReleaseFor { name, version }
+                }
+                other => other,
+            }),
+            Acked::Damaged(damage) => {
+                self.acks.refused(|disposition| disposition);
+                self.mend(damage).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The server knows what became of an entry.
+    fn known(&mut self, End { flight, disposition }: End) {
+        let counts = &self.group.progress.counts;
+        match disposition {
+            Disposition::Ignore { .. } => count(&counts.passed_over, 1),
+            Disposition::DeadLetter { cause, .. } => counts.dead(cause),
+            Disposition::Charge => {
+                let held = self.in_flight.running.get_mut(&flight).and_then(|running| running.held.take());
+                match held {
+                    Some((turn, slot)) if !self.closing => self.begin(flight, Some(turn), slot),
+                    _ => self.release_running(flight),
+                }
+            }
+            Disposition::Ack | Disposition::Retry { .. } | Disposition::Release | Disposition::ReleaseFor { .. } => {}
+        }
+    }
+
+    /// What is to be said of all that is in flight when it cannot be said now. What runs must have been cancelled.
+    fn leave_behind(&mut self) -> Unsaid {
+        let holder = self.lease.holder().clone();
+        let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.dead_bounds);
+        Unsaid { holder, calls }
+    }
+
+    /// Ends the work with nothing in flight: handlers come to their end, what has not begun goes back, and all is said.
+    async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
+        self.closing = true;
+        self.slot = Slot::default();
+        let queue = self.in_flight.take_queue();
+        self.release(queue);
+        self.acks.release_letters();
+        while !self.in_flight.calls.is_empty() {
+            self.ack();
+            let moment = self.next_moment();
+            tokio::select! {
+                biased;
+                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.group.engine.shutdown.cutting() => break,
+                Some(returned) = self.in_flight.calls.join_next() => self.returned(returned),
+                answer = self.acks.answer() => if let Err(Ended::Lost) = self.absorb_acked(answer).await {
+                    return Err(Ended::Lost);
+                },
+                answer = self.fetcher.answer() => self.release_fetched(answer),
+                () = until(moment) => self.moment(),
+            }
+        }
+        self.cancel().await;
+        let cut: Vec<_> = self.in_flight.running.keys().copied().collect();
+        cut.into_iter().for_each(|flight| self.release_running(flight));
+        if self.fetcher.is_sent()
+            && let Ok(answer) = tokio::time::timeout(FAREWELL, self.fetcher.answer()).await
+        {
+            self.release_fetched(answer);
+        }
+        let all_said = async {
+            loop {
+                self.acks.release_letters();
+                self.ack();
+                if self.acks.is_empty() {
+                    return Ok(());
+                }
+                let answer = self.acks.answer().await;
+                self.absorb_acked(answer).await?;
+            }
+        };
+        match tokio::time::timeout(FAREWELL, all_said).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Ended::Lost)) => Err(Ended::Lost),
+            Ok(Err(failed)) => {
+                self.group
+                    .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));
+                Ok(())
+            }
+            Err(_) => {
+                self.group
+                    .left(ended, "what was handled last was not settled, as there was no answer: it may come again");
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives back what was given out when nothing begins any more.
+    fn release_fetched(&mut self, answer: Result<Fetched, BrokerError>) {
+        if let Ok(Fetched::Chunk(chunk)) = answer {
+            self.absorb_chunk(chunk);
+            let queue = self.in_flight.take_queue();
+            self.release(queue);
+        } else {
+            self.fetcher.nothing();
+        }
+    }
+
+    /// Cancels the handlers that run, and waits until they are over.
+    async fn cancel(&mut self) {
+        if !self.in_flight.calls.is_empty() {
+            self.in_flight.calls.shutdown().await;
+        }
+        self.in_flight.limits.clear();
+        self.lease.handlers_until(None);
+    }
+}
+
+fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(call))
+}
+
+/// Waits for the answer of a call.
+///
+/// # Cancel safety
+/// The call goes on.
+async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
+    call.await.unwrap_or_else(|error| {
+        Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
+    })
+}
+
+/// Waits for the answer of a call, if one is on its way.
+///
+/// # Cancel safety
+/// The call goes on.
+async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
+    match call {
+        Some(call) => joined(call).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a slot, if one is waited for.
+///
+/// # Cancel safety
+/// The place in the queue is kept.
+async fn awaited<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match slot {
+        Some(slot) => slot.await,
+        None => std::future::pending().await,
+    }
+}

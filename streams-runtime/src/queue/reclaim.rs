@@ -1,0 +1,200 @@
+//! Which consumers of a work queue are dead, and giving back what they had in flight.
+//!
+//! As with leases ([`lease`](crate::lease)) nobody trusts another's clock: a consumer is dead when its beat has stood still for its
+//! whole lease on the observer's own clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, Life, QueueState, Reclaimed, Unacked};
+use streams_core::keys::GroupKey;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::builds::Build;
+use crate::clock::after;
+use crate::lease::Still;
+use crate::members::member_of;
+
+/// How many entries one call gives back: some milliseconds of the server's time.
+const PAGE: usize = 500;
+/// For how long events have to wait for another build before that is told, and told again.
+const UNNEEDED: Duration = Duration::from_secs(60);
+
+/// The beats of the other consumers as they were seen last, and since when they are so: epoch and beat.
+#[derive(Debug, Default)]
+pub(crate) struct LivenessWatch(BTreeMap<String, Still<(u64, u64)>>);
+
+/// What the look at all consumers comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    /// Who is dead, with what was seen of it.
+    dead: Vec<(String, Life)>,
+    /// When the next may turn out to be dead.
+    pub(super) next: Option<Instant>,
+}
+
+impl LivenessWatch {
+    /// Judges what was seen just now by `own`.
+    fn observe(&mut self, own: &str, consumers: &[Unacked], now: Instant) -> Judgement {
+        let others = || consumers.iter().filter(|consumer| consumer.owner != own);
+        self.0.retain(|owner, _| others().any(|consumer| consumer.owner == *owner));
+        let mut judgement = Judgement { dead: Vec::new(), next: None };
+        for Unacked { owner, life, .. } in others() {
+            let Life::Beats { epoch, beat, lease_for } = life else {
+                judgement.dead.push((owner.clone(), life.clone()));
+                continue;
+            };
+            let since = self.0.entry(owner.clone()).or_default().observe((*epoch, *beat), *lease_for, now);
+            let over = after(since, *lease_for);
+            if over <= now {
+                judgement.dead.push((owner.clone(), life.clone()));
+            } else {
+                judgement.next = Some(judgement.next.map_or(over, |next| next.min(over)));
+            }
+        }
+        judgement
+    }
+
+    /// The server could not be asked.
+    pub(super) fn doubt(&mut self) {
+        self.0.values_mut().for_each(Still::doubt);
+    }
+}
+
+/// What this process does for entries that nobody handles.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    /// On its way.
+    reclaiming: Option<AbortOnDropHandle<()>>,
+    /// Since when events wait for another build, and when that was told.
+    needed: Option<(Instant, Option<Instant>)>,
+}
+
+impl Reclaim {
+    /// Takes up a look at the queue; begins to reclaim what the dead had. Answers when to look again at the latest.
+    pub(super) fn observe(
+        &mut self,
+        watch: &mut LivenessWatch,
+        own: &str,
+        state: &QueueState,
+        (broker, key): (&Arc<dyn Broker>, &GroupKey),
+        now: Instant,
+    ) -> Option<Instant> {
+        let Judgement { dead, next } = watch.observe(own, &state.consumers, now);
+        if self.reclaiming.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !dead.is_empty() {
+            let reclaiming = reclaim(Arc::clone(broker), key.clone(), dead);
+            self.reclaiming = Some(AbortOnDropHandle::new(tokio::spawn(reclaiming)));
+        }
+        next
+    }
+
+    /// Tells of events that wait for a build that handles them, where this one does not.
+    pub(super) fn mind_needs(&mut self, state: &QueueState, build: &Build, key: &GroupKey, now: Instant) {
+        let missing = state.needed.iter().filter(|(name, version)| !build.handles(name, **version));
+        let missing: Vec<_> = missing.map(|(name, version)| format!("{name}@{version}")).collect();
+        if missing.is_empty() {
+            self.needed = None;
+            return;
+        }
+        let (since, told) = self.needed.get_or_insert((now, None));
+        if now.duration_since(*since) >= UNNEEDED && told.is_none_or(|told| now.duration_since(told) >= UNNEEDED) {
+            *told = Some(now);
+            tracing::warn!(
+                group = key.group(),
+                partition = key.partition().as_str(),
+                events = missing.join(", "),
+                waiting = state.waiting,
+                "events wait for a build that handles them, and this one does not: start one that does, or `ignore` them"
+            );
+        }
+    }
+}
+
+/// Gives back what dead consumers had in flight. What cannot be done now is found again at the next look.
+async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life)>) {
+    for (owner, seen) in dead {
+        let (group, partition) = (key.group(), key.partition().as_str());
+        match reclaim_one(&*broker, &key, &owner, &seen).await {
+            Ok(Some(entries)) => tracing::warn!(
+                group,
+                partition,
+                member = member_of(&owner),
+                entries,
+                "a process gave no sign of life for its lease: what it had in flight is given out again"
+            ),
+            // It lives, or another process does the same.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(group, partition, owner, %error, "what a dead consumer had in flight could not be reclaimed; tried again");
+            }
+        }
+    }
+}
+
+/// Page by page to the end; answers how many entries that were, where this process came to the end.
+async fn reclaim_one(
+    broker: &dyn Broker,
+    key: &GroupKey,
+    owner: &str,
+    seen: &Life,
+) -> Result<Option<u64>, BrokerError> {
+    let (mut entries, mut seen) = (0, seen);
+    loop {
+        match broker.reclaim(key, owner, seen, PAGE).await? {
+            Reclaimed::Some(reclaimed) => entries += reclaimed,
+            Reclaimed::All(reclaimed) => return Ok(Some(entries + reclaimed)),
+            // Of a set that is damaged whoever fetches finds out.
+            Reclaimed::Contended | Reclaimed::Damaged(_) => return Ok(None),
+        }
+        seen = &Life::Dead;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn beats(owner: &str, beat: u64) -> Unacked {
+        Unacked { owner: owner.to_owned(), in_flight: 3, life: Life::Beats { epoch: 7, beat, lease_for: LEASE } }
+    }
+
+    fn dead(judgement: &Judgement) -> Vec<&str> {
+        judgement.dead.iter().map(|(owner, _)| owner.as_str()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_is_dead_when_its_beat_stood_still_for_its_lease() {
+        let (mut watch, start) = (LivenessWatch::default(), Instant::now());
+        let (a, b, me) = (beats("a", 1), beats("b", 1), beats("me", 1));
+        let first = watch.observe("me", &[a.clone(), b.clone(), me.clone()], start);
+        assert_eq!((dead(&first), first.next), (vec![], Some(start + LEASE)));
+        let later = watch.observe("me", &[a.clone(), beats("b", 2), me.clone()], start + LEASE / 2);
+        assert_eq!((dead(&later), later.next), (vec![], Some(start + LEASE)), "`a` comes first");
+        let last = watch.observe("me", &[a, beats("b", 2), me], start + LEASE);
+        assert_eq!((dead(&last), last.next), (vec!["a"], Some(start + LEASE / 2 + LEASE)), "and never oneself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_failed_ends_no_watch() {
+        let (mut watch, start) = (LivenessWatch::default(), Instant::now());
+        watch.observe("me", &[beats("a", 1), beats("b", 1)], start);
+        for round in 1..=4 {
+            watch.doubt();
+            let seen = watch.observe("me", &[beats("a", 1), beats("b", round)], start + LEASE / 4 * round as u32);
+            assert_eq!(dead(&seen), if round == 4 { vec!["a"] } else { vec![] }, "{round}");
+        }
+        // A long one counts for a quarter.
+        watch.doubt();
+        assert!(!dead(&watch.observe("me", &[beats("b", 4)], start + LEASE * 9)).contains(&"b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_found_dead_by_others_is_dead_at_once() {
+        let other = Unacked { owner: "a".to_owned(), in_flight: 1, life: Life::Dead };
+        assert_eq!(dead(&LivenessWatch::default().observe("me", &[other], Instant::now())), ["a"]);
+    }
+}
