@@ -175,8 +175,8 @@ impl Admin {
 
     async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
         // Where there is a state it says how the group is delivered to.
-        let (ordered, shared) = (key.clone(), key.clone().shared());
-        let mut key = if self.driven.get(key.state()).is_some_and(|shared| *shared) { &shared } else { &ordered };
+        let (ordered, queue) = (key.clone(), key.clone().queue());
+        let mut key = if self.driven.get(key.state()).is_some_and(|is_queue| *is_queue) { &queue } else { &ordered };
         for _ in 0..ATTEMPTS {
             let state = self.broker.state(key).await?;
             if state.is_none() && self.broker.extent(key.partition()).await?.is_none() {
@@ -193,7 +193,7 @@ impl Admin {
                         "{key} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP"
                     )));
                 }
-                Reset::Mode(_) => key = if key.is_shared() { &ordered } else { &shared },
+                Reset::Mode(_) => key = if key.is_queue() { &ordered } else { &queue },
             }
         }
         let message = format!("the lease of {key} changed hands at every attempt to reset it; try again");

@@ -36,9 +36,9 @@ use crate::ordered::{Engine, Group, Handler};
 use crate::outage::Outages;
 use crate::prove::Turns;
 use crate::publisher::{self, Publisher};
+use crate::queue::Queue;
 use crate::random::Random;
 use crate::registry::{self, Plan};
-use crate::shared::Sharing;
 use crate::shutdown::{PARTING, Shutdown, Stopped};
 use crate::source::extent;
 use crate::status::{Phase, Progress, Status, Tip};
@@ -383,7 +383,7 @@ impl App {
                     let late = Arc::new(Late::new(group.group, key.partition().as_str(), info.name));
                     Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration, late }
                 });
-                let sharing = || Sharing {
+                let queue = || Queue {
                     slots: Arc::clone(&slots),
                     concurrency: group.concurrency as usize,
                     members: vitals.registry.gauge("streams_members", &[group.stream, group.group]),
@@ -394,16 +394,16 @@ impl App {
                         .max()
                         .unwrap_or_default(),
                 };
-                let (place, sharing) = match group.delivery {
+                let (place, queue) = match group.delivery {
                     Delivery::Ordered => {
                         (members.place(&group.key, (group.stream, group.group), key.clone(), &group.build), None)
                     }
-                    Delivery::Shared => (members.apart(key.clone()), Some(sharing())),
+                    Delivery::Shared => (members.apart(key.clone()), Some(queue())),
                 };
                 let driven = Group {
                     engine: engine.clone(),
                     place,
-                    sharing,
+                    queue,
                     handlers: handlers.collect(),
                     key,
                     build: Arc::clone(&group.build),
@@ -633,7 +633,7 @@ impl Running {
     /// What an operator does to the groups of the app's broker and namespace.
     pub fn admin(&self) -> Admin {
         let keys = self.progress.iter().map(|progress| &progress.key);
-        let driven = keys.map(|key| (key.state().to_owned(), key.is_shared())).collect();
+        let driven = keys.map(|key| (key.state().to_owned(), key.is_queue())).collect();
         Admin::at(Arc::clone(&self.broker), self.namespace.clone(), driven)
     }
 
@@ -694,8 +694,8 @@ impl Running {
     async fn ask(&self, behind: &mut Vec<(&Arc<Progress>, EntryId)>) -> Result<(), BrokerError> {
         let mut still = Vec::new();
         for (progress, tip) in std::mem::take(behind) {
-            let at = match progress.key.is_shared() {
-                true => self.broker.crew(&progress.key).await?.map(|crew| crew.settled()),
+            let at = match progress.key.is_queue() {
+                true => self.broker.queue(&progress.key).await?.map(|queue| queue.settled()),
                 false => self.broker.state(&progress.key).await?.map(|state| state.at),
             };
             let at = at.map_or(progress.reached(), |at| at.max(progress.reached()));

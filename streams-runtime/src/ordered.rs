@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::{
-    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, LeaseView, Need, Reset, Settle,
+    Broker, BrokerError, BrokerErrorKind, DeadBounds, GroupState, Holder, Holding, LeaseView, Need, Reset,
 };
 use streams_core::keys::GroupKey;
 use streams_core::{Backoff, Checkpoint, EntryId, OnDataLoss, Registration, Scope, Start};
@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use crate::builds::{Build, Passes};
 use crate::call::{self, Late};
 use crate::commit::Committer;
-use crate::crew::Sightings;
 use crate::lanes::Bounds;
 use crate::lease::{Lease, Leases, Still};
 use crate::loss::{DataLoss, DataLossKind, Reader};
@@ -25,9 +24,9 @@ use crate::members::Place;
 use crate::metrics::Histogram;
 use crate::outage::{Contact, Matter, Outages};
 use crate::prove::Turns;
+use crate::queue::{LivenessWatch, Queue, Unsaid};
 use crate::random::Random;
 use crate::settle::{self, SERVER_AWAY, wait};
-use crate::shared::Sharing;
 use crate::shutdown::{FAREWELL, Shutdown};
 use crate::status::{Phase, Progress, count};
 use crate::tail::Tails;
@@ -75,7 +74,7 @@ pub(crate) struct Group {
     pub(crate) key: GroupKey,
     pub(crate) place: Arc<Place>,
     /// Of a group in shared delivery.
-    pub(crate) sharing: Option<Sharing>,
+    pub(crate) queue: Option<Queue>,
     pub(crate) handlers: Vec<Handler>,
     pub(crate) build: Arc<Build>,
     pub(crate) start: Start,
@@ -119,9 +118,9 @@ pub(crate) struct Past {
     /// How often it has left the partition to another build.
     pub(crate) passes: Passes,
     /// In a shared group: the other consumers as they were seen last.
-    pub(crate) sightings: Sightings,
-    /// Of a shared group: what a joining that was lost had in hand and has not told.
-    pub(crate) untold: Option<Settle>,
+    pub(crate) sightings: LivenessWatch,
+    /// Of a work queue: what a joining that was lost has not said.
+    pub(crate) unsaid: Option<Unsaid>,
 }
 
 /// The panics of a group since it last settled anything.
@@ -187,8 +186,8 @@ impl Group {
         loop {
             let began = Instant::now();
             let ended = call::fenced(async {
-                match &self.sharing {
-                    Some(sharing) => self.share(sharing, &mut past).await,
+                match &self.queue {
+                    Some(queue) => self.share(queue, &mut past).await,
                     None => self.once(&mut past).await,
                 }
             });
@@ -264,7 +263,7 @@ impl Group {
         self.progress.disowned(true);
         let counts = &self.progress.counts;
         let settled = match self.known() {
-            Some(known) if self.sharing.is_none() => known.at,
+            Some(known) if self.queue.is_none() => known.at,
             // A work queue has no checkpoint.
             _ => EntryId::new(counts.done.get(), counts.dead_lettered.get()),
         };
@@ -365,6 +364,25 @@ impl Group {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
+    /// Up to where entries of a work queue were given out, as far as this process knows.
+    pub(crate) fn cursor(&self) -> EntryId {
+        self.known().map_or(EntryId::ZERO, |known| known.at)
+    }
+
+    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where that is said.
+    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
+        match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
+                let reaches = at >= known.at;
+                known.at = known.at.max(at);
+                reaches
+            }
+            // Whoever has reset it has ended this joining.
+            Some(known) => reset > Some(known.reset),
+            None => true,
+        }
+    }
+
     /// The server has acknowledged this checkpoint.
     pub(crate) fn acknowledged(&self, at: EntryId) {
         if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -451,7 +469,7 @@ impl Group {
         // By the epoch that was held or refused: whoever was faster has done the same. Of a shared group it grows with everybody
         // who joins, so there the last reset says so.
         let epoch = match (&state, self.known()) {
-            (Some(state), Some(known)) if self.key.is_shared() => {
+            (Some(state), Some(known)) if self.key.is_queue() => {
                 Some(state.lease.epoch).filter(|_| state.reset == known.reset).or(Some(0))
             }
             (Some(_), known) => known.map(|known| known.epoch),

@@ -57,7 +57,7 @@ impl GroupPlan {
         let key = self.key.partition(partition).group(self.group);
         match self.delivery {
             Delivery::Ordered => key,
-            Delivery::Shared => key.shared(),
+            Delivery::Shared => key.queue(),
         }
     }
 }
@@ -521,7 +521,7 @@ mod tests {
     #[test]
     fn a_group_has_the_keys_of_its_delivery() {
         let shared =
-            |consumers: &[Registration]| planned(consumers).expect("it is a plan").groups[0].key_at(0).is_shared();
+            |consumers: &[Registration]| planned(consumers).expect("it is a plan").groups[0].key_at(0).is_queue();
         assert!(shared(&consumers![make]));
         assert!(!shared(&consumers![index]));
     }

@@ -19,7 +19,7 @@ use crate::outage::Matter;
 use crate::tail::{FIRST_COUNT, Follower, TAKE, Taken};
 
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
-const CHECK: Duration = Duration::from_secs(10);
+pub(crate) const CHECK: Duration = Duration::from_secs(10);
 
 /// Where a group gets its entries: from the window of the tail, or by catch-up reads until it is there.
 pub(crate) struct Source<'a> {
@@ -46,10 +46,10 @@ pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Opti
 }
 
 /// The findings of a look.
-struct Looked {
-    snapshot: Snapshot,
+pub(crate) struct Looked {
+    pub(crate) snapshot: Snapshot,
     /// Where history was cut: the last place of the reader that is still there.
-    left: Option<Reader>,
+    pub(crate) left: Option<Reader>,
 }
 
 /// What comes next.
@@ -236,7 +236,7 @@ impl<'a> Source<'a> {
 }
 
 /// Takes a snapshot with at most so many entries above the reader's position, when there is room for them.
-async fn look(
+pub(crate) async fn look(
     engine: &Engine,
     key: &GroupKey,
     reader: &Reader,
@@ -265,7 +265,7 @@ async fn look(
 }
 
 /// History was cut, and this is the last place that is left of it.
-fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
+pub(crate) fn cut(mut loss: DataLoss, left: Option<Reader>) -> Ended {
     let left = left.unwrap_or_else(Reader::nowhere);
     loss.from = left.position();
     Ended::Cut { loss, at: Some(Box::new(left)) }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{Crew, Extent, Holding};
+use streams_core::broker::{Extent, Holding, QueueState};
 use streams_core::keys::GroupKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -326,10 +326,10 @@ impl Progress {
     }
 
     /// What a shared group looks like: everything below what is in hand or waits is settled.
-    pub(crate) fn crew(&self, crew: &Crew) {
-        let settled = crew.settled();
+    pub(crate) fn queue(&self, state: &QueueState) {
+        let settled = state.settled();
         self.checkpoint(settled);
-        self.committed(settled, crew.seen.map(|seen| seen.saturating_sub(crew.pending)));
+        self.committed(settled, state.cursor.seen.map(|seen| seen.saturating_sub(state.unsettled())));
     }
 
     /// The lease is held no more: lost, or given back.

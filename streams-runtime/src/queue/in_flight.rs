@@ -69,7 +69,11 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(after: EntryId, new: impl IntoIterator<Item = EntryId>, again: impl IntoIterator<Item = Item>) -> Self {
+    pub(super) fn new(
+        after: EntryId,
+        new: impl IntoIterator<Item = EntryId>,
+        again: impl IntoIterator<Item = Item>,
+    ) -> Self {
         let items = again.into_iter().map(|item| (item.id, item)).collect();
         Self { after, ids: new.into_iter().collect(), ended: BTreeSet::new(), items }
     }
@@ -326,7 +330,10 @@ mod tests {
         assert_eq!(open.left(&ids(&[]), &ids(&[])), left);
         open.acked(&ids(&[12, 3]), &ids(&[]));
         let left = open.left(&ids(&[]), &ids(&[]));
-        assert_eq!(left, Left { range: Some(Range { after: id(13), number: 2, except: vec![], ..range }), again: vec![] });
+        assert_eq!(
+            left,
+            Left { range: Some(Range { after: id(13), number: 2, except: vec![], ..range }), again: vec![] }
+        );
         assert_eq!(open.ids().collect::<Vec<_>>(), [id(14), id(15)]);
         assert_eq!(open.left(&ids(&[14, 15]), &ids(&[])), Left::default());
         open.acked(&ids(&[15, 14]), &ids(&[]));

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder, Item,
-    Joined, Lost, New, QueueState,
+    Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
+    Item, Joined, Lost, New, QueueState,
 };
 use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -495,7 +495,9 @@ impl<'a> Session<'a> {
         };
         self.in_flight.stuck.remove(&call);
         // One that was given up meanwhile is nobody's any more; the event may be in flight again.
-        let Some(running) = self.in_flight.running.get_mut(&flight).filter(|running| running.call == call) else { return };
+        let Some(running) = self.in_flight.running.get_mut(&flight).filter(|running| running.call == call) else {
+            return;
+        };
         match came {
             Came::Turn(turn, slot) if !self.closing => {
                 running.held = Some((turn, slot));
@@ -540,7 +542,14 @@ impl<'a> Session<'a> {
     }
 
     /// Ends an event's business with the group.
-    fn end(&mut self, flight: Flight, entry: &Arc<Entry>, settlement: Settlement, attempts: u32, consumer: &'static str) {
+    fn end(
+        &mut self,
+        flight: Flight,
+        entry: &Arc<Entry>,
+        settlement: Settlement,
+        attempts: u32,
+        consumer: &'static str,
+    ) {
         let disposition = match self.group.ended(settlement, entry, 1, attempts, consumer) {
             Some(letter) => {
                 self.dead_in_a_row += 1;
