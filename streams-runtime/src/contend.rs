@@ -174,6 +174,7 @@ impl Group {
 
     /// The group was made for the other delivery.
     pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
+        let mode = if mode == "queue" { "shared" } else { mode };
         self.halted(format!(
             "{} is used in `{mode}` delivery, and the two never mix under one name; choose another group name",
             self.key

@@ -1,7 +1,7 @@
 //! What a consumer of a work queue has to say of entries in flight: gathered, sent one call after the other, and sent again as it
 //! was until there is an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ pub(super) struct Sending {
 
 /// Dead letters for which there is no room.
 struct Kept {
-    letters: Vec<End>,
+    letters: VecDeque<End>,
     until: Instant,
 }
 
@@ -254,7 +254,7 @@ impl AckQueue {
     }
 
     /// The server has done it: answers with the ends that it knows of now.
-    pub(super) fn done(&mut self, in_flight: &mut InFlight) -> Vec<End> {
+    pub(super) fn done(&mut self, in_flight: &mut InFlight, now: Instant) -> Vec<End> {
         let Some(Sending { ends, .. }) = self.sending.take() else { return Vec::new() };
         for (chunk, Touched { over, charged }) in touched(&ends) {
             if let Some(open) = in_flight.chunks.get_mut(&chunk) {
@@ -264,7 +264,14 @@ impl AckQueue {
                 }
             }
         }
-        self.letters -= ends.iter().filter(|end| end.is_letter()).count();
+        let letters = ends.iter().filter(|end| end.is_letter()).count();
+        self.letters -= letters;
+        if letters > 0
+            && let Some(kept) = &mut self.kept
+        {
+            // There was room for one, so there may be for the next.
+            kept.until = now;
+        }
         ends
     }
 
@@ -283,19 +290,25 @@ impl AckQueue {
             return false;
         }
         self.letters -= letters.len();
-        let kept = self.kept.get_or_insert_with(|| Kept { letters: Vec::new(), until: now });
+        // There may be room for fewer of them.
+        let until = if letters.len() > 1 { now } else { after(now, MENDED_RETRY) };
+        let kept = self.kept.get_or_insert_with(|| Kept { letters: VecDeque::new(), until });
         kept.letters.extend(letters);
-        kept.until = after(now, MENDED_RETRY);
+        kept.letters.make_contiguous().sort_by_key(|letter| letter.flight.1);
+        kept.until = until;
         self.refused(|disposition| disposition);
         true
     }
 
-    /// Tries letters again for which there was no room, when it is time.
+    /// Tries the first letter again for which there was no room, when it is time.
     pub(super) fn try_letters(&mut self, now: Instant) {
-        if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
-            self.letters += kept.letters.len();
-            self.ends.extend(kept.letters);
+        let Some(kept) = self.kept.as_mut().filter(|kept| kept.until <= now) else { return };
+        kept.until = after(now, MENDED_RETRY);
+        if let Some(letter) = kept.letters.pop_front() {
+            self.letters += 1;
+            self.ends.push(letter);
         }
+        self.kept.take_if(|kept| kept.letters.is_empty());
     }
 
     /// Gives back what there is no room for among the dead letters: it comes again, and fails again.
@@ -315,7 +328,7 @@ impl AckQueue {
     ) -> Vec<Arc<Acks>> {
         let mut calls: Vec<_> = self.again().into_iter().collect();
         // The second comes after the first has been done.
-        self.done(in_flight);
+        self.done(in_flight, Instant::now());
         self.release_letters();
         let mut ends: Vec<_> = std::mem::take(&mut self.ends);
         ends.retain(|end| !end.is_letter() && !end.is_charge());

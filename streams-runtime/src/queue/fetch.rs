@@ -36,6 +36,8 @@ pub(super) struct Fetcher {
     pub(super) hungry: bool,
     /// When the first of those that wait may be taken.
     pub(super) due: Option<Instant>,
+    /// Nothing is asked for before it is judged what comes next.
+    pub(super) is_unsure: bool,
     /// What a look has found to come next.
     judged: Option<Judged>,
     /// The cursor as it was left here, with what the entry there looks like.
@@ -104,11 +106,17 @@ impl Fetcher {
             retry_at: None,
             hungry: true,
             due: None,
+            is_unsure: false,
             judged: None,
             end: None,
             mirror_at: now,
             sent: Sent::at(now),
         }
+    }
+
+    /// Whether entries may be asked for.
+    pub(super) fn may_ask(&self) -> bool {
+        self.hungry && !self.is_unsure && self.fetching.is_none()
     }
 
     /// Whether a call is on its way, or waits to be sent again.

@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
         let (mut judging, mut judge_at): (Call<(Cursor, Looked)>, _) = (None, after(Instant::now(), CHECK));
         let (mut replays, mut replaying) = (Replays::new(), None);
         let ended = loop {
-            if let Err(ended) = self.advance(&news, judging.is_some()) {
+            if let Err(ended) = self.advance(&news) {
                 break ended;
             }
             self.wait_for_a_slot();
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
                 answer = self.acks.answer() => self.absorb_acked(answer).await,
                 answer = self.fetcher.answer() => match self.absorb_fetched(answer).await {
                     Ok(unsure) => {
-                        judging = judging.or(unsure.map(|cursor| self.judge(cursor)));
+                        judging = unsure.map(|cursor| self.judge(cursor)).or(judging);
                         Ok(())
                     }
                     Err(ended) => Err(ended),
@@ -348,7 +348,7 @@ impl<'a> Session<'a> {
     }
 
     /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
-    fn advance(&mut self, news: &Follower, is_judging: bool) -> Result<(), Ended> {
+    fn advance(&mut self, news: &Follower) -> Result<(), Ended> {
         if self.dead_in_a_row >= self.group.storm {
             return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
         }
@@ -357,9 +357,7 @@ impl<'a> Session<'a> {
             return Err(Ended::Lost);
         }
         self.start();
-        if !is_judging {
-            self.fetch(news);
-        }
+        self.fetch(news);
         // It is kept for what is asked for.
         self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
         self.ack();
@@ -648,7 +646,7 @@ impl<'a> Session<'a> {
     /// How many to ask for, with so many slots idle: as many as can be handled soon.
     fn wanted(&self, idle: usize) -> usize {
         let waits_alone = self.in_flight.queue.front().is_some_and(|first| first.standing == Standing::Alone);
-        if !self.fetcher.hungry || self.fetcher.is_fetching() || waits_alone || !self.may_start() {
+        if !self.fetcher.may_ask() || waits_alone || !self.may_start() {
             return 0;
         }
         let group = self.group;
@@ -726,6 +724,7 @@ impl<'a> Session<'a> {
             }
             Fetched::Unsure(cursor) => {
                 self.fetcher.nothing();
+                self.fetcher.is_unsure = true;
                 Ok(Some(cursor))
             }
             Fetched::Lost { lost, found } => {
@@ -797,6 +796,7 @@ impl<'a> Session<'a> {
     /// Takes up what a snapshot shows of history.
     async fn absorb_judged(&mut self, answer: Result<(Cursor, Looked), BrokerError>) -> Result<(), Ended> {
         let group = self.group;
+        self.fetcher.is_unsure = false;
         let (cursor, looked) = match answer {
             Ok(judged) => judged,
             Err(error) if error.is_retryable() || error.is_indefinite() => {
@@ -956,7 +956,7 @@ impl<'a> Session<'a> {
         let group = self.group;
         match acked {
             Acked::Done => {
-                for end in self.acks.done(&mut self.in_flight) {
+                for end in self.acks.done(&mut self.in_flight, Instant::now()) {
                     self.known(end);
                 }
                 self.answered(Matter::Write);

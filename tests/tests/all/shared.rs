@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind, Crew, DeadBounds, Events, Fields, Hand, Holder, Life, Take, Took};
+use streams_core::broker::{Broker, BrokerErrorKind, DeadBounds, Fields, QueueState};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetter, DeadLetterFilter, Delivery, EntryId,
-    GroupStatus, OnDataLoss, Outcome, Phase, Publisher, Registration, Start, State, Stopped, consumer, consumers,
-    stream_event,
+    GroupStatus, OnDataLoss, Outcome, Phase, Registration, Start, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
 use tokio::time::Instant;
@@ -104,7 +103,7 @@ fn partition() -> PartitionKey {
 }
 
 fn group() -> GroupKey {
-    partition().group("thumbnails").shared()
+    partition().group("thumbnails").queue()
 }
 
 fn options() -> ConsumerOptions {
@@ -155,12 +154,12 @@ impl World {
         (wire, app)
     }
 
-    async fn crew(&self) -> Crew {
-        self.store.crew(&group()).await.unwrap().unwrap()
+    async fn crew(&self) -> QueueState {
+        self.store.queue(&group()).await.unwrap().unwrap()
     }
 
     /// Waits until the group looks like this.
-    async fn until(&self, is_so: impl Fn(&Crew) -> bool) -> Crew {
+    async fn until(&self, is_so: impl Fn(&QueueState) -> bool) -> QueueState {
         for _ in 0..1_000_000 {
             let crew = self.crew().await;
             if is_so(&crew) {
@@ -257,7 +256,7 @@ async fn every_event_is_handled_once_by_whichever_process_is_free() {
     assert_eq!(done.iter().sum::<u64>(), 300);
     assert!(done.iter().all(|done| *done > 50), "{done:?}");
     let crew = world.crew().await;
-    assert_eq!((crew.pending, crew.waiting, crew.consumers.len()), (0, 0, 3));
+    assert_eq!((crew.unsettled(), crew.waiting, crew.consumers.len()), (0, 0, 3));
 }
 
 #[tokio::test]
@@ -362,7 +361,7 @@ async fn a_failed_event_is_tried_again_after_its_wait_by_whoever_is_free_and_hol
     publish(&a, 1..=100).await;
     world.lab.called("thumbnails", 100).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    world.until(|crew| crew.waiting == 10 && crew.pending == 10).await;
+    world.until(|crew| crew.waiting == 10 && crew.unsettled() == 10).await;
     settled(&a).await;
     assert!((1..=10).all(|n| world.attempts(n) == [1, 2, 3]), "{:?}", world.calls());
     assert!((11..=100).all(|n| world.attempts(n) == [1]));
@@ -385,7 +384,7 @@ async fn what_keeps_failing_becomes_a_dead_letter_with_its_attempts() {
     assert_eq!(seen, [(2, 3), (3, 1)]);
     assert_eq!(world.attempts(2), [1, 2, 3]);
     assert_eq!((status(&app).done, status(&app).dead_lettered), (2, 2));
-    assert_eq!(world.crew().await.pending, 0);
+    assert_eq!(world.crew().await.unsettled(), 0);
 }
 
 #[tokio::test]
@@ -417,7 +416,7 @@ async fn many_dead_letters_in_a_row_stop_the_process_until_it_is_resumed() {
     let reason = halted(&app).await;
     assert!(reason.contains("20 events in a row"), "{reason}");
     assert_eq!(world.crew().await.consumers.len(), 0);
-    world.until(|crew| crew.pending == crew.waiting).await;
+    world.until(|crew| crew.unsettled() == crew.waiting).await;
     app.running().admin().resume("uploads", "thumbnails").await.unwrap();
     goes_on(&app).await;
     settled(&app).await;
@@ -487,9 +486,9 @@ async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_
         // What tells of both is refused; then what tells of the letter, as long as there is one.
         world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
         publish(&app, [1, 2]).await;
-        let crew = world.until(|crew| crew.pending == 1).await;
+        let crew = world.until(|crew| crew.unsettled() == 1).await;
         assert_eq!(world.lab.ended("thumbnails"), [1, 2]);
-        assert_eq!((crew.waiting, crew.consumers[0].pending), (0, 1));
+        assert_eq!((crew.waiting, crew.consumers[0].in_flight), (0, 1));
         if stops {
             world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
             assert_eq!(app.into_running().stop().await, Stopped::Clean);
@@ -675,7 +674,7 @@ async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
             settled(&app).await;
         }
         assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
-        assert_eq!((status(&app).done, world.crew().await.pending), (20, 0));
+        assert_eq!((status(&app).done, world.crew().await.unsettled()), (20, 0));
         assert!((1..=20).all(|n| world.attempts(n) == [1]));
     }
 }
@@ -698,32 +697,6 @@ async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
         settled(&app).await;
         assert_eq!(world.attempts(n), [1, 2]);
     }
-}
-
-#[tokio::test]
-async fn what_was_handed_out_by_a_call_that_came_late_is_found_in_hand() {
-    let world = World::new();
-    let app = world.process(2).await;
-    let mut crew = world.until(|crew| crew.consumers.len() == 1).await;
-    let Hand { owner, life: Life::Beats { epoch, .. }, .. } = crew.consumers.remove(0) else { panic!() };
-    let late = Take {
-        holder: Holder { owner, epoch },
-        count: 9,
-        takes: Events::new(),
-        most_waiting: 9,
-        longest_wait: secs(1),
-        in_hand: None,
-        go_on: false,
-    };
-    // Its connection was given up, but the server had it.
-    world.wire.once(Op::Take, Fault::Delay(millis(10)));
-    Publisher::on(Arc::new(world.store.clone())).send(&Uploaded { n: 1 }).await.unwrap();
-    let Took::Entries(haul) = world.store.take(&group(), &late).await.unwrap() else { panic!() };
-    assert_eq!(haul.entries.len(), 1, "the app is not faster");
-    let began = Instant::now();
-    settled(&app).await;
-    assert!(began.elapsed() < secs(3), "{:?}", began.elapsed());
-    assert_eq!(world.attempts(1), [1]);
 }
 
 /// What [`stubborn`] does: its first attempt blocks its thread until the lock is free, and fails; the others wait at the gate.
@@ -948,13 +921,13 @@ async fn an_event_that_is_deleted_while_it_waits_is_told_of_and_a_group_that_may
     let config = options().with_backoff(secs(10), secs(10)).with_on_data_loss(OnDataLoss::Continue);
     let app = world.start(config).await;
     let ids = publish(&app, [1, 2]).await;
-    world.until(|crew| crew.waiting == 1 && crew.pending == 1).await;
+    world.until(|crew| crew.waiting == 1 && crew.unsettled() == 1).await;
     world.store.remove(&partition(), &ids[..1]);
     settled(&app).await;
     app.advance(secs(20)).await;
     let loss = status(&app).last_loss.unwrap();
     assert_eq!((loss.kind, loss.to, loss.count), (DataLossKind::TrimmedPast, ids[0], Some(1)));
-    assert_eq!((world.sorted(), world.crew().await.pending), (vec![1, 2], 0));
+    assert_eq!((world.sorted(), world.crew().await.unsettled()), (vec![1, 2], 0));
 }
 
 #[tokio::test]
