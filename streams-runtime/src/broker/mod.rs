@@ -63,6 +63,19 @@ fn check_settle(settle: &Settle) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// Refuses letters that could not be stored, and names that no event can have.
+fn check_acks(acks: &Acks) -> Result<(), BrokerError> {
+    check_letters(&acks.dead)?;
+    let needs = acks.back.iter().filter_map(|wait| match &wait.until {
+        Until::Needs { name, .. } => Some(name),
+        Until::After(_) => None,
+    });
+    match acks.passed_over.iter().chain(needs).find_map(|name| keys::check_event(name).err()) {
+        Some(error) => Err(BrokerError::new(BrokerErrorKind::Refused, error.to_string())),
+        None => Ok(()),
+    }
+}
+
 /// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
 fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     check_letters(&commit.dead)?;
