@@ -723,7 +723,7 @@ contract! {
         let second = a.chunk(&fetch).await;
         assert_eq!((second.number, second.new, second.again), (chunk.number, Vec::new(), Vec::new()));
         let after = queue.still().await;
-        assert_eq!((after.cursor, after.unsettled()), (before.cursor, 2));
+        assert_eq!((after.unsettled(), after.cursor), (2, before.cursor));
     }
 
     async fn who_proposes_is_given_what_waits_too(case) {
