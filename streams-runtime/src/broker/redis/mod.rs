@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acked, Acks, Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
-    Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Freed, GroupState, Holder, Holding,
-    Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page, Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer,
-    Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Acked, Acks, Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind,
+    Change, Claim, Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields,
+    Freed, GroupState, Holder, Holding, Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page,
+    Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset,
+    SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
@@ -877,7 +878,10 @@ impl Redis {
         let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::LOWEST).arg("(0");
         lowest.arg("LIMIT").arg(0).arg(1);
         let look = &look;
-        let run = |mut connection| async move { look.query_async::<(Value, Value)>(&mut connection).await };
+        let run = |mut connection: Connection| async move {
+            connection.check_transactions().await?;
+            look.query_async::<(Value, Value)>(&mut connection).await
+        };
         let (state, lowest) = self.commands.run(call, run).await?;
         queue::settled(state, lowest).map_err(unexpected(call))
     }
