@@ -1,29 +1,32 @@
 //! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one; `shared` has
-//! work queues.
+//! shared delivery, and `queue` work queues.
 
+mod queue;
 mod shared;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Found, Freed, GroupState, Holder, Holding,
-    Interrupt, Joined, LeaseView, Life, MAX_MEMBERS, MOST_ENTRY_BYTES, Member, Moved, Need, Notes, Page, Proof,
-    Proving, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot,
-    Tail, Take, Taken, Took, cut, in_short,
+    Acked, Acks, Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
+    Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, Freed,
+    GroupState, Holder, Holding, Interrupt, Joined, LeaseView, Life, Lost, MAX_MEMBERS, MOST_ENTRY_BYTES, Member,
+    Moved, Need, Notes, Page, Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay,
+    ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took, cut, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::queue::Record;
 use self::shared::Queue;
 use super::{
-    BELL_LENGTH, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_settle,
-    check_strays,
+    BELL_LENGTH, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
+    check_settle, check_strays,
 };
 use crate::clock::millis;
 
@@ -45,7 +48,7 @@ struct Shared {
     /// Rung after entries were added, for tails.
     added: Notify,
     /// The wall clock at construction, and the moment it was read: afterwards only tokio's clock counts.
-    epoch_ms: u64,
+    epoch_ms: AtomicU64,
     epoch: Instant,
 }
 
@@ -101,6 +104,8 @@ struct Group {
     replaying: Replaying,
     /// Of a group in shared delivery; then the lease is nobody's, and its epoch that of the last joining or reset.
     queue: Option<Queue>,
+    /// Of a work queue; it has a cursor in the place of the checkpoint, and the lease is as of a shared group.
+    record: Option<Record>,
 }
 
 /// What is known of the first of the replays.
@@ -214,27 +219,48 @@ fn within_bounds(entry: &Arc<Entry>) -> Arc<Entry> {
 }
 
 impl Group {
-    /// The delivery that the group was made for, where the key is for the other one.
-    fn other_mode(&self, group: &GroupKey) -> Option<&'static str> {
-        match (&self.queue, group.is_shared()) {
-            (None, true) => Some("ordered"),
-            (Some(_), false) => Some("shared"),
-            _ => None,
+    /// A group that begins here, for the delivery that its key is for.
+    fn begin(group: &GroupKey, (at, seen, at_event): (EntryId, Option<u64>, String)) -> Self {
+        let record = group.is_queue().then(|| Record::new(at, at_event.clone(), seen));
+        let queue = group.is_shared().then(Queue::default);
+        Self { at, at_event, seen, queue, record, ..Self::default() }
+    }
+
+    /// The delivery that the group was made for.
+    fn mode(&self) -> &'static str {
+        match (&self.queue, &self.record) {
+            (Some(_), _) => "shared",
+            (None, Some(_)) => "queue",
+            (None, None) => "ordered",
         }
+    }
+
+    /// The same, where the key is for another one.
+    fn other_mode(&self, group: &GroupKey) -> Option<&'static str> {
+        let fits = self.queue.is_some() == group.is_shared() && self.record.is_some() == group.is_queue();
+        (!fits).then(|| self.mode())
+    }
+
+    /// The checkpoint, or what a work queue has in its place.
+    fn position(&self) -> EntryId {
+        self.record.as_ref().map_or(self.at, |record| record.cursor.at)
+    }
+
+    /// The oldest entry that is not settled below that.
+    fn oldest(&self) -> Option<EntryId> {
+        self.queue.as_ref().and_then(Queue::oldest).or_else(|| self.record.as_ref().and_then(Record::oldest))
     }
 
     fn is_held_by(&self, holder: &Holder) -> bool {
         if let Some(queue) = &self.queue {
             return queue.has(holder);
         }
+        if let Some(record) = &self.record {
+            return record.has(holder);
+        }
         // The empty owner is nobody, also for somebody who claims to be it.
         !holder.owner.is_empty() && self.lease.owner == holder.owner && self.lease.epoch == holder.epoch
     }
-}
-
-/// What a group is made with that its key is for.
-fn queue(group: &GroupKey) -> Option<Queue> {
-    group.is_shared().then(Queue::default)
 }
 
 impl Store {
@@ -258,7 +284,7 @@ impl Store {
         self.groups.get(group.state()).map(|state| GroupState {
             lease: state.lease.clone(),
             lease_for: state.lease_for,
-            at: state.at,
+            at: state.position(),
             reset: state.reset,
             events: state.events.clone(),
             needs: state.needs.clone(),
@@ -294,10 +320,9 @@ impl Store {
             return Created::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        let (at, seen, at_event) = log.begin(start, now);
-        log.markers.insert(group.group().to_owned(), at);
-        self.groups
-            .insert(group.state().to_owned(), Group { at, at_event, seen, queue: queue(group), ..Group::default() });
+        let begin = log.begin(start, now);
+        log.markers.insert(group.group().to_owned(), begin.0);
+        self.groups.insert(group.state().to_owned(), Group::begin(group, begin));
         Created::Made
     }
 
@@ -314,15 +339,13 @@ impl Store {
             return Reset::Foreign;
         }
         let log = self.logs.entry(group.partition().as_str().to_owned()).or_default();
-        let (at, seen, at_event) = log.begin(to, now);
+        let begin = log.begin(to, now);
+        let at = begin.0;
         log.markers.insert(group.group().to_owned(), at);
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
         let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
-        self.groups.insert(
-            group.state().to_owned(),
-            Group { lease, at, at_event, seen, reset, events, queue: queue(group), ..Group::default() },
-        );
+        self.groups.insert(group.state().to_owned(), Group { lease, reset, events, ..Group::begin(group, begin) });
         self.ring(group, now);
         Reset::Done { at }
     }
@@ -339,8 +362,8 @@ impl Store {
         let markers = &self.logs.get(partition.as_str())?.markers;
         let checkpoints = markers.keys().map(|group| {
             let state = self.groups.get(partition.group(group).state())?;
-            let oldest = state.queue.as_ref().and_then(Queue::oldest);
-            Some((oldest.map_or(state.at, |oldest| oldest.previous().min(state.at)), group))
+            let at = state.position();
+            Some((state.oldest().map_or(at, |oldest| oldest.previous().min(at)), group))
         });
         let (at, slowest) = checkpoints.collect::<Option<Vec<_>>>()?.into_iter().min()?;
         Some(Consumed { at, slowest: slowest.clone() })
@@ -390,7 +413,7 @@ impl Store {
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
         let vanished = commit.mirror && !self.has_marker(group);
         let Some(state) = self.groups.get_mut(group.state()) else { return Committed::Fenced };
-        if state.queue.is_some() || !state.is_held_by(&commit.holder) {
+        if state.mode() != "ordered" || !state.is_held_by(&commit.holder) {
             return Committed::Fenced;
         }
         if state.at == commit.next && commit.prev != commit.next {
@@ -475,10 +498,15 @@ impl Store {
             return Taken::Nothing;
         };
         // Another consumer is at it.
-        if let (Some(queue), Some(epoch)) = (&state.queue, state.replaying.charged)
+        let lives = |epoch: u64| match (&state.queue, &state.record) {
+            (Some(queue), _) => queue.lives(epoch),
+            (None, Some(record)) => record.lives(epoch),
+            (None, None) => false,
+        };
+        if let Some(epoch) = state.replaying.charged
             && state.replaying.id == letter.id
             && epoch != holder.epoch
-            && queue.lives(epoch)
+            && lives(epoch)
         {
             return Taken::Nothing;
         }
@@ -527,7 +555,10 @@ impl Store {
         if group.is_shared() {
             return self.leave(group, holder, now);
         }
-        let held = |state: &&mut Group| state.queue.is_none() && state.is_held_by(holder);
+        if group.is_queue() {
+            return self.leave_queue(group, holder, now);
+        }
+        let held = |state: &&mut Group| state.mode() == "ordered" && state.is_held_by(holder);
         let Some(state) = self.groups.get_mut(group.state()).filter(held) else {
             return false;
         };
@@ -562,7 +593,7 @@ impl Shared {
     }
 
     fn now(&self) -> u64 {
-        self.epoch_ms + millis(self.epoch.elapsed())
+        self.epoch_ms.load(Relaxed) + millis(self.epoch.elapsed())
     }
 }
 
@@ -575,8 +606,15 @@ impl Embedded {
     /// An empty broker whose clock starts here: for tests in which every id is the same at every run.
     pub fn starting(now: SystemTime) -> Self {
         let epoch_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+        let epoch_ms = AtomicU64::new(epoch_ms);
         let shared = Shared { store: Mutex::default(), added: Notify::new(), epoch_ms, epoch: Instant::now() };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Sets the clock back, as happens to a server's.
+    pub fn turn_back(&self, by: Duration) {
+        let back = |ms: u64| Some(ms.saturating_sub(millis(by)));
+        let _ = self.shared.epoch_ms.fetch_update(Relaxed, Relaxed, back);
     }
 
     /// Deletes a stream with its groups' markers, as an operator's `DEL` would.
@@ -647,9 +685,14 @@ impl Embedded {
         }
     }
 
-    /// Deletes the state of a group or a set of members, as an operator's `DEL` of that key would.
+    /// Deletes the state of a group, the waiting set of a work queue or a set of members, as an operator's `DEL` of that key
+    /// would.
     pub fn forget(&self, key: &str) {
         let mut store = self.shared.lock();
+        let queue = key.strip_suffix(":waiting").and_then(|state| store.groups.get_mut(state));
+        if let Some(record) = queue.and_then(|state| state.record.as_mut()) {
+            record.forget_waiting();
+        }
         store.groups.remove(key);
         store.members.remove(key);
     }
@@ -899,6 +942,9 @@ impl Broker for Embedded {
             if let Some(queue) = &mut state.queue {
                 queue.lost = None;
             }
+            if let Some(record) = &mut state.record {
+                record.lost = None;
+            }
             Ok(true)
         })
     }
@@ -913,10 +959,7 @@ impl Broker for Embedded {
             let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
             let seen = (at == log.last).then_some(log.added);
             let at_event = log.event_at(at);
-            store.groups.insert(
-                group.state().to_owned(),
-                Group { at, at_event, seen, queue: queue(group), ..Group::default() },
-            );
+            store.groups.insert(group.state().to_owned(), Group::begin(group, (at, seen, at_event)));
             Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
         })
     }
@@ -970,7 +1013,11 @@ impl Broker for Embedded {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         self.reply(move |store, now| {
             check_owner(owner)?;
-            Ok(store.join(group, owner, lease_for, now))
+            Ok(if group.is_queue() {
+                store.join_queue(group, owner, lease_for, now)
+            } else {
+                store.join(group, owner, lease_for, now)
+            })
         })
     }
 
@@ -996,6 +1043,45 @@ impl Broker for Embedded {
             let freed = store.free(group, owner, seen, count, now);
             self.shared.added.notify_waiters();
             Ok(freed)
+        })
+    }
+
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
+        self.reply(move |store, now| Ok(store.fetch(group, fetch, now)))
+    }
+
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
+        self.reply(move |store, now| {
+            check_acks(acks)?;
+            let acked = store.ack(group, acks, now);
+            self.shared.added.notify_waiters();
+            Ok(acked)
+        })
+    }
+
+    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.pass(group, pass)))
+    }
+
+    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.mend(group, damage, halts)))
+    }
+
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
+        self.reply(move |store, now| Ok(store.queue(group, now)))
+    }
+
+    fn reclaim<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        owner: &'a str,
+        seen: &'a Life,
+        count: usize,
+    ) -> Reply<'a, Reclaimed> {
+        self.reply(move |store, now| {
+            let reclaimed = store.reclaim(group, owner, seen, count, now);
+            self.shared.added.notify_waiters();
+            Ok(reclaimed)
         })
     }
 }
@@ -1069,9 +1155,10 @@ impl Renewer for EmbeddedRenewer {
                 let Some(state) = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
                     return Renewed::Lost;
                 };
-                match &mut state.queue {
-                    Some(queue) => queue.beat(&holder.owner),
-                    None => state.lease.beat += 1,
+                match (&mut state.queue, &mut state.record) {
+                    (Some(queue), _) => queue.beat(&holder.owner),
+                    (None, Some(record)) => record.beat(&holder.owner),
+                    (None, None) => state.lease.beat += 1,
                 }
                 Renewed::Held { replays: store.logs.get(&group.replay()).is_some_and(|log| !log.entries.is_empty()) }
             };

@@ -108,7 +108,8 @@ impl Store {
     pub(super) fn join(&mut self, group: &GroupKey, owner: &str, lease_for: Duration, now: u64) -> Joined {
         let has_marker = self.has_marker(group);
         let Some(state) = self.groups.get_mut(group.state()) else { return Joined::Missing };
-        let Some(queue) = &mut state.queue else { return Joined::Mode("ordered".to_owned()) };
+        let mode = state.mode();
+        let Some(queue) = &mut state.queue else { return Joined::Mode(mode.to_owned()) };
         if let Some(Consumer::Lives { epoch, .. }) = queue.consumers.get(owner) {
             return Joined::Member { epoch: *epoch };
         }
