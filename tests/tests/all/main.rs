@@ -7,6 +7,7 @@ mod batches;
 mod catchup;
 #[macro_use]
 mod contract;
+mod contract_queue;
 mod contract_shared;
 mod examples;
 mod fence;
@@ -29,6 +30,7 @@ mod process;
 mod publishing;
 mod readme;
 mod redis;
+mod redis_queue;
 mod redis_shared;
 mod reference;
 mod rights;

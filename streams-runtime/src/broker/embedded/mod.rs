@@ -6,6 +6,7 @@ mod shared;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +48,7 @@ struct Shared {
     /// Rung after entries were added, for tails.
     added: Notify,
     /// The wall clock at construction, and the moment it was read: afterwards only tokio's clock counts.
-    epoch_ms: u64,
+    epoch_ms: AtomicU64,
     epoch: Instant,
 }
 
@@ -592,7 +593,7 @@ impl Shared {
     }
 
     fn now(&self) -> u64 {
-        self.epoch_ms + millis(self.epoch.elapsed())
+        self.epoch_ms.load(Relaxed) + millis(self.epoch.elapsed())
     }
 }
 
@@ -605,8 +606,15 @@ impl Embedded {
     /// An empty broker whose clock starts here: for tests in which every id is the same at every run.
     pub fn starting(now: SystemTime) -> Self {
         let epoch_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+        let epoch_ms = AtomicU64::new(epoch_ms);
         let shared = Shared { store: Mutex::default(), added: Notify::new(), epoch_ms, epoch: Instant::now() };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Sets the clock back, as happens to a server's.
+    pub fn turn_back(&self, by: Duration) {
+        let back = |ms: u64| Some(ms.saturating_sub(millis(by)));
+        let _ = self.shared.epoch_ms.fetch_update(Relaxed, Relaxed, back);
     }
 
     /// Deletes a stream with its groups' markers, as an operator's `DEL` would.

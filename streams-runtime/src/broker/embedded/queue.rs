@@ -207,11 +207,11 @@ impl Record {
         if fetch.call <= last {
             return Fetched::Chunk(self.fetch_again(fetch, fetch.call == last, log, now));
         }
-        if let Some(damage) = self.damage() {
-            return Fetched::Damaged(damage);
-        }
         if let Some(lost) = self.lost.filter(|_| !fetch.go_on) {
             return Fetched::Lost { lost, found: false };
+        }
+        if let Some(damage) = self.damage() {
+            return Fetched::Damaged(damage);
         }
 
         let first = log.entries.front().map(|entry| entry.id);
@@ -442,13 +442,14 @@ impl Record {
             return Reclaimed::Contended;
         }
         let epoch = consumer.epoch;
-        if let Some(damage) = self.damage() {
-            return Reclaimed::Damaged(damage);
+        match self.damage() {
+            Some(damage) if self.chunks_of(epoch).next().is_some() => return Reclaimed::Damaged(damage),
+            _ => {}
         }
         if let Some(consumer) = self.consumers.get_mut(owner) {
             consumer.lives = None;
         }
-        let back = self.give_back(epoch, count, log);
+        let back = self.give_back(epoch, count.max(1), log);
         if self.chunks_of(epoch).next().is_some() {
             return Reclaimed::Some(back);
         }
