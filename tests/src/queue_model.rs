@@ -114,6 +114,8 @@ pub struct Member {
     pub life: Option<Life>,
     fetch: u64,
     ack: u64,
+    /// How many entries it had in flight when it was found dead, without those that were given back; also those that are gone.
+    left: u64,
     /// Whether a call of its own must have been seen since.
     is_heard: bool,
 }
@@ -295,7 +297,7 @@ impl Model {
         }
         hold!(epoch > self.epoch, "epoch {epoch} is not above {}", self.epoch);
         self.epoch = epoch;
-        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, is_heard: false };
+        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, left: 0, is_heard: false };
         self.members.insert(owner.to_owned(), member);
         Ok(())
     }
@@ -727,6 +729,10 @@ impl Model {
             }
             Reclaimed::Some(number) => {
                 hold!(number == most.min(total), "{number} of {total}");
+                let left: usize = self.chunks(epoch).iter().map(|call| self.in_flight(epoch, *call).len()).sum();
+                if let Some(member) = self.members.get_mut(owner) {
+                    member.left = if member.lives { left as u64 } else { member.left } - number;
+                }
                 self.give_back(epoch, number, false);
                 if let Some(member) = self.members.get_mut(owner) {
                     (member.lives, member.life) = (false, Some(Life::Dead));
@@ -751,8 +757,8 @@ impl Model {
                 (Life::Dead, _) => {
                     hold!(!member.lives, "{unacked:?} lives");
                     // One page may end just where its chunk does, which shows with the next.
-                    let has_all = unacked.in_flight >= least && unacked.in_flight <= most as u64 + 1;
-                    hold!(has_all, "{unacked:?} has {least} to {most}");
+                    let has_all = unacked.in_flight >= least && unacked.in_flight <= member.left.max(1);
+                    hold!(has_all, "{unacked:?} has {least} to {}", member.left);
                 }
                 (Life::Beats { epoch: e, beat, .. }, before) => {
                     hold!(member.lives && *e == epoch, "{unacked:?} is {member:?}");

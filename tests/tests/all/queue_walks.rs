@@ -412,14 +412,11 @@ impl Walk {
     /// What becomes of a chunk, entry by entry.
     fn left(&mut self, epoch: u64, call: u64, acks: &mut Acks) -> Left {
         let mut again = Vec::new();
-        let (mut kept, mut in_range) = (BTreeSet::new(), BTreeSet::new());
+        let mut kept = BTreeSet::new();
         let items = self.model.in_flight(epoch, call);
         let range: BTreeSet<_> = self.model.range(epoch, call);
         for item in items {
             let is_new = range.contains(&item.id);
-            if is_new {
-                in_range.insert(item.id);
-            }
             let Item { id, failed, crashes, .. } = item;
             let back = |failed, until| Wait { id, failed, crashes, until };
             match self.dice.below(16) {
@@ -442,7 +439,8 @@ impl Walk {
         let range = to.map(|to| {
             let lowest = kept.first().map_or(to, |first| *first).previous();
             let after = if self.one_of(2) { lowest } else { self.model.after(epoch, call) };
-            let except = in_range.difference(&kept).copied().filter(|id| *id > after && *id <= to).collect();
+            let within = self.all.range(after.next()..=to);
+            let except = within.copied().filter(|id| !kept.contains(id)).collect();
             Range { after, to, number: kept.len() as u64, except }
         });
         Left { range, again }
