@@ -802,11 +802,22 @@ impl Model {
         Ok(())
     }
 
+    /// The lowest entry that is in flight or waits. Of a dead consumer those that are gone may be dropped with any page.
+    fn unsettled(&self) -> Option<EntryId> {
+        let lives = |epoch: u64| self.members.values().any(|member| member.epoch == epoch && member.lives);
+        let in_flight = self.flights.iter().flat_map(|((epoch, _), flight)| {
+            let counts = lives(*epoch);
+            let range = flight.range.iter().filter(move |id| counts || self.stream.contains_key(id)).copied();
+            range.chain(flight.items.iter().map(|item| item.id))
+        });
+        in_flight.chain(self.waits.keys().copied()).min()
+    }
+
     /// It is at or below all that is not settled, and not far.
     fn check_oldest(&self, said: Option<EntryId>) -> Checked {
         let in_flight = self.flights.values().filter_map(Flight::oldest);
         let lowest = in_flight.chain(self.waits.keys().copied()).min();
-        let ids = self.flights.values().flat_map(Flight::ids).chain(self.waits.keys().copied()).min();
+        let ids = self.unsettled();
         match (said, ids, lowest) {
             // Of a dead one there may be a chunk without entries.
             (_, None, _) if self.members.values().any(|member| !member.lives) => Ok(()),
@@ -823,7 +834,7 @@ impl Model {
     /// Up to where everything is settled, for those who trim.
     pub fn check_consumed(&self, consumed: Option<&Consumed>) -> Checked {
         let Some(consumed) = consumed else { return Err("nothing is known to be consumed".to_owned()) };
-        let unsettled = self.flights.values().flat_map(Flight::ids).chain(self.waits.keys().copied()).min();
+        let unsettled = self.unsettled();
         let most = unsettled.map_or(self.cursor.at, |id| id.previous().min(self.cursor.at));
         hold!(consumed.at <= most, "consumed up to {}, and {unsettled:?} is not", consumed.at);
         Ok(())

@@ -30,6 +30,7 @@ mod publishing;
 mod queue_walks;
 mod readme;
 mod redis;
+mod redis_queue;
 mod redis_shared;
 mod reference;
 mod rights;

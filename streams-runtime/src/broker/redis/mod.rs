@@ -1,11 +1,12 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects over a `line`, `durable` waits for
-//! replicas and the disk, `scripts` change groups, `shared` speaks of work queues, `tail` waits for entries.
+//! replicas and the disk, `scripts` change groups, `shared` and `queue` speak of work queues, `tail` waits for entries.
 
 mod acl;
 mod connection;
 mod durable;
 mod line;
 mod parse;
+mod queue;
 mod scripts;
 mod shared;
 mod tail;
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
-    Commit, Committed, Consumed, Created, Crew, Durable, Events, Extent, Fields, Freed, GroupState, Holder, Holding,
-    Joined, LeaseView, Life, MAX_MEMBERS, Member, Moved, Need, Notes, Page, Proof, Proving, Renewal, Renewed, Renewer,
-    Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Acked, Acks, Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind,
+    Change, Claim, Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields,
+    Freed, GroupState, Holder, Holding, Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page,
+    Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset,
+    SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
 };
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
@@ -34,7 +36,7 @@ use self::parse::{Answer, Unexpected};
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
 use super::{
-    BELL_LENGTH, MOST_NAMED, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
+    BELL_LENGTH, MOST_NAMED, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
     check_settle, check_strays,
 };
 use crate::clock::millis;
@@ -381,7 +383,8 @@ impl Broker for Redis {
             let call = Call { command: "HGET", key: partition.as_str(), effect: Effect::Read };
             let run = |mut connection| async move { checkpoints.query_async::<Vec<Value>>(&mut connection).await };
             let mut replies = self.commands.run(call, run).await?.into_iter();
-            let (mut checkpoints, mut shared) = (Vec::with_capacity(names.len()), Vec::new());
+            let mut checkpoints = Vec::with_capacity(names.len());
+            let (mut shared, mut queues) = (Vec::new(), Vec::new());
             for name in names {
                 let (at, mode) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
                 // Without a state it is somebody else's, too.
@@ -390,6 +393,9 @@ impl Broker for Redis {
                 }
                 if mode == Value::BulkString(b"shared".to_vec()) {
                     shared.push(name.clone());
+                } else if mode == Value::BulkString(b"queue".to_vec()) {
+                    queues.push(name);
+                    continue;
                 }
                 checkpoints.push((parse::id(at).map_err(unexpected(call))?, name));
             }
@@ -398,6 +404,10 @@ impl Broker for Redis {
                 let Some(oldest) = self.oldest(partition, &shared).await? else { return Ok(None) };
                 checkpoints
                     .extend(oldest.into_iter().zip(shared).filter_map(|(id, name)| Some((id?.previous(), name))));
+            }
+            for name in queues {
+                let Some(at) = self.settled(&partition.group(&name)).await? else { return Ok(None) };
+                checkpoints.push((at, name));
             }
             let slowest = checkpoints.into_iter().min();
             Ok(slowest.map(|(at, slowest)| Consumed { at, slowest }))
@@ -559,9 +569,10 @@ impl Broker for Redis {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(async move {
-            if group.is_shared() {
+            if group.is_shared() || group.is_queue() {
                 let call = Call { command: "leaving a group", key: group.state(), effect: Effect::Once };
-                let mut invocation = on(&scripts::LEAVE, group);
+                let script = if group.is_queue() { &scripts::QUIT } else { &scripts::LEAVE };
+                let mut invocation = on(script, group);
                 invocation.key(group.waiting()).key(group.partition().bell());
                 invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
                 return Ok(self.script(call, &invocation).await?.word == "yes");
@@ -592,9 +603,10 @@ impl Broker for Redis {
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
         Box::pin(async move {
-            let (script, command) = match group.is_shared() {
-                true => (&scripts::RESET_SHARED, "resetting a work queue"),
-                false => (&scripts::RESET, "resetting a group"),
+            let (script, command) = match mode(group) {
+                "shared" => (&scripts::RESET_SHARED, "resetting a work queue"),
+                "queue" => (&scripts::RESET, "resetting a work queue"),
+                _ => (&scripts::RESET, "resetting a group"),
             };
             let call = Call { command, key: group.state(), effect: Effect::Once };
             let (start, from) = words(to);
@@ -605,7 +617,8 @@ impl Broker for Redis {
                 .arg(seen.map_or_else(String::new, |epoch| epoch.to_string()))
                 .arg(start)
                 .arg(from)
-                .arg(BELL_LENGTH);
+                .arg(BELL_LENGTH)
+                .arg(mode(group));
             reset(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
@@ -724,7 +737,7 @@ impl Broker for Redis {
             shared::check_token(owner)?;
             let call = Call { command: "joining a group", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::JOIN, group);
-            invocation.arg(owner).arg(millis(lease_for));
+            invocation.arg(owner).arg(millis(lease_for)).arg(mode(group));
             let answer = self.script(call, &invocation).await?;
             if answer.word == "dead" {
                 let message = format!("{call}: `{owner}` was found dead; a consumer joins with a fresh token");
@@ -774,6 +787,58 @@ impl Broker for Redis {
             shared::freed(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
+
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
+        Box::pin(async move {
+            let call = Call { command: "fetching entries", key: group.state(), effect: Effect::Idempotent };
+            // Its reply may be large.
+            let answer = self.script_on(&self.reads, call, &queue::fetch_script(group, fetch)).await?;
+            queue::fetched(answer).map_err(unexpected(call))
+        })
+    }
+
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
+        Box::pin(async move {
+            check_acks(acks)?;
+            let call = Call { command: "acknowledging entries", key: group.state(), effect: Effect::Idempotent };
+            queue::acked(self.script(call, &queue::ack_script(group, acks)).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let call = Call { command: "moving a cursor", key: group.state(), effect: Effect::Once };
+            Ok(self.script(call, &queue::pass_script(group, pass)).await?.word == "yes")
+        })
+    }
+
+    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let call = Call { command: "mending a waiting set", key: group.state(), effect: Effect::Once };
+            Ok(self.script(call, &queue::mend_script(group, damage, halts)).await?.word == "yes")
+        })
+    }
+
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
+        Box::pin(async move {
+            let call = Call { command: "looking at a work queue", key: group.state(), effect: Effect::Read };
+            queue::queue(self.script(call, &queue::queue_script(group)).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn reclaim<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        owner: &'a str,
+        seen: &'a Life,
+        count: usize,
+    ) -> Reply<'a, Reclaimed> {
+        Box::pin(async move {
+            let call = Call { command: "reclaiming entries", key: group.state(), effect: Effect::Once };
+            let invocation = queue::reclaim_script(group, owner, seen, count);
+            queue::reclaimed(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
 }
 
 impl Redis {
@@ -801,6 +866,24 @@ impl Redis {
             });
         }
         Ok(Some(all))
+    }
+
+    /// Up to where a work queue has settled everything; `None` when it is gone. Of one moment, as entries go from the waiting set to a chunk
+    /// and back.
+    async fn settled(&self, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
+        let call = Call { command: "HGETALL", key: group.state(), effect: Effect::Read };
+        let mut look = redis::pipe();
+        look.atomic().cmd("HGETALL").arg(group.state());
+        // The ids stand below zero, and the stamp below them.
+        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::LOWEST).arg("(0");
+        lowest.arg("LIMIT").arg(0).arg(1);
+        let look = &look;
+        let run = |mut connection: Connection| async move {
+            connection.check_transactions().await?;
+            look.query_async::<(Value, Value)>(&mut connection).await
+        };
+        let (state, lowest) = self.commands.run(call, run).await?;
+        queue::settled(state, lowest).map_err(unexpected(call))
     }
 
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
@@ -1024,7 +1107,11 @@ fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
 
 /// The delivery that the key is for, as it stands in a state.
 fn mode(group: &GroupKey) -> &'static str {
-    if group.is_shared() { "shared" } else { "ordered" }
+    match (group.is_queue(), group.is_shared()) {
+        (true, _) => "queue",
+        (_, true) => "shared",
+        _ => "ordered",
+    }
 }
 
 /// Where a group begins, as the scripts take it.

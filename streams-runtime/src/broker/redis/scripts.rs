@@ -17,7 +17,7 @@ impl Deref for Script {
     }
 }
 
-/// A script behind its flags and what all of them share.
+/// A script behind its flags and what all of them share; those of work queues share more.
 macro_rules! script {
     ($flags:literal, $name:literal) => {
         script!(concat!(
@@ -25,6 +25,16 @@ macro_rules! script {
             $flags,
             "\n",
             include_str!("scripts/prelude.lua"),
+            include_str!(concat!("scripts/", $name, ".lua"))
+        ))
+    };
+    ($flags:literal, $name:literal, queue) => {
+        script!(concat!(
+            "#!lua",
+            $flags,
+            "\n",
+            include_str!("scripts/prelude.lua"),
+            include_str!("scripts/waiting.lua"),
             include_str!(concat!("scripts/", $name, ".lua"))
         ))
     };
@@ -49,7 +59,7 @@ pub(super) static RESET: Script = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
 pub(super) static COMMIT_WITH_DEAD: Script = script!("", "commit");
 
-pub(super) static ADOPT: Script = script!("", "adopt");
+pub(super) static ADOPT: Script = script!("", "adopt", queue);
 // An operator must get a group to go on, and letters that are moved take no more room than before.
 pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
 pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
@@ -66,8 +76,18 @@ pub(super) static FREE: Script = script!(" flags=allow-oom", "free");
 pub(super) static LEAVE: Script = script!(" flags=allow-oom", "leave");
 pub(super) static RESET_SHARED: Script = script!("", "reset_shared");
 
+// Work queues on the log.
+pub(super) static FETCH: Script = script!(" flags=allow-oom", "fetch", queue);
+pub(super) static ACK: Script = script!(" flags=allow-oom", "ack", queue);
+pub(super) static ACK_WITH_DEAD: Script = script!("", "ack", queue);
+pub(super) static PASS: Script = script!(" flags=allow-oom", "pass", queue);
+pub(super) static MEND: Script = script!(" flags=allow-oom", "mend", queue);
+pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue", queue);
+pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim", queue);
+pub(super) static QUIT: Script = script!(" flags=allow-oom", "quit", queue);
+
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 24] {
+pub(super) fn all() -> [&'static Script; 32] {
     [
         &CREATE,
         &ACQUIRE,
@@ -93,6 +113,14 @@ pub(super) fn all() -> [&'static Script; 24] {
         &FREE,
         &LEAVE,
         &RESET_SHARED,
+        &FETCH,
+        &ACK,
+        &ACK_WITH_DEAD,
+        &PASS,
+        &MEND,
+        &QUEUE,
+        &RECLAIM,
+        &QUIT,
     ]
 }
 

@@ -23,14 +23,16 @@ const MOST_NEEDED: usize = 10;
 pub(super) const MOST_ENDS: usize = 500;
 
 /// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
-fn exact(wait: Duration) -> u64 {
+pub(super) fn exact(wait: Duration) -> u64 {
     millis(wait).min(1 << 50)
 }
 
-/// The keys that a shared group has besides stream and state; an ordered one has none.
+/// The keys that a shared group or a work queue has besides stream and state; an ordered group has none.
 pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
     if group.is_shared() {
         invocation.key(group.waiting()).key(group.needs()).key(group.failed());
+    } else if group.is_queue() {
+        invocation.key(group.waiting());
     }
 }
 
@@ -87,7 +89,7 @@ fn delivered(value: Value) -> Parsed<Delivered> {
 }
 
 /// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, how many.
-fn loss(text: &str) -> Parsed<Lost> {
+pub(super) fn loss(text: &str) -> Parsed<Lost> {
     let mut words = text.split(' ');
     let mut word = || words.next().ok_or(Unexpected("a loss"));
     let deleted = word()? == "1";
@@ -98,7 +100,7 @@ fn loss(text: &str) -> Parsed<Lost> {
 }
 
 /// Milliseconds, or nothing.
-fn wait(text: &str) -> Parsed<Option<Duration>> {
+pub(super) fn wait(text: &str) -> Parsed<Option<Duration>> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -181,7 +183,7 @@ fn ids(value: Value) -> Parsed<Vec<EntryId>> {
     parse::array(value)?.into_iter().map(parse::id).collect()
 }
 
-fn parse_id(text: &str) -> Parsed<EntryId> {
+pub(super) fn parse_id(text: &str) -> Parsed<EntryId> {
     text.parse().map_err(|_| Unexpected("an entry id"))
 }
 

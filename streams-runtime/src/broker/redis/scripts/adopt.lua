@@ -1,6 +1,6 @@
 -- Makes the state of a group that somebody else has read with XREADGROUP, from the first entry that is not acknowledged there.
--- A shared group goes on from what was delivered last, and has what is pending as its own.
--- KEYS: stream, state; of a shared group waiting, needs, failed, too.
+-- A shared group and a work queue go on from what was delivered last. The one has what is pending as its own, the other has it wait.
+-- KEYS: stream, state; of a shared group waiting, needs, failed, too; of a work queue waiting.
 -- ARGV: group, for how long its consumers have to be silent in ms, how many of them to name, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, quiet, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -41,14 +41,14 @@ else
   for i = 3, #KEYS do
     table.insert(writes, {'DEL', KEYS[i]})
   end
-  table.insert(writes, {'ZADD', KEYS[3], 0, 'a'})
+  table.insert(writes, {'ZADD', KEYS[3], 'NX', 0, 'a'})
 end
 wrong = may_not(writes)
 if wrong then
   return wrong
 end
 
-local at = found['last-delivered-id']
+local at, waits = found['last-delivered-id'], nil
 local pending = redis.call('XPENDING', stream, group)
 local count, oldest = pending[1], pending[2] or ''
 if ARGV[4] == 'ordered' and count > 0 and not above(oldest, at) then
@@ -59,6 +59,17 @@ local last, added = begin(stream, 'latest', '')
 local seen = at == last and added or ''
 if ARGV[4] == 'ordered' then
   mirror(stream, group, at, seen)
+elseif ARGV[4] == 'queue' then
+  forget_what_waits()
+  local from, added = '-', 0
+  repeat
+    local page = redis.call('XPENDING', stream, group, from, '+', 500)
+    for _, entry in ipairs(page) do
+      added = added + let_wait(KEYS[3], entry[1], '0', '0', 0)
+      from = '(' .. entry[1]
+    end
+  until #page < 500
+  waits = added > 0 and put_stamp(KEYS[3], 0, added)
 else
   forget_what_waits()
   -- Where only the state of a shared group was deleted by hand the server still has what nobody had in hand.
@@ -72,5 +83,5 @@ else
   until #page < 500
 end
 redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
-  'at', at, 'at_event', event_at(stream, at), 'seen', seen)
+  'at', at, 'at_event', event_at(stream, at), 'seen', seen, unpack(waits and {'waits', waits} or {}))
 return {'done', at, found['last-delivered-id'], count, oldest}

@@ -1,5 +1,5 @@
--- Makes a process a consumer of a shared group. Sent twice it answers with the same epoch.
--- KEYS: stream, state. ARGV: group, token, lease in ms.
+-- Makes a process a consumer of a shared group or a work queue. Sent twice it answers with the same epoch.
+-- KEYS: stream, state. ARGV: group, token, lease in ms, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, field = ARGV[1], 'consumer:' .. ARGV[2]
 
@@ -11,7 +11,7 @@ local held = redis.call('HMGET', state, 'mode', 'epoch', 'at', field)
 if not held[2] then
   return {'missing'}
 end
-if held[1] ~= 'shared' then
+if held[1] ~= ARGV[4] then
   return {'mode', held[1] or ''}
 end
 local epoch = lives(held[4])
@@ -29,5 +29,7 @@ if not tonumber(held[2]) then
 end
 -- The clock as a floor: should a failover lose the last of them, the next is above them all the same.
 epoch = digits(math.max(tonumber(held[2]) + 1, now()))
-redis.call('HSET', state, 'epoch', epoch, field, table.concat({epoch, '1', ARGV[3]}, ' '))
+-- Of a work queue the last fetch and the last ack follow.
+local calls = ARGV[4] == 'queue' and ' 0 0' or ''
+redis.call('HSET', state, 'epoch', epoch, field, table.concat({epoch, '1', ARGV[3]}, ' ') .. calls)
 return {'member', epoch}

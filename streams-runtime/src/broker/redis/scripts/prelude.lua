@@ -112,23 +112,24 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Of a shared group what its state says of a consumer that lives: its epoch, beat and lease.
+-- Of a shared group or a work queue what its state says of a consumer that lives: its epoch, beat and lease. Of a work queue its
+-- last calls follow, behind a space.
 local function lives(field)
-  return string.match(field or '', '^(%d+) (%d+) (%d+)$')
+  return string.match(field or '', '^(%d+) (%d+) (%d+)([ %d]*)$')
 end
 
--- Whether this joining of a shared group is one of its consumers that live; counts a beat of it.
+-- Whether this joining of a shared group or a work queue is one of its consumers that live; counts a beat of it.
 local function beats(state, owner, epoch)
   local field = 'consumer:' .. owner
-  local found, beat, lease = lives(redis.call('HGET', state, field))
+  local found, beat, lease, calls = lives(redis.call('HGET', state, field))
   if found ~= epoch then
     return false
   end
-  redis.call('HSET', state, field, table.concat({found, digits(tonumber(beat) + 1), lease}, ' '))
+  redis.call('HSET', state, field, table.concat({found, digits(tonumber(beat) + 1), lease}, ' ') .. calls)
   return true
 end
 
--- Whether owner and epoch hold the lease of the group or, where it is a shared one, are a consumer of it that lives.
+-- Whether owner and epoch hold the lease of the group or, where it has consumers, are one of it that lives.
 local function holds(state, owner, epoch)
   local held = redis.call('HMGET', state, 'owner', 'epoch', 'consumer:' .. owner)
   return is_held(held[1], held[2], owner, epoch) or lives(held[3]) == epoch
@@ -255,8 +256,8 @@ local function page(stream, from, count, bytes, first, last)
   return found, false
 end
 
--- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a shared group the keys from the
--- third on.
+-- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a shared group or a work queue the
+-- keys from the third on.
 local function forget_what_waits()
   for i = 3, #KEYS do
     redis.call('DEL', KEYS[i])

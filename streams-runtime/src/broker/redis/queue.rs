@@ -1,0 +1,362 @@
+//! Work queues as the scripts take and answer them; `super` sends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use redis::{ScriptInvocation, Value};
+use streams_core::EntryId;
+use streams_core::broker::{
+    Acked, Acks, Again, Chunk, Cursor, Damage, Events, Fetch, Fetched, Full, Item, Judged, Left, Life, Lost, New, Pass,
+    QueueState, Range, Reclaimed, Unacked, Until,
+};
+use streams_core::keys::GroupKey;
+
+use super::parse::{self, Answer, Parsed, Unexpected};
+use super::shared::{exact, loss, parse_id, wait};
+use super::{limit, on, scripts};
+use crate::broker::BELL_LENGTH;
+use crate::clock::millis;
+
+/// The score below all ids of the waiting set.
+pub(super) const LOWEST: i64 = -(1 << 52);
+/// The most events that others are said to wait for.
+const MOST_NEEDED: usize = 10;
+/// The most entries that one call gives out or gives back: they pass through the server's memory.
+const MOST_ENTRIES: i64 = 100_000;
+
+pub(super) fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
+    let mut invocation = on(&scripts::FETCH, group);
+    invocation
+        .key(group.waiting())
+        .arg(&fetch.holder.owner)
+        .arg(fetch.holder.epoch)
+        .arg(fetch.call)
+        .arg(limit(fetch.count).min(MOST_ENTRIES))
+        .arg(fetch.most_waiting)
+        .arg(exact(fetch.longest_wait))
+        .arg(u8::from(fetch.go_on))
+        .arg(u8::from(fetch.mirror));
+    match &fetch.new {
+        New::Nothing => invocation.arg("nothing").arg("").arg("").arg("").arg(""),
+        New::Read { judged: None } => invocation.arg("read").arg("").arg("").arg("").arg(""),
+        New::Read { judged: Some(Judged { at, next }) } => {
+            invocation.arg("read").arg(at.to_string()).arg(next.to_string()).arg("").arg("")
+        }
+        New::Known { from, to, to_event, number } => {
+            invocation.arg("known").arg(from.to_string()).arg(to.to_string()).arg(to_event).arg(*number)
+        }
+    };
+    for (name, version) in &fetch.takes {
+        invocation.arg(name).arg(*version);
+    }
+    invocation
+}
+
+pub(super) fn fetched(mut answer: Answer) -> Parsed<Fetched> {
+    Ok(match answer.word.as_str() {
+        "chunk" => {
+            let (at, waiting) = (answer.id()?, answer.number()?);
+            let due = wait(&answer.text()?)?;
+            let lost = parse::array(answer.value()?)?.into_iter().map(parse::text).collect::<Parsed<Vec<_>>>()?;
+            let lost = if lost.is_empty() { None } else { Some(loss(&lost.join(" "))?) };
+            let number = answer.number()?;
+            let again = parse::array(answer.value()?)?.into_iter().map(again).collect::<Parsed<_>>()?;
+            let new = parse::entries(answer.value()?)?;
+            Fetched::Chunk(Chunk { again, new, number, at, waiting, due, lost })
+        }
+        "unsure" => {
+            let (at, at_event, seen) = (answer.id()?, answer.text()?, answer.text()?);
+            Fetched::Unsure(Cursor { at, at_event, seen: ordinal(&seen)? })
+        }
+        "lost" => Fetched::Lost { found: answer.number()? == 1, lost: loss(&answer.text()?)? },
+        "apart" => Fetched::Damaged(damage(&mut answer)?),
+        "fenced" => Fetched::Fenced,
+        "missing" => Fetched::Missing,
+        _ => return Err(Unexpected("what came of fetching")),
+    })
+}
+
+/// `[entry, failed attempts, crashes]`.
+fn again(value: Value) -> Parsed<Again> {
+    let mut parts = parse::array(value)?.into_iter();
+    let mut part = || parts.next().unwrap_or_default();
+    let entry = parse::entry(part())?;
+    let mut count = || parse::number(part()).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    Ok(Again { entry, failed: count()?, crashes: count()? })
+}
+
+fn damage(answer: &mut Answer) -> Parsed<Damage> {
+    Ok(Damage { recorded: answer.number()?, found: answer.number()? })
+}
+
+fn ordinal(text: &str) -> Parsed<Option<u64>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Unexpected("an ordinal"))
+}
+
+pub(super) fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
+    // Dead letters take room: on a full server they wait.
+    let script = if acks.dead.is_empty() { &scripts::ACK } else { &scripts::ACK_WITH_DEAD };
+    let mut invocation = on(script, group);
+    invocation
+        .key(group.waiting())
+        .key(group.dead())
+        .key(group.partition().bell())
+        .arg(&acks.holder.owner)
+        .arg(acks.holder.epoch)
+        .arg(acks.call)
+        .arg(acks.dead_bounds.count)
+        .arg(millis(acks.dead_bounds.age))
+        .arg(BELL_LENGTH)
+        .arg(acks.passed_over.join(" "))
+        .arg(acks.chunks.len())
+        .arg(acks.back.len())
+        .arg(acks.dead.len());
+    for (call, left) in &acks.chunks {
+        invocation.arg(*call).arg(record(left));
+    }
+    for wait in &acks.back {
+        invocation.arg(wait.id.to_string()).arg(wait.failed).arg(wait.crashes);
+        match &wait.until {
+            Until::After(after) => invocation.arg(exact(*after)).arg(""),
+            Until::Needs { name, version } => invocation.arg(0).arg(format!("{name}@{version}")),
+        };
+    }
+    for fields in &acks.dead {
+        invocation.arg(fields.len() * 2);
+        for (name, value) in fields {
+            invocation.arg(name.as_slice()).arg(value.as_slice());
+        }
+    }
+    invocation
+}
+
+/// What is in flight of a chunk, as it stands in a state; empty where nothing is.
+fn record(left: &Left) -> String {
+    let range = left.range.as_ref().filter(|range| range.number > 0);
+    let mut words = match range {
+        None if left.again.is_empty() => return String::new(),
+        None => "0 - - -".to_owned(),
+        Some(Range { after, to, number, except }) => {
+            let except: Vec<_> = except.iter().map(ToString::to_string).collect();
+            let except = if except.is_empty() { "-".to_owned() } else { except.join(",") };
+            format!("{number} {after} {to} {except}")
+        }
+    };
+    for Item { id, failed, crashes, charged } in &left.again {
+        words += &format!(" {id}:{failed}:{crashes}:{}", u8::from(*charged));
+    }
+    words
+}
+
+pub(super) fn acked(mut answer: Answer) -> Parsed<Acked> {
+    Ok(match answer.word.as_str() {
+        "done" => Acked::Done,
+        "full" => {
+            let (count, oldest) = (answer.number()?, answer.text()?);
+            let oldest = if oldest.is_empty() { None } else { Some(parse_id(&oldest)?) };
+            Acked::Full(Full { count, oldest })
+        }
+        "declared" => Acked::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
+        "apart" => Acked::Damaged(damage(&mut answer)?),
+        "fenced" => Acked::Fenced,
+        _ => return Err(Unexpected("what came of acknowledging")),
+    })
+}
+
+/// A loss as it stands in a state: `1 1767225600000-0 1767225600009-3 12`.
+fn loss_text(lost: Option<&Lost>) -> String {
+    let text = |lost: &Lost| format!("{} {} {} {}", u8::from(lost.deleted), lost.from, lost.to, lost.count);
+    lost.map_or_else(String::new, text)
+}
+
+pub(super) fn pass_script(group: &GroupKey, Pass { from, to, halts }: &Pass) -> ScriptInvocation<'static> {
+    let ordinal = |cursor: &Cursor| cursor.seen.map_or_else(String::new, |seen| seen.to_string());
+    let mut invocation = on(&scripts::PASS, group);
+    invocation
+        .arg(from.at.to_string())
+        .arg(ordinal(from))
+        .arg(to.at.to_string())
+        .arg(&to.at_event)
+        .arg(ordinal(to))
+        .arg(loss_text(halts.as_ref()));
+    invocation
+}
+
+pub(super) fn mend_script(group: &GroupKey, damage: &Damage, halts: Option<&Lost>) -> ScriptInvocation<'static> {
+    let mut invocation = on(&scripts::MEND, group);
+    invocation.key(group.waiting()).arg(damage.recorded).arg(damage.found).arg(loss_text(halts));
+    invocation
+}
+
+pub(super) fn queue_script(group: &GroupKey) -> ScriptInvocation<'static> {
+    let mut invocation = on(&scripts::QUEUE, group);
+    invocation.key(group.waiting());
+    invocation
+}
+
+pub(super) fn queue(mut answer: Answer) -> Parsed<Option<QueueState>> {
+    match answer.word.as_str() {
+        "missing" => return Ok(None),
+        "queue" => {}
+        _ => return Err(Unexpected("a look at a work queue")),
+    }
+    let fields = fields(answer.value()?)?;
+    let (waiting, lowest, due) = (answer.number()?, answer.text()?, wait(&answer.text()?)?);
+    let found = answer.text()?;
+    let damage = if found.is_empty() {
+        None
+    } else {
+        let found = found.parse().map_err(|_| Unexpected("a number of entries"))?;
+        Some(Damage { recorded: waiting, found })
+    };
+    let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    let number = |name: &str| match text(name) {
+        "" => Ok(0),
+        digits => digits.parse().map_err(|_| Unexpected("a number")),
+    };
+    let mut in_flight: HashMap<&str, u64> = HashMap::new();
+    let mut oldest = if lowest.is_empty() { None } else { Some(to_the_millisecond(parse_id(&lowest)?)) };
+    for (field, record) in &fields {
+        let Some((epoch, _)) = field.strip_prefix("chunk:").and_then(|chunk| chunk.split_once('.')) else { continue };
+        let (number, first) = flight(record)?;
+        *in_flight.entry(epoch).or_default() += number;
+        oldest = oldest.into_iter().chain(first).min();
+    }
+    let mut consumers = Vec::new();
+    for (field, says) in &fields {
+        let Some(owner) = field.strip_prefix("consumer:") else { continue };
+        let mut words = says.split(' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (epoch, life) = match word() {
+            "dead" => (word(), Life::Dead),
+            epoch => {
+                let number = |digits: &str| digits.parse().map_err(|_| Unexpected("a consumer's beat"));
+                let (beat, lease) = (number(word())?, number(word())?);
+                (epoch, Life::Beats { epoch: number(epoch)?, beat, lease_for: Duration::from_millis(lease) })
+            }
+        };
+        let in_flight = in_flight.get(epoch).copied().unwrap_or_default();
+        consumers.push(Unacked { owner: owner.to_owned(), in_flight, life });
+    }
+    consumers.sort_by(|a, b| a.owner.cmp(&b.owner));
+    let seen = ordinal(text("seen"))?;
+    let cursor = Cursor { at: parse_id(text("at"))?, at_event: text("at_event").to_owned(), seen };
+    let needed = needed(text("needed"));
+    let (resume, reset) = (number("resume")?, number("reset")?);
+    Ok(Some(QueueState { consumers, waiting, due, oldest, cursor, needed, resume, reset, damage }))
+}
+
+fn fields(value: Value) -> Parsed<BTreeMap<String, String>> {
+    parse::pairs(value)?.into_iter().map(|(name, value)| Ok((parse::lossy(name)?, parse::lossy(value)?))).collect()
+}
+
+/// The first id of a millisecond: the waiting set is in order only up to that.
+fn to_the_millisecond(id: EntryId) -> EntryId {
+    EntryId::new(id.ms, 0)
+}
+
+/// How many entries of a chunk are in flight, and an id at or below the first of them.
+fn flight(record: &str) -> Parsed<(u64, Option<EntryId>)> {
+    let mut words = record.split(' ');
+    let mut word = || words.next().ok_or(Unexpected("a chunk"));
+    let number: u64 = word()?.parse().map_err(|_| Unexpected("a chunk"))?;
+    let after = word()?;
+    let mut first = if number == 0 { None } else { Some(parse_id(after)?.next()) };
+    let (_to, _except) = (word()?, word()?);
+    let mut items = 0;
+    for item in words {
+        let id = item.split(':').next().map(parse_id).transpose()?;
+        first = first.into_iter().chain(id).min();
+        items += 1;
+    }
+    Ok((number + items, first))
+}
+
+/// `Trade@2=0 Order@1=1`: each event with its lowest version.
+fn needed(text: &str) -> Events {
+    let mut events = Events::new();
+    for (name, version) in text.split(' ').filter_map(|event| event.split_once('=')?.0.split_once('@')) {
+        let Ok(version) = version.parse() else { continue };
+        let lowest = events.entry(name.to_owned()).or_insert(version);
+        *lowest = version.min(*lowest);
+    }
+    events.into_iter().take(MOST_NEEDED).collect()
+}
+
+pub(super) fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> ScriptInvocation<'static> {
+    let says = match seen {
+        Life::Beats { epoch, beat, lease_for } => format!("{epoch} {beat} {}", millis(*lease_for)),
+        Life::Dead => "dead".to_owned(),
+        // No consumer of a work queue is.
+        Life::Foreign { .. } => "foreign".to_owned(),
+    };
+    let mut invocation = on(&scripts::RECLAIM, group);
+    invocation
+        .key(group.waiting())
+        .key(group.partition().bell())
+        .arg(owner)
+        .arg(says)
+        .arg(limit(count).min(MOST_ENTRIES))
+        .arg(BELL_LENGTH);
+    invocation
+}
+
+pub(super) fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
+    Ok(match answer.word.as_str() {
+        "some" => Reclaimed::Some(answer.number()?),
+        "all" => Reclaimed::All(answer.number()?),
+        "contended" => Reclaimed::Contended,
+        "apart" => Reclaimed::Damaged(damage(&mut answer)?),
+        _ => return Err(Unexpected("what came of giving back")),
+    })
+}
+
+/// Up to where a work queue has settled everything, from its state and the first member of its waiting set by id, both of one moment.
+/// `None` when it has no state.
+pub(super) fn settled(state: Value, lowest: Value) -> Parsed<Option<EntryId>> {
+    let fields = fields(state)?;
+    let Some(at) = fields.get("at") else { return Ok(None) };
+    let mut settled = parse_id(at)?;
+    for (_, record) in fields.iter().filter(|(field, _)| field.starts_with("chunk:")) {
+        settled = flight(record)?.1.map_or(settled, |first| first.previous().min(settled));
+    }
+    if let Some(lowest) = parse::array(lowest)?.into_iter().next() {
+        settled = to_the_millisecond(parse::id(lowest)?).previous().min(settled);
+    }
+    Ok(Some(settled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_what_is_in_flight_and_where_that_begins() {
+        let id = |ms| EntryId::new(ms, 0);
+        let item = |ms, charged| Item { id: id(ms), failed: 1, crashes: 2, charged };
+        let range = Range { after: id(4), to: id(9), number: 3, except: vec![id(6), id(7)] };
+        for (range, again, text, first) in [
+            (None, vec![], "", None),
+            (Some(Range { number: 0, ..range.clone() }), vec![], "", None),
+            (Some(range.clone()), vec![], "3 4-0 9-0 6-0,7-0", Some(EntryId::new(4, 1))),
+            (None, vec![item(3, true)], "0 - - - 3-0:1:2:1", Some(id(3))),
+            (Some(range), vec![item(8, false)], "3 4-0 9-0 6-0,7-0 8-0:1:2:0", Some(EntryId::new(4, 1))),
+        ] {
+            assert_eq!(record(&Left { range, again }), text);
+            if !text.is_empty() {
+                assert_eq!(flight(text).unwrap().1, first, "{text}");
+            }
+        }
+        assert_eq!(flight("3 4-0 9-0 6-0,7-0 8-0:1:2:0").unwrap().0, 4);
+        assert!(flight("3").is_err());
+    }
+
+    #[test]
+    fn of_a_needed_event_the_lowest_version_counts() {
+        assert_eq!(needed("Trade@3=1 Trade@2=0 Order@1=2"), Events::from([("Trade".into(), 2), ("Order".into(), 1)]));
+        assert_eq!(needed(""), Events::new());
+    }
+}

@@ -1,0 +1,116 @@
+-- Takes up what became of entries of a work queue that are in flight, all or nothing. Sent twice it changes nothing the second time.
+-- KEYS: stream, state, waiting, dead letters, bell.
+-- ARGV: group, token, epoch, call, most dead letters, their greatest age in ms, rings that the bell keeps, the names of events that
+--       were passed over because no build was known to handle them, numbers of chunks, of entries that are given back and of dead
+--       letters, then (chunk, its record or empty)*, (id, failed, crashes, wait in ms, event that has to be known or empty)*,
+--       (number of arguments, field, value, ...)*.
+local state, waiting, dead, bell = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, epoch = ARGV[1], ARGV[3]
+local consumer = 'consumer:' .. ARGV[2]
+local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed')
+if held.err then
+  return fail(held, {{state, 'hash'}})
+end
+local joined, beat, lease, calls = lives(held[1])
+local fetches, acks = string.match(calls or '', '^ (%d+) (%d+)$')
+if joined ~= epoch or not fetches then
+  return {'fenced'}
+end
+if tonumber(ARGV[4]) <= tonumber(acks) then
+  return {'done'}
+end
+local stamp, waits = waits_of(held[3])
+if not stamp then
+  return {'damaged', state}
+end
+if ARGV[8] ~= '' then
+  local events, declared = ' ' .. (held[2] or ''), {}
+  for name in string.gmatch(ARGV[8], '[^ ]+') do
+    if string.find(events, ' ' .. name .. '@', 1, true) then
+      table.insert(declared, name)
+    end
+  end
+  if #declared > 0 then
+    return {'declared', table.concat(declared, ' ')}
+  end
+end
+local writes = {}
+if backs > 0 then
+  local wrong = apart(waiting, stamp, waits) or wrong_type({{bell, 'stream'}})
+  if wrong then
+    return wrong
+  end
+  writes = changes(waiting, state)
+  table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[7], '*', 'group', group})
+end
+if letters > 0 then
+  local wrong = wrong_type({{dead, 'stream'}})
+  if wrong then
+    return wrong
+  end
+  local count = redis.call('XLEN', dead)
+  local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
+  local oldest_id = oldest and oldest[1] or ''
+  local too_old = oldest and now() - tonumber(string.match(oldest_id, '^%d+')) > tonumber(ARGV[6])
+  if too_old or count + letters > tonumber(ARGV[5]) then
+    return {'full', count, oldest_id}
+  end
+  table.insert(writes, {'HSET', state, 'waits', '0 0'})
+  table.insert(writes, {'XADD', dead, '*', 'event', ''})
+end
+if #writes > 0 then
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
+  local wrong = may_not(writes)
+  if wrong then
+    return wrong
+  end
+end
+
+local i, kept, ended = 12, {}, {}
+for _ = 1, chunks do
+  local field = 'chunk:' .. epoch .. '.' .. ARGV[i]
+  if ARGV[i + 1] == '' then
+    table.insert(ended, field)
+  else
+    table.insert(kept, field)
+    table.insert(kept, ARGV[i + 1])
+  end
+  i = i + 2
+end
+if #ended > 0 then
+  redis.call('HDEL', state, unpack(ended))
+end
+local rings = false
+if backs > 0 then
+  local clock, slots = now(), slots_of(held[4])
+  for _ = 1, backs do
+    local due, need = tonumber(ARGV[i + 3]), ARGV[i + 4]
+    if need ~= '' then
+      waits = waits + let_wait(waiting, ARGV[i], ARGV[i + 1], ARGV[i + 2], 0, need, slot_of(slots, need))
+    else
+      waits = waits + let_wait(waiting, ARGV[i], ARGV[i + 1], ARGV[i + 2], due == 0 and 0 or clock + due)
+    end
+    rings = rings or due == 0
+    i = i + 5
+  end
+  table.insert(kept, 'waits')
+  table.insert(kept, put_stamp(waiting, stamp, waits))
+  local needed = slots_text(slots)
+  if needed ~= (held[4] or '') then
+    table.insert(kept, 'needed')
+    table.insert(kept, needed)
+  end
+end
+for _ = 1, letters do
+  local n = tonumber(ARGV[i])
+  redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
+  i = i + 1 + n
+end
+local says = table.concat({epoch, digits(tonumber(beat) + 1), lease, fetches, ARGV[4]}, ' ')
+redis.call('HSET', state, consumer, says, unpack(kept))
+if rings then
+  ring(bell, group, ARGV[7])
+end
+return {'done'}

@@ -1,0 +1,58 @@
+-- Takes the waiting set of a work queue for what it is from now on, if record and set are still as far apart as was seen.
+-- KEYS: stream, state, waiting.
+-- ARGV: group, how many were recorded, how many were found, what to record of the loss (empty: nothing).
+local state, waiting = KEYS[2], KEYS[3]
+
+local wrong = wrong_type({{state, 'hash'}, {waiting, 'zset'}})
+if wrong then
+  return wrong
+end
+local held = redis.call('HMGET', state, 'mode', 'waits')
+if held[1] ~= 'queue' then
+  return {'no'}
+end
+local stamp, count = waits_of(held[2])
+if not stamp then
+  return {'damaged', state}
+end
+local damage = apart(waiting, stamp, count)
+if not damage or damage[1] ~= 'apart' then
+  return damage or {'no'}
+end
+if damage[2] ~= ARGV[2] or damage[3] ~= ARGV[3] then
+  return {'no'}
+end
+wrong = may_not(changes(waiting, state))
+if wrong then
+  return wrong
+end
+
+-- Only what stands in both ways is an entry. All are written anew, as scores may be of another time, too.
+local ids, dues = {}, {}
+local members = redis.call('ZRANGE', waiting, '0', '-1', 'WITHSCORES')
+for i = 1, #members, 2 do
+  local id, failed, crashes, need = string.match(members[i], '^(%d+%-%d+) (%d+) (%d+)(.*)$')
+  if is_id(members[i]) then
+    ids[members[i]] = true
+  elseif id and not dues[id] then
+    local score = tonumber(members[i + 1])
+    local event = string.match(need, '^ (%S+@%d+)$')
+    local due = (score >= 0 and score < BY_NEED) and score or 0
+    dues[id] = {failed, crashes, due, event}
+  end
+end
+redis.call('DEL', waiting)
+local found, slots = 0, {}
+for id in pairs(ids) do
+  if dues[id] then
+    local failed, crashes, due, event = unpack(dues[id], 1, 4)
+    found = found + let_wait(waiting, id, failed, crashes, due, event, event and slot_of(slots, event))
+  end
+end
+local write = {'waits', put_stamp(waiting, stamp, found), 'needed', slots_text(slots)}
+if ARGV[4] ~= '' then
+  table.insert(write, 'lost')
+  table.insert(write, ARGV[4])
+end
+redis.call('HSET', state, unpack(write))
+return {'yes'}

@@ -1,0 +1,67 @@
+-- Gives back what a dead consumer of a work queue has in flight, some of it at a time, and removes it with the last.
+-- KEYS: stream, state, waiting, bell.
+-- ARGV: group, token, what was seen of it (epoch, beat and lease; dead), most entries at a time, rings that the bell keeps.
+local stream, state, waiting, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local field, seen = 'consumer:' .. ARGV[2], ARGV[3]
+
+local wrong = wrong_type({{stream, 'stream'}, {state, 'hash'}, {waiting, 'zset'}, {bell, 'stream'}})
+if wrong then
+  return wrong
+end
+local says = redis.call('HMGET', state, field)[1] or ''
+local epoch, beat, lease = lives(says)
+if epoch then
+  if table.concat({epoch, beat, lease}, ' ') ~= seen then
+    return {'contended'}
+  end
+else
+  epoch = string.match(says, '^dead (%d+)$')
+  if not epoch or seen ~= 'dead' then
+    return {'contended'}
+  end
+end
+local held = by_name(redis.call('HGETALL', state))
+local stamp, waits = waits_of(held.waits)
+local chunks = chunks_of(held, epoch)
+if held.mode ~= 'queue' then
+  return {'contended'}
+end
+for _, record in ipairs(chunks) do
+  stamp = chunk_of(record.text) and stamp
+end
+if not stamp then
+  return {'damaged', state}
+end
+if #chunks > 0 then
+  wrong = apart(waiting, stamp, waits)
+  if wrong then
+    return wrong
+  end
+end
+local writes = changes(waiting, state)
+table.insert(writes, {'HDEL', state, field})
+table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', ARGV[1]})
+wrong = may_not(writes)
+if wrong then
+  return wrong
+end
+
+local given, added, kept, ended, more = give_up(stream, waiting, chunks, math.max(tonumber(ARGV[4]), 1))
+if added > 0 then
+  table.insert(kept, 'waits')
+  table.insert(kept, put_stamp(waiting, stamp, waits + added))
+end
+if #ended > 0 then
+  redis.call('HDEL', state, unpack(ended))
+end
+if more then
+  -- Its calls are refused from here on.
+  redis.call('HSET', state, field, 'dead ' .. epoch, unpack(kept))
+  return {'some', given}
+end
+redis.call('HDEL', state, field)
+if #kept > 0 then
+  redis.call('HSET', state, unpack(kept))
+end
+ring(bell, ARGV[1], ARGV[5])
+return {'all', given}

@@ -1,0 +1,221 @@
+-- What scripts of a work queue share: how they read and write the chunks and the waiting set.
+
+-- Scores of the waiting set. An entry's id stands at the first of these and its milliseconds, and the stamp below all ids. What has
+-- to wait for a moment stands at it, and what waits for a build at the last of these and the slot of the event.
+local BY_ID, BY_NEED, BY_STAMP = -4503599627370496, 4503599627370496, -9007199254740992
+local IDS_END, DUES_END = '(0', '(4503599627370496'
+
+-- The script fails with what a command has answered, unless a key of another type explains it.
+local function fail(reply, expected)
+  local wrong = wrong_type(expected)
+  if wrong then
+    return wrong
+  end
+  error(reply)
+end
+
+-- The stamp of the waiting set and how many entries wait, as the state says; nothing where that is no such thing.
+local function waits_of(field)
+  local stamp, count = string.match(field or '0 0', '^(%d+) (%d+)$')
+  return tonumber(stamp), tonumber(count)
+end
+
+-- How many entries the waiting set holds.
+local function found_in(waiting)
+  return math.min(redis.call('ZCOUNT', waiting, digits(BY_ID), IDS_END), redis.call('ZCOUNT', waiting, '0', '+inf'))
+end
+
+-- The answer where the waiting set is not the one of which the state tells; nothing where it is.
+local function apart(waiting, stamp, count)
+  local size = redis.pcall('ZCARD', waiting)
+  if type(size) == 'table' then
+    return fail(size, {{waiting, 'zset'}})
+  end
+  if size == 0 and count == 0 then
+    return
+  end
+  local found = size > 0 and redis.call('ZSCORE', waiting, 'stamp')
+  if size == 2 * count + 1 and found and tonumber(found) == BY_STAMP + stamp then
+    return
+  end
+  return {'apart', digits(count), digits(found_in(waiting))}
+end
+
+-- What a script may need to change the waiting set beside the state.
+local function changes(waiting, state)
+  return {
+    {'ZADD', waiting, 'NX', '0', 'a'}, {'ZREM', waiting, 'a'}, {'DEL', waiting}, {'HSET', state, 'waits', '0 0'},
+  }
+end
+
+-- Takes members out, however many.
+local function take_out(waiting, members)
+  for i = 1, #members, 4000 do
+    redis.call('ZREM', waiting, unpack(members, i, math.min(i + 3999, #members)))
+  end
+end
+
+local function id_score(id)
+  return digits(BY_ID + math.min(tonumber(string.match(id, '^%d+')), BY_NEED - 1))
+end
+
+-- Adds an entry, from a moment on (0: at once) or for a build that handles `need`, which has this slot. Answers how many were added:
+-- one that waits already is left as it is.
+local function let_wait(waiting, id, failed, crashes, due, need, slot)
+  local member = id .. ' ' .. failed .. ' ' .. crashes
+  local score = due
+  if need then
+    member, score = member .. ' ' .. need, BY_NEED + slot
+  end
+  local added = redis.call('ZADD', waiting, 'NX', id_score(id), id, digits(score), member)
+  if added == 1 then
+    redis.call('ZREM', waiting, member)
+  end
+  return added == 2 and 1 or 0
+end
+
+-- Puts the stamp on the waiting set after a change; answers what the state has to say of it.
+local function put_stamp(waiting, stamp, count)
+  stamp = stamp + 1
+  if count > 0 then
+    redis.call('ZADD', waiting, digits(BY_STAMP + stamp), 'stamp')
+  else
+    redis.call('DEL', waiting)
+  end
+  return digits(stamp) .. ' ' .. digits(count)
+end
+
+-- The needed events with their slots, from a text such as `Trade@2=0 Order@1=1`.
+local function slots_of(field)
+  local slots = {}
+  for event, slot in string.gmatch(field or '', '([^ =]+)=(%d+)') do
+    slots[event] = tonumber(slot)
+  end
+  return slots
+end
+
+-- The slot of an event, which gets the lowest free one where it has none.
+local function slot_of(slots, event)
+  if not slots[event] then
+    local used = {}
+    for _, slot in pairs(slots) do
+      used[slot] = true
+    end
+    local slot = 0
+    while used[slot] do
+      slot = slot + 1
+    end
+    slots[event] = slot
+  end
+  return slots[event]
+end
+
+local function slots_text(slots)
+  local pairs_of = {}
+  for event, slot in pairs(slots) do
+    table.insert(pairs_of, event .. '=' .. digits(slot))
+  end
+  table.sort(pairs_of)
+  return table.concat(pairs_of, ' ')
+end
+
+-- What is in flight of a chunk, from its record.
+local function chunk_of(text)
+  local number, after, to, except, rest = string.match(text, '^(%d+) (%S+) (%S+) (%S+)(.*)$')
+  if not number then
+    return
+  end
+  local chunk = {number = tonumber(number), after = after, to = to, except = {}, items = {}}
+  for id in string.gmatch(except, '%d+%-%d+') do
+    table.insert(chunk.except, id)
+  end
+  for id, failed, crashes, charged in string.gmatch(rest, ' (%d+%-%d+):(%d+):(%d+):([01])') do
+    table.insert(chunk.items, {id = id, failed = failed, crashes = crashes, charged = charged})
+  end
+  return chunk
+end
+
+-- The record of a chunk; nothing where nothing of it is in flight.
+local function chunk_text(chunk)
+  local words = {'0', '-', '-', '-'}
+  if chunk.number > 0 then
+    words = {digits(chunk.number), chunk.after, chunk.to, #chunk.except > 0 and table.concat(chunk.except, ',') or '-'}
+  elseif #chunk.items == 0 then
+    return
+  end
+  for _, item in ipairs(chunk.items) do
+    table.insert(words, table.concat({item.id, item.failed, item.crashes, item.charged}, ':'))
+  end
+  return table.concat(words, ' ')
+end
+
+-- The chunks of a joining, the oldest first, from all fields of the state.
+local function chunks_of(held, epoch)
+  local chunks = {}
+  for field, text in pairs(held) do
+    local call = string.match(field, '^chunk:' .. epoch .. '%.(%d+)$')
+    if call then
+      table.insert(chunks, {field = field, call = tonumber(call), text = text})
+    end
+  end
+  table.sort(chunks, function(a, b)
+    return a.call < b.call
+  end)
+  return chunks
+end
+
+-- Lets what is in flight of these chunks wait, about `most` entries. Answers how many, how many of them did not wait before, the fields
+-- with what is left of them, those of which nothing is, and whether there is more.
+local function give_up(stream, waiting, chunks, most)
+  local given, added, kept, ended, more = 0, 0, {}, {}, false
+  for _, record in ipairs(chunks) do
+    if given >= most then
+      more = true
+      break
+    end
+    local chunk = chunk_of(record.text)
+    local items, excepted, except = {}, {}, {}
+    for _, item in ipairs(chunk.items) do
+      if given < most then
+        local crashes = digits(tonumber(item.crashes) + tonumber(item.charged))
+        added = added + let_wait(waiting, item.id, item.failed, crashes, 0)
+        given = given + 1
+      else
+        table.insert(items, item)
+      end
+    end
+    for _, id in ipairs(chunk.except) do
+      excepted[id] = true
+    end
+    local number, after, is_end = chunk.number, chunk.after, chunk.number == 0
+    while given < most and not is_end do
+      -- A few at a time: the server holds them in memory here.
+      local asked = math.min(most - given, 100)
+      local entries = redis.call('XRANGE', stream, '(' .. after, chunk.to, 'COUNT', asked)
+      for _, entry in ipairs(entries) do
+        after = entry[1]
+        if not excepted[after] then
+          added = added + let_wait(waiting, after, '0', '1', 0)
+          given, number = given + 1, number - 1
+        end
+      end
+      is_end = #entries < asked or after == chunk.to
+    end
+    for _, id in ipairs(chunk.except) do
+      if not is_end and above(id, after) then
+        table.insert(except, id)
+      end
+    end
+    -- As long as the end is not reached there may be one, whatever was counted.
+    number = is_end and 0 or math.max(number, 1)
+    local text = chunk_text({number = number, after = after, to = chunk.to, except = except, items = items})
+    if text then
+      table.insert(kept, record.field)
+      table.insert(kept, text)
+      more = true
+    else
+      table.insert(ended, record.field)
+    end
+  end
+  return given, added, kept, ended, more
+end
