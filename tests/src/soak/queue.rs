@@ -25,7 +25,7 @@ pub const MAX_ATTEMPTS: u32 = 4;
 /// Beyond a lease, how long an event may stand still whose process was killed.
 const LATE: Duration = Duration::from_secs(1);
 /// The 99th of a hundred waits of an event for its first attempt.
-const WAIT: Duration = Duration::from_millis(500);
+const WAIT: Duration = Duration::from_millis(20);
 /// How often the queue is looked at while it empties.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -83,7 +83,7 @@ pub fn queue(plan: &Plan) -> Report {
         harm
     });
     let stream = StreamKey::new(None, "queue", 2);
-    let groups: Vec<_> = (0..2).map(|index| stream.partition(index).group("works").shared()).collect();
+    let groups: Vec<_> = (0..2).map(|index| stream.partition(index).group("works").queue()).collect();
     let dead = drain(&mut fleet, &groups);
     let timed = plan.timed;
     fleet.report("queue", &format!("one group, a tenth of all attempts fails\n{harm}"), |records| {
@@ -100,10 +100,11 @@ fn drain(fleet: &mut Fleet, groups: &[GroupKey]) -> Vec<(String, u32)> {
         sleep(LOOK);
         left.retain(|group| {
             let key = group.partition().as_str();
-            let mut summary = redis::cmd("XPENDING");
-            let summary: (u64, redis::Value, redis::Value, redis::Value) =
-                summary.arg(key).arg(group.group()).query(&mut client).expect("what is pending");
-            summary.0 > 0 || checkpoint(&mut client, group.state()) != newest(&mut client, key)
+            let record: HashMap<String, String> =
+                redis::cmd("HGETALL").arg(group.state()).query(&mut client).expect("the record of the queue");
+            let waits = record.get("waits").is_some_and(|waits| !waits.ends_with(" 0"));
+            let in_flight = record.keys().any(|field| field.starts_with("chunk:"));
+            waits || in_flight || checkpoint(&mut client, group.state()) != newest(&mut client, key)
         });
         left.is_empty()
     });

@@ -97,7 +97,7 @@ impl<S: tracing::Subscriber> Layer<S> for Owners {
         // A partition's task speaks when the app has said all that it has to say of itself.
         if !matches!(
             event.metadata().target(),
-            "streams_runtime::contend" | "streams_runtime::ordered" | "streams_runtime::shared"
+            "streams_runtime::contend" | "streams_runtime::ordered" | "streams_runtime::queue"
         ) {
             return;
         }
