@@ -874,16 +874,16 @@ impl Redis {
         let call = Call { command: "HGETALL", key: group.state(), effect: Effect::Read };
         let mut look = redis::pipe();
         look.atomic().cmd("HGETALL").arg(group.state());
-        // The ids stand below zero, and the stamp below them.
-        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::LOWEST).arg("(0");
-        lowest.arg("LIMIT").arg(0).arg(1);
+        // The stamp and the ids stand below zero.
+        let below = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg("-inf").arg("(0");
+        below.arg("WITHSCORES").arg("LIMIT").arg(0).arg(2);
+        look.cmd("ZCARD").arg(group.waiting());
         let look = &look;
-        let run = |mut connection: Connection| async move {
-            connection.check_transactions().await?;
-            look.query_async::<(Value, Value)>(&mut connection).await
+        let run = |mut connection| async move {
+            look.query_async::<(Value, Vec<(Value, f64)>, u64)>(&mut connection).await
         };
-        let (state, lowest) = self.commands.run(call, run).await?;
-        queue::settled(state, lowest).map_err(unexpected(call))
+        let (state, below, size) = self.commands.run(call, run).await?;
+        queue::settled(state, below, size).map_err(unexpected(call))
     }
 
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
