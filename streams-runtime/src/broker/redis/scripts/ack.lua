@@ -15,7 +15,7 @@ for n = 1, chunks do
 end
 local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields))
 if held.err then
-  return fail(held, {{state, 'hash'}})
+  return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
 local joined, beat, lease, calls = lives(held[1])
 local fetches, acks = string.match(calls or '', '^ (%d+) (%d+)$')
@@ -78,7 +78,7 @@ if #writes > 0 then
   end
 end
 
-local i, kept, ended = 12, {}, {}
+local clock, i, kept, ended = backs > 0 and now(), 12, {}, {}
 for n = 1, chunks do
   if ARGV[i + 1] == '' then
     table.insert(ended, fields[n])
@@ -93,7 +93,7 @@ if #ended > 0 then
 end
 local rings = false
 if backs > 0 then
-  local clock, slots = now(), slots_of(held[4])
+  local slots = slots_of(held[4])
   for _ = 1, backs do
     local due, need = tonumber(ARGV[i + 3]), ARGV[i + 4]
     if need ~= '' then
