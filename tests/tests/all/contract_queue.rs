@@ -331,12 +331,7 @@ impl Worker<'_> {
 
     /// Proposes entries that it has read by itself; answers how many of them it was given.
     async fn proposes(&self, from: EntryId, new: &[EntryId]) -> Chunk {
-        let known = New::Known {
-            from,
-            to: *new.last().unwrap(),
-            to_event: "t-1".to_owned(),
-            number: new.len() as u64,
-        };
+        let known = New::Known { from, to: *new.last().unwrap(), to_event: "t-1".to_owned(), number: new.len() as u64 };
         let fetch = Fetch { new: known, ..self.asks(new.len()) };
         let chunk = self.chunk(&fetch).await;
         if chunk.number > 0 {
@@ -381,12 +376,7 @@ impl Worker<'_> {
             match end {
                 End::Done => {}
                 End::Waits(failed, until) => {
-                    acks.back.push(Wait {
-                        id,
-                        failed: failed.unwrap_or(item.failed),
-                        crashes: item.crashes,
-                        until,
-                    });
+                    acks.back.push(Wait { id, failed: failed.unwrap_or(item.failed), crashes: item.crashes, until });
                 }
                 End::Dead(letter) => acks.dead.push(letter),
                 End::Is(change) => {

@@ -46,13 +46,15 @@ if ARGV[8] ~= '' then
     return {'declared', table.concat(declared, ' ')}
   end
 end
-local writes = {}
+-- The first write takes the one right, the last the other: so it is enough to ask for the other.
+local writes = {{'HSET', state, 'waits', '0 0'}}
 if backs > 0 then
   local wrong = apart(waiting, stamp, waits) or wrong_type({{bell, 'stream'}})
   if wrong then
     return wrong
   end
   writes = changes(waiting, state)
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[7], '*', 'group', group})
 end
 if letters > 0 then
@@ -67,15 +69,12 @@ if letters > 0 then
   if too_old or count + letters > tonumber(ARGV[5]) then
     return {'full', count, oldest_id}
   end
-  table.insert(writes, {'HSET', state, 'waits', '0 0'})
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', dead, '*', 'event', ''})
 end
-if #writes > 0 then
-  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
-  local wrong = may_not(writes)
-  if wrong then
-    return wrong
-  end
+local wrong = may_not(writes)
+if wrong then
+  return wrong
 end
 
 local clock, i, kept, ended = backs > 0 and now(), 12, {}, {}

@@ -75,6 +75,10 @@ if call <= tonumber(fetches) then
     chunk.items = items
     local text = chunk_text(chunk)
     if held[8] and not text then
+      wrong = may_not({{'HSET', state, 'at', at}})
+      if wrong then
+        return wrong
+      end
       redis.call('HDEL', state, chunk_field)
     end
     redis.call('HSET', state, consumer, table.concat(lives_on, ' '), unpack(text and {chunk_field, text} or {}))
