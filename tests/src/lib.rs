@@ -9,6 +9,7 @@ mod lab;
 mod log;
 pub mod poison;
 mod process;
+pub mod queue_model;
 mod server;
 pub mod soak;
 mod tls;

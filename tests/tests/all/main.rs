@@ -28,6 +28,7 @@ mod outages;
 mod poison;
 mod process;
 mod publishing;
+mod queue_walks;
 mod readme;
 mod redis;
 mod redis_queue;
