@@ -138,6 +138,8 @@ pub struct Model {
     ended: BTreeMap<EntryId, End>,
     /// A loss that halts.
     pub lost: Option<Lost>,
+    /// The same, where one that comes while another one halts is recorded in its place.
+    latest: Option<Lost>,
     /// How many entries waited when the waiting set went.
     pub damage: Option<u64>,
     /// How many dead letters there are.
@@ -162,6 +164,7 @@ impl Model {
             waits: BTreeMap::new(),
             ended: BTreeMap::new(),
             lost: None,
+            latest: None,
             damage: None,
             dead: 0,
             events: BTreeSet::new(),
@@ -220,8 +223,8 @@ impl Model {
             hold!(seen.insert(id), "{id} is in two places");
             hold!(id <= self.cursor.at, "{id} is above the cursor and {:?}", self.place(id));
         }
-        for id in all {
-            hold!(self.place(*id) != Place::Nowhere, "{id} is nowhere");
+        for id in all.range(..=self.cursor.at) {
+            hold!(seen.contains(id), "{id} is nowhere");
         }
         Ok(())
     }
@@ -322,7 +325,11 @@ impl Model {
             return self.fetch_again(fetch, fetch.call == member.fetch, answer, now);
         }
         if let Some(lost) = self.lost.filter(|_| !fetch.go_on) {
-            hold!(*answer == Fetched::Lost { lost, found: false }, "not halted by {lost:?}");
+            let Fetched::Lost { lost: said, found: false } = answer else {
+                return Err(format!("not halted by {lost:?}"));
+            };
+            hold!(*said == lost || Some(*said) == self.latest, "not halted by {lost:?}");
+            self.lost = Some(*said);
             return Ok(());
         }
         if let Some(recorded) = self.damage {
@@ -433,8 +440,10 @@ impl Model {
 
     /// Entries that went before they were given out are found by whoever looks at the stream.
     pub fn pass_over(&mut self, all: &BTreeSet<EntryId>) {
+        let in_flight: BTreeSet<_> = self.flights.values().flat_map(Flight::ids).collect();
         for id in all.range(..=self.cursor.at) {
-            if self.place(*id) == Place::Nowhere && !self.stream.contains_key(id) {
+            let is_in = self.ended.contains_key(id) || self.waits.contains_key(id) || in_flight.contains(id);
+            if !is_in && !self.stream.contains_key(id) {
                 self.ended.insert(*id, End::Passed);
             }
         }
@@ -614,6 +623,7 @@ impl Model {
 
     /// A loss was recorded; one that halts already stays a part of it.
     fn halt(&mut self, more: Option<Lost>) {
+        self.latest = more.or(self.latest);
         self.lost = match (self.lost, more) {
             (Some(lost), Some(more)) => Some(Lost {
                 deleted: lost.deleted && more.deleted,
@@ -627,7 +637,7 @@ impl Model {
 
     /// Somebody has told the queue to go on.
     pub fn resume(&mut self) {
-        self.lost = None;
+        (self.lost, self.latest) = (None, None);
         self.resume += 1;
     }
 
@@ -641,7 +651,7 @@ impl Model {
         let at_event = self.stream.get(&at).cloned().unwrap_or_default();
         self.cursor = Cursor { at, at_event, seen };
         (self.epoch, self.reset, self.resume) = (epoch, epoch, 0);
-        (self.lost, self.damage) = (None, None);
+        (self.lost, self.latest, self.damage) = (None, None, None);
         self.members.clear();
         self.flights.clear();
         self.waits.clear();

@@ -734,6 +734,21 @@ contract! {
         assert_eq!((chunk.number, chunk.at, chunk.waiting), (0, all[3], 1));
     }
 
+    async fn a_proposal_is_taken_whole_or_not_at_all(case) {
+        let queue = case.queue(5).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(2).await, all[..2]);
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        let known = New::Known { from: all[1], to: all[4], to_event: String::new(), number: 3 };
+        // Two of those that wait leave room for two.
+        let chunk = a.chunk(&Fetch { new: known.clone(), ..a.asks(4) }).await;
+        assert_eq!((chunk.again.len(), chunk.number, chunk.at), (2, 0, all[1]));
+        let chunk = a.chunk(&Fetch { new: known, ..a.asks(3) }).await;
+        assert_eq!((chunk.again.len(), chunk.number, chunk.at), (0, 3, all[4]));
+        assert_eq!(queue.places().await, (5, 0));
+    }
+
     // Calls that come twice, or late.
 
     async fn a_fetch_that_is_sent_twice_gives_out_the_same_chunk(case) {
@@ -872,6 +887,25 @@ contract! {
         assert_eq!(queue.look().await, before);
         again.all_done(&all[..2]).await;
         assert_eq!(again.takes(9).await, all[2..]);
+    }
+
+    async fn acks_of_a_chunk_that_the_record_does_not_have_change_nothing(case) {
+        let queue = case.queue(4).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(2).await, all[..2]);
+        let before = queue.look().await;
+        // As after a failover to a replica that lagged: it was fetched in another history.
+        let range = Range { after: all[1], to: all[2], number: 1, except: Vec::new() };
+        for left in [Left::default(), Left { range: Some(range), again: Vec::new() }] {
+            let known = a.tells([(all[0], back()), (all[1], dead("x"))]);
+            let acks = Acks { chunks: [known.chunks.clone(), vec![(7, left)]].concat(), ..known };
+            assert_eq!(a.acked(&acks).await, Acked::Fenced);
+        }
+        assert_eq!(queue.look().await, before);
+        assert!(queue.letters().await.is_empty());
+        a.all_done(&all[..2]).await;
+        assert_eq!(a.takes(9).await, all[2..]);
     }
 
     // Acknowledging.
@@ -1114,6 +1148,23 @@ contract! {
             assert_eq!(given(&chunk), all[..1], "{round}");
             let both = events(&[(&name, 3), (&other, 9)]);
             assert_eq!(given(&a.chunk(&Fetch { takes: both, ..a.asks(9) }).await).len(), 2, "{round}");
+        }
+    }
+
+    async fn what_is_needed_is_not_mixed_up_as_needs_come_and_go(case) {
+        let queue = case.queue(4).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        a.takes(4).await;
+        a.ack([(all[0], needs("A", 1)), (all[1], needs("B", 1)), (all[2], needs("C", 1))]).await;
+        let takes = async |name: &str| given(&a.chunk(&Fetch { takes: events(&[(name, 1)]), ..a.asks_for_old(9) }).await);
+        assert_eq!(takes("A").await, all[..1]);
+        a.ack([(all[3], needs("D", 1))]).await;
+        assert_eq!(takes("B").await, all[1..2]);
+        a.ack([(all[0], needs("B", 1)), (all[1], needs("A", 1))]).await;
+        assert_eq!(queue.look().await.needed, events(&[("A", 1), ("B", 1), ("C", 1), ("D", 1)]));
+        for (name, n) in [("A", 1), ("D", 3), ("C", 2), ("B", 0)] {
+            assert_eq!(takes(name).await, all[n..=n], "{name}");
         }
     }
 
@@ -1498,6 +1549,12 @@ contract! {
         let Fetched::Unsure(cursor) = a.fetched(&a.asks(9)).await else { panic!() };
         assert_eq!(cursor, Cursor { at: EntryId::ZERO, at_event: String::new(), seen: Some(0) });
         assert_eq!(a.takes_judged(9).await, all[2..]);
+        // And where they were lost before it began.
+        let queue = queue.case.queue_from("other", Start::Earliest, Vec::new()).await;
+        assert_eq!(queue.look().await.cursor, Cursor { seen: Some(2), ..cursor });
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes_judged(1).await.len(), 1);
+        assert_eq!(a.takes(9).await.len(), 1);
     }
 
     async fn a_stream_that_is_empty_or_gone_is_to_be_judged(case) {
@@ -1519,6 +1576,18 @@ contract! {
         queue.case.append(1).await;
         assert_eq!(a.fetched(&a.asks(9)).await, Fetched::Unsure(cursor));
         assert_eq!(queue.renews(&a.holder).await, HELD);
+        assert_eq!(queue.case.broker.queue(&crew()).await.unwrap(), None);
+    }
+
+    async fn a_marker_that_is_gone_does_not_fail_a_fetch_that_would_move_it(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(given(&a.chunk(&Fetch { mirror: true, ..a.asks(1) }).await), all[..1]);
+        queue.case.unmark(&crew());
+        assert_eq!(given(&a.chunk(&Fetch { mirror: true, ..a.asks(1) }).await), all[1..2]);
+        a.ack([(all[0], done()), (all[1], back())]).await;
+        assert_eq!(queue.state().await.at, all[1]);
         assert_eq!(queue.case.broker.queue(&crew()).await.unwrap(), None);
     }
 
@@ -1768,6 +1837,9 @@ contract! {
         let floor = queue.consumed().await.at;
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 3, found: 0 };
+        // Whoever does not touch it goes on.
+        assert_eq!(queue.renews(&a.holder).await, HELD);
+        a.ack([(all[3], End::Is(|item| item.failed = 1))]).await;
         let before = queue.look().await;
         assert_eq!(before.damage, Some(damage));
         let (fetch, acks) = (a.asks(9), a.tells([(all[3], back())]));

@@ -362,6 +362,9 @@ impl Store {
         let markers = &self.logs.get(partition.as_str())?.markers;
         let checkpoints = markers.keys().map(|group| {
             let state = self.groups.get(partition.group(group).state())?;
+            if state.record.as_ref().is_some_and(|record| !record.knows_what_waits()) {
+                return None;
+            }
             let at = state.position();
             Some((state.oldest().map_or(at, |oldest| oldest.previous().min(at)), group))
         });
@@ -1013,6 +1016,10 @@ impl Broker for Embedded {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         self.reply(move |store, now| {
             check_owner(owner)?;
+            if store.is_dead(group, owner) {
+                let message = format!("`{owner}` was found dead; a consumer joins with a fresh token");
+                return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+            }
             Ok(if group.is_queue() {
                 store.join_queue(group, owner, lease_for, now)
             } else {

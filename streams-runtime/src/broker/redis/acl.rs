@@ -75,7 +75,7 @@ const WAIT: &str = "+exists +type +zadd +zcard +zrange +zrangebylex +zrangebysco
 /// Beside what a waiting set of another kind takes.
 const LEASE_RANGES: &str = "+zcount +zscore";
 /// Tells up to where groups have settled everything.
-const SETTLED: &str = "+hget +hgetall +zrangebyscore";
+const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
 impl Acl {
     /// No rights yet.

@@ -872,22 +872,23 @@ impl Redis {
         Ok(Some(all))
     }
 
-    /// Up to where a work queue has settled everything; `None` when it is gone. Of one moment, as entries go from the waiting set to a chunk
-    /// and back.
+    /// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
+    /// is read at one moment, as entries go from the waiting set to a chunk and back.
     async fn settled(&self, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
         let call = Call { command: "HGETALL", key: group.state(), effect: Effect::Read };
         let mut look = redis::pipe();
         look.atomic().cmd("HGETALL").arg(group.state());
         // The ids stand below zero, and the stamp below them.
-        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::LOWEST).arg("(0");
+        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::BY_ID).arg("(0");
         lowest.arg("LIMIT").arg(0).arg(1);
+        look.cmd("ZCARD").arg(group.waiting()).cmd("ZSCORE").arg(group.waiting()).arg("stamp");
         let look = &look;
         let run = |mut connection: Connection| async move {
             connection.check_transactions().await?;
-            look.query_async::<(Value, Value)>(&mut connection).await
+            look.query_async::<(Value, Value, u64, Option<f64>)>(&mut connection).await
         };
-        let (state, lowest) = self.commands.run(call, run).await?;
-        queue::settled(state, lowest).map_err(unexpected(call))
+        let (state, lowest, size, stamp) = self.commands.run(call, run).await?;
+        queue::settled(state, lowest, size, stamp).map_err(unexpected(call))
     }
 
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its

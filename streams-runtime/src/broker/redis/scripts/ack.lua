@@ -9,7 +9,11 @@ local group, epoch = ARGV[1], ARGV[3]
 local consumer = 'consumer:' .. ARGV[2]
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
-local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed')
+local fields = {}
+for n = 1, chunks do
+  fields[n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
+end
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields))
 if held.err then
   return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
@@ -25,6 +29,12 @@ local stamp, waits = waits_of(held[3])
 if not stamp then
   return {'damaged', state}
 end
+for n = 1, chunks do
+  -- Where the server has gone back in time, what was fetched since may be given out once more.
+  if not held[4 + n] then
+    return {'fenced'}
+  end
+end
 if ARGV[8] ~= '' then
   local events, declared = ' ' .. (held[2] or ''), {}
   for name in string.gmatch(ARGV[8], '[^ ]+') do
@@ -36,13 +46,15 @@ if ARGV[8] ~= '' then
     return {'declared', table.concat(declared, ' ')}
   end
 end
-local writes = {}
+-- The first write takes the one right, the last the other: so it is enough to ask for the other.
+local writes = {{'HSET', state, 'waits', '0 0'}}
 if backs > 0 then
   local wrong = apart(waiting, stamp, waits) or wrong_type({{bell, 'stream'}})
   if wrong then
     return wrong
   end
   writes = changes(waiting, state)
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[7], '*', 'group', group})
 end
 if letters > 0 then
@@ -57,31 +69,25 @@ if letters > 0 then
   if too_old or count + letters > tonumber(ARGV[5]) then
     return {'full', count, oldest_id}
   end
-  table.insert(writes, {'HSET', state, 'waits', '0 0'})
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', dead, '*', 'event', ''})
 end
-if #writes > 0 then
-  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
-  local wrong = may_not(writes)
-  if wrong then
-    return wrong
-  end
+local wrong = may_not(writes)
+if wrong then
+  return wrong
 end
 
 local clock, i, kept, ended = backs > 0 and now(), 12, {}, {}
-for _ = 1, chunks do
-  local field = 'chunk:' .. epoch .. '.' .. ARGV[i]
+for n = 1, chunks do
   if ARGV[i + 1] == '' then
-    table.insert(ended, field)
+    table.insert(ended, fields[n])
   else
-    table.insert(kept, field)
+    table.insert(kept, fields[n])
     table.insert(kept, ARGV[i + 1])
   end
   i = i + 2
 end
-if #ended > 0 then
-  redis.call('HDEL', state, unpack(ended))
-end
+write_all('HDEL', state, ended)
 local rings = false
 if backs > 0 then
   local slots = slots_of(held[4])
@@ -109,7 +115,9 @@ for _ = 1, letters do
   i = i + 1 + n
 end
 local says = table.concat({epoch, digits(tonumber(beat) + 1), lease, fetches, ARGV[4]}, ' ')
-redis.call('HSET', state, consumer, says, unpack(kept))
+table.insert(kept, consumer)
+table.insert(kept, says)
+write_all('HSET', state, kept)
 if rings then
   ring(bell, group, ARGV[7])
 end

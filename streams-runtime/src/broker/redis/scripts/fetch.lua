@@ -75,6 +75,10 @@ if call <= tonumber(fetches) then
     chunk.items = items
     local text = chunk_text(chunk)
     if held[8] and not text then
+      wrong = may_not({{'HSET', state, 'at', at}})
+      if wrong then
+        return wrong
+      end
       redis.call('HDEL', state, chunk_field)
     end
     redis.call('HSET', state, consumer, table.concat(lives_on, ' '), unpack(text and {chunk_field, text} or {}))
@@ -235,7 +239,7 @@ local function set(field, value)
   table.insert(write, value)
 end
 if #out > 0 then
-  take_out(waiting, out)
+  write_all('ZREM', waiting, out)
   waits = left
   set('waits', put_stamp(waiting, stamp, waits))
   if slots then
