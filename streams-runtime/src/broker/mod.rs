@@ -66,11 +66,11 @@ fn check_settle(settle: &Settle) -> Result<(), BrokerError> {
 /// Refuses letters that could not be stored, and names that no event can have.
 fn check_acks(acks: &Acks) -> Result<(), BrokerError> {
     check_letters(&acks.dead)?;
-    let needed = acks.back.iter().filter_map(|wait| match &wait.until {
+    let needs = acks.back.iter().filter_map(|wait| match &wait.until {
         Until::Needs { name, .. } => Some(name),
         Until::After(_) => None,
     });
-    match acks.passed_over.iter().chain(needed).find_map(|name| keys::check_event(name).err()) {
+    match acks.passed_over.iter().chain(needs).find_map(|name| keys::check_event(name).err()) {
         Some(error) => Err(BrokerError::new(BrokerErrorKind::Refused, error.to_string())),
         None => Ok(()),
     }

@@ -116,6 +116,29 @@ impl Case {
         }
     }
 
+    /// Deletes a key of a group.
+    pub(crate) fn forget(&self, key: &str) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.forget(key),
+            Operator::Redis(url) => ::redis::cmd("DEL").arg(key).exec(&mut RedisServer::client(url)).unwrap(),
+        }
+    }
+
+    /// Adds an entry under this id, whose event has this id.
+    pub(crate) fn add(&self, id: EntryId, event: &str) {
+        match &self.operator {
+            Operator::Embedded(broker) => {
+                let id_field = (b"id".to_vec(), event.as_bytes().to_vec());
+                assert!(broker.add(&partition(), id, [fields("x"), vec![id_field]].concat()));
+            }
+            Operator::Redis(url) => {
+                let mut add = ::redis::cmd("XADD");
+                add.arg(partition().as_str()).arg(id.to_string()).arg(&["event", "Trade", "payload", "x", "id", event]);
+                add.exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
     pub(crate) async fn append(&self, count: usize) -> Vec<EntryId> {
         let entries = (0..count).map(|n| fields(&n.to_string())).collect();
         self.broker.append(&partition(), entries, None).await.unwrap()

@@ -7,6 +7,7 @@ mod batches;
 mod catchup;
 #[macro_use]
 mod contract;
+mod contract_queue;
 mod contract_shared;
 mod examples;
 mod fence;

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Attendance, Become, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Holder, Joined,
-    LeaseView, Life, Need, Notes, Proof, ReplayEnd, Settle, Take,
+    Acks, Acquired, Attendance, Become, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch,
+    Holder, Item, Joined, LeaseView, Left, Life, Need, New, Notes, Pass, Proof, ReplayEnd, Settle, Take, Until, Wait,
 };
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_core::{Durability, EntryId, Retention, Start};
 use streams_runtime::broker::{Acl, Redis};
 use streams_tests::{Options, RedisServer};
 
-use crate::contract::{events, fields, partition, risk, step};
+use crate::contract::{NO_BOUNDS, events, fields, partition, risk, step};
 
 const LEASE: Duration = Duration::from_secs(60);
 const FSYNC: Durability = Durability { fsync: true, replicas: 0 };
@@ -24,6 +24,10 @@ fn trades() -> StreamKey {
 
 fn crew() -> GroupKey {
     partition().group("crew").shared()
+}
+
+fn work() -> GroupKey {
+    partition().group("work").queue()
 }
 
 /// Rules, taken apart: the commands of each pair of parentheses with its keys; of the first, those without keys.
@@ -67,6 +71,7 @@ struct Fixture {
     need: Need,
     consumer: Holder,
     hand: Vec<EntryId>,
+    worker: Holder,
 }
 
 impl Site {
@@ -123,7 +128,16 @@ impl Site {
         let Joined::Member { epoch } = broker.join(&crew(), "c1", LEASE).await.unwrap() else { panic!() };
         let consumer = Holder { owner: "c1".to_owned(), epoch };
         broker.take(&crew(), &take(&consumer, 2)).await.unwrap();
-        Fixture { hand: ids[..2].to_vec(), ids, holder, seen, letters, need, consumer }
+
+        broker.create(&work(), Start::Earliest).await.unwrap();
+        let Joined::Member { epoch } = broker.join(&work(), "w1", LEASE).await.unwrap() else { panic!() };
+        let worker = Holder { owner: "w1".to_owned(), epoch };
+        // Two in flight, one that waits.
+        broker.fetch(&work(), &fetch(&worker, 1, 3)).await.unwrap();
+        let in_flight = Item { id: ids[1], failed: 1, crashes: 0, charged: true };
+        let left = Left { again: vec![in_flight, Item { id: ids[2], ..in_flight }], range: None };
+        broker.ack(&work(), &acks(&worker, 1, left, vec![wait(ids[0])])).await.unwrap();
+        Fixture { hand: ids[..2].to_vec(), ids, holder, seen, letters, need, consumer, worker }
     }
 
     /// Everything that is on the server.
@@ -152,6 +166,36 @@ fn settle(holder: &Holder, ends: Vec<(EntryId, Become)>) -> Settle {
     crate::contract_shared::settle(holder, ends)
 }
 
+fn fetch(holder: &Holder, call: u64, count: usize) -> Fetch {
+    Fetch {
+        holder: holder.clone(),
+        call,
+        count,
+        new: New::Read { judged: None },
+        takes: events(&[("Trade", 2)]),
+        most_waiting: 99,
+        longest_wait: LEASE,
+        mirror: true,
+        go_on: false,
+    }
+}
+
+fn acks(holder: &Holder, call: u64, left: Left, back: Vec<Wait>) -> Acks {
+    Acks {
+        holder: holder.clone(),
+        call,
+        chunks: vec![(1, left)],
+        back,
+        dead: vec![],
+        dead_bounds: NO_BOUNDS,
+        passed_over: vec![],
+    }
+}
+
+fn wait(id: EntryId) -> Wait {
+    Wait { id, failed: 1, crashes: 0, until: Until::After(Duration::ZERO) }
+}
+
 /// An answer without what is another each time.
 fn told(answer: impl std::fmt::Debug) -> String {
     format!("{answer:?}")
@@ -163,7 +207,7 @@ fn told(answer: impl std::fmt::Debug) -> String {
 
 /// Makes a call that is known by its name; answers what it answered.
 async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, BrokerError> {
-    let Fixture { ids, holder, seen, letters, need, consumer, hand } = fixture;
+    let Fixture { ids, holder, seen, letters, need, consumer, hand, worker } = fixture;
     let (group, partition) = (&risk(), &partition());
     let commit = async |commit: Commit| broker.commit(group, &commit).await.map(told);
     let stay = || step(holder, ids[0], ids[0]);
@@ -261,6 +305,40 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
             broker.free(&crew(), &consumer.owner, &life, 9).await.map(told)
         }
         "leave a crew" => broker.release(&crew(), consumer).await.map(told),
+        "join a queue" => broker.join(&work(), "w2", LEASE).await.map(told),
+        "create a queue" => broker.create(&partition.group("new").queue(), Start::Latest).await.map(told),
+        "renew in a queue" => broker.renewer().await?.renew(&[(work(), worker.clone())]).await.map(told),
+        "fetch" => broker.fetch(&work(), &fetch(worker, 2, 9)).await.map(told),
+        "fetch new ones" => broker.fetch(&work(), &Fetch { most_waiting: 9, ..fetch(worker, 2, 2) }).await.map(told),
+        "fetch again" => broker.fetch(&work(), &fetch(worker, 1, 9)).await.map(told),
+        "ack" => broker.ack(&work(), &acks(worker, 2, Left::default(), vec![])).await.map(told),
+        "ack as dead" => {
+            let dead = vec![fields("x")];
+            broker.ack(&work(), &Acks { dead, ..acks(worker, 2, Left::default(), vec![]) }).await.map(told)
+        }
+        "ack for later" => {
+            let until = Until::Needs { name: "Trade".to_owned(), version: 2 };
+            let back = vec![wait(ids[1]), Wait { until, ..wait(ids[2]) }];
+            broker.ack(&work(), &acks(worker, 2, Left::default(), back)).await.map(told)
+        }
+        "pass" => {
+            let Some(queue) = broker.queue(&work()).await? else { panic!() };
+            let pass = Pass { from: queue.cursor.clone(), to: queue.cursor, halts: None };
+            broker.pass(&work(), &pass).await.map(told)
+        }
+        "mend" => broker.mend(&work(), &Damage { recorded: 2, found: 1 }, None).await.map(told),
+        "queue" => broker.queue(&work()).await.map(told),
+        "reclaim" => {
+            let life = Life::Beats { epoch: worker.epoch, beat: 3, lease_for: LEASE };
+            broker.reclaim(&work(), &worker.owner, &life, 9).await.map(told)
+        }
+        "reclaim some" => {
+            let life = Life::Beats { epoch: worker.epoch, beat: 3, lease_for: LEASE };
+            broker.reclaim(&work(), &worker.owner, &life, 1).await.map(told)
+        }
+        "leave a queue" => broker.release(&work(), worker).await.map(told),
+        "reset a queue" => broker.reset(&work(), Some(worker.epoch), Start::Earliest).await.map(told),
+        "resume a queue" => broker.resume(&work()).await.map(told),
         other => panic!("no call is known as {other}"),
     }
 }
@@ -307,12 +385,14 @@ const CONSUMER: [&str; 29] = [
     "end a replay in vain",
     "extent",
 ];
-const OPERATOR: [&str; 9] = [
+const OPERATOR: [&str; 11] = [
     "partitions",
     "states",
     "reset",
     "reset what has no state",
     "resume",
+    "reset a queue",
+    "resume a queue",
     "replay",
     "replays",
     "discard",
@@ -320,6 +400,23 @@ const OPERATOR: [&str; 9] = [
 ];
 const SHARER: [&str; 8] =
     ["join", "take", "settle", "settle as dead", "settle for later", "crew", "free", "leave a crew"];
+
+const WORKER: [&str; 14] = [
+    "join a queue",
+    "create a queue",
+    "renew in a queue",
+    "fetch",
+    "fetch new ones",
+    "fetch again",
+    "ack",
+    "ack as dead",
+    "ack for later",
+    "pass",
+    "queue",
+    "reclaim",
+    "reclaim some",
+    "leave a queue",
+];
 
 /// A call that has all its rights shows that the list is right; then one after the other is taken away.
 async fn refusals_are_true(acl: Acl, calls: &[&str], is_whole: bool) {
@@ -409,6 +506,12 @@ async fn what_an_operator_is_refused_is_not_done() {
 #[tokio::test]
 async fn what_a_consumer_of_a_work_queue_is_refused_is_not_said_to_be_undone_where_it_is_not() {
     refusals_are_true(Acl::new().share_from(&trades(), "crew").unwrap(), &SHARER, false).await;
+}
+
+#[tokio::test]
+async fn what_a_worker_of_a_queue_is_refused_is_not_done() {
+    let acl = Acl::new().share_from(&trades(), "work").and_then(|acl| acl.share_from(&trades(), "new")).unwrap();
+    refusals_are_true(acl, &WORKER, true).await;
 }
 
 /// A right that is taken away while a connection is there.

@@ -176,7 +176,7 @@ impl Record {
     }
 
     /// How the waiting set differs from what the record says of it.
-    fn damage(&self) -> Option<Damage> {
+    pub(super) fn damage(&self) -> Option<Damage> {
         let Waits { stamp, count: recorded } = self.waits;
         let found = self.waiting.count();
         // When nothing waits the set may be there or not.

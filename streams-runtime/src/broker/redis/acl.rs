@@ -45,9 +45,9 @@ use crate::registry;
 ///
 /// | | may | although it does not need it |
 /// |---|---|---|
-/// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL |
+/// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers |
+/// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers; move or make a marker of another group |
 /// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states, and acknowledge what they have in hand |
 ///
 /// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them. Consumers may end the waits of others
@@ -72,6 +72,10 @@ const MARK: &str = "+xgroup|create +xgroup|setid";
 /// Takes what others have in hand out of it.
 const EMPTY_HANDS: &str = "+xack +xgroup|delconsumer";
 const WAIT: &str = "+exists +type +zadd +zcard +zrange +zrangebylex +zrangebyscore +zrem";
+/// Beside what a waiting set of another kind takes.
+const LEASE_RANGES: &str = "+zcount +zscore";
+/// Tells up to where groups have settled everything.
+const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
 impl Acl {
     /// No rights yet.
@@ -133,7 +137,7 @@ impl Acl {
                 Retention::Consumed => {
                     // What a shared group has in hand is not consumed.
                     self.grant("+xinfo|groups +xinfo|stream +xpending", format!("%R~{partition}"));
-                    self.grant("+hget", format!("%R~{}", of_any_group(&partition)));
+                    self.grant(SETTLED, format!("%R~{}", of_any_group(&partition)));
                 }
             }
         }
@@ -147,7 +151,7 @@ impl Acl {
             for partition in patterns(stream) {
                 self.grant("+xtrim", format!("%W~{partition}"));
                 if retention == Retention::Consumed {
-                    self.grant("+hget", format!("%R~{}", of_any_group(&partition)));
+                    self.grant(SETTLED, format!("%R~{}", of_any_group(&partition)));
                 }
             }
         }
@@ -180,7 +184,9 @@ impl Acl {
             let (waiting, needs, failed) =
                 (format!("{state}:waiting"), format!("{state}:needs"), format!("{state}:failed"));
             self.grant(EMPTY_HANDS, format!("%W~{partition}"));
-            self.grant("+xclaim +xgroup|create", format!("%W~{partition}"));
+            self.grant("+xclaim", format!("%W~{partition}"));
+            self.grant(MARK, format!("%W~{partition}"));
+            self.grant(LEASE_RANGES, format!("%R~{waiting}"));
             self.grant("+xreadgroup", format!("%R~{partition}"));
             self.grant("+hdel +hget +hgetall +hmget +hset", format!("~{state}"));
             self.grant("+exists +hdel +hget +hset +type", format!("~{failed}"));

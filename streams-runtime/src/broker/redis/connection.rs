@@ -574,7 +574,7 @@ const UNCHECKED: [&str; 6] = [
     "settling entries",
     "freeing entries",
     "leaving a group",
-    "resetting a work queue",
+    "resetting a shared group",
 ];
 /// The remedy where the user lacks a right.
 pub(super) const GRANT: &str = "grant it the command and the key with ACL, as `Acl` writes the rules";

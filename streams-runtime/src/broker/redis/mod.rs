@@ -570,8 +570,11 @@ impl Broker for Redis {
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(async move {
             if group.is_shared() || group.is_queue() {
-                let call = Call { command: "leaving a group", key: group.state(), effect: Effect::Once };
-                let script = if group.is_queue() { &scripts::QUIT } else { &scripts::LEAVE };
+                let (script, command) = match group.is_queue() {
+                    true => (&scripts::QUIT, "leaving a work queue"),
+                    false => (&scripts::LEAVE, "leaving a group"),
+                };
+                let call = Call { command, key: group.state(), effect: Effect::Once };
                 let mut invocation = on(script, group);
                 invocation.key(group.waiting()).key(group.partition().bell());
                 invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
@@ -604,7 +607,7 @@ impl Broker for Redis {
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
         Box::pin(async move {
             let (script, command) = match mode(group) {
-                "shared" => (&scripts::RESET_SHARED, "resetting a work queue"),
+                "shared" => (&scripts::RESET_SHARED, "resetting a shared group"),
                 "queue" => (&scripts::RESET, "resetting a work queue"),
                 _ => (&scripts::RESET, "resetting a group"),
             };
@@ -735,7 +738,8 @@ impl Broker for Redis {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(async move {
             shared::check_token(owner)?;
-            let call = Call { command: "joining a group", key: group.state(), effect: Effect::Idempotent };
+            let command = if group.is_queue() { "joining a work queue" } else { "joining a group" };
+            let call = Call { command, key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::JOIN, group);
             invocation.arg(owner).arg(millis(lease_for)).arg(mode(group));
             let answer = self.script(call, &invocation).await?;
@@ -868,22 +872,23 @@ impl Redis {
         Ok(Some(all))
     }
 
-    /// Up to where a work queue has settled everything; `None` when it is gone. Of one moment, as entries go from the waiting set to a chunk
-    /// and back.
+    /// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
+    /// is read at one moment, as entries go from the waiting set to a chunk and back.
     async fn settled(&self, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
         let call = Call { command: "HGETALL", key: group.state(), effect: Effect::Read };
         let mut look = redis::pipe();
         look.atomic().cmd("HGETALL").arg(group.state());
         // The ids stand below zero, and the stamp below them.
-        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::LOWEST).arg("(0");
+        let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(queue::BY_ID).arg("(0");
         lowest.arg("LIMIT").arg(0).arg(1);
+        look.cmd("ZCARD").arg(group.waiting()).cmd("ZSCORE").arg(group.waiting()).arg("stamp");
         let look = &look;
         let run = |mut connection: Connection| async move {
             connection.check_transactions().await?;
-            look.query_async::<(Value, Value)>(&mut connection).await
+            look.query_async::<(Value, Value, u64, Option<f64>)>(&mut connection).await
         };
-        let (state, lowest) = self.commands.run(call, run).await?;
-        queue::settled(state, lowest).map_err(unexpected(call))
+        let (state, lowest, size, stamp) = self.commands.run(call, run).await?;
+        queue::settled(state, lowest, size, stamp).map_err(unexpected(call))
     }
 
     /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its

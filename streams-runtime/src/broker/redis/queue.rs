@@ -17,8 +17,10 @@ use super::{limit, on, scripts};
 use crate::broker::BELL_LENGTH;
 use crate::clock::millis;
 
-/// The score below all ids of the waiting set.
-pub(super) const LOWEST: i64 = -(1 << 52);
+/// The score below all ids of the waiting set: they stand at this and their milliseconds.
+pub(super) const BY_ID: i64 = -(1 << 52);
+/// The stamp of the waiting set stands at this and its number.
+const BY_STAMP: f64 = -9_007_199_254_740_992.0;
 /// The most events that others are said to wait for.
 const MOST_NEEDED: usize = 10;
 /// The most entries that one call gives out or gives back: they pass through the server's memory.
@@ -314,11 +316,18 @@ pub(super) fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
     })
 }
 
-/// Up to where a work queue has settled everything, from its state and the first member of its waiting set by id, both of one moment.
-/// `None` when it has no state.
-pub(super) fn settled(state: Value, lowest: Value) -> Parsed<Option<EntryId>> {
+/// Up to where a work queue has settled everything, from its state and from the first member of its waiting set by id, its size and its
+/// stamp, all of one moment. `None` when it has no state, or the set is not the one of which the state tells.
+pub(super) fn settled(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Parsed<Option<EntryId>> {
     let fields = fields(state)?;
     let Some(at) = fields.get("at") else { return Ok(None) };
+    let says = fields.get("waits").map_or("0 0", String::as_str).split_once(' ').ok_or(Unexpected("a stamp"))?;
+    let recorded: f64 = says.0.parse().map_err(|_| Unexpected("a stamp"))?;
+    let waits: u64 = says.1.parse().map_err(|_| Unexpected("a number of entries"))?;
+    let is_recorded = size == waits.saturating_mul(2).saturating_add(1) && stamp == Some(BY_STAMP + recorded);
+    if !is_recorded && (size, waits) != (0, 0) {
+        return Ok(None);
+    }
     let mut settled = parse_id(at)?;
     for (_, record) in fields.iter().filter(|(field, _)| field.starts_with("chunk:")) {
         settled = flight(record)?.1.map_or(settled, |first| first.previous().min(settled));

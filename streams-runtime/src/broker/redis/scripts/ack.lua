@@ -11,7 +11,7 @@ local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(A
 
 local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed')
 if held.err then
-  return fail(held, {{state, 'hash'}})
+  return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
 local joined, beat, lease, calls = lives(held[1])
 local fetches, acks = string.match(calls or '', '^ (%d+) (%d+)$')
@@ -36,13 +36,15 @@ if ARGV[8] ~= '' then
     return {'declared', table.concat(declared, ' ')}
   end
 end
-local writes = {}
+-- The first write takes the one right, the last the other: so it is enough to ask for the other.
+local writes = {{'HSET', state, 'waits', '0 0'}}
 if backs > 0 then
   local wrong = apart(waiting, stamp, waits) or wrong_type({{bell, 'stream'}})
   if wrong then
     return wrong
   end
   writes = changes(waiting, state)
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[7], '*', 'group', group})
 end
 if letters > 0 then
@@ -57,18 +59,15 @@ if letters > 0 then
   if too_old or count + letters > tonumber(ARGV[5]) then
     return {'full', count, oldest_id}
   end
-  table.insert(writes, {'HSET', state, 'waits', '0 0'})
+  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
   table.insert(writes, {'XADD', dead, '*', 'event', ''})
 end
-if #writes > 0 then
-  table.insert(writes, {'HDEL', state, 'chunk:0.0'})
-  local wrong = may_not(writes)
-  if wrong then
-    return wrong
-  end
+local wrong = may_not(writes)
+if wrong then
+  return wrong
 end
 
-local i, kept, ended = 12, {}, {}
+local clock, i, kept, ended = backs > 0 and now(), 12, {}, {}
 for _ = 1, chunks do
   local field = 'chunk:' .. epoch .. '.' .. ARGV[i]
   if ARGV[i + 1] == '' then
@@ -84,7 +83,7 @@ if #ended > 0 then
 end
 local rings = false
 if backs > 0 then
-  local clock, slots = now(), slots_of(held[4])
+  local slots = slots_of(held[4])
   for _ = 1, backs do
     local due, need = tonumber(ARGV[i + 3]), ARGV[i + 4]
     if need ~= '' then

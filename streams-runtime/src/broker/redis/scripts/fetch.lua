@@ -11,7 +11,7 @@ local consumer, chunk_field = 'consumer:' .. ARGV[2], 'chunk:' .. epoch .. '.' .
 
 local held = redis.pcall('HMGET', state, 'at', 'at_event', 'seen', 'lost', 'waits', 'needed', consumer, chunk_field)
 if held.err then
-  return fail(held, {{state, 'hash'}})
+  return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
 local at, at_event, seen = held[1], held[2] or '', held[3] or ''
 if not at then
@@ -69,15 +69,21 @@ if call <= tonumber(fetches) then
     end
     chunk.number = #new
   end
+  -- Made before the first write, as it takes rights.
+  local reply = answer(again, new, chunk.number, {})
   if call == tonumber(fetches) then
     chunk.items = items
     local text = chunk_text(chunk)
     if held[8] and not text then
+      wrong = may_not({{'HSET', state, 'at', at}})
+      if wrong then
+        return wrong
+      end
       redis.call('HDEL', state, chunk_field)
     end
     redis.call('HSET', state, consumer, table.concat(lives_on, ' '), unpack(text and {chunk_field, text} or {}))
   end
-  return answer(again, new, chunk.number, {})
+  return reply
 end
 if held[4] and not goes_on then
   return {'lost', 0, held[4]}
@@ -193,7 +199,7 @@ if not halts and room > 0 and left < tonumber(ARGV[6]) then
   if kind == 'read' then
     local entries = redis.pcall('XRANGE', stream, at, '+', 'COUNT', digits(room + 1))
     if entries.err then
-      return fail(entries, {{stream, 'stream'}})
+      return fail(entries, {'XRANGE', stream, '-', '+'}, 'stream')
     end
     local there = entries[1] and entries[1][1] == at and table.remove(entries, 1)
     entries[room + 1] = nil
@@ -220,7 +226,9 @@ if not halts and room > 0 and left < tonumber(ARGV[6]) then
 end
 
 if #out > 0 then
-  local wrong = may_not(changes(waiting, state))
+  local needed = changes(waiting, state)
+  table.insert(needed, {'ZCOUNT', waiting, '0', '0'})
+  local wrong = may_not(needed)
   if wrong then
     return wrong
   end

@@ -15,6 +15,9 @@ if not stamp then
   return {'damaged', state}
 end
 local damage = apart(waiting, stamp, count)
+if damage and damage[1] ~= 'apart' then
+  return damage
+end
 local lowest = redis.call('ZRANGEBYSCORE', waiting, digits(BY_ID), IDS_END, 'LIMIT', 0, 1)[1] or ''
 local first_due = redis.call('ZRANGEBYSCORE', waiting, '0', DUES_END, 'WITHSCORES', 'LIMIT', 0, 1)[2]
 local due = first_due and digits(math.max(tonumber(first_due) - now(), 0)) or ''

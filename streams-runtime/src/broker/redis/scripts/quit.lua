@@ -26,10 +26,11 @@ if #chunks > 0 then
     return wrong[1] == 'apart' and {'no'} or wrong
   end
 end
-local writes = changes(waiting, state)
-table.insert(writes, {'HDEL', state, field})
-table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', ARGV[1]})
-wrong = may_not(writes)
+local needed = changes(waiting, state)
+table.insert(needed, {'XRANGE', stream, '-', '+'})
+table.insert(needed, {'HDEL', state, field})
+table.insert(needed, {'XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', ARGV[1]})
+wrong = may_not(needed)
 if wrong then
   return wrong
 end

@@ -38,10 +38,11 @@ if #chunks > 0 then
     return wrong
   end
 end
-local writes = changes(waiting, state)
-table.insert(writes, {'HDEL', state, field})
-table.insert(writes, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', ARGV[1]})
-wrong = may_not(writes)
+local needed = changes(waiting, state)
+table.insert(needed, {'XRANGE', stream, '-', '+'})
+table.insert(needed, {'HDEL', state, field})
+table.insert(needed, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', ARGV[1]})
+wrong = may_not(needed)
 if wrong then
   return wrong
 end

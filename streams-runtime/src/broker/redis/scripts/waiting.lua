@@ -5,13 +5,10 @@
 local BY_ID, BY_NEED, BY_STAMP = -4503599627370496, 4503599627370496, -9007199254740992
 local IDS_END, DUES_END = '(0', '(4503599627370496'
 
--- The script fails with what a command has answered, unless a key of another type explains it.
-local function fail(reply, expected)
-  local wrong = wrong_type(expected)
-  if wrong then
-    return wrong
-  end
-  error(reply)
+-- The answer where a command has failed on its key: what is wrong with the user's rights or with the key's type. Otherwise the script
+-- fails with the command's own words. So types and rights are only asked for when they may be wrong.
+local function fail(reply, command, kind)
+  return may_not({command}) or wrong_type({{command[2], kind}}) or error(reply)
 end
 
 -- The stamp of the waiting set and how many entries wait, as the state says; nothing where that is no such thing.
@@ -29,7 +26,7 @@ end
 local function apart(waiting, stamp, count)
   local size = redis.pcall('ZCARD', waiting)
   if type(size) == 'table' then
-    return fail(size, {{waiting, 'zset'}})
+    return fail(size, {'ZCARD', waiting}, 'zset')
   end
   if size == 0 and count == 0 then
     return
