@@ -124,6 +124,18 @@ impl Case {
         }
     }
 
+    /// Takes a group's marker away.
+    pub(crate) fn unmark(&self, group: &GroupKey) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.unmark(group),
+            Operator::Redis(url) => {
+                let mut destroy = ::redis::cmd("XGROUP");
+                destroy.arg("DESTROY").arg(partition().as_str()).arg(group.group());
+                destroy.exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
     /// Adds an entry under this id, whose event has this id.
     pub(crate) fn add(&self, id: EntryId, event: &str) {
         match &self.operator {

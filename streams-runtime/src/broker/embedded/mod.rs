@@ -363,7 +363,7 @@ impl Store {
         let checkpoints = markers.keys().map(|group| {
             let state = self.groups.get(partition.group(group).state())?;
             // As long as it is not known what waits, a trim may pass it.
-            if state.record.as_ref().is_some_and(|record| record.damage().is_some()) {
+            if state.record.as_ref().is_some_and(|record| !record.knows_what_waits()) {
                 return None;
             }
             let at = state.position();
@@ -1017,6 +1017,10 @@ impl Broker for Embedded {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         self.reply(move |store, now| {
             check_owner(owner)?;
+            if store.is_dead(group, owner) {
+                let message = format!("`{owner}` was found dead; a consumer joins with a fresh token");
+                return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+            }
             Ok(if group.is_queue() {
                 store.join_queue(group, owner, lease_for, now)
             } else {

@@ -176,12 +176,17 @@ impl Record {
     }
 
     /// How the waiting set differs from what the record says of it.
-    pub(super) fn damage(&self) -> Option<Damage> {
+    fn damage(&self) -> Option<Damage> {
         let Waits { stamp, count: recorded } = self.waits;
         let found = self.waiting.count();
         // When nothing waits the set may be there or not.
         let is_same = recorded == found && (self.waiting.stamp == stamp || (found == 0 && self.waiting.stamp == 0));
         (!is_same).then_some(Damage { recorded, found })
+    }
+
+    /// Whether all that is to wait is known.
+    pub(super) fn knows_what_waits(&self) -> bool {
+        self.waits.count == 0 || self.damage().is_none()
     }
 
     /// Records that the waiting set was changed.
@@ -198,7 +203,6 @@ impl Record {
 
     pub(super) fn join(&mut self, owner: &str, lease_for: Duration, epoch: u64) -> u64 {
         let lives = Some(Beats { beat: 1, lease_for });
-        // One that is reclaimed keeps its epoch, so that what it has in flight is found under that.
         self.consumers.entry(owner.to_owned()).or_insert(Consumer { epoch, lives, fetch: 0, ack: 0 }).epoch
     }
 
@@ -550,6 +554,12 @@ impl Store {
         let log = self.logs.get(group.partition().as_str()).unwrap_or(&empty);
         let record = self.groups.get_mut(group.state())?.record.as_mut()?;
         Some(work(record, log))
+    }
+
+    /// Whether what this consumer had in flight is being reclaimed.
+    pub(super) fn is_dead(&self, group: &GroupKey, owner: &str) -> bool {
+        let record = self.groups.get(group.state()).and_then(|state| state.record.as_ref());
+        record.and_then(|record| record.consumers.get(owner)).is_some_and(|consumer| consumer.lives.is_none())
     }
 
     pub(super) fn join_queue(&mut self, group: &GroupKey, owner: &str, lease_for: Duration, now: u64) -> Joined {

@@ -317,7 +317,7 @@ pub(super) fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
 }
 
 /// Up to where a work queue has settled everything, from its state and from the first member of its waiting set by id, its size and its
-/// stamp, all of one moment. `None` when it has no state, or the set is not the one of which the state tells.
+/// stamp, all of one moment. `None` when it has no state, or entries wait and the set is not the one of which the state tells.
 pub(super) fn settled(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Parsed<Option<EntryId>> {
     let fields = fields(state)?;
     let Some(at) = fields.get("at") else { return Ok(None) };
@@ -325,7 +325,8 @@ pub(super) fn settled(state: Value, lowest: Value, size: u64, stamp: Option<f64>
     let recorded: f64 = says.0.parse().map_err(|_| Unexpected("a stamp"))?;
     let waits: u64 = says.1.parse().map_err(|_| Unexpected("a number of entries"))?;
     let is_recorded = size == waits.saturating_mul(2).saturating_add(1) && stamp == Some(BY_STAMP + recorded);
-    if !is_recorded && (size, waits) != (0, 0) {
+    // Whatever is there while nothing waits is of no entry that counts.
+    if waits > 0 && !is_recorded {
         return Ok(None);
     }
     let mut settled = parse_id(at)?;

@@ -9,7 +9,11 @@ local group, epoch = ARGV[1], ARGV[3]
 local consumer = 'consumer:' .. ARGV[2]
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
-local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed')
+local fields = {}
+for n = 1, chunks do
+  fields[n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
+end
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields))
 if held.err then
   return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
@@ -24,6 +28,12 @@ end
 local stamp, waits = waits_of(held[3])
 if not stamp then
   return {'damaged', state}
+end
+for n = 1, chunks do
+  -- Where the server has gone back in time, what was fetched since may be given out once more.
+  if not held[4 + n] then
+    return {'fenced'}
+  end
 end
 if ARGV[8] ~= '' then
   local events, declared = ' ' .. (held[2] or ''), {}
@@ -68,12 +78,11 @@ if wrong then
 end
 
 local clock, i, kept, ended = backs > 0 and now(), 12, {}, {}
-for _ = 1, chunks do
-  local field = 'chunk:' .. epoch .. '.' .. ARGV[i]
+for n = 1, chunks do
   if ARGV[i + 1] == '' then
-    table.insert(ended, field)
+    table.insert(ended, fields[n])
   else
-    table.insert(kept, field)
+    table.insert(kept, fields[n])
     table.insert(kept, ARGV[i + 1])
   end
   i = i + 2
