@@ -87,9 +87,7 @@ for n = 1, chunks do
   end
   i = i + 2
 end
-if #ended > 0 then
-  redis.call('HDEL', state, unpack(ended))
-end
+write_all('HDEL', state, ended)
 local rings = false
 if backs > 0 then
   local slots = slots_of(held[4])
@@ -117,7 +115,9 @@ for _ = 1, letters do
   i = i + 1 + n
 end
 local says = table.concat({epoch, digits(tonumber(beat) + 1), lease, fetches, ARGV[4]}, ' ')
-redis.call('HSET', state, consumer, says, unpack(kept))
+table.insert(kept, consumer)
+table.insert(kept, says)
+write_all('HSET', state, kept)
 if rings then
   ring(bell, group, ARGV[7])
 end
