@@ -13,11 +13,8 @@ use std::time::Duration;
 use crate::keys::{GroupKey, PartitionKey, StreamKey};
 pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
 pub use crate::queue::{
-    Acked, Acks, Again, Chunk, Cursor, Damage, Fetch, Fetched, Item, Judged, Left, New, Pass, QueueState, Range,
-    Reclaimed, Unacked, Until, Wait,
-};
-pub use crate::shared::{
-    Become, Crew, Delivered, Freed, Full, Hand, Haul, Joined, Life, Lost, Settle, Settled, Take, Took,
+    Acked, Acks, Again, Chunk, Cursor, Damage, Fetch, Fetched, Full, Item, Joined, Judged, Left, Life, Lost, New, Pass,
+    QueueState, Range, Reclaimed, Unacked, Until, Wait,
 };
 use crate::{BoxError, Durability, Entry, EntryId, Start};
 
@@ -173,8 +170,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Gives the lease back, takes the owner's charge off, and rings the partition's bell, if owner and epoch hold it.
     /// Answers whether they did.
     ///
-    /// Of a shared group it ends the consumer in the same way, and gives back what it still has in hand as handed out
-    /// ([`free`](Self::free)): whatever was not tried, [`settle`](Self::settle) has given back before.
+    /// Of a work queue it ends the consumer in the same way, and gives back what it still has in flight as
+    /// [`reclaim`](Self::reclaim) does: whatever was not tried, [`ack`](Self::ack) has given back before.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
 
     /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
@@ -200,8 +197,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
     /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
     ///
-    /// A shared group goes on at the last-delivered id; what is pending is in the hands of foreign consumers
-    /// ([`Life::Foreign`]), until somebody frees it.
+    /// A work queue goes on at the last-delivered id, and what is pending waits in it.
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
     /// Where leases are renewed.
@@ -230,7 +226,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// The first of the replays, if owner and epoch hold the lease, for one attempt at it: until [`end_replay`] the letter is
     /// charged to this epoch, and when another one takes it first, that is a crash. Sent twice it MUST charge once.
     ///
-    /// Of a shared group any consumer may ask; while the letter is charged to another one that has not been freed, the answer
+    /// In a work queue any consumer may ask; while the letter is charged to another one that has not been freed, the answer
     /// MUST be [`Taken::Nothing`].
     ///
     /// [`end_replay`]: Self::end_replay
@@ -247,52 +243,14 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
         end: &'a ReplayEnd,
     ) -> Reply<'a, bool>;
 
-    // Shared delivery. Keys are those of `GroupKey::shared`. What is in hand is kept by the broker: by entry who has it, how many
-    // attempts have failed, how many crashes it has, and whether it is charged. A consumer holds what it has in hand as an owner holds a lease: it renews (`Renewer`, with its
-    // token and the epoch of its joining), and whoever has seen the same beat for a whole lease frees what it had. A reset takes
-    // everything out of all hands and removes all consumers.
-
-    /// Makes the caller a consumer of a shared group, with this fresh token and a lease of this length. The same call sent twice
-    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused.
-    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
-
-    /// Hands out entries: first those that wait and may be taken, then new ones. An entry is in the hands of one consumer only. It
-    /// MUST NOT wait for any, and MUST work on a server that is full. It counts as a beat of the caller.
-    ///
-    /// Before anything later is handed out all entries MUST be found missing that a trim has passed, those that wait among them,
-    /// whenever they were due; an entry that waits and was deleted, when its turn comes. What was not waited for may be missed when
-    /// it is deleted. A loss is told once ([`Took::Lost`]), and stays until
-    /// somebody resumes or resets the group, also where others go on. A caller that goes on is told of what it finds and handed the
-    /// rest; it is not told again of what was found before.
-    ///
-    /// Who has claimed or acknowledged an entry by other means that waits here has taken it out of the group's hands: it MUST NOT
-    /// be handed out, and is no loss.
-    ///
-    /// It is no harm to send it twice, but what was handed out by an answer that is lost is in the caller's hands: see
-    /// [`Take::in_hand`].
-    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took>;
-
-    /// Ends the business of entries with the group, or gives them back, if the caller has them in hand; `None` when it is no
-    /// consumer any more. Each entry by itself: what cannot be done about one MUST NOT keep the others. A dead letter MUST be
-    /// written in the step that ends its entry. Without dead letters it MUST work on a server that is full.
-    ///
-    /// What is given back rings the partition's bell, unless it has to wait. Sent twice it MUST take effect once: the second time the caller has none of them
-    /// in hand.
-    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>>;
-
-    /// Looks at a shared group; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
-    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>>;
-
-    /// Gives back what a consumer has in hand, at most `count` entries at a time, and removes it with the last, if what shows
-    /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. What it had in hand counts as handed
-    /// out, so that one which ended its process shows; not so with entries of a foreign one, where the count says nothing. The last rings the
-    /// partition's bell. MUST work on a server that is full.
-    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed>;
-
     // Work queues. Keys are those of `GroupKey::queue`. A consumer holds what it has in flight as an owner holds a lease: it renews
     // (`Renewer`, with its token and the epoch of its joining), and whoever has seen the same beat for a whole lease reclaims what it
     // had. A reset takes everything out of all chunks and out of the waiting set, and removes all consumers. Every call that touches
     // the waiting set MUST find out when that is not the one of which the record tells ([`Damage`]), and then change nothing.
+
+    /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call sent twice
+    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused.
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
 
     /// Gives out entries as one chunk of the caller's: first those that wait and may be taken, then new ones. It MUST NOT wait for any,
     /// MUST work on a server that is full, and counts as a beat of the caller.
@@ -308,54 +266,31 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     ///
     /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. One that comes after another with a larger number
     /// MUST change nothing.
-    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
-        let _ = (group, fetch);
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
     /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
     /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
     ///
     /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
     /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing.
-    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
-        let _ = (group, acks);
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
     /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
     /// loss one tells it. MUST work on a server that is full.
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        let _ = (group, pass);
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool>;
 
     /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. What to
     /// record of the loss is as in [`Pass::halts`]. MUST work on a server that is full.
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        let _ = (group, damage, halts);
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool>;
 
     /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
-    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
-        let _ = group;
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>>;
 
     /// Gives back what a consumer has in flight, at most about `count` entries at a time, and removes it with the last, if what shows
     /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
     /// crash more. The last rings the partition's bell. MUST work on a server that is full.
-    fn reclaim<'a>(
-        &'a self,
-        group: &'a GroupKey,
-        owner: &'a str,
-        seen: &'a Life,
-        count: usize,
-    ) -> Reply<'a, Reclaimed> {
-        let _ = (group, owner, seen, count);
-        Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
-    }
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize)
+    -> Reply<'a, Reclaimed>;
 }
 
 /// Not public API: what keeps [`Broker`] to this project until its contract is settled.

@@ -189,7 +189,7 @@ impl PartitionKey {
             partition: self.clone(),
             group: group.to_owned(),
             state: format!("streams:{{{}}}:{group}", self.key),
-            delivery: Kind::Ordered,
+            queue: false,
         }
     }
 }
@@ -207,14 +207,7 @@ pub struct GroupKey {
     partition: PartitionKey,
     group: String,
     state: String,
-    delivery: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Kind {
-    Ordered,
-    Shared,
-    Queue,
+    queue: bool,
 }
 
 impl GroupKey {
@@ -238,45 +231,22 @@ impl GroupKey {
         format!("{}:dead", self.state)
     }
 
-    /// The same for a group in shared delivery: whatever is made under this key is made for that, and what was made for
-    /// ordered delivery is refused.
-    #[must_use]
-    pub fn shared(mut self) -> Self {
-        self.delivery = Kind::Shared;
-        self
-    }
-
-    /// Whether it is a key for shared delivery.
-    pub fn is_shared(&self) -> bool {
-        self.delivery == Kind::Shared
-    }
-
     /// The same for a work queue: whatever is made under this key is made for that, and what was made for another delivery is
     /// refused.
     #[must_use]
     pub fn queue(mut self) -> Self {
-        self.delivery = Kind::Queue;
+        self.queue = true;
         self
     }
 
     /// Whether it is a key for a work queue.
     pub fn is_queue(&self) -> bool {
-        self.delivery == Kind::Queue
+        self.queue
     }
 
-    /// Of a shared group the sorted set of entries that nobody has in hand, each with the moment from which it may be taken.
+    /// Of a work queue the sorted set of entries that wait.
     pub fn waiting(&self) -> String {
         format!("{}:waiting", self.state)
-    }
-
-    /// Of a shared group the sorted set of entries that only another build handles.
-    pub fn needs(&self) -> String {
-        format!("{}:needs", self.state)
-    }
-
-    /// Of a shared group the hash with the failed attempts of entries that are not settled.
-    pub fn failed(&self) -> String {
-        format!("{}:failed", self.state)
     }
 
     /// The stream of the dead letters that wait to be handled again.

@@ -24,7 +24,6 @@ mod batch;
 mod extract;
 mod outcome;
 mod queue;
-mod shared;
 
 pub use batch::Batch;
 pub use consumer::{

@@ -7,8 +7,49 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{DeadBounds, Events, Fields, Full, Holder, Life, Lost};
+use crate::broker::{DeadBounds, Events, Fields, Holder};
 use crate::{Entry, EntryId};
+
+/// What came of joining a work queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    /// The caller is one of its consumers, and the call is its first beat.
+    Member {
+        /// Above every earlier one of the group.
+        epoch: u64,
+    },
+    /// The group has no state.
+    Missing,
+    /// The group's marker is gone: the stream was deleted, or the group destroyed.
+    Vanished {
+        /// Up to where entries were handed out.
+        at: EntryId,
+    },
+    /// The group is used in another delivery mode; the two never mix under one name.
+    Mode(String),
+}
+
+/// Entries that were lost to a work queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Whether they were deleted in the middle of what is still there; otherwise a trim has passed the group.
+    pub deleted: bool,
+    /// All of them are above this.
+    pub from: EntryId,
+    /// None of them is above this.
+    pub to: EntryId,
+    /// How many are known of: no more than there were.
+    pub count: u64,
+}
+
+/// Why no dead letter is put away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    /// How many there are.
+    pub count: u64,
+    /// The oldest.
+    pub oldest: Option<EntryId>,
+}
 
 /// A consumer asks for entries. They become one chunk, which is called by the number of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -296,6 +337,22 @@ pub struct Unacked {
     pub in_flight: u64,
     /// What shows whether it lives.
     pub life: Life,
+}
+
+/// What shows whether a consumer lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// It renews. As long as this stays the same, nobody has heard of it.
+    Beats {
+        /// Which joining it is.
+        epoch: u64,
+        /// How often it has renewed.
+        beat: u64,
+        /// How long its lease is.
+        lease_for: Duration,
+    },
+    /// It was found dead, and not all that it had in hand is given back yet.
+    Dead,
 }
 
 /// What came of giving back what a dead consumer had in flight.

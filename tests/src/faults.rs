@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, Freed,
-    GroupState, Holder, Interrupt, Joined, Life, Lost, Member, Moved, Need, Notes, Page, Pass, QueueState, Reclaimed,
-    Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, GroupState, Holder,
+    Interrupt, Joined, Life, Lost, Member, Moved, Need, Notes, Page, Pass, QueueState, Reclaimed, Renewal, Renewed,
+    Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -50,12 +50,12 @@ pub enum Op {
     EndReplay,
     /// [`Broker::join`].
     Join,
-    /// [`Broker::take`].
-    Take,
-    /// [`Broker::settle`].
-    Settle,
-    /// [`Broker::crew`], and [`Broker::free`].
-    Crew,
+    /// [`Broker::fetch`], [`Broker::pass`] and [`Broker::mend`].
+    Fetch,
+    /// [`Broker::ack`].
+    Ack,
+    /// [`Broker::queue`], and [`Broker::reclaim`].
+    Queue,
 }
 
 impl Op {
@@ -75,9 +75,9 @@ impl Op {
         Self::TakeReplay,
         Self::EndReplay,
         Self::Join,
-        Self::Take,
-        Self::Settle,
-        Self::Crew,
+        Self::Fetch,
+        Self::Ack,
+        Self::Queue,
     ];
 }
 
@@ -529,29 +529,6 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Join, self.inner.join(group, owner, lease_for)))
     }
 
-    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
-        let call = async move {
-            let took = self.inner.take(group, take).await?;
-            if let Took::Entries(haul) = &took {
-                self.pass(haul.entries.iter().map(|delivered| &delivered.entry))?;
-            }
-            Ok(took)
-        };
-        Box::pin(self.around(Op::Take, call))
-    }
-
-    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
-        Box::pin(self.around(Op::Settle, self.inner.settle(group, settle)))
-    }
-
-    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
-        Box::pin(self.around(Op::Crew, self.inner.crew(group)))
-    }
-
-    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
-        Box::pin(self.around(Op::Crew, self.inner.free(group, owner, seen, count)))
-    }
-
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
         let call = async move {
             let fetched = self.inner.fetch(group, fetch).await?;
@@ -560,23 +537,23 @@ impl Broker for Faulty {
             }
             Ok(fetched)
         };
-        Box::pin(self.around(Op::Take, call))
+        Box::pin(self.around(Op::Fetch, call))
     }
 
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
-        Box::pin(self.around(Op::Settle, self.inner.ack(group, acks)))
+        Box::pin(self.around(Op::Ack, self.inner.ack(group, acks)))
     }
 
     fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Take, self.inner.pass(group, pass)))
+        Box::pin(self.around(Op::Fetch, self.inner.pass(group, pass)))
     }
 
     fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Take, self.inner.mend(group, damage, halts)))
+        Box::pin(self.around(Op::Fetch, self.inner.mend(group, damage, halts)))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
-        Box::pin(self.around(Op::Crew, self.inner.queue(group)))
+        Box::pin(self.around(Op::Queue, self.inner.queue(group)))
     }
 
     fn reclaim<'a>(
@@ -586,7 +563,7 @@ impl Broker for Faulty {
         seen: &'a Life,
         count: usize,
     ) -> Reply<'a, Reclaimed> {
-        Box::pin(self.around(Op::Crew, self.inner.reclaim(group, owner, seen, count)))
+        Box::pin(self.around(Op::Queue, self.inner.reclaim(group, owner, seen, count)))
     }
 }
 

@@ -790,7 +790,6 @@ impl Model {
                         hold!(fits, "{unacked:?} is {member:?}");
                     }
                 }
-                (Life::Foreign { .. }, _) => return Err(format!("{unacked:?} is foreign")),
             }
             (member.life, member.is_heard) = (Some(unacked.life.clone()), false);
         }

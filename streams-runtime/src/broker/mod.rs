@@ -49,21 +49,6 @@ fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
 }
 
 /// Refuses letters that could not be stored, and names that no event can have.
-fn check_settle(settle: &Settle) -> Result<(), BrokerError> {
-    for (_, end) in &settle.ends {
-        match end {
-            Become::Dead(fields) => check_letters(std::slice::from_ref(fields))?,
-            Become::PassedOver { name } | Become::Needs { name, .. } => {
-                keys::check_event(name)
-                    .map_err(|error| BrokerError::new(BrokerErrorKind::Refused, error.to_string()))?;
-            }
-            Become::Done | Become::Again { .. } | Become::Charged { .. } | Become::Back { .. } => {}
-        }
-    }
-    Ok(())
-}
-
-/// Refuses letters that could not be stored, and names that no event can have.
 fn check_acks(acks: &Acks) -> Result<(), BrokerError> {
     check_letters(&acks.dead)?;
     let needs = acks.back.iter().filter_map(|wait| match &wait.until {

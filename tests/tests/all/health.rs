@@ -147,7 +147,7 @@ async fn a_group_with_lanes_whose_reads_or_commits_come_to_nothing_says_so_while
 
 #[tokio::test(start_paused = true)]
 async fn a_work_queue_that_cannot_take_or_settle_says_so_while_its_looks_are_well() {
-    no_progress_is_told(|| registration(consumers![queue]), &[Op::Take, Op::Settle]).await;
+    no_progress_is_told(|| registration(consumers![queue]), &[Op::Fetch, Op::Ack]).await;
 }
 
 #[tokio::test(start_paused = true)]

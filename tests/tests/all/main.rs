@@ -8,7 +8,6 @@ mod catchup;
 #[macro_use]
 mod contract;
 mod contract_queue;
-mod contract_shared;
 mod examples;
 mod fence;
 mod frozen;
@@ -32,7 +31,6 @@ mod queue_walks;
 mod readme;
 mod redis;
 mod redis_queue;
-mod redis_shared;
 mod reference;
 mod rights;
 mod rolling;

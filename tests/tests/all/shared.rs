@@ -484,13 +484,13 @@ async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_
         world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
         let app = world.process(2).await;
         // What tells of both is refused; then what tells of the letter, as long as there is one.
-        world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
+        world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
         publish(&app, [1, 2]).await;
         let crew = world.until(|crew| crew.unsettled() == 1).await;
         assert_eq!(world.lab.ended("thumbnails"), [1, 2]);
         assert_eq!((crew.waiting, crew.consumers[0].in_flight), (0, 1));
         if stops {
-            world.wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Full));
+            world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
             assert_eq!(app.into_running().stop().await, Stopped::Clean);
             let app = world.process(2).await;
             world.lab.script("thumbnails", 1, [Act::Permanent]);
@@ -665,7 +665,7 @@ async fn a_handler_that_does_not_come_back_is_cancelled_at_its_timeout() {
 
 #[tokio::test]
 async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
-    for op in [Op::Take, Op::Settle] {
+    for op in [Op::Fetch, Op::Ack] {
         let world = World::new();
         let app = world.process(2).await;
         for n in 1..=20 {
@@ -690,9 +690,9 @@ async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
     // The call after the one that hands it out is made when it was given back, and before that is said again; its answer comes
     // before that, or after.
     for (n, after) in [(1, Duration::ZERO), (2, secs(1))] {
-        world.wire.once(Op::Take, Fault::Delay(Duration::ZERO));
-        world.wire.once(Op::Take, Fault::Lag(millis(10), after));
-        world.wire.once(Op::Settle, Fault::LoseReply);
+        world.wire.once(Op::Fetch, Fault::Delay(Duration::ZERO));
+        world.wire.once(Op::Fetch, Fault::Lag(millis(10), after));
+        world.wire.once(Op::Ack, Fault::LoseReply);
         publish(&app, [n]).await;
         settled(&app).await;
         assert_eq!(world.attempts(n), [1, 2]);
@@ -787,11 +787,11 @@ async fn what_has_crashed_runs_when_the_server_has_charged_it_and_not_before() {
         world.lab.script("thumbnails", 1, []);
         let (wire, app) = world.apart(2).await;
         if fails {
-            wire.once(Op::Settle, Fault::Fail(BrokerErrorKind::Unavailable));
+            wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Unavailable));
         }
         // The charge, or what gives the event back that could not be charged.
         let gate = Gate::default();
-        wire.once(Op::Settle, Fault::Hold(gate.clone()));
+        wire.once(Op::Ack, Fault::Hold(gate.clone()));
         gate.arrived(1).await;
         assert_eq!(world.attempts(1), [1]);
         gate.open();
@@ -893,7 +893,7 @@ async fn events_that_are_trimmed_before_anybody_had_them_halt_the_group_until_it
     let (a, b) = (world.process(1).await, world.process(1).await);
     publish(&a, [1]).await;
     settled(&a).await;
-    world.wire.always(Op::Take, Fault::Fail(BrokerErrorKind::Unavailable));
+    world.wire.always(Op::Fetch, Fault::Fail(BrokerErrorKind::Unavailable));
     let ids = publish(&a, 2..=6).await;
     a.advance(secs(1)).await;
     world.store.trim(&partition(), ids[3]);

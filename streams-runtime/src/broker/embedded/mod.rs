@@ -1,8 +1,7 @@
-//! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one; `shared` has
-//! shared delivery, and `queue` work queues.
+//! The broker in the process: streams, leases and dead letters in memory, with the promises of the Redis one; `queue` has
+//! work queues.
 
 mod queue;
-mod shared;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -12,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
-    Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, Freed,
-    GroupState, Holder, Holding, Interrupt, Joined, LeaseView, Life, Lost, MAX_MEMBERS, MOST_ENTRY_BYTES, Member,
-    Moved, Need, Notes, Page, Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay,
-    ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took, cut, in_short,
+    Commit, Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, GroupState,
+    Holder, Holding, Interrupt, Joined, LeaseView, Life, Lost, MAX_MEMBERS, MOST_ENTRY_BYTES, Member, Moved, Need,
+    Notes, Page, Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply,
+    Reset, SNAPSHOT_BYTES, Snapshot, Tail, Taken, cut, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -23,10 +22,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::queue::Record;
-use self::shared::Queue;
 use super::{
-    BELL_LENGTH, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
-    check_settle, check_strays,
+    BELL_LENGTH, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_strays,
 };
 use crate::clock::millis;
 
@@ -102,9 +99,8 @@ struct Group {
     needs: Option<Need>,
     resume: u64,
     replaying: Replaying,
-    /// Of a group in shared delivery; then the lease is nobody's, and its epoch that of the last joining or reset.
-    queue: Option<Queue>,
-    /// Of a work queue; it has a cursor in the place of the checkpoint, and the lease is as of a shared group.
+    /// Of a work queue; it has a cursor in the place of the checkpoint. The lease is nobody's, and its epoch that of the last joining
+    /// or reset.
     record: Option<Record>,
 }
 
@@ -222,23 +218,17 @@ impl Group {
     /// A group that begins here, for the delivery that its key is for.
     fn begin(group: &GroupKey, (at, seen, at_event): (EntryId, Option<u64>, String)) -> Self {
         let record = group.is_queue().then(|| Record::new(at, at_event.clone(), seen));
-        let queue = group.is_shared().then(Queue::default);
-        Self { at, at_event, seen, queue, record, ..Self::default() }
+        Self { at, at_event, seen, record, ..Self::default() }
     }
 
     /// The delivery that the group was made for.
     fn mode(&self) -> &'static str {
-        match (&self.queue, &self.record) {
-            (Some(_), _) => "shared",
-            (None, Some(_)) => "queue",
-            (None, None) => "ordered",
-        }
+        if self.record.is_some() { "queue" } else { "ordered" }
     }
 
     /// The same, where the key is for another one.
     fn other_mode(&self, group: &GroupKey) -> Option<&'static str> {
-        let fits = self.queue.is_some() == group.is_shared() && self.record.is_some() == group.is_queue();
-        (!fits).then(|| self.mode())
+        (self.record.is_some() != group.is_queue()).then(|| self.mode())
     }
 
     /// The checkpoint, or what a work queue has in its place.
@@ -248,13 +238,10 @@ impl Group {
 
     /// The oldest entry that is not settled below that.
     fn oldest(&self) -> Option<EntryId> {
-        self.queue.as_ref().and_then(Queue::oldest).or_else(|| self.record.as_ref().and_then(Record::oldest))
+        self.record.as_ref().and_then(Record::oldest)
     }
 
     fn is_held_by(&self, holder: &Holder) -> bool {
-        if let Some(queue) = &self.queue {
-            return queue.has(holder);
-        }
         if let Some(record) = &self.record {
             return record.has(holder);
         }
@@ -502,11 +489,7 @@ impl Store {
             return Taken::Nothing;
         };
         // Another consumer is at it.
-        let lives = |epoch: u64| match (&state.queue, &state.record) {
-            (Some(queue), _) => queue.lives(epoch),
-            (None, Some(record)) => record.lives(epoch),
-            (None, None) => false,
-        };
+        let lives = |epoch: u64| state.record.as_ref().is_some_and(|record| record.lives(epoch));
         if let Some(epoch) = state.replaying.charged
             && state.replaying.id == letter.id
             && epoch != holder.epoch
@@ -556,9 +539,6 @@ impl Store {
     }
 
     fn release(&mut self, group: &GroupKey, holder: &Holder, needs: Option<&Need>, now: u64) -> bool {
-        if group.is_shared() {
-            return self.leave(group, holder, now);
-        }
         if group.is_queue() {
             return self.leave_queue(group, holder, now);
         }
@@ -943,9 +923,6 @@ impl Broker for Embedded {
         self.reply(move |store, _| {
             let Some(state) = store.groups.get_mut(group.state()) else { return Ok(false) };
             state.resume += 1;
-            if let Some(queue) = &mut state.queue {
-                queue.lost = None;
-            }
             if let Some(record) = &mut state.record {
                 record.lost = None;
             }
@@ -1021,36 +998,7 @@ impl Broker for Embedded {
                 let message = format!("`{owner}` was found dead; a consumer joins with a fresh token");
                 return Err(BrokerError::new(BrokerErrorKind::Refused, message));
             }
-            Ok(if group.is_queue() {
-                store.join_queue(group, owner, lease_for, now)
-            } else {
-                store.join(group, owner, lease_for, now)
-            })
-        })
-    }
-
-    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
-        self.reply(move |store, now| Ok(store.take(group, take, now)))
-    }
-
-    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
-        self.reply(move |store, now| {
-            check_settle(settle)?;
-            let settled = store.settle(group, settle, now);
-            self.shared.added.notify_waiters();
-            Ok(settled)
-        })
-    }
-
-    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
-        self.reply(move |store, now| Ok(store.crew(group, now)))
-    }
-
-    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
-        self.reply(move |store, now| {
-            let freed = store.free(group, owner, seen, count, now);
-            self.shared.added.notify_waiters();
-            Ok(freed)
+            Ok(store.join_queue(group, owner, lease_for, now))
         })
     }
 
@@ -1163,10 +1111,9 @@ impl Renewer for EmbeddedRenewer {
                 let Some(state) = store.groups.get_mut(group.state()).filter(|state| state.is_held_by(holder)) else {
                     return Renewed::Lost;
                 };
-                match (&mut state.queue, &mut state.record) {
-                    (Some(queue), _) => queue.beat(&holder.owner),
-                    (None, Some(record)) => record.beat(&holder.owner),
-                    (None, None) => state.lease.beat += 1,
+                match &mut state.record {
+                    Some(record) => record.beat(&holder.owner),
+                    None => state.lease.beat += 1,
                 }
                 Renewed::Held { replays: store.logs.get(&group.replay()).is_some_and(|log| !log.entries.is_empty()) }
             };

@@ -47,8 +47,8 @@ use crate::registry;
 /// |---|---|---|
 /// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `share` | the same for a group in shared delivery, of which the server keeps what is in hand | acknowledge or claim what other groups of the stream have in hand, and remove their consumers; move or make a marker of another group |
-/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states, and acknowledge what they have in hand |
+/// | `share` | the same for a group in shared delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states |
 ///
 /// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them. Consumers may end the waits of others
 /// (`CLIENT UNBLOCK`), which only look again. Everybody may end connections, also those of others (`CLIENT KILL`), which then connect
@@ -69,11 +69,8 @@ const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
-/// Takes what others have in hand out of it.
-const EMPTY_HANDS: &str = "+xack +xgroup|delconsumer";
-const WAIT: &str = "+exists +type +zadd +zcard +zrange +zrangebylex +zrangebyscore +zrem";
-/// Beside what a waiting set of another kind takes.
-const LEASE_RANGES: &str = "+zcount +zscore";
+/// What the waiting set of a work queue takes.
+const WAIT: &str = "+evalsha +exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
 /// Tells up to where groups have settled everything.
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
@@ -135,8 +132,8 @@ impl Acl {
             match retention {
                 Retention::Age(_) => self.grant("+xinfo|stream", format!("%R~{partition}")),
                 Retention::Consumed => {
-                    // What a shared group has in hand is not consumed.
-                    self.grant("+xinfo|groups +xinfo|stream +xpending", format!("%R~{partition}"));
+                    // What a work queue has in flight is not consumed.
+                    self.grant("+xinfo|groups +xinfo|stream", format!("%R~{partition}"));
                     self.grant(SETTLED, format!("%R~{}", of_any_group(&partition)));
                 }
             }
@@ -181,22 +178,11 @@ impl Acl {
         self.belong_to(stream, group)?;
         for partition in patterns(stream) {
             let state = of_partition(&partition, group);
-            let (waiting, needs, failed) =
-                (format!("{state}:waiting"), format!("{state}:needs"), format!("{state}:failed"));
-            self.grant(EMPTY_HANDS, format!("%W~{partition}"));
-            self.grant("+xclaim", format!("%W~{partition}"));
+            let waiting = format!("{state}:waiting");
             self.grant(MARK, format!("%W~{partition}"));
-            self.grant(LEASE_RANGES, format!("%R~{waiting}"));
-            self.grant("+xreadgroup", format!("%R~{partition}"));
-            self.grant("+hdel +hget +hgetall +hmget +hset", format!("~{state}"));
-            self.grant("+exists +hdel +hget +hset +type", format!("~{failed}"));
-            for key in [&waiting, &needs, &failed] {
-                self.grant("+evalsha", format!("~{key}"));
-                self.grant("+del", format!("%W~{key}"));
-            }
-            for key in [&waiting, &needs] {
-                self.grant(WAIT, format!("~{key}"));
-            }
+            self.grant("+hdel +hget +hgetall +hincrby +hmget +hset", format!("~{state}"));
+            self.grant(WAIT, format!("~{waiting}"));
+            self.grant("+del", format!("%W~{waiting}"));
         }
         Ok(self)
     }
@@ -217,8 +203,6 @@ impl Acl {
                 self.grant(LOOK, format!("%R~{key}"));
             }
             self.grant(MARK, format!("%W~{partition}"));
-            self.grant("+xpending", format!("%R~{partition}"));
-            self.grant(EMPTY_HANDS, format!("%W~{partition}"));
             self.grant("+del +hdel +hgetall +hincrby +hmget +hset", format!("~{groups}"));
             self.grant("+xadd", format!("%W~{bell}"));
             self.grant("+xdel", format!("%W~{groups}:dead"));

@@ -567,15 +567,6 @@ pub(super) fn is_of_no_use(error: &RedisError) -> bool {
     is_broken(error) || error.code() == Some("READONLY")
 }
 
-/// Calls whose scripts do not ask for their rights before the first write.
-const UNCHECKED: [&str; 6] = [
-    "joining a group",
-    "taking entries",
-    "settling entries",
-    "freeing entries",
-    "leaving a group",
-    "resetting a shared group",
-];
 /// The remedy where the user lacks a right.
 pub(super) const GRANT: &str = "grant it the command and the key with ACL, as `Acl` writes the rules";
 
@@ -597,12 +588,8 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         _ => (0, error.code().unwrap_or_default().to_owned(), error.detail().unwrap_or_default().to_owned()),
     };
     if let Some(what) = scripts::refused(&said) {
-        let (kind, so) = match UNCHECKED.contains(&call.command) {
-            false => (BrokerErrorKind::Refused, ""),
-            true => (BrokerErrorKind::Protocol, ", and what came before it may have been done"),
-        };
-        let message = format!("{call}: the user may not {what} in its script (NOPERM){so}; {GRANT}");
-        return BrokerError::new(kind, message).caused_by(error);
+        let message = format!("{call}: the user may not {what} in its script (NOPERM); {GRANT}");
+        return BrokerError::new(BrokerErrorKind::Refused, message).caused_by(error);
     }
     if code == "NOPERM" || (code == "EXECABORT" && said.contains("NOPERM")) {
         // The crate counts from behind MULTI: this is MULTI itself, and what came behind it ran by itself.

@@ -1,5 +1,5 @@
 //! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects over a `line`, `durable` waits for
-//! replicas and the disk, `scripts` change groups, `shared` and `queue` speak of work queues, `tail` waits for entries.
+//! replicas and the disk, `scripts` change groups, `queue` speaks of work queues, `tail` waits for entries.
 
 mod acl;
 mod connection;
@@ -8,7 +8,6 @@ mod line;
 mod parse;
 mod queue;
 mod scripts;
-mod shared;
 mod tail;
 #[cfg(feature = "tls")]
 mod tls;
@@ -20,10 +19,10 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind,
-    Change, Claim, Commit, Committed, Consumed, Created, Crew, Damage, Durable, Events, Extent, Fetch, Fetched, Fields,
-    Freed, GroupState, Holder, Holding, Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page,
-    Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset,
-    SNAPSHOT_BYTES, Settle, Settled, Snapshot, Tail, Take, Taken, Took,
+    Change, Claim, Commit, Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields,
+    GroupState, Holder, Holding, Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page, Pass,
+    Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES,
+    Snapshot, Tail, Taken,
 };
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
@@ -37,7 +36,7 @@ use self::parse::{Answer, Unexpected};
 pub use self::tls::Tls;
 use super::{
     BELL_LENGTH, MOST_NAMED, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end,
-    check_settle, check_strays,
+    check_strays,
 };
 use crate::clock::millis;
 
@@ -384,27 +383,20 @@ impl Broker for Redis {
             let run = |mut connection| async move { checkpoints.query_async::<Vec<Value>>(&mut connection).await };
             let mut replies = self.commands.run(call, run).await?.into_iter();
             let mut checkpoints = Vec::with_capacity(names.len());
-            let (mut shared, mut queues) = (Vec::new(), Vec::new());
+            let mut queues = Vec::new();
             for name in names {
                 let (at, mode) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
                 // Without a state it is somebody else's, too.
                 if at == Value::Nil {
                     return Ok(None);
                 }
-                if mode == Value::BulkString(b"shared".to_vec()) {
-                    shared.push(name.clone());
-                } else if mode == Value::BulkString(b"queue".to_vec()) {
+                if mode == Value::BulkString(b"queue".to_vec()) {
                     queues.push(name);
                     continue;
                 }
                 checkpoints.push((parse::id(at).map_err(unexpected(call))?, name));
             }
-            // Asked after the checkpoints: what was handed out in between lies above them.
-            if !shared.is_empty() {
-                let Some(oldest) = self.oldest(partition, &shared).await? else { return Ok(None) };
-                checkpoints
-                    .extend(oldest.into_iter().zip(shared).filter_map(|(id, name)| Some((id?.previous(), name))));
-            }
+            // Asked after the checkpoints: what was given out in between lies above them.
             for name in queues {
                 let Some(at) = self.settled(&partition.group(&name)).await? else { return Ok(None) };
                 checkpoints.push((at, name));
@@ -534,7 +526,7 @@ impl Broker for Redis {
             let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
             let (start, from) = words(start);
             let mut invocation = on(&scripts::CREATE, group);
-            shared::keys(&mut invocation, group);
+            queue::keys(&mut invocation, group);
             invocation.arg(start).arg(from).arg(mode(group));
             match self.script(call, &invocation).await?.word.as_str() {
                 "made" => Ok(Created::Made),
@@ -569,13 +561,9 @@ impl Broker for Redis {
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
         Box::pin(async move {
-            if group.is_shared() || group.is_queue() {
-                let (script, command) = match group.is_queue() {
-                    true => (&scripts::QUIT, "leaving a work queue"),
-                    false => (&scripts::LEAVE, "leaving a group"),
-                };
-                let call = Call { command, key: group.state(), effect: Effect::Once };
-                let mut invocation = on(script, group);
+            if group.is_queue() {
+                let call = Call { command: "leaving a work queue", key: group.state(), effect: Effect::Once };
+                let mut invocation = on(&scripts::LEAVE, group);
                 invocation.key(group.waiting()).key(group.partition().bell());
                 invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
                 return Ok(self.script(call, &invocation).await?.word == "yes");
@@ -606,15 +594,10 @@ impl Broker for Redis {
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
         Box::pin(async move {
-            let (script, command) = match mode(group) {
-                "shared" => (&scripts::RESET_SHARED, "resetting a shared group"),
-                "queue" => (&scripts::RESET, "resetting a work queue"),
-                _ => (&scripts::RESET, "resetting a group"),
-            };
-            let call = Call { command, key: group.state(), effect: Effect::Once };
+            let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
             let (start, from) = words(to);
-            let mut invocation = on(script, group);
-            shared::keys(&mut invocation, group);
+            let mut invocation = on(&scripts::RESET, group);
+            queue::keys(&mut invocation, group);
             invocation
                 .key(group.partition().bell())
                 .arg(seen.map_or_else(String::new, |epoch| epoch.to_string()))
@@ -645,7 +628,7 @@ impl Broker for Redis {
         Box::pin(async move {
             let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::ADOPT, group);
-            shared::keys(&mut invocation, group);
+            queue::keys(&mut invocation, group);
             invocation.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
             adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
@@ -737,9 +720,8 @@ impl Broker for Redis {
 
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(async move {
-            shared::check_token(owner)?;
-            let command = if group.is_queue() { "joining a work queue" } else { "joining a group" };
-            let call = Call { command, key: group.state(), effect: Effect::Idempotent };
+            check_owner(owner)?;
+            let call = Call { command: "joining a work queue", key: group.state(), effect: Effect::Idempotent };
             let mut invocation = on(&scripts::JOIN, group);
             invocation.arg(owner).arg(millis(lease_for)).arg(mode(group));
             let answer = self.script(call, &invocation).await?;
@@ -747,48 +729,7 @@ impl Broker for Redis {
                 let message = format!("{call}: `{owner}` was found dead; a consumer joins with a fresh token");
                 return Err(BrokerError::new(BrokerErrorKind::Refused, message));
             }
-            shared::joined(answer).map_err(unexpected(call))
-        })
-    }
-
-    fn take<'a>(&'a self, group: &'a GroupKey, take: &'a Take) -> Reply<'a, Took> {
-        Box::pin(async move {
-            // Sent again by itself it would hand out others, and nobody would have those of the first answer.
-            let call = Call { command: "taking entries", key: group.state(), effect: Effect::Once };
-            // Its reply may be large.
-            let answer = self.script_on(&self.reads, call, &shared::take_script(group, take)).await?;
-            shared::took(answer).map_err(unexpected(call))
-        })
-    }
-
-    fn settle<'a>(&'a self, group: &'a GroupKey, settle: &'a Settle) -> Reply<'a, Option<Settled>> {
-        Box::pin(async move {
-            check_settle(settle)?;
-            // Sent again by itself it would answer that nothing is in hand.
-            let call = Call { command: "settling entries", key: group.state(), effect: Effect::Once };
-            let mut settled = Settled::default();
-            for invocation in shared::settle_scripts(group, settle) {
-                let answer = self.script(call, &invocation).await?;
-                if !shared::settled(answer, &mut settled).map_err(unexpected(call))? {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(settled))
-        })
-    }
-
-    fn crew<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<Crew>> {
-        Box::pin(async move {
-            let call = Call { command: "looking at a group", key: group.state(), effect: Effect::Read };
-            shared::crew(self.script(call, &shared::crew_script(group)).await?).map_err(unexpected(call))
-        })
-    }
-
-    fn free<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize) -> Reply<'a, Freed> {
-        Box::pin(async move {
-            let call = Call { command: "freeing entries", key: group.state(), effect: Effect::Once };
-            let invocation = shared::free_script(group, owner, seen, count);
-            shared::freed(self.script(call, &invocation).await?).map_err(unexpected(call))
+            queue::joined(answer).map_err(unexpected(call))
         })
     }
 
@@ -846,32 +787,6 @@ impl Broker for Redis {
 }
 
 impl Redis {
-    /// The oldest entry that each of these shared groups has in hand or waiting; `None` when one of the groups is gone.
-    async fn oldest(
-        &self,
-        partition: &PartitionKey,
-        groups: &[String],
-    ) -> Result<Option<Vec<Option<EntryId>>>, BrokerError> {
-        let call = Call { command: "XPENDING", key: partition.as_str(), effect: Effect::Read };
-        let mut summaries = redis::pipe();
-        for group in groups {
-            summaries.cmd("XPENDING").arg(partition.as_str()).arg(group);
-        }
-        let mut all = Vec::with_capacity(groups.len());
-        for reply in each(&self.commands, call, &mut summaries, None).await? {
-            let summary = match reply {
-                Err(error) if error.code() == Some("NOGROUP") => return Ok(None),
-                reply => reply.map_err(|error| explain(call, error))?,
-            };
-            let oldest = parse::array(summary).map_err(unexpected(call))?.into_iter().nth(1).unwrap_or_default();
-            all.push(match oldest {
-                Value::Nil => None,
-                oldest => Some(parse::id(oldest).map_err(unexpected(call))?),
-            });
-        }
-        Ok(Some(all))
-    }
-
     /// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
     /// is read at one moment, as entries go from the waiting set to a chunk and back.
     async fn settled(&self, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
@@ -1112,11 +1027,7 @@ fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
 
 /// The delivery that the key is for, as it stands in a state.
 fn mode(group: &GroupKey) -> &'static str {
-    match (group.is_queue(), group.is_shared()) {
-        (true, _) => "queue",
-        (_, true) => "shared",
-        _ => "ordered",
-    }
+    if group.is_queue() { "queue" } else { "ordered" }
 }
 
 /// Where a group begins, as the scripts take it.

@@ -6,13 +6,12 @@ use std::time::Duration;
 use redis::{ScriptInvocation, Value};
 use streams_core::EntryId;
 use streams_core::broker::{
-    Acked, Acks, Again, Chunk, Cursor, Damage, Events, Fetch, Fetched, Full, Item, Judged, Left, Life, Lost, New, Pass,
-    QueueState, Range, Reclaimed, Unacked, Until,
+    Acked, Acks, Again, Chunk, Cursor, Damage, Events, Fetch, Fetched, Full, Item, Joined, Judged, Left, Life, Lost,
+    New, Pass, QueueState, Range, Reclaimed, Unacked, Until,
 };
 use streams_core::keys::GroupKey;
 
 use super::parse::{self, Answer, Parsed, Unexpected};
-use super::shared::{exact, loss, parse_id, wait};
 use super::{limit, on, scripts};
 use crate::broker::BELL_LENGTH;
 use crate::clock::millis;
@@ -25,6 +24,51 @@ const BY_STAMP: f64 = -9_007_199_254_740_992.0;
 const MOST_NEEDED: usize = 10;
 /// The most entries that one call gives out or gives back: they pass through the server's memory.
 const MOST_ENTRIES: i64 = 100_000;
+
+/// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
+fn exact(wait: Duration) -> u64 {
+    millis(wait).min(1 << 50)
+}
+
+/// The key that a work queue has besides stream and state; an ordered group has none.
+pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
+    if group.is_queue() {
+        invocation.key(group.waiting());
+    }
+}
+
+pub(super) fn joined(mut answer: Answer) -> Parsed<Joined> {
+    Ok(match answer.word.as_str() {
+        "member" => Joined::Member { epoch: answer.number()? },
+        "missing" => Joined::Missing,
+        "vanished" => Joined::Vanished { at: answer.id()? },
+        "mode" => Joined::Mode(answer.text()?),
+        _ => return Err(Unexpected("what came of joining")),
+    })
+}
+
+/// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, how many.
+fn loss(text: &str) -> Parsed<Lost> {
+    let mut words = text.split(' ');
+    let mut word = || words.next().ok_or(Unexpected("a loss"));
+    let deleted = word()? == "1";
+    let mut id = || word()?.parse::<EntryId>().map_err(|_| Unexpected("an entry id"));
+    let (from, to) = (id()?, id()?);
+    let count = words.next().and_then(|count| count.parse().ok()).ok_or(Unexpected("a number of entries"))?;
+    Ok(Lost { deleted, from, to, count })
+}
+
+/// Milliseconds, or nothing.
+fn wait(text: &str) -> Parsed<Option<Duration>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(|ms| Some(Duration::from_millis(ms))).map_err(|_| Unexpected("milliseconds"))
+}
+
+fn parse_id(text: &str) -> Parsed<EntryId> {
+    text.parse().map_err(|_| Unexpected("an entry id"))
+}
 
 pub(super) fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::FETCH, group);
@@ -292,8 +336,6 @@ pub(super) fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: 
     let says = match seen {
         Life::Beats { epoch, beat, lease_for } => format!("{epoch} {beat} {}", millis(*lease_for)),
         Life::Dead => "dead".to_owned(),
-        // No consumer of a work queue is.
-        Life::Foreign { .. } => "foreign".to_owned(),
     };
     let mut invocation = on(&scripts::RECLAIM, group);
     invocation

@@ -68,15 +68,6 @@ pub(super) static END_REPLAY: Script = script!(" flags=allow-oom", "end_replay")
 
 // Work queues: whoever has entries in hand must get rid of them on a full server, too, and what they leave behind is bounded.
 pub(super) static JOIN: Script = script!(" flags=allow-oom", "join");
-pub(super) static TAKE: Script = script!(" flags=allow-oom", "take");
-pub(super) static SETTLE: Script = script!(" flags=allow-oom", "settle");
-pub(super) static SETTLE_WITH_DEAD: Script = script!("", "settle");
-pub(super) static CREW: Script = script!(" flags=no-writes", "crew");
-pub(super) static FREE: Script = script!(" flags=allow-oom", "free");
-pub(super) static LEAVE: Script = script!(" flags=allow-oom", "leave");
-pub(super) static RESET_SHARED: Script = script!("", "reset_shared");
-
-// Work queues on the log.
 pub(super) static FETCH: Script = script!(" flags=allow-oom", "fetch", queue);
 pub(super) static ACK: Script = script!(" flags=allow-oom", "ack", queue);
 pub(super) static ACK_WITH_DEAD: Script = script!("", "ack", queue);
@@ -84,10 +75,10 @@ pub(super) static PASS: Script = script!(" flags=allow-oom", "pass", queue);
 pub(super) static MEND: Script = script!(" flags=allow-oom", "mend", queue);
 pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue", queue);
 pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim", queue);
-pub(super) static QUIT: Script = script!(" flags=allow-oom", "quit", queue);
+pub(super) static LEAVE: Script = script!(" flags=allow-oom", "leave", queue);
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 32] {
+pub(super) fn all() -> [&'static Script; 25] {
     [
         &CREATE,
         &ACQUIRE,
@@ -106,13 +97,6 @@ pub(super) fn all() -> [&'static Script; 32] {
         &TAKE_REPLAY,
         &END_REPLAY,
         &JOIN,
-        &TAKE,
-        &SETTLE,
-        &SETTLE_WITH_DEAD,
-        &CREW,
-        &FREE,
-        &LEAVE,
-        &RESET_SHARED,
         &FETCH,
         &ACK,
         &ACK_WITH_DEAD,
@@ -120,7 +104,7 @@ pub(super) fn all() -> [&'static Script; 32] {
         &MEND,
         &QUEUE,
         &RECLAIM,
-        &QUIT,
+        &LEAVE,
     ]
 }
 

@@ -1,6 +1,6 @@
 -- Makes the state of a group that somebody else has read with XREADGROUP, from the first entry that is not acknowledged there.
--- A shared group and a work queue go on from what was delivered last. The one has what is pending as its own, the other has it wait.
--- KEYS: stream, state; of a shared group waiting, needs, failed, too; of a work queue waiting.
+-- A work queue goes on from what was delivered last, and what is pending waits in it.
+-- KEYS: stream, state; of a work queue waiting, too.
 -- ARGV: group, for how long its consumers have to be silent in ms, how many of them to name, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, quiet, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -59,7 +59,7 @@ local last, added = begin(stream, 'latest', '')
 local seen = at == last and added or ''
 if ARGV[4] == 'ordered' then
   mirror(stream, group, at, seen)
-elseif ARGV[4] == 'queue' then
+else
   forget_what_waits()
   local from, added = '-', 0
   repeat
@@ -70,17 +70,6 @@ elseif ARGV[4] == 'queue' then
     end
   until #page < 500
   waits = added > 0 and put_stamp(KEYS[3], 0, added)
-else
-  forget_what_waits()
-  -- Where only the state of a shared group was deleted by hand the server still has what nobody had in hand.
-  local from = '-'
-  repeat
-    local page = redis.call('XPENDING', stream, group, from, '+', 500, NOBODY)
-    for _, free in ipairs(page) do
-      redis.call('ZADD', KEYS[3], 0, free[1])
-      from = '(' .. free[1]
-    end
-  until #page < 500
 end
 redis.call('HSET', state, 'mode', ARGV[4], 'owner', '', 'epoch', '0', 'beat', '0', 'lease', '0',
   'at', at, 'at_event', event_at(stream, at), 'seen', seen, unpack(waits and {'waits', waits} or {}))

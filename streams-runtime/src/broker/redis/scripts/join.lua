@@ -1,4 +1,4 @@
--- Makes a process a consumer of a shared group or a work queue. Sent twice it answers with the same epoch.
+-- Makes a process a consumer of a work queue. Sent twice it answers with the same epoch.
 -- KEYS: stream, state. ARGV: group, token, lease in ms, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, field = ARGV[1], 'consumer:' .. ARGV[2]

@@ -112,13 +112,13 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Of a shared group or a work queue what its state says of a consumer that lives: its epoch, beat and lease. Of a work queue its
+-- Of a work queue what its state says of a consumer that lives: its epoch, beat and lease. Of a work queue its
 -- last calls follow, behind a space.
 local function lives(field)
   return string.match(field or '', '^(%d+) (%d+) (%d+)([ %d]*)$')
 end
 
--- Whether this joining of a shared group or a work queue is one of its consumers that live; counts a beat of it.
+-- Whether this joining of a work queue is one of its consumers that live; counts a beat of it.
 local function beats(state, owner, epoch)
   local field = 'consumer:' .. owner
   local found, beat, lease, calls = lives(redis.call('HGET', state, field))
@@ -133,21 +133,6 @@ end
 local function holds(state, owner, epoch)
   local held = redis.call('HMGET', state, 'owner', 'epoch', 'consumer:' .. owner)
   return is_held(held[1], held[2], owner, epoch) or lives(held[3]) == epoch
-end
-
--- Has what a shared group's entries are pending under that nobody has in hand. No token is like it.
-local NOBODY = '_free'
-
--- How often an entry was handed out to this consumer; nothing when it is not in its hand.
-local function in_hand(stream, group, id, owner)
-  local held = redis.call('XPENDING', stream, group, id, id, 1, owner)[1]
-  return held and held[4]
-end
-
--- Takes an entry out of a hand, as one that was handed out so often; answers nothing where it is gone from the stream, and then
--- from the server's list, too.
-local function let_go(stream, group, id, times)
-  return redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', times, 'JUSTID')[1]
 end
 
 local function entry_at(stream, id)
@@ -256,7 +241,7 @@ local function page(stream, from, count, bytes, first, last)
   return found, false
 end
 
--- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a shared group or a work queue the
+-- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a work queue the
 -- keys from the third on.
 local function forget_what_waits()
   for i = 3, #KEYS do

@@ -1,5 +1,5 @@
 -- Answers the first of the replays and charges it to the epoch that takes it. Who takes a letter that is still charged to an
--- earlier epoch has found a crash, unless that is one of another consumer of a shared group that lives. Sent twice it
+-- earlier epoch has found a crash, unless that is one of another consumer of a work queue that lives. Sent twice it
 -- charges once.
 -- KEYS: stream, state, replays. ARGV: group, owner, epoch.
 local state, replays = KEYS[2], KEYS[3]
