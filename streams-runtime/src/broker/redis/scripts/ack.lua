@@ -13,9 +13,14 @@ local fields = {}
 for n = 1, chunks do
   fields[n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
 end
-local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields))
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields, 1, math.min(chunks, 4000)))
 if held.err then
   return fail(held, {'HMGET', state, 'at'}, 'hash')
+end
+for i = 4001, chunks, 4000 do
+  for n, text in ipairs(redis.call('HMGET', state, unpack(fields, i, math.min(i + 3999, chunks)))) do
+    held[i + n + 3] = text
+  end
 end
 local joined, beat, lease, calls = lives(held[1])
 local fetches, acks = string.match(calls or '', '^ (%d+) (%d+)$')
