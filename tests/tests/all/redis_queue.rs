@@ -352,6 +352,41 @@ async fn a_range_is_reclaimed_page_by_page_without_what_is_settled() {
 }
 
 #[tokio::test]
+async fn more_chunks_than_a_command_takes_are_ended_and_reclaimed() {
+    let site = Site::new();
+    let many = 9_000;
+    let all = site.queue(1).await;
+    let mut a = site.join("a").await;
+    let has_many = |worker: &Worker| {
+        let mut chunks = redis::cmd("HSET");
+        chunks.arg(STATE);
+        for call in 1..=many {
+            chunks.arg(format!("chunk:{}.{call}", worker.holder.epoch)).arg(format!("0 - - - {}:0:0:1", all[0]));
+        }
+        chunks.exec(&mut RedisServer::client(&site.url)).unwrap();
+    };
+    has_many(&a);
+    let mut acks = a.acks();
+    acks.chunks = (1..=many).map(|call| (call, Left::default())).collect();
+    assert_eq!(site.ack(&acks).await, Acked::Done);
+    assert_eq!(site.look().await.unsettled(), 0);
+    for last in ["reclaimed", "left"] {
+        let b = site.join("b").await;
+        // An entry is in one place only, whatever a record says.
+        has_many(&b);
+        match last {
+            "left" => assert!(site.case.broker.release(&work(), &b.holder).await.unwrap()),
+            _ => {
+                let reclaimed = site.case.broker.reclaim(&work(), "b", &site.life("b"), 100_000).await.unwrap();
+                assert_eq!(reclaimed, Reclaimed::All(many));
+            }
+        }
+        let look = site.look().await;
+        assert_eq!((look.waiting, look.consumers.len(), look.damage), (1, 1, None), "{last}");
+    }
+}
+
+#[tokio::test]
 async fn who_leaves_gives_back_what_is_left_as_if_it_had_died() {
     let site = Site::new();
     let all = site.queue(3).await;

@@ -9,11 +9,11 @@ local group, epoch = ARGV[1], ARGV[3]
 local consumer = 'consumer:' .. ARGV[2]
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
-local fields = {}
+local fields, PAGE = {}, 4000
 for n = 1, chunks do
   fields[n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
 end
-local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields))
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields, 1, math.min(chunks, PAGE)))
 if held.err then
   return fail(held, {'HMGET', state, 'at'}, 'hash')
 end
@@ -30,8 +30,12 @@ if not stamp then
   return {'damaged', state}
 end
 for n = 1, chunks do
+  local record = held[4 + n]
+  if n > PAGE then
+    record = redis.call('HMGET', state, fields[n])[1]
+  end
   -- Where the server has gone back in time, what was fetched since may be given out once more.
-  if not held[4 + n] then
+  if not record then
     return {'fenced'}
   end
 end
@@ -87,9 +91,7 @@ for n = 1, chunks do
   end
   i = i + 2
 end
-if #ended > 0 then
-  redis.call('HDEL', state, unpack(ended))
-end
+write_all('HDEL', state, ended)
 local rings = false
 if backs > 0 then
   local slots = slots_of(held[4])
@@ -117,7 +119,9 @@ for _ = 1, letters do
   i = i + 1 + n
 end
 local says = table.concat({epoch, digits(tonumber(beat) + 1), lease, fetches, ARGV[4]}, ' ')
-redis.call('HSET', state, consumer, says, unpack(kept))
+table.insert(kept, consumer)
+table.insert(kept, says)
+write_all('HSET', state, kept)
 if rings then
   ring(bell, group, ARGV[7])
 end

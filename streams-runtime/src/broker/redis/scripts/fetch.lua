@@ -239,7 +239,7 @@ local function set(field, value)
   table.insert(write, value)
 end
 if #out > 0 then
-  take_out(waiting, out)
+  write_all('ZREM', waiting, out)
   waits = left
   set('waits', put_stamp(waiting, stamp, waits))
   if slots then

@@ -39,6 +39,7 @@ local _, added, _, ended = give_up(stream, waiting, chunks, math.huge)
 if added > 0 then
   redis.call('HSET', state, 'waits', put_stamp(waiting, stamp, waits + added))
 end
-redis.call('HDEL', state, field, unpack(ended))
+table.insert(ended, field)
+write_all('HDEL', state, ended)
 ring(bell, ARGV[1], ARGV[4])
 return {'yes'}

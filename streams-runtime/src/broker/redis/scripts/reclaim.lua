@@ -52,17 +52,14 @@ if added > 0 then
   table.insert(kept, 'waits')
   table.insert(kept, put_stamp(waiting, stamp, waits + added))
 end
-if #ended > 0 then
-  redis.call('HDEL', state, unpack(ended))
-end
+write_all('HDEL', state, ended)
 if more then
   -- Its calls are refused from here on.
-  redis.call('HSET', state, field, 'dead ' .. epoch, unpack(kept))
+  redis.call('HSET', state, field, 'dead ' .. epoch)
+  write_all('HSET', state, kept)
   return {'some', given}
 end
 redis.call('HDEL', state, field)
-if #kept > 0 then
-  redis.call('HSET', state, unpack(kept))
-end
+write_all('HSET', state, kept)
 ring(bell, ARGV[1], ARGV[5])
 return {'all', given}

@@ -45,10 +45,10 @@ local function changes(waiting, state)
   }
 end
 
--- Takes members out, however many.
-local function take_out(waiting, members)
-  for i = 1, #members, 4000 do
-    redis.call('ZREM', waiting, unpack(members, i, math.min(i + 3999, #members)))
+-- A write with however many arguments, single ones or pairs: Lua has room for about 8,000 at a time.
+local function write_all(command, key, arguments)
+  for i = 1, #arguments, 4000 do
+    redis.call(command, key, unpack(arguments, i, math.min(i + 3999, #arguments)))
   end
 end
 
