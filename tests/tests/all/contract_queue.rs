@@ -1338,17 +1338,15 @@ contract! {
         let a = queue.worker("a").await;
         a.takes(1).await;
         let Life::Beats { epoch, beat, lease_for } = queue.life("a").await else { panic!() };
-        let foreign = Life::Foreign { silent: Duration::ZERO };
         for other in [
             Life::Beats { epoch: epoch + 1, beat, lease_for },
             Life::Beats { epoch, beat: beat + 1, lease_for },
             Life::Beats { epoch, beat, lease_for: lease_for * 2 },
             Life::Dead,
-            foreign.clone(),
         ] {
             assert_eq!(queue.reclaims("a", &other, 9).await, Reclaimed::Contended, "{other:?}");
         }
-        for other in [Life::Dead, foreign, queue.life("a").await] {
+        for other in [Life::Dead, queue.life("a").await] {
             assert_eq!(queue.reclaims("b", &other, 9).await, Reclaimed::Contended, "{other:?}");
         }
         assert_eq!(queue.renews(&a.holder).await, HELD);

@@ -934,9 +934,9 @@ async fn no_group_asks_for_the_list_of_all_groups() {
         let claim = Claim { owner: name.to_owned(), lease_for: LONG, seen, own: false, bound: 1 };
         assert!(matches!(broker.acquire(&group, &claim).await.unwrap(), Acquired::Held(_)));
         assert!(broker.snapshot(&group, EntryId::ZERO, 1).await.unwrap().marker);
-        let shared = trades.group(&format!("{name}-shared")).shared();
-        assert_eq!(broker.create(&shared, Start::Earliest).await.unwrap(), Created::Made);
-        broker.join(&shared, name, LONG).await.unwrap();
+        let queue = trades.group(&format!("{name}-queue")).queue();
+        assert_eq!(broker.create(&queue, Start::Earliest).await.unwrap(), Created::Made);
+        broker.join(&queue, name, LONG).await.unwrap();
     }
     let stats: String = server.run("INFO commandstats");
     assert!(stats.contains("cmdstat_xinfo|consumers") && !stats.contains("cmdstat_xinfo|groups"), "{stats}");

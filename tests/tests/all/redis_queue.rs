@@ -788,24 +788,6 @@ async fn a_clock_that_goes_back_makes_nothing_wait_longer_than_it_may() {
 // Others on the same group, and what is left of ours.
 
 #[tokio::test]
-async fn the_two_kinds_of_work_queue_refuse_each_other() {
-    let site = Site::new();
-    site.queue(1).await;
-    let shared = partition().group("work").shared();
-    let broker = &site.case.broker;
-    let joined = broker.join(&shared, "a", LEASE).await.unwrap();
-    assert_eq!(joined, Joined::Mode("queue".to_owned()));
-    assert_eq!(broker.crew(&shared).await.unwrap(), None);
-    let epoch = broker.state(&work()).await.unwrap().unwrap().lease.epoch;
-    assert_eq!(broker.reset(&shared, Some(epoch), Start::Latest).await.unwrap(), Reset::Mode("queue".to_owned()));
-    let other = partition().group("other");
-    assert_eq!(broker.create(&other.clone().shared(), Start::Earliest).await.unwrap(), Created::Made);
-    let joined = broker.join(&other.clone().queue(), "a", LEASE).await.unwrap();
-    assert_eq!(joined, Joined::Mode("shared".to_owned()));
-    assert_eq!(broker.queue(&other.queue()).await.unwrap(), None);
-}
-
-#[tokio::test]
 async fn a_group_that_others_read_is_adopted_with_what_they_have_pending() {
     let site = Site::new();
     let broker = &site.case.broker;

