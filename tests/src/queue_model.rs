@@ -185,15 +185,27 @@ impl Model {
         self.stream.retain(|id, _| !gone(*id));
     }
 
-    /// The waiting set was deleted; what it held is lost, and the next who touches it is told so.
-    pub fn forget_waiting(&mut self) {
+    /// Entries went from the waiting set, as with its key; they are lost, and the next who touches the set is told so.
+    pub fn forget_waiting(&mut self, gone: impl Fn(EntryId) -> bool) {
         let count = self.waits.len() as u64;
-        if count > 0 && self.damage.is_none() {
+        let lost: Vec<_> = self.waits.keys().copied().filter(|id| gone(*id)).collect();
+        if !lost.is_empty() && self.damage.is_none() {
             self.damage = Some(count);
         }
-        for id in std::mem::take(&mut self.waits).into_keys() {
+        for id in lost {
+            self.waits.remove(&id);
             self.ended.insert(id, End::Lost);
         }
+    }
+
+    /// What waits.
+    pub fn waiting(&self) -> Vec<EntryId> {
+        self.waits.keys().copied().collect()
+    }
+
+    /// How the waiting set is another one than the record says.
+    pub fn damaged(&self) -> Option<Damage> {
+        self.damage.map(|recorded| Damage { recorded, found: self.waits.len() as u64 })
     }
 
     /// Where an entry is.
@@ -332,8 +344,8 @@ impl Model {
             self.lost = Some(*said);
             return Ok(());
         }
-        if let Some(recorded) = self.damage {
-            hold!(*answer == Fetched::Damaged(Damage { recorded, found: 0 }), "damage is not found");
+        if let Some(damage) = self.damaged() {
+            hold!(*answer == Fetched::Damaged(damage), "{damage:?} is not found");
             return Ok(());
         }
 
@@ -547,8 +559,8 @@ impl Model {
             return Ok(());
         }
         let mut refusals = Vec::new();
-        if let Some(recorded) = self.damage.filter(|_| !acks.back.is_empty()) {
-            refusals.push(Acked::Damaged(Damage { recorded, found: 0 }));
+        if let Some(damage) = self.damaged().filter(|_| !acks.back.is_empty()) {
+            refusals.push(Acked::Damaged(damage));
         }
         let names: Vec<_> = acks.passed_over.iter().filter(|name| self.events.contains(*name)).cloned().collect();
         if !names.is_empty() {
@@ -612,7 +624,7 @@ impl Model {
 
     /// Somebody has taken the waiting set for what it is.
     pub fn mend(&mut self, damage: &Damage, halts: Option<Lost>, answer: bool) -> Checked {
-        let is_same = self.damage.is_some_and(|recorded| *damage == Damage { recorded, found: 0 });
+        let is_same = self.damaged().as_ref() == Some(damage);
         hold!(answer == is_same, "mended {answer}, the same {is_same}");
         if is_same {
             self.damage = None;
@@ -726,8 +738,8 @@ impl Model {
             return Ok(());
         }
         let epoch = self.members.get(owner).map(|member| member.epoch).unwrap_or_default();
-        if let Some(recorded) = self.damage.filter(|_| self.holds(epoch)) {
-            hold!(*answer == Reclaimed::Damaged(Damage { recorded, found: 0 }), "damage is not found");
+        if let Some(damage) = self.damaged().filter(|_| self.holds(epoch)) {
+            hold!(*answer == Reclaimed::Damaged(damage), "{damage:?} is not found");
             return Ok(());
         }
         let (total, most) = (self.to_give_back(epoch), count.max(1) as u64);
@@ -785,7 +797,7 @@ impl Model {
         hold!(state.waiting == self.recorded(), "{} wait, not {}", self.recorded(), state.waiting);
         hold!(state.cursor == self.cursor, "the cursor is {:?}, not {:?}", self.cursor, state.cursor);
         hold!((state.resume, state.reset) == (self.resume, self.reset), "resume {}, reset {}", self.resume, self.reset);
-        let damage = self.damage.map(|recorded| Damage { recorded, found: 0 });
+        let damage = self.damaged();
         hold!(state.damage == damage, "damage is {damage:?}");
         if damage.is_none() {
             let due = self.waits.values().filter_map(|waiter| match waiter.when {
@@ -832,6 +844,14 @@ impl Model {
             // Of a dead one there may be a chunk without entries.
             (_, None, _) if self.members.values().any(|member| !member.lives) => Ok(()),
             (None, None, None) => Ok(()),
+            // Half of an entry that is cut may be there still.
+            (said, ids, _) if self.damage.is_some() => {
+                hold!(
+                    ids.is_none_or(|ids| said.is_some_and(|said| said <= ids)),
+                    "{said:?} is the oldest, and {ids:?}"
+                );
+                Ok(())
+            }
             (Some(said), Some(ids), Some(lowest)) => {
                 hold!(said <= ids, "{ids} is in flight or waits, below {said}");
                 hold!(said >= EntryId::new(lowest.ms, 0), "nothing is in flight or waits at {said}, but at {lowest}");
@@ -843,7 +863,8 @@ impl Model {
 
     /// Up to where everything is settled, for those who trim.
     pub fn check_consumed(&self, consumed: Option<&Consumed>) -> Checked {
-        let Some(consumed) = consumed else { return Err("nothing is known to be consumed".to_owned()) };
+        hold!(consumed.is_some() == self.damage.is_none(), "consumed is {consumed:?}, damage {:?}", self.damage);
+        let Some(consumed) = consumed else { return Ok(()) };
         let unsettled = self.unsettled();
         let most = unsettled.map_or(self.cursor.at, |id| id.previous().min(self.cursor.at));
         hold!(consumed.at <= most, "consumed up to {}, and {unsettled:?} is not", consumed.at);

@@ -75,11 +75,28 @@ impl Site {
         }
     }
 
+    /// Deletes the waiting set.
     fn forget_waiting(&self) {
         match self {
             Self::Embedded(broker) => broker.forget(&group().waiting()),
             Self::Redis { url, .. } => drop(Self::run::<redis::Value>(url, &format!("DEL {}", group().waiting()))),
         }
+    }
+
+    /// Takes entries out of the waiting set: as a whole, or by one of the two ways in which they stand there; answers whether it can.
+    fn cut_waiting(&self, ids: &[EntryId], half: Option<bool>) -> bool {
+        let Self::Redis { url, .. } = self else { return false };
+        let key = group().waiting();
+        let members: Vec<String> = Self::run(url, &format!("ZRANGE {key} 0 -1"));
+        let mut client = RedisServer::client(url);
+        for member in members {
+            let id = member.split(' ').next().unwrap_or_default();
+            let is_by_id = id == member;
+            if ids.iter().any(|other| other.to_string() == id) && half.is_none_or(|half| half == is_by_id) {
+                redis::cmd("ZREM").arg(&key).arg(member).exec(&mut client).unwrap();
+            }
+        }
+        true
     }
 
     /// Lets time pass, or sets the clock back.
@@ -575,6 +592,21 @@ impl Walk {
         Ok(())
     }
 
+    /// The waiting set goes, or a part of it.
+    fn damage(&mut self) {
+        let ids = self.model.waiting();
+        let some: Vec<_> = ids.into_iter().filter(|_| self.one_of(3)).collect();
+        let half = self.one_of(2).then(|| self.one_of(2));
+        if self.model.damage.is_none() && self.one_of(2) && self.site.cut_waiting(&some, half) {
+            self.model.forget_waiting(|id| some.contains(&id));
+            self.tell(&"the waiting set is cut", &(some, half));
+        } else {
+            self.site.forget_waiting();
+            self.model.forget_waiting(|_| true);
+            self.tell(&"the waiting set is deleted", &());
+        }
+    }
+
     async fn declare(&mut self) -> Checked {
         let name = ["X", "Y", "Z"][self.dice.index(3)].to_owned();
         let mut change = Change::default();
@@ -641,14 +673,10 @@ impl Walk {
             800..880 => self.reclaim().await?,
             880..890 => self.release().await?,
             890..920 => self.go_away().await?,
-            920..926 => {
-                self.site.forget_waiting();
-                self.model.forget_waiting();
-                self.tell(&"the waiting set is deleted", &());
-            }
+            920..926 => self.damage(),
             926..940 => {
-                if let Some(recorded) = self.model.damage {
-                    self.mend(Damage { recorded, found: 0 }).await?;
+                if let Some(damage) = self.model.damaged() {
+                    self.mend(damage).await?;
                 }
             }
             940..960 => {
@@ -691,8 +719,7 @@ impl Walk {
     async fn drain(&mut self) -> Checked {
         self.seen.drained += 1;
         self.trace.push("drain".to_owned());
-        if let Some(recorded) = self.model.damage {
-            let damage = Damage { recorded, found: 0 };
+        if let Some(damage) = self.model.damaged() {
             let answer = self.broker.mend(&group(), &damage, None).await.unwrap();
             self.model.mend(&damage, None, answer)?;
         }

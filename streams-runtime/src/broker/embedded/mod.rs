@@ -362,6 +362,7 @@ impl Store {
         let markers = &self.logs.get(partition.as_str())?.markers;
         let checkpoints = markers.keys().map(|group| {
             let state = self.groups.get(partition.group(group).state())?;
+            // As long as it is not known what waits, a trim may pass it.
             if state.record.as_ref().is_some_and(|record| !record.knows_what_waits()) {
                 return None;
             }
