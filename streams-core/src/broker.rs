@@ -94,7 +94,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64>;
 
     /// Up to where every group of the partition has settled everything; `None` when it has no group, and when it has one
-    /// whose checkpoint is not known. A group that nobody runs any more counts as long as it is there.
+    /// whose checkpoint is not known, or of which nobody knows what waits. A group that nobody runs any more counts as long as it is there.
     ///
     /// MUST NOT be above the checkpoint of any group that was there when this was called.
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
@@ -253,7 +253,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     // everything out of all hands and removes all consumers.
 
     /// Makes the caller a consumer of a shared group, with this fresh token and a lease of this length. The same call sent twice
-    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused.
+    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused, and so MUST that of a
+    /// consumer of a queue that is being reclaimed.
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
 
     /// Hands out entries: first those that wait and may be taken, then new ones. An entry is in the hands of one consumer only. It
@@ -317,7 +318,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
     ///
     /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
-    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing.
+    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing. One about a chunk that the
+    /// record does not have MUST change nothing and be answered with [`Acked::Fenced`]: the caller has it from another history of the record.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
         let _ = (group, acks);
         Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
