@@ -352,28 +352,34 @@ async fn a_range_is_reclaimed_page_by_page_without_what_is_settled() {
 }
 
 #[tokio::test]
-async fn more_chunks_than_a_command_takes_are_ended_and_reclaimed() {
+async fn more_chunks_than_a_command_takes_are_acknowledged_and_reclaimed() {
     let site = Site::new();
     let many = 9_000;
     let all = site.queue(1).await;
-    let mut a = site.join("a").await;
-    let has_many = |worker: &Worker| {
-        let mut chunks = redis::cmd("HSET");
-        chunks.arg(STATE);
+    // An entry is in one place only, whatever is recorded.
+    let give = |worker: &Worker| {
+        let mut set = redis::cmd("HSET");
+        set.arg(STATE);
         for call in 1..=many {
-            chunks.arg(format!("chunk:{}.{call}", worker.holder.epoch)).arg(format!("0 - - - {}:0:0:1", all[0]));
+            set.arg(format!("chunk:{}.{call}", worker.holder.epoch)).arg(format!("0 - - - {}:0:0:1", all[0]));
         }
-        chunks.exec(&mut RedisServer::client(&site.url)).unwrap();
+        set.exec(&mut RedisServer::client(&site.url)).unwrap();
     };
-    has_many(&a);
-    let mut acks = a.acks();
-    acks.chunks = (1..=many).map(|call| (call, Left::default())).collect();
-    assert_eq!(site.ack(&acks).await, Acked::Done);
-    assert_eq!(site.look().await.unsettled(), 0);
+    let mut a = site.join("a").await;
+    give(&a);
+    let again = vec![Item { id: all[0], failed: 1, crashes: 0, charged: true }];
+    for left in [Left { range: None, again }, Left::default()] {
+        let mut acks = a.acks();
+        acks.chunks = (1..=many).map(|call| (call, left.clone())).collect();
+        assert_eq!(site.ack(&acks).await, Acked::Done);
+        assert_eq!(site.look().await.unsettled(), many * left.again.len() as u64);
+    }
+    let mut unknown = a.acks();
+    unknown.chunks = (1..=many).map(|call| (call, Left::default())).collect();
+    assert_eq!(site.ack(&unknown).await, Acked::Fenced);
     for last in ["reclaimed", "left"] {
         let b = site.join("b").await;
-        // An entry is in one place only, whatever a record says.
-        has_many(&b);
+        give(&b);
         match last {
             "left" => assert!(site.case.broker.release(&work(), &b.holder).await.unwrap()),
             _ => {

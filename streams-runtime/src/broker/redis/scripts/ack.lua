@@ -9,13 +9,18 @@ local group, epoch = ARGV[1], ARGV[3]
 local consumer = 'consumer:' .. ARGV[2]
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
-local fields, PAGE = {}, 4000
+local fields = {}
 for n = 1, chunks do
   fields[n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
 end
-local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields, 1, math.min(chunks, PAGE)))
+local held = redis.pcall('HMGET', state, consumer, 'events', 'waits', 'needed', unpack(fields, 1, math.min(chunks, 4000)))
 if held.err then
   return fail(held, {'HMGET', state, 'at'}, 'hash')
+end
+for i = 4001, chunks, 4000 do
+  for n, text in ipairs(redis.call('HMGET', state, unpack(fields, i, math.min(i + 3999, chunks)))) do
+    held[i + n + 3] = text
+  end
 end
 local joined, beat, lease, calls = lives(held[1])
 local fetches, acks = string.match(calls or '', '^ (%d+) (%d+)$')
@@ -30,12 +35,8 @@ if not stamp then
   return {'damaged', state}
 end
 for n = 1, chunks do
-  local record = held[4 + n]
-  if n > PAGE then
-    record = redis.call('HMGET', state, fields[n])[1]
-  end
   -- Where the server has gone back in time, what was fetched since may be given out once more.
-  if not record then
+  if not held[4 + n] then
     return {'fenced'}
   end
 end
