@@ -844,3 +844,55 @@ async fn redis_agrees_with_the_model_at_every_step() {
     }
     println!("{walks} walks: {seen:?}");
 }
+
+/// A consumer gives an entry back, history is set back to before that, and the consumer goes on with the rest of the chunk.
+async fn goes_on_over_lost_acks(mut site: Site, broker: Arc<dyn Broker>) {
+    broker.create(&group(), Start::Earliest).await.unwrap();
+    let ids = broker.append(&partition(), vec![fields("a"), fields("b")], None).await.unwrap();
+    let Joined::Member { epoch } = broker.join(&group(), "one", LEASE).await.unwrap() else { panic!("not joined") };
+    let holder = Holder { owner: "one".to_owned(), epoch };
+    let fetch = Fetch {
+        holder: holder.clone(),
+        call: 1,
+        count: 2,
+        new: New::Read { judged: None },
+        takes: Events::new(),
+        most_waiting: 10,
+        longest_wait: LEASE,
+        mirror: false,
+        go_on: false,
+    };
+    assert!(matches!(broker.fetch(&group(), &fetch).await.unwrap(), Fetched::Chunk(chunk) if chunk.number == 2));
+    let saved = site.save();
+    let range = Range { after: ids[0], to: ids[1], number: 1, except: Vec::new() };
+    let mut acks = Acks {
+        holder,
+        call: 1,
+        chunks: vec![(1, Left { range: Some(range), again: Vec::new() })],
+        back: vec![Wait { id: ids[0], failed: 1, crashes: 0, until: Until::After(Duration::ZERO) }],
+        dead: Vec::new(),
+        dead_bounds: NO_BOUNDS,
+        passed_over: Vec::new(),
+    };
+    assert_eq!(broker.ack(&group(), &acks).await.unwrap(), Acked::Done);
+    site.restore(&saved).await;
+    (acks.call, acks.chunks, acks.back) = (2, vec![(1, Left::default())], Vec::new());
+    let answer = broker.ack(&group(), &acks).await.unwrap();
+    let state = broker.queue(&group()).await.unwrap().unwrap();
+    assert!(state.unsettled() > 0, "{answer:?}: {} is nowhere, and nobody is told: {state:?}", ids[0]);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "the contract does not say how a record that was set back finds out"]
+async fn the_embedded_broker_loses_nothing_to_acks_that_are_lost() {
+    let store = Embedded::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    goes_on_over_lost_acks(Site::Embedded(store.clone()), Arc::new(store)).await;
+}
+
+#[tokio::test]
+#[ignore = "the contract does not say how a record that was set back finds out"]
+async fn redis_loses_nothing_to_acks_that_are_lost() {
+    let url = RedisServer::shared().database();
+    let broker: Arc<dyn Broker> = Arc::new(Redis::open(&url).unwrap());
+    goes_on_over_lost_acks(Site::Redis { url, ahead: 0 }, broker).await;
+}
