@@ -91,7 +91,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64>;
 
     /// Up to where every group of the partition has settled everything; `None` when it has no group, and when it has one
-    /// whose checkpoint is not known. A group that nobody runs any more counts as long as it is there.
+    /// whose checkpoint is not known, or of which nobody knows what waits. A group that nobody runs any more counts as long as it is there.
     ///
     /// MUST NOT be above the checkpoint of any group that was there when this was called.
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
@@ -249,7 +249,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     // the waiting set MUST find out when that is not the one of which the record tells ([`Damage`]), and then change nothing.
 
     /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call sent twice
-    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused.
+    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused, and so MUST that of a
+    /// consumer that is being reclaimed.
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
 
     /// Gives out entries as one chunk of the caller's: first those that wait and may be taken, then new ones. It MUST NOT wait for any,
@@ -272,7 +273,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
     ///
     /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
-    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing.
+    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing. One about a chunk that the
+    /// record does not have MUST change nothing and be answered with [`Acked::Fenced`]: the caller has it from another history of the record.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
     /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same

@@ -56,7 +56,7 @@ pub struct Full {
 pub struct Fetch {
     /// Who asks.
     pub holder: Holder,
-    /// Which fetch of this joining it is: each has a larger number than the one before, and the same when it is sent again.
+    /// Which fetch of this joining it is, from 1 on: each has a larger number than the one before, and the same when it is sent again.
     pub call: u64,
     /// How many entries at most.
     pub count: usize,
@@ -84,7 +84,7 @@ pub enum New {
         /// From a look at the stream that found nothing lost: at this cursor this is the next entry.
         judged: Option<Judged>,
     },
-    /// Those that the caller has read by itself, where the cursor is still at `from`: nothing is sent along.
+    /// Those that the caller has read by itself, where the cursor is still at `from` and there is room for all: nothing is sent along.
     Known {
         /// The cursor.
         from: EntryId,
@@ -176,7 +176,7 @@ pub struct Again {
 pub struct Acks {
     /// Who says so.
     pub holder: Holder,
-    /// Which of this joining: each has a larger number than the one before, and the same when it is sent again.
+    /// Which of this joining, from 1 on: each has a larger number than the one before, and the same when it is sent again.
     pub call: u64,
     /// What is still in flight of each of these chunks; a chunk of which nothing is, is ended.
     pub chunks: Vec<(u64, Left)>,
