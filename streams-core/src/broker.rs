@@ -319,7 +319,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     ///
     /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
     /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing. One about a chunk that the
-    /// record does not have MUST change nothing and be answered with [`Acked::Fenced`]: the caller has it from another history of the record.
+    /// record does not have MUST change nothing, and be answered with [`Acked::Fenced`]. The caller has it from another history of the
+    /// record.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
         let _ = (group, acks);
         Box::pin(async { Err(BrokerError::new(BrokerErrorKind::Unsupported, "to be made")) })
