@@ -512,7 +512,7 @@ impl Walk {
             // Other acknowledgements of chunks that go on were lost when history was set back.
             Sent::Ack(acks) => {
                 let is_old = self.model.calls(&acks.holder).is_none_or(|(_, last)| acks.call <= last);
-                is_old || (matches!(self.site, Site::Embedded(_)) && !self.model.has_chunks(acks))
+                is_old || !self.model.has_chunks(acks)
             }
         };
         if is_safe { self.send(&sent).await.map(drop) } else { Ok(()) }
