@@ -1,6 +1,6 @@
 //! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
 //! [`Lab`] handlers that do as they are told, [`logged`] what was logged, [`hundred_groups`] names for many and [`in_groups`] for more,
-//! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own.
+//! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own, [`queue_model`] says what a work queue may answer.
 
 mod faults;
 mod groups;

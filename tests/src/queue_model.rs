@@ -354,7 +354,8 @@ impl Model {
         let is_all = standing.len() + deleted.len() <= fetch.count;
         hold!(is_all || deleted.is_empty(), "the walk leaves it open which entries are found to be gone");
 
-        if !fetch.go_on && !(trimmed.is_empty() && deleted.is_empty()) {
+        let is_any_lost = !trimmed.is_empty() || !deleted.is_empty();
+        if is_any_lost && !fetch.go_on {
             let Fetched::Lost { lost, found: true } = answer else { return Err("a loss is not found".to_owned()) };
             check_lost(lost, &trimmed, &deleted)?;
             self.lose(&trimmed, &deleted);

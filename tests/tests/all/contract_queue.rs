@@ -1866,6 +1866,26 @@ contract! {
         assert_eq!(queue.places().await, (3, 0));
     }
 
+    async fn who_cannot_give_back_for_damage_stays_to_be_reclaimed(case) {
+        let queue = case.queue(6).await;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        a.takes(4).await;
+        b.takes(2).await;
+        let seen = queue.life("a").await;
+        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
+        queue.case.forget(&crew().waiting());
+        let damage = Damage { recorded: 2, found: 0 };
+        let before = queue.look().await;
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::Damaged(damage));
+        assert!(!b.leaves().await);
+        assert_eq!(queue.look().await, before);
+        assert_eq!(queue.renews(&b.holder).await, HELD);
+        assert!(queue.mends(damage, None).await);
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::All(2));
+        assert!(b.leaves().await);
+        assert_eq!(queue.places().await, (0, 4));
+    }
+
     async fn a_mend_that_halts_nobody_lets_all_go_on(case) {
         let queue = case.queue(3).await;
         let all = &queue.all;
@@ -2019,6 +2039,33 @@ contract! {
             assert!(!broker.hand_over(&ordered, holder, &need).await.unwrap());
         }
         assert_eq!(queue.look().await, before);
+    }
+
+    async fn a_queue_is_never_mixed_with_one_of_the_pending_list(case) {
+        let all = case.append(2).await;
+        let broker = Arc::clone(&case.broker);
+        let (shared, group) = (mixed().shared(), mixed().queue());
+        assert_eq!(broker.create(&shared, Start::Earliest).await.unwrap(), Created::Made);
+        let queue = World { case, group, all };
+        assert_eq!(broker.create(&queue.group, Start::Earliest).await.unwrap(), Created::Exists);
+        assert_eq!(broker.join(&queue.group, "a", LEASE).await.unwrap(), Joined::Mode("shared".to_owned()));
+        assert_eq!(queue.reset(Some(0), Start::Earliest).await, Reset::Mode("shared".to_owned()));
+        let Joined::Member { epoch } = broker.join(&shared, "a", LEASE).await.unwrap() else { panic!() };
+        let stranger = queue.worker_as(Holder { owner: "a".to_owned(), epoch });
+        assert_eq!(stranger.fetched(&stranger.asks(9)).await, Fetched::Fenced);
+        assert_eq!(stranger.acked(&stranger.tells([])).await, Acked::Fenced);
+        assert_eq!(broker.queue(&queue.group).await.unwrap(), None);
+        assert_eq!(broker.crew(&shared).await.unwrap().unwrap().consumers.len(), 1);
+
+        let queue = World { group: crew(), ..queue };
+        assert_eq!(broker.create(&crew(), Start::Earliest).await.unwrap(), Created::Made);
+        let a = queue.worker("a").await;
+        let shared = partition().group("crew").shared();
+        assert_eq!(broker.join(&shared, "b", LEASE).await.unwrap(), Joined::Mode("queue".to_owned()));
+        let reset = broker.reset(&shared, Some(a.holder.epoch), Start::Latest).await.unwrap();
+        assert_eq!(reset, Reset::Mode("queue".to_owned()));
+        assert_eq!(broker.crew(&shared).await.unwrap(), None);
+        assert_eq!(a.takes(usize::MAX).await, queue.all, "it is a number like others");
     }
 
     async fn what_builds_declare_stands_in_the_state_of_a_queue_too(case) {

@@ -512,7 +512,7 @@ impl Walk {
             // Other acknowledgements of chunks that go on were lost when history was set back.
             Sent::Ack(acks) => {
                 let is_old = self.model.calls(&acks.holder).is_none_or(|(_, last)| acks.call <= last);
-                is_old || (matches!(self.site, Site::Embedded(_)) && !self.model.has_chunks(acks))
+                is_old || !self.model.has_chunks(acks)
             }
         };
         if is_safe { self.send(&sent).await.map(drop) } else { Ok(()) }
@@ -662,13 +662,11 @@ impl Walk {
             480..680 => self.ack().await?,
             680..760 => self.late().await?,
             760..780 => self.renew().await?,
-            780..800 => {
-                // It ends without a word, though its calls may still be on the way.
-                if !self.clients.is_empty() {
-                    let index = self.dice.index(self.clients.len());
-                    let client = self.clients.remove(index);
-                    self.tell(&"gone", &client);
-                }
+            // It ends without a word, though its calls may still be on the way.
+            780..800 if !self.clients.is_empty() => {
+                let index = self.dice.index(self.clients.len());
+                let client = self.clients.remove(index);
+                self.tell(&"gone", &client);
             }
             800..880 => self.reclaim().await?,
             880..890 => self.release().await?,
@@ -679,12 +677,10 @@ impl Walk {
                     self.mend(damage).await?;
                 }
             }
-            940..960 => {
-                if self.model.lost.is_some() || self.one_of(10) {
-                    let answer = self.broker.resume(&group()).await.unwrap();
-                    self.tell(&"resume", &answer);
-                    self.model.resume();
-                }
+            940..960 if self.model.lost.is_some() || self.one_of(10) => {
+                let answer = self.broker.resume(&group()).await.unwrap();
+                self.tell(&"resume", &answer);
+                self.model.resume();
             }
             960..965 => self.declare().await?,
             965..985 => {

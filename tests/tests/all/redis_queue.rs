@@ -255,6 +255,17 @@ async fn the_record_of_a_small_history_is_as_documented() {
     let need = (format!("{} 0 0 Trade@2", all[3]), TWO_52);
     assert_eq!(waiting, BTreeMap::from([by_id(all[0]), by_id(all[3]), need, stamp(1.0)]));
 
+    let words = include_str!("../../../docs/wire-format.md").split("### A group in shared delivery\n").nth(1).unwrap();
+    let words = words.split("\n### ").next().unwrap();
+    for field in state.keys().map(String::as_str).chain(["lost", "dead"]) {
+        let field = match field.split_once(':') {
+            Some(("consumer", _)) => "consumer:<token>",
+            Some(("chunk", _)) => "chunk:<epoch>.<fetch>",
+            _ => field,
+        };
+        assert!(words.contains(&format!("`{field}`")), "docs/wire-format.md does not tell of `{field}`");
+    }
+
     // Sent again it changes nothing.
     assert_eq!(site.ack(&acks).await, Acked::Done);
     assert_eq!(site.state(), state);
