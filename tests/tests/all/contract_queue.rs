@@ -2041,33 +2041,6 @@ contract! {
         assert_eq!(queue.look().await, before);
     }
 
-    async fn a_queue_is_never_mixed_with_one_of_the_pending_list(case) {
-        let all = case.append(2).await;
-        let broker = Arc::clone(&case.broker);
-        let (shared, group) = (mixed().shared(), mixed().queue());
-        assert_eq!(broker.create(&shared, Start::Earliest).await.unwrap(), Created::Made);
-        let queue = World { case, group, all };
-        assert_eq!(broker.create(&queue.group, Start::Earliest).await.unwrap(), Created::Exists);
-        assert_eq!(broker.join(&queue.group, "a", LEASE).await.unwrap(), Joined::Mode("shared".to_owned()));
-        assert_eq!(queue.reset(Some(0), Start::Earliest).await, Reset::Mode("shared".to_owned()));
-        let Joined::Member { epoch } = broker.join(&shared, "a", LEASE).await.unwrap() else { panic!() };
-        let stranger = queue.worker_as(Holder { owner: "a".to_owned(), epoch });
-        assert_eq!(stranger.fetched(&stranger.asks(9)).await, Fetched::Fenced);
-        assert_eq!(stranger.acked(&stranger.tells([])).await, Acked::Fenced);
-        assert_eq!(broker.queue(&queue.group).await.unwrap(), None);
-        assert_eq!(broker.crew(&shared).await.unwrap().unwrap().consumers.len(), 1);
-
-        let queue = World { group: crew(), ..queue };
-        assert_eq!(broker.create(&crew(), Start::Earliest).await.unwrap(), Created::Made);
-        let a = queue.worker("a").await;
-        let shared = partition().group("crew").shared();
-        assert_eq!(broker.join(&shared, "b", LEASE).await.unwrap(), Joined::Mode("queue".to_owned()));
-        let reset = broker.reset(&shared, Some(a.holder.epoch), Start::Latest).await.unwrap();
-        assert_eq!(reset, Reset::Mode("queue".to_owned()));
-        assert_eq!(broker.crew(&shared).await.unwrap(), None);
-        assert_eq!(a.takes(usize::MAX).await, queue.all, "it is a number like others");
-    }
-
     async fn what_builds_declare_stands_in_the_state_of_a_queue_too(case) {
         let queue = case.queue(0).await;
         queue.declares(&[("B", 2), ("A", 1)]).await;
