@@ -278,6 +278,8 @@ impl AckQueue {
     /// Nothing of it was done: it is said in another call, each end as `change` makes it.
     pub(super) fn refused(&mut self, change: impl Fn(Disposition) -> Disposition) {
         let Some(Sending { ends, .. }) = self.sending.take() else { return };
+        // Only what takes effect uses its number.
+        self.calls -= 1;
         let changed = ends.into_iter().map(|end| End { disposition: change(end.disposition), ..end });
         self.ends.splice(..0, changed);
     }

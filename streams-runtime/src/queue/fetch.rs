@@ -215,7 +215,8 @@ impl Fetcher {
 
     /// The call has given out nothing.
     pub(super) fn nothing(&mut self) {
-        self.fetching = None;
+        // Only what takes effect uses its number.
+        self.calls -= u64::from(self.fetching.take().is_some());
         (self.failures, self.retry_at) = (0, None);
     }
 

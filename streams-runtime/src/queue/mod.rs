@@ -712,7 +712,10 @@ impl<'a> Session<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.answered(Matter::Read);
+        // Whoever is not sure has nothing yet.
+        if !matches!(fetched, Fetched::Unsure(_)) {
+            self.answered(Matter::Read);
+        }
         match fetched {
             Fetched::Chunk(chunk) if group.reaches(chunk.at, None) => {
                 self.absorb_chunk(chunk);
@@ -796,7 +799,7 @@ impl<'a> Session<'a> {
     /// Takes up what a snapshot shows of history.
     async fn absorb_judged(&mut self, answer: Result<(Cursor, Looked), BrokerError>) -> Result<(), Ended> {
         let group = self.group;
-        self.fetcher.is_unsure = false;
+        let was_unsure = std::mem::take(&mut self.fetcher.is_unsure);
         let (cursor, looked) = match answer {
             Ok(judged) => judged,
             Err(error) if error.is_retryable() || error.is_indefinite() => {
@@ -809,7 +812,10 @@ impl<'a> Session<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.answered(Matter::Read);
+        // A check that nobody waits for says nothing of those who fetch.
+        if was_unsure {
+            self.answered(Matter::Read);
+        }
         let halts = group.on_data_loss == OnDataLoss::Halt;
         match fetch::judge(&cursor, &looked.snapshot, halts) {
             Finding::Next(judged) => self.fetcher.judged(Some(judged)),
@@ -839,9 +845,9 @@ impl<'a> Session<'a> {
     /// The waiting set is not what the record says: tells what is lost, and goes on with what is there.
     async fn mend(&mut self, damage: Damage) -> Result<(), Ended> {
         let group = self.group;
-        let lost = damage.recorded.saturating_sub(damage.found);
-        let to = group.cursor();
-        let lost = Lost { deleted: true, from: EntryId::ZERO, to, count: lost };
+        // Of a set that was replaced nobody knows which of its entries are those that waited.
+        let count = if damage.found == 0 { damage.recorded } else { 0 };
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
         let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
         if !group.engine.broker.mend(&group.key, &damage, halts).await? {
             return Ok(());
