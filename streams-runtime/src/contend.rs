@@ -174,11 +174,18 @@ impl Group {
 
     /// The group was made for the other delivery.
     pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
-        let mode = if mode == "queue" { "shared" } else { mode };
-        self.halted(format!(
-            "{} is used in `{mode}` delivery, and the two never mix under one name; choose another group name",
-            self.key
-        ))
+        let is_used = match mode {
+            "shared" => {
+                return self.halted(format!(
+                    "{} was made for shared delivery by an earlier build, which kept it in the pending list of Redis; let that build handle what there is, then delete its state `{}` and start once with `adopt = true`, or choose another group name",
+                    self.key,
+                    self.key.state()
+                ));
+            }
+            "queue" => "is used in `shared` delivery",
+            _ => "is used in `ordered` delivery",
+        };
+        self.halted(format!("{} {is_used}, and the two never mix under one name; choose another group name", self.key))
     }
 
     /// Why the lease cannot be taken.

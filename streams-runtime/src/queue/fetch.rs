@@ -1,20 +1,39 @@
 //! How a consumer of a work queue asks for entries: one call at a time, each for a chunk, and the same again until there is an
 //! answer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{BrokerError, Chunk, Cursor, Fetch, Fetched, Judged, Lost, New, Pass, Snapshot};
+use streams_core::keys::PartitionKey;
 use streams_core::{Entry, EntryId};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::catchup::{self, Reading};
 use crate::loss::{DataLoss, DataLossKind, Reader, Witness};
 use crate::outage::Sent;
 use crate::tail::{Follower, Taken};
 
 /// How often the server's own group is shown the cursor: as often as somebody looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
+
+/// How many entries a consumer that is alone reads before it asks for them.
+const READ_AHEAD: usize = 512;
+
+/// The entries behind the cursor that a consumer which is alone has read by itself, and a read that goes on from there.
+#[derive(Default)]
+struct ReadAhead {
+    entries: VecDeque<Arc<Entry>>,
+    reading: Option<Reading>,
+}
+
+/// The answer to a fetch, or to a read that goes on behind the cursor.
+pub(super) enum Answer {
+    Fetched(Result<Fetched, BrokerError>),
+    Read(Result<Arc<catchup::Chunk>, BrokerError>),
+}
 
 /// A fetch that has no answer yet.
 struct Fetching {
@@ -42,6 +61,7 @@ pub(super) struct Fetcher {
     judged: Option<Judged>,
     /// The cursor as it was left here, with what the entry there looks like.
     end: Option<(EntryId, Witness)>,
+    ahead: ReadAhead,
     mirror_at: Instant,
     /// The last call that was sent.
     pub(super) sent: Sent,
@@ -109,6 +129,7 @@ impl Fetcher {
             is_unsure: false,
             judged: None,
             end: None,
+            ahead: ReadAhead::default(),
             mirror_at: now,
             sent: Sent::at(now),
         }
@@ -116,7 +137,63 @@ impl Fetcher {
 
     /// Whether entries may be asked for.
     pub(super) fn may_ask(&self) -> bool {
-        self.hungry && !self.is_unsure && self.fetching.is_none()
+        let reads_first = self.ahead.reading.is_some() && self.ahead.entries.is_empty();
+        self.hungry && !self.is_unsure && self.fetching.is_none() && !reads_first
+    }
+
+    /// Reads on behind the cursor, for a consumer that is alone: the server need not read entries for it that the tail has, or
+    /// that a plain read brings at less cost.
+    pub(super) fn read_ahead(&mut self, follower: &Follower, partition: &PartitionKey, is_alone: bool) {
+        let Some((position, witness)) = self.last_read().filter(|_| is_alone) else {
+            self.ahead = ReadAhead::default();
+            return;
+        };
+        if self.ahead.reading.is_some() || self.ahead.entries.len() >= READ_AHEAD {
+            return;
+        }
+        match follower.take(position, Some(witness), READ_AHEAD) {
+            Taken::Entries(entries) => self.ahead.entries.extend(entries),
+            Taken::Behind { .. } => self.ahead.reading = Some(follower.read_on(partition, position)),
+            Taken::Nothing | Taken::Broken(_) => {}
+        }
+    }
+
+    /// Up to where this consumer has read by itself, with what the entry there looks like.
+    fn last_read(&self) -> Option<(EntryId, Witness)> {
+        let end = self.end?;
+        Some(self.ahead.entries.back().map_or(end, |last| (last.id, Witness::of(last))))
+    }
+
+    /// Takes up what was read. Where it does not follow what is known, the server says what comes next.
+    pub(super) fn take_up_read(&mut self, read: Result<Arc<catchup::Chunk>, BrokerError>, follower: &Follower) {
+        self.ahead.reading = None;
+        let follows = self.last_read().zip(read.ok()).and_then(|((position, witness), chunk)| {
+            let (first, above) = chunk.from(position).split_first()?;
+            let is_whole = !above.is_empty() || position >= chunk.floor;
+            (first.id == position && Witness::of(first) == witness && is_whole).then(|| {
+                if above.is_empty() {
+                    follower.is_at_end(position, Some(witness));
+                }
+                above.to_vec()
+            })
+        });
+        match follows {
+            Some(entries) => {
+                self.hungry |= !entries.is_empty();
+                self.ahead.entries.extend(entries);
+            }
+            None => self.lose_sight(),
+        }
+    }
+
+    /// Nothing is fetched any more.
+    pub(super) fn ignore_read(&mut self) {
+        self.ahead = ReadAhead::default();
+    }
+
+    /// What is behind the cursor is not known here any more.
+    fn lose_sight(&mut self) {
+        (self.end, self.ahead, self.hungry) = (None, ReadAhead::default(), true);
     }
 
     /// Whether a call is on its way, or waits to be sent again.
@@ -129,24 +206,22 @@ impl Fetcher {
         self.fetching.as_ref().is_some_and(|fetching| fetching.reply.is_some())
     }
 
-    /// The next call: `fetch` says all of it but its number and which new entries it is about. A consumer that is alone proposes
-    /// those that the tail has read anyway.
-    pub(super) fn next(&mut self, mut fetch: Fetch, alone: Option<&Follower>, now: Instant) -> Arc<Fetch> {
+    /// The next call: `fetch` says all of it but its number and which new entries it is about. Those that were read here are
+    /// proposed.
+    pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) -> Arc<Fetch> {
         self.calls += 1;
         // What comes from here on is not in the answer for sure.
         self.hungry = false;
         fetch.call = self.calls;
         fetch.mirror = self.mirror_at <= now;
-        let mut known = Vec::new();
-        fetch.new = New::Read { judged: self.judged };
-        if let (Some((from, witness)), Some(follower)) = (self.end, alone)
-            && let Taken::Entries(entries) = follower.take(from, Some(witness), fetch.count)
-            && let Some(last) = entries.last()
-        {
-            let to_event = last.given_id().unwrap_or_default().to_owned();
-            fetch.new = New::Known { from, to: last.id, to_event, number: entries.len() as u64 };
-            known = entries;
-        }
+        let known: Vec<_> = self.ahead.entries.iter().take(fetch.count).cloned().collect();
+        fetch.new = match (self.end, known.last()) {
+            (Some((from, _)), Some(last)) => {
+                let (to, to_event) = (last.id, last.given_id().unwrap_or_default().to_owned());
+                New::Known { from, to, to_event, number: known.len() as u64 }
+            }
+            _ => New::Read { judged: self.judged },
+        };
         let fetch = Arc::new(fetch);
         self.fetching = Some(Fetching { fetch: Arc::clone(&fetch), known, reply: None });
         fetch
@@ -160,14 +235,28 @@ impl Fetcher {
         }
     }
 
-    /// Waits for the answer.
+    /// Waits for an answer.
     ///
     /// # Cancel safety
-    /// The call goes on.
-    pub(super) async fn answer(&mut self) -> Result<Fetched, BrokerError> {
-        match self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut()) {
-            Some(reply) => super::joined(reply).await,
-            None => std::future::pending().await,
+    /// The calls go on.
+    pub(super) async fn answer(&mut self) -> Answer {
+        let reply = self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut());
+        let reply = async {
+            match reply {
+                Some(reply) => super::joined(reply).await,
+                None => std::future::pending().await,
+            }
+        };
+        let read = async {
+            match &mut self.ahead.reading {
+                Some(reading) => reading.chunk().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            fetched = reply => Answer::Fetched(fetched),
+            read = read => Answer::Read(read),
         }
     }
 
@@ -193,10 +282,16 @@ impl Fetcher {
             self.mirror_at = now + MIRROR;
         }
         let (new, after) = match &fetch.new {
-            New::Known { from, .. } if chunk.number > 0 => (known, *from),
-            New::Known { .. } => {
-                // Somebody else has fetched meanwhile.
-                (self.end, self.hungry) = (None, true);
+            New::Known { from, .. } if chunk.number > 0 => {
+                self.ahead.entries.drain(..known.len());
+                (known, *from)
+            }
+            New::Known { from, .. } => {
+                if chunk.at != *from {
+                    // Somebody else has fetched meanwhile.
+                    self.lose_sight();
+                }
+                self.hungry = true;
                 (Vec::new(), chunk.at)
             }
             _ => {
@@ -207,6 +302,9 @@ impl Fetcher {
         };
         if let Some(last) = new.last() {
             (self.end, self.judged) = (Some((last.id, Witness::of(last))), None);
+        }
+        if matches!(fetch.new, New::Read { .. }) {
+            self.ahead = ReadAhead::default();
         }
         // Where there was something there may be more.
         self.hungry |= !(new.is_empty() && chunk.again.is_empty());
@@ -222,7 +320,8 @@ impl Fetcher {
 
     /// A look has found what comes next, or that nothing does.
     pub(super) fn judged(&mut self, judged: Option<Judged>) {
-        self.hungry |= judged.is_some();
-        (self.judged, self.end) = (judged, None);
+        let hungry = self.hungry || judged.is_some();
+        self.lose_sight();
+        (self.hungry, self.judged) = (hungry, judged);
     }
 }

@@ -45,7 +45,7 @@ use crate::status::count;
 use crate::tail::{Follower, TAKE};
 
 use acks::{AckQueue, Disposition, End};
-use fetch::{Fetcher, Finding};
+use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
 pub(crate) use reclaim::LivenessWatch;
 use reclaim::Reclaim;
@@ -267,12 +267,14 @@ impl<'a> Session<'a> {
                     Ok(())
                 }
                 answer = self.acks.answer() => self.absorb_acked(answer).await,
-                answer = self.fetcher.answer() => match self.absorb_fetched(answer).await {
-                    Ok(unsure) => {
-                        judging = unsure.map(|cursor| self.judge(cursor)).or(judging);
+                answer = self.fetcher.answer() => match answer {
+                    Answer::Read(read) => {
+                        self.fetcher.take_up_read(read, &news);
                         Ok(())
                     }
-                    Err(ended) => Err(ended),
+                    Answer::Fetched(fetched) => self.absorb_fetched(fetched).await.map(|unsure| {
+                        judging = unsure.map(|cursor| self.judge(cursor)).or(judging.take());
+                    }),
                 },
                 () = until(moment) => {
                     self.moment();
@@ -657,6 +659,9 @@ impl<'a> Session<'a> {
 
     /// Asks for entries, if any are wanted.
     fn fetch(&mut self, news: &Follower) {
+        if !self.closing {
+            self.fetcher.read_ahead(news, self.group.key.partition(), self.alone);
+        }
         let (group, kept) = (self.group, usize::from(self.slot.held.is_some()));
         let wanted = self.wanted(self.queue.slots.available_permits() + kept);
         if wanted == 0 {
@@ -673,7 +678,7 @@ impl<'a> Session<'a> {
             mirror: false,
             go_on: group.on_data_loss == OnDataLoss::Continue,
         };
-        let fetch = self.fetcher.next(fetch, self.alone.then_some(news), Instant::now());
+        let fetch = self.fetcher.next(fetch, Instant::now());
         self.send_fetch(fetch);
     }
 
@@ -692,7 +697,10 @@ impl<'a> Session<'a> {
                 }
                 _ => Vec::new(),
             };
-            engine.tails.learn(key.partition().as_str(), max_payload, fetched.as_ref().ok().map(|_| read.as_slice()));
+            if matches!(fetch.new, New::Read { .. }) {
+                let read = fetched.as_ref().ok().map(|_| read.as_slice());
+                engine.tails.learn(key.partition().as_str(), max_payload, read);
+            }
             fetched
         });
         self.fetcher.sends(reply, Instant::now());
@@ -1036,7 +1044,7 @@ impl<'a> Session<'a> {
         self.cancel().await;
         let cut: Vec<_> = self.in_flight.running.keys().copied().collect();
         cut.into_iter().for_each(|flight| self.release_running(flight));
-        if self.fetcher.is_sent()
+        while self.fetcher.is_sent()
             && let Ok(answer) = tokio::time::timeout(FAREWELL, self.fetcher.answer()).await
         {
             self.release_fetched(answer);
@@ -1069,8 +1077,9 @@ impl<'a> Session<'a> {
     }
 
     /// Gives back what was given out when nothing begins any more.
-    fn release_fetched(&mut self, answer: Result<Fetched, BrokerError>) {
-        if let Ok(Fetched::Chunk(chunk)) = answer {
+    fn release_fetched(&mut self, answer: Answer) {
+        let Answer::Fetched(fetched) = answer else { return self.fetcher.ignore_read() };
+        if let Ok(Fetched::Chunk(chunk)) = fetched {
             self.absorb_chunk(chunk);
             let queue = self.in_flight.take_queue();
             self.release(queue);

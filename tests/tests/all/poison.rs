@@ -1,6 +1,7 @@
 //! What is promised of handlers that take the whole process down: in virtual time, where a dropped app is a process that
 //! ended, and with processes that really do.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -1081,10 +1082,15 @@ impl Site {
                 return false;
             };
             let last: redis::streams::StreamInfoStreamReply = info("STREAM").query(&mut client).unwrap();
-            let is_empty = |group: &redis::streams::StreamInfoGroup| {
-                group.pending == 0 && group.last_delivered_id == last.last_generated_id
+            let mut is_empty = |group: &redis::streams::StreamInfoGroup| {
+                let state = stream.partition(partition).group(&group.name);
+                let record: HashMap<String, String> =
+                    redis::cmd("HGETALL").arg(state.state()).query(&mut client).unwrap();
+                let in_flight = record.keys().any(|field| field.starts_with("chunk:"));
+                let waits = record.get("waits").is_some_and(|waits| !waits.ends_with(" 0"));
+                !in_flight && !waits && record.get("at") == Some(&last.last_generated_id)
             };
-            groups.groups.iter().any(is_empty)
+            groups.groups.iter().any(&mut is_empty)
         };
         self.until(|_| (0..partitions).all(&mut is_empty))
     }

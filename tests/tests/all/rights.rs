@@ -465,9 +465,6 @@ async fn what_an_operator_is_refused_is_not_done() {
 }
 
 #[tokio::test]
-async fn what_a_consumer_of_a_work_queue_is_refused_is_not_said_to_be_undone_where_it_is_not() {}
-
-#[tokio::test]
 async fn what_a_worker_of_a_queue_is_refused_is_not_done() {
     let acl = Acl::new().share_from(&trades(), "work").and_then(|acl| acl.share_from(&trades(), "new")).unwrap();
     refusals_are_true(acl, &WORKER, true).await;

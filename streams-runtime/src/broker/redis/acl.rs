@@ -70,7 +70,7 @@ const LOOK_AND_WAIT: &str =
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
 /// What the waiting set of a work queue takes.
-const WAIT: &str = "+evalsha +exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
+const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
 /// Tells up to where groups have settled everything.
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
@@ -181,6 +181,7 @@ impl Acl {
             let waiting = format!("{state}:waiting");
             self.grant(MARK, format!("%W~{partition}"));
             self.grant("+hdel +hget +hgetall +hincrby +hmget +hset", format!("~{state}"));
+            self.grant("+evalsha", format!("~{waiting}"));
             self.grant(WAIT, format!("~{waiting}"));
             self.grant("+del", format!("%W~{waiting}"));
         }
