@@ -247,6 +247,11 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     // (`Renewer`, with its token and the epoch of its joining), and whoever has seen the same beat for a whole lease reclaims what it
     // had. A reset takes everything out of all chunks and out of the waiting set, and removes all consumers. Every call that touches
     // the waiting set MUST find out when that is not the one of which the record tells ([`Damage`]), and then change nothing.
+    //
+    // A joining numbers its fetches and its acks, each from 1 on. Only what takes effect uses its number: a fetch that is answered with
+    // a chunk, and acks that are done; whatever else the answer is, the next call has the same number. The record keeps both. A call
+    // with the number after that takes effect. One with the same or a smaller one was sent again or comes late, and MUST change nothing.
+    // One with a larger one MUST be fenced: the server has gone back in time, and the caller has what the record does not know of.
 
     /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call sent twice
     /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused, and so MUST that of a
@@ -265,16 +270,15 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
     /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
     ///
-    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. One that comes after another with a larger number
-    /// MUST change nothing.
+    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile.
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
     /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
     /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
     ///
     /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
-    /// [`Acked::Done`] both times. One that comes after another with a larger number MUST change nothing. One about a chunk that the
-    /// record does not have MUST change nothing and be answered with [`Acked::Fenced`]: the caller has it from another history of the record.
+    /// [`Acked::Done`] both times. One about a chunk that the record does not have MUST change nothing and be answered with
+    /// [`Acked::Fenced`]: the caller has it from another history of the record.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
     /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same

@@ -56,7 +56,8 @@ pub struct Full {
 pub struct Fetch {
     /// Who asks.
     pub holder: Holder,
-    /// Which fetch of this joining it is, from 1 on: each has a larger number than the one before, and the same when it is sent again.
+    /// One more than that of the latest fetch of this joining that was answered with [`Fetched::Chunk`], so 1 for the first; the same
+    /// when it is sent again.
     pub call: u64,
     /// How many entries at most.
     pub count: usize,
@@ -124,7 +125,7 @@ pub enum Fetched {
     },
     /// The waiting set is another one than the record says. Nothing was changed.
     Damaged(Damage),
-    /// The caller is no consumer of the group any more. Nothing was changed.
+    /// The caller is no consumer of the group any more, or numbers its calls by another history of the record. Nothing was changed.
     Fenced,
     /// The group has no state.
     Missing,
@@ -176,7 +177,8 @@ pub struct Again {
 pub struct Acks {
     /// Who says so.
     pub holder: Holder,
-    /// Which of this joining, from 1 on: each has a larger number than the one before, and the same when it is sent again.
+    /// One more than that of the latest of this joining that were answered with [`Acked::Done`], so 1 for the first; the same when
+    /// they are sent again.
     pub call: u64,
     /// What is still in flight of each of these chunks; a chunk of which nothing is, is ended.
     pub chunks: Vec<(u64, Left)>,
@@ -269,7 +271,8 @@ pub enum Acked {
     },
     /// The waiting set is another one than the record says. Nothing was changed.
     Damaged(Damage),
-    /// The caller is no consumer of the group any more. Nothing was changed.
+    /// The caller is no consumer of the group any more, or has fetched or acknowledged in another history of the record. Nothing was
+    /// changed.
     Fenced,
 }
 

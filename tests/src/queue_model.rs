@@ -280,6 +280,24 @@ impl Model {
         acks.chunks.iter().all(|(call, _)| self.flights.contains_key(&(acks.holder.epoch, *call)))
     }
 
+    /// Whether all of which this speaks is in flight.
+    pub fn fits(&self, acks: &Acks) -> bool {
+        let mut in_flight = BTreeSet::new();
+        let is_left = acks.chunks.iter().all(|(call, Left { range, again })| {
+            let key = (acks.holder.epoch, *call);
+            let ids: BTreeSet<_> = self.flights.get(&key).into_iter().flat_map(Flight::ids).collect();
+            let kept = self.range(key.0, key.1);
+            let fits = range.as_ref().is_none_or(|range| {
+                let is_kept = |id: &&EntryId| **id > range.after && **id <= range.to && !range.except.contains(id);
+                kept.iter().filter(is_kept).count() as u64 == range.number
+            });
+            let fits = fits && again.iter().all(|item| ids.contains(&item.id));
+            in_flight.extend(ids);
+            fits
+        });
+        is_left && acks.back.iter().all(|wait| in_flight.contains(&wait.id))
+    }
+
     /// The chunks of a member.
     pub fn chunks(&self, epoch: u64) -> Vec<u64> {
         self.flights.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), _)| *call).collect()
@@ -335,6 +353,10 @@ impl Model {
         };
         if fetch.call <= member.fetch {
             return self.fetch_again(fetch, fetch.call == member.fetch, answer, now);
+        }
+        if fetch.call > member.fetch + 1 {
+            hold!(*answer == Fetched::Fenced, "fetch {} after {} is not fenced", fetch.call, member.fetch);
+            return Ok(());
         }
         if let Some(lost) = self.lost.filter(|_| !fetch.go_on) {
             let Fetched::Lost { lost: said, found: false } = answer else {
@@ -553,6 +575,10 @@ impl Model {
         let epoch = acks.holder.epoch;
         if acks.call <= member.ack {
             hold!(*answer == Acked::Done, "not done");
+            return Ok(());
+        }
+        if acks.call > member.ack + 1 {
+            hold!(*answer == Acked::Fenced, "acks {} after {} are not fenced", acks.call, member.ack);
             return Ok(());
         }
         if acks.chunks.iter().any(|(call, _)| !self.flights.contains_key(&(epoch, *call))) {

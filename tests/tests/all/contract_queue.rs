@@ -269,12 +269,11 @@ impl World {
 }
 
 impl Worker<'_> {
-    /// The next fetch, which is not sent yet.
+    /// The next fetch, which is not sent yet: only one that gives out a chunk uses its number.
     pub(crate) fn asks(&self, count: usize) -> Fetch {
-        self.fetches.set(self.fetches.get() + 1);
         Fetch {
             holder: self.holder.clone(),
-            call: self.fetches.get(),
+            call: self.fetches.get() + 1,
             count,
             new: New::Read { judged: None },
             takes: Events::new(),
@@ -292,6 +291,9 @@ impl Worker<'_> {
 
     pub(crate) async fn fetched(&self, fetch: &Fetch) -> Fetched {
         let fetched = self.world.case.broker.fetch(&self.world.group, fetch).await.unwrap();
+        if matches!(fetched, Fetched::Chunk(_)) {
+            self.fetches.set(fetch.call.max(self.fetches.get()));
+        }
         if let Fetched::Chunk(chunk) = &fetched
             && !given(chunk).is_empty()
         {
@@ -357,10 +359,9 @@ impl Worker<'_> {
 
     /// The next acks, which are not sent yet, and what is in flight when they are taken up.
     fn makes(&self, ends: impl IntoIterator<Item = (EntryId, End)>) -> (Acks, BTreeMap<u64, InFlight>) {
-        self.acks.set(self.acks.get() + 1);
         let mut acks = Acks {
             holder: self.holder.clone(),
-            call: self.acks.get(),
+            call: self.acks.get() + 1,
             chunks: Vec::new(),
             back: Vec::new(),
             dead: Vec::new(),
@@ -396,7 +397,11 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn acked(&self, acks: &Acks) -> Acked {
-        self.world.case.broker.ack(&self.world.group, acks).await.unwrap()
+        let acked = self.world.case.broker.ack(&self.world.group, acks).await.unwrap();
+        if acked == Acked::Done {
+            self.acks.set(acks.call.max(self.acks.get()));
+        }
+        acked
     }
 
     /// Acknowledges, where that is done.
@@ -807,24 +812,25 @@ contract! {
         let queue = case.queue(6).await;
         let all = &queue.all;
         let a = queue.worker("a").await;
-        let (first, second, never) = (a.asks(1), a.asks(1), a.asks(2));
+        let first = a.asks(1);
         assert_eq!(given(&a.chunk(&first).await), all[..1]);
+        let second = a.asks(1);
         assert_eq!(given(&a.chunk(&second).await), all[1..2]);
         assert_eq!(a.takes(1).await, all[2..3]);
         a.ack([(all[0], back()), (all[1], done())]).await;
         let before = queue.look().await;
-        for late in [&first, &second, &never] {
+        for late in [&first, &second] {
             let chunk = a.chunk(late).await;
             assert_eq!((given(&chunk), chunk.number), (Vec::new(), 0));
             assert_eq!(queue.look().await, before);
         }
         let known = New::Known { from: all[2], to: all[3], to_event: String::new(), number: 1 };
-        assert_eq!(a.chunk(&Fetch { new: known, ..never.clone() }).await.number, 0);
+        assert_eq!(a.chunk(&Fetch { new: known, ..second.clone() }).await.number, 0);
         // Nor does one whose chunk is still in flight.
         assert_eq!(a.takes(9).await.len(), 4);
         let before = queue.look().await;
-        a.chunk(&Fetch { call: 4, ..first }).await;
-        a.chunk(&never).await;
+        a.chunk(&Fetch { call: 3, ..first }).await;
+        a.chunk(&second).await;
         assert_eq!(queue.look().await, before);
     }
 
@@ -862,7 +868,7 @@ contract! {
         assert_eq!(queue.look().await, before);
         assert!(queue.letters().await.is_empty());
         // Fetches and acks are numbered each by themselves.
-        assert_eq!(a.acks.get(), 2);
+        assert_eq!(a.acks.get(), 1);
         for _ in 0..5 {
             a.fetch(1).await;
         }
@@ -887,6 +893,72 @@ contract! {
         assert_eq!(queue.look().await, before);
         again.all_done(&all[..2]).await;
         assert_eq!(again.takes(9).await, all[2..]);
+    }
+
+    async fn a_call_whose_number_leaves_one_out_is_fenced_and_changes_nothing(case) {
+        let queue = case.queue(6).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.fetched(&Fetch { call: 2, ..a.asks(9) }).await, Fetched::Fenced);
+        assert_eq!(a.acked(&Acks { call: 2, ..a.tells([]) }).await, Acked::Fenced);
+        assert_eq!(a.takes(2).await, all[..2]);
+        a.ack([(all[0], back())]).await;
+        let before = queue.look().await;
+        // As after a failover to a replica that lagged: it has another chunk, and has settled more.
+        for skipped in [2, 3, 1 << 40] {
+            let known = New::Known { from: all[1], to: all[2], to_event: String::new(), number: 1 };
+            for new in [New::Nothing, New::Read { judged: None }, known] {
+                let fetch = Fetch { call: 1 + skipped, new, ..a.asks(9) };
+                assert_eq!(a.fetched(&fetch).await, Fetched::Fenced);
+            }
+            for end in [done(), back(), dead("x")] {
+                let acks = Acks { call: 1 + skipped, ..a.tells([(all[1], end)]) };
+                assert_eq!(a.acked(&acks).await, Acked::Fenced);
+            }
+            assert_eq!(queue.look().await, before);
+        }
+        assert!(queue.letters().await.is_empty());
+        // It is a consumer all the same.
+        assert_eq!(a.takes(1).await, all[..1]);
+        a.all_done(&all[..2]).await;
+        assert_eq!(queue.places().await, (0, 0));
+    }
+
+    async fn only_a_call_that_takes_effect_uses_its_number(case) {
+        let queue = case.queue(6).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(3).await, all[..3]);
+        // Where there is no room, and where a build has declared what was passed over.
+        let bounds = DeadBounds { count: 0, ..NO_BOUNDS };
+        let full = Acks { dead_bounds: bounds, ..a.tells([(all[0], dead("x"))]) };
+        assert!(matches!(a.acked(&full).await, Acked::Full(_)));
+        queue.declares(&[("Trade", 1)]).await;
+        let declared = Acks { passed_over: vec!["Trade".to_owned()], ..a.tells([(all[0], done())]) };
+        assert!(matches!(a.acked(&declared).await, Acked::Declared { .. }));
+        assert_eq!((full.call, declared.call, a.acks.get()), (1, 1, 0));
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        // Where something is lost, found or recorded.
+        queue.case.cut(all[1]);
+        let fetch = a.asks(1);
+        assert!(a.lost(&fetch).await.1 && !a.lost(&fetch).await.1);
+        queue.resumes().await;
+        assert_eq!(given(&a.chunk(&fetch).await), all[1..2]);
+        // Where the waiting set is another one.
+        a.ack([(all[2], back())]).await;
+        queue.case.forget(&crew().waiting());
+        let (fetch, acks) = (a.asks(9), a.tells([(all[1], back())]));
+        let damage = a.damage(&fetch).await;
+        assert_eq!(a.acked(&acks).await, Acked::Damaged(damage));
+        assert!(queue.mends(damage, None).await);
+        assert_eq!(a.acked(&acks).await, Acked::Done);
+        // Where it is to judge first.
+        queue.case.remove(&all[2..3]);
+        assert!(matches!(a.fetched(&fetch).await, Fetched::Unsure(_)));
+        let judged = queue.judged(all[2]).await;
+        let fetch = Fetch { new: New::Read { judged: Some(judged) }, ..fetch };
+        assert_eq!(given(&a.chunk(&fetch).await), [&all[1..2], &all[3..]].concat());
+        assert_eq!((fetch.call, a.fetches.get(), a.acks.get()), (3, 3, 3));
     }
 
     async fn acks_of_a_chunk_that_the_record_does_not_have_change_nothing(case) {

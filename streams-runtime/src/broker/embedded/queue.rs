@@ -46,7 +46,7 @@ struct Consumer {
     epoch: u64,
     /// `None` while what it had in flight is given back.
     lives: Option<Beats>,
-    /// The numbers of its latest calls.
+    /// The numbers of its latest calls that took effect.
     fetch: u64,
     ack: u64,
 }
@@ -211,6 +211,9 @@ impl Record {
         if fetch.call <= last {
             return Fetched::Chunk(self.fetch_again(fetch, fetch.call == last, log, now));
         }
+        if fetch.call > last + 1 {
+            return Fetched::Fenced;
+        }
         if let Some(lost) = self.lost.filter(|_| !fetch.go_on) {
             return Fetched::Lost { lost, found: false };
         }
@@ -345,8 +348,9 @@ impl Record {
         if acks.call <= consumer.ack {
             return Ok(false);
         }
-        // It has fetched them from another history of the record.
-        if acks.chunks.iter().any(|(call, _)| !self.chunks.contains_key(&(acks.holder.epoch, *call))) {
+        // It has acknowledged or fetched in another history of the record.
+        let is_known = |(call, _): &(u64, Left)| self.chunks.contains_key(&(acks.holder.epoch, *call));
+        if acks.call > consumer.ack + 1 || !acks.chunks.iter().all(is_known) {
             return Err(Acked::Fenced);
         }
         match self.damage() {

@@ -30,6 +30,10 @@ end
 if tonumber(ARGV[4]) <= tonumber(acks) then
   return {'done'}
 end
+if tonumber(ARGV[4]) > tonumber(acks) + 1 then
+  -- The server has gone back in time: what the caller has said since is lost.
+  return {'fenced'}
+end
 local stamp, waits = waits_of(held[3])
 if not stamp then
   return {'damaged', state}

@@ -85,6 +85,10 @@ if call <= tonumber(fetches) then
   end
   return reply
 end
+if call > tonumber(fetches) + 1 then
+  -- The server has gone back in time: the caller has what this state does not know of.
+  return {'fenced'}
+end
 if held[4] and not goes_on then
   return {'lost', 0, held[4]}
 end
