@@ -105,6 +105,15 @@ pub(crate) fn counts(chunk: &Chunk) -> Vec<(EntryId, u32, u32)> {
     counts
 }
 
+/// The answers of a reclaim that finds nothing gone.
+pub(crate) fn some(entries: u64) -> Reclaimed {
+    Reclaimed::Some { entries, lost: None }
+}
+
+pub(crate) fn all_of(entries: u64) -> Reclaimed {
+    Reclaimed::All { entries, lost: None }
+}
+
 fn sorted(mut ids: Vec<EntryId>) -> Vec<EntryId> {
     ids.sort_unstable();
     ids
@@ -210,7 +219,7 @@ impl World {
     /// Reclaims all that a consumer has in flight; answers how much that was.
     pub(crate) async fn buries(&self, owner: &str) -> u64 {
         match self.reclaims(owner, &self.life(owner).await, 1000).await {
-            Reclaimed::All(count) => count,
+            Reclaimed::All { entries: count, .. } => count,
             other => panic!("not reclaimed: {other:?}"),
         }
     }
@@ -660,8 +669,8 @@ contract! {
         let mut seen = queue.life("b").await;
         loop {
             match queue.reclaims("b", &seen, 400).await {
-                Reclaimed::Some(count) => reclaimed += count,
-                Reclaimed::All(count) => break reclaimed += count,
+                Reclaimed::Some { entries: count, .. } => reclaimed += count,
+                Reclaimed::All { entries: count, .. } => break reclaimed += count,
                 other => panic!("{other:?}"),
             }
             seen = Life::Dead;
@@ -1339,7 +1348,7 @@ contract! {
         let (fetch, acks) = (a.asks(9), a.tells([(all[0], done())]));
         let seen = queue.life("a").await;
         let rings = queue.rings().await;
-        let Reclaimed::Some(mut reclaimed) = queue.reclaims("a", &seen, 20).await else { panic!() };
+        let Reclaimed::Some { entries: mut reclaimed, .. } = queue.reclaims("a", &seen, 20).await else { panic!() };
         assert!((1..=25).contains(&reclaimed), "{reclaimed}");
         assert_eq!(queue.rings().await, rings, "the last one rings");
         assert_eq!(queue.look().await.consumers[0].life, Life::Dead);
@@ -1354,8 +1363,8 @@ contract! {
         loop {
             let before = queue.places().await;
             let (page, is_last) = match queue.reclaims("a", &Life::Dead, 20).await {
-                Reclaimed::Some(page) => (page, false),
-                Reclaimed::All(page) => (page, true),
+                Reclaimed::Some { entries: page, .. } => (page, false),
+                Reclaimed::All { entries: page, .. } => (page, true),
                 other => panic!("{other:?}"),
             };
             assert!((1..=25).contains(&page), "{page}");
@@ -1385,8 +1394,8 @@ contract! {
         let a = queue.worker("a").await;
         a.takes(4).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
-        assert_eq!(queue.reclaims("a", &Life::Dead, 2).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 2).await, all_of(2));
         assert!(queue.look().await.consumers.is_empty());
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -1396,12 +1405,12 @@ contract! {
         let a = queue.worker("a").await;
         a.takes(4).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
         // It is a fresh token that is asked for.
         if let Ok(Joined::Member { epoch }) = queue.case.broker.join(&crew(), "a", LEASE).await {
             panic!("it is a member of {epoch} while what it had is reclaimed");
         }
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
         assert!(queue.joins("a").await.epoch > a.holder.epoch);
     }
 
@@ -1884,7 +1893,7 @@ contract! {
         a.ack([(all[0], End::Is(|item| item.failed = 1))]).await;
         queue.case.cut(all[4]);
         let (mut seen, mut pages) = (queue.life("a").await, 0);
-        while let Reclaimed::Some(_) = queue.reclaims("a", &seen, 2).await {
+        while let Reclaimed::Some { .. } = queue.reclaims("a", &seen, 2).await {
             (seen, pages) = (Life::Dead, pages + 1);
             assert!(pages < 9, "it has no end");
         }
@@ -1944,7 +1953,7 @@ contract! {
         a.takes(4).await;
         b.takes(2).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 2, found: 0 };
         let before = queue.look().await;
@@ -1953,7 +1962,7 @@ contract! {
         assert_eq!(queue.look().await, before);
         assert_eq!(queue.renews(&b.holder).await, HELD);
         assert!(queue.mends(damage, None).await);
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
         assert!(b.leaves().await);
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -2167,9 +2176,9 @@ contract! {
         a.all_done(&all[2..3]).await;
         floor(all[3]).await;
         let seen = queue.life("b").await;
-        assert_eq!(queue.reclaims("b", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("b", &seen, 2).await, some(2));
         floor(all[3]).await;
-        assert!(matches!(queue.reclaims("b", &Life::Dead, 9).await, Reclaimed::All(3)));
+        assert!(matches!(queue.reclaims("b", &Life::Dead, 9).await, Reclaimed::All { entries: 3, .. }));
         floor(all[3]).await;
         let c = queue.worker("c").await;
         assert_eq!(sorted(given(&c.chunk(&c.asks_for_old(9)).await)), all[3..8]);
