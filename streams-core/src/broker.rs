@@ -197,7 +197,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
     /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
     ///
-    /// A work queue goes on at the last-delivered id, and what is pending waits in it.
+    /// A work queue goes on at the last-delivered id, and what is pending waits in it. Where the waiting set of an earlier queue stands,
+    /// the group is none of another program: its state was deleted, and nobody knows what was in flight. That MUST be refused, as a
+    /// queue that goes on there would lose it untold.
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
     /// Where leases are renewed.

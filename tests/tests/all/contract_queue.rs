@@ -224,6 +224,11 @@ impl World {
         }
     }
 
+    /// Reclaims the rest of one that is dead.
+    async fn buries_dead(&self, owner: &str) -> Reclaimed {
+        self.reclaims(owner, &Life::Dead, 1000).await
+    }
+
     async fn renews(&self, holder: &Holder) -> Renewed {
         let mut renewer = self.case.broker.renewer().await.unwrap();
         renewer.renew(&[(self.group.clone(), holder.clone())]).await.unwrap()[0]
@@ -1893,16 +1898,107 @@ contract! {
         a.ack([(all[0], End::Is(|item| item.failed = 1))]).await;
         queue.case.cut(all[4]);
         let (mut seen, mut pages) = (queue.life("a").await, 0);
-        while let Reclaimed::Some { .. } = queue.reclaims("a", &seen, 2).await {
+        let mut told = Vec::new();
+        loop {
+            match queue.reclaims("a", &seen, 1).await {
+                Reclaimed::Some { lost, .. } => told.extend(lost),
+                Reclaimed::All { lost, .. } => break told.extend(lost),
+                other => panic!("{other:?}"),
+            }
             (seen, pages) = (Life::Dead, pages + 1);
             assert!(pages < 9, "it has no end");
         }
+        // The first stands by itself, and is found when its turn comes.
+        let range = Lost { deleted: true, from: told[0].from, to: all[4], count: 3 };
+        assert_eq!(told, [range]);
+        assert!(range.from < all[1], "{range:?}");
         let state = queue.look().await;
         assert_eq!((state.consumers.len(), state.unsettled()), (0, state.waiting));
         let b = queue.worker("b").await;
         let chunk = b.chunk(&Fetch { go_on: true, ..b.asks(9) }).await;
         assert_eq!(counts(&chunk), [(all[4], 0, 1), (all[5], 0, 0)]);
         assert!(chunk.lost.is_some_and(|lost| !lost.deleted && lost.count >= 1), "{chunk:?}");
+    }
+
+    async fn what_is_gone_of_the_ranges_of_the_dead_is_told(case) {
+        let queue = case.queue(12).await;
+        let all = &queue.all;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        assert_eq!((a.takes(4).await, b.takes(4).await, a.takes(4).await), (all[..4].to_vec(), all[4..8].to_vec(), all[8..].to_vec()));
+        // What is settled is not missed.
+        a.all_done(&all[2..3]).await;
+        queue.case.remove(&[all[2], all[9], all[10]]);
+        let seen = queue.life("a").await;
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
+        // It goes on to go while pages are given back.
+        queue.case.remove(&[all[3]]);
+        let Reclaimed::Some { entries: 1, lost: Some(lost) } = queue.reclaims("a", &Life::Dead, 1).await else { panic!() };
+        assert_eq!((lost.deleted, lost.count, lost.to), (true, 3, all[11]));
+        assert!(lost.from < all[3], "{lost:?}");
+        assert_eq!(queue.buries_dead("a").await, all_of(1));
+        assert_eq!(queue.places().await, (4, 4));
+        // A trim has passed all.
+        queue.case.cut(all[8]);
+        let seen = queue.life("b").await;
+        let lost = Lost { deleted: false, from: all[3], to: all[7], count: 4 };
+        let Reclaimed::All { entries: 0, lost: Some(told) } = queue.reclaims("b", &seen, 9).await else { panic!() };
+        assert_eq!((told.deleted, told.count, told.to), (lost.deleted, lost.count, lost.to));
+        assert!(told.from < all[4], "{told:?}");
+    }
+
+    async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_once(case) {
+        let queue = case.queue(8).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(2).await, all[..2]);
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        let fetch = a.asks(5);
+        assert_eq!(a.chunk(&fetch).await.lost, None);
+        queue.case.remove(&[all[1], all[3]]);
+        let chunk = a.chunk(&fetch).await;
+        assert_eq!(sorted(given(&chunk)), [all[0], all[2], all[4]]);
+        let lost = chunk.lost.unwrap();
+        assert_eq!((lost.deleted, lost.count, chunk.number), (true, 2, 2));
+        assert!(lost.from < all[1] && lost.to >= all[3], "{lost:?}");
+        let again = a.chunk(&fetch).await;
+        assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], None));
+        queue.case.cut(all[6]);
+        let lost = a.chunk(&fetch).await.lost.unwrap();
+        assert_eq!((lost.deleted, lost.count), (false, 3));
+        // One that comes late tells nothing.
+        a.takes_judged(1).await;
+        queue.case.cut(all[7]);
+        assert_eq!(a.chunk(&fetch).await.lost, None);
+    }
+
+    async fn a_loss_that_halts_is_widened_by_the_next(case) {
+        let queue = case.queue(8).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(3).await, all[..3]);
+        a.ack([(all[0], back()), (all[1], again(1, LONG))]).await;
+        queue.case.remove(&[all[0]]);
+        let first = Lost { deleted: false, from: all[3], to: all[4], count: 2 };
+        let from = queue.look().await.cursor;
+        let to = Cursor { at: all[4], at_event: String::new(), seen: Some(5) };
+        assert!(queue.passes(&from, &to, Some(first)).await);
+        assert_eq!(a.lost(&a.asks(9)).await, (first, false));
+        let further = Cursor { at: all[5], at_event: String::new(), seen: Some(6) };
+        let second = Lost { deleted: true, from: all[4], to: all[5], count: 1 };
+        assert!(queue.passes(&to, &further, Some(second)).await);
+        let both = Lost { deleted: false, from: all[3], to: all[5], count: 3 };
+        assert_eq!(a.lost(&a.asks(9)).await, (both, false));
+        queue.case.forget(&crew().waiting());
+        let third = Lost { deleted: true, from: EntryId::ZERO, to: all[2], count: 2 };
+        assert!(queue.mends(Damage { recorded: 2, found: 0 }, Some(&third)).await);
+        let every = Lost { deleted: false, from: EntryId::ZERO, to: all[5], count: 5 };
+        assert_eq!(a.lost(&a.asks(9)).await, (every, false));
+        queue.resumes().await;
+        // And a new one begins anew: of two that are deleted both are.
+        let back = Cursor { seen: Some(7), ..further.clone() };
+        assert!(queue.passes(&further, &back, Some(second)).await && queue.passes(&back, &further, Some(third)).await);
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: all[5], count: 3 };
+        assert_eq!(a.lost(&a.asks(9)).await, (lost, false));
     }
 
     // A waiting set that is another one.

@@ -827,6 +827,23 @@ async fn a_group_that_others_read_is_adopted_with_what_they_have_pending() {
 }
 
 #[tokio::test]
+async fn a_queue_whose_state_was_deleted_is_not_adopted_while_something_waits() {
+    let site = Site::new();
+    let all = site.queue(4).await;
+    let mut a = site.join("a").await;
+    site.wait(&mut a, &all[..3]).await;
+    site.run::<u64>(&format!("DEL {STATE}"));
+    let waiting = site.waiting();
+    let error = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap_err();
+    says(&error, BrokerErrorKind::Refused, &[STATE, WAITING, "XGROUP DESTROY"]);
+    assert_eq!((site.waiting(), site.run::<u64>(&format!("EXISTS {STATE}"))), (waiting, 0));
+    // Whoever gives that up goes on where the group is.
+    site.run::<u64>(&format!("DEL {WAITING}"));
+    let adopted = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap();
+    assert!(matches!(adopted, Adopted::Done(Adoption { at, .. }) if at == all[2]), "{adopted:?}");
+}
+
+#[tokio::test]
 async fn what_an_earlier_queue_of_the_name_has_left_is_nothing_to_a_new_one() {
     let site = Site::new();
     let all = site.queue(4).await;
