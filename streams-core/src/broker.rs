@@ -197,7 +197,9 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
     /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
     ///
-    /// A work queue goes on at the last-delivered id, and what is pending waits in it.
+    /// A work queue goes on at the last-delivered id, and what is pending waits in it. Where the waiting set of an earlier queue stands,
+    /// the group is none of another program: its state was deleted, and nobody knows what was in flight. That MUST be refused, as a
+    /// queue that goes on there would lose it untold.
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
     /// Where leases are renewed.
@@ -270,7 +272,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
     /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
     ///
-    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile.
+    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer.
+    /// What was proposed by [`New::Known`] is not looked at then.
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
     /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
@@ -282,7 +285,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
     /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
-    /// loss one tells it. MUST work on a server that is full.
+    /// loss one tells it. A loss that is to be recorded while another one is MUST widen that: to the lower `from` and the higher `to` of
+    /// both, with both counts, and deleted where both are. MUST work on a server that is full.
     fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool>;
 
     /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. What to
@@ -295,6 +299,11 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Gives back what a consumer has in flight, at most about `count` entries at a time, and removes it with the last, if what shows
     /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
     /// crash more. The last rings the partition's bell. MUST work on a server that is full.
+    ///
+    /// Entries of a [`Range`](crate::broker::Range) that are gone MUST be told as lost: as many as its number has more than are found. They
+    /// were deleted where the stream's first entry is not above the end of the range. An [`Item`](crate::broker::Item) whose entry is gone
+    /// waits as others do, and is found when its turn comes. What a consumer gives back by itself with [`Broker::release`] may be dropped
+    /// untold where it is gone: it had the entries, and is to give back all of them before.
     fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize)
     -> Reply<'a, Reclaimed>;
 }

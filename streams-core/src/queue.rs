@@ -157,7 +157,8 @@ pub struct Chunk {
     pub waiting: u64,
     /// How soon the first of them may be taken that may not now.
     pub due: Option<Duration>,
-    /// What waited and is gone, where the caller goes on over that.
+    /// What waited and is gone, where the caller goes on over that. Where the fetch is sent again, what has gone since while it was in
+    /// flight.
     pub lost: Option<Lost>,
 }
 
@@ -361,10 +362,20 @@ pub enum Life {
 /// What came of giving back what a dead consumer had in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaimed {
-    /// So many entries, and there are more.
-    Some(u64),
-    /// So many entries, which were all, and the consumer is removed.
-    All(u64),
+    /// Some entries, and there are more.
+    Some {
+        /// How many wait now.
+        entries: u64,
+        /// What was in flight and is gone.
+        lost: Option<Lost>,
+    },
+    /// All that were left, and the consumer is removed.
+    All {
+        /// How many wait now.
+        entries: u64,
+        /// What was in flight and is gone.
+        lost: Option<Lost>,
+    },
     /// It has shown a sign of life, or is gone. Nothing was changed.
     Contended,
     /// The waiting set is another one than the record says. Nothing was changed.

@@ -57,7 +57,7 @@ pub enum End {
     Lost,
     /// It was gone before it was given out: whoever looks at the stream finds that.
     Passed,
-    /// It went while it was in flight, and the record has dropped it since. The contract does not say that anybody is told.
+    /// It went while it was in flight, and its consumer left, which tells nobody.
     Untold,
 }
 
@@ -84,6 +84,7 @@ pub struct Waiter {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Flight {
     after: EntryId,
+    to: EntryId,
     range: BTreeSet<EntryId>,
     items: Vec<Item>,
 }
@@ -114,8 +115,6 @@ pub struct Member {
     pub life: Option<Life>,
     fetch: u64,
     ack: u64,
-    /// How many entries it had in flight when it was found dead, without those that were given back; also those that are gone.
-    left: u64,
     /// Whether a call of its own must have been seen since.
     is_heard: bool,
 }
@@ -138,8 +137,6 @@ pub struct Model {
     ended: BTreeMap<EntryId, End>,
     /// A loss that halts.
     pub lost: Option<Lost>,
-    /// The same, where one that comes while another one halts is recorded in its place.
-    latest: Option<Lost>,
     /// How many entries waited when the waiting set went.
     pub damage: Option<u64>,
     /// How many dead letters there are.
@@ -164,7 +161,6 @@ impl Model {
             waits: BTreeMap::new(),
             ended: BTreeMap::new(),
             lost: None,
-            latest: None,
             damage: None,
             dead: 0,
             events: BTreeSet::new(),
@@ -330,7 +326,7 @@ impl Model {
         }
         hold!(epoch > self.epoch, "epoch {epoch} is not above {}", self.epoch);
         self.epoch = epoch;
-        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, left: 0, is_heard: false };
+        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, is_heard: false };
         self.members.insert(owner.to_owned(), member);
         Ok(())
     }
@@ -362,8 +358,7 @@ impl Model {
             let Fetched::Lost { lost: said, found: false } = answer else {
                 return Err(format!("not halted by {lost:?}"));
             };
-            hold!(*said == lost || Some(*said) == self.latest, "not halted by {lost:?}");
-            self.lost = Some(*said);
+            hold!(*said == lost, "not halted by {lost:?}");
             return Ok(());
         }
         if let Some(damage) = self.damaged() {
@@ -468,6 +463,7 @@ impl Model {
         hold!(sent == expected, "new are {expected:?}, not {sent:?}");
         let Some(&last) = given.last() else { return Ok(()) };
         hold!(number == given.len() as u64, "{number} are {given:?}");
+        flight.to = last;
         flight.range = given.iter().copied().collect();
         self.cursor = Cursor { at: last, at_event, seen: self.cursor.seen.map(|seen| seen + number) };
         Ok(())
@@ -518,18 +514,24 @@ impl Model {
         hold!(chunk.number == number as u64, "{number} new entries, not {}", chunk.number);
         hold!(chunk.at == self.cursor.at, "the cursor is at {}", self.cursor.at);
         hold!(chunk.waiting == self.recorded(), "{} wait, not {}", self.recorded(), chunk.waiting);
-        hold!(chunk.lost.is_none(), "a loss is told twice");
         if self.damage.is_none() {
             self.check_due(chunk, fetch, now)?;
         }
         if is_latest {
             let gone = flight.items.iter().map(|item| item.id).filter(|id| !stands(id));
-            let gone: Vec<_> = gone.chain(flight.range.iter().copied().filter(|id| !is_known && !stands(id))).collect();
+            let mut gone: BTreeSet<_> = gone.collect();
+            let mut deleted = gone.iter().all(|id| !self.is_trimmed(*id));
+            let range: Vec<_> = flight.range.iter().copied().filter(|id| !is_known && !stands(id)).collect();
+            deleted &= range.is_empty() || !self.is_trimmed(flight.to);
+            gone.extend(range);
+            check_gone(chunk.lost, &gone, deleted)?;
             let mut left = flight;
             left.range.retain(|id| !gone.contains(id));
             left.items.retain(|item| !gone.contains(&item.id));
-            self.ended.extend(gone.into_iter().map(|id| (id, End::Untold)));
+            self.ended.extend(gone.into_iter().map(|id| (id, End::Lost)));
             self.put(key, left);
+        } else {
+            hold!(chunk.lost.is_none(), "a late one tells of a loss");
         }
         Ok(())
     }
@@ -611,7 +613,7 @@ impl Model {
             if let Some(range) = range {
                 let is_left = |id: &EntryId| *id > range.after && *id <= range.to && !range.except.contains(id);
                 left.range = flight.range.iter().copied().filter(is_left).collect();
-                left.after = range.after;
+                (left.after, left.to) = (range.after, range.to);
                 hold!(left.range.len() as u64 == range.number, "the walk says {range:?} of {flight:?}");
             }
             let settled: BTreeSet<_> = flight.ids().collect();
@@ -662,7 +664,6 @@ impl Model {
 
     /// A loss was recorded; one that halts already stays a part of it.
     fn halt(&mut self, more: Option<Lost>) {
-        self.latest = more.or(self.latest);
         self.lost = match (self.lost, more) {
             (Some(lost), Some(more)) => Some(Lost {
                 deleted: lost.deleted && more.deleted,
@@ -676,7 +677,7 @@ impl Model {
 
     /// Somebody has told the queue to go on.
     pub fn resume(&mut self) {
-        (self.lost, self.latest) = (None, None);
+        self.lost = None;
         self.resume += 1;
     }
 
@@ -690,7 +691,7 @@ impl Model {
         let at_event = self.stream.get(&at).cloned().unwrap_or_default();
         self.cursor = Cursor { at, at_event, seen };
         (self.epoch, self.reset, self.resume) = (epoch, epoch, 0);
-        (self.lost, self.latest, self.damage) = (None, None, None);
+        (self.lost, self.damage) = (None, None);
         self.members.clear();
         self.flights.clear();
         self.waits.clear();
@@ -700,46 +701,36 @@ impl Model {
         }
     }
 
-    /// How many entries can be given back of what a member has in flight.
-    fn to_give_back(&self, epoch: u64) -> u64 {
-        let flights = self.flights.range((epoch, 0)..=(epoch, u64::MAX));
-        let standing = |flight: &Flight| flight.range.iter().filter(|id| self.stream.contains_key(id)).count();
-        flights.map(|(_, flight)| (flight.items.len() + standing(flight)) as u64).sum()
-    }
-
-    /// Lets so many entries wait, those before others that were in flight before, and forgets the rest with the last.
-    fn give_back(&mut self, epoch: u64, mut count: u64, is_last: bool) {
+    /// Lets so many entries wait, those before others that were in flight before. What is gone of the ranges between them ends as is said;
+    /// answers how many wait, what is gone, and whether that was deleted.
+    fn give_back(&mut self, epoch: u64, count: u64, end: End) -> (u64, BTreeSet<EntryId>, bool) {
+        let (mut room, mut gone, mut deleted) = (count, BTreeSet::new(), true);
         for call in self.chunks(epoch) {
             let mut flight = self.flights.get(&(epoch, call)).cloned().unwrap_or_default();
             let mut back = Vec::new();
-            flight.items.retain(|item| {
-                let is_back = count > 0;
-                if is_back {
-                    count -= 1;
-                    back.push((item.id, item.failed, item.crashes + u32::from(item.charged)));
-                }
-                !is_back
-            });
-            for id in flight.range.clone() {
-                if self.stream.contains_key(&id) && count > 0 {
-                    count -= 1;
-                    back.push((id, 0, 1));
-                    // Those that are gone below it are passed.
-                    let (below, above) = flight.range.iter().copied().partition::<Vec<_>, _>(|other| *other < id);
-                    self.ended.extend(below.into_iter().map(|id| (id, End::Untold)));
-                    flight.range = above.into_iter().filter(|other| *other != id).collect();
-                    flight.after = id;
-                }
+            while room > 0 && !flight.items.is_empty() {
+                let Item { id, failed, crashes, charged } = flight.items.remove(0);
+                back.push((id, failed, crashes + u32::from(charged)));
+                room -= 1;
+            }
+            if room > 0 && !flight.range.is_empty() {
+                let (mut standing, missing): (Vec<_>, Vec<_>) =
+                    flight.range.iter().copied().partition(|id| self.stream.contains_key(id));
+                deleted &= missing.is_empty() || !self.is_trimmed(flight.to);
+                gone.extend(missing);
+                let left = standing.split_off(standing.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+                room -= standing.len() as u64;
+                flight.after = standing.last().copied().unwrap_or(flight.after);
+                flight.range = left.into_iter().collect();
+                back.extend(standing.into_iter().map(|id| (id, 0, 1)));
             }
             for (id, failed, crashes) in back {
                 self.waits.insert(id, Waiter { failed, crashes, when: When::Now });
             }
-            if is_last {
-                self.ended.extend(flight.ids().map(|id| (id, End::Untold)));
-                flight = Flight::default();
-            }
             self.put((epoch, call), flight);
         }
+        self.ended.extend(gone.iter().map(|id| (*id, end)));
+        (count - room, gone, deleted)
     }
 
     /// Somebody has ended its membership.
@@ -747,7 +738,7 @@ impl Model {
         let can = self.member(holder).is_some() && !(self.holds(holder.epoch) && self.damage.is_some());
         hold!(answer == can, "released {answer}, can {can}");
         if can {
-            self.give_back(holder.epoch, u64::MAX, true);
+            self.give_back(holder.epoch, u64::MAX, End::Untold);
             self.members.remove(&holder.owner);
         }
         Ok(())
@@ -769,25 +760,19 @@ impl Model {
             hold!(*answer == Reclaimed::Damaged(damage), "{damage:?} is not found");
             return Ok(());
         }
-        let (total, most) = (self.to_give_back(epoch), count.max(1) as u64);
-        match *answer {
-            Reclaimed::All(number) => {
-                hold!(number == total && total <= most, "all {number} of {total}");
-                self.give_back(epoch, number, true);
-                self.members.remove(owner);
-            }
-            Reclaimed::Some(number) => {
-                hold!(number == most.min(total), "{number} of {total}");
-                let left: usize = self.chunks(epoch).iter().map(|call| self.in_flight(epoch, *call).len()).sum();
-                if let Some(member) = self.members.get_mut(owner) {
-                    member.left = if member.lives { left as u64 } else { member.left } - number;
-                }
-                self.give_back(epoch, number, false);
-                if let Some(member) = self.members.get_mut(owner) {
-                    (member.lives, member.life) = (false, Some(Life::Dead));
-                }
-            }
-            _ => return Err("not reclaimed".to_owned()),
+        let (given, gone, deleted) = self.give_back(epoch, count.max(1) as u64, End::Lost);
+        let has_more = self.holds(epoch);
+        let (entries, lost) = match *answer {
+            Reclaimed::Some { entries, lost } if has_more => (entries, lost),
+            Reclaimed::All { entries, lost } if !has_more => (entries, lost),
+            _ => return Err(format!("{given} are given back, more is {has_more}")),
+        };
+        hold!(entries == given, "{entries} are given back, not {given}");
+        check_gone(lost, &gone, deleted)?;
+        if !has_more {
+            self.members.remove(owner);
+        } else if let Some(member) = self.members.get_mut(owner) {
+            (member.lives, member.life) = (false, Some(Life::Dead));
         }
         Ok(())
     }
@@ -800,14 +785,11 @@ impl Model {
             let epoch = self.members[&unacked.owner].epoch;
             let calls = self.chunks(epoch);
             let most: usize = calls.iter().map(|call| self.in_flight(epoch, *call).len()).sum();
-            let least = self.to_give_back(epoch);
             let Some(member) = self.members.get_mut(&unacked.owner) else { continue };
             match (&unacked.life, &member.life) {
                 (Life::Dead, _) => {
                     hold!(!member.lives, "{unacked:?} lives");
-                    // One page may end just where its chunk does, which shows with the next.
-                    let has_all = unacked.in_flight >= least && unacked.in_flight <= member.left.max(1);
-                    hold!(has_all, "{unacked:?} has {least} to {}", member.left);
+                    hold!(unacked.in_flight == most as u64, "{unacked:?} has {most} in {calls:?}");
                 }
                 (Life::Beats { epoch: e, beat, .. }, before) => {
                     hold!(member.lives && *e == epoch, "{unacked:?} is {member:?}");
@@ -850,14 +832,9 @@ impl Model {
         Ok(())
     }
 
-    /// The lowest entry that is in flight or waits. Of a dead consumer those that are gone may be dropped with any page.
+    /// The lowest entry that is in flight or waits.
     fn unsettled(&self) -> Option<EntryId> {
-        let lives = |epoch: u64| self.members.values().any(|member| member.epoch == epoch && member.lives);
-        let in_flight = self.flights.iter().flat_map(|((epoch, _), flight)| {
-            let counts = lives(*epoch);
-            let range = flight.range.iter().filter(move |id| counts || self.stream.contains_key(id)).copied();
-            range.chain(flight.items.iter().map(|item| item.id))
-        });
+        let in_flight = self.flights.values().flat_map(Flight::ids);
         in_flight.chain(self.waits.keys().copied()).min()
     }
 
@@ -867,8 +844,6 @@ impl Model {
         let lowest = in_flight.chain(self.waits.keys().copied()).min();
         let ids = self.unsettled();
         match (said, ids, lowest) {
-            // Of a dead one there may be a chunk without entries.
-            (_, None, _) if self.members.values().any(|member| !member.lives) => Ok(()),
             (None, None, None) => Ok(()),
             // Half of an entry that is cut may be there still.
             (said, ids, _) if self.damage.is_some() => {
@@ -906,6 +881,20 @@ fn check_lost(lost: &Lost, trimmed: &[EntryId], deleted: &[EntryId]) -> Checked 
     hold!(lost.from < *first && lost.to >= *last, "{lost:?} of {ids:?}");
     hold!(lost.deleted == trimmed.is_empty(), "{lost:?} of {trimmed:?} trimmed and {deleted:?} deleted");
     Ok(())
+}
+
+/// What went while it was in flight is told.
+fn check_gone(said: Option<Lost>, gone: &BTreeSet<EntryId>, deleted: bool) -> Checked {
+    match (said, gone.first().zip(gone.last())) {
+        (None, None) => Ok(()),
+        (Some(lost), Some((first, last))) => {
+            hold!(lost.count == gone.len() as u64, "{lost:?} of {gone:?}");
+            hold!(lost.from < *first && lost.to >= *last, "{lost:?} of {gone:?}");
+            hold!(lost.deleted == deleted, "{lost:?}, deleted {deleted}");
+            Ok(())
+        }
+        (said, _) => Err(format!("told {said:?} of {gone:?}")),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

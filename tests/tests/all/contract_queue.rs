@@ -105,6 +105,15 @@ pub(crate) fn counts(chunk: &Chunk) -> Vec<(EntryId, u32, u32)> {
     counts
 }
 
+/// The answers of a reclaim that finds nothing gone.
+pub(crate) fn some(entries: u64) -> Reclaimed {
+    Reclaimed::Some { entries, lost: None }
+}
+
+pub(crate) fn all_of(entries: u64) -> Reclaimed {
+    Reclaimed::All { entries, lost: None }
+}
+
 fn sorted(mut ids: Vec<EntryId>) -> Vec<EntryId> {
     ids.sort_unstable();
     ids
@@ -210,9 +219,14 @@ impl World {
     /// Reclaims all that a consumer has in flight; answers how much that was.
     pub(crate) async fn buries(&self, owner: &str) -> u64 {
         match self.reclaims(owner, &self.life(owner).await, 1000).await {
-            Reclaimed::All(count) => count,
+            Reclaimed::All { entries: count, .. } => count,
             other => panic!("not reclaimed: {other:?}"),
         }
+    }
+
+    /// Reclaims the rest of one that is dead.
+    async fn buries_dead(&self, owner: &str) -> Reclaimed {
+        self.reclaims(owner, &Life::Dead, 1000).await
     }
 
     async fn renews(&self, holder: &Holder) -> Renewed {
@@ -660,8 +674,8 @@ contract! {
         let mut seen = queue.life("b").await;
         loop {
             match queue.reclaims("b", &seen, 400).await {
-                Reclaimed::Some(count) => reclaimed += count,
-                Reclaimed::All(count) => break reclaimed += count,
+                Reclaimed::Some { entries: count, .. } => reclaimed += count,
+                Reclaimed::All { entries: count, .. } => break reclaimed += count,
                 other => panic!("{other:?}"),
             }
             seen = Life::Dead;
@@ -1339,7 +1353,7 @@ contract! {
         let (fetch, acks) = (a.asks(9), a.tells([(all[0], done())]));
         let seen = queue.life("a").await;
         let rings = queue.rings().await;
-        let Reclaimed::Some(mut reclaimed) = queue.reclaims("a", &seen, 20).await else { panic!() };
+        let Reclaimed::Some { entries: mut reclaimed, .. } = queue.reclaims("a", &seen, 20).await else { panic!() };
         assert!((1..=25).contains(&reclaimed), "{reclaimed}");
         assert_eq!(queue.rings().await, rings, "the last one rings");
         assert_eq!(queue.look().await.consumers[0].life, Life::Dead);
@@ -1354,8 +1368,8 @@ contract! {
         loop {
             let before = queue.places().await;
             let (page, is_last) = match queue.reclaims("a", &Life::Dead, 20).await {
-                Reclaimed::Some(page) => (page, false),
-                Reclaimed::All(page) => (page, true),
+                Reclaimed::Some { entries: page, .. } => (page, false),
+                Reclaimed::All { entries: page, .. } => (page, true),
                 other => panic!("{other:?}"),
             };
             assert!((1..=25).contains(&page), "{page}");
@@ -1385,8 +1399,8 @@ contract! {
         let a = queue.worker("a").await;
         a.takes(4).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
-        assert_eq!(queue.reclaims("a", &Life::Dead, 2).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 2).await, all_of(2));
         assert!(queue.look().await.consumers.is_empty());
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -1396,12 +1410,12 @@ contract! {
         let a = queue.worker("a").await;
         a.takes(4).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
         // It is a fresh token that is asked for.
         if let Ok(Joined::Member { epoch }) = queue.case.broker.join(&crew(), "a", LEASE).await {
             panic!("it is a member of {epoch} while what it had is reclaimed");
         }
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
         assert!(queue.joins("a").await.epoch > a.holder.epoch);
     }
 
@@ -1884,16 +1898,107 @@ contract! {
         a.ack([(all[0], End::Is(|item| item.failed = 1))]).await;
         queue.case.cut(all[4]);
         let (mut seen, mut pages) = (queue.life("a").await, 0);
-        while let Reclaimed::Some(_) = queue.reclaims("a", &seen, 2).await {
+        let mut told = Vec::new();
+        loop {
+            match queue.reclaims("a", &seen, 1).await {
+                Reclaimed::Some { lost, .. } => told.extend(lost),
+                Reclaimed::All { lost, .. } => break told.extend(lost),
+                other => panic!("{other:?}"),
+            }
             (seen, pages) = (Life::Dead, pages + 1);
             assert!(pages < 9, "it has no end");
         }
+        // The first stands by itself, and is found when its turn comes.
+        let range = Lost { deleted: true, from: told[0].from, to: all[4], count: 3 };
+        assert_eq!(told, [range]);
+        assert!(range.from < all[1], "{range:?}");
         let state = queue.look().await;
         assert_eq!((state.consumers.len(), state.unsettled()), (0, state.waiting));
         let b = queue.worker("b").await;
         let chunk = b.chunk(&Fetch { go_on: true, ..b.asks(9) }).await;
         assert_eq!(counts(&chunk), [(all[4], 0, 1), (all[5], 0, 0)]);
         assert!(chunk.lost.is_some_and(|lost| !lost.deleted && lost.count >= 1), "{chunk:?}");
+    }
+
+    async fn what_is_gone_of_the_ranges_of_the_dead_is_told(case) {
+        let queue = case.queue(12).await;
+        let all = &queue.all;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        assert_eq!((a.takes(4).await, b.takes(4).await, a.takes(4).await), (all[..4].to_vec(), all[4..8].to_vec(), all[8..].to_vec()));
+        // What is settled is not missed.
+        a.all_done(&all[2..3]).await;
+        queue.case.remove(&[all[2], all[9], all[10]]);
+        let seen = queue.life("a").await;
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
+        // It goes on to go while pages are given back.
+        queue.case.remove(&[all[3]]);
+        let Reclaimed::Some { entries: 1, lost: Some(lost) } = queue.reclaims("a", &Life::Dead, 1).await else { panic!() };
+        assert_eq!((lost.deleted, lost.count, lost.to), (true, 3, all[11]));
+        assert!(lost.from < all[3], "{lost:?}");
+        assert_eq!(queue.buries_dead("a").await, all_of(1));
+        assert_eq!(queue.places().await, (4, 4));
+        // A trim has passed all.
+        queue.case.cut(all[8]);
+        let seen = queue.life("b").await;
+        let lost = Lost { deleted: false, from: all[3], to: all[7], count: 4 };
+        let Reclaimed::All { entries: 0, lost: Some(told) } = queue.reclaims("b", &seen, 9).await else { panic!() };
+        assert_eq!((told.deleted, told.count, told.to), (lost.deleted, lost.count, lost.to));
+        assert!(told.from < all[4], "{told:?}");
+    }
+
+    async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_once(case) {
+        let queue = case.queue(8).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(2).await, all[..2]);
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        let fetch = a.asks(5);
+        assert_eq!(a.chunk(&fetch).await.lost, None);
+        queue.case.remove(&[all[1], all[3]]);
+        let chunk = a.chunk(&fetch).await;
+        assert_eq!(sorted(given(&chunk)), [all[0], all[2], all[4]]);
+        let lost = chunk.lost.unwrap();
+        assert_eq!((lost.deleted, lost.count, chunk.number), (true, 2, 2));
+        assert!(lost.from < all[1] && lost.to >= all[3], "{lost:?}");
+        let again = a.chunk(&fetch).await;
+        assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], None));
+        queue.case.cut(all[6]);
+        let lost = a.chunk(&fetch).await.lost.unwrap();
+        assert_eq!((lost.deleted, lost.count), (false, 3));
+        // One that comes late tells nothing.
+        a.takes_judged(1).await;
+        queue.case.cut(all[7]);
+        assert_eq!(a.chunk(&fetch).await.lost, None);
+    }
+
+    async fn a_loss_that_halts_is_widened_by_the_next(case) {
+        let queue = case.queue(8).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(3).await, all[..3]);
+        a.ack([(all[0], back()), (all[1], again(1, LONG))]).await;
+        queue.case.remove(&[all[0]]);
+        let first = Lost { deleted: false, from: all[3], to: all[4], count: 2 };
+        let from = queue.look().await.cursor;
+        let to = Cursor { at: all[4], at_event: String::new(), seen: Some(5) };
+        assert!(queue.passes(&from, &to, Some(first)).await);
+        assert_eq!(a.lost(&a.asks(9)).await, (first, false));
+        let further = Cursor { at: all[5], at_event: String::new(), seen: Some(6) };
+        let second = Lost { deleted: true, from: all[4], to: all[5], count: 1 };
+        assert!(queue.passes(&to, &further, Some(second)).await);
+        let both = Lost { deleted: false, from: all[3], to: all[5], count: 3 };
+        assert_eq!(a.lost(&a.asks(9)).await, (both, false));
+        queue.case.forget(&crew().waiting());
+        let third = Lost { deleted: true, from: EntryId::ZERO, to: all[2], count: 2 };
+        assert!(queue.mends(Damage { recorded: 2, found: 0 }, Some(&third)).await);
+        let every = Lost { deleted: false, from: EntryId::ZERO, to: all[5], count: 5 };
+        assert_eq!(a.lost(&a.asks(9)).await, (every, false));
+        queue.resumes().await;
+        // And a new one begins anew: of two that are deleted both are.
+        let back = Cursor { seen: Some(7), ..further.clone() };
+        assert!(queue.passes(&further, &back, Some(second)).await && queue.passes(&back, &further, Some(third)).await);
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: all[5], count: 3 };
+        assert_eq!(a.lost(&a.asks(9)).await, (lost, false));
     }
 
     // A waiting set that is another one.
@@ -1944,7 +2049,7 @@ contract! {
         a.takes(4).await;
         b.takes(2).await;
         let seen = queue.life("a").await;
-        assert_eq!(queue.reclaims("a", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 2, found: 0 };
         let before = queue.look().await;
@@ -1953,7 +2058,7 @@ contract! {
         assert_eq!(queue.look().await, before);
         assert_eq!(queue.renews(&b.holder).await, HELD);
         assert!(queue.mends(damage, None).await);
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::All(2));
+        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
         assert!(b.leaves().await);
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -2167,9 +2272,9 @@ contract! {
         a.all_done(&all[2..3]).await;
         floor(all[3]).await;
         let seen = queue.life("b").await;
-        assert_eq!(queue.reclaims("b", &seen, 2).await, Reclaimed::Some(2));
+        assert_eq!(queue.reclaims("b", &seen, 2).await, some(2));
         floor(all[3]).await;
-        assert!(matches!(queue.reclaims("b", &Life::Dead, 9).await, Reclaimed::All(3)));
+        assert!(matches!(queue.reclaims("b", &Life::Dead, 9).await, Reclaimed::All { entries: 3, .. }));
         floor(all[3]).await;
         let c = queue.worker("c").await;
         assert_eq!(sorted(given(&c.chunk(&c.asks_for_old(9)).await)), all[3..8]);

@@ -570,8 +570,8 @@ impl Walk {
         self.model.reclaim(owner, life, count, &answer)?;
         match answer {
             Reclaimed::Contended => self.seen.contended += 1,
-            Reclaimed::Some(_) => self.seen.pages += 1,
-            Reclaimed::All(_) => self.seen.reclaimed += 1,
+            Reclaimed::Some { .. } => self.seen.pages += 1,
+            Reclaimed::All { .. } => self.seen.reclaimed += 1,
             Reclaimed::Damaged(_) => self.seen.damaged += 1,
         }
         Ok(answer)

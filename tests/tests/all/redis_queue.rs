@@ -301,7 +301,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
 
     // Found dead, some at a time.
     let life = site.life("a/1");
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), Reclaimed::Some(1));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), crate::contract_queue::some(1));
     state.insert("consumer:a/1".to_owned(), format!("dead {epoch}"));
     state.insert(format!("chunk:{epoch}.1"), format!("1 0-0 {} {except}", all[3]));
     state.insert("waits".to_owned(), "3 1".to_owned());
@@ -309,7 +309,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(site.waiting(), BTreeMap::from([by_id(all[1]), (format!("{} 2 2", all[1]), 0.0), stamp(3.0)]));
     let look = site.look().await;
     assert_eq!((look.consumers[0].life.clone(), look.consumers[0].in_flight), (Life::Dead, 4));
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &Life::Dead, 9).await.unwrap(), Reclaimed::All(4));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &Life::Dead, 9).await.unwrap(), crate::contract_queue::all_of(4));
     let left: Vec<_> = site.state().into_keys().filter(|field| field.starts_with('c')).collect();
     assert_eq!(left, ["consumer:b/2"]);
     let expected = [
@@ -345,8 +345,8 @@ async fn a_range_is_reclaimed_page_by_page_without_what_is_settled() {
     let mut life = site.life("a");
     loop {
         match site.case.broker.reclaim(&work(), "a", &life, 70).await.unwrap() {
-            Reclaimed::Some(some) => given += some,
-            Reclaimed::All(rest) => break given += rest,
+            Reclaimed::Some { entries: some, .. } => given += some,
+            Reclaimed::All { entries: rest, .. } => break given += rest,
             other => panic!("{other:?}"),
         }
         life = Life::Dead;
@@ -395,7 +395,7 @@ async fn more_chunks_than_a_command_takes_are_acknowledged_and_reclaimed() {
             "left" => assert!(site.case.broker.release(&work(), &b.holder).await.unwrap()),
             _ => {
                 let reclaimed = site.case.broker.reclaim(&work(), "b", &site.life("b"), 100_000).await.unwrap();
-                assert_eq!(reclaimed, Reclaimed::All(many));
+                assert_eq!(reclaimed, crate::contract_queue::all_of(many));
             }
         }
         let look = site.look().await;
@@ -418,7 +418,7 @@ async fn who_leaves_gives_back_what_is_left_as_if_it_had_died() {
     assert_eq!(ids_of(&chunk), (all[..2].to_vec(), all[2..].to_vec()));
     assert_eq!(chunk.again.iter().map(|again| again.crashes).collect::<Vec<_>>(), [1, 1]);
     assert!(site.state()[&format!("chunk:{}.1", b.holder.epoch)].ends_with(&format!(" {}:0:1:0", all[1])));
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Fenced);
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Fenced);
     assert_eq!(site.ack(&a.acks()).await, Acked::Fenced);
 }
 
@@ -467,9 +467,9 @@ async fn entries_of_one_millisecond_are_found_passed_by_a_trim_one_by_one() {
     // One that was deleted is found when its turn comes, and halts who does not go on.
     site.case.remove(&all[3..4]);
     let lost = Lost { deleted: true, from: EntryId::new(7, 10), to: all[3], count: 1 };
-    assert_eq!(site.fetch(&a.fetch(9)).await, Fetched::Lost { lost, found: true });
+    assert_eq!(site.fetch(&a.clone().fetch(9)).await, Fetched::Lost { lost, found: true });
     assert_eq!(site.state()["lost"], "1 7-10 7-11 1");
-    assert_eq!(site.fetch(&a.fetch(9)).await, Fetched::Lost { lost, found: false });
+    assert_eq!(site.fetch(&a.clone().fetch(9)).await, Fetched::Lost { lost, found: false });
     assert!(site.case.broker.resume(&work()).await.unwrap());
     assert_eq!(ids_of(&site.chunk(&a.fetch(9)).await).0, all[4..]);
 }
@@ -489,7 +489,7 @@ async fn the_cursor_is_sure_only_by_its_entry_or_by_who_has_looked() {
     site.case.remove(&[id(1)]);
     let before = site.everything();
     let cursor = Cursor { at: id(1), at_event: "t-1".to_owned(), seen: Some(1) };
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Unsure(cursor.clone()));
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Unsure(cursor.clone()));
     assert_eq!(site.everything(), before);
     let mut judged = a.fetch(1);
     judged.new = New::Read { judged: Some(Judged { at: id(1), next: id(3) }) };
@@ -503,16 +503,16 @@ async fn the_cursor_is_sure_only_by_its_entry_or_by_who_has_looked() {
     let pass = Pass { from, to, halts: Some(lost) };
     assert!(site.case.broker.pass(&work(), &pass).await.unwrap());
     assert!(!site.case.broker.pass(&work(), &pass).await.unwrap());
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Lost { lost, found: false });
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Lost { lost, found: false });
     assert!(site.case.broker.resume(&work()).await.unwrap());
     // Another event under the same id.
     site.run::<u64>("DEL trades");
     let at = Cursor { at: id(3), at_event: "t-3".to_owned(), seen: Some(3) };
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Unsure(at.clone()), "there is no entry at all");
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Unsure(at.clone()), "there is no entry at all");
     add("3-1", "x");
     assert_eq!(ids_of(&site.chunk(&a.fetch(1)).await).1, [], "there is none behind it");
     add("4-1", "y");
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Unsure(at));
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Unsure(at));
 }
 
 #[tokio::test]
@@ -522,7 +522,7 @@ async fn the_beginning_of_a_stream_is_sure_as_long_as_it_was_never_trimmed() {
     let mut a = site.join("a").await;
     site.case.cut(all[1]);
     let cursor = Cursor { at: EntryId::ZERO, at_event: String::new(), seen: Some(0) };
-    assert_eq!(site.fetch(&a.fetch(9)).await, Fetched::Unsure(cursor));
+    assert_eq!(site.fetch(&a.clone().fetch(9)).await, Fetched::Unsure(cursor));
     let mut judged = a.fetch(9);
     judged.new = New::Read { judged: Some(Judged { at: EntryId::ZERO, next: all[1] }) };
     assert_eq!(ids_of(&site.chunk(&judged).await).1, all[1..]);
@@ -617,7 +617,7 @@ async fn a_mended_set_is_recorded_as_a_loss_where_the_caller_says_so() {
     let lost = Lost { deleted: true, from: EntryId::ZERO, to: all[2], count: 3 };
     let damage = Damage { recorded: 3, found: 0 };
     assert!(site.case.broker.mend(&work(), &damage, Some(&lost)).await.unwrap());
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Lost { lost, found: false });
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Lost { lost, found: false });
     assert_eq!((&*site.state()["waits"], &*site.state()["needed"]), ("2 0", ""));
 }
 
@@ -742,7 +742,7 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     acks.back.push(needs(all[2], 2));
     assert_eq!(site.ack(&acks).await, Acked::Done);
     let life = site.life("old");
-    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), Reclaimed::All(1));
+    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), crate::contract_queue::all_of(1));
     let mut renewer = broker.renewer().await.unwrap();
     assert_eq!(renewer.renew(&[(work(), a.holder.clone())]).await.unwrap(), [HELD]);
     assert!(site.state()["consumer:a"].ends_with(" 4 30000 1 1"), "{:?}", site.state());
@@ -827,6 +827,23 @@ async fn a_group_that_others_read_is_adopted_with_what_they_have_pending() {
 }
 
 #[tokio::test]
+async fn a_queue_whose_state_was_deleted_is_not_adopted_while_something_waits() {
+    let site = Site::new();
+    let all = site.queue(4).await;
+    let mut a = site.join("a").await;
+    site.wait(&mut a, &all[..3]).await;
+    site.run::<u64>(&format!("DEL {STATE}"));
+    let waiting = site.waiting();
+    let error = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap_err();
+    says(&error, BrokerErrorKind::Refused, &[STATE, WAITING, "XGROUP DESTROY"]);
+    assert_eq!((site.waiting(), site.run::<u64>(&format!("EXISTS {STATE}"))), (waiting, 0));
+    // Whoever gives that up goes on where the group is.
+    site.run::<u64>(&format!("DEL {WAITING}"));
+    let adopted = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap();
+    assert!(matches!(adopted, Adopted::Done(Adoption { at, .. }) if at == all[2]), "{adopted:?}");
+}
+
+#[tokio::test]
 async fn what_an_earlier_queue_of_the_name_has_left_is_nothing_to_a_new_one() {
     let site = Site::new();
     let all = site.queue(4).await;
@@ -856,7 +873,7 @@ async fn a_reset_leaves_no_chunk_no_consumer_and_nothing_that_waits() {
     assert!(!state.keys().any(|field| field.starts_with("chunk:") || field.starts_with("consumer:")), "{state:?}");
     assert_eq!((&*state["mode"], &*state["waits"]), ("queue", "3 0"));
     assert_eq!(site.run::<u64>(&format!("EXISTS {WAITING}")), 0);
-    assert_eq!(site.fetch(&a.fetch(1)).await, Fetched::Fenced);
+    assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Fenced);
     let mut b = site.join("b").await;
     assert_eq!(ids_of(&site.chunk(&b.fetch(9)).await).1, all[1..]);
     site.restore(&old);

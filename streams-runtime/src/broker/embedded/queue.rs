@@ -265,16 +265,22 @@ impl Record {
     fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Log, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
-        let mut again = Vec::new();
+        let (mut again, mut lost) = (Vec::new(), None);
         left.again.retain(|item| {
             let entry = log.at(item.id);
             let stands = entry.is_some();
+            if !stands {
+                add(&mut lost, missing(item.id.previous(), item.id, 1, log));
+            }
             again.extend(entry.map(|entry| Again { entry, failed: item.failed, crashes: item.crashes }));
             stands
         });
         let mut new = Vec::new();
         if let Some(range) = left.range.as_mut().filter(|_| !matches!(fetch.new, New::Known { .. })) {
             new = standing(range, log);
+            if range.number > new.len() as u64 {
+                add(&mut lost, missing(range.after, range.to, range.number - new.len() as u64, log));
+            }
             range.number = new.len() as u64;
         }
         let number = left.range.as_ref().map_or(0, |range| range.number);
@@ -282,7 +288,9 @@ impl Record {
             self.put(key.0, key.1, left);
         }
         let due = self.waiting.due(now, fetch.longest_wait);
-        Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost: None }
+        // One that comes late tells nothing, as the record keeps it.
+        let lost = lost.filter(|_| is_latest);
+        Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
 
     /// What is given out behind the cursor; `None` where it is not sure whether something is missing there.
@@ -457,12 +465,12 @@ impl Record {
         if let Some(consumer) = self.consumers.get_mut(owner) {
             consumer.lives = None;
         }
-        let back = self.give_back(epoch, count.max(1), log);
+        let (entries, lost) = self.give_back(epoch, count.max(1), log);
         if self.chunks_of(epoch).next().is_some() {
-            return Reclaimed::Some(back);
+            return Reclaimed::Some { entries, lost };
         }
         self.consumers.remove(owner);
-        Reclaimed::All(back)
+        Reclaimed::All { entries, lost }
     }
 
     /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
@@ -476,9 +484,9 @@ impl Record {
         true
     }
 
-    /// Lets so many entries that this consumer has in flight wait; answers how many.
-    fn give_back(&mut self, epoch: u64, count: usize, log: &Log) -> u64 {
-        let mut back = 0;
+    /// Lets so many entries that this consumer has in flight wait; answers how many, and what of the ranges between them is gone.
+    fn give_back(&mut self, epoch: u64, count: usize, log: &Log) -> (u64, Option<Lost>) {
+        let (mut back, mut lost) = (0, None);
         let chunks: Vec<_> = self.chunks_of(epoch).map(|(call, left)| (call, left.clone())).collect();
         for (call, mut left) in chunks {
             let items = left.again.len().min(count - back);
@@ -487,17 +495,19 @@ impl Record {
                 self.waiting.insert(id, Waiter { failed, crashes, until: Due::At(0) });
             }
             back += items;
-            if let Some(range) = &mut left.range {
+            if let Some(range) = left.range.as_mut().filter(|_| back < count) {
                 let standing = standing(range, log);
                 let taken = standing.len().min(count - back);
+                let gone = range.number.saturating_sub(standing.len() as u64);
+                if gone > 0 {
+                    add(&mut lost, missing(range.after, range.to, gone, log));
+                }
                 for entry in &standing[..taken] {
                     self.waiting.insert(entry.id, Waiter { failed: 0, crashes: 1, until: Due::At(0) });
                     range.after = entry.id;
                 }
                 range.except.retain(|id| *id > range.after);
-                // The number counts those that are gone as well, until all others are given back.
-                range.number =
-                    if taken < standing.len() { range.number.saturating_sub(taken as u64).max(1) } else { 0 };
+                range.number = (standing.len() - taken) as u64;
                 back += taken;
             }
             self.put(epoch, call, left);
@@ -508,7 +518,7 @@ impl Record {
         if back > 0 {
             self.stamp();
         }
-        back as u64
+        (back as u64, lost)
     }
 }
 
@@ -527,6 +537,12 @@ fn item(again: &Again) -> Item {
 fn standing(range: &Range, log: &Log) -> Vec<Arc<Entry>> {
     let above = log.read(range.after, usize::MAX).into_iter().take_while(|entry| entry.id <= range.to);
     above.filter(|entry| !range.except.contains(&entry.id)).collect()
+}
+
+/// So many entries that were in flight between these ids, and are not in the stream.
+fn missing(from: EntryId, to: EntryId, count: u64, log: &Log) -> Lost {
+    let deleted = log.entries.front().is_some_and(|first| first.id <= to);
+    Lost { deleted, from, to, count }
 }
 
 fn lost_of(ids: &[EntryId], deleted: bool) -> Option<Lost> {
@@ -627,7 +643,7 @@ impl Store {
 
     pub(super) fn reclaim(&mut self, group: &GroupKey, owner: &str, seen: &Life, count: usize, now: u64) -> Reclaimed {
         let reclaimed = self.record_on(group, |record, log| record.reclaim(owner, seen, count, log));
-        if let Some(Reclaimed::All(_)) = reclaimed {
+        if let Some(Reclaimed::All { .. }) = reclaimed {
             self.ring(group, now);
         }
         reclaimed.unwrap_or(Reclaimed::Contended)

@@ -349,9 +349,10 @@ pub(super) fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: 
 }
 
 pub(super) fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
+    let lost = |text: String| if text.is_empty() { Ok(None) } else { loss(&text).map(Some) };
     Ok(match answer.word.as_str() {
-        "some" => Reclaimed::Some(answer.number()?),
-        "all" => Reclaimed::All(answer.number()?),
+        "some" => Reclaimed::Some { entries: answer.number()?, lost: lost(answer.text()?)? },
+        "all" => Reclaimed::All { entries: answer.number()?, lost: lost(answer.text()?)? },
         "contended" => Reclaimed::Contended,
         "apart" => Reclaimed::Damaged(damage(&mut answer)?),
         _ => return Err(Unexpected("what came of giving back")),

@@ -42,10 +42,15 @@ else
     table.insert(writes, {'DEL', KEYS[i]})
   end
   table.insert(writes, {'ZADD', KEYS[3], 'NX', 0, 'a'})
+  table.insert(writes, {'ZSCORE', KEYS[3], 'a'})
 end
 wrong = may_not(writes)
 if wrong then
   return wrong
+end
+if KEYS[3] and redis.call('TYPE', KEYS[3]).ok == 'zset' and redis.call('ZSCORE', KEYS[3], 'stamp') then
+  -- The marker is ours, and what was in flight stood in the state that is gone: behind the last delivered entry it would be lost.
+  return {'left', KEYS[3]}
 end
 
 local at, waits = found['last-delivered-id'], nil

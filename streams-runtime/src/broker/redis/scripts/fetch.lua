@@ -48,13 +48,15 @@ if call <= tonumber(fetches) then
   if held[8] and not chunk then
     return {'damaged', state}
   end
-  local again, new, items = {}, {}, {}
+  local again, new, items, lost = {}, {}, {}, nil
   chunk = chunk or {number = 0, except = {}, items = {}}
   for _, item in ipairs(chunk.items) do
     local entry = entry_at(stream, item.id)
     if entry then
       table.insert(again, {entry, item.failed, item.crashes})
       table.insert(items, item)
+    else
+      lost = missing(stream, lost, id_before(item.id), item.id, 1)
     end
   end
   if kind ~= 'known' and chunk.number > 0 then
@@ -67,10 +69,11 @@ if call <= tonumber(fetches) then
         table.insert(new, entry)
       end
     end
+    lost = missing(stream, lost, chunk.after, chunk.to, chunk.number - #new)
     chunk.number = #new
   end
-  -- Made before the first write, as it takes rights.
-  local reply = answer(again, new, chunk.number, {})
+  -- Made before the first write, as it takes rights. One that comes late tells of no loss, as it writes none.
+  local reply = answer(again, new, chunk.number, call == tonumber(fetches) and lost and {lost} or {})
   if call == tonumber(fetches) then
     chunk.items = items
     local text = chunk_text(chunk)

@@ -7,7 +7,7 @@ local wrong = wrong_type({{state, 'hash'}, {waiting, 'zset'}})
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'mode', 'waits')
+local held = redis.call('HMGET', state, 'mode', 'waits', 'lost')
 if held[1] ~= 'queue' then
   return {'no'}
 end
@@ -52,7 +52,7 @@ end
 local write = {'waits', put_stamp(waiting, stamp, found), 'needed', slots_text(slots)}
 if ARGV[4] ~= '' then
   table.insert(write, 'lost')
-  table.insert(write, ARGV[4])
+  table.insert(write, widened(held[3], ARGV[4]))
 end
 redis.call('HSET', state, unpack(write))
 return {'yes'}

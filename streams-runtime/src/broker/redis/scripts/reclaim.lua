@@ -47,7 +47,7 @@ if wrong then
   return wrong
 end
 
-local given, added, kept, ended, more = give_up(stream, waiting, chunks, math.max(tonumber(ARGV[4]), 1))
+local given, added, kept, ended, more, lost = give_up(stream, waiting, chunks, math.max(tonumber(ARGV[4]), 1))
 if added > 0 then
   table.insert(kept, 'waits')
   table.insert(kept, put_stamp(waiting, stamp, waits + added))
@@ -57,9 +57,9 @@ if more then
   -- Its calls are refused from here on.
   redis.call('HSET', state, field, 'dead ' .. epoch)
   write_all('HSET', state, kept)
-  return {'some', given}
+  return {'some', given, lost or ''}
 end
 redis.call('HDEL', state, field)
 write_all('HSET', state, kept)
 ring(bell, ARGV[1], ARGV[5])
-return {'all', given}
+return {'all', given, lost or ''}

@@ -161,10 +161,34 @@ local function chunks_of(held, epoch)
   return chunks
 end
 
--- Lets what is in flight of these chunks wait, about `most` entries. Answers how many, how many of them did not wait before, the fields
--- with what is left of them, those of which nothing is, and whether there is more.
+-- A loss as it stands in a state, widened by another one; the other one where there was none.
+local function widened(lost, more)
+  local as_parts = '^([01]) (%S+) (%S+) (%d+)$'
+  local deleted, from, to, count = string.match(lost or '', as_parts)
+  local more_deleted, more_from, more_to, more_count = string.match(more or '', as_parts)
+  if not deleted or not more_deleted then
+    return more or lost
+  end
+  return table.concat({
+    math.min(deleted, more_deleted), above(from, more_from) and more_from or from, above(more_to, to) and more_to or to,
+    digits(count + more_count),
+  }, ' ')
+end
+
+-- A loss, widened by so many entries that were in flight between two ids and are not in the stream.
+local function missing(stream, lost, from, to, count)
+  if count <= 0 then
+    return lost
+  end
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local deleted = first and not above(first[1], to)
+  return widened(lost, table.concat({deleted and '1' or '0', from, to, digits(count)}, ' '))
+end
+
+-- Lets what is in flight of these chunks wait, at most `most` entries. Answers how many, how many of them did not wait before, the
+-- fields with what is left of them, those of which nothing is, whether there is more, and what is gone of the ranges.
 local function give_up(stream, waiting, chunks, most)
-  local given, added, kept, ended, more = 0, 0, {}, {}, false
+  local given, added, kept, ended, more, lost = 0, 0, {}, {}, false, nil
   for _, record in ipairs(chunks) do
     if given >= most then
       more = true
@@ -184,27 +208,34 @@ local function give_up(stream, waiting, chunks, most)
     for _, id in ipairs(chunk.except) do
       excepted[id] = true
     end
-    local number, after, is_end = chunk.number, chunk.after, chunk.number == 0
-    while given < most and not is_end do
-      -- A few at a time: the server holds them in memory here.
-      local asked = math.min(most - given, 100)
-      local entries = redis.call('XRANGE', stream, '(' .. after, chunk.to, 'COUNT', asked)
-      for _, entry in ipairs(entries) do
-        after = entry[1]
-        if not excepted[after] then
-          added = added + let_wait(waiting, after, '0', '1', 0)
-          given, number = given + 1, number - 1
+    local number, after = chunk.number, chunk.after
+    if given < most and number > 0 then
+      -- All that stand are counted, as what is gone has no place of its own among them. A few at a time: the server holds them in
+      -- memory here.
+      local found, last, is_end = 0, chunk.after, false
+      while not is_end do
+        local entries = redis.call('XRANGE', stream, '(' .. last, chunk.to, 'COUNT', 100)
+        for _, entry in ipairs(entries) do
+          last = entry[1]
+          if not excepted[last] then
+            found = found + 1
+            if given < most then
+              after = last
+              added = added + let_wait(waiting, after, '0', '1', 0)
+              given, number = given + 1, number - 1
+            end
+          end
         end
+        is_end = #entries < 100 or last == chunk.to
       end
-      is_end = #entries < asked or after == chunk.to
+      lost = missing(stream, lost, chunk.after, chunk.to, chunk.number - found)
+      number = found - (chunk.number - number)
     end
     for _, id in ipairs(chunk.except) do
-      if not is_end and above(id, after) then
+      if above(id, after) then
         table.insert(except, id)
       end
     end
-    -- As long as the end is not reached there may be one, whatever was counted.
-    number = is_end and 0 or math.max(number, 1)
     local text = chunk_text({number = number, after = after, to = chunk.to, except = except, items = items})
     if text then
       table.insert(kept, record.field)
@@ -214,5 +245,5 @@ local function give_up(stream, waiting, chunks, most)
       table.insert(ended, record.field)
     end
   end
-  return given, added, kept, ended, more
+  return given, added, kept, ended, more, lost
 end
