@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
-    Item, Joined, Lost, New, QueueState,
+    Item, Joined, Lost, New, Pass, QueueState,
 };
 use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -304,7 +304,11 @@ impl<'a> Session<'a> {
                             if judge_at <= now && judging.is_none() {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
-                            self.absorb_look(state, quiet.is_some() && quiet == self.quiet(), now).await
+                            let was_quiet = quiet.is_some() && quiet == self.quiet();
+                            match self.tell_lost(reclaim.take_lost(), &state.cursor).await {
+                                Ok(()) => self.absorb_look(state, was_quiet, now).await,
+                                Err(ended) => Err(ended),
+                            }
                         }
                         Err(error) => {
                             watch.doubt();
@@ -886,6 +890,22 @@ impl<'a> Session<'a> {
             Some(state) if !snapshot.marker => Err(Group::vanished(Reader::new(state.at, "", None))),
             _ => Ok(()),
         }
+    }
+
+    /// Tells what a dead consumer had in flight and is gone.
+    async fn tell_lost(&self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
+        let group = self.group;
+        for lost in lost {
+            let loss = loss_of(lost);
+            group.report(&loss);
+            if group.on_data_loss == OnDataLoss::Halt {
+                let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
+                // Where the cursor has moved on since the look this process alone halts.
+                group.engine.broker.pass(&group.key, &pass).await?;
+                return Err(group.halted(group.resumable_loss_reason(&loss)));
+            }
+        }
+        Ok(())
     }
 
     /// Takes up what the queue looks like.

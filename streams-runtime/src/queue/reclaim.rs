@@ -4,10 +4,10 @@
 //! whole lease on the observer's own clock.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, Life, QueueState, Reclaimed, Unacked};
+use streams_core::broker::{Broker, BrokerError, Life, Lost, QueueState, Reclaimed, Unacked};
 use streams_core::keys::GroupKey;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -68,6 +68,8 @@ impl LivenessWatch {
 pub(super) struct Reclaim {
     /// On its way.
     reclaiming: Option<AbortOnDropHandle<()>>,
+    /// What was in flight and is gone, and is not told yet.
+    lost: Arc<Mutex<Vec<Lost>>>,
     /// Since when events wait for another build, and when that was told.
     needed: Option<(Instant, Option<Instant>)>,
 }
@@ -84,10 +86,15 @@ impl Reclaim {
     ) -> Option<Instant> {
         let Judgement { dead, next } = watch.observe(own, &state.consumers, now);
         if self.reclaiming.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !dead.is_empty() {
-            let reclaiming = reclaim(Arc::clone(broker), key.clone(), dead);
+            let reclaiming = reclaim(Arc::clone(broker), key.clone(), dead, Arc::clone(&self.lost));
             self.reclaiming = Some(AbortOnDropHandle::new(tokio::spawn(reclaiming)));
         }
         next
+    }
+
+    /// What was found to be gone since the last look.
+    pub(super) fn take_lost(&self) -> Vec<Lost> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells of events that wait for a build that handles them, where this one does not.
@@ -113,10 +120,10 @@ impl Reclaim {
 }
 
 /// Gives back what dead consumers had in flight. What cannot be done now is found again at the next look.
-async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life)>) {
+async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life)>, lost: Arc<Mutex<Vec<Lost>>>) {
     for (owner, seen) in dead {
         let (group, partition) = (key.group(), key.partition().as_str());
-        match reclaim_one(&*broker, &key, &owner, &seen).await {
+        match reclaim_one(&*broker, &key, &owner, &seen, &lost).await {
             Ok(Some(entries)) => tracing::warn!(
                 group,
                 partition,
@@ -139,14 +146,20 @@ async fn reclaim_one(
     key: &GroupKey,
     owner: &str,
     seen: &Life,
+    all_lost: &Mutex<Vec<Lost>>,
 ) -> Result<Option<u64>, BrokerError> {
-    let (mut entries, mut seen) = (0, seen);
+    let (mut all, mut seen) = (0, seen);
     loop {
-        match broker.reclaim(key, owner, seen, PAGE).await? {
-            Reclaimed::Some(reclaimed) => entries += reclaimed,
-            Reclaimed::All(reclaimed) => return Ok(Some(entries + reclaimed)),
+        let (entries, lost, is_last) = match broker.reclaim(key, owner, seen, PAGE).await? {
+            Reclaimed::Some { entries, lost } => (entries, lost, false),
+            Reclaimed::All { entries, lost } => (entries, lost, true),
             // Of a set that is damaged whoever fetches finds out.
             Reclaimed::Contended | Reclaimed::Damaged(_) => return Ok(None),
+        };
+        all += entries;
+        all_lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+        if is_last {
+            return Ok(Some(all));
         }
         seen = &Life::Dead;
     }
