@@ -893,7 +893,7 @@ impl<'a> Session<'a> {
     }
 
     /// Tells what a dead consumer had in flight and is gone.
-    async fn tell_lost(&self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
+    async fn tell_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
         let group = self.group;
         for lost in lost {
             let loss = loss_of(lost);
