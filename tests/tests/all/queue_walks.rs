@@ -199,6 +199,8 @@ struct Seen {
     restored: u64,
     drained: u64,
     untold: u64,
+    /// What went while it was in flight, and was told.
+    gone: u64,
 }
 
 struct Walk {
@@ -568,6 +570,9 @@ impl Walk {
         let answer = self.broker.reclaim(&group(), owner, life, count).await.unwrap();
         self.tell(&("reclaim", owner, life, count), &answer);
         self.model.reclaim(owner, life, count, &answer)?;
+        if let Reclaimed::Some { lost: Some(lost), .. } | Reclaimed::All { lost: Some(lost), .. } = answer {
+            self.seen.gone += lost.count;
+        }
         match answer {
             Reclaimed::Contended => self.seen.contended += 1,
             Reclaimed::Some { .. } => self.seen.pages += 1,
@@ -818,6 +823,7 @@ impl Seen {
         self.restored += other.restored;
         self.drained += other.drained;
         self.untold += other.untold;
+        self.gone += other.gone;
     }
 }
 
