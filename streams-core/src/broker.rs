@@ -300,8 +300,8 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
     /// crash more. The last rings the partition's bell. MUST work on a server that is full.
     ///
-    /// Entries of a [`Range`](crate::broker::Range) that are gone MUST be told as lost: as many as its number has more than are found. They
-    /// were deleted where the stream's first entry is not above the end of the range. An [`Item`](crate::broker::Item) whose entry is gone
+    /// Entries of a [`Range`] that are gone MUST be told as lost: as many as its number has more than are found. They
+    /// were deleted where the stream's first entry is not above the end of the range. An [`Item`] whose entry is gone
     /// waits as others do, and is found when its turn comes. What a consumer gives back by itself with [`Broker::release`] may be dropped
     /// untold where it is gone: it had the entries, and is to give back all of them before.
     fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize)
