@@ -45,14 +45,9 @@ for n = 1, chunks do
   end
 end
 if ARGV[8] ~= '' then
-  local events, declared = ' ' .. (held[2] or ''), {}
-  for name in string.gmatch(ARGV[8], '[^ ]+') do
-    if string.find(events, ' ' .. name .. '@', 1, true) then
-      table.insert(declared, name)
-    end
-  end
-  if #declared > 0 then
-    return {'declared', table.concat(declared, ' ')}
+  local declared = declared_of(held[2], ARGV[8])
+  if declared then
+    return declared
   end
 end
 -- The first write takes the one right, the last the other: so it is enough to ask for the other.

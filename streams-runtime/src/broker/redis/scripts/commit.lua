@@ -39,14 +39,9 @@ if not tonumber(held[4]) then
 end
 local passed_over = ARGV[14]
 if passed_over ~= '' then
-  local events, declared = ' ' .. (redis.call('HMGET', state, 'events')[1] or ''), {}
-  for name in string.gmatch(passed_over, '[^ ]+') do
-    if string.find(events, ' ' .. name .. '@', 1, true) then
-      table.insert(declared, name)
-    end
-  end
-  if #declared > 0 then
-    return {'declared', table.concat(declared, ' ')}
+  local declared = declared_of(redis.call('HMGET', state, 'events')[1], passed_over)
+  if declared then
+    return declared
   end
 end
 if letters > 0 then

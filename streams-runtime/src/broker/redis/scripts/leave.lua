@@ -13,26 +13,10 @@ if held.mode ~= 'queue' or lives(held[field]) ~= epoch then
 end
 local stamp, waits = waits_of(held.waits)
 local chunks = chunks_of(held, epoch)
-for _, record in ipairs(chunks) do
-  stamp = chunk_of(record.text) and stamp
-end
-if not stamp then
-  return {'damaged', state}
-end
-if #chunks > 0 then
-  wrong = apart(waiting, stamp, waits)
-  if wrong then
-    -- Whoever finds it dead tells of that.
-    return wrong[1] == 'apart' and {'no'} or wrong
-  end
-end
-local needed = changes(waiting, state)
-table.insert(needed, {'XRANGE', stream, '-', '+'})
-table.insert(needed, {'HDEL', state, field})
-table.insert(needed, {'XADD', bell, 'MAXLEN', ARGV[4], '*', 'group', ARGV[1]})
-wrong = may_not(needed)
+wrong = cannot_give_up(chunks, stamp, waits, {'HDEL', state, field}, ARGV[4])
 if wrong then
-  return wrong
+  -- Whoever finds it dead tells of a waiting set that is damaged.
+  return wrong[1] == 'apart' and {'no'} or wrong
 end
 
 local _, added, _, ended = give_up(stream, waiting, chunks, math.huge)

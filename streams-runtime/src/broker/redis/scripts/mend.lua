@@ -50,9 +50,5 @@ for id in pairs(ids) do
   end
 end
 local write = {'waits', put_stamp(waiting, stamp, found), 'needed', slots_text(slots)}
-if ARGV[4] ~= '' then
-  table.insert(write, 'lost')
-  table.insert(write, widened(held[3], ARGV[4]))
-end
-redis.call('HSET', state, unpack(write))
+write_with_loss(state, write, held[3], ARGV[4])
 return {'yes'}

@@ -12,9 +12,5 @@ if held[1] ~= 'queue' or held[2] ~= ARGV[2] or (held[3] or '') ~= ARGV[3] then
   return {'no'}
 end
 local write = {'at', ARGV[4], 'at_event', ARGV[5], 'seen', ARGV[6]}
-if ARGV[7] ~= '' then
-  table.insert(write, 'lost')
-  table.insert(write, widened(held[4], ARGV[7]))
-end
-redis.call('HSET', state, unpack(write))
+write_with_loss(state, write, held[4], ARGV[7])
 return {'yes'}

@@ -249,6 +249,17 @@ local function forget_what_waits()
   end
 end
 
+-- The answer where builds have declared some of these names, by the `events` of the state; nothing where none is.
+local function declared_of(events, names)
+  local declared = {}
+  for name in string.gmatch(names, '[^ ]+') do
+    if string.find(' ' .. (events or ''), ' ' .. name .. '@', 1, true) then
+      table.insert(declared, name)
+    end
+  end
+  return #declared > 0 and {'declared', table.concat(declared, ' ')} or nil
+end
+
 local function ring(bell, group, most)
   redis.call('XADD', bell, 'MAXLEN', most, '*', 'group', group)
 end

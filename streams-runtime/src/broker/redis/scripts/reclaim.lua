@@ -26,23 +26,7 @@ local chunks = chunks_of(held, epoch)
 if held.mode ~= 'queue' then
   return {'contended'}
 end
-for _, record in ipairs(chunks) do
-  stamp = chunk_of(record.text) and stamp
-end
-if not stamp then
-  return {'damaged', state}
-end
-if #chunks > 0 then
-  wrong = apart(waiting, stamp, waits)
-  if wrong then
-    return wrong
-  end
-end
-local needed = changes(waiting, state)
-table.insert(needed, {'XRANGE', stream, '-', '+'})
-table.insert(needed, {'HDEL', state, field})
-table.insert(needed, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', ARGV[1]})
-wrong = may_not(needed)
+wrong = cannot_give_up(chunks, stamp, waits, {'HDEL', state, field}, ARGV[5])
 if wrong then
   return wrong
 end

@@ -175,6 +175,15 @@ local function widened(lost, more)
   }, ' ')
 end
 
+-- Writes these fields of the state; and with a loss, that it halts the queue.
+local function write_with_loss(state, fields, before, loss)
+  if loss ~= '' then
+    table.insert(fields, 'lost')
+    table.insert(fields, widened(before, loss))
+  end
+  redis.call('HSET', state, unpack(fields))
+end
+
 -- A loss, widened by so many entries that were in flight between two ids and are not in the stream.
 local function missing(stream, lost, from, to, count)
   if count <= 0 then
@@ -183,6 +192,27 @@ local function missing(stream, lost, from, to, count)
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local deleted = first and not above(first[1], to)
   return widened(lost, table.concat({deleted and '1' or '0', from, to, digits(count)}, ' '))
+end
+
+-- Why chunks cannot be given back: a record that is damaged, a waiting set that is another one than the state tells of, or a right
+-- that is missing; nothing where they can. KEYS: stream, state, waiting, bell. `removes` takes the consumer away.
+local function cannot_give_up(chunks, stamp, waits, removes, rings)
+  local stream, state, waiting, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+  for _, record in ipairs(chunks) do
+    stamp = chunk_of(record.text) and stamp
+  end
+  if not stamp then
+    return {'damaged', state}
+  end
+  local damage = #chunks > 0 and apart(waiting, stamp, waits)
+  if damage then
+    return damage
+  end
+  local needed = changes(waiting, state)
+  table.insert(needed, {'XRANGE', stream, '-', '+'})
+  table.insert(needed, removes)
+  table.insert(needed, {'XADD', bell, 'MAXLEN', rings, '*', 'group', ARGV[1]})
+  return may_not(needed)
 end
 
 -- Lets what is in flight of these chunks wait, at most `most` entries. Answers how many, how many of them did not wait before, the
