@@ -78,6 +78,8 @@ impl Network {
         for held in &held {
             let mut held = held.lock().unwrap();
             let bytes = std::mem::take(&mut held.bytes);
+            // Earlier answers on the connection are none to this.
+            held.answered = false;
             if held.server.write_all(&bytes).is_err() {
                 held.ended = true;
             }
