@@ -170,7 +170,7 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Gives the lease back, takes the owner's charge off, and rings the partition's bell, if owner and epoch hold it.
     /// Answers whether they did.
     ///
-    /// Of a work queue it ends the consumer in the same way, and gives back what it still has in flight as
+    /// On a work queue it ends the consumer in the same way, and gives back what it still has in flight as
     /// [`reclaim`](Self::reclaim) does: whatever was not tried, [`ack`](Self::ack) has given back before.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool>;
 
@@ -273,13 +273,13 @@ pub trait Broker: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
     ///
     /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer.
-    /// What was proposed by [`New::Known`] is not looked at then.
+    /// It does not look then at entries that [`New::Known`] proposed.
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
     /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
     /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
     ///
-    /// What is given back rings the partition's bell, unless it has to wait for a time. Sent twice it MUST take effect once, and answer
+    /// An entry that is given back rings the partition's bell, unless it has to wait for a time. Sent twice the call MUST take effect once, and answer
     /// [`Acked::Done`] both times. One about a chunk that the record does not have MUST change nothing and be answered with
     /// [`Acked::Fenced`]: the caller has it from another history of the record.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;

@@ -244,7 +244,7 @@ impl GroupKey {
         self.queue
     }
 
-    /// Of a work queue the sorted set of entries that wait.
+    /// The sorted set of a work queue's entries that wait.
     pub fn waiting(&self) -> String {
         format!("{}:waiting", self.state)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::broker::{DeadBounds, Events, Fields, Holder};
 use crate::{Entry, EntryId};
 
-/// What came of joining a work queue.
+/// The answer to a call that joins a work queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
     /// The caller is one of its consumers, and the call is its first beat.
@@ -98,7 +98,7 @@ pub enum New {
     },
 }
 
-/// What a look at the stream has found at a cursor.
+/// The finding of a look at the stream, at a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged {
     /// The cursor.
@@ -107,7 +107,7 @@ pub struct Judged {
     pub next: EntryId,
 }
 
-/// What came of asking for entries.
+/// The answer to a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// These, perhaps none.
@@ -157,7 +157,7 @@ pub struct Chunk {
     pub waiting: u64,
     /// How soon the first of them may be taken that may not now.
     pub due: Option<Duration>,
-    /// What waited and is gone, where the caller goes on over that. Where the fetch is sent again, what has gone since while it was in
+    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, what has gone since while it was in
     /// flight.
     pub lost: Option<Lost>,
 }
@@ -181,11 +181,11 @@ pub struct Acks {
     /// One more than that of the latest of this joining that were answered with [`Acked::Done`], so 1 for the first; the same when
     /// they are sent again.
     pub call: u64,
-    /// What is still in flight of each of these chunks; a chunk of which nothing is, is ended.
+    /// The rest of each of these chunks that is still in flight. A chunk without a rest is ended.
     pub chunks: Vec<(u64, Left)>,
-    /// What is given back.
+    /// Entries that are given back.
     pub back: Vec<Wait>,
-    /// What goes to the group's dead letters.
+    /// The letters that go to the group's dead letters.
     pub dead: Vec<Fields>,
     /// How many dead letters the group may have, and for how long: beyond it nothing is done.
     pub dead_bounds: DeadBounds,
@@ -193,12 +193,12 @@ pub struct Acks {
     pub passed_over: Vec<String>,
 }
 
-/// What of a chunk is still in flight.
+/// The rest of a chunk that is still in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Left {
-    /// Of its new entries; `None` where that is nothing.
+    /// The rest of its new entries; `None` where nothing is left.
     pub range: Option<Range>,
-    /// Of those that were given out once more, and of new ones of which more is to be said than that they are in flight.
+    /// The rest of those that were given out once more, and new entries with a record of their own.
     pub again: Vec<Item>,
 }
 
@@ -258,7 +258,7 @@ pub enum Until {
     },
 }
 
-/// What came of acknowledging.
+/// The answer to acks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acked {
     /// It is done, or was before.
@@ -293,7 +293,7 @@ pub struct Pass {
     pub from: Cursor,
     /// Where it goes.
     pub to: Cursor,
-    /// What to record, so that nothing is given out to those who do not go on over it.
+    /// The loss to record, so that nothing is given out to those who do not go on over it.
     pub halts: Option<Lost>,
 }
 
@@ -339,11 +339,11 @@ pub struct Unacked {
     pub owner: String,
     /// How many entries it has in flight.
     pub in_flight: u64,
-    /// What shows whether it lives.
+    /// Its sign of life.
     pub life: Life,
 }
 
-/// What shows whether a consumer lives.
+/// A consumer's sign of life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Life {
     /// It renews. As long as this stays the same, nobody has heard of it.
@@ -359,21 +359,21 @@ pub enum Life {
     Dead,
 }
 
-/// What came of giving back what a dead consumer had in flight.
+/// The answer to a call that reclaims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaimed {
     /// Some entries, and there are more.
     Some {
         /// How many wait now.
         entries: u64,
-        /// What was in flight and is gone.
+        /// Entries that were in flight and are gone.
         lost: Option<Lost>,
     },
     /// All that were left, and the consumer is removed.
     All {
         /// How many wait now.
         entries: u64,
-        /// What was in flight and is gone.
+        /// Entries that were in flight and are gone.
         lost: Option<Lost>,
     },
     /// It has shown a sign of life, or is gone. Nothing was changed.

@@ -119,7 +119,7 @@ pub(crate) struct Past {
     pub(crate) passes: Passes,
     /// In a shared group: the other consumers as they were seen last.
     pub(crate) sightings: LivenessWatch,
-    /// Of a work queue: what a joining that was lost has not said.
+    /// Acks of a work queue that a lost joining has not sent.
     pub(crate) unsaid: Option<Unsaid>,
 }
 

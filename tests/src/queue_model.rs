@@ -17,7 +17,7 @@ use streams_core::{Entry, EntryId};
 /// The most events that a queue is said to need.
 const MOST_NEEDED: usize = 10;
 
-/// What came of comparing.
+/// The answer to a comparison.
 pub type Checked = Result<(), String>;
 
 macro_rules! hold {
@@ -80,7 +80,7 @@ pub struct Waiter {
     when: When,
 }
 
-/// What is in flight of a chunk.
+/// The rest of a chunk that is in flight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Flight {
     after: EntryId,
@@ -124,7 +124,7 @@ pub struct Member {
 pub struct Model {
     /// How far the times of the broker may be off.
     slack: Duration,
-    /// What stands in the stream, each with its event's id.
+    /// The entries that stand in the stream, each with its event's id.
     pub stream: BTreeMap<EntryId, String>,
     /// How many were ever added.
     pub added: u64,
@@ -141,7 +141,7 @@ pub struct Model {
     pub damage: Option<u64>,
     /// How many dead letters there are.
     pub dead: u64,
-    /// What builds have declared.
+    /// The events that builds have declared.
     pub events: BTreeSet<String>,
     epoch: u64,
     resume: u64,
@@ -194,7 +194,7 @@ impl Model {
         }
     }
 
-    /// What waits.
+    /// The entries that wait.
     pub fn waiting(&self) -> Vec<EntryId> {
         self.waits.keys().copied().collect()
     }
@@ -242,7 +242,7 @@ impl Model {
         self.stream.range(self.cursor.at.next()..).map(|(id, _)| *id).take(count).collect()
     }
 
-    /// What a member has in flight of a chunk, with the record of each entry; those of a range are charged.
+    /// The part of a chunk that a member has in flight, with the record of each entry; those of a range are charged.
     pub fn in_flight(&self, epoch: u64, call: u64) -> Vec<Item> {
         let Some(flight) = self.flights.get(&(epoch, call)) else { return Vec::new() };
         let new = flight.range.iter().map(|id| Item { id: *id, failed: 0, crashes: 0, charged: true });
@@ -432,7 +432,7 @@ impl Model {
         self.stream.keys().next().is_none_or(|first| id < *first)
     }
 
-    /// What waits, may be taken and was not trimmed: what stands, and what does not.
+    /// The entries that wait, may be taken and were not trimmed: those that stand, and those that do not.
     fn ready(&self, fetch: &Fetch, now: u64) -> (Vec<EntryId>, Vec<EntryId>) {
         let may_be_taken = |waiter: &Waiter| match &waiter.when {
             When::Now => true,

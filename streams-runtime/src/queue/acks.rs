@@ -1,5 +1,4 @@
-//! What a consumer of a work queue has to say of entries in flight: gathered, sent one call after the other, and sent again as it
-//! was until there is an answer.
+//! The acks of a work queue's consumer: gathered, sent one call after the other, and sent again unchanged until there is an answer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ const MOST_UNACKED: usize = 1_000;
 const GATHER: Duration = Duration::from_millis(5);
 const GATHERED: usize = 64;
 
-/// What becomes of an entry in flight.
+/// The end of an entry's time in flight, or a step towards it.
 #[derive(Debug, Clone)]
 pub(super) enum Disposition {
     /// Its business with the group is ended.
@@ -127,7 +126,7 @@ struct Kept {
     until: Instant,
 }
 
-/// What is to be said.
+/// Ends that the server does not know of.
 pub(super) struct AckQueue {
     ends: Vec<End>,
     /// How many of them, and of those on their way, are dead letters.
@@ -233,7 +232,7 @@ impl AckQueue {
         }
     }
 
-    /// What is on its way, to be sent again as it was.
+    /// The call on its way, to be sent again unchanged.
     pub(super) fn again(&self) -> Option<Arc<Acks>> {
         self.sending.as_ref().map(|sending| Arc::clone(&sending.acks))
     }
@@ -320,8 +319,8 @@ impl AckQueue {
         }
     }
 
-    /// What is to be said of all that is in flight when it cannot be said now: the call without an answer as it was, and one about
-    /// the rest. What runs must have been cancelled.
+    /// The acks of all that is in flight, for later: the call without an answer, unchanged, and one about the rest. All handlers must
+    /// have been cancelled.
     pub(super) fn leave_behind(
         &mut self,
         holder: &Holder,

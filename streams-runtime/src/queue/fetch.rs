@@ -44,7 +44,7 @@ struct Fetching {
     reply: Option<AbortOnDropHandle<Result<Fetched, BrokerError>>>,
 }
 
-/// What there is to fetch.
+/// The one fetch on its way, and the next.
 pub(super) struct Fetcher {
     calls: u64,
     fetching: Option<Fetching>,
@@ -57,7 +57,7 @@ pub(super) struct Fetcher {
     pub(super) due: Option<Instant>,
     /// Nothing is asked for before it is judged what comes next.
     pub(super) is_unsure: bool,
-    /// What a look has found to come next.
+    /// The next entry, as a look has found it.
     judged: Option<Judged>,
     /// The cursor as it was left here, with what the entry there looks like.
     end: Option<(EntryId, Witness)>,
@@ -67,7 +67,7 @@ pub(super) struct Fetcher {
     pub(super) sent: Sent,
 }
 
-/// What a look at the stream means for the cursor.
+/// The meaning of a look at the stream for the cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// It goes on with this entry.
@@ -191,7 +191,7 @@ impl Fetcher {
         self.ahead = ReadAhead::default();
     }
 
-    /// What is behind the cursor is not known here any more.
+    /// This process does not know any more which entries are behind the cursor.
     fn lose_sight(&mut self) {
         (self.end, self.ahead, self.hungry) = (None, ReadAhead::default(), true);
     }
@@ -210,7 +210,7 @@ impl Fetcher {
     /// proposed.
     pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) -> Arc<Fetch> {
         self.calls += 1;
-        // What comes from here on is not in the answer for sure.
+        // The answer may lack what comes from here on.
         self.hungry = false;
         fetch.call = self.calls;
         fetch.mirror = self.mirror_at <= now;
@@ -268,7 +268,7 @@ impl Fetcher {
         self.retry_at = Some(at);
     }
 
-    /// What is to be sent again, when it is time.
+    /// The call to send again, when it is time.
     pub(super) fn again(&mut self, now: Instant) -> Option<Arc<Fetch>> {
         self.retry_at.take_if(|at| *at <= now)?;
         self.fetching.as_ref().map(|fetching| Arc::clone(&fetching.fetch))

@@ -1,4 +1,4 @@
-//! What a consumer of a work queue has in flight: chunks and what of them is left, entries that wait here for a slot, and calls of
+//! The entries that a work queue's consumer has in flight: chunks and what of them is left, entries that wait here for a slot, and calls of
 //! handlers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,7 +57,7 @@ fn ahead(slots: usize, mean: Option<Duration>) -> usize {
     usize::try_from(done).unwrap_or(usize::MAX).min(MOST_AHEAD)
 }
 
-/// What of a chunk the server has in this consumer's name.
+/// The part of a chunk that the server holds for this consumer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Open {
     /// The new entries: they lie above this id.
@@ -91,7 +91,7 @@ impl Open {
         self.ids.len() - self.ended.len() + self.items.len()
     }
 
-    /// What is left when these are over, and those charged.
+    /// The rest, when these are over and those charged.
     pub(super) fn left(&self, over: &BTreeSet<EntryId>, charged: &BTreeSet<EntryId>) -> Left {
         let is_over = |id: &EntryId| over.contains(id) || self.ended.contains(id);
         let again = self.items.values().filter(|item| !over.contains(&item.id));
@@ -136,7 +136,7 @@ impl Open {
     }
 }
 
-/// What was given out and has not begun.
+/// An entry that was given out and has not begun.
 pub(super) struct Queued {
     pub(super) chunk: u64,
     pub(super) entry: Arc<Entry>,
@@ -165,7 +165,7 @@ pub(super) struct Running {
     pub(super) held: Option<(Turn, OwnedSemaphorePermit)>,
 }
 
-/// What has come of a call.
+/// A call that has come back.
 pub(super) struct Returned {
     pub(super) flight: Flight,
     pub(super) call: u64,
@@ -179,7 +179,7 @@ pub(super) enum Came {
     End(Result<Outcome, Failed>),
 }
 
-/// What this consumer has in flight.
+/// The entries that this consumer has in flight.
 #[derive(Default)]
 pub(super) struct InFlight {
     pub(super) chunks: BTreeMap<u64, Open>,
@@ -193,7 +193,7 @@ pub(super) struct InFlight {
     pub(super) stuck: BTreeSet<u64>,
     /// One that runs, runs alone.
     pub(super) alone: bool,
-    /// What is in flight and has not ended weighs this.
+    /// The weight of the entries that have not ended.
     pub(super) bytes: usize,
     /// How long a call takes, lately.
     mean: Option<Duration>,
@@ -237,7 +237,7 @@ impl InFlight {
         self.queue.iter().filter(|queued| queued.standing != Standing::Alone).map(|queued| queued.since).min()
     }
 
-    /// What has waited for too long.
+    /// Entries that have waited for too long.
     pub(super) fn give_up_waiting(&mut self, now: Instant) -> VecDeque<Queued> {
         if self.impatient().is_none_or(|since| after(since, PATIENCE) > now) {
             return VecDeque::new();
@@ -274,7 +274,7 @@ impl InFlight {
         (idle + ahead).saturating_sub(self.queue.len())
     }
 
-    /// What was called is over.
+    /// A call is over.
     pub(super) fn over(&mut self, flight: Flight, running: &Running) {
         if let Some(limit) = running.limit {
             self.limits.remove(&(limit, flight));

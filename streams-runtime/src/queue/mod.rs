@@ -53,7 +53,7 @@ use reclaim::Reclaim;
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
 
-/// What a work queue needs besides.
+/// The settings of a work queue, besides those of every group.
 pub(crate) struct Queue {
     /// Slots for handlers, of all partitions of the group in this process.
     pub(crate) slots: Arc<Semaphore>,
@@ -63,7 +63,7 @@ pub(crate) struct Queue {
     pub(crate) longest_wait: Duration,
 }
 
-/// What an earlier joining of this process has not said of what it had in flight, and by which holder.
+/// The acks that an earlier joining of this process has not sent, and its holder.
 pub(crate) struct Unsaid {
     holder: Holder,
     calls: Vec<Arc<Acks>>,
@@ -74,7 +74,7 @@ struct Session<'a> {
     group: &'a Group,
     queue: &'a Queue,
     lease: &'a Lease,
-    /// What builds had declared at the start.
+    /// The events that builds had declared at the start.
     declared: Events,
     fetcher: Fetcher,
     in_flight: InFlight,
@@ -836,7 +836,7 @@ impl<'a> Session<'a> {
                 let passed = group.engine.broker.pass(&group.key, &pass).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
-                // Of all who find the same one tells it.
+                // One of all who find the same tells it.
                 if let Some(loss) = loss.filter(|_| passed) {
                     group.report(&loss);
                     if halts {
@@ -857,7 +857,7 @@ impl<'a> Session<'a> {
     /// The waiting set is not what the record says: tells what is lost, and goes on with what is there.
     async fn mend(&mut self, damage: Damage) -> Result<(), Ended> {
         let group = self.group;
-        // Of a set that was replaced nobody knows which of its entries are those that waited.
+        // Nobody knows which entries of a set that was replaced are those that waited.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
         let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
@@ -1032,7 +1032,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What is to be said of all that is in flight when it cannot be said now. What runs must have been cancelled.
+    /// The acks of all that is in flight, for later. All handlers must have been cancelled.
     fn leave_behind(&mut self) -> Unsaid {
         let holder = self.lease.holder().clone();
         let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.dead_bounds);

@@ -26,7 +26,7 @@ const UNNEEDED: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct LivenessWatch(BTreeMap<String, Still<(u64, u64)>>);
 
-/// What the look at all consumers comes to.
+/// The finding of a look at all consumers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judgement {
     /// Who is dead, with what was seen of it.
@@ -63,12 +63,12 @@ impl LivenessWatch {
     }
 }
 
-/// What this process does for entries that nobody handles.
+/// The care of this process for entries that nobody handles.
 #[derive(Default)]
 pub(super) struct Reclaim {
     /// On its way.
     reclaiming: Option<AbortOnDropHandle<()>>,
-    /// What was in flight and is gone, and is not told yet.
+    /// Entries that were in flight and are gone, and are not told yet.
     lost: Arc<Mutex<Vec<Lost>>>,
     /// Since when events wait for another build, and when that was told.
     needed: Option<(Instant, Option<Instant>)>,
@@ -92,7 +92,7 @@ impl Reclaim {
         next
     }
 
-    /// What was found to be gone since the last look.
+    /// The entries that were found to be gone since the last look.
     pub(super) fn take_lost(&self) -> Vec<Lost> {
         std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -153,7 +153,7 @@ async fn reclaim_one(
         let (entries, lost, is_last) = match broker.reclaim(key, owner, seen, PAGE).await? {
             Reclaimed::Some { entries, lost } => (entries, lost, false),
             Reclaimed::All { entries, lost } => (entries, lost, true),
-            // Of a set that is damaged whoever fetches finds out.
+            // Whoever fetches finds out about a set that is damaged.
             Reclaimed::Contended | Reclaimed::Damaged(_) => return Ok(None),
         };
         all += entries;

@@ -99,7 +99,7 @@ struct Group {
     needs: Option<Need>,
     resume: u64,
     replaying: Replaying,
-    /// Of a work queue; it has a cursor in the place of the checkpoint. The lease is nobody's, and its epoch that of the last joining
+    /// The record of a work queue; it has a cursor in the place of the checkpoint. The lease is nobody's, and its epoch that of the last joining
     /// or reset.
     record: Option<Record>,
 }

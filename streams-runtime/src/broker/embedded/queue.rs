@@ -17,15 +17,15 @@ use crate::clock::millis;
 /// The most events that others are said to wait for.
 const MOST_NEEDED: usize = 10;
 
-/// What a work queue has besides the fields of every group.
+/// The record of a work queue, besides the fields of every group.
 #[derive(Clone)]
 pub(super) struct Record {
     /// Up to where entries were given out.
     pub(super) cursor: Cursor,
     consumers: BTreeMap<String, Consumer>,
-    /// What is in flight, by the epoch of its consumer and the call that has fetched it.
+    /// Chunks in flight, by the epoch of its consumer and the call that has fetched it.
     chunks: BTreeMap<(u64, u64), Left>,
-    /// What the record says of the waiting set.
+    /// The size of the waiting set, as recorded.
     waits: Waits,
     /// The waiting set; on a server it is a key of its own, to which anything may happen.
     waiting: Waiting,
@@ -106,7 +106,7 @@ impl Waiting {
         }
     }
 
-    /// What this caller may take now.
+    /// The waiting entries that this caller may take now.
     fn candidates<'a>(&'a self, fetch: &'a Fetch, now: u64) -> impl Iterator<Item = EntryId> + 'a {
         let latest = now.saturating_add(millis(fetch.longest_wait));
         let takes = move |name: &str, version: u32| fetch.takes.get(name).is_some_and(|newest| *newest >= version);
@@ -293,7 +293,7 @@ impl Record {
         Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
 
-    /// What is given out behind the cursor; `None` where it is not sure whether something is missing there.
+    /// The entries that are given out behind the cursor; `None` where it is not sure whether something is missing there.
     fn next(&self, new: &New, room: usize, log: &Log) -> Option<Next> {
         let Cursor { at, seen, .. } = &self.cursor;
         let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
@@ -533,7 +533,7 @@ fn item(again: &Again) -> Item {
     Item { id: entry.id, failed: *failed, crashes: *crashes, charged: *crashes == 0 }
 }
 
-/// What still stands of a range.
+/// The entries of a range that still stand.
 fn standing(range: &Range, log: &Log) -> Vec<Arc<Entry>> {
     let above = log.read(range.after, usize::MAX).into_iter().take_while(|entry| entry.id <= range.to);
     above.filter(|entry| !range.except.contains(&entry.id)).collect()

@@ -69,7 +69,7 @@ const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
-/// What the waiting set of a work queue takes.
+/// The commands on the waiting set of a work queue.
 const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
 /// Tells up to where groups have settled everything.
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
@@ -132,7 +132,7 @@ impl Acl {
             match retention {
                 Retention::Age(_) => self.grant("+xinfo|stream", format!("%R~{partition}")),
                 Retention::Consumed => {
-                    // What a work queue has in flight is not consumed.
+                    // Entries that a work queue has in flight are not consumed.
                     self.grant("+xinfo|groups +xinfo|stream", format!("%R~{partition}"));
                     self.grant(SETTLED, format!("%R~{}", of_any_group(&partition)));
                 }

@@ -179,7 +179,7 @@ pub(super) fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'sta
     invocation
 }
 
-/// What is in flight of a chunk, as it stands in a state; empty where nothing is.
+/// The record of a chunk, as it stands in a state; empty where nothing is in flight.
 fn record(left: &Left) -> String {
     let range = left.range.as_ref().filter(|range| range.number > 0);
     let mut words = match range {

@@ -29,7 +29,7 @@ if not tonumber(held[2]) then
 end
 -- The clock as a floor: should a failover lose the last of them, the next is above them all the same.
 epoch = digits(math.max(tonumber(held[2]) + 1, now()))
--- Of a work queue the last fetch and the last ack follow.
+-- The numbers of a consumer's last fetch and ack follow.
 local calls = ARGV[4] == 'queue' and ' 0 0' or ''
 redis.call('HSET', state, 'epoch', epoch, field, table.concat({epoch, '1', ARGV[3]}, ' ') .. calls)
 return {'member', epoch}

@@ -112,8 +112,7 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Of a work queue what its state says of a consumer that lives: its epoch, beat and lease. Of a work queue its
--- last calls follow, behind a space.
+-- A consumer of a work queue that lives, as its state says: epoch, beat and lease; then its last calls, behind a space.
 local function lives(field)
   return string.match(field or '', '^(%d+) (%d+) (%d+)([ %d]*)$')
 end

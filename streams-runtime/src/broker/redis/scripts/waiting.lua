@@ -1,4 +1,4 @@
--- What scripts of a work queue share: how they read and write the chunks and the waiting set.
+-- The parts that scripts of a work queue share: how they read and write the chunks and the waiting set.
 
 -- Scores of the waiting set. An entry's id stands at the first of these and its milliseconds, and the stamp below all ids. What has
 -- to wait for a moment stands at it, and what waits for a build at the last of these and the slot of the event.
@@ -38,7 +38,7 @@ local function apart(waiting, stamp, count)
   return {'apart', digits(count), digits(found_in(waiting))}
 end
 
--- What a script may need to change the waiting set beside the state.
+-- The commands by which a script may change the waiting set and the state.
 local function changes(waiting, state)
   return {
     {'ZADD', waiting, 'NX', '0', 'a'}, {'ZREM', waiting, 'a'}, {'DEL', waiting}, {'HSET', state, 'waits', '0 0'},
@@ -116,7 +116,7 @@ local function slots_text(slots)
   return table.concat(pairs_of, ' ')
 end
 
--- What is in flight of a chunk, from its record.
+-- The rest of a chunk that is in flight, from its record.
 local function chunk_of(text)
   local number, after, to, except, rest = string.match(text, '^(%d+) (%S+) (%S+) (%S+)(.*)$')
   if not number then
