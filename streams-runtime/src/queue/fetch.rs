@@ -144,13 +144,15 @@ impl Fetcher {
     /// Reads on behind the cursor, for a consumer that is alone: the server need not read entries for it that the tail has, or
     /// that a plain read brings at less cost.
     pub(super) fn read_ahead(&mut self, follower: &Follower, partition: &PartitionKey, is_alone: bool) {
-        let Some((position, witness)) = self.last_read().filter(|_| is_alone) else {
+        if !is_alone {
             self.ahead = ReadAhead::default();
             return;
-        };
-        if self.ahead.reading.is_some() || self.ahead.entries.len() >= READ_AHEAD {
+        }
+        // Asked between any two events: where nothing may have come, nobody looks.
+        if !self.hungry || self.ahead.reading.is_some() || self.ahead.entries.len() >= READ_AHEAD / 2 {
             return;
         }
+        let Some((position, witness)) = self.last_read() else { return };
         match follower.take(position, Some(witness), READ_AHEAD) {
             Taken::Entries(entries) => self.ahead.entries.extend(entries),
             Taken::Behind { .. } => self.ahead.reading = Some(follower.read_on(partition, position)),
