@@ -61,6 +61,8 @@ pub struct Fetch {
     pub call: u64,
     /// How many entries at most.
     pub count: usize,
+    /// About how many bytes at most, as [`Entry::weight`] counts them; one entry is given out whatever it weighs.
+    pub bytes: usize,
     /// Which new entries are given out when those that wait leave room.
     pub new: New,
     /// The events that the caller handles or passes over for good, each with the newest version; `u32::MAX` where any will do.
@@ -157,8 +159,8 @@ pub struct Chunk {
     pub waiting: u64,
     /// How soon the first of them may be taken that may not now.
     pub due: Option<Duration>,
-    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, what has gone since while it was in
-    /// flight.
+    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, the same, and what has gone
+    /// since while it was in flight.
     pub lost: Option<Lost>,
 }
 
@@ -356,25 +358,26 @@ pub enum Life {
         lease_for: Duration,
     },
     /// It was found dead, and not all that it had in hand is given back yet.
-    Dead,
+    Dead {
+        /// What of that was found to be gone. It stays here until a reclaim has seen it.
+        lost: Option<Lost>,
+    },
 }
 
 /// The answer to a call that reclaims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaimed {
-    /// Some entries, and there are more.
+    /// Some entries, and it is not removed yet.
     Some {
         /// How many wait now.
         entries: u64,
-        /// Entries that were in flight and are gone.
+        /// Entries that were in flight and are gone, now in its [`Life::Dead`].
         lost: Option<Lost>,
     },
     /// All that were left, and the consumer is removed.
     All {
         /// How many wait now.
         entries: u64,
-        /// Entries that were in flight and are gone.
-        lost: Option<Lost>,
     },
     /// It has shown a sign of life, or is gone. Nothing was changed.
     Contended,

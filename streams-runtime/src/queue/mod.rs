@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
-    Item, Joined, Lost, New, Pass, QueueState,
+    Item, Joined, Lost, New, Pass, QueueState, Reply,
 };
 use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,6 +55,10 @@ use reclaim::Reclaim;
 const AT_WORK: u64 = 64;
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
+/// How many bytes one fetch brings at most, unless one entry alone has more.
+const FETCH_BYTES: usize = 4 << 20;
+/// How often a call whose answer says who tells of a loss is sent at most.
+const INSISTS: u32 = 8;
 
 /// The settings of a work queue, besides those of every group.
 pub(crate) struct Queue {
@@ -100,6 +104,21 @@ struct Slot {
 type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
 
 impl Group {
+    /// Sends a call whose answer says who tells of a loss, and the same again where there was no answer.
+    async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
+        let mut sent = 1;
+        loop {
+            match call().await {
+                Err(error) if sent < INSISTS && (error.is_retryable() || error.is_indefinite()) => {
+                    self.contact.failed(Matter::Read, &error);
+                    tokio::time::sleep(wait(SERVER_AWAY, sent, self.engine.random.fraction())).await;
+                    sent += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Takes part in the group's work until something ends that.
     pub(crate) async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
         if let Err(ended) = self.say_of(past).await {
@@ -695,6 +714,7 @@ impl<'a> Session<'a> {
             holder: self.lease.holder().clone(),
             call: 0,
             count: wanted,
+            bytes: FETCH_BYTES,
             new: New::Nothing,
             takes: group.build.wants(),
             most_waiting: group.lanes.entries as u64,
@@ -853,7 +873,8 @@ impl<'a> Session<'a> {
             Finding::Next(judged) => self.fetcher.judged(Some(judged)),
             Finding::End => self.fetcher.judged(None),
             Finding::Pass(pass, loss) => {
-                let passed = group.engine.broker.pass(&group.key, &pass).await?;
+                let (broker, token) = (&group.engine.broker, group.engine.random.token());
+                let passed = group.insist(|| broker.pass(&group.key, &token, &pass)).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
                 // One of all who find the same tells it.
@@ -881,7 +902,8 @@ impl<'a> Session<'a> {
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
         let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
-        if !group.engine.broker.mend(&group.key, &damage, halts).await? {
+        let (broker, token) = (&group.engine.broker, group.engine.random.token());
+        if !group.insist(|| broker.mend(&group.key, &token, &damage, halts)).await? {
             return Ok(());
         }
         tracing::error!(
@@ -921,7 +943,7 @@ impl<'a> Session<'a> {
             if group.on_data_loss == OnDataLoss::Halt {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
                 // Where the cursor has moved on since the look this process alone halts.
-                group.engine.broker.pass(&group.key, &pass).await?;
+                group.engine.broker.pass(&group.key, &group.engine.random.token(), &pass).await?;
                 return Err(group.halted(group.resumable_loss_reason(&loss)));
             }
         }

@@ -1015,12 +1015,18 @@ impl Broker for Embedded {
         })
     }
 
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        self.reply(move |store, _| Ok(store.pass(group, pass)))
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.pass(group, token, pass)))
     }
 
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        self.reply(move |store, _| Ok(store.mend(group, damage, halts)))
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.mend(group, token, damage, halts)))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {

@@ -11,7 +11,7 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 
-use super::{Log, Store};
+use super::{Dump, Embedded, Log, Store};
 use crate::clock::millis;
 
 /// The most events that others are said to wait for.
@@ -31,6 +31,10 @@ pub(super) struct Record {
     waiting: Waiting,
     /// A loss that halts the group.
     pub(super) lost: Option<Lost>,
+    /// By the epoch of a consumer: the loss that its latest fetch was told, or what is gone of all that a dead one had in flight.
+    told: BTreeMap<u64, Lost>,
+    /// Of the last call that has moved the cursor or mended the waiting set.
+    token: String,
 }
 
 /// Which waiting set it is, and how large.
@@ -138,6 +142,8 @@ impl Record {
             waits: Waits::default(),
             waiting: Waiting::default(),
             lost: None,
+            told: BTreeMap::new(),
+            token: String::new(),
         }
     }
 
@@ -226,10 +232,14 @@ impl Record {
         let is_trimmed = |id: &EntryId| first.is_none_or(|first| *id < first);
         let mut gone: Vec<_> = self.waiting.by_id.keys().copied().take_while(is_trimmed).collect();
         let mut lost = lost_of(&gone, false);
-        let mut again = Vec::new();
+        let (mut again, mut bytes) = (Vec::new(), 0);
         for id in self.waiting.candidates(fetch, now).filter(|id| !is_trimmed(id)).take(fetch.count) {
+            if bytes >= fetch.bytes {
+                break;
+            }
             match (log.at(id), self.waiting.by_id.get(&id)) {
                 (Some(entry), Some(Waiter { failed, crashes, .. })) => {
+                    bytes += entry.weight();
                     again.push(Again { entry, failed: *failed, crashes: *crashes });
                 }
                 _ => {
@@ -245,8 +255,11 @@ impl Record {
         }
 
         let waiting = self.waiting.count() - gone.len() as u64 - again.len() as u64;
-        let room = if waiting < fetch.most_waiting { fetch.count - again.len() } else { 0 };
-        let Some(Next { entries: new, range, cursor }) = self.next(&fetch.new, room, log) else {
+        let has_room = waiting < fetch.most_waiting && bytes < fetch.bytes;
+        let room = if has_room { fetch.count - again.len() } else { 0 };
+        let bytes = fetch.bytes.saturating_sub(bytes);
+        let Some(Next { entries: new, range, cursor }) = self.next(&fetch.new, room, bytes, again.is_empty(), log)
+        else {
             return Fetched::Unsure(self.cursor.clone());
         };
         self.cursor = cursor;
@@ -256,6 +269,7 @@ impl Record {
         if let Some(consumer) = self.consumers.get_mut(&fetch.holder.owner) {
             consumer.fetch = fetch.call;
         }
+        self.keep_told(fetch.holder.epoch, lost);
         self.beat(&fetch.holder.owner);
         let due = self.waiting.due(now, fetch.longest_wait);
         Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
@@ -265,7 +279,7 @@ impl Record {
     fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Log, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
-        let (mut again, mut lost) = (Vec::new(), None);
+        let (mut again, mut lost) = (Vec::new(), self.told.get(&fetch.holder.epoch).copied());
         left.again.retain(|item| {
             let entry = log.at(item.id);
             let stands = entry.is_some();
@@ -284,8 +298,10 @@ impl Record {
             range.number = new.len() as u64;
         }
         let number = left.range.as_ref().map_or(0, |range| range.number);
-        if is_latest && self.chunks.contains_key(&key) {
+        if is_latest {
             self.put(key.0, key.1, left);
+            self.keep_told(key.0, lost);
+            self.beat(&fetch.holder.owner);
         }
         let due = self.waiting.due(now, fetch.longest_wait);
         // One that comes late tells nothing, as the record keeps it.
@@ -293,8 +309,16 @@ impl Record {
         Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
 
-    /// The entries that are given out behind the cursor; `None` where it is not sure whether something is missing there.
-    fn next(&self, new: &New, room: usize, log: &Log) -> Option<Next> {
+    fn keep_told(&mut self, epoch: u64, lost: Option<Lost>) {
+        match lost {
+            Some(lost) => drop(self.told.insert(epoch, lost)),
+            None => drop(self.told.remove(&epoch)),
+        }
+    }
+
+    /// The entries that are given out behind the cursor, of no more bytes than these unless there are no others; `None` where it is
+    /// not sure whether something is missing there.
+    fn next(&self, new: &New, room: usize, bytes: usize, is_first: bool, log: &Log) -> Option<Next> {
         let Cursor { at, seen, .. } = &self.cursor;
         let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
         match new {
@@ -306,18 +330,25 @@ impl Record {
                 Some(Next { entries: Vec::new(), range: Some(range), cursor })
             }
             New::Read { judged } if room > 0 => {
-                let entries = log.read(*at, room);
+                let (mut entries, mut sum) = (log.read(*at, room), 0);
                 let is_unsure = !entries.is_empty() || (log.entries.is_empty() && *at > EntryId::ZERO);
                 let next = entries.first().map(|entry| entry.id);
                 let is_judged = judged.is_some_and(|judged| judged.at == *at && Some(judged.next) == next);
                 if is_unsure && !is_judged && !self.has_witness(log) {
                     return None;
                 }
-                let Some(last) = entries.last() else { return Some(nothing) };
+                // One entry is given out whatever it weighs.
+                let fits = |index: usize, sum: usize| sum <= bytes || (index == 0 && is_first);
+                let over = entries.iter().enumerate().position(|(index, entry)| {
+                    sum += entry.weight();
+                    !fits(index, sum)
+                });
+                entries.truncate(over.unwrap_or(room));
+                let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Some(nothing) };
                 let number = entries.len() as u64;
                 let at_event = last.given_id().unwrap_or_default().to_owned();
                 let cursor = Cursor { at: last.id, at_event, seen: seen.map(|seen| seen + number) };
-                let range = Range { after: *at, to: last.id, number, except: Vec::new() };
+                let range = Range { after: first.id.previous(), to: last.id, number, except: Vec::new() };
                 Some(Next { entries, range: Some(range), cursor })
             }
             _ => Some(nothing),
@@ -390,18 +421,26 @@ impl Record {
         self.beat(&acks.holder.owner);
     }
 
-    pub(super) fn pass(&mut self, pass: &Pass) -> bool {
+    pub(super) fn pass(&mut self, token: &str, pass: &Pass) -> bool {
+        if self.token == token {
+            return true;
+        }
         let is_there = self.cursor.at == pass.from.at && self.cursor.seen == pass.from.seen;
         if is_there {
+            token.clone_into(&mut self.token);
             self.cursor = pass.to.clone();
             self.lose(pass.halts);
         }
         is_there
     }
 
-    pub(super) fn mend(&mut self, damage: &Damage, halts: Option<&Lost>) -> bool {
+    pub(super) fn mend(&mut self, token: &str, damage: &Damage, halts: Option<&Lost>) -> bool {
+        if self.token == token {
+            return true;
+        }
         let is_same = self.damage().as_ref() == Some(damage);
         if is_same {
+            token.clone_into(&mut self.token);
             self.stamp();
             self.lose(halts.copied());
         }
@@ -409,17 +448,21 @@ impl Record {
     }
 
     fn view(&self, resume: u64, reset: u64, now: u64) -> QueueState {
+        let in_flight = |epoch| self.chunks_of(epoch).map(|(_, left)| size(left)).sum();
+        let dead = |epoch| Life::Dead { lost: self.told.get(&epoch).copied() };
         let unacked = |(owner, consumer): (&String, &Consumer)| {
-            let life = match consumer.lives {
-                None => Life::Dead,
-                Some(Beats { beat, lease_for }) => Life::Beats { epoch: consumer.epoch, beat, lease_for },
-            };
-            Unacked {
-                owner: owner.clone(),
-                in_flight: self.chunks_of(consumer.epoch).map(|(_, left)| size(left)).sum(),
-                life,
-            }
+            let epoch = consumer.epoch;
+            let beats = |Beats { beat, lease_for }| Life::Beats { epoch, beat, lease_for };
+            let life = consumer.lives.map_or_else(|| dead(epoch), beats);
+            Unacked { owner: owner.clone(), in_flight: in_flight(epoch), life }
         };
+        let mut consumers: Vec<_> = self.consumers.iter().map(unacked).collect();
+        consumers.extend(self.orphans().into_iter().map(|epoch| Unacked {
+            owner: format!("orphan/{epoch}"),
+            in_flight: in_flight(epoch),
+            life: dead(epoch),
+        }));
+        consumers.sort_by(|a, b| a.owner.cmp(&b.owner));
         let mut needed = Events::new();
         for (name, version, _) in &self.waiting.by_need {
             if needed.len() < MOST_NEEDED || needed.contains_key(name) {
@@ -429,7 +472,7 @@ impl Record {
         }
         let due = self.waiting.by_due.first().map(|(due, _)| Duration::from_millis(due.saturating_sub(now)));
         QueueState {
-            consumers: self.consumers.iter().map(unacked).collect(),
+            consumers,
             waiting: self.waits.count,
             due,
             oldest: self.oldest(),
@@ -445,19 +488,28 @@ impl Record {
         self.chunks.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), left)| (*call, left))
     }
 
+    /// The epochs whose consumers somebody has deleted, and not what they had in flight.
+    fn orphans(&self) -> BTreeSet<u64> {
+        let known: BTreeSet<_> = self.consumers.values().map(|consumer| consumer.epoch).collect();
+        let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.told.keys());
+        all.copied().filter(|epoch| !known.contains(epoch)).collect()
+    }
+
     pub(super) fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, log: &Log) -> Reclaimed {
-        let Some(consumer) = self.consumers.get_mut(owner) else { return Reclaimed::Contended };
-        let is_same = match (consumer.lives, seen) {
-            (None, Life::Dead) => true,
-            (Some(lives), Life::Beats { epoch, beat, lease_for }) => {
-                (consumer.epoch, lives.beat, lives.lease_for) == (*epoch, *beat, *lease_for)
-            }
-            _ => false,
+        let orphan = || owner.strip_prefix("orphan/")?.parse().ok().filter(|epoch| self.orphans().contains(epoch));
+        let (epoch, lives) = match self.consumers.get(owner) {
+            Some(consumer) => (Some(consumer.epoch), consumer.lives),
+            None => (orphan(), None),
         };
-        if !is_same {
+        let Some(epoch) = epoch else { return Reclaimed::Contended };
+        let told = self.told.get(&epoch).copied();
+        let life = match lives {
+            Some(Beats { beat, lease_for }) => Life::Beats { epoch, beat, lease_for },
+            None => Life::Dead { lost: told },
+        };
+        if life != *seen {
             return Reclaimed::Contended;
         }
-        let epoch = consumer.epoch;
         match self.damage() {
             Some(damage) if self.chunks_of(epoch).next().is_some() => return Reclaimed::Damaged(damage),
             _ => {}
@@ -465,12 +517,18 @@ impl Record {
         if let Some(consumer) = self.consumers.get_mut(owner) {
             consumer.lives = None;
         }
-        let (entries, lost) = self.give_back(epoch, count.max(1), log);
-        if self.chunks_of(epoch).next().is_some() {
+        let (entries, more) = self.give_back(epoch, count.max(1), log);
+        // What its latest fetch has told it may be told no further.
+        let mut lost = told.filter(|_| lives.is_some());
+        if let Some(more) = more {
+            add(&mut lost, more);
+        }
+        self.keep_told(epoch, lost);
+        if lost.is_some() || self.chunks_of(epoch).next().is_some() {
             return Reclaimed::Some { entries, lost };
         }
         self.consumers.remove(owner);
-        Reclaimed::All { entries, lost }
+        Reclaimed::All { entries }
     }
 
     /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
@@ -480,6 +538,7 @@ impl Record {
             return false;
         }
         self.give_back(holder.epoch, usize::MAX, log);
+        self.told.remove(&holder.epoch);
         self.consumers.remove(&holder.owner);
         true
     }
@@ -539,9 +598,10 @@ fn standing(range: &Range, log: &Log) -> Vec<Arc<Entry>> {
     above.filter(|entry| !range.except.contains(&entry.id)).collect()
 }
 
-/// So many entries that were in flight between these ids, and are not in the stream.
+/// So many entries that were in flight between these ids, and are not in the stream. A trim has passed them where the stream begins
+/// behind the first place that one of them may have had.
 fn missing(from: EntryId, to: EntryId, count: u64, log: &Log) -> Lost {
-    let deleted = log.entries.front().is_some_and(|first| first.id <= to);
+    let deleted = log.entries.front().is_some_and(|first| first.id <= from.next());
     Lost { deleted, from, to, count }
 }
 
@@ -561,6 +621,25 @@ fn add(lost: &mut Option<Lost>, more: Lost) {
             count: lost.count + more.count,
         },
     });
+}
+
+impl Embedded {
+    /// Deletes a consumer of a work queue, and not what it has in flight, as an operator's `HDEL` of its field would.
+    pub fn forget_consumer(&self, group: &GroupKey, owner: &str) {
+        let mut store = self.shared.lock();
+        if let Some(record) = store.record(group) {
+            record.consumers.remove(owner);
+        }
+    }
+
+    /// Puts the waiting set of a work queue back as it was, and nothing else, as an operator's `RESTORE` of its key would.
+    pub fn restore_waiting(&self, dump: &Dump, group: &GroupKey) {
+        let saved = dump.groups.get(group.state()).and_then(|state| state.record.as_ref());
+        let mut store = self.shared.lock();
+        if let Some((record, saved)) = store.record(group).zip(saved) {
+            record.waiting = saved.waiting.clone();
+        }
+    }
 }
 
 impl Store {
@@ -628,12 +707,12 @@ impl Store {
         Acked::Done
     }
 
-    pub(super) fn pass(&mut self, group: &GroupKey, pass: &Pass) -> bool {
-        self.record(group).is_some_and(|record| record.pass(pass))
+    pub(super) fn pass(&mut self, group: &GroupKey, token: &str, pass: &Pass) -> bool {
+        self.record(group).is_some_and(|record| record.pass(token, pass))
     }
 
-    pub(super) fn mend(&mut self, group: &GroupKey, damage: &Damage, halts: Option<&Lost>) -> bool {
-        self.record(group).is_some_and(|record| record.mend(damage, halts))
+    pub(super) fn mend(&mut self, group: &GroupKey, token: &str, damage: &Damage, halts: Option<&Lost>) -> bool {
+        self.record(group).is_some_and(|record| record.mend(token, damage, halts))
     }
 
     pub(super) fn queue(&self, group: &GroupKey, now: u64) -> Option<QueueState> {

@@ -570,10 +570,7 @@ impl Broker for Redis {
         Box::pin(async move {
             if group.is_queue() {
                 let call = Call { command: "leaving a work queue", key: group.state(), effect: Effect::Once };
-                let mut invocation = on(&scripts::LEAVE, group);
-                invocation.key(group.waiting()).key(group.partition().bell());
-                invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
-                return Ok(self.script(call, &invocation).await?.word == "yes");
+                return Ok(self.script(call, &queue::leave_script(group, holder)).await?.word == "all");
             }
             let call = Call { command: "releasing a lease", key: group.state(), effect: Effect::Once };
             Ok(self.script(call, &release_script(group, holder, None)).await?.word == "yes")
@@ -757,17 +754,23 @@ impl Broker for Redis {
         })
     }
 
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
         Box::pin(async move {
             let call = Call { command: "moving a cursor", key: group.state(), effect: Effect::Once };
-            Ok(self.script(call, &queue::pass_script(group, pass)).await?.word == "yes")
+            Ok(self.script(call, &queue::pass_script(group, token, pass)).await?.word == "yes")
         })
     }
 
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
         Box::pin(async move {
             let call = Call { command: "mending a waiting set", key: group.state(), effect: Effect::Once };
-            Ok(self.script(call, &queue::mend_script(group, damage, halts)).await?.word == "yes")
+            Ok(self.script(call, &queue::mend_script(group, token, damage, halts)).await?.word == "yes")
         })
     }
 
@@ -1114,7 +1117,7 @@ fn committed(mut answer: Answer) -> Result<Committed, Unexpected> {
         "done" => Committed::Done,
         "fenced" => Committed::Fenced,
         "conflict" => Committed::Conflict { at: answer.id()? },
-        "dead letters full" => {
+        "full" => {
             let count = answer.number()?;
             let oldest = Some(answer.text()?).filter(|id| !id.is_empty());
             let oldest = oldest.map(|id| id.parse()).transpose().map_err(|_| Unexpected("an entry id"))?;
