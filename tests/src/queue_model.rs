@@ -199,6 +199,11 @@ impl Model {
         }
     }
 
+    /// Whether the stream of then has nothing that was given out and went since: it would be in a range again that never had it.
+    pub fn can_set_stream_back(&self, then: &Self) -> bool {
+        then.stream.range(..=self.cursor.at).all(|(id, _)| self.stream.contains_key(id))
+    }
+
     /// The stream was put back as it was then, and nothing else.
     pub fn set_stream_back(&mut self, then: &Self) {
         (self.stream, self.added) = (then.stream.clone(), then.added);

@@ -709,11 +709,15 @@ impl Walk {
 
     /// The stream is put back as it was, and nothing else: what was added since is gone.
     async fn set_stream_back(&mut self) -> Checked {
-        let Some((saved, then, _)) = &self.saved else { return Ok(()) };
+        let can = |then: &Model| self.model.can_set_stream_back(then);
+        let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| can(then)) else { return Ok(()) };
         self.site.restore_key(saved, partition().as_str());
         self.model.set_stream_back(then);
-        // No id comes a second time.
-        self.site.go(1, false).await;
+        // No id comes a second time, or below the cursor.
+        let last = self.all.last().map_or(0, |last| last.ms).max(self.model.cursor.at.ms);
+        while self.broker.now().await.unwrap() <= last {
+            self.site.go(1, false).await;
+        }
         self.seen.streams += 1;
         self.tell(&"the stream is set back", &self.model.stream.len());
         Ok(())

@@ -158,8 +158,14 @@ impl Record {
     }
 
     pub(super) fn beat(&mut self, owner: &str) {
-        if let Some(Consumer { lives: Some(beats), .. }) = self.consumers.get_mut(owner) {
-            beats.beat += 1;
+        self.heard(owner, |_| {});
+    }
+
+    /// A call of this consumer was taken up.
+    fn heard(&mut self, owner: &str, note: impl FnOnce(&mut Consumer)) {
+        if let Some(consumer) = self.consumers.get_mut(owner) {
+            note(consumer);
+            consumer.lives.iter_mut().for_each(|lives| lives.beat += 1);
         }
     }
 
@@ -266,11 +272,8 @@ impl Record {
         self.take_out(again.iter().map(|again| again.entry.id).chain(gone).collect());
         let number = range.as_ref().map_or(0, |range| range.number);
         self.put(fetch.holder.epoch, fetch.call, Left { range, again: again.iter().map(item).collect() });
-        if let Some(consumer) = self.consumers.get_mut(&fetch.holder.owner) {
-            consumer.fetch = fetch.call;
-        }
         self.keep_told(fetch.holder.epoch, lost);
-        self.beat(&fetch.holder.owner);
+        self.heard(&fetch.holder.owner, |consumer| consumer.fetch = fetch.call);
         let due = self.waiting.due(now, fetch.longest_wait);
         Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
     }
@@ -337,13 +340,12 @@ impl Record {
                 if is_unsure && !is_judged && !self.has_witness(log) {
                     return None;
                 }
-                // One entry is given out whatever it weighs.
-                let fits = |index: usize, sum: usize| sum <= bytes || (index == 0 && is_first);
-                let over = entries.iter().enumerate().position(|(index, entry)| {
+                let over = entries.iter().position(|entry| {
                     sum += entry.weight();
-                    !fits(index, sum)
+                    sum > bytes
                 });
-                entries.truncate(over.unwrap_or(room));
+                // One entry is given out whatever it weighs.
+                entries.truncate(over.unwrap_or(room).max(usize::from(is_first)));
                 let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Some(nothing) };
                 let number = entries.len() as u64;
                 let at_event = last.given_id().unwrap_or_default().to_owned();
@@ -415,10 +417,7 @@ impl Record {
         if !acks.back.is_empty() {
             self.stamp();
         }
-        if let Some(consumer) = self.consumers.get_mut(&acks.holder.owner) {
-            consumer.ack = acks.call;
-        }
-        self.beat(&acks.holder.owner);
+        self.heard(&acks.holder.owner, |consumer| consumer.ack = acks.call);
     }
 
     pub(super) fn pass(&mut self, token: &str, pass: &Pass) -> bool {

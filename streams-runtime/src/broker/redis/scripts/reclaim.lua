@@ -12,22 +12,20 @@ if wrong then
 end
 local held = by_name(redis.call('HGETALL', state))
 local epoch, beat, lease = lives(held[field])
-local living, is_orphan, shown = epoch, false, nil
-if living then
-  shown = table.concat({epoch, beat, lease}, ' ')
-else
-  epoch = string.match(held[field] or '', '^dead (%d+)$')
-  if not held[field] then
-    -- Somebody has deleted the consumer, and not what it had.
-    epoch, is_orphan = string.match(ARGV[2], '^orphan/(%d+)$'), true
-    for name, says in pairs(held) do
-      if string.find(name, '^consumer:') and (lives(says) or string.match(says, '^dead (%d+)$')) == epoch then
-        epoch = nil
-      end
+local living, is_orphan = epoch, not held[field]
+if is_orphan then
+  -- Somebody has deleted the consumer, and not what it had.
+  epoch = string.match(ARGV[2], '^orphan/(%d+)$')
+  for name, says in pairs(held) do
+    if string.find(name, '^consumer:') and (lives(says) or string.match(says, '^dead (%d+)$')) == epoch then
+      epoch = nil
     end
   end
-  shown = epoch and 'dead' .. string.gsub(' ' .. (held['lost:' .. epoch] or ''), ' $', '')
+elseif not living then
+  epoch = string.match(held[field], '^dead (%d+)$')
 end
+local told = epoch and held['lost:' .. epoch] or ''
+local shown = living and table.concat({epoch, beat, lease}, ' ') or (told == '' and 'dead' or 'dead ' .. told)
 if held.mode ~= 'queue' or not epoch or (seen ~= shown and seen ~= living) then
   return {'contended'}
 end
@@ -69,7 +67,7 @@ end
 
 local given, added, write, ended, more = 0, 0, {}, {}, false
 -- What its latest fetch has told it may be told no further.
-local lost = living and widened(held[lost_field]) or nil
+local lost = living and widened(told) or nil
 for _, chunk in ipairs(chunks) do
   if given >= most then
     more = true
