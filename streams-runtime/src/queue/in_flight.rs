@@ -313,11 +313,11 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_fetched_ahead_as_is_handled_in_ten_milliseconds() {
+    fn as_much_is_fetched_ahead_as_is_handled_in_twenty_milliseconds() {
         assert_eq!(ahead(8, None), 0);
         assert_eq!(ahead(8, Some(Duration::from_secs(1))), 0);
-        assert_eq!(ahead(8, Some(Duration::from_millis(1))), 80);
-        assert_eq!(ahead(1, Some(Duration::from_micros(100))), 100);
+        assert_eq!(ahead(8, Some(Duration::from_millis(1))), 160);
+        assert_eq!(ahead(1, Some(Duration::from_micros(100))), 200);
         assert_eq!(ahead(8, Some(Duration::ZERO)), MOST_AHEAD);
     }
 

@@ -111,8 +111,10 @@ impl Group {
             match call().await {
                 Err(error) if sent < INSISTS && (error.is_retryable() || error.is_indefinite()) => {
                     self.contact.failed(Matter::Read, &error);
-                    tokio::time::sleep(wait(SERVER_AWAY, sent, self.engine.random.fraction())).await;
-                    sent += 1;
+                    tokio::select! {
+                        () = self.engine.shutdown.stopping() => return Err(error),
+                        () = tokio::time::sleep(wait(SERVER_AWAY, sent, self.engine.random.fraction())) => sent += 1,
+                    }
                 }
                 answer => return answer,
             }
@@ -386,10 +388,10 @@ impl<'a> Session<'a> {
         }
         loop {
             let is_at_work = self.start();
-            self.fetch(news);
+            let fetches = self.fetch(news);
             // It is kept for what is asked for.
             self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
-            self.ack();
+            self.ack(fetches);
             if !is_at_work {
                 return Ok(());
             }
@@ -700,15 +702,15 @@ impl<'a> Session<'a> {
         wanted.min(most)
     }
 
-    /// Asks for entries, if any are wanted.
-    fn fetch(&mut self, news: &Follower) {
+    /// Asks for entries, if any are wanted; answers whether.
+    fn fetch(&mut self, news: &Follower) -> bool {
         if !self.closing {
             self.fetcher.read_ahead(news, self.group.key.partition(), self.alone);
         }
         let (group, kept) = (self.group, usize::from(self.slot.held.is_some()));
         let wanted = self.wanted(self.queue.slots.available_permits() + kept);
         if wanted == 0 {
-            return;
+            return false;
         }
         let fetch = Fetch {
             holder: self.lease.holder().clone(),
@@ -724,6 +726,7 @@ impl<'a> Session<'a> {
         };
         let fetch = self.fetcher.next(fetch, Instant::now());
         self.send_fetch(fetch);
+        true
     }
 
     fn send_fetch(&mut self, fetch: Arc<Fetch>) {
@@ -976,9 +979,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Says what has ended, if nothing is on its way.
-    fn ack(&mut self) {
-        let busy = !(self.in_flight.queue.is_empty() && self.in_flight.running.is_empty()) && !self.closing;
+    /// Says what has ended, if nothing is on its way. It need not wait for more when a fetch goes out: two calls that arrive
+    /// together cost the server two thirds of two that do not.
+    fn ack(&mut self, fetches: bool) {
+        let is_idle = self.in_flight.queue.is_empty() && self.in_flight.running.is_empty();
+        let busy = !(is_idle || fetches || self.closing);
         let (holder, bounds) = (self.lease.holder(), self.group.dead_bounds);
         if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
             self.lease.commit_begins(Instant::now());
@@ -1089,7 +1094,7 @@ impl<'a> Session<'a> {
         self.release(queue);
         self.acks.release_letters();
         while !self.in_flight.calls.is_empty() {
-            self.ack();
+            self.ack(false);
             let moment = self.next_moment();
             tokio::select! {
                 biased;
@@ -1114,7 +1119,7 @@ impl<'a> Session<'a> {
         let all_said = async {
             loop {
                 self.acks.release_letters();
-                self.ack();
+                self.ack(false);
                 if self.acks.is_empty() {
                     return Ok(());
                 }
