@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Attendance, Broker, BrokerErrorKind, Change, Claim, Commit, Committed, Consumed,
-    Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, MAX_MEMBERS, Member,
-    Moved, Need, Notes, Page, Proof, Proving, Renewed, Replay, ReplayEnd, Reset, SNAPSHOT_BYTES, Snapshot, Tail, Taken,
-    in_short,
+    Created, DeadBounds, Events, Extent, Fields, Found, GroupState, Holder, Holding, LeaseView, Log, MAX_MEMBERS,
+    Member, Moved, Need, Notes, Page, Proof, Proving, Renewed, Replay, ReplayEnd, Reset, SNAPSHOT_BYTES, Snapshot,
+    Tail, Taken, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -1135,7 +1135,7 @@ contract! {
     async fn a_lease_without_an_owner_is_compared_too(case) {
         case.create(Start::Earliest).await;
         let (holder, _) = case.hold("a").await;
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         let free = case.lease().await;
         assert_eq!(free.owner, "");
         assert_eq!(case.claim("b", LeaseView::default()).await, Acquired::Contended);
@@ -1180,7 +1180,7 @@ contract! {
             assert!(holder.epoch > last);
             last = holder.epoch;
             if round % 2 == 0 {
-                assert!(case.broker.release(&risk(), &holder).await.unwrap());
+                assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
                 assert_eq!(case.lease().await.epoch, last, "a release keeps the epoch");
             }
         }
@@ -1225,7 +1225,7 @@ contract! {
         let mut tail = case.broker.tail().await.unwrap();
         let bell = keys(&[("trades", EntryId::ZERO), (&partition().bell(), EntryId::ZERO)]);
         let risk = risk();
-        let (rung, released) = tokio::join!(tail.next(&bell, 10, LONG), case.broker.release(&risk, &holder));
+        let (rung, released) = tokio::join!(tail.next(&bell, 10, LONG), case.broker.release(&risk, &holder, None));
         assert!(released.unwrap());
         let Found { key: index, entries, .. } = &rung.unwrap()[0];
         assert_eq!((*index, entries[0].field("group")), (1, Some(b"risk".as_slice())));
@@ -1237,14 +1237,14 @@ contract! {
         case.create(Start::Earliest).await;
         let (holder, _) = case.hold("a").await;
         for other in [Holder { owner: "b".to_owned(), ..holder.clone() }, Holder { epoch: holder.epoch - 1, ..holder.clone() }] {
-            assert!(!case.broker.release(&risk(), &other).await.unwrap());
+            assert!(!case.broker.release(&risk(), &other, None).await.unwrap());
         }
-        assert!(!case.broker.release(&partition().group("none"), &holder).await.unwrap());
+        assert!(!case.broker.release(&partition().group("none"), &holder, None).await.unwrap());
         assert_eq!(case.lease().await.owner, "a");
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
-        assert!(!case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
+        assert!(!case.broker.release(&risk(), &holder, None).await.unwrap());
         // Nobody is not a holder either.
-        assert!(!case.broker.release(&risk(), &Holder { owner: String::new(), ..holder }).await.unwrap());
+        assert!(!case.broker.release(&risk(), &Holder { owner: String::new(), ..holder }, None).await.unwrap());
         let bell = case.broker.tail().await.unwrap().next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 10, LONG).await;
         assert_eq!(bell.unwrap()[0].entries.len(), 1, "a bell that rings once for each release");
     }
@@ -1253,7 +1253,7 @@ contract! {
         case.create(Start::Earliest).await;
         for round in 0..300 {
             let (holder, _) = case.hold(&format!("o{round}")).await;
-            case.broker.release(&risk(), &holder).await.unwrap();
+            case.broker.release(&risk(), &holder, None).await.unwrap();
         }
         let mut tail = case.broker.tail().await.unwrap();
         let rings = tail.next(&keys(&[(&partition().bell(), EntryId::ZERO)]), 1000, LONG).await.unwrap();
@@ -1278,7 +1278,7 @@ contract! {
         assert_eq!(renewer.renew(&leases).await.unwrap(), [Renewed::Lost, HELD, Renewed::Lost, Renewed::Lost, HELD, Renewed::Lost]);
         assert_eq!(case.lease().await.beat, 2);
         assert!(renewer.renew(&[]).await.unwrap().is_empty());
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         assert_eq!(renewer.renew(&[(risk(), holder)]).await.unwrap(), [Renewed::Lost]);
         assert_eq!(case.broker.state(&partition().group("none")).await.unwrap(), None);
     }
@@ -1346,7 +1346,7 @@ contract! {
         }
         assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
         assert_eq!(case.dead().await, []);
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
         assert_eq!(case.checkpoint().await, EntryId::ZERO);
         let (_, holding) = case.hold("d").await;
@@ -1388,12 +1388,12 @@ contract! {
         assert_eq!(case.commit(&two).await, Committed::Done);
         // A commit that says nothing of it leaves it as it is, and so does a lease that is given back.
         assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         let (holder, proving, _) = case.prove("e", false, 5).await;
         assert_eq!(proving, Some(Proving { left: 6, to: more[1] }));
         let over = Commit { proof: proof(&[], 0, &[]), ..step(&holder, all[1], all[2]) };
         assert_eq!(case.commit(&over).await, Committed::Done);
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         assert_eq!(case.prove("f", false, 5).await.1, None);
     }
 
@@ -1401,7 +1401,7 @@ contract! {
         let all = case.append(2).await;
         case.create(Start::Earliest).await;
         let (holder, ..) = case.prove("a", false, 5).await;
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         assert_eq!(case.prove("b", false, 5).await.1, None);
         let (holder, proving, _) = case.prove("c", true, 5).await;
         assert_eq!(proving, None);
@@ -1439,7 +1439,7 @@ contract! {
         let zero = EntryId::ZERO;
         let (holder, ..) = case.prove("b", false, 5).await;
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         let (holder, _, crashes) = case.prove("c", false, 5).await;
         assert_eq!(crashes, []);
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
@@ -1479,7 +1479,7 @@ contract! {
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)]);
         case.charge(&holder, all[0], all[0], &all[1..5], 5).await;
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         let (_, _, mut crashes) = case.prove("e", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)], "whoever gives back is alive");
@@ -1692,21 +1692,21 @@ contract! {
         let (holder, _) = case.hold("a").await;
         let (first, second) = (need("Shipped", 1, all[0]), need("Shipped", 2, all[1]));
         let other = Holder { owner: "b".to_owned(), ..holder.clone() };
-        assert!(!case.broker.hand_over(&risk(), &other, &first).await.unwrap());
+        assert!(!case.broker.release(&risk(), &other, Some(&first)).await.unwrap());
         assert_eq!(case.state().await.needs, None);
         let mut tail = case.broker.tail().await.unwrap();
-        assert!(case.broker.hand_over(&risk(), &holder, &first).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, Some(&first)).await.unwrap());
         let state = case.state().await;
         assert_eq!((state.lease.owner.as_str(), state.needs), ("", Some(first.clone())));
         assert_eq!(until_found(&mut *tail, &keys(&[(&partition().bell(), EntryId::ZERO)])).await.len(), 1);
-        assert!(!case.broker.hand_over(&risk(), &holder, &second).await.unwrap(), "it is not held any more");
+        assert!(!case.broker.release(&risk(), &holder, Some(&second)).await.unwrap(), "it is not held any more");
         // It stays over an ownership and its end, until another one takes its place.
         let (holder, _) = case.hold("c").await;
         case.commit(&step(&holder, EntryId::ZERO, all[0])).await;
-        assert!(case.broker.release(&risk(), &holder).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
         assert_eq!(case.state().await.needs, Some(first));
         let (holder, _) = case.hold("d").await;
-        assert!(case.broker.hand_over(&risk(), &holder, &second).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, Some(&second)).await.unwrap());
         assert_eq!(case.state().await.needs, Some(second));
     }
 
@@ -1715,7 +1715,7 @@ contract! {
         case.create(Start::Earliest).await;
         let (holder, _) = case.hold("a").await;
         let needed = need("Shipped", 1, all[0]);
-        assert!(case.broker.hand_over(&risk(), &holder, &needed).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, Some(&needed)).await.unwrap());
         let met = async |met: Need| {
             let change = Change { met: Some(met), ..Change::default() };
             case.broker.declare_events(&risk(), &change).await.unwrap();
@@ -1771,7 +1771,7 @@ contract! {
         let declares = events(&[("A", 2)]);
         case.broker.declare_events(&risk(), &Change { declares: declares.clone(), ..Change::default() }).await.unwrap();
         let (holder, _) = case.hold("a").await;
-        assert!(case.broker.hand_over(&risk(), &holder, &need("A", 3, all[0])).await.unwrap());
+        assert!(case.broker.release(&risk(), &holder, Some(&need("A", 3, all[0]))).await.unwrap());
         let epoch = case.lease().await.epoch;
         assert!(matches!(case.broker.reset(&risk(), Some(epoch), Start::Latest).await.unwrap(), Reset::Done { .. }));
         assert_eq!((case.state().await.events, case.state().await.needs), (declares, None));

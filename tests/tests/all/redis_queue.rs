@@ -392,7 +392,7 @@ async fn more_chunks_than_a_command_takes_are_acknowledged_and_reclaimed() {
         let b = site.join("b").await;
         give(&b);
         match last {
-            "left" => assert!(site.case.broker.release(&work(), &b.holder).await.unwrap()),
+            "left" => assert!(site.case.broker.release(&work(), &b.holder, None).await.unwrap()),
             _ => {
                 let reclaimed = site.case.broker.reclaim(&work(), "b", &site.life("b"), 100_000).await.unwrap();
                 assert_eq!(reclaimed, crate::contract_queue::all_of(many));
@@ -409,8 +409,8 @@ async fn who_leaves_gives_back_what_is_left_as_if_it_had_died() {
     let all = site.queue(3).await;
     let (mut a, mut b) = (site.join("a").await, site.join("b").await);
     site.chunk(&a.fetch(2)).await;
-    assert!(site.case.broker.release(&work(), &a.holder).await.unwrap());
-    assert!(!site.case.broker.release(&work(), &a.holder).await.unwrap());
+    assert!(site.case.broker.release(&work(), &a.holder, None).await.unwrap());
+    assert!(!site.case.broker.release(&work(), &a.holder, None).await.unwrap());
     let look = site.look().await;
     assert_eq!((look.waiting, look.consumers.len(), look.damage), (2, 1, None));
     assert_eq!(site.run::<u64>("XLEN streams:{trades}:_bell"), 1);
@@ -579,7 +579,7 @@ async fn a_waiting_set_that_somebody_has_replaced_is_found_by_every_call_and_men
         let life = site.life("a");
         let reclaimed = broker.reclaim(&work(), "a", &life, 9).await.unwrap();
         assert_eq!(reclaimed, Reclaimed::Damaged(damage), "{how}");
-        assert!(!broker.release(&work(), &a.holder).await.unwrap(), "{how}");
+        assert!(!broker.release(&work(), &a.holder, None).await.unwrap(), "{how}");
         let look = site.look().await;
         assert_eq!((look.damage, look.waiting), (Some(damage), 2), "{how}");
         assert_eq!(site.everything(), before, "{how}");
@@ -669,7 +669,7 @@ async fn keys_of_another_type_are_named_and_nothing_is_changed() {
         errors.push(broker.ack(&work(), &acks).await.unwrap_err());
         if key != "dead" {
             errors.push(broker.reclaim(&work(), "a", &site.life("a"), 9).await.unwrap_err());
-            errors.push(broker.release(&work(), &a.holder).await.unwrap_err());
+            errors.push(broker.release(&work(), &a.holder, None).await.unwrap_err());
         }
         if key == "waiting" {
             errors.push(broker.fetch(&work(), &a.fetch(1)).await.unwrap_err());
@@ -755,7 +755,7 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     let cursor = site.look().await.cursor;
     assert!(broker.pass(&work(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
     assert!(broker.resume(&work()).await.unwrap());
-    assert!(broker.release(&work(), &a.holder).await.unwrap());
+    assert!(broker.release(&work(), &a.holder, None).await.unwrap());
     assert_eq!(site.look().await.waiting, 3);
 }
 

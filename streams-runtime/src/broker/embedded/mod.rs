@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Adoption, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim,
     Commit, Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, GroupState,
-    Holder, Holding, Interrupt, Joined, LeaseView, Life, Lost, MAX_MEMBERS, MOST_ENTRY_BYTES, Member, Moved, Need,
-    Notes, Page, Pass, Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply,
-    Reset, SNAPSHOT_BYTES, Snapshot, Tail, Taken, cut, in_short,
+    Groups, Holder, Holding, Interrupt, Joined, LeaseView, Letters, Life, Log, Lost, MAX_MEMBERS, MOST_ENTRY_BYTES,
+    Member, Members, Moved, Need, Notes, Page, Pass, Proof, Proving, Queue, QueueState, Reclaimed, Renewal, Renewed,
+    Renewer, Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Snapshot, Tail, Taken, cut, in_short,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -30,7 +30,7 @@ use crate::clock::millis;
 /// A broker without a server, for development, tests and programs that may forget.
 ///
 /// Everything stays in this process's memory and is gone with it. Entries leave by retention alone (the floor of
-/// [`append`](Broker::append)), so memory holds what is published in one retention period: about
+/// [`append`](Log::append)), so memory holds what is published in one retention period: about
 /// [`Entry::weight`] bytes an entry. Dead letters stay until they are discarded.
 ///
 /// Time is tokio's: under a paused clock leases, retention and waits run in virtual time, and two runs from the same
@@ -52,13 +52,13 @@ struct Shared {
 /// The streams and groups that an [`Embedded`] broker held at a moment.
 #[derive(Clone)]
 pub struct Dump {
-    logs: HashMap<String, Log>,
+    logs: HashMap<String, Stream>,
     groups: HashMap<String, Group>,
 }
 
 #[derive(Default)]
 struct Store {
-    logs: HashMap<String, Log>,
+    logs: HashMap<String, Stream>,
     groups: HashMap<String, Group>,
     partitions: HashMap<String, u32>,
     notes: HashMap<String, Notes>,
@@ -68,7 +68,7 @@ struct Store {
 
 /// A stream: partitions, bells and dead letters alike.
 #[derive(Clone, Default)]
-struct Log {
+struct Stream {
     entries: VecDeque<Arc<Entry>>,
     last: EntryId,
     added: u64,
@@ -114,7 +114,7 @@ struct Replaying {
     charged: Option<u64>,
 }
 
-impl Log {
+impl Stream {
     fn push(&mut self, now: u64, fields: Fields) -> EntryId {
         // As Redis does: the clock may stand still or go back, ids may not.
         let id = if now > self.last.ms { EntryId::new(now, 0) } else { self.last.next() };
@@ -148,7 +148,7 @@ impl Log {
         self.read(id.previous(), 1).pop().filter(|entry| entry.id == id)
     }
 
-    /// The entries at or above `from` as [`Broker::page`] answers them.
+    /// The entries at or above `from` as [`Log::page`] answers them.
     fn page(&self, from: EntryId, count: usize, bytes: usize) -> Page {
         let first = self.entries.partition_point(|entry| entry.id < from);
         let (mut page, mut sum) = (Page { entries: Vec::new(), complete: true }, 0);
@@ -731,7 +731,9 @@ impl Broker for Embedded {
     fn now(&self) -> Reply<'_, u64> {
         self.reply(|_, now| Ok(now))
     }
+}
 
+impl Log for Embedded {
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
         self.reply(move |store, _| {
             if !store.partitions.contains_key(&stream.properties()) {
@@ -750,26 +752,25 @@ impl Broker for Embedded {
         self.reply(move |store, _| Ok(store.partitions.get(&stream.properties()).copied()))
     }
 
-    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
-        self.reply(move |store, _| {
-            let notes = store.notes.entry(stream.builds()).or_default();
-            let before = notes.clone();
-            notes.extend(write.iter().map(|(name, note)| (name.clone(), note.clone())));
-            notes.retain(|name, _| !gone.contains(name));
-            Ok(before)
-        })
-    }
-
-    fn append<'a>(
+    fn append_durably<'a>(
         &'a self,
         partition: &'a PartitionKey,
         entries: Vec<Fields>,
         floor: Option<EntryId>,
-    ) -> Reply<'a, Vec<EntryId>> {
+        durability: Option<Durability>,
+        _wait: Duration,
+    ) -> Reply<'a, Durable> {
         self.reply(move |store, now| {
+            if let Some(durability) = durability {
+                let message = format!(
+                    "`{partition}` has durability = \"{durability}\", and the embedded broker forgets everything when the \
+                     program ends: set REDIS_URL, or remove the durability"
+                );
+                return Err(BrokerError::new(BrokerErrorKind::Unsupported, message));
+            }
             check_entries(&entries)?;
             if entries.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Durable { ids: Vec::new(), missing: None });
             }
             let log = store.logs.entry(partition.as_str().to_owned()).or_default();
             let ids = entries.into_iter().map(|fields| log.push(now, fields)).collect();
@@ -777,24 +778,7 @@ impl Broker for Embedded {
                 log.trim_below(floor);
             }
             self.shared.added.notify_waiters();
-            Ok(ids)
-        })
-    }
-
-    fn append_durably<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        _entries: Vec<Fields>,
-        _floor: Option<EntryId>,
-        durability: Durability,
-        _wait: Duration,
-    ) -> Reply<'a, Durable> {
-        self.reply(move |_, _| {
-            let message = format!(
-                "`{partition}` has durability = \"{durability}\", and the embedded broker forgets everything when the \
-                 program ends: set REDIS_URL, or remove the durability"
-            );
-            Err(BrokerError::new(BrokerErrorKind::Unsupported, message))
+            Ok(Durable { ids, missing: None })
         })
     }
 
@@ -802,22 +786,19 @@ impl Broker for Embedded {
         self.reply(move |store, _| Ok(store.logs.get_mut(partition.as_str()).map_or(0, |log| log.trim_below(floor))))
     }
 
-    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
-        self.reply(move |store, _| Ok(store.consumed(partition)))
-    }
-
-    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
-        self.reply(move |store, _| {
-            Ok(store.logs.get(partition.as_str()).map(|log| log.markers.keys().cloned().collect()))
-        })
-    }
-
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
-        self.reply(move |store, _| Ok(store.logs.get(partition.as_str()).map(Log::extent)))
+        self.reply(move |store, _| Ok(store.logs.get(partition.as_str()).map(Stream::extent)))
     }
 
     fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         self.reply(move |store, _| Ok(store.read(partition.as_str(), after, count)))
+    }
+
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        self.reply(move |store, _| {
+            let log = store.logs.get(partition.as_str());
+            Ok(log.map_or(Page { entries: Vec::new(), complete: true }, |log| log.page(from, count, bytes)))
+        })
     }
 
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
@@ -825,15 +806,8 @@ impl Broker for Embedded {
             let log = store.logs.get(group.partition().as_str());
             let page = log.map(|log| log.page(from, count, SNAPSHOT_BYTES));
             let Page { entries, complete } = page.unwrap_or(Page { entries: Vec::new(), complete: true });
-            let (extent, deleted) = (log.map(Log::extent), log.map(|log| log.deleted));
+            let (extent, deleted) = (log.map(Stream::extent), log.map(|log| log.deleted));
             Ok(Snapshot { extent, marker: store.has_marker(group), deleted, entries, complete })
-        })
-    }
-
-    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
-        self.reply(move |store, _| {
-            let log = store.logs.get(partition.as_str());
-            Ok(log.map_or(Page { entries: Vec::new(), complete: true }, |log| log.page(from, count, bytes)))
         })
     }
 
@@ -856,21 +830,40 @@ impl Broker for Embedded {
             Ok(Box::new(tail) as Box<dyn Tail>)
         })
     }
+}
 
-    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
-        self.reply(move |store, _| Ok(store.state(group)))
+impl Groups for Embedded {
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        self.reply(move |store, _| {
+            Ok(store.logs.get(partition.as_str()).map(|log| log.markers.keys().cloned().collect()))
+        })
+    }
+
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
+        self.reply(move |store, _| Ok(store.consumed(partition)))
     }
 
     fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
         self.reply(move |store, _| Ok(groups.iter().map(|group| Ok(store.state(group))).collect()))
     }
 
-    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
-        self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.attend(set))).collect()))
-    }
-
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
         self.reply(move |store, now| Ok(store.create(group, start, now)))
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, _quiet: Duration) -> Reply<'a, Adopted> {
+        // Nobody reads with XREADGROUP here: a marker without a state has neither consumers nor anything pending.
+        self.reply(move |store, _| {
+            if store.groups.contains_key(group.state()) {
+                return Ok(Adopted::Exists);
+            }
+            let Some(log) = store.logs.get(group.partition().as_str()) else { return Ok(Adopted::Missing) };
+            let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
+            let seen = (at == log.last).then_some(log.added);
+            let at_event = log.event_at(at);
+            store.groups.insert(group.state().to_owned(), Group::begin(group, (at, seen, at_event)));
+            Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
+        })
     }
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
@@ -891,24 +884,12 @@ impl Broker for Embedded {
         })
     }
 
-    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
         self.reply(move |store, now| {
-            let released = store.release(group, holder, None, now);
+            let released = store.release(group, holder, needs, now);
             self.shared.added.notify_waiters();
             Ok(released)
         })
-    }
-
-    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
-        self.reply(move |store, now| {
-            let released = store.release(group, holder, Some(needs), now);
-            self.shared.added.notify_waiters();
-            Ok(released)
-        })
-    }
-
-    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
-        self.reply(move |store, _| Ok(store.declare_events(group, change)))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
@@ -917,6 +898,10 @@ impl Broker for Embedded {
             self.shared.added.notify_waiters();
             Ok(reset)
         })
+    }
+
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        self.reply(move |store, _| Ok(store.declare_events(group, change)))
     }
 
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
@@ -930,21 +915,6 @@ impl Broker for Embedded {
         })
     }
 
-    fn adopt<'a>(&'a self, group: &'a GroupKey, _quiet: Duration) -> Reply<'a, Adopted> {
-        // Nobody reads with XREADGROUP here: a marker without a state has neither consumers nor anything pending.
-        self.reply(move |store, _| {
-            if store.groups.contains_key(group.state()) {
-                return Ok(Adopted::Exists);
-            }
-            let Some(log) = store.logs.get(group.partition().as_str()) else { return Ok(Adopted::Missing) };
-            let Some(&at) = log.markers.get(group.group()) else { return Ok(Adopted::Missing) };
-            let seen = (at == log.last).then_some(log.added);
-            let at_event = log.event_at(at);
-            store.groups.insert(group.state().to_owned(), Group::begin(group, (at, seen, at_event)));
-            Ok(Adopted::Done(Adoption { at, delivered: at, pending: 0, oldest: None }))
-        })
-    }
-
     fn renewal(&self) -> Renewal {
         Renewal::CallersExecutor
     }
@@ -952,7 +922,9 @@ impl Broker for Embedded {
     fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
         self.reply(|_, _| Ok(Box::new(EmbeddedRenewer { broker: self.clone() }) as Box<dyn Renewer>))
     }
+}
 
+impl Letters for Embedded {
     fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         self.reply(move |store, _| Ok(store.read(&group.dead(), after, count)))
     }
@@ -990,7 +962,25 @@ impl Broker for Embedded {
             Ok(store.end_replay(group, holder, id, end, now))
         })
     }
+}
 
+impl Members for Embedded {
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.attend(set))).collect()))
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        self.reply(move |store, _| {
+            let notes = store.notes.entry(stream.builds()).or_default();
+            let before = notes.clone();
+            notes.extend(write.iter().map(|(name, note)| (name.clone(), note.clone())));
+            notes.retain(|name, _| !gone.contains(name));
+            Ok(before)
+        })
+    }
+}
+
+impl Queue for Embedded {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         self.reply(move |store, now| {
             check_owner(owner)?;

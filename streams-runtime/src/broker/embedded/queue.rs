@@ -11,7 +11,7 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 
-use super::{Log, Store};
+use super::{Store, Stream};
 use crate::clock::millis;
 
 /// The most events that others are said to wait for.
@@ -206,7 +206,7 @@ impl Record {
         self.consumers.entry(owner.to_owned()).or_insert(Consumer { epoch, lives, fetch: 0, ack: 0 }).epoch
     }
 
-    pub(super) fn fetch(&mut self, fetch: &Fetch, log: &Log, now: u64) -> Fetched {
+    pub(super) fn fetch(&mut self, fetch: &Fetch, log: &Stream, now: u64) -> Fetched {
         let Some(last) = self.living(&fetch.holder).map(|consumer| consumer.fetch) else { return Fetched::Fenced };
         if fetch.call <= last {
             return Fetched::Chunk(self.fetch_again(fetch, fetch.call == last, log, now));
@@ -262,7 +262,7 @@ impl Record {
     }
 
     /// Answers with what is in flight of a call that was here before; the latest one learns that way what is gone.
-    fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Log, now: u64) -> Chunk {
+    fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Stream, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
         let (mut again, mut lost) = (Vec::new(), None);
@@ -294,7 +294,7 @@ impl Record {
     }
 
     /// The entries that are given out behind the cursor; `None` where it is not sure whether something is missing there.
-    fn next(&self, new: &New, room: usize, log: &Log) -> Option<Next> {
+    fn next(&self, new: &New, room: usize, log: &Stream) -> Option<Next> {
         let Cursor { at, seen, .. } = &self.cursor;
         let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
         match new {
@@ -325,7 +325,7 @@ impl Record {
     }
 
     /// Whether the entry at the cursor still stands there; at the beginning, whether nothing ever went.
-    fn has_witness(&self, log: &Log) -> bool {
+    fn has_witness(&self, log: &Stream) -> bool {
         let Cursor { at, at_event, seen } = &self.cursor;
         if *at == EntryId::ZERO {
             return *seen == Some(0) && log.removed() == 0;
@@ -445,7 +445,7 @@ impl Record {
         self.chunks.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), left)| (*call, left))
     }
 
-    pub(super) fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, log: &Log) -> Reclaimed {
+    pub(super) fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, log: &Stream) -> Reclaimed {
         let Some(consumer) = self.consumers.get_mut(owner) else { return Reclaimed::Contended };
         let is_same = match (consumer.lives, seen) {
             (None, Life::Dead) => true,
@@ -474,7 +474,7 @@ impl Record {
     }
 
     /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
-    fn leave(&mut self, holder: &Holder, log: &Log) -> bool {
+    fn leave(&mut self, holder: &Holder, log: &Stream) -> bool {
         let holds = self.chunks_of(holder.epoch).next().is_some();
         if !self.has(holder) || (holds && self.damage().is_some()) {
             return false;
@@ -485,7 +485,7 @@ impl Record {
     }
 
     /// Lets so many entries that this consumer has in flight wait; answers how many, and what of the ranges between them is gone.
-    fn give_back(&mut self, epoch: u64, count: usize, log: &Log) -> (u64, Option<Lost>) {
+    fn give_back(&mut self, epoch: u64, count: usize, log: &Stream) -> (u64, Option<Lost>) {
         let (mut back, mut lost) = (0, None);
         let chunks: Vec<_> = self.chunks_of(epoch).map(|(call, left)| (call, left.clone())).collect();
         for (call, mut left) in chunks {
@@ -534,13 +534,13 @@ fn item(again: &Again) -> Item {
 }
 
 /// The entries of a range that still stand.
-fn standing(range: &Range, log: &Log) -> Vec<Arc<Entry>> {
+fn standing(range: &Range, log: &Stream) -> Vec<Arc<Entry>> {
     let above = log.read(range.after, usize::MAX).into_iter().take_while(|entry| entry.id <= range.to);
     above.filter(|entry| !range.except.contains(&entry.id)).collect()
 }
 
 /// So many entries that were in flight between these ids, and are not in the stream.
-fn missing(from: EntryId, to: EntryId, count: u64, log: &Log) -> Lost {
+fn missing(from: EntryId, to: EntryId, count: u64, log: &Stream) -> Lost {
     let deleted = log.entries.front().is_some_and(|first| first.id <= to);
     Lost { deleted, from, to, count }
 }
@@ -569,8 +569,8 @@ impl Store {
     }
 
     /// The record with the stream; one that does not exist is as one without entries.
-    fn record_on<T>(&mut self, group: &GroupKey, work: impl FnOnce(&mut Record, &Log) -> T) -> Option<T> {
-        let empty = Log::default();
+    fn record_on<T>(&mut self, group: &GroupKey, work: impl FnOnce(&mut Record, &Stream) -> T) -> Option<T> {
+        let empty = Stream::default();
         let log = self.logs.get(group.partition().as_str()).unwrap_or(&empty);
         let record = self.groups.get_mut(group.state())?.record.as_mut()?;
         Some(work(record, log))

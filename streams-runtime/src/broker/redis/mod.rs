@@ -20,9 +20,9 @@ use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Adoption, Answer as AnswerOf, Attendance, Broker, BrokerError, BrokerErrorKind,
     Change, Claim, Commit, Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields,
-    GroupState, Holder, Holding, Joined, LeaseView, Life, Lost, MAX_MEMBERS, Member, Moved, Need, Notes, Page, Pass,
-    Proof, Proving, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay, ReplayEnd, Reply, Reset, SNAPSHOT_BYTES,
-    Snapshot, Tail, Taken,
+    GroupState, Groups, Holder, Holding, Joined, LeaseView, Letters, Life, Log, Lost, MAX_MEMBERS, Member, Members,
+    Moved, Need, Notes, Page, Pass, Proof, Proving, Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, Replay,
+    ReplayEnd, Reply, Reset, SNAPSHOT_BYTES, Snapshot, Tail, Taken,
 };
 use streams_core::codec::DEFAULT_MAX_PAYLOAD;
 use streams_core::keys::{self, GroupKey, PartitionKey, StreamKey};
@@ -215,7 +215,9 @@ impl Broker for Redis {
             parts().map_err(unexpected(call))
         })
     }
+}
 
+impl Log for Redis {
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
         Box::pin(async move {
             let key = &stream.properties();
@@ -287,61 +289,12 @@ impl Broker for Redis {
         })
     }
 
-    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
-        Box::pin(async move {
-            let key = &stream.builds();
-            let mut get = cmd("HGETALL");
-            get.arg(key);
-            if write.is_empty() && gone.is_empty() {
-                let call = Call { command: "HGETALL", key, effect: Effect::Read };
-                return parse::texts(self.command(call, &get).await?).map_err(unexpected(call));
-            }
-            let call = Call { command: "HSET", key, effect: Effect::Idempotent };
-            let mut transaction = redis::pipe();
-            transaction.atomic().add_command(get);
-            if !write.is_empty() {
-                transaction.cmd("HSET").arg(key);
-                for (name, note) in write {
-                    transaction.arg(name).arg(note);
-                }
-            }
-            if !gone.is_empty() {
-                transaction.cmd("HDEL").arg(key).arg(gone);
-            }
-            let transaction = &transaction;
-            let run = |mut connection: Connection| async move {
-                connection.check_transactions().await?;
-                transaction.query_async::<Value>(&mut connection).await
-            };
-            let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
-            parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
-        })
-    }
-
-    fn append<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        entries: Vec<Fields>,
-        floor: Option<EntryId>,
-    ) -> Reply<'a, Vec<EntryId>> {
-        Box::pin(async move {
-            check_entries(&entries)?;
-            let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
-            if entries.is_empty() {
-                return Ok(Vec::new());
-            }
-            let entries = &entries;
-            let run = |mut connection| async move { add(&mut connection, partition, entries, floor).await };
-            added(call, self.commands.run(call, run).await?)
-        })
-    }
-
     fn append_durably<'a>(
         &'a self,
         partition: &'a PartitionKey,
         entries: Vec<Fields>,
         floor: Option<EntryId>,
-        durability: Durability,
+        durability: Option<Durability>,
         wait: Duration,
     ) -> Reply<'a, Durable> {
         Box::pin(async move {
@@ -349,7 +302,13 @@ impl Broker for Redis {
             if entries.is_empty() {
                 return Ok(Durable { ids: Vec::new(), missing: None });
             }
-            self.durable.append(partition, &entries, floor, durability, wait).await
+            if let Some(durability) = durability {
+                return self.durable.append(partition, &entries, floor, durability, wait).await;
+            }
+            let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
+            let entries = &entries;
+            let run = |mut connection| async move { add(&mut connection, partition, entries, floor).await };
+            Ok(Durable { ids: added(call, self.commands.run(call, run).await?)?, missing: None })
         })
     }
 
@@ -370,6 +329,79 @@ impl Broker for Redis {
                 }
             }
             Ok(0)
+        })
+    }
+
+    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
+        Box::pin(async move {
+            let call = Call { command: "XINFO STREAM", key: partition.as_str(), effect: Effect::Read };
+            let mut command = cmd("XINFO");
+            command.arg("STREAM").arg(partition.as_str());
+            // The reply holds the first and the last entry, which may be large.
+            let reply = on_key(&self.reads, call, &command).await?;
+            if reply == Value::Nil {
+                return Ok(None);
+            }
+            extent(reply).map(Some).map_err(unexpected(call))
+        })
+    }
+
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(self.range(partition.as_str(), after, count))
+    }
+
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        Box::pin(async move {
+            let call = Call { command: "reading a page", key: partition.as_str(), effect: Effect::Read };
+            let mut invocation = scripts::PAGE.key(partition.as_str());
+            invocation.arg(from.to_string()).arg(limit(count)).arg(limit(bytes));
+            // Its reply may be large.
+            page(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
+        Box::pin(async move {
+            let call = Call { command: "taking a snapshot", key: group.partition().as_str(), effect: Effect::Read };
+            let mut invocation = on(&scripts::SNAPSHOT, group);
+            invocation.arg(from.to_string()).arg(limit(count)).arg(SNAPSHOT_BYTES);
+            // Its reply may be large.
+            snapshot(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
+    fn read_back<'a>(
+        &'a self,
+        partition: &'a PartitionKey,
+        before: EntryId,
+        count: usize,
+    ) -> Reply<'a, Vec<Arc<Entry>>> {
+        Box::pin(async move {
+            // An open interval below the lowest id is an error to the server.
+            if before == EntryId::ZERO || count == 0 {
+                return Ok(Vec::new());
+            }
+            let mut command = cmd("XREVRANGE");
+            command.arg(partition.as_str()).arg(format!("({before}")).arg("-").arg("COUNT").arg(limit(count));
+            self.entries(Call { command: "XREVRANGE", key: partition.as_str(), effect: Effect::Read }, &command).await
+        })
+    }
+
+    fn tail(&self) -> Reply<'_, Box<dyn Tail>> {
+        Box::pin(async move { Ok(Box::new(tail::RedisTail::new(&self.target, &self.commands)) as Box<dyn Tail>) })
+    }
+}
+
+impl Groups for Redis {
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        Box::pin(async move {
+            let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
+            let mut command = cmd("XINFO");
+            command.arg("GROUPS").arg(partition.as_str());
+            match on_key(&self.commands, call, &command).await? {
+                Value::Nil => Ok(None),
+                groups => parse::group_names(groups).map(Some).map_err(unexpected(call)),
+            }
         })
     }
 
@@ -413,81 +445,6 @@ impl Broker for Redis {
         })
     }
 
-    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
-        Box::pin(async move {
-            let call = Call { command: "XINFO GROUPS", key: partition.as_str(), effect: Effect::Read };
-            let mut command = cmd("XINFO");
-            command.arg("GROUPS").arg(partition.as_str());
-            match on_key(&self.commands, call, &command).await? {
-                Value::Nil => Ok(None),
-                groups => parse::group_names(groups).map(Some).map_err(unexpected(call)),
-            }
-        })
-    }
-
-    fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
-        Box::pin(async move {
-            let call = Call { command: "XINFO STREAM", key: partition.as_str(), effect: Effect::Read };
-            let mut command = cmd("XINFO");
-            command.arg("STREAM").arg(partition.as_str());
-            // The reply holds the first and the last entry, which may be large.
-            let reply = on_key(&self.reads, call, &command).await?;
-            if reply == Value::Nil {
-                return Ok(None);
-            }
-            extent(reply).map(Some).map_err(unexpected(call))
-        })
-    }
-
-    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
-        Box::pin(async move {
-            let call = Call { command: "reading a page", key: partition.as_str(), effect: Effect::Read };
-            let mut invocation = scripts::PAGE.key(partition.as_str());
-            invocation.arg(from.to_string()).arg(limit(count)).arg(limit(bytes));
-            // Its reply may be large.
-            page(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
-        })
-    }
-
-    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
-        Box::pin(self.range(partition.as_str(), after, count))
-    }
-
-    fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
-        Box::pin(async move {
-            let call = Call { command: "taking a snapshot", key: group.partition().as_str(), effect: Effect::Read };
-            let mut invocation = on(&scripts::SNAPSHOT, group);
-            invocation.arg(from.to_string()).arg(limit(count)).arg(SNAPSHOT_BYTES);
-            // Its reply may be large.
-            snapshot(self.script_on(&self.reads, call, &invocation).await?).map_err(unexpected(call))
-        })
-    }
-
-    fn read_back<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        before: EntryId,
-        count: usize,
-    ) -> Reply<'a, Vec<Arc<Entry>>> {
-        Box::pin(async move {
-            // An open interval below the lowest id is an error to the server.
-            if before == EntryId::ZERO || count == 0 {
-                return Ok(Vec::new());
-            }
-            let mut command = cmd("XREVRANGE");
-            command.arg(partition.as_str()).arg(format!("({before}")).arg("-").arg("COUNT").arg(limit(count));
-            self.entries(Call { command: "XREVRANGE", key: partition.as_str(), effect: Effect::Read }, &command).await
-        })
-    }
-
-    fn tail(&self) -> Reply<'_, Box<dyn Tail>> {
-        Box::pin(async move { Ok(Box::new(tail::RedisTail::new(&self.target, &self.commands)) as Box<dyn Tail>) })
-    }
-
-    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
-        Box::pin(async move { state(group, self.command(reading(group), &read_state(group)).await?) })
-    }
-
     fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<AnswerOf<Option<GroupState>>>> {
         Box::pin(async move {
             let Some(first) = groups.first() else { return Ok(Vec::new()) };
@@ -500,30 +457,6 @@ impl Broker for Redis {
                 .into_iter()
                 .zip(groups)
                 .map(|(reply, group)| state(group, reply.map_err(|error| explain(reading(group), error))?));
-            Ok(answers.collect())
-        })
-    }
-
-    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<AnswerOf<Vec<Member>>>> {
-        Box::pin(async move {
-            let call = |set: &'a Attendance| {
-                let key = set.members.as_str();
-                Call { command: "meeting the members of a group", key, effect: Effect::Idempotent }
-            };
-            let Some(first) = sets.first() else { return Ok(Vec::new()) };
-            let mut visits = redis::pipe();
-            for Attendance { members, present, absent } in sets {
-                let visit = visits.cmd("EVALSHA").arg(scripts::ATTEND.get_hash()).arg(1).arg(members);
-                visit.arg(MAX_MEMBERS).arg(present.as_deref().unwrap_or_default());
-                for (member, beat) in absent {
-                    visit.arg(member).arg(beat.map_or_else(String::new, |beat| beat.to_string()));
-                }
-            }
-            let replies = each(&self.commands, call(first), &mut visits, Some(&scripts::ATTEND)).await?;
-            let answers = replies.into_iter().zip(sets).map(|(reply, set)| {
-                let reply = reply.map_err(|error| explain(call(set), error))?;
-                members(understood(call(set), reply)?).map_err(unexpected(call(set)))
-            });
             Ok(answers.collect())
         })
     }
@@ -541,6 +474,16 @@ impl Broker for Redis {
                 "foreign" => Ok(Created::Foreign),
                 _ => Err(unexpected(call)(Unexpected("made, exists or foreign"))),
             }
+        })
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        Box::pin(async move {
+            let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::ADOPT, group);
+            queue::keys(&mut invocation, group);
+            invocation.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
+            adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
         })
     }
 
@@ -566,36 +509,19 @@ impl Broker for Redis {
         })
     }
 
-    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
         Box::pin(async move {
-            if group.is_queue() {
-                let call = Call { command: "leaving a work queue", key: group.state(), effect: Effect::Once };
+            let (command, invocation) = if group.is_queue() {
                 let mut invocation = on(&scripts::LEAVE, group);
                 invocation.key(group.waiting()).key(group.partition().bell());
                 invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
-                return Ok(self.script(call, &invocation).await?.word == "yes");
-            }
-            let call = Call { command: "releasing a lease", key: group.state(), effect: Effect::Once };
-            Ok(self.script(call, &release_script(group, holder, None)).await?.word == "yes")
-        })
-    }
-
-    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
-        Box::pin(async move {
-            let call = Call { command: "handing a lease over", key: group.state(), effect: Effect::Once };
-            Ok(self.script(call, &release_script(group, holder, Some(needs))).await?.word == "yes")
-        })
-    }
-
-    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
-        Box::pin(async move {
-            let call = Call { command: "declaring events", key: group.state(), effect: Effect::Idempotent };
-            let mut invocation = on(&scripts::DECLARE_EVENTS, group);
-            invocation
-                .arg(events_text(&change.declares))
-                .arg(change.forgets.join(" "))
-                .arg(change.met.as_ref().map_or_else(String::new, need_text));
-            declared(self.script(call, &invocation).await?).map_err(unexpected(call))
+                ("leaving a work queue", invocation)
+            } else {
+                let command = if needs.is_none() { "releasing a lease" } else { "handing a lease over" };
+                (command, release_script(group, holder, needs))
+            };
+            let call = Call { command, key: group.state(), effect: Effect::Once };
+            Ok(self.script(call, &invocation).await?.word == "yes")
         })
     }
 
@@ -616,6 +542,18 @@ impl Broker for Redis {
         })
     }
 
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        Box::pin(async move {
+            let call = Call { command: "declaring events", key: group.state(), effect: Effect::Idempotent };
+            let mut invocation = on(&scripts::DECLARE_EVENTS, group);
+            invocation
+                .arg(events_text(&change.declares))
+                .arg(change.forgets.join(" "))
+                .arg(change.met.as_ref().map_or_else(String::new, need_text));
+            declared(self.script(call, &invocation).await?).map_err(unexpected(call))
+        })
+    }
+
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
         Box::pin(async move {
             let (mut before, reading) = (cmd("HMGET"), reading(group));
@@ -631,16 +569,6 @@ impl Broker for Redis {
         })
     }
 
-    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
-        Box::pin(async move {
-            let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
-            let mut invocation = on(&scripts::ADOPT, group);
-            queue::keys(&mut invocation, group);
-            invocation.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
-            adopted(self.script(call, &invocation).await?).map_err(unexpected(call))
-        })
-    }
-
     fn renewal(&self) -> Renewal {
         Renewal::OwnThread
     }
@@ -651,7 +579,9 @@ impl Broker for Redis {
             Ok(Box::new(RedisRenewer { link }) as Box<dyn Renewer>)
         })
     }
+}
 
+impl Letters for Redis {
     fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
         Box::pin(async move { self.range(&group.dead(), after, count).await })
     }
@@ -724,7 +654,66 @@ impl Broker for Redis {
             Ok(self.script(call, &invocation).await?.word == "yes")
         })
     }
+}
 
+impl Members for Redis {
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<AnswerOf<Vec<Member>>>> {
+        Box::pin(async move {
+            let call = |set: &'a Attendance| {
+                let key = set.members.as_str();
+                Call { command: "meeting the members of a group", key, effect: Effect::Idempotent }
+            };
+            let Some(first) = sets.first() else { return Ok(Vec::new()) };
+            let mut visits = redis::pipe();
+            for Attendance { members, present, absent } in sets {
+                let visit = visits.cmd("EVALSHA").arg(scripts::ATTEND.get_hash()).arg(1).arg(members);
+                visit.arg(MAX_MEMBERS).arg(present.as_deref().unwrap_or_default());
+                for (member, beat) in absent {
+                    visit.arg(member).arg(beat.map_or_else(String::new, |beat| beat.to_string()));
+                }
+            }
+            let replies = each(&self.commands, call(first), &mut visits, Some(&scripts::ATTEND)).await?;
+            let answers = replies.into_iter().zip(sets).map(|(reply, set)| {
+                let reply = reply.map_err(|error| explain(call(set), error))?;
+                members(understood(call(set), reply)?).map_err(unexpected(call(set)))
+            });
+            Ok(answers.collect())
+        })
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(async move {
+            let key = &stream.builds();
+            let mut get = cmd("HGETALL");
+            get.arg(key);
+            if write.is_empty() && gone.is_empty() {
+                let call = Call { command: "HGETALL", key, effect: Effect::Read };
+                return parse::texts(self.command(call, &get).await?).map_err(unexpected(call));
+            }
+            let call = Call { command: "HSET", key, effect: Effect::Idempotent };
+            let mut transaction = redis::pipe();
+            transaction.atomic().add_command(get);
+            if !write.is_empty() {
+                transaction.cmd("HSET").arg(key);
+                for (name, note) in write {
+                    transaction.arg(name).arg(note);
+                }
+            }
+            if !gone.is_empty() {
+                transaction.cmd("HDEL").arg(key).arg(gone);
+            }
+            let transaction = &transaction;
+            let run = |mut connection: Connection| async move {
+                connection.check_transactions().await?;
+                transaction.query_async::<Value>(&mut connection).await
+            };
+            let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
+            parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
+        })
+    }
+}
+
+impl Queue for Redis {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(async move {
             check_owner(owner)?;
