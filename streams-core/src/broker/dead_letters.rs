@@ -20,7 +20,7 @@ pub trait Letters: Sealed {
     /// Moves dead letters to the end of the group's replays, in this order, each with its fields behind `letter`, the id
     /// that it had: all of them that are there, or none where there would then be more than `most`. A letter MUST be in one
     /// of the two places at every moment, and never in both. Its owner learns of it at its next renewal
-    /// ([`Renewed::Held`]).
+    /// ([`Renewed::Held`](super::Renewed::Held)).
     ///
     /// Sent twice it moves nothing the second time, as there is nothing left to move.
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved>;

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::queue::Record;
-use super::{
+use super::checks::{
     BELL_LENGTH, check_acks, check_commit, check_entries, check_owner, check_partitions, check_replay_end, check_strays,
 };
 use crate::clock::millis;
