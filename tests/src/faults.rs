@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, GroupState, Groups,
-    Holder, Interrupt, Joined, Letters, Life, Log, Lost, Member, Members, Moved, Need, Notes, Page, Pass, Queue,
-    QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Committed, Consumed, Created, Damage, Durable, Entries, Events, Extent, Fetch, Fetched, Fields, Found, GroupState,
+    Groups, Holder, Interrupt, Joined, Letters, Life, Log, Lost, Member, Members, Moved, Need, Notes, Page, Pass,
+    Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -376,7 +376,7 @@ impl Log for Faulty {
         self.inner.extent(partition)
     }
 
-    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(self.reading(self.inner.read(partition, after, count), Vec::as_slice))
     }
 
@@ -392,12 +392,7 @@ impl Log for Faulty {
         Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| &snapshot.entries))
     }
 
-    fn read_back<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        before: EntryId,
-        count: usize,
-    ) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read_back<'a>(&'a self, partition: &'a PartitionKey, before: EntryId, count: usize) -> Reply<'a, Entries> {
         self.inner.read_back(partition, before, count)
     }
 
@@ -468,7 +463,7 @@ impl Groups for Faulty {
 }
 
 impl Letters for Faulty {
-    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             let letters = self.inner.dead_letters(group, after, count).await?;
             self.pass(letters.iter())?;
@@ -484,7 +479,7 @@ impl Letters for Faulty {
         self.inner.replay(group, ids, most)
     }
 
-    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             let letters = self.inner.replays(group, after, count).await?;
             self.pass(letters.iter())?;
@@ -549,14 +544,8 @@ impl Queue for Faulty {
         Box::pin(self.around(Op::Queue, self.inner.queue(group)))
     }
 
-    fn reclaim<'a>(
-        &'a self,
-        group: &'a GroupKey,
-        owner: &'a str,
-        seen: &'a Life,
-        count: usize,
-    ) -> Reply<'a, Reclaimed> {
-        Box::pin(self.around(Op::Queue, self.inner.reclaim(group, owner, seen, count)))
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed> {
+        Box::pin(self.around(Op::Queue, self.inner.reclaim(group, owner, seen, most)))
     }
 }
 

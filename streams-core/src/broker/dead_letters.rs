@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::Reply;
 use super::groups::Holder;
-use super::log::Fields;
+use super::log::{Entries, Fields};
 use super::sealed::Sealed;
 use crate::keys::GroupKey;
 use crate::{Entry, EntryId};
@@ -12,7 +12,7 @@ use crate::{Entry, EntryId};
 /// The dead letters of a store, and the replays of them.
 pub trait Letters: Sealed {
     /// The group's dead letters above `after`, oldest first, at most `count`.
-    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries>;
 
     /// Removes dead letters; answers how many there were.
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64>;
@@ -26,7 +26,7 @@ pub trait Letters: Sealed {
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved>;
 
     /// The letters that wait to be handled again, above `after`, oldest first, at most `count`.
-    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries>;
 
     /// The first of the replays, if owner and epoch hold the lease, for one attempt at it: until [`end_replay`] the letter is
     /// charged to this epoch, and when another one takes it first, that is a crash. Sent twice it MUST charge once.

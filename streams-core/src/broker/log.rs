@@ -60,7 +60,7 @@ pub trait Log: Sealed {
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>>;
 
     /// The entries above `after`, oldest first, at most `count`. MUST NOT wait for any.
-    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>>;
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Entries>;
 
     /// As [`read`](Self::read), but never more than about `bytes`: the entry at `from`, [in short](super::in_short), and those above
     /// it, at most `count` together. Above `from` it MUST answer at least one, where there is one and `count` allows it, and
@@ -72,16 +72,14 @@ pub trait Log: Sealed {
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot>;
 
     /// The entries below `before`, newest first, at most `count`. MUST NOT wait for any.
-    fn read_back<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        before: EntryId,
-        count: usize,
-    ) -> Reply<'a, Vec<Arc<Entry>>>;
+    fn read_back<'a>(&'a self, partition: &'a PartitionKey, before: EntryId, count: usize) -> Reply<'a, Entries>;
 
     /// A reader that waits; it has a connection of its own.
     fn tail(&self) -> Reply<'_, Box<dyn Tail>>;
 }
+
+/// Entries that were read, shared by all who handle them.
+pub type Entries = Vec<Arc<Entry>>;
 
 /// Field names and values of an entry that is to be added.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -119,7 +117,7 @@ pub struct Snapshot {
     /// before. [`EntryId::ZERO`] when none was; `None` when nobody can tell.
     pub deleted: Option<EntryId>,
     /// The entries that were asked for, oldest first; the one at the position [in short](super::in_short).
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Entries,
     /// Whether these are certainly all; as in a [`Page`].
     pub complete: bool,
 }
@@ -132,7 +130,7 @@ pub const SNAPSHOT_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// Oldest first; the one at the position [in short](super::in_short).
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Entries,
     /// Whether these are certainly all. MUST be true where none is above the position although some were asked for.
     pub complete: bool,
 }
@@ -146,7 +144,7 @@ pub struct Found {
     /// While it is there no trim has passed the position.
     pub position: Option<Arc<Entry>>,
     /// The entries above the position, oldest first, at least one.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Entries,
 }
 
 /// A reader that waits for entries.

@@ -66,7 +66,7 @@ pub trait Queue: Sealed {
     /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>>;
 
-    /// Gives back what a consumer has in flight, at most about `count` entries at a time, and removes it with the last, if what shows
+    /// Gives back what a consumer has in flight, at most about `most` entries at a time, and removes it with the last, if what shows
     /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
     /// crash more. The last rings the partition's bell. MUST work on a server that is full.
     ///
@@ -75,8 +75,7 @@ pub trait Queue: Sealed {
     /// waits as others do, and is found when its turn comes. What a consumer gives back by itself with
     /// [`release`](super::Groups::release) may be dropped untold where it is gone: it had the entries, and is to give back all of
     /// them before.
-    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, count: usize)
-    -> Reply<'a, Reclaimed>;
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed>;
 }
 
 /// The answer to a call that joins a work queue.

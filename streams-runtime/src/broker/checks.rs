@@ -45,18 +45,17 @@ pub(super) fn check_acks(acks: &Acks) -> Result<(), BrokerError> {
         Until::Needs { name, .. } => Some(name),
         Until::After(_) => None,
     });
-    match acks.passed_over.iter().chain(needs).find_map(|name| keys::check_event(name).err()) {
-        Some(error) => Err(refused(error.to_string())),
-        None => Ok(()),
-    }
+    check_events(acks.passed_over.iter().chain(needs))
+}
+
+fn check_events<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), BrokerError> {
+    names.into_iter().try_for_each(|name| keys::check_event(name)).map_err(|error| refused(error.to_string()))
 }
 
 /// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
 pub(super) fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     check_letters(&commit.dead)?;
-    if let Some(error) = commit.passed_over.iter().find_map(|name| keys::check_event(name).err()) {
-        return Err(refused(error.to_string()));
-    }
+    check_events(&commit.passed_over)?;
     let Commit { prev, next, .. } = commit;
     if next < prev {
         return Err(refused(format!("a checkpoint does not move back, here from {prev} to {next}")));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redis::{RedisError, Value};
 use streams_core::broker::{BrokerError, BrokerErrorKind};
+use streams_core::keys::GroupKey;
 
 use super::parse::{Answer, Unexpected};
 use super::scripts;
@@ -22,6 +23,13 @@ pub(super) struct Call<'a> {
     /// Empty when it is about none.
     pub(super) key: &'a str,
     pub(super) effect: Effect,
+}
+
+impl<'a> Call<'a> {
+    /// A call about the state of a group.
+    pub(super) fn on(group: &'a GroupKey, command: &'static str, effect: Effect) -> Self {
+        Self { command, key: group.state(), effect }
+    }
 }
 
 impl fmt::Display for Call<'_> {
@@ -164,7 +172,7 @@ pub(super) fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerE
         "may not" => {
             let mut text = || answer.text().map_err(&unexpected);
             let (command, key) = (text()?, text()?);
-            let message = format!("{call}: the user may not run {command} on `{key}` (NOPERM); {}", GRANT);
+            let message = format!("{call}: the user may not run {command} on `{key}` (NOPERM); {GRANT}");
             Err(BrokerError::new(BrokerErrorKind::Refused, message))
         }
         "left" => {

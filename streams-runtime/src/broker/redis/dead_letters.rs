@@ -1,11 +1,9 @@
 //! Dead letters on a server: the streams of a group's letters and replays, and the scripts that move entries between them.
 
-use std::sync::Arc;
-
 use redis::cmd;
-use streams_core::broker::{Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
+use streams_core::EntryId;
+use streams_core::broker::{Entries, Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
 use streams_core::keys::GroupKey;
-use streams_core::{Entry, EntryId};
 
 use super::call::{Call, Effect, unexpected};
 use super::parse::{self, Answer, Parsed, Unexpected};
@@ -14,7 +12,7 @@ use super::server::{Redis, ask, on, texts, yes};
 use crate::broker::checks::check_replay_end;
 
 impl Letters for Redis {
-    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move { self.range(&group.dead(), after, count).await })
     }
 
@@ -33,21 +31,19 @@ impl Letters for Redis {
 
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
         // Sent again by itself it would answer that there was nothing to move.
-        let call = Call { command: "replaying dead letters", key: group.state(), effect: Effect::Once };
         let mut script = on(&scripts::REPLAY, group);
         script.key(group.dead()).key(group.replay()).arg(most).arg(texts(ids));
-        Box::pin(ask(&self.commands, call, script, moved))
+        Box::pin(ask(&self.commands, Call::on(group, "replaying dead letters", Effect::Once), script, moved))
     }
 
-    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move { self.range(&group.replay(), after, count).await })
     }
 
     fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken> {
-        let call = Call { command: "taking a replay", key: group.state(), effect: Effect::Idempotent };
         let mut script = on(&scripts::TAKE_REPLAY, group);
         script.key(group.replay()).arg(&holder.owner).arg(holder.epoch);
-        Box::pin(ask(&self.commands, call, script, taken))
+        Box::pin(ask(&self.commands, Call::on(group, "taking a replay", Effect::Idempotent), script, taken))
     }
 
     fn end_replay<'a>(
@@ -59,7 +55,6 @@ impl Letters for Redis {
     ) -> Reply<'a, bool> {
         Box::pin(async move {
             check_replay_end(end)?;
-            let call = Call { command: "ending a replay", key: group.state(), effect: Effect::Idempotent };
             let mut script = on(&scripts::END_REPLAY, group);
             script.key(group.replay()).key(group.dead());
             script.arg(&holder.owner).arg(holder.epoch).arg(id.to_string());
@@ -68,12 +63,12 @@ impl Letters for Redis {
                 ReplayEnd::Again { attempts } => script.arg("again").arg(*attempts),
                 ReplayEnd::Dead(fields) => script.arg("dead").arg(fields),
             };
-            ask(&self.commands, call, script, yes).await
+            ask(&self.commands, Call::on(group, "ending a replay", Effect::Idempotent), script, yes).await
         })
     }
 }
 
-fn moved(mut answer: Answer) -> Parsed<Moved> {
+fn moved(answer: &mut Answer) -> Parsed<Moved> {
     Ok(match answer.word.as_str() {
         "moved" => {
             let mut ids = Vec::new();
@@ -88,7 +83,7 @@ fn moved(mut answer: Answer) -> Parsed<Moved> {
     })
 }
 
-fn taken(mut answer: Answer) -> Parsed<Taken> {
+fn taken(answer: &mut Answer) -> Parsed<Taken> {
     let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
     Ok(match answer.word.as_str() {
         "letter" => {

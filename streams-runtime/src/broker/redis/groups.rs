@@ -89,38 +89,35 @@ impl Groups for Redis {
     }
 
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
-        let call = Call { command: "creating a group", key: group.state(), effect: Effect::Idempotent };
         let (start, from) = words(start);
         let mut script = on(&scripts::CREATE, group);
         queue::keys(&mut script, group);
         script.arg(start).arg(from).arg(mode(group));
-        Box::pin(ask(&self.commands, call, script, created))
+        Box::pin(ask(&self.commands, Call::on(group, "creating a group", Effect::Idempotent), script, created))
     }
 
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
-        let call = Call { command: "adopting a group", key: group.state(), effect: Effect::Idempotent };
         let mut script = on(&scripts::ADOPT, group);
         queue::keys(&mut script, group);
         script.arg(millis(quiet)).arg(MOST_NAMED).arg(mode(group));
-        Box::pin(ask(&self.commands, call, script, adopted))
+        Box::pin(ask(&self.commands, Call::on(group, "adopting a group", Effect::Idempotent), script, adopted))
     }
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
         Box::pin(async move {
             check_owner(&claim.owner)?;
-            let call = Call { command: "taking a lease", key: group.state(), effect: Effect::Idempotent };
             let Claim { owner, lease_for, seen, own, bound } = claim;
             let mut script = on(&scripts::ACQUIRE, group);
             script.arg(owner).arg(millis(*lease_for)).arg(&seen.owner).arg(seen.epoch).arg(seen.beat);
             script.arg(u8::from(*own)).arg(*bound);
-            ask(&self.commands, call, script, acquired).await
+            ask(&self.commands, Call::on(group, "taking a lease", Effect::Idempotent), script, acquired).await
         })
     }
 
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed> {
         Box::pin(async move {
             check_commit(commit)?;
-            let call = Call { command: "committing", key: group.state(), effect: Effect::Idempotent };
+            let call = Call::on(group, "committing", Effect::Idempotent);
             ask(&self.commands, call, commit_script(group, commit), committed).await
         })
     }
@@ -132,26 +129,23 @@ impl Groups for Redis {
             let command = if needs.is_none() { "releasing a lease" } else { "handing a lease over" };
             (command, release_script(group, holder, needs))
         };
-        let call = Call { command, key: group.state(), effect: Effect::Once };
-        Box::pin(ask(&self.commands, call, script, yes))
+        Box::pin(ask(&self.commands, Call::on(group, command, Effect::Once), script, yes))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
-        let call = Call { command: "resetting a group", key: group.state(), effect: Effect::Once };
         let (start, from) = words(to);
         let mut script = on(&scripts::RESET, group);
         queue::keys(&mut script, group);
         script.key(group.partition().bell()).arg(seen.map_or_else(String::new, |epoch| epoch.to_string()));
         script.arg(start).arg(from).arg(BELL_LENGTH).arg(mode(group));
-        Box::pin(ask(&self.commands, call, script, reset))
+        Box::pin(ask(&self.commands, Call::on(group, "resetting a group", Effect::Once), script, reset))
     }
 
     fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
-        let call = Call { command: "declaring events", key: group.state(), effect: Effect::Idempotent };
         let mut script = on(&scripts::DECLARE_EVENTS, group);
         script.arg(events_text(&change.declares)).arg(change.forgets.join(" "));
         script.arg(change.met.as_ref().map_or_else(String::new, need_text));
-        Box::pin(ask(&self.commands, call, script, declared))
+        Box::pin(ask(&self.commands, Call::on(group, "declaring events", Effect::Idempotent), script, declared))
     }
 
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
@@ -159,13 +153,12 @@ impl Groups for Redis {
             let (mut before, reading) = (cmd("HMGET"), reading(group));
             before.arg(group.state()).arg("resume");
             let before = parse::array(self.command(reading, &before).await?).map_err(unexpected(reading))?;
-            let call = Call { command: "resuming a group", key: group.state(), effect: Effect::Idempotent };
             let mut script = scripts::RESUME.key(group.state());
             match before.into_iter().next() {
                 Some(Value::Nil) | None => script.arg(""),
                 Some(before) => script.arg(parse::number(before).map_err(unexpected(reading))?),
             };
-            ask(&self.commands, call, script, yes).await
+            ask(&self.commands, Call::on(group, "resuming a group", Effect::Idempotent), script, yes).await
         })
     }
 
@@ -174,18 +167,11 @@ impl Groups for Redis {
     }
 
     fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
-        Box::pin(async move {
-            let link = Link::new(&self.target, FOR_COMMANDS);
-            Ok(Box::new(RedisRenewer { link }) as Box<dyn Renewer>)
-        })
+        Box::pin(async move { Ok(Box::new(Link::new(&self.target, FOR_COMMANDS)) as Box<dyn Renewer>) })
     }
 }
 
-struct RedisRenewer {
-    link: Link,
-}
-
-impl Renewer for RedisRenewer {
+impl Renewer for Link {
     fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>> {
         Box::pin(async move {
             let Some((first, _)) = leases.first() else { return Ok(Vec::new()) };
@@ -195,17 +181,17 @@ impl Renewer for RedisRenewer {
                 let hash = scripts::RENEW.get_hash();
                 renewals.cmd("EVALSHA").arg(hash).arg(1).arg(group.state()).arg(&holder.owner).arg(holder.epoch);
             }
-            let replies = each(&self.link, call, &mut renewals, Some(&scripts::RENEW)).await?;
+            let replies = each(self, call, &mut renewals, Some(&scripts::RENEW)).await?;
             let renewed = |reply: RedisResult<Value>| {
                 let reply = reply.map_err(|error| explain(call, error))?;
-                Answer::new(reply).and_then(renewed).map_err(unexpected(call))
+                Answer::new(reply).and_then(|mut answer| renewed(&mut answer)).map_err(unexpected(call))
             };
             replies.into_iter().map(renewed).collect()
         })
     }
 }
 
-fn renewed(mut answer: Answer) -> Parsed<Renewed> {
+fn renewed(answer: &mut Answer) -> Parsed<Renewed> {
     Ok(match answer.word.as_str() {
         "yes" => Renewed::Held { replays: answer.number()? == 1 },
         _ => Renewed::Lost,
@@ -216,7 +202,7 @@ fn renewed(mut answer: Answer) -> Parsed<Renewed> {
 const STATE: [&str; 9] = ["owner", "epoch", "beat", "lease", "at", "reset", "resume", "events", "needs"];
 
 fn reading(group: &GroupKey) -> Call<'_> {
-    Call { command: "HMGET", key: group.state(), effect: Effect::Read }
+    Call::on(group, "HMGET", Effect::Read)
 }
 
 fn read_state(group: &GroupKey) -> Cmd {
@@ -289,7 +275,7 @@ fn words(start: Start) -> (&'static str, String) {
     }
 }
 
-fn created(answer: Answer) -> Parsed<Created> {
+fn created(answer: &mut Answer) -> Parsed<Created> {
     match answer.word.as_str() {
         "made" => Ok(Created::Made),
         "exists" => Ok(Created::Exists),
@@ -298,7 +284,7 @@ fn created(answer: Answer) -> Parsed<Created> {
     }
 }
 
-fn adopted(mut answer: Answer) -> Parsed<Adopted> {
+fn adopted(answer: &mut Answer) -> Parsed<Adopted> {
     Ok(match answer.word.as_str() {
         "done" => {
             let (at, delivered, pending) = (answer.id()?, answer.id()?, answer.number()?);
@@ -317,7 +303,7 @@ fn adopted(mut answer: Answer) -> Parsed<Adopted> {
     })
 }
 
-fn acquired(mut answer: Answer) -> Parsed<Acquired> {
+fn acquired(answer: &mut Answer) -> Parsed<Acquired> {
     Ok(match answer.word.as_str() {
         "held" => {
             let (epoch, at, at_event) = (answer.number()?, answer.id()?, answer.text()?);
@@ -385,7 +371,7 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
     invocation
 }
 
-fn committed(mut answer: Answer) -> Parsed<Committed> {
+fn committed(answer: &mut Answer) -> Parsed<Committed> {
     Ok(match answer.word.as_str() {
         "done" => Committed::Done,
         "fenced" => Committed::Fenced,
@@ -410,7 +396,7 @@ fn release_script(group: &GroupKey, holder: &Holder, needs: Option<&Need>) -> Sc
     invocation
 }
 
-fn reset(mut answer: Answer) -> Parsed<Reset> {
+fn reset(answer: &mut Answer) -> Parsed<Reset> {
     Ok(match answer.word.as_str() {
         "done" => Reset::Done { at: answer.id()? },
         "contended" => Reset::Contended,
@@ -420,7 +406,7 @@ fn reset(mut answer: Answer) -> Parsed<Reset> {
     })
 }
 
-fn declared(mut answer: Answer) -> Parsed<Option<Events>> {
+fn declared(answer: &mut Answer) -> Parsed<Option<Events>> {
     match answer.word.as_str() {
         "declared" => Ok(Some(parse::events(&answer.text()?))),
         "missing" => Ok(None),

@@ -1,14 +1,13 @@
 //! Streams on a server: the commands on the key of a partition, and scripts that read it at one moment.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Value, cmd};
 use streams_core::broker::{
-    BrokerErrorKind, Durable, Extent, Fields, Log, Page, Reply, SNAPSHOT_BYTES, Snapshot, Tail,
+    BrokerErrorKind, Durable, Entries, Extent, Fields, Log, Page, Reply, SNAPSHOT_BYTES, Snapshot, Tail,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_core::{Durability, Entry, EntryId};
+use streams_core::{Durability, EntryId};
 
 use super::append::{add, added};
 use super::call::{Call, Effect, explain, unexpected};
@@ -147,7 +146,7 @@ impl Log for Redis {
         })
     }
 
-    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(self.range(partition.as_str(), after, count))
     }
 
@@ -167,12 +166,7 @@ impl Log for Redis {
         Box::pin(ask(&self.reads, call, script, snapshot))
     }
 
-    fn read_back<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        before: EntryId,
-        count: usize,
-    ) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read_back<'a>(&'a self, partition: &'a PartitionKey, before: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             // An open interval below the lowest id is an error to the server.
             if before == EntryId::ZERO || count == 0 {
@@ -204,7 +198,7 @@ fn extent(reply: Value) -> Parsed<Extent> {
     })
 }
 
-fn page(mut answer: Answer) -> Parsed<Page> {
+fn page(answer: &mut Answer) -> Parsed<Page> {
     if answer.word != "page" {
         return Err(Unexpected("a page"));
     }
@@ -212,7 +206,7 @@ fn page(mut answer: Answer) -> Parsed<Page> {
     Ok(Page { entries: parse::entries(answer.value()?)?, complete })
 }
 
-fn snapshot(mut answer: Answer) -> Parsed<Snapshot> {
+fn snapshot(answer: &mut Answer) -> Parsed<Snapshot> {
     match answer.word.as_str() {
         "no stream" => Ok(Snapshot { extent: None, marker: false, deleted: None, entries: Vec::new(), complete: true }),
         "stream" => {

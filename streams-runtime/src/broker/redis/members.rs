@@ -29,7 +29,7 @@ impl Members for Redis {
             let replies = each(&self.commands, call(first), &mut visits, Some(&scripts::ATTEND)).await?;
             let answers = replies.into_iter().zip(sets).map(|(reply, set)| {
                 let reply = reply.map_err(|error| explain(call(set), error))?;
-                members(understood(call(set), reply)?).map_err(unexpected(call(set)))
+                members(&mut understood(call(set), reply)?).map_err(unexpected(call(set)))
             });
             Ok(answers.collect())
         })
@@ -64,7 +64,7 @@ impl Members for Redis {
     }
 }
 
-fn members(mut answer: Answer) -> Parsed<Vec<Member>> {
+fn members(answer: &mut Answer) -> Parsed<Vec<Member>> {
     if answer.word != "members" {
         return Err(Unexpected("members"));
     }

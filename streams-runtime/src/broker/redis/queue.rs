@@ -32,7 +32,7 @@ impl Queue for Redis {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(async move {
             check_owner(owner)?;
-            let call = Call { command: "joining a work queue", key: group.state(), effect: Effect::Idempotent };
+            let call = Call::on(group, "joining a work queue", Effect::Idempotent);
             let mut script = on(&scripts::JOIN, group);
             script.arg(owner).arg(millis(lease_for)).arg(mode(group));
             match ask(&self.commands, call, script, joined).await? {
@@ -46,7 +46,7 @@ impl Queue for Redis {
     }
 
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
-        let call = Call { command: "fetching entries", key: group.state(), effect: Effect::Idempotent };
+        let call = Call::on(group, "fetching entries", Effect::Idempotent);
         // Its reply may be large.
         Box::pin(ask(&self.reads, call, fetch_script(group, fetch), fetched))
     }
@@ -54,35 +54,28 @@ impl Queue for Redis {
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
         Box::pin(async move {
             check_acks(acks)?;
-            let call = Call { command: "acknowledging entries", key: group.state(), effect: Effect::Idempotent };
+            let call = Call::on(group, "acknowledging entries", Effect::Idempotent);
             ask(&self.commands, call, ack_script(group, acks), acked).await
         })
     }
 
     fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        let call = Call { command: "moving a cursor", key: group.state(), effect: Effect::Once };
-        Box::pin(ask(&self.commands, call, pass_script(group, pass), yes))
+        Box::pin(ask(&self.commands, Call::on(group, "moving a cursor", Effect::Once), pass_script(group, pass), yes))
     }
 
     fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        let call = Call { command: "mending a waiting set", key: group.state(), effect: Effect::Once };
+        let call = Call::on(group, "mending a waiting set", Effect::Once);
         Box::pin(ask(&self.commands, call, mend_script(group, damage, halts), yes))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
-        let call = Call { command: "looking at a work queue", key: group.state(), effect: Effect::Read };
+        let call = Call::on(group, "looking at a work queue", Effect::Read);
         Box::pin(ask(&self.commands, call, queue_script(group), queue))
     }
 
-    fn reclaim<'a>(
-        &'a self,
-        group: &'a GroupKey,
-        owner: &'a str,
-        seen: &'a Life,
-        count: usize,
-    ) -> Reply<'a, Reclaimed> {
-        let call = Call { command: "reclaiming entries", key: group.state(), effect: Effect::Once };
-        Box::pin(ask(&self.commands, call, reclaim_script(group, owner, seen, count), reclaimed))
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed> {
+        let call = Call::on(group, "reclaiming entries", Effect::Once);
+        Box::pin(ask(&self.commands, call, reclaim_script(group, owner, seen, most), reclaimed))
     }
 }
 
@@ -99,7 +92,7 @@ pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
 }
 
 /// `None` where the caller was found dead.
-fn joined(mut answer: Answer) -> Parsed<Option<Joined>> {
+fn joined(answer: &mut Answer) -> Parsed<Option<Joined>> {
     Ok(Some(match answer.word.as_str() {
         "dead" => return Ok(None),
         "member" => Joined::Member { epoch: answer.number()? },
@@ -155,11 +148,11 @@ fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
     invocation
 }
 
-fn fetched(mut answer: Answer) -> Parsed<Fetched> {
+fn fetched(answer: &mut Answer) -> Parsed<Fetched> {
     Ok(match answer.word.as_str() {
         "chunk" => {
             let (at, waiting) = (answer.id()?, answer.number()?);
-            let due = wait(&mut answer)?;
+            let due = wait(answer)?;
             let lost = parse::array(answer.value()?)?.into_iter().map(parse::text).collect::<Parsed<Vec<_>>>()?;
             let lost = if lost.is_empty() { None } else { Some(loss(&lost.join(" "))?) };
             let number = answer.number()?;
@@ -172,7 +165,7 @@ fn fetched(mut answer: Answer) -> Parsed<Fetched> {
             Fetched::Unsure(Cursor { at, at_event, seen: answer.maybe("an ordinal")? })
         }
         "lost" => Fetched::Lost { found: answer.number()? == 1, lost: loss(&answer.text()?)? },
-        "apart" => Fetched::Damaged(damage(&mut answer)?),
+        "apart" => Fetched::Damaged(damage(answer)?),
         "fenced" => Fetched::Fenced,
         "missing" => Fetched::Missing,
         _ => return Err(Unexpected("what came of fetching")),
@@ -243,12 +236,12 @@ fn record(left: &Left) -> String {
     words
 }
 
-fn acked(mut answer: Answer) -> Parsed<Acked> {
+fn acked(answer: &mut Answer) -> Parsed<Acked> {
     Ok(match answer.word.as_str() {
         "done" => Acked::Done,
         "full" => Acked::Full(Full { count: answer.number()?, oldest: answer.maybe("an entry id")? }),
         "declared" => Acked::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
-        "apart" => Acked::Damaged(damage(&mut answer)?),
+        "apart" => Acked::Damaged(damage(answer)?),
         "fenced" => Acked::Fenced,
         _ => return Err(Unexpected("what came of acknowledging")),
     })
@@ -285,14 +278,14 @@ fn queue_script(group: &GroupKey) -> ScriptInvocation<'static> {
     invocation
 }
 
-fn queue(mut answer: Answer) -> Parsed<Option<QueueState>> {
+fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
     match answer.word.as_str() {
         "missing" => return Ok(None),
         "queue" => {}
         _ => return Err(Unexpected("a look at a work queue")),
     }
     let fields = fields(answer.value()?)?;
-    let (waiting, lowest, due) = (answer.number()?, answer.maybe("an entry id")?, wait(&mut answer)?);
+    let (waiting, lowest, due) = (answer.number()?, answer.maybe("an entry id")?, wait(answer)?);
     let damage = answer.maybe("a number of entries")?.map(|found| Damage { recorded: waiting, found });
     let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
     let number = |name: &str| parse::maybe(text(name), "a number").map(Option::unwrap_or_default);
@@ -381,13 +374,13 @@ fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> S
     invocation
 }
 
-fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
+fn reclaimed(answer: &mut Answer) -> Parsed<Reclaimed> {
     let lost = |text: String| if text.is_empty() { Ok(None) } else { loss(&text).map(Some) };
     Ok(match answer.word.as_str() {
         "some" => Reclaimed::Some { entries: answer.number()?, lost: lost(answer.text()?)? },
         "all" => Reclaimed::All { entries: answer.number()?, lost: lost(answer.text()?)? },
         "contended" => Reclaimed::Contended,
-        "apart" => Reclaimed::Damaged(damage(&mut answer)?),
+        "apart" => Reclaimed::Damaged(damage(answer)?),
         _ => return Err(Unexpected("what came of giving back")),
     })
 }
@@ -402,7 +395,7 @@ pub(super) fn leave_script(group: &GroupKey, holder: &Holder) -> ScriptInvocatio
 /// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
 /// is read at one moment, as entries go from the waiting set to a chunk and back.
 pub(super) async fn settled(redis: &Redis, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
-    let call = Call { command: "HGETALL", key: group.state(), effect: Effect::Read };
+    let call = Call::on(group, "HGETALL", Effect::Read);
     let mut look = redis::pipe();
     look.atomic().cmd("HGETALL").arg(group.state());
     // The ids stand below zero, and the stamp below them.

@@ -21,7 +21,7 @@ use super::tls::Tls;
 /// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
 /// replicas or the disk.
 ///
-/// The rights that the server's user needs are written by [`Acl`].
+/// The rights that the server's user needs are written by [`Acl`](super::Acl).
 pub struct Redis {
     pub(super) target: Arc<Target>,
     pub(super) commands: Arc<Link>,
@@ -141,15 +141,15 @@ pub(super) async fn ask<T>(
     link: &Link,
     call: Call<'_>,
     script: ScriptInvocation<'_>,
-    read: impl FnOnce(Answer) -> Parsed<T>,
+    read: impl FnOnce(&mut Answer) -> Parsed<T>,
 ) -> Result<T, BrokerError> {
     let script = &script;
     let run = |mut connection| async move { script.invoke_async(&mut connection).await };
-    read(understood(call, link.run(call, run).await?)?).map_err(unexpected(call))
+    read(&mut understood(call, link.run(call, run).await?)?).map_err(unexpected(call))
 }
 
 /// What a script answers that says only whether it did something.
-pub(super) fn yes(answer: Answer) -> Parsed<bool> {
+pub(super) fn yes(answer: &mut Answer) -> Parsed<bool> {
     Ok(answer.word == "yes")
 }
 
