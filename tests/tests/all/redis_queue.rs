@@ -301,7 +301,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
 
     // Found dead, some at a time.
     let life = site.life("a/1");
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), crate::contract_queue::some(1));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), crate::contract::queue::some(1));
     state.insert("consumer:a/1".to_owned(), format!("dead {epoch}"));
     state.insert(format!("chunk:{epoch}.1"), format!("1 0-0 {} {except}", all[3]));
     state.insert("waits".to_owned(), "3 1".to_owned());
@@ -309,7 +309,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(site.waiting(), BTreeMap::from([by_id(all[1]), (format!("{} 2 2", all[1]), 0.0), stamp(3.0)]));
     let look = site.look().await;
     assert_eq!((look.consumers[0].life.clone(), look.consumers[0].in_flight), (Life::Dead, 4));
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &Life::Dead, 9).await.unwrap(), crate::contract_queue::all_of(4));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &Life::Dead, 9).await.unwrap(), crate::contract::queue::all_of(4));
     let left: Vec<_> = site.state().into_keys().filter(|field| field.starts_with('c')).collect();
     assert_eq!(left, ["consumer:b/2"]);
     let expected = [
@@ -395,7 +395,7 @@ async fn more_chunks_than_a_command_takes_are_acknowledged_and_reclaimed() {
             "left" => assert!(site.case.broker.release(&work(), &b.holder, None).await.unwrap()),
             _ => {
                 let reclaimed = site.case.broker.reclaim(&work(), "b", &site.life("b"), 100_000).await.unwrap();
-                assert_eq!(reclaimed, crate::contract_queue::all_of(many));
+                assert_eq!(reclaimed, crate::contract::queue::all_of(many));
             }
         }
         let look = site.look().await;
@@ -742,7 +742,7 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     acks.back.push(needs(all[2], 2));
     assert_eq!(site.ack(&acks).await, Acked::Done);
     let life = site.life("old");
-    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), crate::contract_queue::all_of(1));
+    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), crate::contract::queue::all_of(1));
     let mut renewer = broker.renewer().await.unwrap();
     assert_eq!(renewer.renew(&[(work(), a.holder.clone())]).await.unwrap(), [HELD]);
     assert!(site.state()["consumer:a"].ends_with(" 4 30000 1 1"), "{:?}", site.state());

@@ -1,4 +1,4 @@
-//! The part of the contract that is about work queues, for every broker; the cases and their broker are those of `contract`.
+//! Work queues, sentence by sentence: fetching, acknowledging, what is lost and what the dead leave behind.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 use streams_core::{EntryId, Start};
 
-use crate::contract::{
+use super::{
     Case, HELD, LEASE, LONG, NO_BOUNDS, claim, events, fields, ids, keys, partition, payloads, step, until_found,
 };
 
