@@ -532,12 +532,18 @@ impl Queue for Faulty {
         Box::pin(self.around(Op::Ack, self.inner.ack(group, acks)))
     }
 
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Fetch, self.inner.pass(group, pass)))
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Fetch, self.inner.pass(group, token, pass)))
     }
 
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Fetch, self.inner.mend(group, damage, halts)))
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Fetch, self.inner.mend(group, token, damage, halts)))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {

@@ -115,6 +115,8 @@ pub struct Member {
     pub life: Option<Life>,
     fetch: u64,
     ack: u64,
+    /// The loss that its latest fetch was told, or what is gone of all that it had in flight where it is dead.
+    told: Option<Lost>,
     /// Whether a call of its own must have been seen since.
     is_heard: bool,
 }
@@ -143,6 +145,8 @@ pub struct Model {
     pub dead: u64,
     /// The events that builds have declared.
     pub events: BTreeSet<String>,
+    /// Of the last call that has moved the cursor or mended the waiting set.
+    token: String,
     epoch: u64,
     resume: u64,
     reset: u64,
@@ -164,6 +168,7 @@ impl Model {
             damage: None,
             dead: 0,
             events: BTreeSet::new(),
+            token: String::new(),
             epoch: 0,
             resume: 0,
             reset: 0,
@@ -192,6 +197,24 @@ impl Model {
             self.waits.remove(&id);
             self.ended.insert(id, End::Lost);
         }
+    }
+
+    /// Whether the stream of then has nothing that was given out and went since: it would be in a range again that never had it.
+    pub fn can_set_stream_back(&self, then: &Self) -> bool {
+        then.stream.range(..=self.cursor.at).all(|(id, _)| self.stream.contains_key(id))
+    }
+
+    /// The stream was put back as it was then, and nothing else.
+    pub fn set_stream_back(&mut self, then: &Self) {
+        (self.stream, self.added) = (then.stream.clone(), then.added);
+    }
+
+    /// The waiting set was put back as it was then, and nothing else: whoever looks finds that, unless nothing has changed.
+    pub fn check_stale(&self, then: &Self, said: Option<Damage>) -> Checked {
+        let damage = Damage { recorded: self.recorded(), found: then.waits.len() as u64 };
+        let is_same = said.is_none() && self.waits == then.waits;
+        hold!(is_same || said == Some(damage), "told {said:?} of {damage:?}");
+        Ok(())
     }
 
     /// The entries that wait.
@@ -326,7 +349,7 @@ impl Model {
         }
         hold!(epoch > self.epoch, "epoch {epoch} is not above {}", self.epoch);
         self.epoch = epoch;
-        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, is_heard: false };
+        let member = Member { epoch, lives: true, life: None, fetch: 0, ack: 0, told: None, is_heard: false };
         self.members.insert(owner.to_owned(), member);
         Ok(())
     }
@@ -404,7 +427,11 @@ impl Model {
             (lost, count) => return Err(format!("told {lost:?} of {count}")),
         }
         self.lose(&trimmed, &deleted);
-        let mut flight = Flight { after: self.cursor.at, ..Flight::default() };
+        let after = match &fetch.new {
+            New::Read { .. } => next.first().map(|first| first.previous()),
+            _ => None,
+        };
+        let mut flight = Flight { after: after.unwrap_or(self.cursor.at), ..Flight::default() };
         hold!(chunk.again.len() == given, "{given} waiting entries, not {}", chunk.again.len());
         for again in &chunk.again {
             let id = again.entry.id;
@@ -422,10 +449,15 @@ impl Model {
             self.flights.insert((fetch.holder.epoch, fetch.call), flight);
         }
         if let Some(member) = self.members.get_mut(&fetch.holder.owner) {
-            member.fetch = fetch.call;
+            (member.fetch, member.told) = (fetch.call, chunk.lost);
         }
         self.hear(&fetch.holder.owner);
         Ok(())
+    }
+
+    /// Whether what is gone from a range that begins here was deleted: the stream does not begin behind the first place in it.
+    fn is_deleted(&self, after: EntryId) -> bool {
+        self.stream.keys().next().is_some_and(|first| *first <= after.next())
     }
 
     fn is_trimmed(&self, id: EntryId) -> bool {
@@ -522,9 +554,13 @@ impl Model {
             let mut gone: BTreeSet<_> = gone.collect();
             let mut deleted = gone.iter().all(|id| !self.is_trimmed(*id));
             let range: Vec<_> = flight.range.iter().copied().filter(|id| !is_known && !stands(id)).collect();
-            deleted &= range.is_empty() || !self.is_trimmed(flight.to);
+            deleted &= range.is_empty() || self.is_deleted(flight.after);
             gone.extend(range);
-            check_gone(chunk.lost, &gone, deleted)?;
+            let told = self.member(&fetch.holder).and_then(|member| member.told);
+            check_gone(chunk.lost, told, &gone, deleted)?;
+            if let Some(member) = self.members.get_mut(&fetch.holder.owner) {
+                (member.told, member.is_heard) = (chunk.lost, true);
+            }
             let mut left = flight;
             left.range.retain(|id| !gone.contains(id));
             left.items.retain(|item| !gone.contains(&item.id));
@@ -641,10 +677,15 @@ impl Model {
     }
 
     /// Somebody has moved the cursor.
-    pub fn pass(&mut self, pass: &Pass, answer: bool) -> Checked {
+    pub fn pass(&mut self, token: &str, pass: &Pass, answer: bool) -> Checked {
+        if self.token == token {
+            hold!(answer, "sent again it is not passed");
+            return Ok(());
+        }
         let is_there = self.cursor.at == pass.from.at && self.cursor.seen == pass.from.seen;
         hold!(answer == is_there, "passed {answer}, there {is_there}");
         if is_there {
+            token.clone_into(&mut self.token);
             self.cursor = pass.to.clone();
             self.halt(pass.halts);
         }
@@ -652,10 +693,15 @@ impl Model {
     }
 
     /// Somebody has taken the waiting set for what it is.
-    pub fn mend(&mut self, damage: &Damage, halts: Option<Lost>, answer: bool) -> Checked {
+    pub fn mend(&mut self, token: &str, damage: &Damage, halts: Option<Lost>, answer: bool) -> Checked {
+        if self.token == token {
+            hold!(answer, "sent again it is not mended");
+            return Ok(());
+        }
         let is_same = self.damaged().as_ref() == Some(damage);
         hold!(answer == is_same, "mended {answer}, the same {is_same}");
         if is_same {
+            token.clone_into(&mut self.token);
             self.damage = None;
             self.halt(halts);
         }
@@ -692,6 +738,7 @@ impl Model {
         self.cursor = Cursor { at, at_event, seen };
         (self.epoch, self.reset, self.resume) = (epoch, epoch, 0);
         (self.lost, self.damage) = (None, None);
+        self.token.clear();
         self.members.clear();
         self.flights.clear();
         self.waits.clear();
@@ -716,7 +763,7 @@ impl Model {
             if room > 0 && !flight.range.is_empty() {
                 let (mut standing, missing): (Vec<_>, Vec<_>) =
                     flight.range.iter().copied().partition(|id| self.stream.contains_key(id));
-                deleted &= missing.is_empty() || !self.is_trimmed(flight.to);
+                deleted &= missing.is_empty() || self.is_deleted(flight.after);
                 gone.extend(missing);
                 let left = standing.split_off(standing.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
                 room -= standing.len() as u64;
@@ -747,7 +794,7 @@ impl Model {
     /// Somebody has reclaimed what another one has in flight.
     pub fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, answer: &Reclaimed) -> Checked {
         let is_same = self.members.get(owner).is_some_and(|member| match (member.lives, seen) {
-            (false, Life::Dead) => true,
+            (false, Life::Dead { lost }) => *lost == member.told,
             (true, Life::Beats { .. }) => !member.is_heard && member.life.as_ref() == Some(seen),
             _ => false,
         });
@@ -755,24 +802,25 @@ impl Model {
             hold!(*answer == Reclaimed::Contended, "not contended");
             return Ok(());
         }
-        let epoch = self.members.get(owner).map(|member| member.epoch).unwrap_or_default();
+        let member = &self.members[owner];
+        let (epoch, told) = (member.epoch, member.told.filter(|_| member.lives));
         if let Some(damage) = self.damaged().filter(|_| self.holds(epoch)) {
             hold!(*answer == Reclaimed::Damaged(damage), "{damage:?} is not found");
             return Ok(());
         }
         let (given, gone, deleted) = self.give_back(epoch, count.max(1) as u64, End::Lost);
-        let has_more = self.holds(epoch);
+        let has_more = self.holds(epoch) || told.is_some() || !gone.is_empty();
         let (entries, lost) = match *answer {
             Reclaimed::Some { entries, lost } if has_more => (entries, lost),
-            Reclaimed::All { entries, lost } if !has_more => (entries, lost),
+            Reclaimed::All { entries } if !has_more => (entries, None),
             _ => return Err(format!("{given} are given back, more is {has_more}")),
         };
         hold!(entries == given, "{entries} are given back, not {given}");
-        check_gone(lost, &gone, deleted)?;
+        check_gone(lost, told, &gone, deleted)?;
         if !has_more {
             self.members.remove(owner);
         } else if let Some(member) = self.members.get_mut(owner) {
-            (member.lives, member.life) = (false, Some(Life::Dead));
+            (member.lives, member.told, member.life) = (false, lost, Some(Life::Dead { lost }));
         }
         Ok(())
     }
@@ -787,8 +835,8 @@ impl Model {
             let most: usize = calls.iter().map(|call| self.in_flight(epoch, *call).len()).sum();
             let Some(member) = self.members.get_mut(&unacked.owner) else { continue };
             match (&unacked.life, &member.life) {
-                (Life::Dead, _) => {
-                    hold!(!member.lives, "{unacked:?} lives");
+                (Life::Dead { lost }, _) => {
+                    hold!(!member.lives && *lost == member.told, "{unacked:?} is {member:?}");
                     hold!(unacked.in_flight == most as u64, "{unacked:?} has {most} in {calls:?}");
                 }
                 (Life::Beats { epoch: e, beat, .. }, before) => {
@@ -883,18 +931,20 @@ fn check_lost(lost: &Lost, trimmed: &[EntryId], deleted: &[EntryId]) -> Checked 
     Ok(())
 }
 
-/// What went while it was in flight is told.
-fn check_gone(said: Option<Lost>, gone: &BTreeSet<EntryId>, deleted: bool) -> Checked {
-    match (said, gone.first().zip(gone.last())) {
-        (None, None) => Ok(()),
-        (Some(lost), Some((first, last))) => {
-            hold!(lost.count == gone.len() as u64, "{lost:?} of {gone:?}");
-            hold!(lost.from < *first && lost.to >= *last, "{lost:?} of {gone:?}");
-            hold!(lost.deleted == deleted, "{lost:?}, deleted {deleted}");
-            Ok(())
-        }
-        (said, _) => Err(format!("told {said:?} of {gone:?}")),
-    }
+/// What went while it was in flight is told, with what was told before.
+fn check_gone(said: Option<Lost>, told: Option<Lost>, gone: &BTreeSet<EntryId>, deleted: bool) -> Checked {
+    let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
+        hold!(said == told, "told {said:?} after {told:?}");
+        return Ok(());
+    };
+    let Some(lost) = said else { return Err(format!("{gone:?} are not told")) };
+    let before = told.map_or(0, |told| told.count);
+    hold!(lost.count == before + gone.len() as u64, "{lost:?} of {gone:?} after {told:?}");
+    hold!(lost.from < *first && lost.to >= *last, "{lost:?} of {gone:?}");
+    let is_around = |told: Lost| lost.from <= told.from && lost.to >= told.to;
+    hold!(told.is_none_or(is_around), "{lost:?} after {told:?}");
+    hold!(lost.deleted == (deleted && told.is_none_or(|told| told.deleted)), "{lost:?}, deleted {deleted}");
+    Ok(())
 }
 
 fn millis(duration: Duration) -> u64 {

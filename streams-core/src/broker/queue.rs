@@ -42,8 +42,8 @@ pub trait Queue: Sealed {
     /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
     /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
     ///
-    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer.
-    /// It does not look then at entries that [`New::Known`] proposed.
+    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer,
+    /// as is once more what the first answer told. It does not look then at entries that [`New::Known`] proposed.
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
     /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
@@ -55,26 +55,36 @@ pub trait Queue: Sealed {
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
     /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
-    /// loss one tells it. A loss that is to be recorded while another one is MUST widen that: to the lower `from` and the higher `to` of
+    /// loss one tells it. The token is fresh for each loss. Sent again with the same one it MUST answer the same, unless another one was
+    /// passed or mended meanwhile. A loss that is to be recorded while another one is MUST widen that: to the lower `from` and the higher `to` of
     /// both, with both counts, and deleted where both are. MUST work on a server that is full.
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool>;
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool>;
 
-    /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. What to
-    /// record of the loss is as in [`Pass::halts`]. MUST work on a server that is full.
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool>;
+    /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. Token,
+    /// and what to record of the loss, are as for [`pass`](Self::pass). MUST work on a server that is full.
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool>;
 
-    /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes.
+    /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes. Chunks without a
+    /// consumer, whose field somebody has deleted, MUST be shown as those of a dead one, which can be reclaimed.
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>>;
 
     /// Gives back what a consumer has in flight, at most about `most` entries at a time, and removes it with the last, if what shows
     /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
     /// crash more. The last rings the partition's bell. MUST work on a server that is full.
     ///
-    /// Entries of a [`Range`] that are gone MUST be told as lost: as many as its number has more than are found. They
-    /// were deleted where the stream's first entry is not above the end of the range. An [`Item`] whose entry is gone
-    /// waits as others do, and is found when its turn comes. What a consumer gives back by itself with
-    /// [`release`](super::Groups::release) may be dropped untold where it is gone: it had the entries, and is to give back all of
-    /// them before.
+    /// Entries of a [`Range`] that are gone MUST be told as lost: as many as its number has more than are found. They were deleted where
+    /// the stream begins at or before the first place in the range; otherwise a trim has passed at least some. An [`Item`] whose entry is
+    /// gone waits as others do, and is found when its turn comes. The record MUST keep that loss, with one that the consumer's latest
+    /// fetch was told, until a call has `seen` it; before, the consumer is not removed. So it is told whoever's answer or process is lost.
+    ///
+    /// What a consumer gives back by itself with [`release`](super::Groups::release) may be dropped untold where it is gone: it had the
+    /// entries, and is to give back all of them before.
     fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed>;
 }
 
@@ -129,6 +139,8 @@ pub struct Fetch {
     pub call: u64,
     /// How many entries at most.
     pub count: usize,
+    /// About how many bytes at most, as [`Entry::weight`] counts them; one entry is given out whatever it weighs.
+    pub bytes: usize,
     /// Which new entries are given out when those that wait leave room.
     pub new: New,
     /// The events that the caller handles or passes over for good, each with the newest version; `u32::MAX` where any will do.
@@ -225,8 +237,8 @@ pub struct Chunk {
     pub waiting: u64,
     /// How soon the first of them may be taken that may not now.
     pub due: Option<Duration>,
-    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, what has gone since while it was in
-    /// flight.
+    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, the same, and what has gone
+    /// since while it was in flight.
     pub lost: Option<Lost>,
 }
 
@@ -424,25 +436,26 @@ pub enum Life {
         lease_for: Duration,
     },
     /// It was found dead, and not all that it had in hand is given back yet.
-    Dead,
+    Dead {
+        /// What of that was found to be gone. It stays here until a reclaim has seen it.
+        lost: Option<Lost>,
+    },
 }
 
 /// The answer to a call that reclaims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaimed {
-    /// Some entries, and there are more.
+    /// Some entries, and it is not removed yet.
     Some {
         /// How many wait now.
         entries: u64,
-        /// Entries that were in flight and are gone.
+        /// Entries that were in flight and are gone, now in its [`Life::Dead`].
         lost: Option<Lost>,
     },
     /// All that were left, and the consumer is removed.
     All {
         /// How many wait now.
         entries: u64,
-        /// Entries that were in flight and are gone.
-        lost: Option<Lost>,
     },
     /// It has shown a sign of life, or is gone. Nothing was changed.
     Contended,

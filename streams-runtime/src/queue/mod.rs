@@ -16,11 +16,12 @@ mod reclaim;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
-    Item, Joined, Lost, New, Pass, QueueState,
+    Item, Joined, Lost, New, Pass, QueueState, Reply,
 };
 use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -50,8 +51,14 @@ use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Runnin
 pub(crate) use reclaim::LivenessWatch;
 use reclaim::Reclaim;
 
+/// How many quick handlers run one after the other before calls go out.
+const AT_WORK: u64 = 64;
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
+/// How many bytes one fetch brings at most, unless one entry alone has more.
+const FETCH_BYTES: usize = 4 << 20;
+/// How often a call whose answer says who tells of a loss is sent at most.
+const INSISTS: u32 = 8;
 
 /// The settings of a work queue, besides those of every group.
 pub(crate) struct Queue {
@@ -97,6 +104,21 @@ struct Slot {
 type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
 
 impl Group {
+    /// Sends a call whose answer says who tells of a loss, and the same again where there was no answer.
+    async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
+        let mut sent = 1;
+        loop {
+            match call().await {
+                Err(error) if sent < INSISTS && (error.is_retryable() || error.is_indefinite()) => {
+                    self.contact.failed(Matter::Read, &error);
+                    tokio::time::sleep(wait(SERVER_AWAY, sent, self.engine.random.fraction())).await;
+                    sent += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Takes part in the group's work until something ends that.
     pub(crate) async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
         if let Err(ended) = self.say_of(past).await {
@@ -362,12 +384,16 @@ impl<'a> Session<'a> {
         if !self.lease.is_held(Instant::now()) {
             return Err(Ended::Lost);
         }
-        self.start();
-        self.fetch(news);
-        // It is kept for what is asked for.
-        self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
-        self.ack();
-        Ok(())
+        loop {
+            let is_at_work = self.start();
+            self.fetch(news);
+            // It is kept for what is asked for.
+            self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
+            self.ack();
+            if !is_at_work {
+                return Ok(());
+            }
+        }
     }
 
     fn may_start(&self) -> bool {
@@ -387,10 +413,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn start(&mut self) {
+    /// Starts handlers; answers whether it stopped only to let calls go out.
+    fn start(&mut self) -> bool {
+        let called = self.in_flight.called();
         while self.may_start()
             && let Some(first) = self.in_flight.queue.front()
         {
+            if self.in_flight.is_quick() && self.in_flight.called() >= called + AT_WORK {
+                return true;
+            }
             let consumer = match (&first.taker, &first.standing) {
                 (Ok(Taker::Consumer(consumer)), Standing::Beside) => *consumer,
                 (Ok(Taker::Consumer(consumer)), Standing::Alone) if self.in_flight.running.is_empty() => {
@@ -401,18 +432,19 @@ impl<'a> Session<'a> {
                     first.into_iter().for_each(|first| self.in_flight.push(first));
                     consumer
                 }
-                (Ok(Taker::Consumer(_)), Standing::Alone) => return,
+                (Ok(Taker::Consumer(_)), Standing::Alone) => return false,
                 _ => {
                     self.end_without_a_call();
                     continue;
                 }
             };
             let slot = self.slot.held.take().or_else(|| Arc::clone(&self.queue.slots).try_acquire_owned().ok());
-            let Some(slot) = slot else { return };
+            let Some(slot) = slot else { return false };
             if let Some(queued) = self.in_flight.pop() {
                 self.call(queued, consumer, slot);
             }
         }
+        false
     }
 
     /// Ends the business of the first in the queue, which no handler is called with.
@@ -465,7 +497,7 @@ impl<'a> Session<'a> {
         self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
     }
 
-    /// Calls the handler once, in a task of its own.
+    /// Calls the handler once: in a task of its own, or here where handlers come to their end sooner than a task would begin.
     fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
@@ -478,10 +510,17 @@ impl<'a> Session<'a> {
         self.in_flight.limits.insert((limit, flight));
         self.mind_limits();
         group.progress.begins(flight.1);
-        let handled = handler.call(context);
+        let mut handled = Box::pin(timed(handler.call(context)));
+        if self.in_flight.is_quick()
+            && let Poll::Ready((result, took)) = handled.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
+        {
+            drop((turn, slot));
+            return self.returned(Ok(Returned { flight, call, came: Came::End(result, took) }));
+        }
         self.in_flight.calls.spawn(async move {
             let (_turn, _slot) = (turn, slot);
-            Returned { flight, call, came: Came::End(handled.await) }
+            let (result, took) = handled.await;
+            Returned { flight, call, came: Came::End(result, took) }
         });
     }
 
@@ -508,9 +547,9 @@ impl<'a> Session<'a> {
                 self.acks.push(flight, Disposition::Charge);
             }
             Came::Turn(..) => self.release_running(flight),
-            Came::End(result) => {
+            Came::End(result, took) => {
                 let Some(running) = self.in_flight.running.remove(&flight) else { return };
-                self.in_flight.took(running.began.elapsed());
+                self.in_flight.took(took);
                 self.judge_outcome(flight, &running, result);
             }
         }
@@ -675,6 +714,7 @@ impl<'a> Session<'a> {
             holder: self.lease.holder().clone(),
             call: 0,
             count: wanted,
+            bytes: FETCH_BYTES,
             new: New::Nothing,
             takes: group.build.wants(),
             most_waiting: group.lanes.entries as u64,
@@ -833,7 +873,8 @@ impl<'a> Session<'a> {
             Finding::Next(judged) => self.fetcher.judged(Some(judged)),
             Finding::End => self.fetcher.judged(None),
             Finding::Pass(pass, loss) => {
-                let passed = group.engine.broker.pass(&group.key, &pass).await?;
+                let (broker, token) = (&group.engine.broker, group.engine.random.token());
+                let passed = group.insist(|| broker.pass(&group.key, &token, &pass)).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
                 // One of all who find the same tells it.
@@ -861,7 +902,8 @@ impl<'a> Session<'a> {
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
         let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
-        if !group.engine.broker.mend(&group.key, &damage, halts).await? {
+        let (broker, token) = (&group.engine.broker, group.engine.random.token());
+        if !group.insist(|| broker.mend(&group.key, &token, &damage, halts)).await? {
             return Ok(());
         }
         tracing::error!(
@@ -901,7 +943,7 @@ impl<'a> Session<'a> {
             if group.on_data_loss == OnDataLoss::Halt {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
                 // Where the cursor has moved on since the look this process alone halts.
-                group.engine.broker.pass(&group.key, &pass).await?;
+                group.engine.broker.pass(&group.key, &group.engine.random.token(), &pass).await?;
                 return Err(group.halted(group.resumable_loss_reason(&loss)));
             }
         }
@@ -1120,6 +1162,13 @@ impl<'a> Session<'a> {
 
 fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
     AbortOnDropHandle::new(tokio::spawn(call))
+}
+
+/// The value of a future, and how long it took from its first poll on.
+async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    let value = future.await;
+    (value, began.elapsed())
 }
 
 /// Waits for the answer of a call.

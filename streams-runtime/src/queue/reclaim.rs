@@ -148,20 +148,22 @@ async fn reclaim_one(
     seen: &Life,
     all_lost: &Mutex<Vec<Lost>>,
 ) -> Result<Option<u64>, BrokerError> {
-    let (mut all, mut seen) = (0, seen);
+    let (mut all, mut seen) = (0, seen.clone());
     loop {
-        let (entries, lost, is_last) = match broker.reclaim(key, owner, seen, PAGE).await? {
-            Reclaimed::Some { entries, lost } => (entries, lost, false),
-            Reclaimed::All { entries, lost } => (entries, lost, true),
-            // Whoever fetches finds out about a set that is damaged.
-            Reclaimed::Contended | Reclaimed::Damaged(_) => return Ok(None),
-        };
-        all += entries;
-        all_lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
-        if is_last {
-            return Ok(Some(all));
+        let answer = broker.reclaim(key, owner, &seen, PAGE).await;
+        // Whoever fetches finds out about a set that is damaged.
+        if let Ok(Reclaimed::Contended | Reclaimed::Damaged(_)) = answer {
+            return Ok(None);
         }
-        seen = &Life::Dead;
+        // The call shows that this was told, perhaps also where there was no answer.
+        if let Life::Dead { lost: Some(lost) } = seen {
+            all_lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+        }
+        match answer? {
+            Reclaimed::Some { entries, lost } => (all, seen) = (all + entries, Life::Dead { lost }),
+            Reclaimed::All { entries } => return Ok(Some(all + entries)),
+            Reclaimed::Contended | Reclaimed::Damaged(_) => return Ok(None),
+        }
     }
 }
 
@@ -207,7 +209,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_found_dead_by_others_is_dead_at_once() {
-        let other = Unacked { owner: "a".to_owned(), in_flight: 1, life: Life::Dead };
+        let other = Unacked { owner: "a".to_owned(), in_flight: 1, life: Life::Dead { lost: None } };
         assert_eq!(dead(&LivenessWatch::default().observe("me", &[other], Instant::now())), ["a"]);
     }
 }

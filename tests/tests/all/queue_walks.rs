@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{
-    Acked, Acks, Broker, Change, Created, Cursor, Damage, DeadBounds, Events, Fetch, Fetched, Fields, Holder, Item,
-    Joined, Judged, Left, Life, Lost, New, Pass, Range, Reclaimed, Renewed, Reset, Until, Wait,
+    Acked, Acks, Broker, Change, Chunk, Created, Cursor, Damage, DeadBounds, Events, Fetch, Fetched, Fields, Holder,
+    Item, Joined, Judged, Left, Life, Lost, New, Pass, Range, Reclaimed, Renewed, Reset, Until, Wait,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
@@ -153,6 +153,33 @@ impl Site {
         }
     }
 
+    /// Puts one key back, and nothing else.
+    fn restore_key(&self, saved: &Saved, key: &str) {
+        match (self, saved) {
+            (Self::Embedded(broker), Saved::Embedded(dump)) if key == partition().as_str() => {
+                broker.restore(dump, Some(&partition()));
+            }
+            (Self::Embedded(broker), Saved::Embedded(dump)) => broker.restore_waiting(dump, &group()),
+            (Self::Redis { url, .. }, Saved::Redis { keys, .. }) => {
+                let mut client = RedisServer::client(url);
+                redis::cmd("DEL").arg(key).exec(&mut client).unwrap();
+                for (_, value) in keys.iter().filter(|(name, _)| name == key) {
+                    redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut client).unwrap();
+                }
+            }
+            _ => unreachable!("a site is saved and restored"),
+        }
+    }
+
+    /// Deletes the stream, or the state of the queue.
+    fn forget(&self, key: &str) {
+        match self {
+            Self::Embedded(broker) if key == partition().as_str() => broker.delete(&partition()),
+            Self::Embedded(broker) => broker.forget(key),
+            Self::Redis { url, .. } => drop(Self::run::<redis::Value>(url, &format!("DEL {key}"))),
+        }
+    }
+
     fn ahead(&self) -> i64 {
         match self {
             Self::Embedded(_) => 0,
@@ -166,6 +193,8 @@ impl Site {
 enum Sent {
     Fetch(Fetch, Vec<EntryId>),
     Ack(Acks),
+    Pass(String, Pass),
+    Mend(String, Damage, Option<Lost>),
 }
 
 /// What a call was answered.
@@ -197,6 +226,9 @@ struct Seen {
     pages: u64,
     reclaimed: u64,
     restored: u64,
+    streams: u64,
+    stale: u64,
+    keys: u64,
     drained: u64,
     untold: u64,
     /// What went while it was in flight, and was told.
@@ -212,6 +244,7 @@ struct Walk {
     all: BTreeSet<EntryId>,
     clients: Vec<Client>,
     joined: u64,
+    tokens: u64,
     sent: Vec<Sent>,
     saved: Option<(Saved, Model, BTreeSet<EntryId>)>,
     trace: Vec<String>,
@@ -237,6 +270,7 @@ impl Walk {
             all: BTreeSet::new(),
             clients: Vec::new(),
             joined: 0,
+            tokens: 0,
             sent: Vec::new(),
             saved: None,
             trace: Vec::new(),
@@ -337,6 +371,7 @@ impl Walk {
             holder: client.holder.clone(),
             call,
             count,
+            bytes: usize::MAX,
             new,
             takes: self.takes(),
             most_waiting: if self.one_of(4) { self.dice.below(6) } else { 10_000 },
@@ -395,6 +430,18 @@ impl Walk {
                 self.seen.fenced += u64::from(answer == Fetched::Fenced);
                 Ok(Answer { fetched: Some(answer), acked: None })
             }
+            Sent::Pass(token, pass) => {
+                let answer = self.broker.pass(&group(), token, pass).await.unwrap();
+                self.tell(&(token, pass), &answer);
+                self.model.pass(token, pass, answer)?;
+                Ok(Answer { fetched: None, acked: None })
+            }
+            Sent::Mend(token, damage, halts) => {
+                let answer = self.broker.mend(&group(), token, damage, halts.as_ref()).await.unwrap();
+                self.tell(&(token, damage, halts), &answer);
+                self.model.mend(token, damage, *halts, answer)?;
+                Ok(Answer { fetched: None, acked: None })
+            }
             Sent::Ack(acks) => {
                 let now = self.now().await;
                 let answer = self.broker.ack(&group(), acks).await.unwrap();
@@ -420,9 +467,14 @@ impl Walk {
         let halts = self.one_of(2).then_some(Lost { deleted: false, from: from.at, to: at, count: 1 });
         let from = if self.one_of(6) { Cursor { seen: Some(1_000_000), ..from } } else { from };
         let pass = Pass { from, to: Cursor { at, at_event: String::new(), seen }, halts };
-        let answer = self.broker.pass(&group(), &pass).await.unwrap();
-        self.tell(&pass, &answer);
-        self.model.pass(&pass, answer)
+        let sent = Sent::Pass(self.token(), pass);
+        self.sent.push(sent.clone());
+        self.send(&sent).await.map(drop)
+    }
+
+    fn token(&mut self) -> String {
+        self.tokens += 1;
+        self.tokens.to_string()
     }
 
     async fn mend(&mut self, damage: Damage) -> Checked {
@@ -430,9 +482,9 @@ impl Walk {
         let count = damage.recorded - damage.found.min(damage.recorded);
         let to = self.model.cursor.at;
         let halts = self.one_of(2).then_some(Lost { deleted: true, from: EntryId::ZERO, to, count });
-        let answer = self.broker.mend(&group(), &damage, halts.as_ref()).await.unwrap();
-        self.tell(&damage, &(answer, halts));
-        self.model.mend(&damage, halts, answer)
+        let sent = Sent::Mend(self.token(), damage, halts);
+        self.sent.push(sent.clone());
+        self.send(&sent).await.map(drop)
     }
 
     /// What becomes of a chunk, entry by entry.
@@ -523,6 +575,11 @@ impl Walk {
                 let is_next = self.model.calls(&acks.holder).is_some_and(|(_, last)| acks.call == last + 1);
                 !is_next || !self.model.has_chunks(acks) || self.model.fits(acks)
             }
+            // In another history there may be entries where there were none.
+            Sent::Pass(_, pass) => {
+                pass.from.at != self.model.cursor.at || self.model.unread(1).iter().all(|next| *next > pass.to.at)
+            }
+            Sent::Mend(..) => true,
         };
         if is_safe { self.send(&sent).await.map(drop) } else { Ok(()) }
     }
@@ -553,7 +610,7 @@ impl Walk {
             Some(begun) if !self.one_of(3) => begun,
             _ => owners[self.dice.index(owners.len())].clone(),
         };
-        let mut life = self.model.members[&owner].life.clone().unwrap_or(Life::Dead);
+        let mut life = self.model.members[&owner].life.clone().unwrap_or(Life::Dead { lost: None });
         if self.one_of(5) {
             life = match life {
                 Life::Beats { epoch, beat, lease_for } => {
@@ -570,7 +627,7 @@ impl Walk {
         let answer = self.broker.reclaim(&group(), owner, life, count).await.unwrap();
         self.tell(&("reclaim", owner, life, count), &answer);
         self.model.reclaim(owner, life, count, &answer)?;
-        if let Reclaimed::Some { lost: Some(lost), .. } | Reclaimed::All { lost: Some(lost), .. } = answer {
+        if let Reclaimed::Some { lost: Some(lost), .. } = answer {
             self.seen.gone += lost.count;
         }
         match answer {
@@ -650,6 +707,89 @@ impl Walk {
         Ok(())
     }
 
+    /// The stream is put back as it was, and nothing else: what was added since is gone.
+    async fn set_stream_back(&mut self) -> Checked {
+        let can = |then: &Model| self.model.can_set_stream_back(then);
+        let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| can(then)) else { return Ok(()) };
+        self.site.restore_key(saved, partition().as_str());
+        self.model.set_stream_back(then);
+        // No id comes a second time, or below the cursor.
+        let last = self.all.last().map_or(0, |last| last.ms).max(self.model.cursor.at.ms);
+        while self.broker.now().await.unwrap() <= last {
+            self.site.go(1, false).await;
+        }
+        self.seen.streams += 1;
+        self.tell(&"the stream is set back", &self.model.stream.len());
+        Ok(())
+    }
+
+    /// The waiting set is put back as it was, and nothing else: that is told, and nobody is given what it holds.
+    async fn set_waiting_back(&mut self) -> Checked {
+        let (Some(client), None) = (self.client(), self.model.damage) else { return Ok(()) };
+        let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| then.damage.is_none()) else {
+            return Ok(());
+        };
+        self.site.restore_key(saved, &group().waiting());
+        let Some(state) = self.broker.queue(&group()).await.unwrap() else { return Err("no queue".to_owned()) };
+        self.model.check_stale(then, state.damage)?;
+        if let Some(damage) = state.damage {
+            let (call, holder) = (client.fetch + 1, client.holder.clone());
+            let fetch = Fetch { go_on: true, ..self.of_new(holder, call) };
+            if self.model.calls(&client.holder).is_some_and(|(last, _)| call == last + 1) {
+                let answer = self.broker.fetch(&group(), &fetch).await.unwrap();
+                if answer != Fetched::Damaged(damage) {
+                    return Err(format!("{damage:?} is not found: {answer:?}"));
+                }
+            }
+            self.seen.stale += 1;
+        }
+        self.site.forget_waiting();
+        self.model.forget_waiting(|_| true);
+        self.tell(&"a waiting set of before is found and deleted", &state.damage);
+        Ok(())
+    }
+
+    fn of_new(&self, holder: Holder, call: u64) -> Fetch {
+        Fetch {
+            holder,
+            call,
+            count: 3,
+            bytes: usize::MAX,
+            new: New::Read { judged: None },
+            takes: Events::new(),
+            most_waiting: 10_000,
+            longest_wait: TICK,
+            mirror: false,
+            go_on: false,
+        }
+    }
+
+    /// A key is deleted: nobody is given anything, whoever looks finds it, and nothing else changes.
+    async fn without_a_key(&mut self) -> Checked {
+        let Some(client) = self.client() else { return Ok(()) };
+        let (saved, broker) = (self.site.save(), Arc::clone(&self.broker));
+        let (is_state, group, partition) = (self.one_of(2), group(), partition());
+        self.site.forget(if is_state { group.state() } else { partition.as_str() });
+        let state = broker.queue(&group).await.unwrap();
+        let fetched = broker.fetch(&group, &self.of_new(client.holder.clone(), client.fetch + 1)).await.unwrap();
+        let joined = broker.join(&group, "late", LEASE).await.unwrap();
+        let is_told = match is_state {
+            true => fetched == Fetched::Missing && joined == Joined::Missing,
+            false => {
+                let is_empty = |chunk: &Chunk| chunk.new.is_empty() && chunk.again.is_empty();
+                !matches!(&fetched, Fetched::Chunk(chunk) if !is_empty(chunk))
+                    && joined == (Joined::Vanished { at: self.model.cursor.at })
+            }
+        };
+        if state.is_some() || !is_told {
+            return Err(format!("without its key: {state:?}, {fetched:?}, {joined:?}"));
+        }
+        self.site.restore(&saved).await;
+        self.seen.keys += 1;
+        self.tell(&"a key is deleted and comes back", &is_state);
+        Ok(())
+    }
+
     async fn reset(&mut self) -> Checked {
         let epoch = self.broker.state(&group()).await.unwrap().unwrap().lease.epoch;
         let ids: Vec<_> = self.all.iter().copied().collect();
@@ -706,7 +846,10 @@ impl Walk {
                 self.tell(&"ticks back", &ticks);
             }
             988..996 => self.set_back().await?,
-            996..997 => self.reset().await?,
+            996 => self.reset().await?,
+            997 => self.set_stream_back().await?,
+            998 => self.set_waiting_back().await?,
+            999 => self.without_a_key().await?,
             _ => {}
         }
         self.look().await
@@ -728,11 +871,11 @@ impl Walk {
         self.seen.drained += 1;
         self.trace.push("drain".to_owned());
         if let Some(damage) = self.model.damaged() {
-            let answer = self.broker.mend(&group(), &damage, None).await.unwrap();
-            self.model.mend(&damage, None, answer)?;
+            let token = self.token();
+            self.send(&Sent::Mend(token, damage, None)).await?;
         }
         while let Some((owner, member)) = self.model.members.iter().next() {
-            let (owner, life) = (owner.clone(), member.life.clone().unwrap_or(Life::Dead));
+            let (owner, life) = (owner.clone(), member.life.clone().unwrap_or(Life::Dead { lost: None }));
             self.reclaims(&owner, &life, 7).await?;
             self.look().await?;
         }
@@ -746,6 +889,7 @@ impl Walk {
             holder: holder.clone(),
             call: 1,
             count: 10_000,
+            bytes: usize::MAX,
             new: New::Read { judged: next.map(|next| Judged { at: self.model.cursor.at, next }) },
             takes,
             most_waiting: u64::MAX,
@@ -821,6 +965,9 @@ impl Seen {
         self.pages += other.pages;
         self.reclaimed += other.reclaimed;
         self.restored += other.restored;
+        self.streams += other.streams;
+        self.stale += other.stale;
+        self.keys += other.keys;
         self.drained += other.drained;
         self.untold += other.untold;
         self.gone += other.gone;
@@ -864,6 +1011,7 @@ async fn goes_on_over_lost_acks(mut site: Site, broker: Arc<dyn Broker>) {
         holder: holder.clone(),
         call: 1,
         count: 2,
+        bytes: usize::MAX,
         new: New::Read { judged: None },
         takes: Events::new(),
         most_waiting: 10,

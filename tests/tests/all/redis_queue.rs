@@ -13,6 +13,7 @@ use streams_core::keys::GroupKey;
 use streams_core::{EntryId, Start};
 use streams_tests::RedisServer;
 
+use crate::contract::queue::{DEAD, fresh};
 use crate::contract::{Case, HELD, LEASE, LONG, NO_BOUNDS, events, fields, partition};
 use crate::redis::says;
 
@@ -44,6 +45,7 @@ impl Worker {
             holder: self.holder.clone(),
             call: self.fetches,
             count,
+            bytes: usize::MAX,
             new: New::Read { judged: None },
             takes: Events::new(),
             most_waiting: 10_000,
@@ -157,7 +159,7 @@ impl Site {
         let numbers: Vec<u64> = says.split(' ').filter_map(|number| number.parse().ok()).collect();
         match numbers[..] {
             [epoch, beat, lease, _, _] => Life::Beats { epoch, beat, lease_for: Duration::from_millis(lease) },
-            _ => Life::Dead,
+            _ => DEAD,
         }
     }
 
@@ -227,8 +229,8 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(ids_of(&site.chunk(&second).await).1, all[4..5]);
     let [one, two] = [1, 2].map(|call| format!("chunk:{epoch}.{call}"));
     let mut state = expected(&format!("{epoch} 3 30000 2 0"), all[4], 5);
-    state.insert(one.clone(), format!("4 0-0 {} -", all[3]));
-    state.insert(two.clone(), format!("1 {} {} -", all[3], all[4]));
+    state.insert(one.clone(), format!("4 {} {} -", all[0].previous(), all[3]));
+    state.insert(two.clone(), format!("1 {} {} -", all[4].previous(), all[4]));
     assert_eq!(site.everything(), (state.clone(), BTreeMap::new()));
 
     // Of the one chunk two entries are still in flight; of the other nothing is.
@@ -257,7 +259,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
 
     let words = include_str!("../../../docs/wire-format.md").split("### A group in shared delivery\n").nth(1).unwrap();
     let words = words.split("\n### ").next().unwrap();
-    for field in state.keys().map(String::as_str).chain(["lost", "dead"]) {
+    for field in state.keys().map(String::as_str).chain(["lost", "lost:<epoch>", "told", "dead"]) {
         let field = match field.split_once(':') {
             Some(("consumer", _)) => "consumer:<token>",
             Some(("chunk", _)) => "chunk:<epoch>.<fetch>",
@@ -284,7 +286,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
         ("waits", "2 0".to_owned()),
         ("needed", String::new()),
     ]));
-    let text = format!("1 {} {} - {}:0:0:1 {}:1:0:1", all[4], all[5], all[3], all[0]);
+    let text = format!("1 {} {} - {}:0:0:1 {}:1:0:1", all[5].previous(), all[5], all[3], all[0]);
     state.insert(format!("chunk:{epoch}.3"), text);
     assert_eq!(site.everything(), (state.clone(), BTreeMap::new()));
     assert_eq!(site.run::<u64>(&format!("EXISTS {WAITING}")), 0);
@@ -308,8 +310,8 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(site.state(), state);
     assert_eq!(site.waiting(), BTreeMap::from([by_id(all[1]), (format!("{} 2 2", all[1]), 0.0), stamp(3.0)]));
     let look = site.look().await;
-    assert_eq!((look.consumers[0].life.clone(), look.consumers[0].in_flight), (Life::Dead, 4));
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &Life::Dead, 9).await.unwrap(), crate::contract::queue::all_of(4));
+    assert_eq!((look.consumers[0].life.clone(), look.consumers[0].in_flight), (DEAD, 4));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &DEAD, 9).await.unwrap(), crate::contract::queue::all_of(4));
     let left: Vec<_> = site.state().into_keys().filter(|field| field.starts_with('c')).collect();
     assert_eq!(left, ["consumer:b/2"]);
     let expected = [
@@ -346,10 +348,10 @@ async fn a_range_is_reclaimed_page_by_page_without_what_is_settled() {
     loop {
         match site.case.broker.reclaim(&work(), "a", &life, 70).await.unwrap() {
             Reclaimed::Some { entries: some, .. } => given += some,
-            Reclaimed::All { entries: rest, .. } => break given += rest,
+            Reclaimed::All { entries: rest } => break given += rest,
             other => panic!("{other:?}"),
         }
-        life = Life::Dead;
+        life = DEAD;
         let look = site.look().await;
         assert_eq!((look.waiting, look.consumers[0].in_flight, look.damage), (given, number - given, None));
     }
@@ -501,8 +503,8 @@ async fn the_cursor_is_sure_only_by_its_entry_or_by_who_has_looked() {
     let to = Cursor { at: id(3), at_event: "t-3".to_owned(), seen: Some(3) };
     let lost = Lost { deleted: true, from: id(2), to: id(3), count: 1 };
     let pass = Pass { from, to, halts: Some(lost) };
-    assert!(site.case.broker.pass(&work(), &pass).await.unwrap());
-    assert!(!site.case.broker.pass(&work(), &pass).await.unwrap());
+    assert!(site.case.broker.pass(&work(), &fresh(), &pass).await.unwrap());
+    assert!(!site.case.broker.pass(&work(), &fresh(), &pass).await.unwrap());
     assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Lost { lost, found: false });
     assert!(site.case.broker.resume(&work()).await.unwrap());
     // Another event under the same id.
@@ -588,10 +590,10 @@ async fn a_waiting_set_that_somebody_has_replaced_is_found_by_every_call_and_men
         ended.chunks = vec![(fetch.call, Left { range: None, again: vec![] })];
         assert_eq!(site.ack(&ended).await, Acked::Done, "{how}");
 
-        assert!(!broker.mend(&work(), &Damage { recorded: 3, found }, None).await.unwrap());
-        assert!(!broker.mend(&work(), &Damage { recorded: 2, found: 9 }, None).await.unwrap());
-        assert!(broker.mend(&work(), &damage, None).await.unwrap(), "{how}");
-        assert!(!broker.mend(&work(), &damage, None).await.unwrap(), "{how}");
+        assert!(!broker.mend(&work(), &fresh(), &Damage { recorded: 3, found }, None).await.unwrap());
+        assert!(!broker.mend(&work(), &fresh(), &Damage { recorded: 2, found: 9 }, None).await.unwrap());
+        assert!(broker.mend(&work(), &fresh(), &damage, None).await.unwrap(), "{how}");
+        assert!(!broker.mend(&work(), &fresh(), &damage, None).await.unwrap(), "{how}");
         let look = site.look().await;
         assert_eq!((look.damage, look.waiting), (None, found), "{how}");
         let mut fetch = a.fetch(9);
@@ -616,7 +618,7 @@ async fn a_mended_set_is_recorded_as_a_loss_where_the_caller_says_so() {
     site.run::<u64>(&format!("DEL {WAITING}"));
     let lost = Lost { deleted: true, from: EntryId::ZERO, to: all[2], count: 3 };
     let damage = Damage { recorded: 3, found: 0 };
-    assert!(site.case.broker.mend(&work(), &damage, Some(&lost)).await.unwrap());
+    assert!(site.case.broker.mend(&work(), &fresh(), &damage, Some(&lost)).await.unwrap());
     assert_eq!(site.fetch(&a.clone().fetch(1)).await, Fetched::Lost { lost, found: false });
     assert_eq!((&*site.state()["waits"], &*site.state()["needed"]), ("2 0", ""));
 }
@@ -639,7 +641,7 @@ async fn a_set_that_is_there_although_nothing_waits_is_found_when_something_is_t
     acks.chunks = vec![(fetch.call, Left::default())];
     acks.back = vec![back(all[0], Duration::ZERO)];
     assert_eq!(site.ack(&acks).await, Acked::Damaged(damage));
-    assert!(site.case.broker.mend(&work(), &damage, None).await.unwrap());
+    assert!(site.case.broker.mend(&work(), &fresh(), &damage, None).await.unwrap());
     // One that waits already is not there twice.
     assert_eq!(site.ack(&acks).await, Acked::Done);
     let look = site.look().await;
@@ -675,7 +677,7 @@ async fn keys_of_another_type_are_named_and_nothing_is_changed() {
             errors.push(broker.fetch(&work(), &a.fetch(1)).await.unwrap_err());
             errors.push(broker.queue(&work()).await.unwrap_err());
             let damage = Damage { recorded: 2, found: 0 };
-            errors.push(broker.mend(&work(), &damage, None).await.unwrap_err());
+            errors.push(broker.mend(&work(), &fresh(), &damage, None).await.unwrap_err());
         }
         for error in errors {
             says(&error, BrokerErrorKind::Refused, &[&format!("`{at}`"), "holds a string"]);
@@ -751,9 +753,9 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     let chunk = site.chunk(&a.fetch(9)).await;
     assert_eq!(ids_of(&chunk), (vec![all[0], all[1]], all[7..].to_vec()));
     site.run::<u64>(&format!("DEL {WAITING}"));
-    assert!(broker.mend(&work(), &Damage { recorded: 1, found: 0 }, None).await.unwrap());
+    assert!(broker.mend(&work(), &fresh(), &Damage { recorded: 1, found: 0 }, None).await.unwrap());
     let cursor = site.look().await.cursor;
-    assert!(broker.pass(&work(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
+    assert!(broker.pass(&work(), &fresh(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
     assert!(broker.resume(&work()).await.unwrap());
     assert!(broker.release(&work(), &a.holder, None).await.unwrap());
     assert_eq!(site.look().await.waiting, 3);
@@ -913,11 +915,11 @@ async fn what_is_in_flight_or_waits_is_not_consumed() {
     let (first, second) = (a.fetch(2), a.fetch(2));
     site.chunk(&first).await;
     site.chunk(&second).await;
-    assert_eq!(consumed().await, at(EntryId::ZERO));
+    assert_eq!(consumed().await, at(all[0].previous()));
     let mut acks = a.acks();
     acks.chunks = vec![(1, Left::default())];
     site.ack(&acks).await;
-    assert_eq!(consumed().await, at(all[1]));
+    assert_eq!(consumed().await, at(all[2].previous()));
     let mut acks = a.acks();
     acks.chunks =
         vec![(2, Left { range: None, again: vec![Item { id: all[3], failed: 1, crashes: 0, charged: true }] })];

@@ -153,6 +153,7 @@ fn fetch(holder: &Holder, call: u64, count: usize) -> Fetch {
         holder: holder.clone(),
         call,
         count,
+        bytes: usize::MAX,
         new: New::Read { judged: None },
         takes: events(&[("Trade", 2)]),
         most_waiting: 99,
@@ -289,9 +290,9 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         "pass" => {
             let Some(queue) = broker.queue(&work()).await? else { panic!() };
             let pass = Pass { from: queue.cursor.clone(), to: queue.cursor, halts: None };
-            broker.pass(&work(), &pass).await.map(told)
+            broker.pass(&work(), "t", &pass).await.map(told)
         }
-        "mend" => broker.mend(&work(), &Damage { recorded: 2, found: 1 }, None).await.map(told),
+        "mend" => broker.mend(&work(), "t", &Damage { recorded: 2, found: 1 }, None).await.map(told),
         "queue" => broker.queue(&work()).await.map(told),
         "reclaim" => {
             let life = Life::Beats { epoch: worker.epoch, beat: 3, lease_for: LEASE };

@@ -106,6 +106,21 @@ impl Embedded {
         store.members.remove(key);
     }
 
+    /// Deletes a consumer of a work queue, and not what it has in flight, as an operator's `HDEL` of its field would.
+    pub fn forget_consumer(&self, group: &GroupKey, owner: &str) {
+        if let Some(record) = self.shared.lock().record(group) {
+            record.forget_consumer(owner);
+        }
+    }
+
+    /// Puts the waiting set of a work queue back as it was, and nothing else, as an operator's `RESTORE` of its key would.
+    pub fn restore_waiting(&self, dump: &Dump, group: &GroupKey) {
+        let saved = dump.groups.get(group.state()).and_then(|state| state.record.as_ref());
+        if let Some((record, saved)) = self.shared.lock().record(group).zip(saved) {
+            record.restore_waiting(saved);
+        }
+    }
+
     /// Forgets everything, as an operator's `FLUSHALL` would.
     pub fn flush(&self) {
         *self.shared.lock() = Store::default();

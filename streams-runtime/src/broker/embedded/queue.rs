@@ -36,12 +36,18 @@ impl Queue for Embedded {
         })
     }
 
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        self.reply(move |store, _| Ok(store.record(group).is_some_and(|record| record.pass(pass))))
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.record(group).is_some_and(|record| record.pass(token, pass))))
     }
 
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
-        self.reply(move |store, _| Ok(store.record(group).is_some_and(|record| record.mend(damage, halts))))
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
+        self.reply(move |store, _| Ok(store.record(group).is_some_and(|record| record.mend(token, damage, halts))))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
@@ -54,7 +60,7 @@ impl Queue for Embedded {
 }
 
 impl Store {
-    fn record(&mut self, group: &GroupKey) -> Option<&mut Record> {
+    pub(super) fn record(&mut self, group: &GroupKey) -> Option<&mut Record> {
         self.groups.get_mut(group.state())?.record.as_mut()
     }
 

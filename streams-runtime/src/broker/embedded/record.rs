@@ -30,6 +30,10 @@ pub(super) struct Record {
     waiting: Waiting,
     /// A loss that halts the group.
     pub(super) lost: Option<Lost>,
+    /// By the epoch of a consumer: the loss that its latest fetch was told, or what is gone of all that a dead one had in flight.
+    told: BTreeMap<u64, Lost>,
+    /// Of the last call that has moved the cursor or mended the waiting set.
+    token: String,
 }
 
 /// Which waiting set it is, and how large.
@@ -137,6 +141,8 @@ impl Record {
             waits: Waits::default(),
             waiting: Waiting::default(),
             lost: None,
+            told: BTreeMap::new(),
+            token: String::new(),
         }
     }
 
@@ -161,9 +167,25 @@ impl Record {
     }
 
     pub(super) fn beat(&mut self, owner: &str) {
-        if let Some(Consumer { lives: Some(beats), .. }) = self.consumers.get_mut(owner) {
-            beats.beat += 1;
+        self.heard(owner, |_| {});
+    }
+
+    /// A call of this consumer was taken up.
+    fn heard(&mut self, owner: &str, note: impl FnOnce(&mut Consumer)) {
+        if let Some(consumer) = self.consumers.get_mut(owner) {
+            note(consumer);
+            consumer.lives.iter_mut().for_each(|lives| lives.beat += 1);
         }
+    }
+
+    /// Deletes a consumer, and not what it has in flight, as an operator's `HDEL` of its field would.
+    pub(super) fn forget_consumer(&mut self, owner: &str) {
+        self.consumers.remove(owner);
+    }
+
+    /// Puts the waiting set back as it was, as an operator's `RESTORE` of its key would.
+    pub(super) fn restore_waiting(&mut self, saved: &Self) {
+        self.waiting = saved.waiting.clone();
     }
 
     /// Deletes the waiting set, as an operator's `DEL` of its key would.
@@ -235,10 +257,14 @@ impl Record {
         let is_trimmed = |id: &EntryId| first.is_none_or(|first| *id < first);
         let mut gone: Vec<_> = self.waiting.by_id.keys().copied().take_while(is_trimmed).collect();
         let mut lost = lost_of(&gone, false);
-        let mut again = Vec::new();
+        let (mut again, mut bytes) = (Vec::new(), 0);
         for id in self.waiting.candidates(fetch, now).filter(|id| !is_trimmed(id)).take(fetch.count) {
+            if bytes >= fetch.bytes {
+                break;
+            }
             match (log.at(id), self.waiting.by_id.get(&id)) {
                 (Some(entry), Some(Waiter { failed, crashes, .. })) => {
+                    bytes += entry.weight();
                     again.push(Again { entry, failed: *failed, crashes: *crashes });
                 }
                 _ => {
@@ -254,18 +280,19 @@ impl Record {
         }
 
         let waiting = self.waiting.count() - gone.len() as u64 - again.len() as u64;
-        let room = if waiting < fetch.most_waiting { fetch.count - again.len() } else { 0 };
-        let Some(Next { entries: new, range, cursor }) = self.next(&fetch.new, room, log) else {
+        let has_room = waiting < fetch.most_waiting && bytes < fetch.bytes;
+        let room = if has_room { fetch.count - again.len() } else { 0 };
+        let bytes = fetch.bytes.saturating_sub(bytes);
+        let Some(Next { entries: new, range, cursor }) = self.next(&fetch.new, room, bytes, again.is_empty(), log)
+        else {
             return Fetched::Unsure(self.cursor.clone());
         };
         self.cursor = cursor;
         self.take_out(again.iter().map(|again| again.entry.id).chain(gone).collect());
         let number = range.as_ref().map_or(0, |range| range.number);
         self.put(fetch.holder.epoch, fetch.call, Left { range, again: again.iter().map(item).collect() });
-        if let Some(consumer) = self.consumers.get_mut(&fetch.holder.owner) {
-            consumer.fetch = fetch.call;
-        }
-        self.beat(&fetch.holder.owner);
+        self.keep_told(fetch.holder.epoch, lost);
+        self.heard(&fetch.holder.owner, |consumer| consumer.fetch = fetch.call);
         let due = self.waiting.due(now, fetch.longest_wait);
         Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
     }
@@ -274,7 +301,7 @@ impl Record {
     fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Stream, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
-        let (mut again, mut lost) = (Vec::new(), None);
+        let (mut again, mut lost) = (Vec::new(), self.told.get(&fetch.holder.epoch).copied());
         left.again.retain(|item| {
             let entry = log.at(item.id);
             let stands = entry.is_some();
@@ -293,8 +320,10 @@ impl Record {
             range.number = new.len() as u64;
         }
         let number = left.range.as_ref().map_or(0, |range| range.number);
-        if is_latest && self.chunks.contains_key(&key) {
+        if is_latest {
             self.put(key.0, key.1, left);
+            self.keep_told(key.0, lost);
+            self.beat(&fetch.holder.owner);
         }
         let due = self.waiting.due(now, fetch.longest_wait);
         // One that comes late tells nothing, as the record keeps it.
@@ -302,8 +331,16 @@ impl Record {
         Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
 
-    /// The entries that are given out behind the cursor; `None` where it is not sure whether something is missing there.
-    fn next(&self, new: &New, room: usize, log: &Stream) -> Option<Next> {
+    fn keep_told(&mut self, epoch: u64, lost: Option<Lost>) {
+        match lost {
+            Some(lost) => drop(self.told.insert(epoch, lost)),
+            None => drop(self.told.remove(&epoch)),
+        }
+    }
+
+    /// The entries that are given out behind the cursor, of no more bytes than these unless there are no others; `None` where it is
+    /// not sure whether something is missing there.
+    fn next(&self, new: &New, room: usize, bytes: usize, is_first: bool, log: &Stream) -> Option<Next> {
         let Cursor { at, seen, .. } = &self.cursor;
         let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
         match new {
@@ -315,18 +352,24 @@ impl Record {
                 Some(Next { entries: Vec::new(), range: Some(range), cursor })
             }
             New::Read { judged } if room > 0 => {
-                let entries = log.read(*at, room);
+                let (mut entries, mut sum) = (log.read(*at, room), 0);
                 let is_unsure = !entries.is_empty() || (log.entries.is_empty() && *at > EntryId::ZERO);
                 let next = entries.first().map(|entry| entry.id);
                 let is_judged = judged.is_some_and(|judged| judged.at == *at && Some(judged.next) == next);
                 if is_unsure && !is_judged && !self.has_witness(log) {
                     return None;
                 }
-                let Some(last) = entries.last() else { return Some(nothing) };
+                let over = entries.iter().position(|entry| {
+                    sum += entry.weight();
+                    sum > bytes
+                });
+                // One entry is given out whatever it weighs.
+                entries.truncate(over.unwrap_or(room).max(usize::from(is_first)));
+                let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Some(nothing) };
                 let number = entries.len() as u64;
                 let at_event = last.given_id().unwrap_or_default().to_owned();
                 let cursor = Cursor { at: last.id, at_event, seen: seen.map(|seen| seen + number) };
-                let range = Range { after: *at, to: last.id, number, except: Vec::new() };
+                let range = Range { after: first.id.previous(), to: last.id, number, except: Vec::new() };
                 Some(Next { entries, range: Some(range), cursor })
             }
             _ => Some(nothing),
@@ -393,24 +436,29 @@ impl Record {
         if !acks.back.is_empty() {
             self.stamp();
         }
-        if let Some(consumer) = self.consumers.get_mut(&acks.holder.owner) {
-            consumer.ack = acks.call;
-        }
-        self.beat(&acks.holder.owner);
+        self.heard(&acks.holder.owner, |consumer| consumer.ack = acks.call);
     }
 
-    pub(super) fn pass(&mut self, pass: &Pass) -> bool {
+    pub(super) fn pass(&mut self, token: &str, pass: &Pass) -> bool {
+        if self.token == token {
+            return true;
+        }
         let is_there = self.cursor.at == pass.from.at && self.cursor.seen == pass.from.seen;
         if is_there {
+            token.clone_into(&mut self.token);
             self.cursor = pass.to.clone();
             self.lose(pass.halts);
         }
         is_there
     }
 
-    pub(super) fn mend(&mut self, damage: &Damage, halts: Option<&Lost>) -> bool {
+    pub(super) fn mend(&mut self, token: &str, damage: &Damage, halts: Option<&Lost>) -> bool {
+        if self.token == token {
+            return true;
+        }
         let is_same = self.damage().as_ref() == Some(damage);
         if is_same {
+            token.clone_into(&mut self.token);
             self.stamp();
             self.lose(halts.copied());
         }
@@ -418,17 +466,21 @@ impl Record {
     }
 
     pub(super) fn view(&self, resume: u64, reset: u64, now: u64) -> QueueState {
+        let in_flight = |epoch| self.chunks_of(epoch).map(|(_, left)| size(left)).sum();
+        let dead = |epoch| Life::Dead { lost: self.told.get(&epoch).copied() };
         let unacked = |(owner, consumer): (&String, &Consumer)| {
-            let life = match consumer.lives {
-                None => Life::Dead,
-                Some(Beats { beat, lease_for }) => Life::Beats { epoch: consumer.epoch, beat, lease_for },
-            };
-            Unacked {
-                owner: owner.clone(),
-                in_flight: self.chunks_of(consumer.epoch).map(|(_, left)| size(left)).sum(),
-                life,
-            }
+            let epoch = consumer.epoch;
+            let beats = |Beats { beat, lease_for }| Life::Beats { epoch, beat, lease_for };
+            let life = consumer.lives.map_or_else(|| dead(epoch), beats);
+            Unacked { owner: owner.clone(), in_flight: in_flight(epoch), life }
         };
+        let mut consumers: Vec<_> = self.consumers.iter().map(unacked).collect();
+        consumers.extend(self.orphans().into_iter().map(|epoch| Unacked {
+            owner: format!("orphan/{epoch}"),
+            in_flight: in_flight(epoch),
+            life: dead(epoch),
+        }));
+        consumers.sort_by(|a, b| a.owner.cmp(&b.owner));
         let mut needed = Events::new();
         for (name, version, _) in &self.waiting.by_need {
             if needed.len() < MOST_NEEDED || needed.contains_key(name) {
@@ -438,7 +490,7 @@ impl Record {
         }
         let due = self.waiting.by_due.first().map(|(due, _)| Duration::from_millis(due.saturating_sub(now)));
         QueueState {
-            consumers: self.consumers.iter().map(unacked).collect(),
+            consumers,
             waiting: self.waits.count,
             due,
             oldest: self.oldest(),
@@ -454,19 +506,28 @@ impl Record {
         self.chunks.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), left)| (*call, left))
     }
 
+    /// The epochs whose consumers somebody has deleted, and not what they had in flight.
+    fn orphans(&self) -> BTreeSet<u64> {
+        let known: BTreeSet<_> = self.consumers.values().map(|consumer| consumer.epoch).collect();
+        let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.told.keys());
+        all.copied().filter(|epoch| !known.contains(epoch)).collect()
+    }
+
     pub(super) fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, log: &Stream) -> Reclaimed {
-        let Some(consumer) = self.consumers.get_mut(owner) else { return Reclaimed::Contended };
-        let is_same = match (consumer.lives, seen) {
-            (None, Life::Dead) => true,
-            (Some(lives), Life::Beats { epoch, beat, lease_for }) => {
-                (consumer.epoch, lives.beat, lives.lease_for) == (*epoch, *beat, *lease_for)
-            }
-            _ => false,
+        let orphan = || owner.strip_prefix("orphan/")?.parse().ok().filter(|epoch| self.orphans().contains(epoch));
+        let (epoch, lives) = match self.consumers.get(owner) {
+            Some(consumer) => (Some(consumer.epoch), consumer.lives),
+            None => (orphan(), None),
         };
-        if !is_same {
+        let Some(epoch) = epoch else { return Reclaimed::Contended };
+        let told = self.told.get(&epoch).copied();
+        let life = match lives {
+            Some(Beats { beat, lease_for }) => Life::Beats { epoch, beat, lease_for },
+            None => Life::Dead { lost: told },
+        };
+        if life != *seen {
             return Reclaimed::Contended;
         }
-        let epoch = consumer.epoch;
         match self.damage() {
             Some(damage) if self.chunks_of(epoch).next().is_some() => return Reclaimed::Damaged(damage),
             _ => {}
@@ -474,12 +535,18 @@ impl Record {
         if let Some(consumer) = self.consumers.get_mut(owner) {
             consumer.lives = None;
         }
-        let (entries, lost) = self.give_back(epoch, count.max(1), log);
-        if self.chunks_of(epoch).next().is_some() {
+        let (entries, more) = self.give_back(epoch, count.max(1), log);
+        // What its latest fetch has told it may be told no further.
+        let mut lost = told.filter(|_| lives.is_some());
+        if let Some(more) = more {
+            add(&mut lost, more);
+        }
+        self.keep_told(epoch, lost);
+        if lost.is_some() || self.chunks_of(epoch).next().is_some() {
             return Reclaimed::Some { entries, lost };
         }
         self.consumers.remove(owner);
-        Reclaimed::All { entries, lost }
+        Reclaimed::All { entries }
     }
 
     /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
@@ -489,6 +556,7 @@ impl Record {
             return false;
         }
         self.give_back(holder.epoch, usize::MAX, log);
+        self.told.remove(&holder.epoch);
         self.consumers.remove(&holder.owner);
         true
     }
@@ -548,9 +616,10 @@ fn standing(range: &Range, log: &Stream) -> Vec<Arc<Entry>> {
     above.filter(|entry| !range.except.contains(&entry.id)).collect()
 }
 
-/// So many entries that were in flight between these ids, and are not in the stream.
+/// So many entries that were in flight between these ids, and are not in the stream. A trim has passed them where the stream begins
+/// behind the first place that one of them may have had.
 fn missing(from: EntryId, to: EntryId, count: u64, log: &Stream) -> Lost {
-    let deleted = log.entries.front().is_some_and(|first| first.id <= to);
+    let deleted = log.entries.front().is_some_and(|first| first.id <= from.next());
     Lost { deleted, from, to, count }
 }
 

@@ -123,12 +123,13 @@ impl Groups for Redis {
     }
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
-        let (command, script) = if group.is_queue() {
-            ("leaving a work queue", queue::leave_script(group, holder))
-        } else {
-            let command = if needs.is_none() { "releasing a lease" } else { "handing a lease over" };
-            (command, release_script(group, holder, needs))
-        };
+        if group.is_queue() {
+            let call = Call::on(group, "leaving a work queue", Effect::Once);
+            let left = |answer: &mut Answer| Ok(answer.word == "all");
+            return Box::pin(ask(&self.commands, call, queue::leave_script(group, holder), left));
+        }
+        let command = if needs.is_none() { "releasing a lease" } else { "handing a lease over" };
+        let script = release_script(group, holder, needs);
         Box::pin(ask(&self.commands, Call::on(group, command, Effect::Once), script, yes))
     }
 
@@ -376,9 +377,7 @@ fn committed(answer: &mut Answer) -> Parsed<Committed> {
         "done" => Committed::Done,
         "fenced" => Committed::Fenced,
         "conflict" => Committed::Conflict { at: answer.id()? },
-        "dead letters full" => {
-            Committed::DeadLettersFull { count: answer.number()?, oldest: answer.maybe("an entry id")? }
-        }
+        "full" => Committed::DeadLettersFull { count: answer.number()?, oldest: answer.maybe("an entry id")? },
         "declared" => Committed::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
         "vanished" => Committed::Vanished,
         _ => return Err(Unexpected("what came of a commit")),

@@ -1,6 +1,6 @@
 //! Work queues on a server: what the scripts of one take and answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::{ScriptInvocation, Value};
@@ -59,13 +59,24 @@ impl Queue for Redis {
         })
     }
 
-    fn pass<'a>(&'a self, group: &'a GroupKey, pass: &'a Pass) -> Reply<'a, bool> {
-        Box::pin(ask(&self.commands, Call::on(group, "moving a cursor", Effect::Once), pass_script(group, pass), yes))
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
+        Box::pin(ask(
+            &self.commands,
+            Call::on(group, "moving a cursor", Effect::Once),
+            pass_script(group, token, pass),
+            yes,
+        ))
     }
 
-    fn mend<'a>(&'a self, group: &'a GroupKey, damage: &'a Damage, halts: Option<&'a Lost>) -> Reply<'a, bool> {
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
         let call = Call::on(group, "mending a waiting set", Effect::Once);
-        Box::pin(ask(&self.commands, call, mend_script(group, damage, halts), yes))
+        Box::pin(ask(&self.commands, call, mend_script(group, token, damage, halts), yes))
     }
 
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
@@ -114,8 +125,17 @@ fn loss(text: &str) -> Parsed<Lost> {
     Ok(Lost { deleted, from, to, count })
 }
 
-fn wait(answer: &mut Answer) -> Parsed<Option<Duration>> {
-    Ok(answer.maybe("milliseconds")?.map(Duration::from_millis))
+/// Nothing where the text is empty.
+fn some<T>(text: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn number(text: &str) -> Parsed<u64> {
+    text.parse().map_err(|_| Unexpected("a number"))
+}
+
+fn wait(text: &str) -> Parsed<Duration> {
+    number(text).map(Duration::from_millis)
 }
 
 fn parse_id(text: &str) -> Parsed<EntryId> {
@@ -144,7 +164,7 @@ fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
             invocation.arg("known").arg(from.to_string()).arg(to.to_string()).arg(to_event).arg(*number)
         }
     };
-    invocation.arg(&fetch.takes);
+    invocation.arg(limit(fetch.bytes)).arg(&fetch.takes);
     invocation
 }
 
@@ -152,17 +172,15 @@ fn fetched(answer: &mut Answer) -> Parsed<Fetched> {
     Ok(match answer.word.as_str() {
         "chunk" => {
             let (at, waiting) = (answer.id()?, answer.number()?);
-            let due = wait(answer)?;
-            let lost = parse::array(answer.value()?)?.into_iter().map(parse::text).collect::<Parsed<Vec<_>>>()?;
-            let lost = if lost.is_empty() { None } else { Some(loss(&lost.join(" "))?) };
-            let number = answer.number()?;
+            let due = some(&answer.text()?, wait)?;
+            let (lost, number) = (some(&answer.text()?, loss)?, answer.number()?);
             let again = parse::array(answer.value()?)?.into_iter().map(again).collect::<Parsed<_>>()?;
             let new = parse::entries(answer.value()?)?;
             Fetched::Chunk(Chunk { again, new, number, at, waiting, due, lost })
         }
         "unsure" => {
-            let (at, at_event) = (answer.id()?, answer.text()?);
-            Fetched::Unsure(Cursor { at, at_event, seen: answer.maybe("an ordinal")? })
+            let (at, at_event, seen) = (answer.id()?, answer.text()?, answer.text()?);
+            Fetched::Unsure(Cursor { at, at_event, seen: some(&seen, number)? })
         }
         "lost" => Fetched::Lost { found: answer.number()? == 1, lost: loss(&answer.text()?)? },
         "apart" => Fetched::Damaged(damage(answer)?),
@@ -239,7 +257,10 @@ fn record(left: &Left) -> String {
 fn acked(answer: &mut Answer) -> Parsed<Acked> {
     Ok(match answer.word.as_str() {
         "done" => Acked::Done,
-        "full" => Acked::Full(Full { count: answer.number()?, oldest: answer.maybe("an entry id")? }),
+        "full" => {
+            let (count, oldest) = (answer.number()?, answer.text()?);
+            Acked::Full(Full { count, oldest: some(&oldest, parse_id)? })
+        }
         "declared" => Acked::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
         "apart" => Acked::Damaged(damage(answer)?),
         "fenced" => Acked::Fenced,
@@ -253,10 +274,11 @@ fn loss_text(lost: Option<&Lost>) -> String {
     lost.map_or_else(String::new, text)
 }
 
-fn pass_script(group: &GroupKey, Pass { from, to, halts }: &Pass) -> ScriptInvocation<'static> {
+fn pass_script(group: &GroupKey, token: &str, Pass { from, to, halts }: &Pass) -> ScriptInvocation<'static> {
     let ordinal = |cursor: &Cursor| cursor.seen.map_or_else(String::new, |seen| seen.to_string());
     let mut invocation = on(&scripts::PASS, group);
     invocation
+        .arg(token)
         .arg(from.at.to_string())
         .arg(ordinal(from))
         .arg(to.at.to_string())
@@ -266,9 +288,9 @@ fn pass_script(group: &GroupKey, Pass { from, to, halts }: &Pass) -> ScriptInvoc
     invocation
 }
 
-fn mend_script(group: &GroupKey, damage: &Damage, halts: Option<&Lost>) -> ScriptInvocation<'static> {
+fn mend_script(group: &GroupKey, token: &str, damage: &Damage, halts: Option<&Lost>) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::MEND, group);
-    invocation.key(group.waiting()).arg(damage.recorded).arg(damage.found).arg(loss_text(halts));
+    invocation.key(group.waiting()).arg(token).arg(damage.recorded).arg(damage.found).arg(loss_text(halts));
     invocation
 }
 
@@ -285,39 +307,49 @@ fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
         _ => return Err(Unexpected("a look at a work queue")),
     }
     let fields = fields(answer.value()?)?;
-    let (waiting, lowest, due) = (answer.number()?, answer.maybe("an entry id")?, wait(answer)?);
-    let damage = answer.maybe("a number of entries")?.map(|found| Damage { recorded: waiting, found });
+    let (waiting, lowest) = (answer.number()?, some(&answer.text()?, parse_id)?);
+    let (due, found) = (some(&answer.text()?, wait)?, some(&answer.text()?, number)?);
     let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
-    let number = |name: &str| parse::maybe(text(name), "a number").map(Option::unwrap_or_default);
-    let mut in_flight: HashMap<&str, u64> = HashMap::new();
+    let count = |name: &str| some(text(name), number).map(Option::unwrap_or_default);
+    // By epoch: how much is in flight, and what of it was found to be gone.
+    let mut in_flight: BTreeMap<&str, (u64, Option<Lost>)> = BTreeMap::new();
     let mut oldest = lowest.map(to_the_millisecond);
-    for (field, record) in &fields {
-        let Some((epoch, _)) = field.strip_prefix("chunk:").and_then(|chunk| chunk.split_once('.')) else { continue };
-        let (number, first) = flight(record)?;
-        *in_flight.entry(epoch).or_default() += number;
-        oldest = oldest.into_iter().chain(first).min();
+    for (field, text) in &fields {
+        if let Some((epoch, _)) = field.strip_prefix("chunk:").and_then(|chunk| chunk.split_once('.')) {
+            let (number, first) = flight(text)?;
+            in_flight.entry(epoch).or_default().0 += number;
+            oldest = oldest.into_iter().chain(first).min();
+        } else if let Some(epoch) = field.strip_prefix("lost:") {
+            in_flight.entry(epoch).or_default().1 = some(text, loss)?;
+        }
     }
     let mut consumers = Vec::new();
     for (field, says) in &fields {
         let Some(owner) = field.strip_prefix("consumer:") else { continue };
         let mut words = says.split(' ');
         let mut word = || words.next().unwrap_or_default();
-        let (epoch, life) = match word() {
-            "dead" => (word(), Life::Dead),
-            epoch => {
-                let number = |digits: &str| digits.parse().map_err(|_| Unexpected("a consumer's beat"));
-                let (beat, lease) = (number(word())?, number(word())?);
-                (epoch, Life::Beats { epoch: number(epoch)?, beat, lease_for: Duration::from_millis(lease) })
-            }
+        let first = word();
+        let epoch = if first == "dead" { word() } else { first };
+        let (in_flight, lost) = in_flight.remove(epoch).unwrap_or_default();
+        let life = if first == "dead" {
+            Life::Dead { lost }
+        } else {
+            Life::Beats { epoch: number(epoch)?, beat: number(word())?, lease_for: wait(word())? }
         };
-        let in_flight = in_flight.get(epoch).copied().unwrap_or_default();
         consumers.push(Unacked { owner: owner.to_owned(), in_flight, life });
     }
+    // Somebody has deleted the consumers of these.
+    consumers.extend(in_flight.into_iter().map(|(epoch, (in_flight, lost))| Unacked {
+        owner: format!("orphan/{epoch}"),
+        in_flight,
+        life: Life::Dead { lost },
+    }));
     consumers.sort_by(|a, b| a.owner.cmp(&b.owner));
-    let seen = parse::maybe(text("seen"), "an ordinal")?;
-    let cursor = Cursor { at: parse_id(text("at"))?, at_event: text("at_event").to_owned(), seen };
+    let cursor =
+        Cursor { at: parse_id(text("at"))?, at_event: text("at_event").to_owned(), seen: some(text("seen"), number)? };
     let needed = needed(text("needed"));
-    let (resume, reset) = (number("resume")?, number("reset")?);
+    let damage = found.map(|found| Damage { recorded: waiting, found });
+    let (resume, reset) = (count("resume")?, count("reset")?);
     Ok(Some(QueueState { consumers, waiting, due, oldest, cursor, needed, resume, reset, damage }))
 }
 
@@ -361,35 +393,31 @@ fn needed(text: &str) -> Events {
 fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> ScriptInvocation<'static> {
     let says = match seen {
         Life::Beats { epoch, beat, lease_for } => format!("{epoch} {beat} {}", millis(*lease_for)),
-        Life::Dead => "dead".to_owned(),
+        Life::Dead { lost: None } => "dead".to_owned(),
+        Life::Dead { lost } => format!("dead {}", loss_text(lost.as_ref())),
     };
+    giving_back(group, owner, &says, limit(count).clamp(1, MOST_ENTRIES))
+}
+
+/// Whoever leaves gives back by itself all that it has in flight.
+pub(super) fn leave_script(group: &GroupKey, holder: &Holder) -> ScriptInvocation<'static> {
+    giving_back(group, &holder.owner, &holder.epoch.to_string(), i64::MAX)
+}
+
+fn giving_back(group: &GroupKey, owner: &str, seen: &str, most: i64) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::RECLAIM, group);
-    invocation
-        .key(group.waiting())
-        .key(group.partition().bell())
-        .arg(owner)
-        .arg(says)
-        .arg(limit(count).min(MOST_ENTRIES))
-        .arg(BELL_LENGTH);
+    invocation.key(group.waiting()).key(group.partition().bell()).arg(owner).arg(seen).arg(most).arg(BELL_LENGTH);
     invocation
 }
 
 fn reclaimed(answer: &mut Answer) -> Parsed<Reclaimed> {
-    let lost = |text: String| if text.is_empty() { Ok(None) } else { loss(&text).map(Some) };
     Ok(match answer.word.as_str() {
-        "some" => Reclaimed::Some { entries: answer.number()?, lost: lost(answer.text()?)? },
-        "all" => Reclaimed::All { entries: answer.number()?, lost: lost(answer.text()?)? },
+        "some" => Reclaimed::Some { entries: answer.number()?, lost: some(&answer.text()?, loss)? },
+        "all" => Reclaimed::All { entries: answer.number()? },
         "contended" => Reclaimed::Contended,
         "apart" => Reclaimed::Damaged(damage(answer)?),
         _ => return Err(Unexpected("what came of giving back")),
     })
-}
-
-pub(super) fn leave_script(group: &GroupKey, holder: &Holder) -> ScriptInvocation<'static> {
-    let mut invocation = on(&scripts::LEAVE, group);
-    invocation.key(group.waiting()).key(group.partition().bell());
-    invocation.arg(&holder.owner).arg(holder.epoch).arg(BELL_LENGTH);
-    invocation
 }
 
 /// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All

@@ -1,46 +1,58 @@
 //! The Lua scripts that change a group's state, and their answers; the rules they keep are in `scripts/*.lua`.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-/// A script, and where its lines can be looked up.
-pub(super) struct Script {
-    inner: LazyLock<redis::Script>,
-    source: &'static str,
+/// A script, and its text, in which its lines can be looked up.
+pub(super) struct Script(LazyLock<(redis::Script, String)>);
+
+impl Script {
+    fn source(&self) -> &str {
+        &self.0.1
+    }
 }
 
 impl Deref for Script {
     type Target = redis::Script;
 
     fn deref(&self) -> &redis::Script {
-        &self.inner
+        &self.0.0
     }
 }
 
-/// A script behind its flags and what all of them share; those of work queues share more.
+/// A script behind its flags and the helpers that it uses.
 macro_rules! script {
     ($flags:literal, $name:literal) => {
-        script!(concat!(
-            "#!lua",
-            $flags,
-            "\n",
-            include_str!("scripts/prelude.lua"),
-            include_str!(concat!("scripts/", $name, ".lua"))
-        ))
+        Script(LazyLock::new(|| {
+            let source = assembled($flags, include_str!(concat!("scripts/", $name, ".lua")));
+            (redis::Script::new(&source), source)
+        }))
     };
-    ($flags:literal, $name:literal, queue) => {
-        script!(concat!(
-            "#!lua",
-            $flags,
-            "\n",
-            include_str!("scripts/prelude.lua"),
-            include_str!("scripts/waiting.lua"),
-            include_str!(concat!("scripts/", $name, ".lua"))
-        ))
-    };
-    ($source:expr) => {
-        Script { inner: LazyLock::new(|| redis::Script::new($source)), source: $source }
-    };
+}
+
+/// Puts those helpers in front of a script that it uses, itself or by others: the server makes each of them anew at every call.
+fn assembled(flags: &str, body: &str) -> String {
+    const HELPERS: [&str; 2] = [include_str!("scripts/prelude.lua"), include_str!("scripts/waiting.lua")];
+    let is_code = |line: &&str| !line.is_empty() && !line.trim_start().starts_with("--");
+    let mut helpers: Vec<Vec<&str>> = Vec::new();
+    for line in HELPERS.iter().flat_map(|helpers| helpers.lines()).filter(is_code) {
+        match helpers.last_mut() {
+            Some(helper) if !line.starts_with("local ") => helper.push(line),
+            _ => helpers.push(vec![line]),
+        }
+    }
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut lines: Vec<_> = body.lines().filter(is_code).collect();
+    let mut used: HashSet<_> = lines.iter().flat_map(|line| line.split(|c| !is_word(c))).collect();
+    for helper in helpers.into_iter().rev() {
+        let declared = helper[0].split(['=', '(']).next().unwrap_or_default();
+        if declared.split(|c| !is_word(c)).skip(1).any(|name| name != "function" && used.contains(name)) {
+            used.extend(helper.iter().flat_map(|line| line.split(|c| !is_word(c))));
+            lines.splice(..0, helper);
+        }
+    }
+    format!("#!lua{flags}\n{}\n", lines.join("\n"))
 }
 
 pub(super) static CREATE: Script = script!("", "create");
@@ -59,7 +71,7 @@ pub(super) static RESET: Script = script!("", "reset");
 // Dead letters take room: on a full server they wait with their partition.
 pub(super) static COMMIT_WITH_DEAD: Script = script!("", "commit");
 
-pub(super) static ADOPT: Script = script!("", "adopt", queue);
+pub(super) static ADOPT: Script = script!("", "adopt");
 // An operator must get a group to go on, and letters that are moved take no more room than before.
 pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
 pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
@@ -68,17 +80,16 @@ pub(super) static END_REPLAY: Script = script!(" flags=allow-oom", "end_replay")
 
 // Work queues: whoever has entries in hand must get rid of them on a full server, too, and what they leave behind is bounded.
 pub(super) static JOIN: Script = script!(" flags=allow-oom", "join");
-pub(super) static FETCH: Script = script!(" flags=allow-oom", "fetch", queue);
-pub(super) static ACK: Script = script!(" flags=allow-oom", "ack", queue);
-pub(super) static ACK_WITH_DEAD: Script = script!("", "ack", queue);
-pub(super) static PASS: Script = script!(" flags=allow-oom", "pass", queue);
-pub(super) static MEND: Script = script!(" flags=allow-oom", "mend", queue);
-pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue", queue);
-pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim", queue);
-pub(super) static LEAVE: Script = script!(" flags=allow-oom", "leave", queue);
+pub(super) static FETCH: Script = script!(" flags=allow-oom", "fetch");
+pub(super) static ACK: Script = script!(" flags=allow-oom", "ack");
+pub(super) static ACK_WITH_DEAD: Script = script!("", "ack");
+pub(super) static PASS: Script = script!(" flags=allow-oom", "pass");
+pub(super) static MEND: Script = script!(" flags=allow-oom", "mend");
+pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue");
+pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim");
 
 /// Every script, to be loaded at first contact.
-pub(super) fn all() -> [&'static Script; 25] {
+pub(super) fn all() -> [&'static Script; 24] {
     [
         &CREATE,
         &ACQUIRE,
@@ -104,7 +115,6 @@ pub(super) fn all() -> [&'static Script; 25] {
         &MEND,
         &QUEUE,
         &RECLAIM,
-        &LEAVE,
     ]
 }
 
@@ -122,7 +132,7 @@ pub(super) fn refused(error: &str) -> Option<String> {
     let found = place.and_then(|(hash, line)| {
         let script = all().into_iter().find(|script| hash.ends_with(script.get_hash()))?;
         let line: usize = line.trim_end_matches('.').parse().ok()?;
-        command(script.source.lines().nth(line.checked_sub(1)?)?)
+        command(script.source().lines().nth(line.checked_sub(1)?)?)
     });
     Some(match found {
         Some(command) => format!("run {command}"),
@@ -145,8 +155,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_script_has_the_helpers_that_it_uses_and_no_others() {
+        let source = assembled(" flags=no-writes", "-- not id_before\nreturn {held_by(KEYS[1]), larger('1', '2')}\n");
+        assert!(source.starts_with("#!lua flags=no-writes\nlocal function larger(a, b)\n"), "{source}");
+        assert_eq!(source.matches("local function ").count(), 1, "{source}");
+        let source = assembled("", "return page(KEYS[1], BY_ID)");
+        for helper in ["local function larger(", "local function above(", "local BY_ID, ", "local function page("] {
+            assert!(source.contains(helper), "{helper} in {source}");
+        }
+        assert!(!source.contains("wrong_type"), "{source}");
+    }
+
+    #[test]
     fn what_a_script_was_refused_is_found_by_its_line() {
-        let line = ACQUIRE.source.lines().position(|line| line.contains("redis.call('XINFO', 'STREAM'")).unwrap() + 1;
+        let line = ACQUIRE.source().lines().position(|line| line.contains("redis.call('XINFO', 'STREAM'")).unwrap() + 1;
         let hash = ACQUIRE.get_hash();
         let first = "ERR The user executing the script can't run this command or subcommand";
         let at = format!("{first} script: {hash}, on @user_script:{line}.");

@@ -10,6 +10,7 @@ use streams_core::broker::{
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
+use streams_runtime::broker::embedded::Dump;
 use streams_runtime::broker::{Acl, Embedded, Redis};
 use streams_tests::RedisServer;
 use tokio::time::sleep;
@@ -29,6 +30,12 @@ pub(crate) struct Case {
 enum Operator {
     Embedded(Embedded),
     Redis(String),
+}
+
+/// The waiting set of a work queue as it was.
+pub(crate) enum SavedWaiting {
+    Embedded(Dump),
+    Redis(Vec<u8>),
 }
 
 impl Case {
@@ -117,6 +124,41 @@ impl Case {
         match &self.operator {
             Operator::Embedded(broker) => broker.forget(key),
             Operator::Redis(url) => ::redis::cmd("DEL").arg(key).exec(&mut RedisServer::client(url)).unwrap(),
+        }
+    }
+
+    /// Deletes a consumer of a work queue, and not what it has in flight.
+    pub(crate) fn forget_consumer(&self, group: &GroupKey, owner: &str) {
+        match &self.operator {
+            Operator::Embedded(broker) => broker.forget_consumer(group, owner),
+            Operator::Redis(url) => {
+                let mut delete = ::redis::cmd("HDEL");
+                delete.arg(group.state()).arg(format!("consumer:{owner}"));
+                delete.exec(&mut RedisServer::client(url)).unwrap();
+            }
+        }
+    }
+
+    /// The waiting set of a work queue, to be put back later.
+    pub(crate) fn save_waiting(&self, group: &GroupKey) -> SavedWaiting {
+        match &self.operator {
+            Operator::Embedded(broker) => SavedWaiting::Embedded(broker.dump()),
+            Operator::Redis(url) => {
+                let dump = ::redis::cmd("DUMP").arg(group.waiting()).query(&mut RedisServer::client(url));
+                SavedWaiting::Redis(dump.unwrap())
+            }
+        }
+    }
+
+    pub(crate) fn restore_waiting(&self, group: &GroupKey, saved: &SavedWaiting) {
+        match (&self.operator, saved) {
+            (Operator::Embedded(broker), SavedWaiting::Embedded(dump)) => broker.restore_waiting(dump, group),
+            (Operator::Redis(url), SavedWaiting::Redis(dump)) => {
+                let mut restore = ::redis::cmd("RESTORE");
+                restore.arg(group.waiting()).arg(0).arg(dump).arg("REPLACE");
+                restore.exec(&mut RedisServer::client(url)).unwrap();
+            }
+            _ => unreachable!("a case is saved and restored"),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streams_core::broker::{
@@ -21,6 +22,14 @@ use super::{
 /// Long enough to be seen to wait, short enough to be waited for.
 const SOON: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
+/// One that is dead, of whose entries none is known to be gone.
+pub(crate) const DEAD: Life = Life::Dead { lost: None };
+
+/// A token of a call that nobody else has.
+pub(crate) fn fresh() -> String {
+    static TOKENS: AtomicU64 = AtomicU64::new(1);
+    TOKENS.fetch_add(1, Ordering::Relaxed).to_string()
+}
 
 pub(crate) fn crew() -> GroupKey {
     partition().group("crew").queue()
@@ -111,7 +120,7 @@ pub(crate) fn some(entries: u64) -> Reclaimed {
 }
 
 pub(crate) fn all_of(entries: u64) -> Reclaimed {
-    Reclaimed::All { entries, lost: None }
+    Reclaimed::All { entries }
 }
 
 fn sorted(mut ids: Vec<EntryId>) -> Vec<EntryId> {
@@ -218,15 +227,28 @@ impl World {
 
     /// Reclaims all that a consumer has in flight; answers how much that was.
     pub(crate) async fn buries(&self, owner: &str) -> u64 {
-        match self.reclaims(owner, &self.life(owner).await, 1000).await {
-            Reclaimed::All { entries: count, .. } => count,
-            other => panic!("not reclaimed: {other:?}"),
+        let (mut seen, mut all) = (self.life(owner).await, 0);
+        loop {
+            match self.reclaims(owner, &seen, 1000).await {
+                Reclaimed::All { entries } => return all + entries,
+                Reclaimed::Some { entries, lost } => (seen, all) = (Life::Dead { lost }, all + entries),
+                other => panic!("not reclaimed: {other:?}"),
+            }
         }
     }
 
-    /// Reclaims the rest of one that is dead.
-    async fn buries_dead(&self, owner: &str) -> Reclaimed {
-        self.reclaims(owner, &Life::Dead, 1000).await
+    /// A trim passes the first two of six entries of a range, one is deleted, and the consumer dies.
+    async fn dies_after_a_trim(&self, worker: &Worker<'_>, all: &[EntryId]) {
+        self.case.cut(all[2]);
+        self.case.remove(&all[4..5]);
+        let owner = &worker.holder.owner;
+        let Reclaimed::Some { entries: 3, lost: Some(lost) } = self.reclaims(owner, &self.life(owner).await, 9).await
+        else {
+            panic!("nothing is lost")
+        };
+        assert_eq!((lost.deleted, lost.count, lost.to), (false, 3, all[5]));
+        assert!(lost.from < all[0], "{lost:?}");
+        assert_eq!(self.reclaims(owner, &Life::Dead { lost: Some(lost) }, 9).await, all_of(0));
     }
 
     async fn renews(&self, holder: &Holder) -> Renewed {
@@ -249,11 +271,11 @@ impl World {
 
     async fn passes(&self, from: &Cursor, to: &Cursor, halts: Option<Lost>) -> bool {
         let pass = Pass { from: from.clone(), to: to.clone(), halts };
-        self.case.broker.pass(&self.group, &pass).await.unwrap()
+        self.case.broker.pass(&self.group, &fresh(), &pass).await.unwrap()
     }
 
     async fn mends(&self, damage: Damage, halts: Option<&Lost>) -> bool {
-        self.case.broker.mend(&self.group, &damage, halts).await.unwrap()
+        self.case.broker.mend(&self.group, &fresh(), &damage, halts).await.unwrap()
     }
 
     pub(crate) async fn letters(&self) -> Vec<String> {
@@ -289,6 +311,7 @@ impl Worker<'_> {
             holder: self.holder.clone(),
             call: self.fetches.get() + 1,
             count,
+            bytes: usize::MAX,
             new: New::Read { judged: None },
             takes: Events::new(),
             most_waiting: 10_000,
@@ -571,10 +594,10 @@ contract! {
         let (broker, none) = (&queue.case.broker, partition().group("none").queue());
         assert_eq!(broker.fetch(&none, &a.asks(9)).await.unwrap(), Fetched::Missing);
         assert_eq!(broker.ack(&none, &a.tells([(held[0], done())])).await.unwrap(), Acked::Fenced);
-        assert_eq!(broker.reclaim(&none, "a", &Life::Dead, 9).await.unwrap(), Reclaimed::Contended);
+        assert_eq!(broker.reclaim(&none, "a", &DEAD, 9).await.unwrap(), Reclaimed::Contended);
         let cursor = queue.look().await.cursor;
-        assert!(!broker.pass(&none, &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
-        assert!(!broker.mend(&none, &Damage { recorded: 1, found: 0 }, None).await.unwrap());
+        assert!(!broker.pass(&none, &fresh(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
+        assert!(!broker.mend(&none, &fresh(), &Damage { recorded: 1, found: 0 }, None).await.unwrap());
         assert!(!broker.release(&none, &a.holder, None).await.unwrap());
         assert!(!broker.resume(&none).await.unwrap());
         assert_eq!(broker.state(&none).await.unwrap(), None);
@@ -615,6 +638,7 @@ contract! {
                         holder: Holder { owner, epoch },
                         call: 1,
                         count: 3,
+                        bytes: usize::MAX,
                         new: New::Read { judged: None },
                         takes: Events::new(),
                         most_waiting: 9,
@@ -675,10 +699,10 @@ contract! {
         loop {
             match queue.reclaims("b", &seen, 400).await {
                 Reclaimed::Some { entries: count, .. } => reclaimed += count,
-                Reclaimed::All { entries: count, .. } => break reclaimed += count,
+                Reclaimed::All { entries: count } => break reclaimed += count,
                 other => panic!("{other:?}"),
             }
-            seen = Life::Dead;
+            seen = DEAD;
         }
         assert_eq!((reclaimed, queue.places().await), (1_300, (0, 2_000)));
         let c = queue.worker("c").await;
@@ -1356,7 +1380,7 @@ contract! {
         let Reclaimed::Some { entries: mut reclaimed, .. } = queue.reclaims("a", &seen, 20).await else { panic!() };
         assert!((1..=25).contains(&reclaimed), "{reclaimed}");
         assert_eq!(queue.rings().await, rings, "the last one rings");
-        assert_eq!(queue.look().await.consumers[0].life, Life::Dead);
+        assert_eq!(queue.look().await.consumers[0].life, DEAD);
         assert_eq!(queue.places().await, (49 - reclaimed, reclaimed), "each is in one place");
         assert_eq!(queue.reclaims("a", &seen, 20).await, Reclaimed::Contended, "somebody else has begun");
 
@@ -1367,9 +1391,9 @@ contract! {
         assert_eq!(taken.len(), 5, "meanwhile others work");
         loop {
             let before = queue.places().await;
-            let (page, is_last) = match queue.reclaims("a", &Life::Dead, 20).await {
+            let (page, is_last) = match queue.reclaims("a", &DEAD, 20).await {
                 Reclaimed::Some { entries: page, .. } => (page, false),
-                Reclaimed::All { entries: page, .. } => (page, true),
+                Reclaimed::All { entries: page } => (page, true),
                 other => panic!("{other:?}"),
             };
             assert!((1..=25).contains(&page), "{page}");
@@ -1380,7 +1404,7 @@ contract! {
             }
         }
         assert_eq!((reclaimed, queue.rings().await), (49, rings + 1));
-        for seen in [&Life::Dead, &seen] {
+        for seen in [&DEAD, &seen] {
             assert_eq!(queue.reclaims("a", seen, 20).await, Reclaimed::Contended);
         }
         assert_eq!(queue.renews(&a.holder).await, Renewed::Lost);
@@ -1400,7 +1424,7 @@ contract! {
         a.takes(4).await;
         let seen = queue.life("a").await;
         assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
-        assert_eq!(queue.reclaims("a", &Life::Dead, 2).await, all_of(2));
+        assert_eq!(queue.reclaims("a", &DEAD, 2).await, all_of(2));
         assert!(queue.look().await.consumers.is_empty());
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -1415,7 +1439,7 @@ contract! {
         if let Ok(Joined::Member { epoch }) = queue.case.broker.join(&crew(), "a", LEASE).await {
             panic!("it is a member of {epoch} while what it had is reclaimed");
         }
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
+        assert_eq!(queue.reclaims("a", &DEAD, 9).await, all_of(2));
         assert!(queue.joins("a").await.epoch > a.holder.epoch);
     }
 
@@ -1428,11 +1452,11 @@ contract! {
             Life::Beats { epoch: epoch + 1, beat, lease_for },
             Life::Beats { epoch, beat: beat + 1, lease_for },
             Life::Beats { epoch, beat, lease_for: lease_for * 2 },
-            Life::Dead,
+            DEAD,
         ] {
             assert_eq!(queue.reclaims("a", &other, 9).await, Reclaimed::Contended, "{other:?}");
         }
-        for other in [Life::Dead, queue.life("a").await] {
+        for other in [DEAD, queue.life("a").await] {
             assert_eq!(queue.reclaims("b", &other, 9).await, Reclaimed::Contended, "{other:?}");
         }
         assert_eq!(queue.renews(&a.holder).await, HELD);
@@ -1901,15 +1925,17 @@ contract! {
         let mut told = Vec::new();
         loop {
             match queue.reclaims("a", &seen, 1).await {
-                Reclaimed::Some { lost, .. } => told.extend(lost),
-                Reclaimed::All { lost, .. } => break told.extend(lost),
+                Reclaimed::Some { lost, .. } => {
+                    told.extend(lost);
+                    (seen, pages) = (Life::Dead { lost }, pages + 1);
+                }
+                Reclaimed::All { .. } => break,
                 other => panic!("{other:?}"),
             }
-            (seen, pages) = (Life::Dead, pages + 1);
             assert!(pages < 9, "it has no end");
         }
         // The first stands by itself, and is found when its turn comes.
-        let range = Lost { deleted: true, from: told[0].from, to: all[4], count: 3 };
+        let range = Lost { deleted: false, from: told[0].from, to: all[4], count: 3 };
         assert_eq!(told, [range]);
         assert!(range.from < all[1], "{range:?}");
         let state = queue.look().await;
@@ -1932,21 +1958,22 @@ contract! {
         assert_eq!(queue.reclaims("a", &seen, 2).await, some(2));
         // It goes on to go while pages are given back.
         queue.case.remove(&[all[3]]);
-        let Reclaimed::Some { entries: 1, lost: Some(lost) } = queue.reclaims("a", &Life::Dead, 1).await else { panic!() };
+        let Reclaimed::Some { entries: 1, lost: Some(lost) } = queue.reclaims("a", &DEAD, 1).await else { panic!() };
         assert_eq!((lost.deleted, lost.count, lost.to), (true, 3, all[11]));
         assert!(lost.from < all[3], "{lost:?}");
-        assert_eq!(queue.buries_dead("a").await, all_of(1));
+        let told = Life::Dead { lost: Some(lost) };
+        assert_eq!(queue.reclaims("a", &told, 9).await, all_of(1));
         assert_eq!(queue.places().await, (4, 4));
         // A trim has passed all.
         queue.case.cut(all[8]);
         let seen = queue.life("b").await;
         let lost = Lost { deleted: false, from: all[3], to: all[7], count: 4 };
-        let Reclaimed::All { entries: 0, lost: Some(told) } = queue.reclaims("b", &seen, 9).await else { panic!() };
+        let Reclaimed::Some { entries: 0, lost: Some(told) } = queue.reclaims("b", &seen, 9).await else { panic!() };
         assert_eq!((told.deleted, told.count, told.to), (lost.deleted, lost.count, lost.to));
         assert!(told.from < all[4], "{told:?}");
     }
 
-    async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_once(case) {
+    async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_until_the_next(case) {
         let queue = case.queue(8).await;
         let all = &queue.all;
         let a = queue.worker("a").await;
@@ -1960,15 +1987,185 @@ contract! {
         let lost = chunk.lost.unwrap();
         assert_eq!((lost.deleted, lost.count, chunk.number), (true, 2, 2));
         assert!(lost.from < all[1] && lost.to >= all[3], "{lost:?}");
+        // Who asks again has not heard the answer.
         let again = a.chunk(&fetch).await;
-        assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], None));
+        assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], Some(lost)));
         queue.case.cut(all[6]);
         let lost = a.chunk(&fetch).await.lost.unwrap();
-        assert_eq!((lost.deleted, lost.count), (false, 3));
+        assert_eq!((lost.deleted, lost.count), (false, 5));
         // One that comes late tells nothing.
         a.takes_judged(1).await;
         queue.case.cut(all[7]);
         assert_eq!(a.chunk(&fetch).await.lost, None);
+    }
+
+    async fn what_a_fetch_has_told_is_told_again_to_who_sends_it_again(case) {
+        let queue = case.queue(6).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(3).await, all[..3]);
+        a.ack([(all[0], back()), (all[1], back()), (all[2], again(1, LONG))]).await;
+        queue.case.remove(&[all[1]]);
+        let fetch = Fetch { go_on: true, ..a.asks(3) };
+        let chunk = a.chunk(&fetch).await;
+        assert_eq!(chunk.lost, Some(Lost { deleted: true, from: all[1].previous(), to: all[1], count: 1 }));
+        let again = Chunk { due: chunk.due, ..a.chunk(&fetch).await };
+        assert_eq!(again, chunk, "the first answer may be lost");
+        // The next one begins anew.
+        let next = Fetch { go_on: true, ..a.asks_for_old(3) };
+        assert_eq!(a.chunk(&next).await.lost, None);
+        assert_eq!(a.chunk(&next).await.lost, None);
+        assert_eq!(a.chunk(&fetch).await.lost, None, "one that comes late tells nothing");
+    }
+
+    async fn what_was_told_to_a_consumer_that_died_is_told_again(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!(a.takes(2).await, all[..2]);
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        queue.case.remove(&[all[1]]);
+        let lost = a.chunk(&Fetch { go_on: true, ..a.asks_for_old(3) }).await.lost;
+        assert!(lost.is_some());
+        let seen = queue.life("a").await;
+        assert_eq!(queue.reclaims("a", &seen, 9).await, Reclaimed::Some { entries: 1, lost });
+        assert_eq!(queue.reclaims("a", &Life::Dead { lost }, 9).await, all_of(0));
+    }
+
+    async fn a_pass_that_is_sent_again_is_answered_the_same(case) {
+        let queue = case.queue(4).await;
+        let a = queue.worker("a").await;
+        let from = queue.look().await.cursor;
+        let to = Cursor { at: queue.all[1], at_event: String::new(), seen: Some(2) };
+        let pass = Pass { from: from.clone(), to: to.clone(), halts: None };
+        let broker = &queue.case.broker;
+        assert!(broker.pass(&queue.group, "one", &pass).await.unwrap());
+        assert!(!broker.pass(&queue.group, "two", &pass).await.unwrap(), "one of several tells it");
+        assert!(broker.pass(&queue.group, "one", &pass).await.unwrap(), "its first answer may be lost");
+        // Also when others have gone on.
+        a.takes_judged(1).await;
+        assert!(broker.pass(&queue.group, "one", &pass).await.unwrap());
+        assert_eq!(queue.look().await.cursor.at, queue.all[2]);
+    }
+
+    async fn a_mend_that_is_sent_again_is_answered_the_same(case) {
+        let queue = case.queue(3).await;
+        let a = queue.worker("a").await;
+        let all = a.takes(2).await;
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        queue.case.forget(&crew().waiting());
+        let damage = Damage { recorded: 2, found: 0 };
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: all[1], count: 2 };
+        let broker = &queue.case.broker;
+        assert!(broker.mend(&queue.group, "one", &damage, Some(&lost)).await.unwrap());
+        assert!(!broker.mend(&queue.group, "two", &damage, Some(&lost)).await.unwrap());
+        assert!(broker.mend(&queue.group, "one", &damage, Some(&lost)).await.unwrap());
+        assert_eq!(a.lost(&a.asks(9)).await, (lost, false), "it is recorded once");
+    }
+
+    async fn what_is_gone_of_the_dead_stays_until_it_was_told(case) {
+        let queue = case.queue(6).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        assert_eq!((a.takes(2).await, a.takes(4).await), (all[..2].to_vec(), all[2..].to_vec()));
+        queue.case.remove(&[all[1], all[3]]);
+        let seen = queue.life("a").await;
+        let Reclaimed::Some { entries: 1, lost } = queue.reclaims("a", &seen, 1).await else { panic!() };
+        assert_eq!(lost.map(|lost| (lost.deleted, lost.count)), Some((true, 1)));
+        // Whoever looks next tells it, where that answer was lost.
+        assert_eq!(queue.life("a").await, Life::Dead { lost });
+        assert_eq!(queue.reclaims("a", &DEAD, 9).await, Reclaimed::Contended, "that was not told");
+        let Reclaimed::Some { entries: 3, lost: more } = queue.reclaims("a", &Life::Dead { lost }, 9).await else { panic!() };
+        assert_eq!(more.map(|lost| (lost.deleted, lost.count)), Some((true, 1)));
+        assert_eq!(queue.reclaims("a", &Life::Dead { lost }, 9).await, Reclaimed::Contended, "it is told once");
+        assert_eq!((queue.life("a").await, queue.places().await), (Life::Dead { lost: more }, (0, 4)));
+        assert_eq!(queue.reclaims("a", &Life::Dead { lost: more }, 9).await, all_of(0));
+        assert!(queue.look().await.consumers.is_empty());
+    }
+
+    async fn a_trim_that_ends_inside_a_range_is_told_as_a_trim(case) {
+        let queue = case.queue(9).await;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        let (first, all) = (b.takes(2).await, a.takes(6).await);
+        b.all_done(&first).await;
+        queue.dies_after_a_trim(&a, &all).await;
+    }
+
+    async fn a_trim_that_ends_inside_what_was_proposed_is_told_as_a_trim(case) {
+        let queue = case.queue(9).await;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        let (first, all) = (b.takes(2).await, queue.all[2..8].to_vec());
+        a.proposes(first[1], &all).await;
+        b.all_done(&first).await;
+        queue.dies_after_a_trim(&a, &all).await;
+    }
+
+    async fn entries_in_the_middle_of_a_range_are_deleted(case) {
+        let queue = case.queue(5).await;
+        let a = queue.worker("a").await;
+        let all = a.takes(4).await;
+        queue.case.remove(&[all[2]]);
+        let seen = queue.life("a").await;
+        let Reclaimed::Some { entries: 3, lost: Some(lost) } = queue.reclaims("a", &seen, 9).await else { panic!() };
+        assert_eq!((lost.deleted, lost.count), (true, 1));
+    }
+
+    async fn chunks_whose_consumer_was_deleted_are_found_and_given_back(case) {
+        let queue = case.queue(6).await;
+        let all = &queue.all;
+        let (a, b) = (queue.worker("a").await, queue.worker("b").await);
+        assert_eq!((a.takes(3).await, b.takes(1).await), (all[..3].to_vec(), all[3..4].to_vec()));
+        a.ack([(all[1], again(2, Duration::ZERO))]).await;
+        assert_eq!(given(&a.chunk(&a.asks_for_old(9)).await), all[1..2]);
+        queue.case.forget_consumer(&queue.group, "a");
+        let look = queue.look().await;
+        let orphan = look.consumers.iter().find(|consumer| consumer.owner != "b").expect("it is found");
+        assert_eq!((orphan.in_flight, orphan.life.clone(), look.consumers.len()), (3, DEAD, 2));
+        assert_eq!(a.fetched(&a.asks(1)).await, Fetched::Fenced);
+        assert_eq!(queue.reclaims("orphan/7", &DEAD, 9).await, Reclaimed::Contended);
+        assert_eq!(queue.reclaims(&orphan.owner, &DEAD, 2).await, some(2));
+        assert_eq!(queue.reclaims(&orphan.owner, &DEAD, 9).await, all_of(1));
+        assert_eq!(queue.reclaims(&orphan.owner, &DEAD, 9).await, Reclaimed::Contended);
+        assert_eq!((queue.look().await.consumers.len(), queue.places().await), (1, (1, 3)));
+        assert_eq!(counts(&b.fetch(9).await)[..3], [(all[0], 0, 1), (all[1], 2, 1), (all[2], 0, 1)]);
+    }
+
+    async fn no_more_is_given_out_than_so_many_bytes(case) {
+        let queue = case.queue(0).await;
+        let big = vec![(b"payload".to_vec(), vec![7; 1000])];
+        let mut all = Vec::new();
+        for _ in 0..40 {
+            all.extend(queue.case.broker.append(&partition(), vec![big.clone()], None).await.unwrap());
+        }
+        let a = queue.worker("a").await;
+        let bounded = |bytes, count| Fetch { bytes, ..a.asks(count) };
+        assert_eq!(given(&a.chunk(&bounded(1, 9)).await), all[..1], "one is given out whatever it weighs");
+        let chunk = a.chunk(&bounded(5000, 9)).await;
+        assert_eq!((given(&chunk), chunk.number, chunk.at), (all[1..5].to_vec(), 4, all[4]));
+        assert_eq!(a.takes(30).await, all[5..35], "of many, page by page");
+        // Those that waited count, too.
+        a.ack(all[..35].iter().map(|id| (*id, back()))).await;
+        assert_eq!(a.chunk(&bounded(1, 9)).await.again.len(), 1);
+        let chunk = a.chunk(&bounded(5000, 9)).await;
+        assert_eq!((chunk.again.len(), chunk.number), (5, 0));
+        let chunk = a.chunk(&bounded(34_600, 99)).await;
+        assert_eq!((chunk.again.len(), chunk.number), (29, 1));
+    }
+
+    async fn a_set_that_is_there_although_nothing_waits_is_damage_to_who_fetches(case) {
+        let queue = case.queue(4).await;
+        let a = queue.worker("a").await;
+        let all = a.takes(2).await;
+        a.ack([(all[0], back()), (all[1], back())]).await;
+        let yesterday = queue.case.save_waiting(&queue.group);
+        assert_eq!(a.chunk(&a.asks_for_old(2)).await.waiting, 0);
+        a.all_done(&all).await;
+        queue.case.restore_waiting(&queue.group, &yesterday);
+        let damage = Damage { recorded: 0, found: 2 };
+        assert_eq!(a.damage(&a.asks(9)).await, damage);
+        assert_eq!(queue.look().await.damage, Some(damage));
+        assert!(queue.mends(damage, None).await);
+        assert_eq!(given(&a.chunk(&a.asks(9)).await).len(), 4);
     }
 
     async fn a_loss_that_halts_is_widened_by_the_next(case) {
@@ -2053,12 +2250,12 @@ contract! {
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 2, found: 0 };
         let before = queue.look().await;
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::Damaged(damage));
+        assert_eq!(queue.reclaims("a", &DEAD, 9).await, Reclaimed::Damaged(damage));
         assert!(!b.leaves().await);
         assert_eq!(queue.look().await, before);
         assert_eq!(queue.renews(&b.holder).await, HELD);
         assert!(queue.mends(damage, None).await);
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, all_of(2));
+        assert_eq!(queue.reclaims("a", &DEAD, 9).await, all_of(2));
         assert!(b.leaves().await);
         assert_eq!(queue.places().await, (0, 4));
     }
@@ -2188,7 +2385,7 @@ contract! {
         assert_eq!(queue.reset(Some(holding.epoch), Start::Earliest).await, Reset::Mode(ordered));
         assert_eq!(owner.fetched(&owner.asks(9)).await, Fetched::Fenced);
         assert_eq!(owner.acked(&owner.tells([])).await, Acked::Fenced);
-        assert_eq!(queue.reclaims("a", &Life::Dead, 9).await, Reclaimed::Contended);
+        assert_eq!(queue.reclaims("a", &DEAD, 9).await, Reclaimed::Contended);
         assert_eq!(broker.queue(&queue.group).await.unwrap(), None);
         let cursor = Cursor { at: EntryId::ZERO, at_event: String::new(), seen: Some(0) };
         assert!(!queue.passes(&cursor, &Cursor { at: queue.all[0], ..cursor.clone() }, None).await);
@@ -2274,7 +2471,7 @@ contract! {
         let seen = queue.life("b").await;
         assert_eq!(queue.reclaims("b", &seen, 2).await, some(2));
         floor(all[3]).await;
-        assert!(matches!(queue.reclaims("b", &Life::Dead, 9).await, Reclaimed::All { entries: 3, .. }));
+        assert!(matches!(queue.reclaims("b", &DEAD, 9).await, Reclaimed::All { entries: 3 }));
         floor(all[3]).await;
         let c = queue.worker("c").await;
         assert_eq!(sorted(given(&c.chunk(&c.asks_for_old(9)).await)), all[3..8]);

@@ -45,16 +45,9 @@ if passed_over ~= '' then
   end
 end
 if letters > 0 then
-  wrong = wrong_type({{dead, 'stream'}})
+  wrong = no_room(dead, letters, tonumber(ARGV[9]), tonumber(ARGV[10]))
   if wrong then
     return wrong
-  end
-  local count = redis.call('XLEN', dead)
-  local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)
-  local oldest_id = oldest[1] and oldest[1][1] or ''
-  local too_old = oldest[1] and now() - tonumber(string.match(oldest_id, '^%d+')) > tonumber(ARGV[10])
-  if too_old or count + letters > tonumber(ARGV[9]) then
-    return {'dead letters full', count, oldest_id}
   end
 end
 
@@ -75,12 +68,7 @@ if letters > 0 or forgotten > 0 or left then
 end
 
 local proof_at = i
-i = 16 + 2 * attempts + forgotten
-for _ = 1, letters do
-  local n = tonumber(ARGV[i])
-  redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
-  i = i + 1 + n
-end
+write_letters(dead, 16 + 2 * attempts + forgotten, letters)
 if left then
   if left == '0' then
     redis.call('HDEL', state, 'prove', 'prove_to', 'charged')

@@ -1,15 +1,18 @@
 -- Takes the waiting set of a work queue for what it is from now on, if record and set are still as far apart as was seen.
 -- KEYS: stream, state, waiting.
--- ARGV: group, how many were recorded, how many were found, what to record of the loss (empty: nothing).
+-- ARGV: group, token of the call, how many were recorded, how many were found, what to record of the loss (empty: nothing).
 local state, waiting = KEYS[2], KEYS[3]
 
 local wrong = wrong_type({{state, 'hash'}, {waiting, 'zset'}})
 if wrong then
   return wrong
 end
-local held = redis.call('HMGET', state, 'mode', 'waits', 'lost')
+local held = redis.call('HMGET', state, 'mode', 'waits', 'lost', 'told')
 if held[1] ~= 'queue' then
   return {'no'}
+end
+if held[4] == ARGV[2] then
+  return {'yes'}
 end
 local stamp, count = waits_of(held[2])
 if not stamp then
@@ -19,7 +22,7 @@ local damage = apart(waiting, stamp, count)
 if not damage or damage[1] ~= 'apart' then
   return damage or {'no'}
 end
-if damage[2] ~= ARGV[2] or damage[3] ~= ARGV[3] then
+if damage[2] ~= ARGV[3] or damage[3] ~= ARGV[4] then
   return {'no'}
 end
 wrong = may_not(changes(waiting, state))
@@ -42,13 +45,16 @@ for i = 1, #members, 2 do
   end
 end
 redis.call('DEL', waiting)
-local found, slots = 0, {}
+local found, needed, slot = 0, '', nil
 for id in pairs(ids) do
   if dues[id] then
-    local failed, crashes, due, event = unpack(dues[id], 1, 4)
-    found = found + let_wait(waiting, id, failed, crashes, due, event, event and slot_of(slots, event))
+    local failed, crashes, score, event = unpack(dues[id], 1, 4)
+    if event then
+      slot, needed = slot_of(needed, event)
+      score = BY_NEED + slot
+    end
+    found = found + let_wait(waiting, id, failed, crashes, score, event)
   end
 end
-local write = {'waits', put_stamp(waiting, stamp, found), 'needed', slots_text(slots)}
-write_with_loss(state, write, held[3], ARGV[4])
+write_once(state, {'waits', put_stamp(waiting, stamp, found), 'needed', needed}, ARGV[2], held[3], ARGV[5])
 return {'yes'}

@@ -1,5 +1,5 @@
--- What every script begins with. Lua on Redis is atomic but does not roll back:
--- a script checks everything, types too, before its first write.
+-- The helpers of scripts; each begins with `local` at the margin, as a script takes only those that it uses. Lua on Redis is
+-- atomic but does not roll back: a script checks everything, types too, before its first write.
 
 -- The first of these keys that holds something else than it should.
 local function wrong_type(expected)
@@ -151,18 +151,18 @@ end
 
 -- About how many bytes the entry holds in a process, as `Entry::weight` says.
 local function weight(entry)
-  local bytes = 64
-  for _, text in ipairs(entry[2]) do
-    bytes = bytes + #text + 40
+  local fields, bytes = entry[2], 64
+  for i = 1, #fields do
+    bytes = bytes + #fields[i] + 40
   end
   return bytes
 end
 
--- What is left of an entry that no process could hold, as `broker::cut` says; another one is unchanged.
+-- What is left of an entry that no process could hold, as `broker::cut` says, and its weight; another one is unchanged.
 local function cut(entry)
   local bytes = weight(entry)
   if bytes <= 17825792 then
-    return entry
+    return entry, bytes
   end
   local fields, kept, id = entry[2], {'_cut', digits(bytes)}, event_id(entry)
   if id ~= '' then
@@ -175,7 +175,8 @@ local function cut(entry)
       table.insert(kept, string.sub(fields[i + 1], 1, 1024))
     end
   end
-  return {entry[1], kept}
+  entry = {entry[1], kept}
+  return entry, weight(entry)
 end
 
 -- What tells an entry from another one of the same id, as `broker::in_short` says.
@@ -209,7 +210,7 @@ local function page(stream, from, count, bytes, first, last)
     here = entry_at(stream, from)
   end
   if here then
-    table.insert(found, in_short(cut(here)))
+    table.insert(found, in_short((cut(here))))
   end
   if from == '18446744073709551615-18446744073709551615' or (last and not above(last[1], from)) then
     -- Nothing is above it, and the server takes no interval above the highest id.
@@ -222,8 +223,8 @@ local function page(stream, from, count, bytes, first, last)
       entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', asked)
     end
     for _, entry in ipairs(entries) do
-      entry = cut(entry)
-      sum, read, after = sum + weight(entry), read + 1, entry[1]
+      local whole, bytes_of = cut(entry)
+      entry, sum, read, after = whole, sum + bytes_of, read + 1, whole[1]
       if read > 1 and sum > bytes then
         return found, false
       end
@@ -259,6 +260,34 @@ local function declared_of(events, names)
   return #declared > 0 and {'declared', table.concat(declared, ' ')} or nil
 end
 
+-- The server's clock in milliseconds.
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- The answer where so many more dead letters are too many, or the oldest one is too old; nothing where there is room.
+local function no_room(dead, letters, most, age)
+  local wrong = wrong_type({{dead, 'stream'}})
+  if wrong then
+    return wrong
+  end
+  local count = redis.call('XLEN', dead)
+  local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
+  local too_old = oldest and now() - string.match(oldest[1], '^%d+') > age
+  return (too_old or count + letters > most) and {'full', count, oldest and oldest[1] or ''} or nil
+end
+
+-- Writes so many dead letters, which stand among the arguments from here on. Answers where the arguments behind them begin.
+local function write_letters(dead, i, letters)
+  for _ = 1, letters do
+    local n = tonumber(ARGV[i])
+    redis.call('XADD', dead, '*', unpack(ARGV, i + 1, i + n))
+    i = i + 1 + n
+  end
+  return i
+end
+
 local function ring(bell, group, most)
   redis.call('XADD', bell, 'MAXLEN', most, '*', 'group', group)
 end
@@ -270,12 +299,6 @@ local function replaying(field, id)
     return 0, 0, '0'
   end
   return tonumber(attempts), tonumber(crashes), charged
-end
-
--- The server's clock in milliseconds.
-local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
 -- Shows a checkpoint in the server's own group, for operators' tools; answers false when the group or its stream is gone.

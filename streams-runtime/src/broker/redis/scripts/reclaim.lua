@@ -1,49 +1,145 @@
--- Gives back what a dead consumer of a work queue has in flight, some of it at a time, and removes it with the last.
+-- Gives back what a consumer of a work queue has in flight, and removes it with the last: a dead one, some at a time; or one that
+-- leaves. What is found to be gone stays in the record until a call shows that it was told.
 -- KEYS: stream, state, waiting, bell.
--- ARGV: group, token, what was seen of it (epoch, beat and lease; dead), most entries at a time, rings that the bell keeps.
+-- ARGV: group, token, what was seen of it (epoch, beat and lease; dead, and the loss that was told; its epoch alone where it leaves),
+--       most entries at a time, rings that the bell keeps.
 local stream, state, waiting, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local field, seen = 'consumer:' .. ARGV[2], ARGV[3]
+local field, seen, most = 'consumer:' .. ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local wrong = wrong_type({{stream, 'stream'}, {state, 'hash'}, {waiting, 'zset'}, {bell, 'stream'}})
 if wrong then
   return wrong
 end
-local says = redis.call('HMGET', state, field)[1] or ''
-local epoch, beat, lease = lives(says)
-if epoch then
-  if table.concat({epoch, beat, lease}, ' ') ~= seen then
-    return {'contended'}
-  end
-else
-  epoch = string.match(says, '^dead (%d+)$')
-  if not epoch or seen ~= 'dead' then
-    return {'contended'}
-  end
-end
 local held = by_name(redis.call('HGETALL', state))
-local stamp, waits = waits_of(held.waits)
-local chunks = chunks_of(held, epoch)
-if held.mode ~= 'queue' then
+local epoch, beat, lease = lives(held[field])
+local living, is_orphan = epoch, not held[field]
+if is_orphan then
+  -- Somebody has deleted the consumer, and not what it had.
+  epoch = string.match(ARGV[2], '^orphan/(%d+)$')
+  for name, says in pairs(held) do
+    if string.find(name, '^consumer:') and (lives(says) or string.match(says, '^dead (%d+)$')) == epoch then
+      epoch = nil
+    end
+  end
+elseif not living then
+  epoch = string.match(held[field], '^dead (%d+)$')
+end
+local told = epoch and held['lost:' .. epoch] or ''
+local shown = living and table.concat({epoch, beat, lease}, ' ') or (told == '' and 'dead' or 'dead ' .. told)
+if held.mode ~= 'queue' or not epoch or (seen ~= shown and seen ~= living) then
   return {'contended'}
 end
-wrong = cannot_give_up(chunks, stamp, waits, {'HDEL', state, field}, ARGV[5])
+
+-- Its chunks, the oldest first.
+local chunks, lost_field = {}, 'lost:' .. epoch
+for name, text in pairs(held) do
+  local call = string.match(name, '^chunk:' .. epoch .. '%.(%d+)$')
+  if call then
+    local chunk = chunk_of(text)
+    if not chunk then
+      return {'damaged', state}
+    end
+    chunk.field, chunk.call = name, tonumber(call)
+    table.insert(chunks, chunk)
+  end
+end
+table.sort(chunks, function(a, b)
+  return a.call < b.call
+end)
+if is_orphan and #chunks == 0 and not held[lost_field] then
+  return {'contended'}
+end
+local stamp, waits = waits_of(held.waits)
+if not stamp then
+  return {'damaged', state}
+end
+wrong = #chunks > 0 and apart(waiting, stamp, waits)
+if not wrong then
+  local needed = changes(waiting, state)
+  table.insert(needed, {'XRANGE', stream, '-', '+'})
+  table.insert(needed, {'HDEL', state, field})
+  table.insert(needed, {'XADD', bell, 'MAXLEN', ARGV[5], '*', 'group', ARGV[1]})
+  wrong = may_not(needed)
+end
 if wrong then
   return wrong
 end
 
-local given, added, kept, ended, more, lost = give_up(stream, waiting, chunks, math.max(tonumber(ARGV[4]), 1))
+local given, added, write, ended, more = 0, 0, {}, {}, false
+-- What its latest fetch has told it may be told no further.
+local lost = living and widened(told) or nil
+for _, chunk in ipairs(chunks) do
+  if given >= most then
+    more = true
+    break
+  end
+  local items, except, number, after = {}, excepted(chunk), chunk.number, chunk.after
+  for id, failed, crashes, charged in items_of(chunk) do
+    if given < most then
+      added = added + let_wait(waiting, id, failed, digits(crashes + charged), 0)
+      given = given + 1
+    else
+      table.insert(items, table.concat({' ' .. id, failed, crashes, charged}, ':'))
+    end
+  end
+  if given < most and number > 0 then
+    -- All that stand are counted, as what is gone has no place of its own among them. A few at a time: the server holds them in
+    -- memory here.
+    local found, last, is_end = 0, chunk.after, false
+    while not is_end do
+      local entries = redis.call('XRANGE', stream, '(' .. last, chunk.to, 'COUNT', 16)
+      for _, entry in ipairs(entries) do
+        last = entry[1]
+        if not except[last] then
+          found = found + 1
+          if given < most then
+            after = last
+            added = added + let_wait(waiting, after, '0', '1', 0)
+            given, number = given + 1, number - 1
+          end
+        end
+      end
+      is_end = #entries < 16 or last == chunk.to
+    end
+    lost = missing(stream, lost, chunk.after, chunk.to, chunk.number - found)
+    number = found - (chunk.number - number)
+  end
+  local kept = {}
+  for id in string.gmatch(chunk.except, '%d+%-%d+') do
+    if above(id, after) then
+      table.insert(kept, id)
+    end
+  end
+  local text = chunk_text(number, after, chunk.to, #kept > 0 and table.concat(kept, ',') or '-', table.concat(items))
+  if text then
+    table.insert(write, chunk.field)
+    table.insert(write, text)
+    more = true
+  else
+    table.insert(ended, chunk.field)
+  end
+end
+if lost and seen ~= living then
+  table.insert(write, lost_field)
+  table.insert(write, loss_text(lost))
+  more = true
+else
+  table.insert(ended, lost_field)
+end
 if added > 0 then
-  table.insert(kept, 'waits')
-  table.insert(kept, put_stamp(waiting, stamp, waits + added))
+  table.insert(write, 'waits')
+  table.insert(write, put_stamp(waiting, stamp, waits + added))
+end
+if not more then
+  table.insert(ended, field)
+elseif not is_orphan then
+  -- Its calls are refused from here on.
+  table.insert(write, field)
+  table.insert(write, 'dead ' .. epoch)
 end
 write_all('HDEL', state, ended)
-if more then
-  -- Its calls are refused from here on.
-  redis.call('HSET', state, field, 'dead ' .. epoch)
-  write_all('HSET', state, kept)
-  return {'some', given, lost or ''}
+write_all('HSET', state, write)
+if not more then
+  ring(bell, ARGV[1], ARGV[5])
 end
-redis.call('HDEL', state, field)
-write_all('HSET', state, kept)
-ring(bell, ARGV[1], ARGV[5])
-return {'all', given, lost or ''}
+return {more and 'some' or 'all', given, loss_text(lost)}

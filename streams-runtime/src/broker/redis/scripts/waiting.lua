@@ -56,14 +56,10 @@ local function id_score(id)
   return digits(BY_ID + math.min(tonumber(string.match(id, '^%d+')), BY_NEED - 1))
 end
 
--- Adds an entry, from a moment on (0: at once) or for a build that handles `need`, which has this slot. Answers how many were added:
--- one that waits already is left as it is.
-local function let_wait(waiting, id, failed, crashes, due, need, slot)
-  local member = id .. ' ' .. failed .. ' ' .. crashes
-  local score = due
-  if need then
-    member, score = member .. ' ' .. need, BY_NEED + slot
-  end
+-- Adds an entry that waits up to this score, perhaps for a build that handles `need`. Answers how many were added: one that waits
+-- already is left as it is.
+local function let_wait(waiting, id, failed, crashes, score, need)
+  local member = id .. ' ' .. failed .. ' ' .. crashes .. (need and ' ' .. need or '')
   local added = redis.call('ZADD', waiting, 'NX', id_score(id), id, digits(score), member)
   if added == 1 then
     redis.call('ZREM', waiting, member)
@@ -82,198 +78,86 @@ local function put_stamp(waiting, stamp, count)
   return digits(stamp) .. ' ' .. digits(count)
 end
 
--- The needed events with their slots, from a text such as `Trade@2=0 Order@1=1`.
-local function slots_of(field)
-  local slots = {}
-  for event, slot in string.gmatch(field or '', '([^ =]+)=(%d+)') do
-    slots[event] = tonumber(slot)
+-- The slot of an event in the text of needed events, such as `Trade@2=0 Order@1=1`, and the text: an event that has none gets the
+-- lowest free one.
+local function slot_of(needed, event)
+  local _, at = string.find(' ' .. needed, ' ' .. event .. '=', 1, true)
+  if at then
+    return string.match(needed, '^%d+', at), needed
   end
-  return slots
+  local slot = 0
+  while string.find(needed .. ' ', '=' .. slot .. ' ', 1, true) do
+    slot = slot + 1
+  end
+  return slot, (needed == '' and '' or needed .. ' ') .. event .. '=' .. slot
 end
 
--- The slot of an event, which gets the lowest free one where it has none.
-local function slot_of(slots, event)
-  if not slots[event] then
-    local used = {}
-    for _, slot in pairs(slots) do
-      used[slot] = true
-    end
-    local slot = 0
-    while used[slot] do
-      slot = slot + 1
-    end
-    slots[event] = slot
-  end
-  return slots[event]
-end
-
-local function slots_text(slots)
-  local pairs_of = {}
-  for event, slot in pairs(slots) do
-    table.insert(pairs_of, event .. '=' .. digits(slot))
-  end
-  table.sort(pairs_of)
-  return table.concat(pairs_of, ' ')
-end
-
--- The rest of a chunk that is in flight, from its record.
+-- The rest of a chunk that is in flight, from its record; nothing where it is no such record.
 local function chunk_of(text)
-  local number, after, to, except, rest = string.match(text, '^(%d+) (%S+) (%S+) (%S+)(.*)$')
-  if not number then
-    return
+  local number, after, to, except, items = string.match(text, '^(%d+) (%S+) (%S+) (%S+)(.*)$')
+  return number and {number = tonumber(number), after = after, to = to, except = except, items = items}
+end
+
+-- Each entry of a chunk of which more is said: id, failed attempts, crashes, whether it is charged.
+local function items_of(chunk)
+  return string.gmatch(chunk.items, ' (%d+%-%d+):(%d+):(%d+):([01])')
+end
+
+-- The ids in the range of a chunk that are not in flight.
+local function excepted(chunk)
+  local except = {}
+  for id in string.gmatch(chunk.except, '%d+%-%d+') do
+    except[id] = true
   end
-  local chunk = {number = tonumber(number), after = after, to = to, except = {}, items = {}}
-  for id in string.gmatch(except, '%d+%-%d+') do
-    table.insert(chunk.except, id)
-  end
-  for id, failed, crashes, charged in string.gmatch(rest, ' (%d+%-%d+):(%d+):(%d+):([01])') do
-    table.insert(chunk.items, {id = id, failed = failed, crashes = crashes, charged = charged})
-  end
-  return chunk
+  return except
 end
 
 -- The record of a chunk; nothing where nothing of it is in flight.
-local function chunk_text(chunk)
-  local words = {'0', '-', '-', '-'}
-  if chunk.number > 0 then
-    words = {digits(chunk.number), chunk.after, chunk.to, #chunk.except > 0 and table.concat(chunk.except, ',') or '-'}
-  elseif #chunk.items == 0 then
-    return
+local function chunk_text(number, after, to, except, items)
+  if number > 0 then
+    return table.concat({digits(number), after, to, except}, ' ') .. items
   end
-  for _, item in ipairs(chunk.items) do
-    table.insert(words, table.concat({item.id, item.failed, item.crashes, item.charged}, ':'))
-  end
-  return table.concat(words, ' ')
+  return items ~= '' and '0 - - -' .. items or nil
 end
 
--- The chunks of a joining, the oldest first, from all fields of the state.
-local function chunks_of(held, epoch)
-  local chunks = {}
-  for field, text in pairs(held) do
-    local call = string.match(field, '^chunk:' .. epoch .. '%.(%d+)$')
-    if call then
-      table.insert(chunks, {field = field, call = tonumber(call), text = text})
-    end
+-- Adds to a loss so many entries between two ids; the first has none before.
+local function lose(lost, deleted, from, to, count)
+  if not lost then
+    return {deleted = deleted, from = from, to = to, count = count}
   end
-  table.sort(chunks, function(a, b)
-    return a.call < b.call
-  end)
-  return chunks
+  lost.deleted = lost.deleted and deleted
+  lost.from = above(lost.from, from) and from or lost.from
+  lost.to = above(to, lost.to) and to or lost.to
+  lost.count = lost.count + count
+  return lost
 end
 
--- A loss as it stands in a state, widened by another one; the other one where there was none.
-local function widened(lost, more)
-  local as_parts = '^([01]) (%S+) (%S+) (%d+)$'
-  local deleted, from, to, count = string.match(lost or '', as_parts)
-  local more_deleted, more_from, more_to, more_count = string.match(more or '', as_parts)
-  if not deleted or not more_deleted then
-    return more or lost
-  end
-  return table.concat({
-    math.min(deleted, more_deleted), above(from, more_from) and more_from or from, above(more_to, to) and more_to or to,
-    digits(count + more_count),
-  }, ' ')
+-- A loss as it stands in a state, or an empty text where there is none.
+local function loss_text(lost)
+  return lost and table.concat({lost.deleted and '1' or '0', lost.from, lost.to, digits(lost.count)}, ' ') or ''
 end
 
--- Writes these fields of the state; and with a loss, that it halts the queue.
-local function write_with_loss(state, fields, before, loss)
+-- A loss widened by another one, both as they stand in a state.
+local function widened(text, lost)
+  local deleted, from, to, count = string.match(text or '', '^([01]) (%S+) (%S+) (%d+)$')
+  return deleted and lose(lost, deleted == '1', from, to, tonumber(count)) or lost
+end
+
+-- Writes these fields of the state, and with a loss that it halts the queue. Who sends the call again is known by its token.
+local function write_once(state, fields, token, before, loss)
   if loss ~= '' then
     table.insert(fields, 'lost')
-    table.insert(fields, widened(before, loss))
+    table.insert(fields, loss_text(widened(before, widened(loss))))
   end
-  redis.call('HSET', state, unpack(fields))
+  redis.call('HSET', state, 'told', token, unpack(fields))
 end
 
--- A loss, widened by so many entries that were in flight between two ids and are not in the stream.
+-- Adds to a loss so many entries that were in flight between two ids and are not in the stream. A trim has passed them where the
+-- stream begins behind the first place that one of them may have had.
 local function missing(stream, lost, from, to, count)
   if count <= 0 then
     return lost
   end
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local deleted = first and not above(first[1], to)
-  return widened(lost, table.concat({deleted and '1' or '0', from, to, digits(count)}, ' '))
-end
-
--- Why chunks cannot be given back: a record that is damaged, a waiting set that is another one than the state tells of, or a right
--- that is missing; nothing where they can. KEYS: stream, state, waiting, bell. `removes` takes the consumer away.
-local function cannot_give_up(chunks, stamp, waits, removes, rings)
-  local stream, state, waiting, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-  for _, record in ipairs(chunks) do
-    stamp = chunk_of(record.text) and stamp
-  end
-  if not stamp then
-    return {'damaged', state}
-  end
-  local damage = #chunks > 0 and apart(waiting, stamp, waits)
-  if damage then
-    return damage
-  end
-  local needed = changes(waiting, state)
-  table.insert(needed, {'XRANGE', stream, '-', '+'})
-  table.insert(needed, removes)
-  table.insert(needed, {'XADD', bell, 'MAXLEN', rings, '*', 'group', ARGV[1]})
-  return may_not(needed)
-end
-
--- Lets what is in flight of these chunks wait, at most `most` entries. Answers how many, how many of them did not wait before, the
--- fields with what is left of them, those of which nothing is, whether there is more, and what is gone of the ranges.
-local function give_up(stream, waiting, chunks, most)
-  local given, added, kept, ended, more, lost = 0, 0, {}, {}, false, nil
-  for _, record in ipairs(chunks) do
-    if given >= most then
-      more = true
-      break
-    end
-    local chunk = chunk_of(record.text)
-    local items, excepted, except = {}, {}, {}
-    for _, item in ipairs(chunk.items) do
-      if given < most then
-        local crashes = digits(tonumber(item.crashes) + tonumber(item.charged))
-        added = added + let_wait(waiting, item.id, item.failed, crashes, 0)
-        given = given + 1
-      else
-        table.insert(items, item)
-      end
-    end
-    for _, id in ipairs(chunk.except) do
-      excepted[id] = true
-    end
-    local number, after = chunk.number, chunk.after
-    if given < most and number > 0 then
-      -- All that stand are counted, as what is gone has no place of its own among them. A few at a time: the server holds them in
-      -- memory here.
-      local found, last, is_end = 0, chunk.after, false
-      while not is_end do
-        local entries = redis.call('XRANGE', stream, '(' .. last, chunk.to, 'COUNT', 100)
-        for _, entry in ipairs(entries) do
-          last = entry[1]
-          if not excepted[last] then
-            found = found + 1
-            if given < most then
-              after = last
-              added = added + let_wait(waiting, after, '0', '1', 0)
-              given, number = given + 1, number - 1
-            end
-          end
-        end
-        is_end = #entries < 100 or last == chunk.to
-      end
-      lost = missing(stream, lost, chunk.after, chunk.to, chunk.number - found)
-      number = found - (chunk.number - number)
-    end
-    for _, id in ipairs(chunk.except) do
-      if above(id, after) then
-        table.insert(except, id)
-      end
-    end
-    local text = chunk_text({number = number, after = after, to = chunk.to, except = except, items = items})
-    if text then
-      table.insert(kept, record.field)
-      table.insert(kept, text)
-      more = true
-    else
-      table.insert(ended, record.field)
-    end
-  end
-  return given, added, kept, ended, more, lost
+  return lose(lost, first and not above(id_before(first[1]), from), from, to, count)
 end
