@@ -23,7 +23,6 @@ mod consumer;
 mod batch;
 mod extract;
 mod outcome;
-mod queue;
 
 pub use batch::Batch;
 pub use consumer::{

@@ -523,7 +523,7 @@ fn entries(group: &GroupKey, ids: &[DeadLetterId]) -> Vec<EntryId> {
 #[cfg(test)]
 mod tests {
     use streams_core::Start;
-    use streams_core::broker::{Acquired, Claim, Commit, DeadBounds, Holder, LeaseView};
+    use streams_core::broker::{Acquired, Claim, Commit, DeadBounds, Groups, Holder, LeaseView};
 
     use super::*;
     use crate::broker::Embedded;

@@ -651,10 +651,7 @@ impl Group {
         if let Some(need) = &needs {
             self.pass(lease, past, need).await;
         }
-        let release = match &needs {
-            None => self.engine.broker.release(&self.key, lease.holder()),
-            Some(need) => self.engine.broker.hand_over(&self.key, lease.holder(), need),
-        };
+        let release = self.engine.broker.release(&self.key, lease.holder(), needs.as_ref());
         let released = tokio::time::timeout(FAREWELL, release).await;
         if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::HandedOver) {
             self.place.keep();

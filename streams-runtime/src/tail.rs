@@ -870,6 +870,8 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use streams_core::broker::Log;
+
     use super::*;
 
     fn entries(sizes: &[usize]) -> Vec<Arc<Entry>> {

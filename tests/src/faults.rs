@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Damage, Durable, Events, Extent, Fetch, Fetched, Fields, Found, GroupState, Holder,
-    Interrupt, Joined, Life, Lost, Member, Moved, Need, Notes, Page, Pass, QueueState, Reclaimed, Renewal, Renewed,
-    Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Committed, Consumed, Created, Damage, Durable, Entries, Events, Extent, Fetch, Fetched, Fields, Found, GroupState,
+    Groups, Holder, Interrupt, Joined, Letters, Life, Log, Lost, Member, Members, Moved, Need, Notes, Page, Pass,
+    Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -22,39 +22,39 @@ const AT_ONCE: usize = 10_000;
 /// The calls of a broker that can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// [`Broker::notes`].
+    /// [`Members::notes`].
     Notes,
-    /// [`Broker::append`], and the durable one.
+    /// [`Log::append`], and the durable one.
     Append,
-    /// [`Broker::read`], [`Broker::page`] and [`Broker::snapshot`].
+    /// [`Log::read`], [`Log::page`] and [`Log::snapshot`].
     Read,
     /// [`Tail::next`].
     Tail,
-    /// [`Broker::state`] and [`Broker::states`].
+    /// [`Groups::states`], also of one.
     State,
-    /// [`Broker::attend`].
+    /// [`Members::attend`].
     Attend,
-    /// [`Broker::acquire`].
+    /// [`Groups::acquire`].
     Acquire,
-    /// [`Broker::commit`].
+    /// [`Groups::commit`].
     Commit,
-    /// [`Broker::release`], and [`Broker::hand_over`].
+    /// [`Groups::release`].
     Release,
-    /// [`Broker::declare_events`].
+    /// [`Groups::declare_events`].
     Declare,
     /// [`Renewer::renew`].
     Renew,
-    /// [`Broker::take_replay`].
+    /// [`Letters::take_replay`].
     TakeReplay,
-    /// [`Broker::end_replay`].
+    /// [`Letters::end_replay`].
     EndReplay,
-    /// [`Broker::join`].
+    /// [`Queue::join`].
     Join,
-    /// [`Broker::fetch`], [`Broker::pass`] and [`Broker::mend`].
+    /// [`Queue::fetch`], [`Queue::pass`] and [`Queue::mend`].
     Fetch,
-    /// [`Broker::ack`].
+    /// [`Queue::ack`].
     Ack,
-    /// [`Broker::queue`], and [`Broker::reclaim`].
+    /// [`Queue::queue`], and [`Queue::reclaim`].
     Queue,
 }
 
@@ -244,7 +244,7 @@ impl Faulty {
         self.plan().calls.get(&op).copied().unwrap_or(0)
     }
 
-    /// How many entries [`Broker::read`], [`Broker::page`] and [`Broker::snapshot`] brought, also where the reply was lost.
+    /// How many entries [`Log::read`], [`Log::page`] and [`Log::snapshot`] brought, also where the reply was lost.
     pub fn entries_read(&self) -> usize {
         self.plan().entries
     }
@@ -342,7 +342,9 @@ impl Broker for Faulty {
     fn now(&self) -> Reply<'_, u64> {
         self.inner.now()
     }
+}
 
+impl Log for Faulty {
     fn declare<'a>(&'a self, stream: &'a StreamKey) -> Reply<'a, ()> {
         self.inner.declare(stream)
     }
@@ -355,25 +357,12 @@ impl Broker for Faulty {
         self.inner.partitions(stream)
     }
 
-    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
-        Box::pin(self.around(Op::Notes, self.inner.notes(stream, write, gone)))
-    }
-
-    fn append<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        entries: Vec<Fields>,
-        floor: Option<EntryId>,
-    ) -> Reply<'a, Vec<EntryId>> {
-        Box::pin(self.around(Op::Append, self.inner.append(partition, entries, floor)))
-    }
-
     fn append_durably<'a>(
         &'a self,
         partition: &'a PartitionKey,
         entries: Vec<Fields>,
         floor: Option<EntryId>,
-        durability: Durability,
+        durability: Option<Durability>,
         wait: Duration,
     ) -> Reply<'a, Durable> {
         Box::pin(self.around(Op::Append, self.inner.append_durably(partition, entries, floor, durability, wait)))
@@ -383,20 +372,16 @@ impl Broker for Faulty {
         self.inner.trim_below(partition, floor)
     }
 
-    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
-        self.inner.consumed(partition)
-    }
-
-    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
-        self.inner.groups(partition)
-    }
-
     fn extent<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Extent>> {
         self.inner.extent(partition)
     }
 
-    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read<'a>(&'a self, partition: &'a PartitionKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(self.reading(self.inner.read(partition, after, count), Vec::as_slice))
+    }
+
+    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
+        Box::pin(self.reading(self.inner.page(partition, from, count, bytes), |page| &page.entries))
     }
 
     fn snapshot<'a>(&'a self, group: &'a GroupKey, from: EntryId, count: usize) -> Reply<'a, Snapshot> {
@@ -407,16 +392,7 @@ impl Broker for Faulty {
         Box::pin(self.reading(self.inner.snapshot(group, from, count), |snapshot| &snapshot.entries))
     }
 
-    fn page<'a>(&'a self, partition: &'a PartitionKey, from: EntryId, count: usize, bytes: usize) -> Reply<'a, Page> {
-        Box::pin(self.reading(self.inner.page(partition, from, count, bytes), |page| &page.entries))
-    }
-
-    fn read_back<'a>(
-        &'a self,
-        partition: &'a PartitionKey,
-        before: EntryId,
-        count: usize,
-    ) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn read_back<'a>(&'a self, partition: &'a PartitionKey, before: EntryId, count: usize) -> Reply<'a, Entries> {
         self.inner.read_back(partition, before, count)
     }
 
@@ -426,21 +402,28 @@ impl Broker for Faulty {
             Ok(Box::new(FaultyTail { broker: self.clone(), inner }) as Box<dyn Tail>)
         })
     }
+}
 
-    fn state<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<GroupState>> {
-        Box::pin(self.around(Op::State, self.inner.state(group)))
+impl Groups for Faulty {
+    fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
+        self.inner.groups(partition)
+    }
+
+    fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
+        self.inner.consumed(partition)
     }
 
     fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>> {
         Box::pin(self.around(Op::State, self.inner.states(groups)))
     }
 
-    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
-        Box::pin(self.around(Op::Attend, self.inner.attend(sets)))
-    }
-
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
         self.inner.create(group, start)
+    }
+
+    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
+        let quiet = if self.plan().impatient { Duration::ZERO } else { quiet };
+        self.inner.adopt(group, quiet)
     }
 
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired> {
@@ -451,29 +434,20 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Commit, self.inner.commit(group, commit)))
     }
 
-    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Release, self.inner.release(group, holder)))
-    }
-
-    fn hand_over<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: &'a Need) -> Reply<'a, bool> {
-        Box::pin(self.around(Op::Release, self.inner.hand_over(group, holder, needs)))
-    }
-
-    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
-        Box::pin(self.around(Op::Declare, self.inner.declare_events(group, change)))
+    fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
+        Box::pin(self.around(Op::Release, self.inner.release(group, holder, needs)))
     }
 
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset> {
         self.inner.reset(group, seen, to)
     }
 
-    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
-        self.inner.resume(group)
+    fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>> {
+        Box::pin(self.around(Op::Declare, self.inner.declare_events(group, change)))
     }
 
-    fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted> {
-        let quiet = if self.plan().impatient { Duration::ZERO } else { quiet };
-        self.inner.adopt(group, quiet)
+    fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool> {
+        self.inner.resume(group)
     }
 
     fn renewal(&self) -> Renewal {
@@ -486,8 +460,10 @@ impl Broker for Faulty {
             Ok(Box::new(FaultyRenewer { broker: self.clone(), inner }) as Box<dyn Renewer>)
         })
     }
+}
 
-    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+impl Letters for Faulty {
+    fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             let letters = self.inner.dead_letters(group, after, count).await?;
             self.pass(letters.iter())?;
@@ -503,7 +479,7 @@ impl Broker for Faulty {
         self.inner.replay(group, ids, most)
     }
 
-    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Vec<Arc<Entry>>> {
+    fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             let letters = self.inner.replays(group, after, count).await?;
             self.pass(letters.iter())?;
@@ -524,7 +500,19 @@ impl Broker for Faulty {
     ) -> Reply<'a, bool> {
         Box::pin(self.around(Op::EndReplay, self.inner.end_replay(group, holder, id, end)))
     }
+}
 
+impl Members for Faulty {
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        Box::pin(self.around(Op::Attend, self.inner.attend(sets)))
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(self.around(Op::Notes, self.inner.notes(stream, write, gone)))
+    }
+}
+
+impl Queue for Faulty {
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
         Box::pin(self.around(Op::Join, self.inner.join(group, owner, lease_for)))
     }
@@ -562,14 +550,8 @@ impl Broker for Faulty {
         Box::pin(self.around(Op::Queue, self.inner.queue(group)))
     }
 
-    fn reclaim<'a>(
-        &'a self,
-        group: &'a GroupKey,
-        owner: &'a str,
-        seen: &'a Life,
-        count: usize,
-    ) -> Reply<'a, Reclaimed> {
-        Box::pin(self.around(Op::Queue, self.inner.reclaim(group, owner, seen, count)))
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed> {
+        Box::pin(self.around(Op::Queue, self.inner.reclaim(group, owner, seen, most)))
     }
 }
 

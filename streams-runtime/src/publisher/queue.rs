@@ -204,11 +204,7 @@ impl Queue {
         self.shared.meeting.look_for_strays(&self.stream.key).await;
         let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
         let count = entries.len();
-        let written = match self.durability {
-            None => broker.append(&self.key, entries, floor).await.map(|ids| Durable { ids, missing: None }),
-            Some(durability) => broker.append_durably(&self.key, entries, floor, durability, DURABLE).await,
-        };
-        match written {
+        match broker.append_durably(&self.key, entries, floor, self.durability, DURABLE).await {
             Ok(written) if written.ids.len() != count => {
                 let message = format!("appending to `{}`: {} ids for {count} entries", self.key, written.ids.len());
                 Err(Failed { error: BrokerError::new(BrokerErrorKind::Protocol, message), sent: true })
@@ -430,6 +426,8 @@ impl Drop for Writer {
 
 #[cfg(test)]
 mod tests {
+    use streams_core::broker::Log;
+
     use super::*;
     use crate::broker::Embedded;
 

@@ -172,7 +172,7 @@ impl Group {
                     return Ok(());
                 }
             }
-            broker.release(&self.key, holder).await?;
+            broker.release(&self.key, holder, None).await?;
             Ok::<_, BrokerError>(())
         });
         tokio::select! {
@@ -217,7 +217,7 @@ impl Group {
 
     /// Is no consumer any more.
     async fn leave(&self, lease: &Lease, ended: &Ended) {
-        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
+        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder(), None)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => self
                 .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{Connection, Value};
 use streams_core::Retention;
-use streams_core::broker::{Broker, Reset};
+use streams_core::broker::{Groups, Reset};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Acl, Redis};
 use streams_runtime::{

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Adopted, Broker};
+use streams_core::broker::{Adopted, Broker, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::{Acl, Redis};
 use streams_runtime::{

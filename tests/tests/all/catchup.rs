@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::Broker;
+use streams_core::broker::{Broker, Groups};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::{

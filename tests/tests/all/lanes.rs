@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, Fields, Holding};
+use streams_core::broker::{Acquired, BrokerErrorKind, Claim, Fields, Groups, Holding, Letters, Log};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 use streams_core::broker::{
-    Acquired, Broker, BrokerErrorKind, Claim, Commit, Committed, Fields, Holder, LeaseView, Moved, ReplayEnd, Reset,
-    Taken,
+    Acquired, BrokerErrorKind, Claim, Commit, Committed, Fields, Groups, Holder, LeaseView, Letters, Log, Moved,
+    ReplayEnd, Reset, Taken,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{Durability, EntryId, Retention, Start};
@@ -249,7 +249,7 @@ async fn an_append_that_waits_is_not_added_late_either() {
     let site = Site::new(User::Least);
     let append = async |payload: &str| {
         let durability = Durability { fsync: false, replicas: 0 };
-        site.broker.append_durably(&partition(), entry(payload), None, durability, Duration::from_secs(1)).await
+        site.broker.append_durably(&partition(), entry(payload), None, Some(durability), Duration::from_secs(1)).await
     };
     // One more that is idle: what is sent again need not wait for a new connection.
     let (one, two) = tokio::join!(append("first"), append("beside"));
@@ -332,8 +332,8 @@ async fn what_an_owner_sends_changes_nothing_when_it_comes_late() {
         unchanged("a resume");
 
         site.network.hold(&holder.owner, true);
-        site.broker.release(&risk(), &holder).await.unwrap_err();
-        site.broker.release(&risk(), &holder).await.unwrap();
+        site.broker.release(&risk(), &holder, None).await.unwrap_err();
+        site.broker.release(&risk(), &holder, None).await.unwrap();
         let other = site.hold_lease("other").await;
         unchanged("a release");
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind, DeadBounds};
+use streams_core::broker::{BrokerErrorKind, DeadBounds, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, Fields};
+use streams_core::broker::{Broker, Fields, Log};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis, embedded as in_process};
 use streams_runtime::{

@@ -7,7 +7,6 @@ mod batches;
 mod catchup;
 #[macro_use]
 mod contract;
-mod contract_queue;
 mod examples;
 mod fence;
 mod frozen;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind, Notes};
+use streams_core::broker::{Broker, BrokerErrorKind, Members, Notes};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;

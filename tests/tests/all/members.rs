@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind};
+use streams_core::broker::{Broker, BrokerErrorKind, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;

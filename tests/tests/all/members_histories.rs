@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Broker, BrokerErrorKind};
+use streams_core::broker::{Broker, BrokerErrorKind, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, DeadBounds, Fields, GroupState};
+use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Fields, GroupState, Groups, Letters, Log};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;

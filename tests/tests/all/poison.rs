@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use streams_core::broker::{Acquired, Broker, Claim, Holding};
+use streams_core::broker::{Acquired, Claim, Groups, Holding, Log};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;

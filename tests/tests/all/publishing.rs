@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerErrorKind};
+use streams_core::broker::{Broker, BrokerErrorKind, Log};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::{Entry, EntryId, Publisher, event_type, stream_event};

@@ -594,7 +594,7 @@ impl Walk {
 
     async fn release(&mut self) -> Checked {
         let Some(client) = self.client() else { return Ok(()) };
-        let answer = self.broker.release(&group(), &client.holder).await.unwrap();
+        let answer = self.broker.release(&group(), &client.holder, None).await.unwrap();
         self.tell(&("release", &client.holder), &answer);
         self.model.release(&client.holder, answer)
     }

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, LeaseView, Notes, Proof, Renewed,
+    Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Groups, LeaseView, Log, Notes,
+    Proof, Queue, Renewed,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
@@ -539,7 +540,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     let leases = [(risk(), holder.clone()), (risk(), holder.clone())];
     assert_eq!(case.broker.renewer().await.unwrap().renew(&leases).await.unwrap(), [HELD, HELD]);
     forget();
-    assert!(case.broker.release(&risk(), &holder).await.unwrap());
+    assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
 }
 
 // Servers that refuse.
@@ -586,7 +587,7 @@ async fn a_full_server_stops_appends_and_not_commits() {
     let error = case.broker.commit(&risk(), &dead).await.unwrap_err();
     says(&error, BrokerErrorKind::Full, &["streams:{trades}:risk", "OOM"]);
     assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
-    assert!(case.broker.release(&risk(), &holder).await.unwrap());
+    assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
     let (_, holding) = case.hold("b").await;
     assert_eq!(holding.attempts, [(all[3], 2)]);
     let (holder, _) = case.hold("c").await;
@@ -697,7 +698,7 @@ async fn keys_of_a_group_of_another_type_are_named() {
     let dead = Commit { dead: vec![fields("x")], ..step(&holder, EntryId::ZERO, all[0]) };
     let error = case.broker.commit(&risk(), &dead).await.unwrap_err();
     says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:risk:dead`", "holds a string"]);
-    let error = case.broker.release(&risk(), &holder).await.unwrap_err();
+    let error = case.broker.release(&risk(), &holder, None).await.unwrap_err();
     says(&error, BrokerErrorKind::Refused, &["`streams:{trades}:_bell`", "holds a string"]);
     assert_eq!(case.broker.state(&risk()).await.unwrap(), before);
     assert_eq!(case.commit(&Commit { dead: Vec::new(), ..dead }).await, Committed::Done);
@@ -785,7 +786,7 @@ async fn the_servers_own_group_shows_the_position() {
     assert_eq!(position(), (all[1].to_string(), Some(2), Some(2)));
     let commit = Commit { seen: Some(3), ..step(&holder, all[1], all[2]) };
     assert_eq!(case.commit(&commit).await, Committed::Done);
-    assert!(case.broker.release(&risk(), &holder).await.unwrap());
+    assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
     assert_eq!(position(), (all[2].to_string(), Some(3), Some(1)), "and by the release");
 }
 

@@ -13,8 +13,8 @@ use streams_core::keys::GroupKey;
 use streams_core::{EntryId, Start};
 use streams_tests::RedisServer;
 
+use crate::contract::queue::{DEAD, fresh};
 use crate::contract::{Case, HELD, LEASE, LONG, NO_BOUNDS, events, fields, partition};
-use crate::contract_queue::{DEAD, fresh};
 use crate::redis::says;
 
 fn work() -> GroupKey {
@@ -303,7 +303,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
 
     // Found dead, some at a time.
     let life = site.life("a/1");
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), crate::contract_queue::some(1));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &life, 1).await.unwrap(), crate::contract::queue::some(1));
     state.insert("consumer:a/1".to_owned(), format!("dead {epoch}"));
     state.insert(format!("chunk:{epoch}.1"), format!("1 0-0 {} {except}", all[3]));
     state.insert("waits".to_owned(), "3 1".to_owned());
@@ -311,7 +311,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(site.waiting(), BTreeMap::from([by_id(all[1]), (format!("{} 2 2", all[1]), 0.0), stamp(3.0)]));
     let look = site.look().await;
     assert_eq!((look.consumers[0].life.clone(), look.consumers[0].in_flight), (DEAD, 4));
-    assert_eq!(case.broker.reclaim(&work(), "a/1", &DEAD, 9).await.unwrap(), crate::contract_queue::all_of(4));
+    assert_eq!(case.broker.reclaim(&work(), "a/1", &DEAD, 9).await.unwrap(), crate::contract::queue::all_of(4));
     let left: Vec<_> = site.state().into_keys().filter(|field| field.starts_with('c')).collect();
     assert_eq!(left, ["consumer:b/2"]);
     let expected = [
@@ -394,10 +394,10 @@ async fn more_chunks_than_a_command_takes_are_acknowledged_and_reclaimed() {
         let b = site.join("b").await;
         give(&b);
         match last {
-            "left" => assert!(site.case.broker.release(&work(), &b.holder).await.unwrap()),
+            "left" => assert!(site.case.broker.release(&work(), &b.holder, None).await.unwrap()),
             _ => {
                 let reclaimed = site.case.broker.reclaim(&work(), "b", &site.life("b"), 100_000).await.unwrap();
-                assert_eq!(reclaimed, crate::contract_queue::all_of(many));
+                assert_eq!(reclaimed, crate::contract::queue::all_of(many));
             }
         }
         let look = site.look().await;
@@ -411,8 +411,8 @@ async fn who_leaves_gives_back_what_is_left_as_if_it_had_died() {
     let all = site.queue(3).await;
     let (mut a, mut b) = (site.join("a").await, site.join("b").await);
     site.chunk(&a.fetch(2)).await;
-    assert!(site.case.broker.release(&work(), &a.holder).await.unwrap());
-    assert!(!site.case.broker.release(&work(), &a.holder).await.unwrap());
+    assert!(site.case.broker.release(&work(), &a.holder, None).await.unwrap());
+    assert!(!site.case.broker.release(&work(), &a.holder, None).await.unwrap());
     let look = site.look().await;
     assert_eq!((look.waiting, look.consumers.len(), look.damage), (2, 1, None));
     assert_eq!(site.run::<u64>("XLEN streams:{trades}:_bell"), 1);
@@ -581,7 +581,7 @@ async fn a_waiting_set_that_somebody_has_replaced_is_found_by_every_call_and_men
         let life = site.life("a");
         let reclaimed = broker.reclaim(&work(), "a", &life, 9).await.unwrap();
         assert_eq!(reclaimed, Reclaimed::Damaged(damage), "{how}");
-        assert!(!broker.release(&work(), &a.holder).await.unwrap(), "{how}");
+        assert!(!broker.release(&work(), &a.holder, None).await.unwrap(), "{how}");
         let look = site.look().await;
         assert_eq!((look.damage, look.waiting), (Some(damage), 2), "{how}");
         assert_eq!(site.everything(), before, "{how}");
@@ -671,7 +671,7 @@ async fn keys_of_another_type_are_named_and_nothing_is_changed() {
         errors.push(broker.ack(&work(), &acks).await.unwrap_err());
         if key != "dead" {
             errors.push(broker.reclaim(&work(), "a", &site.life("a"), 9).await.unwrap_err());
-            errors.push(broker.release(&work(), &a.holder).await.unwrap_err());
+            errors.push(broker.release(&work(), &a.holder, None).await.unwrap_err());
         }
         if key == "waiting" {
             errors.push(broker.fetch(&work(), &a.fetch(1)).await.unwrap_err());
@@ -744,7 +744,7 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     acks.back.push(needs(all[2], 2));
     assert_eq!(site.ack(&acks).await, Acked::Done);
     let life = site.life("old");
-    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), crate::contract_queue::all_of(1));
+    assert_eq!(broker.reclaim(&work(), "old", &life, 9).await.unwrap(), crate::contract::queue::all_of(1));
     let mut renewer = broker.renewer().await.unwrap();
     assert_eq!(renewer.renew(&[(work(), a.holder.clone())]).await.unwrap(), [HELD]);
     assert!(site.state()["consumer:a"].ends_with(" 4 30000 1 1"), "{:?}", site.state());
@@ -757,7 +757,7 @@ async fn a_full_server_stops_dead_letters_and_nothing_else() {
     let cursor = site.look().await.cursor;
     assert!(broker.pass(&work(), &fresh(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
     assert!(broker.resume(&work()).await.unwrap());
-    assert!(broker.release(&work(), &a.holder).await.unwrap());
+    assert!(broker.release(&work(), &a.holder, None).await.unwrap());
     assert_eq!(site.look().await.waiting, 3);
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acks, Acquired, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch, Holder,
-    Item, Joined, LeaseView, Left, Life, Need, New, Notes, Pass, Proof, ReplayEnd, Until, Wait,
+    Acks, Acquired, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch, Groups,
+    Holder, Item, Joined, LeaseView, Left, Letters, Life, Log, Members, Need, New, Notes, Pass, Proof, Queue,
+    ReplayEnd, Until, Wait,
 };
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_core::{Durability, EntryId, Retention, Start};
@@ -107,7 +108,7 @@ impl Site {
         };
         broker.commit(group, &letters).await.unwrap();
         let need = Need { name: "Trade".to_owned(), version: 2, entry: ids[1] };
-        broker.hand_over(group, &one, &need).await.unwrap();
+        broker.release(group, &one, Some(&need)).await.unwrap();
         let holder = self.hold("two").await;
         let proof = Some(Proof { charged: vec![ids[1]], left: 3, forget: vec![] });
         broker.commit(group, &Commit { proof, ..step(&holder, ids[0], ids[0]) }).await.unwrap();
@@ -198,7 +199,7 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         broker.end_replay(group, holder, replays[0].id, &end).await.map(told)
     };
     let durably = async |durability| {
-        broker.append_durably(partition, vec![fields("new")], None, durability, LEASE).await.map(told)
+        broker.append_durably(partition, vec![fields("new")], None, Some(durability), LEASE).await.map(told)
     };
     match name {
         "now" => broker.now().await.map(told),
@@ -241,8 +242,8 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
             let proof = Some(Proof { charged: vec![], left: 0, forget: vec![] });
             commit(Commit { proof, dead: vec![fields("x")], ..step(holder, ids[0], ids[1]) }).await
         }
-        "release" => broker.release(group, holder).await.map(told),
-        "hand over" => broker.hand_over(group, holder, need).await.map(told),
+        "release" => broker.release(group, holder, None).await.map(told),
+        "hand over" => broker.release(group, holder, Some(need)).await.map(told),
         "declare events" => {
             let change =
                 Change { declares: events(&[("Trade", 2)]), forgets: vec!["Bill".to_owned()], met: Some(need.clone()) };
@@ -301,7 +302,7 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
             let life = Life::Beats { epoch: worker.epoch, beat: 3, lease_for: LEASE };
             broker.reclaim(&work(), &worker.owner, &life, 1).await.map(told)
         }
-        "leave a queue" => broker.release(&work(), worker).await.map(told),
+        "leave a queue" => broker.release(&work(), worker, None).await.map(told),
         "reset a queue" => broker.reset(&work(), Some(worker.epoch), Start::Earliest).await.map(told),
         "resume a queue" => broker.resume(&work()).await.map(told),
         other => panic!("no call is known as {other}"),

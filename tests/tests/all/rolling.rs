@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Broker, Events, GroupState, Need};
+use streams_core::broker::{Events, GroupState, Groups, Log, Need};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;

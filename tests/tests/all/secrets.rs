@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use streams_core::EntryId;
-use streams_core::broker::{Broker, BrokerError};
+use streams_core::broker::{Broker, BrokerError, Log};
 use streams_runtime::broker::{Redis, Tls};
 use streams_runtime::{Admin, App, DeadLetters, Publisher, consumer, consumers};
 use streams_tests::jobs::{Does, Job};

@@ -11,7 +11,7 @@ use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanId, SpanKind, Status, TraceId, TracerProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
-use streams_core::broker::{Broker, BrokerErrorKind};
+use streams_core::broker::{Broker, BrokerErrorKind, Log};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::metrics::{Kind, LOOK, METRICS};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{Broker, BrokerError, BrokerErrorKind};
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Log};
 use streams_runtime::broker::{Redis, Tls};
 use streams_runtime::{
     App, BoxError, Config, Context, Outcome, Publisher, State, Stopped, consumer, consumers, stream_event,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::Broker;
+use streams_core::broker::Log;
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;

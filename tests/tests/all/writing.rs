@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView};
+use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView, Log};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};

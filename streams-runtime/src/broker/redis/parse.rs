@@ -1,6 +1,7 @@
 //! Takes the server's replies apart by move: payloads are never copied; `super` and `tail` ask, this reads.
 
 use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use redis::Value;
@@ -70,6 +71,11 @@ pub(super) fn number(value: Value) -> Parsed<u64> {
 
 pub(super) fn id(value: Value) -> Parsed<EntryId> {
     text(value)?.parse().map_err(|_| Unexpected("an entry id"))
+}
+
+/// A text that is empty where there is nothing to say.
+pub(super) fn maybe<T: FromStr>(text: &str, what: &'static str) -> Parsed<Option<T>> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Unexpected(what)) }
 }
 
 /// `[id, [field, value, ...]]`; one that is too large is cut.
@@ -170,6 +176,10 @@ impl Answer {
 
     pub(super) fn number(&mut self) -> Parsed<u64> {
         number(self.value()?)
+    }
+
+    pub(super) fn maybe<T: FromStr>(&mut self, what: &'static str) -> Parsed<Option<T>> {
+        maybe(&self.text()?, what)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Work queues as the scripts take and answer them; `super` sends.
+//! Work queues on a server: what the scripts of one take and answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,24 +6,89 @@ use std::time::Duration;
 use redis::{ScriptInvocation, Value};
 use streams_core::EntryId;
 use streams_core::broker::{
-    Acked, Acks, Again, Chunk, Cursor, Damage, Events, Fetch, Fetched, Full, Holder, Item, Joined, Judged, Left, Life,
-    Lost, New, Pass, QueueState, Range, Reclaimed, Unacked, Until,
+    Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Cursor, Damage, Events, Fetch, Fetched, Full, Holder,
+    Item, Joined, Judged, Left, Life, Lost, New, Pass, Queue, QueueState, Range, Reclaimed, Reply, Unacked, Until,
 };
 use streams_core::keys::GroupKey;
 
+use super::call::{Call, Effect, unexpected};
+use super::line::Connection;
 use super::parse::{self, Answer, Parsed, Unexpected};
-use super::{limit, on, scripts};
-use crate::broker::BELL_LENGTH;
+use super::scripts;
+use super::server::{Redis, ask, limit, mode, on, texts, yes};
+use crate::broker::checks::{BELL_LENGTH, check_acks, check_owner};
 use crate::clock::millis;
 
 /// The score below all ids of the waiting set: they stand at this and their milliseconds.
-pub(super) const BY_ID: i64 = -(1 << 52);
+const BY_ID: i64 = -(1 << 52);
 /// The stamp of the waiting set stands at this and its number.
 const BY_STAMP: f64 = -9_007_199_254_740_992.0;
 /// The most events that others are said to wait for.
 const MOST_NEEDED: usize = 10;
 /// The most entries that one call gives out or gives back: they pass through the server's memory.
 const MOST_ENTRIES: i64 = 100_000;
+
+impl Queue for Redis {
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined> {
+        Box::pin(async move {
+            check_owner(owner)?;
+            let call = Call::on(group, "joining a work queue", Effect::Idempotent);
+            let mut script = on(&scripts::JOIN, group);
+            script.arg(owner).arg(millis(lease_for)).arg(mode(group));
+            match ask(&self.commands, call, script, joined).await? {
+                Some(joined) => Ok(joined),
+                None => {
+                    let message = format!("{call}: `{owner}` was found dead; a consumer joins with a fresh token");
+                    Err(BrokerError::new(BrokerErrorKind::Refused, message))
+                }
+            }
+        })
+    }
+
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched> {
+        let call = Call::on(group, "fetching entries", Effect::Idempotent);
+        // Its reply may be large.
+        Box::pin(ask(&self.reads, call, fetch_script(group, fetch), fetched))
+    }
+
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked> {
+        Box::pin(async move {
+            check_acks(acks)?;
+            let call = Call::on(group, "acknowledging entries", Effect::Idempotent);
+            ask(&self.commands, call, ack_script(group, acks), acked).await
+        })
+    }
+
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool> {
+        Box::pin(ask(
+            &self.commands,
+            Call::on(group, "moving a cursor", Effect::Once),
+            pass_script(group, token, pass),
+            yes,
+        ))
+    }
+
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool> {
+        let call = Call::on(group, "mending a waiting set", Effect::Once);
+        Box::pin(ask(&self.commands, call, mend_script(group, token, damage, halts), yes))
+    }
+
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>> {
+        let call = Call::on(group, "looking at a work queue", Effect::Read);
+        Box::pin(ask(&self.commands, call, queue_script(group), queue))
+    }
+
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed> {
+        let call = Call::on(group, "reclaiming entries", Effect::Once);
+        Box::pin(ask(&self.commands, call, reclaim_script(group, owner, seen, most), reclaimed))
+    }
+}
 
 /// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
 fn exact(wait: Duration) -> u64 {
@@ -37,14 +102,16 @@ pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
     }
 }
 
-pub(super) fn joined(mut answer: Answer) -> Parsed<Joined> {
-    Ok(match answer.word.as_str() {
+/// `None` where the caller was found dead.
+fn joined(answer: &mut Answer) -> Parsed<Option<Joined>> {
+    Ok(Some(match answer.word.as_str() {
+        "dead" => return Ok(None),
         "member" => Joined::Member { epoch: answer.number()? },
         "missing" => Joined::Missing,
         "vanished" => Joined::Vanished { at: answer.id()? },
         "mode" => Joined::Mode(answer.text()?),
         _ => return Err(Unexpected("what came of joining")),
-    })
+    }))
 }
 
 /// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, how many.
@@ -75,7 +142,7 @@ fn parse_id(text: &str) -> Parsed<EntryId> {
     text.parse().map_err(|_| Unexpected("an entry id"))
 }
 
-pub(super) fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
+fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::FETCH, group);
     invocation
         .key(group.waiting())
@@ -97,14 +164,11 @@ pub(super) fn fetch_script(group: &GroupKey, fetch: &Fetch) -> ScriptInvocation<
             invocation.arg("known").arg(from.to_string()).arg(to.to_string()).arg(to_event).arg(*number)
         }
     };
-    invocation.arg(limit(fetch.bytes));
-    for (name, version) in &fetch.takes {
-        invocation.arg(name).arg(*version);
-    }
+    invocation.arg(limit(fetch.bytes)).arg(&fetch.takes);
     invocation
 }
 
-pub(super) fn fetched(mut answer: Answer) -> Parsed<Fetched> {
+fn fetched(answer: &mut Answer) -> Parsed<Fetched> {
     Ok(match answer.word.as_str() {
         "chunk" => {
             let (at, waiting) = (answer.id()?, answer.number()?);
@@ -119,7 +183,7 @@ pub(super) fn fetched(mut answer: Answer) -> Parsed<Fetched> {
             Fetched::Unsure(Cursor { at, at_event, seen: some(&seen, number)? })
         }
         "lost" => Fetched::Lost { found: answer.number()? == 1, lost: loss(&answer.text()?)? },
-        "apart" => Fetched::Damaged(damage(&mut answer)?),
+        "apart" => Fetched::Damaged(damage(answer)?),
         "fenced" => Fetched::Fenced,
         "missing" => Fetched::Missing,
         _ => return Err(Unexpected("what came of fetching")),
@@ -139,7 +203,7 @@ fn damage(answer: &mut Answer) -> Parsed<Damage> {
     Ok(Damage { recorded: answer.number()?, found: answer.number()? })
 }
 
-pub(super) fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
+fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
     // Dead letters take room: on a full server they wait.
     let script = if acks.dead.is_empty() { &scripts::ACK } else { &scripts::ACK_WITH_DEAD };
     let mut invocation = on(script, group);
@@ -168,10 +232,7 @@ pub(super) fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'sta
         };
     }
     for fields in &acks.dead {
-        invocation.arg(fields.len() * 2);
-        for (name, value) in fields {
-            invocation.arg(name.as_slice()).arg(value.as_slice());
-        }
+        invocation.arg(fields.len() * 2).arg(fields);
     }
     invocation
 }
@@ -183,8 +244,7 @@ fn record(left: &Left) -> String {
         None if left.again.is_empty() => return String::new(),
         None => "0 - - -".to_owned(),
         Some(Range { after, to, number, except }) => {
-            let except: Vec<_> = except.iter().map(ToString::to_string).collect();
-            let except = if except.is_empty() { "-".to_owned() } else { except.join(",") };
+            let except = if except.is_empty() { "-".to_owned() } else { texts(except).join(",") };
             format!("{number} {after} {to} {except}")
         }
     };
@@ -194,7 +254,7 @@ fn record(left: &Left) -> String {
     words
 }
 
-pub(super) fn acked(mut answer: Answer) -> Parsed<Acked> {
+fn acked(answer: &mut Answer) -> Parsed<Acked> {
     Ok(match answer.word.as_str() {
         "done" => Acked::Done,
         "full" => {
@@ -202,7 +262,7 @@ pub(super) fn acked(mut answer: Answer) -> Parsed<Acked> {
             Acked::Full(Full { count, oldest: some(&oldest, parse_id)? })
         }
         "declared" => Acked::Declared { names: answer.text()?.split(' ').map(str::to_owned).collect() },
-        "apart" => Acked::Damaged(damage(&mut answer)?),
+        "apart" => Acked::Damaged(damage(answer)?),
         "fenced" => Acked::Fenced,
         _ => return Err(Unexpected("what came of acknowledging")),
     })
@@ -214,7 +274,7 @@ fn loss_text(lost: Option<&Lost>) -> String {
     lost.map_or_else(String::new, text)
 }
 
-pub(super) fn pass_script(group: &GroupKey, token: &str, Pass { from, to, halts }: &Pass) -> ScriptInvocation<'static> {
+fn pass_script(group: &GroupKey, token: &str, Pass { from, to, halts }: &Pass) -> ScriptInvocation<'static> {
     let ordinal = |cursor: &Cursor| cursor.seen.map_or_else(String::new, |seen| seen.to_string());
     let mut invocation = on(&scripts::PASS, group);
     invocation
@@ -228,24 +288,19 @@ pub(super) fn pass_script(group: &GroupKey, token: &str, Pass { from, to, halts 
     invocation
 }
 
-pub(super) fn mend_script(
-    group: &GroupKey,
-    token: &str,
-    damage: &Damage,
-    halts: Option<&Lost>,
-) -> ScriptInvocation<'static> {
+fn mend_script(group: &GroupKey, token: &str, damage: &Damage, halts: Option<&Lost>) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::MEND, group);
     invocation.key(group.waiting()).arg(token).arg(damage.recorded).arg(damage.found).arg(loss_text(halts));
     invocation
 }
 
-pub(super) fn queue_script(group: &GroupKey) -> ScriptInvocation<'static> {
+fn queue_script(group: &GroupKey) -> ScriptInvocation<'static> {
     let mut invocation = on(&scripts::QUEUE, group);
     invocation.key(group.waiting());
     invocation
 }
 
-pub(super) fn queue(mut answer: Answer) -> Parsed<Option<QueueState>> {
+fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
     match answer.word.as_str() {
         "missing" => return Ok(None),
         "queue" => {}
@@ -335,7 +390,7 @@ fn needed(text: &str) -> Events {
     events.into_iter().take(MOST_NEEDED).collect()
 }
 
-pub(super) fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> ScriptInvocation<'static> {
+fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> ScriptInvocation<'static> {
     let says = match seen {
         Life::Beats { epoch, beat, lease_for } => format!("{epoch} {beat} {}", millis(*lease_for)),
         Life::Dead { lost: None } => "dead".to_owned(),
@@ -355,19 +410,38 @@ fn giving_back(group: &GroupKey, owner: &str, seen: &str, most: i64) -> ScriptIn
     invocation
 }
 
-pub(super) fn reclaimed(mut answer: Answer) -> Parsed<Reclaimed> {
+fn reclaimed(answer: &mut Answer) -> Parsed<Reclaimed> {
     Ok(match answer.word.as_str() {
         "some" => Reclaimed::Some { entries: answer.number()?, lost: some(&answer.text()?, loss)? },
         "all" => Reclaimed::All { entries: answer.number()? },
         "contended" => Reclaimed::Contended,
-        "apart" => Reclaimed::Damaged(damage(&mut answer)?),
+        "apart" => Reclaimed::Damaged(damage(answer)?),
         _ => return Err(Unexpected("what came of giving back")),
     })
 }
 
+/// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
+/// is read at one moment, as entries go from the waiting set to a chunk and back.
+pub(super) async fn settled(redis: &Redis, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
+    let call = Call::on(group, "HGETALL", Effect::Read);
+    let mut look = redis::pipe();
+    look.atomic().cmd("HGETALL").arg(group.state());
+    // The ids stand below zero, and the stamp below them.
+    let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(BY_ID).arg("(0");
+    lowest.arg("LIMIT").arg(0).arg(1);
+    look.cmd("ZCARD").arg(group.waiting()).cmd("ZSCORE").arg(group.waiting()).arg("stamp");
+    let look = &look;
+    let run = |mut connection: Connection| async move {
+        connection.check_transactions().await?;
+        look.query_async::<(Value, Value, u64, Option<f64>)>(&mut connection).await
+    };
+    let (state, lowest, size, stamp) = redis.commands.run(call, run).await?;
+    settled_of(state, lowest, size, stamp).map_err(unexpected(call))
+}
+
 /// Up to where a work queue has settled everything, from its state and from the first member of its waiting set by id, its size and its
 /// stamp, all of one moment. `None` when it has no state, or entries wait and the set is not the one of which the state tells.
-pub(super) fn settled(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Parsed<Option<EntryId>> {
+fn settled_of(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Parsed<Option<EntryId>> {
     let fields = fields(state)?;
     let Some(at) = fields.get("at") else { return Ok(None) };
     let says = fields.get("waits").map_or("0 0", String::as_str).split_once(' ').ok_or(Unexpected("a stamp"))?;

@@ -10,7 +10,8 @@ use streams_core::broker::{BrokerError, Found, Interrupt, Reply, Tail};
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
 
-use super::connection::{Call, Effect, FOR_ENTRIES, Link, Target, explain, is_broken, unexpected};
+use super::call::{Call, Effect, explain, is_broken, unexpected};
+use super::connection::{FOR_ENTRIES, Link, Target};
 use super::line::Connection;
 use super::parse::{self, Parsed};
 use super::scripts;

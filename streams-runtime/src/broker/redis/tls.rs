@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
     self, AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use super::connection::io_error;
+use super::call::io_error;
 use super::line::{Line, in_time};
 
 /// The largest file of certificates that is read: the whole list of a system's authorities has a quarter of it.

@@ -1,5 +1,4 @@
-//! The words in which a work queue is asked for: a group from which any number of processes fetch; the calls stand in
-//! [`broker`](crate::broker).
+//! Work queues: groups from which any number of processes fetch; the calls, and the words in which they ask and answer.
 //!
 //! The record of a queue has a cursor, as an ordered group has a checkpoint: every entry up to it was given out. Each of them is
 //! in exactly one place. It is in a chunk, which one consumer has in flight; or it waits, which nobody has; or it is settled.
@@ -7,8 +6,87 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{DeadBounds, Events, Fields, Holder};
+use super::error::Reply;
+use super::groups::{DeadBounds, Events, Holder};
+use super::log::Fields;
+use super::sealed::Sealed;
+use crate::keys::GroupKey;
 use crate::{Entry, EntryId};
+
+/// The work queues of a store. Keys are those of [`GroupKey::queue`].
+///
+/// A consumer holds what it has in flight as an owner holds a lease: it renews ([`Renewer`](super::Renewer), with its token and the
+/// epoch of its joining), and whoever has seen the same beat for a whole lease reclaims what it had. A reset takes everything out of
+/// all chunks and out of the waiting set, and removes all consumers. Every call that touches the waiting set MUST find out when that
+/// is not the one of which the record tells ([`Damage`]), and then change nothing.
+///
+/// A joining numbers its fetches and its acks, each from 1 on. Only what takes effect uses its number: a fetch that is answered with
+/// a chunk, and acks that are done; whatever else the answer is, the next call has the same number. The record keeps both. A call
+/// with the number after that takes effect. One with the same or a smaller one was sent again or comes late, and MUST change nothing.
+/// One with a larger one MUST be fenced: the server has gone back in time, and the caller has what the record does not know of.
+pub trait Queue: Sealed {
+    /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call sent twice
+    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused, and so MUST that of a
+    /// consumer that is being reclaimed.
+    fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
+
+    /// Gives out entries as one chunk of the caller's: first those that wait and may be taken, then new ones. It MUST NOT wait for any,
+    /// MUST work on a server that is full, and counts as a beat of the caller.
+    ///
+    /// New entries are given out from the cursor on, which moves over them. MUST answer [`Fetched::Unsure`] where there are entries
+    /// behind the cursor, or the stream has none at all though the cursor is not at its beginning, and neither does the entry at the cursor
+    /// still stand there as the one that is recorded, nor has the caller judged what follows. Whatever else may be missing is for the caller to
+    /// find out by snapshots.
+    ///
+    /// Before anything is given out all entries that wait MUST be found missing that a trim has passed, whenever they are due; one that
+    /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
+    /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
+    ///
+    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer,
+    /// as is once more what the first answer told. It does not look then at entries that [`New::Known`] proposed.
+    fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
+
+    /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
+    /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
+    ///
+    /// An entry that is given back rings the partition's bell, unless it has to wait for a time. Sent twice the call MUST take effect once, and answer
+    /// [`Acked::Done`] both times. One about a chunk that the record does not have MUST change nothing and be answered with
+    /// [`Acked::Fenced`]: the caller has it from another history of the record.
+    fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
+
+    /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
+    /// loss one tells it. The token is fresh for each loss. Sent again with the same one it MUST answer the same, unless another one was
+    /// passed or mended meanwhile. A loss that is to be recorded while another one is MUST widen that: to the lower `from` and the higher `to` of
+    /// both, with both counts, and deleted where both are. MUST work on a server that is full.
+    fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool>;
+
+    /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. Token,
+    /// and what to record of the loss, are as for [`pass`](Self::pass). MUST work on a server that is full.
+    fn mend<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        token: &'a str,
+        damage: &'a Damage,
+        halts: Option<&'a Lost>,
+    ) -> Reply<'a, bool>;
+
+    /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes. Chunks without a
+    /// consumer, whose field somebody has deleted, MUST be shown as those of a dead one, which can be reclaimed.
+    fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>>;
+
+    /// Gives back what a consumer has in flight, at most about `most` entries at a time, and removes it with the last, if what shows
+    /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
+    /// crash more. The last rings the partition's bell. MUST work on a server that is full.
+    ///
+    /// Entries of a [`Range`] that are gone MUST be told as lost: as many as its number has more than are found. They were deleted where
+    /// the stream begins at or before the first place in the range; otherwise a trim has passed at least some. An [`Item`] whose entry is
+    /// gone waits as others do, and is found when its turn comes. The record MUST keep that loss, with one that the consumer's latest
+    /// fetch was told, until a call has `seen` it; before, the consumer is not removed. So it is told whoever's answer or process is lost.
+    ///
+    /// What a consumer gives back by itself with [`release`](super::Groups::release) may be dropped untold where it is gone: it had the
+    /// entries, and is to give back all of them before.
+    fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed>;
+}
 
 /// The answer to a call that joins a work queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +171,7 @@ pub enum New {
         from: EntryId,
         /// The last of them.
         to: EntryId,
-        /// The event id of the last, as in [`GroupState`](crate::broker::GroupState).
+        /// The event id of the last, as in [`GroupState`](super::GroupState).
         to_event: String,
         /// How many there are.
         number: u64,
@@ -118,7 +196,7 @@ pub enum Fetched {
     /// [`New::Read`] or [`Pass`]. Nothing was changed.
     Unsure(Cursor),
     /// Entries were lost, and nothing is given out to those who do not go on over that until
-    /// [`Broker::resume`](crate::broker::Broker::resume) or a reset.
+    /// [`resume`](super::Groups::resume) or a reset.
     Lost {
         /// What.
         lost: Lost,
@@ -314,9 +392,9 @@ pub struct QueueState {
     pub cursor: Cursor,
     /// The events that only other builds handle, each with the lowest version that waits, at most ten.
     pub needed: Events,
-    /// How often [`Broker::resume`](crate::broker::Broker::resume) was called.
+    /// How often [`resume`](super::Groups::resume) was called.
     pub resume: u64,
-    /// The epoch of the last [`Broker::reset`](crate::broker::Broker::reset); 0 when there was none.
+    /// The epoch of the last [reset](super::Groups::reset); 0 when there was none.
     pub reset: u64,
     /// The waiting set is another one than the record says.
     pub damage: Option<Damage>,

@@ -1,4 +1,4 @@
-//! The part of the contract that is about work queues, for every broker; the cases and their broker are those of `contract`.
+//! Work queues, sentence by sentence: fetching, acknowledging, what is lost and what the dead leave behind.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 use streams_core::{EntryId, Start};
 
-use crate::contract::{
+use super::{
     Case, HELD, LEASE, LONG, NO_BOUNDS, claim, events, fields, ids, keys, partition, payloads, step, until_found,
 };
 
@@ -453,7 +453,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn leaves(&self) -> bool {
-        self.world.case.broker.release(&self.world.group, &self.holder).await.unwrap()
+        self.world.case.broker.release(&self.world.group, &self.holder, None).await.unwrap()
     }
 }
 
@@ -598,7 +598,7 @@ contract! {
         let cursor = queue.look().await.cursor;
         assert!(!broker.pass(&none, &fresh(), &Pass { from: cursor.clone(), to: cursor, halts: None }).await.unwrap());
         assert!(!broker.mend(&none, &fresh(), &Damage { recorded: 1, found: 0 }, None).await.unwrap());
-        assert!(!broker.release(&none, &a.holder).await.unwrap());
+        assert!(!broker.release(&none, &a.holder, None).await.unwrap());
         assert!(!broker.resume(&none).await.unwrap());
         assert_eq!(broker.state(&none).await.unwrap(), None);
     }
@@ -1473,7 +1473,7 @@ contract! {
         let strangers =
             [Holder { epoch: a.holder.epoch + 1, ..a.holder.clone() }, Holder { owner: "c".to_owned(), ..a.holder.clone() }];
         for stranger in strangers {
-            assert!(!queue.case.broker.release(&crew(), &stranger).await.unwrap());
+            assert!(!queue.case.broker.release(&crew(), &stranger, None).await.unwrap());
         }
         let rings = queue.rings().await;
         assert!(a.leaves().await);
@@ -2408,9 +2408,9 @@ contract! {
         for holder in strangers.iter().chain([&a.holder]) {
             let commit = broker.commit(&ordered, &step(holder, EntryId::ZERO, queue.all[0])).await.unwrap();
             assert_eq!(commit, Committed::Fenced);
-            assert!(!broker.release(&ordered, holder).await.unwrap());
+            assert!(!broker.release(&ordered, holder, None).await.unwrap());
             let need = Need { name: "Trade".to_owned(), version: 2, entry: queue.all[0] };
-            assert!(!broker.hand_over(&ordered, holder, &need).await.unwrap());
+            assert!(!broker.release(&ordered, holder, Some(&need)).await.unwrap());
         }
         assert_eq!(queue.look().await, before);
     }

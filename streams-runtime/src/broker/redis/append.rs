@@ -1,18 +1,19 @@
-//! Appends that wait for replicas or the disk: WAIT and WAITAOF count only what their own connection wrote, and block it.
+//! Appends, and those that wait for replicas or the disk: WAIT and WAITAOF count only what their own connection wrote, and block it.
 //!
-//! So each append that is under way has a connection for itself; what is idle is kept for the next.
+//! So each of these that is under way has a connection for itself; what is idle is kept for the next.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{RedisError, Value, cmd};
+use redis::{RedisError, RedisResult, Value, cmd};
 use streams_core::broker::{BrokerError, BrokerErrorKind, Durable, Fields};
 use streams_core::keys::PartitionKey;
 use streams_core::{Durability, EntryId};
 
-use super::added;
-use super::connection::{Call, Effect, FOR_COMMANDS, SILENCE, Target, explain};
+use super::call::{Call, Effect, explain, is_of_no_use, unexpected};
+use super::connection::{FOR_COMMANDS, SILENCE, Target, version};
 use super::line::Connection;
+use super::parse;
 use crate::clock::millis;
 
 /// How many idle connections are kept: as many partitions are written at once without connecting anew.
@@ -95,7 +96,7 @@ impl Pool {
             may.map_err(|error| self.failed(&mut lent, call, error))?;
             lent.waiter.waits = true;
         }
-        let reply = super::add(&mut lent.waiter.inner, partition, entries, floor).await;
+        let reply = add(&mut lent.waiter.inner, partition, entries, floor).await;
         let ids = added(call, reply.map_err(|error| self.failed(&mut lent, call, error))?)?;
         let missing = match waited(&mut lent.waiter.inner, durability, wait).await {
             Ok(missing) => {
@@ -112,7 +113,7 @@ impl Pool {
     }
 
     fn failed(&self, lent: &mut Lent<'_>, call: Call<'_>, error: RedisError) -> BrokerError {
-        if super::connection::is_of_no_use(&error) {
+        if is_of_no_use(&error) {
             // Most likely the server went away, and the others with it.
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         } else {
@@ -126,7 +127,7 @@ impl Pool {
         let Err(error) = wait_aof(1, 0, 1).query_async::<Value>(connection).await else { return Ok(()) };
         let said = error.to_string();
         let why = if said.contains("unknown command") {
-            let version = super::version(connection).await;
+            let version = version(connection).await;
             format!("the server is {version}, and WAITAOF needs Redis 7.2 or Valkey 7.2; upgrade it")
         } else if said.contains("appendonly is disabled") {
             "the server keeps no append-only file; set `appendonly yes` there".to_owned()
@@ -176,6 +177,44 @@ fn missing(durability: Durability, local: bool, replicas: u32, wait: Duration) -
         let had = if durability.fsync { "had it on disk" } else { "had it" };
         format!("{replicas} of {asked} replicas {had} within {within}")
     })
+}
+
+/// XADD, or several in one transaction; one entry answers with its id, several with an array of them.
+pub(super) async fn add(
+    connection: &mut Connection,
+    partition: &PartitionKey,
+    entries: &[Fields],
+    floor: Option<EntryId>,
+) -> RedisResult<Value> {
+    let one = |fields: &Fields, floor: Option<EntryId>| {
+        let mut command = cmd("XADD");
+        command.arg(partition.as_str());
+        if let Some(floor) = floor {
+            command.arg("MINID").arg("~").arg(floor.to_string());
+        }
+        command.arg("*").arg(fields);
+        command
+    };
+    if let [fields] = entries {
+        return one(fields, floor).query_async(connection).await;
+    }
+    connection.check_transactions().await?;
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for (index, fields) in entries.iter().enumerate() {
+        // Once is enough to trim.
+        transaction.add_command(one(fields, floor.filter(|_| index == 0)));
+    }
+    transaction.query_async(connection).await
+}
+
+/// The ids in the answer of [`add`].
+pub(super) fn added(call: Call<'_>, reply: Value) -> Result<Vec<EntryId>, BrokerError> {
+    let ids = match reply {
+        Value::Array(ids) => ids,
+        id => vec![id],
+    };
+    ids.into_iter().map(parse::id).collect::<Result<_, _>>().map_err(unexpected(call))
 }
 
 #[cfg(test)]

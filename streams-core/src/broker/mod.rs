@@ -1,0 +1,44 @@
+//! What the runtime asks of a store of streams, as a contract in MUSTs; the runtime holds the Redis and the embedded one.
+//!
+//! Everything else in the project speaks [`Broker`] and knows no server. One suite of tests holds
+//! every implementation to these five pages: [`Log`], [`Groups`], [`Letters`], [`Members`] and [`Queue`].
+
+mod error;
+#[doc(hidden)]
+pub mod sealed;
+mod log;
+mod groups;
+mod dead_letters;
+mod members;
+mod queue;
+
+use std::fmt;
+
+pub use self::dead_letters::*;
+pub use self::error::*;
+pub use self::groups::*;
+pub use self::log::*;
+pub use self::members::*;
+pub use self::queue::*;
+pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
+
+/// A store of streams and of what groups have settled.
+///
+/// Calls are for batches: one is one conversation with the server, whatever number of entries it is about.
+/// Every call MAY be made at the same time as any other. Dropping a returned future MUST NOT corrupt
+/// anything, but MAY leave the call done.
+///
+/// An error MUST say whether the call may have taken effect ([`BrokerError::is_indefinite`]).
+///
+/// Sealed until 1.0, so that the contract can grow: only this project implements it.
+pub trait Broker: Log + Groups + Letters + Members + Queue + fmt::Debug + Send + Sync + 'static {
+    /// Where this is, for logs. MUST NOT hold a password.
+    fn describe(&self) -> String;
+
+    /// Makes first contact: MUST fail when the server cannot be reached, refuses the credentials or
+    /// cannot do what this contract asks. Later calls connect again by themselves.
+    fn connect(&self) -> Reply<'_, ()>;
+
+    /// The server's clock, in milliseconds since 1970.
+    fn now(&self) -> Reply<'_, u64>;
+}

@@ -1,0 +1,44 @@
+//! What processes tell each other in memory: sets of members, and the notes beside a stream.
+
+use streams_core::broker::{Answer, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};
+use streams_core::keys::StreamKey;
+
+use super::store::{Embedded, Store};
+
+impl Members for Embedded {
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.attend(set))).collect()))
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        self.reply(move |store, _| {
+            let notes = store.notes.entry(stream.builds()).or_default();
+            let before = notes.clone();
+            notes.extend(write.iter().map(|(name, note)| (name.clone(), note.clone())));
+            notes.retain(|name, _| !gone.contains(name));
+            Ok(before)
+        })
+    }
+}
+
+impl Store {
+    fn attend(&mut self, set: &Attendance) -> Vec<Member> {
+        let members = self.members.entry(set.members.clone()).or_default();
+        for (absent, last) in &set.absent {
+            if members.get(absent).is_some_and(|beat| last.is_none_or(|last| last == *beat)) {
+                members.remove(absent);
+            }
+        }
+        if let Some(present) = &set.present {
+            if !members.contains_key(present) {
+                while members.len() >= MAX_MEMBERS {
+                    let least = members.iter().min_by_key(|(says, beat)| (**beat, (*says).clone()));
+                    let Some(least) = least.map(|(says, _)| says.clone()) else { break };
+                    members.remove(&least);
+                }
+            }
+            *members.entry(present.clone()).or_default() += 1;
+        }
+        members.iter().map(|(says, beat)| Member { says: says.clone(), beat: *beat }).collect()
+    }
+}

@@ -1,0 +1,642 @@
+//! The record of a work queue, as plain data, and what each call does to it; `queue` finds it and rings for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{
+    Acked, Acks, Again, Chunk, Cursor, Damage, Events, Fetch, Fetched, Holder, Item, Left, Life, Lost, New, Pass,
+    QueueState, Range, Reclaimed, Unacked, Until, Wait,
+};
+use streams_core::{Entry, EntryId};
+
+use super::stream::Stream;
+use crate::clock::millis;
+
+/// The most events that others are said to wait for.
+const MOST_NEEDED: usize = 10;
+
+/// The record of a work queue, besides the fields of every group.
+#[derive(Clone)]
+pub(super) struct Record {
+    /// Up to where entries were given out.
+    pub(super) cursor: Cursor,
+    consumers: BTreeMap<String, Consumer>,
+    /// Chunks in flight, by the epoch of its consumer and the call that has fetched it.
+    chunks: BTreeMap<(u64, u64), Left>,
+    /// The size of the waiting set, as recorded.
+    waits: Waits,
+    /// The waiting set; on a server it is a key of its own, to which anything may happen.
+    waiting: Waiting,
+    /// A loss that halts the group.
+    pub(super) lost: Option<Lost>,
+    /// By the epoch of a consumer: the loss that its latest fetch was told, or what is gone of all that a dead one had in flight.
+    told: BTreeMap<u64, Lost>,
+    /// Of the last call that has moved the cursor or mended the waiting set.
+    token: String,
+}
+
+/// Which waiting set it is, and how large.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Waits {
+    /// Grows with every change of the set, and stands in it as well.
+    stamp: u64,
+    count: u64,
+}
+
+#[derive(Clone)]
+struct Consumer {
+    epoch: u64,
+    /// `None` while what it had in flight is given back.
+    lives: Option<Beats>,
+    /// The numbers of its latest calls that took effect.
+    fetch: u64,
+    ack: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Beats {
+    beat: u64,
+    lease_for: Duration,
+}
+
+/// Entries that nobody has in flight and that are not settled.
+#[derive(Clone, Default)]
+struct Waiting {
+    stamp: u64,
+    by_id: BTreeMap<EntryId, Waiter>,
+    /// By the moment from which they may be taken.
+    by_due: BTreeSet<(u64, EntryId)>,
+    /// By the event that only another build handles.
+    by_need: BTreeSet<(String, u32, EntryId)>,
+}
+
+#[derive(Clone)]
+struct Waiter {
+    failed: u32,
+    crashes: u32,
+    until: Due,
+}
+
+#[derive(Clone)]
+enum Due {
+    At(u64),
+    Needs(String, u32),
+}
+
+impl Waiting {
+    fn count(&self) -> u64 {
+        self.by_id.len() as u64
+    }
+
+    /// An entry that waits already stays as it waits: it must not be there twice.
+    fn insert(&mut self, id: EntryId, waiter: Waiter) {
+        if self.by_id.contains_key(&id) {
+            return;
+        }
+        match &waiter.until {
+            Due::At(due) => drop(self.by_due.insert((*due, id))),
+            Due::Needs(name, version) => drop(self.by_need.insert((name.clone(), *version, id))),
+        }
+        self.by_id.insert(id, waiter);
+    }
+
+    fn remove(&mut self, id: EntryId) {
+        match self.by_id.remove(&id).map(|waiter| waiter.until) {
+            Some(Due::At(due)) => drop(self.by_due.remove(&(due, id))),
+            Some(Due::Needs(name, version)) => drop(self.by_need.remove(&(name, version, id))),
+            None => {}
+        }
+    }
+
+    /// The waiting entries that this caller may take now.
+    fn candidates<'a>(&'a self, fetch: &'a Fetch, now: u64) -> impl Iterator<Item = EntryId> + 'a {
+        let latest = now.saturating_add(millis(fetch.longest_wait));
+        let takes = move |name: &str, version: u32| fetch.takes.get(name).is_some_and(|newest| *newest >= version);
+        let needs = self.by_need.iter().filter(move |(name, version, _)| takes(name, *version)).map(|(.., id)| *id);
+        let due = self.by_due.iter().filter(move |(due, _)| *due <= now || *due > latest).map(|(_, id)| *id);
+        needs.chain(due)
+    }
+
+    /// How soon the first may be taken that may not now.
+    fn due(&self, now: u64, longest_wait: Duration) -> Option<Duration> {
+        let (due, _) = self.by_due.range((now.saturating_add(1), EntryId::ZERO)..).next()?;
+        Some(Duration::from_millis(due - now).min(longest_wait))
+    }
+}
+
+/// New entries that are to be given out.
+struct Next {
+    entries: Vec<Arc<Entry>>,
+    range: Option<Range>,
+    cursor: Cursor,
+}
+
+impl Record {
+    pub(super) fn new(at: EntryId, at_event: String, seen: Option<u64>) -> Self {
+        Self {
+            cursor: Cursor { at, at_event, seen },
+            consumers: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            waits: Waits::default(),
+            waiting: Waiting::default(),
+            lost: None,
+            told: BTreeMap::new(),
+            token: String::new(),
+        }
+    }
+
+    /// Whether this joining lives.
+    pub(super) fn has(&self, holder: &Holder) -> bool {
+        self.living(holder).is_some()
+    }
+
+    /// Whether a consumer with this epoch lives.
+    pub(super) fn lives(&self, epoch: u64) -> bool {
+        self.consumers.values().any(|consumer| consumer.epoch == epoch && consumer.lives.is_some())
+    }
+
+    /// Whether this was a consumer, or is one.
+    pub(super) fn knows(&self, owner: &str) -> bool {
+        self.consumers.contains_key(owner)
+    }
+
+    /// Whether what this consumer had in flight is being reclaimed.
+    pub(super) fn is_dead(&self, owner: &str) -> bool {
+        self.consumers.get(owner).is_some_and(|consumer| consumer.lives.is_none())
+    }
+
+    pub(super) fn beat(&mut self, owner: &str) {
+        self.heard(owner, |_| {});
+    }
+
+    /// A call of this consumer was taken up.
+    fn heard(&mut self, owner: &str, note: impl FnOnce(&mut Consumer)) {
+        if let Some(consumer) = self.consumers.get_mut(owner) {
+            note(consumer);
+            consumer.lives.iter_mut().for_each(|lives| lives.beat += 1);
+        }
+    }
+
+    /// Deletes a consumer, and not what it has in flight, as an operator's `HDEL` of its field would.
+    pub(super) fn forget_consumer(&mut self, owner: &str) {
+        self.consumers.remove(owner);
+    }
+
+    /// Puts the waiting set back as it was, as an operator's `RESTORE` of its key would.
+    pub(super) fn restore_waiting(&mut self, saved: &Self) {
+        self.waiting = saved.waiting.clone();
+    }
+
+    /// Deletes the waiting set, as an operator's `DEL` of its key would.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting = Waiting::default();
+    }
+
+    /// At or below the oldest entry that is in flight or waits.
+    pub(super) fn oldest(&self) -> Option<EntryId> {
+        let range = |left: &Left| left.range.as_ref().map(|range| range.after.next());
+        let items = |left: &Left| left.again.iter().map(|item| item.id).min();
+        let in_flight = self.chunks.values().flat_map(|left| range(left).into_iter().chain(items(left)));
+        in_flight.chain(self.waiting.by_id.keys().next().copied()).min()
+    }
+
+    fn living(&self, holder: &Holder) -> Option<&Consumer> {
+        let consumer = self.consumers.get(&holder.owner)?;
+        (consumer.epoch == holder.epoch && consumer.lives.is_some()).then_some(consumer)
+    }
+
+    /// How the waiting set differs from what the record says of it.
+    fn damage(&self) -> Option<Damage> {
+        let Waits { stamp, count: recorded } = self.waits;
+        let found = self.waiting.count();
+        // When nothing waits the set may be there or not.
+        let is_same = recorded == found && (self.waiting.stamp == stamp || (found == 0 && self.waiting.stamp == 0));
+        (!is_same).then_some(Damage { recorded, found })
+    }
+
+    /// Whether all that is to wait is known.
+    pub(super) fn knows_what_waits(&self) -> bool {
+        self.waits.count == 0 || self.damage().is_none()
+    }
+
+    /// Records that the waiting set was changed.
+    fn stamp(&mut self) {
+        self.waits = Waits { stamp: self.waits.stamp + 1, count: self.waiting.count() };
+        self.waiting.stamp = self.waits.stamp;
+    }
+
+    fn lose(&mut self, lost: Option<Lost>) {
+        if let Some(more) = lost {
+            add(&mut self.lost, more);
+        }
+    }
+
+    pub(super) fn join(&mut self, owner: &str, lease_for: Duration, epoch: u64) -> u64 {
+        let lives = Some(Beats { beat: 1, lease_for });
+        self.consumers.entry(owner.to_owned()).or_insert(Consumer { epoch, lives, fetch: 0, ack: 0 }).epoch
+    }
+
+    pub(super) fn fetch(&mut self, fetch: &Fetch, log: &Stream, now: u64) -> Fetched {
+        let Some(last) = self.living(&fetch.holder).map(|consumer| consumer.fetch) else { return Fetched::Fenced };
+        if fetch.call <= last {
+            return Fetched::Chunk(self.fetch_again(fetch, fetch.call == last, log, now));
+        }
+        if fetch.call > last + 1 {
+            return Fetched::Fenced;
+        }
+        if let Some(lost) = self.lost.filter(|_| !fetch.go_on) {
+            return Fetched::Lost { lost, found: false };
+        }
+        if let Some(damage) = self.damage() {
+            return Fetched::Damaged(damage);
+        }
+
+        let first = log.entries.front().map(|entry| entry.id);
+        // A trim is told at once, whenever what it has passed was due.
+        let is_trimmed = |id: &EntryId| first.is_none_or(|first| *id < first);
+        let mut gone: Vec<_> = self.waiting.by_id.keys().copied().take_while(is_trimmed).collect();
+        let mut lost = lost_of(&gone, false);
+        let (mut again, mut bytes) = (Vec::new(), 0);
+        for id in self.waiting.candidates(fetch, now).filter(|id| !is_trimmed(id)).take(fetch.count) {
+            if bytes >= fetch.bytes {
+                break;
+            }
+            match (log.at(id), self.waiting.by_id.get(&id)) {
+                (Some(entry), Some(Waiter { failed, crashes, .. })) => {
+                    bytes += entry.weight();
+                    again.push(Again { entry, failed: *failed, crashes: *crashes });
+                }
+                _ => {
+                    gone.push(id);
+                    add(&mut lost, Lost { deleted: true, from: id.previous(), to: id, count: 1 });
+                }
+            }
+        }
+        if let Some(found) = lost.filter(|_| !fetch.go_on) {
+            self.take_out(gone);
+            self.lose(lost);
+            return Fetched::Lost { lost: found, found: true };
+        }
+
+        let waiting = self.waiting.count() - gone.len() as u64 - again.len() as u64;
+        let has_room = waiting < fetch.most_waiting && bytes < fetch.bytes;
+        let room = if has_room { fetch.count - again.len() } else { 0 };
+        let bytes = fetch.bytes.saturating_sub(bytes);
+        let Some(Next { entries: new, range, cursor }) = self.next(&fetch.new, room, bytes, again.is_empty(), log)
+        else {
+            return Fetched::Unsure(self.cursor.clone());
+        };
+        self.cursor = cursor;
+        self.take_out(again.iter().map(|again| again.entry.id).chain(gone).collect());
+        let number = range.as_ref().map_or(0, |range| range.number);
+        self.put(fetch.holder.epoch, fetch.call, Left { range, again: again.iter().map(item).collect() });
+        self.keep_told(fetch.holder.epoch, lost);
+        self.heard(&fetch.holder.owner, |consumer| consumer.fetch = fetch.call);
+        let due = self.waiting.due(now, fetch.longest_wait);
+        Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
+    }
+
+    /// Answers with what is in flight of a call that was here before; the latest one learns that way what is gone.
+    fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Stream, now: u64) -> Chunk {
+        let key = (fetch.holder.epoch, fetch.call);
+        let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
+        let (mut again, mut lost) = (Vec::new(), self.told.get(&fetch.holder.epoch).copied());
+        left.again.retain(|item| {
+            let entry = log.at(item.id);
+            let stands = entry.is_some();
+            if !stands {
+                add(&mut lost, missing(item.id.previous(), item.id, 1, log));
+            }
+            again.extend(entry.map(|entry| Again { entry, failed: item.failed, crashes: item.crashes }));
+            stands
+        });
+        let mut new = Vec::new();
+        if let Some(range) = left.range.as_mut().filter(|_| !matches!(fetch.new, New::Known { .. })) {
+            new = standing(range, log);
+            if range.number > new.len() as u64 {
+                add(&mut lost, missing(range.after, range.to, range.number - new.len() as u64, log));
+            }
+            range.number = new.len() as u64;
+        }
+        let number = left.range.as_ref().map_or(0, |range| range.number);
+        if is_latest {
+            self.put(key.0, key.1, left);
+            self.keep_told(key.0, lost);
+            self.beat(&fetch.holder.owner);
+        }
+        let due = self.waiting.due(now, fetch.longest_wait);
+        // One that comes late tells nothing, as the record keeps it.
+        let lost = lost.filter(|_| is_latest);
+        Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
+    }
+
+    fn keep_told(&mut self, epoch: u64, lost: Option<Lost>) {
+        match lost {
+            Some(lost) => drop(self.told.insert(epoch, lost)),
+            None => drop(self.told.remove(&epoch)),
+        }
+    }
+
+    /// The entries that are given out behind the cursor, of no more bytes than these unless there are no others; `None` where it is
+    /// not sure whether something is missing there.
+    fn next(&self, new: &New, room: usize, bytes: usize, is_first: bool, log: &Stream) -> Option<Next> {
+        let Cursor { at, seen, .. } = &self.cursor;
+        let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
+        match new {
+            New::Known { from, to, to_event, number }
+                if from == at && to > from && (1..=room as u64).contains(number) =>
+            {
+                let cursor = Cursor { at: *to, at_event: to_event.clone(), seen: seen.map(|seen| seen + number) };
+                let range = Range { after: *from, to: *to, number: *number, except: Vec::new() };
+                Some(Next { entries: Vec::new(), range: Some(range), cursor })
+            }
+            New::Read { judged } if room > 0 => {
+                let (mut entries, mut sum) = (log.read(*at, room), 0);
+                let is_unsure = !entries.is_empty() || (log.entries.is_empty() && *at > EntryId::ZERO);
+                let next = entries.first().map(|entry| entry.id);
+                let is_judged = judged.is_some_and(|judged| judged.at == *at && Some(judged.next) == next);
+                if is_unsure && !is_judged && !self.has_witness(log) {
+                    return None;
+                }
+                let over = entries.iter().position(|entry| {
+                    sum += entry.weight();
+                    sum > bytes
+                });
+                // One entry is given out whatever it weighs.
+                entries.truncate(over.unwrap_or(room).max(usize::from(is_first)));
+                let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Some(nothing) };
+                let number = entries.len() as u64;
+                let at_event = last.given_id().unwrap_or_default().to_owned();
+                let cursor = Cursor { at: last.id, at_event, seen: seen.map(|seen| seen + number) };
+                let range = Range { after: first.id.previous(), to: last.id, number, except: Vec::new() };
+                Some(Next { entries, range: Some(range), cursor })
+            }
+            _ => Some(nothing),
+        }
+    }
+
+    /// Whether the entry at the cursor still stands there; at the beginning, whether nothing ever went.
+    fn has_witness(&self, log: &Stream) -> bool {
+        let Cursor { at, at_event, seen } = &self.cursor;
+        if *at == EntryId::ZERO {
+            return *seen == Some(0) && log.removed() == 0;
+        }
+        let same = |there: Arc<Entry>| at_event.is_empty() || there.given_id().unwrap_or_default() == at_event;
+        log.at(*at).is_some_and(same)
+    }
+
+    fn take_out(&mut self, ids: Vec<EntryId>) {
+        if !ids.is_empty() {
+            ids.into_iter().for_each(|id| self.waiting.remove(id));
+            self.stamp();
+        }
+    }
+
+    /// Records what is in flight of a chunk; one of which nothing is has no record.
+    fn put(&mut self, epoch: u64, call: u64, left: Left) {
+        if left.again.is_empty() && left.range.as_ref().is_none_or(|range| range.number == 0) {
+            self.chunks.remove(&(epoch, call));
+        } else {
+            self.chunks.insert((epoch, call), left);
+        }
+    }
+
+    /// Why nothing is to be done about acknowledgements before the dead letters are looked at; else whether they are new.
+    pub(super) fn check_acks(&self, acks: &Acks, events: &Events) -> Result<bool, Acked> {
+        let Some(consumer) = self.living(&acks.holder) else { return Err(Acked::Fenced) };
+        if acks.call <= consumer.ack {
+            return Ok(false);
+        }
+        // It has acknowledged or fetched in another history of the record.
+        let is_known = |(call, _): &(u64, Left)| self.chunks.contains_key(&(acks.holder.epoch, *call));
+        if acks.call > consumer.ack + 1 || !acks.chunks.iter().all(is_known) {
+            return Err(Acked::Fenced);
+        }
+        match self.damage() {
+            Some(damage) if !acks.back.is_empty() => return Err(Acked::Damaged(damage)),
+            _ => {}
+        }
+        let names: Vec<_> = acks.passed_over.iter().filter(|name| events.contains_key(*name)).cloned().collect();
+        if names.is_empty() { Ok(true) } else { Err(Acked::Declared { names }) }
+    }
+
+    pub(super) fn ack(&mut self, acks: &Acks, now: u64) {
+        for (call, left) in &acks.chunks {
+            self.put(acks.holder.epoch, *call, left.clone());
+        }
+        for Wait { id, failed, crashes, until } in &acks.back {
+            let until = match until {
+                Until::After(after) if after.is_zero() => Due::At(0),
+                Until::After(after) => Due::At(now.saturating_add(millis(*after))),
+                Until::Needs { name, version } => Due::Needs(name.clone(), *version),
+            };
+            self.waiting.insert(*id, Waiter { failed: *failed, crashes: *crashes, until });
+        }
+        if !acks.back.is_empty() {
+            self.stamp();
+        }
+        self.heard(&acks.holder.owner, |consumer| consumer.ack = acks.call);
+    }
+
+    pub(super) fn pass(&mut self, token: &str, pass: &Pass) -> bool {
+        if self.token == token {
+            return true;
+        }
+        let is_there = self.cursor.at == pass.from.at && self.cursor.seen == pass.from.seen;
+        if is_there {
+            token.clone_into(&mut self.token);
+            self.cursor = pass.to.clone();
+            self.lose(pass.halts);
+        }
+        is_there
+    }
+
+    pub(super) fn mend(&mut self, token: &str, damage: &Damage, halts: Option<&Lost>) -> bool {
+        if self.token == token {
+            return true;
+        }
+        let is_same = self.damage().as_ref() == Some(damage);
+        if is_same {
+            token.clone_into(&mut self.token);
+            self.stamp();
+            self.lose(halts.copied());
+        }
+        is_same
+    }
+
+    pub(super) fn view(&self, resume: u64, reset: u64, now: u64) -> QueueState {
+        let in_flight = |epoch| self.chunks_of(epoch).map(|(_, left)| size(left)).sum();
+        let dead = |epoch| Life::Dead { lost: self.told.get(&epoch).copied() };
+        let unacked = |(owner, consumer): (&String, &Consumer)| {
+            let epoch = consumer.epoch;
+            let beats = |Beats { beat, lease_for }| Life::Beats { epoch, beat, lease_for };
+            let life = consumer.lives.map_or_else(|| dead(epoch), beats);
+            Unacked { owner: owner.clone(), in_flight: in_flight(epoch), life }
+        };
+        let mut consumers: Vec<_> = self.consumers.iter().map(unacked).collect();
+        consumers.extend(self.orphans().into_iter().map(|epoch| Unacked {
+            owner: format!("orphan/{epoch}"),
+            in_flight: in_flight(epoch),
+            life: dead(epoch),
+        }));
+        consumers.sort_by(|a, b| a.owner.cmp(&b.owner));
+        let mut needed = Events::new();
+        for (name, version, _) in &self.waiting.by_need {
+            if needed.len() < MOST_NEEDED || needed.contains_key(name) {
+                let lowest = needed.entry(name.clone()).or_insert(*version);
+                *lowest = (*lowest).min(*version);
+            }
+        }
+        let due = self.waiting.by_due.first().map(|(due, _)| Duration::from_millis(due.saturating_sub(now)));
+        QueueState {
+            consumers,
+            waiting: self.waits.count,
+            due,
+            oldest: self.oldest(),
+            cursor: self.cursor.clone(),
+            needed,
+            resume,
+            reset,
+            damage: self.damage(),
+        }
+    }
+
+    fn chunks_of(&self, epoch: u64) -> impl Iterator<Item = (u64, &Left)> {
+        self.chunks.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), left)| (*call, left))
+    }
+
+    /// The epochs whose consumers somebody has deleted, and not what they had in flight.
+    fn orphans(&self) -> BTreeSet<u64> {
+        let known: BTreeSet<_> = self.consumers.values().map(|consumer| consumer.epoch).collect();
+        let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.told.keys());
+        all.copied().filter(|epoch| !known.contains(epoch)).collect()
+    }
+
+    pub(super) fn reclaim(&mut self, owner: &str, seen: &Life, count: usize, log: &Stream) -> Reclaimed {
+        let orphan = || owner.strip_prefix("orphan/")?.parse().ok().filter(|epoch| self.orphans().contains(epoch));
+        let (epoch, lives) = match self.consumers.get(owner) {
+            Some(consumer) => (Some(consumer.epoch), consumer.lives),
+            None => (orphan(), None),
+        };
+        let Some(epoch) = epoch else { return Reclaimed::Contended };
+        let told = self.told.get(&epoch).copied();
+        let life = match lives {
+            Some(Beats { beat, lease_for }) => Life::Beats { epoch, beat, lease_for },
+            None => Life::Dead { lost: told },
+        };
+        if life != *seen {
+            return Reclaimed::Contended;
+        }
+        match self.damage() {
+            Some(damage) if self.chunks_of(epoch).next().is_some() => return Reclaimed::Damaged(damage),
+            _ => {}
+        }
+        if let Some(consumer) = self.consumers.get_mut(owner) {
+            consumer.lives = None;
+        }
+        let (entries, more) = self.give_back(epoch, count.max(1), log);
+        // What its latest fetch has told it may be told no further.
+        let mut lost = told.filter(|_| lives.is_some());
+        if let Some(more) = more {
+            add(&mut lost, more);
+        }
+        self.keep_told(epoch, lost);
+        if lost.is_some() || self.chunks_of(epoch).next().is_some() {
+            return Reclaimed::Some { entries, lost };
+        }
+        self.consumers.remove(owner);
+        Reclaimed::All { entries }
+    }
+
+    /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
+    pub(super) fn leave(&mut self, holder: &Holder, log: &Stream) -> bool {
+        let holds = self.chunks_of(holder.epoch).next().is_some();
+        if !self.has(holder) || (holds && self.damage().is_some()) {
+            return false;
+        }
+        self.give_back(holder.epoch, usize::MAX, log);
+        self.told.remove(&holder.epoch);
+        self.consumers.remove(&holder.owner);
+        true
+    }
+
+    /// Lets so many entries that this consumer has in flight wait; answers how many, and what of the ranges between them is gone.
+    fn give_back(&mut self, epoch: u64, count: usize, log: &Stream) -> (u64, Option<Lost>) {
+        let (mut back, mut lost) = (0, None);
+        let chunks: Vec<_> = self.chunks_of(epoch).map(|(call, left)| (call, left.clone())).collect();
+        for (call, mut left) in chunks {
+            let items = left.again.len().min(count - back);
+            for Item { id, failed, crashes, charged } in left.again.drain(..items) {
+                let crashes = crashes + u32::from(charged);
+                self.waiting.insert(id, Waiter { failed, crashes, until: Due::At(0) });
+            }
+            back += items;
+            if let Some(range) = left.range.as_mut().filter(|_| back < count) {
+                let standing = standing(range, log);
+                let taken = standing.len().min(count - back);
+                let gone = range.number.saturating_sub(standing.len() as u64);
+                if gone > 0 {
+                    add(&mut lost, missing(range.after, range.to, gone, log));
+                }
+                for entry in &standing[..taken] {
+                    self.waiting.insert(entry.id, Waiter { failed: 0, crashes: 1, until: Due::At(0) });
+                    range.after = entry.id;
+                }
+                range.except.retain(|id| *id > range.after);
+                range.number = (standing.len() - taken) as u64;
+                back += taken;
+            }
+            self.put(epoch, call, left);
+            if back >= count {
+                break;
+            }
+        }
+        if back > 0 {
+            self.stamp();
+        }
+        (back as u64, lost)
+    }
+}
+
+/// How many entries are in flight.
+fn size(left: &Left) -> u64 {
+    left.range.as_ref().map_or(0, |range| range.number) + left.again.len() as u64
+}
+
+/// An entry is charged as it is given out unless it has crashed before.
+fn item(again: &Again) -> Item {
+    let Again { entry, failed, crashes } = again;
+    Item { id: entry.id, failed: *failed, crashes: *crashes, charged: *crashes == 0 }
+}
+
+/// The entries of a range that still stand.
+fn standing(range: &Range, log: &Stream) -> Vec<Arc<Entry>> {
+    let above = log.read(range.after, usize::MAX).into_iter().take_while(|entry| entry.id <= range.to);
+    above.filter(|entry| !range.except.contains(&entry.id)).collect()
+}
+
+/// So many entries that were in flight between these ids, and are not in the stream. A trim has passed them where the stream begins
+/// behind the first place that one of them may have had.
+fn missing(from: EntryId, to: EntryId, count: u64, log: &Stream) -> Lost {
+    let deleted = log.entries.front().is_some_and(|first| first.id <= from.next());
+    Lost { deleted, from, to, count }
+}
+
+fn lost_of(ids: &[EntryId], deleted: bool) -> Option<Lost> {
+    let (from, to) = (ids.first()?.previous(), *ids.last()?);
+    Some(Lost { deleted, from, to, count: ids.len() as u64 })
+}
+
+/// Adds to what was lost.
+fn add(lost: &mut Option<Lost>, more: Lost) {
+    *lost = Some(match *lost {
+        None => more,
+        Some(lost) => Lost {
+            deleted: lost.deleted && more.deleted,
+            from: lost.from.min(more.from),
+            to: lost.to.max(more.to),
+            count: lost.count + more.count,
+        },
+    });
+}

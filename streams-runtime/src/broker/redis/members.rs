@@ -1,0 +1,76 @@
+//! What processes tell each other over a server: sets of members, and the notes beside a stream.
+
+use redis::{Value, cmd};
+use streams_core::broker::{Answer as AnswerOf, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};
+use streams_core::keys::StreamKey;
+
+use super::call::{Call, Effect, explain, understood, unexpected};
+use super::line::Connection;
+use super::parse::{self, Answer, Parsed, Unexpected};
+use super::scripts;
+use super::server::{Redis, each};
+
+impl Members for Redis {
+    fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<AnswerOf<Vec<Member>>>> {
+        Box::pin(async move {
+            let call = |set: &'a Attendance| {
+                let key = set.members.as_str();
+                Call { command: "meeting the members of a group", key, effect: Effect::Idempotent }
+            };
+            let Some(first) = sets.first() else { return Ok(Vec::new()) };
+            let mut visits = redis::pipe();
+            for Attendance { members, present, absent } in sets {
+                let visit = visits.cmd("EVALSHA").arg(scripts::ATTEND.get_hash()).arg(1).arg(members);
+                visit.arg(MAX_MEMBERS).arg(present.as_deref().unwrap_or_default());
+                for (member, beat) in absent {
+                    visit.arg(member).arg(beat.map_or_else(String::new, |beat| beat.to_string()));
+                }
+            }
+            let replies = each(&self.commands, call(first), &mut visits, Some(&scripts::ATTEND)).await?;
+            let answers = replies.into_iter().zip(sets).map(|(reply, set)| {
+                let reply = reply.map_err(|error| explain(call(set), error))?;
+                members(&mut understood(call(set), reply)?).map_err(unexpected(call(set)))
+            });
+            Ok(answers.collect())
+        })
+    }
+
+    fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
+        Box::pin(async move {
+            let key = &stream.builds();
+            let mut get = cmd("HGETALL");
+            get.arg(key);
+            if write.is_empty() && gone.is_empty() {
+                let call = Call { command: "HGETALL", key, effect: Effect::Read };
+                return parse::texts(self.command(call, &get).await?).map_err(unexpected(call));
+            }
+            let call = Call { command: "HSET", key, effect: Effect::Idempotent };
+            let mut transaction = redis::pipe();
+            transaction.atomic().add_command(get);
+            if !write.is_empty() {
+                transaction.cmd("HSET").arg(key).arg(write);
+            }
+            if !gone.is_empty() {
+                transaction.cmd("HDEL").arg(key).arg(gone);
+            }
+            let transaction = &transaction;
+            let run = |mut connection: Connection| async move {
+                connection.check_transactions().await?;
+                transaction.query_async::<Value>(&mut connection).await
+            };
+            let replies = parse::array(self.commands.run(call, run).await?).map_err(unexpected(call))?;
+            parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
+        })
+    }
+}
+
+fn members(answer: &mut Answer) -> Parsed<Vec<Member>> {
+    if answer.word != "members" {
+        return Err(Unexpected("members"));
+    }
+    let members = parse::pairs(answer.value()?)?;
+    members
+        .into_iter()
+        .map(|(says, beat)| Ok(Member { says: parse::text(says)?, beat: parse::number(beat)? }))
+        .collect()
+}
