@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{PublishError, Receipt};
-use crate::metrics::{Counter, Histogram, Registry};
+use super::error::PublishError;
+use super::receipt::Receipt;
+use crate::ops::{Counter, Histogram, Registry};
 
 /// The kinds of publish errors, as metrics and spans say them.
 const KINDS: [&str; 10] = [

@@ -11,10 +11,9 @@ use streams_core::{Entry, EntryId};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::catchup::{self, Reading};
-use crate::loss::{DataLoss, DataLossKind, Reader, Witness};
-use crate::outage::Sent;
-use crate::tail::{Follower, Taken};
+use crate::data_loss::{DataLoss, DataLossKind};
+use crate::ops::Sent;
+use crate::reader::{self, Follower, Reader, Reading, Taken, Witness};
 
 /// How often the server's own group is shown the cursor: as often as somebody looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
@@ -32,7 +31,7 @@ struct ReadAhead {
 /// The answer to a fetch, or to a read that goes on behind the cursor.
 pub(super) enum Answer {
     Fetched(Result<Fetched, BrokerError>),
-    Read(Result<Arc<catchup::Chunk>, BrokerError>),
+    Read(Result<Arc<reader::Chunk>, BrokerError>),
 }
 
 /// A fetch that has no answer yet.
@@ -167,7 +166,7 @@ impl Fetcher {
     }
 
     /// Takes up what was read. Where it does not follow what is known, the server says what comes next.
-    pub(super) fn take_up_read(&mut self, read: Result<Arc<catchup::Chunk>, BrokerError>, follower: &Follower) {
+    pub(super) fn take_up_read(&mut self, read: Result<Arc<reader::Chunk>, BrokerError>, follower: &Follower) {
         self.ahead.reading = None;
         let follows = self.last_read().zip(read.ok()).and_then(|((position, witness), chunk)| {
             let (first, above) = chunk.from(position).split_first()?;

@@ -1,14 +1,15 @@
 //! A group as a work queue, on one partition: join, fetch chunks, handle their entries beside each other, acknowledge them, leave.
 //!
 //! The broker keeps who has which entries in flight ([`streams_core::broker`]). A failed event waits for its next attempt there,
-//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`settle`](crate::settle) decides what an outcome
-//! means, and [`loss`](crate::loss) whether history is whole, as for ordered groups.
+//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`decide`](crate::group::decide) decides what an outcome
+//! means, and [`Reader`](crate::reader::Reader) whether history is whole, as for ordered groups.
 //!
 //! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acknowledges what
 //! they have ended ([`acks`]). One call of each kind is on its way, so calls collect what there is by themselves. What the dead had
 //! is given back by whoever looks first ([`reclaim`]).
 
 mod acks;
+mod engine;
 mod fetch;
 mod in_flight;
 mod reclaim;
@@ -28,27 +29,21 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clock::after;
-use crate::commit::MENDED_RETRY;
-use crate::deliver::Taker;
-use crate::lease::{Lease, until};
-use crate::loss::{DataLoss, DataLossKind, Reader};
-use crate::metrics::Gauge;
-use crate::ordered::{Ended, Group, Past};
-use crate::outage::Matter;
-use crate::prove::Turn;
-use crate::replay::{Replaying, Replays};
-use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
+use crate::backoff::{SERVER_AWAY, wait};
+use crate::clock::{after, until};
+use crate::data_loss::{DataLoss, DataLossKind};
+use crate::group::{Decision, Ended, Failed, Group, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide};
+use crate::membership::Lease;
+use crate::ops::{Cause, Gauge, Matter, count, extent};
+use crate::reader::{CHECK, Follower, Looked, Reader, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
-use crate::source::{self, CHECK, Looked};
-use crate::status::count;
-use crate::tail::{Follower, TAKE};
-
 use acks::{AckQueue, Disposition, End};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
-pub(crate) use reclaim::LivenessWatch;
 use reclaim::Reclaim;
+
+pub(crate) use engine::WorkQueue;
+pub(crate) use reclaim::LivenessWatch;
 
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
@@ -67,6 +62,15 @@ pub(crate) struct Queue {
 pub(crate) struct Unsaid {
     holder: Holder,
     calls: Vec<Arc<Acks>>,
+}
+
+/// What a work queue remembers from one joining of this process to the next.
+#[derive(Default)]
+struct Past {
+    /// The other consumers as they were seen last.
+    sightings: LivenessWatch,
+    /// Acks that a lost joining has not sent.
+    unsaid: Option<Unsaid>,
 }
 
 /// One joining of this process.
@@ -98,7 +102,7 @@ type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
 
 impl Group {
     /// Takes part in the group's work until something ends that.
-    pub(crate) async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
+    async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
         if let Err(ended) = self.say_of(past).await {
             return ended;
         }
@@ -177,7 +181,7 @@ impl Group {
                 continue;
             };
             self.declare(&state).await?;
-            let (token, sent) = (self.place.token(), Instant::now());
+            let (token, sent) = (self.seat.token(), Instant::now());
             match broker.join(&self.key, &token, self.engine.lease_for).await? {
                 Joined::Member { epoch } => {
                     let holder = Holder { owner: token, epoch };
@@ -239,7 +243,7 @@ impl<'a> Session<'a> {
         let (group, lease) = (self.group, self.lease);
         let (broker, partition) = (&group.engine.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
-        let mut heard = match source::extent(&**broker, &group.key).await {
+        let mut heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
         };
@@ -803,7 +807,7 @@ impl<'a> Session<'a> {
         let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
         spawn(async move {
             let reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
-            let looked = source::look(&engine, &key, &reader, TAKE, max_payload).await?;
+            let looked = look(&*engine.broker, &engine.tails, &key, &reader, TAKE, max_payload).await?;
             Ok((cursor, looked))
         })
     }
@@ -846,7 +850,7 @@ impl<'a> Session<'a> {
             }
             Finding::Cut(loss, reader) => {
                 return Err(match loss.kind {
-                    DataLossKind::HistoryCut => source::cut(loss, looked.left),
+                    DataLossKind::HistoryCut => cut(loss, looked.left).into(),
                     _ => Ended::Cut { loss, at: Some(Box::new(reader)) },
                 });
             }

@@ -1,0 +1,21 @@
+//! What an ordered group remembers from one ownership to the next.
+
+use streams_core::broker::{Holder, LeaseView};
+
+use super::give_way::Passes;
+use crate::membership::Still;
+
+/// What an ordered group remembers from one ownership to the next.
+#[derive(Default)]
+pub(super) struct Standby {
+    /// The last holding of the lease, if it came to anything.
+    pub(crate) holder: Option<Holder>,
+    /// Whether the log says that this process owns the partition: taking its own lapsed lease again is no news.
+    pub(crate) told: bool,
+    /// Why it was this process's turn to take the lease.
+    pub(crate) why: String,
+    /// The lease that this process could take and leaves to a build that handles what is needed.
+    pub(crate) untaken: Still<LeaseView>,
+    /// How often it has left the partition to another build.
+    pub(crate) passes: Passes,
+}
