@@ -226,7 +226,7 @@ impl AckQueue {
             return None;
         }
         match &mut sending.reply {
-            Some(reply) => Some(super::joined(reply).await),
+            Some(reply) => Some(super::call::joined(reply).await),
             None => std::future::pending().await,
         }
     }

@@ -9,6 +9,7 @@
 //! is given back by whoever looks first ([`reclaim`]).
 
 mod acks;
+mod call;
 mod engine;
 mod fetch;
 mod in_flight;
@@ -38,6 +39,7 @@ use crate::ops::{Cause, Gauge, Matter, count, extent};
 use crate::reader::{CHECK, Follower, Looked, Reader, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
 use acks::{AckQueue, Disposition, End};
+use call::{Call, reply, spawn};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
 use reclaim::Reclaim;
@@ -97,8 +99,6 @@ struct Slot {
     awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
     held: Option<OwnedSemaphorePermit>,
 }
-
-type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
 
 impl Group {
     /// Takes part in the group's work until something ends that.
@@ -1119,31 +1119,6 @@ impl<'a> Session<'a> {
         }
         self.in_flight.limits.clear();
         self.lease.handlers_until(None);
-    }
-}
-
-fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
-    AbortOnDropHandle::new(tokio::spawn(call))
-}
-
-/// Waits for the answer of a call.
-///
-/// # Cancel safety
-/// The call goes on.
-async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
-    call.await.unwrap_or_else(|error| {
-        Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
-    })
-}
-
-/// Waits for the answer of a call, if one is on its way.
-///
-/// # Cancel safety
-/// The call goes on.
-async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
-    match call {
-        Some(call) => joined(call).await,
-        None => std::future::pending().await,
     }
 }
 
