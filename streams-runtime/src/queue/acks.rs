@@ -20,7 +20,7 @@ const ENDS_A_CALL: usize = 500;
 /// flight.
 const MOST_UNACKED: usize = 1_000;
 /// How long an end waits for others to be told with it, while there is work; and how many go at once without waiting.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 const GATHERED: usize = 64;
 
 /// The end of an entry's time in flight, or a step towards it.

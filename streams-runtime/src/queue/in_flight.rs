@@ -16,8 +16,10 @@ use crate::group::{Failed, Taker, Turn, given_up};
 
 /// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
 /// the server after each event; what is ahead waits here, although another process may be free.
-const AHEAD: Duration = Duration::from_millis(10);
+const AHEAD: Duration = Duration::from_millis(20);
 const MOST_AHEAD: usize = 256;
+/// A handler that is quicker than this runs in the consumer's own task: to hand it to another thread takes about as long.
+const QUICK: Duration = Duration::from_micros(10);
 /// After how long an entry is given back that was fetched ahead and has not begun: the handlers turned out to be slow.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -173,8 +175,8 @@ pub(super) struct Returned {
 pub(super) enum Came {
     /// The event has its turn.
     Turn(Turn, OwnedSemaphorePermit),
-    /// The handler has come to its end.
-    End(Result<Outcome, Failed>),
+    /// The handler has come to its end, and took so long.
+    End(Result<Outcome, Failed>, Duration),
 }
 
 /// The entries that this consumer has in flight.
@@ -251,6 +253,16 @@ impl InFlight {
     pub(super) fn next_call(&mut self) -> u64 {
         self.called += 1;
         self.called
+    }
+
+    /// How many calls there were.
+    pub(super) fn called(&self) -> u64 {
+        self.called
+    }
+
+    /// Whether handlers take less time than it takes to hand one to another thread.
+    pub(super) fn is_quick(&self) -> bool {
+        self.mean.is_some_and(|mean| mean < QUICK)
     }
 
     /// A call took so long.

@@ -18,6 +18,7 @@ mod reclaim;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 use streams_core::broker::{
@@ -42,11 +43,12 @@ use acks::{AckQueue, Disposition, End};
 use call::{Call, reply, spawn};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
-use reclaim::Reclaim;
+use reclaim::{LivenessWatch, Reclaim};
 
 pub(crate) use engine::WorkQueue;
-pub(crate) use reclaim::LivenessWatch;
 
+/// How many quick handlers run one after the other before calls go out.
+const AT_WORK: u64 = 64;
 /// How often a process looks at the others, and at what waits without a ring.
 const LOOK: Duration = Duration::from_millis(750);
 
@@ -366,12 +368,16 @@ impl<'a> Session<'a> {
         if !self.lease.is_held(Instant::now()) {
             return Err(Ended::Lost);
         }
-        self.start();
-        self.fetch(news);
-        // It is kept for what is asked for.
-        self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
-        self.ack();
-        Ok(())
+        loop {
+            let is_at_work = self.start();
+            self.fetch(news);
+            // It is kept for what is asked for.
+            self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
+            self.ack();
+            if !is_at_work {
+                return Ok(());
+            }
+        }
     }
 
     fn may_start(&self) -> bool {
@@ -391,10 +397,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn start(&mut self) {
+    /// Starts handlers; answers whether it stopped only to let calls go out.
+    fn start(&mut self) -> bool {
+        let called = self.in_flight.called();
         while self.may_start()
             && let Some(first) = self.in_flight.queue.front()
         {
+            if self.in_flight.is_quick() && self.in_flight.called() >= called + AT_WORK {
+                return true;
+            }
             let consumer = match (&first.taker, &first.standing) {
                 (Ok(Taker::Consumer(consumer)), Standing::Beside) => *consumer,
                 (Ok(Taker::Consumer(consumer)), Standing::Alone) if self.in_flight.running.is_empty() => {
@@ -405,18 +416,19 @@ impl<'a> Session<'a> {
                     first.into_iter().for_each(|first| self.in_flight.push(first));
                     consumer
                 }
-                (Ok(Taker::Consumer(_)), Standing::Alone) => return,
+                (Ok(Taker::Consumer(_)), Standing::Alone) => return false,
                 _ => {
                     self.end_without_a_call();
                     continue;
                 }
             };
             let slot = self.slot.held.take().or_else(|| Arc::clone(&self.queue.slots).try_acquire_owned().ok());
-            let Some(slot) = slot else { return };
+            let Some(slot) = slot else { return false };
             if let Some(queued) = self.in_flight.pop() {
                 self.call(queued, consumer, slot);
             }
         }
+        false
     }
 
     /// Ends the business of the first in the queue, which no handler is called with.
@@ -469,7 +481,7 @@ impl<'a> Session<'a> {
         self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
     }
 
-    /// Calls the handler once, in a task of its own.
+    /// Calls the handler once: in a task of its own, or here where handlers come to their end sooner than a task would begin.
     fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
@@ -482,10 +494,17 @@ impl<'a> Session<'a> {
         self.in_flight.limits.insert((limit, flight));
         self.mind_limits();
         group.progress.begins(flight.1);
-        let handled = handler.call(context);
+        let mut handled = Box::pin(timed(handler.call(context)));
+        if self.in_flight.is_quick()
+            && let Poll::Ready((result, took)) = handled.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
+        {
+            drop((turn, slot));
+            return self.returned(Ok(Returned { flight, call, came: Came::End(result, took) }));
+        }
         self.in_flight.calls.spawn(async move {
             let (_turn, _slot) = (turn, slot);
-            Returned { flight, call, came: Came::End(handled.await) }
+            let (result, took) = handled.await;
+            Returned { flight, call, came: Came::End(result, took) }
         });
     }
 
@@ -512,9 +531,9 @@ impl<'a> Session<'a> {
                 self.acks.push(flight, Disposition::Charge);
             }
             Came::Turn(..) => self.release_running(flight),
-            Came::End(result) => {
+            Came::End(result, took) => {
                 let Some(running) = self.in_flight.running.remove(&flight) else { return };
-                self.in_flight.took(running.began.elapsed());
+                self.in_flight.took(took);
                 self.judge_outcome(flight, &running, result);
             }
         }
@@ -1120,6 +1139,13 @@ impl<'a> Session<'a> {
         self.in_flight.limits.clear();
         self.lease.handlers_until(None);
     }
+}
+
+/// The value of a future, and how long it took from its first poll on.
+async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    let value = future.await;
+    (value, began.elapsed())
 }
 
 /// Waits for a slot, if one is waited for.
