@@ -3,7 +3,7 @@
 use streams_core::broker::{BrokerError, BrokerErrorKind, Need};
 
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::reader::{self, Reader};
+use crate::reader::{self, Bookmark};
 
 /// Why a group's work came to an end.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) enum Ended {
     /// The next event is one for another build.
     Needs(Need),
     /// History was cut. `at` is how far the group had read, of what is still there; nothing where the state alone shows the cut.
-    Cut { loss: DataLoss, at: Option<Box<Reader>> },
+    Cut { loss: DataLoss, at: Option<Box<Bookmark>> },
     /// The server could not be used.
     Failed(BrokerError),
     /// The server refuses a key or a command: tried again, but not soon.

@@ -7,7 +7,7 @@ use streams_core::broker::GroupState;
 
 use super::ended::Ended;
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::reader::Reader;
+use crate::reader::Bookmark;
 
 /// What this process has seen of a group, which outlives an ownership.
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(crate) struct History {
     known: Mutex<Option<Known>>,
     /// How far this process had read when it last owned the partition, committed or not: a cut that takes the lease along shows
     /// nowhere else.
-    last_reader: Mutex<Option<Reader>>,
+    last_bookmark: Mutex<Option<Bookmark>>,
 }
 
 /// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
@@ -76,12 +76,12 @@ impl History {
     }
 
     /// How far this process had read when it last owned the partition.
-    pub(crate) fn last_reader(&self) -> Option<Reader> {
-        self.last_reader.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn last_bookmark(&self) -> Option<Bookmark> {
+        self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn remember(&self, reader: Option<Reader>) {
-        *self.last_reader.lock().unwrap_or_else(PoisonError::into_inner) = reader;
+    pub(crate) fn remember(&self, bookmark: Option<Bookmark>) {
+        *self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner) = bookmark;
     }
 
     /// What the state shows of a history that is another one than this process has seen.
@@ -93,7 +93,7 @@ impl History {
             (Some(known), Some(state))
                 if state.reset < known.reset || (state.reset == known.reset && state.at < known.at) =>
             {
-                let read = self.last_reader().map_or(known.at, |reader| reader.position().max(known.at));
+                let read = self.last_bookmark().map_or(known.at, |bookmark| bookmark.position().max(known.at));
                 Err(loss(DataLossKind::HistoryCut, state.at.min(read), read))
             }
             (known, Some(state)) => {

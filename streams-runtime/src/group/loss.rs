@@ -6,7 +6,7 @@ use streams_core::{EntryId, OnDataLoss, Start};
 use super::ended::Ended;
 use super::task::Group;
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::reader::Reader;
+use crate::reader::Bookmark;
 
 impl Group {
     /// The server has acknowledged this checkpoint.
@@ -70,15 +70,15 @@ impl Group {
     }
 
     /// The group's marker is gone.
-    pub(crate) fn vanished(reader: Reader) -> Ended {
-        let to = reader.position();
+    pub(crate) fn vanished(bookmark: Bookmark) -> Ended {
+        let to = bookmark.position();
         let loss = DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to, count: None };
-        Ended::Cut { loss, at: Some(Box::new(reader)) }
+        Ended::Cut { loss, at: Some(Box::new(bookmark)) }
     }
 
     /// Reports a loss that a reader cannot go on over by itself, then does as the group wants it: prepares the next
     /// beginning, or halts.
-    pub(crate) async fn answer(&self, loss: &DataLoss, at: Option<Box<Reader>>) -> Ended {
+    pub(crate) async fn answer(&self, loss: &DataLoss, at: Option<Box<Bookmark>>) -> Ended {
         self.report(loss);
         self.history.remember(None);
         if self.on_data_loss == OnDataLoss::Halt {
@@ -93,24 +93,25 @@ impl Group {
     /// Moves the checkpoint to where the history of now goes on: behind what was read, where that is still there, to its
     /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from: what was
     /// settled above it, dead letters too, is settled no more.
-    async fn begin_anew(&self, kind: DataLossKind, at: Option<Box<Reader>>) -> Result<(), BrokerError> {
+    async fn begin_anew(&self, kind: DataLossKind, at: Option<Box<Bookmark>>) -> Result<(), BrokerError> {
         let broker = &self.engine.broker;
         let state = broker.state(&self.key).await?;
-        let is_cut_back =
-            |reader: &Reader, state: &GroupState| kind == DataLossKind::HistoryCut && state.at <= reader.position();
+        let is_cut_back = |bookmark: &Bookmark, state: &GroupState| {
+            kind == DataLossKind::HistoryCut && state.at <= bookmark.position()
+        };
         let to = match (&at, &state) {
             (None, Some(state)) => {
                 self.history.know(state);
                 return Ok(());
             }
-            (Some(reader), Some(state)) if is_cut_back(reader, state) => {
+            (Some(bookmark), Some(state)) if is_cut_back(bookmark, state) => {
                 self.history.know(state);
                 return Ok(());
             }
-            (Some(reader), Some(_)) => {
-                let snapshot = broker.snapshot(&self.key, reader.position(), 1).await?;
-                if reader.is_at(snapshot.entries.first()) {
-                    Start::At(reader.position().next())
+            (Some(bookmark), Some(_)) => {
+                let snapshot = broker.snapshot(&self.key, bookmark.position(), 1).await?;
+                if bookmark.is_at(snapshot.entries.first()) {
+                    Start::At(bookmark.position().next())
                 } else {
                     Start::Earliest
                 }

@@ -335,7 +335,7 @@ impl<'a> Committer<'a> {
                 group.contact.succeeded(Matter::Write);
                 group.owns(self.lease.holder().epoch);
                 return match done {
-                    Committed::Vanished => Err(Group::vanished(self.ledger.reader())),
+                    Committed::Vanished => Err(Group::vanished(self.ledger.bookmark())),
                     _ => Ok(()),
                 };
             }

@@ -16,7 +16,7 @@ use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{Ended, Group};
 use crate::membership::{Lease, member_of};
 use crate::ops::{Matter, Phase};
-use crate::reader::Reader;
+use crate::reader::Bookmark;
 
 impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
@@ -153,11 +153,11 @@ impl Group {
     fn refused(&self, refused: &Acquired) -> Ended {
         let key = &self.key;
         match refused {
-            Acquired::Vanished { at } => Self::vanished(Reader::new(*at, "", None)),
+            Acquired::Vanished { at } => Self::vanished(Bookmark::new(*at, "", None)),
             // The newest entries may have come after the cut, with a clock that is behind.
             Acquired::Ahead { at, .. } => {
                 let loss = DataLoss { kind: DataLossKind::HistoryCut, from: EntryId::ZERO, to: *at, count: None };
-                Ended::Cut { loss, at: Some(Box::new(Reader::nowhere())) }
+                Ended::Cut { loss, at: Some(Box::new(Bookmark::nowhere())) }
             }
             Acquired::Mode(mode) => self.wrong_mode(mode),
             other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),

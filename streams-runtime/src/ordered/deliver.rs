@@ -59,14 +59,14 @@ impl Group {
             biased;
             () = self.engine.shutdown.stopping() => return Ended::Stopped,
             () = lease.lost() => return Ended::Lost,
-            opened = Source::open(self.means(), self.history.last_reader(), holding) => opened,
+            opened = Source::open(self.means(), self.history.last_bookmark(), holding) => opened,
         };
         let mut source = match opened {
             Ok(source) => source,
             Err(error) => return error.into(),
         };
         let ended = self.deliver_from(&mut source, lease, holding, committer, hand).await;
-        self.history.remember(Some(source.reader));
+        self.history.remember(Some(source.bookmark));
         ended
     }
 
@@ -89,7 +89,7 @@ impl Group {
                 return ended;
             }
             if hand.gathering.is_empty() && hand.dispatch.is_empty() && committer.ledger.is_clean() {
-                self.progress.reach(source.reader.position());
+                self.progress.reach(source.bookmark.position());
             }
             let may_start = hand.dispatch.may_start(committer);
             let read = async {

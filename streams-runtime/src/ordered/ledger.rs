@@ -8,7 +8,7 @@ use streams_core::{Checkpoint, EntryId};
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::reader::Reader;
+use crate::reader::Bookmark;
 
 /// How often the position is shown in the server's own group, for operators' tools.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
@@ -80,8 +80,8 @@ impl Ledger {
     }
 
     /// How far the group has come, for whoever has to find that place in history again.
-    pub(crate) fn reader(&self) -> Reader {
-        Reader::new(self.settled, &self.settled_event, self.seen)
+    pub(crate) fn bookmark(&self) -> Bookmark {
+        Bookmark::new(self.settled, &self.settled_event, self.seen)
     }
 
     /// Whether so many events may start: a crash then repeats them and all that stand between them and the checkpoint.

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::ops::Sent;
-use crate::reader::{self, Follower, Reader, Reading, Taken, Witness};
+use crate::reader::{self, Bookmark, Follower, Reading, Taken, Witness};
 
 /// How often the server's own group is shown the cursor: as often as somebody looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
@@ -76,12 +76,12 @@ pub(super) enum Finding {
     /// It goes over what is lost, or over ids that no entry has any more.
     Pass(Pass, Option<DataLoss>),
     /// History was cut.
-    Cut(DataLoss, Reader),
+    Cut(DataLoss, Bookmark),
 }
 
 /// Judges a snapshot from the cursor on, by the rule of every reader.
 pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Finding {
-    let mut reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
+    let mut reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
     let loss = reader.judge(snapshot, snapshot.complete);
     let next = snapshot.entries.iter().find(|entry| entry.id > cursor.at).map(|entry| entry.id);
     let pass = |to: Cursor, loss: Option<DataLoss>| {

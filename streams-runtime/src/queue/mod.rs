@@ -2,7 +2,7 @@
 //!
 //! The broker keeps who has which entries in flight ([`streams_core::broker`]). A failed event waits for its next attempt there,
 //! in nobody's hands, so it holds up no other, and whoever is free has it next. [`decide`](crate::group::decide) decides what an outcome
-//! means, and [`Reader`](crate::reader::Reader) whether history is whole, as for ordered groups.
+//! means, and [`Bookmark`](crate::reader::Bookmark) whether history is whole, as for ordered groups.
 //!
 //! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acknowledges what
 //! they have ended ([`acks`]). One call of each kind is on its way, so calls collect what there is by themselves. What the dead had
@@ -37,7 +37,7 @@ use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{Decision, Ended, Failed, Group, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide};
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
-use crate::reader::{CHECK, Follower, Looked, Reader, TAKE, cut, look};
+use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
 use acks::{AckQueue, Disposition, End};
 use call::{Call, reply, spawn};
@@ -191,7 +191,7 @@ impl Group {
                 }
                 // The next look says what has become of it.
                 Joined::Missing => {}
-                Joined::Vanished { at } => return Err(Self::vanished(Reader::new(at, "", None))),
+                Joined::Vanished { at } => return Err(Self::vanished(Bookmark::new(at, "", None))),
                 Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
             }
         }
@@ -825,7 +825,7 @@ impl<'a> Session<'a> {
     fn judge(&self, cursor: Cursor) -> AbortOnDropHandle<Result<(Cursor, Looked), BrokerError>> {
         let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
         spawn(async move {
-            let reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
+            let reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
             let looked = look(&*engine.broker, &engine.tails, &key, &reader, TAKE, max_payload).await?;
             Ok((cursor, looked))
         })
@@ -910,7 +910,7 @@ impl<'a> Session<'a> {
         group.recall(state.as_ref())?;
         let snapshot = group.engine.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
         match state {
-            Some(state) if !snapshot.marker => Err(Group::vanished(Reader::new(state.at, "", None))),
+            Some(state) if !snapshot.marker => Err(Group::vanished(Bookmark::new(state.at, "", None))),
             _ => Ok(()),
         }
     }

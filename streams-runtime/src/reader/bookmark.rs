@@ -1,6 +1,6 @@
-//! What was cut from history before a group had read it, and how much: pure rules that `source` carries out.
+//! How far a group has read, and what was cut from history before it had read it: pure rules that `source` carries out.
 //!
-//! A reader keeps its position and how many entries had been added up to it, those included that were lost and reported.
+//! A bookmark keeps its position and how many entries had been added up to it, those included that were lost and reported.
 //! While the entry at the position is still there no trim has passed it, so an ordinary read needs no more than to
 //! include it. Where it is gone, and now and then to find what was deleted, a [`Snapshot`] decides.
 //!
@@ -17,13 +17,13 @@ use streams_core::{Entry, EntryId};
 
 use crate::data_loss::{DataLoss, DataLossKind};
 
-/// How many places a reader remembers, to say how far a history that was cut is still the one that it has read. Each is the
+/// How many places a bookmark remembers, to say how far a history that was cut is still the one that it has read. Each is the
 /// end of a read, so with a backlog they reach back some thousand events, and one by one as far as most failovers take.
 const PLACES: usize = 16;
 
 /// How far a group has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reader {
+pub(crate) struct Bookmark {
     /// The last entry read, or an id up to which nothing is left to read.
     position: EntryId,
     /// What the entry at the position looks like; `None` when there is none, or nobody knows.
@@ -57,19 +57,19 @@ impl Witness {
     }
 }
 
-impl Reader {
-    /// A reader at a checkpoint, as it is recorded.
+impl Bookmark {
+    /// A bookmark at a checkpoint, as it is recorded.
     pub(crate) fn new(at: EntryId, at_event: &str, seen: Option<u64>) -> Self {
         let witness = (!at_event.is_empty()).then(|| Witness::of_event(at_event));
         Self { position: at, witness, stood: witness.is_some(), seen, places: VecDeque::new() }
     }
 
-    /// A reader that has read nothing: of a history that was cut nothing is known to be left.
+    /// The bookmark of who has read nothing: of a history that was cut nothing is known to be left.
     pub(crate) fn nowhere() -> Self {
         Self::new(EntryId::ZERO, "", None)
     }
 
-    /// Earlier places of it, newest first, each as the reader that stood there.
+    /// Earlier places of it, newest first, each as the bookmark that stood there.
     pub(crate) fn earlier(&self) -> impl Iterator<Item = Self> {
         self.places.iter().rev().map(|(position, witness)| Self {
             position: *position,
@@ -236,14 +236,14 @@ mod tests {
     }
 
     /// At entry 5 of five.
-    fn reader() -> Reader {
-        Reader::new(EntryId::new(5, 0), "e5", Some(5))
+    fn bookmark() -> Bookmark {
+        Bookmark::new(EntryId::new(5, 0), "e5", Some(5))
     }
 
     fn judged(snapshot: &Snapshot, complete: bool) -> (Option<(DataLossKind, Option<u64>)>, Option<u64>) {
-        let mut reader = reader();
-        let loss = reader.judge(snapshot, complete).map(|loss| (loss.kind, loss.count));
-        (loss, reader.seen())
+        let mut bookmark = bookmark();
+        let loss = bookmark.judge(snapshot, complete).map(|loss| (loss.kind, loss.count));
+        (loss, bookmark.seen())
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(judged(&snapshot(9, &[], 9, 5), true), (trimmed(4), Some(9)));
         // Counted although there is more to read than the snapshot holds.
         assert_eq!(judged(&snapshot(9, &[8, 9], 9, 5), false), (trimmed(2), Some(7)));
-        let loss = reader().judge(&snapshot(9, &[8, 9], 9, 5), true).map(|loss| (loss.from, loss.to.next()));
+        let loss = bookmark().judge(&snapshot(9, &[8, 9], 9, 5), true).map(|loss| (loss.from, loss.to.next()));
         assert_eq!(loss, Some((EntryId::new(5, 0), EntryId::new(8, 0))));
     }
 
@@ -310,7 +310,7 @@ mod tests {
         }
         let below = with(none, snapshot(8, &[1, 2, 3, 4, 6], 6, 5));
         assert_eq!(judged(&below, true).0, cut, "not two that were deleted");
-        let mut uncounted = Reader::new(EntryId::new(5, 0), "e5", None);
+        let mut uncounted = Bookmark::new(EntryId::new(5, 0), "e5", None);
         assert_eq!(uncounted.judge(&below, false).map(|loss| loss.kind), Some(DataLossKind::HistoryCut));
 
         // The entry at the position was deleted, or nobody says what was.
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(judged(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
         assert_eq!(judged(&with(None, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
         // No entry was ever seen at the position: a group may be put anywhere.
-        let mut elsewhere = Reader::new(EntryId::new(5, 0), "", None);
+        let mut elsewhere = Bookmark::new(EntryId::new(5, 0), "", None);
         assert_eq!(elsewhere.judge(&with(none, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
         // Until a deletion at it shows that one was.
         assert_eq!(elsewhere.judge(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
@@ -328,38 +328,38 @@ mod tests {
 
     #[test]
     fn a_reader_knows_where_it_was() {
-        let mut reader = reader();
-        (6..40).for_each(|n| reader.pass(&[entry(n)]));
-        let places: Vec<_> = reader.earlier().map(|place| place.position().ms).collect();
+        let mut bookmark = bookmark();
+        (6..40).for_each(|n| bookmark.pass(&[entry(n)]));
+        let places: Vec<_> = bookmark.earlier().map(|place| place.position().ms).collect();
         assert_eq!(places, (39 - PLACES as u64..39).rev().collect::<Vec<_>>());
-        assert!(reader.earlier().all(|place| place.is_at(Some(&entry(place.position().ms)))));
+        assert!(bookmark.earlier().all(|place| place.is_at(Some(&entry(place.position().ms)))));
     }
 
     #[test]
     fn an_ordinal_that_is_not_known_is_learned_at_the_end() {
-        let mut reader = Reader::new(EntryId::new(5, 0), "", None);
-        assert_eq!(reader.judge(&snapshot(90, &[4, 5, 6, 7], 7, 5), false), None);
-        assert_eq!(reader.seen(), None);
-        assert_eq!(reader.judge(&snapshot(90, &[4, 5, 6, 7], 7, 5), true), None);
-        assert_eq!(reader.seen(), Some(88));
+        let mut bookmark = Bookmark::new(EntryId::new(5, 0), "", None);
+        assert_eq!(bookmark.judge(&snapshot(90, &[4, 5, 6, 7], 7, 5), false), None);
+        assert_eq!(bookmark.seen(), None);
+        assert_eq!(bookmark.judge(&snapshot(90, &[4, 5, 6, 7], 7, 5), true), None);
+        assert_eq!(bookmark.seen(), Some(88));
 
-        let mut reader = Reader::new(EntryId::new(5, 0), "", None);
-        let loss = reader.judge(&snapshot(90, &[8, 9], 9, 5), true).map(|loss| (loss.kind, loss.count));
-        assert_eq!((loss, reader.seen()), (Some((DataLossKind::TrimmedPast, None)), Some(88)));
+        let mut bookmark = Bookmark::new(EntryId::new(5, 0), "", None);
+        let loss = bookmark.judge(&snapshot(90, &[8, 9], 9, 5), true).map(|loss| (loss.kind, loss.count));
+        assert_eq!((loss, bookmark.seen()), (Some((DataLossKind::TrimmedPast, None)), Some(88)));
     }
 
     #[test]
     fn an_entry_is_told_from_another_of_the_same_id() {
-        let mut reader = reader();
-        assert!(reader.is_at(Some(&entry(5))) && !reader.is_at(Some(&entry(6))) && !reader.is_at(None));
+        let mut bookmark = bookmark();
+        assert!(bookmark.is_at(Some(&entry(5))) && !bookmark.is_at(Some(&entry(6))) && !bookmark.is_at(None));
         let anonymous = |value: &[u8]| {
             Arc::new(Entry { id: EntryId::new(6, 0), fields: vec![(b"payload".to_vec(), value.to_vec())] })
         };
-        reader.pass(&[anonymous(b"x")]);
-        assert!(reader.is_at(Some(&anonymous(b"x"))) && !reader.is_at(Some(&anonymous(b"y"))));
-        assert_eq!((reader.position(), reader.seen()), (EntryId::new(6, 0), Some(6)));
-        reader.pass_nothing(&snapshot(9, &[1, 6], 9, 6));
-        assert_eq!((reader.position(), reader.witness()), (EntryId::new(9, 0), None));
+        bookmark.pass(&[anonymous(b"x")]);
+        assert!(bookmark.is_at(Some(&anonymous(b"x"))) && !bookmark.is_at(Some(&anonymous(b"y"))));
+        assert_eq!((bookmark.position(), bookmark.seen()), (EntryId::new(6, 0), Some(6)));
+        bookmark.pass_nothing(&snapshot(9, &[1, 6], 9, 6));
+        assert_eq!((bookmark.position(), bookmark.witness()), (EntryId::new(9, 0), None));
     }
 
     #[test]

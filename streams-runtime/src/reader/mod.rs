@@ -9,7 +9,7 @@ mod page;
 mod source;
 mod tail;
 
-pub(crate) use self::bookmark::{Reader, Witness};
+pub(crate) use self::bookmark::{Bookmark, Witness};
 pub(crate) use self::catchup::{Chunk, Reading};
 pub(crate) use self::source::{Arrived, CHECK, Error, Looked, Means, Source, cut, look};
 pub(crate) use self::tail::{Follower, TAKE, Tails, Taken};

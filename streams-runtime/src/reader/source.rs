@@ -1,6 +1,6 @@
 //! Where a group gets its entries, in order: from the window of the tail, or by catch-up reads until it is there.
 //!
-//! [`Reader`] judges here whether history is still whole, before anything is handed out.
+//! [`Bookmark`] judges here whether history is still whole, before anything is handed out.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use streams_core::keys::GroupKey;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bookmark::Reader;
+use super::bookmark::Bookmark;
 use super::catchup::{Chunk, Reading};
 use super::page::FIRST_COUNT;
 use super::tail::{Follower, TAKE, Tails, Taken};
@@ -26,7 +26,7 @@ pub(crate) const CHECK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Error {
     /// History was cut. `at` is how far the group had read, of what is still there.
-    Cut { loss: DataLoss, at: Box<Reader> },
+    Cut { loss: DataLoss, at: Box<Bookmark> },
     /// The broker says so.
     Broker(BrokerError),
 }
@@ -51,7 +51,7 @@ pub(crate) struct Means<'a> {
 pub(crate) struct Source<'a> {
     means: Means<'a>,
     follower: Follower,
-    pub(crate) reader: Reader,
+    pub(crate) bookmark: Bookmark,
     /// A read that was begun before its entries are needed, and when it was.
     ahead: Option<Ahead>,
     asked: Instant,
@@ -70,7 +70,7 @@ enum Ahead {
 pub(crate) struct Looked {
     pub(crate) snapshot: Snapshot,
     /// Where history was cut: the last place of the reader that is still there.
-    pub(crate) left: Option<Reader>,
+    pub(crate) left: Option<Bookmark>,
 }
 
 /// What comes next.
@@ -86,7 +86,7 @@ pub(crate) struct Arrived {
 
 impl<'a> Source<'a> {
     /// Begins at the checkpoint; `last` is how far this process had read when it last owned the partition.
-    pub(crate) async fn open(means: Means<'a>, last: Option<Reader>, holding: &Holding) -> Result<Self, Error> {
+    pub(crate) async fn open(means: Means<'a>, last: Option<Bookmark>, holding: &Holding) -> Result<Self, Error> {
         let Means { broker, tails, key, max_payload, .. } = means;
         let partition = key.partition();
         if holding.proving.is_some() {
@@ -100,16 +100,16 @@ impl<'a> Source<'a> {
                 return Err(cut(loss, looked.left));
             }
         }
-        let reader = Reader::new(holding.at, &holding.at_event, holding.seen);
+        let bookmark = Bookmark::new(holding.at, &holding.at_event, holding.seen);
         // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
         // a lone group that is nearly there needs: what follows is read once for all who begin together.
-        let looked = look(&**broker, tails, key, &reader, FIRST_COUNT, max_payload).await?;
+        let looked = look(&**broker, tails, key, &bookmark, FIRST_COUNT, max_payload).await?;
         // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
         let from = looked.snapshot.extent.map_or(holding.at, |extent| extent.last).max(holding.at);
         Ok(Self {
             means,
             follower: tails.follow(partition.as_str(), holding.at, from, max_payload),
-            reader,
+            bookmark,
             ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(looked) })))),
             asked: Instant::now(),
             check: Box::pin(tokio::time::sleep(CHECK)),
@@ -130,7 +130,7 @@ impl<'a> Source<'a> {
                 }
                 tokio::select! {
                     biased;
-                    taken = self.follower.wait(self.reader.position(), self.reader.witness(), TAKE) => match taken {
+                    taken = self.follower.wait(self.bookmark.position(), self.bookmark.witness(), TAKE) => match taken {
                         Taken::Entries(entries) => return Ok(self.hand_out(entries)),
                         Taken::Behind { .. } => self.read_ahead(),
                         Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
@@ -169,27 +169,27 @@ impl<'a> Source<'a> {
 
     /// Hands out what was read above the position, if the entry there is still the one that was read.
     fn go_on_with(&mut self, chunk: &Chunk) -> Option<Arrived> {
-        let from = chunk.from(self.reader.position());
-        if !self.reader.is_at(from.first()) {
-            if from.first().is_some_and(|entry| entry.id == self.reader.position()) {
+        let from = chunk.from(self.bookmark.position());
+        if !self.bookmark.is_at(from.first()) {
+            if from.first().is_some_and(|entry| entry.id == self.bookmark.position()) {
                 self.follower.forget();
             }
             return None;
         }
-        if from.len() == 1 && self.reader.position() < chunk.floor {
+        if from.len() == 1 && self.bookmark.position() < chunk.floor {
             // Read after the floor was known, and nothing there: what stood there is gone.
             return None;
         }
         let arrived = self.go_on(from[1..].to_vec(), chunk.full);
         if arrived.entries.is_empty() {
-            self.follower.is_at_end(self.reader.position(), self.reader.witness());
+            self.follower.is_at_end(self.bookmark.position(), self.bookmark.witness());
         }
         Some(arrived)
     }
 
     fn hand_out(&mut self, entries: Vec<Arc<Entry>>) -> Arrived {
-        let seen = self.reader.seen();
-        self.reader.pass(&entries);
+        let seen = self.bookmark.seen();
+        self.bookmark.pass(&entries);
         Arrived { entries, seen, loss: None }
     }
 
@@ -198,7 +198,7 @@ impl<'a> Source<'a> {
         let arrived = self.hand_out(entries);
         if full
             && !arrived.entries.is_empty()
-            && let Taken::Behind { .. } = self.follower.take(self.reader.position(), self.reader.witness(), 1)
+            && let Taken::Behind { .. } = self.follower.take(self.bookmark.position(), self.bookmark.witness(), 1)
         {
             // Fetched while these are handled.
             self.read_ahead();
@@ -211,8 +211,8 @@ impl<'a> Source<'a> {
         let Looked { mut snapshot, left } = looked;
         self.check.as_mut().reset(Instant::now() + CHECK);
         let complete = snapshot.complete;
-        let position = self.reader.position();
-        let loss = self.reader.judge(&snapshot, complete);
+        let position = self.bookmark.position();
+        let loss = self.bookmark.judge(&snapshot, complete);
         if loss.is_some() {
             // What was read before may hold entries that are counted as lost now, or be of another history.
             self.follower.forget();
@@ -222,7 +222,7 @@ impl<'a> Source<'a> {
         {
             return Err(match loss.kind {
                 DataLossKind::HistoryCut => cut(loss.clone(), left),
-                _ => Error::Cut { loss: loss.clone(), at: Box::new(self.reader.clone()) },
+                _ => Error::Cut { loss: loss.clone(), at: Box::new(self.bookmark.clone()) },
             });
         }
         let mut entries = std::mem::take(&mut snapshot.entries);
@@ -230,10 +230,10 @@ impl<'a> Source<'a> {
         let mut arrived = self.go_on(entries, !complete);
         if complete {
             // Whatever the window still has up to here was deleted since, and is counted.
-            self.reader.pass_nothing(&snapshot);
+            self.bookmark.pass_nothing(&snapshot);
         }
         if complete && arrived.entries.is_empty() {
-            self.follower.is_at_end(self.reader.position(), self.reader.witness());
+            self.follower.is_at_end(self.bookmark.position(), self.bookmark.witness());
         }
         arrived.loss = loss;
         Ok(arrived)
@@ -241,18 +241,18 @@ impl<'a> Source<'a> {
 
     /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.
     fn read_ahead(&mut self) {
-        if self.reader.witness().is_none() {
+        if self.bookmark.witness().is_none() {
             return self.look(FIRST_COUNT);
         }
         self.asked = Instant::now();
-        self.ahead = Some(Ahead::Reading(self.follower.read_on(self.means.key.partition(), self.reader.position())));
+        self.ahead = Some(Ahead::Reading(self.follower.read_on(self.means.key.partition(), self.bookmark.position())));
     }
 
     /// Takes a snapshot from the position on, with at most so many entries above it.
     fn look(&mut self, most: usize) {
         let Means { broker, tails, key, max_payload, .. } = self.means;
-        let (broker, tails, key, reader) = (Arc::clone(broker), tails.clone(), key.clone(), self.reader.clone());
-        let reply = tokio::spawn(async move { look(&*broker, &tails, &key, &reader, most, max_payload).await });
+        let (broker, tails, key, bookmark) = (Arc::clone(broker), tails.clone(), key.clone(), self.bookmark.clone());
+        let reply = tokio::spawn(async move { look(&*broker, &tails, &key, &bookmark, most, max_payload).await });
         self.asked = Instant::now();
         self.ahead = Some(Ahead::Look(AbortOnDropHandle::new(reply)));
     }
@@ -263,11 +263,11 @@ pub(crate) async fn look(
     broker: &dyn Broker,
     tails: &Tails,
     key: &GroupKey,
-    reader: &Reader,
+    bookmark: &Bookmark,
     most: usize,
     max_payload: usize,
 ) -> Result<Looked, BrokerError> {
-    let (partition, from) = (key.partition(), reader.position());
+    let (partition, from) = (key.partition(), bookmark.position());
     let (asked, bytes) = tails.look(partition.as_str(), max_payload, most);
     let room = tails.reserve(bytes).await;
     let snapshot = broker.snapshot(key, from, asked.saturating_add(1)).await;
@@ -276,9 +276,9 @@ pub(crate) async fn look(
     tails.learn(partition.as_str(), max_payload, read);
     drop(room);
     let snapshot = snapshot?;
-    let loss = reader.clone().judge(&snapshot, snapshot.complete);
+    let loss = bookmark.clone().judge(&snapshot, snapshot.complete);
     if loss.is_some_and(|loss| loss.kind == DataLossKind::HistoryCut) {
-        for place in reader.earlier() {
+        for place in bookmark.earlier() {
             let there = broker.page(partition, place.position(), 1, 0).await?;
             if place.is_at(there.entries.first()) {
                 return Ok(Looked { snapshot, left: Some(place) });
@@ -289,8 +289,8 @@ pub(crate) async fn look(
 }
 
 /// History was cut, and this is the last place that is left of it.
-pub(crate) fn cut(mut loss: DataLoss, left: Option<Reader>) -> Error {
-    let left = left.unwrap_or_else(Reader::nowhere);
+pub(crate) fn cut(mut loss: DataLoss, left: Option<Bookmark>) -> Error {
+    let left = left.unwrap_or_else(Bookmark::nowhere);
     loss.from = left.position();
     Error::Cut { loss, at: Box::new(left) }
 }

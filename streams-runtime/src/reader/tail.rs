@@ -6,7 +6,7 @@
 //!
 //! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the
 //! same, no trim has passed it. Otherwise the window begins anew behind it, and each group finds out for itself
-//! ([`Reader`](super::bookmark::Reader)) what it has missed.
+//! ([`Bookmark`](super::bookmark::Bookmark)) what it has missed.
 //!
 //! Lock order: a window's entries are only touched under the one lock of [`Shared`], which is never held
 //! across an `.await`.

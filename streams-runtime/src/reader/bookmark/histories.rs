@@ -93,7 +93,7 @@ struct Life {
     clock: u64,
     n: u64,
     is_named: bool,
-    reader: Reader,
+    bookmark: Bookmark,
     /// A checkpoint: the place, the event there, the ordinal.
     checkpoint: (EntryId, String, Option<u64>),
     handled: BTreeSet<u64>,
@@ -129,7 +129,7 @@ impl Life {
     /// A group begins here.
     fn begin(&mut self, at: EntryId) {
         let (event, seen) = self.stream.begin(at);
-        self.reader = Reader::new(at, &event, seen);
+        self.bookmark = Bookmark::new(at, &event, seen);
         self.checkpoint = (at, event, seen);
         self.should = self.stream.from(at.next(), usize::MAX).iter().map(|entry| Stream::event(entry)).collect();
         self.handled.clear();
@@ -143,30 +143,30 @@ impl Life {
     }
 
     fn hand_out(&mut self, entries: &[Arc<Entry>]) {
-        self.reader.pass(entries);
+        self.bookmark.pass(entries);
         for entry in entries {
             assert!(self.handled.insert(Stream::event(entry)), "{} comes twice", entry.id);
         }
         if let Some(last) = entries.last() {
             (self.checkpoint.0, self.checkpoint.1) = (last.id, last.given_id().unwrap_or_default().to_owned());
         }
-        self.checkpoint.2 = self.reader.seen();
+        self.checkpoint.2 = self.bookmark.seen();
     }
 
     /// Reads on, as `source` does; answers a cut.
     fn read(&mut self, asked: usize) -> Option<DataLoss> {
-        let position = self.reader.position();
+        let position = self.bookmark.position();
         let found = self.stream.from(position, asked);
-        if self.reader.witness().is_some() && self.reader.is_at(found.first()) && self.below(10) > 0 {
+        if self.bookmark.witness().is_some() && self.bookmark.is_at(found.first()) && self.below(10) > 0 {
             self.hand_out(&found[1..]);
             return None;
         }
         let snapshot = self.stream.snapshot(position, asked);
         let complete = snapshot.entries.len() < asked;
-        match self.reader.judge(&snapshot, complete) {
+        match self.bookmark.judge(&snapshot, complete) {
             Some(mut loss) if !loss.kind.is_gap() => {
-                let stands = |place: &Reader| place.is_at(self.stream.from(place.position(), 1).first());
-                loss.from = self.reader.earlier().find(stands).unwrap_or_else(Reader::nowhere).position();
+                let stands = |place: &Bookmark| place.is_at(self.stream.from(place.position(), 1).first());
+                loss.from = self.bookmark.earlier().find(stands).unwrap_or_else(Bookmark::nowhere).position();
                 return Some(loss);
             }
             Some(DataLoss { count: Some(count), .. }) => self.reported += count,
@@ -175,14 +175,14 @@ impl Life {
         }
         self.hand_out(&snapshot.entries.iter().filter(|entry| entry.id > position).cloned().collect::<Vec<_>>());
         if complete {
-            self.reader.pass_nothing(&snapshot);
+            self.bookmark.pass_nothing(&snapshot);
         }
         None
     }
 
     /// The group reads on, and goes on over a cut.
     fn go_on(&mut self) {
-        let (asked, position) = (2 + self.below(20) as usize, self.reader.position());
+        let (asked, position) = (2 + self.below(20) as usize, self.bookmark.position());
         let (due, handled) = (std::mem::replace(&mut self.due, Due::Nothing), self.handled.len());
         let found = self.read(asked);
         if due == Due::Cut {
@@ -230,7 +230,7 @@ impl Life {
         if ahead.any(|(_, n)| !known.contains(n) || stands.contains(n)) {
             (self.unsure, self.uncounted) = (true, true);
         }
-        let position = self.reader.position();
+        let position = self.bookmark.position();
         self.should.retain(|n| known.contains(n));
         self.should.extend(self.stream.entries.iter().filter(|e| e.id > position).map(|entry| Stream::event(entry)));
         self.same = self.stream.last;
@@ -246,12 +246,12 @@ impl Life {
             self.add(60);
         }
         let stands_below = self.stream.entries.first().is_some_and(|first| first.id < position);
-        let (witness, is_known) = (self.reader.witness(), self.reader.seen().is_some());
+        let (witness, is_known) = (self.bookmark.witness(), self.bookmark.seen().is_some());
         let at = self.stream.from(position, 1).pop().filter(|entry| entry.id == position);
         let shows = match (at, self.stream.last < position) {
             (_, true) => true,
             (Some(_), _) => witness.is_some(),
-            (None, _) => (stands_below && self.reader.stood) || (is_known && !stands_below),
+            (None, _) => (stands_below && self.bookmark.stood) || (is_known && !stands_below),
         };
         self.due = match (is_beyond, shows) {
             (false, _) => Due::Nothing,
@@ -285,7 +285,7 @@ impl Life {
             }
             79..83 => {
                 // The entry that everything hangs on.
-                let position = self.reader.position();
+                let position = self.bookmark.position();
                 self.stream.remove(position);
             }
             83..85 => {
@@ -297,7 +297,7 @@ impl Life {
             }
             85..90 => {
                 let (at, event, seen) = self.checkpoint.clone();
-                self.reader = Reader::new(at, &event, seen);
+                self.bookmark = Bookmark::new(at, &event, seen);
             }
             90..94 => self.dump(),
             94..96 => self.add(1),
@@ -317,7 +317,7 @@ impl Life {
             clock: 1_000,
             n: 0,
             is_named: true,
-            reader: Reader::nowhere(),
+            bookmark: Bookmark::nowhere(),
             checkpoint: (EntryId::ZERO, String::new(), None),
             handled: BTreeSet::new(),
             should: BTreeSet::new(),
@@ -366,13 +366,13 @@ impl Life {
         loop {
             let before = self.handled.len();
             self.go_on();
-            let last = self.stream.snapshot(self.reader.position(), usize::MAX);
-            if self.handled.len() == before && last.entries.iter().all(|entry| entry.id <= self.reader.position()) {
+            let last = self.stream.snapshot(self.bookmark.position(), usize::MAX);
+            if self.handled.len() == before && last.entries.iter().all(|entry| entry.id <= self.bookmark.position()) {
                 break;
             }
         }
-        let snapshot = self.stream.snapshot(self.reader.position(), usize::MAX);
-        match self.reader.judge(&snapshot, true) {
+        let snapshot = self.stream.snapshot(self.bookmark.position(), usize::MAX);
+        match self.bookmark.judge(&snapshot, true) {
             Some(DataLoss { count: Some(count), .. }) => self.reported += count,
             Some(loss) => assert!(self.uncounted, "{loss:?}"),
             None => {}
