@@ -72,23 +72,23 @@ impl Default for Config {
 }
 
 /// With the default backoff about two minutes of trouble.
-pub(crate) const MAX_ATTEMPTS: u32 = 10;
+pub(super) const MAX_ATTEMPTS: u32 = 10;
 /// Poison costs four processes, the first of which cannot be put down to it; a kill by hand or two costs no event.
-pub(crate) const MAX_CRASHES: u32 = 3;
+pub(super) const MAX_CRASHES: u32 = 3;
 /// Soon enough for a hiccup, and seldom enough for an outage.
-pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
+pub(super) const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(30) };
 /// Longer than most clients of other services wait, so that their own errors come first.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Most of what a database gains by several rows at once, and little to repeat.
-pub(crate) const BATCH: u32 = 100;
+pub(super) const BATCH: u32 = 100;
 /// As long as a settled event waits for its commit.
-pub(crate) const BATCH_WAIT: Duration = Duration::from_millis(100);
+pub(super) const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// The most events that a crash repeats: at full speed some milliseconds of work.
-pub(crate) const CHECKPOINT_EVENTS: u32 = 1_000;
+pub(super) const CHECKPOINT_EVENTS: u32 = 1_000;
 /// The longest that a settled event waits for its commit: ten commits a second cost a server next to nothing.
-pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 /// One after the other: the order of the stream is the promise where nobody says otherwise.
-pub(crate) const CONCURRENCY: u32 = 1;
+pub(super) const CONCURRENCY: u32 = 1;
 /// The shortest lease: below, the pauses of an ordinary machine lose it.
 const LEASE_MIN: Duration = Duration::from_millis(100);
 
@@ -142,7 +142,7 @@ impl Config {
     }
 
     /// What is wrong with it, each in one line.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.lease < LEASE_MIN {
             problems.push(format!(

@@ -12,27 +12,27 @@ use crate::names::nearest;
 
 /// What the environment says; read once, by `run`.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub(crate) struct Environment {
+pub(super) struct Environment {
     /// Whether it was read at all.
-    pub(crate) read: bool,
-    pub(crate) redis_url: Option<Url>,
+    pub(super) read: bool,
+    pub(super) redis_url: Option<Url>,
     /// Files for TLS to it.
-    pub(crate) tls: TlsFiles,
+    pub(super) tls: TlsFiles,
     /// Which broker `STREAMS_BROKER` asks for.
-    pub(crate) embedded: bool,
+    pub(super) embedded: bool,
     redis: bool,
-    pub(crate) groups: Option<Vec<String>>,
-    pub(crate) namespace: Option<String>,
-    pub(crate) lease: Option<Duration>,
-    pub(crate) shutdown_deadline: Option<Duration>,
-    pub(crate) http: Option<SocketAddr>,
-    pub(crate) consumers: ConsumerOptions,
-    pub(crate) problems: Vec<String>,
+    pub(super) groups: Option<Vec<String>>,
+    pub(super) namespace: Option<String>,
+    pub(super) lease: Option<Duration>,
+    pub(super) shutdown_deadline: Option<Duration>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) consumers: ConsumerOptions,
+    pub(super) problems: Vec<String>,
 }
 
 /// A URL that may hold a password, so nobody prints it.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Url(pub(crate) String);
+pub(super) struct Url(pub(super) String);
 
 impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,10 +48,10 @@ impl Url {
 
 /// What `STREAMS_TLS_*` name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct TlsFiles {
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) cert: Option<PathBuf>,
-    pub(crate) key: Option<PathBuf>,
+pub(super) struct TlsFiles {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
 }
 
 impl TlsFiles {
@@ -100,7 +100,7 @@ const VARIABLES: [&str; 16] = [
 ];
 
 /// Those that are set, of all that [`Environment::read`] would take: for an app that does not read them.
-pub(crate) fn set_variables() -> Vec<&'static str> {
+pub(super) fn set_variables() -> Vec<&'static str> {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     std::iter::once("REDIS_URL").chain(VARIABLES).filter(is_set).collect()
 }
@@ -132,7 +132,7 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
 
 impl Environment {
     /// Reads the variables; what cannot be understood becomes a problem that refuses the start.
-    pub(crate) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut read = Self { read: true, ..Self::default() };
         for (name, value) in variables {
             // An empty variable is how shells and orchestrators say "not set".

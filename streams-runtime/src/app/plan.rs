@@ -20,34 +20,34 @@ use crate::membership::Build;
 
 /// What an app drives.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(super) struct Plan {
     /// Sorted by stream and name.
-    pub(crate) groups: Vec<GroupPlan>,
+    pub(super) groups: Vec<GroupPlan>,
 }
 
 /// A group on a stream.
 #[derive(Debug)]
-pub(crate) struct GroupPlan {
-    pub(crate) stream: &'static str,
-    pub(crate) group: &'static str,
-    pub(crate) key: StreamKey,
-    pub(crate) consumers: Vec<(Registration, Policy)>,
-    pub(crate) start: Start,
-    pub(crate) checkpoint: Checkpoint,
-    pub(crate) on_data_loss: OnDataLoss,
+pub(super) struct GroupPlan {
+    pub(super) stream: &'static str,
+    pub(super) group: &'static str,
+    pub(super) key: StreamKey,
+    pub(super) consumers: Vec<(Registration, Policy)>,
+    pub(super) start: Start,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) on_data_loss: OnDataLoss,
     /// What this build does about the group's events.
-    pub(crate) build: Arc<Build>,
-    pub(crate) adopt: bool,
+    pub(super) build: Arc<Build>,
+    pub(super) adopt: bool,
     /// The most that a payload of the stream may have.
-    pub(crate) max_payload: usize,
+    pub(super) max_payload: usize,
     /// How many events of a partition it handles at once; in shared delivery of all of them.
-    pub(crate) concurrency: u32,
-    pub(crate) delivery: Delivery,
+    pub(super) concurrency: u32,
+    pub(super) delivery: Delivery,
 }
 
 impl GroupPlan {
     /// The group's key on a partition.
-    pub(crate) fn key_at(&self, partition: u32) -> GroupKey {
+    pub(super) fn key_at(&self, partition: u32) -> GroupKey {
         let key = self.key.partition(partition).group(self.group);
         match self.delivery {
             Delivery::Ordered => key,
@@ -60,7 +60,7 @@ impl GroupPlan {
 ///
 /// # Errors
 /// Every problem, each in one line.
-pub(crate) fn plan(
+pub(super) fn plan(
     mut consumers: Vec<Registration>,
     events: &[&'static EventInfo],
     only: Option<&[String]>,

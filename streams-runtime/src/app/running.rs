@@ -49,7 +49,7 @@ pub struct Running {
     pub(super) monitor: Monitor,
     pub(super) _look: AbortOnDropHandle<()>,
     #[cfg(feature = "http")]
-    pub(super) http: Option<http::Endpoint>,
+    pub(crate) http: Option<http::Endpoint>,
 }
 
 impl fmt::Debug for Running {
@@ -107,7 +107,7 @@ impl Running {
         Admin::at(Arc::clone(&self.broker), self.namespace.clone(), driven)
     }
 
-    pub(crate) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {
+    pub(super) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {
         let properties = stream_properties(info.stream, self.events.iter().chain([&info]));
         StreamKey::new(self.namespace.as_deref(), info.stream, properties.partitions)
     }
@@ -223,7 +223,7 @@ impl Running {
     }
 
     /// Tells every halt from now on, once each: for a program that shows no logs.
-    pub(crate) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
+    pub(super) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
         let (progress, changed) = (self.progress.clone(), Arc::clone(&self.changed));
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut told = vec![false; progress.len()];
@@ -246,15 +246,15 @@ impl Running {
         }))
     }
 
-    pub(crate) fn banner(&self) -> &[String] {
+    pub(super) fn banner(&self) -> &[String] {
         &self.banner
     }
 
-    pub(crate) fn shutdown(&self) -> &Shutdown {
+    pub(super) fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
 
-    pub(crate) fn deadline(&self) -> Duration {
+    pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
 }

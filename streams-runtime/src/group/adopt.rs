@@ -12,7 +12,7 @@ use super::task::Group;
 
 /// For how long the other program's consumers have to be silent. Clients that wait for entries ask again after some seconds; a
 /// minute is longer than nearly all of them wait, and short enough to stand in a deploy.
-pub(crate) const QUIET: Duration = Duration::from_secs(60);
+pub(super) const QUIET: Duration = Duration::from_secs(60);
 /// How many entries are looked at to count those that come again, and how many at once.
 const MOST_COUNTED: usize = 10_000;
 const PAGE: usize = 64;

@@ -30,7 +30,7 @@ pub(crate) struct Handler {
     pub(crate) late: Arc<Late>,
 }
 
-pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+pub(super) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
 
 /// A handler's future whose panic is a failed attempt.
 pub(crate) struct Caught {

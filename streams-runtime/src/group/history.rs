@@ -20,7 +20,7 @@ pub(crate) struct History {
 
 /// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Known {
+pub(super) struct Known {
     pub(super) at: EntryId,
     pub(super) epoch: u64,
     /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
@@ -38,12 +38,12 @@ impl History {
     }
 
     /// Up to where entries of a work queue were given out, as far as this process knows.
-    pub(crate) fn cursor(&self) -> EntryId {
+    pub(super) fn cursor(&self) -> EntryId {
         self.known().map_or(EntryId::ZERO, |known| known.at)
     }
 
     /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where that is said.
-    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
+    pub(super) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
         match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
                 let reaches = at >= known.at;
@@ -85,7 +85,7 @@ impl History {
     }
 
     /// What the state shows of a history that is another one than this process has seen.
-    pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
+    pub(super) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),

@@ -118,7 +118,7 @@ impl Replaying {
 /// The letter that is next, and who takes it.
 pub(crate) struct Next {
     pub(crate) replay: Replay,
-    pub(crate) letter: DeadLetter,
+    pub(super) letter: DeadLetter,
     pub(crate) taker: Taker,
     /// What becomes of it where it is not tried.
     pub(crate) fate: Option<Fate>,

@@ -57,7 +57,7 @@ pub(crate) struct Failed {
 
 impl Failed {
     /// The cause and the text of an attempt's failure. This shows the handler's own error and drops it, so it belongs where a panic is caught.
-    pub(crate) fn of(failure: Failure) -> Self {
+    pub(super) fn of(failure: Failure) -> Self {
         let said = Self { cause: Cause::of(&failure), reason: failure.reason() };
         drop(failure);
         said
@@ -75,7 +75,7 @@ impl Failed {
 }
 
 /// How often, in words.
-pub(crate) fn times(count: u32) -> String {
+pub(super) fn times(count: u32) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 

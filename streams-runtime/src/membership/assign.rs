@@ -11,7 +11,7 @@
 /// No member has two more than another, as far as eligibility leaves the choice. A member that comes or goes moves little but
 /// what it gets or had: every pair of partition and member has a weight that depends on the two alone, and pairs are
 /// taken from the heaviest down while the member has room.
-pub(crate) fn assign(
+pub(super) fn assign(
     set: &str,
     partitions: u32,
     members: &[&str],

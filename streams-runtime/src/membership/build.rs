@@ -53,7 +53,7 @@ impl fmt::Display for Build {
 
 impl Build {
     /// Takes up a word that a member says of its build; others it passes over.
-    pub(crate) fn read(&mut self, word: &str, value: &str) {
+    pub(super) fn read(&mut self, word: &str, value: &str) {
         let names = value.split(',').filter(|name| !name.is_empty());
         match word {
             "takes" => {
@@ -109,7 +109,7 @@ impl Build {
     }
 
     /// Whether it can handle what a past owner could not.
-    pub(crate) fn can_meet(&self, need: &Need) -> bool {
+    pub(super) fn can_meet(&self, need: &Need) -> bool {
         self.handles(&need.name, need.version)
     }
 

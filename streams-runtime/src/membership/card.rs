@@ -25,15 +25,15 @@ pub(crate) fn member_of(owner: &str) -> &str {
 /// What a process says of itself to the other members of a group: its name, then words of the form `name=value`. Words that a
 /// build does not know it passes over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Card {
+pub(super) struct Card {
     /// Fresh for every process, and readable: host, process id, random.
-    pub(crate) name: String,
+    pub(super) name: String,
     /// How long it may be silent.
-    pub(crate) lease_for: Duration,
+    pub(super) lease_for: Duration,
     /// The partitions that it cannot take now.
-    pub(crate) without: BTreeSet<u32>,
+    pub(super) without: BTreeSet<u32>,
     /// What it does about the events of the group.
-    pub(crate) build: Arc<Build>,
+    pub(super) build: Arc<Build>,
 }
 
 impl fmt::Display for Card {

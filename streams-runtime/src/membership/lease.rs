@@ -63,7 +63,7 @@ impl Lease {
     }
 
     /// Is cancelled when the lease is lost.
-    pub(crate) fn loss(&self) -> CancellationToken {
+    pub(super) fn loss(&self) -> CancellationToken {
         self.held.lost.clone()
     }
 

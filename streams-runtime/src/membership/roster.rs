@@ -16,7 +16,7 @@ use super::watch::Still;
 use crate::clock::after;
 
 /// For how long the members must stay the same before partitions that have an owner move.
-pub(crate) const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
 /// How often a process says that it is there, and looks at what others own: so often that what a dead one leaves is taken
 /// within a second of the end of its lease.
 pub(super) const LOOK: Duration = Duration::from_millis(750);
@@ -30,7 +30,7 @@ const SILENT: f64 = 0.4;
 
 /// The members of a group.
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub(super) struct Roster {
     /// The key of the set of members.
     set: String,
     partitions: u32,
@@ -65,25 +65,25 @@ struct Watched {
 }
 
 /// How often a process with this lease looks.
-pub(crate) fn look(lease_for: Duration) -> Duration {
+pub(super) fn look(lease_for: Duration) -> Duration {
     LOOK.min(lease_for / LOOKS_A_LEASE)
 }
 
 /// What a look at the members has changed, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
-    pub(crate) joined: Vec<String>,
-    pub(crate) left: Vec<String>,
+pub(super) struct News {
+    pub(super) joined: Vec<String>,
+    pub(super) left: Vec<String>,
 }
 
 impl Roster {
-    pub(crate) fn new(set: String, partitions: u32, me: String, lease_for: Duration) -> Self {
+    pub(super) fn new(set: String, partitions: u32, me: String, lease_for: Duration) -> Self {
         let (members, needs, shares) = (Vec::new(), BTreeMap::new(), Vec::new());
         Self { set, partitions, me, lease_for, members, since: None, version: 0, doubtful: false, needs, shares }
     }
 
     /// Takes up what the owner of a partition must be able to handle, which decides who may have it.
-    pub(crate) fn need(&mut self, partition: u32, need: Option<&Need>, now: Instant) {
+    pub(super) fn need(&mut self, partition: u32, need: Option<&Need>, now: Instant) {
         if self.needs.get(&partition) == need {
             return;
         }
@@ -98,7 +98,7 @@ impl Roster {
     }
 
     /// Takes up what was read just now.
-    pub(crate) fn observe(&mut self, found: Vec<Member>, now: Instant) -> News {
+    pub(super) fn observe(&mut self, found: Vec<Member>, now: Instant) -> News {
         let mut members: Vec<Watched> = Vec::with_capacity(found.len());
         for Member { says, beat } in found {
             let known = self.members.iter_mut().find(|member| member.says == says);
@@ -137,50 +137,50 @@ impl Roster {
     }
 
     /// A look has failed.
-    pub(crate) fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         self.doubtful = true;
         self.members.iter_mut().for_each(|member| member.still.doubt());
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.members.len()
     }
 
     /// This process.
-    pub(crate) fn me(&self) -> &str {
+    pub(super) fn me(&self) -> &str {
         &self.me
     }
 
     /// The others who handle what is needed, with their events, at most a few of them.
-    pub(crate) fn who_can_meet(&self, need: &Need) -> String {
+    pub(super) fn who_can_meet(&self, need: &Need) -> String {
         let others = self.members.iter().map(|member| &member.card);
         let able = others.filter(|card| card.name != self.me && card.build.can_meet(need));
         able.take(MOST_NAMED).map(|card| format!("{} {}", card.name, card.build)).collect::<Vec<_>>().join(", ")
     }
 
     /// What this process has said of itself, as far as it is listed.
-    pub(crate) fn own(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn own(&self) -> impl Iterator<Item = &str> {
         self.members.iter().filter(|member| member.card.name == self.me).map(|member| member.says.as_str())
     }
 
     /// Whether a partition is this process's share.
-    pub(crate) fn is_mine(&self, partition: u32) -> bool {
+    pub(super) fn is_mine(&self, partition: u32) -> bool {
         let owner = self.shares.get(partition as usize).copied().flatten();
         owner.is_some_and(|member| self.members[member].card.name == self.me)
     }
 
     /// Tells one list of members from the next.
-    pub(crate) fn version(&self) -> u64 {
+    pub(super) fn version(&self) -> u64 {
         self.version
     }
 
     /// Whether the members have been the same for long enough that partitions may move.
-    pub(crate) fn is_settled(&self, now: Instant) -> bool {
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
         !self.doubtful && self.since.is_some_and(|since| now.duration_since(since) >= SETTLE)
     }
 
     /// Who is to be taken out, with the beat that nobody has followed for a lease; and what this process says no more.
-    pub(crate) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
+    pub(super) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
         let dead = |member: &&Watched| match member.card.name == self.me {
             true => member.says != card,
             false => {
@@ -195,7 +195,7 @@ impl Roster {
     ///
     /// While a member is silent that may be another one than whose share it is. It would only hand it over in turn, as fast as it
     /// can: the partition stays where it is until the silent one is heard again, or gone.
-    pub(crate) fn successors(&self, now: Instant) -> Vec<Option<&str>> {
+    pub(super) fn successors(&self, now: Instant) -> Vec<Option<&str>> {
         let heirs = self.heirs(now);
         let successor = |(share, heir): (&Option<usize>, &Option<usize>)| {
             let name = self.members[(*share)?].card.name.as_str();
@@ -209,7 +209,7 @@ impl Roster {
     ///
     /// A lease that has run out is taken by those who were there to see it: who has joined since may not take it before it has
     /// watched it for as long, and everybody would wait.
-    pub(crate) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
+    pub(super) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
         let saw_it = |member: &Watched| now.duration_since(member.joined) + look(self.lease_for) >= self.lease_for;
         let somebody_saw = self.members.iter().any(|member| self.is_heard(member, now) && saw_it(member));
         let heirs = match lapsed {

@@ -9,7 +9,7 @@ use crate::clock::after;
 
 /// What a contender should do about a lease it has read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     /// Nobody holds it, or nobody has renewed it for a whole lease.
     Claim,
     /// Look again when this is over, or when the bell rings.
@@ -58,7 +58,7 @@ impl<T: PartialEq> Still<T> {
     }
 
     /// Since when it is so, as of the last look.
-    pub(crate) fn since(&self) -> Option<Instant> {
+    pub(super) fn since(&self) -> Option<Instant> {
         self.0.as_ref().map(|seen| seen.since)
     }
 
@@ -72,11 +72,11 @@ impl<T: PartialEq> Still<T> {
 
 /// A contender's watch over one lease.
 #[derive(Debug, Default)]
-pub(crate) struct Watch(Still<LeaseView>);
+pub(super) struct Watch(Still<LeaseView>);
 
 impl Watch {
     /// Judges what was read just now.
-    pub(crate) fn observe(&mut self, state: &GroupState, now: Instant) -> Verdict {
+    pub(super) fn observe(&mut self, state: &GroupState, now: Instant) -> Verdict {
         if state.lease.owner.is_empty() {
             return Verdict::Claim;
         }
@@ -88,7 +88,7 @@ impl Watch {
     }
 
     /// See [`Still::doubt`].
-    pub(crate) fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         self.0.doubt();
     }
 }

@@ -154,7 +154,7 @@ impl FromStr for DeadLetterId {
 }
 
 impl<E> DeadLetter<E> {
-    pub(crate) fn of(partition: u32, letter: Arc<Entry>) -> Self {
+    pub(super) fn of(partition: u32, letter: Arc<Entry>) -> Self {
         let original = letter.fields.iter().filter_map(|(name, value)| {
             name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.clone()))
         });
@@ -269,7 +269,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order of their declaration.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Handler,
         Self::Permanent,
         Self::Panic,

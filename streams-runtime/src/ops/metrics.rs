@@ -278,7 +278,7 @@ impl Registry {
     }
 
     /// Everything in Prometheus's text format, version 0.0.4.
-    pub(crate) fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = self.write(&mut out);

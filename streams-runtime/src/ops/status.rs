@@ -151,7 +151,7 @@ struct Now {
 pub(crate) struct Tip(Mutex<Option<Extent>>);
 
 impl Tip {
-    pub(crate) fn set(&self, extent: Option<Extent>) {
+    pub(super) fn set(&self, extent: Option<Extent>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = extent;
     }
 
@@ -302,7 +302,7 @@ impl Progress {
     }
 
     /// The server does again what the next event needs.
-    pub(crate) fn moves(&self) {
+    pub(super) fn moves(&self) {
         self.now().stuck = None;
     }
 
@@ -430,7 +430,7 @@ impl Progress {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn snapshot(&self) -> GroupStatus {
+    pub(super) fn snapshot(&self) -> GroupStatus {
         let now = self.now();
         let (lag_entries, lag) = match self.tip.get().filter(|_| self.is_owner()) {
             None => (None, None),
@@ -470,7 +470,7 @@ impl Progress {
     }
 
     /// Brings the gauges up to date.
-    pub(crate) fn gauge(&self) {
+    pub(super) fn gauge(&self) {
         let status = self.snapshot();
         let flag = |set: bool| Some(f64::from(u8::from(set)));
         self.gauges.lag_entries.set(status.lag_entries.map(|entries| entries as f64));

@@ -23,12 +23,12 @@ const REMINDER: Duration = Duration::from_secs(60);
 
 impl Group {
     /// Whether events of this group may run beside others.
-    pub(crate) fn is_concurrent(&self) -> bool {
+    pub(super) fn is_concurrent(&self) -> bool {
         self.lanes.running > 1
     }
 
     /// Takes up the next entry of the stream, once a slot is free for which nothing else is there, and starts what may start.
-    pub(crate) async fn take_up(
+    pub(super) async fn take_up(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -60,7 +60,7 @@ impl Group {
     }
 
     /// Waits until everything that was taken up is settled, later attempts included: nothing runs beside what comes next.
-    pub(crate) async fn drain(
+    pub(super) async fn drain(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -77,7 +77,7 @@ impl Group {
 
     /// Lets the handlers that run come to their end before others start, and the server know that none runs: what is done next
     /// runs alone, and does not wait for what waits for its next attempt.
-    pub(crate) async fn stand_still(
+    pub(super) async fn stand_still(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -95,7 +95,7 @@ impl Group {
 
     /// Lets the handlers that run come to their end, and starts no others: an ownership that ends has nothing in hand. What
     /// has only waited comes again.
-    pub(crate) async fn finish_in_hand(
+    pub(super) async fn finish_in_hand(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -151,7 +151,7 @@ impl Group {
     }
 
     /// Settles what is next in the order of the stream, and starts what may start.
-    pub(crate) fn advance(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
+    pub(super) fn advance(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
         if hand.dispatch.is_empty() {
             return Ok(());
         }
@@ -291,7 +291,7 @@ impl Group {
     }
 
     /// Takes note of a call that has come to its end.
-    pub(crate) fn returned(
+    pub(super) fn returned(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,
@@ -359,7 +359,7 @@ impl Group {
     }
 
     /// The lane of an event that may be decoded.
-    pub(crate) fn lane(&self, consumer: usize, entry: &Arc<Entry>) -> Beside {
+    pub(super) fn lane(&self, consumer: usize, entry: &Arc<Entry>) -> Beside {
         let registration = &self.handlers[consumer].registration;
         match caught(|| registration.key(entry).map_err(Failure::Decode)) {
             Ok(key) => Beside::Lane { key, consumer },

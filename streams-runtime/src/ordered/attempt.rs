@@ -89,7 +89,7 @@ impl Group {
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.
-    pub(crate) async fn attempt(
+    pub(super) async fn attempt(
         &self,
         lease: &Lease,
         committer: &mut Committer<'_>,

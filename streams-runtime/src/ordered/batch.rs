@@ -17,16 +17,16 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An entry that is read and not yet settled.
 #[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) entry: Arc<Entry>,
+pub(super) struct Held {
+    pub(super) entry: Arc<Entry>,
     /// Whether a consumer takes it.
-    pub(crate) is_event: bool,
+    pub(super) is_event: bool,
 }
 
 /// A batch that gathers: the events that one consumer of the group takes, and what lies between them that none takes, so
 /// that all is settled in order.
 #[derive(Debug, Default)]
-pub(crate) struct Gathering {
+pub(super) struct Gathering {
     /// `None` while nothing gathers.
     begun: Option<Begun>,
     held: Vec<Held>,
@@ -43,18 +43,18 @@ struct Begun {
 }
 
 impl Gathering {
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.begun.is_none()
     }
 
     /// How many entries are in it, those between the events included.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
     /// Whether an entry may join that this consumer takes, or none. It may not where it would be handled before what has
     /// gathered, or where the batch would become too heavy.
-    pub(crate) fn admits(&self, consumer: Option<usize>, entry: &Entry) -> bool {
+    pub(super) fn admits(&self, consumer: Option<usize>, entry: &Entry) -> bool {
         self.begun.as_ref().is_some_and(|begun| {
             consumer.is_none_or(|consumer| consumer == begun.consumer)
                 && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
@@ -62,14 +62,14 @@ impl Gathering {
     }
 
     /// Adds an event, which may be the first.
-    pub(crate) fn add(&mut self, consumer: usize, limits: Limits, entry: Arc<Entry>) {
+    pub(super) fn add(&mut self, consumer: usize, limits: Limits, entry: Arc<Entry>) {
         self.begun.get_or_insert_with(|| Begun { consumer, limits, until: after(Instant::now(), limits.wait) });
         self.events += 1;
         self.hold(entry, true);
     }
 
     /// Adds an entry that nobody takes, behind the events before it.
-    pub(crate) fn add_between(&mut self, entry: Arc<Entry>) {
+    pub(super) fn add_between(&mut self, entry: Arc<Entry>) {
         self.hold(entry, false);
     }
 
@@ -78,7 +78,7 @@ impl Gathering {
         self.held.push(Held { entry, is_event });
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.begun.as_ref().is_some_and(|begun| self.events >= begun.limits.events) || self.bytes >= BATCH_BYTES
     }
 
@@ -86,7 +86,7 @@ impl Gathering {
     ///
     /// # Cancel safety
     /// It only waits.
-    pub(crate) async fn over(&self) {
+    pub(super) async fn over(&self) {
         match &self.begun {
             Some(begun) => tokio::time::sleep_until(begun.until).await,
             None => std::future::pending().await,
@@ -94,7 +94,7 @@ impl Gathering {
     }
 
     /// Ends the batch: who takes it, and all that is in it.
-    pub(crate) fn take(&mut self) -> Option<(usize, Vec<Held>)> {
+    pub(super) fn take(&mut self) -> Option<(usize, Vec<Held>)> {
         let Self { begun, held, .. } = std::mem::take(self);
         Some((begun?.consumer, held))
     }
@@ -102,7 +102,7 @@ impl Gathering {
 
 /// Takes apart what has gathered where it cannot be handed out as one.
 #[derive(Debug, Default)]
-pub(crate) struct Parts {
+pub(super) struct Parts {
     /// Where the next one begins.
     begin: usize,
     /// What runs event by event.
@@ -114,7 +114,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// The next entries to settle at once, and how often their events were tried in a batch before: several events with what
     /// lies between them, or one entry alone.
-    pub(crate) fn next<'a>(&self, held: &'a [Held]) -> Option<(&'a [Held], u32)> {
+    pub(super) fn next<'a>(&self, held: &'a [Held]) -> Option<(&'a [Held], u32)> {
         let first = held.get(self.begin)?;
         let one = self.begin + 1;
         if self.alone.contains(&self.begin) {
@@ -126,17 +126,17 @@ impl Parts {
     }
 
     /// They are settled.
-    pub(crate) fn settled(&mut self, entries: usize) {
+    pub(super) fn settled(&mut self, entries: usize) {
         self.begin += entries;
     }
 
     /// None of them is: they run alone, after so many attempts together.
-    pub(crate) fn apart(&mut self, entries: usize, tried: u32) {
+    pub(super) fn apart(&mut self, entries: usize, tried: u32) {
         (self.alone, self.tried) = (self.begin..self.begin + entries, tried);
     }
 
     /// None of them is, because this one cannot be decoded: it runs alone, the others before and behind it.
-    pub(crate) fn undecodable(&mut self, index: usize) {
+    pub(super) fn undecodable(&mut self, index: usize) {
         (self.alone, self.tried) = (self.begin + index..self.begin + index + 1, 0);
     }
 }

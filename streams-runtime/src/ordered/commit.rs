@@ -26,10 +26,10 @@ use crate::ops::{Matter, Phase, SILENCE, count};
 const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
-pub(crate) struct Committer<'a> {
+pub(super) struct Committer<'a> {
     group: &'a Group,
     lease: &'a Lease,
-    pub(crate) ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// What is left to prove of what an earlier owner had in hand; `None` at full speed.
     proving: Option<Proving>,
     /// By when the server is to hear what has changed of it.
@@ -43,17 +43,17 @@ pub(crate) struct Committer<'a> {
     /// Why the server refuses commits: no other is sent.
     refused: Option<String>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
-    pub(crate) now: Instant,
+    pub(super) now: Instant,
 }
 
 /// The end of an entry's business with the group.
-pub(crate) struct End<'e> {
-    pub(crate) id: EntryId,
-    pub(crate) event_id: &'e str,
+pub(super) struct End<'e> {
+    pub(super) id: EntryId,
+    pub(super) event_id: &'e str,
     /// Whether a consumer of the group takes it.
-    pub(crate) is_event: bool,
+    pub(super) is_event: bool,
     /// Name and version of the event, where no consumer of the group takes it.
-    pub(crate) passed_over: Option<(&'e str, u32)>,
+    pub(super) passed_over: Option<(&'e str, u32)>,
 }
 
 struct Flying {
@@ -66,7 +66,7 @@ struct Flying {
 }
 
 impl<'a> Committer<'a> {
-    pub(crate) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
+    pub(super) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger =
             Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
         let (passed_over, needs, proving) = (PassedOver::default(), None, Proving::of(holding));
@@ -87,7 +87,7 @@ impl<'a> Committer<'a> {
 
     /// These are settled, one or all of a batch, of which no commit takes a part; the letter of one that is dead goes out with
     /// the commit that passes it. A commit starts when one is due.
-    pub(crate) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
+    pub(super) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
         for End { id, event_id, is_event, passed_over } in ends {
             if let Some((name, version)) = passed_over {
                 self.passed_over.note(&self.group.build, id, name, version);
@@ -108,22 +108,22 @@ impl<'a> Committer<'a> {
     }
 
     /// Whether the event is among those that are proven: it is charged before it runs, and comes in no batch.
-    pub(crate) fn proves(&self, id: EntryId) -> bool {
+    pub(super) fn proves(&self, id: EntryId) -> bool {
         self.proving.as_ref().is_some_and(|proving| proving.covers(id))
     }
 
     /// Whether nothing may run beside an event that is proven.
-    pub(crate) fn runs_alone(&self, id: EntryId, policy: &Policy) -> bool {
+    pub(super) fn runs_alone(&self, id: EntryId, policy: &Policy) -> bool {
         self.proving.as_ref().is_some_and(|proving| proving.runs_alone(id, policy.max_crashes))
     }
 
     /// How many processes an event has taken down, where events are proven.
-    pub(crate) fn crashes(&self, id: EntryId) -> u32 {
+    pub(super) fn crashes(&self, id: EntryId) -> u32 {
         self.proving.as_ref().map_or(0, |proving| proving.crashes(id))
     }
 
     /// Waits for a turn, and goes on with what is to be committed meanwhile.
-    pub(crate) async fn turn(&mut self, alone: bool) -> Result<Turn, Ended> {
+    pub(super) async fn turn(&mut self, alone: bool) -> Result<Turn, Ended> {
         let group = self.group;
         let turn = group.engine.turns.clone().wait(alone);
         tokio::pin!(turn);
@@ -142,7 +142,7 @@ impl<'a> Committer<'a> {
     /// is settled, and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
     ///
     /// The turn is held while the event runs; then comes [`came_back`](Self::came_back).
-    pub(crate) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<Turn>, Ended> {
+    pub(super) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<Turn>, Ended> {
         if !self.proves(id) {
             return Ok(None);
         }
@@ -162,7 +162,7 @@ impl<'a> Committer<'a> {
     }
 
     /// Charges an event that is proven and has its turn, in the next commit, which starts as soon as it can.
-    pub(crate) fn begins(&mut self, id: EntryId) {
+    pub(super) fn begins(&mut self, id: EntryId) {
         if let Some(proving) = &mut self.proving {
             proving.charge(id);
             self.ledger.hurry();
@@ -170,12 +170,12 @@ impl<'a> Committer<'a> {
     }
 
     /// Whether an event that was charged may run: the server knows, or nothing is to be proven any more.
-    pub(crate) fn may_run(&self, id: EntryId) -> bool {
+    pub(super) fn may_run(&self, id: EntryId) -> bool {
         self.proving.as_ref().is_none_or(|proving| !proving.covers(id) || proving.is_charged(id))
     }
 
     /// An attempt has come back, with whatever result, or does not begin after all.
-    pub(crate) fn came_back(&mut self, id: EntryId) {
+    pub(super) fn came_back(&mut self, id: EntryId) {
         if let Some(proving) = &mut self.proving
             && proving.came_back(id)
         {
@@ -184,7 +184,7 @@ impl<'a> Committer<'a> {
     }
 
     /// Whether the server may hold a charge: who ends the process now would be taken for the one that is charged.
-    pub(crate) fn has_charges(&self) -> bool {
+    pub(super) fn has_charges(&self) -> bool {
         self.proving.as_ref().is_some_and(Proving::has_charges)
     }
 
@@ -195,7 +195,7 @@ impl<'a> Committer<'a> {
     }
 
     /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.
-    pub(crate) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
+    pub(super) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
         if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
             self.progress().await?;
@@ -222,17 +222,17 @@ impl<'a> Committer<'a> {
     ///
     /// The checkpoint stays before all that the refused commit held. What of it was handled will come again: at most one
     /// commit batch, and only when a build declares an event while its first one is on its way.
-    pub(crate) fn may_go_on(&self) -> Result<(), Ended> {
+    pub(super) fn may_go_on(&self) -> Result<(), Ended> {
         self.needs.clone().map_or(Ok(()), |need| Err(Ended::Needs(need)))
     }
 
     /// Since when a commit is on its way that has no answer, not even a refusal.
-    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+    pub(super) fn unanswered_since(&self) -> Option<Instant> {
         self.flying.as_ref().filter(|flying| flying.retry_at.is_none()).map(|flying| flying.since)
     }
 
     /// Commits everything that is settled.
-    pub(crate) async fn finish(&mut self) -> Result<(), Ended> {
+    pub(super) async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
             self.may_go_on()?;
             if let Some(reason) = &self.refused {
@@ -272,7 +272,7 @@ impl<'a> Committer<'a> {
     ///
     /// # Cancel safety
     /// What was begun goes on.
-    pub(crate) async fn progress(&mut self) -> Result<(), Ended> {
+    pub(super) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
             match (self.ledger.due_at(), self.proof_due) {
                 _ if self.needs.is_some() => std::future::pending().await,
@@ -404,7 +404,7 @@ impl Group {
     /// commit that passes it.
     ///
     /// This is the one place that settles, and it goes by the order of the stream.
-    pub(crate) fn settle<'e>(
+    pub(super) fn settle<'e>(
         &self,
         committer: &mut Committer<'_>,
         ends: impl IntoIterator<Item = End<'e>>,
@@ -415,7 +415,7 @@ impl Group {
 
     /// An attempt failed, and there is another after this long.
     #[expect(clippy::too_many_arguments, reason = "all of it goes into one line of the log")]
-    pub(crate) fn attempt_failed(
+    pub(super) fn attempt_failed(
         &self,
         committer: &mut Committer<'_>,
         handler: &Handler,

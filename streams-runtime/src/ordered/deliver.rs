@@ -28,7 +28,7 @@ const MOST_UNHEARD: usize = 100;
 
 impl Group {
     /// Reads and handles until something ends it, with no handler left in hand.
-    pub(crate) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
+    pub(super) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
         let mut hand = InHand {
             gathering: Gathering::default(),
             dispatch: Dispatch::new(self.lanes),

@@ -20,7 +20,7 @@ use crate::ops::Cause;
 /// The events that are handled side by side.
 ///
 /// Dropped, it cancels the handlers that run, at their next `.await`; [`Group::finish_in_hand`] waits for them.
-pub(crate) struct Dispatch {
+pub(super) struct Dispatch {
     pub(super) lanes: Lanes<Taken, Settled>,
     /// What runs next of all that is proven, in the order in which it was to start; at most as many as there are slots.
     pub(super) charging: VecDeque<Charging>,
@@ -72,7 +72,7 @@ pub(super) struct Settled {
 }
 
 /// A call that has come to its end.
-pub(crate) struct Returned {
+pub(super) struct Returned {
     pub(super) ticket: Ticket,
     pub(super) limit: Instant,
     pub(super) result: Result<Outcome, Failed>,
@@ -80,7 +80,7 @@ pub(crate) struct Returned {
 
 /// How an entry is taken up that may run beside others.
 #[derive(Debug)]
-pub(crate) enum Beside {
+pub(super) enum Beside {
     /// Behind the events of its key.
     Lane { key: Arc<str>, consumer: usize },
     /// The same, when it is charged: before that nobody may ask for its key.
@@ -90,7 +90,7 @@ pub(crate) enum Beside {
 }
 
 impl Dispatch {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             lanes: Lanes::new(bounds),
             charging: VecDeque::new(),
@@ -106,7 +106,7 @@ impl Dispatch {
     }
 
     /// How many entries are read and not yet settled in the order of the stream.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lanes.len() + self.coming().count()
     }
 
@@ -116,12 +116,12 @@ impl Dispatch {
     }
 
     /// Whether everything that was taken up is settled, with its dead letters acknowledged.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.charging.is_empty() && self.letter.is_none()
     }
 
     /// Whether an event may start. What is in hand comes on top of what a commit batch allows.
-    pub(crate) fn may_start(&self, committer: &Committer<'_>) -> bool {
+    pub(super) fn may_start(&self, committer: &Committer<'_>) -> bool {
         let waits_for_others = self.alone.is_some() || self.charging.back().is_some_and(|last| last.alone);
         !self.closing && !waits_for_others && self.letter.is_none() && committer.ledger.has_room(1)
     }
@@ -148,7 +148,7 @@ impl Dispatch {
 
     /// Cancels the handlers that run, and waits until they are over: one that does not yield keeps the partition as long, so
     /// that nobody begins with it beside that handler.
-    pub(crate) async fn cancel(&mut self, lease: &Lease) {
+    pub(super) async fn cancel(&mut self, lease: &Lease) {
         if !self.calls.is_empty() {
             self.calls.shutdown().await;
             lease.handlers_until(None);
@@ -160,7 +160,7 @@ impl Dispatch {
     ///
     /// # Cancel safety
     /// A call that has ended is not lost.
-    pub(crate) async fn happens(&mut self, may_start: bool) -> Option<Returned> {
+    pub(super) async fn happens(&mut self, may_start: bool) -> Option<Returned> {
         let retry = self.lanes.next_retry().filter(|_| may_start);
         tokio::select! {
             biased;

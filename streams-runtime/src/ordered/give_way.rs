@@ -27,7 +27,7 @@ const TO_AND_FRO: Backoff = Backoff { first: Duration::from_millis(50), max: Dur
 
 /// What became of a turn.
 #[derive(Debug)]
-pub(crate) enum Way {
+pub(super) enum Way {
     /// The lease may be taken.
     Contend,
     /// What was needed is no longer: the next look says whose turn it is now.
@@ -41,7 +41,7 @@ pub(crate) enum Way {
 ///
 /// An event may be one that a build has declared after this owner took the lease. The next commit finds that out.
 #[derive(Debug, Default)]
-pub(crate) struct PassedOver {
+pub(super) struct PassedOver {
     /// In no commit yet, and in the commit on its way.
     waiting: BTreeMap<String, (u32, EntryId)>,
     flying: BTreeMap<String, (u32, EntryId)>,
@@ -52,7 +52,7 @@ pub(crate) struct PassedOver {
 impl PassedOver {
     /// This entry is passed over. Names that no event can have are nobody's, and those that the group ignores everybody's
     /// business, so neither is asked about.
-    pub(crate) fn note(&mut self, build: &Build, id: EntryId, name: &str, version: u32) {
+    pub(super) fn note(&mut self, build: &Build, id: EntryId, name: &str, version: u32) {
         self.entries.0 += 1;
         if !self.waiting.contains_key(name) && !build.ignores(name) && keys::check_event(name).is_ok() {
             self.waiting.insert(name.to_owned(), (version, id));
@@ -60,19 +60,19 @@ impl PassedOver {
     }
 
     /// The names that the next commit is to carry.
-    pub(crate) fn take(&mut self) -> Vec<String> {
+    pub(super) fn take(&mut self) -> Vec<String> {
         self.flying = std::mem::take(&mut self.waiting);
         self.entries = (0, self.entries.0);
         self.flying.keys().cloned().collect()
     }
 
     /// The commit on its way is done: how many entries are passed over for good by it.
-    pub(crate) fn acknowledged(&mut self) -> u64 {
+    pub(super) fn acknowledged(&mut self) -> u64 {
         std::mem::take(&mut self.entries.1)
     }
 
     /// The first entry in the commit on its way that holds one of these events.
-    pub(crate) fn first(&self, names: &[String]) -> Option<Need> {
+    pub(super) fn first(&self, names: &[String]) -> Option<Need> {
         let declared = self.flying.iter().filter(|(name, _)| names.contains(name));
         let (name, (version, entry)) = declared.min_by_key(|(_, (_, entry))| *entry)?;
         Some(Need { name: name.clone(), version: *version, entry: *entry })
@@ -81,14 +81,14 @@ impl PassedOver {
 
 /// How often a process has left a partition to another build, one time soon after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Passes {
+pub(super) struct Passes {
     count: u32,
     last: Option<Instant>,
 }
 
 impl Passes {
     /// One more; answers how long to wait before, where the partition goes to and fro.
-    pub(crate) fn more(&mut self, now: Instant, random: f64) -> Option<Duration> {
+    pub(super) fn more(&mut self, now: Instant, random: f64) -> Option<Duration> {
         let soon = self.last.is_some_and(|last| now.duration_since(last) < IN_A_ROW);
         self.count = if soon { self.count.saturating_add(1) } else { 1 };
         self.last = Some(now);
@@ -96,7 +96,7 @@ impl Passes {
     }
 
     /// Whether the partition goes to and fro.
-    pub(crate) fn are_many(&self) -> bool {
+    pub(super) fn are_many(&self) -> bool {
         self.count > AT_ONCE
     }
 }
@@ -106,7 +106,7 @@ impl Group {
     /// gets its turn where no member handles it, or none that does has taken it.
     ///
     /// `untaken` watches the lease, which for as long is there for anybody who can handle what is needed.
-    pub(crate) async fn give_way(&self, state: &GroupState, untaken: &mut Still<LeaseView>) -> Result<Way, Ended> {
+    pub(super) async fn give_way(&self, state: &GroupState, untaken: &mut Still<LeaseView>) -> Result<Way, Ended> {
         let now = Instant::now();
         let untaken = now.duration_since(untaken.observe(state.lease.clone(), NOBODY, now));
         match self.build.turn(state.needs.as_ref(), state.at, untaken) {
@@ -128,7 +128,7 @@ impl Group {
     }
 
     /// Before a partition is left to another build: says so, and waits where it only comes back.
-    pub(crate) async fn pass(&self, lease: &Lease, passes: &mut Passes, need: &Need) {
+    pub(super) async fn pass(&self, lease: &Lease, passes: &mut Passes, need: &Need) {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         let (entry, event, version) = (need.entry, &need.name, need.version);
         let Some(wait) = passes.more(Instant::now(), self.engine.random.fraction()) else {

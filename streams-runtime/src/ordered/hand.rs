@@ -15,11 +15,11 @@ use crate::ops::count;
 const TURN: Duration = Duration::from_millis(1);
 
 /// What an owner remembers from one entry to the next.
-pub(crate) struct InHand {
+pub(super) struct InHand {
     /// Dropped with every end but that of history itself: what has only gathered comes again.
     pub(super) gathering: Gathering,
     /// What runs beside others, and is behind that.
-    pub(crate) dispatch: Dispatch,
+    pub(super) dispatch: Dispatch,
     /// What builds had declared when it was last looked at.
     pub(super) declared: Events,
     /// Names of events that nobody had declared then.
@@ -41,7 +41,7 @@ impl InHand {
 
 impl Group {
     /// Counts dead letters in a row: many are a storm, which is an outage rather than bad events.
-    pub(crate) fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
+    pub(super) fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
         hand.dead_in_a_row = if dead { hand.dead_in_a_row + 1 } else { 0 };
         if hand.dead_in_a_row < self.storm {
             return Ok(());
@@ -50,7 +50,7 @@ impl Group {
     }
 
     /// Another process is to own the partition: what is settled is committed, then the lease given back.
-    pub(crate) fn hand_over(&self) -> Ended {
+    pub(super) fn hand_over(&self) -> Ended {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         tracing::info!(
             group,

@@ -12,14 +12,14 @@ use crate::group::Bounds;
 
 /// Names an entry that was taken up: the order of tickets is that of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Ticket(u64);
+pub(super) struct Ticket(u64);
 
 /// The entries of a partition that were taken up, from the oldest unsettled one on.
 ///
 /// A queue for each key, of which only the first may run, and `running` slots for whichever are first. What waits for its
 /// next attempt has no slot, and holds up nothing but its own key.
 #[derive(Debug)]
-pub(crate) struct Lanes<E, S> {
+pub(super) struct Lanes<E, S> {
     bounds: Bounds,
     /// In the order of the stream. The first has the ticket `passed`.
     places: VecDeque<Place<E, S>>,
@@ -41,7 +41,7 @@ enum Place<E, S> {
 }
 
 impl<E, S> Lanes<E, S> {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             places: VecDeque::new(),
@@ -55,38 +55,38 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// How many entries are taken up and not passed.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// What is unsettled weighs so much.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether another event may run.
-    pub(crate) fn has_slot(&self) -> bool {
+    pub(super) fn has_slot(&self) -> bool {
         self.running < self.bounds.running
     }
 
     /// Whether a slot is free for which another entry is needed, besides so many that are on their way here. Nothing is taken
     /// up before that: what would only wait here can as well be read later.
-    pub(crate) fn is_idle(&self, coming: usize) -> bool {
+    pub(super) fn is_idle(&self, coming: usize) -> bool {
         self.running + coming < self.bounds.running && self.ready.is_empty()
     }
 
     /// Whether no other entry may be taken up before the oldest is settled, where so many are on their way here that weigh so
     /// much.
-    pub(crate) fn is_full(&self, coming: usize, weight: usize) -> bool {
+    pub(super) fn is_full(&self, coming: usize, weight: usize) -> bool {
         self.places.len() + coming >= self.bounds.entries || self.bytes + weight >= self.bounds.bytes
     }
 
     /// Takes up the next event of the stream.
-    pub(crate) fn take_up(&mut self, key: Arc<str>, weight: usize, event: E) -> Ticket {
+    pub(super) fn take_up(&mut self, key: Arc<str>, weight: usize, event: E) -> Ticket {
         let ticket = Ticket(self.passed + self.places.len() as u64);
         let queue = self.queues.entry(Arc::clone(&key)).or_default();
         if queue.is_empty() {
@@ -99,13 +99,13 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// Takes up the next entry of the stream, with which nothing is to be done.
-    pub(crate) fn take_up_settled(&mut self, weight: usize, end: S) {
+    pub(super) fn take_up_settled(&mut self, weight: usize, end: S) {
         self.bytes += weight;
         self.places.push_back(Place::Settled { end, weight });
     }
 
     /// Starts the oldest event that may start; it runs until it is settled or is to be tried again.
-    pub(crate) fn start(&mut self, now: Instant) -> Option<(Ticket, &E)> {
+    pub(super) fn start(&mut self, now: Instant) -> Option<(Ticket, &E)> {
         while let Some(due) = self.waiting.first().filter(|(at, _)| *at <= now).copied() {
             self.waiting.remove(&due);
             self.ready.insert(due.1);
@@ -119,14 +119,14 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// Starts this event, if it may start, whatever else may.
-    pub(crate) fn start_this(&mut self, ticket: Ticket) -> bool {
+    pub(super) fn start_this(&mut self, ticket: Ticket) -> bool {
         let starts = self.has_slot() && self.ready.remove(&ticket);
         self.running += usize::from(starts);
         starts
     }
 
     /// The event that was started with this ticket.
-    pub(crate) fn event(&self, ticket: Ticket) -> Option<&E> {
+    pub(super) fn event(&self, ticket: Ticket) -> Option<&E> {
         match self.places.get(self.index(ticket))? {
             Place::Open { event, .. } => Some(event),
             Place::Settled { .. } => None,
@@ -134,13 +134,13 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// What ran is tried again at this moment, not before.
-    pub(crate) fn retry(&mut self, ticket: Ticket, at: Instant) {
+    pub(super) fn retry(&mut self, ticket: Ticket, at: Instant) {
         self.running -= 1;
         self.waiting.insert((at, ticket));
     }
 
     /// What ran is settled, with so much to be kept of it until it is passed: the next event of its key may start.
-    pub(crate) fn settle(&mut self, ticket: Ticket, weight: usize, end: S) {
+    pub(super) fn settle(&mut self, ticket: Ticket, weight: usize, end: S) {
         self.running -= 1;
         let index = self.index(ticket);
         let settled = Place::Settled { end, weight };
@@ -159,7 +159,7 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// Passes the oldest entry, if it is settled.
-    pub(crate) fn pass(&mut self) -> Option<S> {
+    pub(super) fn pass(&mut self) -> Option<S> {
         let Place::Settled { .. } = self.places.front()? else { return None };
         let Place::Settled { end, weight } = self.places.pop_front()? else { return None };
         self.passed += 1;
@@ -168,7 +168,7 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// The oldest entry, if it is not settled: it holds up all others at the bounds.
-    pub(crate) fn oldest(&self) -> Option<&E> {
+    pub(super) fn oldest(&self) -> Option<&E> {
         match self.places.front()? {
             Place::Open { event, .. } => Some(event),
             Place::Settled { .. } => None,
@@ -176,7 +176,7 @@ impl<E, S> Lanes<E, S> {
     }
 
     /// When the next attempt may begin that has a slot; `None` when there is none to wait for.
-    pub(crate) fn next_retry(&self) -> Option<Instant> {
+    pub(super) fn next_retry(&self) -> Option<Instant> {
         self.waiting.first().filter(|_| self.has_slot()).map(|(at, _)| *at)
     }
 

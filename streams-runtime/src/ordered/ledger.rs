@@ -18,7 +18,7 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 /// Commits start at half of the bound, so that the next events run while one is on its way, and
 /// events stop at the whole of it.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(super) struct Ledger {
     policy: Checkpoint,
     dead_bounds: DeadBounds,
     /// Acknowledged.
@@ -46,7 +46,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(
+    pub(super) fn new(
         policy: Checkpoint,
         dead_bounds: DeadBounds,
         at: EntryId,
@@ -75,30 +75,30 @@ impl Ledger {
     }
 
     /// The acknowledged checkpoint.
-    pub(crate) fn at(&self) -> EntryId {
+    pub(super) fn at(&self) -> EntryId {
         self.at
     }
 
     /// How far the group has come, for whoever has to find that place in history again.
-    pub(crate) fn bookmark(&self) -> Bookmark {
+    pub(super) fn bookmark(&self) -> Bookmark {
         Bookmark::new(self.settled, &self.settled_event, self.seen)
     }
 
     /// Whether so many events may start: a crash then repeats them and all that stand between them and the checkpoint.
     ///
     /// A batch that is larger than the bound starts where nothing stands between.
-    pub(crate) fn has_room(&self, events: u32) -> bool {
+    pub(super) fn has_room(&self, events: u32) -> bool {
         let ahead = self.waiting + self.flying;
         ahead == 0 || ahead.saturating_add(events) <= self.policy.events
     }
 
     /// Failed attempts of an event, those before a restart included.
-    pub(crate) fn failed_attempts(&self, id: EntryId) -> u32 {
+    pub(super) fn failed_attempts(&self, id: EntryId) -> u32 {
         self.recorded.get(&id).copied().unwrap_or(0)
     }
 
     /// An attempt failed: the server is told before the next one, so that restarts do not begin to count anew.
-    pub(crate) fn attempt_failed(&mut self, id: EntryId, attempts: u32) {
+    pub(super) fn attempt_failed(&mut self, id: EntryId, attempts: u32) {
         self.recorded.insert(id, attempts);
         self.attempts.retain(|(other, _)| *other != id);
         self.attempts.push((id, attempts));
@@ -106,7 +106,7 @@ impl Ledger {
     }
 
     /// An event is settled; a dead letter goes out with the commit that passes it.
-    pub(crate) fn settle(&mut self, id: EntryId, event_id: &str, dead: Option<Fields>, now: Instant) {
+    pub(super) fn settle(&mut self, id: EntryId, event_id: &str, dead: Option<Fields>, now: Instant) {
         debug_assert!(id > self.settled, "{id} is settled after {}", self.settled);
         self.settled = id;
         self.settled_event.clear();
@@ -126,7 +126,7 @@ impl Ledger {
 
     /// The ordinal of what is settled, as the reader counts it: it grows with what is lost and reported, too, and that is
     /// recorded, so that it is not reported again.
-    pub(crate) fn anchor(&mut self, seen: u64) {
+    pub(super) fn anchor(&mut self, seen: u64) {
         if self.seen != Some(seen) {
             self.seen = Some(seen);
             self.urgent = true;
@@ -134,12 +134,12 @@ impl Ledger {
     }
 
     /// A commit is due now, whatever it has to say.
-    pub(crate) fn hurry(&mut self) {
+    pub(super) fn hurry(&mut self) {
         self.urgent = true;
     }
 
     /// When the next commit is due; `None` when there is nothing to commit or one is on its way.
-    pub(crate) fn due_at(&self) -> Option<Due> {
+    pub(super) fn due_at(&self) -> Option<Due> {
         if self.flying > 0 {
             return None;
         }
@@ -155,7 +155,7 @@ impl Ledger {
     }
 
     /// Whether a commit should start at this moment.
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         match self.due_at() {
             Some(Due::Now) => true,
             Some(Due::At(at)) => at <= now,
@@ -164,12 +164,12 @@ impl Ledger {
     }
 
     /// Whether everything settled is acknowledged and every failed attempt recorded.
-    pub(crate) fn is_clean(&self) -> bool {
+    pub(super) fn is_clean(&self) -> bool {
         self.flying == 0 && self.waiting == 0 && !self.urgent
     }
 
     /// Takes what is to be committed; until [`Self::acknowledged`] no other commit starts.
-    pub(crate) fn take(&mut self, holder: &Holder, now: Instant) -> Commit {
+    pub(super) fn take(&mut self, holder: &Holder, now: Instant) -> Commit {
         let mirror = self.mirrored.is_none_or(|mirrored| now.duration_since(mirrored) >= MIRROR_EVERY);
         if mirror {
             self.mirrored = Some(now);
@@ -199,7 +199,7 @@ impl Ledger {
     }
 
     /// The server has acknowledged the commit that was taken.
-    pub(crate) fn acknowledged(&mut self, commit: &Commit) {
+    pub(super) fn acknowledged(&mut self, commit: &Commit) {
         self.at = commit.next;
         self.flying = 0;
     }
@@ -207,7 +207,7 @@ impl Ledger {
 
 /// When a commit is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(super) enum Due {
     Now,
     At(Instant),
 }

@@ -13,7 +13,7 @@ use crate::group::{Bounds, Group, Policy};
 
 /// How many events an owner may have in hand at most, those that are settled and not committed included: as many its
 /// successor has to prove.
-pub(crate) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl IntoIterator<Item = &'a Policy>) -> u32 {
+pub(super) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl IntoIterator<Item = &'a Policy>) -> u32 {
     let batches = policies.into_iter().filter_map(|policy| policy.batch).map(|limits| limits.events);
     // A batch that is larger than a commit starts where nothing runs beyond the checkpoint.
     let in_order = batches.fold(checkpoint.events, u32::max);
@@ -25,7 +25,7 @@ pub(crate) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl In
 
 /// The events that an owner has still to prove.
 #[derive(Debug)]
-pub(crate) struct Proving {
+pub(super) struct Proving {
     left: u32,
     /// What was added later no earlier owner had in hand.
     to: EntryId,
@@ -43,7 +43,7 @@ pub(crate) struct Proving {
 
 impl Proving {
     /// What this owner has to prove, if anything.
-    pub(crate) fn of(holding: &Holding) -> Option<Self> {
+    pub(super) fn of(holding: &Holding) -> Option<Self> {
         let streams_core::broker::Proving { left, to } = holding.proving?;
         Some(Self {
             left,
@@ -61,17 +61,17 @@ impl Proving {
     ///
     /// What lies above the last of them runs as if nothing was to be proven. When this owner is gone in turn, its successor
     /// proves that as well, by this owner's own bound.
-    pub(crate) fn covers(&self, id: EntryId) -> bool {
+    pub(super) fn covers(&self, id: EntryId) -> bool {
         self.left > 0 && id <= self.to
     }
 
     /// Nothing is left.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.left == 0
     }
 
     /// How many processes the event has taken down, as far as it is known.
-    pub(crate) fn crashes(&self, id: EntryId) -> u32 {
+    pub(super) fn crashes(&self, id: EntryId) -> u32 {
         self.crashes.get(&id).copied().unwrap_or(0)
     }
 
@@ -79,36 +79,36 @@ impl Proving {
     ///
     /// Of all that is in hand when a process ends, in whatever group, each is charged, and only one is to blame: an event
     /// that was there before, or that has only one crash to spare, must not be there again by chance.
-    pub(crate) fn runs_alone(&self, id: EntryId, max_crashes: u32) -> bool {
+    pub(super) fn runs_alone(&self, id: EntryId, max_crashes: u32) -> bool {
         self.crashes(id) + 1 >= max_crashes.min(2)
     }
 
     /// The event runs, too, when the server knows.
-    pub(crate) fn charge(&mut self, id: EntryId) {
+    pub(super) fn charge(&mut self, id: EntryId) {
         self.charged.insert(id);
         self.changed = true;
     }
 
     /// Whether the server knows that the event runs, and will go on to know it whatever is on its way.
-    pub(crate) fn is_charged(&self, id: EntryId) -> bool {
+    pub(super) fn is_charged(&self, id: EntryId) -> bool {
         [&self.charged, &self.said, &self.known].into_iter().all(|ids| ids.contains(&id))
     }
 
     /// Its run has come back, with whatever result, or does not begin after all: it has not ended the process.
     /// Answers whether the server is to hear of it.
-    pub(crate) fn came_back(&mut self, id: EntryId) -> bool {
+    pub(super) fn came_back(&mut self, id: EntryId) -> bool {
         let was_charged = self.charged.remove(&id);
         self.changed |= was_charged;
         was_charged
     }
 
     /// Whether the server holds anything charged, as far as it is known, or is about to.
-    pub(crate) fn has_charges(&self) -> bool {
+    pub(super) fn has_charges(&self) -> bool {
         ![&self.charged, &self.said, &self.known].into_iter().all(BTreeSet::is_empty)
     }
 
     /// An entry is settled, as the next one in order. What no consumer takes has ended no process and does not count.
-    pub(crate) fn settled(&mut self, id: EntryId, is_event: bool) {
+    pub(super) fn settled(&mut self, id: EntryId, is_event: bool) {
         if self.crashes.remove(&id).is_some() {
             self.forget.push(id);
             self.changed = true;
@@ -124,7 +124,7 @@ impl Proving {
     }
 
     /// What the next commit has to say.
-    pub(crate) fn take(&mut self) -> Option<Proof> {
+    pub(super) fn take(&mut self) -> Option<Proof> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -137,14 +137,14 @@ impl Proving {
     }
 
     /// The commit that was taken last is done.
-    pub(crate) fn acknowledged(&mut self) {
+    pub(super) fn acknowledged(&mut self) {
         self.known.clone_from(&self.said);
     }
 }
 
 impl Group {
     /// Tells what is to be proven with a lease that was just taken.
-    pub(crate) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
+    pub(super) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
         let left = holding.proving.map_or(0, |proving| proving.left);
         self.progress.proves(left);
         let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
@@ -170,7 +170,7 @@ impl Group {
     }
 
     /// The server has acknowledged what a commit said of it.
-    pub(crate) fn is_proven(&self, proof: &Proof) {
+    pub(super) fn is_proven(&self, proof: &Proof) {
         self.progress.proves(proof.left);
         if proof.left == 0 {
             tracing::info!(

@@ -9,13 +9,13 @@ use crate::membership::Still;
 #[derive(Default)]
 pub(super) struct Standby {
     /// The last holding of the lease, if it came to anything.
-    pub(crate) holder: Option<Holder>,
+    pub(super) holder: Option<Holder>,
     /// Whether the log says that this process owns the partition: taking its own lapsed lease again is no news.
-    pub(crate) told: bool,
+    pub(super) told: bool,
     /// Why it was this process's turn to take the lease.
-    pub(crate) why: String,
+    pub(super) why: String,
     /// The lease that this process could take and leaves to a build that handles what is needed.
-    pub(crate) untaken: Still<LeaseView>,
+    pub(super) untaken: Still<LeaseView>,
     /// How often it has left the partition to another build.
-    pub(crate) passes: Passes,
+    pub(super) passes: Passes,
 }

@@ -21,13 +21,13 @@ const LARGE: u64 = 1_000_000;
 
 /// The trim floor of one partition.
 #[derive(Debug)]
-pub(crate) enum Floor {
+pub(super) enum Floor {
     Age { age: Duration, clock: ServerClock },
     Consumed(Consumption),
 }
 
 impl Floor {
-    pub(crate) fn new(retention: Retention) -> Self {
+    pub(super) fn new(retention: Retention) -> Self {
         match retention {
             Retention::Age(age) => Self::Age { age, clock: ServerClock::default() },
             Retention::Consumed => Self::Consumed(Consumption::default()),
@@ -70,7 +70,7 @@ impl Floor {
     }
 
     /// Trims what may go by a command of its own, which a full server takes; answers how much went.
-    pub(crate) async fn trim(
+    pub(super) async fn trim(
         &mut self,
         broker: &dyn Broker,
         key: &PartitionKey,
@@ -109,7 +109,7 @@ fn warn_large(key: &PartitionKey, length: u64, consumed: Option<&Consumed>) {
 ///
 /// Between two looks the floor moves with our own monotonic time; a look moves it by at most [`SLACK`] more.
 #[derive(Debug, Default)]
-pub(crate) struct ServerClock {
+pub(super) struct ServerClock {
     anchor: Option<(u64, Instant)>,
     looked: Option<Instant>,
     /// The newest id is ahead of the server's clock: nothing is trimmed.
@@ -150,7 +150,7 @@ impl ServerClock {
 
 /// How far the slowest group is, and how much waits for it.
 #[derive(Debug, Default)]
-pub(crate) struct Consumption {
+pub(super) struct Consumption {
     floor: Option<EntryId>,
     looked: Option<Instant>,
     counted: Option<Instant>,

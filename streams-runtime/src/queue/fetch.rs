@@ -166,7 +166,7 @@ impl Fetcher {
     }
 
     /// Takes up what was read. Where it does not follow what is known, the server says what comes next.
-    pub(super) fn take_up_read(&mut self, read: Result<Arc<reader::Chunk>, BrokerError>, follower: &Follower) {
+    pub(crate) fn take_up_read(&mut self, read: Result<Arc<reader::Chunk>, BrokerError>, follower: &Follower) {
         self.ahead.reading = None;
         let follows = self.last_read().zip(read.ok()).and_then(|((position, witness), chunk)| {
             let (first, above) = chunk.from(position).split_first()?;

@@ -70,7 +70,7 @@ impl Bookmark {
     }
 
     /// Earlier places of it, newest first, each as the bookmark that stood there.
-    pub(crate) fn earlier(&self) -> impl Iterator<Item = Self> {
+    pub(super) fn earlier(&self) -> impl Iterator<Item = Self> {
         self.places.iter().rev().map(|(position, witness)| Self {
             position: *position,
             witness: Some(*witness),
@@ -90,7 +90,7 @@ impl Bookmark {
     }
 
     /// What the entry at the position looks like: a read that includes it can show that nothing was trimmed.
-    pub(crate) fn witness(&self) -> Option<Witness> {
+    pub(super) fn witness(&self) -> Option<Witness> {
         self.witness
     }
 
@@ -102,7 +102,7 @@ impl Bookmark {
     }
 
     /// These entries, which follow the position without a gap, are handed out.
-    pub(crate) fn pass(&mut self, entries: &[Arc<Entry>]) {
+    pub(super) fn pass(&mut self, entries: &[Arc<Entry>]) {
         if let Some(last) = entries.last() {
             if let Some(witness) = self.witness {
                 if self.places.len() == PLACES {

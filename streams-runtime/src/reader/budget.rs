@@ -10,7 +10,7 @@ use streams_core::Entry;
 use tokio::time::Instant;
 
 /// From this weight on an entry is counted. A group holds two reads of smaller ones at most, a few hundred kilobytes.
-pub(crate) const LARGE: usize = 16 * 1024;
+pub(super) const LARGE: usize = 16 * 1024;
 /// How often a read that waits looks again: nobody tells when an entry is let go.
 const LOOK: Duration = Duration::from_millis(2);
 /// The longest that the first of those who wait does: handlers may hold what they have for as long as they like, and must not
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(super) struct Room {
     bytes: usize,
     /// Held by whoever is next: those who wait come in the order in which they asked.
     turn: tokio::sync::Mutex<()>,
@@ -49,7 +49,7 @@ pub(crate) struct Reserved {
 }
 
 impl Room {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         Self { bytes, turn: tokio::sync::Mutex::default(), held: Mutex::default() }
     }
 
@@ -59,7 +59,7 @@ impl Room {
 
     /// How many bytes are held and asked for.
     #[cfg(test)]
-    pub(crate) fn taken(&self) -> usize {
+    pub(super) fn taken(&self) -> usize {
         self.held().bytes()
     }
 
@@ -67,7 +67,7 @@ impl Room {
     ///
     /// # Cancel safety
     /// Nothing is kept until it returns.
-    pub(crate) async fn reserve(self: &Arc<Self>, bytes: usize, shrink: impl Fn(usize)) -> Reserved {
+    pub(super) async fn reserve(self: &Arc<Self>, bytes: usize, shrink: impl Fn(usize)) -> Reserved {
         let _turn = self.turn.lock().await;
         let since = Instant::now();
         loop {
@@ -87,7 +87,7 @@ impl Room {
     }
 
     /// These have been read.
-    pub(crate) fn saw<'e>(&self, entries: impl IntoIterator<Item = &'e Arc<Entry>>) {
+    pub(super) fn saw<'e>(&self, entries: impl IntoIterator<Item = &'e Arc<Entry>>) {
         let large = entries.into_iter().map(|entry| (entry, entry.weight())).filter(|(_, weight)| *weight >= LARGE);
         let large: Vec<_> = large.map(|(entry, weight)| (Arc::downgrade(entry), weight)).collect();
         if !large.is_empty() {

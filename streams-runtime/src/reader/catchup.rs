@@ -28,7 +28,7 @@ pub(crate) struct Chunk {
     entries: Vec<Arc<Entry>>,
     bytes: usize,
     /// Whether there may have been more to read.
-    pub(crate) full: bool,
+    pub(super) full: bool,
     /// The window's floor before the read: where nothing is above the position, no entry up to it is left.
     pub(crate) floor: EntryId,
 }
@@ -68,7 +68,7 @@ pub(crate) enum Reading {
 
 impl Reading {
     /// A read that nobody carries out.
-    pub(crate) fn never() -> Self {
+    pub(super) fn never() -> Self {
         Self::OnItsWay(watch::channel(None).1)
     }
 
@@ -92,21 +92,21 @@ impl Reading {
 
 /// A read that somebody has to carry out.
 #[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) from: EntryId,
+pub(super) struct Order {
+    pub(super) from: EntryId,
     /// How many entries above it.
-    pub(crate) count: usize,
+    pub(super) count: usize,
     /// How many of them, and of how many bytes together, where it is a page that is read.
-    pub(crate) page: Option<(usize, usize)>,
+    pub(super) page: Option<(usize, usize)>,
     /// How many bytes it may bring.
-    pub(crate) expected: usize,
+    pub(super) expected: usize,
     floor: EntryId,
     landing: Arc<Landing>,
 }
 
 impl Order {
     /// The entries that were read: the one at `from`, and those above it.
-    pub(crate) fn chunk(&self, Page { mut entries, complete }: Page) -> Chunk {
+    pub(super) fn chunk(&self, Page { mut entries, complete }: Page) -> Chunk {
         // Who stands there has it already: nobody takes it from here.
         if let Some(first) = entries.first_mut().filter(|first| first.id == self.from) {
             *first = Arc::new(in_short(first));
@@ -116,12 +116,12 @@ impl Order {
     }
 
     /// Waits until nobody waits.
-    pub(crate) async fn deserted(&self) {
+    pub(super) async fn deserted(&self) {
         self.landing.closed().await;
     }
 
     /// Answers everybody who waits.
-    pub(crate) fn answer(&self, landed: Landed) {
+    pub(super) fn answer(&self, landed: Landed) {
         self.landing.send_replace(Some(landed));
     }
 }
@@ -136,8 +136,8 @@ struct OnItsWay {
 
 /// What groups behind one window read, and where they stand.
 #[derive(Debug)]
-pub(crate) struct Catchup {
-    pub(crate) count: Count,
+pub(super) struct Catchup {
+    pub(super) count: Count,
     /// In the order in which they were read.
     kept: VecDeque<Arc<Chunk>>,
     bytes: usize,
@@ -151,7 +151,7 @@ pub(crate) struct Catchup {
 }
 
 impl Catchup {
-    pub(crate) fn new(count: Count) -> Self {
+    pub(super) fn new(count: Count) -> Self {
         Self {
             count,
             kept: VecDeque::new(),
@@ -164,12 +164,12 @@ impl Catchup {
     }
 
     /// How many bytes are kept.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// A follower will read on from here.
-    pub(crate) fn stand(&mut self, follower: u64, at: EntryId) {
+    pub(super) fn stand(&mut self, follower: u64, at: EntryId) {
         let before = self.places.insert(follower, at);
         if before != Some(at) {
             *self.standing.entry(at).or_default() += 1;
@@ -178,7 +178,7 @@ impl Catchup {
     }
 
     /// A follower is not behind any more, or gone.
-    pub(crate) fn leave(&mut self, follower: u64) {
+    pub(super) fn leave(&mut self, follower: u64) {
         let before = self.places.remove(&follower);
         if before.is_some() {
             self.stands_no_more(before);
@@ -186,7 +186,7 @@ impl Catchup {
     }
 
     /// What there is to go on with from a position, in memory or on its way: what leads furthest.
-    pub(crate) fn find(&self, position: EntryId) -> Option<Reading> {
+    pub(super) fn find(&self, position: EntryId) -> Option<Reading> {
         let here = self.kept.iter().filter(|chunk| chunk.leads_on_from(position)).max_by_key(|chunk| chunk.last());
         if let Some(chunk) = here {
             return Some(Reading::Here(Arc::clone(chunk)));
@@ -197,7 +197,7 @@ impl Catchup {
     }
 
     /// Begins a read that whoever asks after this can join.
-    pub(crate) fn order(&mut self, from: EntryId, floor: EntryId) -> (Order, Reading) {
+    pub(super) fn order(&mut self, from: EntryId, floor: EntryId) -> (Order, Reading) {
         let (landing, waiting) = watch::channel(None);
         let landing = Arc::new(landing);
         // What ended without an answer is gone here.
@@ -210,7 +210,7 @@ impl Catchup {
     }
 
     /// Whether a read has nobody who waits for it; then nobody finds it any more.
-    pub(crate) fn gives_up(&mut self, order: &Order) -> bool {
+    pub(super) fn gives_up(&mut self, order: &Order) -> bool {
         let given_up = order.landing.receiver_count() == 0;
         if given_up {
             self.take_off(order);
@@ -219,7 +219,7 @@ impl Catchup {
     }
 
     /// A read is over: keeps what somebody needs of it.
-    pub(crate) fn land(&mut self, order: &Order, landed: &Landed) {
+    pub(super) fn land(&mut self, order: &Order, landed: &Landed) {
         let current = self.take_off(order);
         let Ok(chunk) = landed else { return self.count.failed() };
         self.count.saw(chunk.above(order.from));
@@ -233,14 +233,14 @@ impl Catchup {
     }
 
     /// History may be another one: what was read of it so far is for those who asked already.
-    pub(crate) fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.kept.clear();
         self.bytes = 0;
         self.on_their_way.clear();
     }
 
     /// Makes room: what was read first goes first, as the group that reads in front has passed it first. Answers how much.
-    pub(crate) fn drop_oldest(&mut self) -> Option<usize> {
+    pub(super) fn drop_oldest(&mut self) -> Option<usize> {
         let oldest = self.kept.pop_front()?;
         self.bytes -= oldest.bytes;
         Some(oldest.bytes)

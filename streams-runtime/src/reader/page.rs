@@ -10,7 +10,7 @@ use super::budget::LARGE;
 pub(super) const WINDOW_ENTRIES: usize = 4_096;
 
 /// The most bytes that one reply may hold when every entry is as large as its limit allows.
-pub(crate) const REPLY_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const REPLY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many small entries may be asked for whatever their limit: with 8, which is what the default limit of 1 MiB would leave,
 /// a backlog of them costs the server many times as much an event.
@@ -21,7 +21,7 @@ pub(super) const UNSEEN: usize = 256;
 pub(super) const REPLY_AIM: usize = 128 * 1024;
 
 /// How many entries a look asks for.
-pub(crate) const FIRST_COUNT: usize = 16;
+pub(super) const FIRST_COUNT: usize = 16;
 
 /// How many entries are read by pages of so many bytes before others are read by their number alone, which is cheaper for the
 /// server: after a crash more than any group has read and not committed, so what was too large then is met in a page now.
@@ -37,7 +37,7 @@ pub(super) const HEAVY: usize = 256 * 1024;
 /// small entries by their number, and heavy ones one by one. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
 /// as many as the one before. A read that failed asks for half as much the next time, down to one entry of one key.
 #[derive(Debug, Clone)]
-pub(crate) struct Count {
+pub(super) struct Count {
     max_payload: usize,
     keys: usize,
     most: usize,
@@ -57,7 +57,7 @@ pub(crate) struct Count {
 
 impl Count {
     /// For entries of at most `max_payload` bytes, from so many keys at once.
-    pub(crate) fn new(max_payload: usize, keys: usize) -> Self {
+    pub(super) fn new(max_payload: usize, keys: usize) -> Self {
         let mut count = Self {
             max_payload,
             keys,
@@ -75,7 +75,7 @@ impl Count {
     }
 
     /// From now on so many keys are read; what is known of sizes stays.
-    pub(crate) fn of_keys(&mut self, max_payload: usize, keys: usize) {
+    pub(super) fn of_keys(&mut self, max_payload: usize, keys: usize) {
         (self.max_payload, self.keys) = (max_payload, keys.max(1));
         let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / self.keys;
         self.most = most.clamp(1, WINDOW_ENTRIES);
@@ -83,23 +83,23 @@ impl Count {
     }
 
     /// How many entries of each key.
-    pub(crate) fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.now
     }
 
     /// How many keys.
-    pub(crate) fn keys(&self) -> usize {
+    pub(super) fn keys(&self) -> usize {
         self.keys_now.min(self.keys)
     }
 
     /// For a page: how many entries, and of how many bytes together; `None` where a read by number will do.
-    pub(crate) fn page(&self) -> Option<(usize, usize)> {
+    pub(super) fn page(&self) -> Option<(usize, usize)> {
         let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
         careful.then_some((self.most, self.aim))
     }
 
     /// How many bytes a reply of so many entries may have, as far as one knows.
-    pub(crate) fn expected(&self, entries: usize) -> usize {
+    pub(super) fn expected(&self, entries: usize) -> usize {
         let largest = if self.largest == 0 { self.max_payload } else { self.largest };
         match self.page() {
             Some((_, aim)) => largest.max(aim.min(largest.saturating_mul(entries))),
@@ -108,7 +108,7 @@ impl Count {
     }
 
     /// Learns from a reply.
-    pub(crate) fn saw(&mut self, entries: &[Arc<Entry>]) {
+    pub(super) fn saw(&mut self, entries: &[Arc<Entry>]) {
         let weights = || entries.iter().map(|entry| entry.weight().max(1));
         let Some(largest) = weights().max() else { return };
         let average = weights().sum::<usize>() / entries.len();
@@ -135,7 +135,7 @@ impl Count {
     }
 
     /// A read failed.
-    pub(crate) fn failed(&mut self) {
+    pub(super) fn failed(&mut self) {
         if self.now > 1 {
             self.now /= 2;
         } else {

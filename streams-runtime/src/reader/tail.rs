@@ -150,7 +150,7 @@ impl Tails {
     }
 
     /// Follows a partition for a group at `at`; the window begins at `from` unless somebody follows the key already.
-    pub(crate) fn follow(&self, key: &str, at: EntryId, from: EntryId, max_payload: usize) -> Follower {
+    pub(super) fn follow(&self, key: &str, at: EntryId, from: EntryId, max_payload: usize) -> Follower {
         let follower = self.follow_key(key, from, max_payload, true);
         // Said before its first read, so that others who begin now keep theirs for it.
         self.shared.lock().change(key, |window| window.catchup.stand(follower.id, at));
@@ -225,7 +225,7 @@ impl Tails {
     }
 
     /// How many entries a look asks for, and how many bytes it may bring.
-    pub(crate) fn look(&self, key: &str, max_payload: usize, most: usize) -> (usize, usize) {
+    pub(super) fn look(&self, key: &str, max_payload: usize, most: usize) -> (usize, usize) {
         let mut inner = self.shared.lock();
         let count = inner.count(key, max_payload);
         (if count.failing { 1 } else { most }, count.expected(1).max(SNAPSHOT_BYTES))
@@ -243,7 +243,7 @@ impl Tails {
     }
 
     /// The last process that read this may have ended by what is in it.
-    pub(crate) fn distrust(&self, key: &str, max_payload: usize) {
+    pub(super) fn distrust(&self, key: &str, max_payload: usize) {
         self.shared.lock().count(key, max_payload).distrusted = CAREFUL;
     }
 
@@ -520,7 +520,7 @@ impl Follower {
     }
 
     /// Something was lost: what is in memory may have been counted as that, or be of another history.
-    pub(crate) fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.shared.lock().change(&self.key, |window| {
             window.catchup.forget();
             while window.drop_oldest().is_some() {}
