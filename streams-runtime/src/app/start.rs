@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, Bounds, CLAIMS, Group, Handler, History, Late, Services, Turns};
+use crate::group::{self, Bounds, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -346,10 +346,9 @@ async fn supervise(progress: Arc<Progress>, life: Life, vitals: Arc<Vitals>, res
     if let Err(error) = driven.await
         && error.is_panic()
     {
-        let reason =
-            format!("bug in streams-runtime: {} panicked; please report it, and start the program again", progress.key);
-        tracing::error!(group = progress.group, partition = progress.key.partition().as_str(), reason, "halted");
-        progress.enter(Phase::Halted { reason });
+        let reason = Halt::Panicked.of(&progress.key);
+        reason.log();
+        progress.enter(Phase::Halted { reason: reason.to_string() });
         vitals.crashed(&progress.key.to_string());
     }
     // The last group drops what the app was given as state.

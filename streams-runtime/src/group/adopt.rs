@@ -8,6 +8,7 @@ use streams_core::EntryId;
 use streams_core::broker::{Adopted, Adoption, BrokerError, BrokerErrorKind};
 
 use super::ended::Ended;
+use super::halt::Halt;
 use super::task::Group;
 
 /// For how long the other program's consumers have to be silent. Clients that wait for entries ask again after some seconds; a
@@ -21,13 +22,7 @@ impl Group {
     /// Makes the group's state from where the other program stands, or says why not.
     pub(crate) async fn take_over(&self) -> Result<(), Ended> {
         if !self.adopt {
-            let key = &self.key;
-            return Err(self.halted(format!(
-                "{key} exists in Redis but has no checkpoint: a program that reads with XREADGROUP uses it, then choose another group name, or stop that program and say `adopt = true` to go on where it is; or its state `{}` was deleted, then run `XGROUP DESTROY {} {}` and start again to begin anew",
-                key.state(),
-                key.partition(),
-                key.group()
-            )));
+            return Err(self.halted(Halt::Foreign));
         }
         match self.engine.broker.adopt(&self.key, QUIET).await? {
             Adopted::Done(adoption) => {

@@ -7,6 +7,7 @@ use streams_core::{Backoff, EntryId};
 use tokio::time::Instant;
 
 use super::ended::Ended;
+use super::halt::Halt;
 use super::task::{Group, REMINDER};
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::fence::fenced;
@@ -99,11 +100,11 @@ impl Group {
                 Ended::Again | Ended::Needs(_) => {}
                 Ended::Cut { loss, at } => {
                     // No lease is held, so nothing is to be given back.
-                    if let Ended::Halted { reason, .. } = self.answer(&loss, at).await {
-                        self.halt(reason).await;
+                    if let Ended::Halted { halt, .. } = self.answer(&loss, at).await {
+                        self.halt(&halt).await;
                     }
                 }
-                Ended::Halted { reason, .. } => self.halt(reason).await,
+                Ended::Halted { halt, .. } => self.halt(&halt).await,
             }
             if self.engine.shutdown.is_stopping() {
                 break;
@@ -133,10 +134,7 @@ impl Group {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         if panics.in_a_row >= most {
             panics.in_a_row = 0;
-            return self.halted(format!(
-                "bug in streams-runtime: {} panicked {most} times in a row and settled nothing meanwhile, the last time with: {panic}; please report it, and start the program again",
-                self.key
-            ));
+            return self.halted(Halt::Panics { times: most, last: panic.to_owned() });
         }
         tracing::error!(
             group,
@@ -155,7 +153,8 @@ impl Group {
     }
 
     /// Says that the group is halted, again and again, until somebody resumes or resets it or the app stops.
-    pub(crate) async fn halt(&self, reason: String) {
+    pub(crate) async fn halt(&self, halt: &Halt) {
+        let reason = halt.of(&self.key).to_string();
         self.contact.rest();
         // Before anybody can know of the halt: what an operator does after that is meant for it. Where the server cannot be
         // asked, the first answer says from where on.

@@ -2,6 +2,7 @@
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Need};
 
+use super::halt::Halt;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::{self, Bookmark};
 
@@ -25,7 +26,7 @@ pub(crate) enum Ended {
     /// The server refuses a key or a command: tried again, but not soon.
     Refused(BrokerError),
     /// Nothing may go on until somebody does something. The lease is kept where others would only run into the same.
-    Halted { reason: String, keep: bool },
+    Halted { halt: Halt, keep: bool },
 }
 
 impl Ended {
@@ -46,7 +47,7 @@ impl From<BrokerError> for Ended {
         } else if error.kind() == BrokerErrorKind::Refused {
             Self::Refused(error)
         } else {
-            Self::Halted { reason: error.to_string(), keep: false }
+            Self::Halted { halt: Halt::Broker { error: error.to_string() }, keep: false }
         }
     }
 }

@@ -4,6 +4,7 @@ use streams_core::broker::{BrokerError, GroupState, Reset};
 use streams_core::{EntryId, OnDataLoss, Start};
 
 use super::ended::Ended;
+use super::halt::Halt;
 use super::task::Group;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::Bookmark;
@@ -44,31 +45,6 @@ impl Group {
         );
     }
 
-    /// Why a loss halts the group, with what an operator can do.
-    pub(crate) fn loss_reason(&self, loss: &DataLoss) -> String {
-        let (partition, group) = (self.key.partition(), self.key.group());
-        let after = |id| self.reset_behind(id);
-        let all = format!("Admin::reset(\"{partition}\", \"{group}\", Start::Earliest)");
-        let remedy = match loss.kind {
-            DataLossKind::TrimmedPast => format!("to go on with what is left call `{all}`"),
-            DataLossKind::DeletedUnread => format!("to go on with what is left call `{}`", after(loss.from)),
-            DataLossKind::HistoryCut if loss.from == EntryId::ZERO => {
-                format!("to handle all that is there call `{all}`")
-            }
-            DataLossKind::HistoryCut => {
-                format!(
-                    "to go on behind {} call `{}`, to handle all that is there again `{all}`",
-                    loss.from,
-                    after(loss.from)
-                )
-            }
-            DataLossKind::Restarted => {
-                format!("to handle all that is there call `{all}`, to go on behind {} `{}`", loss.to, after(loss.to))
-            }
-        };
-        format!("{}: {loss}; {remedy}; `on_data_loss = \"continue\"` goes on by itself", self.key)
-    }
-
     /// The group's marker is gone.
     pub(crate) fn vanished(bookmark: Bookmark) -> Ended {
         let to = bookmark.position();
@@ -82,7 +58,7 @@ impl Group {
         self.report(loss);
         self.history.remember(None);
         if self.on_data_loss == OnDataLoss::Halt {
-            return Ended::Halted { reason: self.loss_reason(loss), keep: true };
+            return Ended::Halted { halt: Halt::Loss(loss.clone()), keep: true };
         }
         match self.begin_anew(loss.kind, at).await {
             Ok(()) => Ended::Again,

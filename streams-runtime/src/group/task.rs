@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::ended::Ended;
+use super::halt::Halt;
 use super::handler::Handler;
 use super::history::History;
 use super::suspects::Turns;
@@ -89,67 +90,32 @@ impl Group {
         });
     }
 
-    pub(crate) fn halted(&self, reason: String) -> Ended {
-        Ended::Halted { reason, keep: false }
+    pub(crate) fn halted(&self, halt: Halt) -> Ended {
+        Ended::Halted { halt, keep: false }
     }
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.
     pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
-        self.say_halted(&format!("{}: {error}; the group then goes on by itself", self.key))
+        self.say_halted(&Halt::Refused { error: error.to_string() })
     }
 
     /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
-    pub(crate) fn say_halted(&self, reason: &str) -> bool {
-        self.progress.enter(Phase::Halted { reason: reason.to_owned() });
+    pub(crate) fn say_halted(&self, halt: &Halt) -> bool {
+        let reason = halt.of(&self.key).to_string();
+        self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }
-        *said = Some((reason.to_owned(), Instant::now()));
+        *said = Some((reason, Instant::now()));
         drop(said);
-        tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
+        halt.of(&self.key).log();
         true
-    }
-
-    pub(crate) fn storm_reason(&self, dead_in_a_row: u32) -> String {
-        format!(
-            "{} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again",
-            self.key
-        )
-    }
-
-    /// Why no event goes on: the dead letters have reached their bounds.
-    pub(crate) fn full_reason(&self, bounds: DeadBounds, count: u64, oldest: Option<EntryId>) -> String {
-        format!(
-            "the dead letters of {} are full: {count} of at most {}, the oldest from {}; at most {} old; look at them and discard some, the group then goes on by itself",
-            self.key,
-            bounds.count,
-            oldest.map_or_else(|| "-".to_owned(), |id| id.to_string()),
-            humantime::format_duration(bounds.age)
-        )
     }
 
     /// The group was made for the other delivery.
     pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
-        let is_used = match mode {
-            "shared" => {
-                return self.halted(format!(
-                    "{} was made for shared delivery by an earlier build, which kept it in the pending list of Redis; let that build handle what there is, then delete its state `{}` and start once with `adopt = true`, or choose another group name",
-                    self.key,
-                    self.key.state()
-                ));
-            }
-            "queue" => "is used in `shared` delivery",
-            _ => "is used in `ordered` delivery",
-        };
-        self.halted(format!("{} {is_used}, and the two never mix under one name; choose another group name", self.key))
-    }
-
-    /// The call that lets the group go on with what stands behind this entry.
-    pub(crate) fn reset_behind(&self, id: EntryId) -> String {
-        let EntryId { ms, seq } = id.next();
-        let (partition, group) = (self.key.partition(), self.key.group());
-        format!("Admin::reset(\"{partition}\", \"{group}\", Start::At(EntryId::new({ms}, {seq})))")
+        self.halted(Halt::OtherDelivery { mode: mode.to_owned() })
     }
 
     /// What its entries are read with.

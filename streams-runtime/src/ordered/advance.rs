@@ -14,7 +14,7 @@ use super::dispatch::{Beside, Charging, Dispatch, Returned, Settled, Taken};
 use super::hand::InHand;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::after;
-use crate::group::{Decision, Ended, Failed, Group, Letter, Settlement, Turn, caught, decide};
+use crate::group::{Decision, Ended, Failed, Group, Halt, Letter, Settlement, Turn, caught, decide};
 use crate::membership::Lease;
 use crate::shutdown::FAREWELL;
 
@@ -319,10 +319,10 @@ impl Group {
                 lanes.retry(ticket, after(Instant::now(), wait));
                 Ok(())
             }
-            Decision::Apart { reason, .. } => Err(self.halted(format!(
-                "bug in streams-runtime: {}: entry {} came alone and was taken for a batch ({reason}); please report it, and start the program again",
-                self.key, entry.id
-            ))),
+            Decision::Apart { reason, .. } => {
+                let why = Halt::LoneBatch { entry: entry.id, reason: Some(reason) };
+                Err(self.halted(why))
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use super::ledger::{Due, Ledger};
 use super::recovery::Proving;
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::after;
-use crate::group::{Ended, Group, Handler, Letter, MENDED_RETRY, Policy, Turn};
+use crate::group::{Ended, Group, Halt, Handler, Letter, MENDED_RETRY, Policy, Turn};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
@@ -41,7 +41,7 @@ pub(super) struct Committer<'a> {
     /// What a build has declared that was passed over here and is not committed: nothing is any more.
     needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
-    refused: Option<String>,
+    refused: Option<Halt>,
     /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
     pub(super) now: Instant,
 }
@@ -235,8 +235,8 @@ impl<'a> Committer<'a> {
     pub(super) async fn finish(&mut self) -> Result<(), Ended> {
         while !self.ledger.is_clean() {
             self.may_go_on()?;
-            if let Some(reason) = &self.refused {
-                return Err(self.group.halted(reason.clone()));
+            if let Some(halt) = &self.refused {
+                return Err(self.group.halted(halt.clone()));
             }
             if self.flying.is_none() {
                 self.start();
@@ -347,12 +347,9 @@ impl<'a> Committer<'a> {
             Ok(Committed::Declared { names }) => {
                 self.lease.commit_ended();
                 let Some(need) = self.passed_over.first(&names) else {
-                    let reason = format!(
-                        "bug in streams-runtime: {} passed over none of {names:?}; please report it, and start the program again",
-                        group.key
-                    );
                     self.flying = None;
-                    return Err(group.halted(self.refused.insert(reason).clone()));
+                    let halt = Halt::NotPassedOver { names };
+                    return Err(group.halted(self.refused.insert(halt).clone()));
                 };
                 self.needs = Some(need);
                 self.flying = None;
@@ -361,14 +358,10 @@ impl<'a> Committer<'a> {
             Ok(Committed::DeadLettersFull { count, oldest }) => {
                 // Answered: the owner is well, it is the operator who is awaited.
                 self.lease.commit_ended();
-                let reason = group.full_reason(flying.commit.dead_bounds, count, oldest);
-                if progress.enter(Phase::Halted { reason: reason.clone() }) {
-                    tracing::error!(
-                        group = group.key.group(),
-                        partition = group.key.partition().as_str(),
-                        reason,
-                        "halted"
-                    );
+                let halt = Halt::DeadLettersFull { bounds: flying.commit.dead_bounds, count, oldest };
+                let reason = halt.of(&group.key);
+                if progress.enter(Phase::Halted { reason: reason.to_string() }) {
+                    reason.log();
                 }
                 MENDED_RETRY
             }
@@ -391,7 +384,8 @@ impl<'a> Committer<'a> {
             Err(error) => {
                 // Its answer was taken, so it must not be waited for again.
                 self.flying = None;
-                return Err(group.halted(self.refused.insert(error.to_string()).clone()));
+                let halt = Halt::Broker { error: error.to_string() };
+                return Err(group.halted(self.refused.insert(halt).clone()));
             }
         };
         flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));

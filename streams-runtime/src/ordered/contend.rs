@@ -13,7 +13,7 @@ use super::recovery::bound;
 use super::standby::Standby;
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::group::{Ended, Group};
+use crate::group::{Ended, Group, Halt};
 use crate::membership::{Lease, member_of};
 use crate::ops::{Matter, Phase};
 use crate::reader::Bookmark;
@@ -151,7 +151,6 @@ impl Group {
 
     /// Why the lease cannot be taken.
     fn refused(&self, refused: &Acquired) -> Ended {
-        let key = &self.key;
         match refused {
             Acquired::Vanished { at } => Self::vanished(Bookmark::new(*at, "", None)),
             // The newest entries may have come after the cut, with a clock that is behind.
@@ -160,7 +159,7 @@ impl Group {
                 Ended::Cut { loss, at: Some(Box::new(Bookmark::nowhere())) }
             }
             Acquired::Mode(mode) => self.wrong_mode(mode),
-            other => self.halted(format!("{key}: unexpected answer {other:?} to a claim of the lease")),
+            other => self.halted(Halt::UnknownAnswer { answer: format!("{other:?}") }),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::dispatch::{Beside, Dispatch};
 use super::hand::InHand;
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::after;
-use crate::group::{Ended, Group, Letter, Replays, Settlement, Taker, caught, given_up};
+use crate::group::{Ended, Group, Halt, Letter, Replays, Settlement, Taker, caught, given_up};
 use crate::membership::Lease;
 use crate::ops::{Cause, Matter};
 use crate::reader::{Arrived, Source};
@@ -158,7 +158,7 @@ impl Group {
             if let Some(loss) = arrived.loss {
                 self.report(&loss);
                 if self.on_data_loss == OnDataLoss::Halt {
-                    return Ended::Halted { reason: self.loss_reason(&loss), keep: true };
+                    return Ended::Halted { halt: Halt::Loss(loss), keep: true };
                 }
             }
             if let Some(seen) = arrived.seen {
@@ -279,10 +279,10 @@ impl Group {
                 let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
                 return match self.handle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
                     Ok(dead) => self.weather(hand, dead),
-                    Err(_) => Err(self.halted(format!(
-                        "bug in streams-runtime: {}: entry {} came alone and was taken for a batch; please report it, and start the program again",
-                        self.key, held.entry.id
-                    ))),
+                    Err(_) => {
+                        let why = Halt::LoneBatch { entry: held.entry.id, reason: None };
+                        Err(self.halted(why))
+                    }
                 };
             }
         }

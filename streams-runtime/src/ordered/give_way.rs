@@ -11,7 +11,7 @@ use streams_core::{Backoff, EntryId, keys};
 use tokio::time::Instant;
 
 use crate::backoff::wait;
-use crate::group::{Ended, Group};
+use crate::group::{Ended, Group, Halt};
 use crate::membership::{Build, Lease, NOBODY, Still, Turn, member_of};
 use crate::ops::Phase;
 
@@ -121,7 +121,9 @@ impl Group {
                 Ok(Way::Leave)
             }
             Turn::Missing(need) => {
-                self.say_halted(&self.missing(need));
+                let (stream, known) = (self.progress.stream, self.build.takes(&need.name));
+                let ignored = self.build.ignored().cloned().collect();
+                self.say_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
                 Ok(Way::Leave)
             }
         }
@@ -142,37 +144,6 @@ impl Group {
             () = self.pause(wait) => {}
             () = lease.lost() => {}
         }
-    }
-
-    /// Why nobody goes on, and what lets somebody.
-    fn missing(&self, need: &Need) -> String {
-        let Need { name, version, entry } = need;
-        let (stream, key) = (self.progress.stream, &self.key);
-        let (what, remedy) = match self.build.takes(name) {
-            Some(known) => (
-                format!(
-                    "event `{name}` of stream `{stream}` is version {version}, and this program knows version {known}"
-                ),
-                format!("deploy a program that knows version {version}"),
-            ),
-            None => (
-                format!(
-                    "event `{name}` of stream `{stream}`, version {version}, is one that a build of the group handles, and this program has no consumer for it"
-                ),
-                format!(
-                    "start a build that has one, or say `ignore = [\"{name}\"]` on a consumer of the group to pass such events over for good"
-                ),
-            ),
-        };
-        let ignores: Vec<_> = self.build.ignored().map(|name| format!("`{name}`")).collect();
-        let ignores = match ignores.as_slice() {
-            [] => String::new(),
-            names => format!(" (it ignores {})", names.join(", ")),
-        };
-        format!(
-            "{key}: entry {entry}: {what}{ignores}; {remedy}; or pass this one over with `{}` if it should not be there; the group then goes on by itself",
-            self.reset_behind(*entry)
-        )
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::batch::Gathering;
 use super::dispatch::Dispatch;
-use crate::group::{Ended, Group};
+use crate::group::{Ended, Group, Halt};
 use crate::ops::count;
 
 /// How long a group runs before it lets others on its thread have a turn.
@@ -46,7 +46,7 @@ impl Group {
         if hand.dead_in_a_row < self.storm {
             return Ok(());
         }
-        Err(Ended::Halted { reason: self.storm_reason(hand.dead_in_a_row), keep: true })
+        Err(Ended::Halted { halt: Halt::Storm { dead_in_a_row: hand.dead_in_a_row }, keep: true })
     }
 
     /// Another process is to own the partition: what is settled is committed, then the lease given back.

@@ -127,10 +127,10 @@ impl Group {
         if let Ended::Cut { loss, at } = ended {
             ended = self.answer(&loss, at).await;
         }
-        if let Ended::Halted { reason, keep: true } = &ended {
+        if let Ended::Halted { halt, keep: true } = &ended {
             // Renewed while it waits, so that no other process runs into the same.
             tokio::select! {
-                () = self.halt(reason.clone()) => ended = Ended::Again,
+                () = self.halt(halt) => ended = Ended::Again,
                 () = lease.lost() => {}
             }
         }

@@ -34,7 +34,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::group::{Decision, Ended, Failed, Group, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide};
+use crate::group::{
+    Decision, Ended, Failed, Group, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
+};
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
 use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
@@ -206,15 +208,6 @@ impl Group {
             Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
         }
     }
-
-    /// Why nothing is given out after a loss, and what lets the group go on.
-    fn resumable_loss_reason(&self, loss: &DataLoss) -> String {
-        let (partition, group) = (self.key.partition(), self.key.group());
-        format!(
-            "{}: {loss}; to go on with what is left call `Admin::resume(\"{partition}\", \"{group}\")`; `on_data_loss = \"continue\"` goes on by itself",
-            self.key
-        )
-    }
 }
 
 fn loss_of(lost: Lost) -> DataLoss {
@@ -362,7 +355,7 @@ impl<'a> Session<'a> {
     /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
     fn advance(&mut self, news: &Follower) -> Result<(), Ended> {
         if self.dead_in_a_row >= self.group.storm {
-            return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
+            return Err(self.group.halted(Halt::Storm { dead_in_a_row: self.dead_in_a_row }));
         }
         // A process that stood still may be dead to others, who have what it had in flight.
         if !self.lease.is_held(Instant::now()) {
@@ -771,7 +764,7 @@ impl<'a> Session<'a> {
                 if found {
                     group.report(&loss);
                 }
-                Err(group.halted(group.resumable_loss_reason(&loss)))
+                Err(group.halted(Halt::LossOfQueue(loss)))
             }
             Fetched::Damaged(damage) => {
                 self.fetcher.nothing();
@@ -863,7 +856,7 @@ impl<'a> Session<'a> {
                 if let Some(loss) = loss.filter(|_| passed) {
                     group.report(&loss);
                     if halts {
-                        return Err(group.halted(group.resumable_loss_reason(&loss)));
+                        return Err(group.halted(Halt::LossOfQueue(loss)));
                     }
                 }
             }
@@ -898,7 +891,7 @@ impl<'a> Session<'a> {
         let loss = loss_of(lost);
         group.report(&loss);
         match halts {
-            Some(_) => Err(group.halted(group.resumable_loss_reason(&loss))),
+            Some(_) => Err(group.halted(Halt::LossOfQueue(loss))),
             None => Ok(()),
         }
     }
@@ -925,7 +918,7 @@ impl<'a> Session<'a> {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
                 // Where the cursor has moved on since the look this process alone halts.
                 group.engine.broker.pass(&group.key, &pass).await?;
-                return Err(group.halted(group.resumable_loss_reason(&loss)));
+                return Err(group.halted(Halt::LossOfQueue(loss)));
             }
         }
         Ok(())
@@ -1003,7 +996,7 @@ impl<'a> Session<'a> {
             self.acks.failed();
             MENDED_RETRY
         } else {
-            return Err(group.halted(error.to_string()));
+            return Err(group.halted(Halt::Broker { error: error.to_string() }));
         };
         self.acks.retry(after(Instant::now(), wait));
         Ok(())
@@ -1020,8 +1013,8 @@ impl<'a> Session<'a> {
             }
             Acked::Fenced => return Err(Ended::Lost),
             Acked::Full(full) => {
-                let reason = group.full_reason(group.dead_bounds, full.count, full.oldest);
-                group.say_halted(&reason);
+                let (bounds, count, oldest) = (group.dead_bounds, full.count, full.oldest);
+                group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
                 self.acks.keep_letters(Instant::now());
             }
             Acked::Declared { names } => self.acks.refused(|disposition| match disposition {
