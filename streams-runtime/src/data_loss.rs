@@ -1,4 +1,4 @@
-//! What a group may lose of its stream, and how that is said to people.
+//! A loss of history: its kinds, and the words that people read about it.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a program declares of its streams: the events that are linked into it, and the properties on which they agree.
+//! The declarations of a program about its streams: the linked events, and the properties on which they agree.
 
 use std::time::Duration;
 

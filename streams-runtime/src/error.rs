@@ -1,4 +1,4 @@
-//! Why an app cannot start or go on: the one error of the crate's own calls.
+//! The one error of the crate's own calls: why an app cannot start or go on.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The fence around code of the user's: a panic inside it becomes a text outside, and takes nothing else along.
+//! The fence around the user's code: a panic inside becomes a text outside, and takes nothing else along.
 
 use std::any::Any;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! What an app can be told: every bound with its reason, and the environment that overrides them.
+//! The settings of an app: every bound with its reason, and the environment that overrides them.
 //!
 //! Precedence: an attribute's option < [`Config`] < [`Config::group`] < the environment (read by `run` only).
 

@@ -1,4 +1,4 @@
-//! What the environment says, which overrides everything else; read where the app is told to.
+//! The environment, which overrides every other setting; read only where the app is told to.
 
 use std::fmt;
 use std::net::SocketAddr;

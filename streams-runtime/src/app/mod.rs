@@ -1,6 +1,6 @@
-//! The app: what is gathered before the start, and what runs after it.
+//! A program's app: declarations and options become a plan, and a plan becomes running tasks.
 //!
-//! May use every room, and nothing but [`testing`](crate::testing) uses it.
+//! May use every room; only [`testing`](crate::testing) uses it.
 
 mod config;
 mod environment;

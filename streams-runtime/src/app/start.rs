@@ -384,7 +384,7 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
     std::iter::once(format!("streams on {}, {groups}:", broker.describe())).chain(consumers).collect()
 }
 
-/// What a group reads, for the notes of its stream.
+/// The events that a group reads, for the notes of its stream.
 fn read_by(group: &GroupPlan) -> Reading<'_> {
     let reads = group.consumers.iter().map(|(consumer, _)| consumer.info.event).collect();
     Reading { stream: group.stream, key: &group.key, group: group.group, reads }

@@ -1,4 +1,4 @@
-//! What a build says of itself in the state of a group: which events it handles, and which it passes over for good.
+//! The declaration of a build in the state of a group: the events that it handles, and those that it ignores for good.
 
 use streams_core::Start;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState};

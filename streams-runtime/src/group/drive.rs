@@ -1,4 +1,4 @@
-//! The life of a group: from one ownership to the next, until the app stops; halts, refusals and panics included.
+//! The life of a group from one ownership to the next, until the app stops; halts, refusals and panics included.
 
 use std::time::Duration;
 

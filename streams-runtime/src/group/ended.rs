@@ -1,4 +1,4 @@
-//! Why a group's work comes to an end, for this time or until somebody does something.
+//! The ends of a group's work: for this time, or until somebody does something.
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Need};
 

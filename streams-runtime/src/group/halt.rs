@@ -1,4 +1,4 @@
-//! Why a group stands still, in the words of its status and of the log: each reason says what an operator can do.
+//! The reasons for which a group stands still, in the words of its status and log, each with its remedy.
 
 use std::fmt;
 

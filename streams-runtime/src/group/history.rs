@@ -1,4 +1,4 @@
-//! What this process has seen of a group: a server that lost writes, or all of them, shows less later.
+//! The last state of a group that this process has seen: a server that lost writes shows less later.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use super::ended::Ended;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::Bookmark;
 
-/// What this process has seen of a group, which outlives an ownership.
+/// The memory of a group that outlives an ownership.
 #[derive(Default)]
 pub(crate) struct History {
     known: Mutex<Option<Known>>,

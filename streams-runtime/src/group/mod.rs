@@ -1,7 +1,7 @@
-//! What every group is, whatever its delivery: its life, its handlers, what their outcomes mean, and what it has seen.
+//! The common part of both deliveries: a group's life, its handlers, the meaning of their outcomes, its halts and its history.
 //!
-//! May use `reader`, `membership`, `ops` and the helpers of the crate; `ordered`, `queue` and `app` use it. How the events of a group
-//! come to its handlers is an [`Engine`], which those two rooms have.
+//! May use `reader`, `membership`, `ops` and the helpers of the crate; `ordered`, `queue` and `app` use it. A delivery is an
+//! [`Engine`], which brings the events of a group to its handlers.
 
 mod adopt;
 mod declare;

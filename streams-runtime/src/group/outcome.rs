@@ -1,4 +1,4 @@
-//! How an event's business with a group is counted and told, and the letter of one that is given up.
+//! The count and the log line of an event that has ended, and the letter of one that is given up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which consumer of a group takes an entry, if any of this build does.
+//! The consumer of a group that takes an entry, if any consumer of this build does.
 
 use streams_core::Entry;
 use streams_core::broker::{Events, Need, cut_from};

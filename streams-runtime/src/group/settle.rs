@@ -1,4 +1,4 @@
-//! What an attempt's outcome means for the event: one pure function decides, `deliver` carries out.
+//! The meaning of an attempt's outcome for its event: one pure function decides, the delivery carries out.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Events that may have ended a process: who of them may run beside whom, of all groups of this process, and which are given up.
+//! Events that may have ended a process: which of them run alone, and which are given up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A group on a partition, whatever its delivery: what it is made of, and what it says of itself.
+//! A group on a partition, whatever its delivery: its parts, and its words for status and log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl Group {
         self.halted(Halt::OtherDelivery { mode: mode.to_owned() })
     }
 
-    /// What its entries are read with.
+    /// The means by which its entries are read.
     pub(crate) fn means(&self) -> Means<'_> {
         Means {
             broker: &self.engine.broker,

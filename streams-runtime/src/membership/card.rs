@@ -1,4 +1,4 @@
-//! How a process names itself to the other members of a group, and what it says of itself; pure.
+//! The card of a process: its name, and what it tells the other members of a group; pure.
 
 use std::collections::BTreeSet;
 use std::fmt;

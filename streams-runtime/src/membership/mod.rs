@@ -1,4 +1,4 @@
-//! How the processes of a group share its partitions: who is a member, who should own what, and who holds which lease.
+//! The sharing of partitions between processes: who is a member, who should own what, and who holds which lease.
 //!
 //! One task per process says that it is there, looks at the others and at what they own, and tells each [`Seat`] when its turn has
 //! come, or is over. [`roster`] judges who is a member and [`assign`] who should own what. All groups of the process are in the

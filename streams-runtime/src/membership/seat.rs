@@ -1,4 +1,4 @@
-//! A process's seat at one partition of a group: what its task asks of the members, and what they tell it.
+//! A process's seat at one partition: the questions of its task to the members, and their answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

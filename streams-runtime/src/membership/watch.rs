@@ -1,4 +1,4 @@
-//! Whether an owner is gone, judged by one's own clock alone: it is when owner, epoch and beat stand still for a whole lease; pure.
+//! The watch over an owner: it is gone when owner, epoch and beat stand still for a whole lease; pure.
 
 use std::time::Duration;
 

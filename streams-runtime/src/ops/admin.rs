@@ -1,4 +1,4 @@
-//! What an operator does to a group by hand: lets it go on after a halt, moves its checkpoint, looks after its dead letters.
+//! The calls of an operator on a group: resume it after a halt, move its checkpoint, look after its dead letters.
 
 use std::collections::BTreeMap;
 use std::fmt;

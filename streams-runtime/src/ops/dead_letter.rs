@@ -1,4 +1,4 @@
-//! What a group gave up on: how a dead letter is written, why, and what can be read from it.
+//! The form of a dead letter: how it is written, its cause, and what can be read from it.
 //!
 //! The commit that passes the event takes the letter along; a replay writes it anew when the event was handled again in vain.
 //! [`dead_letters`](super::dead_letters) is the tool for all of them.

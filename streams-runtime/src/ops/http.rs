@@ -1,4 +1,4 @@
-//! What an app says of itself, over HTTP: `/metrics`, `/livez`, `/readyz`; [`monitor`](super::monitor) knows the answers.
+//! The HTTP endpoint of an app: `/metrics`, `/livez`, `/readyz`; [`monitor`](super::monitor) knows the answers.
 //!
 //! No TLS and no password: listen on an address that only those who may read it can reach.
 

@@ -1,6 +1,6 @@
-//! What is seen of an app, and what its operators do: status, metrics, traces, outages, dead letters, a hand on halted groups.
+//! The operator's side of an app: status, metrics, traces, outages, dead letters, and a hand on halted groups.
 //!
-//! May use the helpers of the crate only; every room above uses it, to say what it does.
+//! May use the helpers of the crate only; every room above says here what it does.
 
 mod admin;
 pub(crate) mod dead_letter;

@@ -1,4 +1,4 @@
-//! What an app says of itself while it runs: status, metrics, whether it lives; and the look at how far groups lag.
+//! The view on a running app: status, metrics, whether it lives, and how far its groups lag.
 //!
 //! [`http`](super::http) serves what stands here. Nothing here waits for the broker: who asks whether a program lives must
 //! not have to wait for a server that does not.

@@ -1,4 +1,4 @@
-//! What every group is doing, for health checks, for `caught_up` and for people.
+//! The status of every group, for health checks, for `caught_up` and for people.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Signs of life of an app's own tasks, its figures, and whether anybody wants to know them.
+//! Signs of life of an app's own tasks, its registry of metrics, and whether anybody reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
-//! Several events of a partition at once, for a group with `concurrency`: what may start runs in a task of its own, and what has
-//! ended is settled in the order of the stream.
+//! The events of a partition side by side, for a group with `concurrency`: each runs in a task of its own.
 //!
-//! What is to be proven is charged first, in order, as many at a time as may run.
+//! An event that has ended is settled in the order of the stream. Events under recovery are charged first, in order, as many at
+//! a time as may run.
 
 use std::sync::Arc;
 use std::time::Duration;

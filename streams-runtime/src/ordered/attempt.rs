@@ -1,4 +1,4 @@
-//! Calling the handler for an event that runs by itself, or for a batch, until it is clear what becomes of it.
+//! The attempts at an event that runs by itself, or at a batch, until its outcome is final.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! What the group has settled, told to the server: at most one commit is on its way, and it is sent until it is answered.
+//! The commits of an owner: at most one is on its way, and it is sent until the server answers.
 //!
 //! [`ledger`](super::ledger) says when one is due.
 

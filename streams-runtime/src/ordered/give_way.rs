@@ -1,4 +1,4 @@
-//! What an owner and a contender do about an event that this build does not handle: they leave the partition to one that does.
+//! An event that another build handles: the owner leaves the partition to it, and a contender leaves the lease.
 //!
 //! [`Build`](crate::membership::Build) has the rules; an owner may not know what was declared a moment ago, so each commit carries
 //! the names of what it passes over ([`PassedOver`]), and the broker refuses one whose names have been declared meanwhile.

@@ -1,4 +1,4 @@
-//! What an owner remembers from one entry to the next, and the count that tells an outage from bad events.
+//! The memory of an owner from one entry to the next, and the count that tells an outage from bad events.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is proven after an owner that never gave its lease back: one of the events in its hand may have ended its process.
+//! The recovery after an owner that never gave its lease back: one of its unsettled events may have ended its process.
 //!
 //! Each is charged on the server before it runs ([`commit`](super::commit) sends that), so that the next end of a process can be
 //! put down to those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run

@@ -1,11 +1,11 @@
-//! What an ordered group remembers from one ownership to the next.
+//! The memory of an ordered group from one ownership to the next.
 
 use streams_core::broker::{Holder, LeaseView};
 
 use super::give_way::Passes;
 use crate::membership::Still;
 
-/// What an ordered group remembers from one ownership to the next.
+/// See the module.
 #[derive(Default)]
 pub(super) struct Standby {
     /// The last holding of the lease, if it came to anything.

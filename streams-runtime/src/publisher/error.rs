@@ -1,4 +1,4 @@
-//! Why an event could not be published, or why it is not known whether it was.
+//! The error of a publish: why the event could not be published, or why that is not known.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is counted of a stream's publishes; the table of all metrics is in [`metrics`](crate::metrics).
+//! The counters of a stream's publishes; the table of all metrics is in [`metrics`](crate::metrics).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,6 @@
-//! Publishing: encode, refuse what is too large, pick the partition, queue; `queue` writes, `retention` trims by the way.
+//! Publishing: an event is encoded, checked, given its partition, and queued.
+//!
+//! [`queue`] writes, [`retention`] trims by the way. May use `schema_watch`, `ops`, `broker` and the helpers of the crate; `app` uses it.
 
 mod error;
 mod retention;

@@ -1,4 +1,4 @@
-//! What waits to be written to a partition: calls that come during a write share the next one, and a retry keeps its place.
+//! The queue of events to be written to a partition: calls that come during a write share the next, and a retry keeps its place.
 //!
 //! One task writes for a partition, as long as something waits, so a caller that goes away takes nobody's write with it.
 //! Nothing waits for company: the first call of an idle partition is written at once and alone.

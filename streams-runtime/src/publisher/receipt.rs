@@ -1,4 +1,4 @@
-//! What a publisher is told of an event that was written.
+//! The receipt of an event that was written.
 
 use streams_core::{EntryId, EventId};
 

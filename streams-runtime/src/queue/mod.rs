@@ -70,7 +70,7 @@ pub(crate) struct Unsaid {
     calls: Vec<Arc<Acks>>,
 }
 
-/// What a work queue remembers from one joining of this process to the next.
+/// The memory of a work queue from one joining of this process to the next.
 #[derive(Default)]
 struct Past {
     /// The other consumers as they were seen last.

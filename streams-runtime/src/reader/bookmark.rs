@@ -1,4 +1,4 @@
-//! How far a group has read, and what was cut from history before it had read it: pure rules that `source` carries out.
+//! The place up to which a group has read, and the losses of history that show there; pure.
 //!
 //! A bookmark keeps its position and how many entries had been added up to it, those included that were lost and reported.
 //! While the entry at the position is still there no trim has passed it, so an ordinary read needs no more than to

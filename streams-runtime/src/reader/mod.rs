@@ -1,4 +1,4 @@
-//! How entries come to a group: one read per process for all groups, catch-up reads behind it, and the place of each group in the stream.
+//! The way of entries to a group: one read per process for all groups, catch-up reads behind it, and each group's place in the stream.
 //!
 //! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 

@@ -1,4 +1,4 @@
-//! How much one read asks for: it follows the sizes seen, and what came of the last reads; pure.
+//! The size of a read: it follows the sizes seen, and the success of the last reads; pure.
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ use crate::ops::{Contact, Matter};
 /// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
 pub(crate) const CHECK: Duration = Duration::from_secs(10);
 
-/// Why nothing more can be read for now.
+/// The end of a read.
 #[derive(Debug)]
 pub(crate) enum Error {
     /// History was cut. `at` is how far the group had read, of what is still there.
@@ -37,7 +37,7 @@ impl From<BrokerError> for Error {
     }
 }
 
-/// What a group reads with.
+/// The means by which a group reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) broker: &'a Arc<dyn Broker>,

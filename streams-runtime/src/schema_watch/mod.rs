@@ -1,4 +1,6 @@
-//! What builds of different age say to each other: each leaves notes beside a stream, and is told of those that do not fit its own.
+//! The notes of builds of different age: each leaves them beside a stream, and logs those that do not fit its own.
+//!
+//! May use `ops` and the helpers of the crate; `publisher` and `app` use it.
 //!
 //! A note says either which shape of an event a program knows or publishes, or which versions a group reads. The tasks:
 //!

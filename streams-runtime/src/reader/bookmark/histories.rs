@@ -1,4 +1,4 @@
-//! Random histories of a stream, read by the rules of `loss` alone, against a truth that is kept apart.
+//! Random histories of a stream, read by the rules of `bookmark` alone, against a truth that is kept apart.
 //!
 //! Those that run whole programs are slow, and for long could be cut only by a stream that went away, which its marker shows.
 //! A history is cut in the ways that a server has: a replica that lagged, or an older dump, with any number of new entries
