@@ -105,7 +105,7 @@ fn reference() -> String {
         "\nThe same for all consumers (`Config::consumers`) or those of one group (`Config::group`) as `ConsumerOptions`:\n\n\
         | field | meaning | default | why |\n|---|---|---|---|\n",
     );
-    let defaults = items(CONFIG, "pub(crate) const ");
+    let defaults = items(CONFIG, "pub(super) const ");
     for field in fields(CONSUMER_OPTIONS, "pub struct ConsumerOptions {") {
         let default = defaults.iter().find(|default| default.name == field.name.to_uppercase());
         let (default, why) = match default {
