@@ -1,6 +1,7 @@
 //! Thousands of groups on one stream: how soon the last of them has begun, and whether the process loses leases to itself.
 //!
-//! The stream holds one event when the app starts; a group has begun when it has handled it. `-- --groups 3000` is the default.
+//! The stream holds one event when the app starts; a group has begun when it has handled it. `-- --groups 3000 --queues 0` are the
+//! defaults; with `--queues 1` all groups are work queues.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{memory, number, own_cpu, print_machine, server_cpu, wanted};
 use streams_runtime::broker::Redis;
-use streams_runtime::{App, Publisher, Stopped, consumer, consumers, stream_event};
+use streams_runtime::{App, Config, ConsumerOptions, Delivery, Publisher, Stopped, consumer, consumers, stream_event};
 use streams_tests::{RedisServer, in_groups};
 use tokio::time::sleep;
 
@@ -43,12 +44,15 @@ async fn main() {
         return;
     }
     let groups = number("groups", 3_000) as usize;
+    let delivery = if number("queues", 0) > 0 { Delivery::Shared } else { Delivery::Ordered };
+    let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_delivery(delivery));
     let server = RedisServer::start();
     print_machine(&server);
     let broker = Arc::new(Redis::open(&server.url()).expect("a URL"));
     Publisher::on(broker.clone()).publish(&Crowd { n: 1 }).await.expect("it is published");
     let (began, cpu, of_server) = (Instant::now(), own_cpu(), server_cpu(&server));
-    let app = App::with(in_groups(consumers![crowd][0], groups)).broker(broker).start().await.expect("it starts");
+    let app = App::with(in_groups(consumers![crowd][0], groups)).broker(broker).config(config);
+    let app = app.start().await.expect("it starts");
     let started = began.elapsed();
     while HANDLED.load(Ordering::Relaxed) < groups && began.elapsed() < PATIENCE {
         sleep(Duration::from_millis(5)).await;

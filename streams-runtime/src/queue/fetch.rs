@@ -11,12 +11,18 @@ use streams_core::{Entry, EntryId};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clock::after;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::ops::Sent;
 use crate::reader::{self, Bookmark, Follower, Reading, Taken, Witness};
 
 /// How often the server's own group is shown the cursor: as often as somebody looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
+
+/// For how long at least, and for up to this times two to the power of how much, a process lets others fetch first that came too
+/// late before: with many idle processes one call a millisecond or two finds what has arrived.
+const YIELD: Duration = Duration::from_millis(1);
+const MOST_LATE: u32 = 3;
 
 /// How many entries a consumer that is alone reads before it asks for them.
 const READ_AHEAD: usize = 512;
@@ -54,6 +60,14 @@ pub(super) struct Fetcher {
     pub(super) hungry: bool,
     /// When the first of those that wait may be taken.
     pub(super) due: Option<Instant>,
+    /// The newest entry that this process has heard of.
+    heard: EntryId,
+    /// The cursor, as of the last answer.
+    at: EntryId,
+    /// How often in a row others had already fetched the entries that this process had heard of.
+    late: u32,
+    /// When to ask for entries that others may fetch first.
+    pub(super) yields_until: Option<Instant>,
     /// Nothing is asked for before it is judged what comes next.
     pub(super) is_unsure: bool,
     /// The next entry, as a look has found it.
@@ -117,7 +131,8 @@ pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Findin
 }
 
 impl Fetcher {
-    pub(super) fn new(now: Instant) -> Self {
+    /// For who has heard of entries up to `heard`.
+    pub(super) fn new(heard: EntryId, now: Instant) -> Self {
         Self {
             calls: 0,
             fetching: None,
@@ -125,6 +140,10 @@ impl Fetcher {
             retry_at: None,
             hungry: true,
             due: None,
+            heard,
+            at: EntryId::ZERO,
+            late: 0,
+            yields_until: None,
             is_unsure: false,
             judged: None,
             end: None,
@@ -187,6 +206,28 @@ impl Fetcher {
         }
     }
 
+    /// The newest entry that this process has heard of.
+    pub(super) fn heard(&self) -> EntryId {
+        self.heard
+    }
+
+    /// The newest entry is this one now. Whoever came too late before lets others fetch first: where each of many idle
+    /// processes asked at once, one call would bring an entry and all others would only cost the server their time.
+    pub(super) fn hear(&mut self, newest: EntryId, fraction: f64, now: Instant) {
+        let is_known = newest <= self.at && newest >= self.heard;
+        self.heard = newest;
+        if is_known {
+            return;
+        }
+        match self.late {
+            0 => self.hungry = true,
+            late => {
+                let longest = YIELD.saturating_mul(1 << late.min(MOST_LATE)).mul_f64(0.5 + fraction / 2.0);
+                self.yields_until.get_or_insert(after(now, longest));
+            }
+        }
+    }
+
     /// Nothing is fetched any more.
     pub(super) fn ignore_read(&mut self) {
         self.ahead = ReadAhead::default();
@@ -212,7 +253,7 @@ impl Fetcher {
     pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) -> Arc<Fetch> {
         self.calls += 1;
         // The answer may lack what comes from here on.
-        self.hungry = false;
+        (self.hungry, self.yields_until) = (false, None);
         fetch.call = self.calls;
         fetch.mirror = self.mirror_at <= now;
         let known: Vec<_> = self.ahead.entries.iter().take(fetch.count).cloned().collect();
@@ -307,8 +348,13 @@ impl Fetcher {
         if matches!(fetch.new, New::Read { .. }) {
             self.ahead = ReadAhead::default();
         }
-        // Where there was something there may be more.
-        self.hungry |= !(new.is_empty() && chunk.again.is_empty());
+        let number = new.len() + chunk.again.len();
+        if matches!(fetch.new, New::Read { .. }) {
+            self.late = if number > 0 { 0 } else { self.late.saturating_add(1) };
+        }
+        self.at = chunk.at;
+        // Where a chunk is full, or something has arrived meanwhile, there may be more.
+        self.hungry |= number >= fetch.count || (number > 0 && self.heard > self.at);
         Some((fetch.call, after, new))
     }
 

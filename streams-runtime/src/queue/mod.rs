@@ -223,7 +223,7 @@ impl<'a> Session<'a> {
             queue,
             lease,
             declared,
-            fetcher: Fetcher::new(now),
+            fetcher: Fetcher::new(EntryId::ZERO, now),
             in_flight: InFlight::default(),
             acks: AckQueue::new(now),
             slot: Slot::default(),
@@ -238,10 +238,11 @@ impl<'a> Session<'a> {
         let (group, lease) = (self.group, self.lease);
         let (broker, partition) = (&group.engine.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
-        let mut heard = match extent(&**broker, &group.key).await {
+        let heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
         };
+        self.fetcher = Fetcher::new(heard, Instant::now());
         let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
         let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
         // Sightings of others from this process's last time as a consumer still count.
@@ -256,7 +257,7 @@ impl<'a> Session<'a> {
                 break ended;
             }
             self.wait_for_a_slot();
-            let moment = self.next_moment();
+            let (moment, heard) = (self.next_moment(), self.fetcher.heard());
             let happened = tokio::select! {
                 biased;
                 () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
@@ -322,9 +323,8 @@ impl<'a> Session<'a> {
                     look = Some(spawn(async move { broker.queue(&key).await }));
                     Ok(())
                 }
-                last = news.beyond(heard) => last.map(|last| {
-                    heard = last;
-                    self.fetcher.hungry = true;
+                newest = news.beyond(heard) => newest.map(|newest| {
+                    self.fetcher.hear(newest, group.engine.random.fraction(), Instant::now());
                 }).map_err(|error| Ended::Refused(BrokerError::new(error.kind(), error.to_string()))),
                 () = group.rung(&mut bell) => {
                     self.fetcher.hungry = true;
@@ -595,7 +595,7 @@ impl<'a> Session<'a> {
     fn next_moment(&self) -> Option<Instant> {
         let late = self.in_flight.impatient().map(|since| after(since, PATIENCE));
         let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
-        let due = self.fetcher.due.filter(|_| !self.fetcher.hungry);
+        let due = self.fetcher.due.into_iter().chain(self.fetcher.yields_until).min().filter(|_| !self.fetcher.hungry);
         let fetched = self.fetcher.is_sent().then_some(self.fetcher.sent.due);
         let acked = self.acks.is_sending().then_some(self.acks.sent.due);
         let (retry, kept, gathering) = (self.fetcher.retry_at, self.acks.kept_until(), self.acks.gathering);
@@ -621,8 +621,8 @@ impl<'a> Session<'a> {
             }
         }
         self.acks.try_letters(now);
-        if self.fetcher.due.take_if(|due| *due <= now).is_some() {
-            self.fetcher.hungry = true;
+        for due in [&mut self.fetcher.due, &mut self.fetcher.yields_until] {
+            self.fetcher.hungry |= due.take_if(|due| *due <= now).is_some();
         }
         if let Some(fetch) = self.fetcher.again(now) {
             self.send_fetch(fetch);
@@ -952,7 +952,7 @@ impl<'a> Session<'a> {
 
     /// Says what has ended, if nothing is on its way.
     fn ack(&mut self) {
-        let busy = !self.in_flight.queue.is_empty() && !self.closing;
+        let busy = !(self.in_flight.queue.is_empty() && self.in_flight.running.is_empty()) && !self.closing;
         let (holder, bounds) = (self.lease.holder(), self.group.dead_bounds);
         if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
             self.lease.commit_begins(Instant::now());

@@ -448,7 +448,7 @@ async fn without_room_for_dead_letters_nothing_goes_on_until_there_is() {
 #[tokio::test]
 async fn what_fails_while_another_has_no_room_among_the_dead_letters_waits_with_it() {
     let world = World::new();
-    for (n, act) in [(1, Act::Permanent), (2, Act::Permanent), (3, Act::PermanentAfter(secs(1)))] {
+    for (n, act) in [(1, Act::Permanent), (2, Act::PermanentAfter(millis(500))), (3, Act::PermanentAfter(secs(1)))] {
         world.lab.always("thumbnails", n, act);
     }
     let mut config = Config::new().consumers(options().with_concurrency(2));
@@ -972,7 +972,7 @@ async fn a_reset_takes_everything_out_of_all_hands() {
     settled(&a).await;
     settled(&b).await;
     assert_eq!(world.sorted(), [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
-    assert_eq!(world.crew().await.consumers.len(), 2);
+    world.until(|crew| crew.consumers.len() == 2).await;
 }
 
 // What does not go together.
