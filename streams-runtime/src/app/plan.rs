@@ -6,16 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use streams_core::keys::{self, GroupKey, StreamKey};
-use streams_core::{
-    Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, OnDataLoss, Registration, Resources, Start,
-};
+use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration, Resources};
 
 use super::config::{
     BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, MAX_CRASHES,
     TIMEOUT,
 };
 use crate::declared::{chain, declared_at, event_place, property_problems, stream_properties};
-use crate::group::{Limits, Policy};
+use crate::group::{Bounds, GroupOptions, Limits, Policy};
 use crate::membership::Build;
 
 /// What an app drives.
@@ -32,14 +30,9 @@ pub(super) struct GroupPlan {
     pub(super) group: &'static str,
     pub(super) key: StreamKey,
     pub(super) consumers: Vec<(Registration, Policy)>,
-    pub(super) start: Start,
-    pub(super) checkpoint: Checkpoint,
-    pub(super) on_data_loss: OnDataLoss,
     /// What this build does about the group's events.
     pub(super) build: Arc<Build>,
-    pub(super) adopt: bool,
-    /// The most that a payload of the stream may have.
-    pub(super) max_payload: usize,
+    pub(super) options: GroupOptions,
     /// How many events of a partition it handles at once; in shared delivery of all of them.
     pub(super) concurrency: u32,
     pub(super) delivery: Delivery,
@@ -157,12 +150,17 @@ pub(super) fn plan(
             group,
             key: StreamKey::new(namespace, stream, properties.partitions),
             consumers: consumers.collect(),
-            start: of_group.start.unwrap_or_default(),
-            checkpoint,
-            on_data_loss: of_group.on_data_loss.unwrap_or_default(),
             build,
-            adopt: of_group.adopt.unwrap_or_default(),
-            max_payload: properties.max_payload,
+            options: GroupOptions {
+                start: of_group.start.unwrap_or_default(),
+                checkpoint,
+                on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+                adopt: of_group.adopt.unwrap_or_default(),
+                dead_bounds: config.dead_letters,
+                storm: config.dead_letter_storm,
+                max_payload: properties.max_payload,
+                lanes: Bounds { running: concurrency as usize, entries: config.lane_entries, bytes: config.lane_bytes },
+            },
             concurrency,
             delivery,
         });

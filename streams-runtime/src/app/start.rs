@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, Bounds, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
+use crate::group::{self, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -164,7 +164,7 @@ impl App {
         let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
         let policies = plan.groups.iter().flat_map(|group| &group.consumers).map(|(_, policy)| policy);
         let longest = policies.map(|policy| policy.timeout).max().unwrap_or_default();
-        let engine = Services {
+        let services = Services {
             broker: Arc::clone(&broker),
             random: Arc::clone(&random),
             tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, outages.clone(), Arc::clone(&vitals)),
@@ -224,23 +224,12 @@ impl App {
                     Delivery::Shared => members.apart(key.clone()),
                 };
                 let driven = Group {
-                    engine: engine.clone(),
+                    services: services.clone(),
                     seat,
                     handlers: handlers.collect(),
                     key,
                     build: Arc::clone(&group.build),
-                    start: group.start,
-                    checkpoint: group.checkpoint,
-                    on_data_loss: group.on_data_loss,
-                    adopt: group.adopt,
-                    dead_bounds: config.dead_letters,
-                    storm: config.dead_letter_storm,
-                    max_payload: group.max_payload,
-                    lanes: Bounds {
-                        running: group.concurrency as usize,
-                        entries: config.lane_entries,
-                        bytes: config.lane_bytes,
-                    },
+                    options: group.options,
                     contact: outages.contact_of(&of_group),
                     progress: of_group,
                     history: History::default(),
@@ -296,7 +285,7 @@ impl App {
             consumers,
             banner,
             tasks,
-            tails: engine.tails,
+            tails: services.tails,
             shutdown,
             deadline: config.shutdown_deadline,
         })
@@ -330,7 +319,7 @@ async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerErr
                 announced.unwrap_or(Ok(()))?;
             }
             let (broker, key) = (Arc::clone(broker), group.key_at(partition));
-            let (start, build) = (group.start, Arc::clone(&group.build));
+            let (start, build) = (group.options.start, Arc::clone(&group.build));
             asked.spawn(async move { group::announce(&*broker, &key, start, &build).await });
         }
     }

@@ -21,10 +21,10 @@ const PAGE: usize = 64;
 impl Group {
     /// Makes the group's state from where the other program stands, or says why not.
     pub(crate) async fn take_over(&self) -> Result<(), Ended> {
-        if !self.adopt {
+        if !self.options.adopt {
             return Err(self.halted(Halt::Foreign));
         }
-        match self.engine.broker.adopt(&self.key, QUIET).await? {
+        match self.services.broker.adopt(&self.key, QUIET).await? {
             Adopted::Done(adoption) => {
                 self.tell_adoption(&adoption).await;
                 Ok(())
@@ -73,7 +73,7 @@ impl Group {
     async fn count_between(&self, mut above: EntryId, up_to: EntryId) -> Result<u64, BrokerError> {
         let mut count = 0;
         while above < up_to && count < MOST_COUNTED as u64 {
-            let page = self.engine.broker.read(self.key.partition(), above, PAGE).await?;
+            let page = self.services.broker.read(self.key.partition(), above, PAGE).await?;
             count += page.iter().filter(|entry| entry.id <= up_to).count() as u64;
             match page.last() {
                 Some(last) => above = last.id,

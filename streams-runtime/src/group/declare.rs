@@ -50,7 +50,7 @@ async fn declare(broker: &dyn Broker, key: &GroupKey, state: &GroupState, build:
 impl Group {
     /// Before it contends: what this build handles stands in the state, also when another one has withdrawn it.
     pub(crate) async fn declare(&self, state: &GroupState) -> Result<(), BrokerError> {
-        declare(&*self.engine.broker, &self.key, state, &self.build).await
+        declare(&*self.services.broker, &self.key, state, &self.build).await
     }
 
     /// After it has become the owner: what the group passes over for good is no longer waited for.
@@ -61,7 +61,7 @@ impl Group {
         }
         let events = forgets.join(", ");
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
-        match self.engine.broker.declare_events(&self.key, &Change { forgets, ..Change::default() }).await {
+        match self.services.broker.declare_events(&self.key, &Change { forgets, ..Change::default() }).await {
             Ok(_) => {
                 tracing::info!(group, partition, events, "ignored from now on: no build is waited for to handle them")
             }

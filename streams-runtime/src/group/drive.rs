@@ -64,7 +64,7 @@ impl Group {
                 Ended::Stopped => break,
                 Ended::HandedOver => engine.is_over(),
                 // Said for all groups at once already.
-                Ended::Lost if self.engine.outages.trouble().is_some() => {
+                Ended::Lost if self.services.outages.trouble().is_some() => {
                     tracing::debug!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
@@ -85,8 +85,8 @@ impl Group {
                         self.contact.failed(Matter::Lease, &error);
                     }
                     tokio::select! {
-                        () = self.pause(wait(SERVER_AWAY, failures, self.engine.random.fraction())) => {}
-                        () = self.engine.outages.over() => {}
+                        () = self.pause(wait(SERVER_AWAY, failures, self.services.random.fraction())) => {}
+                        () = self.services.outages.over() => {}
                     }
                 }
                 Ended::Refused(error) => {
@@ -95,7 +95,7 @@ impl Group {
                     if self.say_refused(&error) {
                         engine.is_over();
                     }
-                    self.pause(wait(REFUSED, failures, self.engine.random.fraction())).await;
+                    self.pause(wait(REFUSED, failures, self.services.random.fraction())).await;
                 }
                 Ended::Again | Ended::Needs(_) => {}
                 Ended::Cut { loss, at } => {
@@ -106,7 +106,7 @@ impl Group {
                 }
                 Ended::Halted { halt, .. } => self.halt(&halt).await,
             }
-            if self.engine.shutdown.is_stopping() {
+            if self.services.shutdown.is_stopping() {
                 break;
             }
         }
@@ -143,8 +143,8 @@ impl Group {
             "bug in streams-runtime: a group panicked; what it had in hand is charged like the end of a process and runs again when the lease has run out; please report it"
         );
         self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
-        self.pause(wait(PANICKED, panics.in_a_row, self.engine.random.fraction())).await;
-        if !self.engine.shutdown.is_stopping() {
+        self.pause(wait(PANICKED, panics.in_a_row, self.services.random.fraction())).await;
+        if !self.services.shutdown.is_stopping() {
             return Ended::Again;
         }
         // The lease was not given back.
@@ -158,7 +158,7 @@ impl Group {
         self.contact.rest();
         // Before anybody can know of the halt: what an operator does after that is meant for it. Where the server cannot be
         // asked, the first answer says from where on.
-        let state = self.engine.broker.state(&self.key).await;
+        let state = self.services.broker.state(&self.key).await;
         let known = self.history.known().map(|known| known.reset);
         let since = |state: Option<&GroupState>| {
             let (reset, resume) = state.map_or((0, 0), |state| (state.reset, state.resume));
@@ -167,7 +167,7 @@ impl Group {
         let mut before = state.ok().map(|state| since(state.as_ref()));
         self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said: Option<Instant> = None;
-        while !self.engine.shutdown.is_stopping() {
+        while !self.services.shutdown.is_stopping() {
             if said.is_none_or(|said| said.elapsed() >= REMINDER) {
                 said = Some(Instant::now());
                 tracing::error!(
@@ -178,7 +178,7 @@ impl Group {
                 );
             }
             self.pause(RESET_LOOK).await;
-            let Ok(Some(state)) = self.engine.broker.state(&self.key).await else { continue };
+            let Ok(Some(state)) = self.services.broker.state(&self.key).await else { continue };
             let (group, partition) = (self.key.group(), self.key.partition().as_str());
             let (reset, resume) = *before.get_or_insert_with(|| since(Some(&state)));
             if state.reset != reset {

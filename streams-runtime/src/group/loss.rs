@@ -57,7 +57,7 @@ impl Group {
     pub(crate) async fn answer(&self, loss: &DataLoss, at: Option<Box<Bookmark>>) -> Ended {
         self.report(loss);
         self.history.remember(None);
-        if self.on_data_loss == OnDataLoss::Halt {
+        if self.options.on_data_loss == OnDataLoss::Halt {
             return Ended::Halted { halt: Halt::Loss(loss.clone()), keep: true };
         }
         match self.begin_anew(loss.kind, at).await {
@@ -70,7 +70,7 @@ impl Group {
     /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from: what was
     /// settled above it, dead letters too, is settled no more.
     async fn begin_anew(&self, kind: DataLossKind, at: Option<Box<Bookmark>>) -> Result<(), BrokerError> {
-        let broker = &self.engine.broker;
+        let broker = &self.services.broker;
         let state = broker.state(&self.key).await?;
         let is_cut_back = |bookmark: &Bookmark, state: &GroupState| {
             kind == DataLossKind::HistoryCut && state.at <= bookmark.position()

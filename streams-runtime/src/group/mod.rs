@@ -29,4 +29,4 @@ pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
 pub(crate) use self::route::Taker;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{Turn, Turns, given_up};
-pub(crate) use self::task::{Bounds, CLAIMS, Group, MENDED_RETRY, Services};
+pub(crate) use self::task::{Bounds, CLAIMS, Group, GroupOptions, MENDED_RETRY, Services};

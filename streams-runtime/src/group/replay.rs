@@ -149,7 +149,7 @@ impl Group {
     }
 
     fn replay_waits(&self, alone: bool) -> Replaying {
-        Replaying::Waits { alone, turn: Box::pin(self.engine.turns.clone().wait(alone)) }
+        Replaying::Waits { alone, turn: Box::pin(self.services.turns.clone().wait(alone)) }
     }
 
     /// Its turn has come, or its call has come to its end: what it does next.
@@ -200,13 +200,13 @@ impl Group {
 
     pub(crate) async fn untried(&self, lease: &Lease, replay: &Replay) {
         let end = ReplayEnd::Again { attempts: replay.attempts };
-        let told = self.engine.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
+        let told = self.services.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
         let _ = tokio::time::timeout(FAREWELL, told).await;
     }
 
     /// Takes the first of the replays; `None` where there is none for now.
     pub(crate) async fn next_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Next>, Ended> {
-        let taken = match self.ask(lease, self.engine.broker.take_replay(&self.key, lease.holder())).await? {
+        let taken = match self.ask(lease, self.services.broker.take_replay(&self.key, lease.holder())).await? {
             Ok(taken) => taken,
             Err(error) => {
                 self.unanswered(replays, &error);
@@ -244,7 +244,7 @@ impl Group {
 
     pub(crate) fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failed>) -> Fate {
         let policy = &self.handlers[consumer].policy;
-        fate(decide(result, replay.attempts + 1, policy, || self.engine.random.fraction()))
+        fate(decide(result, replay.attempts + 1, policy, || self.services.random.fraction()))
     }
 
     /// Says what becomes of the letter, in the log and in the words of the broker.
@@ -284,7 +284,7 @@ impl Group {
     /// Tells the broker how the attempt ended. What it does not answer is told again: until then the letter is not tried.
     pub(crate) async fn tell_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
         let Some((id, end)) = &replays.ended else { return Ok(()) };
-        match self.ask(lease, self.engine.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
+        match self.ask(lease, self.services.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
             Ok(true) => {
                 replays.ended = None;
                 replays.failures = 0;
@@ -316,7 +316,7 @@ impl Group {
     /// Letters must not stop events: what goes wrong about one is said, and tried again later.
     fn unanswered(&self, replays: &mut Replays, error: &BrokerError) {
         replays.failures = replays.failures.saturating_add(1);
-        replays.put_off(wait(UNANSWERED, replays.failures, self.engine.random.fraction()));
+        replays.put_off(wait(UNANSWERED, replays.failures, self.services.random.fraction()));
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         if error.is_retryable() || error.is_indefinite() {
             tracing::debug!(group, partition, %error, "dead letters are not handled again for now");

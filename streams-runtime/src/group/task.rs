@@ -57,23 +57,31 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
-/// A group on a partition.
-pub(crate) struct Group {
-    pub(crate) engine: Services,
-    pub(crate) key: GroupKey,
-    pub(crate) seat: Arc<Seat>,
-    pub(crate) handlers: Vec<Handler>,
-    pub(crate) build: Arc<Build>,
+/// The options of a group, from its consumers, the configuration and the environment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupOptions {
     pub(crate) start: Start,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) on_data_loss: OnDataLoss,
     /// Whether a group of another program is taken over.
     pub(crate) adopt: bool,
     pub(crate) dead_bounds: DeadBounds,
+    /// How many dead letters in a row are a storm.
     pub(crate) storm: u32,
+    /// The most that a payload of the stream may have.
     pub(crate) max_payload: usize,
     /// How many events it handles at once, and how far that may spread.
     pub(crate) lanes: Bounds,
+}
+
+/// A group on a partition.
+pub(crate) struct Group {
+    pub(crate) services: Services,
+    pub(crate) key: GroupKey,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) handlers: Vec<Handler>,
+    pub(crate) build: Arc<Build>,
+    pub(crate) options: GroupOptions,
     pub(crate) progress: Arc<Progress>,
     pub(crate) history: History,
     pub(crate) contact: Contact,
@@ -121,18 +129,18 @@ impl Group {
     /// The means by which its entries are read.
     pub(crate) fn means(&self) -> Means<'_> {
         Means {
-            broker: &self.engine.broker,
-            tails: &self.engine.tails,
+            broker: &self.services.broker,
+            tails: &self.services.tails,
             contact: &self.contact,
             key: &self.key,
-            max_payload: self.max_payload,
+            max_payload: self.options.max_payload,
         }
     }
 
     /// Waits, but not past a stop.
     pub(crate) async fn pause(&self, wait: Duration) {
         tokio::select! {
-            () = self.engine.shutdown.stopping() => {}
+            () = self.services.shutdown.stopping() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -160,7 +168,7 @@ impl Group {
     pub(crate) fn left(&self, ended: &Ended, undone: &str) {
         self.progress.abandon();
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
-        if self.engine.outages.trouble().is_some() || matches!(ended, Ended::Refused(_)) {
+        if self.services.outages.trouble().is_some() || matches!(ended, Ended::Refused(_)) {
             tracing::debug!(group, partition, "{undone}");
         } else {
             tracing::warn!(group, partition, "{undone}");

@@ -24,7 +24,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 impl Group {
     /// Whether events of this group may run beside others.
     pub(super) fn is_concurrent(&self) -> bool {
-        self.lanes.running > 1
+        self.options.lanes.running > 1
     }
 
     /// Takes up the next entry of the stream, once a slot is free for which nothing else is there, and starts what may start.
@@ -108,7 +108,7 @@ impl Group {
             tokio::select! {
                 biased;
                 () = lease.lost() => return Err(Ended::Lost),
-                () = self.engine.shutdown.cutting() => break,
+                () = self.services.shutdown.cutting() => break,
                 done = committer.progress(), if commits => match done {
                     Err(Ended::Lost) => return Err(Ended::Lost),
                     done => commits = done.is_ok(),
@@ -142,7 +142,7 @@ impl Group {
         let may_start = hand.dispatch.may_start(committer);
         tokio::select! {
             biased;
-            () = self.engine.shutdown.stopping() => Err(Ended::Stopped),
+            () = self.services.shutdown.stopping() => Err(Ended::Stopped),
             () = lease.lost() => Err(Ended::Lost),
             () = self.seat.wanted() => Err(self.hand_over()),
             done = committer.progress() => done,
@@ -177,7 +177,7 @@ impl Group {
             self.weather(hand, false)?;
         }
         while hand.dispatch.may_start(committer)
-            && !self.engine.shutdown.is_stopping()
+            && !self.services.shutdown.is_stopping()
             && let Some((ticket, taken)) = hand.dispatch.lanes.start(now)
         {
             let taken = taken.clone();
@@ -199,7 +199,7 @@ impl Group {
         while let Some(first) = dispatch.charging.front()
             && committer.may_run(first.taken.entry.id)
             && !dispatch.closing
-            && !self.engine.shutdown.is_stopping()
+            && !self.services.shutdown.is_stopping()
         {
             let Some(Charging { taken, ticket, alone, turn, .. }) = dispatch.charging.pop_front() else { break };
             if turn.is_none() {
@@ -237,7 +237,7 @@ impl Group {
     /// Charges what is to run and has its turn. What runs alone waits for all that runs, and nothing starts behind it.
     fn charge(&self, committer: &mut Committer<'_>, dispatch: &mut Dispatch) {
         let Dispatch { charging, turn, calls, closing, .. } = dispatch;
-        if *closing || self.engine.shutdown.is_stopping() {
+        if *closing || self.services.shutdown.is_stopping() {
             return;
         }
         for (place, next) in charging.iter_mut().enumerate() {
@@ -249,10 +249,10 @@ impl Group {
                 return;
             }
             if next.turn.is_none() && !next.alone {
-                next.turn = self.engine.turns.beside();
+                next.turn = self.services.turns.beside();
             }
             if next.turn.is_none() {
-                *turn = Some(Box::pin(self.engine.turns.clone().wait(next.alone)));
+                *turn = Some(Box::pin(self.services.turns.clone().wait(next.alone)));
                 return;
             }
             next.charged = true;
@@ -277,7 +277,7 @@ impl Group {
         }
         let handler = &self.handlers[consumer];
         let timeout = handler.policy.timeout;
-        let limit = after(began, timeout.saturating_add(self.engine.lease_for));
+        let limit = after(began, timeout.saturating_add(self.services.lease_for));
         dispatch.limits.insert((limit, ticket));
         lease.handlers_until(dispatch.limits.first().map(|(limit, _)| *limit));
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
@@ -307,7 +307,7 @@ impl Group {
         committer.came_back(entry.id);
         let handler = &self.handlers[consumer];
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
-        match decide(result, attempt, &handler.policy, || self.engine.random.fraction()) {
+        match decide(result, attempt, &handler.policy, || self.services.random.fraction()) {
             Decision::Settle(settlement) => {
                 let letter = self.ended(settlement, &entry, 1, attempt, handler.registration.info.name);
                 let weight = letter.as_ref().map_or(0, |_| entry.weight());
@@ -345,8 +345,8 @@ impl Group {
                 handler.policy.max_attempts,
                 lanes.len(),
                 lanes.bytes(),
-                self.lanes.entries,
-                self.lanes.bytes,
+                self.options.lanes.entries,
+                self.options.lanes.bytes,
             )
         });
         if let Some(reason) = &reason

@@ -46,7 +46,7 @@ impl Group {
         loop {
             let attempt = committer.ledger.failed_attempts(entry.id).max(*tried) + 1;
             let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), attempt);
-            let random = || self.engine.random.fraction();
+            let random = || self.services.random.fraction();
             let turn = committer.charge(entry.id, &handler.policy).await?;
             let decision = match batch {
                 None => decide(self.attempt(lease, committer, handler, ctx).await?, attempt, &handler.policy, random),
@@ -75,7 +75,7 @@ impl Group {
                     loop {
                         tokio::select! {
                             biased;
-                            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
                             () = lease.lost() => return Err(Ended::Lost),
                             () = self.seat.wanted() => return Err(self.hand_over()),
                             done = committer.progress() => done?,
@@ -103,7 +103,7 @@ impl Group {
         committer.now = began;
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
-        lease.handler_begins(began, timeout.saturating_add(self.engine.lease_for));
+        lease.handler_begins(began, timeout.saturating_add(self.services.lease_for));
         let (span, id) = (trace::process(&handler.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let mut call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
         // Most handlers never wait: what follows is set up only for those that do.
@@ -119,7 +119,7 @@ impl Group {
                         result = &mut call => break result,
                         () = &mut deadline => break Err(Failed::timed_out(timeout)),
                         () = lease.lost() => return Err(Ended::Lost),
-                        () = self.engine.shutdown.cutting() => return Err(Ended::Stopped),
+                        () = self.services.shutdown.cutting() => return Err(Ended::Stopped),
                         done = committer.progress() => done?,
                     }
                 }

@@ -67,8 +67,13 @@ struct Flying {
 
 impl<'a> Committer<'a> {
     pub(super) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
-        let ledger =
-            Ledger::new(group.checkpoint, group.dead_bounds, holding.at, holding.seen, holding.attempts.clone());
+        let ledger = Ledger::new(
+            group.options.checkpoint,
+            group.options.dead_bounds,
+            holding.at,
+            holding.seen,
+            holding.attempts.clone(),
+        );
         let (passed_over, needs, proving) = (PassedOver::default(), None, Proving::of(holding));
         Self {
             group,
@@ -125,12 +130,12 @@ impl<'a> Committer<'a> {
     /// Waits for a turn, and goes on with what is to be committed meanwhile.
     pub(super) async fn turn(&mut self, alone: bool) -> Result<Turn, Ended> {
         let group = self.group;
-        let turn = group.engine.turns.clone().wait(alone);
+        let turn = group.services.turns.clone().wait(alone);
         tokio::pin!(turn);
         loop {
             tokio::select! {
                 biased;
-                () = group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = group.services.shutdown.stopping() => return Err(Ended::Stopped),
                 () = self.lease.lost() => return Err(Ended::Lost),
                 turn = &mut turn => return Ok(turn),
                 done = self.progress() => done?,
@@ -152,7 +157,7 @@ impl<'a> Committer<'a> {
         tokio::select! {
             biased;
             done = self.finish() => done?,
-            () = group.engine.shutdown.stopping() => {
+            () = group.services.shutdown.stopping() => {
                 // It does not run.
                 self.came_back(id);
                 return Err(Ended::Stopped);
@@ -209,7 +214,7 @@ impl<'a> Committer<'a> {
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = self.group.services.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
             self.may_go_on()?;
@@ -264,7 +269,8 @@ impl<'a> Committer<'a> {
     }
 
     fn send(&self, commit: &Arc<Commit>) -> JoinHandle<Result<Committed, BrokerError>> {
-        let (broker, key, commit) = (Arc::clone(&self.group.engine.broker), self.group.key.clone(), Arc::clone(commit));
+        let (broker, key, commit) =
+            (Arc::clone(&self.group.services.broker), self.group.key.clone(), Arc::clone(commit));
         tokio::spawn(async move { broker.commit(&key, &commit).await })
     }
 
@@ -287,7 +293,7 @@ impl<'a> Committer<'a> {
         if let Some(at) = flying.retry_at {
             tokio::select! {
                 () = tokio::time::sleep_until(at) => {}
-                () = self.group.engine.outages.over() => {}
+                () = self.group.services.outages.over() => {}
             }
             flying.retry_at = None;
             let commit = Arc::clone(&flying.commit);
@@ -388,7 +394,7 @@ impl<'a> Committer<'a> {
                 return Err(group.halted(self.refused.insert(halt).clone()));
             }
         };
-        flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.engine.random.fraction() / 2.0));
+        flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - group.services.random.fraction() / 2.0));
         Ok(())
     }
 }

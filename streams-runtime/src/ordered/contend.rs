@@ -21,7 +21,7 @@ use crate::reader::Bookmark;
 impl Group {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(super) async fn stand_by(&self, standby: &mut Standby) -> Result<(Lease, Holding), Ended> {
-        let (broker, seat) = (&self.engine.broker, &self.seat);
+        let (broker, seat) = (&self.services.broker, &self.seat);
         let (mut bell, mut first) = (None, !standby.passes.are_many());
         standby.untaken.doubt();
         // Since when another process owns the partition.
@@ -30,14 +30,14 @@ impl Group {
         loop {
             let sight = tokio::select! {
                 biased;
-                () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+                () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
                 sight = seat.sight() => sight?,
                 () = self.rung(&mut bell) => {
                     seat.ask();
                     continue;
                 }
                 // For a whole lease: what this process could not do is another one's business now.
-                () = until(others.map(|since| after(since, self.engine.lease_for))), if self.contact.is_troubled() => {
+                () = until(others.map(|since| after(since, self.services.lease_for))), if self.contact.is_troubled() => {
                     self.contact.rest();
                     seat.ask();
                     continue;
@@ -53,7 +53,7 @@ impl Group {
                 continue;
             }
             let Some(state) = sight.state else {
-                if broker.create(&self.key, self.start).await? == Created::Foreign {
+                if broker.create(&self.key, self.options.start).await? == Created::Foreign {
                     self.take_over().await?;
                 }
                 seat.ask();
@@ -71,19 +71,19 @@ impl Group {
                     Way::Contend => {
                         let claim = Claim {
                             owner: seat.token(),
-                            lease_for: self.engine.lease_for,
+                            lease_for: self.services.lease_for,
                             seen: state.lease.clone(),
                             own: ours,
                             bound: bound(
-                                self.checkpoint,
-                                self.lanes,
+                                self.options.checkpoint,
+                                self.options.lanes,
                                 self.handlers.iter().map(|handler| &handler.policy),
                             ),
                         };
                         let _claiming = tokio::select! {
                             biased;
-                            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
-                            claiming = self.engine.claims.acquire() => claiming,
+                            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
+                            claiming = self.services.claims.acquire() => claiming,
                         };
                         let sent = Instant::now();
                         let acquired = broker.acquire(&self.key, &claim);
@@ -92,7 +92,7 @@ impl Group {
                                 standby.why = why;
                                 self.proves(&holding, &claim.seen, ours);
                                 let holder = Holder { owner: claim.owner, epoch: holding.epoch };
-                                return Ok((self.engine.leases.hold(&self.progress, holder, sent), holding));
+                                return Ok((self.services.leases.hold(&self.progress, holder, sent), holding));
                             }
                             // The next look says what has become of it.
                             Acquired::Contended | Acquired::Missing => seat.ask(),
@@ -123,7 +123,7 @@ impl Group {
             self.contact.succeeded(Matter::Lease);
             standby.told = standby.passes.are_many();
             if bell.is_none() {
-                let follower = self.engine.tails.follow_bell(&self.key.partition().bell());
+                let follower = self.services.tails.follow_bell(&self.key.partition().bell());
                 bell = Some((follower, EntryId::ZERO));
                 // Followed before the state is read again, so that a ring between the two is not missed.
                 seat.ask();

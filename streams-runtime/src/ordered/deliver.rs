@@ -31,7 +31,7 @@ impl Group {
     pub(super) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
         let mut hand = InHand {
             gathering: Gathering::default(),
-            dispatch: Dispatch::new(self.lanes),
+            dispatch: Dispatch::new(self.options.lanes),
             declared: holding.events.clone(),
             unheard: BTreeSet::new(),
             dead_in_a_row: 0,
@@ -57,7 +57,7 @@ impl Group {
     ) -> Ended {
         let opened = tokio::select! {
             biased;
-            () = self.engine.shutdown.stopping() => return Ended::Stopped,
+            () = self.services.shutdown.stopping() => return Ended::Stopped,
             () = lease.lost() => return Ended::Lost,
             opened = Source::open(self.means(), self.history.last_bookmark(), holding) => opened,
         };
@@ -96,14 +96,14 @@ impl Group {
                 if let Some((at, _)) = again {
                     tokio::select! {
                         () = tokio::time::sleep_until(at) => {}
-                        () = self.engine.outages.over() => {}
+                        () = self.services.outages.over() => {}
                     }
                 }
                 source.next().await.map_err(Ended::from)
             };
             let arrived = tokio::select! {
                 biased;
-                () = self.engine.shutdown.stopping() => return Ended::Stopped,
+                () = self.services.shutdown.stopping() => return Ended::Stopped,
                 () = lease.lost() => return Ended::Lost,
                 () = self.seat.wanted() => return self.hand_over(),
                 done = committer.progress() => match done {
@@ -139,7 +139,7 @@ impl Group {
                 Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
                     self.contact.failed(Matter::Read, &error);
                     let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
-                    let wait = wait(SERVER_AWAY, failures, self.engine.random.fraction());
+                    let wait = wait(SERVER_AWAY, failures, self.services.random.fraction());
                     again = Some((after(Instant::now(), wait), failures));
                     source.look_again();
                     continue;
@@ -157,7 +157,7 @@ impl Group {
             }
             if let Some(loss) = arrived.loss {
                 self.report(&loss);
-                if self.on_data_loss == OnDataLoss::Halt {
+                if self.options.on_data_loss == OnDataLoss::Halt {
                     return Ended::Halted { halt: Halt::Loss(loss), keep: true };
                 }
             }
@@ -228,7 +228,7 @@ impl Group {
         if self.build.ignores(name) || hand.unheard.len() >= MOST_UNHEARD || !hand.unheard.insert(name.to_owned()) {
             return;
         }
-        let look = self.engine.broker.state(&self.key);
+        let look = self.services.broker.state(&self.key);
         if let Ok(Ok(Some(state))) = tokio::time::timeout(FAREWELL, look).await {
             hand.declared = state.events;
         }
@@ -334,7 +334,7 @@ impl Group {
             .then(|| held.iter().filter(|held| held.is_event).map(|held| Arc::clone(&held.entry)).collect());
         let events = batch.as_ref().map_or(1, |batch| batch.len() as u32);
         committer.make_room(events).await?;
-        if self.engine.shutdown.is_stopping() {
+        if self.services.shutdown.is_stopping() {
             return Err(Ended::Stopped);
         }
         self.progress.begins(first.id);
@@ -367,7 +367,7 @@ impl Group {
         tokio::select! {
             biased;
             done = committer.finish() => done?,
-            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
         }
         self.progress.counts.dead(cause);
         Ok(Ok(true))

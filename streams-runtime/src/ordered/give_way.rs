@@ -113,7 +113,7 @@ impl Group {
             Turn::Contend => Ok(Way::Contend),
             Turn::Forget(need) => {
                 let change = Change { met: Some(need.clone()), ..Change::default() };
-                self.engine.broker.declare_events(&self.key, &change).await?;
+                self.services.broker.declare_events(&self.key, &change).await?;
                 Ok(Way::Forgotten)
             }
             Turn::Leave => {
@@ -133,7 +133,7 @@ impl Group {
     pub(super) async fn pass(&self, lease: &Lease, passes: &mut Passes, need: &Need) {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         let (entry, event, version) = (need.entry, &need.name, need.version);
-        let Some(wait) = passes.more(Instant::now(), self.engine.random.fraction()) else {
+        let Some(wait) = passes.more(Instant::now(), self.services.random.fraction()) else {
             tracing::info!(group, partition, %entry, event, version, "leaving the partition to a build that handles this event");
             return;
         };

@@ -43,7 +43,7 @@ impl Group {
     /// Counts dead letters in a row: many are a storm, which is an outage rather than bad events.
     pub(super) fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
         hand.dead_in_a_row = if dead { hand.dead_in_a_row + 1 } else { 0 };
-        if hand.dead_in_a_row < self.storm {
+        if hand.dead_in_a_row < self.options.storm {
             return Ok(());
         }
         Err(Ended::Halted { halt: Halt::Storm { dead_in_a_row: hand.dead_in_a_row }, keep: true })

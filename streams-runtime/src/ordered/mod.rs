@@ -102,7 +102,7 @@ impl Group {
             if let Some(since) = committer.unanswered_since().filter(|_| nothing_done) {
                 self.contact.silent(Matter::Write, since);
             }
-            if nothing_done && stuck && self.engine.outages.answered_within(LATELY.max(self.engine.lease_for / 2)) {
+            if nothing_done && stuck && self.services.outages.answered_within(LATELY.max(self.services.lease_for / 2)) {
                 standby.holder = None;
                 self.seat.excuse();
             }
@@ -139,8 +139,8 @@ impl Group {
             self.pass(lease, &mut standby.passes, need).await;
         }
         let release = match &needs {
-            None => self.engine.broker.release(&self.key, lease.holder()),
-            Some(need) => self.engine.broker.hand_over(&self.key, lease.holder(), need),
+            None => self.services.broker.release(&self.key, lease.holder()),
+            Some(need) => self.services.broker.hand_over(&self.key, lease.holder(), need),
         };
         let released = tokio::time::timeout(FAREWELL, release).await;
         if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::HandedOver) {
@@ -174,7 +174,7 @@ impl Group {
 
     /// What others have to know before the lease is given back, so that the right one takes it at once.
     async fn prepare(&self, ended: &Ended) {
-        if self.engine.shutdown.is_stopping() {
+        if self.services.shutdown.is_stopping() {
             self.seat.left().await;
         } else if let Ended::Halted { .. } | Ended::Refused(_) = ended {
             self.seat.excused().await;

@@ -148,7 +148,7 @@ impl Group {
     /// a server that was away for longer than a lease nobody has died, and nobody waits for the lease to run out once more.
     async fn say_of(&self, past: &mut Past) -> Result<(), Ended> {
         let Some(Unsaid { holder, calls }) = &past.unsaid else { return Ok(()) };
-        let broker = &self.engine.broker;
+        let broker = &self.services.broker;
         let said = self.contact.patiently(Matter::Write, Instant::now(), async {
             for acks in calls {
                 // Whoever is no consumer any more has nothing in flight.
@@ -161,7 +161,7 @@ impl Group {
         });
         tokio::select! {
             biased;
-            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
             said = said => said.inspect_err(|error| self.contact.failed(Matter::Write, error))?,
         }
         self.contact.succeeded(Matter::Write);
@@ -171,25 +171,25 @@ impl Group {
 
     /// Becomes a consumer of the group, which is made where it is new.
     async fn join(&self) -> Result<(Lease, Events), Ended> {
-        let broker = &self.engine.broker;
+        let broker = &self.services.broker;
         loop {
-            if self.engine.shutdown.is_stopping() {
+            if self.services.shutdown.is_stopping() {
                 return Err(Ended::Stopped);
             }
             let state = broker.state(&self.key).await?;
             self.recall(state.as_ref())?;
             let Some(state) = state else {
-                if broker.create(&self.key, self.start).await? == Created::Foreign {
+                if broker.create(&self.key, self.options.start).await? == Created::Foreign {
                     self.take_over().await?;
                 }
                 continue;
             };
             self.declare(&state).await?;
             let (token, sent) = (self.seat.token(), Instant::now());
-            match broker.join(&self.key, &token, self.engine.lease_for).await? {
+            match broker.join(&self.key, &token, self.services.lease_for).await? {
                 Joined::Member { epoch } => {
                     let holder = Holder { owner: token, epoch };
-                    return Ok((self.engine.leases.hold(&self.progress, holder, sent), state.events));
+                    return Ok((self.services.leases.hold(&self.progress, holder, sent), state.events));
                 }
                 // The next look says what has become of it.
                 Joined::Missing => {}
@@ -201,7 +201,7 @@ impl Group {
 
     /// Is no consumer any more.
     async fn leave(&self, lease: &Lease, ended: &Ended) {
-        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder())).await {
+        match tokio::time::timeout(FAREWELL, self.services.broker.release(&self.key, lease.holder())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => self
                 .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
@@ -236,15 +236,15 @@ impl<'a> Session<'a> {
     /// Fetches, handles and acknowledges until something ends it.
     async fn work(&mut self, watch: &mut LivenessWatch) -> Ended {
         let (group, lease) = (self.group, self.lease);
-        let (broker, partition) = (&group.engine.broker, group.key.partition());
+        let (broker, partition) = (&group.services.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
         let heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
         };
         self.fetcher = Fetcher::new(heard, Instant::now());
-        let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
-        let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
+        let news = group.services.tails.follow_news(partition.as_str(), heard, group.options.max_payload);
+        let mut bell = Some((group.services.tails.follow_bell(&partition.bell()), EntryId::ZERO));
         // Sightings of others from this process's last time as a consumer still count.
         watch.doubt();
         let mut reclaim = Reclaim::default();
@@ -260,7 +260,7 @@ impl<'a> Session<'a> {
             let (moment, heard) = (self.next_moment(), self.fetcher.heard());
             let happened = tokio::select! {
                 biased;
-                () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
+                () = group.services.shutdown.stopping() => Err(Ended::Stopped),
                 () = lease.lost() => Err(Ended::Lost),
                 Some(returned) = self.in_flight.calls.join_next() => {
                     self.returned(returned);
@@ -293,7 +293,7 @@ impl<'a> Session<'a> {
                 answer = reply(&mut look) => {
                     look = None;
                     let now = Instant::now();
-                    look_at = after(now, LOOK.min(group.engine.lease_for / 4));
+                    look_at = after(now, LOOK.min(group.services.lease_for / 4));
                     match answer {
                         Ok(None) => self.doubt_history().await,
                         Ok(Some(state)) => {
@@ -324,7 +324,7 @@ impl<'a> Session<'a> {
                     Ok(())
                 }
                 newest = news.beyond(heard) => newest.map(|newest| {
-                    self.fetcher.hear(newest, group.engine.random.fraction(), Instant::now());
+                    self.fetcher.hear(newest, group.services.random.fraction(), Instant::now());
                 }).map_err(|error| Ended::Refused(BrokerError::new(error.kind(), error.to_string()))),
                 () = group.rung(&mut bell) => {
                     self.fetcher.hungry = true;
@@ -354,7 +354,7 @@ impl<'a> Session<'a> {
 
     /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
     fn advance(&mut self, news: &Follower) -> Result<(), Ended> {
-        if self.dead_in_a_row >= self.group.storm {
+        if self.dead_in_a_row >= self.group.options.storm {
             return Err(self.group.halted(Halt::Storm { dead_in_a_row: self.dead_in_a_row }));
         }
         // A process that stood still may be dead to others, who have what it had in flight.
@@ -470,7 +470,7 @@ impl<'a> Session<'a> {
             self.begin(flight, None, slot);
             return;
         }
-        let turn = self.group.engine.turns.clone().wait(alone);
+        let turn = self.group.services.turns.clone().wait(alone);
         self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
     }
 
@@ -481,7 +481,7 @@ impl<'a> Session<'a> {
         let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
         running.began = Instant::now();
         // One that does not yield at its timeout is given up before others take everything from this process.
-        let limit = after(running.began, handler.policy.timeout.saturating_add(group.engine.lease_for / 2));
+        let limit = after(running.began, handler.policy.timeout.saturating_add(group.services.lease_for / 2));
         running.limit = Some(limit);
         let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
         self.in_flight.limits.insert((limit, flight));
@@ -503,7 +503,7 @@ impl<'a> Session<'a> {
 
     /// The renewals go by the first call that has to be over, with a little time to give it up first.
     fn mind_limits(&self) {
-        let spare = self.group.engine.lease_for / 4;
+        let spare = self.group.services.lease_for / 4;
         self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
     }
 
@@ -550,7 +550,7 @@ impl<'a> Session<'a> {
         self.over(flight, running);
         let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
         let handler = &group.handlers[*consumer];
-        match decide(result, *attempt, &handler.policy, || group.engine.random.fraction()) {
+        match decide(result, *attempt, &handler.policy, || group.services.random.fraction()) {
             Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
             // Consumers of batches are refused at the start: an event is never part of one here.
             Decision::Retry { after, reason } => {
@@ -672,8 +672,8 @@ impl<'a> Session<'a> {
             return 0;
         }
         let group = self.group;
-        let wanted = self.in_flight.wanted(idle, self.queue.concurrency, group.lanes.bytes);
-        let (most, _) = group.engine.tails.count(group.key.partition().as_str(), group.max_payload);
+        let wanted = self.in_flight.wanted(idle, self.queue.concurrency, group.options.lanes.bytes);
+        let (most, _) = group.services.tails.count(group.key.partition().as_str(), group.options.max_payload);
         wanted.min(most)
     }
 
@@ -693,24 +693,25 @@ impl<'a> Session<'a> {
             count: wanted,
             new: New::Nothing,
             takes: group.build.wants(),
-            most_waiting: group.lanes.entries as u64,
+            most_waiting: group.options.lanes.entries as u64,
             longest_wait: self.queue.longest_wait,
             mirror: false,
-            go_on: group.on_data_loss == OnDataLoss::Continue,
+            go_on: group.options.on_data_loss == OnDataLoss::Continue,
         };
         let fetch = self.fetcher.next(fetch, Instant::now());
         self.send_fetch(fetch);
     }
 
     fn send_fetch(&mut self, fetch: Arc<Fetch>) {
-        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        let (services, key, max_payload) =
+            (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
         let expected = match fetch.new {
-            New::Read { .. } => engine.tails.count(key.partition().as_str(), max_payload).1,
+            New::Read { .. } => services.tails.count(key.partition().as_str(), max_payload).1,
             New::Known { .. } | New::Nothing => 0,
         };
         let reply = spawn(async move {
-            let _room = engine.tails.reserve(expected).await;
-            let fetched = engine.broker.fetch(&key, &fetch).await;
+            let _room = services.tails.reserve(expected).await;
+            let fetched = services.broker.fetch(&key, &fetch).await;
             let read: Vec<_> = match &fetched {
                 Ok(Fetched::Chunk(chunk)) => {
                     chunk.again.iter().map(|again| &again.entry).chain(&chunk.new).map(Arc::clone).collect()
@@ -719,7 +720,7 @@ impl<'a> Session<'a> {
             };
             if matches!(fetch.new, New::Read { .. }) {
                 let read = fetched.as_ref().ok().map(|_| read.as_slice());
-                engine.tails.learn(key.partition().as_str(), max_payload, read);
+                services.tails.learn(key.partition().as_str(), max_payload, read);
             }
             fetched
         });
@@ -734,7 +735,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
                 self.fetcher.failed(after(Instant::now(), wait));
                 return Ok(None);
             }
@@ -785,11 +786,11 @@ impl<'a> Session<'a> {
         if let Some(lost) = chunk.lost {
             group.report(&loss_of(lost));
         }
-        let full = chunk.waiting >= group.lanes.entries as u64;
+        let full = chunk.waiting >= group.options.lanes.entries as u64;
         group.progress.held_up(full.then(|| {
             format!(
                 "{} entries wait for their next attempt or for another build, of at most {} (`lane_entries`): no new ones are given out until some of them are settled",
-                chunk.waiting, group.lanes.entries
+                chunk.waiting, group.options.lanes.entries
             )
         }));
         self.fetcher.due = chunk.due.map(|due| after(now, due));
@@ -816,10 +817,11 @@ impl<'a> Session<'a> {
 
     /// Takes a snapshot from the cursor on, to be judged.
     fn judge(&self, cursor: Cursor) -> AbortOnDropHandle<Result<(Cursor, Looked), BrokerError>> {
-        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        let (services, key, max_payload) =
+            (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
         spawn(async move {
             let reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
-            let looked = look(&*engine.broker, &engine.tails, &key, &reader, TAKE, max_payload).await?;
+            let looked = look(&*services.broker, &services.tails, &key, &reader, TAKE, max_payload).await?;
             Ok((cursor, looked))
         })
     }
@@ -833,7 +835,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
                 // The next fetch says once more that it is to be judged.
                 self.fetcher.due = Some(after(Instant::now(), wait));
                 return Ok(());
@@ -844,12 +846,12 @@ impl<'a> Session<'a> {
         if was_unsure {
             self.answered(Matter::Read);
         }
-        let halts = group.on_data_loss == OnDataLoss::Halt;
+        let halts = group.options.on_data_loss == OnDataLoss::Halt;
         match fetch::judge(&cursor, &looked.snapshot, halts) {
             Finding::Next(judged) => self.fetcher.judged(Some(judged)),
             Finding::End => self.fetcher.judged(None),
             Finding::Pass(pass, loss) => {
-                let passed = group.engine.broker.pass(&group.key, &pass).await?;
+                let passed = group.services.broker.pass(&group.key, &pass).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
                 // One of all who find the same tells it.
@@ -876,8 +878,8 @@ impl<'a> Session<'a> {
         // Nobody knows which entries of a set that was replaced are those that waited.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
-        let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
-        if !group.engine.broker.mend(&group.key, &damage, halts).await? {
+        let halts = (group.options.on_data_loss == OnDataLoss::Halt).then_some(&lost);
+        if !group.services.broker.mend(&group.key, &damage, halts).await? {
             return Ok(());
         }
         tracing::error!(
@@ -899,9 +901,9 @@ impl<'a> Session<'a> {
     /// An answer shows less than this process has seen: whether the server still says so is asked before it is believed.
     async fn doubt_history(&mut self) -> Result<(), Ended> {
         let group = self.group;
-        let state = group.engine.broker.state(&group.key).await?;
+        let state = group.services.broker.state(&group.key).await?;
         group.recall(state.as_ref())?;
-        let snapshot = group.engine.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
+        let snapshot = group.services.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
         match state {
             Some(state) if !snapshot.marker => Err(Group::vanished(Bookmark::new(state.at, "", None))),
             _ => Ok(()),
@@ -914,10 +916,10 @@ impl<'a> Session<'a> {
         for lost in lost {
             let loss = loss_of(lost);
             group.report(&loss);
-            if group.on_data_loss == OnDataLoss::Halt {
+            if group.options.on_data_loss == OnDataLoss::Halt {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
                 // Where the cursor has moved on since the look this process alone halts.
-                group.engine.broker.pass(&group.key, &pass).await?;
+                group.services.broker.pass(&group.key, &pass).await?;
                 return Err(group.halted(Halt::LossOfQueue(loss)));
             }
         }
@@ -953,7 +955,7 @@ impl<'a> Session<'a> {
     /// Says what has ended, if nothing is on its way.
     fn ack(&mut self) {
         let busy = !(self.in_flight.queue.is_empty() && self.in_flight.running.is_empty()) && !self.closing;
-        let (holder, bounds) = (self.lease.holder(), self.group.dead_bounds);
+        let (holder, bounds) = (self.lease.holder(), self.group.options.dead_bounds);
         if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
             self.lease.commit_begins(Instant::now());
             self.send_acks(acks);
@@ -961,7 +963,7 @@ impl<'a> Session<'a> {
     }
 
     fn send_acks(&mut self, acks: Arc<Acks>) {
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let (broker, key) = (Arc::clone(&self.group.services.broker), self.group.key.clone());
         self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
     }
 
@@ -987,7 +989,7 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
             }
-            wait(SERVER_AWAY, self.acks.failed(), group.engine.random.fraction())
+            wait(SERVER_AWAY, self.acks.failed(), group.services.random.fraction())
         } else if error.kind() == BrokerErrorKind::Refused {
             // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
             self.lease.commit_ended();
@@ -1013,7 +1015,7 @@ impl<'a> Session<'a> {
             }
             Acked::Fenced => return Err(Ended::Lost),
             Acked::Full(full) => {
-                let (bounds, count, oldest) = (group.dead_bounds, full.count, full.oldest);
+                let (bounds, count, oldest) = (group.options.dead_bounds, full.count, full.oldest);
                 group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
                 self.acks.keep_letters(Instant::now());
             }
@@ -1051,7 +1053,7 @@ impl<'a> Session<'a> {
     /// The acks of all that is in flight, for later. All handlers must have been cancelled.
     fn leave_behind(&mut self) -> Unsaid {
         let holder = self.lease.holder().clone();
-        let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.dead_bounds);
+        let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.options.dead_bounds);
         Unsaid { holder, calls }
     }
 
@@ -1068,7 +1070,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.cutting() => break,
+                () = self.group.services.shutdown.cutting() => break,
                 Some(returned) = self.in_flight.calls.join_next() => self.returned(returned),
                 answer = self.acks.answer() => if let Err(Ended::Lost) = self.absorb_acked(answer).await {
                     return Err(Ended::Lost);
