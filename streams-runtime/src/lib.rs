@@ -105,66 +105,36 @@
 //! A server that cannot be reached halts nothing: the app waits for it. Only at the start it must be there.
 
 mod app;
-mod run;
-mod config;
-mod names;
-mod registry;
-mod meeting;
-mod publisher;
-mod tail;
-mod room;
 mod ordered;
-mod contend;
-mod builds;
-mod adopt;
-mod lease;
-mod members;
-mod roster;
-mod assign;
-mod source;
-mod catchup;
-mod loss;
-mod gather;
-mod deliver;
-mod prove;
 mod queue;
-mod lanes;
-mod dispatch;
-mod call;
-mod settle;
-mod checkpoint;
-mod commit;
-mod dead_letter;
-mod dead_letters;
-mod replay;
-mod admin;
-mod shutdown;
-mod status;
-mod monitor;
-mod sweep;
-pub mod metrics;
-mod trace;
-#[cfg(feature = "http")]
-mod http;
-mod outage;
-mod clock;
-mod random;
+mod group;
+mod reader;
+mod membership;
+mod publisher;
+mod schema_watch;
+mod ops;
 pub mod broker;
+mod backoff;
+mod clock;
+mod data_loss;
+mod declared;
+mod error;
+mod fence;
+mod names;
+mod random;
+mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use admin::Admin;
-pub use app::{App, Error, Running};
-pub use config::Config;
-pub use dead_letter::{DeadLetter, DeadLetterId};
-pub use dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
-pub use loss::{DataLoss, DataLossKind};
-pub use monitor::Monitor;
+pub use app::{App, Config, Running, run};
+pub use data_loss::{DataLoss, DataLossKind};
+pub use error::Error;
+pub use ops::{
+    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupStatus, Monitor, Phase, Replayed,
+    Status, UnknownCause, metrics,
+};
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
-pub use run::run;
-pub use settle::{Cause, UnknownCause};
 pub use shutdown::Stopped;
-pub use status::{GroupStatus, Phase, Status};
 pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,
     EventId, EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState,

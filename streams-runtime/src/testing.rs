@@ -9,15 +9,13 @@ use streams_core::{EntryId, StreamEvent};
 use tokio::runtime::RuntimeFlavor;
 use tokio::time::Instant;
 
-use crate::app::{App, Error, Running};
+use crate::app::{App, Running};
 use crate::broker::Embedded;
 use crate::clock::Clock;
-use crate::config::PUBLISH_RETRY;
-use crate::dead_letter::DeadLetter;
-use crate::outage::Outages;
-use crate::publisher::{PublishError, Publisher, Receipt, Shared};
+use crate::error::Error;
+use crate::ops::{DeadLetter, Outages, Status};
+use crate::publisher::{PUBLISH_RETRY, PublishError, Publisher, Receipt, Shared};
 use crate::random::Random;
-use crate::status::Status;
 
 /// How many entries are read at once.
 const PAGE: usize = 1_000;

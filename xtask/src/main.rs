@@ -1,18 +1,21 @@
 //! Chores of this repository: `cargo xtask test`, `bench` and the long [runs](RUNS), each with a Redis server at hand, and
-//! `compile-time`.
+//! `compile-time`; and `tidy`, which holds the layout of the code against its plan.
 //!
 //! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
 //! server's program, [`python`] a Python with a client, [`tally`] adds up what the test programs report. The tests start private servers
 //! from that program and stop them; nothing here starts a server or talks to one.
 
 mod compile_time;
+mod imports;
 mod python;
 mod redis;
+mod rooms;
 mod tally;
 
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use tally::Tally;
@@ -23,6 +26,7 @@ usage: cargo xtask <command> [arguments]
 commands:
   test           all tests, those on a real server included: cargo test --workspace --all-features
   bench          the benchmarks: cargo bench -p streams-tests
+  tidy           the rooms of the runtime, and every import and circle that their table does not allow; takes no arguments
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
 
 long runs under faults, each a `cargo run --release -p streams-tests --bin soak`:
@@ -38,7 +42,7 @@ Arguments go on to cargo as they are:
   cargo xtask soak --help                what the long runs can do
   cargo xtask chaos --minutes 1          a short one
 
-Each command but `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
+Each command but `tidy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
 REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
 install python3-redis.
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         }
         Some("test") => test(rest),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
+        Some("tidy") => tidy(),
         Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
@@ -101,6 +106,13 @@ fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
     }
     writeln!(io::stdout(), "{tally}").map_err(cannot_write)?;
     Ok(exit_code(status))
+}
+
+/// Draws the rooms of the runtime, and says what is wrong with them.
+fn tidy() -> Result<ExitCode, String> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package is in no repository")?;
+    print!("{}", rooms::check(repository)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether the arguments for cargo choose packages: `--workspace` would overrule them without a word.

@@ -1,4 +1,4 @@
-//! Why an event could not be published, or why it is not known whether it was.
+//! The error of a publish: why the event could not be published, or why that is not known.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,11 @@ use streams_core::broker::{BrokerError, BrokerErrorKind};
 use streams_core::codec::EncodeError;
 use streams_core::{EventId, EventInfo};
 
-use super::{MAX_HEADER_BYTES, MAX_HEADERS, Receipt};
+use super::receipt::Receipt;
+
+/// The most headers of an event, and the most bytes they may have together: what is kept free of the 1 MiB of an entry.
+pub(super) const MAX_HEADERS: usize = 32;
+pub(super) const MAX_HEADER_BYTES: usize = 3 * 1024;
 
 /// An event could not be published, or it is not known whether it was. Its `Debug` is a report, because `main` prints that.
 #[derive(thiserror::Error)]

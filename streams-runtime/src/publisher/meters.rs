@@ -1,10 +1,11 @@
-//! What is counted of a stream's publishes; the table of all metrics is in [`metrics`](crate::metrics).
+//! The counters of a stream's publishes; the table of all metrics is in [`metrics`](crate::metrics).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{PublishError, Receipt};
-use crate::metrics::{Counter, Histogram, Registry};
+use super::error::PublishError;
+use super::receipt::Receipt;
+use crate::ops::{Counter, Histogram, Registry};
 
 /// The kinds of publish errors, as metrics and spans say them.
 const KINDS: [&str; 10] = [

@@ -1,9 +1,13 @@
-//! Publishing: encode, refuse what is too large, pick the partition, queue; `queue` writes, `floor` trims by the way.
+//! Publishing: an event is encoded, checked, given its partition, and queued.
+//!
+//! [`queue`] writes, [`retention`] trims by the way. May use `schema_watch`, `ops`, `broker` and the helpers of the crate; `app` uses it.
 
 mod error;
-mod floor;
+mod retention;
+mod sweep;
 mod meters;
 mod queue;
+mod receipt;
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -20,28 +24,24 @@ use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromCo
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use self::error::Problem;
 pub use self::error::PublishError;
-pub(crate) use self::floor::Floor;
+use self::error::{MAX_HEADER_BYTES, MAX_HEADERS, Problem};
 use self::meters::Meters;
 pub(crate) use self::queue::Shared;
-use self::queue::{Answer, Declared, Pending, Queue};
-use crate::app::Error;
-use crate::call;
+use self::queue::{Answer, CHUNK, CHUNK_BYTES, Declared, Pending, Queue};
+pub use self::receipt::Receipt;
+use self::retention::Floor;
+pub(crate) use self::sweep::{Swept, sweep};
 use crate::clock::Clock;
-use crate::config::PUBLISH_RETRY;
-use crate::meeting::Meeting;
-use crate::outage::Outages;
+use crate::declared::{linked_events, stream_problem, stream_properties};
+use crate::error::Error;
+use crate::fence::unwound;
+use crate::ops::{Outages, TraceContext, trace};
 use crate::random::Random;
-use crate::registry;
-use crate::trace::{self, TraceContext};
+use crate::schema_watch::Meeting;
 
-/// The most headers of an event, and the most bytes they may have together: what is kept free of the 1 MiB of an entry.
-const MAX_HEADERS: usize = 32;
-const MAX_HEADER_BYTES: usize = 3 * 1024;
-/// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
-const CHUNK: usize = 256;
-const CHUNK_BYTES: usize = 1024 * 1024;
+/// How long a publish is tried again.
+pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
 /// How many entries [`Publisher::last`] looks at at once: 64 of the largest are what one reply may hold.
 const PAGE: usize = 64;
 
@@ -127,18 +127,6 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// Where a published event stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Receipt {
-    /// The partition of the stream.
-    pub partition: u32,
-    /// The entry in it.
-    pub entry_id: EntryId,
-    /// The event's own id.
-    pub event_id: EventId,
-}
-
 impl Publisher {
     /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
     /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
@@ -158,7 +146,7 @@ impl Publisher {
     pub fn on(broker: Arc<dyn Broker>) -> Self {
         let random = Arc::new(Random::from_system());
         let shared = Shared::new(broker, Clock::new(), random, PUBLISH_RETRY, Outages::default(), Arc::default());
-        Self::new(shared, None, registry::linked_events())
+        Self::new(shared, None, linked_events())
     }
 
     /// The same in a namespace, with queues of its own.
@@ -363,9 +351,9 @@ impl Publisher {
         }
         let known = streams.values().find(|stream| stream.name == name).cloned();
         let stream = known.unwrap_or_else(|| {
-            let properties = registry::stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
+            let properties = stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
             let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
-            let problem = registry::stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
+            let problem = stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
             let declared = Arc::new(Declared::new(key, problem));
             let queue = |index| {
                 let floor = Floor::new(properties.retention);
@@ -396,7 +384,7 @@ impl Publisher {
     fn partition<E: StreamEvent>(&self, event: &E, id: &str, stream: &Stream) -> Result<u32, PublishError> {
         let partitions = stream.declared.key.partitions();
         let place = || event.key().map_or_else(|| partition_of(id, partitions), |key| partition_of(&key, partitions));
-        call::unwound(place).map_err(|panic| PublishError::of(E::INFO, Some(id.to_owned()), Problem::Panicked(panic)))
+        unwound(place).map_err(|panic| PublishError::of(E::INFO, Some(id.to_owned()), Problem::Panicked(panic)))
     }
 
     /// The entry's fields; refuses everything that can be refused before anything is sent.
@@ -412,7 +400,7 @@ impl Publisher {
         };
         let refuse = |problem| PublishError::of(E::INFO, Some(event_id.clone()), problem);
         let mut payload = Vec::with_capacity(256);
-        call::unwound(|| codec::encode(event, &mut payload))
+        unwound(|| codec::encode(event, &mut payload))
             .map_err(|panic| refuse(Problem::Panicked(panic)))?
             .map_err(|error| refuse(Problem::Encode(error)))?;
         let limit = codec::max_payload::<E>();

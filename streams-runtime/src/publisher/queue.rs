@@ -1,4 +1,4 @@
-//! What waits to be written to a partition: calls that come during a write share the next one, and a retry keeps its place.
+//! The queue of events to be written to a partition: calls that come during a write share the next, and a retry keeps its place.
 //!
 //! One task writes for a partition, as long as something waits, so a caller that goes away takes nobody's write with it.
 //! Nothing waits for company: the first call of an idle partition is written at once and alone.
@@ -14,13 +14,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::floor::Floor;
-use super::{CHUNK, CHUNK_BYTES};
+use super::retention::Floor;
 use crate::clock::{Clock, after};
-use crate::meeting::{Meeting, Publishes};
-use crate::metrics::Registry;
-use crate::outage::{Contact, Matter, Outages};
+use crate::ops::{Contact, Matter, Outages, Registry};
 use crate::random::Random;
+use crate::schema_watch::{Meeting, Publishes};
+
+/// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
+pub(super) const CHUNK: usize = 256;
+pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
 /// one of a dozen partitions, and little beside the memory of a service. Beyond it callers wait for their turn.

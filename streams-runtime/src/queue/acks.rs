@@ -11,9 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::in_flight::{Flight, InFlight, Open};
 use crate::clock::after;
-use crate::commit::MENDED_RETRY;
-use crate::outage::Sent;
-use crate::settle::Cause;
+use crate::group::MENDED_RETRY;
+use crate::ops::{Cause, Sent};
 
 /// How many ends one call tells: some milliseconds of the server's time.
 const ENDS_A_CALL: usize = 500;
@@ -227,7 +226,7 @@ impl AckQueue {
             return None;
         }
         match &mut sending.reply {
-            Some(reply) => Some(super::joined(reply).await),
+            Some(reply) => Some(super::call::joined(reply).await),
             None => std::future::pending().await,
         }
     }

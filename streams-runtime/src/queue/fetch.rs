@@ -11,11 +11,10 @@ use streams_core::{Entry, EntryId};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::catchup::{self, Reading};
 use crate::clock::after;
-use crate::loss::{DataLoss, DataLossKind, Reader, Witness};
-use crate::outage::Sent;
-use crate::tail::{Follower, Taken};
+use crate::data_loss::{DataLoss, DataLossKind};
+use crate::ops::Sent;
+use crate::reader::{self, Bookmark, Follower, Reading, Taken, Witness};
 
 /// How often the server's own group is shown the cursor: as often as somebody looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ struct ReadAhead {
 /// The answer to a fetch, or to a read that goes on behind the cursor.
 pub(super) enum Answer {
     Fetched(Result<Fetched, BrokerError>),
-    Read(Result<Arc<catchup::Chunk>, BrokerError>),
+    Read(Result<Arc<reader::Chunk>, BrokerError>),
 }
 
 /// A fetch that has no answer yet.
@@ -91,12 +90,12 @@ pub(super) enum Finding {
     /// It goes over what is lost, or over ids that no entry has any more.
     Pass(Pass, Option<DataLoss>),
     /// History was cut.
-    Cut(DataLoss, Reader),
+    Cut(DataLoss, Bookmark),
 }
 
 /// Judges a snapshot from the cursor on, by the rule of every reader.
 pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Finding {
-    let mut reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
+    let mut reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
     let loss = reader.judge(snapshot, snapshot.complete);
     let next = snapshot.entries.iter().find(|entry| entry.id > cursor.at).map(|entry| entry.id);
     let pass = |to: Cursor, loss: Option<DataLoss>| {
@@ -186,7 +185,7 @@ impl Fetcher {
     }
 
     /// Takes up what was read. Where it does not follow what is known, the server says what comes next.
-    pub(super) fn take_up_read(&mut self, read: Result<Arc<catchup::Chunk>, BrokerError>, follower: &Follower) {
+    pub(crate) fn take_up_read(&mut self, read: Result<Arc<reader::Chunk>, BrokerError>, follower: &Follower) {
         self.ahead.reading = None;
         let follows = self.last_read().zip(read.ok()).and_then(|((position, witness), chunk)| {
             let (first, above) = chunk.from(position).split_first()?;
@@ -286,7 +285,7 @@ impl Fetcher {
         let reply = self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut());
         let reply = async {
             match reply {
-                Some(reply) => super::joined(reply).await,
+                Some(reply) => super::call::joined(reply).await,
                 None => std::future::pending().await,
             }
         };

@@ -12,9 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::deliver::Taker;
-use crate::prove::{Turn, given_up};
-use crate::settle::Failed;
+use crate::group::{Failed, Taker, Turn, given_up};
 
 /// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
 /// the server after each event; what is ahead waits here, although another process may be free.

@@ -1,14 +1,16 @@
 //! A group as a work queue, on one partition: join, fetch chunks, handle their entries beside each other, acknowledge them, leave.
 //!
 //! The broker keeps who has which entries in flight ([`streams_core::broker`]). A failed event waits for its next attempt there,
-//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`settle`](crate::settle) decides what an outcome
-//! means, and [`loss`](crate::loss) whether history is whole, as for ordered groups.
+//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`decide`](crate::group::decide) decides what an outcome
+//! means, and [`Bookmark`](crate::reader::Bookmark) whether history is whole, as for ordered groups.
 //!
 //! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acknowledges what
 //! they have ended ([`acks`]). One call of each kind is on its way, so calls collect what there is by themselves. What the dead had
 //! is given back by whoever looks first ([`reclaim`]).
 
 mod acks;
+mod call;
+mod engine;
 mod fetch;
 mod in_flight;
 mod reclaim;
@@ -29,27 +31,23 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clock::after;
-use crate::commit::MENDED_RETRY;
-use crate::deliver::Taker;
-use crate::lease::{Lease, until};
-use crate::loss::{DataLoss, DataLossKind, Reader};
-use crate::metrics::Gauge;
-use crate::ordered::{Ended, Group, Past};
-use crate::outage::Matter;
-use crate::prove::Turn;
-use crate::replay::{Replaying, Replays};
-use crate::settle::{Cause, Decision, Failed, SERVER_AWAY, Settlement, decide, wait};
+use crate::backoff::{SERVER_AWAY, wait};
+use crate::clock::{after, until};
+use crate::data_loss::{DataLoss, DataLossKind};
+use crate::group::{
+    Decision, Ended, Failed, Group, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
+};
+use crate::membership::Lease;
+use crate::ops::{Cause, Gauge, Matter, count, extent};
+use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
-use crate::source::{self, CHECK, Looked};
-use crate::status::count;
-use crate::tail::{Follower, TAKE};
-
 use acks::{AckQueue, Disposition, End};
+use call::{Call, reply, spawn};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
-pub(crate) use reclaim::LivenessWatch;
-use reclaim::Reclaim;
+use reclaim::{LivenessWatch, Reclaim};
+
+pub(crate) use engine::WorkQueue;
 
 /// How many quick handlers run one after the other before calls go out.
 const AT_WORK: u64 = 64;
@@ -74,6 +72,15 @@ pub(crate) struct Queue {
 pub(crate) struct Unsaid {
     holder: Holder,
     calls: Vec<Arc<Acks>>,
+}
+
+/// The memory of a work queue from one joining of this process to the next.
+#[derive(Default)]
+struct Past {
+    /// The other consumers as they were seen last.
+    sightings: LivenessWatch,
+    /// Acks that a lost joining has not sent.
+    unsaid: Option<Unsaid>,
 }
 
 /// One joining of this process.
@@ -101,8 +108,6 @@ struct Slot {
     held: Option<OwnedSemaphorePermit>,
 }
 
-type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
-
 impl Group {
     /// Sends a call whose answer says who tells of a loss, and the same again where there was no answer.
     async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
@@ -112,8 +117,8 @@ impl Group {
                 Err(error) if sent < INSISTS && (error.is_retryable() || error.is_indefinite()) => {
                     self.contact.failed(Matter::Read, &error);
                     tokio::select! {
-                        () = self.engine.shutdown.stopping() => return Err(error),
-                        () = tokio::time::sleep(wait(SERVER_AWAY, sent, self.engine.random.fraction())) => sent += 1,
+                        () = self.services.shutdown.stopping() => return Err(error),
+                        () = tokio::time::sleep(wait(SERVER_AWAY, sent, self.services.random.fraction())) => sent += 1,
                     }
                 }
                 answer => return answer,
@@ -122,7 +127,7 @@ impl Group {
     }
 
     /// Takes part in the group's work until something ends that.
-    pub(crate) async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
+    async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
         if let Err(ended) = self.say_of(past).await {
             return ended;
         }
@@ -164,7 +169,7 @@ impl Group {
     /// a server that was away for longer than a lease nobody has died, and nobody waits for the lease to run out once more.
     async fn say_of(&self, past: &mut Past) -> Result<(), Ended> {
         let Some(Unsaid { holder, calls }) = &past.unsaid else { return Ok(()) };
-        let broker = &self.engine.broker;
+        let broker = &self.services.broker;
         let said = self.contact.patiently(Matter::Write, Instant::now(), async {
             for acks in calls {
                 // Whoever is no consumer any more has nothing in flight.
@@ -177,7 +182,7 @@ impl Group {
         });
         tokio::select! {
             biased;
-            () = self.engine.shutdown.stopping() => return Err(Ended::Stopped),
+            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
             said = said => said.inspect_err(|error| self.contact.failed(Matter::Write, error))?,
         }
         self.contact.succeeded(Matter::Write);
@@ -187,29 +192,29 @@ impl Group {
 
     /// Becomes a consumer of the group, which is made where it is new.
     async fn join(&self) -> Result<(Lease, Events), Ended> {
-        let broker = &self.engine.broker;
+        let broker = &self.services.broker;
         loop {
-            if self.engine.shutdown.is_stopping() {
+            if self.services.shutdown.is_stopping() {
                 return Err(Ended::Stopped);
             }
             let state = broker.state(&self.key).await?;
             self.recall(state.as_ref())?;
             let Some(state) = state else {
-                if broker.create(&self.key, self.start).await? == Created::Foreign {
+                if broker.create(&self.key, self.options.start).await? == Created::Foreign {
                     self.take_over().await?;
                 }
                 continue;
             };
             self.declare(&state).await?;
-            let (token, sent) = (self.place.token(), Instant::now());
-            match broker.join(&self.key, &token, self.engine.lease_for).await? {
+            let (token, sent) = (self.seat.token(), Instant::now());
+            match broker.join(&self.key, &token, self.services.lease_for).await? {
                 Joined::Member { epoch } => {
                     let holder = Holder { owner: token, epoch };
-                    return Ok((self.engine.leases.hold(&self.progress, holder, sent), state.events));
+                    return Ok((self.services.leases.hold(&self.progress, holder, sent), state.events));
                 }
                 // The next look says what has become of it.
                 Joined::Missing => {}
-                Joined::Vanished { at } => return Err(Self::vanished(Reader::new(at, "", None))),
+                Joined::Vanished { at } => return Err(Self::vanished(Bookmark::new(at, "", None))),
                 Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
             }
         }
@@ -217,21 +222,12 @@ impl Group {
 
     /// Is no consumer any more.
     async fn leave(&self, lease: &Lease, ended: &Ended) {
-        match tokio::time::timeout(FAREWELL, self.engine.broker.release(&self.key, lease.holder(), None)).await {
+        match tokio::time::timeout(FAREWELL, self.services.broker.release(&self.key, lease.holder(), None)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => self
                 .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
             Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
         }
-    }
-
-    /// Why nothing is given out after a loss, and what lets the group go on.
-    fn resumable_loss_reason(&self, loss: &DataLoss) -> String {
-        let (partition, group) = (self.key.partition(), self.key.group());
-        format!(
-            "{}: {loss}; to go on with what is left call `Admin::resume(\"{partition}\", \"{group}\")`; `on_data_loss = \"continue\"` goes on by itself",
-            self.key
-        )
     }
 }
 
@@ -261,15 +257,15 @@ impl<'a> Session<'a> {
     /// Fetches, handles and acknowledges until something ends it.
     async fn work(&mut self, watch: &mut LivenessWatch) -> Ended {
         let (group, lease) = (self.group, self.lease);
-        let (broker, partition) = (&group.engine.broker, group.key.partition());
+        let (broker, partition) = (&group.services.broker, group.key.partition());
         // Only what comes from here on has to ring: what is there already is asked for first.
-        let heard = match source::extent(&**broker, &group.key).await {
+        let heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
         };
         self.fetcher = Fetcher::new(heard, Instant::now());
-        let news = group.engine.tails.follow_news(partition.as_str(), heard, group.max_payload);
-        let mut bell = Some((group.engine.tails.follow_bell(&partition.bell()), EntryId::ZERO));
+        let news = group.services.tails.follow_news(partition.as_str(), heard, group.options.max_payload);
+        let mut bell = Some((group.services.tails.follow_bell(&partition.bell()), EntryId::ZERO));
         // Sightings of others from this process's last time as a consumer still count.
         watch.doubt();
         let mut reclaim = Reclaim::default();
@@ -285,7 +281,7 @@ impl<'a> Session<'a> {
             let (moment, heard) = (self.next_moment(), self.fetcher.heard());
             let happened = tokio::select! {
                 biased;
-                () = group.engine.shutdown.stopping() => Err(Ended::Stopped),
+                () = group.services.shutdown.stopping() => Err(Ended::Stopped),
                 () = lease.lost() => Err(Ended::Lost),
                 Some(returned) = self.in_flight.calls.join_next() => {
                     self.returned(returned);
@@ -318,7 +314,7 @@ impl<'a> Session<'a> {
                 answer = reply(&mut look) => {
                     look = None;
                     let now = Instant::now();
-                    look_at = after(now, LOOK.min(group.engine.lease_for / 4));
+                    look_at = after(now, LOOK.min(group.services.lease_for / 4));
                     match answer {
                         Ok(None) => self.doubt_history().await,
                         Ok(Some(state)) => {
@@ -349,7 +345,7 @@ impl<'a> Session<'a> {
                     Ok(())
                 }
                 newest = news.beyond(heard) => newest.map(|newest| {
-                    self.fetcher.hear(newest, group.engine.random.fraction(), Instant::now());
+                    self.fetcher.hear(newest, group.services.random.fraction(), Instant::now());
                 }).map_err(|error| Ended::Refused(BrokerError::new(error.kind(), error.to_string()))),
                 () = group.rung(&mut bell) => {
                     self.fetcher.hungry = true;
@@ -379,8 +375,8 @@ impl<'a> Session<'a> {
 
     /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
     fn advance(&mut self, news: &Follower) -> Result<(), Ended> {
-        if self.dead_in_a_row >= self.group.storm {
-            return Err(self.group.halted(self.group.storm_reason(self.dead_in_a_row)));
+        if self.dead_in_a_row >= self.group.options.storm {
+            return Err(self.group.halted(Halt::Storm { dead_in_a_row: self.dead_in_a_row }));
         }
         // A process that stood still may be dead to others, who have what it had in flight.
         if !self.lease.is_held(Instant::now()) {
@@ -495,7 +491,7 @@ impl<'a> Session<'a> {
             self.begin(flight, None, slot);
             return;
         }
-        let turn = self.group.engine.turns.clone().wait(alone);
+        let turn = self.group.services.turns.clone().wait(alone);
         self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
     }
 
@@ -506,7 +502,7 @@ impl<'a> Session<'a> {
         let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
         running.began = Instant::now();
         // One that does not yield at its timeout is given up before others take everything from this process.
-        let limit = after(running.began, handler.policy.timeout.saturating_add(group.engine.lease_for / 2));
+        let limit = after(running.began, handler.policy.timeout.saturating_add(group.services.lease_for / 2));
         running.limit = Some(limit);
         let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
         self.in_flight.limits.insert((limit, flight));
@@ -528,7 +524,7 @@ impl<'a> Session<'a> {
 
     /// The renewals go by the first call that has to be over, with a little time to give it up first.
     fn mind_limits(&self) {
-        let spare = self.group.engine.lease_for / 4;
+        let spare = self.group.services.lease_for / 4;
         self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
     }
 
@@ -575,7 +571,7 @@ impl<'a> Session<'a> {
         self.over(flight, running);
         let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
         let handler = &group.handlers[*consumer];
-        match decide(result, *attempt, &handler.policy, || group.engine.random.fraction()) {
+        match decide(result, *attempt, &handler.policy, || group.services.random.fraction()) {
             Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
             // Consumers of batches are refused at the start: an event is never part of one here.
             Decision::Retry { after, reason } => {
@@ -697,8 +693,8 @@ impl<'a> Session<'a> {
             return 0;
         }
         let group = self.group;
-        let wanted = self.in_flight.wanted(idle, self.queue.concurrency, group.lanes.bytes);
-        let (most, _) = group.engine.tails.count(group.key.partition().as_str(), group.max_payload);
+        let wanted = self.in_flight.wanted(idle, self.queue.concurrency, group.options.lanes.bytes);
+        let (most, _) = group.services.tails.count(group.key.partition().as_str(), group.options.max_payload);
         wanted.min(most)
     }
 
@@ -719,10 +715,10 @@ impl<'a> Session<'a> {
             bytes: FETCH_BYTES,
             new: New::Nothing,
             takes: group.build.wants(),
-            most_waiting: group.lanes.entries as u64,
+            most_waiting: group.options.lanes.entries as u64,
             longest_wait: self.queue.longest_wait,
             mirror: false,
-            go_on: group.on_data_loss == OnDataLoss::Continue,
+            go_on: group.options.on_data_loss == OnDataLoss::Continue,
         };
         let fetch = self.fetcher.next(fetch, Instant::now());
         self.send_fetch(fetch);
@@ -730,14 +726,15 @@ impl<'a> Session<'a> {
     }
 
     fn send_fetch(&mut self, fetch: Arc<Fetch>) {
-        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        let (services, key, max_payload) =
+            (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
         let expected = match fetch.new {
-            New::Read { .. } => engine.tails.count(key.partition().as_str(), max_payload).1,
+            New::Read { .. } => services.tails.count(key.partition().as_str(), max_payload).1,
             New::Known { .. } | New::Nothing => 0,
         };
         let reply = spawn(async move {
-            let _room = engine.tails.reserve(expected).await;
-            let fetched = engine.broker.fetch(&key, &fetch).await;
+            let _room = services.tails.reserve(expected).await;
+            let fetched = services.broker.fetch(&key, &fetch).await;
             let read: Vec<_> = match &fetched {
                 Ok(Fetched::Chunk(chunk)) => {
                     chunk.again.iter().map(|again| &again.entry).chain(&chunk.new).map(Arc::clone).collect()
@@ -746,7 +743,7 @@ impl<'a> Session<'a> {
             };
             if matches!(fetch.new, New::Read { .. }) {
                 let read = fetched.as_ref().ok().map(|_| read.as_slice());
-                engine.tails.learn(key.partition().as_str(), max_payload, read);
+                services.tails.learn(key.partition().as_str(), max_payload, read);
             }
             fetched
         });
@@ -761,7 +758,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
                 self.fetcher.failed(after(Instant::now(), wait));
                 return Ok(None);
             }
@@ -791,7 +788,7 @@ impl<'a> Session<'a> {
                 if found {
                     group.report(&loss);
                 }
-                Err(group.halted(group.resumable_loss_reason(&loss)))
+                Err(group.halted(Halt::LossOfQueue(loss)))
             }
             Fetched::Damaged(damage) => {
                 self.fetcher.nothing();
@@ -812,11 +809,11 @@ impl<'a> Session<'a> {
         if let Some(lost) = chunk.lost {
             group.report(&loss_of(lost));
         }
-        let full = chunk.waiting >= group.lanes.entries as u64;
+        let full = chunk.waiting >= group.options.lanes.entries as u64;
         group.progress.held_up(full.then(|| {
             format!(
                 "{} entries wait for their next attempt or for another build, of at most {} (`lane_entries`): no new ones are given out until some of them are settled",
-                chunk.waiting, group.lanes.entries
+                chunk.waiting, group.options.lanes.entries
             )
         }));
         self.fetcher.due = chunk.due.map(|due| after(now, due));
@@ -843,10 +840,11 @@ impl<'a> Session<'a> {
 
     /// Takes a snapshot from the cursor on, to be judged.
     fn judge(&self, cursor: Cursor) -> AbortOnDropHandle<Result<(Cursor, Looked), BrokerError>> {
-        let (engine, key, max_payload) = (self.group.engine.clone(), self.group.key.clone(), self.group.max_payload);
+        let (services, key, max_payload) =
+            (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
         spawn(async move {
-            let reader = Reader::new(cursor.at, &cursor.at_event, cursor.seen);
-            let looked = source::look(&engine, &key, &reader, TAKE, max_payload).await?;
+            let reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
+            let looked = look(&*services.broker, &services.tails, &key, &reader, TAKE, max_payload).await?;
             Ok((cursor, looked))
         })
     }
@@ -860,7 +858,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.engine.random.fraction());
+                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
                 // The next fetch says once more that it is to be judged.
                 self.fetcher.due = Some(after(Instant::now(), wait));
                 return Ok(());
@@ -871,12 +869,12 @@ impl<'a> Session<'a> {
         if was_unsure {
             self.answered(Matter::Read);
         }
-        let halts = group.on_data_loss == OnDataLoss::Halt;
+        let halts = group.options.on_data_loss == OnDataLoss::Halt;
         match fetch::judge(&cursor, &looked.snapshot, halts) {
             Finding::Next(judged) => self.fetcher.judged(Some(judged)),
             Finding::End => self.fetcher.judged(None),
             Finding::Pass(pass, loss) => {
-                let (broker, token) = (&group.engine.broker, group.engine.random.token());
+                let (broker, token) = (&group.services.broker, group.services.random.token());
                 let passed = group.insist(|| broker.pass(&group.key, &token, &pass)).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
@@ -884,13 +882,13 @@ impl<'a> Session<'a> {
                 if let Some(loss) = loss.filter(|_| passed) {
                     group.report(&loss);
                     if halts {
-                        return Err(group.halted(group.resumable_loss_reason(&loss)));
+                        return Err(group.halted(Halt::LossOfQueue(loss)));
                     }
                 }
             }
             Finding::Cut(loss, reader) => {
                 return Err(match loss.kind {
-                    DataLossKind::HistoryCut => source::cut(loss, looked.left),
+                    DataLossKind::HistoryCut => cut(loss, looked.left).into(),
                     _ => Ended::Cut { loss, at: Some(Box::new(reader)) },
                 });
             }
@@ -904,8 +902,8 @@ impl<'a> Session<'a> {
         // Nobody knows which entries of a set that was replaced are those that waited.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
-        let halts = (group.on_data_loss == OnDataLoss::Halt).then_some(&lost);
-        let (broker, token) = (&group.engine.broker, group.engine.random.token());
+        let halts = (group.options.on_data_loss == OnDataLoss::Halt).then_some(&lost);
+        let (broker, token) = (&group.services.broker, group.services.random.token());
         if !group.insist(|| broker.mend(&group.key, &token, &damage, halts)).await? {
             return Ok(());
         }
@@ -920,7 +918,7 @@ impl<'a> Session<'a> {
         let loss = loss_of(lost);
         group.report(&loss);
         match halts {
-            Some(_) => Err(group.halted(group.resumable_loss_reason(&loss))),
+            Some(_) => Err(group.halted(Halt::LossOfQueue(loss))),
             None => Ok(()),
         }
     }
@@ -928,11 +926,11 @@ impl<'a> Session<'a> {
     /// An answer shows less than this process has seen: whether the server still says so is asked before it is believed.
     async fn doubt_history(&mut self) -> Result<(), Ended> {
         let group = self.group;
-        let state = group.engine.broker.state(&group.key).await?;
+        let state = group.services.broker.state(&group.key).await?;
         group.recall(state.as_ref())?;
-        let snapshot = group.engine.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
+        let snapshot = group.services.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
         match state {
-            Some(state) if !snapshot.marker => Err(Group::vanished(Reader::new(state.at, "", None))),
+            Some(state) if !snapshot.marker => Err(Group::vanished(Bookmark::new(state.at, "", None))),
             _ => Ok(()),
         }
     }
@@ -943,11 +941,11 @@ impl<'a> Session<'a> {
         for lost in lost {
             let loss = loss_of(lost);
             group.report(&loss);
-            if group.on_data_loss == OnDataLoss::Halt {
+            if group.options.on_data_loss == OnDataLoss::Halt {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
                 // Where the cursor has moved on since the look this process alone halts.
-                group.engine.broker.pass(&group.key, &group.engine.random.token(), &pass).await?;
-                return Err(group.halted(group.resumable_loss_reason(&loss)));
+                group.services.broker.pass(&group.key, &group.services.random.token(), &pass).await?;
+                return Err(group.halted(Halt::LossOfQueue(loss)));
             }
         }
         Ok(())
@@ -984,7 +982,7 @@ impl<'a> Session<'a> {
     fn ack(&mut self, fetches: bool) {
         let is_idle = self.in_flight.queue.is_empty() && self.in_flight.running.is_empty();
         let busy = !(is_idle || fetches || self.closing);
-        let (holder, bounds) = (self.lease.holder(), self.group.dead_bounds);
+        let (holder, bounds) = (self.lease.holder(), self.group.options.dead_bounds);
         if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
             self.lease.commit_begins(Instant::now());
             self.send_acks(acks);
@@ -992,7 +990,7 @@ impl<'a> Session<'a> {
     }
 
     fn send_acks(&mut self, acks: Arc<Acks>) {
-        let (broker, key) = (Arc::clone(&self.group.engine.broker), self.group.key.clone());
+        let (broker, key) = (Arc::clone(&self.group.services.broker), self.group.key.clone());
         self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
     }
 
@@ -1018,7 +1016,7 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
             }
-            wait(SERVER_AWAY, self.acks.failed(), group.engine.random.fraction())
+            wait(SERVER_AWAY, self.acks.failed(), group.services.random.fraction())
         } else if error.kind() == BrokerErrorKind::Refused {
             // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
             self.lease.commit_ended();
@@ -1027,7 +1025,7 @@ impl<'a> Session<'a> {
             self.acks.failed();
             MENDED_RETRY
         } else {
-            return Err(group.halted(error.to_string()));
+            return Err(group.halted(Halt::Broker { error: error.to_string() }));
         };
         self.acks.retry(after(Instant::now(), wait));
         Ok(())
@@ -1044,8 +1042,8 @@ impl<'a> Session<'a> {
             }
             Acked::Fenced => return Err(Ended::Lost),
             Acked::Full(full) => {
-                let reason = group.full_reason(group.dead_bounds, full.count, full.oldest);
-                group.say_halted(&reason);
+                let (bounds, count, oldest) = (group.options.dead_bounds, full.count, full.oldest);
+                group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
                 self.acks.keep_letters(Instant::now());
             }
             Acked::Declared { names } => self.acks.refused(|disposition| match disposition {
@@ -1082,7 +1080,7 @@ impl<'a> Session<'a> {
     /// The acks of all that is in flight, for later. All handlers must have been cancelled.
     fn leave_behind(&mut self) -> Unsaid {
         let holder = self.lease.holder().clone();
-        let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.dead_bounds);
+        let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.options.dead_bounds);
         Unsaid { holder, calls }
     }
 
@@ -1099,7 +1097,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 () = self.lease.lost() => return Err(Ended::Lost),
-                () = self.group.engine.shutdown.cutting() => break,
+                () = self.group.services.shutdown.cutting() => break,
                 Some(returned) = self.in_flight.calls.join_next() => self.returned(returned),
                 answer = self.acks.answer() => if let Err(Ended::Lost) = self.absorb_acked(answer).await {
                     return Err(Ended::Lost);
@@ -1165,36 +1163,11 @@ impl<'a> Session<'a> {
     }
 }
 
-fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
-    AbortOnDropHandle::new(tokio::spawn(call))
-}
-
 /// The value of a future, and how long it took from its first poll on.
 async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     let value = future.await;
     (value, began.elapsed())
-}
-
-/// Waits for the answer of a call.
-///
-/// # Cancel safety
-/// The call goes on.
-async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
-    call.await.unwrap_or_else(|error| {
-        Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
-    })
-}
-
-/// Waits for the answer of a call, if one is on its way.
-///
-/// # Cancel safety
-/// The call goes on.
-async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
-    match call {
-        Some(call) => joined(call).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Waits for a slot, if one is waited for.

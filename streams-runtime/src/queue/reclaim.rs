@@ -1,6 +1,6 @@
 //! Which consumers of a work queue are dead, and giving back what they had in flight.
 //!
-//! As with leases ([`lease`](crate::lease)) nobody trusts another's clock: a consumer is dead when its beat has stood still for its
+//! As with leases ([`Lease`](crate::membership::Lease)) nobody trusts another's clock: a consumer is dead when its beat has stood still for its
 //! whole lease on the observer's own clock.
 
 use std::collections::BTreeMap;
@@ -12,10 +12,8 @@ use streams_core::keys::GroupKey;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::builds::Build;
 use crate::clock::after;
-use crate::lease::Still;
-use crate::members::member_of;
+use crate::membership::{Build, Still, member_of};
 
 /// How many entries one call gives back: some milliseconds of the server's time.
 const PAGE: usize = 500;

@@ -5,8 +5,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-const CONFIG: &str = include_str!("../../../streams-runtime/src/config.rs");
-const APP: &str = include_str!("../../../streams-runtime/src/app.rs");
+const CONFIG: &str = include_str!("../../../streams-runtime/src/app/config.rs");
+const ENVIRONMENT: &str = include_str!("../../../streams-runtime/src/app/environment.rs");
+const APP: &str = include_str!("../../../streams-runtime/src/app/mod.rs");
 const CONSUMER_OPTIONS: &str = include_str!("../../../streams-core/src/consumer.rs");
 const RUNTIME: &str = include_str!("../../../streams-runtime/src/lib.rs");
 const CARGO: &str = include_str!("../../../streams-runtime/Cargo.toml");
@@ -104,7 +105,7 @@ fn reference() -> String {
         "\nThe same for all consumers (`Config::consumers`) or those of one group (`Config::group`) as `ConsumerOptions`:\n\n\
         | field | meaning | default | why |\n|---|---|---|---|\n",
     );
-    let defaults = items(CONFIG, "pub(crate) const ");
+    let defaults = items(CONFIG, "pub(super) const ");
     for field in fields(CONSUMER_OPTIONS, "pub struct ConsumerOptions {") {
         let default = defaults.iter().find(|default| default.name == field.name.to_uppercase());
         let (default, why) = match default {
@@ -203,7 +204,7 @@ fn sources(folder: &Path) -> String {
 
 #[test]
 fn every_variable_that_is_read_and_every_feature_is_in_a_table() {
-    let variables = CONFIG.split_once("const VARIABLES").expect("the list").1.split_once("];").expect("its end").0;
+    let variables = ENVIRONMENT.split_once("const VARIABLES").expect("the list").1.split_once("];").expect("its end").0;
     let names: Vec<_> = variables.split('"').skip(1).step_by(2).collect();
     assert!(names.len() > 9, "{names:?}");
     let rows = table(RUNTIME, "| variable | meaning |").join("\n");

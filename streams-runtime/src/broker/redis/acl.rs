@@ -6,7 +6,7 @@ use std::fmt;
 use streams_core::keys::{self, InvalidName, StreamKey};
 use streams_core::{Durability, Retention, StreamEvent};
 
-use crate::registry;
+use crate::declared::{StreamProperties, declared_retention, linked_events, stream_properties};
 
 /// The least rights with which a program can do its work, as rules for Redis 7.0, Valkey 7.2 and later.
 ///
@@ -143,8 +143,8 @@ impl Acl {
 
     /// Trims what may go of a stream whose events declare a retention, as an owner does where nobody publishes.
     fn trim<E: StreamEvent>(mut self, stream: &StreamKey) -> Self {
-        let events: Vec<_> = registry::linked_events().into_iter().chain([E::INFO]).collect();
-        if let Some(retention) = registry::declared_retention(E::INFO.stream, &events) {
+        let events: Vec<_> = linked_events().into_iter().chain([E::INFO]).collect();
+        if let Some(retention) = declared_retention(E::INFO.stream, &events) {
             for partition in patterns(stream) {
                 self.grant("+xtrim", format!("%W~{partition}"));
                 if retention == Retention::Consumed {
@@ -279,10 +279,10 @@ impl fmt::Display for Acl {
 }
 
 /// The key of a stream and what its events declare.
-fn stream_of<E: StreamEvent>(namespace: Option<&str>) -> Result<(StreamKey, registry::StreamProperties), InvalidName> {
+fn stream_of<E: StreamEvent>(namespace: Option<&str>) -> Result<(StreamKey, StreamProperties), InvalidName> {
     namespace.map_or(Ok(()), keys::check_namespace)?;
     let name = E::INFO.stream;
-    let properties = registry::stream_properties(name, registry::linked_events().iter().chain([&E::INFO]));
+    let properties = stream_properties(name, linked_events().iter().chain([&E::INFO]));
     Ok((StreamKey::new(namespace, name, properties.partitions), properties))
 }
 

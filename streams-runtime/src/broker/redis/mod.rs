@@ -101,7 +101,7 @@ impl Redis {
         }
         let call = Call { command: "CONFIG GET", key: "", effect: Effect::Read };
         let payload = |info: &&'static streams_core::EventInfo| info.max_payload.unwrap_or(DEFAULT_MAX_PAYLOAD);
-        let largest = crate::registry::linked_events().iter().map(payload).max();
+        let largest = crate::declared::linked_events().iter().map(payload).max();
         let needed = (largest.unwrap_or(DEFAULT_MAX_PAYLOAD) + HEADERS) as u64;
         for limit in ["proto-max-bulk-len", "client-query-buffer-limit", "client-output-buffer-limit"] {
             let mut get = cmd("CONFIG");

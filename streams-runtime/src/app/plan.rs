@@ -1,0 +1,494 @@
+//! From declarations to a plan: which groups there are, with which consumers and properties, and everything that is wrong.
+//!
+//! Pure: the app gathers, this decides, before anything is connected.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use streams_core::keys::{self, GroupKey, StreamKey};
+use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration, Resources};
+
+use super::config::{
+    BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, MAX_CRASHES,
+    TIMEOUT,
+};
+use crate::declared::{chain, declared_at, event_place, property_problems, stream_properties};
+use crate::group::{Bounds, GroupOptions, Limits, Policy};
+use crate::membership::Build;
+
+/// What an app drives.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Sorted by stream and name.
+    pub(super) groups: Vec<GroupPlan>,
+}
+
+/// A group on a stream.
+#[derive(Debug)]
+pub(super) struct GroupPlan {
+    pub(super) stream: &'static str,
+    pub(super) group: &'static str,
+    pub(super) key: StreamKey,
+    pub(super) consumers: Vec<(Registration, Policy)>,
+    /// What this build does about the group's events.
+    pub(super) build: Arc<Build>,
+    pub(super) options: GroupOptions,
+    /// How many events of a partition it handles at once; in shared delivery of all of them.
+    pub(super) concurrency: u32,
+    pub(super) delivery: Delivery,
+}
+
+impl GroupPlan {
+    /// The group's key on a partition.
+    pub(super) fn key_at(&self, partition: u32) -> GroupKey {
+        let key = self.key.partition(partition).group(self.group);
+        match self.delivery {
+            Delivery::Ordered => key,
+            Delivery::Shared => key.queue(),
+        }
+    }
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// Every problem, each in one line.
+pub(super) fn plan(
+    mut consumers: Vec<Registration>,
+    events: &[&'static EventInfo],
+    only: Option<&[String]>,
+    namespace: Option<&str>,
+    config: &Config,
+    environment: ConsumerOptions,
+    resources: &Resources,
+) -> Result<Plan, Vec<String>> {
+    let mut problems = config.problems();
+    // Link order is not defined, and people compare banners.
+    consumers.sort_by_key(|consumer| sort_key(consumer.info));
+    // One function listed twice is one consumer.
+    consumers.dedup_by_key(|consumer| sort_key(consumer.info));
+    if let Some(namespace) = namespace {
+        problems.extend(keys::check_namespace(namespace).err().map(|error| error.to_string()));
+    }
+    let known: HashSet<&str> = consumers.iter().map(|consumer| consumer.info.group).collect();
+    for group in only.into_iter().flatten().chain(config.groups.keys()) {
+        if !known.contains(group.as_str()) {
+            let mut names: Vec<_> = known.iter().copied().collect();
+            names.sort_unstable();
+            problems.push(format!("no consumer is in group `{group}`; there are: {}", names.join(", ")));
+        }
+    }
+    if let Some(only) = only {
+        let only: HashSet<_> = only.iter().map(String::as_str).collect();
+        consumers.retain(|consumer| only.contains(consumer.info.group));
+    }
+    if consumers.is_empty() && problems.is_empty() {
+        problems.push(match only {
+            Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
+            None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
+        });
+    }
+    problems.extend(events_problems(events));
+    for consumer in &consumers {
+        problems.extend(outdated_problem(consumer.info, events));
+        for missing in consumer.needs().missing_from(resources) {
+            problems.push(format!(
+                "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
+                place(consumer.info)
+            ));
+        }
+    }
+    let mut by_group: BTreeMap<(&'static str, &'static str), Vec<Registration>> = BTreeMap::new();
+    for consumer in consumers {
+        by_group.entry((consumer.info.event.stream, consumer.info.group)).or_default().push(consumer);
+    }
+    let mut groups = Vec::new();
+    for ((stream, group), members) in by_group {
+        problems.extend(names_problems(stream, group, &members));
+        problems.extend(group_problems(&members));
+        let properties = stream_properties(stream, events);
+        let over = |options: ConsumerOptions| {
+            let options = config.consumers.over(options);
+            let options = config.groups.get(group).map_or(options, |of_group| of_group.over(options));
+            environment.over(options)
+        };
+        let of_group =
+            over(members.iter().fold(ConsumerOptions::DEFAULT, |all, consumer| all.over(consumer.info.options)));
+        let ignored = of_group.ignore.unwrap_or_default();
+        problems.extend(ignored_problems(&members, ignored));
+        let takes = members.iter().map(|consumer| (consumer.info.event.name, consumer.info.event.version));
+        let build = Arc::new(Build::new(takes, ignored.iter().copied()));
+        let checkpoint = Checkpoint {
+            events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
+            interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
+        };
+        let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
+        let delivery = of_group.delivery.unwrap_or_default();
+        match delivery {
+            Delivery::Ordered if concurrency > 1 => {
+                problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+            }
+            Delivery::Ordered => {}
+            Delivery::Shared => problems.extend(members.iter().flat_map(shared_problems)),
+        }
+        let consumers = members.into_iter().map(|consumer| {
+            let options = over(consumer.info.options);
+            let policy = Policy {
+                max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
+                max_crashes: options.max_crashes.unwrap_or(MAX_CRASHES),
+                backoff: options.backoff.unwrap_or(BACKOFF),
+                timeout: options.timeout.unwrap_or(TIMEOUT),
+                batch: consumer.takes_batches().then(|| Limits {
+                    events: options.batch.unwrap_or(BATCH),
+                    wait: options.batch_wait.unwrap_or(BATCH_WAIT),
+                }),
+            };
+            (consumer, policy)
+        });
+        groups.push(GroupPlan {
+            stream,
+            group,
+            key: StreamKey::new(namespace, stream, properties.partitions),
+            consumers: consumers.collect(),
+            build,
+            options: GroupOptions {
+                start: of_group.start.unwrap_or_default(),
+                checkpoint,
+                on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+                adopt: of_group.adopt.unwrap_or_default(),
+                dead_bounds: config.dead_letters,
+                storm: config.dead_letter_storm,
+                max_payload: properties.max_payload,
+                lanes: Bounds { running: concurrency as usize, entries: config.lane_entries, bytes: config.lane_bytes },
+            },
+            concurrency,
+            delivery,
+        });
+    }
+    problems.sort();
+    problems.dedup();
+    if problems.is_empty() { Ok(Plan { groups }) } else { Err(problems) }
+}
+
+fn sort_key(info: &'static ConsumerInfo) -> (&'static str, &'static str, &'static str, &'static str, u32) {
+    (info.event.stream, info.group, info.name, info.file, info.line)
+}
+
+fn place(info: &ConsumerInfo) -> String {
+    format!("{}:{} `{}`", info.file, info.line, info.name)
+}
+
+/// Names were checked by the attributes, but declarations can be written by hand.
+fn names_problems(stream: &str, group: &str, members: &[Registration]) -> Vec<String> {
+    let events = members.iter().filter_map(|member| keys::check_event(member.info.event.name).err());
+    let names = keys::check_stream(stream).err().into_iter().chain(keys::check_group(group).err());
+    names.chain(events).map(|error| error.to_string()).collect()
+}
+
+/// Two consumers of one event in one group, and properties of the group that contradict each other.
+fn group_problems(members: &[Registration]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (index, one) in members.iter().enumerate() {
+        for other in &members[index + 1..] {
+            let (a, b) = (one.info, other.info);
+            if a.event.name == b.event.name {
+                problems.push(format!(
+                    "{} and {} both consume `{}` of stream `{}` in group `{}`: a group has one consumer for an event, whatever its version; give one of them another group",
+                    place(a), place(b), a.event.name, a.event.stream, a.group
+                ));
+            }
+            let differ = |what: &str| {
+                format!(
+                    "{} and {} give group `{}` a different `{what}`; say it once, or the same",
+                    place(a),
+                    place(b),
+                    a.group
+                )
+            };
+            let (x, y) = (&a.options, &b.options);
+            if x.start.is_some() && y.start.is_some() && x.start != y.start {
+                problems.push(differ("start"));
+            }
+            let checkpoint = |options: &ConsumerOptions| (options.checkpoint_events, options.checkpoint_interval);
+            if checkpoint(x) != (None, None) && checkpoint(y) != (None, None) && checkpoint(x) != checkpoint(y) {
+                problems.push(differ("checkpoint"));
+            }
+            if x.on_data_loss.is_some() && y.on_data_loss.is_some() && x.on_data_loss != y.on_data_loss {
+                problems.push(differ("on_data_loss"));
+            }
+            if x.delivery.is_some() && y.delivery.is_some() && x.delivery != y.delivery {
+                problems.push(differ("delivery"));
+            }
+            if x.concurrency.is_some() && y.concurrency.is_some() && x.concurrency != y.concurrency {
+                problems.push(differ("concurrency"));
+            }
+            let ignored = |options: &ConsumerOptions| options.ignore.map(|names| names.iter().collect::<BTreeSet<_>>());
+            if x.ignore.is_some() && y.ignore.is_some() && ignored(x) != ignored(y) {
+                problems.push(differ("ignore"));
+            }
+            if x.adopt.is_some() && y.adopt.is_some() && x.adopt != y.adopt {
+                problems.push(differ("adopt"));
+            }
+        }
+    }
+    problems
+}
+
+/// A consumer whose events cannot be handled side by side.
+fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
+    let info = consumer.info;
+    if consumer.takes_batches() {
+        return Some(format!(
+            "{} takes `Batch<{}>`, and group `{}` has `concurrency = {concurrency}`: a batch is a stretch of the stream, in which the keys are mixed; give it a group of its own, or take single events",
+            place(info),
+            info.event.name,
+            info.group
+        ));
+    }
+    info.event.key.is_none().then(|| {
+        format!(
+            "{} takes `{}`, which has no key, and group `{}` has `concurrency = {concurrency}`: nothing says which events have to stay in order; write `key = field` in `#[stream_event(..)]` of {}, or remove `concurrency`",
+            place(info),
+            info.event.name,
+            info.group,
+            event_place(info.event)
+        )
+    })
+}
+
+/// What a consumer of a work queue cannot have: a stretch of the stream, and a checkpoint.
+fn shared_problems(consumer: &Registration) -> Vec<String> {
+    let info = consumer.info;
+    let mut problems = Vec::new();
+    if consumer.takes_batches() {
+        problems.push(format!(
+            "{} takes `Batch<{}>`, and group `{}` has `delivery = \"shared\"`: a batch is a stretch of the stream, which a work queue hands out event by event; take single events, or leave out `delivery`",
+            place(info),
+            info.event.name,
+            info.group
+        ));
+    }
+    // What `Config` or the environment say for all groups is no mistake of this one.
+    if info.options.checkpoint_events.is_some() || info.options.checkpoint_interval.is_some() {
+        problems.push(format!(
+            "{} says `checkpoint`, and group `{}` has `delivery = \"shared\"`: each event is settled by itself there, so there is no checkpoint to commit; remove `checkpoint`, or `delivery`",
+            place(info),
+            info.group
+        ));
+    }
+    problems
+}
+
+/// Events that a group takes and is told to ignore.
+fn ignored_problems(members: &[Registration], ignored: &[&str]) -> Vec<String> {
+    let taken = members.iter().map(|member| member.info).filter(|info| ignored.contains(&info.event.name));
+    taken
+        .map(|info| {
+            let names_it = |other: &&Registration| {
+                other.info.options.ignore.is_some_and(|names| names.contains(&info.event.name))
+            };
+            let by = members.iter().find(names_it).map_or_else(|| "the configuration".to_owned(), |by| place(by.info));
+            format!(
+                "{} takes `{}` of stream `{}` in group `{}`, and {by} says that the group ignores it; take it out of `ignore`, or remove the consumer",
+                place(info), info.event.name, info.event.stream, info.group
+            )
+        })
+        .collect()
+}
+
+/// A consumer whose event has a newer version in this program: it would halt at the first of those.
+fn outdated_problem(consumer: &ConsumerInfo, events: &[&'static EventInfo]) -> Option<String> {
+    let old = consumer.event;
+    let same = |info: &&&EventInfo| (info.stream, info.name) == (old.stream, old.name);
+    let newest = events.iter().filter(same).max_by_key(|info| info.version)?;
+    (newest.version > old.version).then(|| {
+        format!(
+            "{} takes version {} of `{}`, and would halt at the first event of version {}, which is {}; let it take that one",
+            place(consumer),
+            old.version,
+            old.name,
+            newest.version,
+            event_place(newest)
+        )
+    })
+}
+
+/// Properties of a stream that contradict each other, two types under one name and version, and versions that are no chain.
+fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let events: Vec<_> = events.iter().copied().filter(|info| seen.insert(declared_at(info))).collect();
+    let mut problems = Vec::new();
+    for (index, &a) in events.iter().enumerate() {
+        for &b in events[index + 1..].iter().filter(|b| b.stream == a.stream) {
+            if a.name == b.name && a.version == b.version {
+                problems.push(format!(
+                    "{} and {} are both `{}` version {} of stream `{}`; give one of them another `name` or `version`",
+                    event_place(a),
+                    event_place(b),
+                    a.name,
+                    a.version,
+                    a.stream
+                ));
+            }
+            let (older, newer) = if a.version < b.version { (a, b) } else { (b, a) };
+            if a.name == b.name && a.version != b.version && !chain(newer).any(|info| info == older) {
+                problems.push(format!(
+                    "{} and {} are versions {} and {} of `{}` in stream `{}`, and the newer is not made from the older; name the version before in `upcast_from`, or give one of them another `name`",
+                    event_place(older),
+                    event_place(newer),
+                    older.version,
+                    newer.version,
+                    a.name,
+                    a.stream
+                ));
+            }
+            problems.extend(property_problems(a, b));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use streams_core::{Batch, consumer, consumers, stream_event};
+
+    use super::*;
+
+    /// An event without a key.
+    #[stream_event(stream = "uploads")]
+    struct Uploaded {
+        n: u64,
+    }
+
+    /// Another event of the stream.
+    #[stream_event(stream = "uploads")]
+    struct Removed {
+        n: u64,
+    }
+
+    #[consumer(group = "thumbnails", delivery = "shared", concurrency = 8)]
+    async fn make(_upload: Uploaded) {}
+
+    #[consumer(group = "thumbnails")]
+    async fn remove(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails", delivery = "ordered")]
+    async fn remove_in_order(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails")]
+    async fn remove_many(_removed: Batch<Removed>) {}
+
+    #[consumer(group = "thumbnails", checkpoint = "each")]
+    async fn remove_and_commit(_removed: Removed) {}
+
+    #[consumer(group = "thumbnails", checkpoint = 500)]
+    async fn remove_and_count(_removed: Removed) {}
+
+    #[consumer(group = "index")]
+    async fn index(_upload: Uploaded) {}
+
+    fn plan_with(
+        consumers: &[Registration],
+        config: &Config,
+        environment: ConsumerOptions,
+    ) -> Result<Plan, Vec<String>> {
+        let events: Vec<_> = consumers.iter().map(|consumer| consumer.info.event).collect();
+        plan(consumers.to_vec(), &events, None, None, config, environment, &Resources::default())
+    }
+
+    fn planned(consumers: &[Registration]) -> Result<Plan, Vec<String>> {
+        plan_with(consumers, &Config::new(), ConsumerOptions::DEFAULT)
+    }
+
+    /// The only problem.
+    fn problem(planned: Result<Plan, Vec<String>>) -> String {
+        let problems = planned.expect_err("it is refused");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.concat()
+    }
+
+    #[test]
+    fn a_group_is_delivered_to_in_order_unless_one_of_its_consumers_says_otherwise() {
+        let deliveries = |consumers: &[Registration]| {
+            let plan: Plan = planned(consumers).expect("it is a plan");
+            plan.groups.iter().map(|group| (group.group, group.delivery)).collect::<Vec<_>>()
+        };
+        let expected = [("index", Delivery::Ordered), ("thumbnails", Delivery::Shared)];
+        assert_eq!(deliveries(&consumers![make, remove, index]), expected);
+        assert_eq!(deliveries(&consumers![remove]), [("thumbnails", Delivery::Ordered)]);
+        assert_eq!(deliveries(&consumers![remove_in_order]), [("thumbnails", Delivery::Ordered)]);
+    }
+
+    #[test]
+    fn a_group_has_the_keys_of_its_delivery() {
+        let shared =
+            |consumers: &[Registration]| planned(consumers).expect("it is a plan").groups[0].key_at(0).is_queue();
+        assert!(shared(&consumers![make]));
+        assert!(!shared(&consumers![index]));
+    }
+
+    #[test]
+    fn two_consumers_that_differ_about_the_delivery_are_refused() {
+        let problem = problem(planned(&consumers![make, remove_in_order]));
+        assert!(problem.contains("`make` and "), "{problem}");
+        assert!(
+            problem.ends_with("give group `thumbnails` a different `delivery`; say it once, or the same"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn several_events_at_once_need_a_key_only_where_there_is_an_order() {
+        let plan = planned(&consumers![make, remove]).expect("it is a plan");
+        assert_eq!(plan.groups[0].concurrency, 8);
+        let everywhere = ConsumerOptions::DEFAULT.with_concurrency(4);
+        let plan = plan_with(&consumers![make], &Config::new(), everywhere).expect("it is a plan");
+        assert_eq!(plan.groups[0].concurrency, 4);
+        let problem = problem(plan_with(&consumers![index], &Config::new(), everywhere));
+        assert!(problem.contains("`index` takes `Uploaded`, which has no key"), "{problem}");
+        let ordered = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Ordered));
+        let problems = plan_with(&consumers![make], &ordered, ConsumerOptions::DEFAULT).expect_err("it is refused");
+        assert!(problems[0].contains("`concurrency = 8`: nothing says which events"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_work_queue_hands_out_no_batches() {
+        let problem = problem(planned(&consumers![make, remove_many]));
+        for words in [
+            file!(),
+            "`remove_many` takes `Batch<Removed>`, and group `thumbnails` has `delivery = \"shared\"`",
+            "a batch is a stretch of the stream",
+            "take single events, or leave out `delivery`",
+        ] {
+            assert!(problem.contains(words), "no `{words}` in: {problem}");
+        }
+        planned(&consumers![remove_many]).expect("it is a plan where there is an order");
+    }
+
+    #[test]
+    fn a_work_queue_has_no_checkpoint_to_speak_of() {
+        for (name, consumers) in [
+            ("remove_and_commit", consumers![make, remove_and_commit]),
+            ("remove_and_count", consumers![make, remove_and_count]),
+        ] {
+            let problem = problem(planned(&consumers));
+            for words in [
+                file!(),
+                &format!("`{name}` says `checkpoint`, and group `thumbnails`"),
+                "remove `checkpoint`, or `delivery`",
+            ] {
+                assert!(problem.contains(words), "no `{words}` in: {problem}");
+            }
+        }
+        let everywhere = ConsumerOptions::DEFAULT.with_checkpoint_events(5);
+        plan_with(&consumers![make], &Config::new().consumers(everywhere), everywhere).expect("said for all groups");
+    }
+
+    #[test]
+    fn a_delivery_that_is_configured_has_the_same_rules() {
+        let shared = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared));
+        for consumers in [consumers![remove_many], consumers![remove_and_commit]] {
+            problem(plan_with(&consumers, &shared, ConsumerOptions::DEFAULT));
+        }
+    }
+}

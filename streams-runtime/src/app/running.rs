@@ -1,0 +1,260 @@
+//! An app that runs: what can be asked of it, and how it stops.
+
+use std::fmt;
+#[cfg(feature = "http")]
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError};
+use streams_core::keys::StreamKey;
+use streams_core::{ConsumerInfo, EntryId, EventInfo, StreamEvent};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::declared::stream_properties;
+use crate::error::Error;
+#[cfg(feature = "http")]
+use crate::ops::http;
+use crate::ops::{Admin, DeadLetters, Monitor, Phase, Progress, Status, extent};
+use crate::publisher::Publisher;
+use crate::reader::Tails;
+use crate::shutdown::{PARTING, Shutdown, Stopped};
+
+/// How long [`Running::caught_up`] waits for news before it asks the broker itself.
+const ASK: Duration = Duration::from_millis(200);
+
+/// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
+pub struct Running {
+    /// Tells other builds of this one, hour by hour.
+    pub(super) _meeting: AbortOnDropHandle<()>,
+    /// Says that this process is there, and shares the partitions with others.
+    pub(super) _members: AbortOnDropHandle<()>,
+    /// Trims what is too old or settled.
+    pub(super) _sweep: AbortOnDropHandle<()>,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) namespace: Option<String>,
+    pub(super) events: Vec<&'static EventInfo>,
+    pub(super) publisher: Publisher,
+    pub(super) progress: Vec<Arc<Progress>>,
+    pub(super) changed: Arc<Notify>,
+    pub(super) consumers: Vec<&'static ConsumerInfo>,
+    pub(super) banner: Vec<String>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) tails: Tails,
+    pub(super) shutdown: Shutdown,
+    pub(super) deadline: Duration,
+    pub(super) monitor: Monitor,
+    pub(super) _look: AbortOnDropHandle<()>,
+    #[cfg(feature = "http")]
+    pub(crate) http: Option<http::Endpoint>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("broker", &self.broker)
+            .field("groups", &self.progress.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The groups end with their tasks; the tails belong to nobody and would keep their connections.
+        self.tails.end();
+    }
+}
+
+impl Running {
+    /// Publishes to the app's broker, in its namespace.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// What the consumers' attributes said, sorted by stream, group and name.
+    pub fn consumers(&self) -> &[&'static ConsumerInfo] {
+        &self.consumers
+    }
+
+    /// What every group is doing. Does not ask the broker.
+    pub fn status(&self) -> Status {
+        self.monitor.status()
+    }
+
+    /// What tells of the app while it runs, for health checks and metrics of a service's own.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are answered; with port 0 in the configuration the system has chosen one.
+    #[cfg(feature = "http")]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(http::Endpoint::address)
+    }
+
+    /// The dead letters of a group on the stream of `E`.
+    pub fn dead_letters<E: StreamEvent>(&self, group: &str) -> DeadLetters<E> {
+        DeadLetters::new(Arc::clone(&self.broker), &self.stream_key(E::INFO), group)
+    }
+
+    /// What an operator does to the groups of the app's broker and namespace.
+    pub fn admin(&self) -> Admin {
+        let keys = self.progress.iter().map(|progress| &progress.key);
+        let driven = keys.map(|key| (key.state().to_owned(), key.is_queue())).collect();
+        Admin::at(Arc::clone(&self.broker), self.namespace.clone(), driven)
+    }
+
+    pub(super) fn stream_key(&self, info: &'static EventInfo) -> StreamKey {
+        let properties = stream_properties(info.stream, self.events.iter().chain([&info]));
+        StreamKey::new(self.namespace.as_deref(), info.stream, properties.partitions)
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// The partitions that the app's groups read, each as often as groups read it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = &streams_core::keys::PartitionKey> {
+        self.progress.iter().map(|progress| progress.key.partition())
+    }
+
+    /// Waits until every group has settled what its stream held when this was called, here or in another process.
+    ///
+    /// # Errors
+    /// When a group is halted, so that it would never come to that, or the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn caught_up(&self) -> Result<(), Error> {
+        let mut behind = Vec::new();
+        for progress in &self.progress {
+            let tip = extent(&*self.broker, &progress.key).await?.map_or(EntryId::ZERO, |extent| extent.last);
+            behind.push((progress, tip));
+        }
+        let mut asked = Instant::now();
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            behind.retain(|(progress, tip)| progress.reached() < *tip);
+            if behind.is_empty() {
+                return Ok(());
+            }
+            for (progress, _) in &behind {
+                if let Phase::Halted { reason } = progress.phase() {
+                    return Err(Error::Halted(reason));
+                }
+            }
+            if asked.elapsed() >= ASK {
+                self.ask(&mut behind).await?;
+                asked = Instant::now();
+                continue;
+            }
+            let _ = tokio::time::timeout(ASK, changed).await;
+        }
+    }
+
+    /// What this process cannot know by itself: how far another owner is, and whether the entries that are missing
+    /// have been deleted meanwhile.
+    async fn ask(&self, behind: &mut Vec<(&Arc<Progress>, EntryId)>) -> Result<(), BrokerError> {
+        let mut still = Vec::new();
+        for (progress, tip) in std::mem::take(behind) {
+            let at = match progress.key.is_queue() {
+                true => self.broker.queue(&progress.key).await?.map(|queue| queue.settled()),
+                false => self.broker.state(&progress.key).await?.map(|state| state.at),
+            };
+            let at = at.map_or(progress.reached(), |at| at.max(progress.reached()));
+            let next = self.broker.read(progress.key.partition(), at, 1).await?;
+            if next.first().is_some_and(|entry| entry.id <= tip) {
+                still.push((progress, tip));
+            }
+        }
+        *behind = still;
+        Ok(())
+    }
+
+    /// Stops: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
+    /// every lease given back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the app: see [`Running`].
+    pub async fn stop(mut self) -> Stopped {
+        self.shutdown.stop();
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.deadline, finished).await.is_ok() {
+            return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
+                0 => {
+                    tracing::info!("stopped: every handler finished, everything is committed, every lease given back");
+                    Stopped::Clean
+                }
+                groups => {
+                    tracing::warn!(
+                        groups,
+                        "stopped: every handler finished, but not all of it is committed, or a lease is not given back"
+                    );
+                    Stopped::Uncommitted { groups }
+                }
+            };
+        }
+        let handlers = self.tasks.len();
+        tracing::warn!(
+            handlers,
+            "handlers still run at the deadline of {}: they are dropped, their events come again",
+            humantime::format_duration(self.deadline)
+        );
+        self.shutdown.cut();
+        let finished = async { while self.tasks.join_next().await.is_some() {} };
+        let cut = tokio::time::timeout(PARTING, finished).await;
+        match cut {
+            Ok(()) => Stopped::Cut { handlers },
+            Err(_) => {
+                let handlers = self.tasks.len();
+                tracing::error!(handlers, "handlers do not yield: their leases are kept until the process ends");
+                // Aborting could not stop them either, and would give up their leases.
+                self.tasks.detach_all();
+                Stopped::Stuck { handlers }
+            }
+        }
+    }
+
+    /// Tells every halt from now on, once each: for a program that shows no logs.
+    pub(super) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
+        let (progress, changed) = (self.progress.clone(), Arc::clone(&self.changed));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut told = vec![false; progress.len()];
+            loop {
+                let news = changed.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                for (progress, told) in progress.iter().zip(&mut told) {
+                    let phase = progress.phase();
+                    let halted = matches!(phase, Phase::Halted { .. });
+                    if let Phase::Halted { reason } = phase
+                        && !*told
+                    {
+                        tell(&reason);
+                    }
+                    *told = halted;
+                }
+                news.await;
+            }
+        }))
+    }
+
+    pub(super) fn banner(&self) -> &[String] {
+        &self.banner
+    }
+
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+}

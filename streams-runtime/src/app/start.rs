@@ -1,0 +1,380 @@
+//! From a plan to an app that runs: connects, declares, and starts a task for each group on each partition.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use streams_core::broker::{Broker, BrokerError};
+use streams_core::keys::{PartitionKey, StreamKey};
+use streams_core::{Delivery, Resources, Scope};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::App;
+use super::environment::set_variables;
+use super::plan::{GroupPlan, Plan};
+use super::running::Running;
+use crate::broker::{Embedded, Redis};
+use crate::clock::Clock;
+use crate::declared::declared_retention;
+use crate::error::Error;
+use crate::fence::discard;
+use crate::group::{self, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
+use crate::membership::{Leases, Members, name};
+#[cfg(feature = "http")]
+use crate::ops::http;
+use crate::ops::{Monitor, Outages, Phase, Progress, Tip, Vitals, Watched};
+use crate::ordered::Ordered;
+use crate::publisher::{self, Publisher, Swept, sweep};
+use crate::queue::{Queue, WorkQueue};
+use crate::random::Random;
+use crate::reader::Tails;
+use crate::schema_watch::{self, Reading, Table};
+use crate::shutdown::{Shutdown, Stopped};
+
+/// How many groups say at the same time what they handle: enough to fill a connection, and no burst of thousands.
+const ANNOUNCED_AT_ONCE: usize = 64;
+
+/// Said where nobody chose a broker, behind why.
+const EMBEDDED_BY_DEFAULT: &str =
+    "using the embedded broker, which forgets everything when the program ends; a release build would refuse to start";
+
+/// A group from its start to its end.
+type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl App {
+    /// The broker that was given, or the one that the environment names; without either the embedded one, but only
+    /// in a debug build: a forgotten variable must not become a service that forgets. Neither must a variable that is set and
+    /// that nobody reads.
+    fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
+        // A test's app has a broker, and is the same whatever the environment says.
+        let unread = if self.environment.read || self.seams.is_some() { Vec::new() } else { set_variables() };
+        if let Some(broker) = &self.broker {
+            // Whoever gives a broker may have read the URL itself.
+            let unread: Vec<_> = unread.into_iter().filter(|name| *name != "REDIS_URL").collect();
+            if !unread.is_empty() {
+                tracing::warn!(
+                    variables = unread.join(", "),
+                    "variables are set that this app does not read: call `.from_environment()` before `.start()`, or unset them"
+                );
+            }
+            return Ok(Arc::clone(broker));
+        }
+        if !unread.is_empty() {
+            return Err(Error::Refused(vec![format!(
+                "no broker: {} {} set, and this app does not read the environment; call `.from_environment()` before `.start()`, or give it a broker by `.broker(..)`, such as `Embedded::new()`",
+                unread.join(", "),
+                if unread.len() == 1 { "is" } else { "are" }
+            )]));
+        }
+        if let Some(url) = &self.environment.redis_url {
+            return Ok(Arc::new(self.open(&url.0)?));
+        }
+        if !self.environment.embedded {
+            let (why, remedy) = if self.environment.read {
+                ("no REDIS_URL is set", "set REDIS_URL, or STREAMS_BROKER=embedded for one")
+            } else {
+                (
+                    "no broker is given, and the environment is not read",
+                    "call `.broker(..)`, or `.from_environment()` and set REDIS_URL, or STREAMS_BROKER=embedded for one",
+                )
+            };
+            if !cfg!(debug_assertions) {
+                let message = format!("no broker: {remedy} in the process that forgets everything at its end");
+                return Err(Error::Refused(vec![message]));
+            }
+            tracing::warn!("{why}: {EMBEDDED_BY_DEFAULT}");
+            // A newcomer must see it.
+            if !tracing::dispatcher::has_been_set() {
+                eprintln!("streams: {why}: {EMBEDDED_BY_DEFAULT}");
+            }
+        }
+        Ok(Arc::new(Embedded::new()))
+    }
+
+    /// The server that the environment names, with its files for TLS.
+    fn open(&self, url: &str) -> Result<Redis, BrokerError> {
+        #[cfg(feature = "tls")]
+        {
+            let files = &self.environment.tls;
+            let client = files.cert.as_deref().zip(files.key.as_deref());
+            Redis::open_with(url, &crate::broker::Tls::from_variables(files.ca.as_deref(), client))
+        }
+        #[cfg(not(feature = "tls"))]
+        Redis::open(url)
+    }
+
+    /// Checks, connects, and begins to drive every group.
+    ///
+    /// Touches no signals and no exit code, and reads no environment unless [`App::from_environment`] did; several apps may live
+    /// in one process. Must be called on a tokio executor with time and I/O enabled.
+    ///
+    /// # Errors
+    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a variable
+    /// that is set and not read, such as `REDIS_URL`, is wrong, too: the events would go to a broker that forgets them.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done starts nothing that goes on.
+    pub async fn start(mut self) -> Result<Running, Error> {
+        let (plan, config) = self.plan()?;
+        let broker = self.choose_broker()?;
+        // Before anything is connected: an address that is taken refuses the start.
+        #[cfg(feature = "http")]
+        let listener = match config.http {
+            Some(address) => Some(http::listen(address).await.map_err(|problem| Error::Refused(vec![problem]))?),
+            None => None,
+        };
+        broker.connect().await?;
+        for group in &plan.groups {
+            broker.declare(&group.key).await?;
+        }
+        announce(&broker, &plan).await?;
+        // Where everything is to be the same at every run, the name is, too.
+        let (host, process) =
+            if self.seams.is_some() { (String::new(), 0) } else { (schema_watch::host(), std::process::id()) };
+        let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
+        let member = name(&host, process, &random);
+        let random = Arc::new(random);
+        let vitals = Arc::new(Vitals::default());
+        let namespace = self.effective_namespace().map(str::to_owned);
+        let outages = Outages::default();
+        let publisher = Publisher::new(
+            publisher::Shared::new(
+                Arc::clone(&broker),
+                clock,
+                Arc::clone(&random),
+                config.publish_retry,
+                outages.clone(),
+                Arc::clone(&vitals.registry),
+            ),
+            namespace.clone(),
+            self.events.clone(),
+        );
+        let tables = Table::of(plan.groups.iter().map(read_by), &self.events);
+        for table in &tables {
+            publisher.meeting().join(table).await;
+        }
+        self.resources.insert(publisher.clone());
+        let resources = Arc::new(self.resources);
+        let leases =
+            Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
+        let shutdown = Shutdown::default();
+        let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
+        let policies = plan.groups.iter().flat_map(|group| &group.consumers).map(|(_, policy)| policy);
+        let longest = policies.map(|policy| policy.timeout).max().unwrap_or_default();
+        let services = Services {
+            broker: Arc::clone(&broker),
+            random: Arc::clone(&random),
+            tails: Tails::new(Arc::clone(&broker), random, config.window_bytes, outages.clone(), Arc::clone(&vitals)),
+            leases,
+            shutdown: shutdown.clone(),
+            lease_for: config.lease,
+            outages: outages.clone(),
+            claims: Arc::new(Semaphore::new(CLAIMS)),
+            // Who outruns its timeout is given up within a lease.
+            turns: Turns::new(longest.saturating_add(config.lease)),
+        };
+        let banner = banner(&plan, &*broker);
+        for line in &banner {
+            tracing::info!("{line}");
+        }
+        let changed = Arc::new(Notify::new());
+        let mut tips: BTreeMap<PartitionKey, Arc<Tip>> = BTreeMap::new();
+        let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
+        for group in plan.groups {
+            consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
+            let slots = Arc::new(Semaphore::new(group.concurrency as usize));
+            for index in 0..group.key.partitions() {
+                let key = group.key_at(index);
+                let tip = Arc::clone(tips.entry(key.partition().clone()).or_default());
+                let (registry, changed) = (&vitals.registry, Arc::clone(&changed));
+                let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), tip, registry, changed));
+                progress.push(Arc::clone(&of_group));
+                let handlers = group.consumers.iter().map(|(registration, policy)| {
+                    let info = registration.info;
+                    let scope = Scope {
+                        stream: group.stream,
+                        partition: index,
+                        group: group.group,
+                        consumer: info.name,
+                        resources: Arc::clone(&resources),
+                    };
+                    let labels = [group.stream, group.group, info.name];
+                    let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
+                    let late = Arc::new(Late::new(group.group, key.partition().as_str(), info.name));
+                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration, late }
+                });
+                let queue = || Queue {
+                    slots: Arc::clone(&slots),
+                    concurrency: group.concurrency as usize,
+                    members: vitals.registry.gauge("streams_members", &[group.stream, group.group]),
+                    longest_wait: group
+                        .consumers
+                        .iter()
+                        .map(|(_, policy)| policy.backoff.max)
+                        .max()
+                        .unwrap_or_default(),
+                };
+                let seat = match group.delivery {
+                    Delivery::Ordered => {
+                        members.seat(&group.key, (group.stream, group.group), key.clone(), &group.build)
+                    }
+                    Delivery::Shared => members.apart(key.clone()),
+                };
+                let driven = Group {
+                    services: services.clone(),
+                    seat,
+                    handlers: handlers.collect(),
+                    key,
+                    build: Arc::clone(&group.build),
+                    options: group.options,
+                    contact: outages.contact_of(&of_group),
+                    progress: of_group,
+                    history: History::default(),
+                    said: Mutex::default(),
+                };
+                let progress = Arc::clone(&driven.progress);
+                let life: Life = match group.delivery {
+                    Delivery::Ordered => Box::pin(driven.run(Ordered::default())),
+                    Delivery::Shared => Box::pin(driven.run(WorkQueue::new(queue()))),
+                };
+                tasks.spawn(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
+            }
+        }
+        let members = AbortOnDropHandle::new(tokio::spawn(members.run(shutdown.clone())));
+        let of_groups = progress.clone();
+        let owns = move |stream: &StreamKey, group: &str| {
+            let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
+            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
+        };
+        let meeting = tokio::spawn(schema_watch::refresh(
+            Arc::clone(publisher.meeting()),
+            tables,
+            Arc::clone(&vitals.registry),
+            owns,
+        ));
+        let groups = progress.clone();
+        let swept = tips.keys().filter_map(|partition| {
+            let of_it = groups.iter().filter(|group| group.key.partition() == partition);
+            let of_it: Vec<Arc<Progress>> = of_it.map(Arc::clone).collect();
+            let retention = declared_retention(of_it.first()?.stream, &self.events)?;
+            Some(Swept::new(partition.clone(), retention, of_it))
+        });
+        let swept = swept.collect();
+        let sweep = sweep(Arc::clone(&broker), clock, outages.clone(), Arc::clone(&vitals), swept);
+        let monitor = Monitor::new(Watched { groups, tips, vitals, outages, clock, lease_for: config.lease });
+        let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
+        #[cfg(feature = "http")]
+        let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
+        Ok(Running {
+            _meeting: AbortOnDropHandle::new(meeting),
+            _members: members,
+            _sweep: AbortOnDropHandle::new(tokio::spawn(sweep)),
+            monitor,
+            _look: look,
+            #[cfg(feature = "http")]
+            http,
+            broker,
+            namespace,
+            events: self.events,
+            publisher,
+            progress,
+            changed,
+            consumers,
+            banner,
+            tasks,
+            tails: services.tails,
+            shutdown,
+            deadline: config.shutdown_deadline,
+        })
+    }
+
+    /// Starts, runs until `until` is ready, and stops.
+    ///
+    /// Touches no signals and no exit code, so it embeds in a service that has its own shutdown.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the app without giving leases back: others take over when they run out.
+    pub async fn run_until(self, until: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
+        let running = self.start().await?;
+        until.await;
+        Ok(running.stop().await)
+    }
+}
+
+/// Says in every group what this build handles, before it publishes or contends: an older owner then leaves to it what only
+/// it knows.
+async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerError> {
+    let mut asked = JoinSet::new();
+    for group in &plan.groups {
+        for partition in 0..group.key.partitions() {
+            if asked.len() >= ANNOUNCED_AT_ONCE
+                && let Some(announced) = asked.join_next().await
+            {
+                announced.unwrap_or(Ok(()))?;
+            }
+            let (broker, key) = (Arc::clone(broker), group.key_at(partition));
+            let (start, build) = (group.options.start, Arc::clone(&group.build));
+            asked.spawn(async move { group::announce(&*broker, &key, start, &build).await });
+        }
+    }
+    while let Some(announced) = asked.join_next().await {
+        announced.unwrap_or(Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Drives a group. A panic of our own must not look like a group that is well.
+async fn supervise(progress: Arc<Progress>, life: Life, vitals: Arc<Vitals>, resources: Arc<Resources>) {
+    let driven = AbortOnDropHandle::new(tokio::spawn(life));
+    if let Err(error) = driven.await
+        && error.is_panic()
+    {
+        let reason = Halt::Panicked.of(&progress.key);
+        reason.log();
+        progress.enter(Phase::Halted { reason: reason.to_string() });
+        vitals.crashed(&progress.key.to_string());
+    }
+    // The last group drops what the app was given as state.
+    discard(resources);
+}
+
+/// Where the app runs, then a line for each consumer: stream, group, function, file and line.
+fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
+    let consumers = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.consumers.iter().map(move |(consumer, policy)| (group, consumer.info, policy)));
+    let consumers = consumers.map(|(group, info, policy)| {
+        let batches = policy.batch.map(|limits| format!(", up to {} at once", limits.events)).unwrap_or_default();
+        let partitions = match group.key.partitions() {
+            1 => String::new(),
+            many => format!(" ({many} partitions)"),
+        };
+        format!(
+            "  {}{partitions} -> {}: `{}` takes `{}`{batches} [{}:{}]",
+            group.key.base(),
+            group.group,
+            info.name,
+            info.event.name,
+            info.file,
+            info.line
+        )
+    });
+    let groups = match plan.groups.len() {
+        1 => "1 group".to_owned(),
+        many => format!("{many} groups"),
+    };
+    std::iter::once(format!("streams on {}, {groups}:", broker.describe())).chain(consumers).collect()
+}
+
+/// The events that a group reads, for the notes of its stream.
+fn read_by(group: &GroupPlan) -> Reading<'_> {
+    let reads = group.consumers.iter().map(|(consumer, _)| consumer.info.event).collect();
+    Reading { stream: group.stream, key: &group.key, group: group.group, reads }
+}

@@ -1,0 +1,110 @@
+//! The last state of a group that this process has seen: a server that lost writes shows less later.
+
+use std::sync::{Mutex, PoisonError};
+
+use streams_core::EntryId;
+use streams_core::broker::GroupState;
+
+use super::ended::Ended;
+use crate::data_loss::{DataLoss, DataLossKind};
+use crate::reader::Bookmark;
+
+/// The memory of a group that outlives an ownership.
+#[derive(Default)]
+pub(crate) struct History {
+    known: Mutex<Option<Known>>,
+    /// How far this process had read when it last owned the partition, committed or not: a cut that takes the lease along shows
+    /// nowhere else.
+    last_bookmark: Mutex<Option<Bookmark>>,
+}
+
+/// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) at: EntryId,
+    pub(super) epoch: u64,
+    /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
+    pub(super) reset: u64,
+}
+
+impl History {
+    pub(super) fn known(&self) -> Option<Known> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn know(&self, state: &GroupState) {
+        let known = Known { at: state.at, epoch: state.lease.epoch, reset: state.reset };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+
+    /// Up to where entries of a work queue were given out, as far as this process knows.
+    pub(super) fn cursor(&self) -> EntryId {
+        self.known().map_or(EntryId::ZERO, |known| known.at)
+    }
+
+    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where that is said.
+    pub(super) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
+        match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
+                let reaches = at >= known.at;
+                known.at = known.at.max(at);
+                reaches
+            }
+            // Whoever has reset it has ended this joining.
+            Some(known) => reset > Some(known.reset),
+            None => true,
+        }
+    }
+
+    /// The server has acknowledged this checkpoint.
+    pub(super) fn acknowledged(&self, at: EntryId) {
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.at = at;
+        }
+    }
+
+    /// The lease was taken, in this epoch.
+    pub(crate) fn owned(&self, epoch: u64) {
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.epoch = epoch;
+        }
+    }
+
+    /// The state is made anew: the next look says what it is.
+    pub(super) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How far this process had read when it last owned the partition.
+    pub(crate) fn last_bookmark(&self) -> Option<Bookmark> {
+        self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn remember(&self, bookmark: Option<Bookmark>) {
+        *self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner) = bookmark;
+    }
+
+    /// What the state shows of a history that is another one than this process has seen.
+    pub(super) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
+        let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
+        match (self.known(), state) {
+            (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),
+            // Resets have growing numbers: one that is gone was taken back with the state.
+            (Some(known), Some(state))
+                if state.reset < known.reset || (state.reset == known.reset && state.at < known.at) =>
+            {
+                let read = self.last_bookmark().map_or(known.at, |bookmark| bookmark.position().max(known.at));
+                Err(loss(DataLossKind::HistoryCut, state.at.min(read), read))
+            }
+            (known, Some(state)) => {
+                if known.is_some_and(|known| known.reset < state.reset) {
+                    // Somebody has begun anew since.
+                    self.remember(None);
+                }
+                self.know(state);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The common part of both deliveries: a group's life, its handlers, the meaning of their outcomes, its halts and its history.
+//!
+//! May use `reader`, `membership`, `ops` and the helpers of the crate; `ordered`, `queue` and `app` use it. A delivery is an
+//! [`Engine`], which brings the events of a group to its handlers.
+
+mod adopt;
+mod declare;
+mod drive;
+mod ended;
+mod halt;
+mod handler;
+mod history;
+mod loss;
+mod outcome;
+mod replay;
+mod route;
+mod settle;
+mod suspects;
+mod task;
+
+pub(crate) use self::declare::announce;
+pub(crate) use self::drive::Engine;
+pub(crate) use self::ended::Ended;
+pub(crate) use self::halt::Halt;
+pub(crate) use self::handler::{Caught, Handler, Late, caught};
+pub(crate) use self::history::History;
+pub(crate) use self::outcome::Letter;
+pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
+pub(crate) use self::route::Taker;
+pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
+pub(crate) use self::suspects::{Turn, Turns, given_up};
+pub(crate) use self::task::{Bounds, CLAIMS, Group, GroupOptions, MENDED_RETRY, Services};

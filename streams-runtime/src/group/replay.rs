@@ -1,0 +1,415 @@
+//! Dead letters that are handled again: by their own group alone, one attempt at a time, between the events of the stream.
+//!
+//! [`DeadLetters`](crate::DeadLetters) sends them, a renewal of the lease says that they wait. Everything
+//! about a letter stands in the broker, so whoever owns the partition goes on with it: how often it was tried, and how often a
+//! process went away in the middle.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streams_core::broker::{BrokerError, BrokerErrorKind, Events, Need, Replay, ReplayEnd, Taken};
+use streams_core::{Backoff, Context, EntryId, Outcome};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::ended::Ended;
+use super::handler::Handler;
+use super::route::Taker;
+use super::settle::{Decision, Failed, Settlement, decide, times};
+use super::suspects::Turn;
+use super::task::Group;
+use crate::backoff::wait;
+use crate::membership::Lease;
+use crate::ops::{Cause, DeadLetter, dead_letter};
+use crate::shutdown::FAREWELL;
+
+/// After how many crashes a letter is not tried again: two may be the machine's fault.
+const MAX_CRASHES: u32 = 3;
+/// The waits for a server that does not answer about a letter, or refuses to: events go on meanwhile, and so does the rest.
+const UNANSWERED: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+/// What an owner remembers of its replays.
+pub(crate) struct Replays {
+    /// Not before this: the letter waits for its next attempt, or the server to be asked again.
+    next: Instant,
+    /// An attempt that has ended, and the server does not know yet.
+    pub(crate) ended: Option<(EntryId, ReplayEnd)>,
+    failures: u32,
+}
+
+/// What becomes of a letter.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Done,
+    /// Another attempt after this long; meanwhile the events of the stream go on.
+    Again {
+        after: Duration,
+        reason: String,
+    },
+    Dead {
+        cause: String,
+        reason: String,
+    },
+}
+
+impl Replays {
+    pub(crate) fn new() -> Self {
+        Self { next: Instant::now(), ended: None, failures: 0 }
+    }
+
+    /// Whether one step of [`Group::replay`] is due.
+    pub(crate) fn is_due(&self, lease: &Lease) -> bool {
+        (lease.has_replays() || self.ended.is_some()) && self.next <= Instant::now()
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn due(&self, lease: &Lease) {
+        if self.ended.is_none() {
+            lease.replays().await;
+        }
+        // A timer is never ready at once.
+        if self.next > Instant::now() {
+            tokio::time::sleep_until(self.next).await;
+        }
+    }
+
+    fn put_off(&mut self, by: Duration) {
+        self.next = Instant::now() + by;
+    }
+}
+
+/// A letter that is handled in a task of its own, beside the events of a shared group.
+pub(crate) enum Replaying {
+    /// It waits for its turn.
+    Waits { alone: bool, turn: Pin<Box<dyn Future<Output = Turn> + Send>> },
+    /// Its handler was called.
+    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _turn: Turn },
+}
+
+/// What has come of a letter that is handled so.
+pub(crate) enum Came {
+    Turn(Turn),
+    Result(Result<Outcome, Failed>),
+}
+
+impl Replaying {
+    /// Waits until its turn has come, or its call has come to its end.
+    ///
+    /// # Cancel safety
+    /// It goes on waiting, or running.
+    pub(crate) async fn comes(replaying: &mut Option<Self>) -> Came {
+        match replaying {
+            None => std::future::pending().await,
+            Some(Self::Waits { turn, .. }) => Came::Turn(turn.await),
+            Some(Self::Runs { call, .. }) => match call.await {
+                Ok(result) => Came::Result(result),
+                Err(error) => match error.try_into_panic() {
+                    // A handler's panic is caught: this one is ours.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The executor ends.
+                    Err(_) => std::future::pending().await,
+                },
+            },
+        }
+    }
+}
+
+/// The letter that is next, and who takes it.
+pub(crate) struct Next {
+    pub(crate) replay: Replay,
+    pub(super) letter: DeadLetter,
+    pub(crate) taker: Taker,
+    /// What becomes of it where it is not tried.
+    pub(crate) fate: Option<Fate>,
+}
+
+impl Next {
+    pub(crate) fn context(&self, handler: &Handler) -> Context {
+        let entry = Arc::clone(self.letter.original());
+        Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
+    }
+
+    /// Whether it is tried, and has ended processes before: then it runs alone, as such events do. That is known when it is
+    /// taken, which charges it, so it is put back while it waits.
+    pub(crate) fn is_suspect(&self) -> bool {
+        let has_crashed = self.replay.crashes > 0 || self.letter.cause() == Cause::Crash.as_str();
+        self.fate.is_none() && matches!(self.taker, Taker::Consumer(_)) && has_crashed
+    }
+}
+
+impl Group {
+    /// One step in a shared group: the first of the replays waits for its turn, or word of one that has ended is told.
+    pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
+        if replays.ended.is_some() {
+            self.tell_end(lease, replays).await?;
+            return Ok(None);
+        }
+        Ok(Some(self.replay_waits(false)))
+    }
+
+    fn replay_waits(&self, alone: bool) -> Replaying {
+        Replaying::Waits { alone, turn: Box::pin(self.services.turns.clone().wait(alone)) }
+    }
+
+    /// Its turn has come, or its call has come to its end: what it does next.
+    pub(crate) async fn replay_on(
+        &self,
+        lease: &Lease,
+        replays: &mut Replays,
+        replaying: Replaying,
+        came: Came,
+    ) -> Result<Option<Replaying>, Ended> {
+        let (next, fate) = match (replaying, came) {
+            (Replaying::Waits { alone, .. }, Came::Turn(turn)) => {
+                let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
+                if !alone && next.is_suspect() {
+                    self.untried(lease, &next.replay).await;
+                    return Ok(Some(self.replay_waits(true)));
+                }
+                match (next.fate.take(), next.taker) {
+                    (None, Taker::Consumer(consumer)) => {
+                        let handler = &self.handlers[consumer];
+                        let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
+                        return Ok(Some(Replaying::Runs { next, call, _turn: turn }));
+                    }
+                    (fate, _) => (next, fate.unwrap_or(Fate::Done)),
+                }
+            }
+            (Replaying::Runs { next, .. }, Came::Result(result)) => match next.taker {
+                Taker::Consumer(consumer) => {
+                    let fate = self.fate(consumer, &next.replay, result);
+                    (next, fate)
+                }
+                Taker::Nobody | Taker::Unnamed => (next, Fate::Done),
+            },
+            (replaying, _) => return Ok(Some(replaying)),
+        };
+        replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
+        self.tell_end(lease, replays).await.map(|()| None)
+    }
+
+    /// Cuts an attempt short, which is neither a failure nor a crash.
+    pub(crate) async fn put_back(&self, lease: &Lease, replaying: Replaying) {
+        let Replaying::Runs { next, call, _turn } = replaying else { return };
+        call.abort();
+        // One that does not yield may still be at it, when the next attempt begins.
+        let _ = tokio::time::timeout(FAREWELL, call).await;
+        self.untried(lease, &next.replay).await;
+    }
+
+    pub(crate) async fn untried(&self, lease: &Lease, replay: &Replay) {
+        let end = ReplayEnd::Again { attempts: replay.attempts };
+        let told = self.services.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
+
+    /// Takes the first of the replays; `None` where there is none for now.
+    pub(crate) async fn next_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Next>, Ended> {
+        let taken = match self.ask(lease, self.services.broker.take_replay(&self.key, lease.holder())).await? {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.unanswered(replays, &error);
+                return Ok(None);
+            }
+        };
+        replays.failures = 0;
+        let replay = match taken {
+            Taken::Letter(replay) => replay,
+            Taken::Nothing => {
+                lease.no_replays();
+                return Ok(None);
+            }
+            Taken::Gone => {
+                tracing::warn!(
+                    group = self.key.group(),
+                    partition = self.key.partition().as_str(),
+                    key = self.key.replay(),
+                    "letters that were to be handled again are gone: somebody has deleted the key, or the server has lost it"
+                );
+                lease.no_replays();
+                return Ok(None);
+            }
+            Taken::Fenced => return Err(Ended::Lost),
+        };
+        let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));
+        // What other builds declare is no matter: nobody else is asked to handle a letter.
+        let (taker, too_new) = match self.taker(&Events::new(), letter.original()) {
+            Ok(taker) => (taker, None),
+            Err(need) => (Taker::Nobody, Some(too_new(&need))),
+        };
+        let fate = too_new.or_else(|| before(&replay, taker, &letter, self.key.group()));
+        Ok(Some(Next { replay, letter, taker, fate }))
+    }
+
+    pub(crate) fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failed>) -> Fate {
+        let policy = &self.handlers[consumer].policy;
+        fate(decide(result, replay.attempts + 1, policy, || self.services.random.fraction()))
+    }
+
+    /// Says what becomes of the letter, in the log and in the words of the broker.
+    pub(crate) fn end(
+        &self,
+        Next { letter, taker, replay, .. }: &Next,
+        fate: Fate,
+        replays: &mut Replays,
+    ) -> ReplayEnd {
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        let original = letter.original();
+        let consumer = match taker {
+            Taker::Consumer(consumer) => self.handlers[*consumer].name(),
+            Taker::Nobody | Taker::Unnamed => "",
+        };
+        let (letter_id, entry, event, attempt) = (letter.id(), original.id, original.event_id(), replay.attempts + 1);
+        match fate {
+            Fate::Done => {
+                tracing::info!(group, partition, letter = %letter_id, %entry, %event, consumer, attempt, "a dead letter was handled again: done");
+                ReplayEnd::Done
+            }
+            Fate::Again { after, reason } => {
+                let next = humantime::format_duration(Duration::from_millis(crate::clock::millis(after)));
+                tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempt, reason, "a dead letter failed again; trying again in {next}");
+                replays.put_off(after);
+                ReplayEnd::Again { attempts: attempt }
+            }
+            Fate::Dead { cause, reason } => {
+                let times = letter.replays() + 1;
+                tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempts = attempt, replays = times, cause, reason, "a dead letter was handled again in vain: it is a dead letter again");
+                let why = (cause.as_str(), reason.as_str());
+                ReplayEnd::Dead(dead_letter::fields_again(&self.key, consumer, original, why, attempt, times))
+            }
+        }
+    }
+
+    /// Tells the broker how the attempt ended. What it does not answer is told again: until then the letter is not tried.
+    pub(crate) async fn tell_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
+        let Some((id, end)) = &replays.ended else { return Ok(()) };
+        match self.ask(lease, self.services.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
+            Ok(true) => {
+                replays.ended = None;
+                replays.failures = 0;
+                Ok(())
+            }
+            Ok(false) => Err(Ended::Lost),
+            Err(error) => {
+                self.unanswered(replays, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// A question about a letter, which must not hold the partition up for ever.
+    async fn ask<T>(
+        &self,
+        lease: &Lease,
+        question: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<Result<T, BrokerError>, Ended> {
+        tokio::select! {
+            biased;
+            () = lease.lost() => Err(Ended::Lost),
+            answer = tokio::time::timeout(FAREWELL, question) => Ok(answer.unwrap_or_else(|_| {
+                Err(BrokerError::new(BrokerErrorKind::Indefinite, "no answer came in time"))
+            })),
+        }
+    }
+
+    /// Letters must not stop events: what goes wrong about one is said, and tried again later.
+    fn unanswered(&self, replays: &mut Replays, error: &BrokerError) {
+        replays.failures = replays.failures.saturating_add(1);
+        replays.put_off(wait(UNANSWERED, replays.failures, self.services.random.fraction()));
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if error.is_retryable() || error.is_indefinite() {
+            tracing::debug!(group, partition, %error, "dead letters are not handled again for now");
+        } else {
+            tracing::warn!(group, partition, %error, "dead letters cannot be handled again; events go on");
+        }
+    }
+}
+
+/// What becomes of a letter that is not tried at all.
+fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Option<Fate> {
+    if replay.crashes >= MAX_CRASHES {
+        let reason = format!(
+            "the process that handled it again went away {} in the middle; before that: {}",
+            times(replay.crashes),
+            letter.reason()
+        );
+        return Some(Fate::Dead { cause: Cause::Crash.as_str().to_owned(), reason });
+    }
+    // The cause that it has stays: nothing new was learned of the event.
+    let stays = |reason| Some(Fate::Dead { cause: letter.cause().to_owned(), reason });
+    match taker {
+        Taker::Consumer(_) => None,
+        Taker::Nobody => stays(format!(
+            "no consumer of group `{group}` takes `{}` any more; before that: {}",
+            letter.event_name(),
+            letter.reason()
+        )),
+        Taker::Unnamed => stays(letter.reason().to_owned()),
+    }
+}
+
+/// What becomes of a letter of a version that this build does not know: the events of the group must not wait for a build
+/// that does.
+fn too_new(need: &Need) -> Fate {
+    let Need { name, version, .. } = need;
+    let reason =
+        format!("version {version} of `{name}` is newer than this build knows; replay it when a newer build runs");
+    Fate::Dead { cause: Cause::Decode.as_str().to_owned(), reason }
+}
+
+/// What becomes of a letter by what an attempt at it means.
+fn fate(decision: Decision) -> Fate {
+    let dead = |cause: Cause, reason| Fate::Dead { cause: cause.as_str().to_owned(), reason };
+    match decision {
+        Decision::Settle(Settlement::Done | Settlement::Skipped { .. }) => Fate::Done,
+        Decision::Settle(Settlement::Dead { cause, reason }) => dead(cause, reason),
+        Decision::Apart { reason, .. } => dead(Cause::Decode, reason),
+        Decision::Retry { after, reason } => Fate::Again { after, reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streams_core::Entry;
+    use streams_core::keys::StreamKey;
+
+    fn replay(crashes: u32) -> (Replay, DeadLetter) {
+        let original = Entry { id: EntryId::new(7, 1), fields: vec![(b"event".to_vec(), b"Trade@2".to_vec())] };
+        let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let fields = dead_letter::fields(&key, "check", &original, Cause::Timeout, "too slow", 1);
+        let letter = Arc::new(Entry { id: EntryId::new(9, 0), fields });
+        (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))
+    }
+
+    #[test]
+    fn a_letter_that_nobody_takes_goes_back_with_its_cause() {
+        let (replay, letter) = replay(0);
+        let Some(Fate::Dead { cause, reason }) = before(&replay, Taker::Nobody, &letter, "risk") else { panic!() };
+        assert_eq!(cause, "timeout");
+        assert_eq!(reason, "no consumer of group `risk` takes `Trade` any more; before that: too slow");
+        assert_eq!(before(&replay, Taker::Consumer(0), &letter, "risk"), None);
+    }
+
+    #[test]
+    fn a_letter_that_took_the_process_down_too_often_is_not_tried_again() {
+        let (twice, letter) = replay(MAX_CRASHES - 1);
+        assert_eq!(before(&twice, Taker::Consumer(0), &letter, "risk"), None);
+        let (thrice, letter) = replay(MAX_CRASHES);
+        let Some(Fate::Dead { cause, reason }) = before(&thrice, Taker::Consumer(0), &letter, "risk") else { panic!() };
+        assert_eq!(cause, "crash");
+        assert!(reason.contains("went away 3 times") && reason.ends_with("too slow"), "{reason}");
+    }
+
+    #[test]
+    fn an_attempt_ends_a_letter_or_puts_it_off_but_never_halts_the_group() {
+        assert_eq!(fate(Decision::Settle(Settlement::Done)), Fate::Done);
+        assert_eq!(fate(Decision::Settle(Settlement::Skipped { reason: "old".to_owned() })), Fate::Done);
+        let after = Duration::from_secs(1);
+        assert_eq!(
+            fate(Decision::Retry { after, reason: "down".to_owned() }),
+            Fate::Again { after, reason: "down".to_owned() }
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! A group on a partition, whatever its delivery: its parts, and its words for status and log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, DeadBounds};
+use streams_core::keys::GroupKey;
+use streams_core::{Checkpoint, EntryId, OnDataLoss, Start};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::ended::Ended;
+use super::halt::Halt;
+use super::handler::Handler;
+use super::history::History;
+use super::suspects::Turns;
+use crate::membership::{Build, Leases, Seat};
+use crate::ops::{Contact, Outages, Phase, Progress};
+use crate::random::Random;
+use crate::reader::{Follower, Means, TAKE, Tails, Taken};
+use crate::shutdown::Shutdown;
+
+/// How often a group that does not go on says so again.
+pub(super) const REMINDER: Duration = Duration::from_secs(60);
+
+/// How often a call that found the dead letters full, or was refused, is tried again: an operator may have mended it.
+pub(crate) const MENDED_RETRY: Duration = Duration::from_secs(5);
+
+/// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
+/// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
+pub(crate) const CLAIMS: usize = 32;
+
+/// What all groups of an app share.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) random: Arc<Random>,
+    pub(crate) tails: Tails,
+    pub(crate) leases: Leases,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) lease_for: Duration,
+    pub(crate) outages: Outages,
+    /// One for each claim of a lease that is on its way.
+    pub(crate) claims: Arc<Semaphore>,
+    /// Of what is proven in this process.
+    pub(crate) turns: Turns,
+}
+
+/// How far a group's work on a partition may spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// The most events that run at once.
+    pub(crate) running: usize,
+    /// The most entries from the oldest unsettled one on: a crash repeats what is settled among them.
+    pub(crate) entries: usize,
+    /// The most that these may weigh while they are unsettled; one that is heavier comes alone.
+    pub(crate) bytes: usize,
+}
+
+/// The options of a group, from its consumers, the configuration and the environment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupOptions {
+    pub(crate) start: Start,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) on_data_loss: OnDataLoss,
+    /// Whether a group of another program is taken over.
+    pub(crate) adopt: bool,
+    pub(crate) dead_bounds: DeadBounds,
+    /// How many dead letters in a row are a storm.
+    pub(crate) storm: u32,
+    /// The most that a payload of the stream may have.
+    pub(crate) max_payload: usize,
+    /// How many events it handles at once, and how far that may spread.
+    pub(crate) lanes: Bounds,
+}
+
+/// A group on a partition.
+pub(crate) struct Group {
+    pub(crate) services: Services,
+    pub(crate) key: GroupKey,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) handlers: Vec<Handler>,
+    pub(crate) build: Arc<Build>,
+    pub(crate) options: GroupOptions,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) history: History,
+    pub(crate) contact: Contact,
+    /// What was last said of a refusal, and when.
+    pub(crate) said: Mutex<Option<(String, Instant)>>,
+}
+
+impl Group {
+    /// This process owns the partition, or takes part in its work: in trouble for as long as what failed has not succeeded.
+    pub(crate) fn owns(&self, epoch: u64) {
+        self.progress.enter(match self.contact.trouble() {
+            Some(reason) => Phase::Troubled { reason },
+            None => Phase::Owning { epoch },
+        });
+    }
+
+    pub(crate) fn halted(&self, halt: Halt) -> Ended {
+        Ended::Halted { halt, keep: false }
+    }
+
+    /// Says what the server refuses, unless it was said lately; answers whether it did.
+    pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
+        self.say_halted(&Halt::Refused { error: error.to_string() })
+    }
+
+    /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
+    pub(crate) fn say_halted(&self, halt: &Halt) -> bool {
+        let reason = halt.of(&self.key).to_string();
+        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
+            return false;
+        }
+        *said = Some((reason, Instant::now()));
+        drop(said);
+        halt.of(&self.key).log();
+        true
+    }
+
+    /// The group was made for the other delivery.
+    pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
+        self.halted(Halt::OtherDelivery { mode: mode.to_owned() })
+    }
+
+    /// The means by which its entries are read.
+    pub(crate) fn means(&self) -> Means<'_> {
+        Means {
+            broker: &self.services.broker,
+            tails: &self.services.tails,
+            contact: &self.contact,
+            key: &self.key,
+            max_payload: self.options.max_payload,
+        }
+    }
+
+    /// Waits, but not past a stop.
+    pub(crate) async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = self.services.shutdown.stopping() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    /// Waits until the bell rings for this group.
+    pub(crate) async fn rung(&self, bell: &mut Option<(Follower, EntryId)>) {
+        let Some((bell, position)) = bell else { return std::future::pending().await };
+        loop {
+            match bell.wait(*position, None, TAKE).await {
+                Taken::Entries(rings) => {
+                    *position = rings.last().map_or(*position, |ring| ring.id);
+                    if rings.iter().any(|ring| ring.field("group") == Some(self.key.group().as_bytes())) {
+                        return;
+                    }
+                }
+                Taken::Behind { floor } => *position = floor,
+                // Without a bell the looks at the lease still find a take-over.
+                Taken::Nothing | Taken::Broken(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was
+    /// to be expected, and is said already.
+    pub(crate) fn left(&self, ended: &Ended, undone: &str) {
+        self.progress.abandon();
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        if self.services.outages.trouble().is_some() || matches!(ended, Ended::Refused(_)) {
+            tracing::debug!(group, partition, "{undone}");
+        } else {
+            tracing::warn!(group, partition, "{undone}");
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Who owns what: taking a lease without trusting any clock but one's own, and renewing it beside the handlers.
+//!
+//! A contender takes over only after it has seen the same owner, epoch and beat for a whole lease on its
+//! own monotonic clock. An owner stops by itself a margin before that. Renewals run on a thread and a
+//! connection of their own, so that a handler which blocks the executor keeps its lease.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Holder, Renewal, Renewed, Renewer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, millis, until};
+use crate::ops::{Contact, Matter, Outages, Progress, Vitals};
+
+/// How many renewals are tried within one lease: two may fail.
+const RENEWALS_A_LEASE: u32 = 3;
+/// How many leases one call renews: those of the first have their answer, whatever becomes of the next.
+const PAGE: usize = 500;
+/// What an owner takes off its own deadline: a tenth covers clocks that run at different rates.
+const MARGIN: u32 = 10;
+
+/// A lease that this process holds.
+#[derive(Debug)]
+struct Held {
+    progress: Arc<Progress>,
+    holder: Holder,
+    /// When its owner has to stop, in the clock's milliseconds.
+    deadline: AtomicU64,
+    /// By when the handler that runs has to be over, of several the first; or 0.
+    handler_until: AtomicU64,
+    /// Since when a commit has had no answer, or 0.
+    commit_since: AtomicU64,
+    /// The log has been told of the handler that outran its limit.
+    complained: AtomicBool,
+    /// It is not renewed any more, though the server could be asked.
+    undeserved: AtomicBool,
+    lost: CancellationToken,
+    /// Letters may wait to be handled again.
+    replays: AtomicBool,
+    /// Rung when the last renewal said so.
+    replays_wait: Notify,
+}
+
+/// The owner's side of a lease. Dropping it ends the renewals; giving it back is a call to the broker.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    held: Arc<Held>,
+    clock: Clock,
+}
+
+impl Lease {
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.held.holder
+    }
+
+    /// Whether the lease is held at this moment, by this process's own clock.
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
+        self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire) && !self.held.lost.is_cancelled()
+    }
+
+    /// Is cancelled when the lease is lost.
+    pub(super) fn loss(&self) -> CancellationToken {
+        self.held.lost.clone()
+    }
+
+    /// Waits until the lease is lost.
+    pub(crate) async fn lost(&self) {
+        self.held.lost.cancelled().await;
+    }
+
+    /// Whether its owner is to blame for the loss: its commits had no answer while renewals would have had one. Where the
+    /// server was away for everybody it is not.
+    pub(crate) fn is_undeserved(&self) -> bool {
+        self.held.undeserved.load(Ordering::Relaxed)
+    }
+
+    /// Whether letters may wait to be handled again, as a renewal said; nobody knows at first.
+    pub(crate) fn has_replays(&self) -> bool {
+        self.held.replays.load(Ordering::Relaxed)
+    }
+
+    /// Waits until letters may wait to be handled again.
+    pub(crate) async fn replays(&self) {
+        while !self.has_replays() {
+            self.held.replays_wait.notified().await;
+        }
+    }
+
+    /// None was found. Should one come at this moment, the next renewal says so.
+    pub(crate) fn no_replays(&self) {
+        self.held.replays.store(false, Ordering::Relaxed);
+    }
+
+    /// A handler begins: past `limit` it is no reason to renew any more.
+    pub(crate) fn handler_begins(&self, now: Instant, limit: Duration) {
+        self.held.handler_until.store(self.clock.millis_at(now).saturating_add(millis(limit)), Ordering::Release);
+    }
+
+    /// No handler runs.
+    pub(crate) fn handler_ended(&self) {
+        self.held.handler_until.store(0, Ordering::Release);
+    }
+
+    /// As [`Self::handler_begins`] for several at once: the first that has to be over has to be over by then; `None` when
+    /// none runs.
+    pub(crate) fn handlers_until(&self, first: Option<Instant>) {
+        self.held.handler_until.store(first.map_or(0, |until| self.clock.millis_at(until)), Ordering::Release);
+    }
+
+    /// A commit is sent: without an answer for a lease, renewals stop.
+    pub(crate) fn commit_begins(&self, now: Instant) {
+        self.held.commit_since.store(self.clock.millis_at(now), Ordering::Release);
+    }
+
+    /// The commit was answered.
+    pub(crate) fn commit_ended(&self) {
+        self.held.commit_since.store(0, Ordering::Release);
+    }
+}
+
+/// The leases of one app, and their renewal.
+#[derive(Debug, Clone)]
+pub(crate) struct Leases {
+    table: Arc<Table>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Table {
+    lease_for: Duration,
+    held: Mutex<Vec<Weak<Held>>>,
+    /// Rung when a lease is taken.
+    taken: Arc<Notify>,
+    end: CancellationToken,
+}
+
+impl Table {
+    /// The leases that nobody has lost yet.
+    fn held(&self) -> Vec<Arc<Held>> {
+        let mut list = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|held| held.strong_count() > 0);
+        list.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()).collect()
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+impl Leases {
+    /// Starts renewing, where the broker wants it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(
+        broker: &Arc<dyn Broker>,
+        lease_for: Duration,
+        clock: Clock,
+        outages: &Outages,
+        vitals: Arc<Vitals>,
+    ) -> std::io::Result<Self> {
+        let (taken, end) = (Arc::new(Notify::new()), CancellationToken::new());
+        let table = Arc::new(Table { lease_for, held: Mutex::default(), taken: Arc::clone(&taken), end: end.clone() });
+        let watch = watch(Arc::downgrade(&table), taken, clock, end.clone());
+        let contact = (outages.contact("the renewal of leases"), outages.clone());
+        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end, vitals);
+        let both = async { _ = tokio::join!(renewals, watch) };
+        match broker.renewal() {
+            Renewal::CallersExecutor => {
+                tokio::spawn(both);
+            }
+            Renewal::OwnThread => {
+                let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let log = tracing::dispatcher::get_default(Clone::clone);
+                std::thread::Builder::new()
+                    .name("streams-renewal".to_owned())
+                    // What it logs goes where the app's own log goes.
+                    .spawn(move || tracing::dispatcher::with_default(&log, || executor.block_on(both)))?;
+            }
+        }
+        Ok(Self { table, clock })
+    }
+
+    /// Begins to renew a lease that was taken by a call sent at `sent`.
+    pub(crate) fn hold(&self, progress: &Arc<Progress>, holder: Holder, sent: Instant) -> Lease {
+        let held = Arc::new(Held {
+            progress: Arc::clone(progress),
+            holder,
+            deadline: AtomicU64::new(deadline(&self.clock, sent, self.table.lease_for)),
+            handler_until: AtomicU64::new(0),
+            commit_since: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
+            undeserved: AtomicBool::new(false),
+            lost: CancellationToken::new(),
+            replays: AtomicBool::new(true),
+            replays_wait: Notify::new(),
+        });
+        self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+        self.table.taken.notify_one();
+        Lease { held, clock: self.clock }
+    }
+}
+
+/// When an owner has to stop that last renewed with a call sent at `sent`.
+fn deadline(clock: &Clock, sent: Instant, lease_for: Duration) -> u64 {
+    clock.millis_at(sent).saturating_add(millis(lease_for - lease_for / MARGIN))
+}
+
+impl Held {
+    /// The server has answered a renewal.
+    fn renewed(&self, still: Renewed, deadline: u64) {
+        match still {
+            Renewed::Held { replays } => {
+                self.deadline.store(deadline, Ordering::Release);
+                if replays {
+                    self.replays.store(true, Ordering::Relaxed);
+                    self.replays_wait.notify_one();
+                }
+            }
+            Renewed::Lost => self.lost.cancel(),
+        }
+    }
+
+    /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
+    ///
+    /// While a handler runs an answer says nothing, because a handler that blocks its executor also keeps the answer from
+    /// being heard; its own limit bounds that.
+    fn deserves(&self, now: u64, lease_for: u64) -> bool {
+        let handler_until = self.handler_until.load(Ordering::Acquire);
+        let commit_since = self.commit_since.load(Ordering::Acquire);
+        match handler_until {
+            0 => commit_since == 0 || now < commit_since.saturating_add(lease_for),
+            until => now < until,
+        }
+    }
+}
+
+/// Renews what is held until the app ends.
+async fn renew(
+    table: Weak<Table>,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    lease_for: Duration,
+    (contact, outages): (Contact, Outages),
+    end: CancellationToken,
+    vitals: Arc<Vitals>,
+) {
+    let _sign = vitals.alive("the renewal of leases");
+    let mut renewer: Option<Box<dyn Renewer>> = None;
+    let mut failing = false;
+    let every = lease_for / RENEWALS_A_LEASE;
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = tick.tick() => {}
+            // Others that come back are no reason to renew what is renewed.
+            () = outages.over(), if failing => {}
+        }
+        vitals.beat(&clock);
+        let Some(table) = table.upgrade() else { return };
+        let held = table.held();
+        // The table must not live on because of its own renewals.
+        drop(table);
+        let sent = Instant::now();
+        let now = clock.millis_at(sent);
+        let (mut due, undeserved): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|held| held.deserves(now, millis(lease_for)));
+        // Should there be no time for all of them, those have it that need it most.
+        due.sort_by_key(|held| held.deadline.load(Ordering::Acquire));
+        due.iter().for_each(|held| held.undeserved.store(false, Ordering::Relaxed));
+        for held in undeserved {
+            held.undeserved.store(true, Ordering::Relaxed);
+            if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
+                // Its own task may be what does not go on.
+                held.progress.troubled("a handler has outrun its timeout and does not yield".to_owned(), None);
+                tracing::error!(
+                    group = held.progress.key.group(),
+                    partition = held.progress.key.partition().as_str(),
+                    "a handler has outrun its timeout and does not yield: its lease is no longer renewed, another process will take over"
+                );
+            }
+        }
+        if due.is_empty() {
+            contact.rest();
+        }
+        // At most one tick: then a new connection may find a server that answers.
+        let until = sent + every;
+        failing = false;
+        for page in due.chunks(PAGE) {
+            let sent = Instant::now();
+            match tokio::time::timeout_at(until, renew_once(&broker, &mut renewer, page)).await {
+                Ok(Ok(answers)) => {
+                    contact.succeeded(Matter::Lease);
+                    page.iter()
+                        .zip(answers)
+                        .for_each(|(held, still)| held.renewed(still, deadline(&clock, sent, lease_for)));
+                }
+                failed => {
+                    renewer = None;
+                    failing = true;
+                    let error = match failed {
+                        Ok(Err(error)) => error,
+                        _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
+                    };
+                    contact.failed(Matter::Lease, &error);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Tells owners that their leases are over, at the moment when they are: the renewals may be waiting for an answer then.
+async fn watch(table: Weak<Table>, taken: Arc<Notify>, clock: Clock, end: CancellationToken) {
+    while let Some(held) = table.upgrade().map(|table| table.held()) {
+        let nearest = expire(&held, &clock);
+        drop(held);
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = taken.notified() => {}
+            () = until(nearest) => {}
+        }
+    }
+}
+
+/// Tells the owners whose deadline has passed; answers when the next one does.
+fn expire(held: &[Arc<Held>], clock: &Clock) -> Option<Instant> {
+    let now = clock.millis();
+    let mut nearest = None;
+    for held in held {
+        let deadline = held.deadline.load(Ordering::Acquire);
+        if deadline <= now {
+            held.lost.cancel();
+        } else {
+            nearest = Some(nearest.map_or(deadline, |nearest: u64| nearest.min(deadline)));
+        }
+    }
+    nearest.map(|deadline| clock.instant_at(deadline))
+}
+
+async fn renew_once(
+    broker: &Arc<dyn Broker>,
+    renewer: &mut Option<Box<dyn Renewer>>,
+    due: &[Arc<Held>],
+) -> Result<Vec<Renewed>, BrokerError> {
+    let renewer = match renewer {
+        Some(renewer) => renewer,
+        None => renewer.insert(broker.renewer().await?),
+    };
+    let leases: Vec<_> = due.iter().map(|held| (held.progress.key.clone(), held.holder.clone())).collect();
+    renewer.renew(&leases).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_past_its_limit_and_a_commit_without_an_answer_end_the_renewals() {
+        let key = streams_core::keys::StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let registry = crate::ops::metrics::Registry::default();
+        let progress = Progress::new("trades", "risk", key, Arc::default(), &registry, Arc::default());
+        let held = Held {
+            progress: Arc::new(progress),
+            holder: Holder { owner: "me".to_owned(), epoch: 1 },
+            deadline: AtomicU64::new(0),
+            handler_until: AtomicU64::new(0),
+            commit_since: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
+            undeserved: AtomicBool::new(false),
+            lost: CancellationToken::new(),
+            replays: AtomicBool::new(false),
+            replays_wait: Notify::new(),
+        };
+        assert!(held.deserves(1_000_000, 100));
+        held.handler_until.store(50, Ordering::Release);
+        assert!(held.deserves(49, 100) && !held.deserves(50, 100));
+        held.handler_until.store(0, Ordering::Release);
+        held.commit_since.store(10, Ordering::Release);
+        assert!(held.deserves(109, 100) && !held.deserves(110, 100));
+        held.handler_until.store(500, Ordering::Release);
+        assert!(held.deserves(499, 100), "a blocked executor hears no answers");
+    }
+}

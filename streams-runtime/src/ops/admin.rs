@@ -1,0 +1,212 @@
+//! The calls of an operator on a group: resume it after a halt, move its checkpoint, look after its dead letters.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use streams_core::broker::{Attendance, Broker, BrokerError, BrokerErrorKind, Reset};
+use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
+use streams_core::{EntryId, Start};
+
+use super::dead_letters::DeadLetters;
+use crate::names;
+
+/// How often a reset is tried when the lease changes hands under it.
+const ATTEMPTS: u32 = 5;
+
+/// An operator's hand on the groups of one broker and namespace; [`Running::admin`](crate::Running::admin) has one, too.
+#[derive(Clone)]
+pub struct Admin {
+    broker: Arc<dyn Broker>,
+    namespace: Option<String>,
+    /// The groups of a running app, by their state, and whether they are in shared delivery: these may be made anew.
+    driven: BTreeMap<String, bool>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("broker", &self.broker).field("namespace", &self.namespace).finish()
+    }
+}
+
+impl Admin {
+    /// For a tool of one's own that runs no app.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use streams_runtime::{Admin, Start, broker::Redis};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let admin = Admin::on(Arc::new(Redis::open("redis://127.0.0.1/")?), None)?;
+    /// admin.reset("trades", "risk", Start::Earliest).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), keys::check_namespace)?;
+        Ok(Self::at(broker, namespace.map(str::to_owned), BTreeMap::new()))
+    }
+
+    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>, driven: BTreeMap<String, bool>) -> Self {
+        Self { broker, namespace, driven }
+    }
+
+    /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
+    /// of the stream, `trades.3` for that one; a time is `Start::At(EntryId::new(ms, 0))`.
+    ///
+    /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
+    /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
+    /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew, and
+    /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in shared delivery
+    /// begins anew in every hand: events that were in hand or waited for another attempt are handled again if they stand behind
+    /// the new beginning, and forgotten if not.
+    ///
+    /// # Errors
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked; partitions before the
+    /// one that fails are reset.
+    ///
+    /// # Cancel safety
+    /// Some partitions may be reset.
+    pub async fn reset(&self, stream: &str, group: &str, to: Start) -> Result<Vec<EntryId>, BrokerError> {
+        let mut checkpoints = Vec::new();
+        let keys = self.groups(stream, group).await?;
+        if !keys.iter().any(|key| self.driven.contains_key(key.state()))
+            && let Some(missing) = names::missing(&*self.broker, &keys).await?
+            && !self.is_attended(stream, group).await
+        {
+            return Err(missing);
+        }
+        for key in keys {
+            checkpoints.push(self.reset_one(&key, to).await?);
+        }
+        Ok(checkpoints)
+    }
+
+    /// Lets a halted group go on where it is, once what halted it is mended: its checkpoint stays, and so do the attempts.
+    /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were told.
+    ///
+    /// Whichever process is halted there goes on within some seconds, and looks anew: a storm of dead letters begins to
+    /// count anew, and what is still wrong halts it again. On a group that is not halted it has no effect, not later either.
+    ///
+    /// # Errors
+    /// When a name is wrong, the group is not there, or the broker cannot be asked; partitions before the one that fails
+    /// are told.
+    ///
+    /// # Cancel safety
+    /// Some partitions may be told.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
+    /// for partition in admin.resume("trades", "risk").await? {
+    ///     println!("told {partition}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
+        let mut told = Vec::new();
+        for key in self.groups(stream, group).await? {
+            if !self.broker.resume(&key).await? {
+                if let Some(missing) = names::missing(&*self.broker, std::slice::from_ref(&key)).await? {
+                    return Err(missing);
+                }
+                return Err(refused(format!(
+                    "there is no state of {key}: check stream, group and namespace; a group that halts because it has no checkpoint is not resumed but made anew, as its log line says"
+                )));
+            }
+            told.push(key.partition().clone());
+        }
+        Ok(told)
+    }
+
+    /// The dead letters of a group, for tools that do not know the types of its events; of `trades.3` those of that partition.
+    ///
+    /// # Errors
+    /// When a name is wrong, the partition is none of the stream's, or the broker cannot be asked. Whether there is such a group
+    /// is looked at by the calls of [`DeadLetters`] that find nothing.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
+    /// for letter in admin.dead_letters("trades", "risk").await?.list(None, 100).await? {
+    ///     println!("{}: {} {}", letter.id(), letter.event_name(), letter.payload_text(1_000));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn dead_letters(&self, stream: &str, group: &str) -> Result<DeadLetters, BrokerError> {
+        Ok(DeadLetters::of(Arc::clone(&self.broker), self.groups(stream, group).await?))
+    }
+
+    /// Whether processes run the group in ordered delivery; no, where that cannot be asked.
+    async fn is_attended(&self, stream: &str, group: &str) -> bool {
+        let (name, _) = split(stream);
+        let members = StreamKey::new(self.namespace.as_deref(), name, 1).members(group);
+        let look = [Attendance { members, present: None, absent: Vec::new() }];
+        let told = self.broker.attend(&look).await;
+        told.is_ok_and(|sets| sets.iter().any(|set| set.as_ref().is_ok_and(|members| !members.is_empty())))
+    }
+
+    /// The group on every partition that the name stands for.
+    async fn groups(&self, stream: &str, group: &str) -> Result<Vec<GroupKey>, BrokerError> {
+        let (name, index) = split(stream);
+        keys::check_stream(name).and_then(|()| keys::check_group(group)).map_err(|error| refused(error.to_string()))?;
+        let namespace = self.namespace.as_deref();
+        // Where the number is gone with everything else the stream's own key is meant, or the partition that is named.
+        let partitions = match self.broker.partitions(&StreamKey::new(namespace, name, 1)).await? {
+            Some(partitions) => partitions,
+            None => index.map_or(1, |index| index.saturating_add(2)),
+        };
+        let key = StreamKey::new(namespace, name, partitions);
+        let indices = match index {
+            None => 0..partitions,
+            Some(index) if index < partitions && partitions > 1 => index..index + 1,
+            Some(_) => {
+                return Err(refused(format!(
+                    "stream `{}` has {partitions} partitions, and `{stream}` is none",
+                    key.base()
+                )));
+            }
+        };
+        Ok(indices.map(|index| key.partition(index).group(group)).collect())
+    }
+
+    async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
+        // Where there is a state it says how the group is delivered to.
+        let (ordered, queue) = (key.clone(), key.clone().queue());
+        let mut key = if self.driven.get(key.state()).is_some_and(|is_queue| *is_queue) { &queue } else { &ordered };
+        for _ in 0..ATTEMPTS {
+            let state = self.broker.state(key).await?;
+            if state.is_none() && self.broker.extent(key.partition()).await?.is_none() {
+                return Err(refused(format!(
+                    "there is neither a stream `{}` nor a state of {key}: check stream, group and namespace; where the server was emptied, start the program again",
+                    key.partition()
+                )));
+            }
+            match self.broker.reset(key, state.map(|state| state.lease.epoch), to).await? {
+                Reset::Done { at } => return Ok(at),
+                Reset::Contended => {}
+                Reset::Foreign => {
+                    return Err(refused(format!(
+                        "{key} exists in Redis but has no checkpoint here: it belongs to a program that reads with XREADGROUP"
+                    )));
+                }
+                Reset::Mode(_) => key = if key.is_queue() { &ordered } else { &queue },
+            }
+        }
+        let message = format!("the lease of {key} changed hands at every attempt to reset it; try again");
+        Err(BrokerError::new(BrokerErrorKind::Unavailable, message))
+    }
+}
+
+/// A stream's name, and the partition that is meant: no stream ends in a dot and digits.
+fn split(stream: &str) -> (&str, Option<u32>) {
+    let partition = stream.rsplit_once('.').and_then(|(name, digits)| Some((name, Some(digits.parse().ok()?))));
+    partition.unwrap_or((stream, None))
+}
+
+fn refused(message: String) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Refused, message)
+}

@@ -1,0 +1,128 @@
+//! The HTTP endpoint of an app: `/metrics`, `/livez`, `/readyz`; [`monitor`](super::monitor) knows the answers.
+//!
+//! No TLS and no password: listen on an address that only those who may read it can reach.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::monitor::Monitor;
+
+/// How many connections are served at once, of probes and a collector or two; others wait in the system's queue.
+const CONNECTIONS: usize = 32;
+/// How long the head of a request may take to come, and how large it may be.
+const HEAD: Duration = Duration::from_secs(2);
+const HEAD_BYTES: usize = 16 * 1024;
+/// How long a connection may last: each is for one request.
+const CONNECTION: Duration = Duration::from_secs(10);
+/// The wait after a connection could not be taken, as when the process has no file descriptor left.
+const BREATH: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The version of the text format of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Begins to listen, and says where; nothing is answered before [`Endpoint::start`].
+pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let listening = TcpListener::bind(address).await.and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    listening.map_err(|error| {
+        format!(
+            "the HTTP endpoint cannot listen on {address}: {error}; choose another address with STREAMS_HTTP or `Config::http`"
+        )
+    })
+}
+
+/// The endpoint of an app; it ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    address: SocketAddr,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Endpoint {
+    pub(crate) fn start((listener, address): (TcpListener, SocketAddr), monitor: Monitor) -> Self {
+        tracing::info!(%address, "answering /metrics, /livez and /readyz");
+        Self { address, _serving: AbortOnDropHandle::new(tokio::spawn(serve(listener, monitor))) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn serve(listener: TcpListener, monitor: Monitor) {
+    let mut connections = JoinSet::new();
+    loop {
+        if connections.len() >= CONNECTIONS {
+            connections.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, monitor.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the HTTP endpoint cannot take a connection; trying again");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connection(stream: TcpStream, monitor: Monitor) {
+    let service = service_fn(|request: Request<_>| {
+        let response = answer(&monitor, request.method(), request.uri().path());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // What a probe does to its own connection is no matter to the app.
+    let _ = tokio::time::timeout(CONNECTION, connection).await;
+}
+
+fn answer(monitor: &Monitor, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let known = matches!(path, "/metrics" | "/livez" | "/readyz");
+    if known && method != Method::GET && method != Method::HEAD {
+        let mut response = say(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let status = |well| if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    match path {
+        "/metrics" => say(StatusCode::OK, METRICS, monitor.metrics()),
+        "/livez" => match monitor.alive() {
+            Ok(()) => say(StatusCode::OK, TEXT, "alive\n"),
+            Err(reason) => say(status(false), TEXT, reason + "\n"),
+        },
+        "/readyz" => {
+            let (ready, text) = monitor.ready();
+            say(status(ready), TEXT, text)
+        }
+        _ => say(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n"),
+    }
+}
+
+fn say(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

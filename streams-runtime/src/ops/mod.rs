@@ -1,0 +1,27 @@
+//! The operator's side of an app: status, metrics, traces, outages, dead letters, and a hand on halted groups.
+//!
+//! May use the helpers of the crate only; every room above says here what it does.
+
+mod admin;
+pub(crate) mod dead_letter;
+mod dead_letters;
+#[cfg(feature = "http")]
+pub(crate) mod http;
+pub mod metrics;
+mod monitor;
+mod outage;
+mod status;
+pub(crate) mod trace;
+mod vitals;
+
+pub use self::admin::Admin;
+pub use self::dead_letter::{Cause, DeadLetter, DeadLetterId, UnknownCause};
+pub use self::dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
+pub(crate) use self::metrics::{Counter, Gauge, Histogram, Registry};
+pub use self::monitor::Monitor;
+pub(crate) use self::monitor::Watched;
+pub(crate) use self::outage::{Contact, Matter, Outages, SILENCE, Sent};
+pub use self::status::{GroupStatus, Phase, Status};
+pub(crate) use self::status::{Progress, Tip, count, extent};
+pub(crate) use self::trace::TraceContext;
+pub(crate) use self::vitals::Vitals;

@@ -1,0 +1,212 @@
+//! The view on a running app: status, metrics, whether it lives, and how far its groups lag.
+//!
+//! [`http`](super::http) serves what stands here. Nothing here waits for the broker: who asks whether a program lives must
+//! not have to wait for a server that does not.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::Broker;
+use streams_core::keys::PartitionKey;
+
+use super::metrics::LOOK;
+use super::outage::Outages;
+use super::status::{Phase, Progress, Status, Tip, extent};
+use super::vitals::Vitals;
+use crate::clock::{Clock, millis};
+
+/// How many leases the renewals may stand still before the app counts as dead, and how long at least: leases are long lost
+/// then, and a restart must not answer a machine that is only slow.
+const STILL_LEASES: u32 = 3;
+const STILL_MIN: Duration = Duration::from_secs(30);
+
+/// What an app says of itself: cheap to clone, for health checks and metrics of a service's own.
+///
+/// Get it from [`Running::monitor`](crate::Running::monitor). It asks the broker nothing and keeps nothing running.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), streams_runtime::Error> {
+/// let running = streams_runtime::App::linked().start().await?;
+/// let monitor = running.monitor().clone();
+/// // In the route of a service's own readiness probe:
+/// let (ready, text) = monitor.ready();
+/// let status = if ready { 200 } else { 503 };
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Monitor {
+    inner: Arc<Watched>,
+}
+
+pub(crate) struct Watched {
+    pub(crate) groups: Vec<Arc<Progress>>,
+    /// Each partition once, with where it was last seen to end.
+    pub(crate) tips: BTreeMap<PartitionKey, Arc<Tip>>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) outages: Outages,
+    pub(crate) clock: Clock,
+    pub(crate) lease_for: Duration,
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Monitor").field("groups", &self.inner.groups.len()).finish_non_exhaustive()
+    }
+}
+
+impl Monitor {
+    pub(crate) fn new(inner: Watched) -> Self {
+        // The first beat is that of the start, from which the renewals are given their time.
+        inner.vitals.beat(&inner.clock);
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What every group is doing.
+    pub fn status(&self) -> Status {
+        self.inner.vitals.ask(&self.inner.clock);
+        let groups = self.inner.groups.iter().map(|progress| progress.snapshot()).collect();
+        Status { trouble: self.inner.outages.trouble(), groups }
+    }
+
+    /// Every metric of the app in the text format of Prometheus; [`metrics`](crate::metrics) says which there are.
+    pub fn metrics(&self) -> String {
+        self.inner.vitals.ask(&self.inner.clock);
+        self.inner.groups.iter().for_each(|progress| progress.gauge());
+        self.inner.vitals.registry.render()
+    }
+
+    /// Whether the app's own tasks do their work: what a liveness probe asks. A server that is away is no reason to be
+    /// restarted.
+    ///
+    /// # Errors
+    /// What has stopped, in words; only a restart of the program mends it.
+    pub fn alive(&self) -> Result<(), String> {
+        let vitals = &self.inner.vitals;
+        if let Some(crashed) = &*vitals.crashed.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(crashed.clone());
+        }
+        let still = self.inner.clock.millis().saturating_sub(vitals.beat.load(Ordering::Relaxed));
+        if still > millis((self.inner.lease_for * STILL_LEASES).max(STILL_MIN)) {
+            return Err(format!("no lease was renewed for {still} ms: the renewals stand still, or the app has ended"));
+        }
+        Ok(())
+    }
+
+    /// Whether the server can be used and every group is well, and what each that is not handling events waits for: what a
+    /// readiness probe asks.
+    ///
+    /// A group that stands by while another process owns its partition is ready.
+    pub fn ready(&self) -> (bool, String) {
+        // A line each, whatever a server said.
+        let line = |text: &str| text.replace(char::is_control, " ");
+        let mut waiting = String::new();
+        let mut unwell = 0;
+        let trouble = self.inner.outages.trouble();
+        if let Some(trouble) = &trouble {
+            let _ = writeln!(waiting, "the server cannot be used: {}", line(trouble));
+        }
+        for progress in &self.inner.groups {
+            let (what, reason) = match progress.phase() {
+                Phase::Owning { .. } => continue,
+                Phase::StandingBy { .. } => ("waiting", "another process owns the partition".to_owned()),
+                Phase::Starting => ("starting", "nothing is known of its lease yet".to_owned()),
+                Phase::Troubled { reason } => ("troubled", reason),
+                Phase::Halted { reason } => ("halted", reason),
+                Phase::Stopped => ("stopped", "the app has stopped".to_owned()),
+            };
+            unwell += usize::from(what != "waiting");
+            let partition = progress.key.partition().as_str();
+            let _ = writeln!(waiting, "{what} {partition} {}: {}", progress.group, line(&reason));
+        }
+        let all = self.inner.groups.len();
+        let ready = unwell == 0 && trouble.is_none();
+        let first = match ready {
+            true => "ready\n".to_owned(),
+            false => format!("not ready: {unwell} of {all} groups, counted by partition\n"),
+        };
+        (ready, first + &waiting)
+    }
+
+    /// Looks at the end of every partition that a group here owns, as long as somebody wants to know.
+    pub(crate) async fn look(self, broker: Arc<dyn Broker>) {
+        let Watched { groups, tips, vitals, clock, .. } = &*self.inner;
+        let _sign = vitals.alive("the look at the lag");
+        loop {
+            if !vitals.is_asked(clock) {
+                vitals.asked.notified().await;
+                continue;
+            }
+            let owned = groups.iter().filter(|progress| progress.is_owner());
+            let owned: BTreeMap<_, _> = owned.map(|progress| (progress.key.partition(), &progress.key)).collect();
+            for (partition, tip) in tips {
+                // What cannot be known any more is not said any more.
+                let owned = owned.get(partition);
+                let look = async { extent(&*broker, owned?).await.ok().flatten() };
+                tip.set(look.await);
+            }
+            if cfg!(feature = "metrics") {
+                groups.iter().for_each(|progress| progress.gauge());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vitals::INTEREST;
+    use super::*;
+
+    fn monitor() -> Monitor {
+        let (clock, vitals) = (Clock::new(), Arc::default());
+        let lease_for = Duration::from_secs(20);
+        let outages = Outages::default();
+        Monitor::new(Watched { groups: Vec::new(), tips: BTreeMap::new(), vitals, outages, clock, lease_for })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panicked_is_named_and_one_that_ended_is_not() {
+        let monitor = monitor();
+        let live = |what: &'static str, ends: fn()| {
+            let sign = monitor.inner.vitals.alive(what);
+            tokio::spawn(async move {
+                let _sign = sign;
+                ends();
+            })
+        };
+        live("the first", || {}).await.unwrap();
+        assert_eq!(monitor.alive(), Ok(()));
+        assert!(live("the second", || panic!("a test of what happens then")).await.is_err());
+        let said = monitor.alive().unwrap_err();
+        assert!(said.contains("the second panicked"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_have_three_leases_time() {
+        let monitor = monitor();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(monitor.alive(), Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(monitor.alive().is_err());
+        monitor.inner.vitals.beat(&monitor.inner.clock);
+        assert_eq!(monitor.alive(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_that_nobody_asks_for() {
+        let monitor = monitor();
+        let asked = || monitor.inner.vitals.is_asked(&monitor.inner.clock);
+        // A recorder of the facade cannot be seen to ask.
+        let always = cfg!(feature = "metrics");
+        assert_eq!(asked(), always);
+        drop(monitor.status());
+        assert!(asked());
+        tokio::time::advance(INTEREST).await;
+        assert_eq!(asked(), always);
+        drop(monitor.metrics());
+        assert!(asked());
+    }
+}

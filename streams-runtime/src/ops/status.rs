@@ -1,0 +1,483 @@
+//! The status of every group, for health checks, for `caught_up` and for people.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use streams_core::EntryId;
+use streams_core::broker::{Broker, BrokerError, Extent, Holding, QueueState};
+use streams_core::keys::GroupKey;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::dead_letter::Cause;
+use super::metrics::{Counter, Gauge, Registry};
+use crate::data_loss::{DataLoss, DataLossKind};
+
+/// What a group is doing on one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Not yet known.
+    Starting,
+    /// Another process owns the partition; this one takes over when its turn comes.
+    StandingBy {
+        /// The owner: machine, process id and random digits; empty while the partition is on its way from one to the next.
+        owner: String,
+    },
+    /// This process reads and handles.
+    Owning {
+        /// Which holding of the lease it is.
+        epoch: u64,
+    },
+    /// The server cannot be used at the moment; tried again until it can.
+    Troubled {
+        /// What it said.
+        reason: String,
+    },
+    /// Nothing is handled until somebody does something.
+    Halted {
+        /// What, and why.
+        reason: String,
+    },
+    /// The app has stopped.
+    Stopped,
+}
+
+/// What a group has done on one partition, in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStatus {
+    /// The stream.
+    pub stream: &'static str,
+    /// The partition, from 0.
+    pub partition: u32,
+    /// The group.
+    pub group: &'static str,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Its checkpoint, as far as this process knows.
+    pub checkpoint: EntryId,
+    /// For how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; zero
+    /// when there is nothing of that.
+    pub checkpoint_age: Duration,
+    /// How many entries stand above the checkpoint. Known to the owner, from a look at the end of the stream every 5 s
+    /// that begins with the first time somebody asks for the status; `None` where the count is not known.
+    pub lag_entries: Option<u64>,
+    /// By how much the newest entry is younger than the one in hand, from the same look; zero when nothing stands above
+    /// the checkpoint.
+    pub lag: Option<Duration>,
+    /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
+    /// and how often that was tried.
+    pub held_up: Option<String>,
+    /// How many events at most are charged before they run until it goes at full speed, because the owner before was gone without
+    /// giving its lease back and one of them may have ended its process; 0 at full speed, and where another process owns.
+    pub proving: u32,
+    /// Events that were handled to their end.
+    pub done: u64,
+    /// Events that a handler skipped.
+    pub skipped: u64,
+    /// Events that no consumer of the group takes.
+    pub passed_over: u64,
+    /// Failed attempts that were tried again.
+    pub retried: u64,
+    /// Events that went to the dead letters.
+    pub dead_lettered: u64,
+    /// How often history turned out to be cut before the group had read it.
+    pub losses: u64,
+    /// How many entries were lost by that, as far as they can be counted.
+    pub lost: u64,
+    /// What was lost the last time.
+    pub last_loss: Option<DataLoss>,
+}
+
+/// What every group of the app is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Why the broker cannot be used at the moment, by any part of the app; tried again until it can.
+    pub trouble: Option<String>,
+    /// Each group on each partition, sorted.
+    pub groups: Vec<GroupStatus>,
+}
+
+impl Status {
+    /// Whether no group is halted and the server can be used: what a readiness probe asks.
+    pub fn is_ready(&self) -> bool {
+        self.trouble.is_none()
+            && self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
+    }
+}
+
+/// The live side of a [`GroupStatus`], written by the group's own task.
+pub(crate) struct Progress {
+    pub(crate) stream: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) key: GroupKey,
+    now: Mutex<Now>,
+    /// Whether this process holds the lease.
+    owner: AtomicBool,
+    /// The entry that was begun last, in two parts, and whether it lies above the checkpoint: written by the group's task.
+    begun: (AtomicU64, AtomicU64),
+    pending: AtomicBool,
+    proving: AtomicU32,
+    tip: Arc<Tip>,
+    /// Everything up to here is settled and acknowledged, or does not exist any more.
+    reached: Mutex<EntryId>,
+    pub(crate) counts: Counts,
+    gauges: Gauges,
+    losses: Mutex<(u64, u64, Option<DataLoss>)>,
+    held_up: Mutex<Option<String>>,
+    /// The server did not say that the last commit was done and the lease given back.
+    abandoned: AtomicBool,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Now {
+    phase: Phase,
+    checkpoint: EntryId,
+    /// The ordinal of the checkpoint.
+    seen: Option<u64>,
+    /// Since when something is pending and the checkpoint has not moved.
+    standing: Option<Instant>,
+    /// Since when the server does not do what the next event needs.
+    stuck: Option<Instant>,
+}
+
+/// Where a partition was last seen to end; all its groups share it.
+#[derive(Debug, Default)]
+pub(crate) struct Tip(Mutex<Option<Extent>>);
+
+impl Tip {
+    pub(super) fn set(&self, extent: Option<Extent>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = extent;
+    }
+
+    fn get(&self) -> Option<Extent> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the partition of a group begins and ends, at a cost that does not depend on its entries.
+pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Option<Extent>, BrokerError> {
+    Ok(broker.snapshot(group, EntryId::MAX, 0).await?.extent)
+}
+
+/// Counters of one group on one partition.
+pub(crate) struct Counts {
+    pub(crate) done: Arc<Counter>,
+    pub(crate) skipped: Arc<Counter>,
+    pub(crate) passed_over: Arc<Counter>,
+    pub(crate) retried: Arc<Counter>,
+    pub(crate) dead_lettered: Arc<Counter>,
+    /// By place in [`Cause::ALL`].
+    causes: [Arc<Counter>; Cause::ALL.len()],
+    taken: Arc<Counter>,
+    lost: Arc<Counter>,
+    released: Arc<Counter>,
+    pub(crate) handed_over: Arc<Counter>,
+    /// By place in [`DataLossKind::ALL`].
+    losses: [Arc<Counter>; DataLossKind::ALL.len()],
+    lost_entries: Arc<Counter>,
+}
+
+/// What is computed when somebody reads.
+struct Gauges {
+    lag_entries: Arc<Gauge>,
+    lag: Arc<Gauge>,
+    checkpoint_age: Arc<Gauge>,
+    owner: Arc<Gauge>,
+    halted: Arc<Gauge>,
+    troubled: Arc<Gauge>,
+}
+
+/// Counts so many.
+pub(crate) fn count(counter: &Counter, events: u64) {
+    counter.add(events);
+}
+
+impl Counts {
+    fn new(registry: &Registry, [stream, partition, group]: [&str; 3]) -> Self {
+        let counter = |name: &str, what: &str| registry.counter(name, &[stream, partition, group, what]);
+        let plain = |name: &str| registry.counter(name, &[stream, partition, group]);
+        Self {
+            done: counter("streams_consumed_total", "done"),
+            skipped: counter("streams_consumed_total", "skipped"),
+            passed_over: counter("streams_consumed_total", "passed_over"),
+            retried: plain("streams_retried_total"),
+            dead_lettered: counter("streams_consumed_total", "dead_lettered"),
+            causes: Cause::ALL.map(|cause| counter("streams_dead_lettered_total", cause.as_str())),
+            taken: counter("streams_lease_changes_total", "taken"),
+            lost: counter("streams_lease_changes_total", "lost"),
+            released: counter("streams_lease_changes_total", "released"),
+            handed_over: counter("streams_lease_changes_total", "handed_over"),
+            losses: DataLossKind::ALL.map(|kind| counter("streams_losses_total", &kind.as_str().replace(' ', "_"))),
+            lost_entries: plain("streams_lost_entries_total"),
+        }
+    }
+
+    /// Counts a dead letter.
+    pub(crate) fn dead(&self, cause: Cause) {
+        count(&self.dead_lettered, 1);
+        count(&self.causes[cause as usize], 1);
+    }
+}
+
+impl Gauges {
+    fn new(registry: &Registry, labels: [&str; 3]) -> Self {
+        let gauge = |name: &str| registry.gauge(name, &labels);
+        Self {
+            lag_entries: gauge("streams_lag_entries"),
+            lag: gauge("streams_lag_seconds"),
+            checkpoint_age: gauge("streams_checkpoint_age_seconds"),
+            owner: gauge("streams_owner"),
+            halted: gauge("streams_halted"),
+            troubled: gauge("streams_troubled"),
+        }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("key", &self.key).field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl Progress {
+    pub(crate) fn new(
+        stream: &'static str,
+        group: &'static str,
+        key: GroupKey,
+        tip: Arc<Tip>,
+        registry: &Registry,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let now = Now { phase: Phase::Starting, checkpoint: EntryId::ZERO, seen: None, standing: None, stuck: None };
+        let partition = key.partition().index().to_string();
+        let labels = [stream, &partition, group];
+        Self {
+            stream,
+            group,
+            now: Mutex::new(now),
+            owner: AtomicBool::new(false),
+            begun: Default::default(),
+            pending: AtomicBool::new(false),
+            proving: AtomicU32::new(0),
+            tip,
+            reached: Mutex::default(),
+            counts: Counts::new(registry, labels),
+            gauges: Gauges::new(registry, labels),
+            key,
+            losses: Mutex::default(),
+            held_up: Mutex::default(),
+            abandoned: AtomicBool::new(false),
+            changed,
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a phase; answers whether it is another one than before.
+    pub(crate) fn enter(&self, phase: Phase) -> bool {
+        let mut now = self.now();
+        if now.phase == phase {
+            return false;
+        }
+        now.phase = phase;
+        drop(now);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// The server does not do what the group needs; where it is the next event that needs it, since when.
+    pub(crate) fn troubled(&self, reason: String, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.now().stuck.get_or_insert(since);
+        }
+        self.enter(Phase::Troubled { reason });
+    }
+
+    /// The server does again what the next event needs.
+    pub(super) fn moves(&self) {
+        self.now().stuck = None;
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.now().phase.clone()
+    }
+
+    /// The server has acknowledged this checkpoint.
+    pub(crate) fn checkpoint(&self, at: EntryId) {
+        self.now().checkpoint = at;
+        self.reach(at);
+    }
+
+    /// The lease is held, from here on.
+    pub(crate) fn owned(&self, holding: &Holding) {
+        count(&self.counts.taken, 1);
+        self.owner.store(true, Ordering::Relaxed);
+        self.begin(holding.at);
+        self.now().seen = holding.seen;
+    }
+
+    /// This process takes part in the work of a shared group.
+    pub(crate) fn joined(&self) {
+        count(&self.counts.taken, 1);
+        self.owner.store(true, Ordering::Relaxed);
+    }
+
+    /// What a shared group looks like: everything below what is in hand or waits is settled.
+    pub(crate) fn queue(&self, state: &QueueState) {
+        let settled = state.settled();
+        self.checkpoint(settled);
+        self.committed(settled, state.cursor.seen.map(|seen| seen.saturating_sub(state.unsettled())));
+    }
+
+    /// The lease is held no more: lost, or given back.
+    pub(crate) fn disowned(&self, lost: bool) {
+        if !self.owner.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        count(if lost { &self.counts.lost } else { &self.counts.released }, 1);
+        self.pending.store(false, Ordering::Relaxed);
+        self.proves(0);
+        self.now().standing = None;
+        self.held_up(None);
+    }
+
+    /// Why nothing else is taken up, or that it is.
+    pub(crate) fn held_up(&self, reason: Option<String>) {
+        *self.held_up.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// So many events are left to prove at most.
+    pub(crate) fn proves(&self, left: u32) {
+        self.proving.store(left, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, id: EntryId) {
+        self.begun.0.store(id.ms, Ordering::Relaxed);
+        self.begun.1.store(id.seq, Ordering::Relaxed);
+    }
+
+    fn begun(&self) -> EntryId {
+        EntryId::new(self.begun.0.load(Ordering::Relaxed), self.begun.1.load(Ordering::Relaxed))
+    }
+
+    /// This entry is the one in hand.
+    pub(crate) fn begins(&self, id: EntryId) {
+        self.begin(id);
+        // The clock is looked at once a commit, not once an event.
+        if !self.pending.load(Ordering::Relaxed) {
+            self.pending.store(true, Ordering::Relaxed);
+            self.now().standing = Some(Instant::now());
+        }
+    }
+
+    /// The server has acknowledged a commit: the checkpoint is here, its ordinal is this.
+    pub(crate) fn committed(&self, at: EntryId, seen: Option<u64>) {
+        let pending = self.begun() > at;
+        self.pending.store(pending, Ordering::Relaxed);
+        let mut now = self.now();
+        now.seen = seen.or(if now.checkpoint == at { now.seen } else { None });
+        if !pending {
+            now.standing = None;
+        } else if now.checkpoint < at {
+            now.standing = Some(Instant::now());
+        }
+    }
+
+    /// Nothing is left to do up to here.
+    pub(crate) fn reach(&self, position: EntryId) {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reached < position {
+            *reached = position;
+            drop(reached);
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(crate) fn reached(&self) -> EntryId {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// History turned out to be cut.
+    pub(crate) fn lost(&self, loss: DataLoss) {
+        count(&self.counts.losses[loss.kind as usize], 1);
+        self.counts.lost_entries.add(loss.count.unwrap_or_default());
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// The lease is held again, so what was not acknowledged will be handled again.
+    pub(crate) fn resume(&self) {
+        self.abandoned.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn snapshot(&self) -> GroupStatus {
+        let now = self.now();
+        let (lag_entries, lag) = match self.tip.get().filter(|_| self.is_owner()) {
+            None => (None, None),
+            Some(tip) if tip.last <= now.checkpoint => (Some(0), Some(Duration::ZERO)),
+            Some(tip) => {
+                // What was trimmed before it was read is no work any more.
+                let entries = now.seen.map(|seen| tip.added.saturating_sub(seen).min(tip.length));
+                let at = self.begun().max(now.checkpoint);
+                (entries, Some(Duration::from_millis(tip.last.ms.saturating_sub(at.ms))))
+            }
+        };
+        let (phase, checkpoint) = (now.phase.clone(), now.checkpoint);
+        let since = [now.standing, now.stuck].into_iter().flatten().min();
+        let checkpoint_age = since.map_or(Duration::ZERO, |since| since.elapsed());
+        drop(now);
+        let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        GroupStatus {
+            stream: self.stream,
+            partition: self.key.partition().index(),
+            group: self.group,
+            phase,
+            checkpoint,
+            checkpoint_age,
+            lag_entries,
+            lag,
+            held_up: self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            proving: self.proving.load(Ordering::Relaxed),
+            done: self.counts.done.get(),
+            skipped: self.counts.skipped.get(),
+            passed_over: self.counts.passed_over.get(),
+            retried: self.counts.retried.get(),
+            dead_lettered: self.counts.dead_lettered.get(),
+            losses,
+            lost,
+            last_loss,
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn gauge(&self) {
+        let status = self.snapshot();
+        let flag = |set: bool| Some(f64::from(u8::from(set)));
+        self.gauges.lag_entries.set(status.lag_entries.map(|entries| entries as f64));
+        self.gauges.lag.set(status.lag.map(|lag| lag.as_secs_f64()));
+        self.gauges.checkpoint_age.set(Some(status.checkpoint_age.as_secs_f64()));
+        self.gauges.owner.set(flag(self.is_owner()));
+        self.gauges.halted.set(flag(matches!(status.phase, Phase::Halted { .. })));
+        self.gauges.troubled.set(flag(matches!(status.phase, Phase::Troubled { .. })));
+    }
+}

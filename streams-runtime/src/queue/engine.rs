@@ -1,0 +1,26 @@
+//! A work queue as the delivery of a group, with what it remembers from one joining to the next.
+
+use super::{Past, Queue};
+use crate::group::{Ended, Engine, Group};
+
+/// A group as a work queue.
+pub(crate) struct WorkQueue {
+    queue: Queue,
+    past: Past,
+}
+
+impl WorkQueue {
+    pub(crate) fn new(queue: Queue) -> Self {
+        Self { queue, past: Past::default() }
+    }
+}
+
+impl Engine for WorkQueue {
+    async fn once(&mut self, group: &Group) -> Ended {
+        group.share(&self.queue, &mut self.past).await
+    }
+
+    fn is_over(&mut self) {}
+
+    fn panicked(&mut self) {}
+}

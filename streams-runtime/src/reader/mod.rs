@@ -1,0 +1,15 @@
+//! The way of entries to a group: one read per process for all groups, catch-up reads behind it, and each group's place in the stream.
+//!
+//! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
+
+mod bookmark;
+mod budget;
+mod catchup;
+mod page;
+mod source;
+mod tail;
+
+pub(crate) use self::bookmark::{Bookmark, Witness};
+pub(crate) use self::catchup::{Chunk, Reading};
+pub(crate) use self::source::{Arrived, CHECK, Error, Looked, Means, Source, cut, look};
+pub(crate) use self::tail::{Follower, TAKE, Tails, Taken};

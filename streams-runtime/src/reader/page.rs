@@ -1,0 +1,220 @@
+//! The size of a read: it follows the sizes seen, and the success of the last reads; pure.
+
+use std::sync::Arc;
+
+use streams_core::Entry;
+
+use super::budget::LARGE;
+
+/// The most entries a window keeps behind the newest; with the byte budget the bound on memory.
+pub(super) const WINDOW_ENTRIES: usize = 4_096;
+
+/// The most bytes that one reply may hold when every entry is as large as its limit allows.
+pub(super) const REPLY_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many small entries may be asked for whatever their limit: with 8, which is what the default limit of 1 MiB would leave,
+/// a backlog of them costs the server many times as much an event.
+pub(super) const UNSEEN: usize = 256;
+
+/// How many bytes a reply should hold, going by the sizes seen: a few hundred small events. More of them are slower
+/// again (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
+pub(super) const REPLY_AIM: usize = 128 * 1024;
+
+/// How many entries a look asks for.
+pub(super) const FIRST_COUNT: usize = 16;
+
+/// How many entries are read by pages of so many bytes before others are read by their number alone, which is cheaper for the
+/// server: after a crash more than any group has read and not committed, so what was too large then is met in a page now.
+pub(super) const CAREFUL: usize = 2_048;
+
+/// From this weight on entries are asked for by number again, one or two at a time: to hold one in a script costs the server
+/// ten times as much as to answer it.
+pub(super) const HEAVY: usize = 256 * 1024;
+
+/// How much to ask for: follows the sizes seen, and what came of the last reads.
+///
+/// The first of a partition, any after one that failed, and what may be large are read by pages, which are bounded by bytes;
+/// small entries by their number, and heavy ones one by one. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
+/// as many as the one before. A read that failed asks for half as much the next time, down to one entry of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Count {
+    max_payload: usize,
+    keys: usize,
+    most: usize,
+    now: usize,
+    /// How many keys are asked for at once.
+    keys_now: usize,
+    /// How many bytes a reply should hold.
+    aim: usize,
+    /// How many entries are still to be read by pages, unless they are so large that they come one by one.
+    careful: usize,
+    /// How many are, whatever they weigh.
+    pub(super) distrusted: usize,
+    /// About the largest entry lately; 0 while none was seen.
+    largest: usize,
+    pub(super) failing: bool,
+}
+
+impl Count {
+    /// For entries of at most `max_payload` bytes, from so many keys at once.
+    pub(super) fn new(max_payload: usize, keys: usize) -> Self {
+        let mut count = Self {
+            max_payload,
+            keys,
+            most: 1,
+            now: 1,
+            keys_now: usize::MAX,
+            aim: REPLY_AIM,
+            careful: CAREFUL,
+            distrusted: 0,
+            largest: 0,
+            failing: false,
+        };
+        count.of_keys(max_payload, keys);
+        count
+    }
+
+    /// From now on so many keys are read; what is known of sizes stays.
+    pub(super) fn of_keys(&mut self, max_payload: usize, keys: usize) {
+        (self.max_payload, self.keys) = (max_payload, keys.max(1));
+        let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / self.keys;
+        self.most = most.clamp(1, WINDOW_ENTRIES);
+        self.now = self.now.min(self.most);
+    }
+
+    /// How many entries of each key.
+    pub(super) fn get(&self) -> usize {
+        self.now
+    }
+
+    /// How many keys.
+    pub(super) fn keys(&self) -> usize {
+        self.keys_now.min(self.keys)
+    }
+
+    /// For a page: how many entries, and of how many bytes together; `None` where a read by number will do.
+    pub(super) fn page(&self) -> Option<(usize, usize)> {
+        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
+        careful.then_some((self.most, self.aim))
+    }
+
+    /// How many bytes a reply of so many entries may have, as far as one knows.
+    pub(super) fn expected(&self, entries: usize) -> usize {
+        let largest = if self.largest == 0 { self.max_payload } else { self.largest };
+        match self.page() {
+            Some((_, aim)) => largest.max(aim.min(largest.saturating_mul(entries))),
+            None => largest.saturating_mul(entries).min(REPLY_BYTES),
+        }
+    }
+
+    /// Learns from a reply.
+    pub(super) fn saw(&mut self, entries: &[Arc<Entry>]) {
+        let weights = || entries.iter().map(|entry| entry.weight().max(1));
+        let Some(largest) = weights().max() else { return };
+        let average = weights().sum::<usize>() / entries.len();
+        self.largest = largest.max(self.largest / 2);
+        self.distrusted = self.distrusted.saturating_sub(entries.len());
+        self.careful = if self.largest >= LARGE { CAREFUL } else { self.careful.saturating_sub(entries.len()) };
+        if !std::mem::take(&mut self.failing) {
+            self.aim = (self.aim * 2).min(REPLY_AIM);
+        }
+        // At most twice as many as before: one batch of small entries says little about the next.
+        self.saw_nothing();
+        let safe = REPLY_BYTES / self.largest / self.keys();
+        self.now = (self.aim / average.max(1)).min(safe).min(self.now * 2).clamp(1, self.most);
+    }
+
+    /// No key had anything: it was not the number of them that failed.
+    pub(super) fn saw_nothing(&mut self) {
+        self.keys_now = self.keys_now.saturating_mul(2).min((REPLY_BYTES / self.largest.max(1)).max(1));
+    }
+
+    /// The same, for who begins anew.
+    pub(super) fn again(self) -> Self {
+        Self { careful: CAREFUL, ..self }
+    }
+
+    /// A read failed.
+    pub(super) fn failed(&mut self) {
+        if self.now > 1 {
+            self.now /= 2;
+        } else {
+            self.keys_now = (self.keys() / 2).max(1);
+        }
+        (self.aim, self.careful, self.failing) = ((self.aim / 2).max(1), CAREFUL, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streams_core::EntryId;
+
+    use super::*;
+
+    fn entries(sizes: &[usize]) -> Vec<Arc<Entry>> {
+        let entry = |(seq, size): (u64, &usize)| {
+            Arc::new(Entry { id: EntryId::new(1, seq), fields: vec![(b"payload".to_vec(), vec![0; *size])] })
+        };
+        (0..).zip(sizes).map(entry).collect()
+    }
+
+    #[test]
+    fn the_count_grows_with_small_entries_to_what_their_limit_or_a_blind_guess_allows() {
+        for (max_payload, most) in [(1024 * 1024, UNSEEN), (4 * 1024, REPLY_AIM / 100)] {
+            let mut count = Count::new(max_payload, 1);
+            assert_eq!(count.get(), 1);
+            (0..20).for_each(|_| count.saw(&entries(&[20; 64])));
+            assert!(count.get() <= most && count.get() > most / 2, "{max_payload}: {}", count.get());
+        }
+    }
+
+    #[test]
+    fn one_large_entry_is_enough_to_ask_for_fewer() {
+        let mut count = Count::new(1024 * 1024, 1);
+        (0..20).for_each(|_| count.saw(&entries(&[20; 256])));
+        assert_eq!((count.page(), count.get()), (None, UNSEEN));
+        let mut sizes = [20; 256];
+        sizes[255] = 1024 * 1024;
+        count.saw(&entries(&sizes));
+        assert!(count.get() * 1024 * 1024 <= REPLY_BYTES, "{}", count.get());
+        count.saw(&entries(&[1024 * 1024; 8]));
+        assert_eq!((count.get(), count.page()), (1, None), "one by one");
+        (0..20).for_each(|_| count.saw(&entries(&[LARGE; 8])));
+        assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)));
+        count.saw(&entries(&[1024 * 1024]));
+        count.distrusted = 8;
+        assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)), "one of them may be too large for any process");
+        count.saw(&entries(&[1024 * 1024; 8]));
+        assert_eq!(count.page(), None);
+    }
+
+    #[test]
+    fn many_keys_share_what_a_reply_may_hold() {
+        let mut count = Count::new(1024 * 1024, 32);
+        (0..20).for_each(|_| count.saw(&entries(&[20; 64])));
+        assert_eq!((count.get(), count.keys()), (UNSEEN / 32, 32));
+        count.saw(&entries(&[1024 * 1024]));
+        assert_eq!((count.get(), count.keys()), (1, REPLY_BYTES / 1024 / 1024 - 1));
+    }
+
+    #[test]
+    fn reads_that_fail_ask_for_less_down_to_one_entry_of_one_key_and_for_more_again() {
+        let mut count = Count::new(1024 * 1024, 8);
+        (0..20).for_each(|_| count.saw(&entries(&[20; 256])));
+        let before = (count.get(), count.keys(), count.failing);
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            count.failed();
+            let bytes = count.page().unwrap().1;
+            asked.push((count.get() * count.keys(), bytes));
+        }
+        assert!(asked.is_sorted_by(|a, b| a.0 >= b.0 && a.1 >= b.1), "{asked:?}");
+        assert_eq!((asked.last(), count.failing), (Some(&(1, 1)), true));
+        (0..40).for_each(|_| count.saw(&entries(&[20; 64])));
+        assert_eq!((count.get(), count.keys(), count.failing), before);
+        assert_eq!(count.page(), None);
+        (0..20).for_each(|_| count.failed());
+        (0..3).for_each(|_| count.saw_nothing());
+        assert_eq!(count.keys(), 8, "they had nothing, so they are no reason to ask for each alone");
+    }
+}

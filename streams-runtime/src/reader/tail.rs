@@ -1,0 +1,853 @@
+//! One read for every group: each partition is followed once, and what arrives is handed to all groups from memory.
+//!
+//! A window of recent entries stands behind each key that is followed. A group whose position is at or above
+//! the window's floor takes what is above its position; below the floor it reads on by itself, together with whoever is at
+//! its place ([`catchup`](super::catchup)), until it has caught up. A slow group holds nobody up: the window moves on.
+//!
+//! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the
+//! same, no trim has passed it. Otherwise the window begins anew behind it, and each group finds out for itself
+//! ([`Bookmark`](super::bookmark::Bookmark)) what it has missed.
+//!
+//! Lock order: a window's entries are only touched under the one lock of [`Shared`], which is never held
+//! across an `.await`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt, Page, Renewal, SNAPSHOT_BYTES};
+use streams_core::keys::PartitionKey;
+use streams_core::{Entry, EntryId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::bookmark::Witness;
+use super::budget::{Reserved, Room};
+use super::catchup::{Catchup, Order, Reading};
+use super::page::{CAREFUL, Count, WINDOW_ENTRIES};
+use crate::backoff::{SERVER_AWAY, wait};
+use crate::ops::{Contact, Counter, Matter, Outages, Vitals};
+use crate::random::Random;
+
+/// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
+const KEYS_A_READER: usize = 32;
+/// How long one wait may last: a key that was deleted while blocked answers only at the time-out.
+const WAIT: Duration = Duration::from_secs(1);
+/// After a busy wake-up: how long to let entries gather before blocking again.
+const GATHER: Duration = Duration::from_millis(1);
+/// What a ring of a bell may weigh; replies are bounded by it.
+const BELL_BYTES: usize = 1_024;
+/// How many entries a group takes from a window at once.
+pub(crate) const TAKE: usize = 256;
+/// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
+const TAKE_BYTES: usize = 1024 * 1024;
+
+/// The tails of one app.
+#[derive(Clone)]
+pub(crate) struct Tails {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    broker: Arc<dyn Broker>,
+    random: Arc<Random>,
+    outages: Outages,
+    budget: usize,
+    end: CancellationToken,
+    vitals: Arc<Vitals>,
+    reconnects: Arc<Counter>,
+    /// For what the process holds of all partitions.
+    room: Arc<Room>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    windows: BTreeMap<String, Window>,
+    readers: Vec<Arc<Reader>>,
+    /// Of all windows, with what is kept behind them.
+    bytes: usize,
+    /// The known sizes of partitions that nobody follows for now, of which an app has few.
+    counts: BTreeMap<String, Count>,
+    /// Tells a window from an earlier one of the same key, and followers from each other.
+    generation: u64,
+}
+
+/// One connection that waits, for up to [`KEYS_A_READER`] keys.
+struct Reader {
+    /// How many windows it reads.
+    keys: AtomicUsize,
+    /// Bumped with every change of the keys; `confirmed` follows when the reader has taken it up.
+    version: Mutex<(u64, u64)>,
+    confirmed: Notify,
+    changed: Notify,
+    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+}
+
+/// The recent entries of one key.
+struct Window {
+    reader: Arc<Reader>,
+    generation: u64,
+    followers: usize,
+    max_payload: usize,
+    /// The id before the first entry: a group at or above it can go on from here.
+    floor: EntryId,
+    /// What the entry at the floor looks like, where one was read.
+    below: Option<Witness>,
+    last: EntryId,
+    /// Whether what arrives has to follow what is there: it need not for bells, where nothing is lost.
+    guarded: bool,
+    /// What the entry at `last` looks like, where one was read.
+    witness: Option<Witness>,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    /// What groups read that are behind this.
+    catchup: Catchup,
+    /// What the server says of this key, when it refuses it.
+    broken: Option<Arc<BrokerError>>,
+    news: Arc<Notify>,
+}
+
+/// What a group finds at its position.
+pub(crate) enum Taken {
+    /// The entries above the position, in order.
+    Entries(Vec<Arc<Entry>>),
+    /// Nothing yet.
+    Nothing,
+    /// The window begins above the position, or does not show that it goes on from there: read on from the position. A bell
+    /// that nothing is lost of goes on from the floor.
+    Behind { floor: EntryId },
+    /// The server refuses this key.
+    Broken(Arc<BrokerError>),
+}
+
+impl Tails {
+    /// Tails whose windows, and what is kept for groups behind them, hold at most `budget` bytes together.
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        random: Arc<Random>,
+        budget: usize,
+        outages: Outages,
+        vitals: Arc<Vitals>,
+    ) -> Self {
+        let (end, inner) = (CancellationToken::new(), Mutex::default());
+        let reconnects = vitals.registry.counter("streams_tail_reconnects_total", &[]);
+        // A broker in this process holds its entries anyway.
+        let room = match broker.renewal() {
+            Renewal::CallersExecutor => usize::MAX,
+            Renewal::OwnThread => budget,
+        };
+        let room = Arc::new(Room::new(room));
+        Self { shared: Arc::new(Shared { broker, random, outages, budget, end, vitals, reconnects, room, inner }) }
+    }
+
+    /// Ends all reading.
+    pub(crate) fn end(&self) {
+        self.shared.end.cancel();
+    }
+
+    /// Follows a partition for a group at `at`; the window begins at `from` unless somebody follows the key already.
+    pub(super) fn follow(&self, key: &str, at: EntryId, from: EntryId, max_payload: usize) -> Follower {
+        let follower = self.follow_key(key, from, max_payload, true);
+        // Said before its first read, so that others who begin now keep theirs for it.
+        self.shared.lock().change(key, |window| window.catchup.stand(follower.id, at));
+        follower
+    }
+
+    /// Follows a bell, from its first ring.
+    pub(crate) fn follow_bell(&self, key: &str) -> Follower {
+        self.follow_key(key, EntryId::ZERO, BELL_BYTES, false)
+    }
+
+    /// Follows a partition only to be told of what arrives behind `from`; where nobody else follows it, nothing before is read.
+    pub(crate) fn follow_news(&self, key: &str, from: EntryId, max_payload: usize) -> Follower {
+        self.follow_key(key, from, max_payload, true)
+    }
+
+    fn follow_key(&self, key: &str, from: EntryId, max_payload: usize, guarded: bool) -> Follower {
+        let mut inner = self.shared.lock();
+        inner.generation += 1;
+        let (id, key, shared) = (inner.generation, key.to_owned(), Arc::clone(&self.shared));
+        if let Some(window) = inner.windows.get_mut(&key) {
+            window.followers += 1;
+            return Follower { id, key, shared, news: Arc::clone(&window.news) };
+        }
+        let reader = match inner.readers.iter().find(|reader| reader.keys.load(Ordering::Relaxed) < KEYS_A_READER) {
+            Some(reader) => Arc::clone(reader),
+            None => {
+                let reader = Arc::new(Reader {
+                    keys: AtomicUsize::new(0),
+                    version: Mutex::default(),
+                    confirmed: Notify::new(),
+                    changed: Notify::new(),
+                    interrupt: Mutex::default(),
+                });
+                inner.readers.push(Arc::clone(&reader));
+                tokio::spawn(read(Arc::clone(&self.shared), Arc::clone(&reader)));
+                reader
+            }
+        };
+        let news = Arc::new(Notify::new());
+        let count = inner.counts.remove(&key).unwrap_or_else(|| Count::new(max_payload, 1));
+        let window = Window {
+            reader: Arc::clone(&reader),
+            generation: id,
+            followers: 1,
+            max_payload,
+            floor: from,
+            below: None,
+            last: from,
+            guarded,
+            witness: None,
+            entries: VecDeque::new(),
+            bytes: 0,
+            catchup: Catchup::new(count),
+            broken: None,
+            news: Arc::clone(&news),
+        };
+        reader.keys.fetch_add(1, Ordering::Relaxed);
+        inner.windows.insert(key.clone(), window);
+        drop(inner);
+        reader.turn(&self.shared);
+        Follower { id, key, shared, news }
+    }
+}
+
+impl Tails {
+    /// How many entries of a partition to ask for where nothing else bounds the answer, and how many bytes that may have.
+    pub(crate) fn count(&self, key: &str, max_payload: usize) -> (usize, usize) {
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        (count.get(), count.expected(count.get()))
+    }
+
+    /// How many entries a look asks for, and how many bytes it may bring.
+    pub(super) fn look(&self, key: &str, max_payload: usize, most: usize) -> (usize, usize) {
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        (if count.failing { 1 } else { most }, count.expected(1).max(SNAPSHOT_BYTES))
+    }
+
+    /// Learns from what was read of a partition; `None` for a read that failed.
+    pub(crate) fn learn(&self, key: &str, max_payload: usize, read: Option<&[Arc<Entry>]>) {
+        self.shared.room.saw(read.unwrap_or_default());
+        let mut inner = self.shared.lock();
+        let count = inner.count(key, max_payload);
+        match read {
+            Some(entries) => count.saw(entries),
+            None => count.failed(),
+        }
+    }
+
+    /// The last process that read this may have ended by what is in it.
+    pub(super) fn distrust(&self, key: &str, max_payload: usize) {
+        self.shared.lock().count(key, max_payload).distrusted = CAREFUL;
+    }
+
+    /// Waits for room for so many bytes of entries.
+    ///
+    /// # Cancel safety
+    /// Nothing is kept until it returns.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Reserved {
+        self.shared.reserve(bytes).await
+    }
+}
+
+impl Shared {
+    async fn reserve(&self, bytes: usize) -> Reserved {
+        let shrink = |missing| {
+            let mut inner = self.lock();
+            let less = inner.bytes.saturating_sub(missing);
+            inner.shrink(less);
+        };
+        self.room.reserve(bytes, shrink).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The known sizes in a partition.
+    fn count(&mut self, key: &str, max_payload: usize) -> &mut Count {
+        match self.windows.get_mut(key) {
+            Some(window) => &mut window.catchup.count,
+            None => self.counts.entry(key.to_owned()).or_insert_with(|| Count::new(max_payload, 1)),
+        }
+    }
+
+    /// Changes a window, and counts what that makes of the bytes.
+    fn change<T>(&mut self, key: &str, change: impl FnOnce(&mut Window) -> T) -> Option<T> {
+        let window = self.windows.get_mut(key)?;
+        let before = window.bytes + window.catchup.bytes();
+        let result = change(window);
+        self.bytes = self.bytes - before + window.bytes + window.catchup.bytes();
+        Some(result)
+    }
+
+    /// Makes room until the budget holds, from what holds most: a window, or what is kept behind one.
+    fn shrink(&mut self, budget: usize) {
+        while self.bytes > budget {
+            let most = self.windows.values_mut().max_by_key(|window| window.bytes.max(window.catchup.bytes()));
+            let Some(window) = most else { return };
+            let behind = window.catchup.bytes() > window.bytes;
+            let freed = if behind { window.catchup.drop_oldest() } else { window.drop_oldest() };
+            let Some(freed) = freed else { return };
+            self.bytes -= freed;
+        }
+    }
+}
+
+impl Window {
+    fn drop_oldest(&mut self) -> Option<usize> {
+        let oldest = self.entries.pop_front()?;
+        let weight = oldest.weight();
+        self.floor = oldest.id;
+        self.below = self.guarded.then(|| Witness::of(&oldest));
+        self.bytes -= weight;
+        Some(weight)
+    }
+
+    /// Whether what is above the position follows the entry there, which looks like `witness`.
+    fn shows(&self, position: EntryId, witness: Option<Witness>) -> bool {
+        let above = self.entries.partition_point(|entry| entry.id <= position);
+        let shown = match above.checked_sub(1).map(|before| &self.entries[before]) {
+            Some(before) => before.id == position && witness == Some(Witness::of(before)),
+            None => position == self.floor && self.below.is_none_or(|below| witness == Some(below)),
+        };
+        !self.guarded || shown
+    }
+
+    /// Whether what was read follows what is there: the entry at the position is still the one that was read.
+    fn is_followed(&self, found: &Found) -> bool {
+        let same = |entry: &Arc<Entry>| self.witness.is_none_or(|witness| witness == Witness::of(entry));
+        !self.guarded || found.position.as_ref().is_some_and(same)
+    }
+
+    /// Adds what was read.
+    fn push(&mut self, found: Found) {
+        let follows = self.is_followed(&found);
+        if self.entries.is_empty() && self.guarded {
+            // A group that has read up to here by itself may have read another entry there.
+            self.below = found.position.as_deref().map(Witness::of);
+        }
+        self.witness = found.entries.last().filter(|_| self.guarded).map(|last| Witness::of(last));
+        for entry in found.entries {
+            self.last = entry.id;
+            self.bytes += entry.weight();
+            self.entries.push_back(entry);
+        }
+        while self.entries.len() > WINDOW_ENTRIES || !follows {
+            if self.drop_oldest().is_none() {
+                break;
+            }
+        }
+        if !follows {
+            self.catchup.forget();
+        }
+    }
+}
+
+impl Reader {
+    /// Makes the reader take up a change of its keys: CLIENT UNBLOCK may come between two waits, so it is repeated.
+    fn turn(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let wanted = {
+            let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+            version.0 += 1;
+            version.0
+        };
+        self.changed.notify_one();
+        let (reader, end) = (Arc::clone(self), shared.end.clone());
+        tokio::spawn(async move {
+            loop {
+                let confirmed = reader.confirmed.notified();
+                if reader.version.lock().unwrap_or_else(PoisonError::into_inner).1 >= wanted || end.is_cancelled() {
+                    return;
+                }
+                let interrupt = reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // Without a connection there is no wait to end, and the next one begins with the keys of then.
+                let Some(interrupt) = interrupt else { return };
+                // A failure says the same.
+                if interrupt.interrupt().await.is_err() {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(20), confirmed).await;
+            }
+        });
+    }
+}
+
+/// A place in a window, for one group.
+pub(crate) struct Follower {
+    id: u64,
+    key: String,
+    shared: Arc<Shared>,
+    news: Arc<Notify>,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
+    ///
+    /// The window of a partition has to show that they follow the entry there, which looks like `witness`. A group that read
+    /// on by itself may be ahead of the tail, and what the tail finds then may be a history in which the position never was.
+    pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
+        let mut inner = self.shared.lock();
+        // The key is followed as long as the follower lives.
+        let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
+        if let Some(error) = &window.broken {
+            return Taken::Broken(Arc::clone(error));
+        }
+        if position < window.floor {
+            return Taken::Behind { floor: window.floor };
+        }
+        inner.change(&self.key, |window| window.catchup.leave(self.id));
+        let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
+        let first = window.entries.partition_point(|entry| entry.id <= position);
+        if first == window.entries.len() {
+            return Taken::Nothing;
+        }
+        if !window.shows(position, witness) {
+            return Taken::Behind { floor: window.floor };
+        }
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<Entry>| {
+            let before = bytes;
+            bytes += entry.weight();
+            before < TAKE_BYTES
+        };
+        Taken::Entries(window.entries.range(first..).take(count).take_while(fits).cloned().collect())
+    }
+
+    /// As [`Self::take`], but waits while there is nothing.
+    ///
+    /// # Cancel safety
+    /// Nothing is taken until it returns.
+    pub(crate) async fn wait(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // Enabled before the look, so that what arrives between look and wait is not missed.
+            news.as_mut().enable();
+            match self.take(position, witness, count) {
+                Taken::Nothing => news.await,
+                taken => return taken,
+            }
+        }
+    }
+}
+
+impl Follower {
+    /// Waits until something has arrived behind `position`; answers the id of the newest.
+    ///
+    /// # Errors
+    /// What the server says of the key, when it refuses it.
+    ///
+    /// # Cancel safety
+    /// It only looks.
+    pub(crate) async fn beyond(&self, position: EntryId) -> Result<EntryId, Arc<BrokerError>> {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if let Some(window) = self.shared.lock().windows.get(&self.key) {
+                if let Some(error) = &window.broken {
+                    return Err(Arc::clone(error));
+                }
+                // After a history that was cut the newest may lie before what was heard of.
+                if window.last > position || (window.last < position && !window.entries.is_empty()) {
+                    return Ok(window.last);
+                }
+            }
+            news.await;
+        }
+    }
+
+    /// Reads on from an entry below the window, or joins those who do.
+    pub(crate) fn read_on(&self, partition: &PartitionKey, position: EntryId) -> Reading {
+        let mut inner = self.shared.lock();
+        let begun = inner.change(&self.key, |window| {
+            window.catchup.stand(self.id, position);
+            match window.catchup.find(position) {
+                Some(reading) => (reading, None),
+                None => {
+                    let (order, reading) = window.catchup.order(position, window.floor);
+                    (reading, Some((order, window.generation)))
+                }
+            }
+        });
+        // The key is followed as long as the follower lives.
+        let Some((reading, order)) = begun else { return Reading::never() };
+        drop(inner);
+        if let Some((order, generation)) = order {
+            tokio::spawn(catch_up(Arc::clone(&self.shared), partition.clone(), generation, order));
+        }
+        reading
+    }
+
+    /// The server has nothing above this position. A window that has, and that does not show the position, or that begins above
+    /// it, is of another history: it begins anew from here.
+    pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
+        let mut inner = self.shared.lock();
+        inner.generation += 1;
+        let generation = inner.generation;
+        let anew = inner.change(&self.key, |window| {
+            let newest = window.entries.back().map(|entry| entry.id);
+            let is_above = newest.is_some_and(|newest| newest > position) && !window.shows(position, witness);
+            if !is_above && window.floor <= position {
+                return None;
+            }
+            window.entries.clear();
+            window.catchup.forget();
+            (window.bytes, window.generation) = (0, generation);
+            (window.floor, window.below) = (position, witness);
+            (window.last, window.witness) = (position, witness);
+            Some(Arc::clone(&window.reader))
+        });
+        drop(inner);
+        if let Some(reader) = anew.flatten() {
+            reader.turn(&self.shared);
+        }
+    }
+
+    /// Something was lost: what is in memory may have been counted as that, or be of another history.
+    pub(super) fn forget(&self) {
+        self.shared.lock().change(&self.key, |window| {
+            window.catchup.forget();
+            while window.drop_oldest().is_some() {}
+        });
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut inner = self.shared.lock();
+        inner.change(&self.key, |window| window.catchup.leave(self.id));
+        let Some(window) = inner.windows.get_mut(&self.key) else { return };
+        window.followers -= 1;
+        if window.followers == 0
+            && let Some(window) = inner.windows.remove(&self.key)
+        {
+            inner.bytes -= window.bytes + window.catchup.bytes();
+            inner.counts.insert(self.key.clone(), window.catchup.count.again());
+            window.reader.keys.fetch_sub(1, Ordering::Relaxed);
+            // The reader learns of it with its next turn, at most [`WAIT`] later.
+            window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        }
+    }
+}
+
+/// Waits on one connection for as long as the app lives.
+async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
+    let _sign = shared.vitals.alive("the task that waits for entries");
+    let contact = shared.outages.contact("the wait for new entries");
+    let (mut failures, mut count) = (0_u32, Count::new(1, 1));
+    while !shared.end.is_cancelled() {
+        let failed = match shared.broker.tail().await {
+            Ok(mut tail) => {
+                *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = Some(tail.interrupt());
+                tokio::select! {
+                    () = shared.end.cancelled() => return,
+                    error = read_on(&shared, &reader, tail.as_mut(), &contact, &mut failures, &mut count) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        count.failed();
+        if failures == 0 {
+            shared.reconnects.add(1);
+        }
+        failures = failures.saturating_add(1);
+        // The groups of a key that the server refuses say so themselves.
+        if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
+            contact.failed(Matter::Read, &failed);
+        }
+        let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
+        tokio::select! {
+            () = shared.end.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+            () = shared.outages.over() => {}
+        }
+    }
+}
+
+/// Reads on one connection until it fails.
+async fn read_on(
+    shared: &Arc<Shared>,
+    reader: &Arc<Reader>,
+    tail: &mut dyn streams_core::broker::Tail,
+    contact: &Contact,
+    failures: &mut u32,
+    count: &mut Count,
+) -> BrokerError {
+    let mut keys: Vec<(String, EntryId)> = Vec::new();
+    let mut generations: Vec<u64> = Vec::new();
+    let mut known = None;
+    // Where not all keys are asked for at once: which are next, and how many in a row had nothing.
+    let (mut next, mut quiet) = (0, 0);
+    let mut woke: Option<Instant> = None;
+    loop {
+        let wanted = reader.version.lock().unwrap_or_else(PoisonError::into_inner).0;
+        if known != Some(wanted) {
+            let inner = shared.lock();
+            let mine = || {
+                inner
+                    .windows
+                    .iter()
+                    .filter(|(_, window)| Arc::ptr_eq(&window.reader, reader) && window.broken.is_none())
+            };
+            keys = mine().map(|(key, window)| (key.clone(), window.last)).collect();
+            generations = mine().map(|(_, window)| window.generation).collect();
+            let max_payload = mine().map(|(_, window)| window.max_payload).max().unwrap_or(1);
+            count.of_keys(max_payload, keys.len());
+            (next, quiet) = (0, 0);
+            drop(inner);
+            known = Some(wanted);
+            reader.version.lock().unwrap_or_else(PoisonError::into_inner).1 = wanted;
+            reader.confirmed.notify_waiters();
+        }
+        if keys.is_empty() {
+            reader.changed.notified().await;
+            continue;
+        }
+        if let Some(early) = woke.and_then(|woke| GATHER.checked_sub(woke.elapsed())) {
+            tokio::time::sleep(early).await;
+        }
+        // After a failure it only looks, so that it is soon known whether the server is back.
+        let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
+        // One wait for all of them once none has anything: what ends it is little.
+        let all = count.keys() >= keys.len() || quiet >= keys.len();
+        let (first, wait) = if all { (0, wait) } else { (next % keys.len(), Duration::ZERO) };
+        let end = if all { keys.len() } else { keys.len().min(first + count.keys()) };
+        let read = tail.next(&keys[first..end], count.get(), wait);
+        let batches = match contact.patiently(Matter::Read, Instant::now(), read).await {
+            Ok(batches) => batches,
+            Err(error) => return error,
+        };
+        next = end;
+        quiet = if all || !batches.is_empty() { 0 } else { quiet + end - first };
+        if all && batches.is_empty() {
+            count.saw_nothing();
+        }
+        *failures = 0;
+        contact.succeeded(Matter::Read);
+        // Where there was as much as was asked for there is more, and nothing to wait for.
+        let is_full = batches.iter().any(|found| found.entries.len() >= count.get());
+        woke = (!batches.is_empty() && !is_full).then(Instant::now);
+        let mut inner = shared.lock();
+        for found in batches {
+            let index = first + found.key;
+            let (Some((key, position)), Some(last)) = (keys.get_mut(index), found.entries.last()) else { continue };
+            *position = last.id;
+            count.saw(&found.entries);
+            shared.room.saw(&found.entries);
+            // Another window of the same key may begin elsewhere: what was read for this one would leave a gap in it.
+            if let Some(window) = inner.windows.get_mut(key)
+                && window.generation == generations[index]
+            {
+                let news = Arc::clone(&window.news);
+                inner.change(key, |window| window.push(found));
+                inner.shrink(shared.budget);
+                news.notify_waiters();
+            }
+        }
+    }
+}
+
+/// Carries out a read for everybody who waits for it, for as long as somebody does.
+async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64, order: Order) {
+    let of_then = |window: &&mut Window| window.generation == generation;
+    let mut reply = Box::pin(async {
+        let _room = shared.reserve(order.expected).await;
+        let page = match order.page {
+            Some((count, bytes)) => shared.broker.page(&partition, order.from, count.saturating_add(1), bytes).await?,
+            None => {
+                let asked = order.count.saturating_add(1);
+                let entries = shared.broker.read(&partition, order.from.previous(), asked).await?;
+                Page { complete: entries.len() < asked, entries }
+            }
+        };
+        shared.room.saw(&page.entries);
+        Ok(page)
+    });
+    let read = loop {
+        tokio::select! {
+            biased;
+            read = &mut reply => break read,
+            () = order.deserted() => {
+                let mut inner = shared.lock();
+                let window = inner.windows.get_mut(partition.as_str()).filter(of_then);
+                // Somebody may have come between the two; nobody can while this is locked.
+                if window.is_none_or(|window| window.catchup.gives_up(&order)) {
+                    return;
+                }
+            }
+        }
+    };
+    let landed = read.map(|page| Arc::new(order.chunk(page))).map_err(Arc::new);
+    drop(reply);
+    let mut inner = shared.lock();
+    if inner.windows.get_mut(partition.as_str()).filter(of_then).is_some() {
+        inner.change(partition.as_str(), |window| window.catchup.land(&order, &landed));
+        inner.shrink(shared.budget);
+    }
+    drop(inner);
+    order.answer(landed);
+}
+
+/// One key that the server refuses fails the read of all, without a name: find it, and stop only its groups. Answers how
+/// many there are.
+async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
+    let keys: Vec<String> = {
+        let inner = shared.lock();
+        inner
+            .windows
+            .iter()
+            .filter(|(_, window)| Arc::ptr_eq(&window.reader, reader))
+            .map(|(key, _)| key.clone())
+            .collect()
+    };
+    let mut refused = 0;
+    for key in keys {
+        let broken = match shared.broker.tail().await {
+            Ok(mut tail) => tail.next(&[(key.clone(), EntryId::MAX)], 1, Duration::from_millis(1)).await.err(),
+            Err(_) => return refused,
+        };
+        let broken = broken.filter(|error| error.kind() == BrokerErrorKind::Refused).map(Arc::new);
+        refused += usize::from(broken.is_some());
+        let mut inner = shared.lock();
+        if let Some(window) = inner.windows.get_mut(&key) {
+            window.broken = broken;
+            window.news.notify_waiters();
+        }
+    }
+    reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use streams_core::broker::Log;
+
+    use super::*;
+
+    use streams_core::keys::StreamKey;
+
+    use crate::broker::Embedded;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_stands_still_below_the_window_costs_no_more_than_the_budget() {
+        const BUDGET: usize = 100_000;
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails =
+            Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET, Outages::default(), Arc::default());
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let entry = || vec![(b"payload".to_vec(), vec![7; 100])];
+        let ids = broker.append(&partition, (0..3_000).map(|_| entry()).collect(), None).await.unwrap();
+        let last = *ids.last().unwrap();
+        let still = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let moving = tails.follow(partition.as_str(), ids[0], last, 1_024);
+        let held = || {
+            let inner = tails.shared.lock();
+            let sum: usize = inner.windows.values().map(|window| window.bytes + window.catchup.bytes()).sum();
+            assert_eq!(inner.bytes, sum);
+            sum
+        };
+        let (mut position, mut most) = (ids[0], 0);
+        while position < last {
+            let chunk = moving.read_on(&partition, position).chunk().await.unwrap();
+            position = chunk.from(position).last().unwrap().id;
+            most = most.max(held());
+        }
+        assert!(most <= BUDGET && most > BUDGET / 2, "{most}");
+        drop(still);
+        assert_eq!(moving.read_on(&partition, ids[0]).chunk().await.unwrap().from(ids[0])[0].id, ids[0]);
+        drop(moving);
+        assert_eq!(held(), 0);
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_begins_above_the_end_of_history_begins_anew() {
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails =
+            Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), 100_000, Outages::default(), Arc::default());
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let last = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        // It belongs to a history that was longer.
+        let follower = tails.follow(partition.as_str(), last, EntryId::new(last.ms + 1_000, 0), 1_024);
+        let there = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        let witness = Some(Witness::of(&there[0]));
+        assert!(matches!(follower.take(last, witness, 1), Taken::Behind { .. }));
+        follower.is_at_end(last, witness);
+        assert!(matches!(follower.take(last, witness, 1), Taken::Nothing));
+        let next = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        let Taken::Entries(entries) = follower.wait(last, witness, 1).await else { panic!("it is behind") };
+        assert_eq!(entries[0].id, next);
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_began_where_a_group_has_read_another_entry_does_not_go_on_from_there() {
+        let broker = Embedded::new();
+        let (shared, random): (Arc<dyn Broker>, _) = (Arc::new(broker.clone()), Arc::new(Random::seeded(1)));
+        let tails = Tails::new(shared, random, 100_000, Outages::default(), Arc::default());
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let entry = |payload: &[u8]| vec![(b"payload".to_vec(), payload.to_vec())];
+        let last = broker.append(&partition, vec![entry(b"of then")], None).await.unwrap()[0];
+        let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        // The group has read what stands there by itself.
+        let follower = tails.follow(partition.as_str(), last, last, 1_024);
+        let then = Some(Witness::of(&read[0]));
+        broker.delete(&partition);
+        let next = EntryId::new(last.ms + 1, 0);
+        for id in [last, next] {
+            assert!(broker.add(&partition, id, entry(b"of now")));
+        }
+        assert!(matches!(follower.wait(last, then, 1).await, Taken::Behind { .. }));
+        let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
+        let now = Some(Witness::of(&read[0]));
+        assert!(matches!(follower.take(last, now, 1), Taken::Entries(entries) if entries[0].id == next));
+        tails.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_takes_no_more_at_once_than_it_may_hold() {
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
+        let tails = Tails::new(
+            Arc::clone(&broker),
+            Arc::new(Random::seeded(1)),
+            16 * TAKE_BYTES,
+            Outages::default(),
+            Arc::default(),
+        );
+        let partition = StreamKey::new(None, "trades", 1).partition(0);
+        let first = broker.append(&partition, vec![vec![(Vec::new(), Vec::new())]], None).await.unwrap()[0];
+        let follower = tails.follow(partition.as_str(), first, first, TAKE_BYTES);
+        for size in [TAKE_BYTES * 2, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, TAKE_BYTES / 4, 1, 1] {
+            let entry = vec![(b"payload".to_vec(), vec![7; size])];
+            broker.append(&partition, vec![entry], None).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (mut position, mut sizes) = (first, Vec::new());
+        let mut witness =
+            broker.read(&partition, EntryId::ZERO, 1).await.unwrap().first().map(|first| Witness::of(first));
+        while let Taken::Entries(entries) = follower.take(position, witness, 256) {
+            let last = entries.last().unwrap();
+            (position, witness) = (last.id, Some(Witness::of(last)));
+            sizes.push(entries.len());
+        }
+        assert_eq!(sizes, [1, 4, 2]);
+        tails.end();
+    }
+}

@@ -1,0 +1,635 @@
+//! The notes of builds of different age: each leaves them beside a stream, and logs those that do not fit its own.
+//!
+//! May use `ops` and the helpers of the crate; `publisher` and `app` use it.
+//!
+//! A note says either which shape of an event a program knows or publishes, or which versions a group reads. The tasks:
+//!
+//! * at the start of an app, write the notes of its events and groups, and judge those of others ([`Meeting::join`]);
+//! * before the first event of a type is written, do the same as a producer ([`Publishes`]);
+//! * every hour do it again, so that what runs stays known and what is gone is forgotten;
+//! * look for entries of programs that go by another number of partitions, every minute ([`strays`]).
+//!
+//! Nothing here stops anything: a broker that cannot be asked costs a warning, and no event waits for it longer than
+//! [`PATIENCE`]. `shape` compares what two programs know.
+
+mod shape;
+mod strays;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use streams_core::EventInfo;
+use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Notes};
+use streams_core::keys::{self, StreamKey};
+use tokio::time::Instant;
+
+use self::shape::{Difference, Shape, differences};
+use self::strays::{PATIENCE, REFRESH, Strays};
+use crate::clock::{Clock, after};
+use crate::ops::Registry;
+
+/// After a failure it is tried again so soon.
+const AGAIN: Duration = Duration::from_secs(10);
+/// What a program said of an event counts for so long after it was last heard of: over a long weekend, but a deploy
+/// that was taken back is not held against everybody for ever.
+const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most notes beside a stream; beyond it the oldest go. Twenty programs that know fifty events each.
+const MAX_NOTES: usize = 1_000;
+/// The longest shape that is told, in bytes of JSON: some fifty fields. Of a longer one only the fingerprint is.
+const MAX_SHAPE: usize = 4 * 1024;
+/// The longest note that is looked at: a shape and what belongs to it.
+const MAX_NOTE: usize = 16 * 1024;
+/// The longest name of a program or host that is told.
+const MAX_NAME: usize = 100;
+/// The most differences that are listed in one line.
+const MAX_DIFFERENCES: usize = 5;
+
+/// Who says something, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Speaker {
+    /// The name of the executable.
+    program: String,
+    /// The machine, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    host: String,
+    /// When, as RFC 3339.
+    at: String,
+}
+
+impl fmt::Display for Speaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.program)?;
+        if self.host.is_empty() { Ok(()) } else { write!(f, " on {}", self.host) }
+    }
+}
+
+impl Speaker {
+    fn is_older_than(&self, age: Duration, now: SystemTime) -> bool {
+        // What cannot be read is as good as forgotten.
+        humantime::parse_rfc3339(&self.at).map_or(true, |at| now.duration_since(at).is_ok_and(|since| since > age))
+    }
+}
+
+/// What a program knows of an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Declared {
+    #[serde(flatten)]
+    by: Speaker,
+    event: String,
+    version: u32,
+    /// In hexadecimal.
+    fingerprint: String,
+    /// The Rust type.
+    #[serde(rename = "type")]
+    type_name: String,
+    /// Its file and line.
+    place: String,
+    /// Whether it was about to publish it, or only has it.
+    publishes: bool,
+    /// The [`Shape`]; missing where it is long. A later build may say it in words that this one does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shape: Option<serde_json::Value>,
+}
+
+/// Which versions of which events a group reads: its oldest and its newest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Reads {
+    #[serde(flatten)]
+    by: Speaker,
+    events: BTreeMap<String, (u32, u32)>,
+}
+
+/// The oldest and the newest version that a consumer of this event reads.
+fn versions(info: &EventInfo) -> (u32, u32) {
+    (info.oldest, info.version)
+}
+
+/// The note in which a program tells of an event. One for each type, whatever its version: an upgrade takes its place.
+fn event_note(declared: &Declared) -> String {
+    let role = if declared.publishes { "publishes" } else { "knows" };
+    let Declared { by, event, type_name, .. } = declared;
+    format!("{role}:{event}:{}:{type_name}", by.program)
+}
+
+/// The note in which a group tells what it reads.
+fn group_note(group: &str) -> String {
+    format!("reads:{group}")
+}
+
+/// A group of the app, and the events that it reads.
+pub(crate) struct Reading<'a> {
+    pub(crate) stream: &'static str,
+    pub(crate) key: &'a StreamKey,
+    pub(crate) group: &'static str,
+    pub(crate) reads: Vec<&'static EventInfo>,
+}
+
+/// What an app has to say about one stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) stream: StreamKey,
+    events: Vec<&'static EventInfo>,
+    pub(crate) groups: Vec<(&'static str, Vec<&'static EventInfo>)>,
+}
+
+impl Table {
+    /// The tables of every stream that the app reads, of its groups, sorted by stream, and its events.
+    pub(crate) fn of<'a>(groups: impl IntoIterator<Item = Reading<'a>>, events: &[&'static EventInfo]) -> Vec<Self> {
+        let mut tables: Vec<Self> = Vec::new();
+        for group in groups {
+            let reads = group.reads;
+            // Groups are sorted by stream.
+            match tables.last_mut().filter(|table| table.stream == *group.key) {
+                Some(table) => table.groups.push((group.group, reads)),
+                None => {
+                    let events = events.iter().filter(|info| info.stream == group.stream).copied().collect();
+                    tables.push(Self { stream: group.key.clone(), events, groups: vec![(group.group, reads)] });
+                }
+            }
+        }
+        tables
+    }
+}
+
+/// Something to tell people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    warns: bool,
+    /// What it is about: said once, however often it is found.
+    about: String,
+    text: String,
+}
+
+/// Leaves notes and reads those of others.
+pub(crate) struct Meeting {
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    program: String,
+    host: String,
+    said: Mutex<HashSet<String>>,
+    strays: Strays,
+}
+
+impl Meeting {
+    pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
+        Self { broker, clock, program: program(), host: host(), said: Mutex::default(), strays: Strays::default() }
+    }
+
+    /// Tells of the events that an app knows and of what its groups read, and logs what does not fit.
+    pub(crate) async fn join(&self, table: &Table) {
+        let events = table.events.iter().map(|info| self.declared(info, false)).collect();
+        self.meet(&table.stream, events, &table.groups).await;
+        self.look_for_strays(&table.stream).await;
+    }
+
+    /// Logs entries of the stream that no group reads, and answers how many were found last.
+    pub(crate) async fn look_for_strays(&self, stream: &StreamKey) -> u64 {
+        self.strays.look(&*self.broker, stream).await
+    }
+
+    /// Answers whether others were heard.
+    async fn meet(
+        &self,
+        stream: &StreamKey,
+        events: Vec<Declared>,
+        groups: &[(&'static str, Vec<&'static EventInfo>)],
+    ) -> bool {
+        let met = async {
+            let groups: Vec<_> = groups.iter().map(|(group, events)| (*group, self.reads(events))).collect();
+            let mut ours = Notes::new();
+            for declared in &events {
+                ours.extend(json(declared).map(|note| (event_note(declared), note)));
+            }
+            for (group, reads) in &groups {
+                ours.extend(json(reads).map(|note| (group_note(group), note)));
+            }
+            let notes = match self.broker.notes(stream, &ours, &[]).await {
+                // Others can still be heard where nothing can be written.
+                Err(error) if matches!(error.kind(), BrokerErrorKind::Full | BrokerErrorKind::Unavailable) => {
+                    self.broker.notes(stream, &Notes::new(), &[]).await?
+                }
+                notes => notes?,
+            };
+            let now = self.now();
+            let (heard, gone) = read(&notes, &ours, now);
+            let mut findings = shapes(stream, &events, &heard.events);
+            for (group, reads) in &groups {
+                findings.extend(ahead_of(stream, group, reads, &heard.events));
+            }
+            for (group, finding) in events.iter().flat_map(|declared| behind(stream, declared, &heard.groups)) {
+                // A group counts as long as it is there, also when nobody runs it at the moment.
+                if self.broker.state(&stream.partition(0).group(&group)).await?.is_some() {
+                    findings.push(finding);
+                }
+            }
+            for finding in findings {
+                self.say(stream, finding);
+            }
+            if !gone.is_empty() {
+                self.broker.notes(stream, &Notes::new(), &gone).await?;
+            }
+            Ok(())
+        };
+        let trouble = match tokio::time::timeout(PATIENCE, met).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error,
+            Err(_) => BrokerError::new(BrokerErrorKind::Unavailable, "no answer came in time"),
+        };
+        let stream = stream.base();
+        if trouble.is_retryable() {
+            tracing::debug!(stream, error = %trouble, "what other builds say of the stream cannot be asked; it is asked again later");
+        } else if self.is_news(format!("refused:{stream}")) {
+            tracing::warn!(stream, error = %trouble, "what builds of different age say of the stream cannot be compared");
+        }
+        false
+    }
+
+    fn say(&self, stream: &StreamKey, finding: Finding) {
+        let Finding { warns, about, text } = finding;
+        if !self.is_news(format!("{}:{about}", stream.base())) {
+            return;
+        }
+        // Names come from whoever writes to the server.
+        let text = text.replace(char::is_control, " ");
+        if warns {
+            tracing::warn!(stream = stream.base(), "{text}");
+        } else {
+            tracing::info!(stream = stream.base(), "{text}");
+        }
+    }
+
+    /// Whether it was not said before. After very many it is silent rather than without bound.
+    fn is_news(&self, about: String) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.len() < MAX_NOTES && said.insert(about)
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.wall_ms())
+    }
+
+    fn speaker(&self) -> Speaker {
+        let at = humantime::format_rfc3339_seconds(self.now()).to_string();
+        Speaker { program: self.program.clone(), host: self.host.clone(), at }
+    }
+
+    fn declared(&self, info: &EventInfo, publishes: bool) -> Declared {
+        let shape = serde_json::to_value(Shape::from(info.schema)).ok();
+        Declared {
+            by: self.speaker(),
+            event: info.name.to_owned(),
+            version: info.version,
+            fingerprint: format!("{:016x}", info.fingerprint),
+            type_name: info.type_name.to_owned(),
+            place: format!("{}:{}", info.file, info.line),
+            publishes,
+            shape: shape.filter(|shape| shape.to_string().len() <= MAX_SHAPE),
+        }
+    }
+
+    fn reads(&self, events: &[&'static EventInfo]) -> Reads {
+        let events = events.iter().map(|info| (info.name.to_owned(), versions(info)));
+        Reads { by: self.speaker(), events: events.collect() }
+    }
+}
+
+/// Writes an app's notes again from time to time, and looks for entries that nobody reads, until it is dropped.
+pub(crate) async fn refresh(
+    meeting: Arc<Meeting>,
+    tables: Vec<Table>,
+    registry: Arc<Registry>,
+    owns: impl Fn(&StreamKey, &str) -> bool,
+) {
+    let tell = |table: &Table, strays: Option<u64>| {
+        if let Some(event) = table.events.first() {
+            registry.gauge("streams_stray_entries", &[event.stream]).set(strays.map(|strays| strays as f64));
+        }
+    };
+    // Found at the start, a moment ago.
+    for table in &tables {
+        tell(table, Some(meeting.look_for_strays(&table.stream).await));
+    }
+    let mut again = after(Instant::now(), REFRESH);
+    loop {
+        tokio::time::sleep(strays::LOOK).await;
+        let refresh = Instant::now() >= again;
+        if refresh {
+            again = after(Instant::now(), REFRESH);
+        }
+        for table in &tables {
+            let mut table = table.clone();
+            // A process that stands by may be the older one: what the owner says holds.
+            table.groups.retain(|(group, _)| owns(&table.stream, group));
+            // One process for each group is enough, and the others do not know what it finds.
+            let strays = match table.groups.is_empty() {
+                true => None,
+                false => Some(meeting.look_for_strays(&table.stream).await),
+            };
+            tell(&table, strays);
+            if refresh {
+                meeting.join(&table).await;
+            }
+        }
+    }
+}
+
+/// The events of one stream that a publisher writes, told before the first of each.
+#[derive(Default)]
+pub(crate) struct Publishes {
+    events: Mutex<Vec<&'static EventInfo>>,
+    /// How many of them were told, and when all are told again. The lock is held while one tells, for all.
+    told: tokio::sync::Mutex<(usize, Option<Instant>)>,
+}
+
+impl Publishes {
+    /// Before an event of a type is put for the first time.
+    pub(crate) fn introduce(&self, info: &'static EventInfo) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(info);
+    }
+
+    /// Before every write: tells of what is new, and of everything once an hour.
+    pub(crate) async fn tell(&self, meeting: &Meeting, stream: &StreamKey) {
+        let mut told = self.told.lock().await;
+        let events = {
+            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            if events.len() == told.0 && told.1.is_some_and(|again| Instant::now() < again) {
+                return;
+            }
+            events.clone()
+        };
+        let declared = events.iter().map(|info| meeting.declared(info, true)).collect();
+        let heard = meeting.meet(stream, declared, &[]).await;
+        // Also after a failure: the next write must not wait for it again.
+        *told = (events.len(), Some(after(Instant::now(), if heard { REFRESH } else { AGAIN })));
+    }
+}
+
+/// What others have said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// By the name of the note.
+    events: Vec<(String, Declared)>,
+    groups: Vec<(String, Reads)>,
+}
+
+/// Reads the notes of others, and one's own as they were before; then the names of those that nobody needs any more.
+fn read(notes: &Notes, ours: &Notes, now: SystemTime) -> (Heard, Vec<String>) {
+    let (mut heard, mut gone, mut kept) = (Heard::default(), Vec::new(), Vec::new());
+    for (name, note) in notes.iter().filter(|(_, note)| note.len() <= MAX_NOTE) {
+        let at = if let Some(group) = name.strip_prefix("reads:") {
+            let Ok(reads) = serde_json::from_str::<Reads>(note) else { continue };
+            if keys::check_group(group).is_err() {
+                continue;
+            }
+            let at = reads.by.at.clone();
+            heard.groups.push((group.to_owned(), reads));
+            at
+        } else {
+            let Ok(declared) = serde_json::from_str::<Declared>(note) else { continue };
+            if declared.by.is_older_than(FORGET, now) {
+                gone.push(name.clone());
+                continue;
+            }
+            let at = declared.by.at.clone();
+            heard.events.push((name.clone(), declared));
+            at
+        };
+        kept.push((at, name));
+    }
+    // Times of one form are sorted as text.
+    kept.sort_unstable();
+    let added = ours.keys().filter(|name| !notes.contains_key(*name)).count();
+    let above = (kept.len() + added).saturating_sub(MAX_NOTES);
+    gone.extend(kept.into_iter().map(|(_, name)| name.clone()).filter(|name| !ours.contains_key(name)).take(above));
+    // What was written just now stays, however long ago it was said before.
+    gone.retain(|name| !ours.contains_key(name));
+    (heard, gone)
+}
+
+/// Where others know an event of the same name and version in another shape.
+fn shapes(stream: &StreamKey, ours: &[Declared], heard: &[(String, Declared)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for mine in ours {
+        let same = |other: &Declared| other.event == mine.event && other.version == mine.version;
+        for (note, other) in heard.iter().filter(|(_, other)| same(other) && other.fingerprint != mine.fingerprint) {
+            let read = |shape: &Option<serde_json::Value>| serde_json::from_value::<Shape>(shape.clone()?).ok();
+            let differ = read(&mine.shape).zip(read(&other.shape)).map(|(mine, other)| differences(&mine, &other));
+            let (warns, verdict) = verdict(differ.as_deref());
+            let event = format!("{}@{}", mine.event, mine.version);
+            let mut text = format!(
+                "two builds know `{event}` of stream `{}` in two shapes: {}; here {}, there {} (last said {})",
+                stream.base(),
+                differ.map_or_else(|| "they are too long to compare".to_owned(), |differ| list(&differ)),
+                whose(mine),
+                whose(other),
+                other.by.at,
+            );
+            text.push_str("; ");
+            text.push_str(verdict);
+            if warns {
+                text.push_str(&format!(
+                    "; give the changed event the next `version`, or the event of another meaning another `name`{}",
+                    or_gone(stream, note)
+                ));
+            }
+            // Once, whether the other publishes it or only has it, and whatever this one does.
+            let about =
+                format!("{event}:{}:{}:{}:{}", mine.type_name, other.by.program, other.type_name, other.fingerprint);
+            if !findings.iter().any(|finding: &Finding| finding.about == about) {
+                findings.push(Finding { warns, about, text });
+            }
+        }
+    }
+    findings
+}
+
+/// What a difference comes to.
+fn verdict(differ: Option<&[Difference]>) -> (bool, &'static str) {
+    let Some(differ) = differ else { return (false, "whether they can read each other's events is not known") };
+    let (we_read, they_read) =
+        (differ.iter().all(|difference| difference.we_read), differ.iter().all(|difference| difference.they_read));
+    match (we_read, they_read) {
+        (true, true) => (false, "both can read each other's events"),
+        (true, false) => (true, "the build there cannot read the events of this one"),
+        (false, true) => (true, "this build cannot read the events of the one there"),
+        (false, false) => (true, "neither can read the other's events"),
+    }
+}
+
+fn list(differ: &[Difference]) -> String {
+    if differ.is_empty() {
+        return "in nothing that is told of a shape".to_owned();
+    }
+    let mut listed: Vec<_> = differ.iter().take(MAX_DIFFERENCES).map(|difference| difference.what.clone()).collect();
+    if differ.len() > MAX_DIFFERENCES {
+        listed.push(format!("{} more", differ.len() - MAX_DIFFERENCES));
+    }
+    listed.join(", ")
+}
+
+fn whose(declared: &Declared) -> String {
+    format!("{} as `{}` ({})", declared.by, declared.type_name, declared.place)
+}
+
+/// What an operator does about a program that is not there any more.
+fn or_gone(stream: &StreamKey, note: &str) -> String {
+    format!(" (if the build there is gone for good: `HDEL {} '{note}'`)", stream.builds())
+}
+
+/// Versions that others know or publish and that a group of this app does not read yet.
+fn ahead_of(stream: &StreamKey, group: &str, reads: &Reads, heard: &[(String, Declared)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (event, (_, newest)) in &reads.events {
+        let newer = heard.iter().filter(|(_, other)| other.event == *event && other.version > *newest);
+        // What is published stops the group; what is only known may be its own next build on its way.
+        let Some((note, other)) = newer.max_by_key(|(_, other)| (other.publishes, other.version)) else { continue };
+        let (version, whose, at) = (other.version, whose(other), &other.by.at);
+        let what = format!("group `{group}` reads `{event}` of stream `{}` up to version {newest}", stream.base());
+        let text = if other.publishes {
+            format!(
+                "{what}, and version {version} is published by {whose}, last said {at}: the group will stop in place at \
+                 the first such event; deploy a build of it that knows version {version}{}",
+                or_gone(stream, note)
+            )
+        } else {
+            format!(
+                "{what}, and version {version} is known to {whose}, last said {at}; deploy the group before anybody publishes it"
+            )
+        };
+        let about = format!("{}:{event}:{version}:{}", group_note(group), other.publishes);
+        findings.push(Finding { warns: other.publishes, about, text });
+    }
+    findings
+}
+
+/// Groups that cannot read what this program is about to publish.
+fn behind(stream: &StreamKey, mine: &Declared, groups: &[(String, Reads)]) -> Vec<(String, Finding)> {
+    let mut findings = Vec::new();
+    for (group, reads) in groups.iter().filter(|_| mine.publishes) {
+        let Some(&(oldest, newest)) = reads.events.get(&mine.event) else { continue };
+        let version = mine.version;
+        let (reach, remedy) = if version > newest {
+            let remedy = "it will stop in place at the first such event; deploy the group first";
+            (format!("up to version {newest}"), remedy)
+        } else if version < oldest {
+            let remedy =
+                "each will be a dead letter of that group; deploy a build of this program that publishes what it reads";
+            (format!("from version {oldest} on"), remedy)
+        } else {
+            continue;
+        };
+        let text = format!(
+            "group `{group}` reads `{}` of stream `{}` {reach}, as {} said at {}, and this program publishes version \
+             {version} (`{}`, {}): {remedy} (if the group is gone for good, remove it: `XGROUP DESTROY` and `DEL` of its \
+             state, see docs/wire-format.md)",
+            mine.event,
+            stream.base(),
+            reads.by,
+            reads.by.at,
+            mine.type_name,
+            mine.place,
+        );
+        let about = format!("{}:{}:{version}:{newest}", group_note(group), mine.event);
+        findings.push((group.clone(), Finding { warns: true, about, text }));
+    }
+    findings
+}
+
+fn json(note: &impl Serialize) -> Option<String> {
+    // Nothing in a note can fail to be written; if it did, it would not be told.
+    serde_json::to_string(note).ok()
+}
+
+/// The executable's name, as it was called.
+fn program() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&called).file_name().unwrap_or(&called).to_string_lossy().into_owned();
+    if name.is_empty() { "a program without a name".to_owned() } else { short(&name) }
+}
+
+/// The machine's name where the system tells it in a file; in a container that is the container's or the pod's.
+pub(crate) fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| short(name.trim())).unwrap_or_default()
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_767_225_600);
+
+    fn note(program: &str, ago: Duration) -> (String, String) {
+        let at = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + NOW - ago).to_string();
+        let declared = Declared {
+            by: Speaker { program: program.to_owned(), host: String::new(), at },
+            event: "Trade".to_owned(),
+            version: 1,
+            fingerprint: "0".to_owned(),
+            type_name: "a::Trade".to_owned(),
+            place: "src/a.rs:1".to_owned(),
+            publishes: false,
+            shape: None,
+        };
+        (event_note(&declared), json(&declared).unwrap())
+    }
+
+    fn read_of(notes: &Notes, ours: &Notes) -> (Vec<String>, Vec<String>) {
+        let (heard, gone) = read(notes, ours, SystemTime::UNIX_EPOCH + NOW);
+        (heard.events.into_iter().map(|(_, declared)| declared.by.program).collect(), gone)
+    }
+
+    #[test]
+    fn what_was_not_said_for_a_week_is_forgotten() {
+        let (day, week) = (Duration::from_secs(24 * 3600), FORGET);
+        let notes = Notes::from([note("fresh", day), note("old", week + day), note("ours", week + day)]);
+        let ours = Notes::from([note("ours", Duration::ZERO)]);
+        let gone = vec!["knows:Trade:old:a::Trade".to_owned()];
+        assert_eq!(read_of(&notes, &ours), (vec!["fresh".to_owned()], gone));
+    }
+
+    #[test]
+    fn beyond_the_bound_the_oldest_notes_go() {
+        let ago = |n: usize| Duration::from_secs(n as u64);
+        let notes: Notes = (0..MAX_NOTES + 1).map(|n| note(&format!("p{n}"), ago(n))).collect();
+        let ours = Notes::from([note(&format!("p{MAX_NOTES}"), Duration::ZERO)]);
+        let (heard, gone) = read_of(&notes, &ours);
+        assert_eq!(heard.len(), MAX_NOTES + 1);
+        assert_eq!(gone, [MAX_NOTES - 1].map(|n| format!("knows:Trade:p{n}:a::Trade")));
+    }
+
+    #[test]
+    fn what_is_no_note_of_this_form_is_left_alone() {
+        let notes = Notes::from([
+            ("knows:x".to_owned(), "{}".to_owned()),
+            ("reads:risk".to_owned(), "x".to_owned()),
+            ("reads:risk:member".to_owned(), r#"{"program":"p","at":"","events":{}}"#.to_owned()),
+            ("long".to_owned(), " ".repeat(MAX_NOTE) + &note("long", Duration::ZERO).1),
+            ("members".to_owned(), r#"{"of":"a later build"}"#.to_owned()),
+        ]);
+        assert_eq!(read_of(&notes, &Notes::new()), (Vec::new(), Vec::new()));
+        assert!(read(&notes, &Notes::new(), SystemTime::UNIX_EPOCH + NOW).0.groups.is_empty());
+    }
+
+    #[test]
+    fn a_shape_that_a_later_build_says_in_new_words_is_not_compared() {
+        let declared = |fingerprint: &str, shape: &str| {
+            let (_, text) = note("p", Duration::ZERO);
+            let mut declared: Declared = serde_json::from_str(&text).unwrap();
+            declared.fingerprint = fingerprint.to_owned();
+            declared.shape = Some(serde_json::from_str(shape).unwrap());
+            declared
+        };
+        let stream = StreamKey::new(None, "trades", 1);
+        let heard = [("note".to_owned(), declared("1", r#"{"decimal":2}"#))];
+        let findings = shapes(&stream, &[declared("2", r#""str""#)], &heard);
+        assert_eq!(findings.len(), 1);
+        assert!(!findings[0].warns && findings[0].text.contains("is not known"), "{findings:?}");
+    }
+}
