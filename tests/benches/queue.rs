@@ -3,7 +3,7 @@
 //!
 //! Every round runs every contender, one after the other, on the same server and the same entries. The bare loop has one task
 //! a slot, which acknowledges what it has read at once: nobody keeps what is in hand, tries again, or finds the dead.
-//! `-- --events 100000 --waits 4000 --slots 8 --rounds 3` are the defaults.
+//! `-- --events 100000 --waits 12000 --slots 8 --rounds 3` are the defaults.
 
 mod common;
 mod payments;
@@ -132,7 +132,7 @@ struct Contender {
     start: Start,
     events: u64,
     /// Who publishes the events meanwhile.
-    live: Option<Publisher>,
+    publisher: Option<Publisher>,
 }
 
 impl Contender {
@@ -147,7 +147,7 @@ impl Contender {
             let broker = Arc::new(Redis::open(url).expect("a URL"));
             running.push(App::with([self.consumer]).broker(broker).config(config).start().await.expect("a start"));
         }
-        if let Some(publisher) = &self.live {
+        if let Some(publisher) = &self.publisher {
             for app in &running {
                 app.caught_up().await.expect("all of nothing");
             }
@@ -166,7 +166,7 @@ async fn main() {
     if !common::wanted("queue") {
         return;
     }
-    let (events, waiting) = (number("events", 100_000), number("waits", 4_000));
+    let (events, waiting) = (number("events", 100_000), number("waits", 12_000));
     let (slots, rounds, processes) = (number("slots", 8), number("rounds", 3), number("processes", 8));
     let server = RedisServer::start();
     common::print_machine(&server);
@@ -179,7 +179,7 @@ async fn main() {
         last.extend(receipts.into_iter().map(|receipt| receipt.expect("published").entry_id));
     }
     let behind = |events: u64| Start::At(last[last.len() - events as usize]);
-    let many = (waiting * processes).min(events);
+    let (many, live) = ((waiting * processes).min(events), waiting * 2);
 
     let [counts, waits] = handlers();
     println!(
@@ -207,7 +207,7 @@ async fn main() {
                 slots,
                 start,
                 events,
-                live: None,
+                publisher: None,
             };
             let counting = contender(counts, Start::Earliest, events);
             let waiting = contender(waits, behind(waiting), waiting);
@@ -215,7 +215,8 @@ async fn main() {
             let events = match index {
                 0..4 => events,
                 4 | 5 => waiting.events,
-                _ => many,
+                6 => many,
+                _ => live,
             };
             match index {
                 0 => bare(&url, slots, events).await,
@@ -225,10 +226,10 @@ async fn main() {
                 4 => waiting.run(&url).await,
                 5 => Contender { slots: slots * 4, ..waiting }.run(&url).await,
                 6 => Contender { processes, start: behind(many), events: many, ..waiting }.run(&url).await,
-                7 => bare_live(&url, processes, slots, many, &publisher).await,
+                7 => bare_live(&url, processes, slots, live, &publisher).await,
                 _ => {
-                    let (start, live) = (Start::Latest, Some(publisher.clone()));
-                    Contender { processes, start, events: many, live, ..waiting }.run(&url).await;
+                    let (start, publisher) = (Start::Latest, Some(publisher.clone()));
+                    Contender { processes, start, events: live, publisher, ..waiting }.run(&url).await;
                 }
             }
             rates[index].push(events as f64 / began.elapsed().as_secs_f64());

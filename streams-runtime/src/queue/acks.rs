@@ -20,7 +20,7 @@ const ENDS_A_CALL: usize = 500;
 /// flight.
 const MOST_UNACKED: usize = 1_000;
 /// How long an end waits for others to be told with it, while there is work; and how many go at once without waiting.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 const GATHERED: usize = 64;
 
 /// The end of an entry's time in flight, or a step towards it.
@@ -56,6 +56,11 @@ impl End {
 
     fn is_charge(&self) -> bool {
         matches!(self.disposition, Disposition::Charge)
+    }
+
+    /// Whether somebody waits for it: here, or in another process.
+    fn is_urgent(&self) -> bool {
+        !matches!(self.disposition, Disposition::Ack | Disposition::Ignore { .. } | Disposition::Retry { .. })
     }
 }
 
@@ -195,7 +200,7 @@ impl AckQueue {
             self.gathering = None;
             return None;
         }
-        let waits = busy && self.letters == 0 && self.ends.len() < GATHERED && !self.ends.iter().any(End::is_charge);
+        let waits = busy && self.ends.len() < GATHERED && !self.ends.iter().any(End::is_urgent);
         if waits && *self.gathering.get_or_insert(after(now, GATHER)) > now {
             return None;
         }

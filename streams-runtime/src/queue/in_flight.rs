@@ -277,7 +277,7 @@ impl InFlight {
         let ahead = ahead(concurrency.saturating_sub(slow), self.mean);
         let has_some = !(self.running.is_empty() && self.queue.is_empty());
         // A call for each event that has ended would cost more than the event.
-        let enough = self.queue.len() > idle + ahead / 2;
+        let enough = self.queue.len() > idle + ahead / 4;
         if enough || (has_some && self.bytes >= most_bytes) {
             return 0;
         }
