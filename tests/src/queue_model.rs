@@ -130,6 +130,8 @@ pub struct Model {
     pub stream: BTreeMap<EntryId, String>,
     /// How many were ever added.
     pub added: u64,
+    /// The newest id that the stream remembers, whether its entry stands or not.
+    last: EntryId,
     /// Up to where entries were given out.
     pub cursor: Cursor,
     /// Its consumers.
@@ -159,6 +161,7 @@ impl Model {
             slack,
             stream: BTreeMap::new(),
             added: 0,
+            last: EntryId::ZERO,
             cursor: Cursor { at: EntryId::ZERO, at_event: String::new(), seen: Some(0) },
             members: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -178,7 +181,7 @@ impl Model {
     /// An entry was added.
     pub fn add(&mut self, id: EntryId, event: &str) {
         self.stream.insert(id, event.to_owned());
-        self.added += 1;
+        (self.added, self.last) = (self.added + 1, id);
     }
 
     /// Entries went from the stream.
@@ -206,7 +209,7 @@ impl Model {
 
     /// The stream was put back as it was then, and nothing else.
     pub fn set_stream_back(&mut self, then: &Self) {
-        (self.stream, self.added) = (then.stream.clone(), then.added);
+        (self.stream, self.added, self.last) = (then.stream.clone(), then.added, then.last);
     }
 
     /// The waiting set was put back as it was then, and nothing else: whoever looks finds that, unless nothing has changed.
@@ -730,7 +733,7 @@ impl Model {
     /// The cursor was moved by hand.
     pub fn reset(&mut self, at: EntryId, epoch: u64, all: &BTreeSet<EntryId>) {
         let seen = match self.stream.keys().next() {
-            _ if Some(&at) == all.last() => Some(self.added),
+            _ if at == self.last => Some(self.added),
             _ if at == EntryId::ZERO => Some(self.added - self.stream.len() as u64),
             _ => None,
         };
