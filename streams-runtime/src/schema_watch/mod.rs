@@ -16,7 +16,7 @@ mod strays;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use self::strays::{PATIENCE, REFRESH, Strays};
 use crate::clock::{Clock, after};
 use crate::ops::Registry;
+use crate::sync::lock;
 
 /// After a failure it is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -264,7 +265,7 @@ impl Meeting {
 
     /// Whether it was not said before. After very many it is silent rather than without bound.
     fn is_news(&self, about: String) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.said);
         said.len() < MAX_NOTES && said.insert(about)
     }
 
@@ -347,14 +348,14 @@ pub(crate) struct Publishes {
 impl Publishes {
     /// Before an event of a type is put for the first time.
     pub(crate) fn introduce(&self, info: &'static EventInfo) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(info);
+        lock(&self.events).push(info);
     }
 
     /// Before every write: tells of what is new, and of everything once an hour.
     pub(crate) async fn tell(&self, meeting: &Meeting, stream: &StreamKey) {
         let mut told = self.told.lock().await;
         let events = {
-            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            let events = lock(&self.events);
             if events.len() == told.0 && told.1.is_some_and(|again| Instant::now() < again) {
                 return;
             }
@@ -627,7 +628,7 @@ mod tests {
     fn ours() -> Declared {
         let clock = Clock::starting(SystemTime::UNIX_EPOCH + NOW);
         let broker = Arc::new(crate::broker::Embedded::new());
-        Meeting::new(broker, clock).declared(&Trade::INFO, false)
+        Meeting::new(broker, clock).declared(Trade::INFO, false)
     }
 
     /// What this build says of a note that another one left.
@@ -635,7 +636,7 @@ mod tests {
         let notes = Notes::from([("knows:Trade:risk:risk::events::Trade".to_owned(), note.to_owned())]);
         let (heard, gone) = read(&notes, &Notes::new(), SystemTime::UNIX_EPOCH + NOW);
         assert_eq!((heard.events.len(), gone.len()), (1, 0), "{note}");
-        shapes(&StreamKey::new(None, "trades", 1), &[(&Trade::INFO, ours())], &heard.events)
+        shapes(&StreamKey::new(None, "trades", 1), &[(Trade::INFO, ours())], &heard.events)
     }
 
     /// A note of this form, with this in the place of its schema.

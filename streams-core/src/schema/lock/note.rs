@@ -64,11 +64,11 @@ mod tests {
 
     /// A struct of these fields.
     fn of(fields: Value) -> Value {
-        json!({ "struct": "It", "fields": fields })
+        Value::from_iter([("struct", json!("It")), ("fields", fields)])
     }
 
     fn field(name: &str, schema: Value) -> Value {
-        json!({ "name": name, "type": schema })
+        Value::from_iter([("name", json!(name)), ("type", schema)])
     }
 
     fn with(mut field: Value, flags: &[&str]) -> Value {
