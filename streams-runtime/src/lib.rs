@@ -123,6 +123,7 @@ mod fence;
 mod names;
 mod random;
 mod shutdown;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,10 +1,12 @@
 //! The one seam for randomness: tokens, event ids and jitter come from here, under a seed in tests.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt, SeedableRng};
+
+use crate::sync::lock;
 
 /// A source of randomness that tasks share.
 pub(crate) struct Random {
@@ -26,7 +28,7 @@ impl Random {
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
-        draw(&mut self.generator.lock().unwrap_or_else(PoisonError::into_inner))
+        draw(&mut lock(&self.generator))
     }
 
     /// From 0 up to, but not, 1.

@@ -2,6 +2,9 @@
 //!
 //! `old` is what a lock recorded, `new` what the code says. Everything is `const`, without allocation, because
 //! it runs where a user's crate is compiled; a test holds the verdicts to what serde reads.
+//!
+//! The same rules judge two builds that run ([`compare_builds`]): `old` is the build there, `new` the one here. A lock
+//! also stands for events that were written long ago; of a build only what it writes itself counts.
 
 use super::types::ITSELF;
 use super::{
@@ -45,14 +48,21 @@ const PLACES: usize = 64;
 /// The bytes of a report; what does not fit is left out, and said to be.
 const TEXT: usize = 3072;
 
+/// How a line begins.
+const BULLET: &str = "\n  - ";
+
 /// What a change breaks, in words.
 #[derive(Debug)]
 pub struct Report {
     text: [u8; TEXT],
     length: usize,
     breaks: usize,
+    /// Whether new code reads old events, and deployed consumers read new ones.
+    reads: (bool, bool),
     compat: Compat,
     ordered: bool,
+    /// Whether two builds are compared, and not a lock with the code.
+    builds: bool,
     path: [&'static str; DEPTH],
     depth: usize,
     /// The names of the named types around, of the old schema and of the new one.
@@ -67,8 +77,10 @@ impl Report {
             text: [0; TEXT],
             length: 0,
             breaks: 0,
+            reads: (true, true),
             compat,
             ordered,
+            builds: false,
             path: [""; DEPTH],
             depth: 0,
             around: [("", ""); DEPTH],
@@ -80,6 +92,18 @@ impl Report {
     /// How many differences break somebody whom the policy protects.
     pub const fn breaks(&self) -> usize {
         self.breaks
+    }
+
+    /// Whether the build here reads the events of the one there, and the other way round. Not public API.
+    #[doc(hidden)]
+    pub const fn reads(&self) -> (bool, bool) {
+        self.reads
+    }
+
+    /// The differences one by one, as far as they fit. Not public API.
+    #[doc(hidden)]
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text().split(BULLET).skip(1)
     }
 
     /// One line for each.
@@ -230,6 +254,9 @@ impl Report {
     /// Begins a line, if the policy cares. `old_events`: new code cannot read them. `old_readers`: they cannot
     /// read new events.
     const fn open(&mut self, old_events: bool, old_readers: bool) -> bool {
+        // Another order, or another number of fields, is another event.
+        let (old_events, old_readers) =
+            if self.builds && self.ordered { (true, true) } else { (old_events, old_readers) };
         let counts = match self.compat {
             Compat::Full => old_events || old_readers,
             Compat::Backward => old_events,
@@ -243,24 +270,31 @@ impl Report {
             self.places[self.breaks] = if self.depth > 0 { self.path[0] } else { "" };
         }
         self.breaks += 1;
-        self.write("\n  - ");
+        self.reads = (self.reads.0 && !old_events, self.reads.1 && !old_readers);
+        self.write(BULLET);
         if self.depth > 0 {
             self.write("`");
             let mut i = 0;
             while i < self.depth && i < DEPTH {
-                if i > 0 {
+                if i > 0 && !text_eq(self.path[i], ITEM) {
                     self.write(".");
                 }
                 self.write(self.path[i]);
                 i += 1;
             }
-            self.write("`: ");
+            self.write(if self.builds { "` " } else { "`: " });
+        } else if self.builds {
+            self.write("the event ");
         }
         true
     }
 
     /// Ends the line: whom it breaks.
     const fn close(&mut self, old_events: bool, old_readers: bool) {
+        if self.builds {
+            // Said once for all of them.
+            return;
+        }
         self.write(match (old_events, old_readers) {
             (true, true) => " [new code cannot read old events, nor deployed consumers new ones]",
             (true, false) => " [new code cannot read old events]",
@@ -269,19 +303,45 @@ impl Report {
         });
     }
 
-    const fn line(&mut self, what: &str, old_events: bool, old_readers: bool) {
+    /// One line: as a change, and as a difference between builds.
+    const fn line(&mut self, change: &str, builds: &str, old_events: bool, old_readers: bool) {
         if self.open(old_events, old_readers) {
-            self.write(what);
+            self.write(if self.builds { builds } else { change });
             self.close(old_events, old_readers);
+        }
+    }
+
+    /// One line about a field that only one side has.
+    const fn only(&mut self, field: &Field, change: &str, side: &str, old_events: bool, old_readers: bool) {
+        if !self.builds {
+            self.line(change, "", old_events, old_readers);
+        } else if self.open(old_events, old_readers) {
+            self.write("(");
+            self.write_type(field.schema);
+            self.write(if field.optional { ", optional) is only " } else { ", required) is only " });
+            self.write(side);
+        }
+    }
+
+    /// One line about something that is called otherwise.
+    const fn called(&mut self, name: &str, side: &str, old_events: bool, old_readers: bool) {
+        if self.open(old_events, old_readers) {
+            self.write("is called `");
+            self.write(name);
+            self.write("` ");
+            self.write(side);
         }
     }
 
     const fn changed(&mut self, old: &Schema, new: &Schema, old_events: bool, old_readers: bool) {
         if self.open(old_events, old_readers) {
-            self.write("type changed from ");
-            self.write_type(old);
-            self.write(" to ");
-            self.write_type(new);
+            let (before, between) = if self.builds { ("is ", " here and ") } else { ("type changed from ", " to ") };
+            let (one, other) = if self.builds { (new, old) } else { (old, new) };
+            self.write(before);
+            self.write_type(one);
+            self.write(between);
+            self.write_type(other);
+            self.write(if self.builds { " there" } else { "" });
             self.close(old_events, old_readers);
         }
     }
@@ -308,13 +368,19 @@ impl Report {
             (Schema::F32, Schema::F64) => self.changed(old, new, false, true),
             // It would be read, and not be the same number any more.
             (Schema::F64, Schema::F32) => self.changed(old, new, true, false),
-            (Schema::Option(old), Schema::Option(new)) | (Schema::Seq(old), Schema::Seq(new)) => self.compare(old, new),
+            (Schema::Option(old), Schema::Option(new)) => self.compare(old, new),
+            (Schema::Seq(old), Schema::Seq(new)) if !self.builds => self.compare(old, new),
+            (Schema::Seq(old), Schema::Seq(new)) => {
+                self.enter(ITEM);
+                self.compare(old, new);
+                self.leave();
+            }
             (old, Schema::Option(new)) => {
-                self.line("became optional", false, true);
+                self.line("became optional", "may be nil here and not there", false, true);
                 self.compare(old, new);
             }
             (Schema::Option(old), new) => {
-                self.line("was optional, and no longer is", true, false);
+                self.line("was optional, and no longer is", "may be nil there and not here", true, false);
                 self.compare(old, new);
             }
             (Schema::Array(old_item, old_length), Schema::Array(new_item, new_length))
@@ -385,20 +451,26 @@ impl Report {
 
     const fn fields(&mut self, old: &'static StructSchema, new: &'static StructSchema) {
         if self.ordered && !same_order(old.fields, new.fields) {
-            self.line("the order of the fields changed, and `layout = \"array\"` goes by it", true, true);
+            self.line(
+                "the order of the fields changed, and `layout = \"array\"` goes by it",
+                "has its fields in another order there, and `layout = \"array\"` goes by it",
+                true,
+                true,
+            );
         }
         let mut i = 0;
         while i < old.fields.len() {
             let locked = &old.fields[i];
             match reader(new.fields, locked.name) {
-                Some(field) => self.field(locked, field),
+                Some(field) => self.field(locked, field, old.deny_unknown),
                 None => {
                     let written = written(new.fields, locked);
                     let is_written = matches!(written, Some(field) if !field.may_be_absent);
                     let (old_events, old_readers) = (new.deny_unknown, !locked.optional && !is_written);
                     self.enter(locked.name);
-                    if old_events || old_readers || self.is_exact() {
-                        self.line("removed, or renamed; keep it", old_events, old_readers);
+                    match written {
+                        Some(field) if self.builds => self.called(field.name, "here", old_events, old_readers),
+                        _ => self.only(locked, "removed, or renamed; keep it", "there", old_events, old_readers),
                     }
                     // Deployed consumers read it under another name.
                     if let Some(field) = written {
@@ -415,14 +487,16 @@ impl Report {
             if written(old.fields, field).is_none() {
                 let old_readers = old.deny_unknown && reader(old.fields, field.name).is_none();
                 self.enter(field.name);
-                if !field.optional {
-                    self.line(
-                        "added without a default; make it an `Option`, or give it `#[serde(default)]`",
-                        true,
-                        old_readers,
-                    );
-                } else if old_readers || self.is_exact() {
-                    self.line("added", false, old_readers);
+                match reader(old.fields, field.name) {
+                    // Said at its name there; here nobody reads that.
+                    Some(there) if self.builds && reader(new.fields, there.name).is_none() => {
+                        self.reads.0 &= field.optional;
+                    }
+                    _ if field.optional => self.only(field, "added", "here", false, old_readers),
+                    _ => {
+                        let change = "added without a default; make it an `Option`, or give it `#[serde(default)]`";
+                        self.only(field, change, "here", true, old_readers);
+                    }
                 }
                 self.leave();
             }
@@ -430,8 +504,13 @@ impl Report {
         }
         self.doubled(old.fields, new.fields, true);
         self.doubled(new.fields, old.fields, false);
-        if self.is_exact() && old.deny_unknown != new.deny_unknown {
-            self.line("`deny_unknown_fields` changed", false, false);
+        if old.deny_unknown != new.deny_unknown {
+            let builds = if new.deny_unknown {
+                "refuses unknown fields here and not there"
+            } else {
+                "refuses unknown fields there and not here"
+            };
+            self.line("`deny_unknown_fields` changed", builds, false, false);
         }
     }
 
@@ -450,15 +529,25 @@ impl Report {
                     if reads(reader, one) && !reads(one, other) && !reads(other, one) {
                         self.enter(if old_events { reader.name } else { other.name });
                         if self.open(old_events, !old_events) {
-                            self.write(if old_events { "read from `" } else { "deployed consumers read `" });
+                            let (before, between, after) = match (self.builds, old_events) {
+                                (false, true) => (
+                                    "read from `",
+                                    "` and from `",
+                                    "`, and an event that has both cannot be read; remove the alias",
+                                ),
+                                (false, false) => (
+                                    "deployed consumers read `",
+                                    "` and `",
+                                    "` as one field, and cannot read an event that has both",
+                                ),
+                                (true, true) => ("is read here from `", "` and `", "`, and events there have both"),
+                                (true, false) => ("and `", "` are two fields here, and there `", "` reads both"),
+                            };
+                            self.write(before);
                             self.write(one.name);
-                            self.write(if old_events { "` and from `" } else { "` and `" });
-                            self.write(other.name);
-                            self.write(if old_events {
-                                "`, and an event that has both cannot be read; remove the alias"
-                            } else {
-                                "` as one field, and cannot read an event that has both"
-                            });
+                            self.write(between);
+                            self.write(if self.builds && !old_events { reader.name } else { other.name });
+                            self.write(after);
                             self.close(old_events, !old_events);
                         }
                         self.leave();
@@ -471,29 +560,41 @@ impl Report {
         }
     }
 
-    /// A field, and the one that reads it now.
-    const fn field(&mut self, locked: &'static Field, field: &'static Field) {
+    /// A field, and the one that reads it now; `strict` where a reader of then refuses names that it does not know.
+    const fn field(&mut self, locked: &'static Field, field: &'static Field, strict: bool) {
         self.enter(field.name);
-        if !text_eq(locked.name, field.name)
-            && !is_listed(field.name, locked.aliases)
-            && (!locked.optional || self.is_exact())
-            && self.open(false, true)
-        {
-            self.write("renamed from `");
-            self.write(locked.name);
-            self.write("`; keep that name with `#[serde(rename = \"");
-            self.write(locked.name);
-            self.write("\")]`");
-            self.close(false, true);
+        if !text_eq(locked.name, field.name) && !is_listed(field.name, locked.aliases) {
+            let old_readers = !locked.optional || strict;
+            if self.builds {
+                self.called(locked.name, "there", false, old_readers);
+            } else if self.open(false, old_readers) {
+                self.write("renamed from `");
+                self.write(locked.name);
+                self.write("`; keep that name with `#[serde(rename = \"");
+                self.write(locked.name);
+                self.write("\")]`");
+                self.close(false, old_readers);
+            }
         }
         if locked.optional && !field.optional {
-            self.line("could be left out, and no longer can; keep its default", true, false);
-        }
-        if field.may_be_absent && !locked.optional {
-            self.line("may now be left out", false, true);
-        }
-        if self.is_exact() && (field.optional && !locked.optional || field.may_be_absent != locked.may_be_absent) {
-            self.line("its default or `skip_serializing_if` changed", false, false);
+            let (builds, old_events) = if locked.may_be_absent {
+                ("may be left out there and is required here", true)
+            } else {
+                // It is always written; only events of before it existed lack it.
+                ("is optional there and required here", !self.builds)
+            };
+            self.line("could be left out, and no longer can; keep its default", builds, old_events, false);
+        } else if field.may_be_absent && !locked.optional {
+            self.line("may now be left out", "may be left out here and is required there", false, true);
+        } else if field.optional && !locked.optional || field.may_be_absent != locked.may_be_absent {
+            let builds = if field.optional && !locked.optional {
+                "is optional here and required there"
+            } else if field.may_be_absent {
+                "may be left out here and not there"
+            } else {
+                "may be left out there and not here"
+            };
+            self.line("its default or `skip_serializing_if` changed", builds, false, false);
         }
         self.aliases(locked.aliases, field.name, field.aliases);
         self.compare(locked.schema, field.schema);
@@ -504,13 +605,17 @@ impl Report {
     const fn aliases(&mut self, old: &'static [&'static str], name: &str, new: &'static [&'static str]) {
         let mut i = 0;
         while i < old.len() {
-            if !text_eq(old[i], name) && !is_listed(old[i], new) && self.open(true, false) {
-                self.write("no longer read as `");
+            // No build writes under an alias.
+            let old_events = !self.builds;
+            if !text_eq(old[i], name) && !is_listed(old[i], new) && self.open(old_events, false) {
+                self.write(if self.builds { "is read there from `" } else { "no longer read as `" });
                 self.write(old[i]);
-                self.write("`; keep `alias = \"");
-                self.write(old[i]);
-                self.write("\"`");
-                self.close(true, false);
+                if !self.builds {
+                    self.write("`; keep `alias = \"");
+                    self.write(old[i]);
+                }
+                self.write(if self.builds { "`, too" } else { "\"`" });
+                self.close(old_events, false);
             }
             i += 1;
         }
@@ -518,7 +623,12 @@ impl Report {
 
     const fn variants(&mut self, old: &'static EnumSchema, new: &'static EnumSchema) {
         if !same_tagging(old.tagging, new.tagging) {
-            self.line("how the variants are told apart (`tag`, `content`) changed", true, true);
+            self.line(
+                "how the variants are told apart (`tag`, `content`) changed",
+                "has its variants told apart otherwise (`tag`, `content`) there",
+                true,
+                true,
+            );
         }
         let (old_catches, new_catches) = (catches(old.variants), catches(new.variants));
         let mut i = 0;
@@ -527,17 +637,33 @@ impl Report {
             self.enter(variant.name);
             match find_variant(new.variants, variant.name) {
                 None => {
-                    let old_events = !(new_catches && absorbs(new.tagging, variant.body));
-                    if old_events || self.is_exact() {
-                        self.line("variant removed, or renamed; keep it", old_events, false);
-                    }
+                    // No build writes the one that is there for unknown variants.
+                    let old_events =
+                        !(new_catches && absorbs(new.tagging, variant.body) || self.builds && variant.catch_all);
+                    let builds = "(a variant) is only there";
+                    self.line("variant removed, or renamed; keep it", builds, old_events, false);
                 }
                 Some(found) => {
                     if !text_eq(found.name, variant.name) && find_variant(old.variants, found.name).is_none() {
-                        self.line("variant renamed; keep the name with `#[serde(rename = \"..\")]`", false, true);
+                        if self.builds {
+                            let old_readers = !(old_catches && absorbs(old.tagging, found.body));
+                            self.called(found.name, "here", false, old_readers);
+                        } else {
+                            self.line(
+                                "variant renamed; keep the name with `#[serde(rename = \"..\")]`",
+                                "",
+                                false,
+                                true,
+                            );
+                        }
                     }
                     if variant.catch_all && !found.catch_all {
-                        self.line("no longer read for unknown variants; keep `#[serde(other)]`", true, false);
+                        self.line(
+                            "no longer read for unknown variants; keep `#[serde(other)]`",
+                            "stands for unknown variants there and not here",
+                            !self.builds,
+                            false,
+                        );
                     }
                     self.aliases(variant.aliases, found.name, found.aliases);
                     self.compare(variant.body, found.body);
@@ -556,24 +682,22 @@ impl Report {
                 match find_variant(old.variants, variant.name) {
                     // Deployed consumers read it as another one.
                     Some(locked) => self.compare(locked.body, variant.body),
-                    None if old_readers || self.is_exact() => self.line(
+                    None => self.line(
                         "variant added, and deployed consumers have no `#[serde(other)]` variant for it",
+                        "(a variant) is only here",
                         false,
                         old_readers,
                     ),
-                    None => {}
                 }
                 self.leave();
             }
             i += 1;
         }
     }
-
-    const fn is_exact(&self) -> bool {
-        matches!(self.compat, Compat::Exact)
-    }
 }
 
+/// Any item of a list.
+const ITEM: &str = "[]";
 /// Names for the places of a tuple.
 const MEMBERS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
 
@@ -589,8 +713,26 @@ pub const fn compare(old: &'static Schema, new: &'static Schema, layout: Layout,
         return report;
     }
     report.compare(old, new);
-    if report.breaks == 0 && report.is_exact() && !is_same {
-        report.line("its shape differs", false, false);
+    if report.breaks == 0 && matches!(compat, Compat::Exact) && !is_same {
+        report.line("its shape differs", "", false, false);
+    }
+    report
+}
+
+/// What differs between an event of the build `there` and the same event of the build `here`, and who reads whom.
+pub(super) fn compare_builds(there: (&'static Schema, Layout), here: (&'static Schema, Layout)) -> Report {
+    let ordered = matches!(there.1, Layout::Array) || matches!(here.1, Layout::Array);
+    let mut report = Report { builds: true, ..Report::new(Compat::Exact, ordered) };
+    if here.1 != there.1 && report.open(true, true) {
+        report.write("has `layout = \"");
+        report.write(here.1.word());
+        report.write("\"` here and `layout = \"");
+        report.write(there.1.word());
+        report.write("\"` there");
+    }
+    report.compare(there.0, here.0);
+    if report.breaks == 0 {
+        report.line("", "differs in nothing but what either reads besides", false, false);
     }
     report
 }

@@ -43,8 +43,10 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use crate::sync::lock;
 
 /// How often the end of a partition is looked at for the lag: an XINFO costs the server some microseconds.
 pub const LOOK: Duration = Duration::from_secs(5);
@@ -269,7 +271,7 @@ impl Registry {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
         let text = metric.labels.iter().zip(values).map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
         let text = text.collect::<Vec<_>>().join(",");
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut series = lock(&self.series);
         match series.entry((place, text)).or_insert_with(make) {
             Series::Counter(counter) => Series::Counter(Arc::clone(counter)),
             Series::Gauge(gauge) => Series::Gauge(Arc::clone(gauge)),
@@ -286,7 +288,7 @@ impl Registry {
     }
 
     fn write(&self, out: &mut String) -> fmt::Result {
-        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = lock(&self.series);
         for (place, metric) in METRICS.iter().enumerate() {
             let of_metric = series.range((place, String::new())..(place + 1, String::new()));
             writeln!(out, "# HELP {} {}", metric.name, metric.meaning)?;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use streams_core::broker::Broker;
@@ -17,6 +17,7 @@ use super::outage::Outages;
 use super::status::{Phase, Progress, Status, Tip, extent};
 use super::vitals::Vitals;
 use crate::clock::{Clock, millis};
+use crate::sync::lock;
 
 /// How many leases the renewals may stand still before the app counts as dead, and how long at least: leases are long lost
 /// then, and a restart must not answer a machine that is only slow.
@@ -85,7 +86,7 @@ impl Monitor {
     /// What has stopped, in words; only a restart of the program mends it.
     pub fn alive(&self) -> Result<(), String> {
         let vitals = &self.inner.vitals;
-        if let Some(crashed) = &*vitals.crashed.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(crashed) = &*lock(&vitals.crashed) {
             return Err(crashed.clone());
         }
         let still = self.inner.clock.millis().saturating_sub(vitals.beat.load(Ordering::Relaxed));

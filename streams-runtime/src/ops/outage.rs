@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::status::Progress;
 use crate::clock::{after, millis};
+use crate::sync::lock;
 
 /// How long trouble lasts before it is told: a connection that broke is back within this, and nobody needs to know.
 const UNTOLD: Duration = Duration::from_millis(100);
@@ -205,7 +206,7 @@ fn tell_forgotten() {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

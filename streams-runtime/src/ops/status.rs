@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::EntryId;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::dead_letter::Cause;
 use super::metrics::{Counter, Gauge, Registry};
 use crate::data_loss::{DataLoss, DataLossKind};
+use crate::sync::lock;
 
 /// What a group is doing on one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,11 +153,11 @@ pub(crate) struct Tip(Mutex<Option<Extent>>);
 
 impl Tip {
     pub(super) fn set(&self, extent: Option<Extent>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = extent;
+        *lock(&self.0) = extent;
     }
 
     fn get(&self) -> Option<Extent> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 
@@ -278,7 +279,7 @@ impl Progress {
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.now)
     }
 
     /// Enters a phase; answers whether it is another one than before.
@@ -351,7 +352,7 @@ impl Progress {
 
     /// Why nothing else is taken up, or that it is.
     pub(crate) fn held_up(&self, reason: Option<String>) {
-        *self.held_up.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *lock(&self.held_up) = reason;
     }
 
     /// So many events are left to prove at most.
@@ -397,7 +398,7 @@ impl Progress {
 
     /// Nothing is left to do up to here.
     pub(crate) fn reach(&self, position: EntryId) {
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reached = lock(&self.reached);
         if *reached < position {
             *reached = position;
             drop(reached);
@@ -406,14 +407,14 @@ impl Progress {
     }
 
     pub(crate) fn reached(&self) -> EntryId {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.reached)
     }
 
     /// History turned out to be cut.
     pub(crate) fn lost(&self, loss: DataLoss) {
         count(&self.counts.losses[loss.kind as usize], 1);
         self.counts.lost_entries.add(loss.count.unwrap_or_default());
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = lock(&self.losses);
         *losses = (losses.0 + 1, losses.1 + loss.count.unwrap_or_default(), Some(loss));
     }
 
@@ -446,7 +447,7 @@ impl Progress {
         let since = [now.standing, now.stuck].into_iter().flatten().min();
         let checkpoint_age = since.map_or(Duration::ZERO, |since| since.elapsed());
         drop(now);
-        let (losses, lost, last_loss) = self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (losses, lost, last_loss) = lock(&self.losses).clone();
         GroupStatus {
             stream: self.stream,
             partition: self.key.partition().index(),
@@ -456,7 +457,7 @@ impl Progress {
             checkpoint_age,
             lag_entries,
             lag,
-            held_up: self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            held_up: lock(&self.held_up).clone(),
             proving: self.proving.load(Ordering::Relaxed),
             done: self.counts.done.get(),
             skipped: self.counts.skipped.get(),

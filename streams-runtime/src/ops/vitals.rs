@@ -1,13 +1,14 @@
 //! Signs of life of an app's own tasks, its registry of metrics, and whether anybody reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::metrics::Registry;
 use crate::clock::{Clock, millis};
+use crate::sync::lock;
 
 /// For how long the end of partitions is looked at after somebody has read: longer than the minute between two reads of a
 /// patient collector.
@@ -34,7 +35,7 @@ impl Vitals {
     /// A task of ours has panicked.
     pub(crate) fn crashed(&self, what: &str) {
         let text = format!("bug in streams-runtime: {what} panicked; please report it, and start the program again");
-        self.crashed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        lock(&self.crashed).get_or_insert(text);
     }
 
     /// Kept by a task as long as it lives: tells when it panics.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, Durable, Fields};
@@ -39,6 +39,7 @@ use crate::fence::unwound;
 use crate::ops::{Outages, TraceContext, trace};
 use crate::random::Random;
 use crate::schema_watch::Meeting;
+use crate::sync::lock;
 
 /// How long a publish is tried again.
 pub(crate) const PUBLISH_RETRY: Duration = Duration::from_secs(15);
@@ -345,7 +346,7 @@ impl Publisher {
     /// The stream of `E`, as its events declare it.
     fn stream<E: StreamEvent>(&self) -> Arc<Stream> {
         let name = E::INFO.stream;
-        let mut streams = self.inner.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = lock(&self.inner.streams);
         if let Some(stream) = streams.get(&TypeId::of::<E>()) {
             return Arc::clone(stream);
         }

@@ -4,7 +4,7 @@
 //! Nothing waits for company: the first call of an idle partition is written at once and alone.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Durable, Fields};
@@ -19,6 +19,7 @@ use crate::clock::{Clock, after};
 use crate::ops::{Contact, Matter, Outages, Registry};
 use crate::random::Random;
 use crate::schema_watch::{Meeting, Publishes};
+use crate::sync::lock;
 
 /// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
 pub(super) const CHUNK: usize = 256;
@@ -166,7 +167,7 @@ impl Queue {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     /// Puts these entries behind everything that came before, when there is room; at most [`CHUNK`] of them, which are

@@ -4,7 +4,7 @@
 //! whole lease on the observer's own clock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, Life, Lost, QueueState, Reclaimed, Unacked};
@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::after;
 use crate::membership::{Build, Still, member_of};
+use crate::sync::lock;
 
 /// How many entries one call gives back: some milliseconds of the server's time.
 const PAGE: usize = 500;
@@ -92,7 +93,7 @@ impl Reclaim {
 
     /// The entries that were found to be gone since the last look.
     pub(super) fn take_lost(&self) -> Vec<Lost> {
-        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.lost))
     }
 
     /// Tells of events that wait for a build that handles them, where this one does not.
@@ -155,7 +156,7 @@ async fn reclaim_one(
         }
         // The call shows that this was told, perhaps also where there was no answer.
         if let Life::Dead { lost: Some(lost) } = seen {
-            all_lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+            lock(all_lost).push(lost);
         }
         match answer? {
             Reclaimed::Some { entries, lost } => (all, seen) = (all + entries, Life::Dead { lost }),

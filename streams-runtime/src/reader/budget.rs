@@ -3,11 +3,13 @@
 //! Small entries are bounded by how many are read at once. A large one counts from the moment that it is asked for until
 //! nobody has it any more: no window, no group, no handler. Nothing has to be given back for that, so nothing can be forgotten.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use streams_core::Entry;
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// From this weight on an entry is counted. A group holds two reads of smaller ones at most, a few hundred kilobytes.
 pub(super) const LARGE: usize = 16 * 1024;
@@ -54,7 +56,7 @@ impl Room {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 
     /// How many bytes are held and asked for.

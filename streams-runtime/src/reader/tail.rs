@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Found, Interrupt, Page, Renewal, SNAPSHOT_BYTES};
@@ -31,6 +31,7 @@ use super::page::{CAREFUL, Count, WINDOW_ENTRIES};
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::ops::{Contact, Counter, Matter, Outages, Vitals};
 use crate::random::Random;
+use crate::sync::lock;
 
 /// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
 const KEYS_A_READER: usize = 32;
@@ -267,7 +268,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
@@ -356,7 +357,7 @@ impl Reader {
     /// Makes the reader take up a change of its keys: CLIENT UNBLOCK may come between two waits, so it is repeated.
     fn turn(self: &Arc<Self>, shared: &Arc<Shared>) {
         let wanted = {
-            let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut version = lock(&self.version);
             version.0 += 1;
             version.0
         };
@@ -365,10 +366,10 @@ impl Reader {
         tokio::spawn(async move {
             loop {
                 let confirmed = reader.confirmed.notified();
-                if reader.version.lock().unwrap_or_else(PoisonError::into_inner).1 >= wanted || end.is_cancelled() {
+                if lock(&reader.version).1 >= wanted || end.is_cancelled() {
                     return;
                 }
-                let interrupt = reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let interrupt = lock(&reader.interrupt).clone();
                 // Without a connection there is no wait to end, and the next one begins with the keys of then.
                 let Some(interrupt) = interrupt else { return };
                 // A failure says the same.
@@ -541,7 +542,7 @@ impl Drop for Follower {
             inner.counts.insert(self.key.clone(), window.catchup.count.again());
             window.reader.keys.fetch_sub(1, Ordering::Relaxed);
             // The reader learns of it with its next turn, at most [`WAIT`] later.
-            window.reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+            lock(&window.reader.version).0 += 1;
         }
     }
 }
@@ -554,7 +555,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
     while !shared.end.is_cancelled() {
         let failed = match shared.broker.tail().await {
             Ok(mut tail) => {
-                *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = Some(tail.interrupt());
+                *lock(&reader.interrupt) = Some(tail.interrupt());
                 tokio::select! {
                     () = shared.end.cancelled() => return,
                     error = read_on(&shared, &reader, tail.as_mut(), &contact, &mut failures, &mut count) => error,
@@ -562,7 +563,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
             }
             Err(error) => error,
         };
-        *reader.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&reader.interrupt) = None;
         count.failed();
         if failures == 0 {
             shared.reconnects.add(1);
@@ -597,7 +598,7 @@ async fn read_on(
     let (mut next, mut quiet) = (0, 0);
     let mut woke: Option<Instant> = None;
     loop {
-        let wanted = reader.version.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let wanted = lock(&reader.version).0;
         if known != Some(wanted) {
             let inner = shared.lock();
             let mine = || {
@@ -613,7 +614,7 @@ async fn read_on(
             (next, quiet) = (0, 0);
             drop(inner);
             known = Some(wanted);
-            reader.version.lock().unwrap_or_else(PoisonError::into_inner).1 = wanted;
+            lock(&reader.version).1 = wanted;
             reader.confirmed.notify_waiters();
         }
         if keys.is_empty() {
@@ -731,7 +732,7 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
             window.news.notify_waiters();
         }
     }
-    reader.version.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+    lock(&reader.version).0 += 1;
     refused
 }
 

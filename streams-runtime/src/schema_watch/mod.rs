@@ -10,26 +10,28 @@
 //! * look for entries of programs that go by another number of partitions, every minute ([`strays`]).
 //!
 //! Nothing here stops anything: a broker that cannot be asked costs a warning, and no event waits for it longer than
-//! [`PATIENCE`]. `shape` compares what two programs know.
+//! [`PATIENCE`]. Shapes are told as locks hold them, and compared by the rules of the core's `compat`.
 
-mod shape;
 mod strays;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use streams_core::EventInfo;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Notes};
 use streams_core::keys::{self, StreamKey};
+use streams_core::schema::Report;
+use streams_core::schema::lock::note;
 use tokio::time::Instant;
 
-use self::shape::{Difference, Shape, differences};
 use self::strays::{PATIENCE, REFRESH, Strays};
 use crate::clock::{Clock, after};
 use crate::ops::Registry;
+use crate::sync::lock;
 
 /// After a failure it is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -38,8 +40,6 @@ const AGAIN: Duration = Duration::from_secs(10);
 const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The most notes beside a stream; beyond it the oldest go. Twenty programs that know fifty events each.
 const MAX_NOTES: usize = 1_000;
-/// The longest shape that is told, in bytes of JSON: some fifty fields. Of a longer one only the fingerprint is.
-const MAX_SHAPE: usize = 4 * 1024;
 /// The longest note that is looked at: a shape and what belongs to it.
 const MAX_NOTE: usize = 16 * 1024;
 /// The longest name of a program or host that is told.
@@ -89,9 +89,10 @@ struct Declared {
     place: String,
     /// Whether it was about to publish it, or only has it.
     publishes: bool,
-    /// The [`Shape`]; missing where it is long. A later build may say it in words that this one does not know.
+    /// The [`note::entry`]; missing where it is long, and in a build that says `shape` instead. Another build may say it in
+    /// a form that this one does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    shape: Option<serde_json::Value>,
+    lock: Option<Value>,
 }
 
 /// Which versions of which events a group reads: its oldest and its newest.
@@ -180,8 +181,7 @@ impl Meeting {
 
     /// Tells of the events that an app knows and of what its groups read, and logs what does not fit.
     pub(crate) async fn join(&self, table: &Table) {
-        let events = table.events.iter().map(|info| self.declared(info, false)).collect();
-        self.meet(&table.stream, events, &table.groups).await;
+        self.meet(&table.stream, &table.events, false, &table.groups).await;
         self.look_for_strays(&table.stream).await;
     }
 
@@ -194,13 +194,15 @@ impl Meeting {
     async fn meet(
         &self,
         stream: &StreamKey,
-        events: Vec<Declared>,
+        events: &[&'static EventInfo],
+        publishes: bool,
         groups: &[(&'static str, Vec<&'static EventInfo>)],
     ) -> bool {
         let met = async {
+            let events: Vec<_> = events.iter().map(|&info| (info, self.declared(info, publishes))).collect();
             let groups: Vec<_> = groups.iter().map(|(group, events)| (*group, self.reads(events))).collect();
             let mut ours = Notes::new();
-            for declared in &events {
+            for (_, declared) in &events {
                 ours.extend(json(declared).map(|note| (event_note(declared), note)));
             }
             for (group, reads) in &groups {
@@ -219,7 +221,7 @@ impl Meeting {
             for (group, reads) in &groups {
                 findings.extend(ahead_of(stream, group, reads, &heard.events));
             }
-            for (group, finding) in events.iter().flat_map(|declared| behind(stream, declared, &heard.groups)) {
+            for (group, finding) in events.iter().flat_map(|(_, declared)| behind(stream, declared, &heard.groups)) {
                 // A group counts as long as it is there, also when nobody runs it at the moment.
                 if self.broker.state(&stream.partition(0).group(&group)).await?.is_some() {
                     findings.push(finding);
@@ -263,7 +265,7 @@ impl Meeting {
 
     /// Whether it was not said before. After very many it is silent rather than without bound.
     fn is_news(&self, about: String) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.said);
         said.len() < MAX_NOTES && said.insert(about)
     }
 
@@ -277,7 +279,6 @@ impl Meeting {
     }
 
     fn declared(&self, info: &EventInfo, publishes: bool) -> Declared {
-        let shape = serde_json::to_value(Shape::from(info.schema)).ok();
         Declared {
             by: self.speaker(),
             event: info.name.to_owned(),
@@ -286,7 +287,7 @@ impl Meeting {
             type_name: info.type_name.to_owned(),
             place: format!("{}:{}", info.file, info.line),
             publishes,
-            shape: shape.filter(|shape| shape.to_string().len() <= MAX_SHAPE),
+            lock: note::entry(info),
         }
     }
 
@@ -347,21 +348,20 @@ pub(crate) struct Publishes {
 impl Publishes {
     /// Before an event of a type is put for the first time.
     pub(crate) fn introduce(&self, info: &'static EventInfo) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(info);
+        lock(&self.events).push(info);
     }
 
     /// Before every write: tells of what is new, and of everything once an hour.
     pub(crate) async fn tell(&self, meeting: &Meeting, stream: &StreamKey) {
         let mut told = self.told.lock().await;
         let events = {
-            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            let events = lock(&self.events);
             if events.len() == told.0 && told.1.is_some_and(|again| Instant::now() < again) {
                 return;
             }
             events.clone()
         };
-        let declared = events.iter().map(|info| meeting.declared(info, true)).collect();
-        let heard = meeting.meet(stream, declared, &[]).await;
+        let heard = meeting.meet(stream, &events, true, &[]).await;
         // Also after a failure: the next write must not wait for it again.
         *told = (events.len(), Some(after(Instant::now(), if heard { REFRESH } else { AGAIN })));
     }
@@ -410,19 +410,18 @@ fn read(notes: &Notes, ours: &Notes, now: SystemTime) -> (Heard, Vec<String>) {
 }
 
 /// Where others know an event of the same name and version in another shape.
-fn shapes(stream: &StreamKey, ours: &[Declared], heard: &[(String, Declared)]) -> Vec<Finding> {
+fn shapes(stream: &StreamKey, ours: &[(&'static EventInfo, Declared)], heard: &[(String, Declared)]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for mine in ours {
+    for (info, mine) in ours {
         let same = |other: &Declared| other.event == mine.event && other.version == mine.version;
         for (note, other) in heard.iter().filter(|(_, other)| same(other) && other.fingerprint != mine.fingerprint) {
-            let read = |shape: &Option<serde_json::Value>| serde_json::from_value::<Shape>(shape.clone()?).ok();
-            let differ = read(&mine.shape).zip(read(&other.shape)).map(|(mine, other)| differences(&mine, &other));
-            let (warns, verdict) = verdict(differ.as_deref());
+            let report = other.lock.as_ref().and_then(|entry| note::compare_entry(info, entry));
+            let (warns, verdict) = verdict(report.as_ref());
             let event = format!("{}@{}", mine.event, mine.version);
             let mut text = format!(
                 "two builds know `{event}` of stream `{}` in two shapes: {}; here {}, there {} (last said {})",
                 stream.base(),
-                differ.map_or_else(|| "they are too long to compare".to_owned(), |differ| list(&differ)),
+                list(report.as_ref()),
                 whose(mine),
                 whose(other),
                 other.by.at,
@@ -447,25 +446,25 @@ fn shapes(stream: &StreamKey, ours: &[Declared], heard: &[(String, Declared)]) -
 }
 
 /// What a difference comes to.
-fn verdict(differ: Option<&[Difference]>) -> (bool, &'static str) {
-    let Some(differ) = differ else { return (false, "whether they can read each other's events is not known") };
-    let (we_read, they_read) =
-        (differ.iter().all(|difference| difference.we_read), differ.iter().all(|difference| difference.they_read));
-    match (we_read, they_read) {
-        (true, true) => (false, "both can read each other's events"),
-        (true, false) => (true, "the build there cannot read the events of this one"),
-        (false, true) => (true, "this build cannot read the events of the one there"),
-        (false, false) => (true, "neither can read the other's events"),
+fn verdict(report: Option<&Report>) -> (bool, &'static str) {
+    match report.map(Report::reads) {
+        None => (false, "whether they can read each other's events is not known"),
+        Some((true, true)) => (false, "both can read each other's events"),
+        Some((true, false)) => (true, "the build there cannot read the events of this one"),
+        Some((false, true)) => (true, "this build cannot read the events of the one there"),
+        Some((false, false)) => (true, "neither can read the other's events"),
     }
 }
 
-fn list(differ: &[Difference]) -> String {
-    if differ.is_empty() {
-        return "in nothing that is told of a shape".to_owned();
-    }
-    let mut listed: Vec<_> = differ.iter().take(MAX_DIFFERENCES).map(|difference| difference.what.clone()).collect();
-    if differ.len() > MAX_DIFFERENCES {
-        listed.push(format!("{} more", differ.len() - MAX_DIFFERENCES));
+fn list(report: Option<&Report>) -> String {
+    let Some(report) = report else {
+        return "the note there has no schema that this build can compare (it is too long, or of an older or newer build)"
+            .to_owned();
+    };
+    let mut listed: Vec<_> = report.lines().take(MAX_DIFFERENCES).map(str::to_owned).collect();
+    let more = report.breaks().saturating_sub(listed.len());
+    if more > 0 {
+        listed.push(format!("{more} more"));
     }
     listed.join(", ")
 }
@@ -561,6 +560,8 @@ fn short(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use streams_core::{StreamEvent as _, stream_event};
+
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_767_225_600);
@@ -575,7 +576,7 @@ mod tests {
             type_name: "a::Trade".to_owned(),
             place: "src/a.rs:1".to_owned(),
             publishes: false,
-            shape: None,
+            lock: None,
         };
         (event_note(&declared), json(&declared).unwrap())
     }
@@ -617,19 +618,90 @@ mod tests {
         assert!(read(&notes, &Notes::new(), SystemTime::UNIX_EPOCH + NOW).0.groups.is_empty());
     }
 
+    #[stream_event(stream = "trades", lock = false)]
+    #[derive(Debug, Clone)]
+    struct Trade {
+        symbol: String,
+        price: f64,
+    }
+
+    fn ours() -> Declared {
+        let clock = Clock::starting(SystemTime::UNIX_EPOCH + NOW);
+        let broker = Arc::new(crate::broker::Embedded::new());
+        Meeting::new(broker, clock).declared(Trade::INFO, false)
+    }
+
+    /// What this build says of a note that another one left.
+    fn told_of(note: &str) -> Vec<Finding> {
+        let notes = Notes::from([("knows:Trade:risk:risk::events::Trade".to_owned(), note.to_owned())]);
+        let (heard, gone) = read(&notes, &Notes::new(), SystemTime::UNIX_EPOCH + NOW);
+        assert_eq!((heard.events.len(), gone.len()), (1, 0), "{note}");
+        shapes(&StreamKey::new(None, "trades", 1), &[(Trade::INFO, ours())], &heard.events)
+    }
+
+    /// A note of this form, with this in the place of its schema.
+    fn note_with(schema: &str) -> String {
+        format!(
+            r#"{{"program":"risk","host":"node-3","at":"2026-01-01T00:00:00Z","event":"Trade","version":1,"fingerprint":"8a3c0f5d11e2b967","type":"risk::events::Trade","place":"src/events.rs:12","publishes":false,{schema}}}"#
+        )
+    }
+
     #[test]
-    fn a_shape_that_a_later_build_says_in_new_words_is_not_compared() {
-        let declared = |fingerprint: &str, shape: &str| {
-            let (_, text) = note("p", Duration::ZERO);
-            let mut declared: Declared = serde_json::from_str(&text).unwrap();
-            declared.fingerprint = fingerprint.to_owned();
-            declared.shape = Some(serde_json::from_str(shape).unwrap());
-            declared
-        };
-        let stream = StreamKey::new(None, "trades", 1);
-        let heard = [("note".to_owned(), declared("1", r#"{"decimal":2}"#))];
-        let findings = shapes(&stream, &[declared("2", r#""str""#)], &heard);
-        assert_eq!(findings.len(), 1);
-        assert!(!findings[0].warns && findings[0].text.contains("is not known"), "{findings:?}");
+    fn a_note_tells_the_schema_as_a_lock_does() {
+        let note = serde_json::to_value(ours()).unwrap();
+        let fields = [("price", "f64"), ("symbol", "string")]
+            .map(|(name, schema)| serde_json::json!({ "name": name, "type": schema }));
+        let schema = serde_json::json!({ "struct": "Trade", "fields": fields });
+        assert_eq!(note["lock"], serde_json::json!({ "format": 1, "layout": "map", "schema": schema }));
+        assert_eq!(note.get("shape"), None);
+        // And it is read as it was written.
+        let there = note_with(&format!(r#""lock":{}"#, note["lock"].to_string().replace("f64", "string")));
+        let found = told_of(&there);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].warns && found[0].text.contains("`price` is f64 here and string there"), "{found:?}");
+    }
+
+    #[test]
+    fn a_schema_in_the_form_of_another_build_is_passed_over() {
+        for schema in [
+            // Builds before the schema was told as in a lock.
+            r#""shape":{"struct":{"fields":[{"name":"symbol","type":"str"},{"name":"price","type":"str"}]}}"#,
+            // Builds to come.
+            r#""lock":{"format":2,"layout":"map","schema":"string"}"#,
+            r#""lock":{"format":1,"layout":"columns","schema":"string"}"#,
+            r#""lock":{"format":1,"layout":"map","schema":{"decimal":2}}"#,
+            r#""lock":[]"#,
+            r#""lock":null"#,
+        ] {
+            let found = told_of(&note_with(schema));
+            assert_eq!(found.len(), 1, "{schema}");
+            assert!(!found[0].warns && found[0].text.contains("is not known"), "{found:?}");
+            assert!(found[0].text.contains("of an older or newer build"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_build_that_knows_another_form_reads_the_rest_of_a_note() {
+        /// As builds read it before the schema was told as in a lock.
+        #[derive(Deserialize)]
+        struct Before {
+            #[serde(flatten)]
+            by: Speaker,
+            event: String,
+            version: u32,
+            fingerprint: String,
+            #[serde(rename = "type")]
+            type_name: String,
+            place: String,
+            publishes: bool,
+            #[serde(default)]
+            shape: Option<Value>,
+        }
+        let ours = ours();
+        let Before { by, event, version, fingerprint, type_name, place, publishes, shape } =
+            serde_json::from_str(&json(&ours).unwrap()).unwrap();
+        assert_eq!(shape, None, "it compares fingerprints alone, as with a shape that is long");
+        let read = Declared { by, event, version, fingerprint, type_name, place, publishes, lock: ours.lock.clone() };
+        assert_eq!(read, ours);
     }
 }

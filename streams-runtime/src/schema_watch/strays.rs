@@ -1,7 +1,7 @@
 //! Entries that no group reads, in keys beside the partitions of a stream: looked for now and then, and told.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::broker::Broker;
@@ -9,6 +9,7 @@ use streams_core::keys::StreamKey;
 use tokio::time::Instant;
 
 use crate::clock::after;
+use crate::sync::lock;
 
 /// How often the notes are written again.
 pub(super) const REFRESH: Duration = Duration::from_secs(3600);
@@ -38,7 +39,7 @@ struct Found {
 
 impl Strays {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Found>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.streams)
     }
 
     /// Looks, unless somebody has within [`LOOK`]; answers how many entries were found last.

@@ -196,6 +196,26 @@ async fn a_field_that_both_can_do_without_is_worth_no_warning() {
 }
 
 #[tokio::test]
+async fn the_note_of_a_build_that_tells_shapes_in_another_form_is_worth_no_warning() {
+    let note = r#"{"program":"old","at":"2126-01-01T00:00:00Z","event":"Trade","version":1,"fingerprint":"8a3c0f5d11e2b967",
+        "type":"old::Trade","place":"src/old.rs:1","publishes":true,
+        "shape":{"struct":{"fields":[{"name":"symbol","type":"str"},{"name":"price","type":"str"}]}}}"#;
+    let old = ("publishes:Trade:old:old::Trade".to_owned(), note.to_owned());
+    for [one, two] in brokers() {
+        one.notes(&fills(), &Notes::from([old.clone()]), &[]).await.unwrap();
+        let log = logged_from(Level::INFO);
+        let feed = start(consumers![feed::take], &two).await;
+        feed.publisher().publish(&trade()).await.unwrap();
+        let found = lines(&log, "two builds");
+        assert_eq!(found.len(), 1, "{found:?}");
+        says(&found[0], &[" INFO ", "`Trade@1`", "there `old` as `old::Trade` (src/old.rs:1)", "is not known"]);
+        assert_eq!(lines(&log, " WARN "), Vec::<String>::new());
+        let notes = two.notes(&fills(), &Notes::new(), &[]).await.unwrap();
+        assert_eq!(notes.get(&old.0), Some(&old.1), "it stays for the builds that read it");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_said_when_builds_agree() {
     for [one, two] in brokers() {
         let log = logged();

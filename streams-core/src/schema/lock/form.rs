@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::super::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant};
+use super::super::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, holds_bytes};
 
 /// What follows each other in a lock; other names come behind.
 const ORDER: &[&str] = &[
@@ -127,6 +127,7 @@ fn sort(named: &mut [Value]) {
 }
 
 /// The schema that a lock describes. It lives as long as the program: a schema is `'static`, and only tests read locks.
+/// A program reads a bounded number of them, from notes of other builds.
 pub(super) fn to_schema(value: &Value) -> Result<&'static Schema, String> {
     let unknown = || format!("`{value}` is no schema");
     Ok(Box::leak(Box::new(match value {
@@ -168,6 +169,10 @@ pub(super) fn to_schema(value: &Value) -> Result<&'static Schema, String> {
                     (Some(tag), None) => Tagging::Internal(tag),
                     (None, _) => Tagging::External,
                 };
+                // The compiler refuses it, too.
+                if matches!(tagging, Tagging::Internal(_)) && variants.iter().any(|variant| holds_bytes(variant.body)) {
+                    return Err(format!("the enum `{name}` has a `tag` alone, and holds a sequence of `u8`"));
+                }
                 Schema::Enum(Box::leak(Box::new(EnumSchema::new(name, tagging, variants))))
             } else if let Some(name) = text("logical") {
                 Schema::Logical { name, wire: of("wire")? }

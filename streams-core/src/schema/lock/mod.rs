@@ -7,6 +7,8 @@
 
 mod form;
 mod history;
+#[doc(hidden)]
+pub mod note;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{BrokerError, Events, Holder, LeaseView, Need, Notes, Proving, Reply};
@@ -15,6 +15,7 @@ use super::record::Record;
 use super::stream::Stream;
 use crate::broker::checks::BELL_LENGTH;
 use crate::clock::millis;
+use crate::sync::lock;
 
 /// A broker without a server, for development, tests and programs that may forget.
 ///
@@ -141,7 +142,7 @@ impl Store {
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
         // Nothing in here panics between two writes that belong together.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.store)
     }
 
     pub(super) fn now(&self) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! So each of these that is under way has a connection for itself; what is idle is kept for the next.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{RedisError, RedisResult, Value, cmd};
@@ -15,6 +15,7 @@ use super::connection::{FOR_COMMANDS, SILENCE, Target, version};
 use super::line::Connection;
 use super::parse;
 use crate::clock::millis;
+use crate::sync::lock;
 
 /// How many idle connections are kept: as many partitions are written at once without connecting anew.
 const IDLE: usize = 16;
@@ -52,7 +53,7 @@ impl Drop for Lent<'_> {
             self.pool.target.give_up(&self.waiter.inner);
             return;
         }
-        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.pool.idle);
         if idle.len() < IDLE {
             idle.push(self.waiter.clone());
         }
@@ -74,7 +75,7 @@ impl Pool {
         wait: Duration,
     ) -> Result<Durable, BrokerError> {
         let call = Call { command: "XADD", key: partition.as_str(), effect: Effect::Once };
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.idle).pop();
         let waiter = match idle {
             Some(waiter) => waiter,
             None => Waiter { inner: self.target.connect(FOR_COMMANDS).await?, fsyncs: false, waits: false },
@@ -115,7 +116,7 @@ impl Pool {
     fn failed(&self, lent: &mut Lent<'_>, call: Call<'_>, error: RedisError) -> BrokerError {
         if is_of_no_use(&error) {
             // Most likely the server went away, and the others with it.
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            lock(&self.idle).clear();
         } else {
             lent.answered = true;
         }

@@ -1,8 +1,8 @@
 //! Where the server is, and connections to it that come back by themselves.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -19,6 +19,8 @@ use super::line::{self, Connection, Missed, Names, Patience, Peer, Stream};
 use super::parse;
 #[cfg(feature = "tls")]
 use super::tls::{self, Shaker, Tls};
+
+use crate::sync::lock;
 
 /// How long making a connection may take, with the log-in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -243,7 +245,7 @@ impl Target {
     /// The connection is left, though calls on it may have had no answer: it is ended at the server before anything is sent again.
     pub(super) fn give_up(&self, connection: &Connection) {
         let Some(peer) = connection.peer() else { return };
-        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given_up = lock(&self.given_up);
         if given_up.len() == GIVEN_UP {
             given_up.remove(0);
         }
@@ -251,7 +253,7 @@ impl Target {
     }
 
     fn given_up(&self) -> Vec<Peer> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.given_up).clone()
     }
 
     /// Ends at the server what was given up, over a connection that there is.
@@ -270,7 +272,7 @@ impl Target {
     /// Forgets what was given up, as the server has answered. Only now: whoever connects meanwhile must not go ahead of it.
     fn ended(&self, given_up: &[Peer], mut answers: impl Iterator<Item = RedisResult<Value>>) {
         let refused = answers.find_map(Result::err);
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer| !given_up.contains(peer));
+        lock(&self.given_up).retain(|peer| !given_up.contains(peer));
         if let Some(error) = refused
             && !self.cannot_end.swap(true, Ordering::Relaxed)
         {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{after, millis};
+use crate::sync::lock;
 
 /// How long a silent peer is believed to be there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -149,7 +150,7 @@ impl Life {
 
     fn hears(&self, bytes: &[u8]) {
         self.moves();
-        let mut words = self.first_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = lock(&self.first_words);
         if words.is_empty() {
             words.extend(bytes.iter().take(FIRST_WORDS));
         }
@@ -157,7 +158,7 @@ impl Life {
 
     /// The first words of the server. The crate drops bytes that come before anything was asked.
     pub(super) fn first_words(&self) -> String {
-        String::from_utf8_lossy(&self.first_words.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&lock(&self.first_words)).into_owned()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use redis::RedisError;
 use streams_core::broker::{BrokerError, BrokerErrorKind};
@@ -20,6 +20,8 @@ use tokio_rustls::rustls::{
 
 use super::call::io_error;
 use super::line::{Line, in_time};
+
+use crate::sync::lock;
 
 /// The largest file of certificates that is read: the whole list of a system's authorities has a quarter of it.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -341,7 +343,7 @@ impl Shaker {
 
     /// The configuration, made anew when the files have changed.
     fn config(&self) -> Arc<ClientConfig> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = lock(&self.made);
         let renewed = self.tls.read().and_then(|material| {
             if material == made.0 {
                 return Ok(None);
