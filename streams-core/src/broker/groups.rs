@@ -16,7 +16,7 @@ pub trait Groups: Sealed {
     fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>>;
 
     /// The entry up to which every group of the partition has settled everything. It is `None` when there is no group,
-    /// when the checkpoint of a group is not known, or when a work queue's waiting set is. A group that no process runs
+    /// or when the checkpoint of a group or the waiting set of a work queue is not known. A group that no process runs
     /// any more counts until somebody destroys it.
     ///
     /// MUST NOT be above the checkpoint of any group that existed when this was called.

@@ -45,7 +45,7 @@ pub trait Queue: Sealed {
     ///
     /// * There are entries behind the cursor, or the stream is empty and the cursor is not at its beginning.
     /// * The entry at the cursor is gone or is not the recorded one, and the caller has not [judged](Judged) what
-    ///   follows.
+    ///   follows. At the beginning of a stream that has lost no entry, nothing is in doubt.
     ///
     /// Before it gives out anything, the call MUST find every waiting entry that a trim has passed, whenever that entry
     /// is due. It MUST find a deleted waiting entry when the turn of that entry comes. These entries leave the waiting

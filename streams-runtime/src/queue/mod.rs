@@ -147,7 +147,7 @@ impl Group {
         self.progress.joined();
         self.owns(lease.holder().epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
-        tracing::info!(group, partition, epoch, "taking part in the group's work");
+        tracing::info!(group, partition, epoch, "joined work queue");
         self.withdraw(&declared).await;
         let mut session = Session::new(self, queue, &lease, declared);
         let ended = session.work(&mut past.sightings).await;
@@ -916,7 +916,7 @@ impl<'a> Session<'a> {
             key = group.key.waiting(),
             recorded = damage.recorded,
             found = damage.found,
-            "the set of entries that wait was deleted or replaced: going on with what is there"
+            "the waiting set was deleted or replaced; continuing with its entries"
         );
         let loss = loss_of(lost);
         group.report(&loss);

@@ -128,12 +128,12 @@ async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life
                 partition,
                 member = member_of(&owner),
                 entries,
-                "a process gave no sign of life for its lease: what it had in flight is given out again"
+                "a process gave no sign of life for its lease; reclaimed its entries"
             ),
             // It lives, or another process reclaims the same.
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(group, partition, owner, %error, "what a dead consumer had in flight could not be reclaimed; tried again");
+                tracing::debug!(group, partition, owner, %error, "cannot reclaim a dead consumer's entries; retrying");
             }
         }
     }

@@ -276,7 +276,7 @@ impl Target {
         if let Some(error) = refused
             && !self.cannot_end.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(server = self.shown, %error, "a connection that was given up cannot be ended at the server: what it was sent may be done late");
+            tracing::warn!(server = self.shown, %error, "cannot end an abandoned connection at the server; its calls may take effect late");
         }
     }
 

@@ -87,7 +87,7 @@ impl Redis {
             tracing::warn!(
                 server = self.target.shown(),
                 policy,
-                "a full server would throw whole streams away, with events that nobody has handled: set its maxmemory-policy to noeviction"
+                "a full server evicts whole streams; set its maxmemory-policy to noeviction"
             );
         }
     }

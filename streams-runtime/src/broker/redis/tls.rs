@@ -329,7 +329,7 @@ impl Shaker {
             tracing::warn!(
                 host,
                 port,
-                "the server's certificate is not checked (#insecure): whoever stands between can read everything"
+                "the server's certificate is not checked (#insecure): an attacker can read everything"
             );
         }
         let name = ServerName::try_from(host.to_owned())
