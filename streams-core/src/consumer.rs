@@ -265,11 +265,11 @@ pub struct ConsumerOptions {
     /// A property of the group: how many events of a partition it handles at once, those of one key one after the other. In
     /// shared delivery: how many each process handles at once, of all partitions together.
     pub concurrency: Option<u32>,
-    /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
+    /// A property of the group: names of events that a build of it once handled, and that it now ignores for good.
     pub ignore: Option<&'static [&'static str]>,
     /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
     pub adopt: Option<bool>,
-    /// A property of the group: whether its events are handled in order, or by whoever is free.
+    /// A property of the group: whether one owner handles its events in order, or any free process handles them.
     pub delivery: Option<Delivery>,
 }
 

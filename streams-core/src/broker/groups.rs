@@ -16,8 +16,8 @@ pub trait Groups: Sealed {
     fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>>;
 
     /// The entry up to which every group of the partition has settled everything. It is `None` when there is no group,
-    /// or when the checkpoint of a group or the waiting set of a work queue is not known. A group that no process runs
-    /// any more counts until somebody destroys it.
+    /// or when a group's checkpoint or a work queue's waiting set is not known. A group that no process runs any more
+    /// counts until somebody destroys it.
     ///
     /// MUST NOT be above the checkpoint of any group that existed when this was called.
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
@@ -114,7 +114,7 @@ pub struct GroupState {
     pub at: EntryId,
     /// The epoch of the last [`Groups::reset`]; 0 when there was none.
     pub reset: u64,
-    /// What builds of the group have declared.
+    /// The events that builds of the group have declared.
     pub events: Events,
     /// The event that the last owner to hand over could not handle.
     pub needs: Option<Need>,
@@ -238,7 +238,7 @@ pub struct Holding {
     pub seen: Option<u64>,
     /// Failed attempts of events above the checkpoint.
     pub attempts: Vec<(EntryId, u32)>,
-    /// What builds of the group have declared.
+    /// The events that builds of the group have declared.
     pub events: Events,
     /// The recovery to continue, if there is one.
     pub proving: Option<Proving>,
