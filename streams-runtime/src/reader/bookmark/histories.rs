@@ -2,8 +2,8 @@
 //!
 //! The random histories with whole programs are slow. A history is cut here in the ways that a server has: by a replica
 //! that lagged, or by an older dump. Any number of new entries follow before the group is back, under ids above or
-//! below its position. It also lives through everything that is no cut: trims, deletions (even of the entry at the
-//! position), starts at any id, and changes of the process.
+//! below its position. It also lives through everything that is no cut: trims, deletions (even at the position), starts
+//! at any id, and changes of the process.
 
 use std::collections::BTreeSet;
 
