@@ -9,8 +9,8 @@ use crate::{Context, Entry, EntryId, Message, Payload, StreamEvent};
 
 /// Consecutive events of one type, at least one, in the order of their partition.
 ///
-/// The runtime calls such a function with up to `batch` events, or with fewer once the first has waited for
-/// `batch_wait`. The batch is a list of [`Message`]s and derefs to a slice of them.
+/// The runtime fills a batch with up to `batch` events, or with fewer once the first has waited for `batch_wait`. The
+/// batch is a list of [`Message`]s and derefs to a slice of them.
 ///
 /// ```
 /// use streams_core::{Batch, State, consumer, stream_event};
