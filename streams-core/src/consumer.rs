@@ -243,8 +243,8 @@ pub struct ConsumerInfo {
 pub struct ConsumerOptions {
     /// The number of attempts after which an event goes to the dead letters.
     pub max_attempts: Option<u32>,
-    /// The number of crashes after which an event goes to the dead letters without another attempt. The first crash
-    /// names no event.
+    /// The number of crashes after which an event goes to the dead letters without another attempt. The first crash is
+    /// not counted, because nobody knows which event caused it.
     pub max_crashes: Option<u32>,
     /// How long to wait between attempts.
     pub backoff: Option<Backoff>,
