@@ -1,4 +1,4 @@
-//! Several events in one call: what a `#[consumer(batch = 500)]` function takes.
+//! Several events in one call: the argument of a `#[consumer(batch = 500)]` function.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::{Context, Entry, EntryId, Message, Payload, StreamEvent};
 
 /// Consecutive events of one type, at least one, in the order of their partition.
 ///
-/// A function that takes one is called with what has gathered: up to `batch` events, and what there is of them after
-/// `batch_wait`. It is a list of [`Message`]s and can be used as a slice of them.
+/// The runtime fills a batch with up to `batch` events, or with fewer once the first has waited for `batch_wait`. The
+/// batch is a list of [`Message`]s and derefs to a slice of them.
 ///
 /// ```
 /// use streams_core::{Batch, State, consumer, stream_event};
@@ -52,7 +52,7 @@ impl<E> Batch<E> {
         Self::of((1..).zip(events).map(|(ms, event)| Message::of_entry(event, entry(ms))))
     }
 
-    /// A batch of messages, where a test needs their headers, event ids or attempt.
+    /// A batch of messages, for a test that needs their headers, event ids or attempt.
     ///
     /// # Panics
     /// Without a message: the runtime never makes an empty batch.
@@ -63,20 +63,20 @@ impl<E> Batch<E> {
         Self { messages }
     }
 
-    /// The events without what came with them, in order.
+    /// The events in order, without their ids and headers.
     pub fn events(&self) -> impl ExactSizeIterator<Item = &E> + DoubleEndedIterator {
         self.messages.iter().map(|message| &message.event)
     }
 
-    /// The events without what came with them, in order, by value.
+    /// The events in order, by value, without their ids and headers.
     pub fn into_events(self) -> impl ExactSizeIterator<Item = E> + DoubleEndedIterator {
         self.messages.into_iter().map(|message| message.event)
     }
 
     /// Which attempt at these events this is, from 1.
     ///
-    /// Attempts before a restart count, by the first event. An event that runs alone, because its batch came to nothing,
-    /// counts on from the attempts of that batch.
+    /// Attempts before a restart count; the first event's count is that of the batch. After a batch has failed, each of
+    /// its events may run alone, and counts on from the attempts of the batch.
     pub fn attempt(&self) -> u32 {
         self.messages.first().map_or(1, Message::attempt)
     }

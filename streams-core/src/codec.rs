@@ -1,8 +1,8 @@
-//! The bytes of an event: MessagePack out, strict decoding in; only this module knows MessagePack.
+//! The bytes of an event: encodes MessagePack and decodes it strictly; only this module knows MessagePack.
 //!
-//! Whatever a producer wrote, decoding answers in time and memory bounded by the payload's size: its size is
-//! checked first, then `scan` walks its headers, and only then does serde see it. The factor is that of the type: an item
-//! of one byte, such as `None` or a struct whose fields all have defaults, takes as much as its type does in memory.
+//! Decoding answers in time and memory bounded by the payload's size, whatever a producer wrote. It checks the size
+//! first, then `scan` walks the headers, and only then serde reads the payload. The factor depends on the type. An item
+//! of one byte, such as `None` or a struct whose fields all have defaults, takes as much memory as its type.
 
 pub(crate) mod conform;
 mod text;
@@ -19,31 +19,31 @@ use crate::schema::Layout;
 use crate::schema::sample::Sample;
 use crate::{Entry, EventInfo, StreamEvent};
 
-/// The most bytes of a payload unless the event says otherwise: with its id, names and headers an entry stays
-/// below 1 MiB, the most that users of this project asked for.
+/// The most bytes of a payload unless the event says otherwise. With its id, names and headers an entry stays below 1
+/// MiB, the most that users of this project asked for.
 pub const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024 - 4096;
 
-/// The most that an event may set its `max_payload` to; decoded, each of its bytes may become one item of a list, as large as
-/// the type of that item: a process keeps a few of the largest entries in memory at once.
+/// The largest `max_payload` of an event. Decoded, each byte of a payload may become one item of a list, as large as
+/// the item's type. A process keeps a few of the largest entries in memory at once.
 pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
-/// The most arrays and maps inside each other: each takes a frame of serde's on the stack.
+/// The deepest nesting of arrays and maps: each level takes a frame of serde's on the stack.
 pub const MAX_DEPTH: usize = 64;
 
-/// The most bytes of a payload that a debug build reads back: what is wrong with a type shows in small ones, and large ones
-/// would make it slow.
+/// The most bytes of a payload that a debug build reads back. A small payload shows a mistake in a type, too, and a
+/// large one would make the build slow.
 const MAX_READ_BACK: usize = 64 * 1024;
 
-/// How many values the test of a lock makes from a schema: as many variants of each enum are tried.
+/// How many values the test of a lock makes from a schema; it tries as many variants of each enum.
 const SAMPLES: usize = 24;
 
-/// The most bytes of serde's reason in an error: it may repeat what the payload holds.
+/// The most bytes of serde's reason in an error, because the reason may repeat parts of the payload.
 const MAX_REASON: usize = 1024;
 
 /// The most bytes of each of two payloads that an error shows.
 const MAX_SHOWN: usize = 256;
 
-/// The most bytes of a payload that are looked at for the value at which serde stopped: that takes some twenty attempts.
+/// The most bytes of a payload in which an error seeks the value where serde stopped, in some twenty attempts.
 const MAX_SOUGHT: usize = 1024 * 1024;
 
 /// The most bytes that a payload of `E` may have.
@@ -54,12 +54,12 @@ pub const fn max_payload<E: StreamEvent>() -> usize {
     }
 }
 
-/// Appends the event's bytes to `buffer`, which is meant to be reused: structs as maps by field name, or as arrays
-/// where the event says `layout = "array"`.
+/// Appends the event's bytes to `buffer`, which callers should reuse. Structs are maps by field name, or arrays where
+/// the event says `layout = "array"`.
 ///
 /// # Errors
-/// When the event is larger or deeper than a consumer would accept, or serde refuses it; in a debug build also when what is
-/// written is not what the schema says, or is not read back as the same event. The buffer is as before.
+/// When the event is larger or deeper than a consumer would accept, or serde refuses it. A debug build also refuses
+/// bytes that differ from the schema or that are not read back as the same event. The buffer is then as before.
 pub fn encode<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
     let start = buffer.len();
     encode_into(event, buffer).map_err(|fault| {
@@ -78,18 +78,18 @@ fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fa
     written.map_err(|error| Fault::Serde(error.to_string()))?;
     let written = &buffer[start..];
     check_size::<E>(written)?;
-    // What is written must be readable: serde writes deeper than `MAX_DEPTH` without complaint.
+    // Consumers must be able to read it: serde writes deeper than `MAX_DEPTH` without an error.
     scan(written)?;
     if cfg!(debug_assertions) && written.len() <= MAX_READ_BACK { read_back::<E>(written) } else { Ok(()) }
 }
 
-/// Checks that an event which was written is what its schema says, and is read as the event that it was.
+/// Checks that the written bytes match the schema, and are read as the same event.
 pub(crate) fn read_back<E: StreamEvent>(written: &[u8]) -> Result<(), Fault> {
     let info = E::INFO;
     if let Some(mismatch) = conform::not_as_declared(info.schema, info.layout, written) {
         return Err(Fault::NotAsDeclared(Box::new(mismatch)));
     }
-    // A type that panics over its own bytes is the business of its consumers, who catch that.
+    // Consumers catch the panic of a type over its own bytes, so it is no fault of the publisher.
     let read = catch_unwind(AssertUnwindSafe(|| decode_from::<E>(written)));
     let Ok(read) = read else { return Ok(()) };
     let event = read.map_err(|fault| Fault::NotReadBack(Box::new(fault)))?;
@@ -106,15 +106,15 @@ pub(crate) fn read_back<E: StreamEvent>(written: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// Checks that a type reads what its schema says, and writes that, as far as values made from the schema show: a type that
-/// refuses them for a reason of its own is not judged.
+/// Checks that a type reads and writes values of its schema, by samples made from the schema. It does not judge a type
+/// that refuses the samples for a reason of its own.
 pub(crate) fn holds_to_schema<E: StreamEvent>() -> Result<(), String> {
     let EventInfo { name, version, schema, .. } = E::INFO;
     for pick in 0..SAMPLES {
         let mut room = vec![0; MAX_READ_BACK];
         let mut free = room.as_mut_slice();
         let mut serializer = rmp_serde::Serializer::new(&mut free).with_struct_map().with_bytes(BytesMode::ForceAll);
-        // One that does not fit, or that only its own type could write.
+        // A sample that does not fit, or that only its own type could write.
         if (Sample { schema, pick, writes_other: false }).serialize(&mut serializer).is_err() {
             continue;
         }
@@ -141,10 +141,10 @@ pub(crate) fn holds_to_schema<E: StreamEvent>() -> Result<(), String> {
     Ok(())
 }
 
-/// The event of an entry; one of an older version is upcast, step by step, as far back as the event says.
+/// The event of an entry. An event of an older version is upcast step by step, back to the event's `oldest` version.
 ///
 /// # Errors
-/// When the entry holds another event, a version that is not read, or bytes that are not such an event; and when an
+/// When the entry holds another event, a version that is not read, or bytes that are not such an event; or when an
 /// upcaster refuses it.
 pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
     let info = E::INFO;
@@ -167,7 +167,7 @@ pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
     }
 }
 
-/// The event of these bytes, which are of the type's own version, whatever entry they came in.
+/// The event in these bytes of the type's own version, whatever entry they came in.
 ///
 /// # Errors
 /// When the bytes are not such an event.
@@ -176,7 +176,7 @@ pub fn decode_payload<E: StreamEvent>(payload: &[u8]) -> Result<E, DecodeError> 
         .map_err(|fault| DecodeError { event: E::INFO, problem: Problem::Fault(explained::<E>(fault, payload)) })
 }
 
-/// The fault with what an operator needs to find it. Never called for a payload that is read.
+/// Adds to the fault what an operator needs to find it. Never called for a payload that is read.
 #[cold]
 #[inline(never)]
 fn explained<E: StreamEvent>(fault: Fault, payload: &[u8]) -> Fault {
@@ -188,7 +188,7 @@ fn explained<E: StreamEvent>(fault: Fault, payload: &[u8]) -> Fault {
     if let Some(mismatch) = conform::unreadable(E::INFO.schema, payload) {
         return Fault::Mismatch(Box::new(mismatch));
     }
-    // The form is right, and what it holds is refused by the code of a type.
+    // The form is right; the code of a type refuses the value.
     let stopped = if payload.len() <= MAX_SOUGHT { stopped_at::<E>(&reason, payload) } else { payload.len() };
     match conform::ending_at(E::INFO.schema, payload, stopped) {
         Some(value) => Fault::Refused(Box::new((value, shortened(reason)))),
@@ -196,7 +196,7 @@ fn explained<E: StreamEvent>(fault: Fault, payload: &[u8]) -> Fault {
     }
 }
 
-/// How many bytes serde has read when it refuses the payload for this reason: with fewer of them it gives another one.
+/// How many bytes serde reads until it refuses the payload for this reason. With fewer bytes it gives another reason.
 fn stopped_at<E: StreamEvent>(reason: &str, payload: &[u8]) -> usize {
     let refuses = |end: &usize| {
         let refused = catch_unwind(AssertUnwindSafe(|| deserialized::<E>(&payload[..*end])));
@@ -231,7 +231,7 @@ fn decode_from<E: StreamEvent>(payload: &[u8]) -> Result<E, Fault> {
 
 fn deserialized<E: StreamEvent>(payload: &[u8]) -> Result<E, String> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
-    // It counts one more than it allows. The scan is stricter: it sees what serde passes over, too.
+    // serde counts one level more than it allows. The scan is stricter: it also sees values that serde skips.
     deserializer.set_max_depth(MAX_DEPTH + 1);
     E::deserialize(&mut deserializer).map_err(|error| error.to_string())
 }
@@ -243,8 +243,8 @@ fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
 
 /// Walks the headers of one MessagePack value and checks that it ends where `bytes` ends.
 ///
-/// A header may claim 2^32 - 1 items in five bytes; serde's collections reserve memory by such a claim, and
-/// nested ones multiply it. Each item takes at least a byte, so an honest claim is never above the bytes left.
+/// A header may claim 2^32 - 1 items in five bytes. serde's collections reserve memory by such a claim, and nested
+/// claims multiply it. Each item takes at least a byte, so an honest claim is never above the bytes left.
 pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
     // Values still to come in the innermost open array or map, and in those around it.
     let mut left = 1_u32;
@@ -265,7 +265,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
         let header = at;
         at += 1;
         let (claimed, nested) = match marker {
-            // A small number, nil or a truth value: the marker is all.
+            // A small number, nil or a truth value: the marker is the whole value.
             0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => continue,
             // The marker holds the length.
             0xa0..=0xbf => (u64::from(marker & 0x1f), false),
@@ -285,7 +285,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
             0xdd => (length::<4>(bytes, &mut at)?, true),
             0xde => (length::<2>(bytes, &mut at)? * 2, true),
             0xdf => (length::<4>(bytes, &mut at)? * 2, true),
-            // Extensions: of a fixed or a given length, and a byte for their type.
+            // Extensions of a fixed or a given length, and a byte for their type.
             0xd4..=0xd8 => (1 + (1 << (marker - 0xd4)), false),
             0xc7 => (length::<1>(bytes, &mut at)? + 1, false),
             0xc8 => (length::<2>(bytes, &mut at)? + 1, false),
@@ -303,13 +303,13 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
         } else {
             around[depth] = left;
             depth += 1;
-            // Not above the bytes left, of which there are less than 4 GiB.
+            // Not above the bytes left, which are less than 4 GiB.
             left = claimed as u32;
         }
     }
 }
 
-/// A length of `N` bytes at `at`, which moves past it.
+/// Reads a length of `N` bytes at `at`, and moves `at` past it.
 fn length<const N: usize>(bytes: &[u8], at: &mut usize) -> Result<u64, Fault> {
     let Some(digits) = bytes.get(*at..).and_then(|rest| rest.first_chunk::<N>()) else {
         return Err(Fault::Truncated { offset: *at });
@@ -318,9 +318,9 @@ fn length<const N: usize>(bytes: &[u8], at: &mut usize) -> Result<u64, Fault> {
     Ok(digits.iter().fold(0, |length, digit| length << 8 | u64::from(*digit)))
 }
 
-/// An entry does not hold the event it was read as.
+/// An entry does not hold the event that it was read as.
 ///
-/// Another attempt fails the same way; what helps is another program, which the predicates tell apart.
+/// Another attempt fails the same way. Another program may read the entry; the predicates say which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
     event: &'static EventInfo,
@@ -342,7 +342,7 @@ impl DecodeError {
         Self { event: E::INFO, problem: Problem::OtherVersion(seen) }
     }
 
-    /// The upcaster from the version before has refused an event.
+    /// The upcaster of the expected event refused an older one.
     pub(crate) fn not_upcast<New: StreamEvent>(reason: String) -> Self {
         Self { event: New::INFO, problem: Problem::NotUpcast(reason) }
     }
@@ -377,7 +377,7 @@ impl DecodeError {
         matches!(self.problem, Problem::Fault(Fault::TooLarge { .. }))
     }
 
-    /// Whether the entry is none of ours: a field is missing or says nothing, or the payload is not this event.
+    /// Whether the entry is malformed: a field is missing or has another form, or the payload is not this event.
     pub fn is_malformed(&self) -> bool {
         match &self.problem {
             Problem::Missing(_) | Problem::BadEvent(_) => true,
@@ -386,7 +386,7 @@ impl DecodeError {
         }
     }
 
-    /// The name and version that the entry says it holds, where they are not the expected ones.
+    /// The name and version in the entry, if they are not the expected ones.
     pub fn found(&self) -> Option<(&str, u32)> {
         match &self.problem {
             Problem::OtherEvent { name, version } => Some((name, *version)),
@@ -432,7 +432,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// An event cannot be written so that consumers could read it.
+/// An event cannot be written in a form that consumers could read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeError {
     event: &'static EventInfo,
@@ -460,7 +460,7 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// What is wrong with a payload, and at which byte.
+/// A fault of a payload, and the byte where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
     TooLarge {
@@ -485,23 +485,23 @@ pub(crate) enum Fault {
         offset: usize,
         rest: usize,
     },
-    /// JSON where MessagePack is expected.
+    /// JSON instead of MessagePack.
     Json,
-    /// A value has another form than the schema says.
+    /// A value has another form than in the schema.
     Mismatch(Box<Mismatch>),
     /// A value has the right form, and its type refuses it.
     Refused(Box<(Ended, String)>),
     /// The written bytes do not follow the schema.
     NotAsDeclared(Box<Mismatch>),
-    /// The written bytes cannot be read.
+    /// The codec cannot read the written bytes.
     NotReadBack(Box<Fault>),
-    /// The written bytes are read as another event; both, shortened, as text.
+    /// The codec reads the written bytes as another event; both as text, shortened.
     ReadAsOther(Box<[String; 2]>),
     Serde(String),
 }
 
 impl Fault {
-    /// Whether serde has met another form than the type expects, in the words of its own default messages.
+    /// Whether serde's default messages say that it found another form than the type expects.
     fn is_of_another_form(&self) -> bool {
         const BEGINNINGS: [&str; 4] = ["invalid type: ", "missing field ", "unknown variant ", "wrong msgpack marker "];
         matches!(self, Self::Serde(reason) if BEGINNINGS.iter().any(|beginning| reason.starts_with(beginning)))
@@ -552,7 +552,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Bytes from outside as text for a message: not too long, nothing that a terminal would obey.
+/// Bytes from outside as text for a message: of bounded length, and without anything that a terminal would obey.
 fn excerpt(bytes: &[u8]) -> String {
     const LONGEST: usize = crate::keys::MAX_NAME;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);
@@ -726,7 +726,7 @@ pub(crate) mod tests {
         refused(&[0xbf], "claims at least 31 bytes, and 0 are left");
         refused(&[0xd8], "claims at least 17 bytes, and 0 are left");
         refused(&[0xcb, 1], "claims at least 8 bytes, and 1 are left");
-        // Each level is honest about its own count, all together are not.
+        // Each level's count is within the bytes; all together are not.
         refused(&[0x91, 0x92, 0xc0], "claims at least 2 bytes, and 1 are left");
         refused(&[0x93, 0x92, 0xc0, 0xc0], "ends at byte 4");
     }
@@ -738,7 +738,7 @@ pub(crate) mod tests {
         refused(&[0xc1], "byte 0 is 0xc1");
         refused(&[0xc0, 0xc0], "ends at byte 1, and 1 more follow");
         refused(&[0xc0], "expected the fields of `Trade`, found nil at byte 0");
-        // serde does not read past the members that it expects, so more of them must not pass unseen.
+        // serde does not read past the members that it expects, so the scan must find the others.
         let leg = |legs: &[u8]| {
             [b"\x88\xa4tags\x80\xa4blob\x90\xa4side\xa4Sell\xa8quantity\x01\xa5price\xca\0\0\0\0\xa6symbol\xa1A\xa5venue\xc0\xa4legs\x91".as_slice(), legs].concat()
         };
@@ -808,7 +808,7 @@ pub(crate) mod tests {
         refused(b"{nonsense", "more follow");
     }
 
-    /// A price that its own code checks.
+    /// A price whose own code checks it.
     #[event_type]
     #[derive(Debug, Clone, PartialEq)]
     #[serde(try_from = "f64", into = "f64")]
@@ -852,7 +852,7 @@ pub(crate) mod tests {
         let reason = |bytes: &[u8]| decode_payload::<Quote>(bytes).unwrap_err().to_string();
         let inside = reason(&quote(-2.0, 1.0));
         assert!(inside.ends_with("cannot be read: `levels[1].price`: -2 is no price at byte 38"), "{inside}");
-        // As the last value of all it ends where the event does.
+        // As the last value of all, it ends where the event ends.
         let last = reason(&quote(2.0, -1.0));
         assert!(
             last.ends_with("cannot be read: `last`, or what it is the end of: -1 is no price at byte 58"),
@@ -860,7 +860,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// A schema that is believed, and wrong.
+    /// A wrong schema, in which the codec trusts.
     #[stream_event(stream = "lies")]
     #[derive(Debug, PartialEq)]
     struct Lie {
@@ -868,7 +868,7 @@ pub(crate) mod tests {
         text: String,
     }
 
-    /// Reads what its schema says, and writes something else.
+    /// Reads values of its schema, and writes other ones.
     #[stream_event(stream = "lies")]
     #[derive(Debug, PartialEq)]
     struct HalfLie {
@@ -893,7 +893,7 @@ pub(crate) mod tests {
         "EUR".to_owned()
     }
 
-    /// The order of a hash map is another one each time.
+    /// A hash map has another order each time.
     #[stream_event(stream = "lies")]
     #[derive(Debug, PartialEq)]
     struct Hashed {
@@ -1019,7 +1019,7 @@ pub(crate) mod tests {
             let _ = decode_payload::<Trade>(&bytes[..keep.index(bytes.len())]);
         }
 
-        // It explains what serde refuses, so it must not blame what serde reads.
+        // It explains serde's refusals, so it must not blame a value that serde reads.
         #[test]
         fn what_serde_reads_is_no_mismatch(
             trade in any_trade(),
@@ -1035,7 +1035,7 @@ pub(crate) mod tests {
             }
         }
 
-        // The scan decides over bytes that serde would read, so it must not refuse what MessagePack allows.
+        // The scan judges bytes that serde would read, so it must not refuse bytes that MessagePack allows.
         #[test]
         fn the_scan_agrees_with_a_reader_of_any_value(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let mut reader = rmp_serde::Deserializer::new(bytes.as_slice());

@@ -1,4 +1,4 @@
-//! A handler function as the runtime sees it: what it consumes, how to call it, how it wants to be driven.
+//! A handler function as the runtime sees it: its event, its arguments, its options, and how to call it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,8 @@ use crate::{
 
 /// A `#[consumer]` function, as a type of the same name.
 ///
-/// Written by the attribute, not by hand. Each bound stands once, so that each mistake is reported once.
+/// The attribute implements it; do not implement it by hand. Each bound occurs once, so that rustc reports each mistake
+/// once.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer",
     label = "expected the name of a function with `#[consumer(group = \"...\")]`"
@@ -29,12 +30,12 @@ pub trait Consumer: Sized + 'static {
     /// The return type.
     type Out: IntoOutcome;
 
-    /// What the attribute said.
+    /// The arguments of the attribute.
     const INFO: &'static ConsumerInfo;
     /// The types of the other arguments as the user wrote them, for messages.
     const ARGUMENTS: &'static [&'static str];
 
-    /// Not public API: what `consumers![..]` lists.
+    /// Not public API: the element of `consumers![..]`.
     #[doc(hidden)]
     const REGISTRATION: Registration = Registration::of::<Self>();
 
@@ -44,19 +45,19 @@ pub trait Consumer: Sized + 'static {
 
 /// The arguments after the event: a tuple of up to eight types that implement [`FromContext`].
 pub trait Arguments: Sized + Send {
-    /// What they need at start-up.
+    /// Declares the values that they need at the app's start.
     fn needs(needs: &mut Needs);
 
-    /// Makes them for one attempt, in order; `names` are their types, for messages.
+    /// Extracts them for one attempt, in order; `names` are their types, for messages.
     ///
     /// # Errors
-    /// The first argument that could not be made.
+    /// The failure of the first argument that could not be extracted.
     fn make(ctx: &Context, names: &[&'static str]) -> impl Future<Output = Result<Self, Failure>> + Send;
 }
 
 macro_rules! arguments {
     ($([$($argument:ident $index:literal)*])*) => { $(
-        // Not `do_not_recommend`: rustc is to go on to the argument that is none, and say so.
+        // Not `do_not_recommend`: rustc should continue to the argument that is no extractor, and name it.
         impl<$($argument: FromContext),*> Arguments for ($($argument,)*) {
             fn needs(_needs: &mut Needs) {
                 $($argument::needs(_needs);)*
@@ -97,7 +98,7 @@ pub trait Payload: Sized + Send {
     /// The event type.
     type Event: StreamEvent;
 
-    /// Whether it is made of several entries at once.
+    /// Whether it holds several entries.
     const IS_BATCH: bool = false;
 
     /// Decodes the delivery's entry, or entries.
@@ -124,7 +125,7 @@ impl<E: StreamEvent> Payload for Message<E> {
     }
 }
 
-/// An event with what came with it: ids, time, attempt, headers.
+/// An event with its ids, time, attempt and headers.
 #[derive(Clone)]
 pub struct Message<E> {
     /// The event.
@@ -135,7 +136,7 @@ pub struct Message<E> {
 
 impl<E: fmt::Debug> fmt::Debug for Message<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The event is the payload, so its bytes would say nothing new.
+        // The event is the payload, so the payload's bytes would say nothing new.
         f.debug_struct("Message")
             .field("event", &self.event)
             .field("entry_id", &format_args!("{}", self.entry_id()))
@@ -153,19 +154,19 @@ impl<E> Message<E> {
         Self { event, entry: Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), attempt: 1 }
     }
 
-    /// The message of an entry that was read apart from a delivery.
+    /// The message of an entry that was read without a delivery.
     pub fn of_entry(event: E, entry: Arc<Entry>) -> Self {
         Self { event, entry, attempt: 1 }
     }
 
-    /// The same with another attempt.
+    /// This message with another attempt.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// The same with one more header.
+    /// This message with one more header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         let entry = Arc::make_mut(&mut self.entry);
@@ -173,18 +174,18 @@ impl<E> Message<E> {
         self
     }
 
-    /// The same with an event id.
+    /// This message with an event id.
     #[must_use]
     pub fn with_event_id(self, id: &EventId) -> Self {
         self.with_header(Entry::ID, id.as_str())
     }
 
-    /// Where the event stands in its partition.
+    /// The entry's id: its place in the partition.
     pub fn entry_id(&self) -> EntryId {
         self.entry.id
     }
 
-    /// The event's own id: the same for every attempt and every group, hence a good idempotency key.
+    /// The event's own id: the same for every attempt and every group, so a good idempotency key.
     pub fn event_id(&self) -> EventId {
         self.entry.event_id()
     }
@@ -194,12 +195,12 @@ impl<E> Message<E> {
         self.entry.time()
     }
 
-    /// The version that the event was published with, which may be older than `E`'s; 1 in a message made for a test.
+    /// The version that the publisher wrote, which may be older than `E`'s; 1 in a message made for a test.
     pub fn version(&self) -> u32 {
         self.entry.version()
     }
 
-    /// Which attempt this is, from 1; attempts before a restart count.
+    /// The number of this attempt, from 1; attempts before a restart count.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -217,7 +218,7 @@ impl<E: StreamEvent> Message<E> {
     }
 }
 
-/// What `#[consumer(..)]` said about a function.
+/// The arguments of `#[consumer(..)]` on a function.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConsumerInfo {
     /// The group that the function is part of.
@@ -232,7 +233,7 @@ pub struct ConsumerInfo {
     pub line: u32,
     /// The event it takes.
     pub event: &'static EventInfo,
-    /// How it wants to be driven.
+    /// The options.
     pub options: ConsumerOptions,
 }
 
@@ -240,48 +241,49 @@ pub struct ConsumerInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConsumerOptions {
-    /// After how many attempts an event goes to the dead letters.
+    /// The number of attempts after which an event goes to the dead letters.
     pub max_attempts: Option<u32>,
-    /// After how many processes that ended while they handled an event it goes to the dead letters without running again;
-    /// the first of them cannot be put down to any event.
+    /// The number of crashes after which an event goes to the dead letters without another attempt. The first crash is
+    /// not counted, because nobody knows which event caused it.
     pub max_crashes: Option<u32>,
     /// How long to wait between attempts.
     pub backoff: Option<Backoff>,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
-    /// How many events a consumer that takes [`Batch`](crate::Batch) is given at most; of no effect on others.
+    /// The most events per [`Batch`](crate::Batch); no effect on consumers that take single events.
     pub batch: Option<u32>,
-    /// How long a batch that has an event waits for more.
+    /// How long the first event of a batch waits for more.
     pub batch_wait: Option<Duration>,
-    /// A property of the group: where it starts when it is new.
+    /// A property of the group: its place in the stream when it is new.
     pub start: Option<Start>,
-    /// A property of the group: after how many events it commits, [`Checkpoint::events`].
+    /// A property of the group: the most events per commit, [`Checkpoint::events`].
     pub checkpoint_events: Option<u32>,
     /// A property of the group: how long a settled event waits for its commit, [`Checkpoint::interval`].
     pub checkpoint_interval: Option<Duration>,
-    /// A property of the group: what it does when events are lost to it.
+    /// A property of the group: its reaction to lost events.
     pub on_data_loss: Option<OnDataLoss>,
     /// A property of the group: how many events of a partition it handles at once, those of one key one after the other. In
     /// shared delivery: how many each process handles at once, of all partitions together.
     pub concurrency: Option<u32>,
-    /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
+    /// A property of the group: names of events that a build of it once handled, and that it now ignores for good.
     pub ignore: Option<&'static [&'static str]>,
     /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
     pub adopt: Option<bool>,
-    /// A property of the group: whether its events are handled in order, or by whoever is free.
+    /// A property of the group: whether one owner handles its events in order, or any free process handles them.
     pub delivery: Option<Delivery>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
 impl ConsumerOptions {
-    /// The largest [`ConsumerOptions::max_crashes`]: each of them is a process that had to be started again.
+    /// The largest [`ConsumerOptions::max_crashes`]: each crash is a process that had to start again.
     pub const MAX_CRASHES: u32 = 1_000;
     /// The largest [`ConsumerOptions::batch`]: as many small events as the 4 MiB hold that a batch may weigh.
     pub const MAX_BATCH: u32 = 10_000;
-    /// The longest [`ConsumerOptions::batch_wait`]: the checkpoint stands still as long, and everybody downstream waits.
+    /// The longest [`ConsumerOptions::batch_wait`]: the checkpoint does not move for so long, and everybody downstream
+    /// waits.
     pub const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
-    /// The largest [`ConsumerOptions::concurrency`]: whatever handlers wait for has seldom room for more callers, and more
-    /// partitions go further.
+    /// The largest [`ConsumerOptions::concurrency`]. The systems that handlers call seldom have room for more callers;
+    /// more partitions scale further.
     pub const MAX_CONCURRENCY: u32 = 1_000;
 
     /// Every option at the app's default.
@@ -302,7 +304,7 @@ impl ConsumerOptions {
         delivery: None,
     };
 
-    /// These options where they are given, `below` where they are not.
+    /// These options; where one is not given, that of `below`.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         Self {
@@ -422,10 +424,11 @@ impl ConsumerOptions {
     }
 }
 
-/// How a group's events come to its handlers. The two never mix under one name: a group stays what it was made as.
+/// How a group's events come to its handlers. A group keeps the mode in which it was created: the two never mix under
+/// one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
-    /// In the order of the partition, by one process at a time, from a checkpoint.
+    /// In the order of the partition, by one owner at a time, from a checkpoint.
     #[default]
     Ordered,
     /// As a work queue: in no order, to whichever process of the group is free, each event acknowledged by itself.
@@ -441,24 +444,25 @@ impl fmt::Display for Delivery {
     }
 }
 
-/// What a group does when history was cut before it had read it: trimmed, deleted, or lost with a failover.
+/// The reaction of a group to history that was trimmed, deleted or lost with a failover before the group read it.
 ///
-/// It is reported either way.
+/// The group reports the loss either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDataLoss {
-    /// The partition stops, before anything later is handled, until somebody resets it.
+    /// The partition halts before anything later is handled, until somebody resets it.
     #[default]
     Halt,
-    /// It goes on with what is left. Where the history is another one, that is all of it: events may come again.
+    /// The group continues with the entries that are left. After a change of history these are all entries: events may
+    /// come again.
     Continue,
 }
 
-/// The wait between attempts: doubled after each, from `first` up to `max`, less a random part of it.
+/// The wait between attempts. It doubles after each attempt, from `first` up to `max`, and a random part is taken off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first attempt.
+    /// The wait after the first attempt.
     pub first: Duration,
-    /// After any.
+    /// The longest wait.
     pub max: Duration,
 }
 
@@ -468,41 +472,42 @@ impl fmt::Display for Backoff {
     }
 }
 
-/// Where a group starts that has no checkpoint yet. Afterwards the checkpoint decides.
+/// The place in the stream where a new group starts. Afterwards its checkpoint decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
-    /// With the oldest entry there is: nothing is skipped.
+    /// With the oldest entry: the group skips none.
     #[default]
     Earliest,
-    /// With the first entry that is added after the group was made.
+    /// With the first entry that is added after the group was created.
     Latest,
     /// With this entry, or the first after it.
     At(EntryId),
-    /// With the first entry added this long before the group was made, by the server's clock, or after.
+    /// With the first entry that was added no earlier than this long before the group was created, by the server's
+    /// clock.
     Ago(Duration),
 }
 
-/// How often a group commits: at the latest after so many events, and after so long.
+/// How often a group commits: after this many events, or after this long, whichever comes first.
 ///
-/// `checkpoint = 500` in the attribute gives the events, `checkpoint = "100ms"` the interval, and
-/// `checkpoint = "each"` both, as [`Checkpoint::EACH`]. What is not given is the app's default.
+/// `checkpoint = 500` in the attribute sets the events, `checkpoint = "100ms"` the interval, and `checkpoint = "each"`
+/// both, as [`Checkpoint::EACH`]. The app's default applies to the part that is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The most events that a crash can repeat; where a single batch holds more, that batch.
+    /// The most events that a crash can repeat; for a larger batch, that batch.
     pub events: u32,
     /// The longest that a settled event waits for its commit.
     pub interval: Duration,
 }
 
 impl Checkpoint {
-    /// After every event: nothing but the event in hand is repeated after a crash.
+    /// A commit after every event: a crash repeats only the event that was running.
     pub const EACH: Self = Self { events: 1, interval: Duration::ZERO };
 }
 
 /// A consumer that is linked into the program, or listed with `consumers![..]`.
 #[derive(Clone, Copy)]
 pub struct Registration {
-    /// What its attribute said.
+    /// The arguments of its attribute.
     pub info: &'static ConsumerInfo,
     needs: fn(&mut Needs),
     call: Call,
@@ -511,7 +516,7 @@ pub struct Registration {
     takes_batches: bool,
 }
 
-/// Decodes, makes the arguments, calls the function.
+/// Decodes the event, extracts the arguments and calls the function.
 type Call = fn(Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
 
 impl Registration {
@@ -527,7 +532,7 @@ impl Registration {
         }
     }
 
-    /// What the function's arguments need at start-up.
+    /// The values that the function's arguments need at the app's start.
     pub fn needs(&self) -> Needs {
         let mut needs = Needs::default();
         (self.needs)(&mut needs);
@@ -544,7 +549,7 @@ impl Registration {
         (self.decodes)(entry)
     }
 
-    /// The key of the event in the entry, as text; of one that has none it is empty.
+    /// The key of the entry's event, as text; empty for an event without a key.
     ///
     /// # Errors
     /// When the entry does not hold an event that the function can take.
@@ -552,7 +557,7 @@ impl Registration {
         (self.key)(entry)
     }
 
-    /// One attempt.
+    /// Makes one attempt.
     pub fn call(&self, ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
         (self.call)(ctx)
     }
@@ -580,13 +585,13 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
 
 /// Not public API: the event of a consumer.
 ///
-/// The attribute does not name the event's traits itself, so that a payload which is no event is reported once.
+/// The attribute does not name the event's traits itself, so that rustc reports a payload that is no event once.
 #[doc(hidden)]
 pub const fn event_of<C: Consumer>() -> &'static EventInfo {
     <C::Payload as Payload>::Event::INFO
 }
 
-/// Not public API: a consumer takes the newest version that the lock of its event knows.
+/// Not public API: checks that a consumer takes the newest version in the lock of its event.
 ///
 /// # Panics
 /// While compiling, at the place of the call.
@@ -624,7 +629,7 @@ pub const fn takes_batches<C: Consumer>() -> bool {
 #[macro_export]
 macro_rules! consumers {
     ($($consumer:ty),* $(,)?) => {
-        // `<T as ..>` is a place for nothing but a type: a function without the attribute is reported as what it is.
+        // `<T as ..>` takes only a type, so rustc reports a function without the attribute as a function.
         [$(<$consumer as $crate::Consumer>::REGISTRATION),*]
     };
 }

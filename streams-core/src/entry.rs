@@ -1,4 +1,4 @@
-//! What Redis stores: an id and plain fields; [`crate::codec`] turns its payload into an event.
+//! The form of an event in Redis: an id and plain fields; [`crate::codec`] turns its payload into the event.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::codec;
 pub struct EntryId {
     /// Milliseconds since 1970.
     pub ms: u64,
-    /// Tells entries of one millisecond apart.
+    /// Orders the entries of one millisecond.
     pub seq: u64,
 }
 
@@ -37,7 +37,7 @@ impl EntryId {
         }
     }
 
-    /// The largest id below this one; zero stays where it is.
+    /// The largest id below this one; [`EntryId::ZERO`] stays as it is.
     #[must_use]
     pub const fn previous(self) -> Self {
         match (self.ms.checked_sub(1), self.seq.checked_sub(1)) {
@@ -79,7 +79,7 @@ impl FromStr for EntryId {
 pub struct EventId(String);
 
 impl EventId {
-    /// The longest event id, in bytes: ids stand in every entry and in every checkpoint.
+    /// The longest event id, in bytes: every entry and every checkpoint holds one.
     pub const MAX_LEN: usize = 128;
 
     /// An event id from text of at most 128 bytes; `None` when it is empty or longer.
@@ -110,7 +110,7 @@ impl fmt::Display for EventId {
 /// `payload` (MessagePack). Every other field is a header. When a field occurs twice the first counts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where the entry stands in its stream.
+    /// The entry's id, its place in the partition.
     pub id: EntryId,
     /// Field names and values.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
@@ -131,7 +131,7 @@ impl Entry {
 
     /// The event's name and version: `Trade@2` is version 2 of `Trade`, `Trade` alone is version 1.
     ///
-    /// `None` when the field is missing or says something else.
+    /// `None` when the field is missing or has another form.
     pub fn event(&self) -> Option<(&str, u32)> {
         let text = std::str::from_utf8(self.field(Self::EVENT)?).ok()?;
         match text.split_once('@') {
@@ -144,7 +144,7 @@ impl Entry {
         }
     }
 
-    /// The version that was written; 1 where the entry names none, as one does that was made for a test.
+    /// The version that the publisher wrote; 1 where the entry names none, as in an entry made for a test.
     pub(crate) fn version(&self) -> u32 {
         self.event().map_or(1, |(_, version)| version)
     }
@@ -177,7 +177,7 @@ impl Entry {
 
     /// About how many bytes the entry holds in memory, for byte budgets.
     pub fn weight(&self) -> usize {
-        // Two vectors of three words a field, and what the allocator adds to each.
+        // Two vectors of three words per field, and the allocator's overhead for each.
         self.fields.iter().map(|(name, value)| name.len() + value.len() + 80).sum::<usize>() + 64
     }
 }
@@ -204,7 +204,7 @@ impl fmt::Debug for Headers<'_> {
 /// The most bytes of a field that `Debug` shows.
 const MOST_SHOWN: usize = 256;
 
-/// Bytes as text, with what is none escaped.
+/// Bytes as text; those that are no text are escaped.
 struct Shown<'a>(&'a [u8]);
 
 impl fmt::Debug for Shown<'_> {

@@ -1,4 +1,4 @@
-//! What makes a Rust type an event of a stream; [`crate::schema`] describes its shape, [`crate::codec`] its bytes.
+//! Event types and the streams that carry them; [`crate::schema`] describes their shape, [`crate::codec`] their bytes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,54 +12,54 @@ use crate::{SchemaType, upcast};
 
 /// An event: a type tied to one stream, with a name and a version on the wire.
 ///
-/// Written by `#[stream_event(stream = "...")]`, not by hand.
+/// The attribute `#[stream_event(stream = "...")]` implements it; do not implement it by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a stream event",
     label = "not a stream event",
     note = "put `#[stream_event(stream = \"...\")]` on `{Self}`"
 )]
 pub trait StreamEvent: SchemaType + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What the attribute said.
+    /// The arguments of the attribute.
     const INFO: &'static EventInfo;
 
     /// The value of the `key = field`, as text: events of one key share a partition, so they stay in order.
     fn key(&self) -> Option<Cow<'_, str>>;
 
-    /// Not public API: the event of these bytes, which an entry of this version holds; see `codec::decode`.
+    /// Not public API: the event in these bytes of an entry of this version; see `codec::decode`.
     #[doc(hidden)]
     fn decode_version(version: u32, payload: &[u8]) -> Result<Self, DecodeError> {
         upcast::decode_own(version, payload)
     }
 }
 
-/// What `#[stream_event(..)]` said about an event type.
+/// The arguments of `#[stream_event(..)]` on an event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventInfo {
     /// The stream that carries the event.
     pub stream: &'static str,
     /// The event's name on the wire, unique in its stream.
     pub name: &'static str,
-    /// The event's version, from 1: what a publisher writes.
+    /// The version that a publisher writes, from 1.
     pub version: u32,
-    /// The oldest version that is read, by way of the versions between.
+    /// The oldest version that consumers read. They upcast it through the versions between.
     pub oldest: u32,
-    /// The newest version that the event's lock knew when the program was compiled; its own where there is none.
+    /// The newest version in the event's lock when the program was compiled; without a lock, the event's own.
     pub newest: u32,
-    /// The version before this one, where events of it are read.
+    /// The version before this one, if consumers read its events.
     pub upcast_from: Option<&'static EventInfo>,
-    /// The field that keeps events in order, if any.
+    /// The field whose value keeps events in order, if any.
     pub key: Option<&'static str>,
-    /// A property of the stream: how many partitions it has.
+    /// A property of the stream: its number of partitions.
     pub partitions: Option<u32>,
-    /// A property of the stream: how long its entries are kept.
+    /// A property of the stream: how long it keeps entries.
     pub retention: Option<Retention>,
-    /// A property of the stream: what a publish waits for beyond the server's answer.
+    /// A property of the stream: how safe an event is before its publish succeeds.
     pub durability: Option<Durability>,
     /// A property of the event: the most bytes its payload may have.
     pub max_payload: Option<usize>,
     /// Its shape on the wire.
     pub schema: &'static Schema,
-    /// How its structs are written.
+    /// The form of its structs on the wire.
     pub layout: Layout,
     /// The hash of its schema.
     pub fingerprint: u64,
@@ -71,21 +71,21 @@ pub struct EventInfo {
     pub line: u32,
 }
 
-/// How long the entries of a stream are kept.
+/// How long a stream keeps its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
-    /// So long, whether every group has settled them or not.
+    /// For this time, whether every group has settled them or not.
     Age(Duration),
-    /// Until every group of the stream has settled them: the slowest one holds them, also when nobody runs it any more.
+    /// Until every group of the stream has settled them. A group that no process runs any more holds them, too.
     Consumed,
 }
 
 /// Where an event must be before its publish succeeds, beyond the memory of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durability {
-    /// On the server's disk; on that of the replicas, too, where some are asked for.
+    /// On the disk of the server; also on the disks of the replicas, if `replicas` is not 0.
     pub fsync: bool,
-    /// With at least so many replicas.
+    /// In at least this many replicas.
     pub replicas: u32,
 }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Durability {
 /// An event type that is linked into the program, found through `inventory`.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRegistration {
-    /// What its attribute said.
+    /// The arguments of its attribute.
     pub info: &'static EventInfo,
 }
 
@@ -117,7 +117,7 @@ inventory::collect!(EventRegistration);
 
 /// A type that may be the `key` of an event.
 ///
-/// Hashed as text, so that a producer in another language picks the same partition.
+/// The text is hashed, so that a producer in another language picks the same partition.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` cannot be the `key` of an event",
     label = "expected a string, an integer or a uuid",

@@ -1,4 +1,4 @@
-//! What a handler may ask for besides the event: [`Context`], [`State`], or a type of the user's own.
+//! The arguments of a handler after the event: [`Context`], [`State`], or a type of the user's own.
 
 use std::any::{Any, TypeId, type_name};
 use std::collections::HashMap;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use crate::{BoxError, Entry, EntryId, EventId, Headers};
 
-/// Values that handlers share, one of each type.
+/// Values that handlers share, one per type.
 #[derive(Default)]
 pub struct Resources {
     values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
 }
 
 impl Resources {
-    /// Adds a value; the one of the same type that was there before, if any, is returned.
+    /// Adds a value; returns the earlier value of the same type, if any.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
         let old = self.values.insert(TypeId::of::<T>(), Box::new(value))?;
         old.downcast().ok().map(|old| *old)
@@ -33,7 +33,7 @@ impl fmt::Debug for Resources {
     }
 }
 
-/// What the deliveries of one consumer on one partition have in common.
+/// The common part of all deliveries of one consumer on one partition.
 #[derive(Debug)]
 pub struct Scope {
     /// The stream's name.
@@ -44,13 +44,13 @@ pub struct Scope {
     pub group: &'static str,
     /// The handler function's name.
     pub consumer: &'static str,
-    /// What the app's handlers share.
+    /// The values that the app's handlers share.
     pub resources: Arc<Resources>,
 }
 
-/// One delivery: which event, to whom, for which time. Cheap to clone.
+/// One delivery: its event, group, partition and attempt. Cheap to clone.
 ///
-/// Of a batch it shows the first event: its ids, its headers. [`Context::entries`] has them all.
+/// For a batch it shows the ids and headers of the first event. [`Context::entries`] has all entries.
 ///
 /// A handler takes it by value, after the event:
 ///
@@ -69,7 +69,7 @@ pub struct Scope {
 pub struct Context {
     scope: Arc<Scope>,
     entry: Arc<Entry>,
-    /// All entries of a batch of several.
+    /// All entries of a batch that has several.
     batch: Option<Arc<[Arc<Entry>]>>,
     attempt: u32,
     replay: bool,
@@ -86,16 +86,16 @@ impl Context {
         Self::test_with(Resources::default())
     }
 
-    /// As [`Context::test`], with resources for extractors to find.
+    /// As [`Context::test`], with resources for extractors.
     pub fn test_with(resources: Resources) -> Self {
         let scope =
             Scope { stream: "test", partition: 0, group: "test", consumer: "test", resources: Arc::new(resources) };
         Self::new(Arc::new(scope), Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), 1)
     }
 
-    /// The same for these entries; the first is the one that the context shows.
+    /// This context for these entries, of which it shows the first.
     ///
-    /// Without an entry it stays as it is.
+    /// Without an entry the context stays as it is.
     #[must_use]
     pub fn with_entries(mut self, entries: impl Into<Arc<[Arc<Entry>]>>) -> Self {
         let entries = entries.into();
@@ -106,7 +106,7 @@ impl Context {
         self
     }
 
-    /// The same with one more header, for calling an extractor or a handler in a test.
+    /// This context with one more header, for calling an extractor or a handler in a test.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         let entry = Arc::make_mut(&mut self.entry);
@@ -114,14 +114,14 @@ impl Context {
         self
     }
 
-    /// The same for another attempt, for calling a handler in a test.
+    /// This context for another attempt, for calling a handler in a test.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// The same for a dead letter that is handled again.
+    /// This context for the replay of a dead letter.
     #[must_use]
     pub fn with_replay(mut self) -> Self {
         self.replay = true;
@@ -148,29 +148,28 @@ impl Context {
         self.scope.consumer
     }
 
-    /// Where the event stands in its partition.
+    /// The entry's id: its place in the partition.
     pub fn entry_id(&self) -> EntryId {
         self.entry.id
     }
 
-    /// The event's own id: the same for every attempt and every group, hence a good idempotency key.
+    /// The event's own id: the same for every attempt and every group, so a good idempotency key.
     pub fn event_id(&self) -> EventId {
         self.entry.event_id()
     }
 
-    /// The version that the event was published with, which may be older than the type that the handler takes; 1 in a
-    /// context made for a test.
+    /// The version that the publisher wrote, which may be older than the handler's type; 1 in a context made for a
+    /// test.
     pub fn version(&self) -> u32 {
         self.entry.version()
     }
 
-    /// Which attempt this is, from 1; attempts before a restart count. Those before an event became a dead letter do not
-    /// count when it is handled again.
+    /// The number of this attempt, from 1; attempts before a restart count. A replay counts from 1 again.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether the event was a dead letter and is handled again: later events of its key may have been handled before it.
+    /// Whether a replayed dead letter is handled: later events of its key may have been handled before it.
     pub fn is_replay(&self) -> bool {
         self.replay
     }
@@ -185,12 +184,12 @@ impl Context {
         &self.entry
     }
 
-    /// All entries of a batch, in order; of an event that comes alone, its own.
+    /// All entries of a batch, in order; for a single event its own entry.
     pub fn entries(&self) -> &[Arc<Entry>] {
         self.batch.as_deref().unwrap_or(std::slice::from_ref(&self.entry))
     }
 
-    /// What the app's handlers share: state, the publisher.
+    /// The values that the app's handlers share: states and the publisher.
     pub fn resources(&self) -> &Resources {
         &self.scope.resources
     }
@@ -198,7 +197,7 @@ impl Context {
 
 /// A type that a handler may take after the event.
 ///
-/// The runtime makes it anew for every attempt, once for all events of a batch. A rejection is a failed attempt.
+/// The runtime extracts it anew for every attempt, once per batch. A rejection is a failed attempt.
 ///
 /// ```
 /// use streams_core::{BoxError, Context, FromContext, consumer, stream_event};
@@ -229,15 +228,16 @@ impl Context {
     note = "to pass your own value, write `State<{Self}>` and give it to the app with `.state(value)`"
 )]
 pub trait FromContext: Sized + Send {
-    /// Why it could not be made.
+    /// The error of a value that could not be extracted.
     type Rejection: Into<BoxError>;
 
-    /// Declares what must be there when the app starts, so that a missing value refuses the start and not the events.
+    /// Declares the values that the app must have at its start, so that a missing value refuses the start and not the
+    /// events.
     fn needs(needs: &mut Needs) {
         let _ = needs;
     }
 
-    /// Makes the value for one attempt.
+    /// Extracts the value for one attempt.
     ///
     /// # Errors
     /// A rejection is a failed attempt of the event.
@@ -294,14 +294,14 @@ impl<T: Shared> FromContext for State<T> {
     }
 }
 
-/// What the arguments of a handler need to be there at start-up.
+/// The values that the arguments of a handler need at the app's start.
 #[derive(Debug, Default)]
 pub struct Needs {
     missing: Vec<(TypeId, &'static str)>,
 }
 
 impl Needs {
-    /// Declares that the app must have been given a `T`.
+    /// Declares that the app must have a `T`.
     pub fn state<T: 'static>(&mut self) {
         self.missing.push((TypeId::of::<T>(), type_name::<T>()));
     }

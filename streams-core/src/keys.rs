@@ -4,10 +4,10 @@ use std::fmt;
 
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 100;
-/// The most partitions of a stream: each is a key, a lease a group and an entry in every reader's list.
+/// The most partitions of a stream: each is a key, a lease per group and an entry in every reader's list.
 pub const MAX_PARTITIONS: u32 = 1024;
 
-/// A name that Redis keys cannot be made of.
+/// A name that cannot be part of a Redis key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} name `{name}`: {reason}")]
 pub struct InvalidName {
@@ -38,10 +38,10 @@ fn check(kind: &'static str, name: &str, colons: bool) -> Result<(), InvalidName
     Err(InvalidName { kind, name: name.to_owned(), reason })
 }
 
-/// Checks a stream's name: `[A-Za-z0-9][A-Za-z0-9._:-]{0,99}`, not ending in `.digits`, which is how partitions are named.
+/// Checks a stream's name: `[A-Za-z0-9][A-Za-z0-9._:-]{0,99}`, without `.digits` at its end, which names a partition.
 ///
 /// # Errors
-/// Says what is wrong with the name.
+/// The error says what is wrong with the name.
 pub fn check_stream(name: &str) -> Result<(), InvalidName> {
     check("stream", name, true)?;
     match name.rsplit_once('.') {
@@ -57,28 +57,28 @@ pub fn check_stream(name: &str) -> Result<(), InvalidName> {
 /// Checks a group's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`.
 ///
 /// # Errors
-/// Says what is wrong with the name.
+/// The error says what is wrong with the name.
 pub fn check_group(name: &str) -> Result<(), InvalidName> {
     check("group", name, false)
 }
 
-/// Checks a namespace: as a group's name.
+/// Checks a namespace by the rule for groups.
 ///
 /// # Errors
-/// Says what is wrong with the name.
+/// The error says what is wrong with the name.
 pub fn check_namespace(name: &str) -> Result<(), InvalidName> {
     check("namespace", name, false)
 }
 
-/// Checks an event's name on the wire: as a group's name.
+/// Checks an event's name on the wire by the rule for groups.
 ///
 /// # Errors
-/// Says what is wrong with the name.
+/// The error says what is wrong with the name.
 pub fn check_event(name: &str) -> Result<(), InvalidName> {
     check("event", name, false)
 }
 
-/// The partition of a key: `CRC-32(key) mod partitions`, the CRC of zlib, so that every language can do the same.
+/// The partition of a key: `CRC-32(key) mod partitions`, with zlib's CRC, so that every language can compute it.
 pub fn partition_of(key: &str, partitions: u32) -> u32 {
     crc32fast::hash(key.as_bytes()) % partitions.max(1)
 }
@@ -110,30 +110,30 @@ impl StreamKey {
         self.partitions
     }
 
-    /// The hash that records properties of the stream that all its users must share (`partitions`).
+    /// The hash that records the properties that all users of the stream must share (`partitions`).
     pub fn properties(&self) -> String {
         format!("streams:{{{}}}:_stream", self.base)
     }
 
-    /// The hash in which builds of different age leave notes for each other.
+    /// The hash of the notes that builds leave beside the stream for each other.
     pub fn builds(&self) -> String {
         format!("streams:{{{}}}:_builds", self.base)
     }
 
-    /// The sorted set in which the processes of a group say that they are there.
+    /// The sorted set of the processes of a group.
     pub fn members(&self, group: &str) -> String {
         format!("streams:{{{}}}:{group}:members", self.base)
     }
 
-    /// Keys beside its partitions, where nobody reads, and a producer writes that goes by another number of them: the stream's
-    /// own key when there are several, and all that a larger number would have.
+    /// Keys beside the stream's partitions, to which only a producer with another number of partitions writes. They are
+    /// the stream's own key when there are several partitions, and all keys that a larger number would add.
     pub fn strays(&self) -> impl Iterator<Item = PartitionKey> {
         let bare = (self.partitions != 1).then(|| self.base.clone());
         let above = self.above().map(|index| PartitionKey { key: format!("{}.{index}", self.base), index });
         bare.into_iter().map(|key| PartitionKey { key, index: 0 }).chain(above)
     }
 
-    /// The key as one of [`strays`](Self::strays), where it is one.
+    /// The key as one of [`strays`](Self::strays), if it is one.
     pub fn stray(&self, key: &str) -> Option<PartitionKey> {
         let rest = key.strip_prefix(self.base.as_str())?;
         let index = match rest.strip_prefix('.') {
@@ -145,13 +145,13 @@ impl StreamKey {
         Some(PartitionKey { key: key.to_owned(), index })
     }
 
-    /// The numbers of partitions that it does not have.
+    /// The indices of partitions that a larger number would add.
     fn above(&self) -> std::ops::Range<u32> {
         let first = if self.partitions == 1 { 0 } else { self.partitions };
         first..MAX_PARTITIONS
     }
 
-    /// The key of one partition: the stream's own key, or the same with `.0`, `.1`, ... when there are several.
+    /// The key of one partition: the stream's own key, or that key with `.0`, `.1`, ... when there are several.
     pub fn partition(&self, index: u32) -> PartitionKey {
         let key = if self.partitions == 1 { self.base.clone() } else { format!("{}.{index}", self.base) };
         PartitionKey { key, index }
@@ -171,14 +171,14 @@ impl PartitionKey {
         &self.key
     }
 
-    /// Which partition of its stream it is.
+    /// The index of the partition in its stream.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The stream whose entries wake the processes that stand by (field `group`).
+    /// The stream whose entries wake processes that stand by (field `group`).
     ///
-    /// It begins with an underscore, which no group's name does.
+    /// Its name begins with an underscore, as no group's name does.
     pub fn bell(&self) -> String {
         format!("streams:{{{}}}:_bell", self.key)
     }
@@ -200,8 +200,7 @@ impl fmt::Display for PartitionKey {
     }
 }
 
-/// A group on a partition: what one lease, one checkpoint and one list of dead letters belong to; and how it is delivered
-/// to.
+/// A group on a partition, with its delivery mode: the key of one lease, one checkpoint and one list of dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupKey {
     partition: PartitionKey,
@@ -231,8 +230,8 @@ impl GroupKey {
         format!("{}:dead", self.state)
     }
 
-    /// The same for a work queue: whatever is made under this key is made for that, and what was made for another delivery is
-    /// refused.
+    /// The same key for a work queue. A call with it creates a work queue, and is refused by a group of the other
+    /// delivery mode.
     #[must_use]
     pub fn queue(mut self) -> Self {
         self.queue = true;
@@ -244,12 +243,12 @@ impl GroupKey {
         self.queue
     }
 
-    /// The sorted set of a work queue's entries that wait.
+    /// The sorted set of a work queue's waiting entries.
     pub fn waiting(&self) -> String {
         format!("{}:waiting", self.state)
     }
 
-    /// The stream of the dead letters that wait to be handled again.
+    /// The stream of the dead letters that wait to be replayed.
     pub fn replay(&self) -> String {
         format!("{}:replay", self.state)
     }

@@ -1,26 +1,27 @@
-//! Entries that are too large to hold whole: what is left of one that is cut, and what tells one in short.
+//! Entries too large to hold whole: [`cut`] keeps their beginnings, and [`in_short`] a few bytes to recognise an entry
+//! by.
 //!
-//! A broker may have to do the same where the entry is, so that it does not travel: `prelude.lua` does.
+//! A broker may do the same on the server, as `prelude.lua` does, so that the large entry does not travel.
 
 use crate::codec::MAX_PAYLOAD;
 use crate::{Entry, EventId};
 
-/// The largest entry that a broker answers whole: the largest payload that an event may have, and a megabyte of headers. A
-/// larger one is [cut].
+/// The largest entry that a broker answers whole: the largest payload of an event and a megabyte of headers. A larger
+/// one is [cut].
 pub const MOST_ENTRY_BYTES: usize = MAX_PAYLOAD + 1024 * 1024;
 
-/// The first field of an entry that was [cut]: how many bytes it had.
+/// The first field of a [cut] entry: the bytes that it had.
 pub const CUT: &str = "_cut";
-/// How many fields are kept of an entry that is cut or in short.
+/// The most fields that are kept of an entry that is cut or in short.
 const KEPT_FIELDS: usize = 16;
-/// How many bytes are kept of each name and value of an entry that is cut.
+/// The most bytes that are kept of each name and value of a cut entry.
 const KEPT_BYTES: usize = 1_024;
-/// How long a name or value is in short, and how much of it then stands at each end.
+/// The longest name or value that is kept whole in short; of a longer one a part at each end is kept.
 const SHORT: usize = 160;
 const SHORT_END: usize = 64;
 
-/// An entry that no process could hold, and no build decode, cut down to its first fields and the beginnings of their values,
-/// behind a field [`CUT`]; another one is unchanged. Its id and its event id stay.
+/// Cuts an entry that is too large for any process to hold and any build to decode. It keeps the first fields and the
+/// beginnings of their values, behind a field [`CUT`]. Its id and its event id stay. Any other entry is unchanged.
 #[must_use]
 pub fn cut(mut entry: Entry) -> Entry {
     let bytes = entry.weight();
@@ -37,14 +38,14 @@ pub fn cut(mut entry: Entry) -> Entry {
     Entry { id: entry.id, fields: std::iter::once(bytes).chain(id).chain(others).collect() }
 }
 
-/// How many bytes an entry had that was [cut].
+/// How many bytes a [cut] entry had.
 pub fn cut_from(entry: &Entry) -> Option<u64> {
     let (name, bytes) = entry.fields.first()?;
     std::str::from_utf8(bytes).ok()?.parse().ok().filter(|_| name == CUT.as_bytes())
 }
 
-/// Tells an entry from another one of the same id, in a few bytes: its event id alone, or the ends of its first fields
-/// where it has none. In short once more it is the same.
+/// A few bytes that distinguish an entry from others of the same id: its event id, else the ends of its first fields.
+/// Applied twice it answers the same.
 #[must_use]
 pub fn in_short(entry: &Entry) -> Entry {
     let short = |text: &[u8]| match text.len() {
@@ -61,7 +62,7 @@ pub fn in_short(entry: &Entry) -> Entry {
     Entry { id: entry.id, fields }
 }
 
-/// The field of the event id, in UTF-8 or not.
+/// The field of the event id, whether it is UTF-8 or not.
 fn short_id(entry: &Entry) -> Option<&[u8]> {
     entry.field(Entry::ID).filter(|id| (1..=EventId::MAX_LEN).contains(&id.len()))
 }

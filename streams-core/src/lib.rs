@@ -1,12 +1,11 @@
-//! Vocabulary and rules of typed events over Redis Streams; no executor, no sockets.
+//! The words and rules of typed events over Redis Streams, without an executor and without sockets.
 //!
 //! A crate that only declares events depends on this crate alone. A program that consumes them
 //! depends on `streams-runtime`, which re-exports everything here.
 //!
-//! The modules stand in the order in which an event meets them: declared ([`StreamEvent`]),
-//! described ([`schema`]), encoded ([`codec`]), read across versions ([`UpcastFrom`]), stored ([`Entry`]), named in Redis
-//! ([`keys`]),
-//! carried ([`broker`]), handed to a function ([`Consumer`], [`Batch`], [`FromContext`]), judged ([`Outcome`]).
+//! The modules follow the path of an event: declared ([`StreamEvent`]), described ([`schema`]), encoded ([`codec`]) and
+//! read across versions ([`UpcastFrom`]). It is stored ([`Entry`]), named in Redis ([`keys`]), carried ([`broker`]),
+//! handed to a function ([`Consumer`], [`Batch`], [`FromContext`]) and judged ([`Outcome`]).
 
 // The attributes emit `::streams_core::..` paths, also inside this crate.
 extern crate self as streams_core;
@@ -40,7 +39,7 @@ pub use streams_macros::{
 };
 pub use upcast::UpcastFrom;
 
-/// Not public API: what the attributes' expansions name.
+/// Not public API: the names that the attributes' expansions use.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "chrono")]

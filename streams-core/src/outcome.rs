@@ -1,4 +1,4 @@
-//! What a handler says of an event, in one vocabulary; `settle` in the runtime decides what follows from it.
+//! A handler's verdict on an event; the runtime's `settle` decides what follows from it.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -6,34 +6,35 @@ use std::time::Duration;
 
 use crate::codec::DecodeError;
 
-/// Any error that can be reported.
+/// Any error that a handler can return.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What is to become of an event, said by its handler.
+/// A handler's verdict on an event.
 ///
-/// A handler that returns `()` or `Ok(())` says `Done`; `Err` is a failed attempt.
+/// A handler that returns `()` or `Ok(())` returns `Done`; `Err` is a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The event is dealt with.
+    /// The handler has done its work.
     #[default]
     Done,
-    /// The event is of no interest; counted and logged apart from `Done`.
+    /// The event does not concern the handler. Metrics and logs show it apart from `Done`.
     Skip(String),
-    /// Not now: try the same event again after this long. Counts as a failed attempt, so that nothing waits for ever.
+    /// The handler wants the same event again after this long. It counts as a failed attempt, so that no event is
+    /// retried for ever.
     RetryAfter(Duration),
-    /// Give up at once, for this reason: the event goes to the group's dead letters.
+    /// The group gives up on the event for this reason: it goes to the dead letters without another attempt.
     DeadLetter(String),
 }
 
-/// What a `#[consumer]` may return: `()`, [`Outcome`], or a `Result` of either.
+/// A return type of a `#[consumer]`: `()`, [`Outcome`], or a `Result` of either.
 #[diagnostic::on_unimplemented(
     message = "a `#[consumer]` cannot return `{Self}`",
     label = "this return type says nothing about what becomes of the event",
     note = "return `()`, `Outcome`, or a `Result` of one of them whose error is a `std::error::Error`"
 )]
 pub trait IntoOutcome {
-    /// The outcome, or why the attempt failed.
+    /// The outcome, or the failure of the attempt.
     ///
     /// # Errors
     /// The handler's own error.
@@ -83,15 +84,15 @@ impl<E: Into<BoxError>> HandlerError for E {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The bytes are not the event they claim to be. Another attempt would fail the same way.
+    /// The bytes are not the event that the entry names. Another attempt would fail the same way.
     #[error("{0}")]
     Decode(#[source] DecodeError),
-    /// An argument of the handler could not be made.
+    /// An argument of the handler could not be extracted.
     #[error("argument `{argument}`: {source}")]
     Rejected {
         /// The argument's type.
         argument: &'static str,
-        /// Its own words.
+        /// The extractor's error.
         source: BoxError,
     },
     /// The handler returned an error.
@@ -106,7 +107,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether another attempt cannot help.
+    /// Whether no other attempt can succeed.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Decode(_) => true,
@@ -117,7 +118,7 @@ impl Failure {
         }
     }
 
-    /// The failure and its causes in one line, as it stands in logs and dead letters.
+    /// The failure and its causes in one line, as logs and dead letters show it.
     pub fn reason(&self) -> String {
         match self {
             Self::Handler(error) => with_causes(&**error),
@@ -127,9 +128,9 @@ impl Failure {
     }
 }
 
-/// The most causes of an error that are looked at: a chain may lead back into itself.
+/// The most causes of an error that are read: a chain of causes may lead back into itself.
 const MOST_CAUSES: usize = 32;
-/// The most bytes of an error's text: more is not read in a log, and a `Display` may never come to an end.
+/// The most bytes of an error's text. Nobody reads more in a log, and a `Display` may never end.
 const MOST_TEXT: usize = 64 * 1024;
 
 /// An error and its causes.
@@ -142,7 +143,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = Bounded(String::new());
     for (place, error) in chain(error).enumerate() {
         let mut cause = Bounded(String::new());
-        // An error that cannot show itself leaves a gap in the text, which is no reason to panic.
+        // An error whose `Display` fails leaves a gap in the text; that is no reason to panic.
         let _ = write!(cause, "{error}");
         let Bounded(cause) = cause;
         // Some error types repeat their source in their own text.
@@ -171,7 +172,8 @@ pub struct Permanent(Given);
 
 /// The error that was given to [`permanent`].
 ///
-/// It stands in the chain of sources, so that a wrapper which hides `Permanent` itself does not hide the wish.
+/// It is part of the chain of sources, so that a wrapper which hides `Permanent` does not hide that the error is
+/// permanent.
 #[derive(Debug)]
 struct Given(BoxError);
 

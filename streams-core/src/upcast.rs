@@ -1,16 +1,16 @@
-//! How an event of an older version is read as a newer one: one step a version, known when the program is compiled.
+//! Reading an event of an older version as a newer one, one step per version, in an order known at compile time.
 //!
-//! [`codec`] decides whether a version is read at all; what the attribute says of versions is checked here.
+//! [`codec`] decides whether a version is read at all; this module checks the versions in the attribute.
 
 use crate::codec::{self, DecodeError};
 use crate::outcome::with_causes;
 use crate::schema::text_eq;
 use crate::{BoxError, EventInfo, StreamEvent};
 
-/// An event that an older version of it can be turned into: whatever has a `From` or a `TryFrom` of the older type.
+/// An event that an older version can be turned into: any type with a `From` or a `TryFrom` of the older type.
 ///
-/// This is what `upcast_from = TradeV1` asks for. `From` is the usual one. With `TryFrom` an old event may turn out to
-/// have no meaning today: it is then a dead letter with the error as its reason, and its bytes are kept.
+/// `upcast_from = TradeV1` requires it. Most events implement `From`. With `TryFrom` an old event may be refused
+/// because it has no meaning today. It is then a dead letter with the error as its reason, and its bytes are kept.
 #[diagnostic::on_unimplemented(
     message = "nothing says how `{Old}` becomes `{Self}`",
     label = "events of this older version could not be read as `{Self}`",
@@ -18,14 +18,15 @@ use crate::{BoxError, EventInfo, StreamEvent};
     note = "where an old event may have no meaning today write `impl TryFrom<{Old}> for {Self}`, with a `std::error::Error` or a `String` as its error: what it refuses goes to the dead letters"
 )]
 pub trait UpcastFrom<Old>: Sized {
-    /// Turns it.
+    /// Turns the old event into a new one.
     ///
     /// # Errors
-    /// When this old event has no meaning today.
+    /// The old event has no meaning today.
     fn upcast(old: Old) -> Result<Self, BoxError>;
 }
 
-// Recommended, rustc would report a missing `TryFrom` and explain neither what it is for nor that `From` will do.
+// If rustc recommended it, it would report a missing `TryFrom` and explain neither its purpose nor that `From`
+// suffices.
 #[diagnostic::do_not_recommend]
 impl<Old, New> UpcastFrom<Old> for New
 where
@@ -37,7 +38,7 @@ where
     }
 }
 
-/// What `StreamEvent::decode_version` does for a type without `upcast_from`: it reads its own version.
+/// The `StreamEvent::decode_version` of a type without `upcast_from`: it reads its own version.
 pub(crate) fn decode_own<E: StreamEvent>(version: u32, payload: &[u8]) -> Result<E, DecodeError> {
     if version == E::INFO.version {
         codec::decode_payload(payload)
@@ -46,7 +47,8 @@ pub(crate) fn decode_own<E: StreamEvent>(version: u32, payload: &[u8]) -> Result
     }
 }
 
-/// Not public API: what it does for one with it. An older version is read by the type before, then turned.
+/// Not public API: `decode_version` of a type with `upcast_from`. The type before reads an older version, then it is
+/// turned.
 // The type before is no `StreamEvent` here, so that one which is none is reported once, where `before` is named.
 #[doc(hidden)]
 pub fn decode_or_upcast<New: StreamEvent + UpcastFrom<Old>, Old>(
@@ -61,14 +63,14 @@ pub fn decode_or_upcast<New: StreamEvent + UpcastFrom<Old>, Old>(
     New::upcast(old).map_err(|error| DecodeError::not_upcast::<New>(with_causes(&*error)))
 }
 
-/// Not public API: checks that `old` is the version before `new`; `said` is what the attribute has to say if it is not.
+/// Not public API: checks that `old` is the version before `new`; `said` is the attribute's message if it is not.
 ///
 /// # Panics
-/// While compiling, at the place of the call.
+/// While compiling, at the call.
 #[doc(hidden)]
 #[track_caller]
 pub const fn check_upcast(new: &EventInfo, old: &EventInfo, said: &Said) {
-    // The type has mistakes of its own, which are reported.
+    // The type has other mistakes, which are reported.
     if old.stream.is_empty() {
         return;
     }
@@ -77,17 +79,17 @@ pub const fn check_upcast(new: &EventInfo, old: &EventInfo, said: &Said) {
     assert!(old.version == new.version - 1, "{}", said.gap);
 }
 
-/// Not public API: checks that the versions back to `oldest` are read by the type before.
+/// Not public API: checks that the type before reads the versions back to `oldest`.
 ///
 /// # Panics
-/// While compiling, at the place of the call.
+/// While compiling, at the call.
 #[doc(hidden)]
 #[track_caller]
 pub const fn check_oldest(oldest: u32, old: &EventInfo, too_old: &str) {
     assert!(old.stream.is_empty() || oldest >= old.oldest, "{}", too_old);
 }
 
-/// Not public API: the messages of [`check_upcast`], which know the words of the user.
+/// Not public API: the messages of [`check_upcast`], in the user's words.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Said {
@@ -133,7 +135,7 @@ mod tests {
         quantity: u64,
     }
 
-    /// Its cause stands in the reason, too.
+    /// The reason contains its cause, too.
     #[derive(Debug, thiserror::Error)]
     #[error("a price of {cents}")]
     struct Negative {
@@ -158,7 +160,7 @@ mod tests {
         }
     }
 
-    /// As [`Fill`], but nothing below version 2 is left.
+    /// As [`Fill`], but it reads nothing below version 2.
     #[stream_event(stream = "late-fills", name = "Fill", version = 2, oldest = 2)]
     #[derive(Debug, PartialEq)]
     struct LateV2 {
@@ -249,7 +251,7 @@ mod tests {
         assert_eq!((Late::INFO.oldest, Late::INFO.upcast_from.map(|info| info.version)), (2, Some(2)));
     }
 
-    /// Written by hand, as nothing forbids: it reads its own version.
+    /// Written by hand, which is allowed: it reads its own version.
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
     struct ByHand {
         cents: u64,

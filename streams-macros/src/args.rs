@@ -1,6 +1,6 @@
-//! What stands in the parentheses of an attribute: `key = value` lists and the forms of their values.
+//! The arguments of an attribute: `key = value` lists and the forms of their values.
 //!
-//! Values are checked here, at expansion, so that nothing is left to parse when a program starts.
+//! Expansion checks all values, so that a program parses none when it starts.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ struct Opt {
 }
 
 impl Args {
-    /// Takes the list apart. Unknown, duplicate and malformed options are reported and left out.
+    /// Parses the list. It reports unknown, duplicate and malformed options, and leaves them out.
     pub(crate) fn parse(tokens: TokenStream, known: &[&str], errors: &mut Errors) -> Self {
         let mut options: Vec<Opt> = Vec::new();
         for piece in split_at_commas(tokens) {
@@ -55,7 +55,7 @@ impl Args {
         Some(Value { name, tokens: value })
     }
 
-    /// The crate that the expansion names: `crate = path`, or the one whose attribute was used.
+    /// The crate that the expansion names: `crate = path`, or the crate whose attribute was used.
     pub(crate) fn root(&mut self, default: &TokenStream, errors: &mut Errors) -> TokenStream {
         let Some(value) = self.take("crate") else { return default.clone() };
         let path: Path = match syn::parse2(value.tokens.clone()) {
@@ -170,7 +170,7 @@ impl Value {
         duration
     }
 
-    /// A name that Redis keys can be made of.
+    /// A name that can be part of a Redis key.
     pub(crate) fn redis_name(&self, kind: NameKind, errors: &mut Errors) -> Option<LitStr> {
         let Some(text) = self.text() else {
             self.invalid(&format!("a string such as \"{}\"", kind.example()), errors);
@@ -221,7 +221,7 @@ fn checked_name(text: LitStr, kind: NameKind, errors: &mut Errors) -> Option<Lit
     }
 }
 
-/// What a name is for.
+/// The kind of thing that a name is for.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum NameKind {
     Stream,
@@ -249,8 +249,8 @@ impl NameKind {
 
 /// The rules of `streams_core::keys`, with the same words.
 ///
-/// They stand here again because core depends on this crate, and a crate of macros can export nothing else.
-/// A test below holds the two together.
+/// They are repeated here because core depends on this crate, and a crate of macros can export nothing else. A test
+/// below compares the two.
 pub(crate) fn check_name(kind: NameKind, name: &str) -> Result<(), &'static str> {
     let colons = kind == NameKind::Stream;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || (colons && b == b':');
@@ -314,7 +314,7 @@ pub(crate) fn option_tokens(value: Option<impl ToTokens>) -> TokenStream {
 
 /// Reports that a required option was not given.
 pub(crate) fn missing(option: &str, example: &str, errors: &mut Errors) {
-    // The attribute itself: there is no token of the user's to point at.
+    // It points at the attribute itself, because the user wrote no token for the option.
     errors.push_at(Span::call_site(), format!("missing `{option}`; write `{example}`"));
 }
 
@@ -336,7 +336,7 @@ pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= 2 && distance < near.len()).then_some(near)
 }
 
-/// How many letters must be added, removed, replaced or swapped with their neighbour.
+/// The number of letters to add, remove, replace or swap with a neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];

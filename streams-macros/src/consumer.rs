@@ -1,4 +1,5 @@
-//! `#[consumer(..)]`: a function that handles an event; it stays as it is, and a type of its name carries the rest.
+//! `#[consumer(..)]`: a function that handles an event. The function stays as it is, and a type of its name has the
+//! rest.
 
 use std::time::Duration;
 
@@ -28,13 +29,13 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
     }
 }
 
-/// What the attribute says.
+/// The arguments of the attribute.
 struct Options {
     root: TokenStream,
     group: Option<LitStr>,
     /// The setters of `ConsumerOptions` to call.
     setters: Vec<TokenStream>,
-    /// The options that only a batch can have, each with the place of its value.
+    /// The options that only a batch can have, each with the span of its value.
     of_batches: Vec<(&'static str, Span)>,
 }
 
@@ -171,7 +172,7 @@ impl Options {
     }
 }
 
-/// The bounds of `streams_core::ConsumerOptions`; a test below holds the two together.
+/// The bounds of `streams_core::ConsumerOptions`; a test below compares the two.
 const MAX_CRASHES: u64 = 1_000;
 const MAX_BATCH: u64 = 10_000;
 const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
@@ -179,7 +180,7 @@ const MAX_CONCURRENCY: u64 = 1_000;
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `100ms` or `100ms..30s`. A lone first wait doubles up to half a minute, or stays where it is longer.
+/// `100ms` or `100ms..30s`. A lone first wait doubles up to half a minute, or stays if it is longer.
 fn backoff(text: &str) -> Option<(Duration, Duration)> {
     let (first, max) = match text.split_once("..") {
         Some((first, max)) => (duration(first)?, duration(max)?),
@@ -203,7 +204,7 @@ fn start(text: &str, root: &TokenStream) -> Option<TokenStream> {
     }
     let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok())?;
     let (ms, seq) = match text.split_once('-') {
-        // An id without its second number would be a number of anything.
+        // An id without its second number could be any number.
         Some((ms, seq)) if digits(ms).is_some() && digits(seq).is_some() => (digits(ms)?, digits(seq)?),
         _ => {
             let time = humantime::parse_rfc3339(text).ok()?;
@@ -230,7 +231,7 @@ fn checkpoint(value: &Value) -> Option<TokenStream> {
 /// As many as `streams_core::Arguments` is implemented for.
 const MAX_ARGUMENTS: usize = 8;
 
-/// What the function's signature says.
+/// The signature of the function.
 struct Handler {
     event: Type,
     /// Whether the function borrows the event.
@@ -241,7 +242,7 @@ struct Handler {
 }
 
 impl Handler {
-    /// Reports what a consumer's signature cannot be; `None` when there is no event to speak of.
+    /// Reports what no consumer may have in its signature; `None` without an event.
     fn from_syn(function: &ItemFn, errors: &mut Errors) -> Option<Self> {
         let signature = &function.sig;
         if signature.asyncness.is_none() {
@@ -337,14 +338,14 @@ impl Handler {
 fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
     let Options { root, setters, of_batches, .. } = options;
     let Handler { event, by_reference, rest, out } = handler;
-    // A lone argument is reported at its type, one of several at all of them.
+    // A lone argument is reported at its type; several are reported at all of them.
     let rest_span = match rest.as_slice() {
         [only] => at(only),
         _ => function.sig.paren_token.span.join().resolved_at(Span::call_site()),
     };
     let (name, visibility) = (&function.sig.ident, &function.vis);
     let name_text = name.unraw().to_string();
-    // The function is called by its name, so no local of ours may have the same one.
+    // The expansion calls the function by its name, so none of its locals may have that name.
     let [payload, args] = ["payload", "args"].map(|name| Ident::new(name, Span::mixed_site()));
     let payload_type = quote_spanned!(at(event)=> type Payload = #event;);
     let out_type = quote_spanned!(at(out)=> type Out = #out;);
@@ -354,7 +355,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
         .map(|ty| ty.to_token_stream().to_string().replace(" :: ", "::").replace(" < ", "<").replace(" >", ">"));
     let lend = by_reference.then(|| quote!(&));
     let indices = (0..rest.len()).map(Index::from);
-    // With the place of the function's name, so that a future which is not `Send` is reported there.
+    // With the span of the function's name, so that rustc reports there a future that is not `Send`.
     let unpacked = if rest.is_empty() { quote!(_) } else { args.to_token_stream() };
     let invoke = quote_spanned! {at(name)=>
         fn invoke(
@@ -365,19 +366,20 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
         }
     };
     let check = called(event, &quote!(#root::__private::check_newest::<#name>), quote!());
-    // The types know whether there is a batch; a message for each option that has no use without.
+    // The types know whether there is a batch. Each option that only a batch can have gets its own message.
     let batch_checks = of_batches.iter().map(|(option, place)| {
         let message = format!(
             "`{option}` is for a consumer that takes several events at once; take `Batch<Event>` as the first argument, or remove `{option}`"
         );
         quote_spanned!(*place=> const _: () = ::core::assert!(#root::__private::takes_batches::<#name>(), #message);)
     });
-    // The type has the name of the function, so that whoever imports one has both. Its tokens count as written by us, and
-    // lints pass over it: an `allow` would be refused where the user's crate forbids one of them.
+    // The type has the name of the function, so that an import brings both. Its tokens count as the macro's, so that
+    // lints skip it: an `allow` would be refused where the user's crate forbids a lint.
     let mut type_name = name.clone();
     type_name.set_span(at(name));
     let type_visibility = ours(visibility.to_token_stream());
-    // A condition on the function is one on all of it. Attribute macros below this one see the function only.
+    // A condition on the function applies to the whole expansion. Attribute macros below this one see only the
+    // function.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     quote! {
         #(#conditions)*
@@ -413,12 +415,12 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
     }
 }
 
-/// The place of the user's tokens, for tokens of ours.
+/// The span of the user's tokens, for the macro's tokens.
 fn at(tokens: &impl Spanned) -> Span {
     tokens.span().resolved_at(Span::call_site())
 }
 
-/// The user's tokens, as if we had written them.
+/// The user's tokens, as if the macro had written them.
 fn ours(tokens: TokenStream) -> TokenStream {
     let ours = tokens.into_iter().map(|mut token| {
         if let TokenTree::Group(group) = &token {
@@ -432,7 +434,7 @@ fn ours(tokens: TokenStream) -> TokenStream {
     ours.collect()
 }
 
-/// The attribute stands on something else, or on a function with a mistake in its signature that Rust itself reports.
+/// The attribute is on another item, or on a function whose signature has a mistake that Rust itself reports.
 fn not_a_function(item: &TokenStream, error: syn::Error, mut errors: Errors) -> TokenStream {
     match syn::parse2::<syn::Item>(item.clone()) {
         Ok(other) => errors.push(other, "`#[consumer]` goes on an `async fn`"),

@@ -1,10 +1,11 @@
-//! Collects the mistakes of one use of an attribute, so that the user sees all of them at once; places those that the compiler finds.
+//! Collects the mistakes in one use of an attribute, so that the user sees all at once, and gives spans to the
+//! compiler's errors.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::Error;
 
-/// The mistakes found so far. Must be finished: forgotten mistakes would compile.
+/// The mistakes found so far. They must be finished, because a program with forgotten mistakes would compile.
 #[derive(Default)]
 pub(crate) struct Errors {
     first: Option<Error>,
@@ -12,12 +13,12 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
-    /// A mistake that shows at the whole of `tokens`.
+    /// Adds a mistake in the whole of `tokens`.
     pub(crate) fn push(&mut self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.add(Error::new_spanned(tokens.into_token_stream(), message));
     }
 
-    /// A mistake that shows at `span`.
+    /// Adds a mistake at `span`.
     pub(crate) fn push_at(&mut self, span: Span, message: impl std::fmt::Display) {
         self.add(Error::new(span, message));
     }

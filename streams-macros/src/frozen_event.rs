@@ -1,6 +1,6 @@
-//! `frozen_event!(..)`: writes the type of an older version from its lock, types inside it included.
+//! `frozen_event!(..)`: writes the type of an older version from its lock, with the types inside it.
 //!
-//! What it writes is held to the lock again, as every event is (`lock`), so that the two cannot differ.
+//! As every event, the written type is compared with its lock (`lock`), so that the two cannot differ.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -69,14 +69,14 @@ impl Parse for Declaration {
     }
 }
 
-/// What the macro is told.
+/// The arguments of the macro.
 struct Options {
     root: TokenStream,
     stream: Option<LitStr>,
     name: Option<LitStr>,
     version: Option<(u32, TokenStream)>,
     types: Vec<NamedType>,
-    /// What `#[stream_event(..)]` is told as well, and reads by itself.
+    /// The arguments that `#[stream_event(..)]` gets, too, and reads by itself.
     passed_on: TokenStream,
 }
 
@@ -181,14 +181,14 @@ impl Options {
     }
 }
 
-/// Writes types. What it cannot write is an error that names the place and the remedy.
+/// Writes types. A type that it cannot write is an error with the place and the remedy.
 struct Writer<'a> {
     options: &'a Options,
     visibility: &'a Visibility,
     ident: &'a Ident,
-    /// The types inside the event that are written, or begun.
+    /// The types inside the event that are written, or whose writing has begun.
     parts: Vec<Part>,
-    /// Those that stand in the key of a map, which has to be in order.
+    /// The types in keys of maps, which must be ordered.
     keys: Vec<Value>,
 }
 
@@ -198,7 +198,7 @@ struct Part {
     written: TokenStream,
 }
 
-/// Where a type stands.
+/// The place of a type.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     /// The fields that lead to it, for messages.
@@ -210,10 +210,10 @@ struct Place<'a> {
     in_key: bool,
 }
 
-/// A type, and what it asks of the field that has it.
+/// A type, and its demands on the field that has it.
 struct Written {
     ty: TokenStream,
-    /// It leads to a type around the innermost one.
+    /// Whether it leads to a type around the innermost one.
     recursive: bool,
 }
 
@@ -243,7 +243,7 @@ impl<'a> Writer<'a> {
         let schema = &entry["schema"];
         let around = [(type_name(schema).unwrap_or_default(), self.ident)];
         let place = Place { path: "", around: &around, indirect: false, in_key: false };
-        // A type may turn out to be a key after it was written: then all is written again.
+        // A type may turn out to be a key after it was written. Then everything is written again.
         let item = loop {
             let keys = self.keys.len();
             self.parts.clear();
@@ -275,7 +275,7 @@ impl<'a> Writer<'a> {
         ))
     }
 
-    /// A struct, with or without fields, or an enum; without the attribute that makes it one of ours.
+    /// A struct, with or without fields, or an enum, without our attribute.
     fn item(&mut self, ident: &Ident, schema: &Value, place: Place<'_>) -> Result<TokenStream, String> {
         let visibility = self.visibility;
         let order = place.in_key.then(|| quote!(, Eq, PartialOrd, Ord));
@@ -304,7 +304,7 @@ impl<'a> Writer<'a> {
             let wire = name_of(variant)?;
             let path = join(place.path, wire);
             let body = &variant["type"];
-            // `Side::Other` is a variant with fields of its own; its Rust name stands there.
+            // `Side::Other` is a variant with its own fields, and the lock has its Rust name there.
             let own_fields = type_name(body).and_then(|name| name.split_once("::")).map(|(_, rust)| rust);
             let rust = names.take(&own_fields.map_or_else(|| pascal(wire), str::to_owned));
             let place = Place { path: &path, indirect: false, ..place };
@@ -361,7 +361,7 @@ impl<'a> Writer<'a> {
                     ));
                 }
                 (false, false) => (quote!(#opaque), ty),
-                // The lock does not know which default it had: whoever upcasts it does.
+                // The lock does not know the default that the field had. The author of the upcaster knows it.
                 (false, true) => {
                     let form = match &opaque {
                         Some(opaque) => opaque.clone(),
@@ -482,7 +482,7 @@ impl<'a> Writer<'a> {
         ))
     }
 
-    /// A type that the user has to name, because the lock does not say what it is.
+    /// A type that the user must name, because the lock does not describe it.
     fn named(&self, form: &str, what: &str, place: Place<'_>) -> Result<TokenStream, String> {
         self.options.type_of(form).map(ToTokens::to_token_stream).ok_or_else(|| {
             format!(
@@ -492,7 +492,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// A type inside the event: written once, however often it occurs.
+    /// A type inside the event, written once, however often it occurs.
     fn part(&mut self, name: &str, schema: &Value, place: Place<'_>) -> Result<TokenStream, String> {
         if place.in_key && !self.keys.contains(schema) {
             self.keys.push(schema.clone());
@@ -504,7 +504,7 @@ impl<'a> Writer<'a> {
         let mut ident = format_ident!("{base}", span = self.ident.span());
         let mut number = 2;
         while self.parts.iter().any(|part| part.ident == ident) {
-            // Two shapes of one name: of a generic type, or from two modules.
+            // Two shapes of one name: from a generic type, or from two modules.
             ident = format_ident!("{base}{number}", span = self.ident.span());
             number += 1;
         }
@@ -524,7 +524,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What the lock still lists, and the type no longer had.
+/// Leaves out members that the lock still lists but the type no longer had.
 fn present(list: &[Value]) -> impl Iterator<Item = &Value> {
     list.iter().filter(|named| named.get("removed").is_none())
 }
@@ -537,7 +537,7 @@ fn type_name(schema: &Value) -> Option<&str> {
     schema["struct"].as_str().or(schema["enum"].as_str())
 }
 
-/// The user's crate may ask for docs of everything.
+/// Writes docs, because the user's crate may demand them for everything.
 fn described(what: &str, wire: &str) -> TokenStream {
     let doc = format!("{what} `{wire}` of the wire.");
     quote!(#[doc = #doc])
@@ -569,7 +569,7 @@ fn shown(path: &str) -> String {
     if path.is_empty() { "the event".to_owned() } else { format!("`{path}`") }
 }
 
-/// The identifiers of one type, each once.
+/// The identifiers of one type, each used once.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -586,7 +586,7 @@ impl Names {
     }
 }
 
-/// A keyword is written raw; the few that cannot be raw get an underscore.
+/// A keyword is written raw; the few keywords that cannot be raw get an underscore.
 fn identifier(name: &str) -> Ident {
     if syn::parse_str::<Ident>(name).is_ok() {
         Ident::new(name, Span::call_site())
@@ -602,7 +602,7 @@ fn words(wire: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut last: Option<char> = None;
     for letter in wire.chars() {
-        // Some are alphanumeric, and no part of an identifier: `²`.
+        // Some characters are alphanumeric but not allowed in an identifier: `²`.
         if !letter.is_alphanumeric() || !unicode_ident::is_xid_continue(letter) {
             last = None;
             continue;
@@ -634,7 +634,7 @@ fn pascal(wire: &str) -> String {
     safe_start(words(wire).iter().map(capitalized).collect())
 }
 
-/// An identifier begins with no digit, and has a letter.
+/// An identifier must not begin with a digit, and must have a letter.
 fn safe_start(name: String) -> String {
     if name.starts_with(unicode_ident::is_xid_start) { name } else { format!("_{name}") }
 }

@@ -1,7 +1,8 @@
-//! The attributes and macros of `streams-core` and `streams-runtime`; each crate re-exports its own set under the plain names.
+//! The attributes and macros of `streams-core` and `streams-runtime`; each crate re-exports its own set under the plain
+//! names.
 //!
-//! Each exists once a root, as in tokio: what it writes names `::streams_core` or `::streams_runtime`,
-//! whichever the user depends on.
+//! Each exists once per root crate, as in tokio: the expansion names `::streams_core` or `::streams_runtime`, whichever
+//! the user depends on.
 
 mod args;
 mod consumer;
@@ -65,7 +66,7 @@ pub fn frozen_event_runtime(declaration: TokenStream) -> TokenStream {
     frozen_event::expand(declaration.into(), &quote!(::streams_runtime)).into()
 }
 
-/// The attribute stands on something that is no type, or on one that Rust itself refuses.
+/// The attribute is on an item that is no type, or on a type that Rust itself refuses.
 fn not_a_type(
     item: &proc_macro2::TokenStream,
     attribute: &str,

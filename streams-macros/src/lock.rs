@@ -1,7 +1,8 @@
-//! Reads the lock of an event's stream and writes the comparison of the two; `streams_core::schema::lock` has the rules.
+//! Reads the lock of an event's stream and writes the comparison of the two; `streams_core::schema::lock` has the
+//! rules.
 //!
-//! The lock stands beside the manifest of the crate that declares the event, `schemas/<stream>.lock.json`, so that it
-//! is published and reviewed with it.
+//! The lock is beside the manifest of the crate that declares the event, `schemas/<stream>.lock.json`, so that it is
+//! published and reviewed with that crate.
 
 use std::env;
 use std::fs;
@@ -21,7 +22,7 @@ use crate::shape::Part;
 /// The form of the locks that this version reads.
 const FORMAT: u64 = 1;
 
-/// An event, as far as its lock is concerned.
+/// The parts of an event that concern its lock.
 pub(crate) struct Event<'a> {
     pub(crate) root: &'a TokenStream,
     pub(crate) ident: &'a Ident,
@@ -30,11 +31,11 @@ pub(crate) struct Event<'a> {
     pub(crate) version: u32,
     /// The variant of `Compat`.
     pub(crate) compat: &'a Ident,
-    /// What the compiler can point at.
+    /// The parts at which the compiler can point.
     pub(crate) parts: Vec<Part>,
 }
 
-/// What the lock of an event has to say.
+/// The expansion for an event and its lock.
 #[derive(Default)]
 pub(crate) struct Emitted {
     /// The comparison of the two, and the test that keeps the lock.
@@ -43,9 +44,9 @@ pub(crate) struct Emitted {
     pub(crate) newest: Option<u32>,
 }
 
-/// The comparison with the lock and the test that keeps it. Nothing for events that only a test sees.
+/// The comparison with the lock, and the test that maintains the lock. Nothing for events that only a test sees.
 pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> Emitted {
-    // cargo sets it for integration tests and benchmarks alone: their events never leave them.
+    // cargo sets it only for integration tests and benchmarks, whose events never leave them.
     if env::var_os("CARGO_TARGET_TMPDIR").is_some() {
         return Emitted::default();
     }
@@ -78,15 +79,15 @@ pub(crate) fn emit(event: &Event<'_>, errors: &mut Errors) -> Emitted {
     Emitted { comparison: quote!(#comparison #test), newest }
 }
 
-/// Where the lock of a stream stands: from the manifest of the crate that is compiled, and from anywhere.
+/// The path of a stream's lock: from the manifest of the crate being compiled, and as an absolute path.
 pub(crate) fn place(stream: &str) -> (String, PathBuf) {
-    // A colon cannot stand in the name of a file on every system, and a plus not in that of a stream.
+    // Not every system allows a colon in the name of a file, and no stream has a plus in its name.
     let file = format!("schemas/{}.lock.json", stream.replace(':', "+"));
     let path = Path::new(&manifest_dir()).join(&file);
     (file, path)
 }
 
-/// Other build systems than cargo need not set it. Then there is no lock, which `STREAMS_LOCK=required` does not let pass.
+/// Build systems other than cargo may not set it. Then there is no lock, and `STREAMS_LOCK=required` refuses that.
 fn manifest_dir() -> String {
     env::var("CARGO_MANIFEST_DIR").unwrap_or_default()
 }
@@ -103,7 +104,7 @@ struct Entry {
     published: bool,
 }
 
-/// The lock at this path; `None` where there is none.
+/// The lock at this path; `None` if there is none.
 pub(crate) fn load(path: &Path) -> Result<Option<Value>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -121,7 +122,7 @@ pub(crate) fn load(path: &Path) -> Result<Option<Value>, String> {
     Ok(Some(lock))
 }
 
-/// The event's entry, and the newest version of it that there is.
+/// The event's entry, and the newest version of the event in the lock.
 fn read(path: &Path, event: &Event<'_>) -> Result<(Found, Option<u32>), String> {
     let Some(lock) = load(path)? else { return Ok((Found::NoFile, None)) };
     let versions = lock["events"].get(event.name).and_then(Value::as_object);
@@ -142,7 +143,7 @@ fn read(path: &Path, event: &Event<'_>) -> Result<(Found, Option<u32>), String> 
     Ok((Found::Entry(Entry { schema, is_array, published: entry["published"] == true }), newest))
 }
 
-/// Has the crate compiled again when its lock changes.
+/// Makes cargo compile the crate again when its lock changes.
 pub(crate) fn with_tracking(path: &Path, tokens: TokenStream) -> TokenStream {
     match path.to_str() {
         Some(path) => quote!(const _: &[u8] = ::core::include_bytes!(#path); #tokens),
@@ -169,11 +170,11 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
         called_at(part.begin, part.end, &quote!(build.at), quote!(&locked, &report, #name))
     });
     let whole = called(event.ident, &quote!(build.stop), quote!(&locked, &report));
-    // One constant an event, in which the usual way is short: a constant each field would cost more than serde's derives.
+    // One constant per event, whose usual path is short: a constant per field would cost more than serde's derives.
     quote! {
         const _: () = {
             static LOCKED: #root::schema::Schema = {
-                // In here, where no type of the user's is named.
+                // Imported in here, where no type of the user's is named.
                 use #root::schema::{EnumSchema, Field, Schema, StructSchema, Tagging, Variant};
                 #schema
             };
@@ -192,7 +193,7 @@ fn comparison(event: &Event<'_>, build: &TokenStream, entry: &Entry) -> TokenStr
     }
 }
 
-/// The test that writes the lock. Inside a function it cannot run, and says nothing.
+/// The test that writes the lock. Inside a function it cannot run, and reports nothing.
 fn test(event: &Event<'_>, build: &TokenStream, directory: &str) -> TokenStream {
     let Event { root, ident, version, .. } = event;
     let name = format_ident!("lock_of_{}_{}", snake(&syn::ext::IdentExt::unraw(*ident).to_string()), version);
@@ -212,7 +213,8 @@ fn test(event: &Event<'_>, build: &TokenStream, directory: &str) -> TokenStream 
     }
 }
 
-/// The name of a type in the case of functions. One that cannot be told from it gets a number, so that two types never meet.
+/// The name of a type in the case of functions. A name that cannot be restored from it gets a number, so that no two
+/// types clash.
 fn snake(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
@@ -235,7 +237,7 @@ fn snake(name: &str) -> String {
     snake
 }
 
-/// A schema of the lock, as an expression; the names of its types are in scope.
+/// A schema of the lock, as an expression. The names of its types must be in scope.
 fn schema(value: &Value) -> Result<TokenStream, String> {
     let unknown = || format!("`{value}` is no schema");
     let object = match value {
@@ -306,7 +308,7 @@ fn field(value: &Value) -> Result<TokenStream, String> {
     let name = value["name"].as_str().ok_or_else(|| format!("the field `{value}` has no name"))?;
     let schema = schema(&value["type"])?;
     let aliases = aliases(value);
-    // What is gone may be missing, and nobody needs it.
+    // A removed field or variant may be missing, because nobody needs it.
     let removed = value.get("removed").is_some();
     let optional = removed || value.get("optional").is_some();
     let may_be_absent = removed || value.get("may_be_absent").is_some();

@@ -1,7 +1,7 @@
 //! Reads a struct or enum with its serde attributes as serde does, and writes its schema.
 //!
-//! What serde can do that a schema cannot say is refused, with the reason: bytes that the schema does not
-//! describe would be found out by a consumer that cannot read them.
+//! It refuses, with the reason, every feature of serde that a schema cannot express. Otherwise a consumer would be the
+//! first to find bytes that the schema does not describe.
 
 use std::cell::RefCell;
 
@@ -18,16 +18,16 @@ use syn::{
 
 use crate::errors::{Errors, called};
 
-/// What the schema, the serde derives and the clean item need.
+/// The parts of an item that the schema, the serde derives and the clean item need.
 pub(crate) struct Shape<'a> {
     input: &'a DeriveInput,
     root: &'a TokenStream,
     container: Attrs,
-    /// Types that stand for the ones that `#[event(recursive)]` leads back to.
+    /// Types in the place of those that `#[event(recursive)]` leads back to.
     markers: RefCell<Vec<(Ident, String)>>,
-    /// Calls that stop the compiler at a type inside that has no place there.
+    /// Calls that stop the compiler at an inner type that is not allowed there.
     checks: RefCell<Vec<TokenStream>>,
-    /// Those that hardly ever do. They share a constant, which costs the compiler more than what is in it.
+    /// Calls that hardly ever stop it. They share a constant, which costs the compiler more than its content.
     unlikely: RefCell<Vec<TokenStream>>,
 }
 
@@ -35,12 +35,12 @@ pub(crate) struct Shape<'a> {
 pub(crate) struct Part {
     /// Its name on the wire.
     pub(crate) wire: String,
-    /// Where it stands: the first and the last token of what matters about it.
+    /// Its place: the first and the last token that matter.
     pub(crate) begin: Span,
     pub(crate) end: Span,
 }
 
-/// Where an attribute stands.
+/// The item that an attribute is on.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Container,
@@ -66,7 +66,7 @@ struct Attrs {
     wire: Option<Type>,
     opaque: Option<LitStr>,
     recursive: Option<Span>,
-    /// `with` and its like: serde no longer reads a missing `Option` as `None`.
+    /// The span of `with` and its like: with it serde no longer reads a missing `Option` as `None`.
     custom: Option<Span>,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Shape<'a> {
         Self { input, root, container, markers, checks, unlikely }
     }
 
-    /// An expression of type `&'static Schema`, and mistakes by the way.
+    /// An expression of type `&'static Schema`; it reports mistakes on the way.
     fn schema(&self, errors: &mut Errors) -> TokenStream {
         let root = self.root;
         let name = self.input.ident.unraw().to_string();
@@ -121,7 +121,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The form that `wire` or `opaque` declare.
+    /// The form that `wire` or `opaque` declares.
     fn declared(&self, attrs: &Attrs) -> Option<TokenStream> {
         let root = self.root;
         if let Some(tag) = &attrs.opaque {
@@ -172,7 +172,7 @@ impl<'a> Shape<'a> {
                     kept.push(self.field_schema(&field.ty, &attrs, errors));
                 }
                 match kept.as_slice() {
-                    // serde writes a newtype as what it holds.
+                    // serde writes a newtype as its content.
                     [only] if fields.unnamed.len() == 1 => only.clone(),
                     _ => quote!(&#root::schema::Schema::Tuple(&[#(#kept),*])),
                 }
@@ -273,7 +273,7 @@ impl<'a> Shape<'a> {
             (Some(tag), None) => quote!(Internal(#tag)),
             (None, _) => quote!(External),
         };
-        // What core has to say against the tag shows at the tag.
+        // Core reports its objections to the tag at the tag.
         let span = self.container.tag.as_ref().map_or_else(Span::call_site, LitStr::span);
         let span = span.resolved_at(Span::call_site());
         let new = quote!(#root::schema::EnumSchema::new).into_iter().map(|mut token| {
@@ -286,7 +286,7 @@ impl<'a> Shape<'a> {
         quote!(&#root::schema::Schema::Enum(&const { #schema }))
     }
 
-    /// Whether what a variant holds can stand in the map of the tag.
+    /// Checks that the content of a variant can be in the map of the tag.
     fn check_beside_tag(&self, variant: &Variant, tag: Option<&LitStr>, body: &TokenStream, errors: &mut Errors) {
         let (Some(tag), Fields::Unnamed(fields)) = (tag, &variant.fields) else { return };
         let root = self.root;
@@ -319,7 +319,7 @@ impl<'a> Shape<'a> {
             return self.of_type(&marked, ty.span());
         }
         let schema = self.of_type(ty, ty.span());
-        // Another name or type may hide an `Option`.
+        // A type of another name may hide an `Option`.
         if mentions(ty, &|ident| !is_plain(ident)) {
             let root = self.root;
             let check = called(ty, &quote!(#root::__private::check_nil), quote!(#schema));
@@ -329,7 +329,7 @@ impl<'a> Shape<'a> {
         schema
     }
 
-    /// The schema of a type, reported at `span` when it has none.
+    /// The schema of a type, reported at `span` if it has none.
     fn of_type(&self, ty: &Type, span: Span) -> TokenStream {
         let root = self.root;
         let mut ty = ty.clone();
@@ -341,7 +341,7 @@ impl<'a> Shape<'a> {
         quote_spanned!(span=> <#ty as #root::schema::SchemaType>::SCHEMA)
     }
 
-    /// The implementation of `SchemaType`. Goes before the item, so that its errors come before serde's.
+    /// The implementation of `SchemaType`. It goes before the item, so that its errors come before serde's.
     pub(crate) fn implementation(&self, errors: &mut Errors) -> TokenStream {
         let (root, name) = (self.root, &self.input.ident);
         let schema = self.schema(errors);
@@ -349,8 +349,8 @@ impl<'a> Shape<'a> {
         let (checks, unlikely) = (self.checks.borrow(), self.unlikely.borrow());
         let unlikely_constant = (!unlikely.is_empty()).then(|| quote!(const _: () = { #(#unlikely;)* };));
         if self.input.generics.params.is_empty() {
-            // A static: rustc hashes one by its path, but a constant with all that it points to, which takes
-            // exponential time when types nest.
+            // A static, because rustc hashes one by its path. It hashes a constant with all that it points to, which
+            // takes exponential time when types nest.
             return quote! {
                 const _: () = {
                     #markers
@@ -384,7 +384,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The types that stand for others, once each.
+    /// The types in the place of others, each once.
     fn marker_items(&self) -> TokenStream {
         let root = self.root;
         let mut markers = self.markers.borrow_mut();
@@ -401,7 +401,7 @@ impl<'a> Shape<'a> {
         quote!(#(#items)*)
     }
 
-    /// The fields of a struct, or the variants of an enum, as they are called on the wire.
+    /// The fields of a struct, or the variants of an enum, by their names on the wire.
     pub(crate) fn parts(&self) -> Vec<Part> {
         // Their mistakes were reported when the schema was written.
         let mut errors = Errors::default();
@@ -451,7 +451,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The user's item alone and implementations that say nothing: after a mistake, so that the code around it compiles.
+    /// The user's item with empty implementations, after a mistake, so that the code around it compiles.
     pub(crate) fn fallback(&self) -> TokenStream {
         let root = self.root;
         let mut input = self.input.clone();
@@ -488,27 +488,27 @@ impl<'a> Shape<'a> {
 
 /// Whether a field does not reach the wire.
 pub(crate) fn is_skipped(attrs: &[Attribute]) -> bool {
-    // Its mistakes were reported when the shape was read.
+    // The mistakes in them were reported when the shape was read.
     let mut errors = Errors::default();
     let attrs = Attrs::parse(attrs, Place::Field, &mut errors);
     drop(errors.finish());
     attrs.skip.is_some()
 }
 
-/// What a container or a variant says about the fields inside.
+/// The settings of a container or a variant for the fields inside.
 #[derive(Clone, Copy)]
 struct Inside<'a> {
     rename_all: Option<&'a LitStr>,
     deny_unknown: bool,
     default: bool,
-    /// The name under which the variant's own stands beside the fields.
+    /// The name of the tag beside the variant's fields.
     tag: Option<&'a LitStr>,
 }
 
 /// The names of the fields of a type, or of its variants, on the wire.
 struct WireNames {
     of: &'static str,
-    /// With the index of what has it.
+    /// Each with the index of its owner.
     taken: Vec<(String, usize)>,
     count: usize,
 }
@@ -518,7 +518,7 @@ impl WireNames {
         Self { of, taken: Vec::new(), count: 0 }
     }
 
-    /// Adds the names of one more, and reports those that another one has.
+    /// Adds the names of one member, and reports those that another one has.
     fn add(&mut self, ident: &Ident, wire: &str, aliases: &[String], errors: &mut Errors) {
         self.count += 1;
         for name in aliases.iter().map(String::as_str).chain([wire]) {
@@ -666,7 +666,7 @@ fn string(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
     meta.value()?.parse()
 }
 
-/// Passes over `= literal` or `(..)`, which serde checks.
+/// Skips `= literal` or `(..)`, which serde checks.
 fn ignore_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     if meta.input.peek(Token![=]) {
         meta.value()?.parse::<Lit>()?;
@@ -678,7 +678,7 @@ fn ignore_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     Ok(())
 }
 
-/// Whether a `cfg_attr` sets something that changes the wire form.
+/// Whether a `cfg_attr` sets an attribute that changes the wire form.
 fn mentions_wire(attribute: &Attribute) -> bool {
     let Ok(list) = attribute.meta.require_list() else { return false };
     let mut tokens = list.tokens.clone().into_iter();
@@ -700,7 +700,7 @@ fn strip_serde_derives(attribute: &mut Attribute) {
 
 fn refuse_own_derives(attrs: &[Attribute], errors: &mut Errors) {
     for attribute in attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
-        // What is no list of paths is for rustc to report.
+        // rustc reports an argument that is no list of paths.
         let _ = attribute.parse_nested_meta(|meta| {
             if is_serde_derive(&meta.path) {
                 errors.push(&meta.path, "the attribute derives this already; remove it from `#[derive(..)]`");
@@ -710,7 +710,7 @@ fn refuse_own_derives(attrs: &[Attribute], errors: &mut Errors) {
     }
 }
 
-/// Types that look usable and are not: a message of their own beats the general one.
+/// Refuses types that look usable and are not, because their own message helps more than the general one.
 fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
     struct Misfits<'a>(&'a mut Errors);
     impl VisitMut for Misfits<'_> {
@@ -750,7 +750,7 @@ fn refuse_known_misfits(ty: &Type, errors: &mut Errors) {
     Misfits(errors).visit_type_mut(&mut ty.clone());
 }
 
-/// Whether this `Option` is one of an `Option` or of `()`.
+/// Whether this is an `Option` of an `Option` or of `()`.
 fn holds_nil(option: &syn::PathSegment) -> bool {
     let inner = argument(option);
     inner.is_some_and(|inner| match inner {
@@ -774,7 +774,7 @@ fn argument(segment: &syn::PathSegment) -> Option<&Type> {
     })
 }
 
-/// Whether a name of this kind stands in a type.
+/// Whether a type contains a name of this kind.
 fn mentions(ty: &Type, kind: &dyn Fn(&Ident) -> bool) -> bool {
     struct Names<'a>(&'a dyn Fn(&Ident) -> bool, bool);
     impl VisitMut for Names<'_> {
@@ -792,7 +792,7 @@ fn mentions(ty: &Type, kind: &dyn Fn(&Ident) -> bool) -> bool {
 struct MarkRecursion<'a> {
     marker: &'a dyn Fn(&Ident) -> TokenStream,
     is_recursive: &'a dyn Fn(&Ident) -> bool,
-    /// Whether it counts in whichever module it stands.
+    /// Whether the type counts in any module.
     anywhere: bool,
 }
 
@@ -813,7 +813,7 @@ impl VisitMut for MarkRecursion<'_> {
     }
 }
 
-/// Types that lead to no other, and containers, which lead to their parameters.
+/// Whether it is a type that leads to no other, or a container, which leads only to its parameters.
 fn is_plain(ident: &Ident) -> bool {
     const PLAIN: &[&str] = &[
         "bool",
@@ -896,7 +896,7 @@ fn cased(rule: Option<&LitStr>, name: &str, place: Place, errors: &mut Errors) -
         "kebab-case" => snake.replace('_', "-"),
         "SCREAMING-KEBAB-CASE" => snake.to_ascii_uppercase().replace('_', "-"),
         other => {
-            // Once, not for each name.
+            // Reported once, not for each name.
             if errors.is_empty() {
                 errors.push(
                     rule,
@@ -908,7 +908,7 @@ fn cased(rule: Option<&LitStr>, name: &str, place: Place, errors: &mut Errors) -
     }
 }
 
-/// Removes the attributes that only our macros understand, and serde's where serde derives nothing.
+/// Removes the attributes that only these macros understand, and serde's attributes if serde derives nothing.
 pub(crate) struct Strip {
     pub(crate) serde: bool,
 }

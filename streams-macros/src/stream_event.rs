@@ -1,4 +1,4 @@
-//! `#[stream_event(..)]`: an event of a stream; its shape is read by `shape`.
+//! `#[stream_event(..)]`: an event of a stream; `shape` reads its shape.
 
 use std::time::Duration;
 
@@ -56,12 +56,12 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
     }
 }
 
-/// What the attribute says.
+/// The arguments of the attribute.
 struct Options {
     root: TokenStream,
     stream: Option<LitStr>,
     name: Option<LitStr>,
-    /// Whether the name of the type is that of the event.
+    /// Whether the event's name is that of its type.
     is_unnamed: bool,
     versions: Versions,
     key: Option<Ident>,
@@ -201,7 +201,7 @@ impl Options {
         }
     }
 
-    /// The name of the type has to follow the rules of names on the wire, where it is one.
+    /// Checks the name of the type by the rules of names on the wire, if it is one.
     fn check_own_name(&self, input: &DeriveInput, errors: &mut Errors) {
         let name = self.name(input);
         if let (true, Err(reason)) = (self.is_unnamed, check_name(NameKind::Event, &name)) {
@@ -221,7 +221,7 @@ impl Options {
     }
 }
 
-/// How long entries are kept.
+/// How long the stream keeps its entries.
 enum Retention {
     Age(Duration),
     Consumed,
@@ -239,7 +239,7 @@ impl Retention {
     }
 }
 
-/// What a publish waits for.
+/// How safe an event must be before its publish succeeds.
 #[derive(Debug, PartialEq)]
 struct Durability {
     fsync: bool,
@@ -268,7 +268,7 @@ impl Durability {
     }
 }
 
-/// Rules of events that parts of events need not follow.
+/// Checks the rules that hold for events but not for parts of events.
 fn check(input: &DeriveInput, errors: &mut Errors) {
     match &input.data {
         Data::Struct(data) => match &data.fields {
@@ -288,7 +288,7 @@ fn check(input: &DeriveInput, errors: &mut Errors) {
         // `Shape` refuses unions.
         Data::Enum(_) | Data::Union(_) => {}
     }
-    // Lifetimes are refused by `Shape`, with a reason of their own.
+    // `Shape` refuses lifetimes, with another reason.
     let mut parameters = input.generics.params.iter();
     if let Some(parameter) = parameters.find(|parameter| !matches!(parameter, syn::GenericParam::Lifetime(_))) {
         errors.push(
@@ -420,7 +420,7 @@ fn emit(
     }
 }
 
-/// An implementation that says nothing: after a mistake, so that consumers of the event are not mistaken, too.
+/// An empty implementation, after a mistake, so that rustc reports nothing about the event's consumers.
 pub(crate) fn fallback_event(input: &DeriveInput, root: &TokenStream) -> TokenStream {
     if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
         return quote!();

@@ -1,7 +1,7 @@
-//! What `#[stream_event(..)]` says about versions: which one the type is, and how older ones become it.
+//! The versions in `#[stream_event(..)]`: which one the type is, and how older ones become it.
 //!
-//! What the words alone show is refused here. What depends on the older type is left to the compiler, which knows it,
-//! with our words (`streams_core::upcast`).
+//! This module refuses mistakes that the words alone show. The compiler, which knows the older type, finds the others,
+//! and reports them in the words of `streams_core::upcast`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -41,14 +41,14 @@ impl Versions {
             Some(Oldest { version, tokens: value.tokens })
         });
         let versions = Self { version: version.map_or(1, |version| version as u32), upcast_from, oldest };
-        // What follows from a mistake would confuse: an unknown option is most likely one of these, misspelled.
+        // A second error would confuse: an unknown option is most likely one of these, misspelled.
         if errors.is_empty() {
             versions.check(given.map(|given| given.tokens), errors);
         }
         versions
     }
 
-    /// What is wrong without a look at the older type.
+    /// Reports the mistakes that show without the older type.
     fn check(&self, given: Option<TokenStream>, errors: &mut Errors) {
         let Self { version, upcast_from, oldest } = self;
         match (upcast_from, oldest) {
@@ -84,7 +84,7 @@ impl Versions {
         }
     }
 
-    /// The fields of `EventInfo`; `newest` is the newest version that the lock knows.
+    /// The fields of `EventInfo`; `newest` is the newest version in the lock.
     pub(crate) fn info(&self, newest: Option<u32>, root: &TokenStream) -> TokenStream {
         let Self { version, upcast_from, oldest } = self;
         let before = upcast_from.as_ref().map(|path| info_of(path, root));
@@ -97,10 +97,10 @@ impl Versions {
         quote!(version: #version, oldest: #oldest, newest: #newest, upcast_from: #before,)
     }
 
-    /// How another version is read, as a method of the implementation; nothing where there is none.
+    /// The method that reads another version; nothing if no other is read.
     pub(crate) fn method(&self, root: &TokenStream) -> TokenStream {
         let Some(path) = &self.upcast_from else { return quote!() };
-        // At the older type, so that a missing `From` is reported there.
+        // At the older type, so that rustc reports a missing `From` there.
         let read = quote_spanned!(at(path)=> #root::__private::decode_or_upcast::<Self, #path>);
         let before = quote_spanned!(at(path)=> <#path as #root::StreamEvent>::decode_version);
         quote! {
@@ -113,7 +113,7 @@ impl Versions {
         }
     }
 
-    /// What the compiler checks once it knows the older type.
+    /// The checks that the compiler makes once it knows the older type.
     pub(crate) fn checks(&self, ident: &Ident, stream: &LitStr, name: &str, root: &TokenStream) -> TokenStream {
         let Some(path) = &self.upcast_from else { return quote!() };
         let shown = path.to_token_stream().to_string().replace(' ', "");
@@ -160,7 +160,7 @@ fn info_of(path: &Path, root: &TokenStream) -> TokenStream {
     quote_spanned!(at(path)=> <#path as #root::StreamEvent>::INFO)
 }
 
-/// The place of the user's tokens, for tokens of ours.
+/// The span of the user's tokens, for the macro's tokens.
 fn at(tokens: &impl Spanned) -> Span {
     tokens.span().resolved_at(Span::call_site())
 }

@@ -1,4 +1,4 @@
-//! What events cost the compiler: 200 of them with 30 fields each and a lock, against serde's derives alone.
+//! Measures how long events take to compile: 200 of them with 30 fields each and a lock, against serde's derives alone.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -10,10 +10,10 @@ use std::{env, fs};
 const EVENTS: usize = 200;
 const FIELDS: usize = 30;
 const STREAMS: usize = 20;
-/// The least of so many: what else the machine does only adds.
+/// How many rounds there are; the shortest counts, because other work of the machine only adds time.
 const ROUNDS: usize = 5;
 
-/// Types of fields, with what a lock says of them.
+/// Types of fields, with their forms in a lock.
 const TYPES: [(&str, &str); 6] = [
     ("String", r#""type": "string""#),
     ("u64", r#""type": "u64""#),
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<(), String> {
     println!("{EVENTS} events with {FIELDS} fields, `cargo check`, least of {ROUNDS}");
     for (what, incremental, bound) in [("from clean", "0", 2.2), ("after a change of one line", "1", 2.0)] {
         let (mut plain, mut ours) = (Duration::MAX, Duration::MAX);
-        // The first of each makes what the others find.
+        // The first round makes what the others find, and does not count.
         for round in 0..=ROUNDS {
             let times = (serde.check(incremental, round)?, events.check(incremental, round)?);
             if round > 0 {
@@ -54,7 +54,7 @@ pub(crate) fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// A crate to be compiled.
+/// A crate to compile.
 struct Subject {
     dir: PathBuf,
     target: PathBuf,
@@ -73,7 +73,7 @@ impl Subject {
         Ok(Self { dir, target: root.join("target"), source: source.to_owned() })
     }
 
-    /// How long a check takes after one line has changed. Without incremental compilation that is all of it.
+    /// How long a check takes after one line has changed. Without incremental compilation it checks the whole crate.
     fn check(&self, incremental: &str, round: usize) -> Result<Duration, String> {
         let source = format!("{}\npub fn round() -> usize {{ {round} }}\n", self.source);
         write(&self.dir.join("src/lib.rs"), &source)?;

@@ -1,16 +1,16 @@
-//! What a Rust file imports, read from its text: `use` trees and paths, without tests.
+//! The imports of a Rust file, read from its text: `use` trees and paths, without tests.
 //!
-//! A reader of tokens rather than a parser, for it must know no more than where a path begins and ends. Strings, comments and items
-//! under `#[cfg(test)]` are no part of what it reads.
+//! It reads tokens and does not parse, because it must know only where a path begins and ends. It skips strings,
+//! comments and items under `#[cfg(test)]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What one file says of others.
+/// The paths and re-exports of one file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Imports {
-    /// Each path that begins with `crate`, `super`, `self` or a name, by segments, with how deep in inline modules it stands.
+    /// Each path that begins with `crate`, `super`, `self` or a name, by segments, with its depth in inline modules.
     pub(crate) paths: Vec<(Vec<String>, usize)>,
-    /// Names that this file hands on with `use`, and the path of each.
+    /// The names that this file re-exports with `use`, and the path of each.
     pub(crate) names: BTreeMap<String, Vec<String>>,
 }
 
@@ -62,12 +62,12 @@ pub(crate) fn read(source: &str) -> Imports {
         }
         at += 1;
     }
-    // A door that also uses what it hands on imports it.
+    // A `mod.rs` that also uses the names that it re-exports imports them.
     imports.paths.extend(handed_on.into_iter().filter(|(name, _)| used.contains(name)).map(|(_, path)| (path, 0)));
     imports
 }
 
-/// Reads a `use` tree from this token on; answers where it ends.
+/// Reads a `use` tree from this token on; answers where the tree ends.
 fn tree(tokens: &[String], mut at: usize, prefix: &[String], leaves: &mut Vec<(Vec<String>, String)>) -> usize {
     let mut path = prefix.to_vec();
     let mut alias = None;
@@ -79,7 +79,7 @@ fn tree(tokens: &[String], mut at: usize, prefix: &[String], leaves: &mut Vec<(V
                     at = tree(tokens, at, &path, leaves);
                 }
                 at += 1;
-                // The leaves are those inside.
+                // The leaves are inside the braces.
                 path.clear();
             }
             "as" => {
@@ -106,7 +106,7 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// The tokens without the items that stand under `#[cfg(test)]`.
+/// The tokens without the items under `#[cfg(test)]`.
 fn without_tests(tokens: &[String]) -> Vec<String> {
     const CFG_TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut left = Vec::new();
@@ -122,7 +122,7 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
     left
 }
 
-/// Where the item ends that begins here: behind its block, or its semicolon.
+/// Where the item that begins here ends: behind its block, or its semicolon.
 fn end_of_item(tokens: &[String], mut at: usize) -> usize {
     let mut depth = 0_usize;
     while let Some(token) = tokens.get(at) {
@@ -142,7 +142,7 @@ fn end_of_item(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// Names, `::` and single signs; neither comments nor the contents of literals.
+/// Names, `::` and single signs, without comments and the contents of literals.
 fn tokens(source: &str) -> Vec<String> {
     let chars: Vec<char> = source.chars().collect();
     let mut tokens = Vec::new();

@@ -1,9 +1,9 @@
-//! Chores of this repository: `cargo xtask test`, `bench` and the long [runs](RUNS), each with a Redis server at hand, and
-//! `compile-time`; and `tidy`, which holds the layout of the code against its plan.
+//! Chores of this repository: tests, benchmarks, the long [runs](RUNS), `compile-time`, and `tidy`, which checks the
+//! layout of the code.
 //!
-//! No dependencies: this is the first thing that a newcomer compiles. [`redis`] finds or installs the
-//! server's program, [`python`] a Python with a client, [`tally`] adds up what the test programs report. The tests start private servers
-//! from that program and stop them; nothing here starts a server or talks to one.
+//! It has no dependencies, because it is the first thing that a newcomer compiles. [`redis`] finds or installs the
+//! server's program, [`python`] finds a Python with a client, and [`tally`] sums the reports of the test programs. The
+//! tests start private servers from that program and stop them. Nothing here starts a server or connects to one.
 
 mod compile_time;
 mod imports;
@@ -48,7 +48,7 @@ REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in
 install python3-redis.
 ";
 
-/// The long runs, by the word that tells the program that has them which.
+/// The long runs, each by the word that selects it in the program of all.
 const RUNS: [&str; 5] = ["soak", "chaos", "share", "queue", "roll"];
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let rest = args.collect::<Vec<_>>();
     let result = match command.to_str() {
         Some(name) if RUNS.contains(&name) => {
-            // What follows goes to the program, with or without the two dashes.
+            // The following arguments go to the program, with or without the two dashes.
             let rest = rest.into_iter().skip_while(|arg| arg == "--");
             let args = [name.into()].into_iter().chain(rest).collect();
             run(&["run", "--release", "-p", "streams-tests", "--bin", "soak", "--"], args)
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs every test, passes the output on as it comes, and ends with one line that sums all test programs.
+/// Runs every test, passes the output on as it arrives, and ends with one line that sums all test programs.
 fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
     // Without `--no-fail-fast` the sum would lack every test program after the first that fails.
     let mut command = vec!["test", "--all-features", "--no-fail-fast"];
@@ -108,14 +108,14 @@ fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
     Ok(exit_code(status))
 }
 
-/// Draws the rooms of the runtime, and says what is wrong with them.
+/// Draws the rooms of the runtime, and reports mistakes in them.
 fn tidy() -> Result<ExitCode, String> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package is in no repository")?;
     print!("{}", rooms::check(repository)?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the arguments for cargo choose packages: `--workspace` would overrule them without a word.
+/// Whether the arguments for cargo choose packages, which `--workspace` would silently overrule.
 fn names_package(args: &[OsString]) -> bool {
     args.iter()
         .map(|arg| arg.to_string_lossy())
@@ -123,7 +123,7 @@ fn names_package(args: &[OsString]) -> bool {
         .any(|arg| arg.starts_with("-p") || arg == "--package" || arg.starts_with("--package="))
 }
 
-/// Runs cargo with a server at hand.
+/// Runs cargo with a server's program in `REDIS_SERVER`.
 fn run(command: &[&str], args: Vec<OsString>) -> Result<ExitCode, String> {
     let status = cargo(command, args)?.status().map_err(cannot_run)?;
     Ok(exit_code(status))
@@ -133,16 +133,16 @@ fn run(command: &[&str], args: Vec<OsString>) -> Result<ExitCode, String> {
 fn cargo(command: &[&str], args: Vec<OsString>) -> Result<Command, String> {
     let server = redis::find_or_install()?;
     eprintln!("using {server}");
-    // The cargo that runs this, not another version that happens to stand first in PATH.
+    // The cargo that runs this, not another version that comes first in PATH.
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(command).args(args).env(redis::VARIABLE, server.path);
     Ok(cargo)
 }
 
-/// Passes output on as it comes, and counts it.
+/// Passes output on as it arrives, and counts it.
 ///
-/// By the chunk, not by the line: the name of a test that hangs is a line without an end. Takes its end of
-/// the pipe, so that a cargo whose output nobody can take any more ends, too.
+/// It passes chunks and not lines, because the name of a hanging test is a line without an end. It owns its end of the
+/// pipe, so that a cargo whose output nobody can read any more ends, too.
 fn copy(mut from: impl Read, mut to: impl Write, tally: &mut Tally) -> io::Result<()> {
     let mut chunk = [0; 8192];
     loop {

@@ -1,17 +1,17 @@
-//! Finds a Python that has redis-py, which stands for other programs in the tests, or has one made.
+//! Finds a Python with redis-py, which plays other programs in the tests, or makes one.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::redis::{install_package, run, shown};
 
-/// Names the Python: read here, and set for the tests' harness.
+/// The variable with the Python: read here, and set for the tests' harness.
 pub(crate) const VARIABLE: &str = "REDIS_PYTHON";
 
-/// The Python at `REDIS_PYTHON`, else one that is there, else one with a redis-py of its own under `target`.
+/// The Python at `REDIS_PYTHON`, else one with redis-py on this machine, else a new one under `target`.
 ///
-/// One that is named and does not work is an error, and so is it when there is none at all: what is not tested must not look
-/// as if it was.
+/// It is an error if the Python of the variable does not work, or if there is none at all. Tests that do not run must
+/// not look as if they had passed.
 pub(crate) fn find_or_install() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
@@ -51,7 +51,7 @@ fn fits(python: &Path) -> bool {
     python.to_str().is_some_and(|python| run(python, &["-c", "import redis; redis.Redis.xreadgroup"]).is_some())
 }
 
-/// A Python of its own with redis-py, so that nothing of the system is touched.
+/// A separate Python with redis-py, so that the system's stays untouched.
 fn make(place: &Path) -> Result<(), String> {
     let place = place.to_str().ok_or("its path is not UTF-8")?;
     shown(&["python3", "-m", "venv", "--clear", place])?;

@@ -1,4 +1,4 @@
-//! Finds the program of a Redis or Valkey server, or has a package manager install it.
+//! Finds the program of a Redis or Valkey server, or lets a package manager install it.
 
 use std::env;
 use std::fmt;
@@ -6,13 +6,14 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Names the server's program: read here, and set for the tests' harness.
+/// The variable with the server's program: read here, and set for the tests' harness.
 pub(crate) const VARIABLE: &str = "REDIS_SERVER";
 
-/// What the programs are called.
+/// The names of the programs.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 
-/// What the tests need: functions and stream fields of Redis 7.0, which the first Valkey (7.2) has as well.
+/// The oldest version for the tests: they need functions and stream fields of Redis 7.0, which the first Valkey (7.2)
+/// has, too.
 const FLOOR: Version = Version { major: 7, minor: 0, patch: 0 };
 
 /// A server's program that is new enough.
@@ -31,10 +32,10 @@ impl fmt::Display for Server {
 
 /// The server's program at `REDIS_SERVER`, else in `PATH`, else from a package manager.
 ///
-/// A `REDIS_SERVER` that does not work is an error: who names a program does not want to test with another.
+/// A `REDIS_SERVER` that does not work is an error, because its user does not want to test with another program.
 pub(crate) fn find_or_install() -> Result<Server, String> {
     if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
-        // The tests run in the directories of their packages, where a relative path means another file.
+        // The tests run in the folders of their packages, where a relative path names another file.
         let path = std::path::absolute(&path).unwrap_or_else(|_| path.into());
         return probe(&path).map_err(|why| format!("{VARIABLE}: {why}; correct it, or unset it to use PATH"));
     }
@@ -64,7 +65,7 @@ pub(crate) fn find_or_install() -> Result<Server, String> {
     Err(message)
 }
 
-/// The first fit program in `PATH`, else what is wrong with those that are there.
+/// The first fit program in `PATH`, else the faults of those that are there.
 fn find() -> Result<Server, Vec<String>> {
     let mut unfit = Vec::new();
     let path = env::var_os("PATH").unwrap_or_default();
@@ -82,7 +83,7 @@ fn find() -> Result<Server, Vec<String>> {
     Err(unfit)
 }
 
-/// Asks the program what it is.
+/// Asks the program for its product and version.
 fn probe(path: &Path) -> Result<Server, String> {
     let name = path.display();
     let output = Command::new(path)
@@ -99,7 +100,7 @@ fn probe(path: &Path) -> Result<Server, String> {
     Ok(Server { path: path.to_owned(), product: product.to_owned(), version })
 }
 
-/// Has a package manager install a server; answers which one did.
+/// Lets a package manager install a server; answers which one did.
 fn install() -> Result<&'static str, String> {
     if cfg!(target_os = "macos") && run("brew", &["--version"]).is_some() {
         return shown(&["brew", "install", "redis"]).map(|()| "brew");
@@ -107,7 +108,7 @@ fn install() -> Result<&'static str, String> {
     install_package("redis-server")
 }
 
-/// Has apt-get install a package.
+/// Lets apt-get install a package.
 pub(crate) fn install_package(package: &str) -> Result<&'static str, String> {
     let root = || run("id", &["-u"]).is_some_and(|id| id.trim() == "0");
     if run("apt-get", &["--version"]).is_some() {
@@ -118,11 +119,11 @@ pub(crate) fn install_package(package: &str) -> Result<&'static str, String> {
         } else if io::stdin().is_terminal() {
             &["sudo"]
         } else {
-            // Nobody is there to type a password.
+            // No user is there to type a password.
             &["sudo", "-n"]
         };
         let apt = |args: &[&str]| shown(&[sudo, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], args].concat());
-        // A failed update is no reason to stop: the lists that are there may do.
+        // After a failed update the present lists may suffice.
         let updated = apt(&["update", "-q"]);
         let installed = apt(&["install", "-q", "-y", "--no-install-recommends", package]);
         return installed.map(|()| "apt-get").map_err(|why| match updated {
@@ -133,13 +134,13 @@ pub(crate) fn install_package(package: &str) -> Result<&'static str, String> {
     Err("there is neither apt-get nor brew".to_owned())
 }
 
-/// What the program prints; `None` when it is not there or fails.
+/// The output of the program; `None` if it does not exist or fails.
 pub(crate) fn run(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command in the open, so that nothing is installed behind anyone's back.
+/// Runs a command and shows it, so that nothing is installed unseen.
 ///
 /// Its output goes to standard error: standard output belongs to the tests.
 pub(crate) fn shown(command: &[&str]) -> Result<(), String> {
@@ -153,7 +154,7 @@ pub(crate) fn shown(command: &[&str]) -> Result<(), String> {
     }
 }
 
-/// A server's version. The patch is for messages: nothing depends on it.
+/// A server's version. The patch is only for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: u32,
@@ -167,16 +168,16 @@ impl fmt::Display for Version {
     }
 }
 
-/// Product and version from what `--version` prints: `Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0`.
+/// Product and version from the output of `--version`: `Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0`.
 fn parse_version(text: &str) -> Option<(&'static str, Version)> {
-    // The first Valkeys say `Server v=7.2.5`.
+    // The first Valkeys print `Server v=7.2.5`.
     let (before, after) = text.lines().find_map(|line| line.split_once(" v="))?;
     let product = match before.to_ascii_lowercase().as_str() {
         "redis server" => "Redis",
         "valkey server" | "server" => "Valkey",
         _ => return None,
     };
-    // What follows the three numbers is a mark such as `-rc1`.
+    // A mark such as `-rc1` may follow the three numbers.
     let number = |part: &str| {
         let digits = part.bytes().take_while(u8::is_ascii_digit).count();
         part[..digits].parse::<u32>().ok()

@@ -1,4 +1,4 @@
-//! The rooms of the runtime: what each imports, drawn from its code and held against the table in ARCHITECTURE.md.
+//! Draws the rooms of the runtime from its imports, and compares them with the table in ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -7,11 +7,11 @@ use std::path::Path;
 
 use crate::imports::{self, Imports};
 
-/// The heading above the table, and how its first line begins.
+/// The heading above the table.
 const HEADING: &str = "## Rooms";
 /// The files that may use every room, and that none uses.
 const ABOVE: [&str; 2] = ["lib.rs", "testing.rs"];
-/// How the rooms above and below those of the table are called.
+/// The names of the rows above and below those of the table.
 const TOP: &str = "lib.rs, testing.rs";
 const BOTTOM: &str = "files beside the rooms";
 
@@ -49,7 +49,7 @@ fn gather(folder: &Path, path: &str, files: &mut BTreeMap<String, Imports>) -> s
     Ok(())
 }
 
-/// Reads the table: each row names a room in its first column, and in its last the rooms that it may use.
+/// Reads the table: the first column of a row names a room, and the last names the rooms that it may use.
 fn rooms(text: &str) -> Result<Vec<Room>, String> {
     let section = text.split_once(&format!("\n{HEADING}\n")).ok_or(format!("ARCHITECTURE.md has no `{HEADING}`"))?.1;
     let rows =
@@ -103,7 +103,7 @@ fn judge(rooms: &[Room], files: &BTreeMap<String, Imports>) -> Result<String, St
         }
     }
     while let Some(circle) = circle(&inside) {
-        // Without its first arrow, to find what else there is.
+        // Removes its first arrow, to find other circles.
         inside.entry(circle[0]).and_modify(|others| others.retain(|other| *other != circle[1]));
         problems.push(format!("a circle: {}", circle.join(" -> ")));
     }
@@ -129,7 +129,7 @@ fn may_use(rooms: &[Room], room: &str, other: &str) -> bool {
     }
 }
 
-/// A line for each room, from top to bottom, with the rooms that it uses.
+/// One line per room, from top to bottom, with the rooms that it uses.
 fn drawing(rooms: &[Room], drawn: &BTreeMap<&str, BTreeSet<&str>>) -> String {
     let mut text = String::new();
     for room in rooms.iter().map(|room| room.name.as_str()) {
@@ -141,12 +141,12 @@ fn drawing(rooms: &[Room], drawn: &BTreeMap<&str, BTreeSet<&str>>) -> String {
     text
 }
 
-/// The file in which the item is that a path names, as seen from this file, `depth` inline modules deep in it.
+/// The file of the item that a path names, as seen from this file, `depth` inline modules deep in it.
 fn target<'f>(files: &'f BTreeMap<String, Imports>, from: &str, path: &[String], depth: usize) -> Option<&'f str> {
     resolve(files, &module_of(from), path, depth, 0)
 }
 
-/// `hops` counts the names that were handed on, so that a circle of them comes to an end.
+/// `hops` counts re-exports, so that a circle of them ends.
 fn resolve<'f>(
     files: &'f BTreeMap<String, Imports>,
     from: &[String],
@@ -166,7 +166,7 @@ fn resolve<'f>(
             let up = usize::saturating_sub(supers, depth);
             module.truncate(module.len().checked_sub(up)?);
         }
-        // A name that stands alone is a module beside, or somebody else's.
+        // A single name is a module beside this file, or another crate's.
         first => drop(file_of(files, &[from, &[first.to_owned()]].concat())?),
     }
     let mut file = file_of(files, &module)?;
@@ -177,7 +177,7 @@ fn resolve<'f>(
             continue;
         }
         module.pop();
-        // The door hands it on.
+        // The `mod.rs` re-exports it.
         let handed_on = files.get(file).and_then(|imports| imports.names.get(segment)).filter(|_| hops < 8);
         let rest = |known: &Vec<String>| [known.as_slice(), &path[place + 1..]].concat();
         return handed_on.and_then(|known| resolve(files, &module, &rest(known), 0, hops + 1)).or(Some(file));
@@ -202,7 +202,7 @@ fn file_of<'f>(files: &'f BTreeMap<String, Imports>, module: &[String]) -> Optio
     names.iter().find_map(|name| files.get_key_value(name)).map(|(file, _)| file.as_str())
 }
 
-/// A way along imports that comes back to where it began.
+/// A path along imports that returns to its beginning.
 fn circle<'f>(edges: &BTreeMap<&'f str, Vec<&'f str>>) -> Option<Vec<&'f str>> {
     fn walk<'f>(
         file: &'f str,

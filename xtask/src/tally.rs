@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What begins the line with which a test program ends.
+/// The beginning of a test program's last line.
 const RESULT: &str = "test result: ";
 
 /// How many tests passed, failed and were skipped, over all test programs.
@@ -10,9 +10,9 @@ const RESULT: &str = "test result: ";
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    /// Marked `#[ignore]`. Tests that the caller filtered out are not counted: that was the wish.
+    /// Tests marked `#[ignore]`. Tests that the caller filtered out are not counted, because the caller wanted that.
     pub(crate) skipped: u64,
-    /// The begin of a line whose end has not come yet.
+    /// The beginning of a line whose end has not arrived.
     line: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ impl Tally {
     fn count(&mut self, line: &str) {
         let Some(result) = line.strip_prefix(RESULT) else { return };
         for part in result.split(';') {
-            // The verdict stands before the first number, perhaps in colour.
+            // The verdict is before the first number, perhaps in colour.
             let mut words = part.split_whitespace().rev();
             let (what, number) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
             match (number, what) {
@@ -63,7 +63,7 @@ mod tests {
         let mut whole = Tally::default();
         whole.feed(output.as_bytes());
         assert_eq!(whole.to_string(), expected);
-        // However the pipe cuts it.
+        // However the pipe cuts the output.
         let mut bytewise = Tally::default();
         output.as_bytes().chunks(1).for_each(|byte| bytewise.feed(byte));
         assert_eq!(bytewise.to_string(), expected);

@@ -1,4 +1,4 @@
-//! What a group has given up on: letters that were put away by a commit or acks, and those that are handled again.
+//! Dead letters, which commits and acks write when a group gives up on an event, and their replays.
 
 use std::sync::Arc;
 
@@ -17,29 +17,30 @@ pub trait Letters: Sealed {
     /// Removes dead letters; answers how many there were.
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64>;
 
-    /// Moves dead letters to the end of the group's replays, in this order, each with its fields behind `letter`, the id
-    /// that it had: all of them that are there, or none where there would then be more than `most`. A letter MUST be in one
-    /// of the two places at every moment, and never in both. Its owner learns of it at its next renewal
+    /// Moves dead letters to the end of the group's replays, in this order, each with its fields behind `letter`, its
+    /// id so far. It moves all of them that exist, or none if there would then be more than `most` replays. A letter
+    /// MUST be in one of the two places at every moment, and never in both. The owner learns of it at its next renewal
     /// ([`Renewed::Held`](super::Renewed::Held)).
     ///
-    /// Sent twice it moves nothing the second time, as there is nothing left to move.
+    /// A call sent twice moves nothing the second time, because nothing is left to move.
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved>;
 
-    /// The letters that wait to be handled again, above `after`, oldest first, at most `count`.
+    /// The dead letters that wait to be replayed, above `after`, oldest first, at most `count`.
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries>;
 
-    /// The first of the replays, if owner and epoch hold the lease, for one attempt at it: until [`end_replay`] the letter is
-    /// charged to this epoch, and when another one takes it first, that is a crash. Sent twice it MUST charge once.
+    /// The first of the replays, if owner and epoch hold the lease, for one attempt at it. Until [`end_replay`] the
+    /// letter is charged to this epoch; if another epoch takes it first, that is a crash. A call sent twice MUST charge
+    /// once.
     ///
-    /// In a work queue any consumer may ask; while the letter is charged to another one that has not been freed, the answer
-    /// MUST be [`Taken::Nothing`].
+    /// In a work queue any consumer may ask. While the letter is charged to another consumer that was not reclaimed,
+    /// the answer MUST be [`Taken::Nothing`].
     ///
     /// [`end_replay`]: Self::end_replay
     fn take_replay<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder) -> Reply<'a, Taken>;
 
-    /// Ends the attempt at the first of the replays, if owner and epoch hold the lease; answers whether they do. A letter that
-    /// goes back to the dead letters MUST move in one step, whatever number there is already: it must not be lost. Sent
-    /// twice it MUST take effect once, and attempts MUST NOT be counted back by one that comes late.
+    /// Ends the attempt at the first of the replays, if owner and epoch hold the lease; answers whether they do. A
+    /// letter that returns to the dead letters MUST move in one step, however many there are already, so that it is not
+    /// lost. A call sent twice MUST take effect once, and a late call MUST NOT set the attempts back.
     fn end_replay<'a>(
         &'a self,
         group: &'a GroupKey,
@@ -49,54 +50,54 @@ pub trait Letters: Sealed {
     ) -> Reply<'a, bool>;
 }
 
-/// What came of sending dead letters to be handled again.
+/// The answer to a call that sends dead letters to be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moved {
-    /// These were there, and wait now.
+    /// These existed, and now wait to be replayed.
     Done(Vec<EntryId>),
-    /// Too many wait already. Nothing was changed.
+    /// Too many replays wait already. Nothing was changed.
     Full {
-        /// How many.
+        /// How many replays wait.
         waiting: u64,
     },
-    /// The group has no state, so nobody would handle them. Nothing was changed.
+    /// The group has no state, so no process would replay them. Nothing was changed.
     Missing,
 }
 
-/// What came of taking a letter to handle it again.
+/// The answer to a call that takes a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
-    /// This one.
+    /// The first replay.
     Letter(Replay),
-    /// There is none.
+    /// No replay waits.
     Nothing,
-    /// There is none although there should be, as somebody has deleted them, or the server has lost them. Said once.
+    /// Replays are missing: they were deleted, or the server lost them. Answered once.
     Gone,
     /// Another owner holds the lease. Nothing was changed.
     Fenced,
 }
 
-/// A dead letter that is handled again.
+/// A dead letter that is being replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
-    /// The letter under its id among the replays; the one that it had is its field `letter`.
+    /// The letter under its id among the replays; its field `letter` holds the id that it had.
     pub letter: Arc<Entry>,
-    /// Failed attempts since it was sent.
+    /// Failed attempts since it was sent to be replayed.
     pub attempts: u32,
-    /// How often the process that attempted it went away in the middle.
+    /// How often a process died while it was charged with the letter.
     pub crashes: u32,
 }
 
 /// How an attempt at a replay ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayEnd {
-    /// The event's business with the group is ended: the letter is removed.
+    /// The event is settled; the letter is removed.
     Done,
-    /// The letter stays the first, and there were so many failed attempts.
+    /// The letter stays the first of the replays.
     Again {
-        /// Since it was sent.
+        /// Failed attempts since it was sent to be replayed.
         attempts: u32,
     },
-    /// It goes back to the dead letters, with these fields.
+    /// The letter returns to the dead letters, with these fields.
     Dead(Fields),
 }

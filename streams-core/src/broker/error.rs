@@ -1,4 +1,4 @@
-//! How a broker answers: later, with what was asked for or with an error that says whether the call may have taken effect.
+//! The reply of a broker: a future of the answer, or of an error that says whether the call may have taken effect.
 
 use std::fmt;
 use std::future::Future;
@@ -6,13 +6,13 @@ use std::pin::Pin;
 
 use crate::BoxError;
 
-/// The answer of a broker, still to come.
+/// The future answer of a broker.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, BrokerError>> + Send + 'a>>;
 
-/// The answer about one of several things that were asked for together.
+/// The answer about one of several things in one call.
 pub type Answer<T> = Result<T, BrokerError>;
 
-/// A broker could not do what it was asked. Its `Debug` is a report with all causes, because `main` prints that.
+/// A broker could not do what the caller asked. `Debug` reports all causes, because `main` prints errors with it.
 #[derive(thiserror::Error)]
 #[error("{message}")]
 pub struct BrokerError {
@@ -40,23 +40,23 @@ impl fmt::Debug for BrokerError {
     }
 }
 
-/// What callers branch on.
+/// The kinds of error that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerErrorKind {
-    /// The server cannot be reached, or asks to come back later. The call had no effect.
+    /// The server cannot be reached, or asks the client to come back later. The call had no effect.
     Unavailable,
-    /// The answer did not come: the call may have taken effect or not.
+    /// No answer came: the call may have taken effect or not.
     Indefinite,
     /// The server is full. The call had no effect.
     Full,
-    /// Credentials, permissions or the type of a key: another try without a change fails, too.
+    /// The server refuses the credentials, a permission or the type of a key. Another try without a change fails, too.
     Refused,
     /// The server lacks something that this contract needs.
     Unsupported,
-    /// What is recorded on the server contradicts what the caller declares.
+    /// The server has a record that contradicts the caller's declaration.
     Mismatch,
-    /// The server answered something that makes no sense here.
+    /// The server's answer makes no sense here.
     Protocol,
 }
 
@@ -73,17 +73,17 @@ impl BrokerError {
         self
     }
 
-    /// What kind of error it is.
+    /// The kind of error.
     pub fn kind(&self) -> BrokerErrorKind {
         self.kind
     }
 
-    /// Whether the call may have taken effect all the same.
+    /// Whether the call may have taken effect in spite of the error.
     pub fn is_indefinite(&self) -> bool {
         matches!(self.kind, BrokerErrorKind::Indefinite | BrokerErrorKind::Protocol)
     }
 
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Whether the same call may succeed later although nobody changes anything.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, BrokerErrorKind::Unavailable | BrokerErrorKind::Indefinite | BrokerErrorKind::Full)
     }

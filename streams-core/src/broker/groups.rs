@@ -1,4 +1,5 @@
-//! Groups and the one owner that each has on a partition: lease, checkpoint, what builds declare, and what may have ended an owner.
+//! Groups, and the one owner that each has on a partition: its lease, checkpoint and declared events, and crashes of
+//! owners.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,15 +10,16 @@ use super::sealed::Sealed;
 use crate::keys::{GroupKey, PartitionKey};
 use crate::{EntryId, Start};
 
-/// The groups of a store, on each partition by itself.
+/// The groups of a store. A group has one state per partition.
 pub trait Groups: Sealed {
     /// The names of all groups of the partition, also of those that other programs read; `None` when there is no such stream.
     fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>>;
 
-    /// Up to where every group of the partition has settled everything; `None` when it has no group, and when it has one
-    /// whose checkpoint is not known, or of which nobody knows what waits. A group that nobody runs any more counts as long as it is there.
+    /// The entry up to which every group of the partition has settled everything. It is `None` when there is no group,
+    /// or when a group's checkpoint or a work queue's waiting set is not known. A group that no process runs any more
+    /// counts until somebody destroys it.
     ///
-    /// MUST NOT be above the checkpoint of any group that was there when this was called.
+    /// MUST NOT be above the checkpoint of any group that existed when this was called.
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>>;
 
     /// As [`states`](Self::states) for one group.
@@ -25,76 +27,79 @@ pub trait Groups: Sealed {
         Box::pin(async move { self.states(std::slice::from_ref(group)).await?.pop().unwrap_or(Ok(None)) })
     }
 
-    /// The lease and checkpoint of each group, in one conversation and in their order; `None` for one that has none. What is
-    /// wrong with one of them MUST be its answer alone. MUST work on a server that refuses writes.
+    /// The lease and checkpoint of each group, in one round trip and in the order asked; `None` for a group without a
+    /// state. An error about one group MUST be the answer for that group alone. MUST work on a server that refuses
+    /// writes.
     fn states<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupState>>>>;
 
-    /// Makes the group's state for the delivery that its key is for, with a checkpoint as `start` says, and a marker that dies
-    /// with the stream, in one step. MUST change nothing when the state exists, and when there is a marker that is not ours
-    /// ([`Created::Foreign`]).
+    /// Creates the group's state for the delivery mode of its key, with a checkpoint as `start` says. In the same step
+    /// it creates the group's marker, which a deletion of the stream deletes, too. MUST change nothing when the state
+    /// exists, or when another program's marker does ([`Created::Foreign`]).
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created>;
 
-    /// Makes the state of a group that a program reads with XREADGROUP, so that every entry is handled which that program
-    /// has not acknowledged: with the checkpoint at the smaller of its last-delivered id and the id before its oldest
-    /// pending one. MUST change nothing when the state exists, when there is no such group, and when one of its consumers
-    /// was seen within `quiet` ([`Adopted::InUse`]). What is pending there MUST stay as it is, so that there is a way back.
+    /// Creates the state of a group that another program reads with XREADGROUP, so that this group handles every entry
+    /// which that program has not acknowledged. The checkpoint becomes the smaller of the last-delivered id and the id
+    /// before the oldest pending entry. MUST change nothing when the state exists, when there is no such group, or when
+    /// one of its consumers was seen within `quiet` ([`Adopted::InUse`]). The pending entries MUST stay pending there,
+    /// so that the other program can take over again.
     ///
-    /// A work queue goes on at the last-delivered id, and what is pending waits in it. Where the waiting set of an earlier queue stands,
-    /// the group is none of another program: its state was deleted, and nobody knows what was in flight. That MUST be refused, as a
-    /// queue that goes on there would lose it untold.
+    /// A work queue continues at the last-delivered id, and its waiting set gets the pending entries. If the waiting
+    /// set of an earlier queue is still there, the group was ours: its state was deleted, with its entries in flight.
+    /// The call MUST refuse it, because a queue that continued would lose these entries without a report.
     fn adopt<'a>(&'a self, group: &'a GroupKey, quiet: Duration) -> Reply<'a, Adopted>;
 
-    /// Takes the lease if owner, epoch and beat are still `seen`, with an epoch above every earlier one.
-    /// MUST refuse when the stream's history no longer holds the checkpoint. The same claim sent twice MUST take effect
-    /// once and answer with the same epoch both times, as a token is fresh at every claim; the empty token MUST be refused.
+    /// Takes the lease if owner, epoch and beat are still `seen`, with an epoch above every earlier one. MUST refuse
+    /// when the group's marker is gone, or when the checkpoint is above the stream's highest id. The same claim sent
+    /// twice MUST take effect once and answer with the same epoch both times. The store recognises a claim by its
+    /// token, which is fresh each time. The empty token MUST be refused.
     ///
-    /// Where the lease is taken from an owner that has not given it back, and that is not the claimant itself, the process
-    /// may have ended over an event. Then each charge that stands MUST be counted as a crash of its event. What that owner
-    /// may have had in hand is to be proven: [`Proving`] MUST be answered with its bound (the claim's own where none is
-    /// recorded), or with what an owner before it had left to prove where that is more, and with the highest id of now, unless
-    /// nothing stands above the checkpoint. What was left to prove by an owner that has given its lease back MUST go on from
-    /// where it was. No charge stands afterwards.
+    /// If an owner other than the claimant never released the lease, its process may have ended while it ran an event.
+    /// Then each recorded charge MUST count as a crash of its event. If the stream's highest id is above the
+    /// checkpoint, the answer MUST also carry a [`Proving`]. Its `left` is the larger of the previous owner's recorded
+    /// bound (else `claim.bound`) and that owner's unfinished `left`. Its `to` is the highest id of the stream.
+    ///
+    /// A recovery that an owner left unfinished when it released the lease MUST continue where it was. No charge
+    /// remains recorded after a claim.
     fn acquire<'a>(&'a self, group: &'a GroupKey, claim: &'a Claim) -> Reply<'a, Acquired>;
 
     /// Moves the checkpoint from `prev` to `next` and adds the dead letters, all or nothing, if owner and epoch hold
-    /// the lease; counts as a renewal. The same commit sent twice MUST take effect once and answer
-    /// [`Committed::Done`] both times. One that comes after another with a larger number MUST change nothing: a network held
-    /// it back, and it was sent again long ago. So a commit that moves the checkpoint back, or that adds dead letters without
-    /// moving it, MUST be refused.
+    /// the lease. It counts as a renewal. The same commit sent twice MUST take effect once and answer
+    /// [`Committed::Done`] both times. A commit that arrives after one with a larger number MUST change nothing: it is
+    /// a late copy of a call that was sent again. A commit that moves the checkpoint back MUST be refused, and so MUST
+    /// one that adds dead letters without moving it.
     ///
-    /// What it says of the [`Proof`] MUST be recorded in the same step. A commit without one MUST leave that as it is.
+    /// The same step MUST record the [`Proof`]. A commit without one MUST leave the recovery as it is.
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
 
-    /// Gives the lease back, takes the owner's charge off, and rings the partition's bell, if owner and epoch hold it.
-    /// Answers whether they did.
+    /// Releases the lease, clears the owner's charge and rings the partition's bell, if owner and epoch hold the lease;
+    /// answers whether they did.
     ///
-    /// Where `needs` says what the next owner must be able to handle, that MUST be recorded in the same step, in the
-    /// place of what was recorded before. It stays until a [`Change`] or a reset takes it away.
+    /// Where `needs` says what the successor must be able to handle, the same step MUST record it, in the place of an
+    /// earlier need. The need stays until a [`Change`] or a reset removes it.
     ///
-    /// On a work queue it ends the consumer in the same way, and gives back what it still has in flight as
-    /// [`reclaim`](super::Queue::reclaim) does: whatever was not tried, [`ack`](super::Queue::ack) has given back before. Needs
-    /// belong to its entries, so none are recorded.
+    /// On a work queue it removes the consumer, and releases what it still has in flight as
+    /// [`reclaim`](super::Queue::reclaim) does. The consumer has released untried entries with an
+    /// [`ack`](super::Queue::ack) before. Needs belong to its entries, so this call records none.
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool>;
 
-    /// Moves the checkpoint to where `to` says, if the epoch is still `seen` (`None`: if there is no state, which is then
-    /// made), whoever holds the lease: takes it away with an epoch above every earlier one, forgets all attempts, crashes, what
-    /// is to be proven and what was needed, makes the marker where it is gone, and rings the partition's bell. What is declared
-    /// stays. MUST change nothing
-    /// otherwise.
+    /// Moves the checkpoint to where `to` says, whoever holds the lease, if the epoch is still `seen`. With `None` it
+    /// creates the state, if there is none. It takes the lease away with an epoch above every earlier one. It forgets
+    /// all attempts, crashes, charges, needs and the recovery, creates the marker where it is gone, and rings the
+    /// partition's bell. Declared events stay. MUST change nothing otherwise.
     fn reset<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>, to: Start) -> Reply<'a, Reset>;
 
-    /// Brings what the group's state says of events up to date, in one step, whoever holds the lease; answers with all that
-    /// is declared then. MUST change nothing and answer `None` when the group has no state, and MUST work on a full server.
+    /// Updates in one step what the group's state says of events, whoever holds the lease; answers all events that are
+    /// then declared. MUST change nothing and answer `None` when the group has no state. MUST work on a full server.
     fn declare_events<'a>(&'a self, group: &'a GroupKey, change: &'a Change) -> Reply<'a, Option<Events>>;
 
-    /// Tells whoever is halted in the group's work to go on where it is: raises [`GroupState::resume`], and changes nothing
-    /// else. Answers whether there is a state to tell.
+    /// Lets a halted group continue where it is: raises [`GroupState::resume`]. For a work queue it also removes the
+    /// recorded loss. It changes nothing else; answers whether the group has a state.
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool>;
 
-    /// Where leases are renewed.
+    /// Where the runtime renews leases.
     fn renewal(&self) -> Renewal;
 
-    /// A connection for renewals alone, made on the executor that will use it.
+    /// A connection for renewals alone, created on the executor that will use it.
     fn renewer(&self) -> Reply<'_, Box<dyn Renewer>>;
 }
 
@@ -103,21 +108,21 @@ pub trait Groups: Sealed {
 pub struct GroupState {
     /// The lease.
     pub lease: LeaseView,
-    /// How long the owner's lease lasts: contenders go by the owner's length, not by their own.
+    /// How long the owner's lease lasts. Contenders wait this long, not as long as their own leases last.
     pub lease_for: Duration,
     /// The checkpoint.
     pub at: EntryId,
     /// The epoch of the last [`Groups::reset`]; 0 when there was none.
     pub reset: u64,
-    /// What builds of the group have declared.
+    /// The events that builds of the group have declared.
     pub events: Events,
-    /// What the last owner that gave up could not handle.
+    /// The event that the last owner to hand over could not handle.
     pub needs: Option<Need>,
-    /// How often [`Groups::resume`] was called since.
+    /// How many calls of [`Groups::resume`] there were.
     pub resume: u64,
 }
 
-/// What a contender saw of a lease. As long as it stays the same, nobody renewed.
+/// A lease as a contender saw it. While it stays the same, nobody has renewed the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeaseView {
     /// The owner's token; empty when nobody holds the lease.
@@ -128,7 +133,7 @@ pub struct LeaseView {
     pub beat: u64,
 }
 
-/// A holding of a lease: the token is fresh at every acquisition.
+/// The holder of a lease. Its token is fresh at every acquisition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The owner's token.
@@ -137,43 +142,43 @@ pub struct Holder {
     pub epoch: u64,
 }
 
-/// What came of making a group.
+/// The answer to a call that creates a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
-    /// It is new.
+    /// The call has created it.
     Made,
-    /// It was there.
+    /// It existed already.
     Exists,
-    /// There is a Redis group of this name without a state of ours: it belongs to an application that reads with XREADGROUP.
+    /// A Redis group of this name exists without a state of ours: it belongs to a program that reads with XREADGROUP.
     Foreign,
 }
 
-/// What came of taking over a group of another program.
+/// The answer to a call that adopts a group of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Adopted {
-    /// Its state is made.
+    /// The group's state is created.
     Done(Adoption),
-    /// The group has a state.
+    /// The group has a state already.
     Exists,
     /// There is no such group, or no such stream.
     Missing,
-    /// Somebody reads with it. Nothing was changed.
+    /// Another program reads with it. Nothing was changed.
     InUse {
-        /// Its consumers that were seen lately, with for how long they have been silent; at most ten.
+        /// Its consumers that were seen lately, each with its time since then; at most ten.
         consumers: Vec<(String, Duration)>,
     },
 }
 
-/// Where a group was that was taken over.
+/// Where an adopted group was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adoption {
     /// The checkpoint.
     pub at: EntryId,
     /// The last id that was delivered to the other program's consumers.
     pub delivered: EntryId,
-    /// How many entries they had not acknowledged.
+    /// How many entries that program had not acknowledged.
     pub pending: u64,
-    /// The oldest of those.
+    /// The oldest of these entries.
     pub oldest: Option<EntryId>,
 }
 
@@ -184,30 +189,30 @@ pub struct Claim {
     pub owner: String,
     /// How long its lease will last.
     pub lease_for: Duration,
-    /// What it saw, for a whole lease or with an empty owner.
+    /// The lease as it saw it, either unchanged for a whole lease or with an empty owner.
     pub seen: LeaseView,
-    /// Whether what it saw is its own lease, which ran out while nobody took it: its handlers have come to their end.
+    /// Whether the lease seen is the claimant's own, which ran out while nobody took it. Its handlers have then ended.
     pub own: bool,
-    /// How many events it will have in hand at most, those that are settled and not committed included: as many are to be
-    /// proven when it does not give the lease back.
+    /// The most events that it will have in flight, with those that are settled and not yet committed. If it never
+    /// releases the lease, as many are recovered.
     pub bound: u32,
 }
 
-/// What came of an attempt to take a lease.
+/// The answer to a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acquired {
     /// The lease is held, from this checkpoint.
     Held(Holding),
-    /// Somebody was faster, or renewed.
+    /// Another process took or renewed the lease.
     Contended,
     /// The group has no state.
     Missing,
-    /// The group's marker is gone: the stream was deleted, or the group destroyed.
+    /// The group's marker is gone, because somebody deleted the stream or destroyed the group.
     Vanished {
-        /// The checkpoint that has no stream to stand in.
+        /// The checkpoint, which has no stream any more.
         at: EntryId,
     },
-    /// The checkpoint lies above the highest id of the stream: history was cut or restarted.
+    /// The checkpoint is above the highest id of the stream, because history was cut or restarted.
     Ahead {
         /// The checkpoint.
         at: EntryId,
@@ -225,38 +230,38 @@ pub struct Holding {
     pub epoch: u64,
     /// The checkpoint.
     pub at: EntryId,
-    /// The event id of the entry at the checkpoint, as the last commit said it, or as it was found where the group began; empty
-    /// when it is not known.
+    /// The event id of the entry at the checkpoint; empty when it is not known. A commit sets it, and for a new group
+    /// the stream.
     pub at_event: String,
-    /// The checkpoint's ordinal: how many entries were added up to it, those that were lost on the way and reported
-    /// included; `None` when it is not known.
+    /// The checkpoint's ordinal: how many entries were added up to it, with those that were lost and reported; `None`
+    /// when it is not known.
     pub seen: Option<u64>,
     /// Failed attempts of events above the checkpoint.
     pub attempts: Vec<(EntryId, u32)>,
-    /// What builds of the group have declared.
+    /// The events that builds of the group have declared.
     pub events: Events,
-    /// What is to be proven, if anything.
+    /// The recovery to continue, if there is one.
     pub proving: Option<Proving>,
-    /// How often an owner was gone that was charged with an event above the checkpoint.
+    /// How many owners died charged with an event above the checkpoint.
     pub crashes: Vec<(EntryId, u32)>,
 }
 
-/// The events that may have been in the hand of an owner that is gone, one of which may have ended its process: each is
+/// A recovery: the events that a dead owner may have had in flight, one of which may have ended its process. Each is
 /// charged before it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proving {
-    /// At most so many are left.
+    /// The most events that are left.
     pub left: u32,
-    /// None of them is above this entry.
+    /// No event above this entry belongs to the recovery.
     pub to: EntryId,
 }
 
-/// What a commit says of the events that are proven.
+/// The part of a commit that concerns a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// The events that run, or will when this is done, in the place of all that were charged before.
+    /// The events that run, or will run when this commit is done, in the place of all that were charged before.
     pub charged: Vec<EntryId>,
-    /// How many events are left, the charged ones included; 0 ends the proving.
+    /// How many events are left, the charged ones included; 0 ends the recovery.
     pub left: u32,
     /// Events whose crashes are no longer needed.
     pub forget: Vec<EntryId>,
@@ -265,17 +270,17 @@ pub struct Proof {
 /// One step of a group's checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// Who commits.
+    /// The owner.
     pub holder: Holder,
     /// Which commit of this holding it is: each has a larger number than the one before, and the same when it is sent again.
     pub call: u64,
     /// Where the checkpoint is now.
     pub prev: EntryId,
-    /// Where it goes; the same as `prev` when only attempts are recorded.
+    /// Its new place; the same as `prev` when only attempts are recorded.
     pub next: EntryId,
-    /// The id of the event at `next`, a witness of the history. Not recorded when the checkpoint stays.
+    /// The id of the event at `next`, to recognise the history by. Not recorded when the checkpoint stays.
     pub next_event: String,
-    /// The ordinal of `next`, where it is known; what is recorded stays when the checkpoint does and this is not known.
+    /// The ordinal of `next`, where it is known. If it is not known and the checkpoint stays, the recorded one stays.
     pub seen: Option<u64>,
     /// Failed attempts to record, for events above `next`.
     pub attempts: Vec<(EntryId, u32)>,
@@ -283,34 +288,34 @@ pub struct Commit {
     pub forget: Vec<EntryId>,
     /// Whether to show the position in the server's own group, for operators' tools.
     pub mirror: bool,
-    /// What goes to the group's dead letters.
+    /// The dead letters to write.
     pub dead: Vec<Fields>,
-    /// How many dead letters the group may have, and for how long: beyond it nothing is committed.
+    /// How many dead letters the group may have, and how old. Beyond that nothing is committed.
     pub dead_bounds: DeadBounds,
-    /// Names of events above `prev`, up to `next`, that were passed over because no build was known to handle them. Each
-    /// must be a valid name of an event; others no build can declare.
+    /// Names of events above `prev`, up to `next`, that the owner ignored because no known build handles them. Each
+    /// must be a valid name of an event; no build can declare another.
     pub passed_over: Vec<String>,
-    /// What has changed about the events that are proven; nothing is sent of it where none are.
+    /// The change of a recovery; `None` where there is none.
     pub proof: Option<Proof>,
 }
 
 /// How many dead letters a group may have, and how old the oldest may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadBounds {
-    /// At most so many.
+    /// The most dead letters.
     pub count: u64,
-    /// None older than this.
+    /// The greatest age of the oldest dead letter.
     pub age: Duration,
 }
 
-/// What came of a commit.
+/// The answer to a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     /// The checkpoint is at `next`.
     Done,
     /// Another owner holds the lease. Nothing was changed.
     Fenced,
-    /// The checkpoint is neither at `prev` nor at `next`, or a later commit was here before. Nothing was changed.
+    /// The checkpoint is neither at `prev` nor at `next`, or a later commit came first. Nothing was changed.
     Conflict {
         /// Where it is.
         at: EntryId,
@@ -322,39 +327,39 @@ pub enum Committed {
         /// The oldest.
         oldest: Option<EntryId>,
     },
-    /// A build has declared these of [`Commit::passed_over`] meanwhile. MUST be answered whenever one of them is declared
-    /// and the commit is not done already. Nothing was changed.
+    /// A build has declared these of [`Commit::passed_over`] meanwhile. MUST be answered whenever one of them is
+    /// declared and the commit has not taken effect already. Nothing was changed.
     Declared {
         /// Their names.
         names: Vec<String>,
     },
-    /// The checkpoint is at `next`, but the group's marker is gone: the stream was deleted, or the group destroyed.
-    /// Only a commit with `mirror` finds out.
+    /// The checkpoint is at `next`, but the group's marker is gone, because somebody deleted the stream or destroyed
+    /// the group. Only a commit with `mirror` finds that.
     Vanished,
 }
 
-/// What came of moving a checkpoint by hand.
+/// The answer to a reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reset {
-    /// It is here now.
+    /// The checkpoint is moved.
     Done {
         /// The checkpoint.
         at: EntryId,
     },
-    /// The epoch is another one, or the state appeared or went away. Nothing was changed.
+    /// The epoch is another one, or the state was created or deleted meanwhile. Nothing was changed.
     Contended,
-    /// There is a marker that is not ours, and no state. Nothing was changed.
+    /// Another program's marker exists, and no state. Nothing was changed.
     Foreign,
     /// The group is used in another delivery mode. Nothing was changed.
     Mode(String),
 }
 
-/// The events that builds of a group have ever declared: by name the highest version that any of them handles.
+/// The events that builds of a group have ever declared: per name the highest version that any build handles.
 ///
-/// Names are those of events in programs, so there are never more than people write down.
+/// There are never more than the names of events in programs.
 pub type Events = BTreeMap<String, u32>;
 
-/// An event that an owner of the group met and could not handle: whoever comes next must know it.
+/// An event that an owner of the group met and could not handle. The next owner must handle it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     /// The event's name.
@@ -365,49 +370,49 @@ pub struct Need {
     pub entry: EntryId,
 }
 
-/// A change of what a group's state says of events.
+/// A change of the events in a group's state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Change {
-    /// Names to be declared from now on; of two versions the higher one counts.
+    /// Names to declare; of two versions the higher one counts.
     pub declares: Events,
-    /// Names to be taken out.
+    /// Names to remove.
     pub forgets: Vec<String>,
-    /// What is no longer needed; taken away only where it is exactly this that is recorded.
+    /// A need that is met; removed only where exactly this need is recorded.
     pub met: Option<Need>,
 }
 
-/// Up to where every group of a partition has settled everything.
+/// The entry up to which every group of a partition has settled everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consumed {
-    /// The smallest checkpoint.
+    /// The smallest checkpoint of the groups.
     pub at: EntryId,
-    /// The group that has it; the first by name where several do.
+    /// The group with this checkpoint; the first by name where several have it.
     pub slowest: String,
 }
 
-/// Where leases are renewed.
+/// Where the runtime renews leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// On a thread and a connection of their own, so that a handler which blocks the executor does not lose its lease.
+    /// On a thread and a connection of their own, so that no lease is lost to a handler that blocks the executor.
     OwnThread,
-    /// On the app's executor: the broker lives in the process and in its (perhaps virtual) time.
+    /// On the app's executor, because the broker lives in the process and in its (perhaps virtual) time.
     CallersExecutor,
 }
 
 /// Renews leases.
 pub trait Renewer: Send {
-    /// Renews each lease in one conversation; answers what came of each.
+    /// Renews each lease in one round trip; answers for each.
     fn renew<'a>(&'a mut self, leases: &'a [(GroupKey, Holder)]) -> Reply<'a, Vec<Renewed>>;
 }
 
-/// What came of renewing a lease.
+/// The answer about one renewed lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewed {
     /// It is still held.
     Held {
-        /// Whether letters wait to be handled again.
+        /// Whether dead letters wait to be replayed.
         replays: bool,
     },
-    /// It is not.
+    /// It is no longer held.
     Lost,
 }

@@ -1,4 +1,4 @@
-//! What processes tell each other: who is there, in sets of members, and notes beside a stream.
+//! How processes find each other: sets of members per group, and notes beside a stream.
 
 use std::collections::BTreeMap;
 
@@ -8,46 +8,47 @@ use crate::keys::{MAX_PARTITIONS, StreamKey};
 
 /// The processes that use a store.
 pub trait Members: Sealed {
-    /// Takes part in several sets of members, in one conversation and in their order: answers who is in each then. What is
-    /// wrong with one of them MUST be its answer alone.
+    /// Updates several sets of members in one round trip and answers the members of each, in the order asked. An error
+    /// about one set MUST be the answer for that set alone.
     ///
-    /// Of each set first those who are absent MUST be taken out, then who is present be counted once more, in one step. A member
-    /// that was not there comes in with the beat 1. What members say is the caller's business. It MUST work on a server that is
-    /// full. A set SHOULD hold [`MAX_MEMBERS`]; for whoever comes beyond that, those with the smallest beats are taken out.
+    /// In each set, in one step, the call MUST first remove the absent and then add one to the beat of `present`. A new
+    /// member enters with beat 1. The store does not interpret the text of a member. It MUST work on a full server. A
+    /// set SHOULD hold [`MAX_MEMBERS`]; before another member enters, those with the smallest beats are removed.
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
 
-    /// Writes these notes beside the stream, each in the place of one of the same name, takes away those named in `gone`,
-    /// and answers with the notes as they were before, by name. MUST be one step: of two callers at the same time one
-    /// sees the notes of the other. With nothing to write and nothing to take away it MUST only read, so that it works on a server
-    /// that is full or refuses writes. Notes that are not UTF-8 are somebody else's and MUST be left out of the answer.
+    /// Writes notes beside the stream, each in the place of one of the same name, and removes those named in `gone`.
+    /// The answer holds the notes as they were before, by name. MUST be one step: of two callers at the same time one
+    /// sees the other's notes. With nothing to write or remove it MUST only read, so that it works on a server that is
+    /// full or refuses writes. Another program's notes may not be UTF-8; the answer MUST leave them out.
     ///
-    /// What they say is the caller's business. They are not part of the stream's data: they MAY be lost at any time.
+    /// The store does not interpret the notes. They are not part of the stream's data: they MAY be lost at any time.
     fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes>;
 }
 
-/// How many processes of one group are counted: as many as a stream may have partitions, as more have nothing to do. It is a
-/// bound on what is left by processes that crash again and again, while nobody lives long enough to take them out.
+/// The most processes of one group that are counted. A stream has no more partitions than that, so more processes would
+/// have nothing to do. It also bounds the entries of processes that crash again and again while no member lives to
+/// remove them.
 pub const MAX_MEMBERS: usize = MAX_PARTITIONS as usize;
 
-/// What a process does to one set of members.
+/// A change of one set of members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attendance {
     /// The set: [`StreamKey::members`].
     pub members: String,
-    /// What the caller says of itself; without it, it only looks or leaves.
+    /// The caller's text about itself; without it the caller only reads or leaves.
     pub present: Option<String>,
-    /// Who is no member any more: with a beat only if that is still the last one.
+    /// Members to remove; one with a beat only if that is still its last beat.
     pub absent: Vec<(String, Option<u64>)>,
 }
 
 /// A process in a set of members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// What it says of itself.
+    /// Its text about itself.
     pub says: String,
-    /// How often it was present. As long as it stays the same, nobody has heard of it.
+    /// How often it was present. While this stays the same, nobody has heard of the member.
     pub beat: u64,
 }
 
-/// What programs leave beside a stream for each other, by name.
+/// Notes that programs leave beside a stream for each other, by name.
 pub type Notes = BTreeMap<String, String>;

@@ -1,7 +1,7 @@
-//! What the runtime asks of a store of streams, as a contract in MUSTs; the runtime holds the Redis and the embedded one.
+//! The contract in MUSTs between the runtime and a store of streams; the runtime implements it for Redis and in memory.
 //!
-//! Everything else in the project speaks [`Broker`] and knows no server. One suite of tests holds
-//! every implementation to these five pages: [`Log`], [`Groups`], [`Letters`], [`Members`] and [`Queue`].
+//! The rest of the project uses [`Broker`] and knows no server. One suite of tests holds every implementation to these
+//! five pages: [`Log`], [`Groups`], [`Letters`], [`Members`] and [`Queue`].
 
 mod error;
 #[doc(hidden)]
@@ -22,17 +22,17 @@ pub use self::members::*;
 pub use self::queue::*;
 pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
 
-/// A store of streams and of what groups have settled.
+/// A store of streams and of the state of groups.
 ///
-/// Calls are for batches: one is one conversation with the server, whatever number of entries it is about.
-/// Every call MAY be made at the same time as any other. Dropping a returned future MUST NOT corrupt
-/// anything, but MAY leave the call done.
+/// Calls are for batches: one call is one round trip to the server, however many entries it is about. Every call MAY be
+/// made at the same time as any other. Dropping a returned future MUST NOT corrupt anything, but MAY leave the call
+/// done.
 ///
 /// An error MUST say whether the call may have taken effect ([`BrokerError::is_indefinite`]).
 ///
-/// Sealed until 1.0, so that the contract can grow: only this project implements it.
+/// The trait is sealed until 1.0, so that the contract can grow: only this project implements it.
 pub trait Broker: Log + Groups + Letters + Members + Queue + fmt::Debug + Send + Sync + 'static {
-    /// Where this is, for logs. MUST NOT hold a password.
+    /// The server's address, for logs. MUST NOT hold a password.
     fn describe(&self) -> String;
 
     /// Makes first contact: MUST fail when the server cannot be reached, refuses the credentials or

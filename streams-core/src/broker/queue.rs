@@ -1,7 +1,8 @@
-//! Work queues: groups from which any number of processes fetch; the calls, and the words in which they ask and answer.
+//! The contract of work queues, the groups from which any number of processes fetch: calls, arguments and answers.
 //!
-//! The record of a queue has a cursor, as an ordered group has a checkpoint: every entry up to it was given out. Each of them is
-//! in exactly one place. It is in a chunk, which one consumer has in flight; or it waits, which nobody has; or it is settled.
+//! The state of a queue has a cursor, as an ordered group has a checkpoint: the store has given out every entry up to
+//! it. Each of these entries is in exactly one place. It is part of a chunk that one consumer has in flight, or it is
+//! in the waiting set, or it is settled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,53 +16,66 @@ use crate::{Entry, EntryId};
 
 /// The work queues of a store. Keys are those of [`GroupKey::queue`].
 ///
-/// A consumer holds what it has in flight as an owner holds a lease: it renews ([`Renewer`](super::Renewer), with its token and the
-/// epoch of its joining), and whoever has seen the same beat for a whole lease reclaims what it had. A reset takes everything out of
-/// all chunks and out of the waiting set, and removes all consumers. Every call that touches the waiting set MUST find out when that
-/// is not the one of which the record tells ([`Damage`]), and then change nothing.
+/// A consumer holds its entries in flight as an owner holds a lease. It renews with a [`Renewer`](super::Renewer), by
+/// its token and the epoch of its session. A process that has seen the same beat of a consumer for a whole lease
+/// reclaims the consumer's entries. A reset empties all chunks and the waiting set, and removes all consumers.
 ///
-/// A joining numbers its fetches and its acks, each from 1 on. Only what takes effect uses its number: a fetch that is answered with
-/// a chunk, and acks that are done; whatever else the answer is, the next call has the same number. The record keeps both. A call
-/// with the number after that takes effect. One with the same or a smaller one was sent again or comes late, and MUST change nothing.
-/// One with a larger one MUST be fenced: the server has gone back in time, and the caller has what the record does not know of.
+/// Every call of this trait that uses the waiting set MUST first compare it with the group's state. Where the two
+/// differ, the call MUST say so ([`Damage`]) and change nothing; only [`mend`](Self::mend) repairs it.
+///
+/// A session numbers its fetches and its acks separately, each from 1 on. A call uses its number only when it takes
+/// effect: when a fetch is answered with a chunk, or acks with [`Acked::Done`]. After any other answer the next call
+/// has the same number. The state keeps the latest number of each kind:
+///
+/// * A call with the next number takes effect.
+/// * A call with the latest number or a smaller one was sent again or comes late, and MUST NOT take effect again.
+/// * A call with a larger number MUST be fenced: the server has gone back in time, and its state lacks the caller's
+///   later calls.
 pub trait Queue: Sealed {
-    /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call sent twice
-    /// MUST answer with the same epoch. It MUST work on a server that is full. The empty token MUST be refused, and so MUST that of a
-    /// consumer that is being reclaimed.
+    /// Makes the caller a consumer of a work queue, with this fresh token and a lease of this length. The same call
+    /// sent twice MUST answer with the same epoch. It MUST work on a full server. It MUST refuse the empty token, and
+    /// the token of a consumer that is being reclaimed.
     fn join<'a>(&'a self, group: &'a GroupKey, owner: &'a str, lease_for: Duration) -> Reply<'a, Joined>;
 
-    /// Gives out entries as one chunk of the caller's: first those that wait and may be taken, then new ones. It MUST NOT wait for any,
-    /// MUST work on a server that is full, and counts as a beat of the caller.
+    /// Gives out entries as one chunk to the caller: first waiting entries that the caller may have now, then new ones.
+    /// It MUST NOT wait for entries, MUST work on a full server, and counts as a beat of the caller.
     ///
-    /// New entries are given out from the cursor on, which moves over them. MUST answer [`Fetched::Unsure`] where there are entries
-    /// behind the cursor, or the stream has none at all though the cursor is not at its beginning, and neither does the entry at the cursor
-    /// still stand there as the one that is recorded, nor has the caller judged what follows. Whatever else may be missing is for the caller to
-    /// find out by snapshots.
+    /// New entries are those behind the cursor, and the cursor moves over them. The call MUST answer
+    /// [`Fetched::Unsure`] where both of these hold. The caller finds any other loss by snapshots.
     ///
-    /// Before anything is given out all entries that wait MUST be found missing that a trim has passed, whenever they are due; one that
-    /// was deleted, when its turn comes. They leave the waiting set, and so are told once. Where the caller does not go on over
-    /// that, the loss stays until somebody resumes or resets the group, and nothing is given out.
+    /// * There are entries behind the cursor, or the stream is empty and the cursor is not at its beginning.
+    /// * The entry at the cursor is gone or is not the recorded one, and the caller has not [judged](Judged) what
+    ///   follows. At the beginning of a stream that has lost no entry, nothing is in doubt.
     ///
-    /// Sent twice it MUST answer with the same chunk, without what is gone meanwhile. That leaves the record, and is told with the answer,
-    /// as is once more what the first answer told. It does not look then at entries that [`New::Known`] proposed.
+    /// Before it gives out anything, the call MUST find every waiting entry that a trim has passed, whenever that entry
+    /// is due. It MUST find a deleted waiting entry when the turn of that entry comes. These entries leave the waiting
+    /// set, so each is reported once. Where [`Fetch::go_on`] is false, the call then gives out nothing, and the loss
+    /// stays until [`resume`](super::Groups::resume) or a reset.
+    ///
+    /// A fetch sent twice MUST answer with the same chunk, less the entries that have gone meanwhile. Those leave the
+    /// state. The second answer reports them together with the loss that the first answer reported. A fetch sent twice
+    /// does not check the entries that [`New::Known`] proposed.
     fn fetch<'a>(&'a self, group: &'a GroupKey, fetch: &'a Fetch) -> Reply<'a, Fetched>;
 
-    /// Takes up what became of entries in flight, all or nothing. Dead letters MUST be written in the step that ends their entries.
-    /// Without dead letters it MUST work on a server that is full. It counts as a beat of the caller.
+    /// Records what became of entries in flight, all or nothing. It MUST write dead letters in the step that ends their
+    /// entries. Acks without dead letters MUST work on a full server. The call counts as a beat of the caller.
     ///
-    /// An entry that is given back rings the partition's bell, unless it has to wait for a time. Sent twice the call MUST take effect once, and answer
-    /// [`Acked::Done`] both times. One about a chunk that the record does not have MUST change nothing and be answered with
-    /// [`Acked::Fenced`]: the caller has it from another history of the record.
+    /// A released entry rings the partition's bell, unless it waits for a time. Acks sent twice MUST take effect once
+    /// and be answered with [`Acked::Done`] both times. Acks about a chunk that the state lacks MUST change nothing and
+    /// be answered with [`Acked::Fenced`]: the chunk is from another history of the state.
     fn ack<'a>(&'a self, group: &'a GroupKey, acks: &'a Acks) -> Reply<'a, Acked>;
 
-    /// Moves the cursor, if place and ordinal are still those of [`Pass::from`]; answers whether they were. So of several who find the same
-    /// loss one tells it. The token is fresh for each loss. Sent again with the same one it MUST answer the same, unless another one was
-    /// passed or mended meanwhile. A loss that is to be recorded while another one is MUST widen that: to the lower `from` and the higher `to` of
-    /// both, with both counts, and deleted where both are. MUST work on a server that is full.
+    /// Moves the cursor, if its place and ordinal are still those of [`Pass::from`]; answers whether they were. So only
+    /// one of several processes that find the same loss reports it. The token is fresh for each loss. A call sent again
+    /// with the same token MUST answer the same, unless another loss was passed or mended meanwhile. MUST work on a
+    /// full server.
+    ///
+    /// If the state records a loss already, the call MUST widen it to the lower `from`, the higher `to` and the sum of
+    /// the counts. The widened loss is `deleted` only where both are.
     fn pass<'a>(&'a self, group: &'a GroupKey, token: &'a str, pass: &'a Pass) -> Reply<'a, bool>;
 
-    /// Takes the waiting set for what it is from now on, if record and set are still this far apart; answers whether they were. Token,
-    /// and what to record of the loss, are as for [`pass`](Self::pass). MUST work on a server that is full.
+    /// Accepts the waiting set as it is found, if state and set are still this far apart; answers whether they were.
+    /// The token and the loss to record are as for [`pass`](Self::pass). MUST work on a full server.
     fn mend<'a>(
         &'a self,
         group: &'a GroupKey,
@@ -70,25 +84,29 @@ pub trait Queue: Sealed {
         halts: Option<&'a Lost>,
     ) -> Reply<'a, bool>;
 
-    /// Looks at a work queue; `None` when it has no state, or no marker. MUST work on a server that refuses writes. Chunks without a
-    /// consumer, whose field somebody has deleted, MUST be shown as those of a dead one, which can be reclaimed.
+    /// Reads a work queue; `None` when it has no state or no marker. MUST work on a server that refuses writes. If a
+    /// consumer's field was deleted but not its chunks, the answer MUST show that consumer as dead, so that others can
+    /// reclaim the chunks.
     fn queue<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, Option<QueueState>>;
 
-    /// Gives back what a consumer has in flight, at most about `most` entries at a time, and removes it with the last, if what shows
-    /// whether it lives is still `seen`. From the first of these calls on it is no consumer any more. Each entry that is charged counts one
-    /// crash more. The last rings the partition's bell. MUST work on a server that is full.
+    /// Releases what a consumer has in flight, about `most` per call, and removes the consumer with the last of them.
+    /// It changes nothing unless the consumer's sign of life is still `seen`. From the first of these calls on it is no
+    /// consumer any more. Each charged entry counts one crash more. The last call rings the partition's bell. MUST work
+    /// on a full server.
     ///
-    /// Entries of a [`Range`] that are gone MUST be told as lost: as many as its number has more than are found. They were deleted where
-    /// the stream begins at or before the first place in the range; otherwise a trim has passed at least some. An [`Item`] whose entry is
-    /// gone waits as others do, and is found when its turn comes. The record MUST keep that loss, with one that the consumer's latest
-    /// fetch was told, until a call has `seen` it; before, the consumer is not removed. So it is told whoever's answer or process is lost.
+    /// Missing entries of a [`Range`] MUST be reported as lost: as many as its number exceeds the entries found. They
+    /// count as deleted where the stream begins at or before the first place in the range; otherwise a trim has passed
+    /// at least some. The state MUST keep this loss, and any loss that the consumer's latest fetch reported, until a
+    /// call has `seen` it. The consumer stays until then, so a lost answer or a dead process hides no loss.
     ///
-    /// What a consumer gives back by itself with [`release`](super::Groups::release) may be dropped untold where it is gone: it had the
-    /// entries, and is to give back all of them before.
+    /// An [`Item`] whose entry is gone waits as others do, and a fetch finds the loss when its turn comes.
+    ///
+    /// A consumer that leaves with [`release`](super::Groups::release) has read its entries, and acks all of them
+    /// first. So that call MAY drop missing entries without a report.
     fn reclaim<'a>(&'a self, group: &'a GroupKey, owner: &'a str, seen: &'a Life, most: usize) -> Reply<'a, Reclaimed>;
 }
 
-/// The answer to a call that joins a work queue.
+/// The answer to a process that joins a work queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
     /// The caller is one of its consumers, and the call is its first beat.
@@ -98,9 +116,9 @@ pub enum Joined {
     },
     /// The group has no state.
     Missing,
-    /// The group's marker is gone: the stream was deleted, or the group destroyed.
+    /// The group's marker is gone, because somebody deleted the stream or destroyed the group.
     Vanished {
-        /// Up to where entries were handed out.
+        /// The cursor: the store had given out entries up to here.
         at: EntryId,
     },
     /// The group is used in another delivery mode; the two never mix under one name.
@@ -110,122 +128,126 @@ pub enum Joined {
 /// Entries that were lost to a work queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
-    /// Whether they were deleted in the middle of what is still there; otherwise a trim has passed the group.
+    /// Whether they were deleted from the middle of the stream; otherwise a trim has passed the group.
     pub deleted: bool,
-    /// All of them are above this.
+    /// Every lost entry is above this id.
     pub from: EntryId,
-    /// None of them is above this.
+    /// No lost entry is above this id.
     pub to: EntryId,
-    /// How many are known of: no more than there were.
+    /// How many are known to be lost, never more than there were.
     pub count: u64,
 }
 
-/// Why no dead letter is put away.
+/// Why the store accepts no more dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full {
-    /// How many there are.
+    /// How many dead letters there are.
     pub count: u64,
-    /// The oldest.
+    /// The oldest dead letter.
     pub oldest: Option<EntryId>,
 }
 
-/// A consumer asks for entries. They become one chunk, which is called by the number of the call.
+/// A consumer's request for entries. They become one chunk, named by the number of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
-    /// Who asks.
+    /// The consumer.
     pub holder: Holder,
-    /// One more than that of the latest fetch of this joining that was answered with [`Fetched::Chunk`], so 1 for the first; the same
-    /// when it is sent again.
+    /// The number of this call: one more than that of the session's latest fetch that was answered with
+    /// [`Fetched::Chunk`]. The first is 1. It stays the same when the fetch is sent again.
     pub call: u64,
-    /// How many entries at most.
+    /// The most entries to give out.
     pub count: usize,
-    /// About how many bytes at most, as [`Entry::weight`] counts them; one entry is given out whatever it weighs.
+    /// About the most bytes to give out, as [`Entry::weight`] counts them; one entry is given out whatever its weight.
     pub bytes: usize,
-    /// Which new entries are given out when those that wait leave room.
+    /// Which new entries to give out when waiting entries leave room.
     pub new: New,
-    /// The events that the caller handles or passes over for good, each with the newest version; `u32::MAX` where any will do.
+    /// The events that the caller handles or ignores for good, each with the newest version; `u32::MAX` for any
+    /// version.
     pub takes: Events,
-    /// While as many entries wait, no new ones are given out: what fails is to pile up in the stream.
+    /// The number of waiting entries from which on no new ones are given out, so that failing events pile up in the
+    /// stream.
     pub most_waiting: u64,
-    /// An entry waits no longer than this for its next attempt, whatever the server's clock has done meanwhile.
+    /// The longest wait of an entry for its next attempt, whatever the server's clock has done meanwhile.
     pub longest_wait: Duration,
     /// Whether to show the cursor in the server's own group, for operators' tools.
     pub mirror: bool,
-    /// Whether entries are given out although others were lost.
+    /// Whether to give out entries although others were lost.
     pub go_on: bool,
 }
 
-/// Which new entries are to be given out.
+/// Which new entries to give out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum New {
     /// None.
     Nothing,
     /// Those behind the cursor, which the server reads and sends along.
     Read {
-        /// From a look at the stream that found nothing lost: at this cursor this is the next entry.
+        /// A snapshot's finding that nothing was lost between this cursor and this next entry.
         judged: Option<Judged>,
     },
-    /// Those that the caller has read by itself, where the cursor is still at `from` and there is room for all: nothing is sent along.
+    /// Those that the caller has read by itself, if the cursor is still at `from` and there is room for all. The server
+    /// sends none along.
     Known {
         /// The cursor.
         from: EntryId,
-        /// The last of them.
+        /// The last entry.
         to: EntryId,
-        /// The event id of the last, as in [`GroupState`](super::GroupState).
+        /// The event id of the last entry, as in [`Holding::at_event`](super::Holding::at_event).
         to_event: String,
-        /// How many there are.
+        /// How many entries there are.
         number: u64,
     },
 }
 
-/// The finding of a look at the stream, at a cursor.
+/// A snapshot's finding about the stream behind a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged {
     /// The cursor.
     pub at: EntryId,
-    /// The next entry: as long as it stands there, nothing has gone in between.
+    /// The next entry: while it is there, nothing between the two was lost.
     pub next: EntryId,
 }
 
 /// The answer to a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// These, perhaps none.
+    /// The chunk, perhaps empty.
     Chunk(Chunk),
-    /// The entry at the cursor is gone or is another one, so whether something was lost is to be judged first by a snapshot, then said by
-    /// [`New::Read`] or [`Pass`]. Nothing was changed.
+    /// The entry at the cursor is gone or is another one. The caller takes a snapshot, judges whether entries were
+    /// lost, and reports that with [`New::Read`] or [`Pass`]. Nothing was changed.
     Unsure(Cursor),
-    /// Entries were lost, and nothing is given out to those who do not go on over that until
-    /// [`resume`](super::Groups::resume) or a reset.
+    /// Entries were lost. Callers without [`Fetch::go_on`] get nothing until [`resume`](super::Groups::resume) or a
+    /// reset.
     Lost {
-        /// What.
+        /// The loss.
         lost: Lost,
-        /// Whether this call has found it.
+        /// Whether this call has found the loss.
         found: bool,
     },
-    /// The waiting set is another one than the record says. Nothing was changed.
+    /// The waiting set differs from what the state says. Nothing was changed.
     Damaged(Damage),
-    /// The caller is no consumer of the group any more, or numbers its calls by another history of the record. Nothing was changed.
+    /// The caller is no consumer of the group any more, or numbers its calls by another history of the state. Nothing
+    /// was changed.
     Fenced,
     /// The group has no state.
     Missing,
 }
 
-/// Up to where entries were given out.
+/// The place up to which the store has given out entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The last of them.
+    /// The last entry given out.
     pub at: EntryId,
-    /// Its event's id, where that is known; else empty.
+    /// The event id of that entry, empty where it is not known.
     pub at_event: String,
-    /// How many entries had been added up to there, those that were lost included; `None` where that is not known.
+    /// How many entries were added up to there, lost ones included; `None` where that is not known.
     pub seen: Option<u64>,
 }
 
 /// Entries that were given out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chunk {
-    /// Those that waited.
+    /// Entries from the waiting set.
     pub again: Vec<Again>,
     /// New ones, in the order of the stream; none for [`New::Known`].
     pub new: Vec<Arc<Entry>>,
@@ -237,12 +259,12 @@ pub struct Chunk {
     pub waiting: u64,
     /// How soon the first of them may be taken that may not now.
     pub due: Option<Duration>,
-    /// Entries that waited and are gone, where the caller goes on over that. Where the fetch is sent again, the same, and what has gone
-    /// since while it was in flight.
+    /// The waiting entries that this fetch found gone, if [`Fetch::go_on`] is true. A fetch sent again reports the
+    /// same, and the entries that have gone since while in flight.
     pub lost: Option<Lost>,
 }
 
-/// An entry that is given out once more.
+/// An entry that is given out once more, after an attempt, a crash or a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Again {
     /// The entry.
@@ -253,23 +275,24 @@ pub struct Again {
     pub crashes: u32,
 }
 
-/// A consumer says what became of entries that it has in flight. Everything that it says takes effect, or nothing does.
+/// A consumer's report on entries that it has in flight: all of it takes effect, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acks {
-    /// Who says so.
+    /// The consumer.
     pub holder: Holder,
-    /// One more than that of the latest of this joining that were answered with [`Acked::Done`], so 1 for the first; the same when
-    /// they are sent again.
+    /// The number of these acks: one more than that of the session's latest acks that were answered with
+    /// [`Acked::Done`]. The first is 1. It stays the same when the acks are sent again.
     pub call: u64,
-    /// The rest of each of these chunks that is still in flight. A chunk without a rest is ended.
+    /// For each of these chunks the rest that is still in flight. A chunk without a rest is ended.
     pub chunks: Vec<(u64, Left)>,
-    /// Entries that are given back.
+    /// Entries that go to the waiting set: released, or to be retried.
     pub back: Vec<Wait>,
-    /// The letters that go to the group's dead letters.
+    /// The dead letters to write.
     pub dead: Vec<Fields>,
-    /// How many dead letters the group may have, and for how long: beyond it nothing is done.
+    /// How many dead letters the group may have, and how old. Beyond that the acks change nothing.
     pub dead_bounds: DeadBounds,
-    /// Names of events that were passed over because no build was known to handle them. Each must be a valid name of an event.
+    /// Names of events that the consumer ignored because no known build handles them. Each must be a valid name of an
+    /// event.
     pub passed_over: Vec<String>,
 }
 
@@ -278,24 +301,24 @@ pub struct Acks {
 pub struct Left {
     /// The rest of its new entries; `None` where nothing is left.
     pub range: Option<Range>,
-    /// The rest of those that were given out once more, and new entries with a record of their own.
+    /// The rest of the entries that were given out once more, and new entries that have a record of their own.
     pub again: Vec<Item>,
 }
 
-/// Entries that were given out together.
+/// New entries that were given out together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
-    /// They lie above this id.
+    /// All of them are above this id.
     pub after: EntryId,
-    /// And not above this one.
+    /// None of them is above this id.
     pub to: EntryId,
-    /// So many of them are in flight.
+    /// How many of them are in flight.
     pub number: u64,
-    /// And these are not.
+    /// The entries in between that are not in flight.
     pub except: Vec<EntryId>,
 }
 
-/// An entry in flight that has failed or crashed before, or is known for itself.
+/// An entry in flight with a record of its own, because it was given out once more, has failed, or has crashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// The entry.
@@ -304,10 +327,10 @@ pub struct Item {
     pub failed: u32,
     /// How often its consumer died while it was charged.
     pub crashes: u32,
-    /// Whether the end of the consumer is a crash of it, too. Entries of a [`Range`] are charged.
+    /// Whether the consumer's death counts as a crash of this entry, too. Entries of a [`Range`] are always charged.
     ///
-    /// An entry that is given out without a crash is charged at once, which costs nothing. One that has some is charged just before
-    /// it runs: it may long be in flight without running while another event ends the process.
+    /// An entry without crashes is charged when it is given out, which costs nothing. An entry with crashes is charged
+    /// just before it runs, because it may be in flight for long while another event ends the process.
     pub charged: bool,
 }
 
@@ -320,16 +343,16 @@ pub struct Wait {
     pub failed: u32,
     /// How often its consumer died while it was charged.
     pub crashes: u32,
-    /// For what.
+    /// The condition that it waits for.
     pub until: Until,
 }
 
 /// How long an entry waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Until {
-    /// For this long, perhaps for no time.
+    /// For this time, perhaps zero.
     After(Duration),
-    /// For a build that handles this.
+    /// For a build that handles this event.
     Needs {
         /// The event's name.
         name: String,
@@ -341,7 +364,7 @@ pub enum Until {
 /// The answer to acks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acked {
-    /// It is done, or was before.
+    /// These acks have taken effect, now or at an earlier call.
     Done,
     /// There is no room for the dead letters. Nothing was changed.
     Full(Full),
@@ -350,30 +373,30 @@ pub enum Acked {
         /// Their names.
         names: Vec<String>,
     },
-    /// The waiting set is another one than the record says. Nothing was changed.
+    /// The waiting set differs from what the state says. Nothing was changed.
     Damaged(Damage),
-    /// The caller is no consumer of the group any more, or has fetched or acknowledged in another history of the record. Nothing was
-    /// changed.
+    /// The caller is no consumer of the group any more, or has fetched or acked in another history of the state.
+    /// Nothing was changed.
     Fenced,
 }
 
-/// The waiting set is not the one that the record tells of: somebody has deleted or replaced its key, or the server has lost it.
+/// The waiting set differs from what the group's state says, because its key was deleted, replaced or lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
-    /// How many entries are to wait.
+    /// How many entries wait by the state.
     pub recorded: u64,
-    /// How many do.
+    /// How many entries the waiting set holds.
     pub found: u64,
 }
 
-/// Moves the cursor over what a look has found to be lost.
+/// A move of the cursor over entries that a snapshot found lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pass {
-    /// Where the cursor has to be.
+    /// The cursor that the caller has seen.
     pub from: Cursor,
-    /// Where it goes.
+    /// The new cursor.
     pub to: Cursor,
-    /// The loss to record, so that nothing is given out to those who do not go on over it.
+    /// The loss to record, so that callers without [`Fetch::go_on`] get nothing.
     pub halts: Option<Lost>,
 }
 
@@ -384,24 +407,25 @@ pub struct QueueState {
     pub consumers: Vec<Unacked>,
     /// How many entries wait, those for other builds included.
     pub waiting: u64,
-    /// How soon the first of them may be taken; zero where one may be taken now.
+    /// How soon the first of them may be fetched; zero where one may be fetched now.
     pub due: Option<Duration>,
-    /// At or below the oldest entry that is in flight or waits; `None` where none is.
+    /// An id at or below the oldest entry in flight or waiting; `None` where there is none.
     pub oldest: Option<EntryId>,
-    /// Up to where entries were given out.
+    /// The place up to which the store has given out entries.
     pub cursor: Cursor,
-    /// The events that only other builds handle, each with the lowest version that waits, at most ten.
+    /// Events that waiting entries hold and that only other builds handle, each with the lowest waiting version; at
+    /// most ten.
     pub needed: Events,
-    /// How often [`resume`](super::Groups::resume) was called.
+    /// How many calls of [`resume`](super::Groups::resume) there were.
     pub resume: u64,
     /// The epoch of the last [reset](super::Groups::reset); 0 when there was none.
     pub reset: u64,
-    /// The waiting set is another one than the record says.
+    /// How state and waiting set differ, if they do.
     pub damage: Option<Damage>,
 }
 
 impl QueueState {
-    /// Up to where everything is settled.
+    /// The entry up to which everything is settled.
     pub fn settled(&self) -> EntryId {
         self.oldest.map_or(self.cursor.at, |oldest| oldest.previous().min(self.cursor.at))
     }
@@ -415,7 +439,7 @@ impl QueueState {
 /// A consumer of a work queue, as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unacked {
-    /// Its name: the token with which it has joined.
+    /// The token with which it has joined.
     pub owner: String,
     /// How many entries it has in flight.
     pub in_flight: u64,
@@ -426,18 +450,18 @@ pub struct Unacked {
 /// A consumer's sign of life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Life {
-    /// It renews. As long as this stays the same, nobody has heard of it.
+    /// It renews. While this stays the same, the consumer has not renewed.
     Beats {
-        /// Which joining it is.
+        /// The epoch of its session.
         epoch: u64,
         /// How often it has renewed.
         beat: u64,
         /// How long its lease is.
         lease_for: Duration,
     },
-    /// It was found dead, and not all that it had in hand is given back yet.
+    /// Another process found it dead, and has not released all of its entries yet.
     Dead {
-        /// What of that was found to be gone. It stays here until a reclaim has seen it.
+        /// The loss found among its entries. It stays here until a call of [`reclaim`](Queue::reclaim) has seen it.
         lost: Option<Lost>,
     },
 }
@@ -445,20 +469,20 @@ pub enum Life {
 /// The answer to a call that reclaims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaimed {
-    /// Some entries, and it is not removed yet.
+    /// Some entries were released. The consumer is not removed yet.
     Some {
-        /// How many wait now.
+        /// How many entries were released.
         entries: u64,
-        /// Entries that were in flight and are gone, now in its [`Life::Dead`].
+        /// Entries that were in flight and are gone, now in the consumer's [`Life::Dead`].
         lost: Option<Lost>,
     },
-    /// All that were left, and the consumer is removed.
+    /// All entries that were left are released, and the consumer is removed.
     All {
-        /// How many wait now.
+        /// How many entries were released.
         entries: u64,
     },
-    /// It has shown a sign of life, or is gone. Nothing was changed.
+    /// The consumer has shown a sign of life, or is gone. Nothing was changed.
     Contended,
-    /// The waiting set is another one than the record says. Nothing was changed.
+    /// The waiting set differs from what the state says. Nothing was changed.
     Damaged(Damage),
 }

@@ -1,13 +1,13 @@
-//! Holds the bytes of a payload to a schema: the first value that is something else, and which value ends at a byte.
+//! Compares the bytes of a payload with a schema: finds the first value that differs, or the value that ends at a byte.
 //!
-//! Only errors, tests and debug builds come here. It walks bytes that [`super::scan`] has passed, so their depth and every
-//! length in them are good.
+//! Only errors, tests and debug builds use it. [`super::scan`] has checked the bytes, so their depth and every length
+//! in them are valid.
 
 use std::fmt::{self, Write as _};
 
 use crate::schema::{EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
 
-/// A value that is not what the schema says.
+/// A value that differs from the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     /// The fields that lead to it; empty for the event itself.
@@ -37,12 +37,12 @@ pub(crate) struct Ended {
     pub(crate) alone: bool,
 }
 
-/// A form that no reader of the schema takes. Where serde is not that strict, this is not either.
+/// The first value that no reader of the schema accepts. Where serde is less strict than the schema, so is this.
 pub(crate) fn unreadable(schema: &'static Schema, bytes: &[u8]) -> Option<Mismatch> {
     Walk::new(bytes, None).value(schema).err()
 }
 
-/// A form that no writer of the schema writes.
+/// The first value that no writer of the schema writes.
 pub(crate) fn not_as_declared(schema: &'static Schema, layout: Layout, bytes: &[u8]) -> Option<Mismatch> {
     Walk::new(bytes, Some(layout)).value(schema).err()
 }
@@ -55,8 +55,8 @@ pub(crate) fn ending_at(schema: &'static Schema, bytes: &[u8], end: usize) -> Op
     walk.ended
 }
 
-/// Whether two payloads hold the same. The members of arrays and maps may stand in any order: a hash set or map that was
-/// read is written in another one.
+/// Whether two payloads hold the same values. Members of arrays and maps may have any order, because a hash set or map
+/// is written in another order after it was read.
 pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     a == b || a.len() == b.len() && Walk::new(a, None).digest() == Walk::new(b, None).digest()
 }
@@ -69,7 +69,7 @@ enum Step<'a> {
     Key,
 }
 
-/// The first bytes of a value; all of it, unless it has members.
+/// The first bytes of a value; the whole value, unless it has members.
 enum Head<'a> {
     Nil,
     Bool(bool),
@@ -81,7 +81,7 @@ enum Head<'a> {
     Array(usize),
     Map(usize),
     Ext,
-    /// Where the bytes end, which a scan has ruled out.
+    /// The end of the bytes inside a value, which a scan has ruled out.
     End,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Head<'_> {
             Self::Int(value) => write!(f, "the integer {value}"),
             Self::F32(value) => write!(f, "the f32 {value:?}"),
             Self::F64(value) => write!(f, "the f64 {value:?}"),
-            // Texts and bytes may be anybody's secrets.
+            // Texts and bytes may be secrets.
             Self::Str(text) if std::str::from_utf8(text).is_err() => {
                 write!(f, "a string of {} bytes that is not UTF-8", text.len())
             }
@@ -127,7 +127,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The pairs of a map, which are gone through anew each time: a list of them would take more memory than the payload.
+/// The pairs of a map, read anew each time, because a list of them would take more memory than the payload.
 #[derive(Clone)]
 struct Members {
     /// The map.
@@ -135,7 +135,7 @@ struct Members {
     /// Its first key.
     at: usize,
     count: usize,
-    /// Keys that are known to be tags.
+    /// Keys that are tags.
     tags: Vec<&'static str>,
 }
 
@@ -144,10 +144,10 @@ type Walked = Result<(), Mismatch>;
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Written values have one form; `None` for values that are read, which may have others.
+    /// The layout of written values, which have one form; `None` for values that are read, which may have others.
     written: Option<Layout>,
     path: Vec<Step<'a>>,
-    /// The named types around.
+    /// The named types around the current value.
     around: Vec<(&'static str, &'static Schema)>,
     end: Option<usize>,
     ended: Option<Ended>,
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     fn skip(&mut self) {
         let mut left = 1_usize;
         while left > 0 {
@@ -232,7 +232,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A number for the value that follows; the order of members does not count.
+    /// A digest of the value that follows; the order of members does not change it.
     fn digest(&mut self) -> u64 {
         let start = self.at;
         let (kind, members) = match self.head() {
@@ -302,7 +302,7 @@ impl<'a> Walk<'a> {
             }
             Schema::Ref(name) => {
                 let leads_to = |(around, _): &(&str, &Schema)| {
-                    // A variant with fields is no type.
+                    // A variant with fields is no named type.
                     if *name == ITSELF { !around.contains("::") } else { around == name }
                 };
                 let Some(depth) = self.around.iter().rposition(leads_to) else {
@@ -310,7 +310,7 @@ impl<'a> Walk<'a> {
                     return Ok(());
                 };
                 let (_, schema) = self.around[depth];
-                // A recursion inside leads back to the type that is around it there.
+                // There, a recursion inside leads back to the type around it.
                 let inner = self.around.split_off(depth);
                 let walked = self.form(schema);
                 self.around.extend(inner);
@@ -401,7 +401,7 @@ impl<'a> Walk<'a> {
         Pair { key, key_at, value_at }
     }
 
-    /// The pairs of the map that began at `start`; moves past them.
+    /// Skips the pairs of the map that began at `start`.
     fn members(&mut self, start: usize, count: usize) -> Members {
         let at = self.at;
         for _ in 0..count {
@@ -410,7 +410,7 @@ impl<'a> Walk<'a> {
         Members { start, at, count, tags: Vec::new() }
     }
 
-    /// Does something with each pair that is no tag.
+    /// Calls a function for each pair that is no tag.
     fn each(&mut self, members: &Members, mut with: impl FnMut(&mut Self, Pair<'a>) -> Walked) -> Walked {
         self.at = members.at;
         for _ in 0..members.count {
@@ -424,7 +424,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The pair with this key, which may stand there once.
+    /// The pair with this key, which may occur once.
     fn only(&mut self, members: &Members, name: &str) -> Result<Option<Pair<'a>>, Mismatch> {
         let mut found = None;
         self.each(members, |walk, pair| {
@@ -460,7 +460,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The fields of a struct in their order, in an array or what is left of one.
+    /// The fields of a struct in their order, in an array or in the rest of one.
     fn positions(&mut self, schema: &'static StructSchema, length: usize, start: usize) -> Walked {
         let fields = schema.fields;
         let may_end = self.written.is_none() && fields.iter().skip(length).all(|field| field.optional);
@@ -608,7 +608,7 @@ impl<'a> Walk<'a> {
         self.refuse(at, format!("a variant of `{}`: {}", schema.name, names.join(", ")), found).map(|()| None)
     }
 
-    /// The content of an enum without a tag, under its name.
+    /// The content of an enum without a tag, reported under the enum's name.
     fn external(&mut self, schema: &'static EnumSchema, pair: &Pair<'a>) -> Walked {
         self.at = pair.key_at;
         let key = self.head();
@@ -690,11 +690,11 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// FNV-1a, as in the fingerprint of a schema: it notices accidents.
+/// FNV-1a, as in the fingerprint of a schema: it detects accidents, not forgeries.
 fn mix(hash: u64, bytes: &[u8]) -> u64 {
     let seed = hash ^ 0xcbf2_9ce4_8422_2325;
     let hash = bytes.iter().fold(seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    // Sums of these must not cancel each other out.
+    // Sums of these must not cancel each other.
     (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -719,7 +719,7 @@ fn describe(schema: &Schema) -> String {
         Schema::Tuple(members) => format!("an array of {}", members.len()),
         Schema::Map(..) => "a map".to_owned(),
         Schema::Logical { name, .. } => format!("the 16 raw bytes of a {name}"),
-        // These are described where they are walked.
+        // The walk describes these itself.
         Schema::Option(_) | Schema::Struct(_) | Schema::Enum(_) | Schema::Opaque(_) | Schema::Ref(_) => {
             "another value".to_owned()
         }

@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use super::scan;
 
-/// The payload in the manner of JSON, cut off with ` ..` behind `most` bytes; bytes that are not MessagePack in hexadecimal.
+/// The payload in the manner of JSON, cut off with ` ..` behind `most` bytes; bytes that are not MessagePack in
+/// hexadecimal.
 ///
-/// What JSON does not have is shown as it is: bytes as `h'c1ff'`, extensions as `ext(5, h'c1ff')`, keys that are not text
-/// as what they are. Meant to be looked at, not to be read by programs.
+/// It shows values that JSON lacks as they are: bytes as `h'c1ff'`, extensions as `ext(5, h'c1ff')`. Keys that are not
+/// text keep their form. The text is for people, not for programs.
 pub fn text(payload: &[u8], most: usize) -> String {
     let mut out = Bounded { text: String::new(), most };
-    // Only what is whole is walked: its depth and every length in it are good.
+    // The walk reads only a whole payload, whose depth and every length are valid.
     let walked = match scan(payload) {
         Ok(()) => Walk { rest: payload, out: &mut out }.value(),
         Err(fault) => out.add(&format!("not MessagePack ({fault}): ")).and_then(|()| hex(&mut out, payload)),
@@ -41,7 +42,7 @@ impl Bounded {
     }
 }
 
-/// Two digits a byte, and no more bytes than there is room for.
+/// Two digits per byte, and no more bytes than there is room for.
 fn hex(out: &mut Bounded, bytes: &[u8]) -> Option<()> {
     let shown = &bytes[..bytes.len().min(out.most)];
     let digits = shown.iter().fold(String::with_capacity(2 * shown.len()), |mut digits, byte| {
@@ -51,8 +52,8 @@ fn hex(out: &mut Bounded, bytes: &[u8]) -> Option<()> {
     out.add(&digits)
 }
 
-/// A walk over bytes that were scanned. Each step answers `None` when it has reached the bound of the text, and, though that
-/// cannot be, the end of the bytes.
+/// A walk over bytes that were scanned. Each step answers `None` at the bound of the text, and also at the end of the
+/// bytes, which a scan has ruled out.
 struct Walk<'a, 'b> {
     rest: &'a [u8],
     out: &'b mut Bounded,
@@ -65,7 +66,7 @@ impl<'a> Walk<'a, '_> {
         Some(taken)
     }
 
-    /// A big-endian number of so many bytes.
+    /// A big-endian number of this many bytes.
     fn number(&mut self, bytes: usize) -> Option<u64> {
         Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
@@ -146,7 +147,7 @@ impl<'a> Walk<'a, '_> {
 
     fn string(&mut self, length: usize) -> Option<()> {
         let bytes = self.take(length)?;
-        // No more is looked at than could be shown.
+        // Reads no more than could be shown.
         let shown = &bytes[..length.min(self.out.most)];
         self.out.add("\"")?;
         for character in String::from_utf8_lossy(shown).chars() {
@@ -156,7 +157,7 @@ impl<'a> Walk<'a, '_> {
                 '\n' => self.out.add("\\n")?,
                 '\r' => self.out.add("\\r")?,
                 '\t' => self.out.add("\\t")?,
-                // What a terminal would take for a command.
+                // Characters that a terminal would take for a command.
                 control if control.is_control() => self.out.add(&format!("\\u{:04x}", u32::from(control)))?,
                 plain => self.out.add(plain.encode_utf8(&mut [0; 4]))?,
             }
@@ -219,7 +220,7 @@ mod tests {
         inner: std::collections::BTreeMap<u16, &'static str>,
     }
 
-    /// `serde_bytes` is no dependency: bytes as serde knows them.
+    /// Bytes as serde knows them, because `serde_bytes` is no dependency.
     mod serde_bytes {
         pub(super) fn serialize<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
             serializer.serialize_bytes(bytes)

@@ -1,26 +1,26 @@
-//! The rules of change: whom a difference between two schemas breaks; evaluated by the compiler, for `lock`.
+//! The rules of change, which the compiler evaluates for `lock`: which readers a difference between two schemas breaks.
 //!
-//! `old` is what a lock recorded, `new` what the code says. Everything is `const`, without allocation, because
-//! it runs where a user's crate is compiled; a test holds the verdicts to what serde reads.
+//! `old` is the lock's record, `new` the code's shape. Everything is `const` and allocates nothing, because it runs
+//! where a user's crate is compiled. A test compares the verdicts with serde.
 //!
 //! The same rules judge two builds that run ([`compare_builds`]): `old` is the build there, `new` the one here. A lock
-//! also stands for events that were written long ago; of a build only what it writes itself counts.
+//! also covers events that were written long ago; of a build only its own events count.
 
 use super::types::ITSELF;
 use super::{
     EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, holds_refs, layout_fingerprint, text_eq,
 };
 
-/// Which changes of an event are allowed under one version: `compat = "..."`.
+/// The policy of an event, `compat = "..."`: which changes are allowed under one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compat {
     /// Old and new programs read each other's events, so they may be deployed in any order.
     Full,
-    /// New programs read old events. Consumers have to be deployed before producers.
+    /// New programs read old events. Deploy consumers before producers.
     Backward,
-    /// None.
+    /// No change is allowed.
     Exact,
-    /// All. Nothing is compared.
+    /// Every change is allowed. Nothing is compared.
     None,
 }
 
@@ -35,23 +35,23 @@ impl Compat {
         }
     }
 
-    /// What [`Self::word`] gave.
+    /// The inverse of [`Self::word`].
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Full, Self::Backward, Self::Exact, Self::None].into_iter().find(|compat| compat.word() == word)
     }
 }
 
-/// The names around a difference. What is deeper is reported at the innermost of these.
+/// The most names around a difference. A deeper difference is reported at the innermost of these.
 const DEPTH: usize = 24;
-/// The places that a report can point at. An event with more of them has one of them shown.
+/// The most places that a report can point at. Beyond that it shows one of them.
 const PLACES: usize = 64;
-/// The bytes of a report; what does not fit is left out, and said to be.
+/// The most bytes of a report. It leaves out the rest, and says so.
 const TEXT: usize = 3072;
 
 /// How a line begins.
 const BULLET: &str = "\n  - ";
 
-/// What a change breaks, in words.
+/// A report of the readers that a change breaks.
 #[derive(Debug)]
 pub struct Report {
     text: [u8; TEXT],
@@ -65,7 +65,7 @@ pub struct Report {
     builds: bool,
     path: [&'static str; DEPTH],
     depth: usize,
-    /// The names of the named types around, of the old schema and of the new one.
+    /// The names of the enclosing named types, of the old schema and of the new one.
     around: [(&'static str, &'static str); DEPTH],
     types: usize,
     places: [&'static str; PLACES],
@@ -89,7 +89,7 @@ impl Report {
         }
     }
 
-    /// How many differences break somebody whom the policy protects.
+    /// The number of differences that break a reader whom the policy protects.
     pub const fn breaks(&self) -> usize {
         self.breaks
     }
@@ -106,7 +106,7 @@ impl Report {
         self.text().split(BULLET).skip(1)
     }
 
-    /// One line for each.
+    /// The report, one line per difference.
     pub const fn text(&self) -> &str {
         let (text, _) = self.text.split_at(self.length);
         match core::str::from_utf8(text) {
@@ -115,7 +115,7 @@ impl Report {
         }
     }
 
-    /// Whether something is broken at this field or variant of the event, or inside it.
+    /// Whether a difference breaks a reader at this field or variant of the event, or inside it.
     pub const fn is_at(&self, place: &str) -> bool {
         let mut i = 0;
         while i < self.breaks && i < PLACES {
@@ -127,7 +127,7 @@ impl Report {
         false
     }
 
-    /// Adds text that fits whole, so that it never ends within a letter.
+    /// Adds text only if it fits whole, so that the report never ends inside a character.
     pub(crate) const fn write(&mut self, text: &str) {
         const CUT: &str = "\n  ...";
         let bytes = text.as_bytes();
@@ -144,7 +144,7 @@ impl Report {
             i += 1;
         }
         if cut {
-            // Nothing fits any more, whatever length it has.
+            // From here on nothing fits, however short.
             while self.length <= room {
                 self.text[self.length] = b' ';
                 self.length += 1;
@@ -289,7 +289,7 @@ impl Report {
         true
     }
 
-    /// Ends the line: whom it breaks.
+    /// Ends the line with the readers that the difference breaks.
     const fn close(&mut self, old_events: bool, old_readers: bool) {
         if self.builds {
             // Said once for all of them.
@@ -366,7 +366,7 @@ impl Report {
                 }
             }
             (Schema::F32, Schema::F64) => self.changed(old, new, false, true),
-            // It would be read, and not be the same number any more.
+            // The value could be read, but would not be the same number.
             (Schema::F64, Schema::F32) => self.changed(old, new, true, false),
             (Schema::Option(old), Schema::Option(new)) => self.compare(old, new),
             (Schema::Seq(old), Schema::Seq(new)) if !self.builds => self.compare(old, new),
@@ -430,11 +430,11 @@ impl Report {
         self.types += 1;
     }
 
-    /// Whether two names of types around mean the same place: their names do not matter.
+    /// Whether two names of enclosing types mean the same place, whatever the names.
     const fn same_type(&self, old: &str, new: &str) -> bool {
         let (old_itself, new_itself) = (text_eq(old, ITSELF), text_eq(new, ITSELF));
         if old_itself != new_itself && self.types > 0 && self.types <= DEPTH {
-            // `#[event(recursive)]`, where the type is the innermost, says by name what is said without it.
+            // With `#[event(recursive)]` on the innermost type, one schema names the type where the other says `Self`.
             let (old_here, new_here) = self.around[self.types - 1];
             return if old_itself { text_eq(new_here, new) } else { text_eq(old_here, old) };
         }
@@ -514,18 +514,18 @@ impl Report {
         }
     }
 
-    /// Two fields of one event that one field reads, by an alias: serde refuses the second of them.
+    /// One field that reads two fields of one event, by an alias: serde refuses the second.
     const fn doubled(&mut self, written: &'static [Field], readers: &'static [Field], old_events: bool) {
         let mut r = 0;
         while r < readers.len() {
             let reader = &readers[r];
             let mut i = 0;
-            // Without an alias it reads one name.
+            // A reader without an alias reads one name.
             while i < written.len() && !reader.aliases.is_empty() {
                 let mut j = 0;
                 while j < i && reads(reader, &written[i]) {
                     let (one, other) = (&written[j], &written[i]);
-                    // One that reads the other is what became of it, and no event has both.
+                    // If one reads the other, it is the same field under a new name, and no event has both.
                     if reads(reader, one) && !reads(one, other) && !reads(other, one) {
                         self.enter(if old_events { reader.name } else { other.name });
                         if self.open(old_events, !old_events) {
@@ -560,7 +560,7 @@ impl Report {
         }
     }
 
-    /// A field, and the one that reads it now; `strict` where a reader of then refuses names that it does not know.
+    /// A field and its present reader.
     const fn field(&mut self, locked: &'static Field, field: &'static Field, strict: bool) {
         self.enter(field.name);
         if !text_eq(locked.name, field.name) && !is_listed(field.name, locked.aliases) {
@@ -601,7 +601,7 @@ impl Report {
         self.leave();
     }
 
-    /// An alias is a name under which events may have been written.
+    /// Checks the aliases, the names under which older events may have been written.
     const fn aliases(&mut self, old: &'static [&'static str], name: &str, new: &'static [&'static str]) {
         let mut i = 0;
         while i < old.len() {
@@ -675,12 +675,12 @@ impl Report {
         let mut i = 0;
         while i < new.variants.len() {
             let variant = &new.variants[i];
-            // What is there for unknown variants is for readers: nobody writes it.
+            // The variant for unknown ones is for readers: nobody writes it.
             let old_readers = !(variant.catch_all || old_catches && absorbs(old.tagging, variant.body));
             if !is_known(old.variants, variant) {
                 self.enter(variant.name);
                 match find_variant(old.variants, variant.name) {
-                    // Deployed consumers read it as another one.
+                    // Deployed consumers read it as another variant.
                     Some(locked) => self.compare(locked.body, variant.body),
                     None => self.line(
                         "variant added, and deployed consumers have no `#[serde(other)]` variant for it",
@@ -698,16 +698,16 @@ impl Report {
 
 /// Any item of a list.
 const ITEM: &str = "[]";
-/// Names for the places of a tuple.
+/// Names for the members of a tuple.
 const MEMBERS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
 
-/// What `new` breaks, seen from `old`.
+/// The report of a change from `old` to `new`.
 ///
-/// Events in the array layout go by the order of their fields; a change of the layout itself is for the caller to see.
+/// In the array layout the order of an event's fields counts. The caller compares the layouts themselves.
 pub const fn compare(old: &'static Schema, new: &'static Schema, layout: Layout, compat: Compat) -> Report {
     let ordered = matches!(layout, Layout::Array);
     let mut report = Report::new(compat, ordered);
-    // Most events, most of the time: two numbers. They do not tell to which type around a place leads back.
+    // For most events these two numbers are equal. They do not show which enclosing type a place leads back to.
     let is_same = layout_fingerprint(old, layout) == layout_fingerprint(new, layout);
     if is_same && !holds_refs(old) && !holds_refs(new) {
         return report;
@@ -748,7 +748,7 @@ const fn holds(bits: u8, signed: bool, other_bits: u8, other_signed: bool) -> bo
 
 const fn same_order(old: &[Field], new: &[Field]) -> bool {
     if old.len() != new.len() {
-        // Said at the field that was added or removed.
+        // Reported at the field that was added or removed.
         return true;
     }
     let mut i = 0;
@@ -783,7 +783,7 @@ const fn catches(variants: &[Variant]) -> bool {
     false
 }
 
-/// Whether serde's `other` takes an unknown variant with this body: it passes over data only beside a tag inside.
+/// Whether serde's `other` accepts an unknown variant with this body: it skips data only beside a tag inside.
 const fn absorbs(tagging: Tagging, body: &Schema) -> bool {
     matches!(tagging, Tagging::Internal(_)) || matches!(body, Schema::Unit)
 }

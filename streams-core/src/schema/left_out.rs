@@ -1,7 +1,7 @@
-//! A field of a frozen event that could be left out: its lock does not know the default that it had. Not public API.
+//! A field of a frozen event that a writer could leave out: its lock does not record the default. Not public API.
 //!
-//! `frozen_event!` writes `with = "left_out"`, so that the field is `None` where it was left out, and its upcaster says
-//! what that meant.
+//! `frozen_event!` writes `with = "left_out"`, so that the field is `None` if it was left out. The upcaster then
+//! supplies the meaning.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 

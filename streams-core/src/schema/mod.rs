@@ -1,7 +1,8 @@
-//! The shape of an event on the wire, known at compile time: described by `types` and the attributes, compared by `compat`, kept by [`lock`].
+//! The shape of an event on the wire, known at compile time; `types` and the attributes describe it, `compat` compares
+//! it and [`lock`] records it.
 //!
-//! A [`Schema`] says what [`crate::codec`] writes, not how Rust holds it: names are wire names, and
-//! [`fingerprint`] ignores what the wire does not show (names of Rust types, order of fields and variants).
+//! A [`Schema`] describes the bytes that [`crate::codec`] writes, not the Rust types. Its names are wire names, and
+//! [`fingerprint`] ignores names of Rust types and the order of fields and variants.
 
 mod types;
 mod compat;
@@ -21,8 +22,8 @@ pub use types::Recursion;
 
 /// The wire form of a type.
 ///
-/// Structs are maps by field name, and enums are as serde writes them. A [`Schema::Seq`] or
-/// [`Schema::Array`] of `u8` is written as bytes or as an array, whichever Rust type holds it, and read as either.
+/// Structs are maps by field name, and enums have serde's form. A [`Schema::Seq`] or [`Schema::Array`] of `u8` is
+/// written as bytes or as an array, as its Rust type decides. Consumers read either form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Schema {
@@ -36,7 +37,7 @@ pub enum Schema {
     Str,
     /// Bytes.
     Bytes,
-    /// A whole number within the range of so many bits.
+    /// A whole number within the range of this many bits.
     Int {
         /// 8, 16, 32 or 64.
         bits: u8,
@@ -51,11 +52,11 @@ pub enum Schema {
     Option(&'static Schema),
     /// Any number of values.
     Seq(&'static Schema),
-    /// So many values.
+    /// This many values.
     Array(&'static Schema, usize),
     /// Keys with values.
     Map(&'static Schema, &'static Schema),
-    /// An array with one value a member.
+    /// An array with one value per member.
     Tuple(&'static [&'static Schema]),
     /// A map by field name.
     Struct(&'static StructSchema),
@@ -63,14 +64,14 @@ pub enum Schema {
     Enum(&'static EnumSchema),
     /// A type with a meaning beyond its wire form, such as a time.
     Logical {
-        /// What it means.
+        /// Its meaning.
         name: &'static str,
-        /// What is written.
+        /// The form on the wire.
         wire: &'static Schema,
     },
-    /// The user vouches for the form: only the tag is compared.
+    /// A form that the user vouches for: only the tag is compared.
     Opaque(&'static str),
-    /// An enclosing type that contains itself: `Self`, or the name of the Rust type where another type stands between.
+    /// An enclosing type that contains itself: `Self`, or the Rust type's name if another type lies between.
     Ref(&'static str),
 }
 
@@ -91,8 +92,8 @@ pub struct StructSchema {
 impl StructSchema {
     /// A struct with these fields.
     ///
-    /// The hash of the fields is computed here, once a type, so that a nested type adds one number to the
-    /// hash around it: walking the tree anew for each event would grow exponentially with its depth.
+    /// It computes the hash of the fields here, once per type, so that a nested type adds one number to the hash around
+    /// it. A walk of the tree for each event would grow exponentially with its depth.
     pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
         let (mut holds_bytes, mut holds_refs) = (false, false);
         let mut i = 0;
@@ -110,7 +111,7 @@ impl StructSchema {
 pub struct Field {
     /// Its name on the wire.
     pub name: &'static str,
-    /// Other names under which it is read.
+    /// Other names under which consumers read it.
     pub aliases: &'static [&'static str],
     /// Its form.
     pub schema: &'static Schema,
@@ -162,31 +163,31 @@ impl EnumSchema {
 pub struct Variant {
     /// Its name on the wire.
     pub name: &'static str,
-    /// Other names under which it is read.
+    /// Other names under which consumers read it.
     pub aliases: &'static [&'static str],
-    /// What it holds; [`Schema::Unit`] for nothing.
+    /// Its content; [`Schema::Unit`] for none.
     pub body: &'static Schema,
-    /// Whether unknown variants are read as this one.
+    /// Whether consumers read unknown variants as this one.
     pub catch_all: bool,
 }
 
-/// How an enum's variants are told apart.
+/// How an enum's variants are distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tagging {
-    /// A unit variant is its name, any other a map of one entry from its name to what it holds.
+    /// A unit variant is its name; any other is a map with one entry, from its name to its content.
     External,
-    /// The name stands in this field beside the variant's own.
+    /// The name is in this field, beside the variant's own fields.
     Internal(&'static str),
-    /// The name stands in the first field, what the variant holds in the second.
+    /// The name is in the first field, the variant's content in the second.
     Adjacent(&'static str, &'static str),
 }
 
 /// How structs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// As maps by field name: fields may come and go.
+    /// As maps by field name: fields may be added and removed.
     Map,
-    /// As arrays in the order of the source: about half the bytes, and no change of the shape can be read.
+    /// As arrays in the order of the source: about half the bytes, but consumers can read no changed shape.
     Array,
 }
 
@@ -202,10 +203,10 @@ impl Layout {
 
 /// A type whose wire form is known.
 ///
-/// Implemented for std's types by this crate, for yours by `#[event_type]` and `#[stream_event(..)]`.
-/// Left out on purpose: `usize`, `isize` and the 128-bit integers (their range differs by machine and
-/// language), references (an event owns its data), and `Rc` and `Arc` (serde reads them only with its
-/// feature `rc`, which this crate does not turn on for a whole program; hold the value itself).
+/// This crate implements it for std's types; `#[event_type]` and `#[stream_event(..)]` implement it for yours. It is
+/// left out on purpose for some. The range of `usize`, `isize` and the 128-bit integers differs by machine and
+/// language. An event owns its data, so there are no references. For `Rc` and `Arc` serde needs its feature `rc`, which
+/// this crate does not turn on for a whole program; use the value itself.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no event schema, so it cannot be part of a stream event",
     label = "this type has no known wire form",
@@ -218,9 +219,9 @@ pub trait SchemaType {
     const SCHEMA: &'static Schema;
 }
 
-/// A hash of the wire form, the same in every build: differs when two programs mean different things by one event.
+/// A hash of the wire form, the same in every build. It differs when two programs mean different things by one event.
 ///
-/// It notices accidents, not forgeries (FNV-1a, 64 bits).
+/// It detects accidents, not forgeries (FNV-1a, 64 bits).
 pub const fn fingerprint(schema: &Schema) -> u64 {
     hash(SEED, schema)
 }
@@ -289,7 +290,7 @@ const fn hash_fields(deny_unknown: bool, fields: &[Field]) -> u64 {
     mix_u64(mix(mix_u64(SEED, fields.len() as u64), deny_unknown as u8), sum)
 }
 
-/// Adds the names under which something is read as well.
+/// Adds the other names under which consumers read a field or variant.
 const fn mix_aliases(so_far: u64, aliases: &[&str]) -> u64 {
     let mut sum = 0_u64;
     let mut i = 0;
@@ -300,7 +301,8 @@ const fn mix_aliases(so_far: u64, aliases: &[&str]) -> u64 {
     if aliases.is_empty() { so_far } else { mix_u64(mix(so_far, 20), sum) }
 }
 
-/// Adds the names of the fields in their order, in all structs. Walks the whole tree: only the array layout asks for it.
+/// Adds the names of the fields of all structs in their order. It walks the whole tree, so only the array layout uses
+/// it.
 const fn hash_order(so_far: u64, schema: &Schema) -> u64 {
     match schema {
         Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => hash_order(so_far, inner),
@@ -339,7 +341,7 @@ const fn hash_order(so_far: u64, schema: &Schema) -> u64 {
     }
 }
 
-/// Whether a writer may leave something out: in an array all that follows would move.
+/// Whether a writer may leave a value out: in an array all later values would move.
 const fn leaves_out(schema: &Schema) -> bool {
     match schema {
         Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => leaves_out(inner),
@@ -365,7 +367,7 @@ const fn leaves_out(schema: &Schema) -> bool {
             false
         }
         Schema::Enum(schema) => {
-            // serde leaves out the content of a variant without data, and then does not read the array.
+            // serde leaves out the content of a variant without data, and then cannot read the array.
             if matches!(schema.tagging, Tagging::Adjacent(..)) {
                 return true;
             }
@@ -383,10 +385,10 @@ const fn leaves_out(schema: &Schema) -> bool {
     }
 }
 
-/// Checks what a layout asks of a schema.
+/// Checks a schema against its layout.
 ///
 /// # Panics
-/// While compiling, when something in an array may be left out.
+/// While compiling, when a writer may leave out a value in an array.
 #[track_caller]
 #[doc(hidden)]
 pub const fn check_layout(schema: &Schema, layout: Layout) {
@@ -396,7 +398,7 @@ pub const fn check_layout(schema: &Schema, layout: Layout) {
     );
 }
 
-/// Adds the hashes of the variants, which are told apart by name, not by place.
+/// Adds the hashes of the variants, whose names distinguish them, not their order.
 const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     let mut sum = 0_u64;
     let mut i = 0;
@@ -414,10 +416,10 @@ const fn hash_enum(tagging: Tagging, variants: &[Variant]) -> u64 {
     mix_u64(mix_u64(tagged, variants.len() as u64), sum)
 }
 
-/// Checks that a value which is nil is told from one that is not there.
+/// Checks that a reader can distinguish a value that is nil from one that is missing.
 ///
 /// # Panics
-/// While compiling, when an `Option` inside is one of something that is nil itself.
+/// While compiling, when the value inside an `Option` may be nil itself.
 #[doc(hidden)]
 #[track_caller]
 pub const fn check_nil(schema: &Schema) {
@@ -427,7 +429,7 @@ pub const fn check_nil(schema: &Schema) {
     );
 }
 
-/// Structs and enums inside are checked where they are declared.
+/// Structs and enums inside are checked at their own declarations.
 const fn confuses_nil(schema: &Schema) -> bool {
     match schema {
         Schema::Option(inner) => is_nil(inner) || confuses_nil(inner),
@@ -455,10 +457,10 @@ const fn is_nil(schema: &Schema) -> bool {
     }
 }
 
-/// Checks that what a variant holds can stand beside this tag, in one map.
+/// Checks that the content of a variant can share one map with this tag.
 ///
 /// # Panics
-/// While compiling, when it is no map, or has a field of that name itself.
+/// While compiling, when the content is no map, or has a field of that name itself.
 #[doc(hidden)]
 #[track_caller]
 pub const fn check_beside_tag(tag: &str, body: &Schema) {
@@ -473,7 +475,7 @@ pub const fn check_beside_tag(tag: &str, body: &Schema) {
     }
 }
 
-/// How a name appears in the map that a value is written as.
+/// Where a name appears in the map that a value is written as.
 enum Place {
     Free,
     Taken,
@@ -482,9 +484,9 @@ enum Place {
 
 const fn has_place(tag: &str, body: &Schema) -> Place {
     match body {
-        // The user vouches for it.
+        // The user vouches for this one.
         Schema::Opaque(_) => Place::Free,
-        // Its keys are known at run time alone.
+        // Their keys are known only at run time.
         Schema::Unit | Schema::Map(..) => Place::Free,
         Schema::Struct(schema) => {
             let mut i = 0;
@@ -506,7 +508,7 @@ const fn has_place(tag: &str, body: &Schema) -> Place {
             let is_external = matches!(schema.tagging, Tagging::External);
             let mut i = 0;
             while i < schema.variants.len() {
-                // Without a tag of its own the name of the variant is a key.
+                // Without a tag field, the variant's name is a key.
                 let is_taken = if is_external {
                     text_eq(schema.variants[i].name, tag)
                 } else {
@@ -520,14 +522,14 @@ const fn has_place(tag: &str, body: &Schema) -> Place {
             Place::Free
         }
         Schema::Logical { wire, .. } => has_place(tag, wire),
-        // The type itself, with its own tag.
+        // The type itself, with its tag.
         Schema::Ref(name) if text_eq(name, types::ITSELF) => Place::Taken,
         Schema::Ref(_) => Place::Free,
         _ => Place::NoMap,
     }
 }
 
-/// Whether something in it is written as bytes and read as a sequence.
+/// Whether a part of it is written as bytes and read as a sequence.
 const fn holds_bytes(schema: &Schema) -> bool {
     match schema {
         Schema::Seq(item) | Schema::Array(item, _) => is_byte(item) || holds_bytes(item),
@@ -550,7 +552,7 @@ const fn holds_bytes(schema: &Schema) -> bool {
     }
 }
 
-/// Whether something in it leads back to a type that has a name of its own.
+/// Whether a part of it leads back to a type with another name.
 const fn holds_refs(schema: &Schema) -> bool {
     match schema {
         Schema::Ref(name) => !text_eq(name, types::ITSELF),
@@ -579,10 +581,11 @@ struct Around<'a> {
     outer: Option<&'a Around<'a>>,
 }
 
-/// Checks that what `#[event(recursive)]` leads back to is around it: else the schema would not describe it.
+/// Checks that a type marked `#[event(recursive)]` is inside the type that it leads back to; otherwise the schema would
+/// not describe it.
 ///
 /// # Panics
-/// While compiling, when it is not.
+/// While compiling, when it is not inside.
 #[doc(hidden)]
 #[track_caller]
 pub const fn check_recursion(schema: &Schema) {
@@ -593,7 +596,7 @@ pub const fn check_recursion(schema: &Schema) {
 }
 
 const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
-    // Walks where there is something to find.
+    // Only a schema with such references needs the walk.
     if !holds_refs(schema) {
         return true;
     }
@@ -678,7 +681,7 @@ const fn hash(so_far: u64, schema: &Schema) -> u64 {
         Schema::Enum(schema) => mix_u64(mix(so_far, 15), schema.hash),
         Schema::Logical { name, wire } => hash(mix_str(mix(so_far, 16), name), wire),
         Schema::Opaque(tag) => mix_str(mix(so_far, 17), tag),
-        // Its name is that of a Rust type, which the wire does not show.
+        // The wire does not show its name, which is that of a Rust type.
         Schema::Ref(_) => mix(so_far, 18),
     }
 }

@@ -1,4 +1,4 @@
-//! Values made from a schema alone, to see whether its type reads them and writes what the schema says.
+//! Values made from a schema alone, to test whether its type reads them and writes what the schema describes.
 
 use serde::ser::{self, SerializeMap as _, SerializeTuple as _};
 use serde::{Serialize, Serializer};
@@ -10,7 +10,7 @@ use super::{EnumSchema, Field, Schema, StructSchema, Tagging};
 pub(crate) struct Sample {
     pub(crate) schema: &'static Schema,
     pub(crate) pick: usize,
-    /// Whether variants are written that are there for unknown ones alone.
+    /// Whether to write the variants that exist only for unknown ones.
     pub(crate) writes_other: bool,
 }
 
@@ -33,7 +33,7 @@ impl Sample {
     }
 }
 
-/// A value that only its own type can write, or one that contains itself without an end.
+/// A value that only its own type can write, or one that contains itself without end.
 fn no_sample<E: ser::Error>() -> E {
     E::custom("no sample of it can be made")
 }

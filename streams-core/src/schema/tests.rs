@@ -1,4 +1,5 @@
-//! Holds the schemas to serde: bytes made from a schema decode as its type, and encode to the same bytes again.
+//! A test of the schemas against serde: bytes made from a schema decode as its type, and encode to the same bytes
+//! again.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,7 +26,7 @@ fn conforms<T: SchemaType + Serialize + DeserializeOwned + Debug>() {
         assert_eq!(crate::codec::tests::to_bytes(&value), bytes, "{value:?}");
         assert_eq!(conform::unreadable(T::SCHEMA, &bytes), None, "{bytes:02x?}");
         assert_eq!(conform::not_as_declared(T::SCHEMA, Layout::Map, &bytes), None, "{bytes:02x?}");
-        // It explains what serde refuses, so it must not blame what serde reads.
+        // It explains serde's refusals, so it must not blame a value that serde reads.
         for at in 0..bytes.len() {
             for byte in [0, 1, 0x80, 0x90, 0xa0, 0xa1, 0xc0, 0xc3, 0xc4, 0xcc, 0xd0, 0xff, bytes[at] ^ 1] {
                 let mut damaged = bytes.clone();
@@ -291,12 +292,12 @@ fn the_array_layout_writes_arrays_and_reads_them() {
     // One field more or less is another event.
     assert!(crate::codec::decode_payload::<Dense>(b"\x94\xa1A\xc0\x90\xa3Buy").is_err());
     assert!(crate::codec::decode_payload::<Dense>(b"\x96\xa1A\xc0\x90\xa3Buy\x80\x00").is_err());
-    // What somebody wrote as a map is read, too.
+    // An event that another producer wrote as a map is read, too.
     let map = crate::codec::tests::to_bytes(&dense(DenseSide::Buy));
     assert_eq!(crate::codec::decode_payload::<Dense>(&map), Ok(dense(DenseSide::Buy)));
 }
 
-/// Whatever may stand beside a tag, and what serde reads through a buffer there.
+/// The types that may stand beside a tag, which serde reads through a buffer.
 #[stream_event(stream = "s")]
 #[derive(Debug, PartialEq)]
 #[serde(tag = "kind")]
@@ -419,7 +420,7 @@ fn attributes_reach_the_schema() {
     assert_eq!(body.fields[0].name, "SomeField");
 }
 
-/// One module a shape, so that a type of each may have the same name.
+/// One module per shape, so that a type of each may have the same name.
 macro_rules! shapes {
     ($($module:ident { $($item:item)* })*) => { $(
         mod $module {

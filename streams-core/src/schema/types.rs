@@ -1,4 +1,4 @@
-//! The wire forms of std's types, and of `uuid`, `chrono` and `bytes` by feature; the tests hold each to what serde reads.
+//! The wire forms of std's types, and of `uuid`, `chrono` and `bytes` by feature; the tests compare each with serde.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -97,7 +97,7 @@ plain! {
     },
 }
 
-// MessagePack is not a format for people, so a uuid is its 16 bytes.
+// MessagePack is not for people, so a uuid is its 16 bytes.
 #[cfg(feature = "uuid")]
 plain! { uuid::Uuid => Schema::Logical { name: "uuid", wire: &Schema::Bytes } }
 
@@ -108,11 +108,11 @@ plain! {
     chrono::DateTime<chrono::FixedOffset> => Schema::Logical { name: "rfc3339", wire: &Schema::Str },
 }
 
-// The form of `Vec<u8>`, so that a field may become either without a word.
+// The form of `Vec<u8>`, so that a field may change from one to the other.
 #[cfg(feature = "bytes")]
 plain! { bytes::Bytes => Schema::Seq(u8::SCHEMA) }
 
-/// What the attributes put in the place of a type inside itself: a constant that needed itself would be a cycle.
+/// The constant that the attributes write for a type inside itself: a constant that needed itself would be a cycle.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Recursion;

@@ -1,18 +1,18 @@
-//! What no broker does, refused before anything is sent or changed; and the bounds that all of them keep.
+//! The checks that every broker makes before it sends or changes anything, and the bounds that every broker keeps.
 
 use streams_core::broker::{Acks, BrokerError, BrokerErrorKind, Commit, Fields, ReplayEnd, Until};
 use streams_core::keys::{self, PartitionKey, StreamKey};
 
-/// How many rings of its bell a partition keeps: whoever stands by reads them at once or not at all.
+/// How many rings a bell keeps: processes that stand by read them at once or not at all.
 pub(super) const BELL_LENGTH: usize = 256;
 
-/// How many of a group's consumers are named that are in its way.
+/// The most consumers that an answer names as still in use.
 pub(super) const MOST_NAMED: usize = 10;
 
-/// The most fields of a dead letter: a script hands them to one command, and Lua has room for about 8,000 arguments.
+/// The most fields of a dead letter: a script passes them to one command, and Lua has room for about 8,000 arguments.
 const MAX_DEAD_FIELDS: usize = 3_900;
 
-/// Refuses what no broker can store, before anything is sent: an entry needs a field.
+/// Refuses entries without a field, which no broker can store.
 pub(super) fn check_entries(entries: &[Fields]) -> Result<(), BrokerError> {
     if entries.iter().any(Vec::is_empty) {
         return Err(refused("an entry without fields cannot be stored"));
@@ -30,7 +30,7 @@ fn check_letters(letters: &[Fields]) -> Result<(), BrokerError> {
     }
 }
 
-/// Refuses a letter that could not be stored.
+/// Refuses a dead letter that no broker could store.
 pub(super) fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
     match end {
         ReplayEnd::Dead(fields) => check_letters(std::slice::from_ref(fields)),
@@ -38,7 +38,7 @@ pub(super) fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
     }
 }
 
-/// Refuses letters that could not be stored, and names that no event can have.
+/// Refuses dead letters that no broker could store, and names that no event can have.
 pub(super) fn check_acks(acks: &Acks) -> Result<(), BrokerError> {
     check_letters(&acks.dead)?;
     let needs = acks.back.iter().filter_map(|wait| match &wait.until {
@@ -52,7 +52,7 @@ fn check_events<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), B
     names.into_iter().try_for_each(|name| keys::check_event(name)).map_err(|error| refused(error.to_string()))
 }
 
-/// Refuses commits that could not be told from their own retry, or that would move a checkpoint back.
+/// Refuses commits that look like their own retry, or that would move a checkpoint back.
 pub(super) fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     check_letters(&commit.dead)?;
     check_events(&commit.passed_over)?;
@@ -68,7 +68,7 @@ pub(super) fn check_commit(commit: &Commit) -> Result<(), BrokerError> {
     Ok(())
 }
 
-/// Refuses the empty token, which stands for nobody.
+/// Refuses the empty token, which belongs to nobody.
 pub(super) fn check_owner(owner: &str) -> Result<(), BrokerError> {
     if owner.is_empty() {
         return Err(refused("a lease is taken with a token that is not empty"));
@@ -92,8 +92,8 @@ pub(super) fn check_partitions(stream: &StreamKey, recorded: u64) -> Result<(), 
     ))
 }
 
-/// Refuses to record a partition count that somebody has published by another one of already: it would be for ever, and
-/// nobody would read what they added.
+/// Refuses to record a partition count after somebody has published by another one. The record would be for ever, and
+/// nobody would read the entries outside of it.
 pub(super) fn check_strays(stream: &StreamKey, strays: &[(PartitionKey, u64)]) -> Result<(), BrokerError> {
     let Some((key, entries)) = strays.first() else { return Ok(()) };
     let (declared, base) = (stream.partitions(), stream.base());

@@ -1,4 +1,5 @@
-//! The stores that events live in: [`Redis`] on a server, [`Embedded`] in the process; both kept to the contract of [`streams_core::broker`].
+//! The stores of events: [`Redis`] on a server, [`Embedded`] in the process; both follow the contract of
+//! [`streams_core::broker`].
 
 mod checks;
 pub mod embedded;
@@ -8,5 +9,5 @@ pub use embedded::Embedded;
 #[cfg(feature = "tls")]
 pub use redis::Tls;
 pub use redis::{Acl, Redis};
-/// The contract, for brokers that are passed around and for what they answer.
+/// The contract, and the types of its answers.
 pub use streams_core::broker::*;

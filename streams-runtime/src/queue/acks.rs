@@ -1,4 +1,5 @@
-//! The acks of a work queue's consumer: gathered, sent one call after the other, and sent again unchanged until there is an answer.
+//! The acks of a work queue's consumer: gathered, sent one call after the other, and sent again unchanged until
+//! answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -14,35 +15,35 @@ use crate::clock::after;
 use crate::group::MENDED_RETRY;
 use crate::ops::{Cause, Sent};
 
-/// How many ends one call tells: some milliseconds of the server's time.
+/// The most entries that one call of acks ends: some milliseconds of the server's time.
 const ENDS_A_CALL: usize = 500;
-/// How many entries may have ended here that the server does not know of: as many come again after a crash, with what is in
-/// flight.
+/// The most entries that have ended here without the server's knowledge. After a crash this many come again, besides
+/// those in flight.
 const MOST_UNACKED: usize = 1_000;
-/// How long an end waits for others to be told with it, while there is work; and how many go at once without waiting.
+/// How long an ended entry waits for others while there is work, and how many go at once without a wait.
 const GATHER: Duration = Duration::from_millis(20);
 const GATHERED: usize = 64;
 
-/// The end of an entry's time in flight, or a step towards it.
+/// The outcome of an entry in flight, or a step towards it.
 #[derive(Debug, Clone)]
 pub(super) enum Disposition {
-    /// Its business with the group is ended.
+    /// The entry is settled.
     Ack,
-    /// The same, because no build is known to handle an event of this name.
+    /// The entry is settled, because no known build handles an event of this name.
     Ignore { name: String, version: u32 },
-    /// It is given back, to be attempted again after a while.
+    /// The entry is released, to be attempted again after this time.
     Retry { failed: u32, after: Duration },
-    /// It is given back untried.
+    /// The entry is released untried.
     Release,
-    /// The same, for a build that handles this.
+    /// The entry is released untried, for a build that handles this event.
     ReleaseFor { name: String, version: u32 },
-    /// It is put away as a dead letter with these fields.
+    /// The entry becomes a dead letter with these fields.
     DeadLetter { fields: Fields, cause: Cause },
-    /// It stays in flight, and is about to run.
+    /// The entry stays in flight, and is about to run.
     Charge,
 }
 
-/// An entry with what becomes of it.
+/// An entry with its disposition.
 #[derive(Debug, Clone)]
 pub(super) struct End {
     pub(super) flight: Flight,
@@ -58,13 +59,13 @@ impl End {
         matches!(self.disposition, Disposition::Charge)
     }
 
-    /// Whether somebody waits for it: here, or in another process.
+    /// Whether somebody waits for it, here or in another process.
     fn is_urgent(&self) -> bool {
         !matches!(self.disposition, Disposition::Ack | Disposition::Ignore { .. } | Disposition::Retry { .. })
     }
 }
 
-/// The entries of one chunk that a call is about.
+/// The entries of one chunk in a call.
 #[derive(Default)]
 struct Touched {
     over: BTreeSet<EntryId>,
@@ -81,7 +82,7 @@ fn touched(ends: &[End]) -> BTreeMap<u64, Touched> {
     chunks
 }
 
-/// The call that tells these ends.
+/// The call that acks these ends.
 fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bounds: DeadBounds) -> Acks {
     let (mut back, mut dead, mut passed_over) = (Vec::new(), Vec::new(), BTreeSet::new());
     for End { flight, disposition } in ends {
@@ -115,7 +116,7 @@ fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bou
     }
 }
 
-/// Ends on their way.
+/// A call of acks on its way.
 pub(super) struct Sending {
     pub(super) acks: Arc<Acks>,
     ends: Vec<End>,
@@ -130,17 +131,17 @@ struct Kept {
     until: Instant,
 }
 
-/// Ends that the server does not know of.
+/// The acks that the server does not have yet.
 pub(super) struct AckQueue {
     ends: Vec<End>,
-    /// How many of them, and of those on their way, are dead letters.
+    /// How many of these, and of those on their way, are dead letters.
     letters: usize,
-    /// Until when ends wait for others.
+    /// The time until which acks wait for others.
     pub(super) gathering: Option<Instant>,
     sending: Option<Sending>,
     kept: Option<Kept>,
     calls: u64,
-    /// The last call that was sent.
+    /// The latest call that was sent.
     pub(super) sent: Sent,
 }
 
@@ -155,39 +156,39 @@ impl AckQueue {
         self.ends.push(end);
     }
 
-    /// Whether handlers may begin: nothing begins that nobody could settle, nor while a dead letter is on its way, for which there
-    /// may be no room.
+    /// Whether handlers may begin. None begins while its event could not be settled, nor while a dead letter is on its
+    /// way, for which there may be no room.
     pub(super) fn may_start(&self) -> bool {
         let unacked = self.ends.len() + self.sending.as_ref().map_or(0, |sending| sending.ends.len());
         self.is_answered() && self.kept.is_none() && self.letters == 0 && unacked < MOST_UNACKED
     }
 
-    /// Whether the server has answered what it was told last, or may still.
+    /// Whether the server has answered the latest call, or still may.
     pub(super) fn is_answered(&self) -> bool {
         self.sending.as_ref().is_none_or(|sending| sending.failures == 0)
     }
 
-    /// Whether there is room for dead letters, as far as is known.
+    /// Whether there is room for dead letters, as far as this process knows.
     pub(super) fn has_room(&self) -> bool {
         self.kept.is_none()
     }
 
-    /// Whether nothing is left to say.
+    /// Whether no ack is left to send.
     pub(super) fn is_empty(&self) -> bool {
         self.ends.is_empty() && self.sending.is_none()
     }
 
-    /// Whether a call is without an answer and not waiting to be sent again.
+    /// Whether a call is unanswered and not waiting to be sent again.
     pub(super) fn is_sending(&self) -> bool {
         self.sending.as_ref().is_some_and(|sending| sending.retry_at.is_none())
     }
 
-    /// When letters without room are tried again.
+    /// The time when dead letters without room are tried again.
     pub(super) fn kept_until(&self) -> Option<Instant> {
         self.kept.as_ref().map(|kept| kept.until)
     }
 
-    /// The next call, where one is to be sent now: `busy` says that others may come soon.
+    /// The next call, if one should go now; `busy` says that more ends may come soon.
     pub(super) fn next(
         &mut self,
         holder: &Holder,
@@ -212,7 +213,7 @@ impl AckQueue {
         Some(acks)
     }
 
-    /// A call is on its way.
+    /// Notes that a call is on its way.
     pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Acked, BrokerError>>, now: Instant) {
         if let Some(sending) = &mut self.sending {
             (sending.reply, sending.retry_at) = (Some(reply), None);
@@ -220,10 +221,10 @@ impl AckQueue {
         }
     }
 
-    /// Waits for the answer; `None` says that it is time to send the same again.
+    /// Waits for the answer; `None` says that it is time to send the same call again.
     ///
     /// # Cancel safety
-    /// The call goes on.
+    /// The call stays on its way.
     pub(super) async fn answer(&mut self) -> Option<Result<Acked, BrokerError>> {
         let Some(sending) = &mut self.sending else { return std::future::pending().await };
         if let Some(at) = sending.retry_at {
@@ -241,7 +242,7 @@ impl AckQueue {
         self.sending.as_ref().map(|sending| Arc::clone(&sending.acks))
     }
 
-    /// There was no answer: answers how often that was so, in a row.
+    /// Notes that there was no answer; answers how often in a row.
     pub(super) fn failed(&mut self) -> u32 {
         self.sending.as_mut().map_or(0, |sending| {
             sending.failures = sending.failures.saturating_add(1);
@@ -249,14 +250,14 @@ impl AckQueue {
         })
     }
 
-    /// The call is sent again then.
+    /// Sends the call again at this time.
     pub(super) fn retry(&mut self, at: Instant) {
         if let Some(sending) = &mut self.sending {
             sending.retry_at = Some(at);
         }
     }
 
-    /// The server has done it: answers with the ends that it knows of now.
+    /// Notes that the server has done the call; answers the ends that it now has.
     pub(super) fn done(&mut self, in_flight: &mut InFlight, now: Instant) -> Vec<End> {
         let Some(Sending { ends, .. }) = self.sending.take() else { return Vec::new() };
         for (chunk, Touched { over, charged }) in touched(&ends) {
@@ -272,22 +273,23 @@ impl AckQueue {
         if letters > 0
             && let Some(kept) = &mut self.kept
         {
-            // There was room for one, so there may be for the next.
+            // There was room for one dead letter, so there may be for the next.
             kept.until = now;
         }
         ends
     }
 
-    /// Nothing of it was done: it is said in another call, each end as `change` makes it.
+    /// Notes that the call changed nothing: another call acks these ends, each as `change` makes it.
     pub(super) fn refused(&mut self, change: impl Fn(Disposition) -> Disposition) {
         let Some(Sending { ends, .. }) = self.sending.take() else { return };
-        // Only what takes effect uses its number.
+        // Only a call that takes effect uses its number.
         self.calls -= 1;
         let changed = ends.into_iter().map(|end| End { disposition: change(end.disposition), ..end });
         self.ends.splice(..0, changed);
     }
 
-    /// There is no room for the letters on their way: they must not keep the others. Answers whether there were any.
+    /// Notes that there is no room for the dead letters on their way, which must not delay the others. Answers whether
+    /// there were any.
     pub(super) fn keep_letters(&mut self, now: Instant) -> bool {
         let Some(sending) = &mut self.sending else { return false };
         let letters: Vec<_> = sending.ends.extract_if(.., |end| end.is_letter()).collect();
@@ -305,7 +307,7 @@ impl AckQueue {
         true
     }
 
-    /// Tries the first letter again for which there was no room, when it is time.
+    /// Tries the first dead letter without room again, when it is time.
     pub(super) fn try_letters(&mut self, now: Instant) {
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.until <= now) else { return };
         kept.until = after(now, MENDED_RETRY);
@@ -316,15 +318,15 @@ impl AckQueue {
         self.kept.take_if(|kept| kept.letters.is_empty());
     }
 
-    /// Gives back what there is no room for among the dead letters: it comes again, and fails again.
+    /// Releases the entries whose dead letters have no room. They come again, and fail again.
     pub(super) fn release_letters(&mut self) {
         for End { flight, .. } in self.kept.take().map(|kept| kept.letters).unwrap_or_default() {
             self.push(flight, Disposition::Release);
         }
     }
 
-    /// The acks of all that is in flight, for later: the call without an answer, unchanged, and one about the rest. All handlers must
-    /// have been cancelled.
+    /// The acks of all entries in flight, for a later session: the unanswered call, unchanged, and one about the rest.
+    /// All handlers must have been cancelled.
     pub(super) fn leave_behind(
         &mut self,
         holder: &Holder,
@@ -332,7 +334,7 @@ impl AckQueue {
         dead_bounds: DeadBounds,
     ) -> Vec<Arc<Acks>> {
         let mut calls: Vec<_> = self.again().into_iter().collect();
-        // The second comes after the first has been done.
+        // The second call follows after the first has been done.
         self.done(in_flight, Instant::now());
         self.release_letters();
         let mut ends: Vec<_> = std::mem::take(&mut self.ends);

@@ -1,4 +1,4 @@
-//! A call to the broker that is on its way while its task does something else.
+//! A call to the broker that is under way while its task does something else.
 
 use std::future::Future;
 
@@ -14,17 +14,17 @@ pub(super) fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 's
 /// Waits for the answer of a call.
 ///
 /// # Cancel safety
-/// The call goes on.
+/// The call stays under way.
 pub(super) async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
     call.await.unwrap_or_else(|error| {
         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
     })
 }
 
-/// Waits for the answer of a call, if one is on its way.
+/// Waits for the answer of a call, if one is under way.
 ///
 /// # Cancel safety
-/// The call goes on.
+/// The call stays under way.
 pub(super) async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
     match call {
         Some(call) => joined(call).await,

@@ -1,4 +1,4 @@
-//! A work queue as the delivery of a group, with what it remembers from one joining to the next.
+//! A work queue as the delivery of a group, with its memory from one session to the next.
 
 use super::{Past, Queue};
 use crate::group::{Ended, Engine, Group};

@@ -1,5 +1,4 @@
-//! How a consumer of a work queue asks for entries: one call at a time, each for a chunk, and the same again until there is an
-//! answer.
+//! The fetches of a work queue's consumer: one call at a time, each for a chunk, sent again unchanged until answered.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,84 +15,84 @@ use crate::data_loss::{DataLoss, DataLossKind};
 use crate::ops::Sent;
 use crate::reader::{self, Bookmark, Follower, Reading, Taken, Witness};
 
-/// How often the server's own group is shown the cursor: as often as somebody looks at it.
+/// How often the server's own group shows the cursor: as often as an operator looks at it.
 const MIRROR: Duration = Duration::from_secs(1);
 
-/// For how long at least, and for up to this times two to the power of how much, a process lets others fetch first that came too
-/// late before: with many idle processes one call a millisecond or two finds what has arrived.
+/// How long a process that came too late before lets others fetch first: at least this, doubled for each time, up to
+/// this many doublings. With many idle processes, a call every millisecond or two finds new entries.
 const YIELD: Duration = Duration::from_millis(1);
 const MOST_LATE: u32 = 3;
 
-/// How many entries a consumer that is alone reads before it asks for them.
+/// How many entries a lone consumer reads before it asks for them.
 const READ_AHEAD: usize = 512;
 
-/// The entries behind the cursor that a consumer which is alone has read by itself, and a read that goes on from there.
+/// The entries behind the cursor that a lone consumer has read by itself, and its next read.
 #[derive(Default)]
 struct ReadAhead {
     entries: VecDeque<Arc<Entry>>,
     reading: Option<Reading>,
 }
 
-/// The answer to a fetch, or to a read that goes on behind the cursor.
+/// The answer to a fetch, or to a read behind the cursor.
 pub(super) enum Answer {
     Fetched(Result<Fetched, BrokerError>),
     Read(Result<Arc<reader::Chunk>, BrokerError>),
 }
 
-/// A fetch that has no answer yet.
+/// A fetch without an answer.
 struct Fetching {
     fetch: Arc<Fetch>,
-    /// Entries that this process has read by itself, and the fetch is about.
+    /// The entries that this process has read by itself and the fetch proposes.
     known: Vec<Arc<Entry>>,
-    /// `None` while it waits to be sent again.
+    /// `None` while the fetch waits to be sent again.
     reply: Option<AbortOnDropHandle<Result<Fetched, BrokerError>>>,
 }
 
-/// The one fetch on its way, and the next.
+/// The one fetch under way, and the next.
 pub(super) struct Fetcher {
     calls: u64,
     fetching: Option<Fetching>,
     pub(super) failures: u32,
     /// When to ask again after a call that failed.
     pub(super) retry_at: Option<Instant>,
-    /// There may be something to fetch.
+    /// Whether there may be entries to fetch.
     pub(super) hungry: bool,
-    /// When the first of those that wait may be taken.
+    /// When the first waiting entry may be fetched.
     pub(super) due: Option<Instant>,
     /// The newest entry that this process has heard of.
     heard: EntryId,
-    /// The cursor, as of the last answer.
+    /// The cursor in the last answer.
     at: EntryId,
-    /// How often in a row others had already fetched the entries that this process had heard of.
+    /// How often in a row others had fetched the entries first that this process had heard of.
     late: u32,
     /// When to ask for entries that others may fetch first.
     pub(super) yields_until: Option<Instant>,
-    /// Nothing is asked for before it is judged what comes next.
+    /// No fetch goes out before a snapshot has judged which entry is next.
     pub(super) is_unsure: bool,
-    /// The next entry, as a look has found it.
+    /// The next entry, by a snapshot.
     judged: Option<Judged>,
-    /// The cursor as it was left here, with what the entry there looks like.
+    /// The cursor as this process left it, with the witness of the entry there.
     end: Option<(EntryId, Witness)>,
     ahead: ReadAhead,
     mirror_at: Instant,
-    /// The last call that was sent.
+    /// The latest call that was sent.
     pub(super) sent: Sent,
 }
 
-/// The meaning of a look at the stream for the cursor.
+/// The meaning of a snapshot for the cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// It goes on with this entry.
+    /// The cursor continues with this entry.
     Next(Judged),
-    /// Nothing is behind it.
+    /// No entry is behind it.
     End,
-    /// It goes over what is lost, or over ids that no entry has any more.
+    /// The cursor passes a loss, or ids that no entry has any more.
     Pass(Pass, Option<DataLoss>),
     /// History was cut.
     Cut(DataLoss, Bookmark),
 }
 
-/// Judges a snapshot from the cursor on, by the rule of every reader.
+/// Judges a snapshot from the cursor on, by the rule for all readers.
 pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Finding {
     let mut reader = Bookmark::new(cursor.at, &cursor.at_event, cursor.seen);
     let loss = reader.judge(snapshot, snapshot.complete);
@@ -131,7 +130,7 @@ pub(super) fn judge(cursor: &Cursor, snapshot: &Snapshot, halts: bool) -> Findin
 }
 
 impl Fetcher {
-    /// For who has heard of entries up to `heard`.
+    /// For a process that has heard of entries up to `heard`.
     pub(super) fn new(heard: EntryId, now: Instant) -> Self {
         Self {
             calls: 0,
@@ -153,20 +152,20 @@ impl Fetcher {
         }
     }
 
-    /// Whether entries may be asked for.
+    /// Whether a fetch may go out.
     pub(super) fn may_ask(&self) -> bool {
         let reads_first = self.ahead.reading.is_some() && self.ahead.entries.is_empty();
         self.hungry && !self.is_unsure && self.fetching.is_none() && !reads_first
     }
 
-    /// Reads on behind the cursor, for a consumer that is alone: the server need not read entries for it that the tail has, or
-    /// that a plain read brings at less cost.
+    /// Reads behind the cursor, for a lone consumer. The tail has these entries, or a plain read brings them at less
+    /// cost, so the server need not read them for a fetch.
     pub(super) fn read_ahead(&mut self, follower: &Follower, partition: &PartitionKey, is_alone: bool) {
         if !is_alone {
             self.ahead = ReadAhead::default();
             return;
         }
-        // Asked between any two events: where nothing may have come, nobody looks.
+        // Called between any two events, so it stops early when nothing can have come.
         if !self.hungry || self.ahead.reading.is_some() || self.ahead.entries.len() >= READ_AHEAD / 2 {
             return;
         }
@@ -178,13 +177,13 @@ impl Fetcher {
         }
     }
 
-    /// Up to where this consumer has read by itself, with what the entry there looks like.
+    /// The place up to which this consumer has read by itself, with the witness of the entry there.
     fn last_read(&self) -> Option<(EntryId, Witness)> {
         let end = self.end?;
         Some(self.ahead.entries.back().map_or(end, |last| (last.id, Witness::of(last))))
     }
 
-    /// Takes up what was read. Where it does not follow what is known, the server says what comes next.
+    /// Takes the entries of a read. If they do not follow the known ones, the server says which are next.
     pub(crate) fn take_up_read(&mut self, read: Result<Arc<reader::Chunk>, BrokerError>, follower: &Follower) {
         self.ahead.reading = None;
         let follows = self.last_read().zip(read.ok()).and_then(|((position, witness), chunk)| {
@@ -211,8 +210,8 @@ impl Fetcher {
         self.heard
     }
 
-    /// The newest entry is this one now. Whoever came too late before lets others fetch first: where each of many idle
-    /// processes asked at once, one call would bring an entry and all others would only cost the server their time.
+    /// Notes the newest entry. A process that came too late before lets others fetch first. If each of many idle
+    /// processes asked at once, one call would bring an entry, and all others would only cost the server time.
     pub(super) fn hear(&mut self, newest: EntryId, fraction: f64, now: Instant) {
         let is_known = newest <= self.at && newest >= self.heard;
         self.heard = newest;
@@ -228,31 +227,30 @@ impl Fetcher {
         }
     }
 
-    /// Nothing is fetched any more.
+    /// Drops the entries read ahead, because no fetch follows.
     pub(super) fn ignore_read(&mut self) {
         self.ahead = ReadAhead::default();
     }
 
-    /// This process does not know any more which entries are behind the cursor.
+    /// Notes that this process no longer knows which entries are behind the cursor.
     fn lose_sight(&mut self) {
         (self.end, self.ahead, self.hungry) = (None, ReadAhead::default(), true);
     }
 
-    /// Whether a call is on its way, or waits to be sent again.
+    /// Whether a call is under way, or waits to be sent again.
     pub(super) fn is_fetching(&self) -> bool {
         self.fetching.is_some()
     }
 
-    /// Whether a call is without an answer.
+    /// Whether a call is unanswered.
     pub(super) fn is_sent(&self) -> bool {
         self.fetching.as_ref().is_some_and(|fetching| fetching.reply.is_some())
     }
 
-    /// The next call: `fetch` says all of it but its number and which new entries it is about. Those that were read here are
-    /// proposed.
+    /// The next call. `fetch` holds all of it but its number and its new entries; the call proposes those read here.
     pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) -> Arc<Fetch> {
         self.calls += 1;
-        // The answer may lack what comes from here on.
+        // The answer may lack entries that arrive from here on.
         (self.hungry, self.yields_until) = (false, None);
         fetch.call = self.calls;
         fetch.mirror = self.mirror_at <= now;
@@ -269,7 +267,7 @@ impl Fetcher {
         fetch
     }
 
-    /// A call is on its way.
+    /// Notes that a call is under way.
     pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Fetched, BrokerError>>, now: Instant) {
         if let Some(fetching) = &mut self.fetching {
             fetching.reply = Some(reply);
@@ -280,7 +278,7 @@ impl Fetcher {
     /// Waits for an answer.
     ///
     /// # Cancel safety
-    /// The calls go on.
+    /// The calls stay under way.
     pub(super) async fn answer(&mut self) -> Answer {
         let reply = self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut());
         let reply = async {
@@ -302,7 +300,7 @@ impl Fetcher {
         }
     }
 
-    /// There was no answer: the same is asked again at this moment.
+    /// Notes that there was no answer: the same call goes out again at this time.
     pub(super) fn failed(&mut self, at: Instant) {
         if let Some(fetching) = &mut self.fetching {
             fetching.reply = None;
@@ -316,7 +314,7 @@ impl Fetcher {
         self.fetching.as_ref().map(|fetching| Arc::clone(&fetching.fetch))
     }
 
-    /// Takes up a chunk: its number, and the new entries in it.
+    /// Takes a chunk: answers its number and its new entries.
     pub(super) fn take_up(&mut self, chunk: &mut Chunk, now: Instant) -> Option<(u64, EntryId, Vec<Arc<Entry>>)> {
         let Fetching { fetch, known, .. } = self.fetching.take()?;
         (self.failures, self.retry_at) = (0, None);
@@ -330,7 +328,7 @@ impl Fetcher {
             }
             New::Known { from, .. } => {
                 if chunk.at != *from {
-                    // Somebody else has fetched meanwhile.
+                    // Another process has fetched meanwhile.
                     self.lose_sight();
                 }
                 self.hungry = true;
@@ -353,19 +351,19 @@ impl Fetcher {
             self.late = if number > 0 { 0 } else { self.late.saturating_add(1) };
         }
         self.at = chunk.at;
-        // Where a chunk is full, or something has arrived meanwhile, there may be more.
+        // If the chunk is full, or an entry has arrived meanwhile, there may be more.
         self.hungry |= number >= fetch.count || (number > 0 && self.heard > self.at);
         Some((fetch.call, after, new))
     }
 
-    /// The call has given out nothing.
+    /// Notes that the call has given out no entry.
     pub(super) fn nothing(&mut self) {
-        // Only what takes effect uses its number.
+        // Only a call that takes effect uses its number.
         self.calls -= u64::from(self.fetching.take().is_some());
         (self.failures, self.retry_at) = (0, None);
     }
 
-    /// A look has found what comes next, or that nothing does.
+    /// Notes the next entry by a snapshot, or that there is none.
     pub(super) fn judged(&mut self, judged: Option<Judged>) {
         let hungry = self.hungry || judged.is_some();
         self.lose_sight();

@@ -1,4 +1,4 @@
-//! The entries that a work queue's consumer has in flight: chunks and what of them is left, entries that wait here for a slot, and calls of
+//! The entries that a work queue's consumer has in flight: chunks, entries that wait here for a slot, and calls of
 //! handlers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,33 +14,36 @@ use tokio::time::Instant;
 use crate::clock::after;
 use crate::group::{Failed, Taker, Turn, given_up};
 
-/// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
-/// the server after each event; what is ahead waits here, although another process may be free.
+/// How much is fetched ahead: as much as the handlers do in this time, up to this many entries. Without any, a handler
+/// would wait for the server after each event. Entries fetched ahead wait here, although another process may be free.
 const AHEAD: Duration = Duration::from_millis(20);
 const MOST_AHEAD: usize = 256;
-/// A handler that is quicker than this runs in the consumer's own task: to hand it to another thread takes about as long.
+/// A handler that is quicker than this runs in the consumer's own task, because a move to another thread takes about as
+/// long.
 const QUICK: Duration = Duration::from_micros(10);
-/// After how long an entry is given back that was fetched ahead and has not begun: the handlers turned out to be slow.
+/// The longest wait of an entry that was fetched ahead and has not begun. Then it is released, because the handlers are
+/// slow.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// An entry of a chunk: the same one may come again in a later chunk before it is known that it was given back.
+/// An entry of a chunk. It may come again in a later chunk before this process knows that it was released.
 pub(super) type Flight = (u64, EntryId);
 
-/// How an entry that was given out may run.
+/// How an entry may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Beside whatever runs.
+    /// Beside others.
     Beside,
-    /// With nothing else of the partition, and nothing else of this process that has crashes, in whatever group.
+    /// With no other event of the partition, and with no other event of this process that has crashed, in any group.
     Alone,
-    /// Not again.
+    /// Never again, for this reason.
     Over(String),
 }
 
-/// How an entry may run that took down so many processes, as far as one knows.
+/// How an entry with this many crashes may run.
 ///
-/// The first is that of everything that was in flight, whether it ran or not, so nothing is known from it; the second is that of
-/// all that ran, and may be chance, too. From then on it runs alone, so that suspects are not charged with each other's ends.
+/// The first crash counts for every entry in flight, whether it ran or not, so it shows nothing. The second counts for
+/// every entry that ran, and may be chance, too. From then on the entry runs alone, so that suspects are not charged
+/// with each other's crashes.
 pub(super) fn standing(crashes: u32, max_crashes: u32) -> Standing {
     let charged = crashes.saturating_sub(1);
     if let Some(reason) = given_up(charged, max_crashes) {
@@ -49,20 +52,20 @@ pub(super) fn standing(crashes: u32, max_crashes: u32) -> Standing {
     if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
 }
 
-/// How many entries to have in flight that have not begun, where so many run at once and take so long.
+/// How many entries to have in flight that have not begun, with this many slots and this mean time per call.
 fn ahead(slots: usize, mean: Option<Duration>) -> usize {
-    // Nothing is known of the first.
+    // Nothing is known before the first call.
     let Some(mean) = mean else { return 0 };
     let done = AHEAD.as_nanos() * slots as u128 / mean.as_nanos().max(1);
     usize::try_from(done).unwrap_or(usize::MAX).min(MOST_AHEAD)
 }
 
-/// The part of a chunk that the server holds for this consumer.
+/// The entries of a chunk that the server holds for this consumer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Open {
-    /// The new entries: they lie above this id.
+    /// The new entries are above this id.
     after: EntryId,
-    /// In order; those in the middle that are ended stand in `ended`, too.
+    /// In order; those in the middle that have ended are in `ended`, too.
     ids: VecDeque<EntryId>,
     ended: BTreeSet<EntryId>,
     items: BTreeMap<EntryId, Item>,
@@ -91,7 +94,7 @@ impl Open {
         self.ids.len() - self.ended.len() + self.items.len()
     }
 
-    /// The rest, when these are over and those charged.
+    /// The rest, once these have ended and those are charged.
     pub(super) fn left(&self, over: &BTreeSet<EntryId>, charged: &BTreeSet<EntryId>) -> Left {
         let is_over = |id: &EntryId| over.contains(id) || self.ended.contains(id);
         let again = self.items.values().filter(|item| !over.contains(&item.id));
@@ -108,7 +111,7 @@ impl Open {
         Some(Range { after, to: self.ids[last], number, except })
     }
 
-    /// The server knows that these are over, and those charged.
+    /// Notes that the server knows that these have ended and those are charged.
     pub(super) fn acked(&mut self, over: &BTreeSet<EntryId>, charged: &BTreeSet<EntryId>) {
         for id in over {
             if self.items.remove(id).is_none() {
@@ -129,7 +132,7 @@ impl Open {
         }
     }
 
-    /// All that is left.
+    /// All entries that are left.
     pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> {
         let new = self.ids.iter().filter(|id| !self.ended.contains(id));
         new.chain(self.items.keys()).copied()
@@ -151,21 +154,21 @@ impl Queued {
     }
 }
 
-/// An event that has a slot: its handler was called, or is when the event has its turn and is charged.
+/// An event with a slot: its handler was called, or will be once the event has its turn and is charged.
 pub(super) struct Running {
-    /// Tells one call with an event from the next.
+    /// Distinguishes one call with an event from the next.
     pub(super) call: u64,
     pub(super) entry: Arc<Entry>,
     pub(super) consumer: usize,
     pub(super) attempt: u32,
     pub(super) began: Instant,
-    /// When the handler has to be over, once it was called.
+    /// The time limit of the handler, once it was called.
     pub(super) limit: Option<Instant>,
-    /// Its turn and its slot, while the server is told that it is about to run.
+    /// Its turn and its slot, while the call that charges it is under way.
     pub(super) held: Option<(Turn, OwnedSemaphorePermit)>,
 }
 
-/// A call that has come back.
+/// A call that has returned.
 pub(super) struct Returned {
     pub(super) flight: Flight,
     pub(super) call: u64,
@@ -175,7 +178,7 @@ pub(super) struct Returned {
 pub(super) enum Came {
     /// The event has its turn.
     Turn(Turn, OwnedSemaphorePermit),
-    /// The handler has come to its end, and took so long.
+    /// The handler has ended, after this time.
     End(Result<Outcome, Failed>, Duration),
 }
 
@@ -185,22 +188,22 @@ pub(super) struct InFlight {
     pub(super) chunks: BTreeMap<u64, Open>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) running: BTreeMap<Flight, Running>,
-    /// By when calls have to be over.
+    /// The time limits of calls.
     pub(super) limits: BTreeSet<(Instant, Flight)>,
     pub(super) calls: JoinSet<Returned>,
     called: u64,
-    /// Calls that were given up and have not come back: each keeps its slot.
+    /// Calls that were given up and have not returned: each keeps its slot.
     pub(super) stuck: BTreeSet<u64>,
-    /// One that runs, runs alone.
+    /// Whether the running entry must run alone.
     pub(super) alone: bool,
     /// The weight of the entries that have not ended.
     pub(super) bytes: usize,
-    /// How long a call takes, lately.
+    /// The mean time of the latest calls.
     mean: Option<Duration>,
 }
 
 impl InFlight {
-    /// How many entries the server has in this consumer's name.
+    /// How many entries the server holds for this consumer.
     pub(super) fn len(&self) -> usize {
         self.chunks.values().map(Open::len).sum()
     }
@@ -209,7 +212,7 @@ impl InFlight {
         self.chunks.get(&chunk).map_or(Item { id, failed: 0, crashes: 0, charged: true }, |open| open.item(id))
     }
 
-    /// Takes up an entry of a chunk; who is to run alone goes first.
+    /// Adds an entry of a chunk; one that must run alone goes first.
     pub(super) fn push(&mut self, queued: Queued) {
         self.bytes += queued.entry.weight();
         match queued.standing {
@@ -224,20 +227,20 @@ impl InFlight {
         Some(queued)
     }
 
-    /// Everything that has not begun.
+    /// Removes all entries that have not begun.
     pub(super) fn take_queue(&mut self) -> VecDeque<Queued> {
         let queue = std::mem::take(&mut self.queue);
         self.bytes -= queue.iter().map(|queued| queued.entry.weight()).sum::<usize>();
         queue
     }
 
-    /// Since when the longest has waited that is to be given back when it waits for too long. What is to run alone is not:
-    /// it would never come to that.
+    /// Since when the longest-waiting entry waits that may be released for that. Entries that must run alone may not,
+    /// or they would never run.
     pub(super) fn impatient(&self) -> Option<Instant> {
         self.queue.iter().filter(|queued| queued.standing != Standing::Alone).map(|queued| queued.since).min()
     }
 
-    /// Entries that have waited for too long.
+    /// Removes entries that have waited for too long.
     pub(super) fn give_up_waiting(&mut self, now: Instant) -> VecDeque<Queued> {
         if self.impatient().is_none_or(|since| after(since, PATIENCE) > now) {
             return VecDeque::new();
@@ -260,23 +263,23 @@ impl InFlight {
         self.called
     }
 
-    /// Whether handlers take less time than it takes to hand one to another thread.
+    /// Whether handlers take less time than a move to another thread.
     pub(super) fn is_quick(&self) -> bool {
         self.mean.is_some_and(|mean| mean < QUICK)
     }
 
-    /// A call took so long.
+    /// Notes the time of a call.
     pub(super) fn took(&mut self, time: Duration) {
         self.mean = Some(self.mean.map_or(time, |mean| (mean * 7 + time) / 8));
     }
 
-    /// How many more entries can be handled soon, with so many slots of all these idle.
+    /// How many more entries can be handled soon, with `idle` of all slots idle.
     pub(super) fn wanted(&self, idle: usize, concurrency: usize, most_bytes: usize) -> usize {
-        // A handler that takes long has no time for what would be fetched ahead for it.
+        // A slow handler has no time for entries that would be fetched ahead for it.
         let slow = self.running.values().filter(|running| running.began.elapsed() >= PATIENCE).count();
         let ahead = ahead(concurrency.saturating_sub(slow), self.mean);
         let has_some = !(self.running.is_empty() && self.queue.is_empty());
-        // A call for each event that has ended would cost more than the event.
+        // A fetch for each event that has ended would cost more than the event.
         let enough = self.queue.len() > idle + ahead / 4;
         if enough || (has_some && self.bytes >= most_bytes) {
             return 0;
@@ -284,7 +287,7 @@ impl InFlight {
         (idle + ahead).saturating_sub(self.queue.len())
     }
 
-    /// A call is over.
+    /// Notes that a call has ended.
     pub(super) fn over(&mut self, flight: Flight, running: &Running) {
         if let Some(limit) = running.limit {
             self.limits.remove(&(limit, flight));

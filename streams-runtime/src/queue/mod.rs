@@ -1,12 +1,13 @@
-//! A group as a work queue, on one partition: join, fetch chunks, handle their entries beside each other, acknowledge them, leave.
+//! A group as a work queue, on one partition: join, fetch chunks, handle their entries in parallel, ack them, leave.
 //!
-//! The broker keeps who has which entries in flight ([`streams_core::broker`]). A failed event waits for its next attempt there,
-//! in nobody's hands, so it holds up no other, and whoever is free has it next. [`decide`](crate::group::decide) decides what an outcome
-//! means, and [`Bookmark`](crate::reader::Bookmark) whether history is whole, as for ordered groups.
+//! The broker records which consumer has which entries in flight ([`streams_core::broker`]). A failed event waits for
+//! its next attempt in the broker's waiting set, so it delays no other, and any free consumer has it next. As for
+//! ordered groups, [`decide`](crate::group::decide) decides what an outcome means, and
+//! [`Bookmark`](crate::reader::Bookmark) whether history is whole.
 //!
-//! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acknowledges what
-//! they have ended ([`acks`]). One call of each kind is on its way, so calls collect what there is by themselves. What the dead had
-//! is given back by whoever looks first ([`reclaim`]).
+//! One task does three things at the same time: it fetches ([`fetch`]), it runs handlers ([`in_flight`]), and it acks
+//! the entries that have ended ([`acks`]). At most one call of each kind is under way, so the next one collects all
+//! that is ready. Every consumer reclaims the entries of dead ones that it finds ([`reclaim`]).
 
 mod acks;
 mod call;
@@ -51,57 +52,57 @@ pub(crate) use engine::WorkQueue;
 
 /// How many quick handlers run one after the other before calls go out.
 const AT_WORK: u64 = 64;
-/// How often a process looks at the others, and at what waits without a ring.
+/// How often a process reads the state of the queue: the other consumers, and entries that became due without a ring.
 const LOOK: Duration = Duration::from_millis(750);
-/// How many bytes one fetch brings at most, unless one entry alone has more.
+/// The most bytes that one fetch brings, except for one entry that alone has more.
 const FETCH_BYTES: usize = 4 << 20;
-/// How often a call whose answer says who tells of a loss is sent at most.
+/// The most attempts of a call whose answer says which process reports a loss.
 const INSISTS: u32 = 8;
 
 /// The settings of a work queue, besides those of every group.
 pub(crate) struct Queue {
-    /// Slots for handlers, of all partitions of the group in this process.
+    /// The slots for handlers, shared by all partitions of the group in this process.
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) concurrency: usize,
     pub(crate) members: Arc<Gauge>,
-    /// The most that an entry waits for its next attempt, whatever the server's clock does.
+    /// The longest wait of an entry for its next attempt, whatever the server's clock does.
     pub(crate) longest_wait: Duration,
 }
 
-/// The acks that an earlier joining of this process has not sent, and its holder.
+/// The acks that an earlier session of this process has not sent, and its holder.
 pub(crate) struct Unsaid {
     holder: Holder,
     calls: Vec<Arc<Acks>>,
 }
 
-/// The memory of a work queue from one joining of this process to the next.
+/// The memory of a work queue from one session of this process to the next.
 #[derive(Default)]
 struct Past {
-    /// The other consumers as they were seen last.
+    /// The other consumers as they were last seen.
     sightings: LivenessWatch,
-    /// Acks that a lost joining has not sent.
+    /// The acks that a lost session has not sent.
     unsaid: Option<Unsaid>,
 }
 
-/// One joining of this process.
+/// One session of this process.
 struct Session<'a> {
     group: &'a Group,
     queue: &'a Queue,
     lease: &'a Lease,
-    /// The events that builds had declared at the start.
+    /// The events that builds had declared at its start.
     declared: Events,
     fetcher: Fetcher,
     in_flight: InFlight,
     acks: AckQueue,
     slot: Slot,
     dead_in_a_row: u32,
-    /// No other consumer is known.
+    /// Whether no other consumer is known.
     alone: bool,
-    /// Nothing starts any more.
+    /// Whether no handler starts any more.
     closing: bool,
 }
 
-/// A place in the queue for a slot, and one that was waited for.
+/// A place in line for a slot, and a slot that was waited for.
 #[derive(Default)]
 struct Slot {
     awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
@@ -109,7 +110,7 @@ struct Slot {
 }
 
 impl Group {
-    /// Sends a call whose answer says who tells of a loss, and the same again where there was no answer.
+    /// Sends a call whose answer says which process reports a loss, and repeats it while there is no answer.
     async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
         let mut sent = 1;
         loop {
@@ -126,7 +127,7 @@ impl Group {
         }
     }
 
-    /// Takes part in the group's work until something ends that.
+    /// Runs one session, until something ends it.
     async fn share(&self, queue: &Queue, past: &mut Past) -> Ended {
         if let Err(ended) = self.say_of(past).await {
             return ended;
@@ -146,7 +147,7 @@ impl Group {
         self.progress.joined();
         self.owns(lease.holder().epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
-        tracing::info!(group, partition, epoch, "taking part in the group's work");
+        tracing::info!(group, partition, epoch, "joined work queue");
         self.withdraw(&declared).await;
         let mut session = Session::new(self, queue, &lease, declared);
         let ended = session.work(&mut past.sightings).await;
@@ -165,14 +166,14 @@ impl Group {
         ended
     }
 
-    /// Says what became of what an earlier joining of this process had in flight, where no other process has found it dead: after
-    /// a server that was away for longer than a lease nobody has died, and nobody waits for the lease to run out once more.
+    /// Sends the acks left over from this process's previous session, unless another process has reclaimed its entries.
+    /// After a long outage no process has died, so nobody should wait a whole lease for these entries.
     async fn say_of(&self, past: &mut Past) -> Result<(), Ended> {
         let Some(Unsaid { holder, calls }) = &past.unsaid else { return Ok(()) };
         let broker = &self.services.broker;
         let said = self.contact.patiently(Matter::Write, Instant::now(), async {
             for acks in calls {
-                // Whoever is no consumer any more has nothing in flight.
+                // A caller that is no consumer any more has no entries in flight.
                 if broker.ack(&self.key, acks).await? == Acked::Fenced {
                     return Ok(());
                 }
@@ -190,7 +191,7 @@ impl Group {
         Ok(())
     }
 
-    /// Becomes a consumer of the group, which is made where it is new.
+    /// Becomes a consumer of the group, which it creates if it is new.
     async fn join(&self) -> Result<(Lease, Events), Ended> {
         let broker = &self.services.broker;
         loop {
@@ -212,7 +213,7 @@ impl Group {
                     let holder = Holder { owner: token, epoch };
                     return Ok((self.services.leases.hold(&self.progress, holder, sent), state.events));
                 }
-                // The next look says what has become of it.
+                // The next read of the state says what has become of it.
                 Joined::Missing => {}
                 Joined::Vanished { at } => return Err(Self::vanished(Bookmark::new(at, "", None))),
                 Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
@@ -220,7 +221,7 @@ impl Group {
         }
     }
 
-    /// Is no consumer any more.
+    /// Stops being a consumer.
     async fn leave(&self, lease: &Lease, ended: &Ended) {
         match tokio::time::timeout(FAREWELL, self.services.broker.release(&self.key, lease.holder(), None)).await {
             Ok(Ok(_)) => {}
@@ -254,11 +255,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Fetches, handles and acknowledges until something ends it.
+    /// Fetches, handles and acks until something ends it.
     async fn work(&mut self, watch: &mut LivenessWatch) -> Ended {
         let (group, lease) = (self.group, self.lease);
         let (broker, partition) = (&group.services.broker, group.key.partition());
-        // Only what comes from here on has to ring: what is there already is asked for first.
+        // Only entries from here on must ring, because the first fetch asks for those already there.
         let heard = match extent(&**broker, &group.key).await {
             Ok(extent) => extent.map_or(EntryId::ZERO, |extent| extent.last),
             Err(error) => return error.into(),
@@ -266,7 +267,7 @@ impl<'a> Session<'a> {
         self.fetcher = Fetcher::new(heard, Instant::now());
         let news = group.services.tails.follow_news(partition.as_str(), heard, group.options.max_payload);
         let mut bell = Some((group.services.tails.follow_bell(&partition.bell()), EntryId::ZERO));
-        // Sightings of others from this process's last time as a consumer still count.
+        // Beats that this process saw in its previous session still count.
         watch.doubt();
         let mut reclaim = Reclaim::default();
         let (mut look_at, mut look): (_, Call<Option<QueueState>>) = (Instant::now(), None);
@@ -301,7 +302,7 @@ impl<'a> Session<'a> {
                     self.moment();
                     Ok(())
                 }
-                // Kept for `advance`: one that is let go belongs to whoever waits next, who would do the same.
+                // Kept for `advance`: a slot dropped here would go to the next in line, which would do the same.
                 slot = awaited(&mut self.slot.awaited) => {
                     self.slot = Slot { awaited: None, held: slot };
                     Ok(())
@@ -373,19 +374,19 @@ impl<'a> Session<'a> {
         ended
     }
 
-    /// Starts whatever may start: handlers, a call that fetches, one that acknowledges.
+    /// Starts all that may start: handlers, a fetch, acks.
     fn advance(&mut self, news: &Follower) -> Result<(), Ended> {
         if self.dead_in_a_row >= self.group.options.storm {
             return Err(self.group.halted(Halt::Storm { dead_in_a_row: self.dead_in_a_row }));
         }
-        // A process that stood still may be dead to others, who have what it had in flight.
+        // Other consumers may take a process that stood still for dead, and have its entries.
         if !self.lease.is_held(Instant::now()) {
             return Err(Ended::Lost);
         }
         loop {
             let is_at_work = self.start();
             let fetches = self.fetch(news);
-            // It is kept for what is asked for.
+            // The slot is kept for the entries of the fetch.
             self.slot.held = self.slot.held.take().filter(|_| self.fetcher.is_fetching());
             self.ack(fetches);
             if !is_at_work {
@@ -398,8 +399,8 @@ impl<'a> Session<'a> {
         !self.closing && !self.in_flight.alone && self.acks.may_start()
     }
 
-    /// Queues for a slot while nothing but that is missing, to call the next or to ask for one. The partitions of the group have
-    /// slots in turn: who only took those that are left over would wait for as long as another one has a backlog.
+    /// Waits in line for a slot if only that is missing, to call a handler or to fetch. The partitions of a group get
+    /// slots in turn. A partition that took only slots left over would wait for as long as another one has a backlog.
     fn wait_for_a_slot(&mut self) {
         let starts = |first: &Queued| first.standing != Standing::Alone || self.in_flight.running.is_empty();
         let is_next = self.may_start() && self.in_flight.queue.front().is_some_and(starts);
@@ -445,7 +446,7 @@ impl<'a> Session<'a> {
         false
     }
 
-    /// Ends the business of the first in the queue, which no handler is called with.
+    /// Ends the first entry in the queue without calling a handler.
     fn end_without_a_call(&mut self) {
         let Some(queued) = self.in_flight.pop() else { return };
         let (group, flight, item) = (self.group, queued.flight(), self.in_flight.item(queued.flight()));
@@ -467,7 +468,7 @@ impl<'a> Session<'a> {
                 (None, Some((name, version))) if keys::check_event(name).is_ok() && !group.build.ignores(name) => {
                     Disposition::Ignore { name: name.to_owned(), version }
                 }
-                // Nobody waits for it: a name that no event can have, or one that the group ignores.
+                // No build waits for it: no event can have its name, or the group ignores that name.
                 (None, _) => {
                     count(&group.progress.counts.passed_over, 1);
                     Disposition::Ack
@@ -477,7 +478,7 @@ impl<'a> Session<'a> {
         self.acks.push(flight, disposition);
     }
 
-    /// Calls the handler, or lets the event wait for its turn and be charged before, if it has crashes.
+    /// Calls the handler. An event with crashes first waits for its turn and is charged.
     fn call(&mut self, queued: Queued, consumer: usize, slot: OwnedSemaphorePermit) {
         let (flight, item) = (queued.flight(), self.in_flight.item(queued.flight()));
         let Queued { entry, standing, .. } = queued;
@@ -495,13 +496,14 @@ impl<'a> Session<'a> {
         self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
     }
 
-    /// Calls the handler once: in a task of its own, or here where handlers come to their end sooner than a task would begin.
+    /// Calls the handler once: in its own task, or here if handlers end sooner than a task would begin.
     fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
         let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
         running.began = Instant::now();
-        // One that does not yield at its timeout is given up before others take everything from this process.
+        // A handler that does not yield at its timeout is given up before other consumers reclaim all entries of this
+        // process.
         let limit = after(running.began, handler.policy.timeout.saturating_add(group.services.lease_for / 2));
         running.limit = Some(limit);
         let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
@@ -522,7 +524,7 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// The renewals go by the first call that has to be over, with a little time to give it up first.
+    /// Tells the renewals the first time limit of a call, less a little time to give that call up.
     fn mind_limits(&self) {
         let spare = self.group.services.lease_for / 4;
         self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
@@ -531,11 +533,11 @@ impl<'a> Session<'a> {
     fn returned(&mut self, returned: Result<Returned, JoinError>) {
         let Returned { flight, call, came } = match returned {
             Ok(returned) => returned,
-            // A handler's panic is caught: this one is ours, and ends the work as any other of ours does.
+            // A handler's panic is caught. This one is our own, and ends the work as any other of ours does.
             Err(error) => return error.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
         };
         self.in_flight.stuck.remove(&call);
-        // One that was given up meanwhile is nobody's any more; the event may be in flight again.
+        // A call that was given up meanwhile does not count: the event may be in flight again.
         let Some(running) = self.in_flight.running.get_mut(&flight).filter(|running| running.call == call) else {
             return;
         };
@@ -553,7 +555,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Gives back an event that has a slot and does not come to run.
+    /// Releases an event that has a slot and does not run.
     fn release_running(&mut self, flight: Flight) {
         if let Some(running) = self.in_flight.running.remove(&flight) {
             self.over(flight, &running);
@@ -566,14 +568,14 @@ impl<'a> Session<'a> {
         self.mind_limits();
     }
 
-    /// An attempt is over: says what becomes of its event.
+    /// Ends an attempt: decides what becomes of its event.
     fn judge_outcome(&mut self, flight: Flight, running: &Running, result: Result<Outcome, Failed>) {
         self.over(flight, running);
         let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
         let handler = &group.handlers[*consumer];
         match decide(result, *attempt, &handler.policy, || group.services.random.fraction()) {
             Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
-            // Consumers of batches are refused at the start: an event is never part of one here.
+            // The start refuses consumers of batches here, so an event is never part of one.
             Decision::Retry { after, reason } => {
                 group.tell_failed(handler, entry, 1, *attempt, after, &reason);
                 self.acks.push(flight, Disposition::Retry { failed: *attempt, after });
@@ -582,7 +584,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Ends an event's business with the group.
+    /// Ends an entry's time in flight.
     fn end(
         &mut self,
         flight: Flight,
@@ -605,14 +607,14 @@ impl<'a> Session<'a> {
         self.acks.push(flight, disposition);
     }
 
-    /// Gives back what has not begun.
+    /// Releases entries that have not begun.
     fn release(&mut self, queued: impl IntoIterator<Item = Queued>) {
         for queued in queued {
             self.acks.push(queued.flight(), Disposition::Release);
         }
     }
 
-    /// When something is to be done although nothing happens.
+    /// The next time at which something is to be done even if nothing happens.
     fn next_moment(&self) -> Option<Instant> {
         let late = self.in_flight.impatient().map(|since| after(since, PATIENCE));
         let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
@@ -650,7 +652,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A handler has outrun its timeout and does not yield.
+    /// Gives up a call whose handler has outrun its timeout and does not yield.
     fn give_up_call(&mut self, flight: Flight, running: &Running) {
         let (group, handler) = (self.group, &self.group.handlers[running.consumer]);
         tracing::error!(
@@ -668,12 +670,12 @@ impl<'a> Session<'a> {
         self.judge_outcome(flight, running, Err(Failed::timed_out(handler.policy.timeout)));
     }
 
-    /// Whether nothing can run until a handler yields that was given up.
+    /// Whether no handler can run until a call returns that was given up.
     fn is_stuck(&self) -> bool {
         self.in_flight.stuck.len() >= self.queue.concurrency
     }
 
-    /// The server has answered, with something of use.
+    /// Notes that the server has answered usefully.
     fn answered(&self, matter: Matter) {
         self.group.contact.succeeded(matter);
         if self.acks.has_room() && self.acks.is_answered() && !self.is_stuck() {
@@ -681,12 +683,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// While nothing is on its way that changes what is in flight: how much that is.
+    /// How many entries are in flight, while no call under way changes that.
     fn quiet(&self) -> Option<usize> {
         (self.acks.is_empty() && !self.fetcher.is_fetching()).then(|| self.in_flight.len())
     }
 
-    /// How many to ask for, with so many slots idle: as many as can be handled soon.
+    /// How many entries to ask for with this many idle slots: as many as can be handled soon.
     fn wanted(&self, idle: usize) -> usize {
         let waits_alone = self.in_flight.queue.front().is_some_and(|first| first.standing == Standing::Alone);
         if !self.fetcher.may_ask() || waits_alone || !self.may_start() {
@@ -698,7 +700,7 @@ impl<'a> Session<'a> {
         wanted.min(most)
     }
 
-    /// Asks for entries, if any are wanted; answers whether.
+    /// Fetches entries, if any are wanted; answers whether it did.
     fn fetch(&mut self, news: &Follower) -> bool {
         if !self.closing {
             self.fetcher.read_ahead(news, self.group.key.partition(), self.alone);
@@ -750,7 +752,7 @@ impl<'a> Session<'a> {
         self.fetcher.sends(reply, Instant::now());
     }
 
-    /// Takes up what was fetched; answers the cursor where it is to be judged first what comes next.
+    /// Takes the answer to a fetch; answers the cursor if a snapshot must judge first which entry is next.
     async fn absorb_fetched(&mut self, answer: Result<Fetched, BrokerError>) -> Result<Option<Cursor>, Ended> {
         let group = self.group;
         let fetched = match answer {
@@ -764,7 +766,7 @@ impl<'a> Session<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        // Whoever is not sure has nothing yet.
+        // A consumer that is unsure has no entries yet.
         if !matches!(fetched, Fetched::Unsure(_)) {
             self.answered(Matter::Read);
         }
@@ -838,7 +840,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes a snapshot from the cursor on, to be judged.
+    /// Takes a snapshot from the cursor on.
     fn judge(&self, cursor: Cursor) -> AbortOnDropHandle<Result<(Cursor, Looked), BrokerError>> {
         let (services, key, max_payload) =
             (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
@@ -849,7 +851,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Takes up what a snapshot shows of history.
+    /// Takes the findings of a snapshot about history.
     async fn absorb_judged(&mut self, answer: Result<(Cursor, Looked), BrokerError>) -> Result<(), Ended> {
         let group = self.group;
         let was_unsure = std::mem::take(&mut self.fetcher.is_unsure);
@@ -859,13 +861,13 @@ impl<'a> Session<'a> {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
                 let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
-                // The next fetch says once more that it is to be judged.
+                // The next fetch says once more that a snapshot is needed.
                 self.fetcher.due = Some(after(Instant::now(), wait));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
-        // A check that nobody waits for says nothing of those who fetch.
+        // A check that no fetch waits for says nothing about fetches.
         if was_unsure {
             self.answered(Matter::Read);
         }
@@ -878,7 +880,7 @@ impl<'a> Session<'a> {
                 let passed = group.insist(|| broker.pass(&group.key, &token, &pass)).await?;
                 self.fetcher.judged(None);
                 self.fetcher.hungry = true;
-                // One of all who find the same tells it.
+                // One of all processes that find the same loss reports it.
                 if let Some(loss) = loss.filter(|_| passed) {
                     group.report(&loss);
                     if halts {
@@ -896,10 +898,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The waiting set is not what the record says: tells what is lost, and goes on with what is there.
+    /// Repairs a waiting set that differs from the record: reports the loss, and continues with the entries that are
+    /// there.
     async fn mend(&mut self, damage: Damage) -> Result<(), Ended> {
         let group = self.group;
-        // Nobody knows which entries of a set that was replaced are those that waited.
+        // Nobody knows which entries of a replaced set waited before.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
         let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
         let halts = (group.options.on_data_loss == OnDataLoss::Halt).then_some(&lost);
@@ -913,7 +916,7 @@ impl<'a> Session<'a> {
             key = group.key.waiting(),
             recorded = damage.recorded,
             found = damage.found,
-            "the set of entries that wait was deleted or replaced: going on with what is there"
+            "the waiting set was deleted or replaced; continuing with its entries"
         );
         let loss = loss_of(lost);
         group.report(&loss);
@@ -923,7 +926,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// An answer shows less than this process has seen: whether the server still says so is asked before it is believed.
+    /// Asks the server again, because an answer shows less than this process has seen.
     async fn doubt_history(&mut self) -> Result<(), Ended> {
         let group = self.group;
         let state = group.services.broker.state(&group.key).await?;
@@ -935,7 +938,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells what a dead consumer had in flight and is gone.
+    /// Reports entries of a dead consumer that are gone.
     async fn tell_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
         let group = self.group;
         for lost in lost {
@@ -943,7 +946,7 @@ impl<'a> Session<'a> {
             group.report(&loss);
             if group.options.on_data_loss == OnDataLoss::Halt {
                 let pass = Pass { from: cursor.clone(), to: cursor.clone(), halts: Some(lost) };
-                // Where the cursor has moved on since the look this process alone halts.
+                // If the cursor has moved since it was read, only this process halts.
                 group.services.broker.pass(&group.key, &group.services.random.token(), &pass).await?;
                 return Err(group.halted(Halt::LossOfQueue(loss)));
             }
@@ -951,7 +954,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Takes up what the queue looks like.
+    /// Takes the state of the queue.
     async fn absorb_look(&mut self, state: QueueState, was_quiet: bool, now: Instant) -> Result<(), Ended> {
         let group = self.group;
         self.answered(Matter::Lease);
@@ -971,14 +974,15 @@ impl<'a> Session<'a> {
         }
         let mine = state.consumers.iter().find(|consumer| consumer.owner == self.lease.holder().owner);
         if was_quiet && mine.is_some_and(|mine| mine.in_flight > self.in_flight.len() as u64) {
-            // A server that went back in time has what was acknowledged long ago: it is given back with the joining.
+            // A server that went back in time lists entries that were acked long ago: leaving the session releases
+            // them.
             return Err(Ended::Again);
         }
         Ok(())
     }
 
-    /// Says what has ended, if nothing is on its way. It need not wait for more when a fetch goes out: two calls that arrive
-    /// together cost the server two thirds of two that do not.
+    /// Sends acks, if none are under way. It waits for no more when a fetch goes out, because two calls that arrive
+    /// together cost the server two thirds of two separate ones.
     fn ack(&mut self, fetches: bool) {
         let is_idle = self.in_flight.queue.is_empty() && self.in_flight.running.is_empty();
         let busy = !(is_idle || fetches || self.closing);
@@ -994,7 +998,7 @@ impl<'a> Session<'a> {
         self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
     }
 
-    /// Takes up the answer about what has ended; `None` says that it is time to ask again.
+    /// Takes the answer to acks; `None` says that it is time to send them again.
     async fn absorb_acked(&mut self, answer: Option<Result<Acked, BrokerError>>) -> Result<(), Ended> {
         let group = self.group;
         let error = match answer {
@@ -1018,7 +1022,8 @@ impl<'a> Session<'a> {
             }
             wait(SERVER_AWAY, self.acks.failed(), group.services.random.fraction())
         } else if error.kind() == BrokerErrorKind::Refused {
-            // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
+            // The server answered: somebody must repair a permission or a key. Until then no handler runs, because
+            // nobody could settle its event.
             self.lease.commit_ended();
             group.contact.rest();
             group.say_refused(&error);
@@ -1060,7 +1065,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The server knows what became of an entry.
+    /// Notes that the server knows an entry's outcome.
     fn known(&mut self, End { flight, disposition }: End) {
         let counts = &self.group.progress.counts;
         match disposition {
@@ -1077,14 +1082,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The acks of all that is in flight, for later. All handlers must have been cancelled.
+    /// The acks of all entries in flight, for a later session. All handlers must have been cancelled.
     fn leave_behind(&mut self) -> Unsaid {
         let holder = self.lease.holder().clone();
         let calls = self.acks.leave_behind(&holder, &mut self.in_flight, self.group.options.dead_bounds);
         Unsaid { holder, calls }
     }
 
-    /// Ends the work with nothing in flight: handlers come to their end, what has not begun goes back, and all is said.
+    /// Ends the work with nothing in flight: handlers end, entries that have not begun are released, and all acks are
+    /// sent.
     async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
         self.closing = true;
         self.slot = Slot::default();
@@ -1141,7 +1147,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Gives back what was given out when nothing begins any more.
+    /// Releases fetched entries when no handler begins any more.
     fn release_fetched(&mut self, answer: Answer) {
         let Answer::Fetched(fetched) = answer else { return self.fetcher.ignore_read() };
         if let Ok(Fetched::Chunk(chunk)) = fetched {
@@ -1153,7 +1159,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Cancels the handlers that run, and waits until they are over.
+    /// Cancels the running handlers, and waits until they have ended.
     async fn cancel(&mut self) {
         if !self.in_flight.calls.is_empty() {
             self.in_flight.calls.shutdown().await;
@@ -1163,17 +1169,17 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The value of a future, and how long it took from its first poll on.
+/// The value of a future, and the time from its first poll.
 async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     let value = future.await;
     (value, began.elapsed())
 }
 
-/// Waits for a slot, if one is waited for.
+/// Waits for a slot, if one is awaited.
 ///
 /// # Cancel safety
-/// The place in the queue is kept.
+/// The place in line is kept.
 async fn awaited<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match slot {
         Some(slot) => slot.await,

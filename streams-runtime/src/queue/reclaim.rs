@@ -1,7 +1,7 @@
-//! Which consumers of a work queue are dead, and giving back what they had in flight.
+//! Finds the dead consumers of a work queue, and reclaims their entries.
 //!
-//! As with leases ([`Lease`](crate::membership::Lease)) nobody trusts another's clock: a consumer is dead when its beat has stood still for its
-//! whole lease on the observer's own clock.
+//! As with leases ([`Lease`](crate::membership::Lease)) no process trusts another's clock. A consumer is dead when its
+//! beat has not moved for its whole lease on the observer's clock.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,26 +16,26 @@ use crate::clock::after;
 use crate::membership::{Build, Still, member_of};
 use crate::sync::lock;
 
-/// How many entries one call gives back: some milliseconds of the server's time.
+/// The most entries that one call reclaims: some milliseconds of the server's time.
 const PAGE: usize = 500;
-/// For how long events have to wait for another build before that is told, and told again.
+/// How long events must wait for another build before a warning, and before the next one.
 const UNNEEDED: Duration = Duration::from_secs(60);
 
-/// The beats of the other consumers as they were seen last, and since when they are so: epoch and beat.
+/// The last beats seen of the other consumers, epoch and beat, and since when each is unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct LivenessWatch(BTreeMap<String, Still<(u64, u64)>>);
 
-/// The finding of a look at all consumers.
+/// The findings about all consumers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judgement {
-    /// Who is dead, with what was seen of it.
+    /// The dead consumers, with the sign of life seen of each.
     dead: Vec<(String, Life)>,
-    /// When the next may turn out to be dead.
+    /// When the next consumer may be found dead.
     pub(super) next: Option<Instant>,
 }
 
 impl LivenessWatch {
-    /// Judges what was seen just now by `own`.
+    /// Judges the consumers that `own` has just seen.
     fn observe(&mut self, own: &str, consumers: &[Unacked], now: Instant) -> Judgement {
         let others = || consumers.iter().filter(|consumer| consumer.owner != own);
         self.0.retain(|owner, _| others().any(|consumer| consumer.owner == *owner));
@@ -56,25 +56,26 @@ impl LivenessWatch {
         judgement
     }
 
-    /// The server could not be asked.
+    /// Notes that the server could not be asked.
     pub(super) fn doubt(&mut self) {
         self.0.values_mut().for_each(Still::doubt);
     }
 }
 
-/// The care of this process for entries that nobody handles.
+/// This process's care for entries that no consumer handles.
 #[derive(Default)]
 pub(super) struct Reclaim {
-    /// On its way.
+    /// The reclaiming that is under way.
     reclaiming: Option<AbortOnDropHandle<()>>,
-    /// Entries that were in flight and are gone, and are not told yet.
+    /// Entries in flight that are gone, and that are not reported yet.
     lost: Arc<Mutex<Vec<Lost>>>,
-    /// Since when events wait for another build, and when that was told.
+    /// Since when events wait for another build, and when the last warning was.
     needed: Option<(Instant, Option<Instant>)>,
 }
 
 impl Reclaim {
-    /// Takes up a look at the queue; begins to reclaim what the dead had. Answers when to look again at the latest.
+    /// Takes a state of the queue, and begins to reclaim the entries of dead consumers. Answers when to read the state
+    /// again at the latest.
     pub(super) fn observe(
         &mut self,
         watch: &mut LivenessWatch,
@@ -91,12 +92,12 @@ impl Reclaim {
         next
     }
 
-    /// The entries that were found to be gone since the last look.
+    /// The lost entries found since the last call.
     pub(super) fn take_lost(&self) -> Vec<Lost> {
         std::mem::take(&mut *lock(&self.lost))
     }
 
-    /// Tells of events that wait for a build that handles them, where this one does not.
+    /// Warns of events that wait for a build that handles them, if this one does not.
     pub(super) fn mind_needs(&mut self, state: &QueueState, build: &Build, key: &GroupKey, now: Instant) {
         let missing = state.needed.iter().filter(|(name, version)| !build.handles(name, **version));
         let missing: Vec<_> = missing.map(|(name, version)| format!("{name}@{version}")).collect();
@@ -118,7 +119,7 @@ impl Reclaim {
     }
 }
 
-/// Gives back what dead consumers had in flight. What cannot be done now is found again at the next look.
+/// Reclaims the entries of dead consumers. After a failure the next read of the state finds the rest.
 async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life)>, lost: Arc<Mutex<Vec<Lost>>>) {
     for (owner, seen) in dead {
         let (group, partition) = (key.group(), key.partition().as_str());
@@ -128,18 +129,18 @@ async fn reclaim(broker: Arc<dyn Broker>, key: GroupKey, dead: Vec<(String, Life
                 partition,
                 member = member_of(&owner),
                 entries,
-                "a process gave no sign of life for its lease: what it had in flight is given out again"
+                "a process gave no sign of life for its lease; reclaimed its entries"
             ),
-            // It lives, or another process does the same.
+            // It lives, or another process reclaims the same.
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(group, partition, owner, %error, "what a dead consumer had in flight could not be reclaimed; tried again");
+                tracing::debug!(group, partition, owner, %error, "cannot reclaim a dead consumer's entries; retrying");
             }
         }
     }
 }
 
-/// Page by page to the end; answers how many entries that were, where this process came to the end.
+/// Reclaims page by page; answers how many entries, if this process reclaimed the last.
 async fn reclaim_one(
     broker: &dyn Broker,
     key: &GroupKey,
@@ -150,11 +151,11 @@ async fn reclaim_one(
     let (mut all, mut seen) = (0, seen.clone());
     loop {
         let answer = broker.reclaim(key, owner, &seen, PAGE).await;
-        // Whoever fetches finds out about a set that is damaged.
+        // A fetch finds a damaged set.
         if let Ok(Reclaimed::Contended | Reclaimed::Damaged(_)) = answer {
             return Ok(None);
         }
-        // The call shows that this was told, perhaps also where there was no answer.
+        // The call shows that this loss was reported, perhaps even without an answer.
         if let Life::Dead { lost: Some(lost) } = seen {
             lock(all_lost).push(lost);
         }
@@ -201,7 +202,7 @@ mod tests {
             let seen = watch.observe("me", &[beats("a", 1), beats("b", round)], start + LEASE / 4 * round as u32);
             assert_eq!(dead(&seen), if round == 4 { vec!["a"] } else { vec![] }, "{round}");
         }
-        // A long one counts for a quarter.
+        // A long gap counts for a quarter of the lease.
         watch.doubt();
         assert!(!dead(&watch.observe("me", &[beats("b", 4)], start + LEASE * 9)).contains(&"b"));
     }

@@ -1,12 +1,13 @@
-//! The place up to which a group has read, and the losses of history that show there; pure.
+//! The place up to which a group has read, and the losses of history that it shows; pure.
 //!
-//! A bookmark keeps its position and how many entries had been added up to it, those included that were lost and reported.
-//! While the entry at the position is still there no trim has passed it, so an ordinary read needs no more than to
-//! include it. Where it is gone, and now and then to find what was deleted, a [`Snapshot`] decides.
+//! A bookmark holds its position and how many entries were added up to it, with those that were lost and reported.
+//! While the entry at the position is still there, no trim has passed it, so an ordinary read only needs to include it.
+//! If that entry is gone, a [`Snapshot`] decides. A group also takes one at times to find deleted entries.
 //!
-//! An entry leaves with all that is below it, by a trim, or by itself, and then the stream says so. So an entry that is gone
-//! while a lower one stands, with no deletion at or above it, was never in this history. Whatever else is gone is counted:
-//! what was ever added is what was read, what is left to read, and what is lost.
+//! An entry leaves the stream in one of two ways. A trim removes it with all lower ones, or a deletion removes it
+//! singly, and the stream records that. So if an entry is missing above an existing one, and no deletion is recorded at
+//! or above it, it never was in this history. All other losses are counted: entries ever added = entries read + entries
+//! left to read + entries lost.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,19 +18,19 @@ use streams_core::{Entry, EntryId};
 
 use crate::data_loss::{DataLoss, DataLossKind};
 
-/// How many places a bookmark remembers, to say how far a history that was cut is still the one that it has read. Each is the
-/// end of a read, so with a backlog they reach back some thousand events, and one by one as far as most failovers take.
+/// The most places that a bookmark remembers, to find how far a cut history is still the one that it has read. Each is
+/// the end of a read. With a backlog they reach back some thousand events; one by one, as far as most failovers take.
 const PLACES: usize = 16;
 
 /// How far a group has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bookmark {
-    /// The last entry read, or an id up to which nothing is left to read.
+    /// The last entry read, or an id up to which no entry is left to read.
     position: EntryId,
-    /// What the entry at the position looks like; `None` when there is none, or nobody knows.
+    /// The witness of the entry at the position; `None` when there is no entry, or none is known.
     witness: Option<Witness>,
-    /// Whether the position is known to this history: an entry stood there, or one there or above was deleted, or nothing was
-    /// left up to it. Not so where a group was put at an id that no entry ever had.
+    /// Whether this history has known the position: an entry was there, one there or above was deleted, or no entry was
+    /// left up to it. False if a group was set to an id that no entry ever had.
     stood: bool,
     /// How many entries had been added up to the position, lost ones included.
     seen: Option<u64>,
@@ -37,7 +38,7 @@ pub(crate) struct Bookmark {
     places: VecDeque<(EntryId, Witness)>,
 }
 
-/// Tells an entry from another one of the same id: by the event's own id, by its fields in short where it has none.
+/// Distinguishes an entry from another one of the same id: by the event's own id, else by its fields in short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Witness(u64);
 
@@ -58,18 +59,18 @@ impl Witness {
 }
 
 impl Bookmark {
-    /// A bookmark at a checkpoint, as it is recorded.
+    /// A bookmark at a recorded checkpoint.
     pub(crate) fn new(at: EntryId, at_event: &str, seen: Option<u64>) -> Self {
         let witness = (!at_event.is_empty()).then(|| Witness::of_event(at_event));
         Self { position: at, witness, stood: witness.is_some(), seen, places: VecDeque::new() }
     }
 
-    /// The bookmark of who has read nothing: of a history that was cut nothing is known to be left.
+    /// The bookmark of a reader that has read nothing: after a cut it knows of no entry that is left.
     pub(crate) fn nowhere() -> Self {
         Self::new(EntryId::ZERO, "", None)
     }
 
-    /// Earlier places of it, newest first, each as the bookmark that stood there.
+    /// Its earlier places, newest first, each as a bookmark at that place.
     pub(super) fn earlier(&self) -> impl Iterator<Item = Self> {
         self.places.iter().rev().map(|(position, witness)| Self {
             position: *position,
@@ -89,7 +90,7 @@ impl Bookmark {
         self.seen
     }
 
-    /// What the entry at the position looks like: a read that includes it can show that nothing was trimmed.
+    /// The witness of the entry at the position: a read that includes the entry can show that nothing was trimmed.
     pub(super) fn witness(&self) -> Option<Witness> {
         self.witness
     }
@@ -101,7 +102,7 @@ impl Bookmark {
         })
     }
 
-    /// These entries, which follow the position without a gap, are handed out.
+    /// Moves over these entries, which follow the position without a gap.
     pub(super) fn pass(&mut self, entries: &[Arc<Entry>]) {
         if let Some(last) = entries.last() {
             if let Some(witness) = self.witness {
@@ -117,7 +118,7 @@ impl Bookmark {
         }
     }
 
-    /// No entry is left up to the end of this snapshot, which is complete.
+    /// Moves to the end of this complete snapshot, up to which no entry is left.
     pub(crate) fn pass_nothing(&mut self, snapshot: &Snapshot) {
         let Some(extent) = snapshot.extent.filter(|extent| extent.last > self.position) else { return };
         let is_deleted = snapshot.deleted.is_some_and(|deleted| deleted >= extent.last);
@@ -126,10 +127,10 @@ impl Bookmark {
         self.stood = is_deleted || extent.first.is_none();
     }
 
-    /// Judges a snapshot from the position on. What is found to be lost counts as seen from now on, if the loss is a gap.
+    /// Judges a snapshot from the position on. The entries of a gap that it finds count as seen from now on.
     ///
-    /// `complete` says that the snapshot holds every entry above the position. Of a history that was cut only [`Self::earlier`]
-    /// places can say how far it is still the same: here it is taken for another one from its beginning.
+    /// `complete` says that the snapshot holds every entry above the position. After a cut, only [`Self::earlier`]
+    /// places can say how far history is still the same; this function takes the whole history for another one.
     pub(crate) fn judge(&mut self, snapshot: &Snapshot, complete: bool) -> Option<DataLoss> {
         let position = self.position;
         let loss = |kind, from, to, count| Some(DataLoss { kind, from, to, count });
@@ -150,7 +151,7 @@ impl Bookmark {
         if is_there {
             self.witness = first.map(|entry| Witness::of(entry));
         }
-        // It was not trimmed, as a lower one stands. Where no deletion has come so far it was never there.
+        // No trim removed it, because a lower one is there. Without a deletion that reaches it, it was never there.
         let is_hole = !is_there && extent.first.is_some_and(|first| first < position);
         let is_unexplained = is_hole && snapshot.deleted.is_some_and(|deleted| deleted < position);
         if is_unexplained && self.stood {
@@ -159,11 +160,11 @@ impl Bookmark {
         self.stood = !is_hole || (!is_unexplained && snapshot.deleted.is_some());
         let removed = extent.added - extent.length;
         if position == EntryId::ZERO {
-            // Nothing was read. What a server that was set back holds once more is to be read, too.
+            // Nothing was read. Entries that a server set back holds once more are to be read, too.
             self.seen = self.seen.map(|seen| seen.min(removed));
         }
         let above = snapshot.entries.iter().filter(|entry| entry.id > position).count() as u64;
-        // What was read, what is left to read and what is lost cannot be more than was ever added.
+        // Entries read, left to read and lost cannot be more than were ever added.
         let Some(seen) = self.seen else {
             let trimmed = position != EntryId::ZERO && extent.first.is_none_or(|first| first > position);
             if extent.first.is_none_or(|first| first > position) {
@@ -171,13 +172,14 @@ impl Bookmark {
             } else if complete {
                 self.seen = Some(extent.added - above);
             }
-            // Between the place where the group was to start and the next snapshot of its end nobody has counted.
+            // Nobody has counted between the place where the group was to start and the end at the next snapshot.
             let to = extent.first.map_or(extent.last, EntryId::previous);
             return if trimmed && position < to { loss(DataLossKind::TrimmedPast, position, to, None) } else { None };
         };
         let Some(unread) = extent.added.checked_sub(seen + above) else {
             if is_same {
-                // All that was read is there. What was counted above it, a server that was set back holds again, or never had.
+                // All entries read are there. Entries counted above them are back on a server that was set back, or
+                // never existed.
                 self.seen = complete.then(|| extent.added - above);
                 return None;
             }
@@ -196,7 +198,7 @@ impl Bookmark {
                 loss(DataLossKind::DeletedUnread, position, extent.last, Some(unread))
             }
             first => {
-                // Nothing is left of what was read: whatever else has left the stream was not.
+                // No entry that was read is left, so every other entry that has left the stream was not read.
                 let Some(lost) = removed.checked_sub(seen) else {
                     return cut;
                 };
@@ -220,8 +222,8 @@ mod tests {
         Arc::new(Entry { id: EntryId::new(n, 0), fields: vec![(b"id".to_vec(), format!("e{n}").into_bytes())] })
     }
 
-    /// A stream to which `added` entries were added, and which holds these; seen from `from`. What is missing between them was
-    /// deleted.
+    /// A stream to which `added` entries were added and which holds these, seen from `from`. The missing entries in
+    /// between were deleted.
     fn snapshot(added: u64, held: &[u64], last: u64, from: u64) -> Snapshot {
         let extent = Extent {
             first: held.first().map(|n| EntryId::new(*n, 0)),
@@ -235,7 +237,7 @@ mod tests {
         Snapshot { extent: Some(extent), marker: true, deleted, entries, complete: true }
     }
 
-    /// At entry 5 of five.
+    /// A bookmark at entry 5 of five.
     fn bookmark() -> Bookmark {
         Bookmark::new(EntryId::new(5, 0), "e5", Some(5))
     }
@@ -250,7 +252,7 @@ mod tests {
     fn a_whole_history_is_no_loss() {
         assert_eq!(judged(&snapshot(5, &[1, 2, 3, 4, 5], 5, 5), true), (None, Some(5)));
         assert_eq!(judged(&snapshot(8, &[4, 5, 6, 7, 8], 8, 5), true), (None, Some(5)));
-        // Trimmed and deleted, but only what was read.
+        // Entries were trimmed and deleted, but only read ones.
         assert_eq!(judged(&snapshot(8, &[6, 7, 8], 8, 5), true), (None, Some(5)));
         assert_eq!(judged(&snapshot(8, &[2, 6, 7, 8], 8, 5), true), (None, Some(5)));
         assert_eq!(judged(&snapshot(5, &[], 5, 5), true), (None, Some(5)));
@@ -261,7 +263,7 @@ mod tests {
         let trimmed = |count| Some((DataLossKind::TrimmedPast, Some(count)));
         assert_eq!(judged(&snapshot(9, &[8, 9], 9, 5), true), (trimmed(2), Some(7)));
         assert_eq!(judged(&snapshot(9, &[], 9, 5), true), (trimmed(4), Some(9)));
-        // Counted although there is more to read than the snapshot holds.
+        // The loss is counted although the snapshot does not hold all entries left to read.
         assert_eq!(judged(&snapshot(9, &[8, 9], 9, 5), false), (trimmed(2), Some(7)));
         let loss = bookmark().judge(&snapshot(9, &[8, 9], 9, 5), true).map(|loss| (loss.from, loss.to.next()));
         assert_eq!(loss, Some((EntryId::new(5, 0), EntryId::new(8, 0))));
@@ -303,7 +305,7 @@ mod tests {
         let cut = Some((DataLossKind::HistoryCut, None));
         let with = |deleted, snapshot| Snapshot { deleted, ..snapshot };
         let none = Some(EntryId::ZERO);
-        // Three were lost; as many and more came instead, above the position and below it.
+        // Three were lost, and at least as many came instead, above the position and below it.
         for (added, held, last) in [(7, vec![1, 2, 6, 7, 8, 9, 10], 10), (42, (1..=2).chain(6..=45).collect(), 45)] {
             assert_eq!(judged(&with(none, snapshot(added, &held, last, 5)), true).0, cut, "{held:?}");
             assert_eq!(judged(&with(none, snapshot(added, &held, last, 5)), false).0, cut, "{held:?}");
@@ -313,14 +315,14 @@ mod tests {
         let mut uncounted = Bookmark::new(EntryId::new(5, 0), "e5", None);
         assert_eq!(uncounted.judge(&below, false).map(|loss| loss.kind), Some(DataLossKind::HistoryCut));
 
-        // The entry at the position was deleted, or nobody says what was.
+        // The entry at the position was deleted, or the server cannot say which was.
         let at_it = Some(EntryId::new(5, 0));
         assert_eq!(judged(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
         assert_eq!(judged(&with(None, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), true), (None, Some(5)));
-        // No entry was ever seen at the position: a group may be put anywhere.
+        // No entry was ever at the position: a group may be set to any id.
         let mut elsewhere = Bookmark::new(EntryId::new(5, 0), "", None);
         assert_eq!(elsewhere.judge(&with(none, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
-        // Until a deletion at it shows that one was.
+        // Until a deletion at the position shows that one was.
         assert_eq!(elsewhere.judge(&with(at_it, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false), None);
         let loss = elsewhere.judge(&with(none, snapshot(8, &[1, 2, 6, 7, 8], 8, 5)), false);
         assert_eq!(loss.map(|loss| loss.kind), Some(DataLossKind::HistoryCut));

@@ -1,7 +1,7 @@
-//! Room for entries in memory: before a read asks for entries it waits until what the process holds leaves room for them.
+//! Room for entries in memory: a read waits until the entries that the process holds leave room for its own.
 //!
-//! Small entries are bounded by how many are read at once. A large one counts from the moment that it is asked for until
-//! nobody has it any more: no window, no group, no handler. Nothing has to be given back for that, so nothing can be forgotten.
+//! The count of each read bounds small entries. A large entry counts from the request on, until no window, group or
+//! handler holds it. Nobody has to give room back, so nobody can forget to.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -11,28 +11,28 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// From this weight on an entry is counted. A group holds two reads of smaller ones at most, a few hundred kilobytes.
+/// The weight from which an entry counts. A group holds at most two reads of smaller ones, a few hundred kilobytes.
 pub(super) const LARGE: usize = 16 * 1024;
-/// How often a read that waits looks again: nobody tells when an entry is let go.
+/// How often a waiting read checks again, because nothing signals that an entry was dropped.
 const LOOK: Duration = Duration::from_millis(2);
-/// The longest that the first of those who wait does: handlers may hold what they have for as long as they like, and must not
-/// stop other groups by that.
+/// The longest wait of the first reader in line. Handlers may hold entries for as long as they like, and must not stop
+/// other groups by that.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes: usize,
-    /// Held by whoever is next: those who wait come in the order in which they asked.
+    /// Held by the next reader, so that readers are served in the order of their requests.
     turn: tokio::sync::Mutex<()>,
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Large entries that somebody had lately, with their weights.
+    /// Large entries that were read lately, with their weights.
     large: Vec<(Weak<Entry>, usize)>,
-    /// The bytes that are asked for and have not come.
+    /// The bytes that were requested and have not arrived.
     coming: usize,
 }
 
@@ -43,7 +43,7 @@ impl Held {
     }
 }
 
-/// Room that is kept for a read.
+/// Room that is reserved for a read.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     room: Arc<Room>,
@@ -59,16 +59,16 @@ impl Room {
         lock(&self.held)
     }
 
-    /// How many bytes are held and asked for.
+    /// How many bytes are held or requested.
     #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         self.held().bytes()
     }
 
-    /// Waits for room for so many bytes; `shrink` is told how many are missing, and may let go of some.
+    /// Waits for room for this many bytes. It calls `shrink` with the missing bytes, which may drop some entries.
     ///
     /// # Cancel safety
-    /// Nothing is kept until it returns.
+    /// It reserves nothing until it returns.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: usize, shrink: impl Fn(usize)) -> Reserved {
         let _turn = self.turn.lock().await;
         let since = Instant::now();
@@ -76,7 +76,7 @@ impl Room {
             let missing = {
                 let mut held = self.held();
                 let missing = (held.bytes() + bytes).saturating_sub(self.bytes);
-                // One read always goes on, however large.
+                // One read may always proceed, however large.
                 if missing == 0 || held.bytes() == 0 || since.elapsed() >= PATIENCE {
                     held.coming += bytes;
                     return Reserved { room: Arc::clone(self), bytes };
@@ -88,14 +88,14 @@ impl Room {
         }
     }
 
-    /// These have been read.
+    /// Counts these entries as read.
     pub(super) fn saw<'e>(&self, entries: impl IntoIterator<Item = &'e Arc<Entry>>) {
         let large = entries.into_iter().map(|entry| (entry, entry.weight())).filter(|(_, weight)| *weight >= LARGE);
         let large: Vec<_> = large.map(|(entry, weight)| (Arc::downgrade(entry), weight)).collect();
         if !large.is_empty() {
             let mut held = self.held();
             held.large.extend(large);
-            // Also where nobody reserves anything.
+            // Dropped here even if no read reserves anything.
             held.bytes();
         }
     }
@@ -152,7 +152,7 @@ mod tests {
             .map(|n| {
                 let (room, order) = (Arc::clone(&room), Arc::clone(&order));
                 tokio::spawn(async move {
-                    // A large one and small ones alike.
+                    // A large one and small ones are treated alike.
                     let reserved = room.reserve(if n == 0 { LARGE } else { 1 }, |_| {}).await;
                     order.lock().unwrap().push(n);
                     drop(reserved);

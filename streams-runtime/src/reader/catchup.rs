@@ -1,12 +1,12 @@
-//! One catch-up read for all groups at a place: what was read below the window is kept while another group needs it.
+//! Shared catch-up reads: entries read below the window are kept while another group needs them.
 //!
-//! [`tail`](super::tail) keeps a [`Catchup`] behind each window and carries the reads out; [`source`](super::source) asks
-//! for them. A chunk begins with the entry that it was read from, so a group that stands at one of its entries can go on
-//! with those above it: the two were seen together, so no trim lay between them. What is in memory is handed out even if
-//! it was cut since, as from a window: the loss shows with the first read after it.
+//! [`tail`](super::tail) keeps a [`Catchup`] behind each window and runs the reads; [`source`](super::source) asks for
+//! them. A chunk begins with the entry from which it was read. So a group at one of its entries can continue with those
+//! above: they were read together, so no trim lay in between. As from a window, entries in memory are handed out even
+//! if they were cut since; the first read after them shows the loss.
 //!
-//! Nobody waits for anybody: the group in front begins the next read, the others find it on its way or in memory. A
-//! group that falls behind what is kept begins reads of its own, which again serve whoever is near it.
+//! No group waits for another. The group in front begins the next read, and the others find it under way or in memory.
+//! A group that falls behind the kept entries begins its own reads, which serve other groups near it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -17,34 +17,34 @@ use tokio::sync::watch;
 
 use super::page::Count;
 
-/// The most chunks that are kept behind a window: a group that asks looks through all of them. Of the usual size half as
-/// many fill the default byte budget.
+/// The most chunks that are kept behind a window, because a group that asks searches all of them. Half as many chunks
+/// of the usual size fill the default byte budget.
 const CHUNKS: usize = 256;
 
 /// Entries that followed one another without a gap when they were read.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// In order. The first is the one that the read began at, unless that was gone.
+    /// In order. The first is the one from which the read began, unless that was gone.
     entries: Vec<Arc<Entry>>,
     bytes: usize,
-    /// Whether there may have been more to read.
+    /// Whether there may have been more entries to read.
     pub(super) full: bool,
-    /// The window's floor before the read: where nothing is above the position, no entry up to it is left.
+    /// The window's floor before the read: if nothing is above the position, no entry up to the floor is left.
     pub(crate) floor: EntryId,
 }
 
 impl Chunk {
-    /// The entry at the position, where it is there, and those above it.
+    /// The entry at the position, if it is there, and those above it.
     pub(crate) fn from(&self, position: EntryId) -> &[Arc<Entry>] {
         &self.entries[self.entries.partition_point(|entry| entry.id < position)..]
     }
 
-    /// Those above the position.
+    /// The entries above the position.
     fn above(&self, position: EntryId) -> &[Arc<Entry>] {
         &self.entries[self.entries.partition_point(|entry| entry.id <= position)..]
     }
 
-    /// Whether a group can go on from there with this.
+    /// Whether a group at that position can continue with this chunk.
     fn leads_on_from(&self, position: EntryId) -> bool {
         let from = self.from(position);
         from.len() > 1 && from[0].id == position
@@ -55,11 +55,11 @@ impl Chunk {
     }
 }
 
-/// What becomes of a read, for everybody who waits for it.
+/// The result of a read, for all who wait for it.
 type Landed = Result<Arc<Chunk>, Arc<BrokerError>>;
 type Landing = watch::Sender<Option<Landed>>;
 
-/// What a group goes on with.
+/// A chunk for a group to continue with, in memory or under way.
 #[derive(Debug)]
 pub(crate) enum Reading {
     Here(Arc<Chunk>),
@@ -67,7 +67,7 @@ pub(crate) enum Reading {
 }
 
 impl Reading {
-    /// A read that nobody carries out.
+    /// A read that never runs.
     pub(super) fn never() -> Self {
         Self::OnItsWay(watch::channel(None).1)
     }
@@ -75,7 +75,7 @@ impl Reading {
     /// Waits for the read.
     ///
     /// # Cancel safety
-    /// Safe: it can be asked again.
+    /// Safe: it can be called again.
     pub(crate) async fn chunk(&mut self) -> Result<Arc<Chunk>, BrokerError> {
         let landing = match self {
             Self::Here(chunk) => return Ok(Arc::clone(chunk)),
@@ -90,24 +90,24 @@ impl Reading {
     }
 }
 
-/// A read that somebody has to carry out.
+/// A read that a task must run.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) from: EntryId,
-    /// How many entries above it.
+    /// The most entries above it.
     pub(super) count: usize,
-    /// How many of them, and of how many bytes together, where it is a page that is read.
+    /// For a page: how many entries above it, and of how many bytes together.
     pub(super) page: Option<(usize, usize)>,
-    /// How many bytes it may bring.
+    /// The most bytes that it may bring.
     pub(super) expected: usize,
     floor: EntryId,
     landing: Arc<Landing>,
 }
 
 impl Order {
-    /// The entries that were read: the one at `from`, and those above it.
+    /// The chunk of a read: the entry at `from`, and those above it.
     pub(super) fn chunk(&self, Page { mut entries, complete }: Page) -> Chunk {
-        // Who stands there has it already: nobody takes it from here.
+        // A group at that place has the entry already, and takes only those above.
         if let Some(first) = entries.first_mut().filter(|first| first.id == self.from) {
             *first = Arc::new(in_short(first));
         }
@@ -115,26 +115,26 @@ impl Order {
         Chunk { bytes, full: !complete, entries, floor: self.floor }
     }
 
-    /// Waits until nobody waits.
+    /// Waits until nobody waits for the read.
     pub(super) async fn deserted(&self) {
         self.landing.closed().await;
     }
 
-    /// Answers everybody who waits.
+    /// Answers all who wait for the read.
     pub(super) fn answer(&self, landed: Landed) {
         self.landing.send_replace(Some(landed));
     }
 }
 
-/// A read that is on its way.
+/// A read that is under way.
 #[derive(Debug)]
 struct OnItsWay {
     from: EntryId,
-    /// Gone when whoever carries it out has ended without an answer.
+    /// Gone when the task of the read has ended without an answer.
     landing: Weak<Landing>,
 }
 
-/// What groups behind one window read, and where they stand.
+/// The reads of groups behind one window, and the groups' places.
 #[derive(Debug)]
 pub(super) struct Catchup {
     pub(super) count: Count,
@@ -142,11 +142,11 @@ pub(super) struct Catchup {
     kept: VecDeque<Arc<Chunk>>,
     bytes: usize,
     on_their_way: Vec<OnItsWay>,
-    /// Where each follower reads on that is behind the window: what all of them have passed is not kept.
+    /// The place of each follower behind the window. Chunks that all of them have passed are dropped.
     places: BTreeMap<u64, EntryId>,
-    /// How many stand at each place, so that the rearmost is known without a look at all of them.
+    /// How many followers are at each place, so that the rearmost is known without a search.
     standing: BTreeMap<EntryId, usize>,
-    /// The rearmost place for which entries that all have passed were last dropped.
+    /// The rearmost place at which chunks that all have passed were last dropped.
     rearmost: EntryId,
 }
 
@@ -168,7 +168,7 @@ impl Catchup {
         self.bytes
     }
 
-    /// A follower will read on from here.
+    /// Notes that a follower will read from here.
     pub(super) fn stand(&mut self, follower: u64, at: EntryId) {
         let before = self.places.insert(follower, at);
         if before != Some(at) {
@@ -177,7 +177,7 @@ impl Catchup {
         }
     }
 
-    /// A follower is not behind any more, or gone.
+    /// Notes that a follower is no longer behind, or is gone.
     pub(super) fn leave(&mut self, follower: u64) {
         let before = self.places.remove(&follower);
         if before.is_some() {
@@ -185,31 +185,31 @@ impl Catchup {
         }
     }
 
-    /// What there is to go on with from a position, in memory or on its way: what leads furthest.
+    /// The chunk that leads furthest from a position, in memory or under way.
     pub(super) fn find(&self, position: EntryId) -> Option<Reading> {
         let here = self.kept.iter().filter(|chunk| chunk.leads_on_from(position)).max_by_key(|chunk| chunk.last());
         if let Some(chunk) = here {
             return Some(Reading::Here(Arc::clone(chunk)));
         }
-        // Of a read that began elsewhere nobody knows yet whether it comes this far.
+        // Nobody knows yet whether a read that began elsewhere comes this far.
         let here = self.on_their_way.iter().filter(|read| read.from == position);
         here.filter_map(|read| read.landing.upgrade()).map(|landing| Reading::OnItsWay(landing.subscribe())).next()
     }
 
-    /// Begins a read that whoever asks after this can join.
+    /// Begins a read that later callers can join.
     pub(super) fn order(&mut self, from: EntryId, floor: EntryId) -> (Order, Reading) {
         let (landing, waiting) = watch::channel(None);
         let landing = Arc::new(landing);
-        // What ended without an answer is gone here.
+        // Reads that ended without an answer are removed here.
         self.on_their_way.retain(|read| read.landing.strong_count() > 0);
         self.on_their_way.push(OnItsWay { from, landing: Arc::downgrade(&landing) });
         let (count, page) = (self.count.get(), self.count.page());
-        // The entry at the position comes along.
+        // The read includes the entry at the position.
         let expected = self.count.expected(page.map_or(count + 1, |(count, _)| count));
         (Order { from, count, page, expected, floor, landing }, Reading::OnItsWay(waiting))
     }
 
-    /// Whether a read has nobody who waits for it; then nobody finds it any more.
+    /// Whether nobody waits for a read; then nobody finds it any more.
     pub(super) fn gives_up(&mut self, order: &Order) -> bool {
         let given_up = order.landing.receiver_count() == 0;
         if given_up {
@@ -218,7 +218,7 @@ impl Catchup {
         given_up
     }
 
-    /// A read is over: keeps what somebody needs of it.
+    /// Ends a read, and keeps the entries that a follower needs.
     pub(super) fn land(&mut self, order: &Order, landed: &Landed) {
         let current = self.take_off(order);
         let Ok(chunk) = landed else { return self.count.failed() };
@@ -232,21 +232,21 @@ impl Catchup {
         }
     }
 
-    /// History may be another one: what was read of it so far is for those who asked already.
+    /// Drops the chunks, because history may be another one; earlier callers still get theirs.
     pub(super) fn forget(&mut self) {
         self.kept.clear();
         self.bytes = 0;
         self.on_their_way.clear();
     }
 
-    /// Makes room: what was read first goes first, as the group that reads in front has passed it first. Answers how much.
+    /// Drops the oldest chunk, which the group in front has passed first. Answers its bytes.
     pub(super) fn drop_oldest(&mut self) -> Option<usize> {
         let oldest = self.kept.pop_front()?;
         self.bytes -= oldest.bytes;
         Some(oldest.bytes)
     }
 
-    /// Ends it that a read can be joined; answers whether it could.
+    /// Removes a read, so that nobody can join it; answers whether it was there.
     fn take_off(&mut self, order: &Order) -> bool {
         let before = self.on_their_way.len();
         self.on_their_way.retain(|read| !std::ptr::eq(read.landing.as_ptr(), &raw const *order.landing));
@@ -257,7 +257,7 @@ impl Catchup {
         self.standing.keys().next().is_some_and(|place| *place < chunk.last())
     }
 
-    /// A follower has left this place, where it had one: drops what all have passed.
+    /// A follower has left this place, if it had one: drops chunks that all have passed.
     fn stands_no_more(&mut self, place: Option<EntryId>) {
         if let Some(place) = place
             && let Some(standing) = self.standing.get_mut(&place)
@@ -295,14 +295,14 @@ mod tests {
         Catchup::new(Count::new(1_024, 1))
     }
 
-    /// A read that found these, from the first on.
+    /// A read that found these ids, from the first on.
     fn read(catchup: &mut Catchup, ids: std::ops::RangeInclusive<u64>) {
         let (order, _reading) = catchup.order(at(*ids.start()), FLOOR);
         let chunk = Arc::new(order.chunk(page(ids)));
         catchup.land(&order, &Ok(chunk));
     }
 
-    /// The last entry that a group finds in memory, from a position on.
+    /// The last entry that a group at a position finds in memory.
     fn found(catchup: &Catchup, n: u64) -> Option<EntryId> {
         match catchup.find(at(n)) {
             Some(Reading::Here(chunk)) => Some(chunk.last()),

@@ -1,6 +1,7 @@
-//! The way of entries to a group: one read per process for all groups, catch-up reads behind it, and each group's place in the stream.
+//! How entries reach a group: one read per process for all groups, shared catch-up reads, and each group's place in the
+//! stream.
 //!
-//! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
+//! This room uses `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 
 mod bookmark;
 mod budget;

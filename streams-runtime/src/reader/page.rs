@@ -1,4 +1,4 @@
-//! The size of a read: it follows the sizes seen, and the success of the last reads; pure.
+//! The size of a read, from the sizes of entries and the success of the last reads; pure.
 
 use std::sync::Arc;
 
@@ -6,57 +6,58 @@ use streams_core::Entry;
 
 use super::budget::LARGE;
 
-/// The most entries a window keeps behind the newest; with the byte budget the bound on memory.
+/// The most entries that a window keeps behind the newest; the byte budget bounds its memory, too.
 pub(super) const WINDOW_ENTRIES: usize = 4_096;
 
 /// The most bytes that one reply may hold when every entry is as large as its limit allows.
 pub(super) const REPLY_BYTES: usize = 8 * 1024 * 1024;
 
-/// How many small entries may be asked for whatever their limit: with 8, which is what the default limit of 1 MiB would leave,
-/// a backlog of them costs the server many times as much an event.
+/// How many small entries a read asks for, whatever their limit. With 8, which the default limit of 1 MiB would allow,
+/// a backlog of them costs the server many times as much per event.
 pub(super) const UNSEEN: usize = 256;
 
-/// How many bytes a reply should hold, going by the sizes seen: a few hundred small events. More of them are slower
-/// again (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
+/// How many bytes a reply should hold, by the sizes seen: a few hundred small events. Larger replies are slower again
+/// (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
 pub(super) const REPLY_AIM: usize = 128 * 1024;
 
-/// How many entries a look asks for.
+/// How many entries a snapshot asks for.
 pub(super) const FIRST_COUNT: usize = 16;
 
-/// How many entries are read by pages of so many bytes before others are read by their number alone, which is cheaper for the
-/// server: after a crash more than any group has read and not committed, so what was too large then is met in a page now.
+/// How many entries are read by pages of bounded bytes before reads by number, which cost the server less. After a
+/// crash these are more than any group has read and not committed, so an entry too large then comes in a page now.
 pub(super) const CAREFUL: usize = 2_048;
 
-/// From this weight on entries are asked for by number again, one or two at a time: to hold one in a script costs the server
-/// ten times as much as to answer it.
+/// The weight from which entries are requested by number again, one or two at a time. To hold one in a script costs the
+/// server ten times as much as to answer it.
 pub(super) const HEAVY: usize = 256 * 1024;
 
-/// How much to ask for: follows the sizes seen, and what came of the last reads.
+/// How much to ask for, from the sizes seen and the results of the last reads.
 ///
-/// The first of a partition, any after one that failed, and what may be large are read by pages, which are bounded by bytes;
-/// small entries by their number, and heavy ones one by one. Of what cannot be read by pages the first reply holds one entry a key, and each may hold twice
-/// as many as the one before. A read that failed asks for half as much the next time, down to one entry of one key.
+/// The first read of a partition, reads after a failure, and reads of possibly large entries are pages, which are
+/// bounded by bytes. Small entries are read by their number, and heavy ones one by one. Where pages are not possible,
+/// the first reply holds one entry per key, and each may hold twice as many as the one before. After a failure the next
+/// read asks for half as much, down to one entry of one key.
 #[derive(Debug, Clone)]
 pub(super) struct Count {
     max_payload: usize,
     keys: usize,
     most: usize,
     now: usize,
-    /// How many keys are asked for at once.
+    /// How many keys one read asks for.
     keys_now: usize,
     /// How many bytes a reply should hold.
     aim: usize,
     /// How many entries are still to be read by pages, unless they are so large that they come one by one.
     careful: usize,
-    /// How many are, whatever they weigh.
+    /// How many entries are still to be read by pages, whatever they weigh.
     pub(super) distrusted: usize,
-    /// About the largest entry lately; 0 while none was seen.
+    /// About the largest entry seen lately; 0 when none was.
     largest: usize,
     pub(super) failing: bool,
 }
 
 impl Count {
-    /// For entries of at most `max_payload` bytes, from so many keys at once.
+    /// For entries of at most `max_payload` bytes, from this many keys at once.
     pub(super) fn new(max_payload: usize, keys: usize) -> Self {
         let mut count = Self {
             max_payload,
@@ -74,7 +75,7 @@ impl Count {
         count
     }
 
-    /// From now on so many keys are read; what is known of sizes stays.
+    /// Reads this many keys from now on; the known sizes stay.
     pub(super) fn of_keys(&mut self, max_payload: usize, keys: usize) {
         (self.max_payload, self.keys) = (max_payload, keys.max(1));
         let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / self.keys;
@@ -82,7 +83,7 @@ impl Count {
         self.now = self.now.min(self.most);
     }
 
-    /// How many entries of each key.
+    /// How many entries per key.
     pub(super) fn get(&self) -> usize {
         self.now
     }
@@ -92,13 +93,13 @@ impl Count {
         self.keys_now.min(self.keys)
     }
 
-    /// For a page: how many entries, and of how many bytes together; `None` where a read by number will do.
+    /// For a page: how many entries, and of how many bytes together; `None` if a read by number suffices.
     pub(super) fn page(&self) -> Option<(usize, usize)> {
         let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
         careful.then_some((self.most, self.aim))
     }
 
-    /// How many bytes a reply of so many entries may have, as far as one knows.
+    /// About how many bytes a reply with this many entries may have.
     pub(super) fn expected(&self, entries: usize) -> usize {
         let largest = if self.largest == 0 { self.max_payload } else { self.largest };
         match self.page() {
@@ -118,23 +119,23 @@ impl Count {
         if !std::mem::take(&mut self.failing) {
             self.aim = (self.aim * 2).min(REPLY_AIM);
         }
-        // At most twice as many as before: one batch of small entries says little about the next.
+        // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
         let safe = REPLY_BYTES / self.largest / self.keys();
         self.now = (self.aim / average.max(1)).min(safe).min(self.now * 2).clamp(1, self.most);
     }
 
-    /// No key had anything: it was not the number of them that failed.
+    /// No key had entries, so their number made no read fail.
     pub(super) fn saw_nothing(&mut self) {
         self.keys_now = self.keys_now.saturating_mul(2).min((REPLY_BYTES / self.largest.max(1)).max(1));
     }
 
-    /// The same, for who begins anew.
+    /// The same, for a reader that begins anew.
     pub(super) fn again(self) -> Self {
         Self { careful: CAREFUL, ..self }
     }
 
-    /// A read failed.
+    /// Learns from a read that failed.
     pub(super) fn failed(&mut self) {
         if self.now > 1 {
             self.now /= 2;

@@ -1,6 +1,6 @@
-//! Where a group gets its entries, in order: from the window of the tail, or by catch-up reads until it is there.
+//! The entries of one group, in order: from the tail's window, or by catch-up reads until the group is there.
 //!
-//! [`Bookmark`] judges here whether history is still whole, before anything is handed out.
+//! [`Bookmark`] judges here whether history is whole, before the group gets any entry.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use super::tail::{Follower, TAKE, Tails, Taken};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::ops::{Contact, Matter};
 
-/// How often an owner looks whether something was deleted that it has not read: what is deleted alone leaves no other trace.
+/// How often an owner checks for unread entries that were deleted, because a deletion leaves no other trace.
 pub(crate) const CHECK: Duration = Duration::from_secs(10);
 
-/// The end of a read.
+/// The reason why a read ended.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// History was cut. `at` is how far the group had read, of what is still there.
+    /// History was cut. `at` is the last place of the group that is still there.
     Cut { loss: DataLoss, at: Box<Bookmark> },
-    /// The broker says so.
+    /// The broker's error.
     Broker(BrokerError),
 }
 
@@ -37,7 +37,7 @@ impl From<BrokerError> for Error {
     }
 }
 
-/// The means by which a group reads.
+/// The services that a group reads with.
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) broker: &'a Arc<dyn Broker>,
@@ -47,45 +47,45 @@ pub(crate) struct Means<'a> {
     pub(crate) max_payload: usize,
 }
 
-/// Where a group gets its entries: from the window of the tail, or by catch-up reads until it is there.
+/// The entries of one group: from the tail's window, or by catch-up reads until the group is there.
 pub(crate) struct Source<'a> {
     means: Means<'a>,
     follower: Follower,
     pub(crate) bookmark: Bookmark,
-    /// A read that was begun before its entries are needed, and when it was.
+    /// A read that began before its entries were needed, and its start.
     ahead: Option<Ahead>,
     asked: Instant,
-    /// When to look for what was deleted.
+    /// When to check for deleted entries.
     check: Pin<Box<Sleep>>,
 }
 
 enum Ahead {
-    /// With whoever is at the same place.
+    /// Shared with groups at the same place.
     Reading(Reading),
     /// For this group alone.
     Look(AbortOnDropHandle<Result<Looked, BrokerError>>),
 }
 
-/// The findings of a look.
+/// A snapshot with its place.
 pub(crate) struct Looked {
     pub(crate) snapshot: Snapshot,
-    /// Where history was cut: the last place of the reader that is still there.
+    /// After a cut: the last place of the reader that is still there.
     pub(crate) left: Option<Bookmark>,
 }
 
-/// What comes next.
+/// The next entries of a group.
 #[derive(Default)]
 pub(crate) struct Arrived {
     /// In order; none when the position moved over ids that no entry has any more.
     pub(crate) entries: Vec<Arc<Entry>>,
     /// The ordinal before the first of them, where it is known.
     pub(crate) seen: Option<u64>,
-    /// What is missing before or between them.
+    /// The loss before or between them.
     pub(crate) loss: Option<DataLoss>,
 }
 
 impl<'a> Source<'a> {
-    /// Begins at the checkpoint; `last` is how far this process had read when it last owned the partition.
+    /// Begins at the checkpoint; `last` is where this process stopped reading when it last owned the partition.
     pub(crate) async fn open(means: Means<'a>, last: Option<Bookmark>, holding: &Holding) -> Result<Self, Error> {
         let Means { broker, tails, key, max_payload, .. } = means;
         let partition = key.partition();
@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
             tails.distrust(partition.as_str(), max_payload);
         }
         if let Some(mut last) = last.filter(|last| last.position() > holding.at) {
-            // Entries that this process has read and not committed show a cut that the checkpoint does not.
+            // Entries that this process has read and not committed show a cut that the checkpoint does not show.
             let looked = look(&**broker, tails, key, &last, 1, max_payload).await?;
             if let Some(loss) = last.judge(&looked.snapshot, false).filter(|loss| loss.kind == DataLossKind::HistoryCut)
             {
@@ -101,10 +101,10 @@ impl<'a> Source<'a> {
             }
         }
         let bookmark = Bookmark::new(holding.at, &holding.at_event, holding.seen);
-        // The first look is at the checkpoint: much may have happened since somebody stood there. It brings no more than
-        // a lone group that is nearly there needs: what follows is read once for all who begin together.
+        // The first snapshot is at the checkpoint, because much may have happened since a group read there. It asks for
+        // no more than one group near the end needs. Groups that begin together share the read of the rest.
         let looked = look(&**broker, tails, key, &bookmark, FIRST_COUNT, max_payload).await?;
-        // A new window begins at the end: what is before it the group reads for itself, without flooding the window.
+        // A new window begins at the end. The group reads earlier entries by itself, without filling the window.
         let from = looked.snapshot.extent.map_or(holding.at, |extent| extent.last).max(holding.at);
         Ok(Self {
             means,
@@ -119,12 +119,13 @@ impl<'a> Source<'a> {
     /// The next entries.
     ///
     /// # Cancel safety
-    /// Nothing is handed out until it returns, and a read that is on its way is kept.
+    /// It hands out nothing until it returns, and keeps a read that is under way.
     pub(crate) async fn next(&mut self) -> Result<Arrived, Error> {
         loop {
             let Some(ahead) = &mut self.ahead else {
                 if self.check.deadline() <= Instant::now() {
-                    // As many as a group may have before it that keeps up: what is deleted shows when all of them are there.
+                    // As many as a group that keeps up may have before it, because a deletion shows only with all of
+                    // them.
                     self.look(TAKE);
                     continue;
                 }
@@ -155,19 +156,20 @@ impl<'a> Source<'a> {
                     if let Some(arrived) = self.go_on_with(&*chunk?) {
                         return Ok(arrived);
                     }
-                    // Trimmed past the position, or deleted there, or another history: only a snapshot can tell.
+                    // A trim passed the position, the entry there was deleted, or history is another one: only a
+                    // snapshot can say.
                     self.look(FIRST_COUNT);
                 }
             }
         }
     }
 
-    /// After a read that failed: whether history is still whole is asked anew.
+    /// After a read that failed: checks anew whether history is whole.
     pub(crate) fn look_again(&mut self) {
         self.look(FIRST_COUNT);
     }
 
-    /// Hands out what was read above the position, if the entry there is still the one that was read.
+    /// Hands out the entries read above the position, if the entry there is still the one that was read.
     fn go_on_with(&mut self, chunk: &Chunk) -> Option<Arrived> {
         let from = chunk.from(self.bookmark.position());
         if !self.bookmark.is_at(from.first()) {
@@ -177,7 +179,7 @@ impl<'a> Source<'a> {
             return None;
         }
         if from.len() == 1 && self.bookmark.position() < chunk.floor {
-            // Read after the floor was known, and nothing there: what stood there is gone.
+            // Read after the floor was known, and no entry is there: the one that was there is gone.
             return None;
         }
         let arrived = self.go_on(from[1..].to_vec(), chunk.full);
@@ -193,20 +195,20 @@ impl<'a> Source<'a> {
         Arrived { entries, seen, loss: None }
     }
 
-    /// Hands out what was read, and begins the next read where there is more.
+    /// Hands out the entries read, and begins the next read if there are more.
     fn go_on(&mut self, entries: Vec<Arc<Entry>>, full: bool) -> Arrived {
         let arrived = self.hand_out(entries);
         if full
             && !arrived.entries.is_empty()
             && let Taken::Behind { .. } = self.follower.take(self.bookmark.position(), self.bookmark.witness(), 1)
         {
-            // Fetched while these are handled.
+            // Read while these are handled.
             self.read_ahead();
         }
         arrived
     }
 
-    /// Takes a snapshot for what it is: the truth about what is lost, and the next entries.
+    /// Judges a snapshot for losses, and hands out its entries.
     fn judge(&mut self, looked: Looked) -> Result<Arrived, Error> {
         let Looked { mut snapshot, left } = looked;
         self.check.as_mut().reset(Instant::now() + CHECK);
@@ -214,7 +216,7 @@ impl<'a> Source<'a> {
         let position = self.bookmark.position();
         let loss = self.bookmark.judge(&snapshot, complete);
         if loss.is_some() {
-            // What was read before may hold entries that are counted as lost now, or be of another history.
+            // Entries read before may count as lost now, or be of another history.
             self.follower.forget();
         }
         if let Some(loss) = &loss
@@ -229,7 +231,7 @@ impl<'a> Source<'a> {
         entries.retain(|entry| entry.id > position);
         let mut arrived = self.go_on(entries, !complete);
         if complete {
-            // Whatever the window still has up to here was deleted since, and is counted.
+            // Entries that the window still has up to here were deleted since, and are counted.
             self.bookmark.pass_nothing(&snapshot);
         }
         if complete && arrived.entries.is_empty() {
@@ -239,7 +241,7 @@ impl<'a> Source<'a> {
         Ok(arrived)
     }
 
-    /// Reads on from the position, which the read includes, so that it can be seen that nothing was trimmed.
+    /// Begins to read above the position. The read includes the position, to show that no trim has passed it.
     fn read_ahead(&mut self) {
         if self.bookmark.witness().is_none() {
             return self.look(FIRST_COUNT);
@@ -248,7 +250,7 @@ impl<'a> Source<'a> {
         self.ahead = Some(Ahead::Reading(self.follower.read_on(self.means.key.partition(), self.bookmark.position())));
     }
 
-    /// Takes a snapshot from the position on, with at most so many entries above it.
+    /// Takes a snapshot from the position on, with at most `most` entries above it.
     fn look(&mut self, most: usize) {
         let Means { broker, tails, key, max_payload, .. } = self.means;
         let (broker, tails, key, bookmark) = (Arc::clone(broker), tails.clone(), key.clone(), self.bookmark.clone());
@@ -258,7 +260,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Takes a snapshot with at most so many entries above the reader's position, when there is room for them.
+/// Takes a snapshot with at most `most` entries above the reader's position, once there is room for them.
 pub(crate) async fn look(
     broker: &dyn Broker,
     tails: &Tails,
@@ -288,7 +290,7 @@ pub(crate) async fn look(
     Ok(Looked { snapshot, left: None })
 }
 
-/// History was cut, and this is the last place that is left of it.
+/// The error for a history that was cut, with the last place that is left of it.
 pub(crate) fn cut(mut loss: DataLoss, left: Option<Bookmark>) -> Error {
     let left = left.unwrap_or_else(Bookmark::nowhere);
     loss.from = left.position();

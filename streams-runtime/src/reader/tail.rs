@@ -1,15 +1,14 @@
-//! One read for every group: each partition is followed once, and what arrives is handed to all groups from memory.
+//! One read per partition for all groups of the process: the tail hands new entries to every group from memory.
 //!
-//! A window of recent entries stands behind each key that is followed. A group whose position is at or above
-//! the window's floor takes what is above its position; below the floor it reads on by itself, together with whoever is at
-//! its place ([`catchup`](super::catchup)), until it has caught up. A slow group holds nobody up: the window moves on.
+//! Behind each key that is followed is a window of recent entries. A group at or above the window's floor takes the
+//! entries above its position. Below the floor it reads by itself, together with other groups near its place
+//! ([`catchup`](super::catchup)), until it has caught up. A slow group holds no other up, because the window moves on.
 //!
-//! What arrives goes into a window only if it follows what is there: while the entry at the tail's position is still the
-//! same, no trim has passed it. Otherwise the window begins anew behind it, and each group finds out for itself
-//! ([`Bookmark`](super::bookmark::Bookmark)) what it has missed.
+//! New entries enter a window only if they follow the last ones. While the entry at the tail's position is the same, no
+//! trim has passed it. Otherwise the window begins anew behind it, and each group finds by itself
+//! ([`Bookmark`](super::bookmark::Bookmark)) which entries it has missed.
 //!
-//! Lock order: a window's entries are only touched under the one lock of [`Shared`], which is never held
-//! across an `.await`.
+//! Lock order: only the one lock of [`Shared`] guards a window's entries, and no task holds it across an `.await`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -33,17 +32,18 @@ use crate::ops::{Contact, Counter, Matter, Outages, Vitals};
 use crate::random::Random;
 use crate::sync::lock;
 
-/// How many keys one connection waits for: blocking on many is dear (38 us an XADD with 16 keys, 471 us with 1,000).
+/// The most keys that one connection waits for, because blocking on many is slow (38 us per XADD with 16 keys, 471 us
+/// with 1,000).
 const KEYS_A_READER: usize = 32;
-/// How long one wait may last: a key that was deleted while blocked answers only at the time-out.
+/// The longest wait, because a key that is deleted during a block answers only at the time-out.
 const WAIT: Duration = Duration::from_secs(1);
-/// After a busy wake-up: how long to let entries gather before blocking again.
+/// How long to let entries gather after a busy wake-up, before the next block.
 const GATHER: Duration = Duration::from_millis(1);
-/// What a ring of a bell may weigh; replies are bounded by it.
+/// The most bytes of a ring of a bell, which bounds replies.
 const BELL_BYTES: usize = 1_024;
-/// How many entries a group takes from a window at once.
+/// The most entries that a group takes from a window at once.
 pub(crate) const TAKE: usize = 256;
-/// How many bytes a group takes from a window at once, or one entry: what it holds no longer counts in the budget.
+/// The most bytes that a group takes from a window at once, except for one entry. The budget no longer counts them.
 const TAKE_BYTES: usize = 1024 * 1024;
 
 /// The tails of one app.
@@ -60,7 +60,7 @@ struct Shared {
     end: CancellationToken,
     vitals: Arc<Vitals>,
     reconnects: Arc<Counter>,
-    /// For what the process holds of all partitions.
+    /// The room for the entries of all partitions that the process holds.
     room: Arc<Room>,
     inner: Mutex<Inner>,
 }
@@ -69,11 +69,11 @@ struct Shared {
 struct Inner {
     windows: BTreeMap<String, Window>,
     readers: Vec<Arc<Reader>>,
-    /// Of all windows, with what is kept behind them.
+    /// The bytes of all windows and of the chunks behind them.
     bytes: usize,
-    /// The known sizes of partitions that nobody follows for now, of which an app has few.
+    /// The known sizes of partitions that no group follows for now; an app has few.
     counts: BTreeMap<String, Count>,
-    /// Tells a window from an earlier one of the same key, and followers from each other.
+    /// Distinguishes a window from an earlier one of the same key, and followers from each other.
     generation: u64,
 }
 
@@ -81,7 +81,7 @@ struct Inner {
 struct Reader {
     /// How many windows it reads.
     keys: AtomicUsize,
-    /// Bumped with every change of the keys; `confirmed` follows when the reader has taken it up.
+    /// Grows with every change of the keys; `confirmed` follows when the reader has applied the change.
     version: Mutex<(u64, u64)>,
     confirmed: Notify,
     changed: Notify,
@@ -94,39 +94,39 @@ struct Window {
     generation: u64,
     followers: usize,
     max_payload: usize,
-    /// The id before the first entry: a group at or above it can go on from here.
+    /// The id before the first entry: a group at or above it can continue from here.
     floor: EntryId,
-    /// What the entry at the floor looks like, where one was read.
+    /// The witness of the entry at the floor, if one was read.
     below: Option<Witness>,
     last: EntryId,
-    /// Whether what arrives has to follow what is there: it need not for bells, where nothing is lost.
+    /// Whether new entries must follow those that are there. Not so for bells, where no loss matters.
     guarded: bool,
-    /// What the entry at `last` looks like, where one was read.
+    /// The witness of the entry at `last`, if one was read.
     witness: Option<Witness>,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
-    /// What groups read that are behind this.
+    /// The shared reads of groups that are behind the window.
     catchup: Catchup,
-    /// What the server says of this key, when it refuses it.
+    /// The server's error about this key, when it refuses the key.
     broken: Option<Arc<BrokerError>>,
     news: Arc<Notify>,
 }
 
-/// What a group finds at its position.
+/// The entries that a group finds at its position.
 pub(crate) enum Taken {
     /// The entries above the position, in order.
     Entries(Vec<Arc<Entry>>),
-    /// Nothing yet.
+    /// No entry yet.
     Nothing,
-    /// The window begins above the position, or does not show that it goes on from there: read on from the position. A bell
-    /// that nothing is lost of goes on from the floor.
+    /// The window begins above the position, or does not show that its entries follow it: read from the position. A
+    /// bell, where no loss matters, continues from the floor.
     Behind { floor: EntryId },
     /// The server refuses this key.
     Broken(Arc<BrokerError>),
 }
 
 impl Tails {
-    /// Tails whose windows, and what is kept for groups behind them, hold at most `budget` bytes together.
+    /// Tails whose windows, with the chunks kept behind them, hold at most `budget` bytes together.
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
         random: Arc<Random>,
@@ -150,10 +150,10 @@ impl Tails {
         self.shared.end.cancel();
     }
 
-    /// Follows a partition for a group at `at`; the window begins at `from` unless somebody follows the key already.
+    /// Follows a partition for a group at `at`. The window begins at `from`, unless a group follows the key already.
     pub(super) fn follow(&self, key: &str, at: EntryId, from: EntryId, max_payload: usize) -> Follower {
         let follower = self.follow_key(key, from, max_payload, true);
-        // Said before its first read, so that others who begin now keep theirs for it.
+        // Noted before its first read, so that other groups that begin now keep their chunks for it.
         self.shared.lock().change(key, |window| window.catchup.stand(follower.id, at));
         follower
     }
@@ -163,7 +163,7 @@ impl Tails {
         self.follow_key(key, EntryId::ZERO, BELL_BYTES, false)
     }
 
-    /// Follows a partition only to be told of what arrives behind `from`; where nobody else follows it, nothing before is read.
+    /// Follows a partition only for news behind `from`. If no group follows it, no earlier entry is read.
     pub(crate) fn follow_news(&self, key: &str, from: EntryId, max_payload: usize) -> Follower {
         self.follow_key(key, from, max_payload, true)
     }
@@ -218,21 +218,21 @@ impl Tails {
 }
 
 impl Tails {
-    /// How many entries of a partition to ask for where nothing else bounds the answer, and how many bytes that may have.
+    /// How many entries of a partition to ask for where nothing else bounds the answer, and how many bytes that may be.
     pub(crate) fn count(&self, key: &str, max_payload: usize) -> (usize, usize) {
         let mut inner = self.shared.lock();
         let count = inner.count(key, max_payload);
         (count.get(), count.expected(count.get()))
     }
 
-    /// How many entries a look asks for, and how many bytes it may bring.
+    /// How many entries a snapshot asks for, and how many bytes it may bring.
     pub(super) fn look(&self, key: &str, max_payload: usize, most: usize) -> (usize, usize) {
         let mut inner = self.shared.lock();
         let count = inner.count(key, max_payload);
         (if count.failing { 1 } else { most }, count.expected(1).max(SNAPSHOT_BYTES))
     }
 
-    /// Learns from what was read of a partition; `None` for a read that failed.
+    /// Learns from the entries read of a partition; `None` for a read that failed.
     pub(crate) fn learn(&self, key: &str, max_payload: usize, read: Option<&[Arc<Entry>]>) {
         self.shared.room.saw(read.unwrap_or_default());
         let mut inner = self.shared.lock();
@@ -243,15 +243,15 @@ impl Tails {
         }
     }
 
-    /// The last process that read this may have ended by what is in it.
+    /// Reads the partition by pages: the last process that read it may have died of its entries.
     pub(super) fn distrust(&self, key: &str, max_payload: usize) {
         self.shared.lock().count(key, max_payload).distrusted = CAREFUL;
     }
 
-    /// Waits for room for so many bytes of entries.
+    /// Waits for room for this many bytes of entries.
     ///
     /// # Cancel safety
-    /// Nothing is kept until it returns.
+    /// It reserves nothing until it returns.
     pub(crate) async fn reserve(&self, bytes: usize) -> Reserved {
         self.shared.reserve(bytes).await
     }
@@ -281,7 +281,7 @@ impl Inner {
         }
     }
 
-    /// Changes a window, and counts what that makes of the bytes.
+    /// Changes a window, and updates the count of bytes.
     fn change<T>(&mut self, key: &str, change: impl FnOnce(&mut Window) -> T) -> Option<T> {
         let window = self.windows.get_mut(key)?;
         let before = window.bytes + window.catchup.bytes();
@@ -290,7 +290,7 @@ impl Inner {
         Some(result)
     }
 
-    /// Makes room until the budget holds, from what holds most: a window, or what is kept behind one.
+    /// Frees memory until the budget holds, from the largest holder first: a window, or the chunks behind one.
     fn shrink(&mut self, budget: usize) {
         while self.bytes > budget {
             let most = self.windows.values_mut().max_by_key(|window| window.bytes.max(window.catchup.bytes()));
@@ -313,7 +313,7 @@ impl Window {
         Some(weight)
     }
 
-    /// Whether what is above the position follows the entry there, which looks like `witness`.
+    /// Whether the entries above the position follow the entry there, with this `witness`.
     fn shows(&self, position: EntryId, witness: Option<Witness>) -> bool {
         let above = self.entries.partition_point(|entry| entry.id <= position);
         let shown = match above.checked_sub(1).map(|before| &self.entries[before]) {
@@ -323,13 +323,13 @@ impl Window {
         !self.guarded || shown
     }
 
-    /// Whether what was read follows what is there: the entry at the position is still the one that was read.
+    /// Whether the entries found follow the window: the entry at the position is still the one that was read.
     fn is_followed(&self, found: &Found) -> bool {
         let same = |entry: &Arc<Entry>| self.witness.is_none_or(|witness| witness == Witness::of(entry));
         !self.guarded || found.position.as_ref().is_some_and(same)
     }
 
-    /// Adds what was read.
+    /// Adds the entries found.
     fn push(&mut self, found: Found) {
         let follows = self.is_followed(&found);
         if self.entries.is_empty() && self.guarded {
@@ -354,7 +354,7 @@ impl Window {
 }
 
 impl Reader {
-    /// Makes the reader take up a change of its keys: CLIENT UNBLOCK may come between two waits, so it is repeated.
+    /// Makes the reader apply a change of its keys. CLIENT UNBLOCK may come between two waits, so it is repeated.
     fn turn(self: &Arc<Self>, shared: &Arc<Shared>) {
         let wanted = {
             let mut version = lock(&self.version);
@@ -370,9 +370,9 @@ impl Reader {
                     return;
                 }
                 let interrupt = lock(&reader.interrupt).clone();
-                // Without a connection there is no wait to end, and the next one begins with the keys of then.
+                // Without a connection there is no wait to end, and the next one begins with the keys of that time.
                 let Some(interrupt) = interrupt else { return };
-                // A failure says the same.
+                // A failure means the same.
                 if interrupt.interrupt().await.is_err() {
                     return;
                 }
@@ -397,13 +397,13 @@ impl fmt::Debug for Follower {
 }
 
 impl Follower {
-    /// What there is above `position`, at most `count` entries of about [`TAKE_BYTES`] together.
+    /// The entries above `position`, at most `count` of about [`TAKE_BYTES`] together.
     ///
-    /// The window of a partition has to show that they follow the entry there, which looks like `witness`. A group that read
-    /// on by itself may be ahead of the tail, and what the tail finds then may be a history in which the position never was.
+    /// The window of a partition must show that they follow the entry there, with this `witness`. A group that read by
+    /// itself may be ahead of the tail. Then the tail may find a history that never had the position.
     pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         let mut inner = self.shared.lock();
-        // The key is followed as long as the follower lives.
+        // The key is followed while the follower lives.
         let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
         if let Some(error) = &window.broken {
             return Taken::Broken(Arc::clone(error));
@@ -432,12 +432,12 @@ impl Follower {
     /// As [`Self::take`], but waits while there is nothing.
     ///
     /// # Cancel safety
-    /// Nothing is taken until it returns.
+    /// It takes nothing until it returns.
     pub(crate) async fn wait(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         loop {
             let news = self.news.notified();
             tokio::pin!(news);
-            // Enabled before the look, so that what arrives between look and wait is not missed.
+            // Enabled before the check, so that no entry between check and wait is missed.
             news.as_mut().enable();
             match self.take(position, witness, count) {
                 Taken::Nothing => news.await,
@@ -448,13 +448,13 @@ impl Follower {
 }
 
 impl Follower {
-    /// Waits until something has arrived behind `position`; answers the id of the newest.
+    /// Waits until an entry arrives behind `position`; answers the newest id.
     ///
     /// # Errors
-    /// What the server says of the key, when it refuses it.
+    /// The server's error about the key, when it refuses the key.
     ///
     /// # Cancel safety
-    /// It only looks.
+    /// It only reads.
     pub(crate) async fn beyond(&self, position: EntryId) -> Result<EntryId, Arc<BrokerError>> {
         loop {
             let news = self.news.notified();
@@ -464,7 +464,7 @@ impl Follower {
                 if let Some(error) = &window.broken {
                     return Err(Arc::clone(error));
                 }
-                // After a history that was cut the newest may lie before what was heard of.
+                // After a cut the newest entry may be below the one heard of before.
                 if window.last > position || (window.last < position && !window.entries.is_empty()) {
                     return Ok(window.last);
                 }
@@ -473,7 +473,7 @@ impl Follower {
         }
     }
 
-    /// Reads on from an entry below the window, or joins those who do.
+    /// Reads from an entry below the window, or joins a read of other groups there.
     pub(crate) fn read_on(&self, partition: &PartitionKey, position: EntryId) -> Reading {
         let mut inner = self.shared.lock();
         let begun = inner.change(&self.key, |window| {
@@ -486,7 +486,7 @@ impl Follower {
                 }
             }
         });
-        // The key is followed as long as the follower lives.
+        // The key is followed while the follower lives.
         let Some((reading, order)) = begun else { return Reading::never() };
         drop(inner);
         if let Some((order, generation)) = order {
@@ -495,8 +495,8 @@ impl Follower {
         reading
     }
 
-    /// The server has nothing above this position. A window that has, and that does not show the position, or that begins above
-    /// it, is of another history: it begins anew from here.
+    /// Notes that the server has no entry above this position. A window is of another history if it has one and does
+    /// not show the position, or if it begins above it. Then it begins anew from here.
     pub(crate) fn is_at_end(&self, position: EntryId, witness: Option<Witness>) {
         let mut inner = self.shared.lock();
         inner.generation += 1;
@@ -520,7 +520,7 @@ impl Follower {
         }
     }
 
-    /// Something was lost: what is in memory may have been counted as that, or be of another history.
+    /// Drops the entries in memory after a loss: they may be counted as lost, or be of another history.
     pub(super) fn forget(&self) {
         self.shared.lock().change(&self.key, |window| {
             window.catchup.forget();
@@ -541,7 +541,7 @@ impl Drop for Follower {
             inner.bytes -= window.bytes + window.catchup.bytes();
             inner.counts.insert(self.key.clone(), window.catchup.count.again());
             window.reader.keys.fetch_sub(1, Ordering::Relaxed);
-            // The reader learns of it with its next turn, at most [`WAIT`] later.
+            // The reader applies the change at its next turn, at most [`WAIT`] later.
             lock(&window.reader.version).0 += 1;
         }
     }
@@ -569,7 +569,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
             shared.reconnects.add(1);
         }
         failures = failures.saturating_add(1);
-        // The groups of a key that the server refuses say so themselves.
+        // Groups of a key that the server refuses report that themselves.
         if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
             contact.failed(Matter::Read, &failed);
         }
@@ -594,7 +594,7 @@ async fn read_on(
     let mut keys: Vec<(String, EntryId)> = Vec::new();
     let mut generations: Vec<u64> = Vec::new();
     let mut known = None;
-    // Where not all keys are asked for at once: which are next, and how many in a row had nothing.
+    // If one read does not ask for all keys: the next key, and how many in a row had no entries.
     let (mut next, mut quiet) = (0, 0);
     let mut woke: Option<Instant> = None;
     loop {
@@ -624,9 +624,9 @@ async fn read_on(
         if let Some(early) = woke.and_then(|woke| GATHER.checked_sub(woke.elapsed())) {
             tokio::time::sleep(early).await;
         }
-        // After a failure it only looks, so that it is soon known whether the server is back.
+        // After a failure the read does not wait, so that the server's return is soon known.
         let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
-        // One wait for all of them once none has anything: what ends it is little.
+        // One wait for all keys, once none has entries: the reply that ends it is small.
         let all = count.keys() >= keys.len() || quiet >= keys.len();
         let (first, wait) = if all { (0, wait) } else { (next % keys.len(), Duration::ZERO) };
         let end = if all { keys.len() } else { keys.len().min(first + count.keys()) };
@@ -642,7 +642,7 @@ async fn read_on(
         }
         *failures = 0;
         contact.succeeded(Matter::Read);
-        // Where there was as much as was asked for there is more, and nothing to wait for.
+        // If there were as many as asked for, there are more, and nothing to wait for.
         let is_full = batches.iter().any(|found| found.entries.len() >= count.get());
         woke = (!batches.is_empty() && !is_full).then(Instant::now);
         let mut inner = shared.lock();
@@ -652,7 +652,7 @@ async fn read_on(
             *position = last.id;
             count.saw(&found.entries);
             shared.room.saw(&found.entries);
-            // Another window of the same key may begin elsewhere: what was read for this one would leave a gap in it.
+            // Another window of the same key may begin elsewhere: entries read for this one would leave a gap in it.
             if let Some(window) = inner.windows.get_mut(key)
                 && window.generation == generations[index]
             {
@@ -665,7 +665,7 @@ async fn read_on(
     }
 }
 
-/// Carries out a read for everybody who waits for it, for as long as somebody does.
+/// Runs a read for all who wait for it, while anybody does.
 async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64, order: Order) {
     let of_then = |window: &&mut Window| window.generation == generation;
     let mut reply = Box::pin(async {
@@ -688,7 +688,7 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
             () = order.deserted() => {
                 let mut inner = shared.lock();
                 let window = inner.windows.get_mut(partition.as_str()).filter(of_then);
-                // Somebody may have come between the two; nobody can while this is locked.
+                // Somebody may have joined between the two. Nobody can while this is locked.
                 if window.is_none_or(|window| window.catchup.gives_up(&order)) {
                     return;
                 }
@@ -706,8 +706,8 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
     order.answer(landed);
 }
 
-/// One key that the server refuses fails the read of all, without a name: find it, and stop only its groups. Answers how
-/// many there are.
+/// Finds keys that the server refuses, because one such key fails the read of all keys, without its name. It stops only
+/// the groups of these keys. Answers how many there are.
 async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
     let keys: Vec<String> = {
         let inner = shared.lock();
@@ -807,7 +807,7 @@ mod tests {
         let entry = |payload: &[u8]| vec![(b"payload".to_vec(), payload.to_vec())];
         let last = broker.append(&partition, vec![entry(b"of then")], None).await.unwrap()[0];
         let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();
-        // The group has read what stands there by itself.
+        // The group has read the entry there by itself.
         let follower = tails.follow(partition.as_str(), last, last, 1_024);
         let then = Some(Witness::of(&read[0]));
         broker.delete(&partition);

@@ -489,7 +489,7 @@ async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
 async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
     for (group, consumer) in plain_groups() {
         let lab = Lab::default();
-        let message = if group == "queue" { "taking part in the group's work" } else { "owning" };
+        let message = if group == "queue" { "joined work queue" } else { "owning" };
         let trap = tracing_subscriber::registry().with(Trap { message });
         let _guard = tracing::subscriber::set_default(trap);
         let app = App::with([consumer]).state(lab.clone()).config(Config::new().lease(Duration::from_secs(2)));

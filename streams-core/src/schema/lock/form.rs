@@ -1,6 +1,6 @@
-//! Schemas as JSON, the way a lock keeps them: one field a line in a fixed order, so that a diff shows what changed.
+//! Schemas as JSON in a lock: one field per line in a fixed order, so that a diff shows what changed.
 //!
-//! `streams-macros/src/lock.rs` reads the same form, when an event is compiled.
+//! `streams-macros/src/lock.rs` reads the same form when it compiles an event.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, holds_bytes};
 
-/// What follows each other in a lock; other names come behind.
+/// The order of names in a lock; other names follow.
 const ORDER: &[&str] = &[
     "format",
     "stream",
@@ -41,10 +41,10 @@ const ORDER: &[&str] = &[
     "logical",
     "wire",
 ];
-/// A value that fits into so many columns takes one line, unless it has fields or variants.
+/// A value that fits into this many columns takes one line, unless it has fields or variants.
 const WIDTH: usize = 110;
 
-/// A schema for the lock. Fields and variants stand in the order of their names where their order means nothing.
+/// A schema for the lock. Where order means nothing, fields and variants are sorted by name.
 pub(super) fn to_value(schema: &Schema, layout: Layout) -> Value {
     let of = |schema| to_value(schema, layout);
     match schema {
@@ -191,7 +191,7 @@ pub(super) fn to_schema(value: &Value) -> Result<&'static Schema, String> {
 fn to_field(value: &Value) -> Result<Field, String> {
     let object = value.as_object().ok_or_else(|| format!("`{value}` is no field"))?;
     let name = value["name"].as_str().ok_or_else(|| format!("the field `{value}` has no name"))?;
-    // What is gone may be missing, and nobody needs it.
+    // A removed field or variant may be missing, because nobody needs it.
     let removed = object.contains_key("removed");
     Ok(Field {
         name: leak(name),
@@ -226,13 +226,13 @@ fn leak(text: &str) -> &'static str {
     String::leak(text.to_owned())
 }
 
-/// What the lock says after a change that breaks nobody: the new shape, and what was ever there.
+/// The lock after a change that breaks nobody: the new shape, and every field that ever existed.
 ///
-/// A field that is gone is kept, because events that have it are still in the stream: one that comes back under its
-/// name has to be able to read them.
+/// A removed field stays in the lock, because events in the stream still have it. A field that comes back under its
+/// name must be able to read them.
 pub(super) fn merge(old: &Value, new: &Value) -> Value {
     let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else {
-        // A value around which an `Option` was put.
+        // An `Option` now surrounds the value.
         return match new.get("option") {
             Some(some) if old.get("option").is_none() => json!({ "option": merge(old, some) }),
             _ => new.clone(),
@@ -295,7 +295,7 @@ fn is_sorted(named: &[Value]) -> bool {
     named.is_sorted_by(|a, b| a["name"].as_str() <= b["name"].as_str())
 }
 
-/// Whether two values say the same, whatever the names of the Rust types.
+/// Whether two values describe the same shape, whatever the names of the Rust types.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -353,7 +353,7 @@ fn print_value(value: &Value, indent: usize, column: usize, text: &mut String) {
     }
 }
 
-/// Whether it is laid out over several lines, however short it is.
+/// Whether a value takes several lines, however short it is.
 fn has_parts(value: &Value) -> bool {
     match value {
         Value::Object(object) => object.iter().any(|(name, value)| {
@@ -383,7 +383,7 @@ fn one_line(value: &Value) -> String {
     }
 }
 
-/// The members of an object as a lock shows them, whatever order serde_json keeps: that is up to a feature of its own.
+/// The members of an object in the lock's order; serde_json's own order depends on one of its features.
 fn in_order(object: &Map<String, Value>) -> Vec<(&String, &Value)> {
     let rank = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());
     let mut members: Vec<_> = object.iter().collect();
@@ -458,7 +458,7 @@ mod tests {
         })
     }
 
-    /// What a change does to a struct somewhere inside, and whether it may.
+    /// A change of a struct somewhere inside, and whether it is allowed.
     #[derive(Debug, Clone, Copy)]
     enum Change {
         AddRequired,
@@ -480,7 +480,8 @@ mod tests {
         Change::Reorder,
     ];
 
-    /// Changes the struct that is `left` structs away; whether there was one, and whether the change breaks somebody.
+    /// Changes the struct that is `left` structs away. The answer says whether there was one and whether the change
+    /// breaks a reader.
     fn change(value: &mut Value, left: &mut usize, change: Change, at: Index) -> Option<bool> {
         if value.get("struct").is_some() {
             if *left == 0 {
@@ -550,7 +551,7 @@ mod tests {
             if breaks {
                 return Ok(());
             }
-            // The lock then says both, and holds the next change against both.
+            // The lock then records both, and compares the next change with both.
             let merged = merge(&to_value(old_schema, Layout::Map), &to_value(new_schema, Layout::Map));
             let both = to_schema(&merged).unwrap();
             for schema in [old_schema, new_schema] {

@@ -1,4 +1,4 @@
-//! Compares the locks with those of an earlier commit: what is published there may only be added to.
+//! Compares the locks with those of an earlier commit: a published version may only grow.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +11,10 @@ use super::{form, read_layout};
 /// Compares the locks in `manifest_dir/schemas` with those of the commit where this branch left `base`, such as
 /// `origin/main`.
 ///
-/// The generated tests do this when `STREAMS_LOCK_BASE` names a base. It asks `git`, which must be in `PATH`.
+/// The generated tests call it when `STREAMS_LOCK_BASE` names a base. It runs `git`, which must be in `PATH`.
 ///
 /// # Errors
-/// A line for each published version that is gone, broken or has lost a field; or why git could not be asked.
+/// A line per published version that is missing, broken or has lost a field; or the reason why `git` failed.
 pub fn check_history(manifest_dir: impl AsRef<Path>, base: &str) -> Result<(), String> {
     let dir = manifest_dir.as_ref();
     let commit = git(dir, &["merge-base", "HEAD", base]).map_err(|error| {
@@ -42,7 +42,7 @@ fn git(dir: &Path, args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Holds one lock to what it was.
+/// Compares one lock with its earlier text.
 fn compare_files(name: &str, then: &str, now: Option<&str>, problems: &mut Vec<String>) {
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| format!("{name}: {error}"));
     let (then, now) = match (parse(then), now.map_or(Ok(Value::Null), parse)) {
@@ -77,7 +77,7 @@ fn compare_entries(then: &Value, now: &Value) -> Result<(), String> {
     if report.breaks() > 0 {
         return Err(format!("changed:{}\n", report.text()));
     }
-    // What was removed in the meantime stays in the lock.
+    // A member that was removed since stays in the lock.
     if compat != Compat::None && !form::same(&form::merge(&then["schema"], &now["schema"]), &now["schema"]) {
         return Err("has lost fields or variants without a trace".to_owned());
     }

@@ -1,9 +1,10 @@
-//! The lock of a stream, `schemas/<stream>.lock.json`: which shapes its events have had, so that no change goes unnoticed.
+//! The lock of a stream, `schemas/<stream>.lock.json`: a record of its events' shapes, so that no change goes
+//! unnoticed.
 //!
-//! A change is found three times. The compiler compares an event with its lock, and stops at the field that breaks
-//! somebody ([`compat`](super::compare) holds the rules). The test that each event brings along writes what is not
-//! locked yet, and asks for a changed shape to be taken down ([`check`]). And `history` compares the lock itself
-//! with an earlier commit.
+//! Three checks find a change. The compiler compares an event with its lock, and stops at the field that breaks a
+//! reader ([`compat`](super::compare) holds the rules). The test that each event brings along writes shapes that are
+//! not locked yet, and demands that a changed shape is recorded ([`check`]). `history` compares the lock itself with an
+//! earlier commit.
 
 mod form;
 mod history;
@@ -27,7 +28,7 @@ pub use history::check_history;
 /// The form of the locks that this version writes.
 const FORMAT: u64 = 1;
 
-/// Where and how an event is compiled. Not public API: the attribute writes it.
+/// The place and the environment of an event's compilation. Not public API: the attribute writes it.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Build {
@@ -38,7 +39,7 @@ pub struct Build {
     pub module: &'static str,
     /// Whether it is compiled for unit tests.
     pub test: bool,
-    /// What `STREAMS_LOCK` and `STREAMS_BLESS` say to the compiler.
+    /// The values of `STREAMS_LOCK` and `STREAMS_BLESS` at compile time.
     pub lock: Option<&'static str>,
     pub bless: Option<&'static str>,
 }
@@ -53,7 +54,7 @@ pub struct Locked {
 }
 
 impl Build {
-    /// Whether the event breaks its lock, and nobody asked for that.
+    /// Whether the event breaks its lock without `STREAMS_BLESS`.
     #[track_caller]
     pub const fn breaks(&self, locked: &Locked) -> bool {
         let blessed = match bless(self.bless) {
@@ -68,7 +69,7 @@ impl Build {
             || compare(locked.schema, self.event.schema, locked.layout, self.compat).breaks() > 0
     }
 
-    /// What the event breaks, in words.
+    /// The report of the readers that the event breaks.
     pub const fn report(&self, locked: &Locked) -> Report {
         let mut report = compare(locked.schema, self.event.schema, locked.layout, self.compat);
         if is_other(locked.layout, self.event.layout) {
@@ -81,7 +82,7 @@ impl Build {
         report
     }
 
-    /// Stops the compiler at a field or variant, if something is broken there.
+    /// Stops the compiler at a field or variant, if the event breaks a reader there.
     #[track_caller]
     pub const fn at(&self, locked: &Locked, report: &Report, place: &str) {
         if report.is_at(place) {
@@ -116,7 +117,7 @@ impl Build {
         text
     }
 
-    /// Stops the compiler where an event has to be locked, and is not.
+    /// Stops the compiler if an event must be locked and is not.
     ///
     /// # Panics
     /// While compiling.
@@ -128,7 +129,7 @@ impl Build {
             Some(word) if word.is_empty() => false,
             Some(_) => panic!("`STREAMS_LOCK` can only be `required`: events without a lock are refused"),
         };
-        // Checks its value.
+        // Checks the value of `STREAMS_BLESS`.
         bless(self.bless);
         if self.is_of_tests() {
             return;
@@ -165,15 +166,15 @@ impl Build {
     }
 }
 
-/// What `STREAMS_BLESS` allows.
+/// The changes that `STREAMS_BLESS` allows.
 #[derive(Clone, Copy, PartialEq)]
 enum Bless {
     Nothing,
-    /// `1`: to take down changes that break nobody, and those of a version that is not published.
+    /// `1`: changes that break nobody, and any change of a version that is not published.
     Unpublished,
     /// `breaking`: any change.
     Everything,
-    /// `publish`: to mark what is locked as published.
+    /// `publish`: marks the locked shapes as published.
     Publish,
 }
 
@@ -210,7 +211,7 @@ const fn has_tests(path: &str) -> bool {
     let bytes = path.as_bytes();
     let mut i = 0;
     while i < bytes.len() {
-        // The first part is the crate, whatever it is called.
+        // The first part is the crate, whatever its name.
         if bytes[i] == b':' {
             let (_, rest) = path.split_at(i + 1);
             if is_part_of(rest, "tests") || is_part_of(rest, "test") {
@@ -239,10 +240,10 @@ pub struct Site {
 
 inventory::collect!(Site);
 
-/// The test that an event brings along. Not public API: the attribute calls it.
+/// The test that an event brings along. Not public API: the attribute writes the call.
 ///
 /// # Panics
-/// When the lock does not say what the event is, with the remedy.
+/// When the lock does not describe the event, with the remedy.
 #[doc(hidden)]
 #[track_caller]
 pub fn check<E: StreamEvent>(manifest_dir: &str) {
@@ -265,7 +266,7 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
     if let Err(problem) = update(dir, site, &declared, asked) {
         panic!("{problem}");
     }
-    // All locks of the package are looked at once, however many events ask.
+    // It reads all locks of the package once, however many events call it.
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let first = SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
     let problems = if first { orphans(dir, site.bin, asked).and_then(|()| history_asked(dir)) } else { Ok(()) };
@@ -274,14 +275,14 @@ pub fn check<E: StreamEvent>(manifest_dir: &str) {
     }
 }
 
-/// Looks at the history of a directory, where `STREAMS_LOCK_BASE` asks for that.
+/// Checks the history of a directory, if `STREAMS_LOCK_BASE` is set.
 fn history_asked(dir: &Path) -> Result<(), String> {
     let Some(base) = std::env::var("STREAMS_LOCK_BASE").ok().filter(|base| !base.is_empty()) else { return Ok(()) };
     check_history(dir, &base)
         .map_err(|problems| format!("the locks of {} have changed since `{base}`:\n{problems}", dir.display()))
 }
 
-/// What the environment asks of a check.
+/// The environment of a check.
 #[derive(Clone, Copy)]
 struct Asked {
     bless: Bless,
@@ -298,9 +299,9 @@ impl Asked {
     }
 }
 
-/// Holds an event to its lock, and writes what may be written.
+/// Compares an event with its lock, and writes the changes that are allowed.
 ///
-/// `declared` is every event of the program, by stream and name.
+/// `declared` holds every event of the program, by stream and name.
 fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>, asked: Asked) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
     let path = manifest_dir.join(shown);
@@ -311,7 +312,7 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>, a
         None => json!({ "format": FORMAT, "stream": event.stream, "events": {} }),
     };
     if lock["stream"] != event.stream {
-        // Where a file system does not tell `Trades` from `trades`.
+        // A file system may not distinguish `Trades` from `trades`.
         return Err(format!(
             "{shown} is the lock of stream {}, not of `{}`; rename one of them",
             lock["stream"], event.stream
@@ -348,7 +349,7 @@ fn update(manifest_dir: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>, a
     write(&path, &lock).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Names in the lock that no type has any more: most likely a type was renamed, and its events with it.
+/// Names in the lock that no type has any more. Most likely a type was renamed, and its events with it.
 fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<(&str, &str)>, asked: Asked) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
     let Some(events) = lock["events"].as_object_mut() else { return Err(format!("{shown} has no `events`")) };
@@ -367,8 +368,8 @@ fn forgotten(lock: &mut Value, site: &Site, declared: &BTreeSet<(&str, &str)>, a
     Ok(())
 }
 
-/// Marks the versions of an event that is declared no more, where that is allowed; else the first of them, and what would
-/// allow it.
+/// Marks the versions of an event that no type declares any more, if that is allowed. Otherwise it answers the first of
+/// them, and the setting that would allow it.
 fn retire(versions: &mut Value, bin: Option<&str>, asked: Asked) -> Result<(), (String, &'static str)> {
     for (version, entry) in versions.as_object_mut().into_iter().flatten() {
         let ours = entry["bin"].as_str() == bin;
@@ -390,28 +391,29 @@ fn retire(versions: &mut Value, bin: Option<&str>, asked: Asked) -> Result<(), (
     Ok(())
 }
 
-/// Checks that each event in the locks of a package is still declared, and, where `STREAMS_LOCK_BASE` names a base, what
-/// [`check_history`] checks.
+/// Checks that each event in the locks of a package is still declared. If `STREAMS_LOCK_BASE` names a base, it also
+/// checks what [`check_history`] checks.
 ///
 /// Each event's own test does the same for all locks of its package. A package that loses its last event has no such
-/// test left; one of its own outlives that:
+/// test left, so write one that stays:
 ///
 /// ```no_run
 /// streams_core::schema::lock::check_locks(env!("CARGO_MANIFEST_DIR"), option_env!("CARGO_BIN_NAME")).unwrap();
 /// ```
 ///
-/// It is a unit test of the crate that declares the events; `bin` is the program, where that is none of the library.
-/// `STREAMS_BLESS` is heeded as everywhere.
+/// It is a unit test of the crate that declares the events. `bin` is the program, or `None` for the library.
+/// `STREAMS_BLESS` works as in the other checks.
 ///
 /// # Errors
-/// A line for each event that no type declares any more, with the remedy; or why a lock cannot be read or written.
+/// A line per event that no type declares any more, with the remedy; or the reason why a lock cannot be read or
+/// written.
 pub fn check_locks(manifest_dir: impl AsRef<Path>, bin: Option<&str>) -> Result<(), String> {
     let dir = manifest_dir.as_ref();
     orphans(dir, bin, Asked::from_environment())?;
     history_asked(dir)
 }
 
-/// Locks of streams of which no event is declared any more: nobody else opens them.
+/// Locks of streams whose events are all gone: no other check opens them.
 fn orphans(dir: &Path, bin: Option<&str>, asked: Asked) -> Result<(), String> {
     let linked = inventory::iter::<EventRegistration>.into_iter().map(|event| event.info);
     let declared: BTreeSet<_> = linked.map(|event| event.stream).collect();
@@ -422,7 +424,7 @@ fn orphans(dir: &Path, bin: Option<&str>, asked: Asked) -> Result<(), String> {
         let (path, shown) = (dir.join("schemas").join(&name), format!("schemas/{name}"));
         let _alone = Exclusive::over(&path)?;
         let Some(before) = read(&path, &shown)? else { continue };
-        // The tests of those that are declared judge the others of their stream.
+        // The tests of the declared events judge the others of their stream.
         if before["stream"].as_str().is_some_and(|stream| declared.contains(stream)) {
             continue;
         }
@@ -447,10 +449,10 @@ fn lock_files(schemas: &Path) -> impl Iterator<Item = String> {
     files.map(|file| file.file_name().to_string_lossy().into_owned()).filter(|name| name.ends_with(".lock.json"))
 }
 
-/// A new event that was in another stream, where no type declares it any more: most likely the stream was renamed.
+/// A new event that another stream had, where no type declares it any more. Most likely the stream was renamed.
 fn moved(path: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>) -> Result<(), String> {
     let Build { event, file: shown, .. } = site.build;
-    // Whatever cannot be read here is reported by the events of its own.
+    // If this cannot be read, the tests of its own events report that.
     let Some(schemas) = path.parent() else { return Ok(()) };
     for name in lock_files(schemas) {
         let Ok(Some(lock)) = read(&schemas.join(&name), &name) else { continue };
@@ -479,7 +481,7 @@ fn new_entry(site: &Site, schema: &Value) -> Value {
     entry
 }
 
-/// What the lock has to say about an event that it knows.
+/// The lock's new entry for an event that it knows.
 fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String> {
     let Build { event, compat, file: shown, .. } = site.build;
     let name = format!("`{}@{}`", event.name, event.version);
@@ -491,14 +493,14 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
     let now = form::to_value(event.schema, event.layout);
     let report = site.build.report(&locked);
     let is_broken = report.breaks() > 0 || layout != event.layout;
-    // What was published was published under the rules of then: milder ones of now take nothing of it back.
+    // Published versions keep the rules under which they were published: milder rules of today take nothing back.
     let promised = old["compat"].as_str().and_then(Compat::from_word).unwrap_or(Compat::Full);
     let breaks_promise =
         published && (is_broken || compare(locked.schema, event.schema, layout, promised).breaks() > 0);
     let keeps_history = !is_broken && compat != Compat::None;
     let merged = if keeps_history { form::merge(&old["schema"], &now) } else { now };
     let mut entry = new_entry(site, &merged);
-    // A module that the library and a program both compile is locked once, whoever was first.
+    // A module that the library and a program both compile is locked once, by whichever came first.
     if matches!(asked.bless, Bless::Nothing | Bless::Publish)
         && let Some(entry) = entry.as_object_mut()
     {
@@ -509,14 +511,14 @@ fn changed_entry(old: &Value, site: &Site, asked: Asked) -> Result<Value, String
         entry["published"] = json!(true);
     }
     if !is_broken && form::same(old, &entry) {
-        // The names of Rust types stay as they were: they say nothing, unless another one is led back to.
+        // The old names of Rust types stay: they mean nothing, unless a place leads back to another one.
         return Ok(old.clone());
     }
     let allowed = match asked.bless {
         Bless::Nothing => false,
         Bless::Unpublished => !breaks_promise,
         Bless::Everything => true,
-        // The mark is all that may be new.
+        // Only the mark may be new.
         Bless::Publish => {
             let mut marked = old.clone();
             marked["published"] = json!(true);
@@ -566,7 +568,7 @@ fn read(path: &Path, shown: &str) -> Result<Option<Value>, String> {
     }
 }
 
-/// Puts a whole file in the place of the old one: a compiler may read it at any time.
+/// Replaces the whole file in one step, because a compiler may read it at any time.
 fn write(path: &Path, lock: &Value) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
     let whole = path.with_extension(format!("{}.tmp", std::process::id()));
@@ -574,7 +576,8 @@ fn write(path: &Path, lock: &Value) -> io::Result<()> {
     fs::rename(&whole, path).inspect_err(|_| drop(fs::remove_file(&whole)))
 }
 
-/// How many files stand for all locks of a machine: few enough to leave lying about, and each is held for milliseconds.
+/// How many files serve as mutexes for all locks of a machine. They are few enough to stay, and each is held for
+/// milliseconds.
 const MUTEXES: u64 = 32;
 
 /// Keeps the tests of this process and of others from overwriting each other's changes of a lock.
@@ -587,8 +590,8 @@ impl Exclusive {
     fn over(path: &Path) -> Result<Self, String> {
         static PROCESS: Mutex<()> = Mutex::new(());
         let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beside the lock it would be one more file to commit or to ignore; and one that was locked cannot be taken away
-        // without a race, so there are only so many.
+        // A mutex beside the lock would be one more file to commit or to ignore. A file that was locked cannot be
+        // removed without a race, so their number is fixed.
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let mutex = std::env::temp_dir().join(format!("streams-schemas-{:02}", hasher.finish() % MUTEXES));

@@ -79,7 +79,7 @@ impl Store {
         let Some(letter) = self.logs.get(&group.replay()).and_then(|log| log.entries.front()) else {
             return Taken::Nothing;
         };
-        // Another consumer is at it.
+        // Another consumer attempts it.
         let lives = |epoch: u64| state.record.as_ref().is_some_and(|record| record.lives(epoch));
         if let Some(epoch) = state.replaying.charged
             && state.replaying.id == letter.id
@@ -92,7 +92,7 @@ impl Store {
             state.replaying = Replaying { id: letter.id, ..Replaying::default() };
         }
         let replaying = &mut state.replaying;
-        // Whoever charged it went away in the middle.
+        // The process that charged it has died.
         if replaying.charged.is_some_and(|epoch| epoch != holder.epoch) {
             replaying.crashes += 1;
         }

@@ -1,4 +1,4 @@
-//! Groups in memory: the state of each, with its lease and what may have ended an owner.
+//! Groups in memory: the state of each, its lease, and the crashes of owners.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ impl Groups for Embedded {
     }
 
     fn adopt<'a>(&'a self, group: &'a GroupKey, _quiet: Duration) -> Reply<'a, Adopted> {
-        // Nobody reads with XREADGROUP here: a marker without a state has neither consumers nor anything pending.
+        // Nobody reads with XREADGROUP here: a marker without a state has neither consumers nor pending entries.
         self.reply(move |store, _| {
             if store.groups.contains_key(group.state()) {
                 return Ok(Adopted::Exists);
@@ -115,7 +115,7 @@ impl Store {
         let markers = &self.logs.get(partition.as_str())?.markers;
         let checkpoints = markers.keys().map(|group| {
             let state = self.groups.get(partition.group(group).state())?;
-            // As long as it is not known what waits, a trim may pass it.
+            // While the waiting entries are not known, a trim might pass them.
             if state.record.as_ref().is_some_and(|record| !record.knows_what_waits()) {
                 return None;
             }
@@ -161,7 +161,7 @@ impl Store {
         }
         if !again {
             let epoch = now.max(state.lease.epoch + 1);
-            // Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
+            // An owner that releases a lease, or takes its own again, is alive: no event ended its process.
             let gone = !state.lease.owner.is_empty() && !claim.own;
             for charged in std::mem::take(&mut state.charged).into_iter().filter(|_| gone) {
                 *state.crashes.entry(charged).or_default() += 1;
@@ -242,7 +242,7 @@ impl Store {
         let Some(state) = self.groups.get_mut(group.state()).filter(held) else {
             return false;
         };
-        // The epoch stays: the next one must be above it.
+        // The epoch stays, because the next one must be above it.
         state.lease.owner.clear();
         if needs.is_some() {
             state.needs = needs.cloned();

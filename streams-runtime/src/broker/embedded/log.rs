@@ -1,4 +1,4 @@
-//! Streams in memory: what is declared of one, and its entries; tails wait for the ring of whoever adds some.
+//! Streams in memory: partition counts and entries; tails wait for a ring of whoever adds some.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +148,7 @@ impl Tail for EmbeddedTail {
             let over = tokio::time::sleep(wait);
             tokio::pin!(over);
             loop {
-                // Asked for before the look, so that what is added between the two rings, too.
+                // Created before the read, so that an entry added in between rings, too.
                 let added = self.shared.added.notified();
                 let found = self.look(keys, count);
                 if !found.is_empty() {

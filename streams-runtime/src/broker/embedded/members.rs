@@ -1,4 +1,4 @@
-//! What processes tell each other in memory: sets of members, and the notes beside a stream.
+//! How processes find each other in memory: sets of members, and the notes beside a stream.
 
 use streams_core::broker::{Answer, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};
 use streams_core::keys::StreamKey;

@@ -1,4 +1,4 @@
-//! The broker in the process: streams, groups and dead letters in memory, with the promises of the Redis one.
+//! The broker in the process: streams, groups and dead letters in memory, by the same contract as on Redis.
 
 mod stream;
 mod record;

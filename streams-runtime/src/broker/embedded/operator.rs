@@ -1,4 +1,4 @@
-//! What an operator, a failover or another program does to a server, done to the broker in the process: for tests.
+//! For tests: what an operator, a failover or another program does to a server, done to the broker in the process.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use super::store::{Embedded, Group, Store};
 use super::stream::Stream;
 use crate::clock::millis;
 
-/// The streams and groups that an [`Embedded`] broker held at a moment.
+/// The streams and groups of an [`Embedded`] broker at one moment.
 #[derive(Clone)]
 pub struct Dump {
     logs: HashMap<String, Stream>,
@@ -20,7 +20,7 @@ pub struct Dump {
 }
 
 impl Embedded {
-    /// Sets the clock back, as happens to a server's.
+    /// Sets the clock back, as an operator may set a server's.
     pub fn turn_back(&self, by: Duration) {
         let back = |ms: u64| Some(ms.saturating_sub(millis(by)));
         let _ = self.shared.epoch_ms.fetch_update(Relaxed, Relaxed, back);
@@ -31,14 +31,14 @@ impl Embedded {
         self.shared.lock().logs.remove(partition.as_str());
     }
 
-    /// Puts a group's marker on a stream without a state, as another application's `XGROUP CREATE .. MKSTREAM` would.
+    /// Puts a group's marker on a stream without a state, as another program's `XGROUP CREATE .. MKSTREAM` would.
     pub fn mark(&self, group: &GroupKey) {
         let mut store = self.shared.lock();
         let log = store.logs.entry(group.partition().as_str().to_owned()).or_default();
         log.markers.insert(group.group().to_owned(), log.last);
     }
 
-    /// Trims what is below `floor`, as an operator's `XTRIM` would.
+    /// Trims entries below `floor`, as an operator's `XTRIM` would.
     pub fn trim(&self, partition: &PartitionKey, floor: EntryId) {
         if let Some(log) = self.shared.lock().logs.get_mut(partition.as_str()) {
             log.entries.retain(|entry| entry.id >= floor);
@@ -54,14 +54,14 @@ impl Embedded {
         }
     }
 
-    /// Takes a group's marker away, as an operator's `XGROUP DESTROY` would.
+    /// Removes a group's marker, as an operator's `XGROUP DESTROY` would.
     pub fn unmark(&self, group: &GroupKey) {
         if let Some(log) = self.shared.lock().logs.get_mut(group.partition().as_str()) {
             log.markers.remove(group.group());
         }
     }
 
-    /// Adds an entry under this id, as an operator's `XADD` with an id would; answers false where it is not above every
+    /// Adds an entry under this id, as an operator's `XADD` with an id would. Answers false if it is not above every
     /// earlier one.
     pub fn add(&self, partition: &PartitionKey, id: EntryId, fields: Fields) -> bool {
         let mut store = self.shared.lock();
@@ -81,8 +81,8 @@ impl Embedded {
         Dump { logs: store.logs.clone(), groups: store.groups.clone() }
     }
 
-    /// Puts streams and the states of groups back as they were, as a failover to a replica that lagged would; or the one stream
-    /// with its markers alone, as an operator's `RESTORE` of its key would.
+    /// Restores streams and the states of groups, as a failover to a replica that lagged would. With `alone` it
+    /// restores only that stream with its markers, as an operator's `RESTORE` of its key would.
     pub fn restore(&self, dump: &Dump, alone: Option<&PartitionKey>) {
         let mut store = self.shared.lock();
         match alone {
@@ -94,7 +94,7 @@ impl Embedded {
         }
     }
 
-    /// Deletes the state of a group, the waiting set of a work queue or a set of members, as an operator's `DEL` of that key
+    /// Deletes a group's state, a work queue's waiting set or a set of members, as an operator's `DEL` of that key
     /// would.
     pub fn forget(&self, key: &str) {
         let mut store = self.shared.lock();
@@ -106,14 +106,14 @@ impl Embedded {
         store.members.remove(key);
     }
 
-    /// Deletes a consumer of a work queue, and not what it has in flight, as an operator's `HDEL` of its field would.
+    /// Deletes a consumer of a work queue but not its chunks, as an operator's `HDEL` of its field would.
     pub fn forget_consumer(&self, group: &GroupKey, owner: &str) {
         if let Some(record) = self.shared.lock().record(group) {
             record.forget_consumer(owner);
         }
     }
 
-    /// Puts the waiting set of a work queue back as it was, and nothing else, as an operator's `RESTORE` of its key would.
+    /// Restores only the waiting set of a work queue, as an operator's `RESTORE` of its key would.
     pub fn restore_waiting(&self, dump: &Dump, group: &GroupKey) {
         let saved = dump.groups.get(group.state()).and_then(|state| state.record.as_ref());
         if let Some((record, saved)) = self.shared.lock().record(group).zip(saved) {
@@ -121,7 +121,7 @@ impl Embedded {
         }
     }
 
-    /// Forgets everything, as an operator's `FLUSHALL` would.
+    /// Deletes everything, as an operator's `FLUSHALL` would.
     pub fn flush(&self) {
         *self.shared.lock() = Store::default();
     }

@@ -1,4 +1,4 @@
-//! Work queues in memory: each call finds the record that it is about, and rings for it.
+//! Work queues in memory: each call finds its record, and rings its bell.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl Store {
         self.groups.get_mut(group.state())?.record.as_mut()
     }
 
-    /// The record with the stream; one that does not exist is as one without entries.
+    /// The record with the stream; a stream that does not exist has no entries.
     fn record_on<T>(&mut self, group: &GroupKey, work: impl FnOnce(&mut Record, &Stream) -> T) -> Option<T> {
         let empty = Stream::default();
         let log = self.logs.get(group.partition().as_str()).unwrap_or(&empty);

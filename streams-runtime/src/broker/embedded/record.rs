@@ -1,4 +1,4 @@
-//! The record of a work queue, as plain data, and what each call does to it; `queue` finds it and rings for it.
+//! The record of a work queue, as plain data, and the effect of each call on it; `queue` finds it and rings its bell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use streams_core::{Entry, EntryId};
 use super::stream::Stream;
 use crate::clock::millis;
 
-/// The most events that others are said to wait for.
+/// The most events that an answer names as needed.
 const MOST_NEEDED: usize = 10;
 
 /// The record of a work queue, besides the fields of every group.
 #[derive(Clone)]
 pub(super) struct Record {
-    /// Up to where entries were given out.
+    /// The place up to which entries were given out.
     pub(super) cursor: Cursor,
     consumers: BTreeMap<String, Consumer>,
-    /// Chunks in flight, by the epoch of its consumer and the call that has fetched it.
+    /// Chunks in flight, by the epoch of their consumer and the number of the fetch.
     chunks: BTreeMap<(u64, u64), Left>,
-    /// The size of the waiting set, as recorded.
+    /// The recorded size of the waiting set.
     waits: Waits,
-    /// The waiting set; on a server it is a key of its own, to which anything may happen.
+    /// The waiting set; on a server it has its own key, which anybody may change.
     waiting: Waiting,
     /// A loss that halts the group.
     pub(super) lost: Option<Lost>,
-    /// By the epoch of a consumer: the loss that its latest fetch was told, or what is gone of all that a dead one had in flight.
+    /// By a consumer's epoch: the loss of its latest fetch, or the loss among a dead consumer's entries.
     told: BTreeMap<u64, Lost>,
-    /// Of the last call that has moved the cursor or mended the waiting set.
+    /// The token of the last call that moved the cursor or mended the waiting set.
     token: String,
 }
 
-/// Which waiting set it is, and how large.
+/// The stamp and size of a waiting set.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Waits {
-    /// Grows with every change of the set, and stands in it as well.
+    /// Grows with every change of the set, which holds it, too.
     stamp: u64,
     count: u64,
 }
@@ -47,7 +47,7 @@ struct Waits {
 #[derive(Clone)]
 struct Consumer {
     epoch: u64,
-    /// `None` while what it had in flight is given back.
+    /// `None` while its entries are being reclaimed.
     lives: Option<Beats>,
     /// The numbers of its latest calls that took effect.
     fetch: u64,
@@ -60,12 +60,12 @@ struct Beats {
     lease_for: Duration,
 }
 
-/// Entries that nobody has in flight and that are not settled.
+/// Entries that are neither in flight nor settled.
 #[derive(Clone, Default)]
 struct Waiting {
     stamp: u64,
     by_id: BTreeMap<EntryId, Waiter>,
-    /// By the moment from which they may be taken.
+    /// By the time from which they may be fetched.
     by_due: BTreeSet<(u64, EntryId)>,
     /// By the event that only another build handles.
     by_need: BTreeSet<(String, u32, EntryId)>,
@@ -89,7 +89,7 @@ impl Waiting {
         self.by_id.len() as u64
     }
 
-    /// An entry that waits already stays as it waits: it must not be there twice.
+    /// Adds an entry; one that waits already stays as it is, because it must not be there twice.
     fn insert(&mut self, id: EntryId, waiter: Waiter) {
         if self.by_id.contains_key(&id) {
             return;
@@ -109,7 +109,7 @@ impl Waiting {
         }
     }
 
-    /// The waiting entries that this caller may take now.
+    /// The waiting entries that this caller may have now.
     fn candidates<'a>(&'a self, fetch: &'a Fetch, now: u64) -> impl Iterator<Item = EntryId> + 'a {
         let latest = now.saturating_add(millis(fetch.longest_wait));
         let takes = move |name: &str, version: u32| fetch.takes.get(name).is_some_and(|newest| *newest >= version);
@@ -118,14 +118,14 @@ impl Waiting {
         needs.chain(due)
     }
 
-    /// How soon the first may be taken that may not now.
+    /// The time until the next entry may be fetched.
     fn due(&self, now: u64, longest_wait: Duration) -> Option<Duration> {
         let (due, _) = self.by_due.range((now.saturating_add(1), EntryId::ZERO)..).next()?;
         Some(Duration::from_millis(due - now).min(longest_wait))
     }
 }
 
-/// New entries that are to be given out.
+/// New entries to give out.
 struct Next {
     entries: Vec<Arc<Entry>>,
     range: Option<Range>,
@@ -146,7 +146,7 @@ impl Record {
         }
     }
 
-    /// Whether this joining lives.
+    /// Whether this session is a living consumer.
     pub(super) fn has(&self, holder: &Holder) -> bool {
         self.living(holder).is_some()
     }
@@ -156,12 +156,12 @@ impl Record {
         self.consumers.values().any(|consumer| consumer.epoch == epoch && consumer.lives.is_some())
     }
 
-    /// Whether this was a consumer, or is one.
+    /// Whether this is a consumer, or a dead one.
     pub(super) fn knows(&self, owner: &str) -> bool {
         self.consumers.contains_key(owner)
     }
 
-    /// Whether what this consumer had in flight is being reclaimed.
+    /// Whether this consumer's entries are being reclaimed.
     pub(super) fn is_dead(&self, owner: &str) -> bool {
         self.consumers.get(owner).is_some_and(|consumer| consumer.lives.is_none())
     }
@@ -170,7 +170,7 @@ impl Record {
         self.heard(owner, |_| {});
     }
 
-    /// A call of this consumer was taken up.
+    /// Counts a beat of the consumer for a call that took effect.
     fn heard(&mut self, owner: &str, note: impl FnOnce(&mut Consumer)) {
         if let Some(consumer) = self.consumers.get_mut(owner) {
             note(consumer);
@@ -178,12 +178,12 @@ impl Record {
         }
     }
 
-    /// Deletes a consumer, and not what it has in flight, as an operator's `HDEL` of its field would.
+    /// Deletes a consumer but not its chunks, as an operator's `HDEL` of its field would.
     pub(super) fn forget_consumer(&mut self, owner: &str) {
         self.consumers.remove(owner);
     }
 
-    /// Puts the waiting set back as it was, as an operator's `RESTORE` of its key would.
+    /// Restores the waiting set, as an operator's `RESTORE` of its key would.
     pub(super) fn restore_waiting(&mut self, saved: &Self) {
         self.waiting = saved.waiting.clone();
     }
@@ -193,7 +193,7 @@ impl Record {
         self.waiting = Waiting::default();
     }
 
-    /// At or below the oldest entry that is in flight or waits.
+    /// An id at or below the oldest entry that is in flight or waits.
     pub(super) fn oldest(&self) -> Option<EntryId> {
         let range = |left: &Left| left.range.as_ref().map(|range| range.after.next());
         let items = |left: &Left| left.again.iter().map(|item| item.id).min();
@@ -206,21 +206,21 @@ impl Record {
         (consumer.epoch == holder.epoch && consumer.lives.is_some()).then_some(consumer)
     }
 
-    /// How the waiting set differs from what the record says of it.
+    /// The difference between the waiting set and its record.
     fn damage(&self) -> Option<Damage> {
         let Waits { stamp, count: recorded } = self.waits;
         let found = self.waiting.count();
-        // When nothing waits the set may be there or not.
+        // While no entry waits, the set may exist or not.
         let is_same = recorded == found && (self.waiting.stamp == stamp || (found == 0 && self.waiting.stamp == 0));
         (!is_same).then_some(Damage { recorded, found })
     }
 
-    /// Whether all that is to wait is known.
+    /// Whether the waiting set is the recorded one.
     pub(super) fn knows_what_waits(&self) -> bool {
         self.waits.count == 0 || self.damage().is_none()
     }
 
-    /// Records that the waiting set was changed.
+    /// Records a change of the waiting set.
     fn stamp(&mut self) {
         self.waits = Waits { stamp: self.waits.stamp + 1, count: self.waiting.count() };
         self.waiting.stamp = self.waits.stamp;
@@ -253,7 +253,7 @@ impl Record {
         }
 
         let first = log.entries.front().map(|entry| entry.id);
-        // A trim is told at once, whenever what it has passed was due.
+        // A trim is reported at once, whenever the entries that it passed were due.
         let is_trimmed = |id: &EntryId| first.is_none_or(|first| *id < first);
         let mut gone: Vec<_> = self.waiting.by_id.keys().copied().take_while(is_trimmed).collect();
         let mut lost = lost_of(&gone, false);
@@ -297,7 +297,8 @@ impl Record {
         Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
     }
 
-    /// Answers with what is in flight of a call that was here before; the latest one learns that way what is gone.
+    /// Answers a fetch that was sent again with its entries still in flight. Only the latest fetch reports entries that
+    /// are gone.
     fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Stream, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
@@ -326,7 +327,7 @@ impl Record {
             self.beat(&fetch.holder.owner);
         }
         let due = self.waiting.due(now, fetch.longest_wait);
-        // One that comes late tells nothing, as the record keeps it.
+        // A late fetch reports no loss, because the record keeps it.
         let lost = lost.filter(|_| is_latest);
         Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
@@ -338,8 +339,8 @@ impl Record {
         }
     }
 
-    /// The entries that are given out behind the cursor, of no more bytes than these unless there are no others; `None` where it is
-    /// not sure whether something is missing there.
+    /// The entries behind the cursor to give out, up to this many bytes, except for the first; `None` if entries may be
+    /// missing there.
     fn next(&self, new: &New, room: usize, bytes: usize, is_first: bool, log: &Stream) -> Option<Next> {
         let Cursor { at, seen, .. } = &self.cursor;
         let nothing = Next { entries: Vec::new(), range: None, cursor: self.cursor.clone() };
@@ -363,7 +364,7 @@ impl Record {
                     sum += entry.weight();
                     sum > bytes
                 });
-                // One entry is given out whatever it weighs.
+                // One entry is given out whatever its weight.
                 entries.truncate(over.unwrap_or(room).max(usize::from(is_first)));
                 let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Some(nothing) };
                 let number = entries.len() as u64;
@@ -376,7 +377,7 @@ impl Record {
         }
     }
 
-    /// Whether the entry at the cursor still stands there; at the beginning, whether nothing ever went.
+    /// Whether the entry at the cursor is still there; at the beginning, whether no entry was ever removed.
     fn has_witness(&self, log: &Stream) -> bool {
         let Cursor { at, at_event, seen } = &self.cursor;
         if *at == EntryId::ZERO {
@@ -393,7 +394,7 @@ impl Record {
         }
     }
 
-    /// Records what is in flight of a chunk; one of which nothing is has no record.
+    /// Records a chunk's entries in flight; a chunk without any has no record.
     fn put(&mut self, epoch: u64, call: u64, left: Left) {
         if left.again.is_empty() && left.range.as_ref().is_none_or(|range| range.number == 0) {
             self.chunks.remove(&(epoch, call));
@@ -402,13 +403,13 @@ impl Record {
         }
     }
 
-    /// Why nothing is to be done about acknowledgements before the dead letters are looked at; else whether they are new.
+    /// The answer if acks change nothing, before the dead letters are checked; else whether the acks are new.
     pub(super) fn check_acks(&self, acks: &Acks, events: &Events) -> Result<bool, Acked> {
         let Some(consumer) = self.living(&acks.holder) else { return Err(Acked::Fenced) };
         if acks.call <= consumer.ack {
             return Ok(false);
         }
-        // It has acknowledged or fetched in another history of the record.
+        // The caller has acked or fetched in another history of the record.
         let is_known = |(call, _): &(u64, Left)| self.chunks.contains_key(&(acks.holder.epoch, *call));
         if acks.call > consumer.ack + 1 || !acks.chunks.iter().all(is_known) {
             return Err(Acked::Fenced);
@@ -506,7 +507,7 @@ impl Record {
         self.chunks.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), left)| (*call, left))
     }
 
-    /// The epochs whose consumers somebody has deleted, and not what they had in flight.
+    /// The epochs of chunks whose consumers' fields were deleted.
     fn orphans(&self) -> BTreeSet<u64> {
         let known: BTreeSet<_> = self.consumers.values().map(|consumer| consumer.epoch).collect();
         let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.told.keys());
@@ -536,7 +537,7 @@ impl Record {
             consumer.lives = None;
         }
         let (entries, more) = self.give_back(epoch, count.max(1), log);
-        // What its latest fetch has told it may be told no further.
+        // The loss in the answer of its latest fetch, which the consumer may not have reported.
         let mut lost = told.filter(|_| lives.is_some());
         if let Some(more) = more {
             add(&mut lost, more);
@@ -549,7 +550,7 @@ impl Record {
         Reclaimed::All { entries }
     }
 
-    /// The caller is no consumer any more. Answers whether it was one, and was able to give back what it had in flight.
+    /// Removes the caller. Answers whether it was a consumer and its entries in flight could be released.
     pub(super) fn leave(&mut self, holder: &Holder, log: &Stream) -> bool {
         let holds = self.chunks_of(holder.epoch).next().is_some();
         if !self.has(holder) || (holds && self.damage().is_some()) {
@@ -561,7 +562,7 @@ impl Record {
         true
     }
 
-    /// Lets so many entries that this consumer has in flight wait; answers how many, and what of the ranges between them is gone.
+    /// Releases this many of a consumer's entries; answers how many, and the loss among the ranges between them.
     fn give_back(&mut self, epoch: u64, count: usize, log: &Stream) -> (u64, Option<Lost>) {
         let (mut back, mut lost) = (0, None);
         let chunks: Vec<_> = self.chunks_of(epoch).map(|(call, left)| (call, left.clone())).collect();
@@ -604,19 +605,19 @@ fn size(left: &Left) -> u64 {
     left.range.as_ref().map_or(0, |range| range.number) + left.again.len() as u64
 }
 
-/// An entry is charged as it is given out unless it has crashed before.
+/// An entry is charged when it is given out, unless it has crashed before.
 fn item(again: &Again) -> Item {
     let Again { entry, failed, crashes } = again;
     Item { id: entry.id, failed: *failed, crashes: *crashes, charged: *crashes == 0 }
 }
 
-/// The entries of a range that still stand.
+/// The entries of a range that are still in the stream.
 fn standing(range: &Range, log: &Stream) -> Vec<Arc<Entry>> {
     let above = log.read(range.after, usize::MAX).into_iter().take_while(|entry| entry.id <= range.to);
     above.filter(|entry| !range.except.contains(&entry.id)).collect()
 }
 
-/// So many entries that were in flight between these ids, and are not in the stream. A trim has passed them where the stream begins
+/// This many entries that were in flight between these ids and are gone. A trim has passed them if the stream begins
 /// behind the first place that one of them may have had.
 fn missing(from: EntryId, to: EntryId, count: u64, log: &Stream) -> Lost {
     let deleted = log.entries.front().is_some_and(|first| first.id <= from.next());
@@ -628,7 +629,7 @@ fn lost_of(ids: &[EntryId], deleted: bool) -> Option<Lost> {
     Some(Lost { deleted, from, to, count: ids.len() as u64 })
 }
 
-/// Adds to what was lost.
+/// Adds to a loss.
 fn add(lost: &mut Option<Lost>, more: Lost) {
     *lost = Some(match *lost {
         None => more,

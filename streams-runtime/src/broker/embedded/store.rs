@@ -1,4 +1,4 @@
-//! [`Embedded`], and all that it holds: streams, groups and members behind one lock, and the clock by which ids are given.
+//! [`Embedded`], and all that it holds: streams, groups and members behind one lock, and the clock that gives ids.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,13 +17,13 @@ use crate::broker::checks::BELL_LENGTH;
 use crate::clock::millis;
 use crate::sync::lock;
 
-/// A broker without a server, for development, tests and programs that may forget.
+/// A broker without a server, for development, tests and programs whose events may be lost.
 ///
-/// Everything stays in this process's memory and is gone with it. Entries leave by retention alone (the floor of
-/// [`append`](streams_core::broker::Log::append)), so memory holds what is published in one retention period: about
-/// [`Entry::weight`] bytes an entry. Dead letters stay until they are discarded.
+/// Everything is in this process's memory and ends with it. Only retention removes entries (the floor of
+/// [`append`](streams_core::broker::Log::append)). So memory holds the entries of one retention period: about
+/// [`Entry::weight`] bytes per entry. Dead letters stay until they are discarded.
 ///
-/// Time is tokio's: under a paused clock leases, retention and waits run in virtual time, and two runs from the same
+/// Time is tokio's: under a paused clock leases, retention and waits run in virtual time. Two runs from the same
 /// [`starting`](Self::starting) give out the same ids. Clones share one store.
 #[derive(Clone)]
 pub struct Embedded {
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) store: Mutex<Store>,
     /// Rung after entries were added, for tails.
     pub(super) added: Notify,
-    /// The wall clock at construction, and the moment it was read: afterwards only tokio's clock counts.
+    /// The wall clock when it was read, at construction. Afterwards only tokio's clock counts.
     pub(super) epoch_ms: AtomicU64,
     pub(super) epoch: Instant,
 }
@@ -45,11 +45,11 @@ pub(super) struct Store {
     pub(super) groups: HashMap<String, Group>,
     pub(super) partitions: HashMap<String, u32>,
     pub(super) notes: HashMap<String, Notes>,
-    /// By set what members say, with their beats.
+    /// Per set the texts of its members, with their beats.
     pub(super) members: HashMap<String, BTreeMap<String, u64>>,
 }
 
-/// The lease and the checkpoint of a group on a partition.
+/// The state of a group on a partition.
 #[derive(Clone, Default)]
 pub(super) struct Group {
     pub(super) lease: LeaseView,
@@ -58,9 +58,9 @@ pub(super) struct Group {
     pub(super) at_event: String,
     pub(super) seen: Option<u64>,
     pub(super) attempts: BTreeMap<EntryId, u32>,
-    /// How many events its owner may have in hand.
+    /// The most events that its owner may have in flight.
     pub(super) bound: u32,
-    /// Which was the last commit of this holding that left the checkpoint where it was.
+    /// The number of this epoch's last commit that left the checkpoint where it was.
     pub(super) call: u64,
     pub(super) proving: Option<Proving>,
     pub(super) charged: Vec<EntryId>,
@@ -70,12 +70,12 @@ pub(super) struct Group {
     pub(super) needs: Option<Need>,
     pub(super) resume: u64,
     pub(super) replaying: Replaying,
-    /// The record of a work queue; it has a cursor in the place of the checkpoint. The lease is nobody's, and its epoch that of the last joining
-    /// or reset.
+    /// The record of a work queue, with a cursor in the place of the checkpoint. A queue's lease has no owner; its
+    /// epoch is that of the last session or reset.
     pub(super) record: Option<Record>,
 }
 
-/// What is known of the first of the replays.
+/// The state of the first of the replays.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Replaying {
     pub(super) id: EntryId,
@@ -86,28 +86,28 @@ pub(super) struct Replaying {
 }
 
 impl Group {
-    /// A group that begins here, for the delivery that its key is for.
+    /// The state of a group that begins here, for the delivery mode of its key.
     pub(super) fn begin(group: &GroupKey, (at, seen, at_event): (EntryId, Option<u64>, String)) -> Self {
         let record = group.is_queue().then(|| Record::new(at, at_event.clone(), seen));
         Self { at, at_event, seen, record, ..Self::default() }
     }
 
-    /// The delivery that the group was made for.
+    /// The delivery mode in which the group was created.
     pub(super) fn mode(&self) -> &'static str {
         if self.record.is_some() { "queue" } else { "ordered" }
     }
 
-    /// The same, where the key is for another one.
+    /// The group's delivery mode, if the key is for another one.
     pub(super) fn other_mode(&self, group: &GroupKey) -> Option<&'static str> {
         (self.record.is_some() != group.is_queue()).then(|| self.mode())
     }
 
-    /// The checkpoint, or what a work queue has in its place.
+    /// The checkpoint, or the cursor of a work queue.
     pub(super) fn position(&self) -> EntryId {
         self.record.as_ref().map_or(self.at, |record| record.cursor.at)
     }
 
-    /// The oldest entry that is not settled below that.
+    /// The oldest unsettled entry below that.
     pub(super) fn oldest(&self) -> Option<EntryId> {
         self.record.as_ref().and_then(Record::oldest)
     }
@@ -116,7 +116,7 @@ impl Group {
         if let Some(record) = &self.record {
             return record.has(holder);
         }
-        // The empty owner is nobody, also for somebody who claims to be it.
+        // The empty owner never holds a lease.
         !holder.owner.is_empty() && self.lease.owner == holder.owner && self.lease.epoch == holder.epoch
     }
 }
@@ -141,7 +141,7 @@ impl Store {
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Store> {
-        // Nothing in here panics between two writes that belong together.
+        // No code here panics between two writes that belong together.
         lock(&self.store)
     }
 
@@ -156,7 +156,7 @@ impl Embedded {
         Self::starting(SystemTime::now())
     }
 
-    /// An empty broker whose clock starts here: for tests in which every id is the same at every run.
+    /// An empty broker whose clock starts here, for tests that give the same ids in every run.
     pub fn starting(now: SystemTime) -> Self {
         let epoch_ms = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
         let epoch_ms = AtomicU64::new(epoch_ms);
@@ -169,14 +169,14 @@ impl Embedded {
         work: impl FnOnce(&mut Store, u64) -> Result<T, BrokerError> + Send + 'a,
     ) -> Reply<'a, T> {
         Box::pin(async move {
-            // Nothing here ever waits, so a loop over these calls would keep its thread for itself.
+            // Nothing here ever waits, so a loop over these calls would keep its thread.
             tokio::task::consume_budget().await;
             let now = self.shared.now();
             work(&mut self.shared.lock(), now)
         })
     }
 
-    /// The same for what may add entries, which wakes whoever waits for some.
+    /// The same for a call that may add entries, which wakes the tails that wait for some.
     pub(super) fn ringing<'a, T>(
         &'a self,
         work: impl FnOnce(&mut Store, u64) -> Result<T, BrokerError> + Send + 'a,

@@ -1,4 +1,4 @@
-//! A stream in memory: its entries, oldest first, and the markers of groups that stand in it.
+//! A stream in memory: its entries, oldest first, and the markers of its groups.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,15 +14,15 @@ pub(super) struct Stream {
     pub(super) entries: VecDeque<Arc<Entry>>,
     pub(super) last: EntryId,
     pub(super) added: u64,
-    /// The highest id that was deleted by itself.
+    /// The highest id that was deleted singly.
     pub(super) deleted: EntryId,
-    /// The groups whose marker stands in the stream and dies with it, with where it stood at first.
+    /// The groups with a marker in the stream, which goes with it, and the id at which each marker was made.
     pub(super) markers: HashMap<String, EntryId>,
 }
 
 impl Stream {
     pub(super) fn push(&mut self, now: u64, fields: Fields) -> EntryId {
-        // As Redis does: the clock may stand still or go back, ids may not.
+        // As in Redis: the clock may stand still or go back, but ids may not.
         let id = if now > self.last.ms { EntryId::new(now, 0) } else { self.last.next() };
         self.add(id, fields)
     }
@@ -34,7 +34,7 @@ impl Stream {
         id
     }
 
-    /// Adds dead letters where their bounds leave room.
+    /// Adds dead letters if their bounds leave room.
     pub(super) fn put_away(&mut self, letters: &[Fields], bounds: DeadBounds, now: u64) -> Result<(), Full> {
         let (count, oldest) = (self.entries.len() as u64, self.entries.front().map(|entry| entry.id));
         let too_old = oldest.is_some_and(|id| now.saturating_sub(id.ms) > millis(bounds.age));
@@ -47,7 +47,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Answers how many went.
+    /// Answers how many entries it removed.
     pub(super) fn trim_below(&mut self, floor: EntryId) -> u64 {
         let below = self.entries.partition_point(|entry| entry.id < floor);
         self.entries.drain(..below);
@@ -81,12 +81,12 @@ impl Stream {
             }
             page.entries.push(if entry.id == from { Arc::new(in_short(&entry)) } else { entry });
         }
-        // As many as were asked for say nothing of more.
+        // A full page does not show whether there are more.
         page.complete &= page.entries.len() < count;
         page
     }
 
-    /// How many entries were added that are not there any more.
+    /// How many entries were added and are gone.
     pub(super) fn removed(&self) -> u64 {
         self.added - self.entries.len() as u64
     }
@@ -122,13 +122,13 @@ impl Stream {
         (at, seen, self.event_at(at))
     }
 
-    /// The event id of the entry there, where it can be told apart.
+    /// The event id of the entry there, if it has one.
     pub(super) fn event_at(&self, id: EntryId) -> String {
         self.at(id).and_then(|entry| entry.given_id().map(str::to_owned)).unwrap_or_default()
     }
 }
 
-/// An entry as it is answered: one that is too large is cut.
+/// An entry as the broker answers it: one that is too large is cut.
 fn within_bounds(entry: &Arc<Entry>) -> Arc<Entry> {
     if entry.weight() <= MOST_ENTRY_BYTES { Arc::clone(entry) } else { Arc::new(cut(Entry::clone(entry))) }
 }

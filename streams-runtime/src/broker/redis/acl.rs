@@ -1,4 +1,4 @@
-//! The rights of a user of the server: [`Acl`] writes, as rules of `ACL SETUSER`, what the broker beside it needs and no more.
+//! The rights of a Redis user: [`Acl`] writes the least rights that the broker needs, as rules of `ACL SETUSER`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 
 /// The least rights with which a program can do its work, as rules for Redis 7.0, Valkey 7.2 and later.
 ///
-/// Say what the program does; print the rules; give them to the user that it logs in as:
+/// Name what the program does, print the rules, and give them to the user that it logs in as:
 ///
 /// ```
 /// use streams_runtime::{broker::Acl, stream_event};
@@ -37,33 +37,37 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 /// # Ok(()) }
 /// ```
 ///
-/// The rules hold no password and leave those that the user has. Set again they replace its other rights, so the same
-/// line brings a user up to date. What is said several times adds up: `publish` and `consume` make a user for a program
-/// that does both.
+/// The rules hold no password, and the user keeps its own. Set again they replace the user's other rights, so the same
+/// line updates a user. Calls add up: `publish` and `consume` make a user for a program that does both.
 ///
-/// What each may do, and what no rule can prevent, because Redis has none that is narrower:
+/// These are the rights of each, with those that go too far because Redis has no narrower rule:
 ///
 /// | | may | although it does not need it |
 /// |---|---|---|
-/// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
+/// | `publish` | add entries, and trim old ones | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `share` | the same for a group in shared delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states |
+/// | `share` | the same for a work queue | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write anything into their states |
 ///
-/// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them. Consumers may end the waits of others
-/// (`CLIENT UNBLOCK`), which only look again. Everybody may end connections, also those of others (`CLIENT KILL`), which then connect
-/// again: a connection that was given up is ended before its work is repeated, so that nothing held back by a network is done late.
+/// Every user may call INFO, by which a program warns of a server that would evict streams. Every user may load
+/// scripts, which run with their caller's rights. Consumers may end the waits of others (`CLIENT UNBLOCK`), which then
+/// only read again.
+///
+/// Every user may end connections, those of others included (`CLIENT KILL`); their clients then connect again. A
+/// program ends a connection that it has given up before it repeats the call, so that no network delivers the first
+/// call late.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
     /// Commands without a key.
     commands: BTreeSet<&'static str>,
-    /// Keys, by the commands that are allowed on them.
+    /// Keys, by the commands allowed on them.
     keys: BTreeMap<&'static str, BTreeSet<String>>,
 }
 
-/// The commands of every connection. Redis has no rule for one's own connections, so a user who may end them may end any.
+/// The commands of every connection. Redis has no rule for a user's own connections, so a user who may end one may end
+/// any.
 const CONVERSE: [&str; 6] = ["client|info", "client|kill", "info", "ping", "script|load", "time"];
-/// Commands that only look at a key; `consume` adds XREAD, which takes keys of several streams at once.
+/// Commands that only read a key; `consume` adds XREAD, which takes keys of several streams at once.
 const LOOK: &str = "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xrange +xrevrange";
 const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
@@ -71,7 +75,7 @@ const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zsco
 const MARK: &str = "+xgroup|create +xgroup|setid";
 /// The commands on the waiting set of a work queue.
 const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
-/// Tells up to where groups have settled everything.
+/// The commands that read up to where groups have settled everything.
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
 impl Acl {
@@ -89,7 +93,7 @@ impl Acl {
         Ok(self.publish_to(&stream, properties.retention, properties.durability))
     }
 
-    /// Runs a group on the stream of `E`, in ordered delivery.
+    /// Runs an ordered group on the stream of `E`.
     ///
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
@@ -98,7 +102,7 @@ impl Acl {
         Ok(self.consume_from(&stream, group)?.trim::<E>(&stream))
     }
 
-    /// Runs a group on the stream of `E`, in shared delivery.
+    /// Runs a work queue on the stream of `E`.
     ///
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
@@ -141,7 +145,7 @@ impl Acl {
         self
     }
 
-    /// Trims what may go of a stream whose events declare a retention, as an owner does where nobody publishes.
+    /// Trims a stream whose events declare a retention, as an owner does where nobody publishes.
     fn trim<E: StreamEvent>(mut self, stream: &StreamKey) -> Self {
         let events: Vec<_> = linked_events().into_iter().chain([E::INFO]).collect();
         if let Some(retention) = declared_retention(E::INFO.stream, &events) {
@@ -155,7 +159,7 @@ impl Acl {
         self
     }
 
-    /// As [`consume`](Self::consume), for a tool that knows the stream by its key: without the right to trim it, which an
+    /// As [`consume`](Self::consume), for a tool that knows the stream by its key. It lacks the right to trim, which an
     /// owner needs where the stream's events declare a `retention`.
     ///
     /// # Errors
@@ -169,8 +173,8 @@ impl Acl {
         Ok(self)
     }
 
-    /// As [`share`](Self::share), for a tool that knows the stream by its key: without the right to trim it, which members
-    /// need where the stream's events declare a `retention`.
+    /// As [`share`](Self::share), for a tool that knows the stream by its key. It lacks the right to trim, which
+    /// members need where the stream's events declare a `retention`.
     ///
     /// # Errors
     /// When the group cannot be part of a key.
@@ -193,7 +197,7 @@ impl Acl {
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
         self.commands.extend(CONVERSE);
         self.grant("+hget", format!("%R~{}", stream.properties()));
-        // Whether processes run a group, of which nothing else is left.
+        // Shows whether processes run a group of which nothing else is left.
         let members = of_partition(stream.base(), "[A-Za-z0-9]*:members");
         self.grant("+evalsha", format!("~{members}"));
         self.grant("+type +zrange", format!("%R~{members}"));
@@ -212,7 +216,7 @@ impl Acl {
         self
     }
 
-    /// Uses a database other than 0 (`redis://host/3`). The rules hold in every database alike: keys of the same name in
+    /// Allows a database other than 0 (`redis://host/3`). The rules hold in every database, so keys of the same name in
     /// another one are open, too.
     #[must_use]
     pub fn in_a_database(mut self) -> Self {
@@ -220,7 +224,7 @@ impl Acl {
         self
     }
 
-    /// What every process of a group does, whatever its delivery.
+    /// The rights of every process of a group, whatever its delivery.
     fn belong_to(&mut self, stream: &StreamKey, group: &str) -> Result<(), InvalidName> {
         keys::check_group(group)?;
         self.commands.extend(CONVERSE);
@@ -234,7 +238,7 @@ impl Acl {
             let (dead, replays, bell) =
                 (format!("{state}:dead"), format!("{state}:replay"), of_partition(&partition, "_bell"));
             for key in [&partition, &state, &dead, &replays, &bell] {
-                // To name a key to a script takes both rights; what the script does with it is looked at by itself.
+                // A key that a script is given needs both rights; each command of the script is checked by itself.
                 self.grant("+evalsha", format!("~{key}"));
                 self.grant(LOOK_AND_WAIT, format!("%R~{key}"));
             }
@@ -245,11 +249,11 @@ impl Acl {
         Ok(())
     }
 
-    /// What all programs on a stream tell each other: its partitions, and which shapes of its events they know.
+    /// The rights of all programs on a stream: to read its partitions, and to write which event shapes they know.
     fn meet(&mut self, stream: &StreamKey) {
         self.grant("+hget +hsetnx", format!("~{}", stream.properties()));
         self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
-        // How many entries lie where another number of partitions would put them.
+        // Counts entries where another number of partitions would put them.
         for stray in stray_patterns(stream) {
             self.grant("+exists +xlen", format!("%R~{stray}"));
         }
@@ -286,8 +290,8 @@ fn stream_of<E: StreamEvent>(namespace: Option<&str>) -> Result<(StreamKey, Stre
     Ok((StreamKey::new(namespace, name, properties.partitions), properties))
 }
 
-/// Patterns for the partitions' keys and no others: no name of a stream ends in a dot and digits. Names have no character
-/// that a pattern gives a meaning.
+/// Patterns for the partitions' keys and no others: no name of a stream ends in a dot and digits. No character of a
+/// name has a meaning in a pattern.
 fn patterns(stream: &StreamKey) -> Vec<String> {
     if stream.partitions() == 1 {
         return vec![stream.base().to_owned()];

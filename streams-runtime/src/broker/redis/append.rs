@@ -1,6 +1,7 @@
-//! Appends, and those that wait for replicas or the disk: WAIT and WAITAOF count only what their own connection wrote, and block it.
+//! Appends, with or without a wait for replicas or the disk.
 //!
-//! So each of these that is under way has a connection for itself; what is idle is kept for the next.
+//! WAIT and WAITAOF count only the writes of their own connection, and block it. So each append that waits has a
+//! connection to itself, and idle connections are kept for the next.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::parse;
 use crate::clock::millis;
 use crate::sync::lock;
 
-/// How many idle connections are kept: as many partitions are written at once without connecting anew.
+/// The most idle connections that are kept: this many partitions are written at once without a new connection.
 const IDLE: usize = 16;
 /// How much longer than the wait its answer may take.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -33,9 +34,9 @@ pub(super) struct Pool {
 #[derive(Debug, Clone)]
 struct Waiter {
     inner: Connection,
-    /// Whether the server was found to have a file that WAITAOF can wait for.
+    /// Whether the server has a file that WAITAOF can wait for.
     fsyncs: bool,
-    /// Whether the user was found to be allowed to WAIT.
+    /// Whether the user may WAIT.
     waits: bool,
 }
 
@@ -43,7 +44,7 @@ struct Waiter {
 struct Lent<'a> {
     pool: &'a Pool,
     waiter: Waiter,
-    /// Every call on it was answered.
+    /// Whether every call on it was answered.
     answered: bool,
 }
 
@@ -65,7 +66,7 @@ impl Pool {
         Self { target: Arc::clone(target), idle: Mutex::default() }
     }
 
-    /// Appends, then waits. A future that is dropped takes its connection with it, as nobody hears the answer.
+    /// Appends, then waits. A future that is dropped drops its connection, too, because nobody reads the answer.
     pub(super) async fn append(
         &self,
         partition: &PartitionKey,
@@ -81,7 +82,7 @@ impl Pool {
             None => Waiter { inner: self.target.connect(FOR_COMMANDS).await?, fsyncs: false, waits: false },
         };
         let mut lent = Lent { pool: self, waiter, answered: false };
-        // Another connection may still have this append under way, which is sent again now.
+        // Another connection may still carry this append, which is sent again now.
         let ending = Call { command: "CLIENT KILL", effect: Effect::Read, ..call };
         self.target
             .end_given_up(&mut lent.waiter.inner)
@@ -104,7 +105,7 @@ impl Pool {
                 lent.answered = true;
                 missing
             }
-            // The entries are there: their ids must not be lost over this.
+            // The entries are stored, so this error must not lose their ids.
             Err(error) => {
                 let call = Call { command: word(durability), effect: Effect::Read, ..call };
                 Some(explain(call, error).to_string())
@@ -115,7 +116,7 @@ impl Pool {
 
     fn failed(&self, lent: &mut Lent<'_>, call: Call<'_>, error: RedisError) -> BrokerError {
         if is_of_no_use(&error) {
-            // Most likely the server went away, and the others with it.
+            // Most likely the server went away, and the other connections with it.
             lock(&self.idle).clear();
         } else {
             lent.answered = true;
@@ -123,7 +124,7 @@ impl Pool {
         explain(call, error)
     }
 
-    /// Asks, before anything is added, whether the server can wait for its disk at all.
+    /// Asks, before it adds anything, whether the server can wait for its disk at all.
     async fn probe(&self, connection: &mut Connection, partition: &PartitionKey) -> Result<(), BrokerError> {
         let Err(error) = wait_aof(1, 0, 1).query_async::<Value>(connection).await else { return Ok(()) };
         let said = error.to_string();
@@ -150,7 +151,7 @@ fn wait_aof(local: u8, replicas: u32, ms: u64) -> redis::Cmd {
     command
 }
 
-/// Waits for what the connection wrote; says what is missing when the time is over.
+/// Waits for the writes of the connection. After the time has passed it answers what is missing.
 async fn waited(
     connection: &mut Connection,
     durability: Durability,
@@ -203,7 +204,7 @@ pub(super) async fn add(
     let mut transaction = redis::pipe();
     transaction.atomic();
     for (index, fields) in entries.iter().enumerate() {
-        // Once is enough to trim.
+        // One of them is enough to trim.
         transaction.add_command(one(fields, floor.filter(|_| index == 0)));
     }
     transaction.query_async(connection).await

@@ -1,4 +1,4 @@
-//! A call to the server: what it is about, and what the errors and answers that it brings mean to callers of a broker.
+//! A call to the server: its key and effect, and the meaning of its errors and replies for callers of a broker.
 
 use std::error::Error;
 use std::fmt;
@@ -11,16 +11,16 @@ use streams_core::keys::GroupKey;
 use super::parse::{Answer, Unexpected};
 use super::scripts;
 
-/// Said of such a server, with what is to be done.
+/// The message about such a server, with the remedy.
 pub(super) const CLUSTER: &str = "the server is part of a Redis Cluster, which is not supported; set REDIS_URL to one that is not (cluster-enabled no)";
 /// The remedy where the user lacks a right.
 const GRANT: &str = "grant it the command and the key with ACL, as `Acl` writes the rules";
 
-/// What a call is about, for its errors, and what may be done when the connection breaks under it.
+/// A call's command and key, for its errors, and its effect, for a connection that breaks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) command: &'static str,
-    /// Empty when it is about none.
+    /// Empty for a call without a key.
     pub(super) key: &'a str,
     pub(super) effect: Effect,
 }
@@ -41,14 +41,14 @@ impl fmt::Display for Call<'_> {
     }
 }
 
-/// What a call does when it runs twice.
+/// The effect of a call that runs twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Nothing: it reads.
+    /// None: it reads.
     Read,
     /// The same as once.
     Idempotent,
-    /// Something else: never sent again.
+    /// Another one: never sent again.
     Once,
 }
 
@@ -57,18 +57,18 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
     error.is_io_error() || error.is_unrecoverable_error()
 }
 
-/// Whether another connection may fare better: after a failover the name of the server leads elsewhere, while a
-/// connection stays with the old primary, which now is a replica.
+/// Whether another connection may succeed. After a failover the server's name leads elsewhere, while a connection stays
+/// with the old primary, which now is a replica.
 pub(super) fn is_of_no_use(error: &RedisError) -> bool {
     is_broken(error) || error.code() == Some("READONLY")
 }
 
-/// The error of the operating system, or of TLS, that the crate keeps behind an `Arc`.
+/// The error of the operating system or of TLS, which the crate keeps behind an `Arc`.
 pub(super) fn io_error(error: &RedisError) -> Option<&std::io::Error> {
     error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?.downcast_ref()
 }
 
-/// What a command's error means to the caller of a broker.
+/// The meaning of a command's error for the caller of a broker.
 pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
     if is_broken(&error) {
         let (kind, so) = match call.effect {
@@ -78,7 +78,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         let what = if error.is_timeout() { "no answer came in time" } else { "the connection broke" };
         return BrokerError::new(kind, format!("{call}: {what}{so}")).caused_by(error);
     }
-    // A transaction that was refused says why at the command that was.
+    // A refused transaction gives the reason at its refused command.
     let (place, code, said) = match error.clone().into_server_errors() {
         Some(errors) if !errors.is_empty() => {
             (errors[0].0, errors[0].1.code().to_owned(), errors[0].1.details().unwrap_or_default().to_owned())
@@ -90,12 +90,12 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
         return BrokerError::new(BrokerErrorKind::Refused, message).caused_by(error);
     }
     if code == "NOPERM" || (code == "EXECABORT" && said.contains("NOPERM")) {
-        // The crate counts from behind MULTI: this is MULTI itself, and what came behind it ran by itself.
+        // The crate counts from behind MULTI. This is MULTI itself, so the commands behind it ran one by one.
         let (kind, so) = match place {
             usize::MAX => (BrokerErrorKind::Indefinite, ", and what came behind it may have been done"),
             _ => (BrokerErrorKind::Refused, ""),
         };
-        // `.. no permissions to run the 'xadd' command`, or to access a key that is not named.
+        // `.. no permissions to run the 'xadd' command`, or to access a key without a name.
         let what = match said.split_once("to run the '").and_then(|(_, rest)| rest.split('\'').next()) {
             Some(command) => format!("run {}", command.replace('|', " ").to_uppercase()),
             None => "use one of its keys".to_owned(),
@@ -135,7 +135,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
              given to an entry or set with XSETID; remove that entry with XDEL where there is one, then set the last id \
              to that of the newest entry with XSETID",
         ),
-        // Definite answers that a script's first line or a missing command bring about.
+        // Definite answers, caused by a script's first line or by a missing command.
         "ERR" if error.to_string().contains("unknown command") => {
             (BrokerErrorKind::Unsupported, "the server lacks the command; Redis 7.0 or Valkey 7.2 is needed")
         }
@@ -144,7 +144,7 @@ pub(super) fn explain(call: Call<'_>, error: RedisError) -> BrokerError {
     BrokerError::new(kind, format!("{call}: {why}")).caused_by(error)
 }
 
-/// A reply that could not be read. What was asked for may have been done.
+/// The error of a reply that could not be read. The call may have taken effect.
 pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     move |what| {
         let message = format!("{call}: the server gave an answer that makes no sense here");
@@ -152,7 +152,7 @@ pub(super) fn unexpected(call: Call<'_>) -> impl Fn(Unexpected) -> BrokerError {
     }
 }
 
-/// The answer of a script, unless it is one of the general words that are errors.
+/// The answer of a script, unless it is one of the words that mean an error.
 pub(super) fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerError> {
     let mut answer = Answer::new(reply).map_err(unexpected(call))?;
     let unexpected = unexpected(call);

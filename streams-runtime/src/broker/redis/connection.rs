@@ -1,4 +1,4 @@
-//! Where the server is, and connections to it that come back by themselves.
+//! The server's address, and connections to it that are made again after they break.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,23 +22,24 @@ use super::tls::{self, Shaker, Tls};
 
 use crate::sync::lock;
 
-/// How long making a connection may take, with the log-in.
+/// How long a new connection may take, with its log-in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may be silent that owes an answer. The crate's own default of half a second would call a busy one dead.
+/// How long a server that owes an answer may be silent. The crate's default of half a second would declare a busy one
+/// dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
-/// Where answers are small: a slow line brings a hundred kilobytes in this, and whoever waits may hold a lease.
+/// For small answers: a slow line brings a hundred kilobytes in this time, and the caller may hold a lease.
 pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60) };
-/// Where answers hold entries: a read of 256 entries of the largest size over a line of half a megabyte a second.
+/// For answers with entries: 256 entries of a megabyte over a line of half a megabyte per second.
 pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600) };
-/// How many connections are remembered that were given up: each app has some twenty, and all are forgotten at the next contact.
+/// The most connections given up that are remembered. Each app has some twenty, and the next contact forgets all.
 const GIVEN_UP: usize = 256;
-/// How long after a failed attempt to connect the next one waits: whatever number of groups asks, a server that comes
-/// up or has revoked a password sees ten attempts a second at most.
+/// The least time between a failed attempt to connect and the next one. However many groups ask, a server that starts
+/// or has revoked a password sees ten attempts per second at most.
 const PACE: Duration = Duration::from_millis(100);
 
-/// In the answer of INFO, where the server is a node of a Redis Cluster.
+/// A line in the answer of INFO from a node of a Redis Cluster.
 const CLUSTERED: &str = "cluster_enabled:1";
-/// How a URL looks, for messages.
+/// The form of a URL, for messages.
 const URL_FORM: &str = "redis[s]://[user:password@]host[:port][/database]";
 
 /// A server, and how to log in.
@@ -51,13 +52,13 @@ pub(super) struct Target {
     names: Names,
     #[cfg(feature = "tls")]
     tls: Option<Shaker>,
-    /// Whether there ever was a connection: then a log-in that is refused is no mistake of the program's, but one that
-    /// somebody makes with the server right now, and mends.
+    /// Whether there ever was a connection. A log-in that is refused later is no mistake of the program: somebody is
+    /// changing the server, and will repair it.
     known: AtomicBool,
-    /// Connections that may still bring the server what nobody waits for any more. It is not enough to leave them: a network may
-    /// hold bytes back and bring them when others have long been sent in their place.
+    /// Connections that were given up, and that may still bring calls to the server. It is not enough to drop them: a
+    /// network may hold bytes back and deliver them after later calls.
     given_up: std::sync::Mutex<Vec<Peer>>,
-    /// The log was told that the server does not let us end them.
+    /// Whether a warning was logged that the server does not let the program end connections.
     cannot_end: AtomicBool,
 }
 
@@ -142,9 +143,9 @@ impl Target {
             address => format!("redis://{address}/{database}"),
         };
         let settings = info.redis_settings().clone();
-        // The crate makes "authentication failed" of every error of a log-in, also of one that asks to come back
-        // later, so we log in ourselves. In RESP3 it begins the connection with the log-in and tells the error. Its own
-        // name would be one more command to be allowed.
+        // The crate reports every error of a log-in as "authentication failed", even one that asks to come back later.
+        // So this module logs in by itself. In RESP3 the crate begins with the log-in and reports its error. A client
+        // name would be one more command to allow.
         let first = match settings.protocol() {
             ProtocolVersion::RESP2 => RedisConnectionInfo::default(),
             _ => settings.clone(),
@@ -166,12 +167,12 @@ impl Target {
         &self.shown
     }
 
-    /// Whether it logs in as the user that a server has by itself, who may do everything unless somebody has said otherwise.
+    /// Whether it logs in as the server's default user, who may do everything unless an operator has restricted it.
     pub(super) fn is_default_user(&self) -> bool {
         self.settings.username().is_none_or(|user| user == "default")
     }
 
-    /// Connects, logs in, and ends at the server what was given up before.
+    /// Connects, logs in, and ends the connections at the server that were given up before.
     pub(super) async fn connect(&self, patience: Patience) -> Result<Connection, BrokerError> {
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let dialled = match self.info.addr() {
@@ -215,16 +216,17 @@ impl Target {
             kill(&mut greeting, &given_up);
             let replies = greeting.ignore_errors().query_async::<Vec<RedisResult<Value>>>(&mut connection).await?;
             let mut replies = replies.into_iter();
-            // What is no Redis server, or not ready yet, shows here rather than at a call with an effect.
+            // Another kind of server, or one that is not ready, is found here and not at a call with an effect.
             match replies.next() {
-                // Says only that it cannot save, and so refuses writes: it can be read.
+                // This server only says that it cannot save and so refuses writes: it can be read.
                 Some(Err(error)) if error.code() == Some("MISCONF") => {}
                 Some(Err(error)) => return Err(error),
                 _ => {}
             }
             let peer = replies.next().and_then(Result::ok).and_then(peer);
             self.ended(&given_up, replies);
-            // Asked once: a server does not become part of a cluster by the way. Whoever may not ask finds out at a key.
+            // Asked once, because a server does not become part of a cluster while it runs. A user who may not ask
+            // finds out at a key.
             let first = !self.known.load(Ordering::Relaxed);
             let told =
                 if first { cmd("INFO").arg("cluster").query_async(&mut connection).await } else { Ok(Value::Nil) };
@@ -242,7 +244,7 @@ impl Target {
         }
     }
 
-    /// The connection is left, though calls on it may have had no answer: it is ended at the server before anything is sent again.
+    /// Drops the connection. Its calls may be unanswered, so the server ends it before anything is sent again.
     pub(super) fn give_up(&self, connection: &Connection) {
         let Some(peer) = connection.peer() else { return };
         let mut given_up = lock(&self.given_up);
@@ -256,7 +258,7 @@ impl Target {
         lock(&self.given_up).clone()
     }
 
-    /// Ends at the server what was given up, over a connection that there is.
+    /// Ends at the server the connections that were given up, over this connection.
     pub(super) async fn end_given_up(&self, connection: &mut Connection) -> RedisResult<()> {
         let given_up = self.given_up();
         if given_up.is_empty() {
@@ -269,23 +271,23 @@ impl Target {
         Ok(())
     }
 
-    /// Forgets what was given up, as the server has answered. Only now: whoever connects meanwhile must not go ahead of it.
+    /// Forgets the connections that the server has ended. A process that connects meanwhile must not go ahead of this.
     fn ended(&self, given_up: &[Peer], mut answers: impl Iterator<Item = RedisResult<Value>>) {
         let refused = answers.find_map(Result::err);
         lock(&self.given_up).retain(|peer| !given_up.contains(peer));
         if let Some(error) = refused
             && !self.cannot_end.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(server = self.shown, %error, "a connection that was given up cannot be ended at the server: what it was sent may be done late");
+            tracing::warn!(server = self.shown, %error, "cannot end an abandoned connection at the server; its calls may take effect late");
         }
     }
 
-    /// The error of a server that cannot be used now, whatever it is by itself.
+    /// The error of a server that cannot be used now, whatever its cause.
     fn not_connected(&self, why: &str) -> BrokerError {
         BrokerError::new(BrokerErrorKind::Unavailable, format!("cannot connect to {}: {why}", self.shown))
     }
 
-    /// Says why no connection was made; the server may have said something before it ended it.
+    /// The reason why no connection was made. The server may have given one before it ended the connection.
     fn cannot_connect(&self, error: &RedisError, first_words: &str) -> BrokerError {
         use BrokerErrorKind::{Refused, Unavailable, Unsupported};
         #[cfg(feature = "tls")]
@@ -293,7 +295,7 @@ impl Target {
             return self.not_connected(&tls.ended(error)).caused_by(self.without_password(error));
         }
         let text = error.to_string();
-        // Some codes have a kind of their own in the crate, and then do not stand in the text.
+        // The crate gives some codes a kind of their own, and leaves them out of the text.
         let code = error.code().unwrap_or_default().to_owned();
         let has = |word| text.contains(word) || code == word || first_words.contains(word);
         let (kind, why) = if error.is_timeout() {
@@ -356,16 +358,17 @@ impl Target {
             .caused_by(self.without_password(error))
     }
 
-    /// The error's text. Some servers repeat the commands that they do not know.
+    /// The error's text without the password: some servers repeat commands that they do not know.
     fn without_password(&self, error: &RedisError) -> String {
         mask(error.to_string(), self.settings.password().unwrap_or_default())
     }
 }
 
-/// The least that counts as the beginning of a password.
+/// The fewest characters that count as the beginning of a password.
 const TELLTALE: usize = 8;
 
-/// A text without a password, and without what comes behind it: servers cut what they repeat, and change characters in it.
+/// A text without a password and everything behind it. Servers cut the text that they repeat, and change characters in
+/// it.
 fn mask(mut text: String, password: &str) -> String {
     let whole = password.len();
     let beginnings = (TELLTALE.min(whole).max(1)..=whole).filter_map(|length| password.get(..length));
@@ -375,13 +378,13 @@ fn mask(mut text: String, password: &str) -> String {
     text
 }
 
-/// Whether the peer ended a connection that there was; TLS tells why with an error of its own.
+/// Whether the peer ended an existing connection; TLS reports the reason as an error of its own.
 fn is_ended(error: &RedisError) -> bool {
     let said_why = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
     (error.is_connection_dropped() && !error.is_connection_refusal()) || io_error(error).is_some_and(said_why)
 }
 
-/// A connection over a stream that is there already. Its calls are timed by [`Connection`].
+/// A connection over an existing stream. [`Connection`] times its calls.
 async fn over(
     stream: Box<dyn Stream>,
     settings: &RedisConnectionInfo,
@@ -392,12 +395,12 @@ async fn over(
     let (connection, driver) = tokio::time::timeout_at(deadline, made)
         .await
         .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
-    // It ends with the last handle of the connection.
+    // The task ends with the last handle of the connection.
     tokio::spawn(driver);
     Ok(connection)
 }
 
-/// Ends connections at the server, with what it was sent on them and has not done yet.
+/// Ends connections at the server, with the calls on them that it has not done yet.
 fn kill(commands: &mut Pipeline, peers: &[Peer]) {
     for Peer { id, address } in peers {
         commands.cmd("CLIENT").arg("KILL").arg("ID").arg(*id).arg("ADDR").arg(address);
@@ -421,7 +424,7 @@ pub(super) async fn version(connection: &mut Connection) -> String {
     let info = cmd("INFO").arg("server").query_async::<Value>(connection).await.map(parse::text);
     let Ok(Ok(info)) = info else { return UNTOLD.to_owned() };
     let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    // Valkey answers with the Redis version that it stands for, and its own beside it.
+    // Valkey answers with the Redis version that it is compatible with, and with its own.
     match (line("valkey_version"), line("redis_version")) {
         (Some(version), _) => format!("Valkey {version}"),
         (None, Some(version)) => format!("Redis {version}"),
@@ -429,13 +432,13 @@ pub(super) async fn version(connection: &mut Connection) -> String {
     }
 }
 
-/// A connection that many calls share and that is replaced after it broke.
+/// A connection that many calls share, and that is replaced after it breaks.
 #[derive(Debug)]
 pub(super) struct Link {
     target: Arc<Target>,
     patience: Patience,
     slot: Mutex<Slot>,
-    /// How many attempts to connect are over.
+    /// How many attempts to connect have ended.
     attempts: AtomicU64,
 }
 
@@ -455,7 +458,7 @@ impl fmt::Debug for Slot {
 #[derive(Clone)]
 struct Live {
     connection: Connection,
-    /// Which attempt made it.
+    /// The number of the attempt that made it.
     attempt: u64,
 }
 
@@ -464,7 +467,8 @@ impl Link {
         Self { target: Arc::clone(target), patience, slot: Mutex::default(), attempts: AtomicU64::new(0) }
     }
 
-    /// Runs a command on the connection. What may run twice is sent again when the connection turns out to be dead.
+    /// Runs a command on the connection. A call that may run twice is sent again when the connection turns out to be
+    /// dead.
     pub(super) async fn run<T, F>(&self, call: Call<'_>, send: impl Fn(Connection) -> F) -> Result<T, BrokerError>
     where
         F: Future<Output = RedisResult<T>>,
@@ -476,7 +480,7 @@ impl Link {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            // After a time-out, too: the peer may be gone without a word, and only a new connection finds out.
+            // After a time-out, too: the peer may be gone silently, and only a new connection shows that.
             if is_of_no_use(&error) {
                 self.drop_live(attempt, is_broken(&error)).await;
                 if error.is_connection_dropped() && std::mem::take(&mut again) {
@@ -487,7 +491,7 @@ impl Link {
         }
     }
 
-    /// The connection, made if there is none. Calls that wait for the same attempt share its failure.
+    /// The connection, made if there is none. Calls that wait for the same attempt share its error.
     async fn live(&self) -> Result<Live, BrokerError> {
         let before = self.attempts.load(Ordering::Acquire);
         let mut slot = self.slot.lock().await;
@@ -527,7 +531,7 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// Nobody hears what calls that were given up come to, so they come to nothing.
+    /// Nobody reads the answers of calls that were given up, so they must have no effect.
     fn drop(&mut self) {
         if let Some(live) = &self.slot.get_mut().live {
             self.target.give_up(&live.connection);

@@ -1,4 +1,4 @@
-//! Dead letters on a server: the streams of a group's letters and replays, and the scripts that move entries between them.
+//! Dead letters on a server: the streams of a group's dead letters and replays, and the scripts that move letters.
 
 use redis::cmd;
 use streams_core::EntryId;
@@ -30,7 +30,7 @@ impl Letters for Redis {
     }
 
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
-        // Sent again by itself it would answer that there was nothing to move.
+        // Sent again automatically, it would answer that there was nothing to move.
         let mut script = on(&scripts::REPLAY, group);
         script.key(group.dead()).key(group.replay()).arg(most).arg(texts(ids));
         Box::pin(ask(&self.commands, Call::on(group, "replaying dead letters", Effect::Once), script, moved))

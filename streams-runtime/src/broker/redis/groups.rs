@@ -1,4 +1,4 @@
-//! Groups on a server: the hash of a group's state, the scripts that change it, and the leases in it.
+//! Groups on a server: the hash of a group's state, the scripts that change it, and its lease.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Groups for Redis {
     fn consumed<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Consumed>> {
         Box::pin(async move {
             let names = self.groups(partition).await?.unwrap_or_default();
-            // Somebody else's group, whose position we do not know.
+            // Another program's group, whose position is not known.
             if names.is_empty() || names.iter().any(|name| keys::check_group(name).is_err()) {
                 return Ok(None);
             }
@@ -52,7 +52,7 @@ impl Groups for Redis {
             let mut queues = Vec::new();
             for name in names {
                 let (at, mode) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
-                // Without a state it is somebody else's, too.
+                // A group without a state is another program's, too.
                 if at == Value::Nil {
                     return Ok(None);
                 }
@@ -62,7 +62,7 @@ impl Groups for Redis {
                 }
                 checkpoints.push((parse::id(at).map_err(unexpected(call))?, name));
             }
-            // Asked after the checkpoints: what was given out in between lies above them.
+            // Read after the checkpoints, because entries given out in between are above them.
             for name in queues {
                 let Some(at) = queue::settled(self, &partition.group(&name)).await? else { return Ok(None) };
                 checkpoints.push((at, name));
@@ -199,7 +199,7 @@ fn renewed(answer: &mut Answer) -> Parsed<Renewed> {
     })
 }
 
-/// The fields of a group's state that are read.
+/// The fields of a group's state that this module reads.
 const STATE: [&str; 9] = ["owner", "epoch", "beat", "lease", "at", "reset", "resume", "events", "needs"];
 
 fn reading(group: &GroupKey) -> Call<'_> {
@@ -234,7 +234,7 @@ fn state(group: &GroupKey, reply: Value) -> Result<Option<GroupState>, BrokerErr
     Ok(Some(GroupState { lease, lease_for, at, reset, resume, events, needs }))
 }
 
-/// A field of a group's state. One that says nothing of use is somebody else's doing, and stays so until somebody mends it.
+/// A field of a group's state. A malformed one was written by somebody else, and stays so until somebody repairs it.
 fn whole<T>(
     group: &GroupKey,
     (field, value): (&str, Value),
@@ -266,7 +266,7 @@ fn whole<T>(
     })
 }
 
-/// Where a group begins, as the scripts take it.
+/// The start of a group, in the scripts' form.
 fn words(start: Start) -> (&'static str, String) {
     match start {
         Start::Earliest => ("earliest", String::new()),
@@ -325,7 +325,7 @@ fn acquired(answer: &mut Answer) -> Parsed<Acquired> {
     })
 }
 
-/// What is counted of events above this id.
+/// The counts of events above this id.
 fn counts(reply: Value, above: EntryId) -> Parsed<Vec<(EntryId, u32)>> {
     let mut counts = Vec::new();
     for pair in parse::array(reply)? {
@@ -413,12 +413,12 @@ fn declared(answer: &mut Answer) -> Parsed<Option<Events>> {
     }
 }
 
-/// Events with their versions, as they stand in a state: `OrderPlaced@2 OrderShipped@1`.
+/// Events with their versions, in the form of the state: `OrderPlaced@2 OrderShipped@1`.
 fn events_text(events: &Events) -> String {
     events.iter().map(|(name, version)| format!("{name}@{version}")).collect::<Vec<_>>().join(" ")
 }
 
-/// What an owner must know, as it stands in a state: `OrderShipped@1 1767225600000-0`.
+/// A need, in the form of the state: `OrderShipped@1 1767225600000-0`.
 fn need_text(need: &Need) -> String {
     format!("{}@{} {}", need.name, need.version, need.entry)
 }

@@ -1,4 +1,5 @@
-//! A line to the server: dialled without the executor's threads, and given up for its silence, not for a reply that takes long.
+//! A line to the server, dialled without the executor's threads, and given up when it is silent, not when a reply is
+//! long.
 
 use std::fmt;
 use std::io;
@@ -22,16 +23,16 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::{after, millis};
 use crate::sync::lock;
 
-/// How long a silent peer is believed to be there.
+/// How long a silent peer is assumed to be there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// How many look-ups of names may be under way, each on a thread: one that hangs outlives whoever asked for it.
+/// The most look-ups of names at once, each on a thread: one that hangs outlives its caller.
 const LOOK_UPS: usize = 4;
-/// How many addresses of a name are tried, all at once, as any of them may be a hole.
+/// The most addresses of a name that are tried, all at once, because any of them may not answer.
 const ADDRESSES: usize = 8;
-/// How much is kept of what a server says first: a server that ends the connection at once has said why in one line.
+/// How much of a server's first bytes is kept: a server that ends the connection at once gives its reason in one line.
 const FIRST_WORDS: usize = 256;
 
-/// Looks names up on threads of its own: the executor's are shared with handlers, which may hold all of them.
+/// Looks up names on threads of its own, because handlers may hold all of the executor's.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     look_ups: Arc<Semaphore>,
@@ -52,7 +53,7 @@ impl Names {
         std::thread::Builder::new().name("streams-names".to_owned()).spawn(move || {
             let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             drop(look_up);
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = answer.send(found);
         })?;
         let found: Vec<_> = answered.await.map_err(io::Error::other)??;
@@ -63,11 +64,11 @@ impl Names {
     }
 }
 
-/// Where a connection failed.
+/// The place where a connection failed.
 pub(super) enum Missed {
-    /// The name has no address that anybody could tell in time.
+    /// The name has no address, or none that was found in time.
     Name(io::Error),
-    /// Before the server heard anything.
+    /// Before the server received anything.
     Connect(io::Error),
 }
 
@@ -119,17 +120,17 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A stream of bytes that notes when it last moved. TLS stands above it, as it shows whole records only.
+/// A stream of bytes that records when it last moved. TLS is above it, because TLS shows only whole records.
 pub(super) struct Line {
     stream: Box<dyn Stream>,
     life: Arc<Life>,
-    /// No more could be written: what is taken afterwards shows that the peer takes bytes.
+    /// Whether the last write found no room. The next write that succeeds then shows that the peer takes bytes.
     full: bool,
-    /// Something has come.
+    /// Whether a byte has arrived.
     heard: bool,
 }
 
-/// When a line last moved.
+/// The time when a line last moved.
 #[derive(Debug)]
 pub(super) struct Life {
     began: Instant,
@@ -156,7 +157,7 @@ impl Life {
         }
     }
 
-    /// The first words of the server. The crate drops bytes that come before anything was asked.
+    /// The first words of the server. The crate drops bytes that arrive before any call.
     pub(super) fn first_words(&self) -> String {
         String::from_utf8_lossy(&lock(&self.first_words)).into_owned()
     }
@@ -172,7 +173,7 @@ impl Line {
         Arc::clone(&self.life)
     }
 
-    /// A write that fails hides the bytes that have come already.
+    /// Reads once more, because a write that fails hides the bytes that have arrived.
     fn listen_once_more(&mut self, cx: &mut Context<'_>) {
         let mut words = [0; FIRST_WORDS];
         let mut buffer = ReadBuf::new(&mut words);
@@ -218,7 +219,7 @@ impl AsyncWrite for Line {
     }
 }
 
-/// A connection as the server knows it: an id alone may be another's, after the server was started anew.
+/// A connection as the server knows it. An id alone may belong to another one after the server restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) id: u64,
@@ -228,13 +229,13 @@ pub(super) struct Peer {
 /// How long a call waits for its reply.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// While nothing moves on the line.
+    /// The longest time in which nothing moves on the line.
     pub(super) silence: Duration,
-    /// Longer than that altogether, whatever moves: a server that sends a byte now and then must not hold its callers for ever.
+    /// The longest time altogether. A server that sends a byte now and then must not hold its callers for ever.
     pub(super) in_all: Duration,
 }
 
-/// A connection whose calls wait as long as the line moves.
+/// A connection whose calls wait while the line moves.
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: MultiplexedConnection,
@@ -244,9 +245,9 @@ pub(super) struct Connection {
 
 struct Shared {
     life: Arc<Life>,
-    /// `None` where the user may not ask.
+    /// `None` if the user may not ask.
     peer: Option<Peer>,
-    /// Whether it was found that the user may run transactions.
+    /// Whether the user may run transactions, as far as was asked.
     transacts: AtomicBool,
 }
 
@@ -262,7 +263,7 @@ impl Connection {
         Self { inner, patience, shared: Arc::new(shared) }
     }
 
-    /// The same connection, as the server calls it.
+    /// The same connection, with the server's name for it.
     pub(super) fn known_as(self, peer: Option<Peer>) -> Self {
         let shared = Shared { life: Arc::clone(&self.shared.life), peer, transacts: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), ..self }
@@ -272,12 +273,13 @@ impl Connection {
         self.shared.peer.as_ref()
     }
 
-    /// For how long the calls of this handle wait while nothing moves.
+    /// Sets how long the calls of this handle wait while nothing moves.
     pub(super) fn wait_for(&mut self, silence: Duration) {
         self.patience.silence = silence;
     }
 
-    /// Finds out, once, whether the user may run transactions: commands behind a MULTI that is refused would run, each by itself.
+    /// Asks, once, whether the user may run transactions. Behind a MULTI that is refused each command would run by
+    /// itself.
     pub(super) async fn check_transactions(&mut self) -> RedisResult<()> {
         if self.shared.transacts.load(Ordering::Relaxed) {
             return Ok(());
@@ -312,7 +314,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Waits for a reply as long as anything moves on the line, for whomever: replies come in order.
+/// Waits for a reply while anything moves on the line, for whatever call, because replies come in order.
 async fn while_it_moves<T>(
     life: &Life,
     patience: Patience,

@@ -1,4 +1,4 @@
-//! Streams on a server: the commands on the key of a partition, and scripts that read it at one moment.
+//! Streams on a server: the commands on a partition's key, and the scripts that read it at one moment.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ impl Log for Redis {
                 Call { command: "HGET", key, effect: Effect::Read },
                 Call { command: "HSETNX", key, effect: Effect::Idempotent },
             );
-            // Read first: a full server refuses the write, and nearly always there is nothing to write.
+            // Read first, because a full server refuses the write, and nearly always there is nothing to write.
             let mut recorded = self.command(reading, &get).await?;
             if recorded == Value::Nil {
                 match self.strays(stream).await {
-                    // The rights of an older version: whoever looks later says so.
+                    // The user has the rights of an older version. A later check reports the strays.
                     Err(error) if error.kind() == BrokerErrorKind::Refused => {}
                     strays => check_strays(stream, &strays?)?,
                 }
@@ -48,7 +48,7 @@ impl Log for Redis {
         Box::pin(async move {
             let call = Call { command: "XLEN", key: stream.base(), effect: Effect::Read };
             let keys: Vec<_> = stream.strays().collect();
-            // One command for a thousand keys that nearly always are not there.
+            // One command for a thousand keys, nearly all of which do not exist.
             let mut exist = cmd("EXISTS");
             exist.arg(keys.iter().map(PartitionKey::as_str).collect::<Vec<_>>());
             let existing = self.command(Call { command: "EXISTS", ..call }, &exist).await?;
@@ -115,7 +115,7 @@ impl Log for Redis {
     fn trim_below<'a>(&'a self, partition: &'a PartitionKey, floor: EntryId) -> Reply<'a, u64> {
         Box::pin(async move {
             let call = Call { command: "XTRIM", key: partition.as_str(), effect: Effect::Idempotent };
-            // Whole nodes first, ten thousand entries at most; then the one node in which the floor lies.
+            // Whole nodes first, at most ten thousand entries; then the one node that contains the floor.
             for how in ["~", "="] {
                 let mut command = cmd("XTRIM");
                 command.arg(partition.as_str()).arg("MINID").arg(how).arg(floor.to_string());

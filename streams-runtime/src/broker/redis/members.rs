@@ -1,4 +1,4 @@
-//! What processes tell each other over a server: sets of members, and the notes beside a stream.
+//! How processes find each other on a server: sets of members, and the notes beside a stream.
 
 use redis::{Value, cmd};
 use streams_core::broker::{Answer as AnswerOf, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};

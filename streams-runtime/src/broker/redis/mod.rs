@@ -1,5 +1,5 @@
-//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects over a `line`, `call` reads errors,
-//! `server` sends; the pages of the contract say what.
+//! The broker on a Redis or Valkey server; only this module speaks Redis. `connection` connects over a `line`, `call`
+//! reads errors, and `server` sends. The other files implement the pages of the contract.
 
 mod acl;
 mod append;
@@ -30,7 +30,7 @@ pub use self::server::Redis;
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
 
-/// The bytes of a message besides its payload, for warnings.
+/// The most bytes of a message besides its payload, for warnings.
 const HEADERS: usize = 64 * 1024;
 
 impl Broker for Redis {
@@ -47,7 +47,7 @@ impl Broker for Redis {
                 }
                 Ok(())
             };
-            // Redis before 7.0 takes the flags in a script's first line for a syntax error.
+            // Redis before 7.0 reports the flags in a script's first line as a syntax error.
             match self.commands.run(call, load).await {
                 Err(error) if error.kind() == BrokerErrorKind::Protocol => Err(self.too_old(error).await),
                 Err(error) => Err(error),
@@ -75,8 +75,8 @@ impl Broker for Redis {
 }
 
 impl Redis {
-    /// A server that makes room by throwing keys away takes a stream whole, read or not. Where the user may not ask, its
-    /// operator has to know.
+    /// Warns of a server that evicts keys when it is full: it evicts a whole stream, read or not. If the user may not
+    /// ask, its operator has to check.
     async fn warn_of_eviction(&self) {
         let call = Call { command: "INFO", key: "", effect: Effect::Read };
         let mut info = cmd("INFO");
@@ -87,15 +87,15 @@ impl Redis {
             tracing::warn!(
                 server = self.target.shown(),
                 policy,
-                "a full server would throw whole streams away, with events that nobody has handled: set its maxmemory-policy to noeviction"
+                "a full server evicts whole streams; set its maxmemory-policy to noeviction"
             );
         }
     }
 
-    /// A server may be set to take or answer less than the largest event of this program has. Where the user may not ask, its
-    /// operator has to know.
+    /// Warns of a server that takes or answers less than the largest event of this program has. If the user may not
+    /// ask, its operator has to check.
     async fn warn_of_limits(&self) {
-        // Any other user would be refused, and its operator would find that in the log of refusals.
+        // Any other user would be refused, and the server would log the refusal.
         if !self.target.is_default_user() {
             return;
         }
@@ -108,7 +108,7 @@ impl Redis {
             get.arg("GET").arg(limit);
             let Ok(Ok(mut set)) = self.command(call, &get).await.map(parse::named) else { return };
             let Some(Ok(set)) = set.remove(limit).map(parse::text) else { continue };
-            // Our class of clients is the normal one; 0 is no limit.
+            // This program's clients are of the normal class; 0 means no limit.
             let words: Vec<_> = set.split(' ').collect();
             let hard = words.iter().position(|word| *word == "normal").map_or(0, |class| class + 1);
             let bytes = words.get(hard).and_then(|bytes| bytes.parse().ok()).filter(|bytes| *bytes > 0);

@@ -1,4 +1,4 @@
-//! Takes the server's replies apart by move: payloads are never copied; `super` and `tail` ask, this reads.
+//! Takes the server's replies apart without copying payloads; `super` and `tail` ask, this module reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use redis::Value;
 use streams_core::broker::{Events, Need, cut};
 use streams_core::{Entry, EntryId};
 
-/// A reply that is not what the command answers; says what was expected.
+/// A reply in another form than the command's; says what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
 pub(super) struct Unexpected(pub(super) &'static str);
@@ -43,7 +43,7 @@ pub(super) fn named(value: Value) -> Parsed<HashMap<String, Value>> {
     pairs(value)?.into_iter().map(|(name, value)| Ok((text(name)?, value))).collect()
 }
 
-/// Names and values that are text; others are not ours.
+/// Names and values that are text; others are another program's.
 pub(super) fn texts(value: Value) -> Parsed<BTreeMap<String, String>> {
     Ok(pairs(value)?.into_iter().filter_map(|(name, value)| Some((text(name).ok()?, text(value).ok()?))).collect())
 }
@@ -52,7 +52,7 @@ fn bytes(value: Value) -> Parsed<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         Value::SimpleString(text) => Ok(text.into_bytes()),
-        // As RESP3 answers INFO.
+        // RESP3 answers INFO in this form.
         Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
         _ => Err(Unexpected("a string")),
     }
@@ -73,7 +73,7 @@ pub(super) fn id(value: Value) -> Parsed<EntryId> {
     text(value)?.parse().map_err(|_| Unexpected("an entry id"))
 }
 
-/// A text that is empty where there is nothing to say.
+/// A text that is empty for no value.
 pub(super) fn maybe<T: FromStr>(text: &str, what: &'static str) -> Parsed<Option<T>> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Unexpected(what)) }
 }
@@ -88,13 +88,13 @@ pub(super) fn entry(value: Value) -> Parsed<Arc<Entry>> {
     Ok(Arc::new(cut(Entry { id: id(entry_id)?, fields: fields.collect::<Parsed<_>>()? })))
 }
 
-/// The names in the reply of XINFO GROUPS; a key that is not there has none. Other applications name theirs as they like.
+/// The names in the reply of XINFO GROUPS; a key that does not exist has none. Other programs choose names freely.
 pub(super) fn group_names(value: Value) -> Parsed<Vec<String>> {
     let name = |group| lossy(named(group)?.remove("name").ok_or(Unexpected("a group's name"))?);
     array(value)?.into_iter().map(name).collect()
 }
 
-/// A name that others have given, as text.
+/// A name chosen by another program, as text.
 pub(super) fn lossy(value: Value) -> Parsed<String> {
     Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }
@@ -109,7 +109,8 @@ pub(super) fn only(value: Value) -> Parsed<Option<Arc<Entry>>> {
     Ok(entries(value)?.pop())
 }
 
-/// The reply of XREAD, by the index of the key. Keys without entries are left out; the others come in the order asked for.
+/// The reply of XREAD, by the index of the key. Keys without entries are left out; the others keep the order of the
+/// call.
 pub(super) fn read(value: Value, keys: &[(String, EntryId)]) -> Parsed<Vec<(usize, Vec<Arc<Entry>>)>> {
     let streams = match value {
         Value::Nil => return Ok(Vec::new()),
@@ -133,14 +134,14 @@ pub(super) fn read(value: Value, keys: &[(String, EntryId)]) -> Parsed<Vec<(usiz
     Ok(found)
 }
 
-/// Events with their versions, as they stand in a state: `OrderPlaced@2 OrderShipped@1`. What is neither is not ours.
+/// Events with their versions, in the form of the state: `OrderPlaced@2 OrderShipped@1`. Other words are skipped.
 pub(super) fn events(text: &str) -> Events {
     let pair =
         |event: &str| event.split_once('@').and_then(|(name, version)| Some((name.to_owned(), version.parse().ok()?)));
     text.split(' ').filter_map(pair).collect()
 }
 
-/// What an owner must know: `OrderShipped@1 1767225600000-0`.
+/// A need, in the form of the state: `OrderShipped@1 1767225600000-0`.
 pub(super) fn need(text: &str) -> Parsed<Need> {
     let parts = text.split_once(' ').and_then(|(event, entry)| Some((event.split_once('@')?, entry)));
     let ((name, version), entry) = parts.ok_or(Unexpected("an event and an entry id"))?;
@@ -148,7 +149,7 @@ pub(super) fn need(text: &str) -> Parsed<Need> {
     Ok(Need { name: name.to_owned(), version, entry: entry.parse().map_err(|_| Unexpected("an entry id"))? })
 }
 
-/// The answer of a script: a word and what belongs to it.
+/// The answer of a script: a word and its values.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) word: String,

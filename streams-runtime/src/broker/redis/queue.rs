@@ -1,4 +1,4 @@
-//! Work queues on a server: what the scripts of one take and answer.
+//! Work queues on a server: the arguments and the answers of their scripts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use super::server::{Redis, ask, limit, mode, on, texts, yes};
 use crate::broker::checks::{BELL_LENGTH, check_acks, check_owner};
 use crate::clock::millis;
 
-/// The score below all ids of the waiting set: they stand at this and their milliseconds.
+/// The score below all ids of the waiting set: an id has this plus its milliseconds.
 const BY_ID: i64 = -(1 << 52);
-/// The stamp of the waiting set stands at this and its number.
+/// The score of the waiting set's stamp is this plus its number.
 const BY_STAMP: f64 = -9_007_199_254_740_992.0;
-/// The most events that others are said to wait for.
+/// The most events that an answer names as needed.
 const MOST_NEEDED: usize = 10;
-/// The most entries that one call gives out or gives back: they pass through the server's memory.
+/// The most entries that one call gives out or releases, because they pass through the server's memory.
 const MOST_ENTRIES: i64 = 100_000;
 
 impl Queue for Redis {
@@ -90,19 +90,19 @@ impl Queue for Redis {
     }
 }
 
-/// A wait in milliseconds that Lua can reckon with; longer ones are longer than anybody waits.
+/// A wait in milliseconds that Lua can compute with exactly; longer ones are cut.
 fn exact(wait: Duration) -> u64 {
     millis(wait).min(1 << 50)
 }
 
-/// The key that a work queue has besides stream and state; an ordered group has none.
+/// The key of a work queue besides stream and state; an ordered group has none.
 pub(super) fn keys(invocation: &mut ScriptInvocation<'_>, group: &GroupKey) {
     if group.is_queue() {
         invocation.key(group.waiting());
     }
 }
 
-/// `None` where the caller was found dead.
+/// `None` if the caller was found dead.
 fn joined(answer: &mut Answer) -> Parsed<Option<Joined>> {
     Ok(Some(match answer.word.as_str() {
         "dead" => return Ok(None),
@@ -114,7 +114,7 @@ fn joined(answer: &mut Answer) -> Parsed<Option<Joined>> {
     }))
 }
 
-/// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, how many.
+/// `1 1767225600000-0 1767225600009-3 12`: whether deleted, from, to, count.
 fn loss(text: &str) -> Parsed<Lost> {
     let mut words = text.split(' ');
     let mut word = || words.next().ok_or(Unexpected("a loss"));
@@ -125,7 +125,7 @@ fn loss(text: &str) -> Parsed<Lost> {
     Ok(Lost { deleted, from, to, count })
 }
 
-/// Nothing where the text is empty.
+/// Nothing if the text is empty.
 fn some<T>(text: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
@@ -204,7 +204,7 @@ fn damage(answer: &mut Answer) -> Parsed<Damage> {
 }
 
 fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
-    // Dead letters take room: on a full server they wait.
+    // Dead letters take memory: on a full server they wait.
     let script = if acks.dead.is_empty() { &scripts::ACK } else { &scripts::ACK_WITH_DEAD };
     let mut invocation = on(script, group);
     invocation
@@ -237,7 +237,7 @@ fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
     invocation
 }
 
-/// The record of a chunk, as it stands in a state; empty where nothing is in flight.
+/// The record of a chunk, in the form of the state; empty if none of its entries is in flight.
 fn record(left: &Left) -> String {
     let range = left.range.as_ref().filter(|range| range.number > 0);
     let mut words = match range {
@@ -268,7 +268,7 @@ fn acked(answer: &mut Answer) -> Parsed<Acked> {
     })
 }
 
-/// A loss as it stands in a state: `1 1767225600000-0 1767225600009-3 12`.
+/// A loss, in the form of the state: `1 1767225600000-0 1767225600009-3 12`.
 fn loss_text(lost: Option<&Lost>) -> String {
     let text = |lost: &Lost| format!("{} {} {} {}", u8::from(lost.deleted), lost.from, lost.to, lost.count);
     lost.map_or_else(String::new, text)
@@ -311,7 +311,7 @@ fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
     let (due, found) = (some(&answer.text()?, wait)?, some(&answer.text()?, number)?);
     let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
     let count = |name: &str| some(text(name), number).map(Option::unwrap_or_default);
-    // By epoch: how much is in flight, and what of it was found to be gone.
+    // By epoch: the entries in flight, and the loss found among them.
     let mut in_flight: BTreeMap<&str, (u64, Option<Lost>)> = BTreeMap::new();
     let mut oldest = lowest.map(to_the_millisecond);
     for (field, text) in &fields {
@@ -338,7 +338,7 @@ fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
         };
         consumers.push(Unacked { owner: owner.to_owned(), in_flight, life });
     }
-    // Somebody has deleted the consumers of these.
+    // Chunks whose consumers' fields were deleted.
     consumers.extend(in_flight.into_iter().map(|(epoch, (in_flight, lost))| Unacked {
         owner: format!("orphan/{epoch}"),
         in_flight,
@@ -357,7 +357,7 @@ fn fields(value: Value) -> Parsed<BTreeMap<String, String>> {
     parse::pairs(value)?.into_iter().map(|(name, value)| Ok((parse::lossy(name)?, parse::lossy(value)?))).collect()
 }
 
-/// The first id of a millisecond: the waiting set is in order only up to that.
+/// The first id of a millisecond, because the waiting set is in order only by milliseconds.
 fn to_the_millisecond(id: EntryId) -> EntryId {
     EntryId::new(id.ms, 0)
 }
@@ -399,7 +399,7 @@ fn reclaim_script(group: &GroupKey, owner: &str, seen: &Life, count: usize) -> S
     giving_back(group, owner, &says, limit(count).clamp(1, MOST_ENTRIES))
 }
 
-/// Whoever leaves gives back by itself all that it has in flight.
+/// The call of a consumer that leaves: it releases all that it still has in flight.
 pub(super) fn leave_script(group: &GroupKey, holder: &Holder) -> ScriptInvocation<'static> {
     giving_back(group, &holder.owner, &holder.epoch.to_string(), i64::MAX)
 }
@@ -420,13 +420,13 @@ fn reclaimed(answer: &mut Answer) -> Parsed<Reclaimed> {
     })
 }
 
-/// Up to where a work queue has settled everything; `None` when it is gone, or its waiting set is another one than the state tells of. All
-/// is read at one moment, as entries go from the waiting set to a chunk and back.
+/// Up to where a work queue has settled everything; `None` when it is gone, or when its waiting set differs from the
+/// state. All is read at one moment, because entries move between the waiting set and chunks.
 pub(super) async fn settled(redis: &Redis, group: &GroupKey) -> Result<Option<EntryId>, BrokerError> {
     let call = Call::on(group, "HGETALL", Effect::Read);
     let mut look = redis::pipe();
     look.atomic().cmd("HGETALL").arg(group.state());
-    // The ids stand below zero, and the stamp below them.
+    // The ids have scores below zero, and the stamp is below them.
     let lowest = look.cmd("ZRANGEBYSCORE").arg(group.waiting()).arg(BY_ID).arg("(0");
     lowest.arg("LIMIT").arg(0).arg(1);
     look.cmd("ZCARD").arg(group.waiting()).cmd("ZSCORE").arg(group.waiting()).arg("stamp");
@@ -439,8 +439,8 @@ pub(super) async fn settled(redis: &Redis, group: &GroupKey) -> Result<Option<En
     settled_of(state, lowest, size, stamp).map_err(unexpected(call))
 }
 
-/// Up to where a work queue has settled everything, from its state and from the first member of its waiting set by id, its size and its
-/// stamp, all of one moment. `None` when it has no state, or entries wait and the set is not the one of which the state tells.
+/// Up to where a work queue has settled everything, from its state and its waiting set's first id, size and stamp, all
+/// of one moment. `None` when it has no state, or when entries wait and the set differs from the state.
 fn settled_of(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Parsed<Option<EntryId>> {
     let fields = fields(state)?;
     let Some(at) = fields.get("at") else { return Ok(None) };
@@ -448,7 +448,7 @@ fn settled_of(state: Value, lowest: Value, size: u64, stamp: Option<f64>) -> Par
     let recorded: f64 = says.0.parse().map_err(|_| Unexpected("a stamp"))?;
     let waits: u64 = says.1.parse().map_err(|_| Unexpected("a number of entries"))?;
     let is_recorded = size == waits.saturating_mul(2).saturating_add(1) && stamp == Some(BY_STAMP + recorded);
-    // Whatever is there while nothing waits is of no entry that counts.
+    // While no entry waits, nothing in the set counts.
     if waits > 0 && !is_recorded {
         return Ok(None);
     }

@@ -1,10 +1,10 @@
-//! The Lua scripts that change a group's state, and their answers; the rules they keep are in `scripts/*.lua`.
+//! The Lua scripts that change a group's state, and their answers; the rules that they keep are in `scripts/*.lua`.
 
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-/// A script, and its text, in which its lines can be looked up.
+/// A script, and its text, to find lines in.
 pub(super) struct Script(LazyLock<(redis::Script, String)>);
 
 impl Script {
@@ -31,7 +31,8 @@ macro_rules! script {
     };
 }
 
-/// Puts those helpers in front of a script that it uses, itself or by others: the server makes each of them anew at every call.
+/// Puts before a script those helpers that it uses, directly or through others, because the server creates each one at
+/// every call.
 fn assembled(flags: &str, body: &str) -> String {
     const HELPERS: [&str; 2] = [include_str!("scripts/prelude.lua"), include_str!("scripts/waiting.lua")];
     let is_code = |line: &&str| !line.is_empty() && !line.trim_start().starts_with("--");
@@ -56,29 +57,30 @@ fn assembled(flags: &str, body: &str) -> String {
 }
 
 pub(super) static CREATE: Script = script!("", "create");
-// A full server must not stop commits: without them it fills with what nobody may trim.
+// A full server must not stop commits, because without them nobody may trim it.
 pub(super) static ACQUIRE: Script = script!(" flags=allow-oom", "acquire");
 pub(super) static COMMIT: Script = script!(" flags=allow-oom", "commit");
 pub(super) static RELEASE: Script = script!(" flags=allow-oom", "release");
 pub(super) static DECLARE_EVENTS: Script = script!(" flags=allow-oom", "declare_events");
 pub(super) static RENEW: Script = script!(" flags=allow-oom", "renew");
-// A process that is not counted any more loses its share.
+// A process that is no longer counted loses its share.
 pub(super) static ATTEND: Script = script!(" flags=allow-oom", "attend");
-// It only looks, so a replica or a server that refuses writes answers, too.
+// It only reads, so a replica or a server that refuses writes answers, too.
 pub(super) static SNAPSHOT: Script = script!(" flags=no-writes", "snapshot");
 pub(super) static PAGE: Script = script!(" flags=no-writes", "page");
 pub(super) static RESET: Script = script!("", "reset");
-// Dead letters take room: on a full server they wait with their partition.
+// Dead letters take memory: on a full server their partition waits.
 pub(super) static COMMIT_WITH_DEAD: Script = script!("", "commit");
 
 pub(super) static ADOPT: Script = script!("", "adopt");
-// An operator must get a group to go on, and letters that are moved take no more room than before.
+// An operator must be able to resume a group, and dead letters that are moved take no more memory than before.
 pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
 pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
 pub(super) static TAKE_REPLAY: Script = script!(" flags=allow-oom", "take_replay");
 pub(super) static END_REPLAY: Script = script!(" flags=allow-oom", "end_replay");
 
-// Work queues: whoever has entries in hand must get rid of them on a full server, too, and what they leave behind is bounded.
+// Consumers must be able to settle entries in flight on a full server, too, and the memory that they use for it is
+// bounded.
 pub(super) static JOIN: Script = script!(" flags=allow-oom", "join");
 pub(super) static FETCH: Script = script!(" flags=allow-oom", "fetch");
 pub(super) static ACK: Script = script!(" flags=allow-oom", "ack");
@@ -88,7 +90,7 @@ pub(super) static MEND: Script = script!(" flags=allow-oom", "mend");
 pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue");
 pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim");
 
-/// Every script, to be loaded at first contact.
+/// Every script, loaded at first contact.
 pub(super) fn all() -> [&'static Script; 24] {
     [
         &CREATE,
@@ -118,8 +120,8 @@ pub(super) fn all() -> [&'static Script; 24] {
     ]
 }
 
-/// The right that a user lacks, in words, from the error of a script that ran into it. Some servers name the command (`to run the 'hget'
-/// command`), some the place (`script: <hash>, on @user_script:<line>.`).
+/// The right that a user lacks, from the error of a script that needed it. Some servers name the command (`to run the
+/// 'hget' command`), some the place (`script: <hash>, on @user_script:<line>.`).
 pub(super) fn refused(error: &str) -> Option<String> {
     const SAID: [&str; 3] =
         ["can't run this command", "can't access at least one of the keys", "ACL failure in script"];

@@ -1,4 +1,4 @@
-//! [`Redis`], and how its pages ask the server: a command, several in one conversation, or a script.
+//! [`Redis`], and how its other files send: a command, several in one round trip, or a script.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::tls::Tls;
 
 /// A broker on a server: Redis 7.0, Valkey 7.2, or later.
 ///
-/// Connections are made when they are needed and again after they broke: one for commands, one for reading backlogs
-/// (whose large replies must not delay a commit), one a tail, one for renewals, and one for each append that waits for
-/// replicas or the disk.
+/// It connects when a call needs a connection, and again after one breaks. It has one for commands, one for backlogs,
+/// whose large replies must not delay a commit, one per tail, and one for renewals. Each append that waits for replicas
+/// or the disk has one, too.
 ///
-/// The rights that the server's user needs are written by [`Acl`](super::Acl).
+/// [`Acl`](super::Acl) writes the rights that the server's user needs.
 pub struct Redis {
     pub(super) target: Arc<Target>,
     pub(super) commands: Arc<Link>,
@@ -31,15 +31,15 @@ pub struct Redis {
 
 impl Redis {
     /// A broker at a URL: `redis://[user:password@]host[:port][/database]` or
-    /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` where that is wanted.
+    /// `redis+unix:///path[?db=0&user=..&pass=..]`, with `?protocol=resp3` for RESP3.
     ///
-    /// With the feature `tls` it may be `rediss://`: then the server must show a certificate for this host that the system
-    /// trusts; `Redis::open_with` takes another authority and a client certificate.
+    /// With the feature `tls` it may be `rediss://`. Then the server must show a certificate for this host that the
+    /// system trusts; `Redis::open_with` takes another authority and a client certificate.
     ///
-    /// Nothing is connected yet.
+    /// This opens no connection.
     ///
     /// # Errors
-    /// Says what is wrong with the URL, without repeating it.
+    /// The error says what is wrong with the URL, without repeating it.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
         #[cfg(feature = "tls")]
         return Self::open_with(url, &Tls::new());
@@ -47,11 +47,11 @@ impl Redis {
         Ok(Self::at(Target::parse(url)?))
     }
 
-    /// As [`open`](Self::open), at a `rediss://` URL, with what is said about TLS.
+    /// As [`open`](Self::open), at a `rediss://` URL, with options for TLS.
     ///
     /// # Errors
-    /// Says what is wrong with the URL, without repeating it, and with certificates or keys, naming file or option. TLS
-    /// options with a plain URL are refused, too.
+    /// The error says what is wrong with the URL, without repeating it, or with a certificate or key, naming its file
+    /// or option. TLS options with a plain URL are refused, too.
     #[cfg(feature = "tls")]
     pub fn open_with(url: &str, tls: &Tls) -> Result<Self, BrokerError> {
         Ok(Self::at(Target::parse(url, tls)?))
@@ -75,7 +75,7 @@ impl Redis {
     }
 
     pub(super) async fn range(&self, key: &str, after: EntryId, count: usize) -> Result<Vec<Arc<Entry>>, BrokerError> {
-        // An open interval above the highest id is an error to the server.
+        // The server refuses an open interval above the highest id.
         if after == EntryId::MAX || count == 0 {
             return Ok(Vec::new());
         }
@@ -97,7 +97,7 @@ async fn query(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, Brok
     link.run(call, |mut connection| async move { command.query_async(&mut connection).await }).await
 }
 
-/// A question about a key, which answers nil when there is no such key.
+/// Asks about a key; the answer is nil when there is no such key.
 pub(super) async fn on_key(link: &Link, call: Call<'_>, command: &Cmd) -> Result<Value, BrokerError> {
     let run = |mut connection| async move {
         match command.query_async(&mut connection).await {
@@ -108,8 +108,8 @@ pub(super) async fn on_key(link: &Link, call: Call<'_>, command: &Cmd) -> Result
     link.run(call, run).await
 }
 
-/// Several commands in one conversation, each with an answer of its own; a script that they run is loaded where the server
-/// has forgotten it.
+/// Sends several commands in one round trip, each with its own answer. It loads a script that they run and that the
+/// server has lost.
 pub(super) async fn each(
     link: &Link,
     call: Call<'_>,
@@ -127,7 +127,7 @@ pub(super) async fn each(
             script.load_async(&mut connection).await?;
             replies = commands.query_async(&mut connection).await?;
         }
-        // Of the server, not of a key: another connection may lead to one that is no replica.
+        // This error concerns the server, not a key: another connection may lead to a primary.
         match has(&replies, "READONLY") {
             Some(error) => Err(error),
             None => Ok(replies),
@@ -136,7 +136,7 @@ pub(super) async fn each(
     link.run(call, run).await
 }
 
-/// Runs a script and reads its answer, unless that is one of the general words that are errors.
+/// Runs a script and reads its answer, unless that is one of the words that mean an error.
 pub(super) async fn ask<T>(
     link: &Link,
     call: Call<'_>,
@@ -148,24 +148,24 @@ pub(super) async fn ask<T>(
     read(&mut understood(call, link.run(call, run).await?)?).map_err(unexpected(call))
 }
 
-/// What a script answers that says only whether it did something.
+/// The answer of a script that only says whether it has changed something.
 pub(super) fn yes(answer: &mut Answer) -> Parsed<bool> {
     Ok(answer.word == "yes")
 }
 
-/// A script's call with what most of them begin with: keys of stream and state, name of the group.
+/// A script's call with the arguments that most begin with: keys of stream and state, name of the group.
 pub(super) fn on<'a>(script: &'a Script, group: &GroupKey) -> ScriptInvocation<'a> {
     let mut invocation = script.key(group.partition().as_str());
     invocation.key(group.state()).arg(group.group());
     invocation
 }
 
-/// The delivery that the key is for, as it stands in a state.
+/// The delivery mode of the key, in the form of the state.
 pub(super) fn mode(group: &GroupKey) -> &'static str {
     if group.is_queue() { "queue" } else { "ordered" }
 }
 
-/// Ids as commands and scripts take them.
+/// Ids in the form of commands and scripts.
 pub(super) fn texts(ids: &[EntryId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }

@@ -1,4 +1,4 @@
-//! A reader that waits: XREAD BLOCK on a connection of its own, ended from outside with CLIENT UNBLOCK.
+//! A reader that waits: XREAD BLOCK on its own connection, ended from outside with CLIENT UNBLOCK.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,39 +17,39 @@ use super::parse::{self, Parsed};
 use super::scripts;
 use crate::clock::millis;
 
-/// How much longer than BLOCK an answer may take: the clock of a server may jump, and its BLOCK with it.
+/// How much longer than BLOCK an answer may take, because the clock of a server may jump, and its BLOCK with it.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// With so many keys the entries at their positions are asked for in the same write; with more only those are whose
-/// streams have news, which takes a second one.
+/// Up to this many keys, the same write asks for the entries at their positions. With more keys a second write asks,
+/// only for streams with news.
 const AT_ONCE: usize = 8;
 
-/// Up to this weight the entry at a position is answered whole: a larger one would be read again with each wait, so a script
-/// answers it in short, and only where there is news.
+/// Up to this weight the entry at a position is answered whole. A larger one would be read again with each wait, so a
+/// script answers it in short, and only where there is news.
 const SMALL: usize = 4 * 1024;
 
-/// The longest that one wait lasts.
+/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) struct RedisTail {
     target: Arc<Target>,
     connection: Option<Connection>,
-    /// Whether a command was sent whose answer nobody took: its future was dropped.
+    /// Whether a command has no answer yet because its future was dropped.
     in_flight: bool,
-    /// The newest entry that was read of each key, where it is a small one.
+    /// The newest entry read of each key, if it is a small one.
     small: HashMap<String, EntryId>,
     bell: Arc<Bell>,
 }
 
 /// Ends a wait.
 struct Bell {
-    /// The connection for commands, as the waiting one cannot speak.
+    /// The connection for commands, because the waiting one cannot send.
     commands: Arc<Link>,
     /// The id of the waiting connection; 0 when there is none.
     client: AtomicI64,
-    /// Rung since the last wait began: the next one ends at once.
+    /// Whether it was rung since the last wait began. Then the next wait ends at once.
     rung: AtomicBool,
-    /// For waits without a key, of which the server knows nothing.
+    /// Ends waits without a key, which the server does not know.
     idle: Notify,
 }
 
@@ -85,7 +85,7 @@ impl RedisTail {
         Ok(self.connection.insert(connection).clone())
     }
 
-    /// Otherwise the server would go on to keep what it could not send, or wait, for as long as it takes the connection for one.
+    /// Otherwise the server would keep what it could not send, or wait, as long as it considers the connection alive.
     fn give_up(&mut self) {
         if let Some(connection) = self.connection.take() {
             self.target.give_up(&connection);
@@ -107,7 +107,7 @@ impl RedisTail {
         }
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(count.max(1));
-        // BLOCK 0 would wait for ever, and the largest numbers are refused.
+        // BLOCK 0 would wait for ever, and the server refuses the largest numbers.
         let wait = wait.min(LONGEST);
         if millis(wait) > 0 {
             command.arg("BLOCK").arg(millis(wait));
@@ -142,7 +142,7 @@ impl RedisTail {
             }
             positions.extend(open.into_iter().zip(self.query(&asking, Duration::ZERO, keys).await?));
         }
-        // Keys that are not read any more leave nothing behind.
+        // Keys that are no longer read must leave nothing behind.
         if self.small.len() > keys.len() {
             self.small.retain(|name, _| keys.iter().any(|(key, _)| key == name));
         }
@@ -159,7 +159,7 @@ impl RedisTail {
         found.collect()
     }
 
-    /// Sends commands and takes their replies; the first may block for as long as `wait`.
+    /// Sends commands and reads their replies; the first may block for as long as `wait`.
     async fn query(
         &mut self,
         commands: &redis::Pipeline,
@@ -189,19 +189,19 @@ impl RedisTail {
     }
 }
 
-/// Asks for the entry at a position itself. It runs after the read: what is still there then was there all along.
+/// Asks for the whole entry at a position. It runs after the read: an entry that is still there was there all along.
 fn whole(commands: &mut redis::Pipeline, (key, position): &(String, EntryId)) {
     let position = position.to_string();
     commands.cmd("XRANGE").arg(key).arg(&position).arg(&position);
 }
 
-/// The same, where it may be large.
+/// Asks for it in short, because it may be large.
 fn in_short(commands: &mut redis::Pipeline, (key, position): &(String, EntryId)) {
     let command = commands.cmd("EVALSHA").arg(scripts::PAGE.get_hash()).arg(1).arg(key);
     command.arg(position.to_string()).arg(1).arg(0);
 }
 
-/// The entry at a position, from the reply of either.
+/// The entry at a position, from either reply.
 fn position(reply: Value, at: EntryId) -> Parsed<Option<Arc<Entry>>> {
     let entries = match reply {
         Value::Array(mut answer) if matches!(answer.first(), Some(Value::BulkString(_) | Value::SimpleString(_))) => {
@@ -212,7 +212,7 @@ fn position(reply: Value, at: EntryId) -> Parsed<Option<Arc<Entry>>> {
     Ok(parse::entries(entries)?.into_iter().next().filter(|entry| entry.id == at))
 }
 
-/// The server does not say which key it minds.
+/// The names of the keys, because the server does not say which one its error is about.
 fn names(keys: &[(String, EntryId)]) -> String {
     keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join("`, `")
 }

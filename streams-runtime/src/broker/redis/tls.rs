@@ -1,4 +1,5 @@
-//! TLS to the server (feature `tls`): whom we trust, who we are to it, and what its errors mean; `connection` logs in.
+//! TLS to the server (feature `tls`): trusted authorities, the client's certificate, and the meaning of errors;
+//! `connection` logs in.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -23,17 +24,17 @@ use super::line::{Line, in_time};
 
 use crate::sync::lock;
 
-/// The largest file of certificates that is read: the whole list of a system's authorities has a quarter of it.
+/// The largest certificate file that is read. The whole list of a system's authorities has a quarter of it.
 const MAX_FILE: u64 = 1024 * 1024;
 
 const CLIENT_REMEDY: &str = "give one with STREAMS_TLS_CERT and STREAMS_TLS_KEY, or `Tls::client_files`";
 const CA_REMEDY: &str = "name the authority that signed it with STREAMS_TLS_CA, or `Tls::ca_file`";
 
-/// How a `rediss://` server is trusted, and who the program is to it; for [`Redis::open_with`](super::Redis::open_with).
+/// Trust in a `rediss://` server, and the program's own certificate; for [`Redis::open_with`](super::Redis::open_with).
 ///
-/// As it comes, the server must show a certificate that an authority of this machine's system signed (on Linux the files
-/// of OpenSSL, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name) and that is valid now, for the host in the URL. TLS 1.2
-/// and 1.3 are spoken, by rustls with ring; whatever other TLS the program links or installs has no part in it.
+/// By default the server must show a certificate of an authority that this machine's system trusts. It must be valid
+/// now, for the host in the URL. On Linux the authorities are OpenSSL's files, or those that `SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` name. TLS 1.2 and 1.3 come from rustls with ring; other TLS libraries of the program play no part.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -49,9 +50,9 @@ const CA_REMEDY: &str = "name the authority that signed it with STREAMS_TLS_CA, 
 ///
 /// # Files that are renewed
 ///
-/// Files are read when the broker is opened, and looked at again at each new connection, so a short-lived client
-/// certificate is renewed by writing it anew. While what is there cannot be used, what was read last holds on, and a
-/// warning says why.
+/// The broker reads the files when it is opened, and checks them at each new connection, so a rewritten file renews a
+/// short-lived client certificate. While the files cannot be used, the last good ones stay in use, and a warning gives
+/// the reason.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     ca: Option<Source>,
@@ -62,7 +63,7 @@ pub struct Tls {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Source {
-    /// With who named it, for messages.
+    /// With the option that named it, for messages.
     File(PathBuf, &'static str),
     Pem(Vec<u8>, &'static str),
 }
@@ -106,8 +107,8 @@ impl Tls {
         self
     }
 
-    /// Shows the certificate in the first PEM file, with the authorities between it and the server's if there are any;
-    /// its key, without a passphrase, is in the second.
+    /// Shows the certificate in the first PEM file, with the authorities between it and the server's if there are any.
+    /// The second file holds its key, without a passphrase.
     #[must_use]
     pub fn client_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let named = "Tls::client_files";
@@ -123,15 +124,15 @@ impl Tls {
         self
     }
 
-    /// Lets a URL that ends in `#insecure` turn off every check of the server's certificate: whoever stands between can
-    /// then read and change everything, the password as well. For a machine of one's own; no variable can say this.
+    /// Lets a URL that ends in `#insecure` turn off every check of the server's certificate. An attacker on the network
+    /// can then read and change everything, the password included. Use it on your own machine; no variable can set it.
     #[must_use]
     pub fn allow_insecure(mut self) -> Self {
         self.insecure = true;
         self
     }
 
-    /// What `STREAMS_TLS_CA`, `STREAMS_TLS_CERT` and `STREAMS_TLS_KEY` say.
+    /// The options from `STREAMS_TLS_CA`, `STREAMS_TLS_CERT` and `STREAMS_TLS_KEY`.
     pub(crate) fn from_variables(ca: Option<&Path>, client: Option<(&Path, &Path)>) -> Self {
         let file = |path: &Path, named| Source::File(path.to_owned(), named);
         Self {
@@ -146,8 +147,8 @@ impl Tls {
         Ok(Material { ca: self.ca.as_ref().map(Source::read).transpose()?, client: client.transpose()? })
     }
 
-    /// Makes a configuration of what was read. Ring is named here rather than looked up: the process-wide default is the
-    /// program's own business, and to look it up panics where two are linked and none was chosen.
+    /// A configuration from the files. It names ring rather than the process-wide default, which is the program's own
+    /// choice. Asking for the default panics if two providers are linked and none was chosen.
     fn config(&self, material: &Material, checked: bool) -> Result<ClientConfig, BrokerError> {
         let provider = Arc::new(crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -167,7 +168,7 @@ impl Tls {
         match (&self.client, &material.client) {
             (Some((certificate, key)), Some((chain_pem, key_pem))) => {
                 let (chain, private) = (certificate.chain(chain_pem)?, key.key(key_pem)?);
-                // The error may be about either, and tells nothing of the key.
+                // The error may be about the certificate or the key, and shows nothing of the key.
                 builder.with_client_auth_cert(chain, private).map_err(|error| {
                     refused(format!("the key of {key} does not serve the certificate of {certificate}"))
                         .caused_by(error)
@@ -178,7 +179,7 @@ impl Tls {
     }
 }
 
-/// What stands in the files.
+/// The contents of the files.
 #[derive(PartialEq, Eq)]
 struct Material {
     ca: Option<Vec<u8>>,
@@ -231,14 +232,14 @@ impl Source {
     }
 
     fn key(&self, pem: &[u8]) -> Result<PrivateKeyDer<'static>, BrokerError> {
-        // The error is left out: it might repeat a line of the file.
+        // The message leaves the error out, which might repeat a line of the file.
         PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
             refused(format!("{self} holds no private key; expected PEM (PKCS#8, PKCS#1 or SEC1) without a passphrase"))
         })
     }
 }
 
-/// What the system trusts. Authorities that rustls cannot read are left out, as there are always some.
+/// The system's authorities. Those that rustls cannot read are left out, as there are always some.
 fn system_roots() -> Result<RootCertStore, BrokerError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -255,7 +256,7 @@ fn system_roots() -> Result<RootCertStore, BrokerError> {
     Ok(roots)
 }
 
-/// Takes any certificate; the connection is private, but nobody knows with whom.
+/// Accepts any certificate: the connection is private, but the peer is unknown.
 #[derive(Debug)]
 struct Anyone(WebPkiSupportedAlgorithms);
 
@@ -294,7 +295,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// A TLS URL without what is about TLS: as the crate reads it, and whether it ends in `#insecure`.
+/// A TLS URL in the crate's form, without its TLS parts, and whether it ends in `#insecure`.
 pub(super) fn split(url: &str) -> Option<(String, bool)> {
     let (scheme, rest) = match url.split_once("://")? {
         ("rediss", rest) => ("redis", rest),
@@ -308,7 +309,7 @@ pub(super) fn split(url: &str) -> Option<(String, bool)> {
     Some((format!("{scheme}://{rest}"), insecure))
 }
 
-/// Shakes hands with one server.
+/// Makes the TLS handshakes with one server.
 pub(super) struct Shaker {
     tls: Tls,
     checked: bool,
@@ -330,7 +331,7 @@ impl Shaker {
             tracing::warn!(
                 host,
                 port,
-                "the server's certificate is not checked (#insecure): whoever stands between can read everything"
+                "the server's certificate is not checked (#insecure): an attacker can read everything"
             );
         }
         let name = ServerName::try_from(host.to_owned())
@@ -341,7 +342,7 @@ impl Shaker {
         Ok(Self { tls: tls.clone(), checked: !insecure, host: host.to_owned(), name, made })
     }
 
-    /// The configuration, made anew when the files have changed.
+    /// The configuration, read anew when the files have changed.
     fn config(&self) -> Arc<ClientConfig> {
         let mut made = lock(&self.made);
         let renewed = self.tls.read().and_then(|material| {
@@ -364,13 +365,13 @@ impl Shaker {
         Arc::clone(&made.1)
     }
 
-    /// Shakes hands over a line.
+    /// Makes a handshake over a line.
     pub(super) async fn shake(&self, line: Line, deadline: Instant) -> io::Result<TlsStream<Line>> {
         in_time(deadline, TlsConnector::from(self.config()).connect(self.name.clone(), line)).await
     }
 
-    /// What a handshake that failed means, with the remedy. All of it may pass when somebody mends the server, so nothing
-    /// that runs is halted by it.
+    /// The meaning of a failed handshake, with the remedy. Each cause may pass when somebody repairs the server, so it
+    /// halts nothing that runs.
     pub(super) fn explain(&self, error: &io::Error) -> String {
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
         if error.kind() == io::ErrorKind::TimedOut {
@@ -399,7 +400,7 @@ impl Shaker {
                      subjectAltName, or have one made for this name"
                 )
             }
-            // An authority may have the name of another, and then its signature is wrong.
+            // An authority may have the name of another one; then its signature is wrong.
             InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 format!("the server's certificate is signed by itself, or by an authority that is not trusted; {CA_REMEDY}")
             }
@@ -415,7 +416,7 @@ impl Shaker {
         }
     }
 
-    /// What the server minds.
+    /// The server's complaint.
     fn alert(&self, alert: AlertDescription) -> String {
         match (self.tls.client.is_some(), alert) {
             (false, AlertDescription::CertificateRequired) => {
@@ -431,8 +432,8 @@ impl Shaker {
         }
     }
 
-    /// What it means that a connection ended after the handshake before the server had said anything: in TLS 1.3 the
-    /// client has shaken hands before the server looks at its certificate.
+    /// The meaning of a connection that ended after the handshake before the server sent anything. In TLS 1.3 the
+    /// client ends its handshake before the server checks the client's certificate.
     pub(super) fn ended(&self, error: &RedisError) -> String {
         let inner =
             io_error(error).and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -442,7 +443,7 @@ impl Shaker {
         format!("the server ended the connection after the TLS handshake; {}", self.about_client())
     }
 
-    /// The doubt about the client's certificate where a server says nothing.
+    /// The doubt about the client's certificate when a server gives no reason.
     fn about_client(&self) -> String {
         match self.tls.client {
             None => format!("if it demands a client certificate, {CLIENT_REMEDY}"),

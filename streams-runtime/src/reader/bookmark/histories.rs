@@ -1,9 +1,9 @@
 //! Random histories of a stream, read by the rules of `bookmark` alone, against a truth that is kept apart.
 //!
-//! Those that run whole programs are slow, and for long could be cut only by a stream that went away, which its marker shows.
-//! A history is cut in the ways that a server has: a replica that lagged, or an older dump, with any number of new entries
-//! before the group is back, under ids above or below its position. It also lives through all that is no cut: trims, deletions
-//! (of the entry at the position, too), starts at any id, and processes that go on where another one was.
+//! The random histories with whole programs are slow. A history is cut here in the ways that a server has: by a replica
+//! that lagged, or by an older dump. Any number of new entries follow before the group is back, under ids above or
+//! below its position. It also lives through everything that is no cut: trims, deletions (even at the position), starts
+//! at any id, and changes of the process.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ struct Stream {
     last: EntryId,
     deleted: EntryId,
     log: Vec<(EntryId, u64)>,
-    /// Whether entries may have left by themselves without a word, and the server says so.
+    /// Whether entries may leave singly without a record, and the server says so.
     passes_over: bool,
 }
 
@@ -65,7 +65,7 @@ impl Stream {
         String::from_utf8_lossy(&entry.fields[0].1).parse().unwrap()
     }
 
-    /// As a broker does.
+    /// Begins a group as a broker does.
     fn begin(&self, at: EntryId) -> (String, Option<u64>) {
         let there = self.from(at, 1).pop().filter(|entry| entry.id == at);
         let event = there.and_then(|entry| entry.given_id().map(str::to_owned)).unwrap_or_default();
@@ -75,14 +75,14 @@ impl Stream {
     }
 }
 
-/// The report that must come of the next read after history was set back.
+/// The report that the next read must make after history was set back.
 #[derive(Clone, Copy, PartialEq)]
 enum Due {
     /// Everything that was read is still there.
     Nothing,
     /// The cut, before anything else.
     Cut,
-    /// Nobody can tell.
+    /// Nobody can know.
     Either,
 }
 
@@ -94,19 +94,19 @@ struct Life {
     n: u64,
     is_named: bool,
     bookmark: Bookmark,
-    /// A checkpoint: the place, the event there, the ordinal.
+    /// A checkpoint: the place, the event there and the ordinal.
     checkpoint: (EntryId, String, Option<u64>),
     handled: BTreeSet<u64>,
     should: BTreeSet<u64>,
-    /// Entries up to here that were gone when the group began are none of its business.
+    /// Entries up to here that were gone when the group began do not concern it.
     begun: EntryId,
     reported: u64,
-    /// Whether losses may be without a count, or go uncounted: the ordinal was not known all the time.
+    /// Whether losses may have no count, or go uncounted, because the ordinal was not always known.
     uncounted: bool,
-    /// Whether something was counted, and history then set back to before that, or it was set back and nobody could tell.
+    /// Whether history was set back to before something that was counted, or set back so that nobody could know.
     unsure: bool,
     due: Due,
-    /// Up to here history is what it was before it was set back.
+    /// Up to here history is the same as before it was set back.
     same: EntryId,
     cuts: u64,
     lost: u64,
@@ -153,7 +153,7 @@ impl Life {
         self.checkpoint.2 = self.bookmark.seen();
     }
 
-    /// Reads on, as `source` does; answers a cut.
+    /// Reads once, as `source` does; answers a cut.
     fn read(&mut self, asked: usize) -> Option<DataLoss> {
         let position = self.bookmark.position();
         let found = self.stream.from(position, asked);
@@ -180,7 +180,7 @@ impl Life {
         None
     }
 
-    /// The group reads on, and goes on over a cut.
+    /// The group reads, and continues over a cut.
     fn go_on(&mut self) {
         let (asked, position) = (2 + self.below(20) as usize, self.bookmark.position());
         let (due, handled) = (std::mem::replace(&mut self.due, Due::Nothing), self.handled.len());
@@ -190,7 +190,7 @@ impl Life {
         }
         let Some(loss) = found else {
             assert!(due != Due::Cut, "a cut is not found");
-            // A cut that was not found then may be found later, or come to wrong counts.
+            // A cut that was not found then may be found later, or lead to wrong counts.
             self.unsure |= due == Due::Either;
             return;
         };
@@ -212,7 +212,7 @@ impl Life {
         self.dumps.push(self.stream.clone());
     }
 
-    /// History is what it was, and goes on in another way before the group is back.
+    /// Sets history back, which then continues in another way before the group is back.
     fn set_back(&mut self) {
         let before = self.stream.clone();
         if self.dumps.is_empty() || before.passes_over {
@@ -222,7 +222,7 @@ impl Life {
         self.stream = self.dumps[which].clone();
         self.dumps.truncate(which + 1);
         let known: BTreeSet<u64> = self.stream.log.iter().map(|(_, n)| *n).collect();
-        // Entries that were deleted ahead of the group are counted in its ordinal.
+        // The group's ordinal counts entries that were deleted ahead of it.
         let stand = |stream: &Stream| stream.entries.iter().map(|entry| Stream::event(entry)).collect::<BTreeSet<_>>();
         let (stood, stands, begun) = (stand(&before), stand(&self.stream), self.begun);
         let mut ahead =
@@ -256,7 +256,7 @@ impl Life {
         self.due = match (is_beyond, shows) {
             (false, _) => Due::Nothing,
             (true, true) if !self.unsure => Due::Cut,
-            // Nobody has ever seen an entry at the position, or nothing is left up to it and nobody has counted.
+            // No entry was ever seen at the position, or none is left up to it and nobody has counted.
             _ => Due::Either,
         };
         if self.due == Due::Either {
@@ -284,12 +284,13 @@ impl Life {
                 }
             }
             79..83 => {
-                // The entry that everything hangs on.
+                // The entry at the position, on which everything depends.
                 let position = self.bookmark.position();
                 self.stream.remove(position);
             }
             83..85 => {
-                // XTRIM .. ACKED, with a hand that has some of it: what the group has settled leaves by itself, without a word.
+                // XTRIM .. ACKED, while a consumer has some pending: entries that the group has settled leave singly,
+                // without a record.
                 if self.stream.passes_over {
                     let (settled, kept) = (self.checkpoint.0, self.below(3));
                     self.stream.entries.retain(|entry| entry.id > settled || Stream::event(entry) % 3 == kept);
@@ -343,7 +344,7 @@ impl Life {
             0 | 1 => EntryId::ZERO,
             2 => life.stream.last,
             3 => life.some_id(40),
-            // As an operator may set a group that is then adopted.
+            // As an operator may set a group that is adopted later.
             _ => life.some_id(40).next().min(life.stream.last),
         };
         life.begin(at);
@@ -355,13 +356,13 @@ impl Life {
         (life.lost, life.cuts)
     }
 
-    /// Nothing is told that is not lost.
+    /// Checks that no loss is reported that did not happen.
     fn account(&mut self) {
         let lost = self.should.difference(&self.handled).count() as u64;
         assert!(self.uncounted || self.reported <= lost, "{} are told to be lost, and {lost} are", self.reported);
     }
 
-    /// Reads to the end: all that is lost is told.
+    /// Reads to the end, and checks that every loss is reported.
     fn settle(&mut self) {
         loop {
             let before = self.handled.len();
@@ -383,7 +384,7 @@ impl Life {
     }
 }
 
-/// `LOSS_HISTORIES=10000` makes them more, from `LOSS_SEED` on.
+/// `LOSS_HISTORIES=10000` runs that many, from `LOSS_SEED` on.
 #[test]
 fn random_histories_are_accounted_for() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());

@@ -1,9 +1,9 @@
--- Takes up what became of entries of a work queue that are in flight, all or nothing. Sent twice it changes nothing the second time.
+-- Records what became of entries in flight in a work queue, all or nothing. Sent twice it takes effect once.
 -- KEYS: stream, state, waiting, dead letters, bell.
--- ARGV: group, token, epoch, call, most dead letters, their greatest age in ms, rings that the bell keeps, the names of events that
---       were passed over because no build was known to handle them, numbers of chunks, of entries that are given back and of dead
---       letters, then (chunk, its record or empty)*, (id, failed, crashes, wait in ms, event that has to be known or empty)*,
---       (number of arguments, field, value, ...)*.
+-- ARGV: group, token, epoch, call, most dead letters, their greatest age in ms, most rings of the bell, names of events
+--       ignored because no known build handles them, numbers of chunks, of released entries and of dead letters, then
+--       (chunk, its record or empty)*, (id, failed, crashes, wait in ms, needed event or empty)*, (number of arguments,
+--       field, value, ...)*.
 local state, waiting, dead, bell, epoch, call = KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[3], tonumber(ARGV[4])
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
@@ -28,12 +28,12 @@ if call <= tonumber(acks) then
   return {'done'}
 end
 if call > acks + 1 then
-  -- The server has gone back in time: what the caller has said since is lost.
+  -- The server has gone back in time, and has lost later acks of the caller.
   return {'fenced'}
 end
 local ended, write, i = {}, {names[1], table.concat({epoch, beat + 1, lease, fetches, call}, ' ')}, 12
 for n = 1, chunks do
-  -- Where the server has gone back in time, what was fetched since may be given out once more.
+  -- After a server that has gone back in time the chunk may be given out once more.
   if not held[4 + n] then
     return {'fenced'}
   end
@@ -50,7 +50,7 @@ if declared then
   return declared
 end
 
--- The first write takes the one right, the last the other: so it is enough to ask for the other.
+-- HDEL is the first write and HSET the last, so only the right to HSET needs a question.
 local stamp, waits, clock
 local writes = #ended > 0 and {{'HSET', state, 'waits', '0 0'}} or {}
 if backs > 0 then

@@ -1,7 +1,8 @@
--- Takes a lease if nobody renewed it since the contender looked. A token is fresh at every claim, so who has the lease
--- already has sent its claim again, because the answer was lost, and gets it again.
--- KEYS: stream, state. ARGV: group, new owner, lease in ms, then owner, epoch and beat as the contender saw them, then
---       whether they are its own (1 or 0), and how many events it will have in hand at most.
+-- Takes a lease if nobody renewed it since the contender read it. A token is fresh at every claim. So an owner that has
+-- the lease already sent its claim again because the answer was lost, and gets the same answer.
+-- KEYS: stream, state.
+-- ARGV: group, new owner, lease in ms, then owner, epoch and beat as the contender saw them, whether they are its own
+--       (1 or 0), and the most events that it will have in flight.
 local stream, state = KEYS[1], KEYS[2]
 local group, owner, lease = ARGV[1], ARGV[2], ARGV[3]
 
@@ -48,10 +49,10 @@ end
 if again then
   epoch = held.epoch
 else
-  -- The clock as a floor: should a failover lose the last grants, the next epoch is above them all the same.
+  -- The clock is the floor, so that the next epoch is above all earlier ones even if a failover lost the last grants.
   epoch = digits(math.max(epoch + 1, now()))
   redis.call('HSET', state, 'owner', owner, 'epoch', epoch, 'beat', '0', 'lease', lease, 'bound', ARGV[8])
-  -- Whoever gives a lease back, or finds its own again, is alive: no event of its own has ended it.
+  -- An owner that releases a lease, or takes its own again, is alive: no event ended its process.
   local gone = held.owner ~= '' and ARGV[7] ~= '1'
   if held.charged then
     for id in string.gmatch(gone and held.charged or '', '[^ ]+') do

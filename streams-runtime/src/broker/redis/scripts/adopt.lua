@@ -1,7 +1,7 @@
--- Makes the state of a group that somebody else has read with XREADGROUP, from the first entry that is not acknowledged there.
--- A work queue goes on from what was delivered last, and what is pending waits in it.
--- KEYS: stream, state; of a work queue waiting, too.
--- ARGV: group, for how long its consumers have to be silent in ms, how many of them to name, mode.
+-- Creates the state of a group that another program reads with XREADGROUP, from its first entry that is not
+-- acknowledged. A work queue continues at the last-delivered id, and its waiting set gets the pending entries.
+-- KEYS: stream, state; for a work queue waiting, too.
+-- ARGV: group, how long its consumers must be silent in ms, how many of them to name, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, quiet, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
@@ -49,7 +49,8 @@ if wrong then
   return wrong
 end
 if KEYS[3] and redis.call('TYPE', KEYS[3]).ok == 'zset' and redis.call('ZSCORE', KEYS[3], 'stamp') then
-  -- The marker is ours, and what was in flight stood in the state that is gone: behind the last delivered entry it would be lost.
+  -- The marker is ours, and its state with the entries in flight is gone. A queue behind the last-delivered id would
+  -- lose them.
   return {'left', KEYS[3]}
 end
 
@@ -59,7 +60,7 @@ local count, oldest = pending[1], pending[2] or ''
 if ARGV[4] == 'ordered' and count > 0 and not above(oldest, at) then
   at = id_before(oldest)
 end
--- Between the two ends nobody knows the ordinal. Where the stream was trimmed past the checkpoint the first look reports it.
+-- Between the two ends nobody knows the ordinal. If a trim has passed the checkpoint, the first snapshot reports it.
 local last, added = begin(stream, 'latest', '')
 local seen = at == last and added or ''
 if ARGV[4] == 'ordered' then

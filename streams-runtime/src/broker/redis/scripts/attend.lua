@@ -1,5 +1,6 @@
--- Takes those out of a set of members who are gone, counts the one who is there, and answers who is in it then.
--- KEYS: members. ARGV: most members, who is there (empty: nobody), then (who is gone, its last beat or empty)*.
+-- Removes absent members from a set, adds one to the beat of the present one, and answers all members.
+-- KEYS: members.
+-- ARGV: most members, the present member (empty: none), then (absent member, its last beat or empty)*.
 local members, most, present = KEYS[1], tonumber(ARGV[1]), ARGV[2]
 
 local wrong = wrong_type({{members, 'zset'}})
@@ -19,7 +20,7 @@ for i = 3, #ARGV, 2 do
 end
 if present ~= '' then
   if not redis.call('ZSCORE', members, present) then
-    -- Before it comes in: whoever crashes again and again must not keep others out.
+    -- Removed before it enters, so that processes that crash again and again keep nobody out.
     local beyond = redis.call('ZCARD', members) + 1 - most
     if beyond > 0 then
       redis.call('ZREMRANGEBYRANK', members, 0, beyond - 1)

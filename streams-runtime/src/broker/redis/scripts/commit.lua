@@ -1,10 +1,10 @@
--- Moves a checkpoint, with the dead letters that it passes. A retry of a commit that was done changes nothing.
+-- Moves a checkpoint and adds the dead letters that it passes. A commit sent twice changes nothing the second time.
 -- KEYS: stream, state, dead letters.
--- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0),
---       most dead letters, their greatest age in ms, numbers of attempts, forgotten and dead,
---       the names of events that were passed over because no build was known to handle them, which commit of the holding it is,
---       then (id, attempts)*, (forgotten id)*, (number of arguments, field, value, ...)*,
---       then, only while events are proven: how many are left, the charged ones (A B), number of forgotten ids, these.
+-- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0), most dead letters, their greatest age in
+--       ms, numbers of attempts, forgotten and dead, names of events ignored because no known build handles them,
+--       number of the commit in its epoch, then (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
+--       ...)*, then, only during a recovery: how many events are left, the charged ones (A B), number of forgotten ids,
+--       these ids.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local next_event, seen = ARGV[6], ARGV[7]
@@ -26,7 +26,7 @@ if held[3] ~= prev then
 end
 local call = tonumber(ARGV[15])
 if prev == next_id then
-  -- Nothing else tells one that comes late from those that were sent after it.
+  -- Only its number shows that a commit arrives after later ones.
   local last_epoch, last = string.match(held[6] or '', '^(%d+) (%d+)$')
   if last_epoch == epoch and call == tonumber(last) then
     return {'done'}

@@ -1,5 +1,5 @@
--- Makes a group's state and its marker in the stream.
--- KEYS: stream, state; of a work queue waiting, too.
+-- Creates a group's state and its marker in the stream.
+-- KEYS: stream, state; for a work queue waiting, too.
 -- ARGV: group, start (earliest, latest, at, ago), the start's id or milliseconds, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, start, from = ARGV[1], ARGV[2], ARGV[3]

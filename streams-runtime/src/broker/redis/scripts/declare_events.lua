@@ -1,6 +1,6 @@
--- Brings what a group's state says of events up to date: what its builds have declared, and what its owner must know.
+-- Updates the events that a group's builds have declared, and the need of its owner.
 -- KEYS: stream, state.
--- ARGV: group, names to declare with their versions (A@1 B@2), names to take out (C D), what is needed no longer.
+-- ARGV: group, names to declare with their versions (A@1 B@2), names to remove (C D), the need that is met.
 local state = KEYS[2]
 
 local wrong = wrong_type({{state, 'hash'}})
@@ -24,7 +24,7 @@ end
 for name in pairs(versions) do
   table.insert(names, name)
 end
--- In order, so that the same names are the same text.
+-- Sorted, so that the same names are the same text.
 table.sort(names)
 for i, name in ipairs(names) do
   names[i] = name .. '@' .. versions[name]

@@ -1,5 +1,5 @@
--- Ends the attempt at a replay: the letter stays the first, is removed, or goes back to the dead letters. Sent twice it finds
--- nothing to remove or to move the second time.
+-- Ends the attempt at a replay: the letter stays the first, is removed, or returns to the dead letters. Sent twice it
+-- finds nothing to remove or move the second time.
 -- KEYS: stream, state, replays, dead letters.
 -- ARGV: group, owner, epoch, id, then again and failed attempts, done, or dead and (field, value)*.
 local state, replays, dead = KEYS[2], KEYS[3], KEYS[4]
@@ -18,7 +18,7 @@ end
 
 if what == 'again' then
   local attempts, crashes = replaying(redis.call('HMGET', state, 'replaying')[1], id)
-  -- They only grow: this one comes late.
+  -- Attempts only grow, so a call with fewer comes late.
   if tonumber(ARGV[6]) >= attempts then
     redis.call('HSET', state, 'replaying', table.concat({id, ARGV[6], crashes, '0'}, ' '))
   end

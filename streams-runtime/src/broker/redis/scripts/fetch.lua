@@ -1,9 +1,10 @@
--- Gives out entries of a work queue as one chunk: first those that wait and may be taken, then new ones. Sent twice it answers with
--- the same chunk.
+-- Gives out entries of a work queue as one chunk: first waiting entries that are due, then new ones. Sent twice it
+-- answers with the same chunk.
 -- KEYS: stream, state, waiting.
--- ARGV: group, token, epoch, call, count, most that may wait, longest wait in ms, whether to go on over a loss (1 or 0), mirror (1 or
---       0), which new entries: nothing; read, with a cursor and the next entry that were judged, or two empty texts; known, with
---       cursor, last entry, its event and a number; empty texts up to the 14th, then bytes, then (name, newest version)*.
+-- ARGV: group, token, epoch, call, count, most waiting entries, longest wait in ms, whether to continue over a loss (1
+--       or 0), mirror (1 or 0), which new entries: nothing; read, with a cursor and the next entry that were judged, or
+--       two empty texts; known, with cursor, last entry, its event and a number; empty texts up to the 14th, then
+--       bytes, then (name, newest version)*.
 local stream, state, waiting, epoch, call = KEYS[1], KEYS[2], KEYS[3], ARGV[3], tonumber(ARGV[4])
 local most, longest_wait, kind, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[7]), ARGV[10], tonumber(ARGV[15])
 local consumer, chunk_field, lost_field = 'consumer:' .. ARGV[2], 'chunk:' .. epoch .. '.' .. ARGV[4], 'lost:' .. epoch
@@ -40,7 +41,7 @@ local function answer(again, new, number, lost)
   return {'chunk', at, waits, due, lost, number, again, new}
 end
 
--- The entries that waited, with what the record says of them.
+-- The waiting entries that are given out, and their records.
 local again, items, bytes = {}, {}, 0
 local function take(id, failed, crashes, charged)
   local entry = entry_at(stream, id)
@@ -79,7 +80,7 @@ if call <= fetches then
     lost = missing(stream, lost, chunk.after, chunk.to, chunk.number - #new)
     chunk.number = #new
   end
-  -- Made before the first write, as it takes rights. One that comes late tells of no loss, as it writes none.
+  -- Built before the first write, because it takes rights. A late call reports no loss, because it writes none.
   local reply = answer(again, new, chunk.number, is_latest and loss_text(lost) or '')
   if is_latest then
     local left = chunk_text(chunk.number, chunk.after, chunk.to, chunk.except, table.concat(items))
@@ -100,7 +101,7 @@ if call <= fetches then
   return reply
 end
 if call > fetches + 1 then
-  -- The server has gone back in time: the caller has what this state does not know of.
+  -- The server has gone back in time, and has lost later fetches of the caller.
   return {'fenced'}
 end
 if held[4] and ARGV[8] ~= '1' then
@@ -111,7 +112,7 @@ if damage then
   return damage
 end
 
--- Which entries may be taken that wait, and the members of those and of others that are gone.
+-- The waiting entries to give out, and the members of the set that belong to these and to missing ones.
 local taken, gone, lost, write = {}, {}, nil, {}
 if waits > 0 then
   local wrong = wrong_type({{stream, 'stream'}})
@@ -119,8 +120,8 @@ if waits > 0 then
     return wrong
   end
   clock = now()
-  -- A trim takes the lowest. So it has passed none of those that wait as long as the first entry of the stream is not above the
-  -- lowest of them. Otherwise all are found at once, whenever they are due.
+  -- A trim removes the lowest ids. While the stream's first entry is not above the lowest waiting one, no trim has
+  -- passed a waiting entry. Otherwise this finds all that it has passed, whenever they are due.
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local up_to, passed = first and id_score(first[1]) or IDS_END, {}
   if redis.call('ZRANGEBYSCORE', waiting, digits(BY_ID), up_to, 'LIMIT', 0, 1)[1] then
@@ -142,13 +143,13 @@ if waits > 0 then
 
   local tried = 0
   local function find(from, to)
-    -- Those that are gone are in between.
+    -- Missing ones are among them.
     local limit = digits(most - tried + #gone / 2)
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', waiting, from, to, 'LIMIT', 0, limit)) do
       local id, failed, crashes = string.match(member, '^(%S+) (%d+) (%d+)')
       if tried < most and bytes < most_bytes and not passed[id] then
         tried = tried + 1
-        -- One with crashes is charged just before it runs.
+        -- An entry with crashes is charged just before it runs.
         local out = taken
         if not take(id, failed, crashes, crashes == '0' and '1' or '0') then
           out, lost = gone, lose(lost, true, id_before(id), id, 1)
@@ -168,23 +169,23 @@ if waits > 0 then
     end
   end
   find('0', digits(clock))
-  -- Where the clock has gone back.
+  -- Entries whose wait grew because the clock went back.
   find('(' .. digits(clock + longest_wait), DUES_END)
 end
 local halts = lost and ARGV[8] ~= '1'
 if halts then
-  -- Only what is gone leaves the waiting set.
+  -- Only missing entries leave the waiting set.
   taken, again = {}, {}
 end
 local left = waits - (#taken + #gone) / 2
 
--- Which entries are new.
+-- The new entries.
 local new, number, from, room = {}, 0, at, most - #again
 if halts or left >= tonumber(ARGV[6]) or bytes >= most_bytes then
   room = 0
 end
 if kind == 'read' and room > 0 then
-  -- Of what may be large few are looked at together: the server holds all of them in memory here.
+  -- Entries may be large, and the server holds all of one read in memory, so it reads few at once.
   local entries = redis.pcall('XRANGE', stream, at, '+', 'COUNT', math.min(room, 16) + 1)
   if entries.err then
     return fail(entries, {'XRANGE', stream, '-', '+'}, 'stream')
@@ -238,7 +239,7 @@ if #taken + #gone > 0 then
   write_all('ZREM', waiting, gone)
   waits = left
   write = {'waits', put_stamp(waiting, stamp, waits)}
-  -- An event for which nothing waits any more is not needed.
+  -- An event for which no entry waits any more is not needed.
   local events = {}
   for event, slot in string.gmatch(held[6] or '', '([^ =]+)=(%d+)') do
     local score = digits(BY_NEED + slot)

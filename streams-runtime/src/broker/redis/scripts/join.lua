@@ -1,5 +1,6 @@
 -- Makes a process a consumer of a work queue. Sent twice it answers with the same epoch.
--- KEYS: stream, state. ARGV: group, token, lease in ms, mode.
+-- KEYS: stream, state.
+-- ARGV: group, token, lease in ms, mode.
 local stream, state = KEYS[1], KEYS[2]
 local group, field = ARGV[1], 'consumer:' .. ARGV[2]
 
@@ -27,9 +28,9 @@ end
 if not tonumber(held[2]) then
   return {'damaged', state}
 end
--- The clock as a floor: should a failover lose the last of them, the next is above them all the same.
+-- The clock is the floor, so that the next epoch is above all earlier ones even if a failover lost the last of them.
 epoch = digits(math.max(tonumber(held[2]) + 1, now()))
--- The numbers of a consumer's last fetch and ack follow.
+-- The numbers of the consumer's last fetch and ack follow.
 local calls = ARGV[4] == 'queue' and ' 0 0' or ''
 redis.call('HSET', state, 'epoch', epoch, field, table.concat({epoch, '1', ARGV[3]}, ' ') .. calls)
 return {'member', epoch}

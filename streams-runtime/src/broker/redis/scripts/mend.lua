@@ -1,6 +1,6 @@
--- Takes the waiting set of a work queue for what it is from now on, if record and set are still as far apart as was seen.
+-- Accepts the waiting set of a work queue as it is, if record and set are still as far apart as the caller saw.
 -- KEYS: stream, state, waiting.
--- ARGV: group, token of the call, how many were recorded, how many were found, what to record of the loss (empty: nothing).
+-- ARGV: group, token of the call, how many were recorded, how many were found, the loss to record (empty: none).
 local state, waiting = KEYS[2], KEYS[3]
 
 local wrong = wrong_type({{state, 'hash'}, {waiting, 'zset'}})
@@ -30,7 +30,8 @@ if wrong then
   return wrong
 end
 
--- Only what stands in both ways is an entry. All are written anew, as scores may be of another time, too.
+-- A waiting entry has two members; a single one is dropped. All are written anew, because scores may be from another
+-- time, too.
 local ids, dues = {}, {}
 local members = redis.call('ZRANGE', waiting, '0', '-1', 'WITHSCORES')
 for i = 1, #members, 2 do

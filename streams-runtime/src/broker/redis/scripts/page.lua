@@ -1,4 +1,6 @@
--- Entries of a stream, bounded by their bytes. KEYS: stream. ARGV: from, count, bytes.
+-- Answers entries of a stream, bounded by their bytes.
+-- KEYS: stream.
+-- ARGV: from, count, bytes.
 local stream = KEYS[1]
 
 local wrong = wrong_type({{stream, 'stream'}})

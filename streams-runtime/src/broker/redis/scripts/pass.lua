@@ -1,7 +1,7 @@
--- Moves the cursor of a work queue over what was lost, if it is still where it was seen.
+-- Moves the cursor of a work queue over a loss, if the cursor is still where the caller saw it.
 -- KEYS: stream, state.
--- ARGV: group, token of the call, cursor and ordinal as they were seen, the new ones with the event between them, what to record of a
---       loss (empty: nothing).
+-- ARGV: group, token of the call, cursor and ordinal as the caller saw them, the new cursor, its event and its ordinal,
+--       the loss to record (empty: none).
 local state = KEYS[2]
 
 local wrong = wrong_type({{state, 'hash'}})

@@ -1,7 +1,7 @@
--- The helpers of scripts; each begins with `local` at the margin, as a script takes only those that it uses. Lua on Redis is
--- atomic but does not roll back: a script checks everything, types too, before its first write.
+-- The helpers of scripts. Each begins with `local` at the margin, so that a script takes only those that it uses. Lua
+-- on Redis is atomic but does not roll back: a script checks everything, types too, before its first write.
 
--- The first of these keys that holds something else than it should.
+-- The first of these keys that holds another type than it should.
 local function wrong_type(expected)
   for _, pair in ipairs(expected) do
     local found = redis.call('TYPE', pair[1]).ok
@@ -11,8 +11,8 @@ local function wrong_type(expected)
   end
 end
 
--- The first of these commands that the user may not run, each with its key behind its name. A script that writes with several asks
--- before the first: one that is refused further on would leave the others done.
+-- The first of these commands that the user may not run, each with its key behind its name. A script with several
+-- writes asks before the first, because a later refusal would leave the earlier writes done.
 local function may_not(commands)
   for _, command in ipairs(commands) do
     if not redis.acl_check_cmd(unpack(command)) then
@@ -33,7 +33,8 @@ local function by_name(flat)
   return named
 end
 
--- Whether the number is larger; both in decimal digits without leading zeros, up to 2^64, where Lua's numbers end at 2^53.
+-- Whether the first number is larger. Both are decimal digits without leading zeros, up to 2^64, above Lua's exact
+-- 2^53.
 local function larger(a, b)
   if #a ~= #b then
     return #a > #b
@@ -51,7 +52,7 @@ local function above(a, b)
   return larger(a_seq, b_seq)
 end
 
--- The number in decimal digits, above 0, less one; exact where Lua's numbers are not.
+-- One less than a number above 0, in decimal digits; exact where Lua's numbers are not.
 local function decrement(digits)
   local nines = string.match(digits, '0*$')
   local head = string.sub(digits, 1, #digits - #nines)
@@ -59,7 +60,7 @@ local function decrement(digits)
   return string.match(less, '^0*(%d+)$')
 end
 
--- The id right before an entry's, whether an entry has it or not.
+-- The id right before an entry's, whether an entry has that id or not.
 local function id_before(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   if seq == '0' then
@@ -68,12 +69,12 @@ local function id_before(id)
   return ms .. '-' .. decrement(seq)
 end
 
--- Whether it reads as an entry id.
+-- Whether the text has the form of an entry id.
 local function is_id(text)
   return string.match(text, '^%d+-%d+$') ~= nil
 end
 
--- What a state counts of events under this name, as pairs of id and count.
+-- The counts of events under this name in a state, as pairs of id and count.
 local function counts(held, name)
   local found = {}
   for field, count in pairs(held) do
@@ -85,8 +86,8 @@ local function counts(held, name)
   return found
 end
 
--- Whether the stream has a group of this name. It is asked for by its name, as the list of all grows with them: ordered groups
--- have no consumers, and those of others are few.
+-- Whether the stream has a group of this name. It asks for the one group, because the list of all grows with their
+-- number. Ordered groups have no consumers, and other groups have few.
 local function has_group(stream, name)
   if redis.call('EXISTS', stream) == 0 then
     return false
@@ -96,13 +97,13 @@ local function has_group(stream, name)
     return false
   end
   if found.err then
-    -- Not an answer to the question: the script fails with it.
+    -- Another error is no answer to the question: the script fails with it.
     redis.call('XINFO', 'CONSUMERS', stream, name)
   end
   return true
 end
 
--- Whether the lease in the state is this one. The empty owner is nobody, also for somebody who claims to be it.
+-- Whether the lease in the state is this one. The empty owner never holds a lease.
 local function is_held(found_owner, found_epoch, owner, epoch)
   return owner ~= '' and found_owner == owner and found_epoch == epoch
 end
@@ -112,12 +113,12 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- A consumer of a work queue that lives, as its state says: epoch, beat and lease; then its last calls, behind a space.
+-- Epoch, beat and lease of a living consumer, from its field; then its last calls, behind a space.
 local function lives(field)
   return string.match(field or '', '^(%d+) (%d+) (%d+)([ %d]*)$')
 end
 
--- Whether this joining of a work queue is one of its consumers that live; counts a beat of it.
+-- Whether this session is a living consumer of the work queue; adds one to its beat.
 local function beats(state, owner, epoch)
   local field = 'consumer:' .. owner
   local found, beat, lease, calls = lives(redis.call('HGET', state, field))
@@ -128,7 +129,7 @@ local function beats(state, owner, epoch)
   return true
 end
 
--- Whether owner and epoch hold the lease of the group or, where it has consumers, are one of it that lives.
+-- Whether owner and epoch hold the group's lease, or are a living consumer of it.
 local function holds(state, owner, epoch)
   local held = redis.call('HMGET', state, 'owner', 'epoch', 'consumer:' .. owner)
   return is_held(held[1], held[2], owner, epoch) or lives(held[3]) == epoch
@@ -138,7 +139,7 @@ local function entry_at(stream, id)
   return redis.call('XRANGE', stream, id, id)[1]
 end
 
--- The event id of an entry, empty where it has none that is valid; of several fields the first counts.
+-- The event id of an entry, empty without a valid one; of several fields the first counts.
 local function event_id(entry)
   local fields = entry[2]
   for i = 1, #fields, 2 do
@@ -149,7 +150,7 @@ local function event_id(entry)
   return ''
 end
 
--- About how many bytes the entry holds in a process, as `Entry::weight` says.
+-- About how many bytes the entry takes in a process, as `Entry::weight` counts them.
 local function weight(entry)
   local fields, bytes = entry[2], 64
   for i = 1, #fields do
@@ -158,7 +159,7 @@ local function weight(entry)
   return bytes
 end
 
--- What is left of an entry that no process could hold, as `broker::cut` says, and its weight; another one is unchanged.
+-- The rest of an entry that is too large for any process, as `broker::cut` does, and its weight; others are unchanged.
 local function cut(entry)
   local bytes = weight(entry)
   if bytes <= 17825792 then
@@ -179,7 +180,7 @@ local function cut(entry)
   return entry, weight(entry)
 end
 
--- What tells an entry from another one of the same id, as `broker::in_short` says.
+-- A few bytes that distinguish an entry from another one of the same id, as `broker::in_short` does.
 local function in_short(entry)
   local id = event_id(entry)
   if id ~= '' then
@@ -196,9 +197,9 @@ local function in_short(entry)
   return {entry[1], kept}
 end
 
--- The entries from an id on, at most so many: the one at it in short, and above it no more than so many bytes, but for the
--- first, whatever it weighs. Answers too whether these are all. To hold a large entry here is dear, so what the caller has,
--- the stream's first and last entry, is not read again.
+-- At most `count` entries from an id on, and whether these are all. The one at the id is in short. Those above it have
+-- no more than `bytes` together, except for the first. A large entry is costly to hold here, so the stream's first and
+-- last entry, which the caller has, are not read again.
 local function page(stream, from, count, bytes, first, last)
   local found, after, sum, read, step = {}, from, 0, 0, 1
   if count == 0 then
@@ -213,7 +214,7 @@ local function page(stream, from, count, bytes, first, last)
     table.insert(found, in_short((cut(here))))
   end
   if from == '18446744073709551615-18446744073709551615' or (last and not above(last[1], from)) then
-    -- Nothing is above it, and the server takes no interval above the highest id.
+    -- No entry is above it, and the server takes no interval above the highest id.
     return found, #found < count
   end
   while #found < count do
@@ -235,21 +236,21 @@ local function page(stream, from, count, bytes, first, last)
     elseif sum >= bytes then
       return found, false
     end
-    -- Of what may be large few are looked at together: the server holds all of them in memory here.
+    -- Entries may be large, and the server holds all of one read in memory, so it reads few at once.
     step = math.max(math.min(step * 4, 16, math.floor((bytes - sum) * read / sum)), 1)
   end
   return found, false
 end
 
--- Takes away what an earlier group of the name may have left, whose state was deleted by hand: of a work queue the
--- keys from the third on.
+-- Deletes what an earlier group of this name left whose state was deleted by hand: for a work queue the keys from the
+-- third on.
 local function forget_what_waits()
   for i = 3, #KEYS do
     redis.call('DEL', KEYS[i])
   end
 end
 
--- The answer where builds have declared some of these names, by the `events` of the state; nothing where none is.
+-- The answer if builds have declared some of these names, by the `events` of the state; else nothing.
 local function declared_of(events, names)
   local declared = {}
   for name in string.gmatch(names, '[^ ]+') do
@@ -266,7 +267,7 @@ local function now()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- The answer where so many more dead letters are too many, or the oldest one is too old; nothing where there is room.
+-- The answer if this many more dead letters are too many, or the oldest is too old; nothing if there is room.
 local function no_room(dead, letters, most, age)
   local wrong = wrong_type({{dead, 'stream'}})
   if wrong then
@@ -278,7 +279,7 @@ local function no_room(dead, letters, most, age)
   return (too_old or count + letters > most) and {'full', count, oldest and oldest[1] or ''} or nil
 end
 
--- Writes so many dead letters, which stand among the arguments from here on. Answers where the arguments behind them begin.
+-- Writes this many dead letters from the arguments at `i`. Answers where the arguments behind them begin.
 local function write_letters(dead, i, letters)
   for _ = 1, letters do
     local n = tonumber(ARGV[i])
@@ -292,7 +293,7 @@ local function ring(bell, group, most)
   redis.call('XADD', bell, 'MAXLEN', most, '*', 'group', group)
 end
 
--- What the state says of the first of the replays: failed attempts, crashes, and the epoch that it is charged to.
+-- Failed attempts, crashes and charged epoch of the first of the replays, from the field in the state.
 local function replaying(field, id)
   local found, attempts, crashes, charged = string.match(field or '', '^(%S+) (%d+) (%d+) (%d+)$')
   if found ~= id then
@@ -301,7 +302,7 @@ local function replaying(field, id)
   return tonumber(attempts), tonumber(crashes), charged
 end
 
--- Shows a checkpoint in the server's own group, for operators' tools; answers false when the group or its stream is gone.
+-- Shows a checkpoint in the server's own group, for operators' tools. Answers false if the group or its stream is gone.
 local function mirror(stream, group, at, seen)
   local command = {'XGROUP', 'SETID', stream, group, at}
   if seen ~= '' then
@@ -310,21 +311,20 @@ local function mirror(stream, group, at, seen)
   end
   local set = redis.pcall(unpack(command))
   if set.err then
-    -- A key of another type is for those who read it to tell: it may be put right again.
+    -- The readers of a key of another type report it: an operator may restore the key.
     return not (string.find(set.err, 'NOGROUP', 1, true) or redis.call('TYPE', stream).ok == 'none')
   end
   return true
 end
 
--- The event id of the entry there, where it can be told apart; one with other characters than the usual ones is left out, as
--- not every text is one to all readers.
+-- The event id of the entry there. One with unusual characters is left out, because not every reader takes it for text.
 local function event_at(stream, id)
   local there = entry_at(stream, id)
   return there and string.match(event_id(there), '^[!-~]+$') or ''
 end
 
--- The checkpoint of a group that begins there, its ordinal: how many entries were added up to it, where that is known, and the
--- event id of the entry there.
+-- The checkpoint of a group that begins there, its ordinal where it is known, and the event id of the entry there. The
+-- ordinal is how many entries were added up to the checkpoint.
 local function begin(stream, start, from)
   local last, added, length = '0-0', 0, 0
   if redis.call('EXISTS', stream) == 1 then
@@ -348,7 +348,7 @@ local function begin(stream, start, from)
   end
 
   local at_event = event_at(stream, at)
-  -- Between the two ends nobody knows.
+  -- Between the two ends nobody knows the ordinal.
   if at == last then
     return at, digits(added), at_event
   elseif at == '0-0' then
@@ -357,7 +357,7 @@ local function begin(stream, start, from)
   return at, '', at_event
 end
 
--- Makes a group's marker in the stream, and the stream where there is none.
+-- Creates a group's marker in the stream, and the stream if there is none.
 local function mark(stream, group, at, seen)
   local command = {'XGROUP', 'CREATE', stream, group, at, 'MKSTREAM'}
   if seen ~= '' then
@@ -367,8 +367,8 @@ local function mark(stream, group, at, seen)
   redis.call(unpack(command))
 end
 
--- Why a group cannot be begun anew by hand, which nobody must have begun anew since its epoch was seen (empty: it had no
--- state); where it can, nil, the fields of its state, and whether its marker is there.
+-- The reason why a group cannot begin anew by hand, such as a change of its epoch since it was seen (empty: no state).
+-- If it can: nil, the fields of its state, and whether its marker is there.
 local function cannot_begin_anew(stream, state, group, mode, seen_epoch)
   local fields = redis.call('HGETALL', state)
   local held = by_name(fields)
@@ -385,8 +385,7 @@ local function cannot_begin_anew(stream, state, group, mode, seen_epoch)
   return nil, held, marked
 end
 
--- Makes the state of a group that is begun anew. Attempts, too, begin anew; what builds have declared is still true, and
--- letters that wait to be handled again still do.
+-- Writes the state of a group that begins anew. Attempts begin anew, too; declared events and waiting replays stay.
 local function begin_anew(state, mode, held, at, seen, at_event)
   local epoch = digits(math.max((tonumber(held.epoch) or 0) + 1, now()))
   redis.call('DEL', state)

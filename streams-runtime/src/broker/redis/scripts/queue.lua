@@ -1,4 +1,6 @@
--- Looks at a work queue. KEYS: stream, state, waiting. ARGV: group.
+-- Reads the state of a work queue.
+-- KEYS: stream, state, waiting.
+-- ARGV: group.
 local stream, state, waiting = KEYS[1], KEYS[2], KEYS[3]
 
 local wrong = wrong_type({{stream, 'stream'}, {state, 'hash'}, {waiting, 'zset'}})

@@ -1,8 +1,8 @@
--- Gives back what a consumer of a work queue has in flight, and removes it with the last: a dead one, some at a time; or one that
--- leaves. What is found to be gone stays in the record until a call shows that it was told.
+-- Releases a consumer's entries in flight, and removes the consumer with the last. A dead consumer loses some per call;
+-- one that leaves loses all. A loss found here stays in the record until a call shows that it was reported.
 -- KEYS: stream, state, waiting, bell.
--- ARGV: group, token, what was seen of it (epoch, beat and lease; dead, and the loss that was told; its epoch alone where it leaves),
---       most entries at a time, rings that the bell keeps.
+-- ARGV: group, token, the consumer's sign of life as seen (epoch, beat and lease; dead, and the loss reported; only its
+--       epoch if it leaves), most entries per call, most rings of the bell.
 local stream, state, waiting, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local field, seen, most = 'consumer:' .. ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -14,7 +14,7 @@ local held = by_name(redis.call('HGETALL', state))
 local epoch, beat, lease = lives(held[field])
 local living, is_orphan = epoch, not held[field]
 if is_orphan then
-  -- Somebody has deleted the consumer, and not what it had.
+  -- The consumer's field was deleted, but not its chunks.
   epoch = string.match(ARGV[2], '^orphan/(%d+)$')
   for name, says in pairs(held) do
     if string.find(name, '^consumer:') and (lives(says) or string.match(says, '^dead (%d+)$')) == epoch then
@@ -30,7 +30,7 @@ if held.mode ~= 'queue' or not epoch or (seen ~= shown and seen ~= living) then
   return {'contended'}
 end
 
--- Its chunks, the oldest first.
+-- The consumer's chunks, the oldest first.
 local chunks, lost_field = {}, 'lost:' .. epoch
 for name, text in pairs(held) do
   local call = string.match(name, '^chunk:' .. epoch .. '%.(%d+)$')
@@ -66,7 +66,7 @@ if wrong then
 end
 
 local given, added, write, ended, more = 0, 0, {}, {}, false
--- What its latest fetch has told it may be told no further.
+-- The loss in the answer of its latest fetch, which the consumer may not have reported.
 local lost = living and widened(told) or nil
 for _, chunk in ipairs(chunks) do
   if given >= most then
@@ -83,8 +83,8 @@ for _, chunk in ipairs(chunks) do
     end
   end
   if given < most and number > 0 then
-    -- All that stand are counted, as what is gone has no place of its own among them. A few at a time: the server holds them in
-    -- memory here.
+    -- Counts all entries that remain, because a missing one has no place among them. It reads few at once, because the
+    -- server holds them in memory.
     local found, last, is_end = 0, chunk.after, false
     while not is_end do
       local entries = redis.call('XRANGE', stream, '(' .. last, chunk.to, 'COUNT', 16)
@@ -133,7 +133,7 @@ end
 if not more then
   table.insert(ended, field)
 elseif not is_orphan then
-  -- Its calls are refused from here on.
+  -- From here on the consumer's calls are refused.
   table.insert(write, field)
   table.insert(write, 'dead ' .. epoch)
 end

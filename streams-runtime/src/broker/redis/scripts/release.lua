@@ -1,6 +1,6 @@
--- Gives a lease back and rings the partition's bell. The epoch stays: the next one must be above it.
+-- Releases a lease and rings the partition's bell. The epoch stays, because the next one must be above it.
 -- KEYS: stream, state, bell.
--- ARGV: group, owner, epoch, rings that the bell keeps, what the next owner must know (empty: nothing new).
+-- ARGV: group, owner, epoch, most rings of the bell, the need of the next owner (empty: nothing new).
 local stream, state, bell = KEYS[1], KEYS[2], KEYS[3]
 local group, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
 
@@ -25,7 +25,7 @@ if ARGV[5] ~= '' then
   redis.call('HSET', state, 'needs', ARGV[5])
 end
 if held[5] then
-  -- Its run has come back: whoever gives a lease back is alive.
+  -- The charged event has not ended its process: an owner that releases a lease is alive.
   redis.call('HDEL', state, 'charged')
 end
 if held[3] then

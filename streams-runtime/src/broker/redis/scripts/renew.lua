@@ -1,5 +1,6 @@
--- Renews a lease, or the place of a consumer in a work queue, and answers whether letters wait to be handled again.
--- KEYS: state. ARGV: owner, epoch.
+-- Renews a lease, or a consumer of a work queue, and answers whether dead letters wait to be replayed.
+-- KEYS: state.
+-- ARGV: owner, epoch.
 local state = KEYS[1]
 if redis.call('TYPE', state).ok ~= 'hash' then
   return {'no'}

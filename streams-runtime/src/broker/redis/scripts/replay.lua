@@ -1,5 +1,6 @@
 -- Moves dead letters to the replays. Sent twice it finds nothing to move the second time.
--- KEYS: stream, state, dead letters, replays. ARGV: group, most replays, ids.
+-- KEYS: stream, state, dead letters, replays.
+-- ARGV: group, most replays, ids.
 local state, dead, replays = KEYS[2], KEYS[3], KEYS[4]
 
 local wrong = wrong_type({{state, 'hash'}, {dead, 'stream'}, {replays, 'stream'}})
@@ -20,7 +21,7 @@ if wrong then
 end
 local moved = {'moved'}
 for i = 3, #ARGV do
-  -- One at a time: all of them may be too large for memory here.
+  -- One at a time, because all of them may be too large for memory here.
   local letter = redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
   if letter then
     redis.call('XADD', replays, '*', 'letter', letter[1], unpack(letter[2]))

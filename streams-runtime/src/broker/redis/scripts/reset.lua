@@ -1,8 +1,8 @@
--- Moves a checkpoint by hand, takes the lease away from whoever has it, and makes the marker where it is gone. Of a work queue it
--- moves the cursor, and takes everything out of the chunks and the waiting set.
--- KEYS: stream, state; of a work queue waiting; bell.
--- ARGV: group, epoch as it was seen (empty: no state), start and its id or milliseconds as for a new group, rings that
---       the bell keeps, mode.
+-- Moves a checkpoint by hand, takes the lease from its owner, and creates the marker where it is gone. For a work queue
+-- it moves the cursor, and empties the chunks and the waiting set.
+-- KEYS: stream, state; for a work queue waiting; bell.
+-- ARGV: group, epoch as it was seen (empty: no state), start and its id or milliseconds as for a new group, most rings
+--       of the bell, mode.
 local stream, state, bell, waiting = KEYS[1], KEYS[2], KEYS[#KEYS], KEYS[4] and KEYS[3]
 local group, seen_epoch, mode = ARGV[1], ARGV[2], ARGV[6]
 
@@ -38,7 +38,7 @@ if waiting then
   redis.call('DEL', waiting)
   local stamp = string.match(held.waits or '', '^(%d+) %d+$')
   if stamp then
-    -- It only grows, so that a set of before shows, wherever it comes from.
+    -- The stamp only grows, so that an earlier waiting set is recognised, wherever it comes from.
     redis.call('HSET', state, 'waits', digits(tonumber(stamp) + 1) .. ' 0')
   end
 end

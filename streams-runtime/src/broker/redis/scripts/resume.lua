@@ -1,5 +1,6 @@
--- Tells a group that is halted to go on where it is. KEYS: state. ARGV: how often it was told before (empty: never): one that
--- comes late must not go for a later halt.
+-- Lets a halted group continue where it is, and removes a recorded loss. A late call must not resume a later halt.
+-- KEYS: state.
+-- ARGV: how often the group was resumed before (empty: never).
 local state = KEYS[1]
 
 local wrong = wrong_type({{state, 'hash'}})
@@ -13,7 +14,7 @@ local held = redis.call('HMGET', state, 'resume', 'lost')
 if (held[1] or '') ~= ARGV[1] then
   return {'yes'}
 end
--- Only where there is something: users who look after ordered groups may have no right to it yet.
+-- Asked only if there is a loss, because operators of ordered groups may not have this right yet.
 wrong = held[2] and may_not({{'HINCRBY', state, 'resume', 1}, {'HDEL', state, 'lost'}})
 if wrong then
   return wrong

@@ -1,7 +1,7 @@
--- Answers the first of the replays and charges it to the epoch that takes it. Who takes a letter that is still charged to an
--- earlier epoch has found a crash, unless that is one of another consumer of a work queue that lives. Sent twice it
--- charges once.
--- KEYS: stream, state, replays. ARGV: group, owner, epoch.
+-- Answers the first of the replays and charges it to the caller's epoch. A letter still charged to an earlier epoch
+-- counts a crash, unless a living consumer of a work queue has that epoch. Sent twice it charges once.
+-- KEYS: stream, state, replays.
+-- ARGV: group, owner, epoch.
 local state, replays = KEYS[2], KEYS[3]
 local owner, epoch = ARGV[2], ARGV[3]
 
@@ -14,7 +14,7 @@ if not holds(state, owner, epoch) then
 end
 local letter = redis.call('XRANGE', replays, '-', '+', 'COUNT', 1)[1]
 if not letter then
-  -- The field goes with the last letter, so a letter was there whose key is gone.
+  -- The field goes with the last letter, so here the key of the letters was deleted or lost.
   local gone = redis.call('HDEL', state, 'replays', 'replaying') > 0
   return {gone and 'gone' or 'nothing'}
 end

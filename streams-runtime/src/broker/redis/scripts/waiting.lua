@@ -1,17 +1,18 @@
--- The parts that scripts of a work queue share: how they read and write the chunks and the waiting set.
+-- The helpers of a work queue's scripts: how they read and write the chunks and the waiting set.
 
--- Scores of the waiting set. An entry's id stands at the first of these and its milliseconds, and the stamp below all ids. What has
--- to wait for a moment stands at it, and what waits for a build at the last of these and the slot of the event.
+-- Scores of the waiting set. An entry's id has the first of these plus its milliseconds; the stamp is below all ids. An
+-- entry that waits for a time has that time as its score. One that waits for a build has the last of these plus the
+-- slot of its event.
 local BY_ID, BY_NEED, BY_STAMP = -4503599627370496, 4503599627370496, -9007199254740992
 local IDS_END, DUES_END = '(0', '(4503599627370496'
 
--- The answer where a command has failed on its key: what is wrong with the user's rights or with the key's type. Otherwise the script
--- fails with the command's own words. So types and rights are only asked for when they may be wrong.
+-- The answer after a command failed on its key: the missing right or the wrong type. Any other error fails the script.
+-- So the script asks for types and rights only when they may be wrong.
 local function fail(reply, command, kind)
   return may_not({command}) or wrong_type({{command[2], kind}}) or error(reply)
 end
 
--- The stamp of the waiting set and how many entries wait, as the state says; nothing where that is no such thing.
+-- The stamp of the waiting set and the number of waiting entries, from the state; nothing if the field is malformed.
 local function waits_of(field)
   local stamp, count = string.match(field or '0 0', '^(%d+) (%d+)$')
   return tonumber(stamp), tonumber(count)
@@ -22,7 +23,7 @@ local function found_in(waiting)
   return math.min(redis.call('ZCOUNT', waiting, digits(BY_ID), IDS_END), redis.call('ZCOUNT', waiting, '0', '+inf'))
 end
 
--- The answer where the waiting set is not the one of which the state tells; nothing where it is.
+-- The answer if the waiting set differs from what the state says; else nothing.
 local function apart(waiting, stamp, count)
   local size = redis.pcall('ZCARD', waiting)
   if type(size) == 'table' then
@@ -45,7 +46,7 @@ local function changes(waiting, state)
   }
 end
 
--- A write with however many arguments, single ones or pairs: Lua has room for about 8,000 at a time.
+-- A write with any number of arguments, single ones or pairs: Lua has room for about 8,000 at a time.
 local function write_all(command, key, arguments)
   for i = 1, #arguments, 4000 do
     redis.call(command, key, unpack(arguments, i, math.min(i + 3999, #arguments)))
@@ -56,8 +57,8 @@ local function id_score(id)
   return digits(BY_ID + math.min(tonumber(string.match(id, '^%d+')), BY_NEED - 1))
 end
 
--- Adds an entry that waits up to this score, perhaps for a build that handles `need`. Answers how many were added: one that waits
--- already is left as it is.
+-- Adds a waiting entry with this score, perhaps for a build that handles `need`. Answers how many were added: an entry
+-- that waits already stays as it is.
 local function let_wait(waiting, id, failed, crashes, score, need)
   local member = id .. ' ' .. failed .. ' ' .. crashes .. (need and ' ' .. need or '')
   local added = redis.call('ZADD', waiting, 'NX', id_score(id), id, digits(score), member)
@@ -67,7 +68,7 @@ local function let_wait(waiting, id, failed, crashes, score, need)
   return added == 2 and 1 or 0
 end
 
--- Puts the stamp on the waiting set after a change; answers what the state has to say of it.
+-- Puts the stamp on the waiting set after a change; answers the field for the state.
 local function put_stamp(waiting, stamp, count)
   stamp = stamp + 1
   if count > 0 then
@@ -78,8 +79,8 @@ local function put_stamp(waiting, stamp, count)
   return digits(stamp) .. ' ' .. digits(count)
 end
 
--- The slot of an event in the text of needed events, such as `Trade@2=0 Order@1=1`, and the text: an event that has none gets the
--- lowest free one.
+-- The slot of an event in the text of needed events, such as `Trade@2=0 Order@1=1`, and the text. A new event gets the
+-- lowest free slot.
 local function slot_of(needed, event)
   local _, at = string.find(' ' .. needed, ' ' .. event .. '=', 1, true)
   if at then
@@ -92,13 +93,13 @@ local function slot_of(needed, event)
   return slot, (needed == '' and '' or needed .. ' ') .. event .. '=' .. slot
 end
 
--- The rest of a chunk that is in flight, from its record; nothing where it is no such record.
+-- The rest of a chunk in flight, from its record; nothing if the record is malformed.
 local function chunk_of(text)
   local number, after, to, except, items = string.match(text, '^(%d+) (%S+) (%S+) (%S+)(.*)$')
   return number and {number = tonumber(number), after = after, to = to, except = except, items = items}
 end
 
--- Each entry of a chunk of which more is said: id, failed attempts, crashes, whether it is charged.
+-- The entries of a chunk with records of their own: id, failed attempts, crashes, whether it is charged.
 local function items_of(chunk)
   return string.gmatch(chunk.items, ' (%d+%-%d+):(%d+):(%d+):([01])')
 end
@@ -112,7 +113,7 @@ local function excepted(chunk)
   return except
 end
 
--- The record of a chunk; nothing where nothing of it is in flight.
+-- The record of a chunk; nothing if none of its entries is in flight.
 local function chunk_text(number, after, to, except, items)
   if number > 0 then
     return table.concat({digits(number), after, to, except}, ' ') .. items
@@ -120,7 +121,7 @@ local function chunk_text(number, after, to, except, items)
   return items ~= '' and '0 - - -' .. items or nil
 end
 
--- Adds to a loss so many entries between two ids; the first has none before.
+-- Adds this many entries between two ids to a loss, which may be nil.
 local function lose(lost, deleted, from, to, count)
   if not lost then
     return {deleted = deleted, from = from, to = to, count = count}
@@ -132,18 +133,18 @@ local function lose(lost, deleted, from, to, count)
   return lost
 end
 
--- A loss as it stands in a state, or an empty text where there is none.
+-- A loss in the form of the state, or an empty text for none.
 local function loss_text(lost)
   return lost and table.concat({lost.deleted and '1' or '0', lost.from, lost.to, digits(lost.count)}, ' ') or ''
 end
 
--- A loss widened by another one, both as they stand in a state.
+-- A loss widened by another one that is in the form of the state.
 local function widened(text, lost)
   local deleted, from, to, count = string.match(text or '', '^([01]) (%S+) (%S+) (%d+)$')
   return deleted and lose(lost, deleted == '1', from, to, tonumber(count)) or lost
 end
 
--- Writes these fields of the state, and with a loss that it halts the queue. Who sends the call again is known by its token.
+-- Writes these fields of the state, and a loss that halts the queue. A call sent again is recognised by its token.
 local function write_once(state, fields, token, before, loss)
   if loss ~= '' then
     table.insert(fields, 'lost')
@@ -152,7 +153,7 @@ local function write_once(state, fields, token, before, loss)
   redis.call('HSET', state, 'told', token, unpack(fields))
 end
 
--- Adds to a loss so many entries that were in flight between two ids and are not in the stream. A trim has passed them where the
+-- Adds to a loss this many entries that were in flight between two ids and are gone. A trim has passed them if the
 -- stream begins behind the first place that one of them may have had.
 local function missing(stream, lost, from, to, count)
   if count <= 0 then
