@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::call::{CLUSTER, Call, Effect, explain, io_error, is_broken, is_of_no_use};
 use super::line::{self, Connection, Missed, Names, Patience, Peer, Stream};
 use super::parse;
+use super::slices::Listed;
 #[cfg(feature = "tls")]
 use super::tls::{self, Shaker, Tls};
 
@@ -25,9 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may be silent that owes an answer. The crate's own default of half a second would call a busy one dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// Where answers are small: a slow line brings a hundred kilobytes in this, and whoever waits may hold a lease.
-pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60) };
+pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60), lists: false };
 /// Where answers hold entries: a read of 256 entries of the largest size over a line of half a megabyte a second.
-pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600) };
+pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600), lists: true };
 /// How many connections are remembered that were given up: each app has some twenty, and all are forgotten at the next contact.
 const GIVEN_UP: usize = 256;
 /// How long after a failed attempt to connect the next one waits: whatever number of groups asks, a server that comes
@@ -196,6 +197,7 @@ impl Target {
         };
         #[cfg(not(feature = "tls"))]
         let stream: Box<dyn Stream> = Box::new(line);
+        let stream: Box<dyn Stream> = if patience.lists { Box::new(Listed::over(stream)) } else { stream };
         let connected = async {
             let inner = over(stream, self.info.redis_settings(), deadline).await?;
             let mut connection = Connection::new(inner, Arc::clone(&life), patience);
