@@ -48,7 +48,7 @@ impl<E> Batch<E> {
     /// Without an event: the runtime never makes an empty batch.
     #[track_caller]
     pub fn new(events: impl IntoIterator<Item = E>) -> Self {
-        let entry = |ms| Arc::new(Entry { id: EntryId::new(ms, 0), fields: Vec::new() });
+        let entry = |ms| Arc::new(Entry::new::<&str, &str>(EntryId::new(ms, 0), &[]));
         Self::of((1..).zip(events).map(|(ms, event)| Message::of_entry(event, entry(ms))))
     }
 
@@ -138,7 +138,7 @@ mod tests {
             codec::encode(&Trade { id }, &mut payload).unwrap();
             fields.push((b"payload".to_vec(), payload));
         }
-        Arc::new(Entry { id: EntryId::new(id, 0), fields })
+        Arc::new(Entry::new(EntryId::new(id, 0), &fields))
     }
 
     #[test]

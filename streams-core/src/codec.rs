@@ -632,8 +632,7 @@ pub(crate) mod tests {
     }
 
     fn entry(fields: &[(&str, &[u8])]) -> Entry {
-        let fields = fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-        Entry { id: EntryId::new(1, 0), fields }
+        Entry::new(EntryId::new(1, 0), fields)
     }
 
     #[test]

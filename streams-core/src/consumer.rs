@@ -151,7 +151,7 @@ impl<E: fmt::Debug> fmt::Debug for Message<E> {
 impl<E> Message<E> {
     /// A message for calling a handler in a test: entry `1-0`, first attempt, no headers.
     pub fn new(event: E) -> Self {
-        Self { event, entry: Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), attempt: 1 }
+        Self { event, entry: Arc::new(Entry::new::<&str, &str>(EntryId::new(1, 0), &[])), attempt: 1 }
     }
 
     /// The message of an entry that was read without a delivery.
@@ -169,8 +169,7 @@ impl<E> Message<E> {
     /// This message with one more header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        let entry = Arc::make_mut(&mut self.entry);
-        entry.fields.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self.entry = Arc::new(self.entry.with_field(name, value.as_bytes()));
         self
     }
 
@@ -702,7 +701,7 @@ mod tests {
         }
         let resources = Arc::new(resources);
         let scope = Scope { stream: "trades", partition: 0, group: "risk", consumer: "check", resources };
-        let entry = Entry { id: EntryId::new(1, 0), fields };
+        let entry = Entry::new(EntryId::new(1, 0), &fields);
         now(Registration::of::<check>().call(Context::new(Arc::new(scope), Arc::new(entry), 3)))
     }
 

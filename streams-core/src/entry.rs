@@ -112,8 +112,16 @@ impl fmt::Display for EventId {
 pub struct Entry {
     /// The entry's id, its place in the partition.
     pub id: EntryId,
-    /// Field names and values.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// All fields in one allocation: how many, the lengths of each name and value, then the bytes of all.
+    packed: Box<[u8]>,
+}
+
+/// How many bytes a number takes in front of the fields.
+const LENGTH: usize = size_of::<u32>();
+
+/// The number at the front, and the bytes behind it.
+fn length(packed: &[u8]) -> (usize, &[u8]) {
+    packed.split_first_chunk().map_or((0, packed), |(length, rest)| (u32::from_ne_bytes(*length) as usize, rest))
 }
 
 impl Entry {
@@ -124,9 +132,47 @@ impl Entry {
     /// The field of the event's bytes.
     pub const PAYLOAD: &'static str = "payload";
 
+    /// An entry with these fields. Redis has no name or value of more than 512 MiB; here one ends at 4 GiB.
+    pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(id: EntryId, fields: &[(N, V)]) -> Self {
+        fn part<T: AsRef<[u8]>>(text: &T) -> &[u8] {
+            let text = text.as_ref();
+            text.get(..u32::MAX as usize).unwrap_or(text)
+        }
+        let parts = || fields.iter().flat_map(|(name, value)| [part(name), part(value)]);
+        let bytes: usize = parts().map(<[u8]>::len).sum();
+        let mut packed = Vec::with_capacity((1 + 2 * fields.len()) * LENGTH + bytes);
+        packed.extend((fields.len() as u32).to_ne_bytes());
+        parts().for_each(|part| packed.extend((part.len() as u32).to_ne_bytes()));
+        parts().for_each(|part| packed.extend_from_slice(part));
+        Self { id, packed: packed.into_boxed_slice() }
+    }
+
+    /// Field names and values, in the order in which the producer wrote them.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        let (count, rest) = length(&self.packed);
+        let (mut lengths, mut bytes) = rest.split_at_checked(2 * LENGTH * count).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let mut next = || {
+                let (len, others) = length(lengths);
+                let (part, rest) = bytes.split_at_checked(len)?;
+                (lengths, bytes) = (others, rest);
+                Some(part)
+            };
+            Some((next()?, next()?))
+        })
+        .take(count)
+    }
+
+    /// The same with one more field, behind the others.
+    #[must_use]
+    pub fn with_field(&self, name: &str, value: &[u8]) -> Self {
+        let fields: Vec<_> = self.fields().chain([(name.as_bytes(), value)]).collect();
+        Self::new(self.id, &fields)
+    }
+
     /// The first field of this name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice())
+        self.fields().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
 
     /// The event's name and version: `Trade@2` is version 2 of `Trade`, `Trade` alone is version 1.
@@ -167,7 +213,7 @@ impl Entry {
 
     /// The other fields.
     pub fn headers(&self) -> Headers<'_> {
-        Headers { fields: &self.fields }
+        Headers { entry: self }
     }
 
     /// When the entry was added, by the server's clock.
@@ -221,7 +267,7 @@ impl fmt::Debug for Shown<'_> {
 /// The headers of an entry: every field that is not the event's name, id or payload.
 #[derive(Clone, Copy)]
 pub struct Headers<'a> {
-    fields: &'a [(Vec<u8>, Vec<u8>)],
+    entry: &'a Entry,
 }
 
 impl<'a> Headers<'a> {
@@ -237,10 +283,7 @@ impl<'a> Headers<'a> {
 
     /// All headers in the order in which they were written, as bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        self.fields
-            .iter()
-            .filter(|(name, _)| !std::str::from_utf8(name).is_ok_and(Self::is_reserved))
-            .map(|(name, value)| (name.as_slice(), value.as_slice()))
+        self.entry.fields().filter(|(name, _)| !std::str::from_utf8(name).is_ok_and(Self::is_reserved))
     }
 }
 
@@ -249,10 +292,7 @@ mod tests {
     use super::*;
 
     fn entry(fields: &[(&str, &str)]) -> Entry {
-        Entry {
-            id: EntryId::new(7, 1),
-            fields: fields.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect(),
-        }
+        Entry::new(EntryId::new(7, 1), fields)
     }
 
     #[test]
@@ -283,9 +323,16 @@ mod tests {
 
     #[test]
     fn an_entry_is_shown_as_text() {
-        let mut shown = entry(&[("event", "Trade@2"), ("id", "t-1"), ("tenant", "ä"), ("payload", "\u{1}")]);
-        shown.fields.push((b"raw".to_vec(), vec![0xff, b'a']));
-        shown.fields.push((b"long".to_vec(), vec![b'x'; 300]));
+        let long = [b'x'; 300];
+        let fields: [(&str, &[u8]); 6] = [
+            ("event", b"Trade@2"),
+            ("id", b"t-1"),
+            ("tenant", "ä".as_bytes()),
+            ("payload", &[1]),
+            ("raw", &[0xff, b'a']),
+            ("long", &long),
+        ];
+        let shown = Entry::new(EntryId::new(7, 1), &fields);
         let text = format!("{shown:?}");
         let start = r#"Entry { id: 7-1, event: "Trade@2", event_id: "t-1", headers: {"tenant": "ä", "raw": b"\xffa", "long": "x"#;
         assert!(text.starts_with(start), "{text}");

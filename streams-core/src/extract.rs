@@ -90,7 +90,7 @@ impl Context {
     pub fn test_with(resources: Resources) -> Self {
         let scope =
             Scope { stream: "test", partition: 0, group: "test", consumer: "test", resources: Arc::new(resources) };
-        Self::new(Arc::new(scope), Arc::new(Entry { id: EntryId::new(1, 0), fields: Vec::new() }), 1)
+        Self::new(Arc::new(scope), Arc::new(Entry::new::<&str, &str>(EntryId::new(1, 0), &[])), 1)
     }
 
     /// This context for these entries, of which it shows the first.
@@ -109,8 +109,7 @@ impl Context {
     /// This context with one more header, for calling an extractor or a handler in a test.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        let entry = Arc::make_mut(&mut self.entry);
-        entry.fields.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self.entry = Arc::new(self.entry.with_field(name, value.as_bytes()));
         self
     }
 

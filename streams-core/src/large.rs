@@ -23,24 +23,23 @@ const SHORT_END: usize = 64;
 /// Cuts an entry that is too large for any process to hold and any build to decode. It keeps the first fields and the
 /// beginnings of their values, behind a field [`CUT`]. Its id and its event id stay. Any other entry is unchanged.
 #[must_use]
-pub fn cut(mut entry: Entry) -> Entry {
+pub fn cut(entry: Entry) -> Entry {
     let bytes = entry.weight();
     if bytes <= MOST_ENTRY_BYTES {
         return entry;
     }
-    let id = short_id(&entry).map(<[u8]>::to_vec);
-    let begin = |text: Vec<u8>| text[..text.len().min(KEPT_BYTES)].to_vec();
-    entry.fields.truncate(KEPT_FIELDS);
-    let others = entry.fields.drain(..).filter(|(name, _)| name != Entry::ID.as_bytes());
-    let others: Vec<_> = others.map(|(name, value)| (begin(name), begin(value))).collect();
+    let begin = |text: &[u8]| text[..text.len().min(KEPT_BYTES)].to_vec();
+    let id = short_id(&entry).map(|id| (Entry::ID.as_bytes().to_vec(), id.to_vec()));
+    let others = entry.fields().take(KEPT_FIELDS).filter(|(name, _)| *name != Entry::ID.as_bytes());
+    let others = others.map(|(name, value)| (begin(name), begin(value)));
     let bytes = (CUT.as_bytes().to_vec(), bytes.to_string().into_bytes());
-    let id = id.map(|id| (Entry::ID.as_bytes().to_vec(), id));
-    Entry { id: entry.id, fields: std::iter::once(bytes).chain(id).chain(others).collect() }
+    let fields: Vec<_> = std::iter::once(bytes).chain(id).chain(others).collect();
+    Entry::new(entry.id, &fields)
 }
 
 /// How many bytes a [cut] entry had.
 pub fn cut_from(entry: &Entry) -> Option<u64> {
-    let (name, bytes) = entry.fields.first()?;
+    let (name, bytes) = entry.fields().next()?;
     std::str::from_utf8(bytes).ok()?.parse().ok().filter(|_| name == CUT.as_bytes())
 }
 
@@ -55,11 +54,11 @@ pub fn in_short(entry: &Entry) -> Entry {
             [begin, length.to_string().as_bytes(), end].concat()
         }
     };
-    let fields = match short_id(entry) {
-        Some(id) => vec![(Entry::ID.as_bytes().to_vec(), id.to_vec())],
-        None => entry.fields.iter().take(KEPT_FIELDS).map(|(name, value)| (short(name), short(value))).collect(),
-    };
-    Entry { id: entry.id, fields }
+    if let Some(id) = short_id(entry) {
+        return Entry::new(entry.id, &[(Entry::ID, id)]);
+    }
+    let fields: Vec<_> = entry.fields().take(KEPT_FIELDS).map(|(name, value)| (short(name), short(value))).collect();
+    Entry::new(entry.id, &fields)
 }
 
 /// The field of the event id, whether it is UTF-8 or not.
@@ -73,8 +72,8 @@ mod tests {
     use crate::EntryId;
 
     fn entry(fields: &[(&str, usize)]) -> Entry {
-        let fields = fields.iter().map(|(name, size)| (name.as_bytes().to_vec(), vec![b'x'; *size])).collect();
-        Entry { id: EntryId::new(7, 1), fields }
+        let fields: Vec<_> = fields.iter().map(|(name, size)| (name, vec![b'x'; *size])).collect();
+        Entry::new(EntryId::new(7, 1), &fields)
     }
 
     #[test]
@@ -87,7 +86,7 @@ mod tests {
         assert_eq!(cut_from(&left), Some(weight as u64));
         assert_eq!((left.given_id(), left.field("event").map(<[u8]>::len)), (Some("xxx"), Some(9)));
         assert_eq!(left.field("payload").map(<[u8]>::len), Some(KEPT_BYTES));
-        assert!(left.weight() < 8 * 1024 && left.fields.last().is_some_and(|(name, _)| name == b"tenant"));
+        assert!(left.weight() < 8 * 1024 && left.fields().last().is_some_and(|(name, _)| name == b"tenant"));
         assert_eq!(in_short(&left), short, "with an event id the two are told as one");
         let many = entry(&vec![("header", 100_000); 1_000]);
         assert!(cut(many).weight() < KEPT_FIELDS * (KEPT_BYTES + 200));
@@ -96,14 +95,14 @@ mod tests {
     #[test]
     fn in_short_an_entry_is_its_event_id_or_the_ends_of_its_fields() {
         let with_id = in_short(&entry(&[("payload", 1_000_000), ("id", 36)]));
-        assert_eq!(with_id.fields, vec![(b"id".to_vec(), vec![b'x'; 36])]);
+        assert_eq!(with_id, Entry::new(EntryId::new(7, 1), &[("id", [b'x'; 36])]));
         let without = entry(&[("payload", 1_000_000), ("id", 200), ("other", 3)]);
         let short = in_short(&without);
         assert!(short.weight() < 1_000, "{}", short.weight());
         assert_eq!(in_short(&short), short);
-        let mut other = without.clone();
-        other.fields[0].1[999_999] = b'y';
-        assert_ne!(in_short(&other), short);
+        let mut fields: Vec<_> = without.fields().map(|(name, value)| (name, value.to_vec())).collect();
+        fields[0].1[999_999] = b'y';
+        assert_ne!(in_short(&Entry::new(without.id, &fields)), short);
         assert_ne!(in_short(&entry(&[("payload", 1_000_001), ("id", 200), ("other", 3)])), short);
     }
 }

@@ -180,9 +180,7 @@ mod tests {
     }
 
     fn entry(event: &str, payload: &[u8]) -> Entry {
-        let fields = [(Entry::EVENT, event.as_bytes()), (Entry::PAYLOAD, payload)];
-        let fields = fields.map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).to_vec();
-        Entry { id: EntryId::new(1, 0), fields }
+        Entry::new(EntryId::new(1, 0), &[(Entry::EVENT, event.as_bytes()), (Entry::PAYLOAD, payload)])
     }
 
     fn stored<E: StreamEvent>(event: &E) -> Entry {

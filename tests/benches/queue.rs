@@ -48,7 +48,7 @@ async fn bare(url: &str, slots: u64, events: u64) {
                 acknowledge.arg("payments").arg("bare");
                 for (id, payload) in found {
                     let fields = vec![(b"event".to_vec(), b"Payment@1".to_vec()), (b"payload".to_vec(), payload)];
-                    let entry = Entry { id: EntryId::ZERO, fields };
+                    let entry = Entry::new(EntryId::ZERO, &fields);
                     std::hint::black_box(codec::decode::<Payment>(&entry).expect("a payment"));
                     count();
                     acknowledge.arg(id);

@@ -376,10 +376,10 @@ mod tests {
     use streams_core::keys::StreamKey;
 
     fn replay(crashes: u32) -> (Replay, DeadLetter) {
-        let original = Entry { id: EntryId::new(7, 1), fields: vec![(b"event".to_vec(), b"Trade@2".to_vec())] };
+        let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), b"Trade@2".to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
         let fields = dead_letter::fields(&key, "check", &original, Cause::Timeout, "too slow", 1);
-        let letter = Arc::new(Entry { id: EntryId::new(9, 0), fields });
+        let letter = Arc::new(Entry::new(EntryId::new(9, 0), &fields));
         (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))
     }
 

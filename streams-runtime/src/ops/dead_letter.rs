@@ -56,14 +56,11 @@ pub(crate) fn fields_again(
         ("reason", cut(reason).to_owned()),
         ("attempts", attempts.to_string()),
     ];
-    let (plain, folded) = entry.fields.split_at(entry.fields.len().min(MOST_FIELDS));
-    let originals = plain.iter().map(|(name, value)| {
-        let mut prefixed = ORIGINAL.as_bytes().to_vec();
-        prefixed.extend_from_slice(name);
-        (prefixed, value.clone())
-    });
+    let originals = entry.fields().take(MOST_FIELDS);
+    let originals = originals.map(|(name, value)| ([ORIGINAL.as_bytes(), name].concat(), value.to_vec()));
+    let folded: Vec<_> = entry.fields().skip(MOST_FIELDS).collect();
     let replays = (replays > 0).then(|| (b"replays".to_vec(), replays.to_string().into_bytes()));
-    let more = (!folded.is_empty()).then(|| (MORE.as_bytes().to_vec(), fold(folded)));
+    let more = (!folded.is_empty()).then(|| (MORE.as_bytes().to_vec(), fold(&folded)));
     let ours = ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes()));
     ours.chain(replays).chain(originals).chain(more).collect()
 }
@@ -74,7 +71,7 @@ fn cut(reason: &str) -> &str {
     &reason[..end.unwrap_or_default()]
 }
 
-fn fold(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+fn fold(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut folded = Vec::new();
     for bytes in fields.iter().flat_map(|(name, value)| [name, value]) {
         // No field of an entry is longer than 512 MiB.
@@ -155,13 +152,13 @@ impl FromStr for DeadLetterId {
 
 impl<E> DeadLetter<E> {
     pub(super) fn of(partition: u32, letter: Arc<Entry>) -> Self {
-        let original = letter.fields.iter().filter_map(|(name, value)| {
-            name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.clone()))
-        });
-        let mut fields: Fields = original.collect();
+        let original = |(name, value): (&[u8], &[u8])| {
+            name.strip_prefix(ORIGINAL.as_bytes()).map(|name| (name.to_vec(), value.to_vec()))
+        };
+        let mut fields: Fields = letter.fields().filter_map(original).collect();
         fields.extend(letter.field(MORE).map(unfold).unwrap_or_default());
         let id = letter.field("entry").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok()).unwrap_or_default();
-        let original = Arc::new(Entry { id, fields });
+        let original = Arc::new(Entry::new(id, &fields));
         Self { id: DeadLetterId { partition, entry: letter.id }, letter, original, event: PhantomData }
     }
 
@@ -346,10 +343,10 @@ mod tests {
             (b"tenant".to_vec(), b"b".to_vec()),
         ];
         let headers = (0..2_000).map(|number| (format!("h{number}").into_bytes(), vec![b'x'; number % 300]));
-        let entry = Entry { id: EntryId::new(7, 1), fields: fields.into_iter().chain(headers).collect() };
+        let entry = Entry::new(EntryId::new(7, 1), &fields.into_iter().chain(headers).collect::<Vec<_>>());
         let key = StreamKey::new(None, "trades", 4).partition(3).group("risk");
         let letter = super::fields(&key, "check", &entry, Cause::Decode, "bad", 2);
-        let letter = DeadLetter::<()>::of(3, Arc::new(Entry { id: EntryId::new(9, 0), fields: letter }));
+        let letter = DeadLetter::<()>::of(3, Arc::new(Entry::new(EntryId::new(9, 0), &letter)));
         assert_eq!(**letter.original(), entry);
         assert_eq!((letter.stream(), letter.consumer(), letter.cause()), ("trades.3", "check", "decode"));
         assert_eq!((letter.reason(), letter.attempts(), letter.id().to_string()), ("bad", 2, "3/9-0".to_owned()));

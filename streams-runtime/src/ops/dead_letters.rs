@@ -528,10 +528,10 @@ mod tests {
     use crate::ops::dead_letter;
 
     fn letter(cause: Cause, consumer: &str, event: &str, reason: &str) -> DeadLetter {
-        let original = Entry { id: EntryId::new(7, 1), fields: vec![(b"event".to_vec(), event.as_bytes().to_vec())] };
+        let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), event.as_bytes().to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
         let fields = dead_letter::fields(&key, consumer, &original, cause, reason, 1);
-        DeadLetter::of(0, Arc::new(Entry { id: EntryId::new(9, 0), fields }))
+        DeadLetter::of(0, Arc::new(Entry::new(EntryId::new(9, 0), &fields)))
     }
 
     #[test]
@@ -578,8 +578,7 @@ mod tests {
             let Acquired::Held(held) = broker.acquire(&key, &claim).await.unwrap() else { panic!() };
             for n in 0..count {
                 let next = EntryId::new(n as u64 + 1, 0);
-                let original =
-                    Entry { id: next, fields: vec![(b"event".to_vec(), format!("E{}", n % 2).into_bytes())] };
+                let original = Entry::new(next, &[(b"event".to_vec(), format!("E{}", n % 2).into_bytes())]);
                 let commit = Commit {
                     holder: Holder { owner: "me".to_owned(), epoch: held.epoch },
                     call: n as u64 + 1,

@@ -244,8 +244,8 @@ mod tests {
         let headers = [(TRACEPARENT, PARENT), (TRACESTATE, "vendor=1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(context.clone().headers(), headers);
         let fields = headers.map(|(name, value)| (name.into_bytes(), value.into_bytes())).to_vec();
-        assert_eq!(TraceContext::of(&Entry { id: EntryId::ZERO, fields }), Some(context));
-        assert_eq!(TraceContext::of(&Entry { id: EntryId::ZERO, fields: Vec::new() }), None);
+        assert_eq!(TraceContext::of(&Entry::new(EntryId::ZERO, &fields)), Some(context));
+        assert_eq!(TraceContext::of(&Entry::new::<&str, &str>(EntryId::ZERO, &[])), None);
     }
 
     #[test]

@@ -151,7 +151,7 @@ mod tests {
     const TWO: Limits = Limits { events: 2, wait: Duration::from_millis(100) };
 
     fn entry(seq: u64, bytes: usize) -> Arc<Entry> {
-        Arc::new(Entry { id: EntryId::new(1, seq), fields: vec![(Vec::new(), vec![0; bytes])] })
+        Arc::new(Entry::new(EntryId::new(1, seq), &[(Vec::new(), vec![0; bytes])]))
     }
 
     fn ids(held: &[Held]) -> Vec<u64> {

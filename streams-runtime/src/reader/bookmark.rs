@@ -44,7 +44,7 @@ pub(crate) struct Witness(u64);
 
 impl Witness {
     pub(crate) fn of(entry: &Entry) -> Self {
-        entry.given_id().map_or_else(|| Self::hash(&in_short(entry).fields), Self::of_event)
+        entry.given_id().map_or_else(|| Self::hash(in_short(entry).fields().collect::<Vec<_>>()), Self::of_event)
     }
 
     fn of_event(id: &str) -> Self {
@@ -219,7 +219,7 @@ mod tests {
     use streams_core::broker::Extent;
 
     fn entry(n: u64) -> Arc<Entry> {
-        Arc::new(Entry { id: EntryId::new(n, 0), fields: vec![(b"id".to_vec(), format!("e{n}").into_bytes())] })
+        Arc::new(Entry::new(EntryId::new(n, 0), &[(b"id".to_vec(), format!("e{n}").into_bytes())]))
     }
 
     /// A stream to which `added` entries were added and which holds these, seen from `from`. The missing entries in
@@ -288,7 +288,9 @@ mod tests {
             "the newest takes the place of the fifth"
         );
         let mut other = snapshot(5, &[1, 2, 3, 4, 5], 5, 5);
-        other.entries = vec![Arc::new(Entry { fields: entry(4).fields.clone(), id: EntryId::new(5, 0) })];
+        let mut moved = Entry::clone(&entry(4));
+        moved.id = EntryId::new(5, 0);
+        other.entries = vec![Arc::new(moved)];
         assert_eq!(judged(&other, true).0, cut, "another event stands at the position");
 
         let restarted = Some((DataLossKind::Restarted, None));
@@ -354,9 +356,8 @@ mod tests {
     fn an_entry_is_told_from_another_of_the_same_id() {
         let mut bookmark = bookmark();
         assert!(bookmark.is_at(Some(&entry(5))) && !bookmark.is_at(Some(&entry(6))) && !bookmark.is_at(None));
-        let anonymous = |value: &[u8]| {
-            Arc::new(Entry { id: EntryId::new(6, 0), fields: vec![(b"payload".to_vec(), value.to_vec())] })
-        };
+        let anonymous =
+            |value: &[u8]| Arc::new(Entry::new(EntryId::new(6, 0), &[(b"payload".to_vec(), value.to_vec())]));
         bookmark.pass(&[anonymous(b"x")]);
         assert!(bookmark.is_at(Some(&anonymous(b"x"))) && !bookmark.is_at(Some(&anonymous(b"y"))));
         assert_eq!((bookmark.position(), bookmark.seen()), (EntryId::new(6, 0), Some(6)));

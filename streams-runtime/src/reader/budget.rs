@@ -113,7 +113,7 @@ mod tests {
     use streams_core::EntryId;
 
     fn entry(bytes: usize) -> Arc<Entry> {
-        Arc::new(Entry { id: EntryId::new(1, 1), fields: vec![(Vec::new(), vec![0; bytes])] })
+        Arc::new(Entry::new(EntryId::new(1, 1), &[(Vec::new(), vec![0; bytes])]))
     }
 
     #[tokio::test(start_paused = true)]

@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn page(ids: impl IntoIterator<Item = u64>) -> Page {
-        let entry = |n| Arc::new(Entry { id: at(n), fields: vec![(b"id".to_vec(), n.to_string().into_bytes())] });
+        let entry = |n| Arc::new(Entry::new(at(n), &[(b"id".to_vec(), n.to_string().into_bytes())]));
         Page { entries: ids.into_iter().map(entry).collect(), complete: false }
     }
 

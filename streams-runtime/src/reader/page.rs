@@ -154,7 +154,7 @@ mod tests {
 
     fn entries(sizes: &[usize]) -> Vec<Arc<Entry>> {
         let entry = |(seq, size): (u64, &usize)| {
-            Arc::new(Entry { id: EntryId::new(1, seq), fields: vec![(b"payload".to_vec(), vec![0; *size])] })
+            Arc::new(Entry::new(EntryId::new(1, seq), &[(b"payload".to_vec(), vec![0; *size])]))
         };
         (0..).zip(sizes).map(entry).collect()
     }

@@ -323,7 +323,7 @@ async fn an_entry_is_cut_and_told_in_short_alike_wherever_that_is_done() {
             vec![field(b"payload", MOST_ENTRY_BYTES), field(b"id", 200), field(&[b'n'; 2_000], 2)],
         ] {
             let id = broker.append(&partition, vec![fields.clone()], None).await.unwrap()[0];
-            let left = cut(Entry { id, fields });
+            let left = cut(Entry::new(id, &fields));
             let above = broker.page(&partition, id.previous(), 2, 0).await.unwrap().entries.pop().unwrap();
             let read = broker.read(&partition, id.previous(), 1).await.unwrap();
             assert!(*above == left && *read[0] == left, "{:?}", above.fields.first());

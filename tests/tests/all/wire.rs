@@ -44,7 +44,7 @@ async fn a_published_event_has_the_golden_bytes() {
 
 #[test]
 fn the_golden_bytes_are_read() {
-    let entry = Entry { id: EntryId::new(1, 0), fields: golden() };
+    let entry = Entry::new(EntryId::new(1, 0), &golden());
     assert_eq!(codec::decode::<Trade>(&entry), Ok(trade()));
     assert_eq!(entry.event_id().as_str(), "t-1");
 }
@@ -68,7 +68,7 @@ fn the_array_layout_has_its_golden_bytes() {
 #[test]
 fn name_and_payload_are_enough() {
     let payload = golden().into_iter().find(|(name, _)| name == b"payload").unwrap();
-    let entry = Entry { id: EntryId::new(7, 0), fields: vec![(b"event".to_vec(), b"Trade".to_vec()), payload] };
+    let entry = Entry::new(EntryId::new(7, 0), &[(b"event".to_vec(), b"Trade".to_vec()), payload]);
     assert_eq!(codec::decode::<Trade>(&entry), Ok(trade()));
     assert_eq!(entry.event_id().as_str(), "7-0");
 }

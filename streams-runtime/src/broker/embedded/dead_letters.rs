@@ -65,7 +65,8 @@ impl Store {
             let Ok(index) = dead.entries.binary_search_by_key(&id, |entry| entry.id) else { continue };
             let Some(letter) = dead.entries.remove(index) else { continue };
             let own = [(b"letter".to_vec(), id.to_string().into_bytes())];
-            let fields = own.into_iter().chain(letter.fields.iter().cloned()).collect();
+            let fields =
+                own.into_iter().chain(letter.fields().map(|(name, value)| (name.to_vec(), value.to_vec()))).collect();
             self.logs.entry(group.replay()).or_default().push(now, fields);
             moved.push(id);
         }

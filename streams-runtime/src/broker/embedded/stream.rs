@@ -28,7 +28,7 @@ impl Stream {
     }
 
     pub(super) fn add(&mut self, id: EntryId, fields: Fields) -> EntryId {
-        self.entries.push_back(Arc::new(Entry { id, fields }));
+        self.entries.push_back(Arc::new(Entry::new(id, &fields)));
         self.last = id;
         self.added += 1;
         id

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::call::{CLUSTER, Call, Effect, explain, io_error, is_broken, is_of_no_use};
 use super::line::{self, Connection, Missed, Names, Patience, Peer, Stream};
 use super::parse;
+use super::slices::Listed;
 #[cfg(feature = "tls")]
 use super::tls::{self, Shaker, Tls};
 
@@ -199,6 +200,7 @@ impl Target {
         };
         #[cfg(not(feature = "tls"))]
         let stream: Box<dyn Stream> = Box::new(line);
+        let stream: Box<dyn Stream> = if patience.lists { Box::new(Listed::over(stream)) } else { stream };
         let connected = async {
             let inner = over(stream, self.info.redis_settings(), deadline).await?;
             let mut connection = Connection::new(inner, Arc::clone(&life), patience);

@@ -233,6 +233,8 @@ pub(super) struct Patience {
     pub(super) silence: Duration,
     /// The longest time altogether. A server that sends a byte now and then must not hold its callers for ever.
     pub(super) in_all: Duration,
+    /// Whether replies hold lists of entries, which are then sliced.
+    pub(super) lists: bool,
 }
 
 /// A connection whose calls wait while the line moves.
@@ -341,7 +343,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const PATIENCE: Patience = Patience { silence: SECOND, in_all: Duration::from_secs(60) };
+    const PATIENCE: Patience = Patience { silence: SECOND, in_all: Duration::from_secs(60), lists: false };
 
     fn life() -> Life {
         Life { began: Instant::now(), moved: AtomicU64::new(0), first_words: Mutex::default() }

@@ -9,6 +9,7 @@ mod line;
 mod parse;
 mod scripts;
 mod server;
+mod slices;
 mod tail;
 #[cfg(feature = "tls")]
 mod tls;

@@ -85,7 +85,7 @@ pub(super) fn entry(value: Value) -> Parsed<Arc<Entry>> {
         return Err(Unexpected("an entry's id and fields"));
     };
     let fields = pairs(fields)?.into_iter().map(|(name, value)| Ok((bytes(name)?, bytes(value)?)));
-    Ok(Arc::new(cut(Entry { id: id(entry_id)?, fields: fields.collect::<Parsed<_>>()? })))
+    Ok(Arc::new(cut(Entry::new(id(entry_id)?, &fields.collect::<Parsed<Vec<_>>>()?))))
 }
 
 /// The names in the reply of XINFO GROUPS; a key that does not exist has none. Other programs choose names freely.
@@ -99,8 +99,15 @@ pub(super) fn lossy(value: Value) -> Parsed<String> {
     Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }
 
-/// The reply of XRANGE and XREVRANGE.
+/// The reply of XRANGE and XREVRANGE; a string has the bytes of such a reply.
 pub(super) fn entries(value: Value) -> Parsed<Vec<Arc<Entry>>> {
+    let value = match value {
+        Value::BulkString(list) => match slices::entries(&list) {
+            Some(entries) => return Ok(entries),
+            None => redis::parse_redis_value(&list).map_err(|_| Unexpected("entries"))?,
+        },
+        value => value,
+    };
     array(value)?.into_iter().map(entry).collect()
 }
 
@@ -201,7 +208,7 @@ mod tests {
         let keys: Vec<_> = ["x", "y", "z"].map(|key| (key.to_owned(), EntryId::ZERO)).into();
         let fields = [(b"a".to_vec(), b"1".to_vec()), (b"a".to_vec(), b"2".to_vec())];
         let expected = [(0, EntryId::new(1, 1)), (2, EntryId::new(2, 2))]
-            .map(|(index, id)| (index, vec![Arc::new(Entry { id, fields: fields.to_vec() })]));
+            .map(|(index, id)| (index, vec![Arc::new(Entry::new(id, &fields))]));
         let (x, z) = (entries_reply("1-1"), entries_reply("2-2"));
         let resp3 = Value::Map(vec![(bulk("x"), x.clone()), (bulk("z"), z.clone())]);
         let resp2 = Value::Array(vec![Value::Array(vec![bulk("x"), x]), Value::Array(vec![bulk("z"), z])]);

@@ -28,7 +28,7 @@ impl Stream {
     fn add(&mut self, clock: u64, n: u64, is_named: bool) {
         let id = if clock > self.last.ms { EntryId::new(clock, 0) } else { self.last.next() };
         let name = if is_named { "id" } else { "payload" };
-        self.entries.push(Arc::new(Entry { id, fields: vec![(name.into(), n.to_string().into_bytes())] }));
+        self.entries.push(Arc::new(Entry::new(id, &[(name, n.to_string())])));
         self.last = id;
         self.log.push((id, n));
     }
@@ -62,7 +62,7 @@ impl Stream {
     }
 
     fn event(entry: &Entry) -> u64 {
-        String::from_utf8_lossy(&entry.fields[0].1).parse().unwrap()
+        String::from_utf8_lossy(entry.fields().next().unwrap().1).parse().unwrap()
     }
 
     /// Begins a group as a broker does.

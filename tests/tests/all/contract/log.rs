@@ -373,7 +373,7 @@ contract! {
         ];
         for fields in shapes {
             let id = case.broker.append(&partition(), vec![fields.clone()], None).await.unwrap()[0];
-            let whole = Entry { id, fields };
+            let whole = Entry::new(id, &fields);
             // The entry before it may be there, too.
             let above = case.broker.page(&partition(), id.previous(), 2, 0).await.unwrap().entries.pop().unwrap();
             let read = case.broker.read(&partition(), id.previous(), 1).await.unwrap();
