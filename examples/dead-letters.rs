@@ -179,7 +179,7 @@ fn show(letter: &DeadLetter) {
     println!("cause       {} at attempt {}", letter.cause(), letter.attempts());
     println!("replays     {}", letter.replays());
     println!("reason      {}", letter.reason());
-    for (name, value) in &original.fields {
+    for (name, value) in original.fields() {
         let name = String::from_utf8_lossy(name);
         match name.as_ref() {
             "payload" => println!("payload     {}", letter.payload_text(4_000)),

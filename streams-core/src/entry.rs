@@ -28,12 +28,13 @@ impl EntryId {
         Self { ms, seq }
     }
 
-    /// The smallest id above this one.
+    /// The smallest id above this one; the highest stays where it is.
     #[must_use]
     pub const fn next(self) -> Self {
         match self.seq.checked_add(1) {
             Some(seq) => Self { ms: self.ms, seq },
-            None => Self { ms: self.ms.saturating_add(1), seq: 0 },
+            None if self.ms == u64::MAX => self,
+            None => Self { ms: self.ms + 1, seq: 0 },
         }
     }
 
@@ -223,8 +224,8 @@ impl Entry {
 
     /// About how many bytes the entry holds in memory, for byte budgets.
     pub fn weight(&self) -> usize {
-        // Two vectors of three words per field, and the allocator's overhead for each.
-        self.fields.iter().map(|(name, value)| name.len() + value.len() + 80).sum::<usize>() + 64
+        // More than there is: a script of the broker counts the same way.
+        self.fields().map(|(name, value)| name.len() + value.len() + 80).sum::<usize>() + 64
     }
 }
 
@@ -308,7 +309,7 @@ mod tests {
         for (id, next) in [(EntryId::new(9, u64::MAX), EntryId::new(10, 0)), (EntryId::ZERO, EntryId::new(0, 1))] {
             assert_eq!((id.next(), next.previous()), (next, id));
         }
-        assert_eq!(EntryId::ZERO.previous(), EntryId::ZERO);
+        assert_eq!((EntryId::ZERO.previous(), EntryId::MAX.next()), (EntryId::ZERO, EntryId::MAX));
     }
 
     #[test]

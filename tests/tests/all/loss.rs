@@ -82,7 +82,8 @@ async fn fields(steps: impl IntoIterator<Item = u64>) -> Vec<Fields> {
     let publisher = Publisher::on(Arc::clone(&broker));
     let receipts = publisher.publish_all(steps.into_iter().map(|n| Step { n })).await;
     let entries = broker.read(&partition(), EntryId::ZERO, receipts.len()).await.unwrap();
-    entries.iter().map(|entry| entry.fields.clone()).collect()
+    let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+    entries.iter().map(|entry| entry.fields().map(owned).collect()).collect()
 }
 
 /// So many ids that follow one another.

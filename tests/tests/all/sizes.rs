@@ -326,9 +326,9 @@ async fn an_entry_is_cut_and_told_in_short_alike_wherever_that_is_done() {
             let left = cut(Entry::new(id, &fields));
             let above = broker.page(&partition, id.previous(), 2, 0).await.unwrap().entries.pop().unwrap();
             let read = broker.read(&partition, id.previous(), 1).await.unwrap();
-            assert!(*above == left && *read[0] == left, "{:?}", above.fields.first());
+            assert!(*above == left && *read[0] == left, "{:?}", above.fields().next());
             let at = broker.page(&partition, id, 1, 0).await.unwrap().entries;
-            assert!(*at[0] == in_short(&left), "{:?}", at[0].fields.first());
+            assert!(*at[0] == in_short(&left), "{:?}", at[0].fields().next());
         }
     }
 }

@@ -39,7 +39,7 @@ async fn a_published_event_has_the_golden_bytes() {
     Publisher::on(broker.clone()).send(&trade()).event_id("t-1").await.unwrap();
     let partition = StreamKey::new(None, "trades", 1).partition(0);
     let entries = streams_core::broker::Log::read(&*broker, &partition, EntryId::ZERO, 10).await.unwrap();
-    assert_eq!(entries[0].fields, golden());
+    assert_eq!(*entries[0], Entry::new(entries[0].id, &golden()));
 }
 
 #[test]

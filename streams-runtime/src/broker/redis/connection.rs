@@ -29,9 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// For small answers: a slow line brings a hundred kilobytes in this time, and the caller may hold a lease.
-pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60) };
+pub(super) const FOR_COMMANDS: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(60), lists: false };
 /// For answers with entries: 256 entries of a megabyte over a line of half a megabyte per second.
-pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600) };
+pub(super) const FOR_ENTRIES: Patience = Patience { silence: SILENCE, in_all: Duration::from_secs(600), lists: true };
 /// The most connections given up that are remembered. Each app has some twenty, and the next contact forgets all.
 const GIVEN_UP: usize = 256;
 /// The least time between a failed attempt to connect and the next one. However many groups ask, a server that starts

@@ -8,6 +8,8 @@ use redis::Value;
 use streams_core::broker::{Events, Need, cut};
 use streams_core::{Entry, EntryId};
 
+use super::slices;
+
 /// A reply in another form than the command's; says what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
