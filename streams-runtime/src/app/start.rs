@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
+use crate::group::{self, CLAIMS, GroupTask, Halt, Handler, Handlers, History, Late, Services, Turns};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -223,12 +223,11 @@ impl App {
                     }
                     Delivery::Shared => members.apart(key.clone()),
                 };
-                let driven = Group {
+                let driven = GroupTask {
                     services: services.clone(),
                     seat,
-                    handlers: handlers.collect(),
+                    handlers: Handlers::new(handlers.collect(), Arc::clone(&group.build)),
                     key,
-                    build: Arc::clone(&group.build),
                     options: group.options,
                     contact: outages.contact_of(&of_group),
                     progress: of_group,

@@ -9,7 +9,7 @@ use streams_core::broker::{Adopted, Adoption, BrokerError, BrokerErrorKind};
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::Group;
+use super::task::GroupTask;
 
 /// For how long the other program's consumers have to be silent. Clients that wait for entries ask again after some seconds; a
 /// minute is longer than nearly all of them wait, and short enough to stand in a deploy.
@@ -18,7 +18,7 @@ pub(super) const QUIET: Duration = Duration::from_secs(60);
 const MOST_COUNTED: usize = 10_000;
 const PAGE: usize = 64;
 
-impl Group {
+impl GroupTask {
     /// Makes the group's state from where the other program stands, or says why not.
     pub(crate) async fn take_over(&self) -> Result<(), Ended> {
         if !self.options.adopt {

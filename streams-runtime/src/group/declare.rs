@@ -4,7 +4,7 @@ use streams_core::Start;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState};
 use streams_core::keys::GroupKey;
 
-use super::task::Group;
+use super::task::GroupTask;
 use crate::membership::Build;
 
 /// Declares the events of this build in the group's state, which is made where it is new.
@@ -47,15 +47,15 @@ async fn declare(broker: &dyn Broker, key: &GroupKey, state: &GroupState, build:
     Ok(())
 }
 
-impl Group {
+impl GroupTask {
     /// Before it contends: what this build handles stands in the state, also when another one has withdrawn it.
     pub(crate) async fn declare(&self, state: &GroupState) -> Result<(), BrokerError> {
-        declare(&*self.services.broker, &self.key, state, &self.build).await
+        declare(&*self.services.broker, &self.key, state, &self.handlers.build).await
     }
 
     /// After it has become the owner: what the group passes over for good is no longer waited for.
     pub(crate) async fn withdraw(&self, declared: &Events) {
-        let forgets = self.build.withdrawn(declared);
+        let forgets = self.handlers.build.withdrawn(declared);
         if forgets.is_empty() {
             return;
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::{Group, REMINDER};
+use super::task::{GroupTask, REMINDER};
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::fence::fenced;
 use crate::ops::{Matter, Phase};
@@ -25,7 +25,7 @@ const PANICKED: Backoff = Backoff { first: Duration::from_millis(250), max: Dura
 /// How a group's events come to its handlers: in order, by whoever owns the partition, or as a work queue.
 pub(crate) trait Engine: Send {
     /// From the wait for a lease to what ends this ownership, or this membership.
-    fn once(&mut self, group: &Group) -> impl Future<Output = Ended> + Send;
+    fn once(&mut self, group: &GroupTask) -> impl Future<Output = Ended> + Send;
 
     /// The partition is somebody else's now, or nobody's: that this process has it once more is news.
     fn is_over(&mut self);
@@ -42,7 +42,7 @@ struct Panics {
     settled: EntryId,
 }
 
-impl Group {
+impl GroupTask {
     /// Drives the group until the app stops. A halt or a lost lease is not the end of it, a stop is.
     pub(crate) async fn run(self, mut engine: impl Engine) {
         let mut failures: u32 = 0;
@@ -129,7 +129,7 @@ impl Group {
         }
         panics.in_a_row = panics.in_a_row.saturating_add(1);
         // The first is charged to nobody, and with the last the event is given up; there may be more than one of them in hand.
-        let crashes = self.handlers.iter().map(|handler| handler.policy.max_crashes).max().unwrap_or(1);
+        let crashes = self.handlers.policies().map(|policy| policy.max_crashes).max().unwrap_or(1);
         let most = crashes.saturating_add(1).saturating_mul(2);
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         if panics.in_a_row >= most {

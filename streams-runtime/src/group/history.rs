@@ -38,12 +38,12 @@ impl History {
     }
 
     /// Up to where entries of a work queue were given out, as far as this process knows.
-    pub(super) fn cursor(&self) -> EntryId {
+    pub(crate) fn cursor(&self) -> EntryId {
         self.known().map_or(EntryId::ZERO, |known| known.at)
     }
 
     /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where that is said.
-    pub(super) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
+    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
         match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
                 let reaches = at >= known.at;
@@ -85,7 +85,7 @@ impl History {
     }
 
     /// What the state shows of a history that is another one than this process has seen.
-    pub(super) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
+    pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),

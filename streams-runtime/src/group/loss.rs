@@ -5,30 +5,15 @@ use streams_core::{EntryId, OnDataLoss, Start};
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::Group;
+use super::task::GroupTask;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::Bookmark;
 
-impl Group {
+impl GroupTask {
     /// The server has acknowledged this checkpoint.
     pub(crate) fn acknowledged(&self, at: EntryId) {
         self.history.acknowledged(at);
         self.progress.checkpoint(at);
-    }
-
-    /// See [`History::cursor`](super::history::History::cursor).
-    pub(crate) fn cursor(&self) -> EntryId {
-        self.history.cursor()
-    }
-
-    /// See [`History::reaches`](super::history::History::reaches).
-    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
-        self.history.reaches(at, reset)
-    }
-
-    /// See [`History::recall`](super::history::History::recall).
-    pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
-        self.history.recall(state)
     }
 
     /// Says once that events are lost.

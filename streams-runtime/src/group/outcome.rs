@@ -7,9 +7,9 @@ use streams_core::Entry;
 use streams_core::broker::{Fields, MOST_ENTRY_BYTES, cut_from};
 
 use super::handler::Handler;
-use super::route::Taker;
+use super::handlers::Taker;
 use super::settle::Settlement;
-use super::task::Group;
+use super::task::GroupTask;
 use crate::clock::millis;
 use crate::ops::{Cause, count, dead_letter};
 
@@ -24,7 +24,7 @@ pub(crate) struct Letter {
     attempts: u32,
 }
 
-impl Group {
+impl GroupTask {
     /// Counts what came of an event, or of a batch, and answers the letter of one that is dead.
     pub(crate) fn ended(
         &self,

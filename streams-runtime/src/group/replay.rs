@@ -15,10 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ended::Ended;
 use super::handler::Handler;
-use super::route::Taker;
+use super::handlers::Taker;
 use super::settle::{Decision, Failed, Settlement, decide, times};
 use super::suspects::Turn;
-use super::task::Group;
+use super::task::GroupTask;
 use crate::backoff::wait;
 use crate::membership::Lease;
 use crate::ops::{Cause, DeadLetter, dead_letter};
@@ -58,7 +58,7 @@ impl Replays {
         Self { next: Instant::now(), ended: None, failures: 0 }
     }
 
-    /// Whether one step of [`Group::replay`] is due.
+    /// Whether one step of [`GroupTask::replay`] is due.
     pub(crate) fn is_due(&self, lease: &Lease) -> bool {
         (lease.has_replays() || self.ended.is_some()) && self.next <= Instant::now()
     }
@@ -138,7 +138,7 @@ impl Next {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// One step in a shared group: the first of the replays waits for its turn, or word of one that has ended is told.
     pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
         if replays.ended.is_some() {
@@ -234,7 +234,7 @@ impl Group {
         };
         let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));
         // What other builds declare is no matter: nobody else is asked to handle a letter.
-        let (taker, too_new) = match self.taker(&Events::new(), letter.original()) {
+        let (taker, too_new) = match self.handlers.route(&Events::new(), letter.original()) {
             Ok(taker) => (taker, None),
             Err(need) => (Taker::Nobody, Some(too_new(&need))),
         };

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::handler::Handler;
+use super::handlers::Handlers;
 use super::history::History;
 use super::suspects::Turns;
-use crate::membership::{Build, Leases, Seat};
+use crate::membership::{Leases, Seat};
 use crate::ops::{Contact, Outages, Phase, Progress};
 use crate::random::Random;
 use crate::reader::{Follower, Means, TAKE, Tails, Taken};
@@ -75,12 +75,11 @@ pub(crate) struct GroupOptions {
 }
 
 /// A group on a partition.
-pub(crate) struct Group {
+pub(crate) struct GroupTask {
     pub(crate) services: Services,
     pub(crate) key: GroupKey,
     pub(crate) seat: Arc<Seat>,
-    pub(crate) handlers: Vec<Handler>,
-    pub(crate) build: Arc<Build>,
+    pub(crate) handlers: Handlers,
     pub(crate) options: GroupOptions,
     pub(crate) progress: Arc<Progress>,
     pub(crate) history: History,
@@ -89,7 +88,7 @@ pub(crate) struct Group {
     pub(crate) said: Mutex<Option<(String, Instant)>>,
 }
 
-impl Group {
+impl GroupTask {
     /// This process owns the partition, or takes part in its work: in trouble for as long as what failed has not succeeded.
     pub(crate) fn owns(&self, epoch: u64) {
         self.progress.enter(match self.contact.trouble() {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::{Context, Entry, Failure};
+use streams_core::Entry;
 use tokio::time::Instant;
 
 use super::commit::{Committer, End};
@@ -14,14 +14,14 @@ use super::dispatch::{Beside, Charging, Dispatch, Returned, Settled, Taken};
 use super::hand::InHand;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::after;
-use crate::group::{Decision, Ended, Failed, Group, Halt, Letter, Settlement, Turn, caught, decide};
+use crate::group::{Decision, Ended, Failed, GroupTask, Halt, Letter, Settlement, Turn, decide};
 use crate::membership::Lease;
 use crate::shutdown::FAREWELL;
 
 /// How often the log says again that a partition waits for its oldest entry.
 const REMINDER: Duration = Duration::from_secs(60);
 
-impl Group {
+impl GroupTask {
     /// Whether events of this group may run beside others.
     pub(super) fn is_concurrent(&self) -> bool {
         self.options.lanes.running > 1
@@ -275,13 +275,12 @@ impl Group {
         if !lease.is_held(began) {
             return Err(Ended::Lost);
         }
-        let handler = &self.handlers[consumer];
-        let timeout = handler.policy.timeout;
+        let timeout = self.handlers[consumer].policy.timeout;
         let limit = after(began, timeout.saturating_add(self.services.lease_for));
         dispatch.limits.insert((limit, ticket));
         lease.handlers_until(dispatch.limits.first().map(|(limit, _)| *limit));
         let attempt = committer.ledger.failed_attempts(entry.id) + 1;
-        let call = handler.call(Context::new(Arc::clone(&handler.scope), entry, attempt));
+        let call = self.handlers.invoke(consumer, entry, attempt);
         dispatch.calls.spawn(async move {
             let result = call.await;
             drop(turn);
@@ -360,13 +359,12 @@ impl Group {
 
     /// The lane of an event that may be decoded.
     pub(super) fn lane(&self, consumer: usize, entry: &Arc<Entry>) -> Beside {
-        let registration = &self.handlers[consumer].registration;
-        match caught(|| registration.key(entry).map_err(Failure::Decode)) {
+        match self.handlers.key(consumer, entry) {
             Ok(key) => Beside::Lane { key, consumer },
             // Without its key nobody knows what it has to wait for, so it cannot be tried again.
             Err(Failed { cause, reason }) => {
                 let settlement = Settlement::Dead { cause, reason };
-                Beside::Over { letter: self.ended(settlement, entry, 1, 1, registration.info.name) }
+                Beside::Over { letter: self.ended(settlement, entry, 1, 1, self.handlers[consumer].name()) }
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::commit::Committer;
 use crate::clock::after;
-use crate::group::{Caught, Decision, Ended, Failed, Group, Handler, Settlement, decide, decide_batch};
+use crate::group::{Caught, Decision, Ended, Failed, GroupTask, Handler, Settlement, decide, decide_batch};
 use crate::membership::Lease;
 use crate::ops::trace;
 
@@ -34,7 +34,7 @@ pub(super) struct Apart {
     pub(super) tried: u32,
 }
 
-impl Group {
+impl GroupTask {
     /// Calls the handler until it is clear what becomes of the event, or of all events of a batch.
     pub(super) async fn attempts(
         &self,

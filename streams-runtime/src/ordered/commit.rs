@@ -17,7 +17,7 @@ use super::ledger::{Due, Ledger};
 use super::recovery::Proving;
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::after;
-use crate::group::{Ended, Group, Halt, Handler, Letter, MENDED_RETRY, Policy, Turn};
+use crate::group::{Ended, GroupTask, Halt, Handler, Letter, MENDED_RETRY, Policy, Turn};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
@@ -27,7 +27,7 @@ const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
 pub(super) struct Committer<'a> {
-    group: &'a Group,
+    group: &'a GroupTask,
     lease: &'a Lease,
     pub(super) ledger: Ledger,
     /// What is left to prove of what an earlier owner had in hand; `None` at full speed.
@@ -66,7 +66,7 @@ struct Flying {
 }
 
 impl<'a> Committer<'a> {
-    pub(super) fn new(group: &'a Group, lease: &'a Lease, holding: &Holding) -> Self {
+    pub(super) fn new(group: &'a GroupTask, lease: &'a Lease, holding: &Holding) -> Self {
         let ledger = Ledger::new(
             group.options.checkpoint,
             group.options.dead_bounds,
@@ -95,7 +95,7 @@ impl<'a> Committer<'a> {
     pub(super) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
         for End { id, event_id, is_event, passed_over } in ends {
             if let Some((name, version)) = passed_over {
-                self.passed_over.note(&self.group.build, id, name, version);
+                self.passed_over.note(&self.group.handlers.build, id, name, version);
             }
             self.ledger.settle(id, event_id, letter.take(), self.now);
             self.proven(id, is_event);
@@ -341,7 +341,7 @@ impl<'a> Committer<'a> {
                 group.contact.succeeded(Matter::Write);
                 group.owns(self.lease.holder().epoch);
                 return match done {
-                    Committed::Vanished => Err(Group::vanished(self.ledger.bookmark())),
+                    Committed::Vanished => Err(GroupTask::vanished(self.ledger.bookmark())),
                     _ => Ok(()),
                 };
             }
@@ -399,7 +399,7 @@ impl<'a> Committer<'a> {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// Ends the business of entries with the group: of one, or of all of a batch. Of one that is dead the letter is in the
     /// commit that passes it.
     ///

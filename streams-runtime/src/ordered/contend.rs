@@ -13,12 +13,12 @@ use super::recovery::bound;
 use super::standby::Standby;
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::group::{Ended, Group, Halt};
+use crate::group::{Ended, GroupTask, Halt};
 use crate::membership::{Lease, member_of};
 use crate::ops::{Matter, Phase};
 use crate::reader::Bookmark;
 
-impl Group {
+impl GroupTask {
     /// Makes the group where it is new, then waits until its lease is ours.
     pub(super) async fn stand_by(&self, standby: &mut Standby) -> Result<(Lease, Holding), Ended> {
         let (broker, seat) = (&self.services.broker, &self.seat);
@@ -45,10 +45,10 @@ impl Group {
             };
             // First what was seen before, so that a server that has lost writes since then is found out. Made anew it would begin
             // at its `start`, perhaps beyond events that nobody has handled.
-            let before = sight.before.as_ref().map_or(Ok(()), |before| self.recall(Some(before)));
-            if before.and_then(|()| self.recall(sight.state.as_ref())).is_err() {
+            let before = sight.before.as_ref().map_or(Ok(()), |before| self.history.recall(Some(before)));
+            if before.and_then(|()| self.history.recall(sight.state.as_ref())).is_err() {
                 // An answer tells of the past: a loss is what the server still says when it is asked once more.
-                self.recall(broker.state(&self.key).await?.as_ref())?;
+                self.history.recall(broker.state(&self.key).await?.as_ref())?;
                 seat.ask();
                 continue;
             }
@@ -74,11 +74,7 @@ impl Group {
                             lease_for: self.services.lease_for,
                             seen: state.lease.clone(),
                             own: ours,
-                            bound: bound(
-                                self.options.checkpoint,
-                                self.options.lanes,
-                                self.handlers.iter().map(|handler| &handler.policy),
-                            ),
+                            bound: bound(self.options.checkpoint, self.options.lanes, self.handlers.policies()),
                         };
                         let _claiming = tokio::select! {
                             biased;

@@ -17,7 +17,7 @@ use super::dispatch::{Beside, Dispatch};
 use super::hand::InHand;
 use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::after;
-use crate::group::{Ended, Group, Halt, Letter, Replays, Settlement, Taker, caught, given_up};
+use crate::group::{Ended, GroupTask, Halt, Letter, Replays, Settlement, Taker, caught, given_up};
 use crate::membership::Lease;
 use crate::ops::{Cause, Matter};
 use crate::reader::{Arrived, Source};
@@ -26,7 +26,7 @@ use crate::shutdown::FAREWELL;
 /// How many names of events are looked up that nobody has declared: as anybody may write what they like into a stream.
 const MOST_UNHEARD: usize = 100;
 
-impl Group {
+impl GroupTask {
     /// Reads and handles until something ends it, with no handler left in hand.
     pub(super) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
         let mut hand = InHand {
@@ -225,7 +225,10 @@ impl Group {
     /// declared by now says whether one handles this. Where nobody can be asked the commit finds it out, after more was handled.
     async fn look_for_takers(&self, hand: &mut InHand, entry: &Entry) {
         let Some((name, _)) = entry.event() else { return };
-        if self.build.ignores(name) || hand.unheard.len() >= MOST_UNHEARD || !hand.unheard.insert(name.to_owned()) {
+        if self.handlers.build.ignores(name)
+            || hand.unheard.len() >= MOST_UNHEARD
+            || !hand.unheard.insert(name.to_owned())
+        {
             return;
         }
         let look = self.services.broker.state(&self.key);
@@ -242,10 +245,10 @@ impl Group {
         hand: &mut InHand,
         entry: Arc<Entry>,
     ) -> Result<(), Ended> {
-        if let Ok(Taker::Nobody) = self.taker(&hand.declared, &entry) {
+        if let Ok(Taker::Nobody) = self.handlers.route(&hand.declared, &entry) {
             self.look_for_takers(hand, &entry).await;
         }
-        let taker = match self.taker(&hand.declared, &entry) {
+        let taker = match self.handlers.route(&hand.declared, &entry) {
             Ok(taker) => taker,
             Err(need) => {
                 self.empty_hands(lease, committer, hand).await?;

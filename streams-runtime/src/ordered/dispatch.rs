@@ -19,7 +19,7 @@ use crate::ops::Cause;
 
 /// The events that are handled side by side.
 ///
-/// Dropped, it cancels the handlers that run, at their next `.await`; [`Group::finish_in_hand`] waits for them.
+/// Dropped, it cancels the handlers that run, at their next `.await`; [`GroupTask::finish_in_hand`] waits for them.
 pub(super) struct Dispatch {
     pub(super) lanes: Lanes<Taken, Settled>,
     /// What runs next of all that is proven, in the order in which it was to start; at most as many as there are slots.

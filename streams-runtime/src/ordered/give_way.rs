@@ -11,7 +11,7 @@ use streams_core::{Backoff, EntryId, keys};
 use tokio::time::Instant;
 
 use crate::backoff::wait;
-use crate::group::{Ended, Group, Halt};
+use crate::group::{Ended, GroupTask, Halt};
 use crate::membership::{Build, Lease, NOBODY, Still, Turn, member_of};
 use crate::ops::Phase;
 
@@ -101,7 +101,7 @@ impl Passes {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// Whether a contender whose turn it is takes the lease, when an event is needed that this build does not handle. It
     /// gets its turn where no member handles it, or none that does has taken it.
     ///
@@ -109,7 +109,7 @@ impl Group {
     pub(super) async fn give_way(&self, state: &GroupState, untaken: &mut Still<LeaseView>) -> Result<Way, Ended> {
         let now = Instant::now();
         let untaken = now.duration_since(untaken.observe(state.lease.clone(), NOBODY, now));
-        match self.build.turn(state.needs.as_ref(), state.at, untaken) {
+        match self.handlers.build.turn(state.needs.as_ref(), state.at, untaken) {
             Turn::Contend => Ok(Way::Contend),
             Turn::Forget(need) => {
                 let change = Change { met: Some(need.clone()), ..Change::default() };
@@ -121,8 +121,8 @@ impl Group {
                 Ok(Way::Leave)
             }
             Turn::Missing(need) => {
-                let (stream, known) = (self.progress.stream, self.build.takes(&need.name));
-                let ignored = self.build.ignored().cloned().collect();
+                let (stream, known) = (self.progress.stream, self.handlers.build.takes(&need.name));
+                let ignored = self.handlers.build.ignored().cloned().collect();
                 self.say_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
                 Ok(Way::Leave)
             }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::batch::Gathering;
 use super::dispatch::Dispatch;
-use crate::group::{Ended, Group, Halt};
+use crate::group::{Ended, GroupTask, Halt};
 use crate::ops::count;
 
 /// How long a group runs before it lets others on its thread have a turn.
@@ -39,7 +39,7 @@ impl InHand {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// Counts dead letters in a row: many are a storm, which is an outage rather than bad events.
     pub(super) fn weather(&self, hand: &mut InHand, dead: bool) -> Result<(), Ended> {
         hand.dead_in_a_row = if dead { hand.dead_in_a_row + 1 } else { 0 };

@@ -24,7 +24,7 @@ use streams_core::broker::Holding;
 
 use self::commit::Committer;
 use self::standby::Standby;
-use crate::group::{Ended, Engine, Group};
+use crate::group::{Ended, Engine, GroupTask};
 use crate::membership::Lease;
 use crate::ops::Matter;
 use crate::shutdown::FAREWELL;
@@ -37,7 +37,7 @@ const LATELY: Duration = Duration::from_millis(1500);
 pub(crate) struct Ordered(Standby);
 
 impl Engine for Ordered {
-    async fn once(&mut self, group: &Group) -> Ended {
+    async fn once(&mut self, group: &GroupTask) -> Ended {
         let ended = group.own_once(&mut self.0).await;
         if let Ended::Needs(_) = ended {
             self.0.told = self.0.passes.are_many();
@@ -54,7 +54,7 @@ impl Engine for Ordered {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// From making the group to the end of one ownership.
     async fn own_once(&self, standby: &mut Standby) -> Ended {
         let (lease, holding) = match self.stand_by(standby).await {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use streams_core::broker::{Holding, LeaseView, Proof};
 use streams_core::{Checkpoint, EntryId};
 
-use crate::group::{Bounds, Group, Policy};
+use crate::group::{Bounds, GroupTask, Policy};
 
 /// How many events an owner may have in hand at most, those that are settled and not committed included: as many its
 /// successor has to prove.
@@ -142,7 +142,7 @@ impl Proving {
     }
 }
 
-impl Group {
+impl GroupTask {
     /// Tells what is to be proven with a lease that was just taken.
     pub(super) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
         let left = holding.proving.map_or(0, |proving| proving.left);

@@ -2,10 +2,10 @@
 
 use super::commit::Committer;
 use super::hand::InHand;
-use crate::group::{Ended, Fate, Group, Next, Replays, Taker};
+use crate::group::{Ended, Fate, GroupTask, Next, Replays, Taker};
 use crate::membership::Lease;
 
-impl Group {
+impl GroupTask {
     /// One step: an attempt at the first of the replays, or word of one that has ended.
     ///
     /// Nothing else of the partition runs meanwhile, so what a replay meets is what an event meets.

@@ -25,7 +25,7 @@ use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
     Item, Joined, Lost, New, Pass, QueueState, Reply,
 };
-use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
+use streams_core::{Entry, EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -35,7 +35,7 @@ use crate::backoff::{SERVER_AWAY, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Decision, Ended, Failed, Group, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
+    Decision, Ended, Failed, GroupTask, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
@@ -85,7 +85,7 @@ struct Past {
 
 /// One joining of this process.
 struct Session<'a> {
-    group: &'a Group,
+    group: &'a GroupTask,
     queue: &'a Queue,
     lease: &'a Lease,
     /// The events that builds had declared at the start.
@@ -108,7 +108,7 @@ struct Slot {
     held: Option<OwnedSemaphorePermit>,
 }
 
-impl Group {
+impl GroupTask {
     /// Sends a call whose answer says who tells of a loss, and the same again where there was no answer.
     async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
         let mut sent = 1;
@@ -198,7 +198,7 @@ impl Group {
                 return Err(Ended::Stopped);
             }
             let state = broker.state(&self.key).await?;
-            self.recall(state.as_ref())?;
+            self.history.recall(state.as_ref())?;
             let Some(state) = state else {
                 if broker.create(&self.key, self.options.start).await? == Created::Foreign {
                     self.take_over().await?;
@@ -237,7 +237,7 @@ fn loss_of(lost: Lost) -> DataLoss {
 }
 
 impl<'a> Session<'a> {
-    fn new(group: &'a Group, queue: &'a Queue, lease: &'a Lease, declared: Events) -> Self {
+    fn new(group: &'a GroupTask, queue: &'a Queue, lease: &'a Lease, declared: Events) -> Self {
         let now = Instant::now();
         Self {
             group,
@@ -321,7 +321,7 @@ impl<'a> Session<'a> {
                             let own = &lease.holder().owner;
                             let next = reclaim.observe(watch, own, &state, (broker, &group.key), now);
                             look_at = next.map_or(look_at, |next| next.min(look_at));
-                            reclaim.mind_needs(&state, &group.build, &group.key, now);
+                            reclaim.mind_needs(&state, &group.handlers.build, &group.key, now);
                             if judge_at <= now && judging.is_none() {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
@@ -464,7 +464,9 @@ impl<'a> Session<'a> {
                     let cause = letter.cause;
                     Disposition::DeadLetter { fields: group.written(letter), cause }
                 }
-                (None, Some((name, version))) if keys::check_event(name).is_ok() && !group.build.ignores(name) => {
+                (None, Some((name, version)))
+                    if keys::check_event(name).is_ok() && !group.handlers.build.ignores(name) =>
+                {
                     Disposition::Ignore { name: name.to_owned(), version }
                 }
                 // Nobody waits for it: a name that no event can have, or one that the group ignores.
@@ -499,16 +501,17 @@ impl<'a> Session<'a> {
     fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
-        let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
+        let (consumer, call) = (running.consumer, running.call);
+        let policy = &group.handlers[consumer].policy;
         running.began = Instant::now();
         // One that does not yield at its timeout is given up before others take everything from this process.
-        let limit = after(running.began, handler.policy.timeout.saturating_add(group.services.lease_for / 2));
+        let limit = after(running.began, policy.timeout.saturating_add(group.services.lease_for / 2));
         running.limit = Some(limit);
-        let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
+        let handled = group.handlers.invoke(consumer, Arc::clone(&running.entry), running.attempt);
         self.in_flight.limits.insert((limit, flight));
         self.mind_limits();
         group.progress.begins(flight.1);
-        let mut handled = Box::pin(timed(handler.call(context)));
+        let mut handled = Box::pin(timed(handled));
         if self.in_flight.is_quick()
             && let Poll::Ready((result, took)) = handled.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
         {
@@ -714,7 +717,7 @@ impl<'a> Session<'a> {
             count: wanted,
             bytes: FETCH_BYTES,
             new: New::Nothing,
-            takes: group.build.wants(),
+            takes: group.handlers.build.wants(),
             most_waiting: group.options.lanes.entries as u64,
             longest_wait: self.queue.longest_wait,
             mirror: false,
@@ -769,7 +772,7 @@ impl<'a> Session<'a> {
             self.answered(Matter::Read);
         }
         match fetched {
-            Fetched::Chunk(chunk) if group.reaches(chunk.at, None) => {
+            Fetched::Chunk(chunk) if group.history.reaches(chunk.at, None) => {
                 self.absorb_chunk(chunk);
                 Ok(None)
             }
@@ -828,7 +831,7 @@ impl<'a> Session<'a> {
         }
         self.in_flight.chunks.insert(number, open);
         for entry in chunk.again.into_iter().map(|again| again.entry).chain(new) {
-            let taker = group.taker(&self.declared, &entry);
+            let taker = group.handlers.route(&self.declared, &entry);
             let crashes = self.in_flight.item((number, entry.id)).crashes;
             let standing = match &taker {
                 Ok(Taker::Consumer(consumer)) => standing(crashes, group.handlers[*consumer].policy.max_crashes),
@@ -901,7 +904,7 @@ impl<'a> Session<'a> {
         let group = self.group;
         // Nobody knows which entries of a set that was replaced are those that waited.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
-        let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.history.cursor(), count };
         let halts = (group.options.on_data_loss == OnDataLoss::Halt).then_some(&lost);
         let (broker, token) = (&group.services.broker, group.services.random.token());
         if !group.insist(|| broker.mend(&group.key, &token, &damage, halts)).await? {
@@ -927,10 +930,10 @@ impl<'a> Session<'a> {
     async fn doubt_history(&mut self) -> Result<(), Ended> {
         let group = self.group;
         let state = group.services.broker.state(&group.key).await?;
-        group.recall(state.as_ref())?;
+        group.history.recall(state.as_ref())?;
         let snapshot = group.services.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
         match state {
-            Some(state) if !snapshot.marker => Err(Group::vanished(Bookmark::new(state.at, "", None))),
+            Some(state) if !snapshot.marker => Err(GroupTask::vanished(Bookmark::new(state.at, "", None))),
             _ => Ok(()),
         }
     }
@@ -966,7 +969,7 @@ impl<'a> Session<'a> {
         if let Some(damage) = state.damage {
             self.mend(damage).await?;
         }
-        if !group.reaches(state.cursor.at, Some(state.reset)) {
+        if !group.history.reaches(state.cursor.at, Some(state.reset)) {
             self.doubt_history().await?;
         }
         let mine = state.consumers.iter().find(|consumer| consumer.owner == self.lease.holder().owner);
