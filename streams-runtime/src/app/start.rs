@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, CLAIMS, GroupTask, Halt, Handler, Handlers, History, Late, Services, Turns};
+use crate::group::{self, CLAIMS, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -174,7 +174,7 @@ impl App {
             outages: outages.clone(),
             claims: Arc::new(Semaphore::new(CLAIMS)),
             // Who outruns its timeout is given up within a lease.
-            turns: Turns::new(longest.saturating_add(config.lease)),
+            suspects: SuspectLock::new(longest.saturating_add(config.lease)),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {

@@ -13,7 +13,7 @@ use super::task::GroupTask;
 
 /// For how long the other program's consumers have to be silent. Clients that wait for entries ask again after some seconds; a
 /// minute is longer than nearly all of them wait, and short enough to stand in a deploy.
-pub(super) const QUIET: Duration = Duration::from_secs(60);
+pub(super) const ADOPT_IDLE: Duration = Duration::from_secs(60);
 /// How many entries are looked at to count those that come again, and how many at once.
 const MOST_COUNTED: usize = 10_000;
 const PAGE: usize = 64;
@@ -24,7 +24,7 @@ impl GroupTask {
         if !self.options.adopt {
             return Err(self.halted(Halt::Foreign));
         }
-        match self.services.broker.adopt(&self.key, QUIET).await? {
+        match self.services.broker.adopt(&self.key, ADOPT_IDLE).await? {
             Adopted::Done(adoption) => {
                 self.tell_adoption(&adoption).await;
                 Ok(())
@@ -42,7 +42,7 @@ impl GroupTask {
                 let message = format!(
                     "a program still reads with XREADGROUP ({}): stop it; `adopt = true` takes the group over once its consumers have been silent for {}",
                     consumers.collect::<Vec<_>>().join("; "),
-                    humantime::format_duration(QUIET)
+                    humantime::format_duration(ADOPT_IDLE)
                 );
                 Err(Ended::Refused(BrokerError::new(BrokerErrorKind::Refused, message)))
             }

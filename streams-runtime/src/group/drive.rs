@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ended::Ended;
 use super::halt::Halt;
 use super::task::{GroupTask, REMINDER};
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::fence::fenced;
 use crate::ops::{Matter, Phase};
 
@@ -62,16 +62,16 @@ impl GroupTask {
             }
             match ended {
                 Ended::Stopped => break,
-                Ended::HandedOver => engine.is_over(),
+                Ended::GivenUp => engine.is_over(),
                 // Said for all groups at once already.
-                Ended::Lost if self.services.outages.trouble().is_some() => {
+                Ended::Fenced if self.services.outages.trouble().is_some() => {
                     tracing::debug!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
                         "the lease is lost: the server was away for longer"
                     );
                 }
-                Ended::Lost => {
+                Ended::Fenced => {
                     engine.is_over();
                     tracing::warn!(
                         group = self.key.group(),
@@ -85,7 +85,7 @@ impl GroupTask {
                         self.contact.failed(Matter::Lease, &error);
                     }
                     tokio::select! {
-                        () = self.pause(wait(SERVER_AWAY, failures, self.services.random.fraction())) => {}
+                        () = self.pause(wait(OUTAGE_BACKOFF, failures, self.services.random.fraction())) => {}
                         () = self.services.outages.over() => {}
                     }
                 }
@@ -97,7 +97,7 @@ impl GroupTask {
                     }
                     self.pause(wait(REFUSED, failures, self.services.random.fraction())).await;
                 }
-                Ended::Again | Ended::Needs(_) => {}
+                Ended::Restart | Ended::GivenWay(_) => {}
                 Ended::Cut { loss, at } => {
                     // No lease is held, so nothing is to be given back.
                     if let Ended::Halted { halt, .. } = self.answer(&loss, at).await {
@@ -145,7 +145,7 @@ impl GroupTask {
         self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
         self.pause(wait(PANICKED, panics.in_a_row, self.services.random.fraction())).await;
         if !self.services.shutdown.is_stopping() {
-            return Ended::Again;
+            return Ended::Restart;
         }
         // The lease was not given back.
         self.progress.abandon();

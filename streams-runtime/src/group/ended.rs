@@ -12,13 +12,13 @@ pub(crate) enum Ended {
     /// The app stops.
     Stopped,
     /// Somebody else may own the partition now.
-    Lost,
+    Fenced,
     /// Another process is to own the partition.
-    HandedOver,
+    GivenUp,
     /// The lease is taken anew: a reset has moved the checkpoint.
-    Again,
+    Restart,
     /// The next event is one for another build.
-    Needs(Need),
+    GivenWay(Need),
     /// History was cut. `at` is how far the group had read, of what is still there; nothing where the state alone shows the cut.
     Cut { loss: DataLoss, at: Option<Box<Bookmark>> },
     /// The server could not be used.
@@ -35,7 +35,7 @@ impl Ended {
     pub(crate) fn without_lease(self) -> Self {
         match self {
             Self::Cut { ref loss, .. } if loss.kind == DataLossKind::HistoryCut => self,
-            _ => Self::Lost,
+            _ => Self::Fenced,
         }
     }
 }

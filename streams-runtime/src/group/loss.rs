@@ -46,7 +46,7 @@ impl GroupTask {
             return Ended::Halted { halt: Halt::Loss(loss.clone()), keep: true };
         }
         match self.begin_anew(loss.kind, at).await {
-            Ok(()) => Ended::Again,
+            Ok(()) => Ended::Restart,
             Err(error) => error.into(),
         }
     }

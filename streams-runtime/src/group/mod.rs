@@ -28,5 +28,5 @@ pub(crate) use self::history::History;
 pub(crate) use self::outcome::Letter;
 pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
-pub(crate) use self::suspects::{Turn, Turns, given_up};
-pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, MENDED_RETRY, Services};
+pub(crate) use self::suspects::{SuspectLock, SuspectPermit, given_up};
+pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, OPERATOR_RETRY, Services};

@@ -17,7 +17,7 @@ use super::ended::Ended;
 use super::handler::Handler;
 use super::handlers::Taker;
 use super::settle::{Decision, Failed, Settlement, decide, times};
-use super::suspects::Turn;
+use super::suspects::SuspectPermit;
 use super::task::GroupTask;
 use crate::backoff::wait;
 use crate::membership::Lease;
@@ -82,14 +82,14 @@ impl Replays {
 /// A letter that is handled in a task of its own, beside the events of a shared group.
 pub(crate) enum Replaying {
     /// It waits for its turn.
-    Waits { alone: bool, turn: Pin<Box<dyn Future<Output = Turn> + Send>> },
+    Waits { alone: bool, permit: Pin<Box<dyn Future<Output = SuspectPermit> + Send>> },
     /// Its handler was called.
-    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _turn: Turn },
+    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _permit: SuspectPermit },
 }
 
 /// What has come of a letter that is handled so.
 pub(crate) enum Came {
-    Turn(Turn),
+    Permit(SuspectPermit),
     Result(Result<Outcome, Failed>),
 }
 
@@ -101,7 +101,7 @@ impl Replaying {
     pub(crate) async fn comes(replaying: &mut Option<Self>) -> Came {
         match replaying {
             None => std::future::pending().await,
-            Some(Self::Waits { turn, .. }) => Came::Turn(turn.await),
+            Some(Self::Waits { permit, .. }) => Came::Permit(permit.await),
             Some(Self::Runs { call, .. }) => match call.await {
                 Ok(result) => Came::Result(result),
                 Err(error) => match error.try_into_panic() {
@@ -149,7 +149,7 @@ impl GroupTask {
     }
 
     fn replay_waits(&self, alone: bool) -> Replaying {
-        Replaying::Waits { alone, turn: Box::pin(self.services.turns.clone().wait(alone)) }
+        Replaying::Waits { alone, permit: Box::pin(self.services.suspects.clone().wait(alone)) }
     }
 
     /// Its turn has come, or its call has come to its end: what it does next.
@@ -161,7 +161,7 @@ impl GroupTask {
         came: Came,
     ) -> Result<Option<Replaying>, Ended> {
         let (next, fate) = match (replaying, came) {
-            (Replaying::Waits { alone, .. }, Came::Turn(turn)) => {
+            (Replaying::Waits { alone, .. }, Came::Permit(permit)) => {
                 let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
                 if !alone && next.is_suspect() {
                     self.untried(lease, &next.replay).await;
@@ -171,7 +171,7 @@ impl GroupTask {
                     (None, Taker::Consumer(consumer)) => {
                         let handler = &self.handlers[consumer];
                         let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
-                        return Ok(Some(Replaying::Runs { next, call, _turn: turn }));
+                        return Ok(Some(Replaying::Runs { next, call, _permit: permit }));
                     }
                     (fate, _) => (next, fate.unwrap_or(Fate::Done)),
                 }
@@ -191,7 +191,7 @@ impl GroupTask {
 
     /// Cuts an attempt short, which is neither a failure nor a crash.
     pub(crate) async fn put_back(&self, lease: &Lease, replaying: Replaying) {
-        let Replaying::Runs { next, call, _turn } = replaying else { return };
+        let Replaying::Runs { next, call, _permit } = replaying else { return };
         call.abort();
         // One that does not yield may still be at it, when the next attempt begins.
         let _ = tokio::time::timeout(FAREWELL, call).await;
@@ -230,7 +230,7 @@ impl GroupTask {
                 lease.no_replays();
                 return Ok(None);
             }
-            Taken::Fenced => return Err(Ended::Lost),
+            Taken::Fenced => return Err(Ended::Fenced),
         };
         let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));
         // What other builds declare is no matter: nobody else is asked to handle a letter.
@@ -290,7 +290,7 @@ impl GroupTask {
                 replays.failures = 0;
                 Ok(())
             }
-            Ok(false) => Err(Ended::Lost),
+            Ok(false) => Err(Ended::Fenced),
             Err(error) => {
                 self.unanswered(replays, &error);
                 Ok(())
@@ -306,7 +306,7 @@ impl GroupTask {
     ) -> Result<Result<T, BrokerError>, Ended> {
         tokio::select! {
             biased;
-            () = lease.lost() => Err(Ended::Lost),
+            () = lease.lost() => Err(Ended::Fenced),
             answer = tokio::time::timeout(FAREWELL, question) => Ok(answer.unwrap_or_else(|_| {
                 Err(BrokerError::new(BrokerErrorKind::Indefinite, "no answer came in time"))
             })),

@@ -13,7 +13,7 @@ use super::ended::Ended;
 use super::halt::Halt;
 use super::handlers::Handlers;
 use super::history::History;
-use super::suspects::Turns;
+use super::suspects::SuspectLock;
 use crate::membership::{Leases, Seat};
 use crate::ops::{Contact, Outages, Phase, Progress};
 use crate::random::Random;
@@ -24,7 +24,7 @@ use crate::shutdown::Shutdown;
 pub(super) const REMINDER: Duration = Duration::from_secs(60);
 
 /// How often a call that found the dead letters full, or was refused, is tried again: an operator may have mended it.
-pub(crate) const MENDED_RETRY: Duration = Duration::from_secs(5);
+pub(crate) const OPERATOR_RETRY: Duration = Duration::from_secs(5);
 
 /// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
 /// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
@@ -43,7 +43,7 @@ pub(crate) struct Services {
     /// One for each claim of a lease that is on its way.
     pub(crate) claims: Arc<Semaphore>,
     /// Of what is proven in this process.
-    pub(crate) turns: Turns,
+    pub(crate) suspects: SuspectLock,
 }
 
 /// How far a group's work on a partition may spread.

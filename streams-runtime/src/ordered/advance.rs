@@ -14,7 +14,7 @@ use super::dispatch::{Beside, Charging, Dispatch, Returned, Settled, Taken};
 use super::hand::InHand;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::after;
-use crate::group::{Decision, Ended, Failed, GroupTask, Halt, Letter, Settlement, Turn, decide};
+use crate::group::{Decision, Ended, Failed, GroupTask, Halt, Letter, Settlement, SuspectPermit, decide};
 use crate::membership::Lease;
 use crate::shutdown::FAREWELL;
 
@@ -107,10 +107,10 @@ impl GroupTask {
         while !hand.dispatch.calls.is_empty() {
             tokio::select! {
                 biased;
-                () = lease.lost() => return Err(Ended::Lost),
+                () = lease.lost() => return Err(Ended::Fenced),
                 () = self.services.shutdown.cutting() => break,
                 done = committer.progress(), if commits => match done {
-                    Err(Ended::Lost) => return Err(Ended::Lost),
+                    Err(Ended::Fenced) => return Err(Ended::Fenced),
                     done => commits = done.is_ok(),
                 },
                 returned = hand.dispatch.happens(false) => self.returned(lease, committer, hand, returned)?,
@@ -123,7 +123,7 @@ impl GroupTask {
                 committer.may_go_on()?;
                 tokio::select! {
                     biased;
-                    () = lease.lost() => return Err(Ended::Lost),
+                    () = lease.lost() => return Err(Ended::Fenced),
                     done = committer.progress() => done?,
                 }
                 self.advance(lease, committer, hand)?;
@@ -143,7 +143,7 @@ impl GroupTask {
         tokio::select! {
             biased;
             () = self.services.shutdown.stopping() => Err(Ended::Stopped),
-            () = lease.lost() => Err(Ended::Lost),
+            () = lease.lost() => Err(Ended::Fenced),
             () = self.seat.wanted() => Err(self.hand_over()),
             done = committer.progress() => done,
             returned = hand.dispatch.happens(may_start) => self.returned(lease, committer, hand, returned),
@@ -249,10 +249,10 @@ impl GroupTask {
                 return;
             }
             if next.turn.is_none() && !next.alone {
-                next.turn = self.services.turns.beside();
+                next.turn = self.services.suspects.beside();
             }
             if next.turn.is_none() {
-                *turn = Some(Box::pin(self.services.turns.clone().wait(next.alone)));
+                *turn = Some(Box::pin(self.services.suspects.clone().wait(next.alone)));
                 return;
             }
             next.charged = true;
@@ -269,11 +269,11 @@ impl GroupTask {
         dispatch: &mut Dispatch,
         ticket: Ticket,
         Taken { entry, consumer }: Taken,
-        turn: Option<Turn>,
+        turn: Option<SuspectPermit>,
     ) -> Result<(), Ended> {
         let began = Instant::now();
         if !lease.is_held(began) {
-            return Err(Ended::Lost);
+            return Err(Ended::Fenced);
         }
         let timeout = self.handlers[consumer].policy.timeout;
         let limit = after(began, timeout.saturating_add(self.services.lease_for));

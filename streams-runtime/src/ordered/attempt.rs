@@ -76,7 +76,7 @@ impl GroupTask {
                         tokio::select! {
                             biased;
                             () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
-                            () = lease.lost() => return Err(Ended::Lost),
+                            () = lease.lost() => return Err(Ended::Fenced),
                             () = self.seat.wanted() => return Err(self.hand_over()),
                             done = committer.progress() => done?,
                             () = &mut next => break,
@@ -98,7 +98,7 @@ impl GroupTask {
     ) -> Result<Result<Outcome, Failed>, Ended> {
         let began = Instant::now();
         if !lease.is_held(began) {
-            return Err(Ended::Lost);
+            return Err(Ended::Fenced);
         }
         committer.now = began;
         let timeout = handler.policy.timeout;
@@ -118,7 +118,7 @@ impl GroupTask {
                         biased;
                         result = &mut call => break result,
                         () = &mut deadline => break Err(Failed::timed_out(timeout)),
-                        () = lease.lost() => return Err(Ended::Lost),
+                        () = lease.lost() => return Err(Ended::Fenced),
                         () = self.services.shutdown.cutting() => return Err(Ended::Stopped),
                         done = committer.progress() => done?,
                     }

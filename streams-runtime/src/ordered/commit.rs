@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep};
 use super::give_way::PassedOver;
 use super::ledger::{Due, Ledger};
 use super::recovery::Proving;
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
-use crate::group::{Ended, GroupTask, Halt, Handler, Letter, MENDED_RETRY, Policy, Turn};
+use crate::group::{Ended, GroupTask, Halt, Handler, Letter, OPERATOR_RETRY, Policy, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
@@ -128,15 +128,15 @@ impl<'a> Committer<'a> {
     }
 
     /// Waits for a turn, and goes on with what is to be committed meanwhile.
-    pub(super) async fn turn(&mut self, alone: bool) -> Result<Turn, Ended> {
+    pub(super) async fn turn(&mut self, alone: bool) -> Result<SuspectPermit, Ended> {
         let group = self.group;
-        let turn = group.services.turns.clone().wait(alone);
+        let turn = group.services.suspects.clone().wait(alone);
         tokio::pin!(turn);
         loop {
             tokio::select! {
                 biased;
                 () = group.services.shutdown.stopping() => return Err(Ended::Stopped),
-                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.lease.lost() => return Err(Ended::Fenced),
                 turn = &mut turn => return Ok(turn),
                 done = self.progress() => done?,
             }
@@ -147,7 +147,7 @@ impl<'a> Committer<'a> {
     /// is settled, and runs when that is acknowledged, in its turn. At full speed there is nothing to do.
     ///
     /// The turn is held while the event runs; then comes [`came_back`](Self::came_back).
-    pub(super) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<Turn>, Ended> {
+    pub(super) async fn charge(&mut self, id: EntryId, policy: &Policy) -> Result<Option<SuspectPermit>, Ended> {
         if !self.proves(id) {
             return Ok(None);
         }
@@ -213,7 +213,7 @@ impl<'a> Committer<'a> {
             }
             tokio::select! {
                 biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.lease.lost() => return Err(Ended::Fenced),
                 () = self.group.services.shutdown.stopping() => return Err(Ended::Stopped),
                 done = self.progress() => done?,
             }
@@ -228,7 +228,7 @@ impl<'a> Committer<'a> {
     /// The checkpoint stays before all that the refused commit held. What of it was handled will come again: at most one
     /// commit batch, and only when a build declares an event while its first one is on its way.
     pub(super) fn may_go_on(&self) -> Result<(), Ended> {
-        self.needs.clone().map_or(Ok(()), |need| Err(Ended::Needs(need)))
+        self.needs.clone().map_or(Ok(()), |need| Err(Ended::GivenWay(need)))
     }
 
     /// Since when a commit is on its way that has no answer, not even a refusal.
@@ -248,7 +248,7 @@ impl<'a> Committer<'a> {
             }
             tokio::select! {
                 biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.lease.lost() => return Err(Ended::Fenced),
                 done = self.progress() => done?,
             }
         }
@@ -345,10 +345,10 @@ impl<'a> Committer<'a> {
                     _ => Ok(()),
                 };
             }
-            Ok(Committed::Fenced) => return Err(Ended::Lost),
+            Ok(Committed::Fenced) => return Err(Ended::Fenced),
             Ok(Committed::Conflict { at }) => {
                 tracing::warn!(group = group.key.group(), partition = group.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
-                return Err(Ended::Lost);
+                return Err(Ended::Fenced);
             }
             Ok(Committed::Declared { names }) => {
                 self.lease.commit_ended();
@@ -369,7 +369,7 @@ impl<'a> Committer<'a> {
                 if progress.enter(Phase::Halted { reason: reason.to_string() }) {
                     reason.log();
                 }
-                MENDED_RETRY
+                OPERATOR_RETRY
             }
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Write, &error);
@@ -377,7 +377,7 @@ impl<'a> Committer<'a> {
                     self.lease.commit_ended();
                 }
                 flying.failures = flying.failures.saturating_add(1);
-                wait(SERVER_AWAY, flying.failures, 0.0)
+                wait(OUTAGE_BACKOFF, flying.failures, 0.0)
             }
             Err(error) if error.kind() == BrokerErrorKind::Refused => {
                 // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could
@@ -385,7 +385,7 @@ impl<'a> Committer<'a> {
                 self.lease.commit_ended();
                 group.contact.rest();
                 group.say_refused(&error);
-                MENDED_RETRY
+                OPERATOR_RETRY
             }
             Err(error) => {
                 // Its answer was taken, so it must not be waited for again.

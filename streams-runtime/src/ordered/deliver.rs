@@ -15,7 +15,7 @@ use super::batch::{Gathering, Held, Parts};
 use super::commit::{Committer, End};
 use super::dispatch::{Beside, Dispatch};
 use super::hand::InHand;
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
 use crate::group::{Ended, GroupTask, Halt, Letter, Replays, Settlement, Taker, caught, given_up};
 use crate::membership::Lease;
@@ -38,8 +38,8 @@ impl GroupTask {
             turn: Instant::now(),
         };
         let mut ended = self.deliver(lease, holding, committer, &mut hand).await;
-        if !matches!(ended, Ended::Lost)
-            && let Err(Ended::Lost) = self.finish_in_hand(lease, committer, &mut hand).await
+        if !matches!(ended, Ended::Fenced)
+            && let Err(Ended::Fenced) = self.finish_in_hand(lease, committer, &mut hand).await
         {
             ended = ended.without_lease();
         }
@@ -58,7 +58,7 @@ impl GroupTask {
         let opened = tokio::select! {
             biased;
             () = self.services.shutdown.stopping() => return Ended::Stopped,
-            () = lease.lost() => return Ended::Lost,
+            () = lease.lost() => return Ended::Fenced,
             opened = Source::open(self.means(), self.history.last_bookmark(), holding) => opened,
         };
         let mut source = match opened {
@@ -104,7 +104,7 @@ impl GroupTask {
             let arrived = tokio::select! {
                 biased;
                 () = self.services.shutdown.stopping() => return Ended::Stopped,
-                () = lease.lost() => return Ended::Lost,
+                () = lease.lost() => return Ended::Fenced,
                 () = self.seat.wanted() => return self.hand_over(),
                 done = committer.progress() => match done {
                     Ok(()) => continue,
@@ -129,7 +129,7 @@ impl GroupTask {
                 && let Err(ended) = self.empty_hands(lease, committer, hand).await
             {
                 return match (ended, arrived) {
-                    (Ended::Lost, Err(cut)) => cut.without_lease(),
+                    (Ended::Fenced, Err(cut)) => cut.without_lease(),
                     (ended, _) => ended,
                 };
             }
@@ -139,7 +139,7 @@ impl GroupTask {
                 Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
                     self.contact.failed(Matter::Read, &error);
                     let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
-                    let wait = wait(SERVER_AWAY, failures, self.services.random.fraction());
+                    let wait = wait(OUTAGE_BACKOFF, failures, self.services.random.fraction());
                     again = Some((after(Instant::now(), wait), failures));
                     source.look_again();
                     continue;
@@ -252,7 +252,7 @@ impl GroupTask {
             Ok(taker) => taker,
             Err(need) => {
                 self.empty_hands(lease, committer, hand).await?;
-                return Err(Ended::Needs(need));
+                return Err(Ended::GivenWay(need));
             }
         };
         if self.is_concurrent() {

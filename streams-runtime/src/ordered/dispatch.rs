@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::commit::Committer;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::until;
-use crate::group::{Bounds, Failed, Letter, Turn};
+use crate::group::{Bounds, Failed, Letter, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::Cause;
 
@@ -25,7 +25,7 @@ pub(super) struct Dispatch {
     /// What runs next of all that is proven, in the order in which it was to start; at most as many as there are slots.
     pub(super) charging: VecDeque<Charging>,
     /// The first of them that has no turn waits for it.
-    pub(super) turn: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
+    pub(super) turn: Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>,
     /// What runs beside nothing.
     pub(super) alone: Option<Ticket>,
     pub(super) calls: JoinSet<Returned>,
@@ -54,7 +54,7 @@ pub(super) struct Charging {
     /// `None` while its key is not known.
     pub(super) ticket: Option<Ticket>,
     pub(super) alone: bool,
-    pub(super) turn: Option<Turn>,
+    pub(super) turn: Option<SuspectPermit>,
     pub(super) charged: bool,
 }
 
@@ -181,7 +181,7 @@ impl Dispatch {
     }
 }
 
-async fn turn(waited_for: &mut Option<Pin<Box<dyn Future<Output = Turn> + Send>>>) -> Turn {
+async fn turn(waited_for: &mut Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>) -> SuspectPermit {
     match waited_for {
         Some(turn) => turn.await,
         None => std::future::pending().await,

@@ -59,6 +59,6 @@ impl GroupTask {
             "handing over: the partition is that of another member now"
         );
         count(&self.progress.counts.handed_over, 1);
-        Ended::HandedOver
+        Ended::GivenUp
     }
 }

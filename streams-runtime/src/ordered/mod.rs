@@ -39,7 +39,7 @@ pub(crate) struct Ordered(Standby);
 impl Engine for Ordered {
     async fn once(&mut self, group: &GroupTask) -> Ended {
         let ended = group.own_once(&mut self.0).await;
-        if let Ended::Needs(_) = ended {
+        if let Ended::GivenWay(_) = ended {
             self.0.told = self.0.passes.are_many();
         }
         ended
@@ -94,7 +94,7 @@ impl GroupTask {
         if let Ended::Failed(error) = &ended {
             self.contact.failed(Matter::Read, error);
         }
-        if matches!(ended, Ended::Lost) {
+        if matches!(ended, Ended::Fenced) {
             // An owner that could not commit must leave the lease to others, however often it could take it again; not
             // so where the server was away for everybody, or told that it does not take commits now.
             let stuck = lease.is_undeserved() || committer.unanswered_since().is_some();
@@ -109,14 +109,14 @@ impl GroupTask {
             return ended;
         }
         let mut needs = match &ended {
-            Ended::Needs(need) => Some(need.clone()),
+            Ended::GivenWay(need) => Some(need.clone()),
             _ => None,
         };
         match tokio::time::timeout(FAREWELL, committer.finish()).await {
             // A cut that the commit came upon is no reason to doubt the commit.
             Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
-            Ok(Err(Ended::Lost)) => return ended.without_lease(),
-            Ok(Err(Ended::Needs(need))) => needs = Some(need),
+            Ok(Err(Ended::Fenced)) => return ended.without_lease(),
+            Ok(Err(Ended::GivenWay(need))) => needs = Some(need),
             Ok(Err(failed)) => self.left(
                 &ended,
                 &format!("the last commit failed ({failed:?}): events since the checkpoint will come again"),
@@ -130,7 +130,7 @@ impl GroupTask {
         if let Ended::Halted { halt, keep: true } = &ended {
             // Renewed while it waits, so that no other process runs into the same.
             tokio::select! {
-                () = self.halt(halt) => ended = Ended::Again,
+                () = self.halt(halt) => ended = Ended::Restart,
                 () = lease.lost() => {}
             }
         }
@@ -140,7 +140,7 @@ impl GroupTask {
         }
         let release = self.services.broker.release(&self.key, lease.holder(), needs.as_ref());
         let released = tokio::time::timeout(FAREWELL, release).await;
-        if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::HandedOver) {
+        if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::GivenUp) {
             self.seat.keep();
         }
         match released {
@@ -157,7 +157,7 @@ impl GroupTask {
                     &format!("the lease could not be given back ({error}): others take over when it runs out"),
                 );
                 // It would take its own lease again at once, only to come upon the same event.
-                if let Ended::Needs(_) = ended {
+                if let Ended::GivenWay(_) = ended {
                     return error.into();
                 }
             }

@@ -35,7 +35,7 @@ impl GroupTask {
             None => match self.try_again(lease, committer, &next).await {
                 Ok(fate) => fate,
                 Err(ended) => {
-                    if !matches!(ended, Ended::Lost) {
+                    if !matches!(ended, Ended::Fenced) {
                         self.untried(lease, &next.replay).await;
                     }
                     return Err(ended);

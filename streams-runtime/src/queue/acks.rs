@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::in_flight::{Flight, InFlight, Open};
 use crate::clock::after;
-use crate::group::MENDED_RETRY;
+use crate::group::OPERATOR_RETRY;
 use crate::ops::{Cause, Sent};
 
 /// How many ends one call tells: some milliseconds of the server's time.
@@ -296,7 +296,7 @@ impl AckQueue {
         }
         self.letters -= letters.len();
         // There may be room for fewer of them.
-        let until = if letters.len() > 1 { now } else { after(now, MENDED_RETRY) };
+        let until = if letters.len() > 1 { now } else { after(now, OPERATOR_RETRY) };
         let kept = self.kept.get_or_insert_with(|| Kept { letters: VecDeque::new(), until });
         kept.letters.extend(letters);
         kept.letters.make_contiguous().sort_by_key(|letter| letter.flight.1);
@@ -308,7 +308,7 @@ impl AckQueue {
     /// Tries the first letter again for which there was no room, when it is time.
     pub(super) fn try_letters(&mut self, now: Instant) {
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.until <= now) else { return };
-        kept.until = after(now, MENDED_RETRY);
+        kept.until = after(now, OPERATOR_RETRY);
         if let Some(letter) = kept.letters.pop_front() {
             self.letters += 1;
             self.ends.push(letter);

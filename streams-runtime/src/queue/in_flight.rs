@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::group::{Failed, Taker, Turn, given_up};
+use crate::group::{Failed, SuspectPermit, Taker, given_up};
 
 /// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
 /// the server after each event; what is ahead waits here, although another process may be free.
@@ -162,7 +162,7 @@ pub(super) struct Running {
     /// When the handler has to be over, once it was called.
     pub(super) limit: Option<Instant>,
     /// Its turn and its slot, while the server is told that it is about to run.
-    pub(super) held: Option<(Turn, OwnedSemaphorePermit)>,
+    pub(super) held: Option<(SuspectPermit, OwnedSemaphorePermit)>,
 }
 
 /// A call that has come back.
@@ -174,7 +174,7 @@ pub(super) struct Returned {
 
 pub(super) enum Came {
     /// The event has its turn.
-    Turn(Turn, OwnedSemaphorePermit),
+    Permit(SuspectPermit, OwnedSemaphorePermit),
     /// The handler has come to its end, and took so long.
     End(Result<Outcome, Failed>, Duration),
 }

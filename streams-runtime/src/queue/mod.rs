@@ -31,11 +31,12 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Decision, Ended, Failed, GroupTask, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
+    Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement, SuspectPermit, Taker,
+    decide,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
@@ -118,7 +119,7 @@ impl GroupTask {
                     self.contact.failed(Matter::Read, &error);
                     tokio::select! {
                         () = self.services.shutdown.stopping() => return Err(error),
-                        () = tokio::time::sleep(wait(SERVER_AWAY, sent, self.services.random.fraction())) => sent += 1,
+                        () = tokio::time::sleep(wait(OUTAGE_BACKOFF, sent, self.services.random.fraction())) => sent += 1,
                     }
                 }
                 answer => return answer,
@@ -153,15 +154,15 @@ impl GroupTask {
         if let Ended::Failed(error) = &ended {
             self.contact.failed(Matter::Read, error);
         }
-        let ended = if matches!(ended, Ended::Lost) || session.give_back(&ended).await.is_err() {
+        let ended = if matches!(ended, Ended::Fenced) || session.give_back(&ended).await.is_err() {
             session.cancel().await;
             past.unsaid = Some(session.leave_behind());
-            Ended::Lost
+            Ended::Fenced
         } else {
             self.leave(&lease, &ended).await;
             ended
         };
-        self.progress.disowned(matches!(ended, Ended::Lost));
+        self.progress.disowned(matches!(ended, Ended::Fenced));
         ended
     }
 
@@ -282,7 +283,7 @@ impl<'a> Session<'a> {
             let happened = tokio::select! {
                 biased;
                 () = group.services.shutdown.stopping() => Err(Ended::Stopped),
-                () = lease.lost() => Err(Ended::Lost),
+                () = lease.lost() => Err(Ended::Fenced),
                 Some(returned) = self.in_flight.calls.join_next() => {
                     self.returned(returned);
                     Ok(())
@@ -366,7 +367,7 @@ impl<'a> Session<'a> {
             }
         };
         if let Some(replaying) = replaying
-            && !matches!(ended, Ended::Lost)
+            && !matches!(ended, Ended::Fenced)
         {
             group.put_back(lease, replaying).await;
         }
@@ -380,7 +381,7 @@ impl<'a> Session<'a> {
         }
         // A process that stood still may be dead to others, who have what it had in flight.
         if !self.lease.is_held(Instant::now()) {
-            return Err(Ended::Lost);
+            return Err(Ended::Fenced);
         }
         loop {
             let is_at_work = self.start();
@@ -493,12 +494,12 @@ impl<'a> Session<'a> {
             self.begin(flight, None, slot);
             return;
         }
-        let turn = self.group.services.turns.clone().wait(alone);
-        self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
+        let permit = self.group.services.suspects.clone().wait(alone);
+        self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Permit(permit.await, slot) } });
     }
 
     /// Calls the handler once: in a task of its own, or here where handlers come to their end sooner than a task would begin.
-    fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
+    fn begin(&mut self, flight: Flight, permit: Option<SuspectPermit>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
         let (consumer, call) = (running.consumer, running.call);
@@ -515,11 +516,11 @@ impl<'a> Session<'a> {
         if self.in_flight.is_quick()
             && let Poll::Ready((result, took)) = handled.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
         {
-            drop((turn, slot));
+            drop((permit, slot));
             return self.returned(Ok(Returned { flight, call, came: Came::End(result, took) }));
         }
         self.in_flight.calls.spawn(async move {
-            let (_turn, _slot) = (turn, slot);
+            let (_permit, _slot) = (permit, slot);
             let (result, took) = handled.await;
             Returned { flight, call, came: Came::End(result, took) }
         });
@@ -543,11 +544,11 @@ impl<'a> Session<'a> {
             return;
         };
         match came {
-            Came::Turn(turn, slot) if !self.closing => {
-                running.held = Some((turn, slot));
+            Came::Permit(permit, slot) if !self.closing => {
+                running.held = Some((permit, slot));
                 self.acks.push(flight, Disposition::Charge);
             }
-            Came::Turn(..) => self.release_running(flight),
+            Came::Permit(..) => self.release_running(flight),
             Came::End(result, took) => {
                 let Some(running) = self.in_flight.running.remove(&flight) else { return };
                 self.in_flight.took(took);
@@ -761,7 +762,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
+                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
                 self.fetcher.failed(after(Instant::now(), wait));
                 return Ok(None);
             }
@@ -798,7 +799,7 @@ impl<'a> Session<'a> {
                 self.fetcher.hungry = true;
                 self.mend(damage).await.map(|()| None)
             }
-            Fetched::Fenced => Err(Ended::Lost),
+            Fetched::Fenced => Err(Ended::Fenced),
             Fetched::Missing => {
                 let loss =
                     DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to: EntryId::MAX, count: None };
@@ -861,7 +862,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
+                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
                 // The next fetch says once more that it is to be judged.
                 self.fetcher.due = Some(after(Instant::now(), wait));
                 return Ok(());
@@ -975,7 +976,7 @@ impl<'a> Session<'a> {
         let mine = state.consumers.iter().find(|consumer| consumer.owner == self.lease.holder().owner);
         if was_quiet && mine.is_some_and(|mine| mine.in_flight > self.in_flight.len() as u64) {
             // A server that went back in time has what was acknowledged long ago: it is given back with the joining.
-            return Err(Ended::Again);
+            return Err(Ended::Restart);
         }
         Ok(())
     }
@@ -1019,14 +1020,14 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
             }
-            wait(SERVER_AWAY, self.acks.failed(), group.services.random.fraction())
+            wait(OUTAGE_BACKOFF, self.acks.failed(), group.services.random.fraction())
         } else if error.kind() == BrokerErrorKind::Refused {
             // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
             self.lease.commit_ended();
             group.contact.rest();
             group.say_refused(&error);
             self.acks.failed();
-            MENDED_RETRY
+            OPERATOR_RETRY
         } else {
             return Err(group.halted(Halt::Broker { error: error.to_string() }));
         };
@@ -1043,7 +1044,7 @@ impl<'a> Session<'a> {
                 }
                 self.answered(Matter::Write);
             }
-            Acked::Fenced => return Err(Ended::Lost),
+            Acked::Fenced => return Err(Ended::Fenced),
             Acked::Full(full) => {
                 let (bounds, count, oldest) = (group.options.dead_bounds, full.count, full.oldest);
                 group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
@@ -1072,7 +1073,7 @@ impl<'a> Session<'a> {
             Disposition::Charge => {
                 let held = self.in_flight.running.get_mut(&flight).and_then(|running| running.held.take());
                 match held {
-                    Some((turn, slot)) if !self.closing => self.begin(flight, Some(turn), slot),
+                    Some((permit, slot)) if !self.closing => self.begin(flight, Some(permit), slot),
                     _ => self.release_running(flight),
                 }
             }
@@ -1099,11 +1100,11 @@ impl<'a> Session<'a> {
             let moment = self.next_moment();
             tokio::select! {
                 biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.lease.lost() => return Err(Ended::Fenced),
                 () = self.group.services.shutdown.cutting() => break,
                 Some(returned) = self.in_flight.calls.join_next() => self.returned(returned),
-                answer = self.acks.answer() => if let Err(Ended::Lost) = self.absorb_acked(answer).await {
-                    return Err(Ended::Lost);
+                answer = self.acks.answer() => if let Err(Ended::Fenced) = self.absorb_acked(answer).await {
+                    return Err(Ended::Fenced);
                 },
                 answer = self.fetcher.answer() => self.release_fetched(answer),
                 () = until(moment) => self.moment(),
@@ -1130,7 +1131,7 @@ impl<'a> Session<'a> {
         };
         match tokio::time::timeout(FAREWELL, all_said).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Ended::Lost)) => Err(Ended::Lost),
+            Ok(Err(Ended::Fenced)) => Err(Ended::Fenced),
             Ok(Err(failed)) => {
                 self.group
                     .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));
