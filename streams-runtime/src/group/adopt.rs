@@ -26,7 +26,7 @@ impl GroupTask {
         }
         match self.services.broker.adopt(&self.key, ADOPT_IDLE).await? {
             Adopted::Done(adoption) => {
-                self.tell_adoption(&adoption).await;
+                self.log_adoption(&adoption).await;
                 Ok(())
             }
             // The next look says what has become of it.
@@ -50,7 +50,7 @@ impl GroupTask {
     }
 
     /// Says what was taken over: from where, what was pending, and how much of what was handled comes again.
-    async fn tell_adoption(&self, adoption: &Adoption) {
+    async fn log_adoption(&self, adoption: &Adoption) {
         let Adoption { at, delivered, pending, oldest } = *adoption;
         let again = match self.count_between(at, delivered).await {
             Ok(entries) if entries >= MOST_COUNTED as u64 => format!("more than {}", entries.saturating_sub(pending)),

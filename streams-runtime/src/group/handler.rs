@@ -67,7 +67,7 @@ impl Handler {
             let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(Failed::timed_out(timeout)));
             let took = began.elapsed();
             duration.record(took);
-            late.tell(id, took, timeout);
+            late.log(id, took, timeout);
             trace::ended(&span, result.as_ref().err().map(|failed| failed.cause.as_str()));
             result
         }
@@ -101,7 +101,7 @@ impl Late {
     }
 
     /// An attempt is over: says when it ran past its timeout, unless that was said lately.
-    pub(crate) fn tell(&self, entry: EntryId, took: Duration, timeout: Duration) {
+    pub(crate) fn log(&self, entry: EntryId, took: Duration, timeout: Duration) {
         if took < timeout.saturating_add(SLACK) {
             return;
         }

@@ -25,7 +25,7 @@ pub(crate) use self::halt::Halt;
 pub(crate) use self::handler::{Caught, Handler, Late, caught};
 pub(crate) use self::handlers::{Handlers, Taker};
 pub(crate) use self::history::History;
-pub(crate) use self::outcome::Letter;
+pub(crate) use self::outcome::{Attempt, Letter};
 pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{SuspectLock, SuspectPermit, given_up};

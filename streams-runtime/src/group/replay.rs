@@ -142,7 +142,7 @@ impl GroupTask {
     /// One step in a shared group: the first of the replays waits for its turn, or word of one that has ended is told.
     pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
         if replays.ended.is_some() {
-            self.tell_end(lease, replays).await?;
+            self.send_end(lease, replays).await?;
             return Ok(None);
         }
         Ok(Some(self.replay_waits(false)))
@@ -186,7 +186,7 @@ impl GroupTask {
             (replaying, _) => return Ok(Some(replaying)),
         };
         replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
-        self.tell_end(lease, replays).await.map(|()| None)
+        self.send_end(lease, replays).await.map(|()| None)
     }
 
     /// Cuts an attempt short, which is neither a failure nor a crash.
@@ -282,7 +282,7 @@ impl GroupTask {
     }
 
     /// Tells the broker how the attempt ended. What it does not answer is told again: until then the letter is not tried.
-    pub(crate) async fn tell_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
+    pub(crate) async fn send_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
         let Some((id, end)) = &replays.ended else { return Ok(()) };
         match self.ask(lease, self.services.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
             Ok(true) => {

@@ -1,6 +1,6 @@
 //! The events that gather for a consumer that takes batches: when a batch begins, what may join it, and when it ends; pure.
 //!
-//! `deliver` gathers and hands out.
+//! `deliver` gathers events and settles batches.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use streams_core::Entry;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::group::Limits;
+use crate::group::{Limits, Taker};
 
 /// The most that the entries of a batch may weigh, or one entry: what gathers is held by the group alone, no longer counts
 /// in the budget of the windows, and stands in memory a second time when it is decoded.
@@ -52,13 +52,15 @@ impl Gathering {
         self.held.len()
     }
 
-    /// Whether an entry may join that this consumer takes, or none. It may not where it would be handled before what has
-    /// gathered, or where the batch would become too heavy.
-    pub(super) fn admits(&self, consumer: Option<usize>, entry: &Entry) -> bool {
-        self.begun.as_ref().is_some_and(|begun| {
-            consumer.is_none_or(|consumer| consumer == begun.consumer)
-                && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
-        })
+    /// Whether an entry may join. It may not where it would be handled before what has gathered, or where the batch would
+    /// become too heavy.
+    pub(super) fn admits(&self, taker: Taker, entry: &Entry) -> bool {
+        let joins = |begun: &Begun| match taker {
+            Taker::Consumer(consumer) => consumer == begun.consumer,
+            Taker::Nobody => true,
+            Taker::Unnamed => false,
+        };
+        self.begun.as_ref().is_some_and(joins) && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
     }
 
     /// Adds an event, which may be the first.
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_batch_is_full_with_its_number_of_events_whatever_lies_between() {
         let mut gathering = Gathering::default();
-        assert!(gathering.is_empty() && !gathering.admits(None, &entry(1, 1)), "nothing lies between nothing");
+        assert!(gathering.is_empty() && !gathering.admits(Taker::Nobody, &entry(1, 1)), "nothing lies between nothing");
         gathering.add(0, TWO, entry(1, 1));
         gathering.add_between(entry(2, 1));
         gathering.add_between(entry(3, 1));
@@ -177,8 +179,8 @@ mod tests {
     fn an_event_of_another_consumer_does_not_join() {
         let mut gathering = Gathering::default();
         gathering.add(0, TWO, entry(1, 1));
-        assert!(gathering.admits(Some(0), &entry(2, 1)) && gathering.admits(None, &entry(2, 1)));
-        assert!(!gathering.admits(Some(1), &entry(2, 1)));
+        assert!(gathering.admits(Taker::Consumer(0), &entry(2, 1)) && gathering.admits(Taker::Nobody, &entry(2, 1)));
+        assert!(!gathering.admits(Taker::Consumer(1), &entry(2, 1)));
     }
 
     #[test]
@@ -186,9 +188,9 @@ mod tests {
         let many = Limits { events: 10_000, ..TWO };
         let mut gathering = Gathering::default();
         gathering.add(0, many, entry(1, BATCH_BYTES / 2));
-        assert!(!gathering.admits(Some(0), &entry(2, BATCH_BYTES / 2)));
-        assert!(!gathering.admits(None, &entry(2, BATCH_BYTES / 2)), "what lies between is held, too");
-        assert!(gathering.admits(Some(0), &entry(2, BATCH_BYTES / 4)) && !gathering.is_full());
+        assert!(!gathering.admits(Taker::Consumer(0), &entry(2, BATCH_BYTES / 2)));
+        assert!(!gathering.admits(Taker::Nobody, &entry(2, BATCH_BYTES / 2)), "what lies between is held, too");
+        assert!(gathering.admits(Taker::Consumer(0), &entry(2, BATCH_BYTES / 4)) && !gathering.is_full());
         gathering.take();
         gathering.add(0, many, entry(1, BATCH_BYTES * 2));
         assert!(gathering.is_full());

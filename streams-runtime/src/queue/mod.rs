@@ -25,7 +25,7 @@ use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
     Item, Joined, Lost, New, Pass, QueueState, Reply,
 };
-use streams_core::{Entry, EntryId, OnDataLoss, Outcome, keys};
+use streams_core::{EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -35,8 +35,8 @@ use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement, SuspectPermit, Taker,
-    decide,
+    Attempt, Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement, SuspectPermit,
+    Taker, decide,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
@@ -454,10 +454,10 @@ impl<'a> Session<'a> {
         let disposition = match (queued.taker, queued.standing) {
             (Err(need), _) => Disposition::ReleaseFor { name: need.name, version: need.version },
             (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
-                let attempts = item.failed.saturating_add(item.crashes);
-                let handler = &group.handlers[consumer];
+                let number = item.failed.saturating_add(item.crashes);
                 let settlement = Settlement::Dead { cause: Cause::Crash, reason };
-                return self.end(flight, entry, settlement, attempts, handler.name());
+                let attempt = Attempt { consumer: group.handlers[consumer].name(), entry, events: 1, number };
+                return self.end(flight, settlement, &attempt);
             }
             (Ok(taker), _) => match (group.without_taker(taker, entry), entry.event()) {
                 (Some(letter), _) => {
@@ -573,29 +573,23 @@ impl<'a> Session<'a> {
     /// An attempt is over: says what becomes of its event.
     fn judge_outcome(&mut self, flight: Flight, running: &Running, result: Result<Outcome, Failed>) {
         self.over(flight, running);
-        let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
-        let handler = &group.handlers[*consumer];
-        match decide(result, *attempt, &handler.policy, || group.services.random.fraction()) {
-            Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
+        let (Running { entry, consumer, attempt: number, .. }, group) = (running, self.group);
+        let (handler, number) = (&group.handlers[*consumer], *number);
+        let attempt = Attempt { consumer: handler.name(), entry, events: 1, number };
+        match decide(result, number, &handler.policy, || group.services.random.fraction()) {
+            Decision::Settle(settlement) => self.end(flight, settlement, &attempt),
             // Consumers of batches are refused at the start: an event is never part of one here.
             Decision::Retry { after, reason } => {
-                group.tell_failed(handler, entry, 1, *attempt, after, &reason);
-                self.acks.push(flight, Disposition::Retry { failed: *attempt, after });
+                group.log_failed(&attempt, after, &reason);
+                self.acks.push(flight, Disposition::Retry { failed: number, after });
             }
             Decision::Apart { .. } => self.acks.push(flight, Disposition::Release),
         }
     }
 
     /// Ends an event's business with the group.
-    fn end(
-        &mut self,
-        flight: Flight,
-        entry: &Arc<Entry>,
-        settlement: Settlement,
-        attempts: u32,
-        consumer: &'static str,
-    ) {
-        let disposition = match self.group.ended(settlement, entry, 1, attempts, consumer) {
+    fn end(&mut self, flight: Flight, settlement: Settlement, attempt: &Attempt<'_>) {
+        let disposition = match self.group.ended(settlement, attempt) {
             Some(letter) => {
                 self.dead_in_a_row += 1;
                 let cause = letter.cause;
