@@ -4,6 +4,7 @@
 //! [`Engine`], which brings the events of a group to its handlers.
 
 mod adopt;
+mod call;
 mod declare;
 mod drive;
 mod ended;
@@ -14,10 +15,12 @@ mod history;
 mod loss;
 mod outcome;
 mod replay;
+mod resend;
 mod settle;
 mod suspects;
 mod task;
 
+pub(crate) use self::call::{Call, joined, reply, spawn};
 pub(crate) use self::declare::announce;
 pub(crate) use self::drive::Engine;
 pub(crate) use self::ended::Ended;
@@ -27,6 +30,7 @@ pub(crate) use self::handlers::{Handlers, Taker};
 pub(crate) use self::history::History;
 pub(crate) use self::outcome::{Attempt, Letter};
 pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
+pub(crate) use self::resend::Resend;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{SuspectLock, SuspectPermit, given_up};
 pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, OPERATOR_RETRY, Services};

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use streams_core::EntryId;
 use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding, Need};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::give_way::PassedOver;
@@ -16,7 +15,7 @@ use super::ledger::{Due, Ledger};
 use super::recovery::{Recovery, log_recovered};
 use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
-use crate::group::{Ended, GroupTask, Halt, OPERATOR_RETRY, Policy, SuspectPermit};
+use crate::group::{Ended, GroupTask, Halt, OPERATOR_RETRY, Policy, Resend, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
@@ -33,7 +32,7 @@ pub(super) struct Committer<'a> {
     recovery: Option<Recovery>,
     /// By when the server is to hear what has changed in the recovery.
     recovery_due: Option<Instant>,
-    flying: Option<Flying>,
+    flying: Option<Resend<Commit, Committed>>,
     /// Until the commit on its way has had no answer for too long. It is kept: a timer for each wait would cost more than the wait.
     silence: Pin<Box<Sleep>>,
     passed_over: PassedOver,
@@ -53,15 +52,6 @@ pub(super) struct End<'e> {
     pub(super) is_event: bool,
     /// Name and version of the event, where no consumer of the group takes it.
     pub(super) passed_over: Option<(&'e str, u32)>,
-}
-
-struct Flying {
-    commit: Arc<Commit>,
-    /// When it was sent the last time.
-    since: Instant,
-    reply: JoinHandle<Result<Committed, BrokerError>>,
-    failures: u32,
-    retry_at: Option<Instant>,
 }
 
 impl<'a> Committer<'a> {
@@ -201,7 +191,7 @@ impl<'a> Committer<'a> {
     /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.
     pub(super) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
         // Without waiting where the answer is there already.
-        if self.flying.as_ref().is_some_and(|flying| flying.retry_at.is_none() && flying.reply.is_finished()) {
+        if self.flying.as_ref().is_some_and(Resend::is_answered) {
             self.progress().await?;
         }
         self.may_go_on()?;
@@ -232,7 +222,7 @@ impl<'a> Committer<'a> {
 
     /// Since when a commit is on its way that has no answer, not even a refusal.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
-        self.flying.as_ref().filter(|flying| flying.retry_at.is_none()).map(|flying| flying.since)
+        Some(self.flying.as_ref()?.unanswered()?.since)
     }
 
     /// Commits everything that is settled.
@@ -260,16 +250,18 @@ impl<'a> Committer<'a> {
         commit.passed_over = self.passed_over.take();
         commit.proof = self.recovery.as_mut().and_then(Recovery::take);
         self.recovery_due = None;
-        let commit = Arc::new(commit);
         self.lease.commit_begins(now);
-        let reply = self.send(&commit);
-        self.silence.as_mut().reset(after(now, SILENCE));
-        self.flying = Some(Flying { commit, since: now, reply, failures: 0, retry_at: None });
+        self.flying = Some(Resend::new(Arc::new(commit), now));
+        self.send(now);
     }
 
-    fn send(&self, commit: &Arc<Commit>) -> JoinHandle<Result<Committed, BrokerError>> {
-        let (broker, key, commit) = (Arc::clone(&self.task.services.broker), self.task.key.clone(), Arc::clone(commit));
-        tokio::spawn(async move { broker.commit(&key, &commit).await })
+    /// Sends the commit on its way, for the first time or again.
+    fn send(&mut self, now: Instant) {
+        let Some(flying) = &mut self.flying else { return };
+        let (broker, key, commit) =
+            (Arc::clone(&self.task.services.broker), self.task.key.clone(), Arc::clone(&flying.call));
+        flying.send(async move { broker.commit(&key, &commit).await }, now);
+        self.silence.as_mut().reset(after(now, SILENCE));
     }
 
     /// One step: waits for the commit on its way, or for the next to be due and starts it.
@@ -288,33 +280,23 @@ impl<'a> Committer<'a> {
             self.start();
             return Ok(());
         };
-        if let Some(at) = flying.retry_at {
-            tokio::select! {
-                () = tokio::time::sleep_until(at) => {}
-                () = self.task.services.outages.over() => {}
-            }
-            flying.retry_at = None;
-            let commit = Arc::clone(&flying.commit);
-            let reply = self.send(&commit);
-            if let Some(flying) = &mut self.flying {
-                (flying.reply, flying.since) = (reply, Instant::now());
-                self.silence.as_mut().reset(after(flying.since, SILENCE));
-            }
-            return Ok(());
-        }
+        let silent_since = flying.unanswered().map(|sent| sent.since);
         let reply = tokio::select! {
             biased;
-            reply = &mut flying.reply => reply,
-            () = &mut self.silence => {
-                self.task.contact.silent(Matter::Write, flying.since);
+            reply = flying.answer(self.task.services.outages.over()) => reply,
+            () = &mut self.silence, if silent_since.is_some() => {
+                silent_since.into_iter().for_each(|since| self.task.contact.silent(Matter::Write, since));
                 self.silence.as_mut().reset(after(Instant::now(), SILENCE));
                 return Ok(());
             }
         };
-        let reply = reply.unwrap_or_else(|error| {
-            Err(BrokerError::new(BrokerErrorKind::Indefinite, "a commit was aborted").caused_by(error))
-        });
-        self.absorb(reply)
+        match reply {
+            Some(reply) => self.absorb(reply),
+            None => {
+                self.send(Instant::now());
+                Ok(())
+            }
+        }
     }
 
     /// Takes up the server's answer. A commit without an answer is sent again unchanged, because the script knows whether it was
@@ -325,10 +307,10 @@ impl<'a> Committer<'a> {
         let wait = match reply {
             Ok(done @ (Committed::Done | Committed::Vanished)) => {
                 self.lease.commit_ended();
-                self.ledger.acknowledged(&flying.commit);
+                self.ledger.acknowledged(&flying.call);
                 count(&progress.counts.passed_over, self.passed_over.acknowledged());
-                progress.committed(flying.commit.next, flying.commit.seen);
-                if let (Some(proof), Some(recovery)) = (&flying.commit.proof, &mut self.recovery) {
+                progress.committed(flying.call.next, flying.call.seen);
+                if let (Some(proof), Some(recovery)) = (&flying.call.proof, &mut self.recovery) {
                     log_recovered(task, proof);
                     recovery.acknowledged();
                     if proof.left == 0 {
@@ -346,7 +328,7 @@ impl<'a> Committer<'a> {
             }
             Ok(Committed::Fenced) => return Err(Ended::Fenced),
             Ok(Committed::Conflict { at }) => {
-                tracing::warn!(group = task.key.group(), partition = task.key.partition().as_str(), expected = %flying.commit.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
+                tracing::warn!(group = task.key.group(), partition = task.key.partition().as_str(), expected = %flying.call.prev, found = %at, "somebody moved the checkpoint by hand; reading it again");
                 return Err(Ended::Fenced);
             }
             Ok(Committed::Declared { names }) => {
@@ -363,7 +345,7 @@ impl<'a> Committer<'a> {
             Ok(Committed::DeadLettersFull { count, oldest }) => {
                 // Answered: the owner is well, it is the operator who is awaited.
                 self.lease.commit_ended();
-                let halt = Halt::DeadLettersFull { bounds: flying.commit.dead_bounds, count, oldest };
+                let halt = Halt::DeadLettersFull { bounds: flying.call.dead_bounds, count, oldest };
                 let reason = halt.of(&task.key);
                 if progress.enter(Phase::Halted { reason: reason.to_string() }) {
                     reason.log();
@@ -375,8 +357,7 @@ impl<'a> Committer<'a> {
                 if error.kind() == BrokerErrorKind::Full {
                     self.lease.commit_ended();
                 }
-                flying.failures = flying.failures.saturating_add(1);
-                wait(OUTAGE_BACKOFF, flying.failures, 0.0)
+                wait(OUTAGE_BACKOFF, flying.failures() + 1, 0.0)
             }
             Err(error) if error.kind() == BrokerErrorKind::Refused => {
                 // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could
@@ -393,7 +374,16 @@ impl<'a> Committer<'a> {
                 return Err(task.halted(self.refused.insert(halt).clone()));
             }
         };
-        flying.retry_at = Some(Instant::now() + wait.mul_f64(1.0 - task.services.random.fraction() / 2.0));
+        flying.retry(wait.mul_f64(1.0 - task.services.random.fraction() / 2.0));
         Ok(())
+    }
+}
+
+impl Drop for Committer<'_> {
+    /// A commit on its way goes on, because it may be the only one that says what was handled.
+    fn drop(&mut self) {
+        if let Some(flying) = self.flying.take() {
+            flying.detach();
+        }
     }
 }

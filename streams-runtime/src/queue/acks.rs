@@ -7,11 +7,10 @@ use std::time::Duration;
 use streams_core::EntryId;
 use streams_core::broker::{Acked, Acks, BrokerError, DeadBounds, Fields, Holder, Until, Wait};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::in_flight::{Flight, InFlight, Open};
 use crate::clock::after;
-use crate::group::OPERATOR_RETRY;
+use crate::group::{OPERATOR_RETRY, Resend};
 use crate::ops::{Cause, Sent};
 
 /// How many ends one call tells: some milliseconds of the server's time.
@@ -116,12 +115,9 @@ fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bou
 }
 
 /// Ends on their way.
-pub(super) struct Sending {
-    pub(super) acks: Arc<Acks>,
+struct Sending {
+    call: Resend<Acks, Acked>,
     ends: Vec<End>,
-    reply: Option<AbortOnDropHandle<Result<Acked, BrokerError>>>,
-    failures: u32,
-    retry_at: Option<Instant>,
 }
 
 /// Dead letters for which there is no room.
@@ -131,6 +127,7 @@ struct Kept {
 }
 
 /// Ends that the server does not know of.
+#[derive(Default)]
 pub(super) struct AckQueue {
     ends: Vec<End>,
     /// How many of them, and of those on their way, are dead letters.
@@ -140,15 +137,9 @@ pub(super) struct AckQueue {
     sending: Option<Sending>,
     kept: Option<Kept>,
     calls: u64,
-    /// The last call that was sent.
-    pub(super) sent: Sent,
 }
 
 impl AckQueue {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { ends: Vec::new(), letters: 0, gathering: None, sending: None, kept: None, calls: 0, sent: Sent::at(now) }
-    }
-
     pub(super) fn push(&mut self, flight: Flight, disposition: Disposition) {
         let end = End { flight, disposition };
         self.letters += usize::from(end.is_letter());
@@ -164,7 +155,7 @@ impl AckQueue {
 
     /// Whether the server has answered what it was told last, or may still.
     pub(super) fn is_answered(&self) -> bool {
-        self.sending.as_ref().is_none_or(|sending| sending.failures == 0)
+        self.sending.as_ref().is_none_or(|sending| sending.call.failures() == 0)
     }
 
     /// Whether there is room for dead letters, as far as is known.
@@ -177,9 +168,13 @@ impl AckQueue {
         self.ends.is_empty() && self.sending.is_none()
     }
 
-    /// Whether a call is without an answer and not waiting to be sent again.
-    pub(super) fn is_sending(&self) -> bool {
-        self.sending.as_ref().is_some_and(|sending| sending.retry_at.is_none())
+    /// When the call on its way was sent, unless it waits to be sent again.
+    pub(super) fn unanswered(&self) -> Option<&Sent> {
+        self.sending.as_ref()?.call.unanswered()
+    }
+
+    pub(super) fn unanswered_mut(&mut self) -> Option<&mut Sent> {
+        self.sending.as_mut()?.call.unanswered_mut()
     }
 
     /// When letters without room are tried again.
@@ -208,15 +203,18 @@ impl AckQueue {
         let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
         self.calls += 1;
         let acks = Arc::new(call(holder, self.calls, &ends, in_flight, dead_bounds));
-        self.sending = Some(Sending { acks: Arc::clone(&acks), ends, reply: None, failures: 0, retry_at: None });
+        self.sending = Some(Sending { call: Resend::new(Arc::clone(&acks), now), ends });
         Some(acks)
     }
 
-    /// A call is on its way.
-    pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Acked, BrokerError>>, now: Instant) {
+    /// Sends the next call, for the first time or again.
+    pub(super) fn send(
+        &mut self,
+        call: impl Future<Output = Result<Acked, BrokerError>> + Send + 'static,
+        now: Instant,
+    ) {
         if let Some(sending) = &mut self.sending {
-            (sending.reply, sending.retry_at) = (Some(reply), None);
-            self.sent = Sent::at(now);
+            sending.call.send(call, now);
         }
     }
 
@@ -225,34 +223,27 @@ impl AckQueue {
     /// # Cancel safety
     /// The call goes on.
     pub(super) async fn answer(&mut self) -> Option<Result<Acked, BrokerError>> {
-        let Some(sending) = &mut self.sending else { return std::future::pending().await };
-        if let Some(at) = sending.retry_at {
-            tokio::time::sleep_until(at).await;
-            return None;
-        }
-        match &mut sending.reply {
-            Some(reply) => Some(super::call::joined(reply).await),
+        match &mut self.sending {
+            // A queue's process does not hurry when an outage is over.
+            Some(sending) => sending.call.answer(std::future::pending()).await,
             None => std::future::pending().await,
         }
     }
 
     /// The call on its way, to be sent again unchanged.
     pub(super) fn again(&self) -> Option<Arc<Acks>> {
-        self.sending.as_ref().map(|sending| Arc::clone(&sending.acks))
+        self.sending.as_ref().map(|sending| Arc::clone(&sending.call.call))
     }
 
-    /// There was no answer: answers how often that was so, in a row.
-    pub(super) fn failed(&mut self) -> u32 {
-        self.sending.as_mut().map_or(0, |sending| {
-            sending.failures = sending.failures.saturating_add(1);
-            sending.failures
-        })
+    /// How often in a row the call on its way had an error as its answer.
+    pub(super) fn failures(&self) -> u32 {
+        self.sending.as_ref().map_or(0, |sending| sending.call.failures())
     }
 
-    /// The call is sent again then.
-    pub(super) fn retry(&mut self, at: Instant) {
+    /// The call has failed: it is sent again after this long.
+    pub(super) fn retry(&mut self, wait: Duration) {
         if let Some(sending) = &mut self.sending {
-            sending.retry_at = Some(at);
+            sending.call.retry(wait);
         }
     }
 

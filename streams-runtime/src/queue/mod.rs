@@ -9,7 +9,6 @@
 //! is given back by whoever looks first ([`reclaim`]).
 
 mod acks;
-mod call;
 mod engine;
 mod fetch;
 mod in_flight;
@@ -35,15 +34,14 @@ use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Attempt, Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement, SuspectPermit,
-    Taker, decide,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement,
+    SuspectPermit, Taker, decide, reply, spawn,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
 use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
 use acks::{AckQueue, Disposition, End};
-use call::{Call, reply, spawn};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
 use reclaim::{LivenessWatch, Reclaim};
@@ -247,7 +245,7 @@ impl<'a> Session<'a> {
             declared,
             fetcher: Fetcher::new(EntryId::ZERO, now),
             in_flight: InFlight::default(),
-            acks: AckQueue::new(now),
+            acks: AckQueue::default(),
             slot: Slot::default(),
             dead_in_a_row: 0,
             alone: false,
@@ -616,7 +614,7 @@ impl<'a> Session<'a> {
         let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
         let due = self.fetcher.due.into_iter().chain(self.fetcher.yields_until).min().filter(|_| !self.fetcher.hungry);
         let fetched = self.fetcher.is_sent().then_some(self.fetcher.sent.due);
-        let acked = self.acks.is_sending().then_some(self.acks.sent.due);
+        let acked = self.acks.unanswered().map(|sent| sent.due);
         let (retry, kept, gathering) = (self.fetcher.retry_at, self.acks.kept_until(), self.acks.gathering);
         [late, limit, kept, due, retry, gathering, fetched, acked].into_iter().flatten().min()
     }
@@ -626,8 +624,8 @@ impl<'a> Session<'a> {
         if self.fetcher.is_sent() {
             self.group.contact.mind(Matter::Read, &mut self.fetcher.sent);
         }
-        if self.acks.is_sending() {
-            self.group.contact.mind(Matter::Write, &mut self.acks.sent);
+        if let Some(sent) = self.acks.unanswered_mut() {
+            self.group.contact.mind(Matter::Write, sent);
         }
         let rest = self.in_flight.give_up_waiting(now);
         self.release(rest);
@@ -989,7 +987,7 @@ impl<'a> Session<'a> {
 
     fn send_acks(&mut self, acks: Arc<Acks>) {
         let (broker, key) = (Arc::clone(&self.group.services.broker), self.group.key.clone());
-        self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
+        self.acks.send(async move { broker.ack(&key, &acks).await }, Instant::now());
     }
 
     /// Takes up the answer about what has ended; `None` says that it is time to ask again.
@@ -1014,18 +1012,17 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
             }
-            wait(OUTAGE_BACKOFF, self.acks.failed(), group.services.random.fraction())
+            wait(OUTAGE_BACKOFF, self.acks.failures() + 1, group.services.random.fraction())
         } else if error.kind() == BrokerErrorKind::Refused {
             // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
             self.lease.commit_ended();
             group.contact.rest();
             group.say_refused(&error);
-            self.acks.failed();
             OPERATOR_RETRY
         } else {
             return Err(group.halted(Halt::Broker { error: error.to_string() }));
         };
-        self.acks.retry(after(Instant::now(), wait));
+        self.acks.retry(wait);
         Ok(())
     }
 

@@ -5,9 +5,9 @@ use std::future::Future;
 use streams_core::broker::{BrokerError, BrokerErrorKind};
 use tokio_util::task::AbortOnDropHandle;
 
-pub(super) type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
+pub(crate) type Call<T> = Option<AbortOnDropHandle<Result<T, BrokerError>>>;
 
-pub(super) fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
     AbortOnDropHandle::new(tokio::spawn(call))
 }
 
@@ -15,7 +15,7 @@ pub(super) fn spawn<T: Send + 'static>(call: impl Future<Output = T> + Send + 's
 ///
 /// # Cancel safety
 /// The call goes on.
-pub(super) async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
+pub(crate) async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError>>) -> Result<T, BrokerError> {
     call.await.unwrap_or_else(|error| {
         Err(BrokerError::new(BrokerErrorKind::Indefinite, "a call was aborted").caused_by(error))
     })
@@ -25,7 +25,7 @@ pub(super) async fn joined<T>(call: &mut AbortOnDropHandle<Result<T, BrokerError
 ///
 /// # Cancel safety
 /// The call goes on.
-pub(super) async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
+pub(crate) async fn reply<T>(call: &mut Call<T>) -> Result<T, BrokerError> {
     match call {
         Some(call) => joined(call).await,
         None => std::future::pending().await,
