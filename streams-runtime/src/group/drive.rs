@@ -92,7 +92,7 @@ impl GroupTask {
                 Ended::Refused(error) => {
                     failures = if began.elapsed() > REMINDER { 1 } else { failures.saturating_add(1) };
                     self.contact.rest();
-                    if self.say_refused(&error) {
+                    if self.log_refused(&error) {
                         engine.is_over();
                     }
                     self.pause(wait(REFUSED, failures, self.services.random.fraction())).await;

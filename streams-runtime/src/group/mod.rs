@@ -20,7 +20,7 @@ mod settle;
 mod suspects;
 mod task;
 
-pub(crate) use self::call::{Call, joined, reply, spawn};
+pub(crate) use self::call::{Call, OPERATOR_RETRY, joined, reply, spawn};
 pub(crate) use self::declare::announce;
 pub(crate) use self::drive::Engine;
 pub(crate) use self::ended::Ended;
@@ -33,4 +33,4 @@ pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
 pub(crate) use self::resend::Resend;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{SuspectLock, SuspectPermit, given_up};
-pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, OPERATOR_RETRY, Services};
+pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, Services};

@@ -23,9 +23,6 @@ use crate::shutdown::Shutdown;
 /// How often a group that does not go on says so again.
 pub(super) const REMINDER: Duration = Duration::from_secs(60);
 
-/// How often a call that found the dead letters full, or was refused, is tried again: an operator may have mended it.
-pub(crate) const OPERATOR_RETRY: Duration = Duration::from_secs(5);
-
 /// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
 /// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
 pub(crate) const CLAIMS: usize = 32;
@@ -102,12 +99,12 @@ impl GroupTask {
     }
 
     /// Says what the server refuses, unless it was said lately; answers whether it did.
-    pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
-        self.say_halted(&Halt::Refused { error: error.to_string() })
+    pub(crate) fn log_refused(&self, error: &BrokerError) -> bool {
+        self.log_halted(&Halt::Refused { error: error.to_string() })
     }
 
     /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
-    pub(crate) fn say_halted(&self, halt: &Halt) -> bool {
+    pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
         self.progress.enter(Phase::Halted { reason: reason.clone() });
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);

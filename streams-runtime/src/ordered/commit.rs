@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{BrokerError, BrokerErrorKind, Commit, Committed, Fields, Holding, Need};
+use streams_core::broker::{BrokerError, Commit, Committed, Fields, Holding, Need};
 use tokio::time::{Instant, Sleep};
 
 use super::give_way::PassedOver;
 use super::ledger::{Due, Ledger};
 use super::recovery::{Recovery, log_recovered};
-use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
-use crate::group::{Ended, GroupTask, Halt, OPERATOR_RETRY, Policy, Resend, SuspectPermit};
+use crate::group::{Ended, GroupTask, Halt, Policy, Resend, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
@@ -350,31 +349,18 @@ impl<'a> Committer<'a> {
                 if progress.enter(Phase::Halted { reason: reason.to_string() }) {
                     reason.log();
                 }
-                OPERATOR_RETRY
+                task.operator_retry()
             }
-            Err(error) if error.is_retryable() || error.is_indefinite() => {
-                task.contact.failed(Matter::Write, &error);
-                if error.kind() == BrokerErrorKind::Full {
-                    self.lease.commit_ended();
+            Err(error) => match task.on_call_error(self.lease, &error, flying.failures()) {
+                Ok(wait) => wait,
+                Err(halt) => {
+                    // Its answer was taken, so it must not be waited for again.
+                    self.flying = None;
+                    return Err(task.halted(self.refused.insert(halt).clone()));
                 }
-                wait(OUTAGE_BACKOFF, flying.failures() + 1, 0.0)
-            }
-            Err(error) if error.kind() == BrokerErrorKind::Refused => {
-                // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could
-                // commit.
-                self.lease.commit_ended();
-                task.contact.rest();
-                task.say_refused(&error);
-                OPERATOR_RETRY
-            }
-            Err(error) => {
-                // Its answer was taken, so it must not be waited for again.
-                self.flying = None;
-                let halt = Halt::Broker { error: error.to_string() };
-                return Err(task.halted(self.refused.insert(halt).clone()));
-            }
+            },
         };
-        flying.retry(wait.mul_f64(1.0 - task.services.random.fraction() / 2.0));
+        flying.retry(wait);
         Ok(())
     }
 }

@@ -127,7 +127,7 @@ pub(super) async fn give_way(
         Turn::Missing(need) => {
             let (stream, known) = (task.progress.stream, build.takes(&need.name));
             let ignored = build.ignored().cloned().collect();
-            task.say_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
+            task.log_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
             Ok(Way::Leave)
         }
     }

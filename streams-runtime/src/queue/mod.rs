@@ -34,8 +34,8 @@ use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, OPERATOR_RETRY, Replaying, Replays, Settlement,
-    SuspectPermit, Taker, decide, reply, spawn,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Replaying, Replays, Settlement, SuspectPermit, Taker,
+    decide, reply, spawn,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
@@ -1004,25 +1004,12 @@ impl<'a> Session<'a> {
             }
             Some(Err(error)) => error,
         };
-        let wait = if error.is_retryable() || error.is_indefinite() {
-            group.contact.failed(Matter::Write, &error);
-            if error.kind() == BrokerErrorKind::Full {
-                self.lease.commit_ended();
-                if self.acks.keep_letters(Instant::now()) {
-                    return Ok(());
-                }
-            }
-            wait(OUTAGE_BACKOFF, self.acks.failures() + 1, group.services.random.fraction())
-        } else if error.kind() == BrokerErrorKind::Refused {
-            // Answered: a permission or a key is to be mended, and until then no handler runs that nobody could settle.
-            self.lease.commit_ended();
-            group.contact.rest();
-            group.say_refused(&error);
-            OPERATOR_RETRY
-        } else {
-            return Err(group.halted(Halt::Broker { error: error.to_string() }));
-        };
-        self.acks.retry(wait);
+        match group.on_call_error(self.lease, &error, self.acks.failures()) {
+            // The other ends need no room.
+            Ok(_) if error.kind() == BrokerErrorKind::Full && self.acks.keep_letters(Instant::now()) => {}
+            Ok(wait) => self.acks.retry(wait),
+            Err(halt) => return Err(group.halted(halt)),
+        }
         Ok(())
     }
 
@@ -1038,7 +1025,7 @@ impl<'a> Session<'a> {
             Acked::Fenced => return Err(Ended::Fenced),
             Acked::Full(full) => {
                 let (bounds, count, oldest) = (group.options.dead_bounds, full.count, full.oldest);
-                group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
+                group.log_halted(&Halt::DeadLettersFull { bounds, count, oldest });
                 self.acks.keep_letters(Instant::now());
             }
             Acked::Declared { names } => self.acks.refused(|disposition| match disposition {
