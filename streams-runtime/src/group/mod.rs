@@ -32,5 +32,5 @@ pub(crate) use self::outcome::{Attempt, Letter};
 pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
 pub(crate) use self::resend::Resend;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
-pub(crate) use self::suspects::{SuspectLock, SuspectPermit, given_up};
+pub(crate) use self::suspects::{Standing, SuspectLock, SuspectPermit, standing};
 pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, Services};

@@ -7,14 +7,30 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use super::settle::times;
 
-/// Why an event is given up that has taken so many processes down; `None` while it may run again.
-pub(crate) fn given_up(crashes: u32, max_crashes: u32) -> Option<String> {
-    (crashes >= max_crashes).then(|| {
-        format!(
+/// How an event may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Beside whatever runs.
+    Beside,
+    /// With nothing else of the partition, and with no other suspect of the process, in whatever group.
+    Alone,
+    /// Never again, for this reason.
+    GivenUp(String),
+}
+
+/// How a suspect may run that `charged` crashes found charged.
+///
+/// The owner that was gone first may have had a suspect in flight or not, so that end is no crash of the suspect. Every event that
+/// is charged when a process ends gets a crash, and only one is to blame. An event that has a crash already, or that has only one
+/// to spare, runs alone, so that it does not get another by chance.
+pub(crate) fn standing(charged: u32, max_crashes: u32) -> Standing {
+    if charged >= max_crashes {
+        return Standing::GivenUp(format!(
             "the process ended {}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again",
-            times(crashes)
-        )
-    })
+            times(charged)
+        ));
+    }
+    if charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
 }
 
 /// The order in which the suspects of a process run, whatever their groups: beside each other, or one alone.
@@ -98,10 +114,15 @@ mod tests {
     use tokio::time::Instant;
 
     #[test]
-    fn an_event_is_given_up_after_so_many_crashes_that_are_its_own() {
-        assert_eq!(given_up(2, 3), None);
-        assert!(given_up(3, 3).unwrap().starts_with("the process ended 3 times, or lost its lease,"));
-        assert!(given_up(1, 1).unwrap().starts_with("the process ended once,"));
+    fn a_suspect_runs_alone_after_a_crash_of_its_own_and_is_given_up_after_the_last() {
+        let given_up = |charged, max, reason: &str| match standing(charged, max) {
+            Standing::GivenUp(given_up) => given_up.starts_with(reason),
+            _ => false,
+        };
+        assert_eq!([0, 1, 2].map(|charged| standing(charged, 3)), [Standing::Beside, Standing::Alone, Standing::Alone]);
+        assert!(given_up(3, 3, "the process ended 3 times, or lost its lease,"));
+        assert_eq!(standing(0, 1), Standing::Alone, "it has only one crash to spare");
+        assert!(given_up(1, 1, "the process ended once,"));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use streams_core::{Entry, EntryId};
 use super::commit::{Committer, End};
 use super::give_way::pass;
 use super::standby::Standby;
-use crate::group::{Attempt, Ended, GroupTask, Halt, Letter, Settlement, given_up};
+use crate::group::{Attempt, Ended, GroupTask, Halt, Letter, Settlement, Standing, standing};
 use crate::membership::Lease;
 use crate::ops::{Cause, Matter, count};
 use crate::shutdown::FAREWELL;
@@ -64,7 +64,7 @@ impl<'a> Owned<'a> {
     pub(super) fn give_up(&self, consumer: usize, entry: &Arc<Entry>, failed_attempts: u32) -> Option<Letter> {
         let handler = &self.task.handlers[consumer];
         let crashes = self.committer.crashes(entry.id);
-        let reason = given_up(crashes, handler.policy.max_crashes)?;
+        let Standing::GivenUp(reason) = standing(crashes, handler.policy.max_crashes) else { return None };
         let settlement = Settlement::Dead { cause: Cause::Crash, reason };
         // A crash is an attempt that was not recorded as failed.
         let number = failed_attempts + crashes;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use streams_core::broker::{Holding, LeaseView, Proof};
 use streams_core::{Checkpoint, EntryId};
 
-use crate::group::{Bounds, GroupTask, Policy};
+use crate::group::{Bounds, GroupTask, Policy, Standing, standing};
 
 /// How many events an owner has in flight at most, those that are settled and not committed included: its successor has to
 /// recover as many.
@@ -75,12 +75,10 @@ impl Recovery {
         self.crashes.get(&id).copied().unwrap_or(0)
     }
 
-    /// Whether nothing else of the partition, and no other suspect of the process, may run beside the event.
-    ///
-    /// Every event that is charged when a process ends gets a crash, in whatever group, and only one is to blame. An event that has a
-    /// crash already, or that has only one to spare, must not get another by chance.
+    /// Whether nothing else of the partition, and no other suspect of the process, may run beside the event. The server counts
+    /// only the crashes at which the event was charged.
     pub(super) fn runs_alone(&self, id: EntryId, max_crashes: u32) -> bool {
-        self.crashes(id) + 1 >= max_crashes.min(2)
+        standing(self.crashes(id), max_crashes) != Standing::Beside
     }
 
     /// Charges an event, which runs when the server knows.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::group::{Failed, SuspectPermit, Taker, given_up};
+use crate::group::{self, Failed, Standing, SuspectPermit, Taker};
 
 /// How much is fetched ahead: what the handlers get done in this time, and at most so many entries. Who has none ahead waits for
 /// the server after each event; what is ahead waits here, although another process may be free.
@@ -26,27 +26,12 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// An entry of a chunk: the same one may come again in a later chunk before it is known that it was given back.
 pub(super) type Flight = (u64, EntryId);
 
-/// How an entry that was given out may run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Beside whatever runs.
-    Beside,
-    /// With nothing else of the partition, and nothing else of this process that has crashes, in whatever group.
-    Alone,
-    /// Not again.
-    Over(String),
-}
-
-/// How an entry may run that took down so many processes, as far as one knows.
+/// How a fetched event may run that was in flight at so many crashes.
 ///
-/// The first is that of everything that was in flight, whether it ran or not, so nothing is known from it; the second is that of
-/// all that ran, and may be chance, too. From then on it runs alone, so that suspects are not charged with each other's ends.
+/// The queue counts the first crash of everything that was in flight, whether it ran or not. From then on an event is charged
+/// before it runs, so each further crash is one of an event that ran.
 pub(super) fn standing(crashes: u32, max_crashes: u32) -> Standing {
-    let charged = crashes.saturating_sub(1);
-    if let Some(reason) = given_up(charged, max_crashes) {
-        return Standing::Over(reason);
-    }
-    if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
+    crashes.checked_sub(1).map_or(Standing::Beside, |charged| group::standing(charged, max_crashes))
 }
 
 /// How many entries to have in flight that have not begun, where so many run at once and take so long.
@@ -300,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_first_crash_is_put_down_to_nobody_and_after_the_second_it_runs_alone() {
-        let over = |crashes, max| matches!(standing(crashes, max), Standing::Over(_));
+        let over = |crashes, max| matches!(standing(crashes, max), Standing::GivenUp(_));
         assert_eq!(standing(0, 3), Standing::Beside);
         assert_eq!(standing(1, 3), Standing::Beside);
         assert_eq!(standing(2, 3), Standing::Alone);

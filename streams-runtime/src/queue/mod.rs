@@ -34,8 +34,8 @@ use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Replaying, Replays, Settlement, SuspectPermit, Taker,
-    decide, reply, spawn,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Replaying, Replays, Settlement, Standing, SuspectPermit,
+    Taker, decide, reply, spawn,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
@@ -43,7 +43,7 @@ use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
 use acks::{AckQueue, Disposition, End};
 use fetch::{Answer, Fetcher, Finding};
-use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
+use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, standing};
 use reclaim::{LivenessWatch, Reclaim};
 
 pub(crate) use engine::WorkQueue;
@@ -451,7 +451,7 @@ impl<'a> Session<'a> {
         let entry = &queued.entry;
         let disposition = match (queued.taker, queued.standing) {
             (Err(need), _) => Disposition::ReleaseFor { name: need.name, version: need.version },
-            (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
+            (Ok(Taker::Consumer(consumer)), Standing::GivenUp(reason)) => {
                 let number = item.failed.saturating_add(item.crashes);
                 let settlement = Settlement::Dead { cause: Cause::Crash, reason };
                 let attempt = Attempt { consumer: group.handlers[consumer].name(), entry, events: 1, number };
