@@ -28,10 +28,10 @@ impl Standby {
         let mut others: Option<Instant> = None;
         seat.stand_by();
         loop {
-            let sight = tokio::select! {
+            let seen = tokio::select! {
                 biased;
                 () = task.services.shutdown.stopping() => return Err(Ended::Stopped),
-                sight = seat.sight() => sight?,
+                seen = seat.observation() => seen?,
                 () = task.rung(&mut bell) => {
                     seat.ask();
                     continue;
@@ -45,14 +45,14 @@ impl Standby {
             };
             // The earlier answer is judged first, so that a server that has lost writes since then is found out. A group that is
             // made anew would begin at its `start`, perhaps beyond events that nobody has handled.
-            let before = sight.before.as_ref().map_or(Ok(()), |before| task.history.recall(Some(before)));
-            if before.and_then(|()| task.history.recall(sight.state.as_ref())).is_err() {
+            let before = seen.before.as_ref().map_or(Ok(()), |before| task.history.recall(Some(before)));
+            if before.and_then(|()| task.history.recall(seen.state.as_ref())).is_err() {
                 // An answer may be out of date: a loss is what the server still shows when it is asked once more.
                 task.history.recall(broker.state(&task.key).await?.as_ref())?;
                 seat.ask();
                 continue;
             }
-            let Some(state) = sight.state else {
+            let Some(state) = seen.state else {
                 if broker.create(&task.key, task.options.start).await? == Created::Foreign {
                     task.take_over().await?;
                 }
@@ -65,7 +65,7 @@ impl Standby {
                 .holder
                 .as_ref()
                 .is_some_and(|holder| holder.owner == state.lease.owner && holder.epoch == state.lease.epoch);
-            let why = if ours { Some("its own lease ran out, and nobody took it".to_owned()) } else { sight.turn };
+            let why = if ours { Some("its own lease ran out, and nobody took it".to_owned()) } else { seen.turn };
             if let Some(why) = why {
                 match give_way(task, &state, &mut self.untaken).await? {
                     Way::Contend => {
