@@ -232,7 +232,7 @@ impl App {
                     contact: outages.contact_of(&of_group),
                     progress: of_group,
                     history: History::default(),
-                    said: Mutex::default(),
+                    logged: Mutex::default(),
                 };
                 let progress = Arc::clone(&driven.progress);
                 let life: Life = match group.delivery {

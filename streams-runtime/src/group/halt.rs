@@ -13,23 +13,23 @@ use crate::data_loss::{DataLoss, DataLossKind};
 pub(crate) enum Halt {
     /// History was cut before the group had read it.
     Loss(DataLoss),
-    /// The same, of a work queue: it goes on where it is.
+    /// The same for a work queue, which goes on where it is.
     LossOfQueue(DataLoss),
     /// The dead letters have reached their bounds.
     DeadLettersFull { bounds: DeadBounds, count: u64, oldest: Option<EntryId> },
     /// Dead letters in a row, as in an outage.
     Storm { dead_in_a_row: u32 },
-    /// The next event is one for another build, and none is there.
+    /// The next event is one that only another build handles, and none is there.
     Unhandled { stream: &'static str, need: Need, known: Option<u32>, ignored: Vec<String> },
-    /// The group was made for the other delivery, which is called so.
+    /// The group was made for the other delivery, which has this name.
     OtherDelivery { mode: String },
     /// A program that reads with XREADGROUP has a group of this name.
     Foreign,
-    /// The server refuses a key or a command, and says this.
+    /// The server refuses a key or a command with this error.
     Refused { error: String },
-    /// The broker says this, and trying again does not help.
+    /// The broker failed with this error, and another try does not help.
     Broker { error: String },
-    /// A claim of the lease had an answer that nobody knows.
+    /// A claim of the lease had an answer that this build does not know.
     UnknownAnswer { answer: String },
     /// The group's task has panicked so often.
     Panics { times: u32, last: String },
@@ -55,7 +55,7 @@ pub(crate) struct Reason<'a> {
 }
 
 impl Reason<'_> {
-    /// Tells the log, once.
+    /// Logs the halt once.
     pub(crate) fn log(&self) {
         let reason = self.to_string();
         tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
@@ -157,7 +157,7 @@ fn remedy(key: &GroupKey, loss: &DataLoss) -> String {
     }
 }
 
-/// Why nobody goes on past an event, and what lets somebody.
+/// Why no process goes on past an event, and what helps.
 fn unhandled(
     f: &mut fmt::Formatter<'_>,
     key: &GroupKey,

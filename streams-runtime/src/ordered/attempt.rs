@@ -131,7 +131,7 @@ impl Owned<'_> {
             }
         }
     }
-    /// Runs one attempt, which the server is told of first where the event is under recovery.
+    /// Runs one attempt, which is charged first where the event is under recovery.
     async fn charged_attempt(&mut self, handled: &Handled<'_>, number: u32) -> Result<Decision, Ended> {
         let (task, Handled { handler, first, batch, .. }) = (self.task, handled);
         let random = || task.services.random.fraction();
@@ -161,7 +161,7 @@ impl Owned<'_> {
         lease.handler_begins(began, timeout.saturating_add(services.lease_for));
         let (span, id) = (trace::process(&handler.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let mut call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
-        // Most handlers never wait: what follows is set up only for those that do.
+        // Most handlers never wait, so the timer is set up only for those that do.
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
         let result = match first {
             Poll::Ready(result) => result,

@@ -1,4 +1,4 @@
-//! The events that gather for a consumer that takes batches: when a batch begins, what may join it, and when it ends; pure.
+//! The batch that gathers for a consumer: when it begins, which entries may join it, and when it ends; pure.
 //!
 //! `deliver` gathers events and settles batches.
 
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::clock::after;
 use crate::group::{Limits, Taker};
 
-/// The most that the entries of a batch may weigh, or one entry: what gathers is held by the group alone, no longer counts
-/// in the budget of the windows, and stands in memory a second time when it is decoded.
+/// The most bytes that the entries of a batch may have, unless it has one entry. The budget of the windows does not count a batch,
+/// and decoding holds it in memory a second time.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An entry that is read and not yet settled.
@@ -23,8 +23,8 @@ pub(super) struct Held {
     pub(super) is_event: bool,
 }
 
-/// A batch that gathers: the events that one consumer of the group takes, and what lies between them that none takes, so
-/// that all is settled in order.
+/// A batch that gathers: events of one consumer, and the entries between them that no consumer takes, so that all are settled in
+/// order.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// `None` while nothing gathers.
@@ -70,7 +70,7 @@ impl Gathering {
         self.hold(entry, true);
     }
 
-    /// Adds an entry that nobody takes, behind the events before it.
+    /// Adds an entry that no consumer takes, behind the events before it.
     pub(super) fn add_between(&mut self, entry: Arc<Entry>) {
         self.hold(entry, false);
     }
@@ -95,27 +95,27 @@ impl Gathering {
         }
     }
 
-    /// Ends the batch: who takes it, and all that is in it.
+    /// Ends the batch. Returns its consumer and its entries.
     pub(super) fn take(&mut self) -> Option<(usize, Vec<Held>)> {
         let Self { begun, held, .. } = std::mem::take(self);
         Some((begun?.consumer, held))
     }
 }
 
-/// Takes apart what has gathered where it cannot be handed out as one.
+/// The parts of a batch that cannot be settled as one.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    /// Where the next one begins.
+    /// Where the next part begins.
     begin: usize,
-    /// What runs event by event.
+    /// The entries that run event by event.
     alone: Range<usize>,
-    /// After so many attempts together.
+    /// How often they were tried together.
     tried: u32,
 }
 
 impl Parts {
-    /// The next entries to settle at once, and how often their events were tried in a batch before: several events with what
-    /// lies between them, or one entry alone.
+    /// The next entries to settle at once, and how often their events were tried in a batch before. They are one entry alone, or
+    /// several events with the entries between them.
     pub(super) fn next<'a>(&self, held: &'a [Held]) -> Option<(&'a [Held], u32)> {
         let first = held.get(self.begin)?;
         let one = self.begin + 1;
@@ -127,17 +127,17 @@ impl Parts {
         Some((&held[self.begin..if several { end } else { one }], 0))
     }
 
-    /// They are settled.
+    /// The part is settled.
     pub(super) fn settled(&mut self, entries: usize) {
         self.begin += entries;
     }
 
-    /// None of them is: they run alone, after so many attempts together.
+    /// The part failed after so many attempts: its events run alone.
     pub(super) fn apart(&mut self, entries: usize, tried: u32) {
         (self.alone, self.tried) = (self.begin..self.begin + entries, tried);
     }
 
-    /// None of them is, because this one cannot be decoded: it runs alone, the others before and behind it.
+    /// The part failed because this event cannot be decoded: it runs alone, the others before and behind it.
     pub(super) fn undecodable(&mut self, index: usize) {
         (self.alone, self.tried) = (self.begin + index..self.begin + index + 1, 0);
     }

@@ -1,6 +1,6 @@
 //! The commits of an owner: at most one is on its way, and it is sent until the server answers.
 //!
-//! [`ledger`](super::ledger) says when one is due.
+//! [`ledger`](super::ledger) decides when one is due.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::ops::{Matter, Phase, SILENCE, count};
 /// run for long, and the next event may be far away.
 const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Carries out what the [`Ledger`] says is due: at most one commit is on its way.
+/// Sends the commits that are due by the [`Ledger`], at most one at a time.
 pub(super) struct Committer<'a> {
     task: &'a GroupTask,
     lease: &'a Lease,
@@ -32,14 +32,15 @@ pub(super) struct Committer<'a> {
     /// By when the server is to hear what has changed in the recovery.
     recovery_due: Option<Instant>,
     flying: Option<Resend<Commit, Committed>>,
-    /// Until the commit on its way has had no answer for too long. It is kept: a timer for each wait would cost more than the wait.
+    /// Runs until the commit on its way has had no answer for too long. It is kept, because a timer for each wait would cost more than
+    /// the wait.
     silence: Pin<Box<Sleep>>,
     passed_over: PassedOver,
     /// An ignored event that another build has declared meanwhile: nothing is committed any more.
     needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
     refused: Option<Halt>,
-    /// A recent moment: when the last handler began. Looking at the clock once an event is enough.
+    /// The moment when the last handler began. One look at the clock per event is enough.
     pub(super) now: Instant,
 }
 
@@ -176,7 +177,7 @@ impl<'a> Committer<'a> {
         }
     }
 
-    /// Whether the server may hold a charge: who ends the process now would be taken for the one that is charged.
+    /// Whether the server may hold a charge: an end of the process now would count as a crash of the charged event.
     pub(super) fn has_charges(&self) -> bool {
         self.recovery.as_ref().is_some_and(Recovery::has_charges)
     }
@@ -189,13 +190,13 @@ impl<'a> Committer<'a> {
 
     /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.
     pub(super) async fn make_room(&mut self, events: u32) -> Result<(), Ended> {
-        // Without waiting where the answer is there already.
+        // An answer that is there already needs no wait.
         if self.flying.as_ref().is_some_and(Resend::is_answered) {
             self.progress().await?;
         }
         self.may_go_on()?;
         while !self.ledger.has_room(events) {
-            // A batch may need room before what takes it is due.
+            // A batch may need room before the next commit is due.
             if self.flying.is_none() {
                 self.start();
             }
@@ -219,7 +220,7 @@ impl<'a> Committer<'a> {
         self.needs.clone().map_or(Ok(()), |need| Err(Ended::GivenWay(need)))
     }
 
-    /// Since when a commit is on its way that has no answer, not even a refusal.
+    /// When the commit on its way was sent, if it has no answer, not even an error.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
         Some(self.flying.as_ref()?.unanswered()?.since)
     }
@@ -266,7 +267,7 @@ impl<'a> Committer<'a> {
     /// One step: waits for the commit on its way, or for the next to be due and starts it.
     ///
     /// # Cancel safety
-    /// What was begun goes on.
+    /// A commit that was begun goes on.
     pub(super) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
             match (self.ledger.due_at(), self.recovery_due) {
@@ -342,7 +343,7 @@ impl<'a> Committer<'a> {
                 return Ok(());
             }
             Ok(Committed::DeadLettersFull { count, oldest }) => {
-                // Answered: the owner is well, it is the operator who is awaited.
+                // The server has answered, so the owner deserves its lease while it waits for an operator.
                 self.lease.commit_ended();
                 let halt = Halt::DeadLettersFull { bounds: flying.call.dead_bounds, count, oldest };
                 let reason = halt.of(&task.key);
@@ -354,7 +355,7 @@ impl<'a> Committer<'a> {
             Err(error) => match task.on_call_error(self.lease, &error, flying.failures()) {
                 Ok(wait) => wait,
                 Err(halt) => {
-                    // Its answer was taken, so it must not be waited for again.
+                    // The answer was taken, so nobody may wait for it again.
                     self.flying = None;
                     return Err(task.halted(self.refused.insert(halt).clone()));
                 }

@@ -1,6 +1,6 @@
-//! The events of a partition that run side by side: what waits, what is charged, what runs, and what has ended before its turn.
+//! The events of a partition that run side by side: those that wait, are charged, run, or have ended early.
 //!
-//! [`lanes`](super::lanes) says what may start; [`advance`](super::advance) calls the handlers and settles.
+//! [`lanes`](super::lanes) decides which may start, and [`advance`](super::advance) calls the handlers and settles.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;

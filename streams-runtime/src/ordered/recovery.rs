@@ -2,7 +2,7 @@
 //!
 //! Each is charged on the server before it runs ([`commit`](super::commit) sends that), so that the next end of a process can be
 //! put down to those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run
-//! side by side. Pure, but for what the log is told.
+//! side by side. Pure, except for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub(super) struct Recovery {
     /// The events that run, or are to run when the server knows.
     charged: BTreeSet<EntryId>,
     /// The charges in the last commit that was sent, and in the last one that is done.
-    said: BTreeSet<EntryId>,
+    sent: BTreeSet<EntryId>,
     known: BTreeSet<EntryId>,
     /// How many owners were gone while they were charged with an event.
     crashes: BTreeMap<EntryId, u32>,
@@ -49,7 +49,7 @@ impl Recovery {
             left,
             to,
             charged: BTreeSet::new(),
-            said: BTreeSet::new(),
+            sent: BTreeSet::new(),
             known: BTreeSet::new(),
             crashes: holding.crashes.iter().copied().collect(),
             forget: Vec::new(),
@@ -89,7 +89,7 @@ impl Recovery {
 
     /// Whether the server knows that the event runs, and will go on to know it whatever is on its way.
     pub(super) fn is_charged(&self, id: EntryId) -> bool {
-        [&self.charged, &self.said, &self.known].into_iter().all(|ids| ids.contains(&id))
+        [&self.charged, &self.sent, &self.known].into_iter().all(|ids| ids.contains(&id))
     }
 
     /// The event's run has come back, with whatever result, or does not begin after all: it has not ended the process.
@@ -102,7 +102,7 @@ impl Recovery {
 
     /// Whether the server holds anything charged, as far as it is known, or is about to.
     pub(super) fn has_charges(&self) -> bool {
-        ![&self.charged, &self.said, &self.known].into_iter().all(BTreeSet::is_empty)
+        ![&self.charged, &self.sent, &self.known].into_iter().all(BTreeSet::is_empty)
     }
 
     /// An entry is settled, as the next one in order. An entry that no consumer takes has ended no process and does not count.
@@ -126,9 +126,9 @@ impl Recovery {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        self.said = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
+        self.sent = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
         Some(Proof {
-            charged: self.said.iter().copied().collect(),
+            charged: self.sent.iter().copied().collect(),
             left: self.left,
             forget: std::mem::take(&mut self.forget),
         })
@@ -136,7 +136,7 @@ impl Recovery {
 
     /// The commit that was taken last is done.
     pub(super) fn acknowledged(&mut self) {
-        self.known.clone_from(&self.said);
+        self.known.clone_from(&self.sent);
     }
 }
 

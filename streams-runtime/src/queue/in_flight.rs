@@ -136,7 +136,7 @@ impl Queued {
     }
 }
 
-/// An event that has a slot: its handler was called, or is when the event has its turn and is charged.
+/// An event that has a slot: its handler was called, or is when the event has its permit and is charged.
 pub(super) struct Running {
     /// Tells one call with an event from the next.
     pub(super) call: u64,
@@ -146,7 +146,7 @@ pub(super) struct Running {
     pub(super) began: Instant,
     /// When the handler has to be over, once it was called.
     pub(super) limit: Option<Instant>,
-    /// Its turn and its slot, while the server is told that it is about to run.
+    /// Its permit and its slot, while the charge is on its way to the server.
     pub(super) held: Option<(SuspectPermit, OwnedSemaphorePermit)>,
 }
 
@@ -158,7 +158,7 @@ pub(super) struct Returned {
 }
 
 pub(super) enum Came {
-    /// The event has its turn.
+    /// The event has its permit.
     Permit(SuspectPermit, OwnedSemaphorePermit),
     /// The handler has come to its end, and took so long.
     End(Result<Outcome, Failed>, Duration),

@@ -478,7 +478,7 @@ impl<'a> Session<'a> {
         self.acks.push(flight, disposition);
     }
 
-    /// Calls the handler, or lets the event wait for its turn and be charged before, if it has crashes.
+    /// Calls the handler. An event with crashes waits for its permit first, and is charged.
     fn call(&mut self, queued: Queued, consumer: usize, slot: OwnedSemaphorePermit) {
         let (flight, item) = (queued.flight(), self.in_flight.item(queued.flight()));
         let Queued { entry, standing, .. } = queued;
