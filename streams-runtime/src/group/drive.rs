@@ -115,9 +115,9 @@ impl GroupTask {
 
     /// A task of the runtime has panicked, or code of the user that no fence knows of.
     ///
-    /// Nothing is released, so the panic counts as the end of a process for the events that were in flight. The next owner recovers
-    /// them after the lease has run out, also where this process is the next owner. So an event that panics again and again is
-    /// given up.
+    /// Nothing is released, so the panic counts as the end of a process for the events that were in flight. The next owner
+    /// recovers them after the lease has run out, also where this process is the next owner. So an event that panics again and
+    /// again is given up.
     async fn panicked(&self, panic: &str, panics: &mut Panics) -> Ended {
         self.progress.disowned(true);
         let counts = &self.progress.counts;
@@ -130,7 +130,8 @@ impl GroupTask {
             panics.in_a_row = 0;
         }
         panics.in_a_row = panics.in_a_row.saturating_add(1);
-        // No event gets a crash for the first panic, and with the last one the event is given up. Two such events may be in flight.
+        // No event gets a crash for the first panic, and with the last one the event is given up. Two such events may be in
+        // flight.
         let crashes = self.handlers.policies().map(|policy| policy.max_crashes).max().unwrap_or(1);
         let most = crashes.saturating_add(1).saturating_mul(2);
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
@@ -158,8 +159,8 @@ impl GroupTask {
     pub(crate) async fn halt(&self, halt: &Halt) {
         let reason = halt.of(&self.key).to_string();
         self.contact.rest();
-        // Read before anybody can know of the halt, because an operator acts after that. Where the server does not answer, the first
-        // answer counts.
+        // Read before anybody can know of the halt, because an operator acts after that. Where the server does not answer, the
+        // first answer counts.
         let state = self.services.broker.state(&self.key).await;
         let known = self.history.known().map(|known| known.reset);
         let since = |state: Option<&GroupState>| {

@@ -19,8 +19,8 @@ pub(crate) enum Ended {
     Restart,
     /// The next event is one that only another build handles.
     GivenWay(Need),
-    /// History was cut. `at` is how far the group had read of the entries that are still there. It is `None` where the state alone
-    /// shows the cut.
+    /// History was cut. `at` is how far the group had read of the entries that are still there. It is `None` where the state
+    /// alone shows the cut.
     Cut { loss: DataLoss, at: Option<Box<Bookmark>> },
     /// The server could not be used.
     Failed(BrokerError),
@@ -31,8 +31,8 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    /// The end when the lease turns out to be lost as well. A cut of history is reported all the same, because nobody else may see
-    /// it: the state may have been cut back with the stream.
+    /// The end when the lease turns out to be lost as well. A cut of history is reported all the same, because nobody else may
+    /// see it: the state may have been cut back with the stream.
     pub(crate) fn without_lease(self) -> Self {
         match self {
             Self::Cut { ref loss, .. } if loss.kind == DataLossKind::HistoryCut => self,

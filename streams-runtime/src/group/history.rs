@@ -13,8 +13,8 @@ use crate::reader::Bookmark;
 #[derive(Default)]
 pub(crate) struct History {
     known: Mutex<Option<Known>>,
-    /// How far this process had read when it last owned the partition, committed or not. Only this shows a cut that takes the lease
-    /// along.
+    /// How far this process had read when it last owned the partition, committed or not. Only this shows a cut that takes the
+    /// lease along.
     last_bookmark: Mutex<Option<Bookmark>>,
 }
 
@@ -42,7 +42,8 @@ impl History {
         self.known().map_or(EntryId::ZERO, |known| known.at)
     }
 
-    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where `reset` names one.
+    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where `reset` names
+    /// one.
     pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
         match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(known) if reset.is_none_or(|reset| reset == known.reset) => {

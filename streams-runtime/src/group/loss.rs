@@ -80,8 +80,8 @@ impl GroupTask {
             }
             (_, None) => Start::Earliest,
         };
-        // The reset names the epoch that was held or refused, because a faster process has done the same. The epoch of a work queue
-        // grows with every session, so there the last reset decides.
+        // The reset names the epoch that was held or refused, because a faster process has done the same. The epoch of a work
+        // queue grows with every session, so there the last reset decides.
         let epoch = match (&state, self.history.known()) {
             (Some(state), Some(known)) if self.key.is_queue() => {
                 Some(state.lease.epoch).filter(|_| state.reset == known.reset).or(Some(0))

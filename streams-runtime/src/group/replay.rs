@@ -1,7 +1,7 @@
 //! Dead letters that are handled again: by their own group alone, one attempt at a time, between the events of the stream.
 //!
-//! [`DeadLetters`](crate::DeadLetters) sends them, and a renewal of the lease says that they wait. The broker keeps the attempts and
-//! the crashes of each letter, so the next owner of the partition goes on with it.
+//! [`DeadLetters`](crate::DeadLetters) sends them, and a renewal of the lease says that they wait. The broker keeps the
+//! attempts and the crashes of each letter, so the next owner of the partition goes on with it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -129,8 +129,8 @@ impl Next {
         Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
     }
 
-    /// Whether the letter is a suspect, which runs alone. The owner knows that once it has taken the letter, which charges it, so it
-    /// puts the letter back while it waits.
+    /// Whether the letter is a suspect, which runs alone. The owner knows that once it has taken the letter, which charges it,
+    /// so it puts the letter back while it waits.
     pub(crate) fn is_suspect(&self) -> bool {
         let has_crashed = self.replay.crashes > 0 || self.letter.cause() == Cause::Crash.as_str();
         self.fate.is_none() && matches!(self.taker, Taker::Consumer(_)) && has_crashed

@@ -56,7 +56,8 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// The cause and the text of a failure. This shows the handler's own error and drops it, so it belongs where a panic is caught.
+    /// The cause and the text of a failure. This shows the handler's own error and drops it, so it belongs where a panic is
+    /// caught.
     pub(super) fn of(failure: Failure) -> Self {
         let said = Self { cause: Cause::of(&failure), reason: failure.reason() };
         drop(failure);

@@ -20,9 +20,9 @@ pub(crate) enum Standing {
 
 /// How a suspect may run that `charged` crashes found charged.
 ///
-/// The owner that was gone first may have had a suspect in flight or not, so that end is no crash of the suspect. Every event that
-/// is charged when a process ends gets a crash, and only one is to blame. An event that has a crash already, or that has only one
-/// to spare, runs alone, so that it does not get another by chance.
+/// The owner that was gone first may have had a suspect in flight or not, so that end is no crash of the suspect. Every event
+/// that is charged when a process ends gets a crash, and only one is to blame. An event that has a crash already, or that has
+/// only one to spare, runs alone, so that it does not get another by chance.
 pub(crate) fn standing(charged: u32, max_crashes: u32) -> Standing {
     if charged >= max_crashes {
         return Standing::GivenUp(format!(

@@ -86,8 +86,8 @@ pub(crate) struct GroupTask {
 }
 
 impl GroupTask {
-    /// The status shows that this process owns the partition, or takes part in its work. It shows trouble until the failed call has
-    /// succeeded.
+    /// The status shows that this process owns the partition, or takes part in its work. It shows trouble until the failed call
+    /// has succeeded.
     pub(crate) fn owns(&self, epoch: u64) {
         self.progress.enter(match self.contact.trouble() {
             Some(reason) => Phase::Troubled { reason },

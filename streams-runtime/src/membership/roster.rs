@@ -204,11 +204,11 @@ impl Roster {
         self.shares.iter().zip(heard.iter()).map(successor).collect()
     }
 
-    /// The successor that should take a partition which nobody owns, or whose lease the `lapsed` owner has let run out. That owner
-    /// may be dead, or stuck with this partition alone.
+    /// The successor that should take a partition which nobody owns, or whose lease the `lapsed` owner has let run out. That
+    /// owner may be dead, or stuck with this partition alone.
     ///
-    /// A lease that has run out is taken by a member that was there to see it. A member that has joined since may not take the lease
-    /// before it has watched it for as long, and everybody would wait.
+    /// A lease that has run out is taken by a member that was there to see it. A member that has joined since may not take the
+    /// lease before it has watched it for as long, and everybody would wait.
     pub(super) fn successor(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
         let saw_it = |member: &Watched| now.duration_since(member.joined) + look(self.lease_for) >= self.lease_for;
         let somebody_saw = self.members.iter().any(|member| self.is_heard(member, now) && saw_it(member));

@@ -50,7 +50,8 @@ pub(crate) struct Seat {
     pub(super) wanted: Notify,
 }
 
-/// The state of a seat. Its fourteen fields change together under one lock, so that a look and the task never see half of a change.
+/// The state of a seat. Its fourteen fields change together under one lock, so that a look and the task never see half of a
+/// change.
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) mode: Mode,

@@ -20,6 +20,7 @@ struct Handled<'a> {
     handler: &'a Handler,
     /// The event, or the first of the batch.
     first: &'a Arc<Entry>,
+    events: u32,
     /// All events of a batch of several.
     batch: Option<Arc<[Arc<Entry>]>>,
     /// The attempts at the batch in which the event was before it came to be alone.
@@ -36,16 +37,8 @@ pub(super) struct Apart {
 }
 
 impl Handled<'_> {
-    fn events(&self) -> u32 {
-        self.batch.as_ref().map_or(1, |batch| batch.len() as u32)
-    }
-
     fn failed_attempts(&self, owned: &Owned<'_>) -> u32 {
         owned.committer.ledger.failed_attempts(self.first.id).max(self.tried)
-    }
-
-    fn attempt(&self, number: u32) -> Attempt<'_> {
-        Attempt { consumer: self.handler.name(), entry: self.first, events: self.events(), number }
     }
 }
 
@@ -61,14 +54,15 @@ impl Owned<'_> {
         let (task, first) = (self.task, &held[0].entry);
         let batch: Option<Arc<[_]>> = (held.len() > 1)
             .then(|| held.iter().filter(|held| held.is_event).map(|held| Arc::clone(&held.entry)).collect());
-        self.committer.make_room(batch.as_ref().map_or(1, |batch| batch.len() as u32)).await?;
+        let events = batch.as_ref().map_or(1, |batch| batch.len() as u32);
+        self.committer.make_room(events).await?;
         if task.services.shutdown.is_stopping() {
             return Err(Ended::Stopped);
         }
         task.progress.begins(first.id);
         let letter = match taker {
             Taker::Consumer(consumer) => {
-                let handled = Handled { handler: &task.handlers[consumer], first, batch, tried };
+                let handled = Handled { handler: &task.handlers[consumer], first, events, batch, tried };
                 match self.give_up(consumer, first, handled.failed_attempts(self)) {
                     Some(letter) => Some(letter),
                     None => match self.attempts(&handled).await? {
@@ -102,16 +96,16 @@ impl Owned<'_> {
     /// Calls the handler until the outcome of the event, or of all events of the batch, is final. Returns the letter of a dead
     /// event.
     async fn attempts(&mut self, handled: &Handled<'_>) -> Result<Result<Option<Letter>, Apart>, Ended> {
-        let first = handled.first;
+        let (consumer, first, events) = (handled.handler.name(), handled.first, handled.events);
         loop {
             let number = handled.failed_attempts(self) + 1;
-            let attempt = handled.attempt(number);
+            let attempt = Attempt { consumer, entry: first, events, number };
             match self.charged_attempt(handled, number).await? {
                 Decision::Settle(settlement) => return Ok(Ok(self.task.ended(settlement, &attempt))),
                 Decision::Apart { undecodable, reason } => {
                     // The event that cannot be decoded is reported by itself.
                     if !undecodable {
-                        tracing::warn!(group = self.task.key.group(), partition = self.task.key.partition().as_str(), entry = %first.id, event = %first.event_id(), events = attempt.events, consumer = attempt.consumer, attempt = number, reason, "a batch failed as a whole; going on with its events one by one");
+                        tracing::warn!(group = self.task.key.group(), partition = self.task.key.partition().as_str(), entry = %first.id, event = %first.event_id(), events, consumer, attempt = number, reason, "a batch failed as a whole; going on with its events one by one");
                     }
                     return Ok(Err(Apart { undecodable, tried: number }));
                 }

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::clock::after;
 use crate::group::{Limits, Taker};
 
-/// The most bytes that the entries of a batch may have, unless it has one entry. The budget of the windows does not count a batch,
-/// and decoding holds it in memory a second time.
+/// The most bytes that the entries of a batch may have, unless it has one entry. The budget of the windows does not count a
+/// batch, and decoding holds it in memory a second time.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An entry that is read and not yet settled.

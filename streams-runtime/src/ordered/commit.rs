@@ -18,8 +18,8 @@ use crate::group::{Ended, GroupTask, Halt, Policy, Resend, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::{Matter, Phase, SILENCE, count};
 
-/// How long an event under recovery that came back waits for a commit, whatever `checkpoint` says. Its charge must not outlive its
-/// run for long, and the next event may be far away.
+/// How long an event under recovery that came back waits for a commit, whatever `checkpoint` says. Its charge must not outlive
+/// its run for long, and the next event may be far away.
 const CHARGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Sends the commits that are due by the [`Ledger`], at most one at a time.
@@ -32,8 +32,8 @@ pub(super) struct Committer<'a> {
     /// By when the server is to hear what has changed in the recovery.
     recovery_due: Option<Instant>,
     flying: Option<Resend<Commit, Committed>>,
-    /// Runs until the commit on its way has had no answer for too long. It is kept, because a timer for each wait would cost more than
-    /// the wait.
+    /// Runs until the commit on its way has had no answer for too long. It is kept, because a timer for each wait would cost
+    /// more than the wait.
     silence: Pin<Box<Sleep>>,
     passed_over: PassedOver,
     /// An ignored event that another build has declared meanwhile: nothing is committed any more.
@@ -79,8 +79,8 @@ impl<'a> Committer<'a> {
         }
     }
 
-    /// Takes note of settled entries: one, or all of a batch, which no commit splits. The letter of a dead event goes out with the
-    /// commit that passes the event. A commit starts when one is due.
+    /// Takes note of settled entries: one, or all of a batch, which no commit splits. The letter of a dead event goes out with
+    /// the commit that passes the event. A commit starts when one is due.
     pub(super) fn settle<'e>(&mut self, ends: impl IntoIterator<Item = End<'e>>, mut letter: Option<Fields>) {
         for End { id, event_id, is_event, passed_over } in ends {
             if let Some((name, version)) = passed_over {

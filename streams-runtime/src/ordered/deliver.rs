@@ -231,9 +231,9 @@ impl Delivery {
 
     /// The consumer that takes an entry.
     ///
-    /// Before the first event of a name is ignored, the owner looks at what builds have declared. A build declares an event before
-    /// it publishes the event, so the look finds a build that handles it. Where the server does not answer, the commit finds
-    /// the build, after more was handled.
+    /// Before the first event of a name is ignored, the owner looks at what builds have declared. A build declares an event
+    /// before it publishes the event, so the look finds a build that handles it. Where the server does not answer, the commit
+    /// finds the build, after more was handled.
     async fn route(&mut self, task: &GroupTask, entry: &Entry) -> Result<Taker, Ended> {
         let route = |declared: &Events| task.handlers.route(declared, entry).map_err(Ended::GivenWay);
         let taker = route(&self.declared)?;

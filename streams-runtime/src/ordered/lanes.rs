@@ -21,7 +21,7 @@ pub(super) struct Ticket(u64);
 pub(super) struct Lanes<E, S> {
     bounds: Bounds,
     /// In the order of the stream. The first has the ticket `passed`.
-    slots: VecDeque<Slot<E, S>>,
+    places: VecDeque<Place<E, S>>,
     passed: u64,
     /// The unsettled events of each key, in order.
     queues: HashMap<Arc<str>, VecDeque<Ticket>>,
@@ -34,7 +34,7 @@ pub(super) struct Lanes<E, S> {
 }
 
 #[derive(Debug)]
-enum Slot<E, S> {
+enum Place<E, S> {
     Open { event: E, key: Arc<str>, weight: usize },
     Settled { end: S, weight: usize },
 }
@@ -43,7 +43,7 @@ impl<E, S> Lanes<E, S> {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
-            slots: VecDeque::new(),
+            places: VecDeque::new(),
             passed: 0,
             queues: HashMap::new(),
             ready: BTreeSet::new(),
@@ -55,11 +55,11 @@ impl<E, S> Lanes<E, S> {
 
     /// How many entries are taken up and not passed.
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.places.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.places.is_empty()
     }
 
     /// How many bytes are unsettled.
@@ -81,26 +81,26 @@ impl<E, S> Lanes<E, S> {
     /// Whether no other entry may be taken up before the oldest is settled, where so many with so many bytes are on their way
     /// here.
     pub(super) fn is_full(&self, coming: usize, weight: usize) -> bool {
-        self.slots.len() + coming >= self.bounds.entries || self.bytes + weight >= self.bounds.bytes
+        self.places.len() + coming >= self.bounds.entries || self.bytes + weight >= self.bounds.bytes
     }
 
     /// Takes up the next event of the stream.
     pub(super) fn take_up(&mut self, key: Arc<str>, weight: usize, event: E) -> Ticket {
-        let ticket = Ticket(self.passed + self.slots.len() as u64);
+        let ticket = Ticket(self.passed + self.places.len() as u64);
         let queue = self.queues.entry(Arc::clone(&key)).or_default();
         if queue.is_empty() {
             self.ready.insert(ticket);
         }
         queue.push_back(ticket);
         self.bytes += weight;
-        self.slots.push_back(Slot::Open { event, key, weight });
+        self.places.push_back(Place::Open { event, key, weight });
         ticket
     }
 
     /// Takes up the next entry of the stream, which is settled already.
     pub(super) fn take_up_settled(&mut self, weight: usize, end: S) {
         self.bytes += weight;
-        self.slots.push_back(Slot::Settled { end, weight });
+        self.places.push_back(Place::Settled { end, weight });
     }
 
     /// Starts the oldest event that may start; it runs until it is settled or is to be tried again.
@@ -126,9 +126,9 @@ impl<E, S> Lanes<E, S> {
 
     /// The event that was started with this ticket.
     pub(super) fn event(&self, ticket: Ticket) -> Option<&E> {
-        match self.slots.get(self.index(ticket))? {
-            Slot::Open { event, .. } => Some(event),
-            Slot::Settled { .. } => None,
+        match self.places.get(self.index(ticket))? {
+            Place::Open { event, .. } => Some(event),
+            Place::Settled { .. } => None,
         }
     }
 
@@ -142,8 +142,8 @@ impl<E, S> Lanes<E, S> {
     pub(super) fn settle(&mut self, ticket: Ticket, weight: usize, end: S) {
         self.running -= 1;
         let index = self.index(ticket);
-        let settled = Slot::Settled { end, weight };
-        let Slot::Open { key, weight: held, .. } = std::mem::replace(&mut self.slots[index], settled) else { return };
+        let settled = Place::Settled { end, weight };
+        let Place::Open { key, weight: held, .. } = std::mem::replace(&mut self.places[index], settled) else { return };
         self.bytes = self.bytes - held + weight;
         let Some(queue) = self.queues.get_mut(&key) else { return };
         queue.pop_front();
@@ -159,8 +159,8 @@ impl<E, S> Lanes<E, S> {
 
     /// Passes the oldest entry, if it is settled.
     pub(super) fn pass(&mut self) -> Option<S> {
-        let Slot::Settled { .. } = self.slots.front()? else { return None };
-        let Slot::Settled { end, weight } = self.slots.pop_front()? else { return None };
+        let Place::Settled { .. } = self.places.front()? else { return None };
+        let Place::Settled { end, weight } = self.places.pop_front()? else { return None };
         self.passed += 1;
         self.bytes -= weight;
         Some(end)
@@ -168,9 +168,9 @@ impl<E, S> Lanes<E, S> {
 
     /// The oldest entry, if it is not settled: it blocks all others at the bounds.
     pub(super) fn oldest(&self) -> Option<&E> {
-        match self.slots.front()? {
-            Slot::Open { event, .. } => Some(event),
-            Slot::Settled { .. } => None,
+        match self.places.front()? {
+            Place::Open { event, .. } => Some(event),
+            Place::Settled { .. } => None,
         }
     }
 
