@@ -88,7 +88,9 @@ impl fmt::Display for Reason<'_> {
                 f,
                 "{key} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again"
             ),
-            Halt::Unhandled { stream, need, known, ignored } => unhandled(f, key, stream, need, *known, ignored),
+            Halt::Unhandled { stream, need, known, ignored } => {
+                f.write_str(&unhandled(key, stream, need, *known, ignored))
+            }
             Halt::OtherDelivery { mode } if mode == "shared" => write!(
                 f,
                 "{key} was made for shared delivery by an earlier build, which kept it in the pending list of Redis; let that build handle what there is, then delete its state `{}` and start once with `adopt = true`, or choose another group name",
@@ -158,14 +160,8 @@ fn remedy(key: &GroupKey, loss: &DataLoss) -> String {
 }
 
 /// Why no process goes on past an event, and what helps.
-fn unhandled(
-    f: &mut fmt::Formatter<'_>,
-    key: &GroupKey,
-    stream: &str,
-    Need { name, version, entry }: &Need,
-    known: Option<u32>,
-    ignored: &[String],
-) -> fmt::Result {
+fn unhandled(key: &GroupKey, stream: &str, need: &Need, known: Option<u32>, ignored: &[String]) -> String {
+    let Need { name, version, entry } = need;
     let (what, remedy) = match known {
         Some(known) => (
             format!("event `{name}` of stream `{stream}` is version {version}, and this program knows version {known}"),
@@ -182,8 +178,7 @@ fn unhandled(
     };
     let names: Vec<_> = ignored.iter().map(|name| format!("`{name}`")).collect();
     let ignores = if names.is_empty() { String::new() } else { format!(" (it ignores {})", names.join(", ")) };
-    write!(
-        f,
+    format!(
         "{key}: entry {entry}: {what}{ignores}; {remedy}; or pass this one over with `{}` if it should not be there; the group then goes on by itself",
         reset_behind(key, *entry)
     )
