@@ -6,7 +6,7 @@ use streams_core::Backoff;
 
 /// The waits between attempts at a server that is away: a broken connection is soon back, and a server that stays away
 /// is not hammered.
-pub(crate) const SERVER_AWAY: Backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
+pub(crate) const OUTAGE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
 
 /// The wait after so many failed attempts: doubled after each, at most `max`, less up to half of it.
 pub(crate) fn wait(backoff: Backoff, attempt: u32, random: f64) -> Duration {

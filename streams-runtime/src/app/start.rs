@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, CLAIMS, Group, Halt, Handler, History, Late, Services, Turns};
+use crate::group::{self, CLAIMS, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -174,7 +174,7 @@ impl App {
             outages: outages.clone(),
             claims: Arc::new(Semaphore::new(CLAIMS)),
             // Who outruns its timeout is given up within a lease.
-            turns: Turns::new(longest.saturating_add(config.lease)),
+            suspects: SuspectLock::new(longest.saturating_add(config.lease)),
         };
         let banner = banner(&plan, &*broker);
         for line in &banner {
@@ -223,17 +223,16 @@ impl App {
                     }
                     Delivery::Shared => members.apart(key.clone()),
                 };
-                let driven = Group {
+                let driven = GroupTask {
                     services: services.clone(),
                     seat,
-                    handlers: handlers.collect(),
+                    handlers: Handlers::new(handlers.collect(), Arc::clone(&group.build)),
                     key,
-                    build: Arc::clone(&group.build),
                     options: group.options,
                     contact: outages.contact_of(&of_group),
                     progress: of_group,
                     history: History::default(),
-                    said: Mutex::default(),
+                    logged: Mutex::default(),
                 };
                 let progress = Arc::clone(&driven.progress);
                 let life: Life = match group.delivery {

@@ -1,6 +1,6 @@
-//! Taking over the Redis group of a program that reads with XREADGROUP, where the group's consumers say `adopt = true`.
+//! Adoption of the Redis group of a program that reads with XREADGROUP, where the group's consumers say `adopt = true`.
 //!
-//! Both deliveries come here when there is such a group in the place of a new one.
+//! Both deliveries come here when such a group stands where they would make a new one.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use streams_core::broker::{Adopted, Adoption, BrokerError, BrokerErrorKind};
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::Group;
+use super::task::GroupTask;
 
-/// For how long the other program's consumers have to be silent. Clients that wait for entries ask again after some seconds; a
-/// minute is longer than nearly all of them wait, and short enough to stand in a deploy.
-pub(super) const QUIET: Duration = Duration::from_secs(60);
-/// How many entries are looked at to count those that come again, and how many at once.
+/// For how long the other program's consumers have to be silent. Nearly all clients that wait for entries ask again within a
+/// minute, and a deploy can stand that long.
+pub(super) const ADOPT_IDLE: Duration = Duration::from_secs(60);
+/// How many entries the adoption reads to count those that come again, and how many per call.
 const MOST_COUNTED: usize = 10_000;
 const PAGE: usize = 64;
 
-impl Group {
-    /// Makes the group's state from where the other program stands, or says why not.
+impl GroupTask {
+    /// Makes the group's state from where the other program stands, or returns why not.
     pub(crate) async fn take_over(&self) -> Result<(), Ended> {
         if !self.options.adopt {
             return Err(self.halted(Halt::Foreign));
         }
-        match self.services.broker.adopt(&self.key, QUIET).await? {
+        match self.services.broker.adopt(&self.key, ADOPT_IDLE).await? {
             Adopted::Done(adoption) => {
-                self.tell_adoption(&adoption).await;
+                self.log_adoption(&adoption).await;
                 Ok(())
             }
-            // The next look says what has become of it.
+            // The next look shows the state.
             Adopted::Exists | Adopted::Missing => Ok(()),
-            // Tried again by itself, as whatever the server refuses.
+            // The group tries again by itself, as after any refusal of the server.
             Adopted::InUse { consumers } => {
                 let consumers = consumers.iter().map(|(name, silent)| {
                     format!(
@@ -42,15 +42,15 @@ impl Group {
                 let message = format!(
                     "a program still reads with XREADGROUP ({}): stop it; `adopt = true` takes the group over once its consumers have been silent for {}",
                     consumers.collect::<Vec<_>>().join("; "),
-                    humantime::format_duration(QUIET)
+                    humantime::format_duration(ADOPT_IDLE)
                 );
                 Err(Ended::Refused(BrokerError::new(BrokerErrorKind::Refused, message)))
             }
         }
     }
 
-    /// Says what was taken over: from where, what was pending, and how much of what was handled comes again.
-    async fn tell_adoption(&self, adoption: &Adoption) {
+    /// Logs what was adopted: from where, how many entries were pending, and how many handled entries come again.
+    async fn log_adoption(&self, adoption: &Adoption) {
         let Adoption { at, delivered, pending, oldest } = *adoption;
         let again = match self.count_between(at, delivered).await {
             Ok(entries) if entries >= MOST_COUNTED as u64 => format!("more than {}", entries.saturating_sub(pending)),

@@ -4,13 +4,13 @@ use streams_core::Start;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Change, Created, Events, GroupState};
 use streams_core::keys::GroupKey;
 
-use super::task::Group;
+use super::task::GroupTask;
 use crate::membership::Build;
 
 /// Declares the events of this build in the group's state, which is made where it is new.
 ///
 /// # Errors
-/// When the broker cannot be asked. What it refuses is left to the group, which runs into the same and says so.
+/// When the broker cannot be asked. A refusal is left to the group, which runs into the same and logs it.
 pub(crate) async fn announce(
     broker: &dyn Broker,
     key: &GroupKey,
@@ -18,7 +18,7 @@ pub(crate) async fn announce(
     build: &Build,
 ) -> Result<(), BrokerError> {
     let announced = async {
-        // A state that comes and goes meanwhile is for the group to judge.
+        // A state that comes and goes meanwhile is left to the group.
         for _ in 0..3 {
             match broker.state(key).await? {
                 Some(state) => return declare(broker, key, &state, build).await,
@@ -38,7 +38,7 @@ pub(crate) async fn announce(
     }
 }
 
-/// Declares what this build handles where the state does not say so: only reading, in the usual case.
+/// Declares the events of this build that the state does not have. Usually that is a read alone.
 async fn declare(broker: &dyn Broker, key: &GroupKey, state: &GroupState, build: &Build) -> Result<(), BrokerError> {
     let declares = build.undeclared(&state.events);
     if !declares.is_empty() {
@@ -47,15 +47,15 @@ async fn declare(broker: &dyn Broker, key: &GroupKey, state: &GroupState, build:
     Ok(())
 }
 
-impl Group {
-    /// Before it contends: what this build handles stands in the state, also when another one has withdrawn it.
+impl GroupTask {
+    /// Declares the events of this build before it contends, also where another build has withdrawn them.
     pub(crate) async fn declare(&self, state: &GroupState) -> Result<(), BrokerError> {
-        declare(&*self.services.broker, &self.key, state, &self.build).await
+        declare(&*self.services.broker, &self.key, state, &self.handlers.build).await
     }
 
-    /// After it has become the owner: what the group passes over for good is no longer waited for.
+    /// Withdraws the events that the group ignores for good, so that no owner waits for a build that handles them.
     pub(crate) async fn withdraw(&self, declared: &Events) {
-        let forgets = self.build.withdrawn(declared);
+        let forgets = self.handlers.build.withdrawn(declared);
         if forgets.is_empty() {
             return;
         }
@@ -65,7 +65,7 @@ impl Group {
             Ok(_) => {
                 tracing::info!(group, partition, events, "ignored from now on: no build is waited for to handle them")
             }
-            // Nothing depends on it: the next owner that ignores them tries it again.
+            // Nothing depends on this: the next owner that ignores them tries it again.
             Err(error) => tracing::debug!(group, partition, events, %error, "ignored, but still declared"),
         }
     }

@@ -1,4 +1,4 @@
-//! The life of a group from one ownership to the next, until the app stops; halts, refusals and panics included.
+//! The loop of a group from one ownership to the next, until the app stops; halts, refusals and panics included.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::{Group, REMINDER};
-use crate::backoff::{SERVER_AWAY, wait};
+use super::task::{GroupTask, REMINDER};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::fence::fenced;
 use crate::ops::{Matter, Phase};
 
-/// How often a halted group looks whether somebody has resumed or reset it.
+/// How often a halted group looks whether an operator has resumed or reset it.
 const RESET_LOOK: Duration = Duration::from_secs(2);
 
-/// The waits of a group that the server refuses, until somebody has mended the permission or the key.
+/// The waits of a group that the server refuses, until an operator has mended the permission or the key.
 const REFUSED: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_secs(30) };
 
-/// The waits of a group that has panicked: as little as it may be the event's doing, it must not turn in a circle.
+/// The waits of a group that has panicked, whether or not an event is the cause: the group must not spin.
 const PANICKED: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(30) };
 
 /// How a group's events come to its handlers: in order, by whoever owns the partition, or as a work queue.
 pub(crate) trait Engine: Send {
-    /// From the wait for a lease to what ends this ownership, or this membership.
-    fn once(&mut self, group: &Group) -> impl Future<Output = Ended> + Send;
+    /// Runs from the wait for a lease to the end of one ownership, or of one session.
+    fn once(&mut self, group: &GroupTask) -> impl Future<Output = Ended> + Send;
 
-    /// The partition is somebody else's now, or nobody's: that this process has it once more is news.
+    /// The partition belongs to another process now, or to none. The log says when this process owns it again.
     fn is_over(&mut self);
 
-    /// The group has panicked: nothing was given back, so the lease has to run out.
+    /// The group has panicked: nothing was released, so the lease has to run out.
     fn panicked(&mut self);
 }
 
@@ -38,11 +38,11 @@ pub(crate) trait Engine: Send {
 #[derive(Default)]
 struct Panics {
     in_a_row: u32,
-    /// Up to where, or how much, it had settled at the last one.
+    /// The checkpoint at the last panic; for a work queue the counts of settled events.
     settled: EntryId,
 }
 
-impl Group {
+impl GroupTask {
     /// Drives the group until the app stops. A halt or a lost lease is not the end of it, a stop is.
     pub(crate) async fn run(self, mut engine: impl Engine) {
         let mut failures: u32 = 0;
@@ -62,16 +62,16 @@ impl Group {
             }
             match ended {
                 Ended::Stopped => break,
-                Ended::HandedOver => engine.is_over(),
-                // Said for all groups at once already.
-                Ended::Lost if self.services.outages.trouble().is_some() => {
+                Ended::GivenUp => engine.is_over(),
+                // The log says that for all groups at once.
+                Ended::Fenced if self.services.outages.trouble().is_some() => {
                     tracing::debug!(
                         group = self.key.group(),
                         partition = self.key.partition().as_str(),
                         "the lease is lost: the server was away for longer"
                     );
                 }
-                Ended::Lost => {
+                Ended::Fenced => {
                     engine.is_over();
                     tracing::warn!(
                         group = self.key.group(),
@@ -85,21 +85,21 @@ impl Group {
                         self.contact.failed(Matter::Lease, &error);
                     }
                     tokio::select! {
-                        () = self.pause(wait(SERVER_AWAY, failures, self.services.random.fraction())) => {}
+                        () = self.pause(wait(OUTAGE_BACKOFF, failures, self.services.random.fraction())) => {}
                         () = self.services.outages.over() => {}
                     }
                 }
                 Ended::Refused(error) => {
                     failures = if began.elapsed() > REMINDER { 1 } else { failures.saturating_add(1) };
                     self.contact.rest();
-                    if self.say_refused(&error) {
+                    if self.log_refused(&error) {
                         engine.is_over();
                     }
                     self.pause(wait(REFUSED, failures, self.services.random.fraction())).await;
                 }
-                Ended::Again | Ended::Needs(_) => {}
+                Ended::Restart | Ended::GivenWay(_) => {}
                 Ended::Cut { loss, at } => {
-                    // No lease is held, so nothing is to be given back.
+                    // No lease is held, so there is nothing to release.
                     if let Ended::Halted { halt, .. } = self.answer(&loss, at).await {
                         self.halt(&halt).await;
                     }
@@ -113,9 +113,11 @@ impl Group {
         self.progress.enter(Phase::Stopped);
     }
 
-    /// A task of ours has panicked, or code of the user's that no fence knows of. What was in hand is charged with it as with
-    /// the end of a process, since nothing is given back: whoever takes the lease after it has run out proves it, this
-    /// process like any other. An event that does it again and again is given up by that.
+    /// A task of the runtime has panicked, or code of the user that no fence knows of.
+    ///
+    /// Nothing is released, so the panic counts as the end of a process for the events that were in flight. The next owner
+    /// recovers them after the lease has run out, also where this process is the next owner. So an event that panics again and
+    /// again is given up.
     async fn panicked(&self, panic: &str, panics: &mut Panics) -> Ended {
         self.progress.disowned(true);
         let counts = &self.progress.counts;
@@ -128,8 +130,9 @@ impl Group {
             panics.in_a_row = 0;
         }
         panics.in_a_row = panics.in_a_row.saturating_add(1);
-        // The first is charged to nobody, and with the last the event is given up; there may be more than one of them in hand.
-        let crashes = self.handlers.iter().map(|handler| handler.policy.max_crashes).max().unwrap_or(1);
+        // No event gets a crash for the first panic, and with the last one the event is given up. Two such events may be in
+        // flight.
+        let crashes = self.handlers.policies().map(|policy| policy.max_crashes).max().unwrap_or(1);
         let most = crashes.saturating_add(1).saturating_mul(2);
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         if panics.in_a_row >= most {
@@ -145,19 +148,19 @@ impl Group {
         self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
         self.pause(wait(PANICKED, panics.in_a_row, self.services.random.fraction())).await;
         if !self.services.shutdown.is_stopping() {
-            return Ended::Again;
+            return Ended::Restart;
         }
-        // The lease was not given back.
+        // The lease was not released.
         self.progress.abandon();
         Ended::Stopped
     }
 
-    /// Says that the group is halted, again and again, until somebody resumes or resets it or the app stops.
+    /// Logs that the group is halted, again and again, until an operator resumes or resets it, or the app stops.
     pub(crate) async fn halt(&self, halt: &Halt) {
         let reason = halt.of(&self.key).to_string();
         self.contact.rest();
-        // Before anybody can know of the halt: what an operator does after that is meant for it. Where the server cannot be
-        // asked, the first answer says from where on.
+        // Read before anybody can know of the halt, because an operator acts after that. Where the server does not answer, the
+        // first answer counts.
         let state = self.services.broker.state(&self.key).await;
         let known = self.history.known().map(|known| known.reset);
         let since = |state: Option<&GroupState>| {
@@ -166,10 +169,10 @@ impl Group {
         };
         let mut before = state.ok().map(|state| since(state.as_ref()));
         self.progress.enter(Phase::Halted { reason: reason.clone() });
-        let mut said: Option<Instant> = None;
+        let mut logged: Option<Instant> = None;
         while !self.services.shutdown.is_stopping() {
-            if said.is_none_or(|said| said.elapsed() >= REMINDER) {
-                said = Some(Instant::now());
+            if logged.is_none_or(|logged| logged.elapsed() >= REMINDER) {
+                logged = Some(Instant::now());
                 tracing::error!(
                     group = self.key.group(),
                     partition = self.key.partition().as_str(),

@@ -1,4 +1,4 @@
-//! The ends of a group's work: for this time, or until somebody does something.
+//! The ends of an ownership or of a session: for now, or until an operator acts.
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Need};
 
@@ -11,31 +11,32 @@ use crate::reader::{self, Bookmark};
 pub(crate) enum Ended {
     /// The app stops.
     Stopped,
-    /// Somebody else may own the partition now.
-    Lost,
-    /// Another process is to own the partition.
-    HandedOver,
-    /// The lease is taken anew: a reset has moved the checkpoint.
-    Again,
-    /// The next event is one for another build.
-    Needs(Need),
-    /// History was cut. `at` is how far the group had read, of what is still there; nothing where the state alone shows the cut.
+    /// The lease is lost: another process may own the partition now.
+    Fenced,
+    /// The owner hands the partition over to its successor.
+    GivenUp,
+    /// The group begins anew at once, because a reset has moved the checkpoint.
+    Restart,
+    /// The next event is one that only another build handles.
+    GivenWay(Need),
+    /// History was cut. `at` is how far the group had read of the entries that are still there. It is `None` where the state
+    /// alone shows the cut.
     Cut { loss: DataLoss, at: Option<Box<Bookmark>> },
     /// The server could not be used.
     Failed(BrokerError),
-    /// The server refuses a key or a command: tried again, but not soon.
+    /// The server refuses a key or a command: the group tries again, but not soon.
     Refused(BrokerError),
-    /// Nothing may go on until somebody does something. The lease is kept where others would only run into the same.
+    /// The group waits for an operator. It keeps the lease where others would only run into the same.
     Halted { halt: Halt, keep: bool },
 }
 
 impl Ended {
-    /// The end that is left of this when the lease turns out to be lost. That history was cut is told all the same: a state that was cut
-    /// back with it may show nothing of it, and nobody else has seen what is gone.
+    /// The end when the lease turns out to be lost as well. A cut of history is reported all the same, because nobody else may
+    /// see it: the state may have been cut back with the stream.
     pub(crate) fn without_lease(self) -> Self {
         match self {
             Self::Cut { ref loss, .. } if loss.kind == DataLossKind::HistoryCut => self,
-            _ => Self::Lost,
+            _ => Self::Fenced,
         }
     }
 }

@@ -13,23 +13,23 @@ use crate::data_loss::{DataLoss, DataLossKind};
 pub(crate) enum Halt {
     /// History was cut before the group had read it.
     Loss(DataLoss),
-    /// The same, of a work queue: it goes on where it is.
+    /// The same for a work queue, which goes on where it is.
     LossOfQueue(DataLoss),
     /// The dead letters have reached their bounds.
     DeadLettersFull { bounds: DeadBounds, count: u64, oldest: Option<EntryId> },
     /// Dead letters in a row, as in an outage.
     Storm { dead_in_a_row: u32 },
-    /// The next event is one for another build, and none is there.
+    /// The next event is one that only another build handles, and none is there.
     Unhandled { stream: &'static str, need: Need, known: Option<u32>, ignored: Vec<String> },
-    /// The group was made for the other delivery, which is called so.
+    /// The group was made for the other delivery, which has this name.
     OtherDelivery { mode: String },
     /// A program that reads with XREADGROUP has a group of this name.
     Foreign,
-    /// The server refuses a key or a command, and says this.
+    /// The server refuses a key or a command with this error.
     Refused { error: String },
-    /// The broker says this, and trying again does not help.
+    /// The broker failed with this error, and another try does not help.
     Broker { error: String },
-    /// A claim of the lease had an answer that nobody knows.
+    /// A claim of the lease had an answer that this build does not know.
     UnknownAnswer { answer: String },
     /// The group's task has panicked so often.
     Panics { times: u32, last: String },
@@ -55,7 +55,7 @@ pub(crate) struct Reason<'a> {
 }
 
 impl Reason<'_> {
-    /// Tells the log, once.
+    /// Logs the halt once.
     pub(crate) fn log(&self) {
         let reason = self.to_string();
         tracing::error!(group = self.key.group(), partition = self.key.partition().as_str(), reason, "halted");
@@ -88,7 +88,9 @@ impl fmt::Display for Reason<'_> {
                 f,
                 "{key} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again"
             ),
-            Halt::Unhandled { stream, need, known, ignored } => unhandled(f, key, stream, need, *known, ignored),
+            Halt::Unhandled { stream, need, known, ignored } => {
+                f.write_str(&unhandled(key, stream, need, *known, ignored))
+            }
             Halt::OtherDelivery { mode } if mode == "shared" => write!(
                 f,
                 "{key} was made for shared delivery by an earlier build, which kept it in the pending list of Redis; let that build handle what there is, then delete its state `{}` and start once with `adopt = true`, or choose another group name",
@@ -157,15 +159,9 @@ fn remedy(key: &GroupKey, loss: &DataLoss) -> String {
     }
 }
 
-/// Why nobody goes on past an event, and what lets somebody.
-fn unhandled(
-    f: &mut fmt::Formatter<'_>,
-    key: &GroupKey,
-    stream: &str,
-    Need { name, version, entry }: &Need,
-    known: Option<u32>,
-    ignored: &[String],
-) -> fmt::Result {
+/// Why no process goes on past an event, and what helps.
+fn unhandled(key: &GroupKey, stream: &str, need: &Need, known: Option<u32>, ignored: &[String]) -> String {
+    let Need { name, version, entry } = need;
     let (what, remedy) = match known {
         Some(known) => (
             format!("event `{name}` of stream `{stream}` is version {version}, and this program knows version {known}"),
@@ -182,8 +178,7 @@ fn unhandled(
     };
     let names: Vec<_> = ignored.iter().map(|name| format!("`{name}`")).collect();
     let ignores = if names.is_empty() { String::new() } else { format!(" (it ignores {})", names.join(", ")) };
-    write!(
-        f,
+    format!(
         "{key}: entry {entry}: {what}{ignores}; {remedy}; or pass this one over with `{}` if it should not be there; the group then goes on by itself",
         reset_behind(key, *entry)
     )

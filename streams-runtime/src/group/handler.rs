@@ -1,6 +1,6 @@
 //! One call of a handler, whose panics are failed attempts.
 //!
-//! It comes to an [`Outcome`] or a [`Failed`], in which nothing of the user's is left: an error is shown and dropped inside
+//! A call ends with an [`Outcome`] or a [`Failed`], which holds no value of the user's: an error is shown and dropped inside
 //! [the fence](crate::fence). The delivery sets the limits of a call.
 
 use std::future::Future;
@@ -34,7 +34,7 @@ pub(super) type Call = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + S
 
 /// A handler's future whose panic is a failed attempt.
 pub(crate) struct Caught {
-    /// `None` once it has panicked: it is never polled again, so nobody sees what it left half done.
+    /// `None` once it has panicked: it is never polled again, so nobody sees its half-done work.
     call: Option<Call>,
 }
 
@@ -67,7 +67,7 @@ impl Handler {
             let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(Failed::timed_out(timeout)));
             let took = began.elapsed();
             duration.record(took);
-            late.tell(id, took, timeout);
+            late.log(id, took, timeout);
             trace::ended(&span, result.as_ref().err().map(|failed| failed.cause.as_str()));
             result
         }
@@ -86,31 +86,31 @@ impl Drop for Caught {
     }
 }
 
-/// Tells of handlers that do not yield: they can be cancelled at their timeout only when they do.
+/// Logs handlers that do not yield. A handler can be cancelled at its timeout only when it yields.
 #[derive(Debug)]
 pub(crate) struct Late {
     group: &'static str,
     partition: String,
     consumer: &'static str,
-    said: Mutex<Option<Instant>>,
+    logged: Mutex<Option<Instant>>,
 }
 
 impl Late {
     pub(crate) fn new(group: &'static str, partition: &str, consumer: &'static str) -> Self {
-        Self { group, partition: partition.to_owned(), consumer, said: Mutex::default() }
+        Self { group, partition: partition.to_owned(), consumer, logged: Mutex::default() }
     }
 
-    /// An attempt is over: says when it ran past its timeout, unless that was said lately.
-    pub(crate) fn tell(&self, entry: EntryId, took: Duration, timeout: Duration) {
+    /// Logs an attempt that ran past its timeout, unless the log said so lately.
+    pub(crate) fn log(&self, entry: EntryId, took: Duration, timeout: Duration) {
         if took < timeout.saturating_add(SLACK) {
             return;
         }
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_some_and(|said| said.elapsed() < REMINDER) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_some_and(|logged| logged.elapsed() < REMINDER) {
             return;
         }
-        *said = Some(Instant::now());
-        drop(said);
+        *logged = Some(Instant::now());
+        drop(logged);
         tracing::warn!(
             group = self.group,
             partition = self.partition,
@@ -123,7 +123,7 @@ impl Late {
     }
 }
 
-/// What this returns; its panic is a failed attempt.
+/// Calls a function of the user, whose panic is a failed attempt.
 pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failed> {
     unwound(|| call().map_err(Failed::of)).unwrap_or_else(|panic| Err(Failed::of(Failure::Panic(panic))))
 }

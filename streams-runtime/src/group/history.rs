@@ -1,4 +1,4 @@
-//! The last state of a group that this process has seen: a server that lost writes shows less later.
+//! The last state of a group that this process has seen, against which a server shows that it has lost writes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,17 +13,17 @@ use crate::reader::Bookmark;
 #[derive(Default)]
 pub(crate) struct History {
     known: Mutex<Option<Known>>,
-    /// How far this process had read when it last owned the partition, committed or not: a cut that takes the lease along shows
-    /// nowhere else.
+    /// How far this process had read when it last owned the partition, committed or not. Only this shows a cut that takes the
+    /// lease along.
     last_bookmark: Mutex<Option<Bookmark>>,
 }
 
-/// What this process has seen of a group's state: a server that lost writes, or all, shows less later.
+/// The part of the state that a server without its last writes shows differently.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
     pub(super) at: EntryId,
     pub(super) epoch: u64,
-    /// The epoch of the last reset: another one says that an operator has moved the checkpoint.
+    /// The epoch of the last reset. Another one means that an operator has moved the checkpoint.
     pub(super) reset: u64,
 }
 
@@ -37,20 +37,21 @@ impl History {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
-    /// Up to where entries of a work queue were given out, as far as this process knows.
-    pub(super) fn cursor(&self) -> EntryId {
+    /// The cursor of a work queue, as far as this process knows.
+    pub(crate) fn cursor(&self) -> EntryId {
         self.known().map_or(EntryId::ZERO, |known| known.at)
     }
 
-    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where that is said.
-    pub(super) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
+    /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where `reset` names
+    /// one.
+    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
         match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
                 let reaches = at >= known.at;
                 known.at = known.at.max(at);
                 reaches
             }
-            // Whoever has reset it has ended this joining.
+            // A reset ends this session.
             Some(known) => reset > Some(known.reset),
             None => true,
         }
@@ -70,7 +71,7 @@ impl History {
         }
     }
 
-    /// The state is made anew: the next look says what it is.
+    /// The state is made anew: the next look shows it.
     pub(super) fn forget(&self) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -84,8 +85,8 @@ impl History {
         *self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner) = bookmark;
     }
 
-    /// What the state shows of a history that is another one than this process has seen.
-    pub(super) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
+    /// Fails when the state belongs to another history than this process has seen.
+    pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
         let loss = |kind, from, to| Ended::Cut { loss: DataLoss { kind, from, to, count: None }, at: None };
         match (self.known(), state) {
             (Some(known), None) => Err(loss(DataLossKind::Restarted, EntryId::ZERO, known.at)),

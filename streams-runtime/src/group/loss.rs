@@ -1,37 +1,22 @@
-//! A loss of history: how a group reports it, and where it goes on, if it may.
+//! A loss of history: the group reports it, and goes on behind it where it may.
 
 use streams_core::broker::{BrokerError, GroupState, Reset};
 use streams_core::{EntryId, OnDataLoss, Start};
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::task::Group;
+use super::task::GroupTask;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::Bookmark;
 
-impl Group {
+impl GroupTask {
     /// The server has acknowledged this checkpoint.
     pub(crate) fn acknowledged(&self, at: EntryId) {
         self.history.acknowledged(at);
         self.progress.checkpoint(at);
     }
 
-    /// See [`History::cursor`](super::history::History::cursor).
-    pub(crate) fn cursor(&self) -> EntryId {
-        self.history.cursor()
-    }
-
-    /// See [`History::reaches`](super::history::History::reaches).
-    pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
-        self.history.reaches(at, reset)
-    }
-
-    /// See [`History::recall`](super::history::History::recall).
-    pub(crate) fn recall(&self, state: Option<&GroupState>) -> Result<(), Ended> {
-        self.history.recall(state)
-    }
-
-    /// Says once that events are lost.
+    /// Reports once that events are lost.
     pub(crate) fn report(&self, loss: &DataLoss) {
         self.progress.lost(loss.clone());
         tracing::error!(
@@ -52,8 +37,8 @@ impl Group {
         Ended::Cut { loss, at: Some(Box::new(bookmark)) }
     }
 
-    /// Reports a loss that a reader cannot go on over by itself, then does as the group wants it: prepares the next
-    /// beginning, or halts.
+    /// Reports a loss over which a reader cannot go on by itself. Then the group prepares its next beginning, or halts, as
+    /// `on_data_loss` says.
     pub(crate) async fn answer(&self, loss: &DataLoss, at: Option<Box<Bookmark>>) -> Ended {
         self.report(loss);
         self.history.remember(None);
@@ -61,14 +46,15 @@ impl Group {
             return Ended::Halted { halt: Halt::Loss(loss.clone()), keep: true };
         }
         match self.begin_anew(loss.kind, at).await {
-            Ok(()) => Ended::Again,
+            Ok(()) => Ended::Restart,
             Err(error) => error.into(),
         }
     }
 
-    /// Moves the checkpoint to where the history of now goes on: behind what was read, where that is still there, to its
-    /// beginning where it is not. Where the group's state was cut back with the stream it is the place to go on from: what was
-    /// settled above it, dead letters too, is settled no more.
+    /// Moves the checkpoint to where the present history goes on.
+    ///
+    /// That is behind the entry that was read last, where it is still there, else the beginning of the stream. Where the group's
+    /// state was cut back with the stream, the checkpoint stays: nothing above it is settled any more, dead letters included.
     async fn begin_anew(&self, kind: DataLossKind, at: Option<Box<Bookmark>>) -> Result<(), BrokerError> {
         let broker = &self.services.broker;
         let state = broker.state(&self.key).await?;
@@ -94,8 +80,8 @@ impl Group {
             }
             (_, None) => Start::Earliest,
         };
-        // By the epoch that was held or refused: whoever was faster has done the same. Of a shared group it grows with everybody
-        // who joins, so there the last reset says so.
+        // The reset names the epoch that was held or refused, because a faster process has done the same. The epoch of a work
+        // queue grows with every session, so there the last reset decides.
         let epoch = match (&state, self.history.known()) {
             (Some(state), Some(known)) if self.key.is_queue() => {
                 Some(state.lease.epoch).filter(|_| state.reset == known.reset).or(Some(0))

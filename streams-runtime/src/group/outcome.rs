@@ -1,4 +1,4 @@
-//! The count and the log line of an event that has ended, and the letter of one that is given up.
+//! The count and the log line of an event that is over, and the letter of an event that the group gives up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,9 @@ use std::time::Duration;
 use streams_core::Entry;
 use streams_core::broker::{Fields, MOST_ENTRY_BYTES, cut_from};
 
-use super::handler::Handler;
-use super::route::Taker;
+use super::handlers::Taker;
 use super::settle::Settlement;
-use super::task::Group;
+use super::task::GroupTask;
 use crate::clock::millis;
 use crate::ops::{Cause, count, dead_letter};
 
@@ -17,38 +16,42 @@ use crate::ops::{Cause, count, dead_letter};
 #[derive(Debug)]
 pub(crate) struct Letter {
     entry: Arc<Entry>,
-    /// Who took it; empty where nobody could.
+    /// The consumer that took the event; empty where none could.
     pub(crate) consumer: &'static str,
     pub(crate) cause: Cause,
     reason: String,
     attempts: u32,
 }
 
-impl Group {
-    /// Counts what came of an event, or of a batch, and answers the letter of one that is dead.
-    pub(crate) fn ended(
-        &self,
-        settlement: Settlement,
-        first: &Arc<Entry>,
-        events: u32,
-        attempts: u32,
-        consumer: &'static str,
-    ) -> Option<Letter> {
+/// An attempt at an event, or at a batch, that is over.
+pub(crate) struct Attempt<'a> {
+    pub(crate) consumer: &'static str,
+    /// The event, or the first of the batch.
+    pub(crate) entry: &'a Arc<Entry>,
+    pub(crate) events: u32,
+    /// Counts from 1, attempts before a restart included.
+    pub(crate) number: u32,
+}
+
+impl GroupTask {
+    /// Counts the outcome of an event, or of a batch. Returns the letter of a dead event.
+    pub(crate) fn ended(&self, settlement: Settlement, attempt: &Attempt<'_>) -> Option<Letter> {
+        let Attempt { consumer, entry, events, number } = *attempt;
         let counts = &self.progress.counts;
         match settlement {
             Settlement::Done => count(&counts.done, events.into()),
             Settlement::Skipped { reason } => {
                 count(&counts.skipped, events.into());
-                tracing::debug!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %first.id, events, reason, "skipped");
+                tracing::debug!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, events, reason, "skipped");
             }
             Settlement::Dead { cause, reason } => {
-                return Some(Letter { entry: Arc::clone(first), consumer, cause, reason, attempts });
+                return Some(Letter { entry: Arc::clone(entry), consumer, cause, reason, attempts: number });
             }
         }
         None
     }
 
-    /// What becomes of an entry that no consumer takes: it is passed over, or put away where it does not say what it is.
+    /// The letter of an entry that does not name its event. Any other entry that no consumer takes has none and is ignored.
     pub(crate) fn without_taker(&self, taker: Taker, entry: &Arc<Entry>) -> Option<Letter> {
         if let Taker::Unnamed = taker {
             let reason = match cut_from(entry) {
@@ -63,25 +66,18 @@ impl Group {
         None
     }
 
-    /// Says that an event is given up; answers the fields of its letter.
+    /// Logs that the group gives an event up. Returns the fields of its letter.
     pub(crate) fn written(&self, letter: Letter) -> Fields {
         let Letter { entry, consumer, cause, reason, attempts } = letter;
         tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
         dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
     }
 
-    /// Says that an attempt failed, and counts it.
-    pub(crate) fn tell_failed(
-        &self,
-        handler: &Handler,
-        entry: &Entry,
-        events: usize,
-        attempt: u32,
-        after: Duration,
-        reason: &str,
-    ) {
+    /// Logs that an attempt failed, and counts it.
+    pub(crate) fn log_failed(&self, attempt: &Attempt<'_>, after: Duration, reason: &str) {
+        let Attempt { consumer, entry, events, number } = *attempt;
         count(&self.progress.counts.retried, 1);
         let wait = humantime::format_duration(Duration::from_millis(millis(after)));
-        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer = handler.name(), attempt, reason, "attempt failed; trying again in {wait}");
+        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), events, consumer, attempt = number, reason, "attempt failed; trying again in {wait}");
     }
 }

@@ -1,8 +1,7 @@
 //! Dead letters that are handled again: by their own group alone, one attempt at a time, between the events of the stream.
 //!
-//! [`DeadLetters`](crate::DeadLetters) sends them, a renewal of the lease says that they wait. Everything
-//! about a letter stands in the broker, so whoever owns the partition goes on with it: how often it was tried, and how often a
-//! process went away in the middle.
+//! [`DeadLetters`](crate::DeadLetters) sends them, and a renewal of the lease says that they wait. The broker keeps the
+//! attempts and the crashes of each letter, so the next owner of the partition goes on with it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ended::Ended;
 use super::handler::Handler;
-use super::route::Taker;
+use super::handlers::Taker;
 use super::settle::{Decision, Failed, Settlement, decide, times};
-use super::suspects::Turn;
-use super::task::Group;
+use super::suspects::SuspectPermit;
+use super::task::GroupTask;
 use crate::backoff::wait;
 use crate::membership::Lease;
 use crate::ops::{Cause, DeadLetter, dead_letter};
@@ -26,19 +25,19 @@ use crate::shutdown::FAREWELL;
 
 /// After how many crashes a letter is not tried again: two may be the machine's fault.
 const MAX_CRASHES: u32 = 3;
-/// The waits for a server that does not answer about a letter, or refuses to: events go on meanwhile, and so does the rest.
+/// The waits after a call about a letter that failed or was refused. Events go on meanwhile.
 const UNANSWERED: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// What an owner remembers of its replays.
+/// The replays of an owner, as far as it has to remember them.
 pub(crate) struct Replays {
-    /// Not before this: the letter waits for its next attempt, or the server to be asked again.
+    /// When the next step is due at the earliest: an attempt, or another call.
     next: Instant,
-    /// An attempt that has ended, and the server does not know yet.
+    /// An attempt that has ended, which the server does not know yet.
     pub(crate) ended: Option<(EntryId, ReplayEnd)>,
     failures: u32,
 }
 
-/// What becomes of a letter.
+/// The outcome of a replayed letter.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Done,
@@ -58,12 +57,12 @@ impl Replays {
         Self { next: Instant::now(), ended: None, failures: 0 }
     }
 
-    /// Whether one step of [`Group::replay`] is due.
+    /// Whether a step is due.
     pub(crate) fn is_due(&self, lease: &Lease) -> bool {
         (lease.has_replays() || self.ended.is_some()) && self.next <= Instant::now()
     }
 
-    /// Waits until it is.
+    /// Waits until a step is due.
     pub(crate) async fn due(&self, lease: &Lease) {
         if self.ended.is_none() {
             lease.replays().await;
@@ -79,33 +78,33 @@ impl Replays {
     }
 }
 
-/// A letter that is handled in a task of its own, beside the events of a shared group.
+/// A letter that is handled in a task of its own, beside the events of a work queue.
 pub(crate) enum Replaying {
-    /// It waits for its turn.
-    Waits { alone: bool, turn: Pin<Box<dyn Future<Output = Turn> + Send>> },
+    /// It waits for its permit.
+    Waits { alone: bool, permit: Pin<Box<dyn Future<Output = SuspectPermit> + Send>> },
     /// Its handler was called.
-    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _turn: Turn },
+    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _permit: SuspectPermit },
 }
 
-/// What has come of a letter that is handled so.
+/// The next thing that happens to such a letter.
 pub(crate) enum Came {
-    Turn(Turn),
+    Permit(SuspectPermit),
     Result(Result<Outcome, Failed>),
 }
 
 impl Replaying {
-    /// Waits until its turn has come, or its call has come to its end.
+    /// Waits until the letter has its permit, or until its call has come to its end.
     ///
     /// # Cancel safety
     /// It goes on waiting, or running.
     pub(crate) async fn comes(replaying: &mut Option<Self>) -> Came {
         match replaying {
             None => std::future::pending().await,
-            Some(Self::Waits { turn, .. }) => Came::Turn(turn.await),
+            Some(Self::Waits { permit, .. }) => Came::Permit(permit.await),
             Some(Self::Runs { call, .. }) => match call.await {
                 Ok(result) => Came::Result(result),
                 Err(error) => match error.try_into_panic() {
-                    // A handler's panic is caught: this one is ours.
+                    // A handler's panic is caught: this one is of the runtime.
                     Ok(panic) => std::panic::resume_unwind(panic),
                     // The executor ends.
                     Err(_) => std::future::pending().await,
@@ -115,12 +114,12 @@ impl Replaying {
     }
 }
 
-/// The letter that is next, and who takes it.
+/// The letter that is next, and the consumer that takes it.
 pub(crate) struct Next {
     pub(crate) replay: Replay,
     pub(super) letter: DeadLetter,
     pub(crate) taker: Taker,
-    /// What becomes of it where it is not tried.
+    /// Its outcome where it is not tried.
     pub(crate) fate: Option<Fate>,
 }
 
@@ -130,29 +129,29 @@ impl Next {
         Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
     }
 
-    /// Whether it is tried, and has ended processes before: then it runs alone, as such events do. That is known when it is
-    /// taken, which charges it, so it is put back while it waits.
+    /// Whether the letter is a suspect, which runs alone. The owner knows that once it has taken the letter, which charges it,
+    /// so it puts the letter back while it waits.
     pub(crate) fn is_suspect(&self) -> bool {
         let has_crashed = self.replay.crashes > 0 || self.letter.cause() == Cause::Crash.as_str();
         self.fate.is_none() && matches!(self.taker, Taker::Consumer(_)) && has_crashed
     }
 }
 
-impl Group {
-    /// One step in a shared group: the first of the replays waits for its turn, or word of one that has ended is told.
+impl GroupTask {
+    /// One step in a work queue: the first of the replays waits for its permit, or the end of the one before is sent.
     pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
         if replays.ended.is_some() {
-            self.tell_end(lease, replays).await?;
+            self.send_end(lease, replays).await?;
             return Ok(None);
         }
         Ok(Some(self.replay_waits(false)))
     }
 
     fn replay_waits(&self, alone: bool) -> Replaying {
-        Replaying::Waits { alone, turn: Box::pin(self.services.turns.clone().wait(alone)) }
+        Replaying::Waits { alone, permit: Box::pin(self.services.suspects.clone().wait(alone)) }
     }
 
-    /// Its turn has come, or its call has come to its end: what it does next.
+    /// Goes on with a letter that has its permit, or whose call has come to its end.
     pub(crate) async fn replay_on(
         &self,
         lease: &Lease,
@@ -161,7 +160,7 @@ impl Group {
         came: Came,
     ) -> Result<Option<Replaying>, Ended> {
         let (next, fate) = match (replaying, came) {
-            (Replaying::Waits { alone, .. }, Came::Turn(turn)) => {
+            (Replaying::Waits { alone, .. }, Came::Permit(permit)) => {
                 let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
                 if !alone && next.is_suspect() {
                     self.untried(lease, &next.replay).await;
@@ -171,7 +170,7 @@ impl Group {
                     (None, Taker::Consumer(consumer)) => {
                         let handler = &self.handlers[consumer];
                         let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
-                        return Ok(Some(Replaying::Runs { next, call, _turn: turn }));
+                        return Ok(Some(Replaying::Runs { next, call, _permit: permit }));
                     }
                     (fate, _) => (next, fate.unwrap_or(Fate::Done)),
                 }
@@ -186,22 +185,22 @@ impl Group {
             (replaying, _) => return Ok(Some(replaying)),
         };
         replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
-        self.tell_end(lease, replays).await.map(|()| None)
+        self.send_end(lease, replays).await.map(|()| None)
     }
 
-    /// Cuts an attempt short, which is neither a failure nor a crash.
+    /// Cancels an attempt, which is neither a failure nor a crash.
     pub(crate) async fn put_back(&self, lease: &Lease, replaying: Replaying) {
-        let Replaying::Runs { next, call, _turn } = replaying else { return };
+        let Replaying::Runs { next, call, _permit } = replaying else { return };
         call.abort();
-        // One that does not yield may still be at it, when the next attempt begins.
+        // A handler that does not yield may still run when the next attempt begins.
         let _ = tokio::time::timeout(FAREWELL, call).await;
         self.untried(lease, &next.replay).await;
     }
 
     pub(crate) async fn untried(&self, lease: &Lease, replay: &Replay) {
         let end = ReplayEnd::Again { attempts: replay.attempts };
-        let told = self.services.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
-        let _ = tokio::time::timeout(FAREWELL, told).await;
+        let sent = self.services.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
+        let _ = tokio::time::timeout(FAREWELL, sent).await;
     }
 
     /// Takes the first of the replays; `None` where there is none for now.
@@ -230,11 +229,11 @@ impl Group {
                 lease.no_replays();
                 return Ok(None);
             }
-            Taken::Fenced => return Err(Ended::Lost),
+            Taken::Fenced => return Err(Ended::Fenced),
         };
         let letter = DeadLetter::<()>::of_replay(self.key.partition().index(), Arc::clone(&replay.letter));
-        // What other builds declare is no matter: nobody else is asked to handle a letter.
-        let (taker, too_new) = match self.taker(&Events::new(), letter.original()) {
+        // Only this build is asked to handle a letter, so the declarations of others do not matter.
+        let (taker, too_new) = match self.handlers.route(&Events::new(), letter.original()) {
             Ok(taker) => (taker, None),
             Err(need) => (Taker::Nobody, Some(too_new(&need))),
         };
@@ -247,7 +246,7 @@ impl Group {
         fate(decide(result, replay.attempts + 1, policy, || self.services.random.fraction()))
     }
 
-    /// Says what becomes of the letter, in the log and in the words of the broker.
+    /// Logs the outcome of the letter. Returns the end to send to the broker.
     pub(crate) fn end(
         &self,
         Next { letter, taker, replay, .. }: &Next,
@@ -281,8 +280,8 @@ impl Group {
         }
     }
 
-    /// Tells the broker how the attempt ended. What it does not answer is told again: until then the letter is not tried.
-    pub(crate) async fn tell_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
+    /// Sends the end of the attempt to the broker, again until it answers. Until then the letter is not tried.
+    pub(crate) async fn send_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
         let Some((id, end)) = &replays.ended else { return Ok(()) };
         match self.ask(lease, self.services.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
             Ok(true) => {
@@ -290,7 +289,7 @@ impl Group {
                 replays.failures = 0;
                 Ok(())
             }
-            Ok(false) => Err(Ended::Lost),
+            Ok(false) => Err(Ended::Fenced),
             Err(error) => {
                 self.unanswered(replays, &error);
                 Ok(())
@@ -298,7 +297,7 @@ impl Group {
         }
     }
 
-    /// A question about a letter, which must not hold the partition up for ever.
+    /// Bounds a call about a letter, which must not hold the partition up for ever.
     async fn ask<T>(
         &self,
         lease: &Lease,
@@ -306,14 +305,14 @@ impl Group {
     ) -> Result<Result<T, BrokerError>, Ended> {
         tokio::select! {
             biased;
-            () = lease.lost() => Err(Ended::Lost),
+            () = lease.lost() => Err(Ended::Fenced),
             answer = tokio::time::timeout(FAREWELL, question) => Ok(answer.unwrap_or_else(|_| {
                 Err(BrokerError::new(BrokerErrorKind::Indefinite, "no answer came in time"))
             })),
         }
     }
 
-    /// Letters must not stop events: what goes wrong about one is said, and tried again later.
+    /// Logs a call about a letter that failed, and puts the next one off: letters must not stop events.
     fn unanswered(&self, replays: &mut Replays, error: &BrokerError) {
         replays.failures = replays.failures.saturating_add(1);
         replays.put_off(wait(UNANSWERED, replays.failures, self.services.random.fraction()));
@@ -326,7 +325,7 @@ impl Group {
     }
 }
 
-/// What becomes of a letter that is not tried at all.
+/// The outcome of a letter that is not tried at all.
 fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Option<Fate> {
     if replay.crashes >= MAX_CRASHES {
         let reason = format!(
@@ -336,7 +335,7 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
         );
         return Some(Fate::Dead { cause: Cause::Crash.as_str().to_owned(), reason });
     }
-    // The cause that it has stays: nothing new was learned of the event.
+    // The cause stays, because nothing new is known of the event.
     let stays = |reason| Some(Fate::Dead { cause: letter.cause().to_owned(), reason });
     match taker {
         Taker::Consumer(_) => None,
@@ -349,8 +348,8 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
     }
 }
 
-/// What becomes of a letter of a version that this build does not know: the events of the group must not wait for a build
-/// that does.
+/// The outcome of a letter of a version that this build does not know: the events of the group must not wait for a build that
+/// does.
 fn too_new(need: &Need) -> Fate {
     let Need { name, version, .. } = need;
     let reason =

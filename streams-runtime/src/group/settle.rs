@@ -7,7 +7,7 @@ use streams_core::{Backoff, Failure, Outcome};
 use crate::backoff::wait;
 use crate::ops::Cause;
 
-/// How one consumer wants to be called, and what it wants done about failures.
+/// The limits and the retries of one consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) max_attempts: u32,
@@ -15,11 +15,11 @@ pub(crate) struct Policy {
     pub(crate) max_crashes: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
-    /// Of a consumer that takes batches.
+    /// For a consumer that takes batches.
     pub(crate) batch: Option<Limits>,
 }
 
-/// What a consumer that takes batches wants of them.
+/// The bounds of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// The most events in a batch.
@@ -28,19 +28,19 @@ pub(crate) struct Limits {
     pub(crate) wait: Duration,
 }
 
-/// What becomes of the event.
+/// The consequence of an attempt for its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Its business with the group ends.
+    /// The event is settled.
     Settle(Settlement),
     /// Another attempt after this long; the partition waits, because order is the promise.
     Retry { after: Duration, reason: String },
-    /// The batch comes to nothing as a whole: its events run alone, so that only bad ones become dead letters; where one
-    /// could not be decoded, that one does.
+    /// The batch failed as a whole: its events run alone, so that only bad ones become dead letters. Where one could not be
+    /// decoded, only that one does.
     Apart { undecodable: bool, reason: String },
 }
 
-/// How an event's business with a group ends.
+/// How an event is settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Done,
@@ -48,7 +48,7 @@ pub(crate) enum Settlement {
     Dead { cause: Cause, reason: String },
 }
 
-/// Why an attempt failed, in words of ours: nothing of the handler's is left in it that could still run.
+/// Why an attempt failed. It holds no value of the user's whose code could still run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) cause: Cause,
@@ -56,19 +56,20 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// The cause and the text of an attempt's failure. This shows the handler's own error and drops it, so it belongs where a panic is caught.
+    /// The cause and the text of a failure. This shows the handler's own error and drops it, so it belongs where a panic is
+    /// caught.
     pub(super) fn of(failure: Failure) -> Self {
         let said = Self { cause: Cause::of(&failure), reason: failure.reason() };
         drop(failure);
         said
     }
 
-    /// The attempt has outrun this.
+    /// An attempt that has outrun this timeout.
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         Self::of(Failure::TimedOut(timeout))
     }
 
-    /// Another attempt cannot help.
+    /// Whether another attempt cannot help.
     fn is_permanent(&self) -> bool {
         matches!(self.cause, Cause::Decode | Cause::Permanent)
     }
@@ -107,8 +108,8 @@ pub(crate) fn decide(
     }
 }
 
-/// Decides what an attempt at a batch of several events means: as [`decide`] for an event, but no verdict on all of them puts
-/// away any, for it may be meant for one.
+/// Decides what an attempt at a batch of several events means, as [`decide`] for an event. But no outcome of a batch makes dead
+/// letters of all its events, because it may be meant for one.
 pub(crate) fn decide_batch(
     result: Result<Outcome, Failed>,
     attempt: u32,

@@ -7,62 +7,80 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use super::settle::times;
 
-/// Why an event is given up that has taken so many processes down; `None` while it may run again.
-pub(crate) fn given_up(crashes: u32, max_crashes: u32) -> Option<String> {
-    (crashes >= max_crashes).then(|| {
-        format!(
-            "the process ended {}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again",
-            times(crashes)
-        )
-    })
+/// How an event may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Beside whatever runs.
+    Beside,
+    /// With nothing else of the partition, and with no other suspect of the process, in whatever group.
+    Alone,
+    /// Never again, for this reason.
+    GivenUp(String),
 }
 
-/// Who of a process may run beside whom, of all that is proven, in whatever group.
+/// How a suspect may run that `charged` crashes found charged.
+///
+/// The owner that was gone first may have had a suspect in flight or not, so that end is no crash of the suspect. Every event
+/// that is charged when a process ends gets a crash, and only one is to blame. An event that has a crash already, or that has
+/// only one to spare, runs alone, so that it does not get another by chance.
+pub(crate) fn standing(charged: u32, max_crashes: u32) -> Standing {
+    if charged >= max_crashes {
+        return Standing::GivenUp(format!(
+            "the process ended {}, or lost its lease, while handling this event, which is `max_crashes`; it was not run again",
+            times(charged)
+        ));
+    }
+    if charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
+}
+
+/// The order in which the suspects of a process run, whatever their groups: beside each other, or one alone.
 #[derive(Debug, Clone)]
-pub(crate) struct Turns {
+pub(crate) struct SuspectLock {
     lock: Arc<RwLock<()>>,
-    /// How many turns are over.
-    over: watch::Sender<u64>,
-    /// The longest that anybody may run who has one.
+    /// How many permits were given back.
+    given_back: watch::Sender<u64>,
+    /// The longest that a suspect may run.
     longest: Duration,
 }
 
-/// Held while an event that is proven runs.
+/// The right of one suspect to run, which ends when the permit is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct SuspectPermit {
     _held: Held,
-    over: watch::Sender<u64>,
+    given_back: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 enum Held {
-    /// With others.
+    /// Other suspects may run at the same time.
     Beside { _lock: OwnedRwLockReadGuard<()> },
-    /// With nothing else that is proven.
+    /// No other suspect runs.
     Alone { _lock: OwnedRwLockWriteGuard<()> },
-    /// Somebody holds the others up for longer than any of them may.
+    /// A suspect ran for longer than any of them may, so this one did not wait for it any more.
     Unordered,
 }
 
-impl Drop for Turn {
+impl Drop for SuspectPermit {
     fn drop(&mut self) {
-        self.over.send_modify(|over| *over += 1);
+        self.given_back.send_modify(|given_back| *given_back += 1);
     }
 }
 
-impl Turns {
+impl SuspectLock {
     pub(crate) fn new(longest: Duration) -> Self {
-        Self { lock: Arc::default(), over: watch::Sender::new(0), longest }
+        Self { lock: Arc::default(), given_back: watch::Sender::new(0), longest }
     }
 
-    /// Waits for the event's turn. While others have theirs, one after the other, that is as long as it takes; but where none
-    /// of them ends for as long as any may run it is waited for no longer: who does not yield must not hold up every group.
+    /// Waits for a permit for as long as other suspects end one after the other.
+    ///
+    /// Where none of them ends within the longest run, the wait ends too, because one handler that does not yield must not
+    /// hold up every group.
     ///
     /// # Cancel safety
     /// It only waits.
-    pub(crate) async fn wait(self, alone: bool) -> Turn {
-        let Self { lock, over, longest } = self;
-        let mut ends = over.subscribe();
+    pub(crate) async fn wait(self, alone: bool) -> SuspectPermit {
+        let Self { lock, given_back, longest } = self;
+        let mut ends = given_back.subscribe();
         let held = async {
             if alone {
                 Held::Alone { _lock: lock.write_owned().await }
@@ -80,13 +98,13 @@ impl Turns {
                 },
             }
         };
-        Turn { _held: held, over }
+        SuspectPermit { _held: held, given_back }
     }
 
-    /// A turn beside others where nobody runs alone, or waits to.
-    pub(crate) fn beside(&self) -> Option<Turn> {
+    /// A permit beside other suspects, unless one runs alone or waits to.
+    pub(crate) fn beside(&self) -> Option<SuspectPermit> {
         let lock = Arc::clone(&self.lock).try_read_owned().ok()?;
-        Some(Turn { _held: Held::Beside { _lock: lock }, over: self.over.clone() })
+        Some(SuspectPermit { _held: Held::Beside { _lock: lock }, given_back: self.given_back.clone() })
     }
 }
 
@@ -96,25 +114,30 @@ mod tests {
     use tokio::time::Instant;
 
     #[test]
-    fn an_event_is_given_up_after_so_many_crashes_that_are_its_own() {
-        assert_eq!(given_up(2, 3), None);
-        assert!(given_up(3, 3).unwrap().starts_with("the process ended 3 times, or lost its lease,"));
-        assert!(given_up(1, 1).unwrap().starts_with("the process ended once,"));
+    fn a_suspect_runs_alone_after_a_crash_of_its_own_and_is_given_up_after_the_last() {
+        let given_up = |charged, max, reason: &str| match standing(charged, max) {
+            Standing::GivenUp(given_up) => given_up.starts_with(reason),
+            _ => false,
+        };
+        assert_eq!([0, 1, 2].map(|charged| standing(charged, 3)), [Standing::Beside, Standing::Alone, Standing::Alone]);
+        assert!(given_up(3, 3, "the process ended 3 times, or lost its lease,"));
+        assert_eq!(standing(0, 1), Standing::Alone, "it has only one crash to spare");
+        assert!(given_up(1, 1, "the process ended once,"));
     }
 
     #[tokio::test]
-    async fn turns_are_shared_by_all_but_those_that_run_alone() {
-        let turns = Turns::new(Duration::from_secs(3600));
-        let (one, other) = (turns.beside().unwrap(), turns.clone().wait(false).await);
-        let alone = tokio::spawn(turns.clone().wait(true));
+    async fn permits_are_shared_by_all_but_those_that_run_alone() {
+        let suspects = SuspectLock::new(Duration::from_secs(3600));
+        let (one, other) = (suspects.beside().unwrap(), suspects.clone().wait(false).await);
+        let alone = tokio::spawn(suspects.clone().wait(true));
         drop(one);
         tokio::task::yield_now().await;
         assert!(!alone.is_finished());
-        assert!(turns.beside().is_none(), "who waits to run alone comes first");
+        assert!(suspects.beside().is_none(), "who waits to run alone comes first");
         drop(other);
         let alone = alone.await.unwrap();
         assert!(matches!(alone._held, Held::Alone { .. }));
-        let mut next = std::pin::pin!(turns.clone().wait(false));
+        let mut next = std::pin::pin!(suspects.clone().wait(false));
         assert!(now(next.as_mut()).is_none(), "nobody beside it");
         drop(alone);
         assert!(now(next).is_some());
@@ -123,15 +146,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever_for_one_that_does_not_end_but_for_as_many_as_do() {
         let second = Duration::from_secs(1);
-        let turns = Turns::new(second * 2);
+        let suspects = SuspectLock::new(second * 2);
         let began = Instant::now();
         let queue: Vec<_> = (0..10)
             .map(|_| {
-                let turns = turns.clone();
+                let suspects = suspects.clone();
                 tokio::spawn(async move {
-                    let turn = turns.wait(true).await;
+                    let permit = suspects.wait(true).await;
                     tokio::time::sleep(second).await;
-                    matches!(turn._held, Held::Alone { .. })
+                    matches!(permit._held, Held::Alone { .. })
                 })
             })
             .collect();
@@ -139,8 +162,8 @@ mod tests {
             assert!(one.await.unwrap());
         }
         assert_eq!(began.elapsed(), second * 10);
-        let _stuck = turns.clone().wait(true).await;
-        assert!(matches!(turns.wait(false).await._held, Held::Unordered));
+        let _stuck = suspects.clone().wait(true).await;
+        assert!(matches!(suspects.wait(false).await._held, Held::Unordered));
         assert_eq!(began.elapsed(), second * 12);
     }
 

@@ -1,4 +1,4 @@
-//! A group on a partition, whatever its delivery: its parts, and its words for status and log.
+//! A group on a partition, whatever its delivery: its parts, its status and its log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,20 +11,17 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use super::halt::Halt;
-use super::handler::Handler;
+use super::handlers::Handlers;
 use super::history::History;
-use super::suspects::Turns;
-use crate::membership::{Build, Leases, Seat};
+use super::suspects::SuspectLock;
+use crate::membership::{Leases, Seat};
 use crate::ops::{Contact, Outages, Phase, Progress};
 use crate::random::Random;
 use crate::reader::{Follower, Means, TAKE, Tails, Taken};
 use crate::shutdown::Shutdown;
 
-/// How often a group that does not go on says so again.
+/// How often the log says again that a group does not go on.
 pub(super) const REMINDER: Duration = Duration::from_secs(60);
-
-/// How often a call that found the dead letters full, or was refused, is tried again: an operator may have mended it.
-pub(crate) const MENDED_RETRY: Duration = Duration::from_secs(5);
 
 /// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
 /// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
@@ -40,10 +37,10 @@ pub(crate) struct Services {
     pub(crate) shutdown: Shutdown,
     pub(crate) lease_for: Duration,
     pub(crate) outages: Outages,
-    /// One for each claim of a lease that is on its way.
+    /// One permit for each claim of a lease that is on its way.
     pub(crate) claims: Arc<Semaphore>,
-    /// Of what is proven in this process.
-    pub(crate) turns: Turns,
+    /// The order in which suspects run in this process.
+    pub(crate) suspects: SuspectLock,
 }
 
 /// How far a group's work on a partition may spread.
@@ -53,7 +50,7 @@ pub(crate) struct Bounds {
     pub(crate) running: usize,
     /// The most entries from the oldest unsettled one on: a crash repeats what is settled among them.
     pub(crate) entries: usize,
-    /// The most that these may weigh while they are unsettled; one that is heavier comes alone.
+    /// The most bytes that the unsettled ones of these may have. An entry with more comes alone.
     pub(crate) bytes: usize,
 }
 
@@ -68,29 +65,29 @@ pub(crate) struct GroupOptions {
     pub(crate) dead_bounds: DeadBounds,
     /// How many dead letters in a row are a storm.
     pub(crate) storm: u32,
-    /// The most that a payload of the stream may have.
+    /// The most bytes that a payload of the stream may have.
     pub(crate) max_payload: usize,
     /// How many events it handles at once, and how far that may spread.
     pub(crate) lanes: Bounds,
 }
 
 /// A group on a partition.
-pub(crate) struct Group {
+pub(crate) struct GroupTask {
     pub(crate) services: Services,
     pub(crate) key: GroupKey,
     pub(crate) seat: Arc<Seat>,
-    pub(crate) handlers: Vec<Handler>,
-    pub(crate) build: Arc<Build>,
+    pub(crate) handlers: Handlers,
     pub(crate) options: GroupOptions,
     pub(crate) progress: Arc<Progress>,
     pub(crate) history: History,
     pub(crate) contact: Contact,
-    /// What was last said of a refusal, and when.
-    pub(crate) said: Mutex<Option<(String, Instant)>>,
+    /// The halt that the log last named, and when.
+    pub(crate) logged: Mutex<Option<(String, Instant)>>,
 }
 
-impl Group {
-    /// This process owns the partition, or takes part in its work: in trouble for as long as what failed has not succeeded.
+impl GroupTask {
+    /// The status shows that this process owns the partition, or takes part in its work. It shows trouble until the failed call
+    /// has succeeded.
     pub(crate) fn owns(&self, epoch: u64) {
         self.progress.enter(match self.contact.trouble() {
             Some(reason) => Phase::Troubled { reason },
@@ -102,21 +99,21 @@ impl Group {
         Ended::Halted { halt, keep: false }
     }
 
-    /// Says what the server refuses, unless it was said lately; answers whether it did.
-    pub(crate) fn say_refused(&self, error: &BrokerError) -> bool {
-        self.say_halted(&Halt::Refused { error: error.to_string() })
+    /// Logs what the server refuses, unless the log said so lately. Returns whether it did.
+    pub(crate) fn log_refused(&self, error: &BrokerError) -> bool {
+        self.log_halted(&Halt::Refused { error: error.to_string() })
     }
 
-    /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
-    pub(crate) fn say_halted(&self, halt: &Halt) -> bool {
+    /// Logs why nothing is handled for now, unless the log said so lately. Returns whether it did.
+    pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
         self.progress.enter(Phase::Halted { reason: reason.clone() });
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }
-        *said = Some((reason, Instant::now()));
-        drop(said);
+        *logged = Some((reason, Instant::now()));
+        drop(logged);
         halt.of(&self.key).log();
         true
     }
@@ -157,14 +154,14 @@ impl Group {
                     }
                 }
                 Taken::Behind { floor } => *position = floor,
-                // Without a bell the looks at the lease still find a take-over.
+                // Without a bell the members' looks still find that the lease is free.
                 Taken::Nothing | Taken::Broken(_) => std::future::pending().await,
             }
         }
     }
 
-    /// An ownership came to its end and something was left undone. While the server is away or refuses the group that was
-    /// to be expected, and is said already.
+    /// Logs that an ownership ended and something was left undone. While the server is away or refuses the group, that is
+    /// expected, and the log says so already.
     pub(crate) fn left(&self, ended: &Ended, undone: &str) {
         self.progress.abandon();
         let (group, partition) = (self.key.group(), self.key.partition().as_str());

@@ -20,7 +20,7 @@ use crate::ops::{Contact, Matter, Outages, Progress, Vitals};
 const RENEWALS_A_LEASE: u32 = 3;
 /// How many leases one call renews: those of the first have their answer, whatever becomes of the next.
 const PAGE: usize = 500;
-/// What an owner takes off its own deadline: a tenth covers clocks that run at different rates.
+/// The part of a lease that an owner takes off its own deadline: a tenth covers clocks that run at different rates.
 const MARGIN: u32 = 10;
 
 /// A lease that this process holds.
@@ -34,12 +34,12 @@ struct Held {
     handler_until: AtomicU64,
     /// Since when a commit has had no answer, or 0.
     commit_since: AtomicU64,
-    /// The log has been told of the handler that outran its limit.
+    /// Whether the log has said that a handler outran its limit.
     complained: AtomicBool,
-    /// It is not renewed any more, though the server could be asked.
+    /// Whether it is not renewed any more, though the server could be asked.
     undeserved: AtomicBool,
     lost: CancellationToken,
-    /// Letters may wait to be handled again.
+    /// Whether dead letters may wait to be handled again.
     replays: AtomicBool,
     /// Rung when the last renewal said so.
     replays_wait: Notify,
@@ -78,19 +78,19 @@ impl Lease {
         self.held.undeserved.load(Ordering::Relaxed)
     }
 
-    /// Whether letters may wait to be handled again, as a renewal said; nobody knows at first.
+    /// Whether dead letters may wait to be handled again. True until the owner has looked, then as a renewal says.
     pub(crate) fn has_replays(&self) -> bool {
         self.held.replays.load(Ordering::Relaxed)
     }
 
-    /// Waits until letters may wait to be handled again.
+    /// Waits until dead letters may wait to be handled again.
     pub(crate) async fn replays(&self) {
         while !self.has_replays() {
             self.held.replays_wait.notified().await;
         }
     }
 
-    /// None was found. Should one come at this moment, the next renewal says so.
+    /// The owner found none. Should one come at this moment, the next renewal says so.
     pub(crate) fn no_replays(&self) {
         self.held.replays.store(false, Ordering::Relaxed);
     }
@@ -168,9 +168,17 @@ impl Leases {
         let (taken, end) = (Arc::new(Notify::new()), CancellationToken::new());
         let table = Arc::new(Table { lease_for, held: Mutex::default(), taken: Arc::clone(&taken), end: end.clone() });
         let watch = watch(Arc::downgrade(&table), taken, clock, end.clone());
-        let contact = (outages.contact("the renewal of leases"), outages.clone());
-        let renewals = renew(Arc::downgrade(&table), Arc::clone(broker), clock, lease_for, contact, end, vitals);
-        let both = async { _ = tokio::join!(renewals, watch) };
+        let renewals = Renewals {
+            table: Arc::downgrade(&table),
+            broker: Arc::clone(broker),
+            clock,
+            lease_for,
+            contact: outages.contact("the renewal of leases"),
+            outages: outages.clone(),
+            end,
+            vitals,
+        };
+        let both = async { _ = tokio::join!(renewals.run(), watch) };
         match broker.renewal() {
             Renewal::CallersExecutor => {
                 tokio::spawn(both);
@@ -241,45 +249,59 @@ impl Held {
     }
 }
 
-/// Renews what is held until the app ends.
-async fn renew(
+/// The renewals of an app, on their own connection.
+struct Renewals {
     table: Weak<Table>,
     broker: Arc<dyn Broker>,
     clock: Clock,
     lease_for: Duration,
-    (contact, outages): (Contact, Outages),
+    contact: Contact,
+    outages: Outages,
     end: CancellationToken,
     vitals: Arc<Vitals>,
-) {
-    let _sign = vitals.alive("the renewal of leases");
-    let mut renewer: Option<Box<dyn Renewer>> = None;
-    let mut failing = false;
-    let every = lease_for / RENEWALS_A_LEASE;
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = tick.tick() => {}
-            // Others that come back are no reason to renew what is renewed.
-            () = outages.over(), if failing => {}
+}
+
+impl Renewals {
+    /// Renews the leases that are held until the app ends.
+    async fn run(self) {
+        let _sign = self.vitals.alive("the renewal of leases");
+        let mut renewer: Option<Box<dyn Renewer>> = None;
+        let mut failing = false;
+        let every = self.lease_for / RENEWALS_A_LEASE;
+        let mut tick = tokio::time::interval(every);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.end.cancelled() => return,
+                _ = tick.tick() => {}
+                // Renewals that succeed need no other when some other call comes back.
+                () = self.outages.over(), if failing => {}
+            }
+            self.vitals.beat(&self.clock);
+            // The table must not live on because of its own renewals.
+            let Some(held) = self.table.upgrade().map(|table| table.held()) else { return };
+            let now = Instant::now();
+            let due = self.due(held, now);
+            if due.is_empty() {
+                self.contact.rest();
+            }
+            // At most one tick: then a new connection may find a server that answers.
+            failing = !self.renew(&mut renewer, &due, now + every).await;
         }
-        vitals.beat(&clock);
-        let Some(table) = table.upgrade() else { return };
-        let held = table.held();
-        // The table must not live on because of its own renewals.
-        drop(table);
-        let sent = Instant::now();
-        let now = clock.millis_at(sent);
+    }
+
+    /// The leases to renew, the most urgent first. The log says once of each owner that it does not deserve its lease.
+    fn due(&self, held: Vec<Arc<Held>>, now: Instant) -> Vec<Arc<Held>> {
+        let now = self.clock.millis_at(now);
         let (mut due, undeserved): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|held| held.deserves(now, millis(lease_for)));
+            held.into_iter().partition(|held| held.deserves(now, millis(self.lease_for)));
         // Should there be no time for all of them, those have it that need it most.
         due.sort_by_key(|held| held.deadline.load(Ordering::Acquire));
         due.iter().for_each(|held| held.undeserved.store(false, Ordering::Relaxed));
         for held in undeserved {
             held.undeserved.store(true, Ordering::Relaxed);
             if held.handler_until.load(Ordering::Acquire) != 0 && !held.complained.swap(true, Ordering::Relaxed) {
-                // Its own task may be what does not go on.
+                // The owner's own task may be what does not go on, so the renewals say it.
                 held.progress.troubled("a handler has outrun its timeout and does not yield".to_owned(), None);
                 tracing::error!(
                     group = held.progress.key.group(),
@@ -288,37 +310,32 @@ async fn renew(
                 );
             }
         }
-        if due.is_empty() {
-            contact.rest();
-        }
-        // At most one tick: then a new connection may find a server that answers.
-        let until = sent + every;
-        failing = false;
+        due
+    }
+
+    /// Renews leases page by page, until one page fails or the time is over. Returns whether all were answered.
+    async fn renew(&self, renewer: &mut Option<Box<dyn Renewer>>, due: &[Arc<Held>], until: Instant) -> bool {
         for page in due.chunks(PAGE) {
             let sent = Instant::now();
-            match tokio::time::timeout_at(until, renew_once(&broker, &mut renewer, page)).await {
+            let error = match tokio::time::timeout_at(until, renew_once(&self.broker, renewer, page)).await {
                 Ok(Ok(answers)) => {
-                    contact.succeeded(Matter::Lease);
-                    page.iter()
-                        .zip(answers)
-                        .for_each(|(held, still)| held.renewed(still, deadline(&clock, sent, lease_for)));
+                    self.contact.succeeded(Matter::Lease);
+                    let deadline = deadline(&self.clock, sent, self.lease_for);
+                    page.iter().zip(answers).for_each(|(held, still)| held.renewed(still, deadline));
+                    continue;
                 }
-                failed => {
-                    renewer = None;
-                    failing = true;
-                    let error = match failed {
-                        Ok(Err(error)) => error,
-                        _ => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
-                    };
-                    contact.failed(Matter::Lease, &error);
-                    break;
-                }
-            }
+                Ok(Err(error)) => error,
+                Err(_) => BrokerError::new(BrokerErrorKind::Indefinite, "renewing leases: no answer came in time"),
+            };
+            *renewer = None;
+            self.contact.failed(Matter::Lease, &error);
+            return false;
         }
+        true
     }
 }
 
-/// Tells owners that their leases are over, at the moment when they are: the renewals may be waiting for an answer then.
+/// Notifies owners that their leases are over, at the moment when they are: the renewals may be waiting for an answer then.
 async fn watch(table: Weak<Table>, taken: Arc<Notify>, clock: Clock, end: CancellationToken) {
     while let Some(held) = table.upgrade().map(|table| table.held()) {
         let nearest = expire(&held, &clock);
@@ -331,7 +348,7 @@ async fn watch(table: Weak<Table>, taken: Arc<Notify>, clock: Clock, end: Cancel
     }
 }
 
-/// Tells the owners whose deadline has passed; answers when the next one does.
+/// Notifies the owners whose deadline has passed. Returns when the next one passes.
 fn expire(held: &[Arc<Held>], clock: &Clock) -> Option<Instant> {
     let now = clock.millis();
     let mut nearest = None;

@@ -1,9 +1,9 @@
 //! The sharing of partitions between processes: who is a member, who should own what, and who holds which lease.
 //!
-//! One task per process says that it is there, looks at the others and at what they own, and tells each [`Seat`] when its turn has
-//! come, or is over. [`roster`] judges who is a member and [`assign`] who should own what. All groups of the process are in the
-//! same two conversations, about once a second, and in one more when a bell rings. May use `ops` and the helpers of the crate;
-//! `group`, the two deliveries and `app` use it.
+//! One task per process shows that the process lives, looks at the other members and at what they own, and notifies each
+//! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should own
+//! which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings. May use
+//! `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 
 mod assign;
 mod build;
@@ -37,9 +37,9 @@ use crate::ops::{Contact, Gauge, Matter, Outages, Vitals};
 use crate::random::Random;
 use crate::shutdown::{FAREWELL, Shutdown};
 
-/// How often the log is told that programs of different events share a group.
+/// How often the log says that programs of different events share a group.
 const CONTESTED: Duration = Duration::from_secs(3600);
-/// How many groups or states one conversation is about: some ten thousand commands would hold up everybody behind them.
+/// How many groups or states one call is about: some ten thousand commands would hold up everybody behind them.
 const PAGE: usize = 500;
 
 /// A process as a member of all its groups.
@@ -56,30 +56,30 @@ pub(crate) struct Members {
     failing: bool,
 }
 
-/// The members of one group, and this process's places among its partitions.
+/// The members of one group, and the seats of this process at its partitions.
 struct Circle {
     set: String,
     stream: &'static str,
     group: &'static str,
     build: Arc<Build>,
     roster: Roster,
-    /// Which list of members has settled, as was told last.
+    /// The last list of members that has settled and was logged.
     settled: u64,
-    places: Vec<Arc<Seat>>,
+    seats: Vec<Arc<Seat>>,
     count: Arc<Gauge>,
-    /// When the log was told that programs of different events share the group.
+    /// When the log last said that programs of different events share the group.
     contested: Option<Instant>,
 }
 
-/// What to look at.
+/// The seats of one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Everything,
-    /// What was asked for, or is due.
+    /// The seats that ask for a look, or for which one is due.
     Asked,
 }
 
-/// What changed at one look, told for all groups at once.
+/// The changes at one look, logged for all groups at once.
 #[derive(Default)]
 struct Changes {
     joined: BTreeMap<String, usize>,
@@ -119,7 +119,7 @@ impl Members {
         }
     }
 
-    /// The process's place at a partition of a group; to be made before [`run`](Self::run).
+    /// The seat of the process at a partition of a group; to be made before [`run`](Self::run).
     pub(crate) fn seat(
         &mut self,
         stream: &StreamKey,
@@ -136,13 +136,13 @@ impl Members {
                 set,
                 build: Arc::clone(build),
                 settled: 0,
-                places: Vec::new(),
+                seats: Vec::new(),
                 count: self.vitals.registry.gauge("streams_members", &[names.0, names.1]),
                 contested: None,
             });
             circles.len() - 1
         });
-        let place = Arc::new(Seat {
+        let seat = Arc::new(Seat {
             shared: Arc::clone(shared),
             circle,
             key,
@@ -151,11 +151,11 @@ impl Members {
             is_wanted: AtomicBool::new(false),
             wanted: Notify::new(),
         });
-        circles[circle].places.push(Arc::clone(&place));
-        place
+        circles[circle].seats.push(Arc::clone(&seat));
+        seat
     }
 
-    /// A place that is nobody's turn: of a group in shared delivery, which shares no partitions.
+    /// A seat that waits for no lease: a work queue shares no partitions.
     pub(crate) fn apart(&self, key: GroupKey) -> Arc<Seat> {
         Arc::new(Seat {
             shared: Arc::clone(&self.shared),
@@ -168,7 +168,7 @@ impl Members {
         })
     }
 
-    /// Takes part until the app stops; then leaves, before anything is given back.
+    /// Takes part until the app stops. Then the process leaves, before it releases any lease.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let _sign = self.vitals.alive("the sharing of partitions");
         tokio::select! {
@@ -189,7 +189,7 @@ impl Members {
             let due = self.due();
             let scope = tokio::select! {
                 _ = round.tick() => Scope::Everything,
-                // Who has no trouble itself has nothing to catch up on.
+                // A process whose own looks succeed has nothing to catch up on.
                 () = self.outages.over(), if self.failing => Scope::Everything,
                 () = self.shared.asked.notified() => Scope::Asked,
                 () = until(due) => Scope::Asked,
@@ -198,19 +198,19 @@ impl Members {
         }
     }
 
-    /// When a place is to be looked at, if nothing happens before.
+    /// When the next look at a seat is due, if nothing happens before.
     fn due(&self) -> Option<Instant> {
-        self.circles.iter().flat_map(|circle| &circle.places).filter_map(|place| place.inner().due).min()
+        self.circles.iter().flat_map(|circle| &circle.seats).filter_map(|seat| seat.inner().due).min()
     }
 
-    /// Says that the process is there, looks at the others and at what they own, and tells every place what concerns it.
+    /// Shows that the process lives, looks at the members and at what they own, and notifies every seat.
     async fn look(&mut self, scope: Scope) {
         let look = self.shared.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let (mut sets, mut places, now) = (Vec::new(), Vec::new(), Instant::now());
+        let (mut sets, mut seats, now) = (Vec::new(), Vec::new(), Instant::now());
         for circle in &self.circles {
-            circle.ask(scope, &self.shared, now, &mut sets, &mut places);
+            circle.ask(scope, &self.shared, now, &mut sets, &mut seats);
         }
-        let keys: Vec<_> = places.iter().map(|(place, _)| place.key.clone()).collect();
+        let keys: Vec<_> = seats.iter().map(|(seat, _)| seat.key.clone()).collect();
         let looks = async {
             tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)))
         };
@@ -222,7 +222,7 @@ impl Members {
                 if !(sets.is_empty() && keys.is_empty()) {
                     self.contact.succeeded(Matter::Lease);
                 }
-                self.absorb(&sets, attended, places.into_iter().zip(states));
+                self.absorb(&sets, attended, seats.into_iter().zip(states));
             }
             (Err(error), _) | (_, Err(error)) => {
                 self.failing = true;
@@ -233,7 +233,7 @@ impl Members {
         self.shared.over.send_replace(look);
     }
 
-    /// Takes up what was answered.
+    /// Takes up the answers.
     fn absorb(
         &mut self,
         sets: &[Attendance],
@@ -246,30 +246,30 @@ impl Members {
             // Sets are asked for in the order of the circles.
             let Some((set, answer)) = answers.next_if(|(set, _)| set.members == circle.set) else { continue };
             match answer {
-                Ok(members) => circle.meet(set, members, now, &mut changes),
+                Ok(members) => circle.refresh(set, members, now, &mut changes),
                 Err(error) => circle.fail(&error),
             }
         }
-        // The answer lacks what the place's task has done since the look began.
-        let current = |((place, entered), state): ((Arc<Seat>, u64), _)| {
-            let is_current = place.inner().entered == entered;
-            is_current.then_some((place, state))
+        // An answer lacks what the task of the seat has done since the look began.
+        let current = |((seat, entered), state): ((Arc<Seat>, u64), _)| {
+            let is_current = seat.inner().entered == entered;
+            is_current.then_some((seat, state))
         };
         let states: Vec<_> = states.filter_map(current).collect();
-        for (place, state) in states.iter().filter_map(|(place, state)| Some((place, state.as_ref().ok()?))) {
+        for (seat, state) in states.iter().filter_map(|(seat, state)| Some((seat, state.as_ref().ok()?))) {
             let needs = state.as_ref().and_then(|state| state.needs.as_ref());
-            self.circles[place.circle].roster.need(place.key.partition().index(), needs, now);
+            self.circles[seat.circle].roster.need(seat.key.partition().index(), needs, now);
         }
-        for (place, state) in states {
-            place.see(&self.circles[place.circle].roster, state, now);
+        for (seat, state) in states {
+            seat.observe(&self.circles[seat.circle].roster, state, now);
         }
         for circle in &mut self.circles {
-            circle.direct(now, &mut changes);
+            circle.propose(now, &mut changes);
         }
-        changes.tell();
+        changes.log();
     }
 
-    /// Is no member any more.
+    /// Leaves the members of all groups.
     async fn leave(&self) {
         let farewell = |circle: &Circle| Attendance {
             members: circle.set.clone(),
@@ -296,29 +296,29 @@ async fn paged<'a, Q, A>(
 }
 
 impl Circle {
-    /// Adds what is to be asked: the set to be present in, and the states of what others own.
+    /// Adds the questions of one look: the set of members, and the states of partitions that others own.
     fn ask(
         &self,
         scope: Scope,
         shared: &Shared,
         now: Instant,
         sets: &mut Vec<Attendance>,
-        places: &mut Vec<(Arc<Seat>, u64)>,
+        seats: &mut Vec<(Arc<Seat>, u64)>,
     ) {
         let (mut concerned, mut without) = (scope == Scope::Everything, BTreeSet::new());
-        for place in &self.places {
-            let mut inner = place.inner();
+        for seat in &self.seats {
+            let mut inner = seat.inner();
             if inner.is_excused(now) {
-                without.insert(place.key.partition().index());
+                without.insert(seat.key.partition().index());
             }
             let wanted = inner.asked || inner.due.is_some_and(|due| due <= now);
             concerned |= wanted;
             if wanted || scope == Scope::Everything {
                 inner.due = None;
-                // What is asked from here on needs another look.
+                // A question from here on needs another look.
                 inner.answering = std::mem::take(&mut inner.asked);
                 if matches!(inner.mode, Mode::Standing) {
-                    places.push((Arc::clone(place), inner.entered));
+                    seats.push((Arc::clone(seat), inner.entered));
                 }
             }
         }
@@ -335,8 +335,8 @@ impl Circle {
         }
     }
 
-    /// Takes up who is a member.
-    fn meet(&mut self, set: &Attendance, members: Vec<Member>, now: Instant, changes: &mut Changes) {
+    /// Refreshes the list of members.
+    fn refresh(&mut self, set: &Attendance, members: Vec<Member>, now: Instant, changes: &mut Changes) {
         let first = self.roster.version() == 0;
         let news = self.roster.observe(members, now);
         self.count.set(Some(self.roster.len() as f64));
@@ -350,16 +350,16 @@ impl Circle {
         }
     }
 
-    /// Tells the log, where partitions go to and fro between builds, who the others are.
-    fn tell_contested(&mut self, now: Instant) {
-        let of = |place: &Arc<Seat>| place.inner().contested.clone();
-        let Some(need) = self.places.iter().find_map(of) else { return };
+    /// Logs who the other builds are, where partitions go to and fro between them.
+    fn log_contested(&mut self, now: Instant) {
+        let of = |seat: &Arc<Seat>| seat.inner().contested.clone();
+        let Some(need) = self.seats.iter().find_map(of) else { return };
         let there = self.roster.who_can_meet(&need);
         if there.is_empty() {
             return;
         }
-        self.places.iter().for_each(|place| place.inner().contested = None);
-        if self.contested.is_some_and(|told| now.duration_since(told) < CONTESTED) {
+        self.seats.iter().for_each(|seat| seat.inner().contested = None);
+        if self.contested.is_some_and(|logged| now.duration_since(logged) < CONTESTED) {
             return;
         }
         self.contested = Some(now);
@@ -372,34 +372,34 @@ impl Circle {
         );
     }
 
-    /// Tells each partition that this process owns whether it is somebody else's by now.
-    fn direct(&mut self, now: Instant, changes: &mut Changes) {
-        self.tell_contested(now);
+    /// Proposes a successor for each partition that this process owns.
+    fn propose(&mut self, now: Instant, changes: &mut Changes) {
+        self.log_contested(now);
         let settled = self.roster.is_settled(now);
         // A look that fails in between is no news.
         if settled && std::mem::replace(&mut self.settled, self.roster.version()) != self.roster.version() {
-            let share = self.places.iter().filter(|place| self.roster.is_mine(place.key.partition().index())).count();
+            let share = self.seats.iter().filter(|seat| self.roster.is_mine(seat.key.partition().index())).count();
             let (groups, partitions, shares) = changes.settled.entry(self.roster.len()).or_default();
-            (*groups, *partitions, *shares) = (*groups + 1, *partitions + self.places.len(), *shares + share);
+            (*groups, *partitions, *shares) = (*groups + 1, *partitions + self.seats.len(), *shares + share);
         }
         let successors = if settled { self.roster.successors(now) } else { Vec::new() };
-        for place in &self.places {
-            let successor = successors.get(place.key.partition().index() as usize).copied().flatten();
-            place.direct(successor, self.roster.version(), now);
+        for seat in &self.seats {
+            let successor = successors.get(seat.key.partition().index() as usize).copied().flatten();
+            seat.propose(successor, self.roster.version(), now);
         }
     }
 
-    /// The server could not be asked: what happens meanwhile is unknown.
+    /// The server did not answer, so nobody knows what happens meanwhile.
     fn fail(&mut self, error: &BrokerError) {
         self.roster.doubt();
-        for place in &self.places {
-            place.fail(error);
+        for seat in &self.seats {
+            seat.fail(error);
         }
     }
 }
 
 impl Changes {
-    fn tell(&self) {
+    fn log(&self) {
         for (member, groups) in &self.joined {
             tracing::info!(member, groups, "a process has joined");
         }

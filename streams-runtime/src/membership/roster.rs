@@ -191,39 +191,39 @@ impl Roster {
         absent.map(|member| (member.says.clone(), (member.card.name != self.me).then_some(member.beat))).collect()
     }
 
-    /// To whom each partition should be handed over, where that is not this process: somebody who takes it when it is free.
+    /// The successor to whom this process hands each partition over, where another member takes it as soon as it is free.
     ///
-    /// While a member is silent that may be another one than whose share it is. It would only hand it over in turn, as fast as it
-    /// can: the partition stays where it is until the silent one is heard again, or gone.
+    /// While a member is silent, its share falls to another one, which would only hand it over in turn as fast as it can. So the
+    /// partition stays where it is until the silent member is heard again, or gone.
     pub(super) fn successors(&self, now: Instant) -> Vec<Option<&str>> {
-        let heirs = self.heirs(now);
-        let successor = |(share, heir): (&Option<usize>, &Option<usize>)| {
+        let heard = self.heard_shares(now);
+        let successor = |(share, heard): (&Option<usize>, &Option<usize>)| {
             let name = self.members[(*share)?].card.name.as_str();
-            (share == heir && name != self.me).then_some(name)
+            (share == heard && name != self.me).then_some(name)
         };
-        self.shares.iter().zip(heirs.iter()).map(successor).collect()
+        self.shares.iter().zip(heard.iter()).map(successor).collect()
     }
 
-    /// Who should take a partition that nobody owns, or whose lease this owner has let run out: it may be dead, or stuck
-    /// with this one alone.
+    /// The successor that should take a partition which nobody owns, or whose lease the `lapsed` owner has let run out. That
+    /// owner may be dead, or stuck with this partition alone.
     ///
-    /// A lease that has run out is taken by those who were there to see it: who has joined since may not take it before it has
-    /// watched it for as long, and everybody would wait.
-    pub(super) fn heir(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
+    /// A lease that has run out is taken by a member that was there to see it. A member that has joined since may not take the
+    /// lease before it has watched it for as long, and everybody would wait.
+    pub(super) fn successor(&self, partition: u32, lapsed: Option<&str>, now: Instant) -> Option<&str> {
         let saw_it = |member: &Watched| now.duration_since(member.joined) + look(self.lease_for) >= self.lease_for;
         let somebody_saw = self.members.iter().any(|member| self.is_heard(member, now) && saw_it(member));
-        let heirs = match lapsed {
-            None => self.heirs(now),
+        let shares = match lapsed {
+            None => self.heard_shares(now),
             Some(lapsed) => Cow::Owned(self.share(
                 |member| self.is_heard(member, now) && (!somebody_saw || saw_it(member)),
                 |of, member| of != partition || lapsed != member.card.name,
             )),
         };
-        heirs.get(partition as usize)?.map(|member| self.members[member].card.name.as_str())
+        shares.get(partition as usize)?.map(|member| self.members[member].card.name.as_str())
     }
 
-    /// Who should take which partition that nobody owns: the shares of those who are heard.
-    fn heirs(&self, now: Instant) -> Cow<'_, [Option<usize>]> {
+    /// The shares of the members that are heard.
+    fn heard_shares(&self, now: Instant) -> Cow<'_, [Option<usize>]> {
         if self.members.iter().all(|member| self.is_heard(member, now)) {
             Cow::Borrowed(&self.shares)
         } else {
@@ -273,19 +273,22 @@ mod tests {
         let says = members(&[("a takes=P@1", 1), ("b takes=P@2,S@1", 1), ("c ignores=S takes=P@1", 1)]);
         let need = |name: &str, version| Need { name: name.to_owned(), version, entry: streams_core::EntryId::ZERO };
         roster.observe(says.clone(), start);
-        let before: Vec<_> = (0..4).map(|partition| roster.heir(partition, None, start).unwrap().to_owned()).collect();
+        let before: Vec<_> =
+            (0..4).map(|partition| roster.successor(partition, None, start).unwrap().to_owned()).collect();
         for (need, able) in [(need("P", 2), &["b"][..]), (need("S", 1), &["b", "c"]), (need("P", 1), &["a", "b", "c"])]
         {
             (0..4).for_each(|partition| roster.need(partition, Some(&need), start + secs(5)));
             assert!(!roster.is_settled(start + secs(6)) && roster.is_settled(start + secs(7)));
-            let heirs: BTreeSet<_> = (0..4).filter_map(|partition| roster.heir(partition, None, start)).collect();
-            assert_eq!(heirs, able.iter().copied().collect(), "{need:?}");
+            let successors: BTreeSet<_> =
+                (0..4).filter_map(|partition| roster.successor(partition, None, start)).collect();
+            assert_eq!(successors, able.iter().copied().collect(), "{need:?}");
         }
         // Where nobody can, somebody has to say so.
         roster.need(0, Some(&need("X", 1)), start);
-        assert!(roster.heir(0, None, start).is_some());
+        assert!(roster.successor(0, None, start).is_some());
         (0..4).for_each(|partition| roster.need(partition, None, start));
-        let after: Vec<_> = (0..4).map(|partition| roster.heir(partition, None, start).unwrap().to_owned()).collect();
+        let after: Vec<_> =
+            (0..4).map(|partition| roster.successor(partition, None, start).unwrap().to_owned()).collect();
         assert_eq!(after, before);
     }
 
@@ -309,8 +312,8 @@ mod tests {
         assert!(!roster.is_settled(start + secs(20)));
         roster.observe(members(&[("a", 1), ("b", 7), ("c", 8)]), start + secs(20));
         assert!(roster.absent("a", start + secs(27)).is_empty() && roster.is_settled(start + secs(20)));
-        let heirs: BTreeSet<_> = (0..4).filter_map(|p| roster.heir(p, None, start + secs(20))).collect();
-        assert_eq!(heirs.len(), 3, "who could not be heard is not silent");
+        let successors: BTreeSet<_> = (0..4).filter_map(|p| roster.successor(p, None, start + secs(20))).collect();
+        assert_eq!(successors.len(), 3, "who could not be heard is not silent");
         assert_eq!(roster.absent("a", start + millis_of(27_500)), [("b".to_owned(), Some(7))]);
         assert_eq!(roster.absent("a", start + secs(30)).len(), 2);
     }
@@ -344,51 +347,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_heirs_of_a_dead_member_are_those_who_own_its_share_afterwards() {
+    async fn the_successors_of_a_dead_member_are_those_who_own_its_share_afterwards() {
         let (mut roster, start) = (roster(16), Instant::now());
         let names = ["a", "b", "c", "d"];
         roster.observe(members(&names.map(|name| (name, 1))), start);
-        let owned: Vec<_> = (0..16).map(|p| roster.heir(p, None, start).unwrap().to_owned()).collect();
+        let owned: Vec<_> = (0..16).map(|p| roster.successor(p, None, start).unwrap().to_owned()).collect();
         // `d` is silent, the others are not.
         let later = start + secs(6);
         roster.observe(members(&[("a", 2), ("b", 2), ("c", 2), ("d", 1)]), later);
         let of_d: Vec<_> = (0..16).filter(|p| owned[*p as usize] == "d").collect();
-        let heirs: Vec<_> = of_d.iter().map(|p| roster.heir(*p, Some("d"), later).unwrap().to_owned()).collect();
-        assert!(of_d.len() == 4 && heirs.iter().all(|heir| heir != "d"), "{heirs:?}");
+        let successors: Vec<_> =
+            of_d.iter().map(|p| roster.successor(*p, Some("d"), later).unwrap().to_owned()).collect();
+        assert!(of_d.len() == 4 && successors.iter().all(|name| name != "d"), "{successors:?}");
         roster.observe(members(&[("a", 3), ("b", 3), ("c", 3)]), start + secs(11));
         let settled: Vec<_> =
-            of_d.iter().map(|p| roster.heir(*p, None, start + secs(11)).unwrap().to_owned()).collect();
-        assert_eq!(heirs, settled);
+            of_d.iter().map(|p| roster.successor(*p, None, start + secs(11)).unwrap().to_owned()).collect();
+        assert_eq!(successors, settled);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_just_joined_is_no_heir_of_a_lease_that_it_has_not_watched() {
+    async fn who_has_just_joined_is_no_successor_to_a_lease_that_it_has_not_watched() {
         let (mut roster, start) = (roster(16), Instant::now());
         roster.observe(members(&[("a", 1), ("d", 1)]), start);
         // `d` is dead, and `b` comes when its lease has nearly run out.
         roster.observe(members(&[("a", 2), ("b", 1), ("d", 1)]), start + secs(8));
         let over = start + secs(10);
         roster.observe(members(&[("a", 3), ("b", 2), ("d", 1)]), over);
-        let heirs = |roster: &Roster, now| -> BTreeSet<String> {
-            (0..16).map(|p| roster.heir(p, Some("d"), now).unwrap().to_owned()).collect()
+        let successors = |roster: &Roster, now| -> BTreeSet<String> {
+            (0..16).map(|p| roster.successor(p, Some("d"), now).unwrap().to_owned()).collect()
         };
-        assert_eq!(heirs(&roster, over), BTreeSet::from(["a".to_owned()]));
+        assert_eq!(successors(&roster, over), BTreeSet::from(["a".to_owned()]));
         // What was given back is anybody's, and so is what has run out once `b` has seen that.
-        let freed = (0..16).any(|p| roster.heir(p, None, over) == Some("b"));
+        let freed = (0..16).any(|p| roster.successor(p, None, over) == Some("b"));
         roster.observe(members(&[("a", 4), ("b", 3), ("d", 1)]), start + secs(18));
-        assert!(freed && heirs(&roster, start + secs(18)).contains("b"));
+        assert!(freed && successors(&roster, start + secs(18)).contains("b"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_let_a_lease_run_out_but_lives_loses_that_partition_alone() {
         let (mut roster, start) = (roster(4), Instant::now());
         roster.observe(members(&[("a", 1), ("b", 1)]), start);
-        let of_b = (0..4).find(|p| roster.heir(*p, None, start) == Some("b")).unwrap();
-        assert_eq!(roster.heir(of_b, Some("b"), start), Some("a"));
+        let of_b = (0..4).find(|p| roster.successor(*p, None, start) == Some("b")).unwrap();
+        assert_eq!(roster.successor(of_b, Some("b"), start), Some("a"));
         assert_eq!(roster.successors(start)[of_b as usize], Some("b"));
         let says = format!("b without={of_b}");
         roster.observe(members(&[("a", 2), (&says, 1)]), start);
-        assert_eq!((roster.successors(start)[of_b as usize], roster.heir(of_b, None, start)), (None, Some("a")));
+        assert_eq!((roster.successors(start)[of_b as usize], roster.successor(of_b, None, start)), (None, Some("a")));
     }
 
     #[tokio::test(start_paused = true)]
@@ -404,7 +408,7 @@ mod tests {
             let (before, during) = (roster.successors(start), roster.successors(later));
             for partition in 0..64 {
                 if let Some(successor) = during[partition as usize] {
-                    assert_eq!(roster.heir(partition, None, later), Some(successor));
+                    assert_eq!(roster.successor(partition, None, later), Some(successor));
                 }
             }
             assert!(before.contains(&Some(silent)) && !during.contains(&Some(silent)));
@@ -414,12 +418,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_alone_or_among_those_who_all_excuse_themselves_is_its_own_heir() {
+    async fn who_is_alone_or_among_those_who_all_excuse_themselves_is_its_own_successor() {
         let (mut roster, start) = (roster(1), Instant::now());
-        assert_eq!(roster.heir(0, None, start), None);
+        assert_eq!(roster.successor(0, None, start), None);
         roster.observe(members(&[("a without=0", 1)]), start);
-        assert_eq!(roster.heir(0, Some("a"), start), Some("a"));
+        assert_eq!(roster.successor(0, Some("a"), start), Some("a"));
         roster.observe(members(&[("a without=0", 1), ("b without=0", 1)]), start);
-        assert!(roster.heir(0, None, start).is_some());
+        assert!(roster.successor(0, None, start).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! A process's seat at one partition: the questions of its task to the members, and their answers.
+//! The seat of a process at one partition: its task asks the members whether it may take the lease, and they answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,17 +17,17 @@ use super::watch::{Still, Verdict, Watch};
 use crate::random::Random;
 use crate::shutdown::FAREWELL;
 
-/// For how long a process excuses itself from a partition that it could not go on with. Each change moves partitions, so
-/// it must not be tried again every few seconds.
+/// For how long a process excuses itself from a partition that it could not go on with. Each change moves partitions, so the
+/// process must not try again every few seconds.
 const EXCUSED: Duration = Duration::from_secs(60);
 
-/// What the places know of the task that looks for all of them. It knows them, and not the other way round, so that an app
-/// that is dropped leaves nothing behind.
+/// The state that all seats of a process share with its members' task. The task knows the seats, and not the other way round, so
+/// that an app that is dropped leaves nothing behind.
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) lease_for: Duration,
     pub(super) random: Arc<Random>,
-    /// A place wants to be looked at before the next round.
+    /// Rung when a seat asks for a look before the next round.
     pub(super) asked: Notify,
     /// How many looks have begun; and how many are over.
     pub(super) begun: AtomicU64,
@@ -36,35 +36,37 @@ pub(super) struct Shared {
     pub(super) left: CancellationToken,
 }
 
-/// This process's place at one partition of a group.
+/// The seat of this process at one partition of a group.
 pub(crate) struct Seat {
     pub(super) shared: Arc<Shared>,
     /// The index of its circle.
     pub(super) circle: usize,
     pub(super) key: GroupKey,
     pub(super) inner: Mutex<Inner>,
-    /// There is something to see.
+    /// Rung when there is an observation.
     pub(super) news: Notify,
     /// Whether [`Inner::successor`] is set: asked for between any two events.
     pub(super) is_wanted: AtomicBool,
     pub(super) wanted: Notify,
 }
 
+/// The state of a seat. Its fourteen fields change together under one lock, so that a look and the task never see half of a
+/// change.
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) mode: Mode,
     /// How often the mode was entered: a look that began before may be older than what this process has done since.
     pub(super) entered: u64,
-    /// Its task wants to know at once, whatever there is to see.
+    /// Its task asks for an observation at once.
     pub(super) asked: bool,
     /// The look that is on its way was asked for.
     pub(super) answering: bool,
-    /// What was seen and not taken yet.
-    pub(super) sight: Option<Result<Sight, BrokerError>>,
-    /// The owner that was told last, and whether it was this process's turn.
-    pub(super) told: Option<(String, bool)>,
+    /// The observation that its task has not taken yet.
+    pub(super) seen: Option<Result<Observation, BrokerError>>,
+    /// The owner in the last observation, and whether this process could take the lease.
+    pub(super) reported: Option<(String, bool)>,
     pub(super) watch: Watch,
-    /// The state as it was seen last.
+    /// The state at the last look.
     pub(super) before: Option<GroupState>,
     /// The epoch whose holder has given the lease up or does not renew it any more, and since when that is seen.
     pub(super) free: Still<u64>,
@@ -74,31 +76,30 @@ pub(super) struct Inner {
     pub(super) successor: Option<(String, u64)>,
     /// Since when this process excuses itself from the partition.
     pub(super) excused: Option<Instant>,
-    /// It goes to and fro between builds: what the last owner of this process could not handle.
+    /// The event that the last ownership of this process could not handle, where the partition goes to and fro between builds.
     pub(super) contested: Option<Need>,
-    /// Who let the partition go, did not take it although it should have, or could not be given it: in which list of members,
-    /// and when.
+    /// The member that let the partition go, did not take it, or could not be given it; in which list of members, and when.
     pub(super) passed_over: Option<(String, u64, Instant)>,
 }
 
 #[derive(Default)]
 pub(super) enum Mode {
-    /// Its task does something else.
+    /// Its task neither owns the partition nor waits for it.
     #[default]
     Idle,
-    /// Its task waits for its turn.
+    /// Its task waits for the lease.
     Standing,
     /// Its task holds the lease until the token says that it is lost; and since when that is seen.
     Owning(CancellationToken, Option<Instant>),
 }
 
-/// What there is to see of a partition that this process does not own.
+/// A look at a partition that this process does not own.
 #[derive(Debug)]
-pub(crate) struct Sight {
+pub(crate) struct Observation {
     /// The state of the look before.
     pub(crate) before: Option<GroupState>,
     pub(crate) state: Option<GroupState>,
-    /// Why it is this process's turn to take the lease, in words; `None` while it is not.
+    /// Why this process may take the lease; `None` while it may not.
     pub(crate) turn: Option<String>,
 }
 
@@ -119,7 +120,7 @@ impl Inner {
         self.excused.is_some()
     }
 
-    /// Whether the lease is this process's to take, and why; also when to look again.
+    /// Why this process may take the lease, if it may. Sets when to look again.
     fn judge(
         &mut self,
         partition: u32,
@@ -139,15 +140,15 @@ impl Inner {
             Some(owner) => format!("the lease of {owner} has run out"),
             None => "nobody owned it".to_owned(),
         };
-        match roster.heir(partition, lapsed, now) {
-            Some(heir) if heir == roster.me() => {
+        match roster.successor(partition, lapsed, now) {
+            Some(successor) if successor == roster.me() => {
                 self.passed_over = lapsed.map(|owner| (owner.to_owned(), roster.version(), now));
                 Some(why)
             }
-            // Stuck, most likely: it must not keep everybody waiting.
-            Some(heir) if now.duration_since(since) >= lease_for => {
-                self.passed_over = Some((heir.to_owned(), roster.version(), now));
-                Some(format!("{why}, and {heir} did not take it"))
+            // The successor is stuck, most likely, and must not keep everybody waiting.
+            Some(successor) if now.duration_since(since) >= lease_for => {
+                self.passed_over = Some((successor.to_owned(), roster.version(), now));
+                Some(format!("{why}, and {successor} did not take it"))
             }
             _ => {
                 self.due = Some(since + lease_for);
@@ -156,11 +157,11 @@ impl Inner {
         }
     }
 
-    /// Until the next look nobody looks at the partition, or can: the watch over its owner goes on then.
+    /// Nobody looks at the partition until the next look, which goes on with the watch over its owner.
     fn doubt(&mut self) {
         self.watch.doubt();
         self.free.doubt();
-        (self.due, self.told) = (None, None);
+        (self.due, self.reported) = (None, None);
     }
 }
 
@@ -169,8 +170,8 @@ impl Seat {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes up the state of the partition, while this process stands by for it.
-    pub(super) fn see(&self, roster: &Roster, state: Answer<Option<GroupState>>, now: Instant) {
+    /// Takes up the state of the partition, while its task waits for the lease.
+    pub(super) fn observe(&self, roster: &Roster, state: Answer<Option<GroupState>>, now: Instant) {
         let state = match state {
             Ok(state) => state,
             Err(error) => return self.fail(&error),
@@ -185,25 +186,29 @@ impl Seat {
             None => None,
         };
         let owner = state.as_ref().map(|state| state.lease.owner.clone()).unwrap_or_default();
-        let told = (owner, turn.is_some());
+        let report = (owner, turn.is_some());
         // A server that has lost writes shows less than it did: the task has to see both.
         let reversed = match (&before, &state) {
             (Some(before), Some(state)) => state.at < before.at || state.reset != before.reset,
             _ => true,
         };
         inner.before.clone_from(&state);
-        if std::mem::take(&mut inner.answering) || turn.is_some() || reversed || inner.told.as_ref() != Some(&told) {
-            inner.told = Some(told);
-            inner.sight = Some(Ok(Sight { before, state, turn }));
+        if std::mem::take(&mut inner.answering)
+            || turn.is_some()
+            || reversed
+            || inner.reported.as_ref() != Some(&report)
+        {
+            inner.reported = Some(report);
+            inner.seen = Some(Ok(Observation { before, state, turn }));
             self.news.notify_one();
         }
     }
 
-    /// Takes up to whom the partition should go while this process owns it.
-    pub(super) fn direct(&self, successor: Option<&str>, version: u64, now: Instant) {
+    /// Takes up the successor, while this process owns the partition.
+    pub(super) fn propose(&self, successor: Option<&str>, version: u64, now: Instant) {
         let mut inner = self.inner();
         let owning = matches!(&inner.mode, Mode::Owning(lost, _) if !lost.is_cancelled());
-        // It would let it go again, most likely, until something changes; but its share is not taken from it for good.
+        // A member that let the partition go would do so again, until something changes; but it does not lose its share for good.
         let passed_over = |name: &&str| {
             let of = inner.passed_over.as_ref();
             of.is_some_and(|(of, at, when)| of == name && *at == version && now.duration_since(*when) < EXCUSED)
@@ -220,12 +225,12 @@ impl Seat {
         let mut inner = self.inner();
         if matches!(inner.mode, Mode::Standing) {
             inner.doubt();
-            inner.sight = Some(Err(BrokerError::new(error.kind(), error.to_string())));
+            inner.seen = Some(Err(BrokerError::new(error.kind(), error.to_string())));
             self.news.notify_one();
         }
     }
 
-    /// Its task stands by from now on: the next sight comes soon.
+    /// Its task waits for the lease from now on: the next observation comes soon.
     pub(crate) fn stand_by(&self) {
         self.enter(Mode::Standing);
         self.ask();
@@ -246,26 +251,26 @@ impl Seat {
         let mut inner = self.inner();
         inner.doubt();
         inner.entered += 1;
-        (inner.mode, inner.sight, inner.before, inner.successor) = (mode, None, None, None);
+        (inner.mode, inner.seen, inner.before, inner.successor) = (mode, None, None, None);
         self.is_wanted.store(false, Ordering::Release);
     }
 
-    /// Wants to be looked at now.
+    /// Asks for a look now.
     pub(crate) fn ask(&self) {
         let mut inner = self.inner();
-        (inner.asked, inner.sight) = (true, None);
+        (inner.asked, inner.seen) = (true, None);
         drop(inner);
         self.shared.asked.notify_one();
     }
 
-    /// What there is to see: soon after it was asked for, else as soon as something has changed.
+    /// Waits for the next observation: soon after it was asked for, else as soon as something has changed.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
-    pub(crate) async fn sight(&self) -> Result<Sight, BrokerError> {
+    /// No observation is lost.
+    pub(crate) async fn observation(&self) -> Result<Observation, BrokerError> {
         loop {
-            if let Some(sight) = self.inner().sight.take() {
-                return sight;
+            if let Some(seen) = self.inner().seen.take() {
+                return seen;
             }
             self.news.notified().await;
         }
@@ -281,7 +286,7 @@ impl Seat {
         format!("{}/{}", self.shared.name, self.shared.random.token())
     }
 
-    /// Whether the partition should be handed over after the event in hand.
+    /// Whether the partition should be handed over after the event that runs.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Acquire)
     }
@@ -296,18 +301,18 @@ impl Seat {
         }
     }
 
-    /// Who wants it.
+    /// The successor to whom the partition should be handed over.
     pub(crate) fn successor(&self) -> Option<String> {
         self.inner().successor.as_ref().map(|(name, _)| name.clone())
     }
 
-    /// The lease could not be given back to who wants it. This process takes it again at once, and would only try the same.
+    /// The lease could not be released to the successor. This process takes it again at once, and would only try the same.
     pub(crate) fn keep(&self) {
         let mut inner = self.inner();
         inner.passed_over = inner.successor.take().map(|(name, version)| (name, version, Instant::now()));
     }
 
-    /// The partition goes to and fro between builds: the other one handles this.
+    /// The partition goes to and fro between builds: the other one handles this event.
     pub(crate) fn contest(&self, need: &Need) {
         self.inner().contested = Some(need.clone());
     }

@@ -126,7 +126,7 @@ impl State {
 /// A call on its way: when it was made, and when its silence is told next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
-    since: Instant,
+    pub(crate) since: Instant,
     pub(crate) due: Instant,
 }
 

@@ -1,6 +1,6 @@
-//! The events that gather for a consumer that takes batches: when a batch begins, what may join it, and when it ends; pure.
+//! The batch that gathers for a consumer: when it begins, which entries may join it, and when it ends; pure.
 //!
-//! `deliver` gathers and hands out.
+//! `deliver` gathers events and settles batches.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use streams_core::Entry;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::group::Limits;
+use crate::group::{Limits, Taker};
 
-/// The most that the entries of a batch may weigh, or one entry: what gathers is held by the group alone, no longer counts
-/// in the budget of the windows, and stands in memory a second time when it is decoded.
+/// The most bytes that the entries of a batch may have, unless it has one entry. The budget of the windows does not count a
+/// batch, and decoding holds it in memory a second time.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An entry that is read and not yet settled.
@@ -23,8 +23,8 @@ pub(super) struct Held {
     pub(super) is_event: bool,
 }
 
-/// A batch that gathers: the events that one consumer of the group takes, and what lies between them that none takes, so
-/// that all is settled in order.
+/// A batch that gathers: events of one consumer, and the entries between them that no consumer takes, so that all are settled in
+/// order.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// `None` while nothing gathers.
@@ -52,13 +52,15 @@ impl Gathering {
         self.held.len()
     }
 
-    /// Whether an entry may join that this consumer takes, or none. It may not where it would be handled before what has
-    /// gathered, or where the batch would become too heavy.
-    pub(super) fn admits(&self, consumer: Option<usize>, entry: &Entry) -> bool {
-        self.begun.as_ref().is_some_and(|begun| {
-            consumer.is_none_or(|consumer| consumer == begun.consumer)
-                && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
-        })
+    /// Whether an entry may join. It may not where it would be handled before what has gathered, or where the batch would
+    /// become too heavy.
+    pub(super) fn admits(&self, taker: Taker, entry: &Entry) -> bool {
+        let joins = |begun: &Begun| match taker {
+            Taker::Consumer(consumer) => consumer == begun.consumer,
+            Taker::Nobody => true,
+            Taker::Unnamed => false,
+        };
+        self.begun.as_ref().is_some_and(joins) && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
     }
 
     /// Adds an event, which may be the first.
@@ -68,7 +70,7 @@ impl Gathering {
         self.hold(entry, true);
     }
 
-    /// Adds an entry that nobody takes, behind the events before it.
+    /// Adds an entry that no consumer takes, behind the events before it.
     pub(super) fn add_between(&mut self, entry: Arc<Entry>) {
         self.hold(entry, false);
     }
@@ -93,27 +95,27 @@ impl Gathering {
         }
     }
 
-    /// Ends the batch: who takes it, and all that is in it.
+    /// Ends the batch. Returns its consumer and its entries.
     pub(super) fn take(&mut self) -> Option<(usize, Vec<Held>)> {
         let Self { begun, held, .. } = std::mem::take(self);
         Some((begun?.consumer, held))
     }
 }
 
-/// Takes apart what has gathered where it cannot be handed out as one.
+/// The parts of a batch that cannot be settled as one.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    /// Where the next one begins.
+    /// Where the next part begins.
     begin: usize,
-    /// What runs event by event.
+    /// The entries that run event by event.
     alone: Range<usize>,
-    /// After so many attempts together.
+    /// How often they were tried together.
     tried: u32,
 }
 
 impl Parts {
-    /// The next entries to settle at once, and how often their events were tried in a batch before: several events with what
-    /// lies between them, or one entry alone.
+    /// The next entries to settle at once, and how often their events were tried in a batch before. They are one entry alone, or
+    /// several events with the entries between them.
     pub(super) fn next<'a>(&self, held: &'a [Held]) -> Option<(&'a [Held], u32)> {
         let first = held.get(self.begin)?;
         let one = self.begin + 1;
@@ -125,17 +127,17 @@ impl Parts {
         Some((&held[self.begin..if several { end } else { one }], 0))
     }
 
-    /// They are settled.
+    /// The part is settled.
     pub(super) fn settled(&mut self, entries: usize) {
         self.begin += entries;
     }
 
-    /// None of them is: they run alone, after so many attempts together.
+    /// The part failed after so many attempts: its events run alone.
     pub(super) fn apart(&mut self, entries: usize, tried: u32) {
         (self.alone, self.tried) = (self.begin..self.begin + entries, tried);
     }
 
-    /// None of them is, because this one cannot be decoded: it runs alone, the others before and behind it.
+    /// The part failed because this event cannot be decoded: it runs alone, the others before and behind it.
     pub(super) fn undecodable(&mut self, index: usize) {
         (self.alone, self.tried) = (self.begin + index..self.begin + index + 1, 0);
     }
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_batch_is_full_with_its_number_of_events_whatever_lies_between() {
         let mut gathering = Gathering::default();
-        assert!(gathering.is_empty() && !gathering.admits(None, &entry(1, 1)), "nothing lies between nothing");
+        assert!(gathering.is_empty() && !gathering.admits(Taker::Nobody, &entry(1, 1)), "nothing lies between nothing");
         gathering.add(0, TWO, entry(1, 1));
         gathering.add_between(entry(2, 1));
         gathering.add_between(entry(3, 1));
@@ -177,8 +179,8 @@ mod tests {
     fn an_event_of_another_consumer_does_not_join() {
         let mut gathering = Gathering::default();
         gathering.add(0, TWO, entry(1, 1));
-        assert!(gathering.admits(Some(0), &entry(2, 1)) && gathering.admits(None, &entry(2, 1)));
-        assert!(!gathering.admits(Some(1), &entry(2, 1)));
+        assert!(gathering.admits(Taker::Consumer(0), &entry(2, 1)) && gathering.admits(Taker::Nobody, &entry(2, 1)));
+        assert!(!gathering.admits(Taker::Consumer(1), &entry(2, 1)));
     }
 
     #[test]
@@ -186,9 +188,9 @@ mod tests {
         let many = Limits { events: 10_000, ..TWO };
         let mut gathering = Gathering::default();
         gathering.add(0, many, entry(1, BATCH_BYTES / 2));
-        assert!(!gathering.admits(Some(0), &entry(2, BATCH_BYTES / 2)));
-        assert!(!gathering.admits(None, &entry(2, BATCH_BYTES / 2)), "what lies between is held, too");
-        assert!(gathering.admits(Some(0), &entry(2, BATCH_BYTES / 4)) && !gathering.is_full());
+        assert!(!gathering.admits(Taker::Consumer(0), &entry(2, BATCH_BYTES / 2)));
+        assert!(!gathering.admits(Taker::Nobody, &entry(2, BATCH_BYTES / 2)), "what lies between is held, too");
+        assert!(gathering.admits(Taker::Consumer(0), &entry(2, BATCH_BYTES / 4)) && !gathering.is_full());
         gathering.take();
         gathering.add(0, many, entry(1, BATCH_BYTES * 2));
         assert!(gathering.is_full());

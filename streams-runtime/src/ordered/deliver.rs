@@ -1,312 +1,278 @@
 //! From entries to settled events, in order: takes each entry up, has its handler called, and settles it; the heart of the runtime.
 //!
-//! [`Source`] brings the entries, [`attempt`](super::attempt) calls the handler, and [`commit`](super::commit) tells the server. Where
-//! events run beside others, [`advance`](super::advance) calls.
+//! [`Source`] brings the entries. [`attempt`](super::attempt) handles an event or a batch alone, and [`Dispatch`] handles events
+//! side by side. Both settle with the [`Owned`] partition, which commits.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use streams_core::broker::Holding;
+use streams_core::broker::{Events, Holding};
 use streams_core::{Entry, OnDataLoss};
 use tokio::time::Instant;
 
-use super::attempt::{Apart, Delivery};
+use super::attempt::Apart;
 use super::batch::{Gathering, Held, Parts};
-use super::commit::{Committer, End};
 use super::dispatch::{Beside, Dispatch};
-use super::hand::InHand;
-use crate::backoff::{SERVER_AWAY, wait};
+use super::owned::Owned;
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
-use crate::group::{Ended, Group, Halt, Letter, Replays, Settlement, Taker, caught, given_up};
-use crate::membership::Lease;
-use crate::ops::{Cause, Matter};
+use crate::group::{Ended, GroupTask, Halt, Replays, Taker, caught};
+use crate::ops::{Matter, Outages};
 use crate::reader::{Arrived, Source};
 use crate::shutdown::FAREWELL;
 
-/// How many names of events are looked up that nobody has declared: as anybody may write what they like into a stream.
+/// How many event names that no build has declared the owner looks up. The number is bounded because anybody may write any
+/// name into a stream.
 const MOST_UNHEARD: usize = 100;
 
-impl Group {
-    /// Reads and handles until something ends it, with no handler left in hand.
-    pub(super) async fn work(&self, lease: &Lease, holding: &Holding, committer: &mut Committer<'_>) -> Ended {
-        let mut hand = InHand {
-            gathering: Gathering::default(),
-            dispatch: Dispatch::new(self.options.lanes),
+/// How long a delivery runs before it yields to others on its thread.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// The work of an owner on its partition.
+pub(super) struct Delivery {
+    /// Dropped with every end except a cut of history: what has only gathered comes again.
+    batch: Gathering,
+    /// The events that run side by side.
+    pub(super) dispatch: Dispatch,
+    pub(super) replays: Replays,
+    /// The events that builds had declared when the owner last looked.
+    declared: Events,
+    /// The event names that nobody had declared then.
+    unheard: BTreeSet<String>,
+    /// When to read again after a read that failed, and how many failed in a row.
+    read_again: Option<(Instant, u32)>,
+    /// When the delivery last yielded to others on its thread.
+    yielded: Instant,
+}
+
+impl Delivery {
+    pub(super) fn new(task: &GroupTask, holding: &Holding) -> Self {
+        Self {
+            batch: Gathering::default(),
+            dispatch: Dispatch::new(task.options.lanes),
+            replays: Replays::new(),
             declared: holding.events.clone(),
             unheard: BTreeSet::new(),
-            dead_in_a_row: 0,
-            turn: Instant::now(),
-        };
-        let mut ended = self.deliver(lease, holding, committer, &mut hand).await;
-        if !matches!(ended, Ended::Lost)
-            && let Err(Ended::Lost) = self.finish_in_hand(lease, committer, &mut hand).await
+            read_again: None,
+            yielded: Instant::now(),
+        }
+    }
+
+    /// Reads and handles until something ends it, with no handler left running.
+    pub(super) async fn run(&mut self, owned: &mut Owned<'_>, holding: &Holding) -> Ended {
+        let Err(mut ended) = self.deliver(owned, holding).await;
+        if !matches!(ended, Ended::Fenced)
+            && let Err(Ended::Fenced) = self.dispatch.finish(owned).await
         {
             ended = ended.without_lease();
         }
-        hand.dispatch.cancel(lease).await;
+        self.dispatch.cancel(owned.lease).await;
         ended
     }
 
-    /// Reads and handles until something ends it.
-    async fn deliver(
-        &self,
-        lease: &Lease,
-        holding: &Holding,
-        committer: &mut Committer<'_>,
-        hand: &mut InHand,
-    ) -> Ended {
-        let opened = tokio::select! {
+    /// Opens the source where the checkpoint is, and remembers how far it was read.
+    async fn deliver(&mut self, owned: &mut Owned<'_>, holding: &Holding) -> Result<Infallible, Ended> {
+        let task = owned.task;
+        let mut source = tokio::select! {
             biased;
-            () = self.services.shutdown.stopping() => return Ended::Stopped,
-            () = lease.lost() => return Ended::Lost,
-            opened = Source::open(self.means(), self.history.last_bookmark(), holding) => opened,
+            () = task.services.shutdown.stopping() => return Err(Ended::Stopped),
+            () = owned.lease.lost() => return Err(Ended::Fenced),
+            opened = Source::open(task.means(), task.history.last_bookmark(), holding) => opened?,
         };
-        let mut source = match opened {
-            Ok(source) => source,
-            Err(error) => return error.into(),
-        };
-        let ended = self.deliver_from(&mut source, lease, holding, committer, hand).await;
-        self.history.remember(Some(source.bookmark));
+        let ended = self.deliver_from(&mut source, owned).await;
+        task.history.remember(Some(source.bookmark));
         ended
     }
 
-    async fn deliver_from(
-        &self,
-        source: &mut Source<'_>,
-        lease: &Lease,
-        holding: &Holding,
-        committer: &mut Committer<'_>,
-        hand: &mut InHand,
-    ) -> Ended {
-        // When to read again after a read that failed, and how many in a row did.
-        let mut again = None;
-        let mut replays = Replays::new();
+    async fn deliver_from(&mut self, source: &mut Source<'_>, owned: &mut Owned<'_>) -> Result<Infallible, Ended> {
+        let (task, lease) = (owned.task, owned.lease);
         loop {
-            if let Err(ended) = committer.may_go_on() {
-                return ended;
+            owned.committer.may_go_on()?;
+            self.dispatch.advance(owned)?;
+            if self.batch.is_empty() && self.dispatch.is_empty() && owned.committer.ledger.is_clean() {
+                task.progress.reach(source.bookmark.position());
             }
-            if let Err(ended) = self.advance(lease, committer, hand) {
-                return ended;
-            }
-            if hand.gathering.is_empty() && hand.dispatch.is_empty() && committer.ledger.is_clean() {
-                self.progress.reach(source.bookmark.position());
-            }
-            let may_start = hand.dispatch.may_start(committer);
-            let read = async {
-                if let Some((at, _)) = again {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(at) => {}
-                        () = self.services.outages.over() => {}
-                    }
-                }
-                source.next().await.map_err(Ended::from)
-            };
+            let may_start = self.dispatch.may_start(&owned.committer);
             let arrived = tokio::select! {
                 biased;
-                () = self.services.shutdown.stopping() => return Ended::Stopped,
-                () = lease.lost() => return Ended::Lost,
-                () = self.seat.wanted() => return self.hand_over(),
-                done = committer.progress() => match done {
-                    Ok(()) => continue,
-                    Err(ended) => return ended,
-                },
-                returned = hand.dispatch.happens(may_start) => match self.returned(lease, committer, hand, returned) {
-                    Ok(()) => continue,
-                    Err(ended) => return ended,
-                },
-                () = replays.due(lease) => match self.replay(lease, committer, hand, &mut replays).await {
-                    Ok(()) => continue,
-                    Err(ended) => return ended,
-                },
-                arrived = read => arrived,
-                () = hand.gathering.over() => match self.hand_out(lease, committer, hand).await {
-                    Ok(()) => continue,
-                    Err(ended) => return ended,
-                },
-            };
-            // What was taken up was read before the cut, and going on begins behind all that was read.
-            if matches!(&arrived, Ok(Arrived { loss: Some(_), .. }) | Err(Ended::Cut { .. }))
-                && let Err(ended) = self.empty_hands(lease, committer, hand).await
-            {
-                return match (ended, arrived) {
-                    (Ended::Lost, Err(cut)) => cut.without_lease(),
-                    (ended, _) => ended,
-                };
-            }
-            let arrived = match arrived {
-                Ok(arrived) => arrived,
-                // What is settled above an event that is tried again would all come again, for a read that may succeed soon.
-                Err(Ended::Failed(error)) if !hand.dispatch.is_empty() => {
-                    self.contact.failed(Matter::Read, &error);
-                    let failures = again.map_or(1, |(_, failures): (Instant, u32)| failures.saturating_add(1));
-                    let wait = wait(SERVER_AWAY, failures, self.services.random.fraction());
-                    again = Some((after(Instant::now(), wait), failures));
-                    source.look_again();
+                done = owned.interrupted() => {
+                    done?;
                     continue;
                 }
-                Err(ended) => return ended,
+                returned = self.dispatch.happens(may_start) => {
+                    self.dispatch.returned(owned, returned)?;
+                    continue;
+                }
+                () = self.replays.due(lease) => {
+                    self.replay(owned).await?;
+                    continue;
+                }
+                arrived = read(source, self.read_again, &task.services.outages) => arrived,
+                () = self.batch.over() => {
+                    self.settle_batch(owned).await?;
+                    continue;
+                }
             };
-            again = None;
-            if self.contact.is_troubled() {
-                self.contact.succeeded(Matter::Read);
-                if arrived.entries.is_empty() && committer.ledger.is_clean() {
-                    // Nothing is left of what could not be committed: another process has done it.
-                    self.contact.succeeded(Matter::Write);
-                }
-                self.owns(holding.epoch);
-            }
-            if let Some(loss) = arrived.loss {
-                self.report(&loss);
-                if self.options.on_data_loss == OnDataLoss::Halt {
-                    return Ended::Halted { halt: Halt::Loss(loss), keep: true };
-                }
-            }
-            if let Some(seen) = arrived.seen {
-                // What was taken up is read, but not settled.
-                let unsettled = hand.gathering.len() + hand.dispatch.len();
-                committer.ledger.anchor(seen.saturating_sub(unsettled as u64));
-            }
-            for entry in arrived.entries {
-                if let Err(ended) = self.take(lease, committer, hand, entry).await {
-                    return ended;
-                }
-                // However long the events keep coming.
-                if replays.is_due(lease)
-                    && let Err(ended) = self.replay(lease, committer, hand, &mut replays).await
-                {
-                    return ended;
-                }
-                if self.seat.is_wanted() {
-                    return self.hand_over();
-                }
-                hand.give_turn().await;
+            self.settle_before_cut(owned, &arrived).await?;
+            match arrived {
+                Ok(arrived) => self.take_all(owned, arrived).await?,
+                Err(ended) => self.put_off_read(owned, source, ended)?,
             }
         }
     }
 
-    /// Waits until everything that was read is settled.
-    async fn empty_hands(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
-        self.drain(lease, committer, hand).await?;
-        self.hand_out(lease, committer, hand).await
+    /// How many entries are taken up and not settled.
+    fn unsettled(&self) -> usize {
+        self.batch.len() + self.dispatch.len()
     }
 
-    /// How the entry is taken up beside others.
-    fn beside(&self, committer: &Committer<'_>, taker: Taker, entry: &Arc<Entry>) -> Beside {
-        let Taker::Consumer(consumer) = taker else {
-            return Beside::Over { letter: self.without_taker(taker, entry) };
-        };
-        if !committer.proves(entry.id) {
-            return self.lane(consumer, entry);
-        }
-        match self.gives_up(committer, consumer, entry, committer.ledger.failed_attempts(entry.id)) {
-            Some(letter) => Beside::Over { letter: Some(letter) },
-            // Its key is not known yet: decoding it runs the user's own code, which may end the process as well.
-            None => Beside::Charged { consumer },
-        }
-    }
-
-    /// The letter of an event that has taken too many processes down to run again.
-    fn gives_up(
-        &self,
-        committer: &Committer<'_>,
-        consumer: usize,
-        entry: &Arc<Entry>,
-        failed_attempts: u32,
-    ) -> Option<Letter> {
-        let handler = &self.handlers[consumer];
-        let crashes = committer.crashes(entry.id);
-        let reason = given_up(crashes, handler.policy.max_crashes)?;
-        let settlement = Settlement::Dead { cause: Cause::Crash, reason };
-        // Of the attempts that took a process down the last is the end, as otherwise the one that failed last.
-        self.ended(settlement, entry, 1, failed_attempts + crashes, handler.registration.info.name)
-    }
-
-    /// Before the first event of a name is passed over: a build declares what it handles before it publishes it, so what is
-    /// declared by now says whether one handles this. Where nobody can be asked the commit finds it out, after more was handled.
-    async fn look_for_takers(&self, hand: &mut InHand, entry: &Entry) {
-        let Some((name, _)) = entry.event() else { return };
-        if self.build.ignores(name) || hand.unheard.len() >= MOST_UNHEARD || !hand.unheard.insert(name.to_owned()) {
-            return;
-        }
-        let look = self.services.broker.state(&self.key);
-        if let Ok(Ok(Some(state))) = tokio::time::timeout(FAREWELL, look).await {
-            hand.declared = state.events;
-        }
-    }
-
-    /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
-    async fn take(
-        &self,
-        lease: &Lease,
-        committer: &mut Committer<'_>,
-        hand: &mut InHand,
-        entry: Arc<Entry>,
+    /// Settles everything that was read before a cut, because the group goes on behind all that was read.
+    async fn settle_before_cut(
+        &mut self,
+        owned: &mut Owned<'_>,
+        arrived: &Result<Arrived, Ended>,
     ) -> Result<(), Ended> {
-        if let Ok(Taker::Nobody) = self.taker(&hand.declared, &entry) {
-            self.look_for_takers(hand, &entry).await;
+        if !matches!(arrived, Ok(Arrived { loss: Some(_), .. }) | Err(Ended::Cut { .. })) {
+            return Ok(());
         }
-        let taker = match self.taker(&hand.declared, &entry) {
-            Ok(taker) => taker,
-            Err(need) => {
-                self.empty_hands(lease, committer, hand).await?;
-                return Err(Ended::Needs(need));
+        self.settle_all(owned).await.map_err(|ended| match (ended, arrived) {
+            (Ended::Fenced, Err(Ended::Cut { loss, at })) => {
+                Ended::Cut { loss: loss.clone(), at: at.clone() }.without_lease()
             }
-        };
-        if self.is_concurrent() {
-            let beside = self.beside(committer, taker, &entry);
-            return self.take_up(lease, committer, hand, entry, beside).await;
+            (ended, _) => ended,
+        })
+    }
+
+    /// Puts the next read off where a read failed while events wait for their next attempt: an end would make everything come
+    /// again that is settled above them, and the read may succeed soon.
+    fn put_off_read(&mut self, owned: &Owned<'_>, source: &mut Source<'_>, ended: Ended) -> Result<(), Ended> {
+        let Ended::Failed(error) = ended else { return Err(ended) };
+        if self.dispatch.is_empty() {
+            return Err(Ended::Failed(error));
         }
-        if !hand.gathering.is_empty() {
-            let joins = match taker {
-                Taker::Consumer(consumer) => hand.gathering.admits(Some(consumer), &entry),
-                Taker::Nobody => hand.gathering.admits(None, &entry),
-                Taker::Unnamed => false,
-            };
-            if !joins {
-                self.hand_out(lease, committer, hand).await?;
+        owned.task.contact.failed(Matter::Read, &error);
+        let failures = self.read_again.map_or(1, |(_, failures)| failures.saturating_add(1));
+        let wait = wait(OUTAGE_BACKOFF, failures, owned.task.services.random.fraction());
+        self.read_again = Some((after(Instant::now(), wait), failures));
+        source.look_again();
+        Ok(())
+    }
+
+    /// Takes up everything that arrived, and reports a loss that the reader found.
+    async fn take_all(&mut self, owned: &mut Owned<'_>, arrived: Arrived) -> Result<(), Ended> {
+        let task = owned.task;
+        self.read_again = None;
+        if task.contact.is_troubled() {
+            task.contact.succeeded(Matter::Read);
+            if arrived.entries.is_empty() && owned.committer.ledger.is_clean() {
+                // Nothing is left of what could not be committed: another process has done it.
+                task.contact.succeeded(Matter::Write);
+            }
+            task.owns(owned.lease.holder().epoch);
+        }
+        if let Some(loss) = arrived.loss {
+            task.report(&loss);
+            if task.options.on_data_loss == OnDataLoss::Halt {
+                return Err(Ended::Halted { halt: Halt::Loss(loss), keep: true });
             }
         }
-        match taker {
-            // What is proven runs alone.
-            Taker::Consumer(consumer)
-                if let Some(limits) = self.handlers[consumer].policy.batch
-                    && !committer.proves(entry.id) =>
-            {
-                hand.gathering.add(consumer, limits, entry);
-            }
-            Taker::Nobody if !hand.gathering.is_empty() => hand.gathering.add_between(entry),
-            _ => {
-                let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
-                return match self.handle(lease, committer, taker, std::slice::from_ref(&held), 0).await? {
-                    Ok(dead) => self.weather(hand, dead),
-                    Err(_) => {
-                        let why = Halt::LoneBatch { entry: held.entry.id, reason: None };
-                        Err(self.halted(why))
-                    }
-                };
-            }
+        if let Some(seen) = arrived.seen {
+            // The count includes what is taken up, which is read but not settled.
+            owned.committer.ledger.anchor(seen.saturating_sub(self.unsettled() as u64));
         }
-        if hand.gathering.is_full() {
-            self.hand_out(lease, committer, hand).await?;
+        for entry in arrived.entries {
+            self.take(owned, entry).await?;
+            // However long the events keep coming.
+            if self.replays.is_due(owned.lease) {
+                self.replay(owned).await?;
+            }
+            if task.seat.is_wanted() {
+                return Err(owned.hand_over());
+            }
+            self.yield_now_and_then().await;
         }
         Ok(())
     }
 
-    /// Settles what has gathered: as one batch, and where that comes to nothing in parts.
-    async fn hand_out(&self, lease: &Lease, committer: &mut Committer<'_>, hand: &mut InHand) -> Result<(), Ended> {
-        let Some((consumer, held)) = hand.gathering.take() else { return Ok(()) };
-        let registration = &self.handlers[consumer].registration;
+    /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
+    async fn take(&mut self, owned: &mut Owned<'_>, entry: Arc<Entry>) -> Result<(), Ended> {
+        let taker = match self.route(owned.task, &entry).await {
+            Ok(taker) => taker,
+            Err(given_way) => {
+                self.settle_all(owned).await?;
+                return Err(given_way);
+            }
+        };
+        if owned.task.options.lanes.running > 1 {
+            let beside = Beside::of(owned, taker, &entry);
+            return self.dispatch.take_up(owned, entry, beside).await;
+        }
+        if !self.batch.is_empty() && !self.batch.admits(taker, &entry) {
+            self.settle_batch(owned).await?;
+        }
+        match taker {
+            // An event under recovery runs alone.
+            Taker::Consumer(consumer)
+                if let Some(limits) = owned.task.handlers[consumer].policy.batch
+                    && !owned.committer.recovers(entry.id) =>
+            {
+                self.batch.add(consumer, limits, entry);
+            }
+            Taker::Nobody if !self.batch.is_empty() => self.batch.add_between(entry),
+            _ => return self.settle_alone(owned, taker, entry).await,
+        }
+        if self.batch.is_full() {
+            self.settle_batch(owned).await?;
+        }
+        Ok(())
+    }
+
+    /// The consumer that takes an entry.
+    ///
+    /// Before the first event of a name is ignored, the owner looks at what builds have declared. A build declares an event
+    /// before it publishes the event, so the look finds a build that handles it. Where the server does not answer, the commit
+    /// finds the build, after more was handled.
+    async fn route(&mut self, task: &GroupTask, entry: &Entry) -> Result<Taker, Ended> {
+        let route = |declared: &Events| task.handlers.route(declared, entry).map_err(Ended::GivenWay);
+        let taker = route(&self.declared)?;
+        let (Taker::Nobody, Some((name, _))) = (taker, entry.event()) else { return Ok(taker) };
+        let is_known = task.handlers.build.ignores(name) || self.unheard.len() >= MOST_UNHEARD;
+        if is_known || !self.unheard.insert(name.to_owned()) {
+            return Ok(taker);
+        }
+        let look = task.services.broker.state(&task.key);
+        if let Ok(Ok(Some(state))) = tokio::time::timeout(FAREWELL, look).await {
+            self.declared = state.events;
+        }
+        route(&self.declared)
+    }
+
+    /// Handles one entry by itself to its end.
+    async fn settle_alone(&mut self, owned: &mut Owned<'_>, taker: Taker, entry: Arc<Entry>) -> Result<(), Ended> {
+        let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
+        match owned.handle(taker, std::slice::from_ref(&held), 0).await? {
+            Ok(dead) => owned.count_storm(dead),
+            Err(_) => Err(owned.task.halted(Halt::LoneBatch { entry: held.entry.id, reason: None })),
+        }
+    }
+
+    /// Settles what has gathered: as one batch, or in parts where the batch fails as a whole.
+    async fn settle_batch(&mut self, owned: &mut Owned<'_>) -> Result<(), Ended> {
+        let Some((consumer, held)) = self.batch.take() else { return Ok(()) };
+        let registration = &owned.task.handlers[consumer].registration;
         let mut parts = Parts::default();
         while let Some((part, tried)) = parts.next(&held) {
             let taker = if part[0].is_event { Taker::Consumer(consumer) } else { Taker::Nobody };
-            match self.handle(lease, committer, taker, part, tried).await? {
+            match owned.handle(taker, part, tried).await? {
                 Ok(dead) => {
                     parts.settled(part.len());
-                    self.weather(hand, dead)?;
-                    hand.give_turn().await;
+                    owned.count_storm(dead)?;
+                    self.yield_now_and_then().await;
                 }
                 Err(Apart { undecodable, tried }) => {
-                    // An event whose decoding panics runs alone, too: then that is its own failed attempt.
+                    // An event whose decoding panics runs alone, too: then the panic is its own failed attempt.
                     let decodes = |held: &Held| caught(|| Ok(registration.decodes(&held.entry))).unwrap_or(false);
                     let is_bad = |held: &Held| held.is_event && !decodes(held);
                     match part.iter().position(is_bad).filter(|_| undecodable) {
@@ -319,57 +285,31 @@ impl Group {
         Ok(())
     }
 
-    /// Handles an entry, or a batch, to its end; answers whether it became a dead letter, or why the batch cannot be settled
-    /// as one.
-    async fn handle(
-        &self,
-        lease: &Lease,
-        committer: &mut Committer<'_>,
-        taker: Taker,
-        held: &[Held],
-        tried: u32,
-    ) -> Result<Result<bool, Apart>, Ended> {
-        let first = &held[0].entry;
-        let batch: Option<Arc<[_]>> = (held.len() > 1)
-            .then(|| held.iter().filter(|held| held.is_event).map(|held| Arc::clone(&held.entry)).collect());
-        let events = batch.as_ref().map_or(1, |batch| batch.len() as u32);
-        committer.make_room(events).await?;
-        if self.services.shutdown.is_stopping() {
-            return Err(Ended::Stopped);
-        }
-        self.progress.begins(first.id);
-        let letter = match taker {
-            Taker::Consumer(consumer) => {
-                let handler = &self.handlers[consumer];
-                let name = handler.registration.info.name;
-                let failed = |committer: &Committer<'_>| committer.ledger.failed_attempts(first.id).max(tried);
-                match self.gives_up(committer, consumer, first, failed(committer)) {
-                    Some(letter) => Some(letter),
-                    None => match self.attempts(lease, committer, &Delivery { handler, first, batch, tried }).await? {
-                        Ok(settlement) => self.ended(settlement, first, events, failed(committer) + 1, name),
-                        Err(apart) => return Ok(Err(apart)),
-                    },
-                }
-            }
-            _ => self.without_taker(taker, first),
-        };
-        let dead = letter.as_ref().map(|letter| letter.cause);
-        let ends = held.iter().map(|Held { entry, is_event }| End {
-            id: entry.id,
-            event_id: entry.given_id().unwrap_or_default(),
-            is_event: *is_event,
-            passed_over: entry.event().filter(|_| !is_event && !matches!(taker, Taker::Unnamed)),
-        });
-        self.settle(committer, ends, letter);
-        let Some(cause) = dead else { return Ok(Ok(false)) };
-        // The letter is in the commit that passes the event: nothing runs beyond it before that is known.
-        // That may be never, when there is no room for it, and a stop must not wait for an operator.
-        tokio::select! {
-            biased;
-            done = committer.finish() => done?,
-            () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
-        }
-        self.progress.counts.dead(cause);
-        Ok(Ok(true))
+    /// Waits until everything that was read is settled.
+    async fn settle_all(&mut self, owned: &mut Owned<'_>) -> Result<(), Ended> {
+        self.dispatch.drain(owned).await?;
+        self.settle_batch(owned).await
     }
+
+    /// Yields to others on the thread when this delivery ran for long.
+    async fn yield_now_and_then(&mut self) {
+        if self.yielded.elapsed() > SLICE {
+            tokio::task::yield_now().await;
+            self.yielded = Instant::now();
+        }
+    }
+}
+
+/// Reads what comes next; after a read that failed not before the moment for the next one, unless an outage ends sooner.
+///
+/// # Cancel safety
+/// It may be dropped and called again.
+async fn read(source: &mut Source<'_>, again: Option<(Instant, u32)>, outages: &Outages) -> Result<Arrived, Ended> {
+    if let Some((at, _)) = again {
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => {}
+            () = outages.over() => {}
+        }
+    }
+    source.next().await.map_err(Ended::from)
 }

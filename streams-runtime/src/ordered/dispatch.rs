@@ -1,6 +1,6 @@
-//! The events of a partition that run side by side: what waits, what is charged, what runs, and what has ended before its turn.
+//! The events of a partition that run side by side: those that wait, are charged, run, or have ended early.
 //!
-//! [`lanes`](super::lanes) says what may start; [`advance`](super::advance) calls the handlers and settles.
+//! [`lanes`](super::lanes) decides which may start, and [`advance`](super::advance) calls the handlers and settles.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 use super::commit::Committer;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::until;
-use crate::group::{Bounds, Failed, Letter, Turn};
+use crate::group::{Bounds, Failed, Letter, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::Cause;
 
 /// The events that are handled side by side.
 ///
-/// Dropped, it cancels the handlers that run, at their next `.await`; [`Group::finish_in_hand`] waits for them.
+/// Dropped, it cancels the handlers that run, at their next `.await`; [`Dispatch::finish`] waits for them.
 pub(super) struct Dispatch {
     pub(super) lanes: Lanes<Taken, Settled>,
-    /// What runs next of all that is proven, in the order in which it was to start; at most as many as there are slots.
+    /// The events under recovery that run next, in the order in which they were to start; at most as many as there are slots.
     pub(super) charging: VecDeque<Charging>,
-    /// The first of them that has no turn waits for it.
-    pub(super) turn: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
-    /// What runs beside nothing.
+    /// The permit for which the first of them waits.
+    pub(super) permit: Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>,
+    /// The event that runs beside nothing.
     pub(super) alone: Option<Ticket>,
     pub(super) calls: JoinSet<Returned>,
     /// By when each call has to be over to deserve the lease.
@@ -37,7 +37,8 @@ pub(super) struct Dispatch {
     pub(super) closing: bool,
     /// The entry that holds up the partition, with its failed attempts.
     pub(super) held_up: Option<(EntryId, u32)>,
-    pub(super) said: Option<Instant>,
+    /// When the log last named it.
+    pub(super) logged: Option<Instant>,
 }
 
 /// An event that was taken up.
@@ -54,7 +55,7 @@ pub(super) struct Charging {
     /// `None` while its key is not known.
     pub(super) ticket: Option<Ticket>,
     pub(super) alone: bool,
-    pub(super) turn: Option<Turn>,
+    pub(super) permit: Option<SuspectPermit>,
     pub(super) charged: bool,
 }
 
@@ -94,14 +95,14 @@ impl Dispatch {
         Self {
             lanes: Lanes::new(bounds),
             charging: VecDeque::new(),
-            turn: None,
+            permit: None,
             alone: None,
             calls: JoinSet::new(),
             limits: BTreeSet::new(),
             letter: None,
             closing: false,
             held_up: None,
-            said: None,
+            logged: None,
         }
     }
 
@@ -120,7 +121,7 @@ impl Dispatch {
         self.lanes.is_empty() && self.charging.is_empty() && self.letter.is_none()
     }
 
-    /// Whether an event may start. What is in hand comes on top of what a commit batch allows.
+    /// Whether an event may start. The events in flight come on top of what a commit allows.
     pub(super) fn may_start(&self, committer: &Committer<'_>) -> bool {
         let waits_for_others = self.alone.is_some() || self.charging.back().is_some_and(|last| last.alone);
         !self.closing && !waits_for_others && self.letter.is_none() && committer.ledger.has_room(1)
@@ -137,9 +138,9 @@ impl Dispatch {
 
     /// Takes all charges back: nothing runs that does not run yet, but what waits keeps its place.
     pub(super) fn uncharge(&mut self, committer: &mut Committer<'_>) {
-        self.turn = None;
+        self.permit = None;
         for charging in &mut self.charging {
-            charging.turn = None;
+            charging.permit = None;
             if std::mem::take(&mut charging.charged) {
                 committer.came_back(charging.taken.entry.id);
             }
@@ -155,8 +156,8 @@ impl Dispatch {
         }
     }
 
-    /// Waits until a call has come to its end, an event that is proven has its turn, or, with `may_start`, until another attempt
-    /// may begin.
+    /// Waits until a call has come to its end, until a suspect has its permit, or, with `may_start`, until another attempt may
+    /// begin.
     ///
     /// # Cancel safety
     /// A call that has ended is not lost.
@@ -169,10 +170,10 @@ impl Dispatch {
                 // A handler's panic is caught: this one is ours, and ends the ownership as any other of ours does.
                 Err(error) => error.try_into_panic().map_or(None, |panic| std::panic::resume_unwind(panic)),
             },
-            turn = turn(&mut self.turn) => {
-                self.turn = None;
-                if let Some(charging) = self.charging.iter_mut().find(|charging| charging.turn.is_none()) {
-                    charging.turn = Some(turn);
+            permit = awaited(&mut self.permit) => {
+                self.permit = None;
+                if let Some(charging) = self.charging.iter_mut().find(|charging| charging.permit.is_none()) {
+                    charging.permit = Some(permit);
                 }
                 None
             }
@@ -181,9 +182,9 @@ impl Dispatch {
     }
 }
 
-async fn turn(waited_for: &mut Option<Pin<Box<dyn Future<Output = Turn> + Send>>>) -> Turn {
-    match waited_for {
-        Some(turn) => turn.await,
+async fn awaited(permit: &mut Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>) -> SuspectPermit {
+    match permit {
+        Some(permit) => permit.await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use streams_core::{Backoff, EntryId, keys};
 use tokio::time::Instant;
 
 use crate::backoff::wait;
-use crate::group::{Ended, Group, Halt};
+use crate::group::{Ended, GroupTask, Halt};
 use crate::membership::{Build, Lease, NOBODY, Still, Turn, member_of};
 use crate::ops::Phase;
 
@@ -25,21 +25,21 @@ const IN_A_ROW: Duration = Duration::from_secs(60);
 /// little else, and neither would the server.
 const TO_AND_FRO: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
 
-/// What became of a turn.
+/// How a contender goes on that could take the lease.
 #[derive(Debug)]
 pub(super) enum Way {
     /// The lease may be taken.
     Contend,
-    /// What was needed is no longer: the next look says whose turn it is now.
+    /// The event is needed no longer: the next look says who contends now.
     Forgotten,
-    /// It is left to others.
+    /// The lease is left to others.
     Leave,
 }
 
-/// What an owner has passed over since its last acknowledged commit because no build was known to handle it: the first of
-/// each name.
+/// The events that an owner has ignored since its last acknowledged commit because no build was known to handle them: the first
+/// of each name.
 ///
-/// An event may be one that a build has declared after this owner took the lease. The next commit finds that out.
+/// A build may have declared such an event after this owner took the lease. The next commit finds that out.
 #[derive(Debug, Default)]
 pub(super) struct PassedOver {
     /// In no commit yet, and in the commit on its way.
@@ -50,8 +50,8 @@ pub(super) struct PassedOver {
 }
 
 impl PassedOver {
-    /// This entry is passed over. Names that no event can have are nobody's, and those that the group ignores everybody's
-    /// business, so neither is asked about.
+    /// Takes note of an ignored entry. The server is not asked about names that no event can have, nor about names that the group
+    /// ignores for good.
     pub(super) fn note(&mut self, build: &Build, id: EntryId, name: &str, version: u32) {
         self.entries.0 += 1;
         if !self.waiting.contains_key(name) && !build.ignores(name) && keys::check_event(name).is_ok() {
@@ -66,7 +66,7 @@ impl PassedOver {
         self.flying.keys().cloned().collect()
     }
 
-    /// The commit on its way is done: how many entries are passed over for good by it.
+    /// The commit on its way is done. Returns how many entries are ignored for good by it.
     pub(super) fn acknowledged(&mut self) -> u64 {
         std::mem::take(&mut self.entries.1)
     }
@@ -87,7 +87,7 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    /// One more; answers how long to wait before, where the partition goes to and fro.
+    /// Counts one more. Returns how long to wait before it, where the partition goes to and fro.
     pub(super) fn more(&mut self, now: Instant, random: f64) -> Option<Duration> {
         let soon = self.last.is_some_and(|last| now.duration_since(last) < IN_A_ROW);
         self.count = if soon { self.count.saturating_add(1) } else { 1 };
@@ -101,49 +101,52 @@ impl Passes {
     }
 }
 
-impl Group {
-    /// Whether a contender whose turn it is takes the lease, when an event is needed that this build does not handle. It
-    /// gets its turn where no member handles it, or none that does has taken it.
-    ///
-    /// `untaken` watches the lease, which for as long is there for anybody who can handle what is needed.
-    pub(super) async fn give_way(&self, state: &GroupState, untaken: &mut Still<LeaseView>) -> Result<Way, Ended> {
-        let now = Instant::now();
-        let untaken = now.duration_since(untaken.observe(state.lease.clone(), NOBODY, now));
-        match self.build.turn(state.needs.as_ref(), state.at, untaken) {
-            Turn::Contend => Ok(Way::Contend),
-            Turn::Forget(need) => {
-                let change = Change { met: Some(need.clone()), ..Change::default() };
-                self.services.broker.declare_events(&self.key, &change).await?;
-                Ok(Way::Forgotten)
-            }
-            Turn::Leave => {
-                self.progress.enter(Phase::StandingBy { owner: member_of(&state.lease.owner).to_owned() });
-                Ok(Way::Leave)
-            }
-            Turn::Missing(need) => {
-                let (stream, known) = (self.progress.stream, self.build.takes(&need.name));
-                let ignored = self.build.ignored().cloned().collect();
-                self.say_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
-                Ok(Way::Leave)
-            }
+/// Decides whether a contender takes a lease that it could take, when an event is needed that this build does not handle.
+///
+/// The contender takes it where no member handles the event, or where none that does has taken the lease. `untaken` watches
+/// for how long the lease has been there for anybody who handles the event.
+pub(super) async fn give_way(
+    task: &GroupTask,
+    state: &GroupState,
+    untaken: &mut Still<LeaseView>,
+) -> Result<Way, Ended> {
+    let now = Instant::now();
+    let untaken = now.duration_since(untaken.observe(state.lease.clone(), NOBODY, now));
+    let build = &task.handlers.build;
+    match build.turn(state.needs.as_ref(), state.at, untaken) {
+        Turn::Contend => Ok(Way::Contend),
+        Turn::Forget(need) => {
+            let change = Change { met: Some(need.clone()), ..Change::default() };
+            task.services.broker.declare_events(&task.key, &change).await?;
+            Ok(Way::Forgotten)
+        }
+        Turn::Leave => {
+            task.progress.enter(Phase::StandingBy { owner: member_of(&state.lease.owner).to_owned() });
+            Ok(Way::Leave)
+        }
+        Turn::Missing(need) => {
+            let (stream, known) = (task.progress.stream, build.takes(&need.name));
+            let ignored = build.ignored().cloned().collect();
+            task.log_halted(&Halt::Unhandled { stream, need: need.clone(), known, ignored });
+            Ok(Way::Leave)
         }
     }
+}
 
-    /// Before a partition is left to another build: says so, and waits where it only comes back.
-    pub(super) async fn pass(&self, lease: &Lease, passes: &mut Passes, need: &Need) {
-        let (group, partition) = (self.key.group(), self.key.partition().as_str());
-        let (entry, event, version) = (need.entry, &need.name, need.version);
-        let Some(wait) = passes.more(Instant::now(), self.services.random.fraction()) else {
-            tracing::info!(group, partition, %entry, event, version, "leaving the partition to a build that handles this event");
-            return;
-        };
-        // Told once for the group, with who the others are.
-        tracing::debug!(group, partition, %entry, event, version, "leaving the partition once more, after a while");
-        self.seat.contest(need);
-        tokio::select! {
-            () = self.pause(wait) => {}
-            () = lease.lost() => {}
-        }
+/// Logs that the partition is left to another build, and waits before that where the partition goes to and fro.
+pub(super) async fn pass(task: &GroupTask, lease: &Lease, passes: &mut Passes, need: &Need) {
+    let (group, partition) = (task.key.group(), task.key.partition().as_str());
+    let (entry, event, version) = (need.entry, &need.name, need.version);
+    let Some(wait) = passes.more(Instant::now(), task.services.random.fraction()) else {
+        tracing::info!(group, partition, %entry, event, version, "leaving the partition to a build that handles this event");
+        return;
+    };
+    // The seat logs once for the group who the others are.
+    tracing::debug!(group, partition, %entry, event, version, "leaving the partition once more, after a while");
+    task.seat.contest(need);
+    tokio::select! {
+        () = task.pause(wait) => {}
+        () = lease.lost() => {}
     }
 }
 

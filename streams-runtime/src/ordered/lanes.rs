@@ -1,7 +1,6 @@
-//! Several events of a partition at once, those of one key one after the other: what may start, and up to where everything
-//! is settled; pure.
+//! The lanes of a partition: which events may run at once, and up to where everything is settled; pure.
 //!
-//! `dispatch` calls the handlers and settles.
+//! Events of one key run one after the other. `advance` calls the handlers and settles.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,8 +15,8 @@ pub(super) struct Ticket(u64);
 
 /// The entries of a partition that were taken up, from the oldest unsettled one on.
 ///
-/// A queue for each key, of which only the first may run, and `running` slots for whichever are first. What waits for its
-/// next attempt has no slot, and holds up nothing but its own key.
+/// There is a queue for each key, of which only the first event may run, and there are `running` slots for the first events. An
+/// event that waits for its next attempt has no slot, and blocks only its own key.
 #[derive(Debug)]
 pub(super) struct Lanes<E, S> {
     bounds: Bounds,
@@ -26,9 +25,9 @@ pub(super) struct Lanes<E, S> {
     passed: u64,
     /// The unsettled events of each key, in order.
     queues: HashMap<Arc<str>, VecDeque<Ticket>>,
-    /// What is first of its key and neither runs nor waits.
+    /// The events that are first of their key and neither run nor wait.
     ready: BTreeSet<Ticket>,
-    /// What waits for its next attempt.
+    /// The events that wait for their next attempt.
     waiting: BTreeSet<(Instant, Ticket)>,
     running: usize,
     bytes: usize,
@@ -63,7 +62,7 @@ impl<E, S> Lanes<E, S> {
         self.places.is_empty()
     }
 
-    /// What is unsettled weighs so much.
+    /// How many bytes are unsettled.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -73,14 +72,14 @@ impl<E, S> Lanes<E, S> {
         self.running < self.bounds.running
     }
 
-    /// Whether a slot is free for which another entry is needed, besides so many that are on their way here. Nothing is taken
-    /// up before that: what would only wait here can as well be read later.
+    /// Whether a slot is free for which another entry is needed, besides so many that are on their way here. No entry is taken up
+    /// before that, because it would only wait here.
     pub(super) fn is_idle(&self, coming: usize) -> bool {
         self.running + coming < self.bounds.running && self.ready.is_empty()
     }
 
-    /// Whether no other entry may be taken up before the oldest is settled, where so many are on their way here that weigh so
-    /// much.
+    /// Whether no other entry may be taken up before the oldest is settled, where so many with so many bytes are on their way
+    /// here.
     pub(super) fn is_full(&self, coming: usize, weight: usize) -> bool {
         self.places.len() + coming >= self.bounds.entries || self.bytes + weight >= self.bounds.bytes
     }
@@ -98,7 +97,7 @@ impl<E, S> Lanes<E, S> {
         ticket
     }
 
-    /// Takes up the next entry of the stream, with which nothing is to be done.
+    /// Takes up the next entry of the stream, which is settled already.
     pub(super) fn take_up_settled(&mut self, weight: usize, end: S) {
         self.bytes += weight;
         self.places.push_back(Place::Settled { end, weight });
@@ -133,13 +132,13 @@ impl<E, S> Lanes<E, S> {
         }
     }
 
-    /// What ran is tried again at this moment, not before.
+    /// The event that ran is tried again at this moment, not before.
     pub(super) fn retry(&mut self, ticket: Ticket, at: Instant) {
         self.running -= 1;
         self.waiting.insert((at, ticket));
     }
 
-    /// What ran is settled, with so much to be kept of it until it is passed: the next event of its key may start.
+    /// The event that ran is settled, and the next event of its key may start. Until it is passed, it keeps so many bytes.
     pub(super) fn settle(&mut self, ticket: Ticket, weight: usize, end: S) {
         self.running -= 1;
         let index = self.index(ticket);
@@ -167,7 +166,7 @@ impl<E, S> Lanes<E, S> {
         Some(end)
     }
 
-    /// The oldest entry, if it is not settled: it holds up all others at the bounds.
+    /// The oldest entry, if it is not settled: it blocks all others at the bounds.
     pub(super) fn oldest(&self) -> Option<&E> {
         match self.places.front()? {
             Place::Open { event, .. } => Some(event),
@@ -175,7 +174,7 @@ impl<E, S> Lanes<E, S> {
         }
     }
 
-    /// When the next attempt may begin that has a slot; `None` when there is none to wait for.
+    /// When the next attempt may begin, if one waits and a slot is free.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.waiting.first().filter(|_| self.has_slot()).map(|(at, _)| *at)
     }

@@ -13,17 +13,17 @@ use crate::reader::Bookmark;
 /// How often the position is shown in the server's own group, for operators' tools.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
 
-/// What a group has settled, beyond what the server has acknowledged.
+/// The settled events of a group that the server has not acknowledged.
 ///
-/// Commits start at half of the bound, so that the next events run while one is on its way, and
-/// events stop at the whole of it.
+/// Commits start at half of the bound, so that the next events run while one is on its way. Events stop at the whole of it. Its
+/// seventeen fields are the next commit and the rules of when it is due; no part of them has a rule of its own.
 #[derive(Debug)]
 pub(super) struct Ledger {
     policy: Checkpoint,
     dead_bounds: DeadBounds,
-    /// Acknowledged.
+    /// The acknowledged checkpoint.
     at: EntryId,
-    /// Settled; equal to `at` when there is nothing to commit.
+    /// The last settled entry; equal to `at` when there is nothing to commit.
     settled: EntryId,
     settled_event: String,
     seen: Option<u64>,
@@ -31,15 +31,15 @@ pub(super) struct Ledger {
     waiting: u32,
     flying: u32,
     waiting_since: Option<Instant>,
-    /// Attempts the server knows of or is to know of, above `at`.
+    /// The attempts above `at` that the server knows, or is to know.
     recorded: BTreeMap<EntryId, u32>,
     attempts: Vec<(EntryId, u32)>,
     forget: Vec<EntryId>,
     dead: Vec<Fields>,
-    /// Something that must not wait for the interval.
+    /// Whether the next commit must not wait for the interval.
     urgent: bool,
     mirrored: Option<Instant>,
-    /// A commit has passed since the position was last shown.
+    /// Whether a commit has passed since the position was last shown.
     behind_mirror: bool,
     /// How many commits were taken.
     calls: u64,
@@ -79,14 +79,14 @@ impl Ledger {
         self.at
     }
 
-    /// How far the group has come, for whoever has to find that place in history again.
+    /// How far the group has come, as a place in history that can be found again.
     pub(super) fn bookmark(&self) -> Bookmark {
         Bookmark::new(self.settled, &self.settled_event, self.seen)
     }
 
-    /// Whether so many events may start: a crash then repeats them and all that stand between them and the checkpoint.
+    /// Whether so many events may start. A crash repeats them, and all between them and the checkpoint.
     ///
-    /// A batch that is larger than the bound starts where nothing stands between.
+    /// A batch that is larger than the bound starts where nothing is between.
     pub(super) fn has_room(&self, events: u32) -> bool {
         let ahead = self.waiting + self.flying;
         ahead == 0 || ahead.saturating_add(events) <= self.policy.events
@@ -97,7 +97,7 @@ impl Ledger {
         self.recorded.get(&id).copied().unwrap_or(0)
     }
 
-    /// An attempt failed: the server is told before the next one, so that restarts do not begin to count anew.
+    /// An attempt failed. A commit records it before the next attempt, so that a restart does not count anew.
     pub(super) fn attempt_failed(&mut self, id: EntryId, attempts: u32) {
         self.recorded.insert(id, attempts);
         self.attempts.retain(|(other, _)| *other != id);
@@ -124,8 +124,8 @@ impl Ledger {
         }
     }
 
-    /// The ordinal of what is settled, as the reader counts it: it grows with what is lost and reported, too, and that is
-    /// recorded, so that it is not reported again.
+    /// Sets the ordinal of the settled entries, as the reader counts it. It grows with reported losses, too, and a commit records
+    /// it, so that no loss is reported again.
     pub(super) fn anchor(&mut self, seen: u64) {
         if self.seen != Some(seen) {
             self.seen = Some(seen);
@@ -133,7 +133,7 @@ impl Ledger {
         }
     }
 
-    /// A commit is due now, whatever it has to say.
+    /// Makes a commit due now.
     pub(super) fn hurry(&mut self) {
         self.urgent = true;
     }
@@ -148,7 +148,7 @@ impl Ledger {
         }
         match (self.waiting_since, self.mirrored) {
             (Some(since), _) => Some(Due::At(after(since, self.policy.interval))),
-            // A group that went idle must not look behind for ever to an operator's tools.
+            // A group that went idle must not look behind for ever in an operator's tools.
             (None, Some(mirrored)) if self.behind_mirror => Some(Due::At(mirrored + MIRROR_EVERY)),
             (None, _) => None,
         }

@@ -2,17 +2,17 @@
 //!
 //! Each is charged on the server before it runs ([`commit`](super::commit) sends that), so that the next end of a process can be
 //! put down to those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run
-//! side by side. Pure, but for what the log is told.
+//! side by side. Pure, except for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use streams_core::broker::{Holding, LeaseView, Proof};
 use streams_core::{Checkpoint, EntryId};
 
-use crate::group::{Bounds, Group, Policy};
+use crate::group::{Bounds, GroupTask, Policy, Standing, standing};
 
-/// How many events an owner may have in hand at most, those that are settled and not committed included: as many its
-/// successor has to prove.
+/// How many events an owner has in flight at most, those that are settled and not committed included: its successor has to
+/// recover as many.
 pub(super) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl IntoIterator<Item = &'a Policy>) -> u32 {
     let batches = policies.into_iter().filter_map(|policy| policy.batch).map(|limits| limits.events);
     // A batch that is larger than a commit starts where nothing runs beyond the checkpoint.
@@ -23,33 +23,33 @@ pub(super) fn bound<'a>(checkpoint: Checkpoint, lanes: Bounds, policies: impl In
     in_order.saturating_add(u32::try_from(lanes.entries).unwrap_or(u32::MAX))
 }
 
-/// The events that an owner has still to prove.
+/// The events that an owner has still to recover.
 #[derive(Debug)]
-pub(super) struct Proving {
+pub(super) struct Recovery {
     left: u32,
-    /// What was added later no earlier owner had in hand.
+    /// The newest entry that an earlier owner may have had in flight.
     to: EntryId,
-    /// What runs, or is to run when the server knows.
+    /// The events that run, or are to run when the server knows.
     charged: BTreeSet<EntryId>,
-    /// What the last commit said that was sent, and what the last one said that is done.
-    said: BTreeSet<EntryId>,
+    /// The charges in the last commit that was sent, and in the last one that is done.
+    sent: BTreeSet<EntryId>,
     known: BTreeSet<EntryId>,
-    /// How many owners were gone that were charged with an event.
+    /// How many owners were gone while they were charged with an event.
     crashes: BTreeMap<EntryId, u32>,
     forget: Vec<EntryId>,
-    /// The server does not know of it yet.
+    /// Whether something changed that the server does not know yet.
     changed: bool,
 }
 
-impl Proving {
-    /// What this owner has to prove, if anything.
+impl Recovery {
+    /// The recovery that this owner has to make, if any.
     pub(super) fn of(holding: &Holding) -> Option<Self> {
         let streams_core::broker::Proving { left, to } = holding.proving?;
         Some(Self {
             left,
             to,
             charged: BTreeSet::new(),
-            said: BTreeSet::new(),
+            sent: BTreeSet::new(),
             known: BTreeSet::new(),
             crashes: holding.crashes.iter().copied().collect(),
             forget: Vec::new(),
@@ -57,10 +57,10 @@ impl Proving {
         })
     }
 
-    /// Whether an event that is not settled is among them: it must not run without being charged.
+    /// Whether an event that is not settled is under recovery: it must not run before it is charged.
     ///
-    /// What lies above the last of them runs as if nothing was to be proven. When this owner is gone in turn, its successor
-    /// proves that as well, by this owner's own bound.
+    /// Events above the newest of them run at full speed. When this owner is gone in turn, its successor recovers those as well,
+    /// by this owner's own bound.
     pub(super) fn covers(&self, id: EntryId) -> bool {
         self.left > 0 && id <= self.to
     }
@@ -75,15 +75,13 @@ impl Proving {
         self.crashes.get(&id).copied().unwrap_or(0)
     }
 
-    /// Whether nothing else of the partition, and nothing else that is proven in the process, may run beside the event.
-    ///
-    /// Of all that is in hand when a process ends, in whatever group, each is charged, and only one is to blame: an event
-    /// that was there before, or that has only one crash to spare, must not be there again by chance.
+    /// Whether nothing else of the partition, and no other suspect of the process, may run beside the event. The server counts
+    /// only the crashes at which the event was charged.
     pub(super) fn runs_alone(&self, id: EntryId, max_crashes: u32) -> bool {
-        self.crashes(id) + 1 >= max_crashes.min(2)
+        standing(self.crashes(id), max_crashes) != Standing::Beside
     }
 
-    /// The event runs, too, when the server knows.
+    /// Charges an event, which runs when the server knows.
     pub(super) fn charge(&mut self, id: EntryId) {
         self.charged.insert(id);
         self.changed = true;
@@ -91,11 +89,11 @@ impl Proving {
 
     /// Whether the server knows that the event runs, and will go on to know it whatever is on its way.
     pub(super) fn is_charged(&self, id: EntryId) -> bool {
-        [&self.charged, &self.said, &self.known].into_iter().all(|ids| ids.contains(&id))
+        [&self.charged, &self.sent, &self.known].into_iter().all(|ids| ids.contains(&id))
     }
 
-    /// Its run has come back, with whatever result, or does not begin after all: it has not ended the process.
-    /// Answers whether the server is to hear of it.
+    /// The event's run has come back, with whatever result, or does not begin after all: it has not ended the process.
+    /// Returns whether the server is to hear of it.
     pub(super) fn came_back(&mut self, id: EntryId) -> bool {
         let was_charged = self.charged.remove(&id);
         self.changed |= was_charged;
@@ -104,10 +102,10 @@ impl Proving {
 
     /// Whether the server holds anything charged, as far as it is known, or is about to.
     pub(super) fn has_charges(&self) -> bool {
-        ![&self.charged, &self.said, &self.known].into_iter().all(BTreeSet::is_empty)
+        ![&self.charged, &self.sent, &self.known].into_iter().all(BTreeSet::is_empty)
     }
 
-    /// An entry is settled, as the next one in order. What no consumer takes has ended no process and does not count.
+    /// An entry is settled, as the next one in order. An entry that no consumer takes has ended no process and does not count.
     pub(super) fn settled(&mut self, id: EntryId, is_event: bool) {
         if self.crashes.remove(&id).is_some() {
             self.forget.push(id);
@@ -123,14 +121,14 @@ impl Proving {
         }
     }
 
-    /// What the next commit has to say.
+    /// The part of the recovery that the next commit carries.
     pub(super) fn take(&mut self) -> Option<Proof> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        self.said = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
+        self.sent = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
         Some(Proof {
-            charged: self.said.iter().copied().collect(),
+            charged: self.sent.iter().copied().collect(),
             left: self.left,
             forget: std::mem::take(&mut self.forget),
         })
@@ -138,47 +136,45 @@ impl Proving {
 
     /// The commit that was taken last is done.
     pub(super) fn acknowledged(&mut self) {
-        self.known.clone_from(&self.said);
+        self.known.clone_from(&self.sent);
     }
 }
 
-impl Group {
-    /// Tells what is to be proven with a lease that was just taken.
-    pub(super) fn proves(&self, holding: &Holding, seen: &LeaseView, own: bool) {
-        let left = holding.proving.map_or(0, |proving| proving.left);
-        self.progress.proves(left);
-        let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
-        let (group, partition, owner) = (self.key.group(), self.key.partition().as_str(), seen.owner.as_str());
-        if own {
-            tracing::debug!(group, partition, events = left, %to, "going on to prove events: each is charged before it runs");
-        } else if owner.is_empty() {
-            tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events, each charged before it runs");
-        } else {
-            tracing::warn!(
-                group,
-                partition,
-                owner,
-                after = %holding.at,
-                events = left,
-                %to,
-                "the owner before was gone without giving its lease back: it was killed or cut off, or an event ended its process; each of at most so many events is charged before it runs, then the group goes on at full speed"
-            );
-            for (entry, crashes) in &holding.crashes {
-                tracing::warn!(group, partition, %entry, crashes, "a process ended, or lost its lease, while it handled this event");
-            }
+/// Logs the recovery that begins with a lease that was just taken.
+pub(super) fn log_recovery(task: &GroupTask, holding: &Holding, seen: &LeaseView, own: bool) {
+    let left = holding.proving.map_or(0, |proving| proving.left);
+    task.progress.proves(left);
+    let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
+    let (group, partition, owner) = (task.key.group(), task.key.partition().as_str(), seen.owner.as_str());
+    if own {
+        tracing::debug!(group, partition, events = left, %to, "going on to prove events: each is charged before it runs");
+    } else if owner.is_empty() {
+        tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events, each charged before it runs");
+    } else {
+        tracing::warn!(
+            group,
+            partition,
+            owner,
+            after = %holding.at,
+            events = left,
+            %to,
+            "the owner before was gone without giving its lease back: it was killed or cut off, or an event ended its process; each of at most so many events is charged before it runs, then the group goes on at full speed"
+        );
+        for (entry, crashes) in &holding.crashes {
+            tracing::warn!(group, partition, %entry, crashes, "a process ended, or lost its lease, while it handled this event");
         }
     }
+}
 
-    /// The server has acknowledged what a commit said of it.
-    pub(super) fn is_proven(&self, proof: &Proof) {
-        self.progress.proves(proof.left);
-        if proof.left == 0 {
-            tracing::info!(
-                group = self.key.group(),
-                partition = self.key.partition().as_str(),
-                "all that the owner before may have had in hand is proven: going on at full speed"
-            );
-        }
+/// Takes note of what the server has acknowledged of a recovery.
+pub(super) fn log_recovered(task: &GroupTask, proof: &Proof) {
+    task.progress.proves(proof.left);
+    if proof.left == 0 {
+        tracing::info!(
+            group = task.key.group(),
+            partition = task.key.partition().as_str(),
+            "all that the owner before may have had in hand is proven: going on at full speed"
+        );
     }
 }
 
@@ -193,7 +189,7 @@ mod tests {
         EntryId::new(7, seq)
     }
 
-    fn proving(left: u32, to: u64, crashes: &[(u64, u32)]) -> Proving {
+    fn recovery(left: u32, to: u64, crashes: &[(u64, u32)]) -> Recovery {
         let holding = Holding {
             epoch: 1,
             at: EntryId::ZERO,
@@ -204,7 +200,7 @@ mod tests {
             proving: Some(streams_core::broker::Proving { left, to: id(to) }),
             crashes: crashes.iter().map(|(seq, count)| (id(*seq), *count)).collect(),
         };
-        Proving::of(&holding).unwrap()
+        Recovery::of(&holding).unwrap()
     }
 
     fn proof(charged: &[u64], left: u32, forget: &[u64]) -> Option<Proof> {
@@ -213,120 +209,120 @@ mod tests {
     }
 
     /// A commit that says this is sent and done.
-    fn commit(proving: &mut Proving, charged: &[u64], left: u32) {
-        assert_eq!(proving.take(), proof(charged, left, &[]));
-        proving.acknowledged();
+    fn commit(recovery: &mut Recovery, charged: &[u64], left: u32) {
+        assert_eq!(recovery.take(), proof(charged, left, &[]));
+        recovery.acknowledged();
     }
 
     #[test]
     fn one_commit_passes_an_event_and_charges_the_next() {
-        let mut proving = proving(2, 9, &[]);
-        assert_eq!(proving.take(), None);
-        assert!(proving.covers(id(1)));
-        proving.charge(id(1));
-        commit(&mut proving, &[1], 2);
-        assert_eq!(proving.take(), None, "said once");
-        proving.came_back(id(1));
-        proving.settled(id(1), true);
-        assert!(proving.covers(id(2)));
-        proving.charge(id(2));
-        commit(&mut proving, &[2], 1);
-        proving.came_back(id(2));
-        proving.settled(id(2), true);
-        assert!(proving.is_over() && !proving.covers(id(3)));
-        assert_eq!(proving.take(), proof(&[], 0, &[]));
+        let mut recovery = recovery(2, 9, &[]);
+        assert_eq!(recovery.take(), None);
+        assert!(recovery.covers(id(1)));
+        recovery.charge(id(1));
+        commit(&mut recovery, &[1], 2);
+        assert_eq!(recovery.take(), None, "said once");
+        recovery.came_back(id(1));
+        recovery.settled(id(1), true);
+        assert!(recovery.covers(id(2)));
+        recovery.charge(id(2));
+        commit(&mut recovery, &[2], 1);
+        recovery.came_back(id(2));
+        recovery.settled(id(2), true);
+        assert!(recovery.is_over() && !recovery.covers(id(3)));
+        assert_eq!(recovery.take(), proof(&[], 0, &[]));
     }
 
     #[test]
     fn several_are_charged_at_once_and_come_back_one_by_one() {
-        let mut proving = proving(9, 9, &[]);
+        let mut recovery = recovery(9, 9, &[]);
         for seq in [1, 2, 3] {
-            proving.charge(id(seq));
+            recovery.charge(id(seq));
         }
-        commit(&mut proving, &[1, 2, 3], 9);
-        proving.came_back(id(2));
-        proving.charge(id(4));
-        commit(&mut proving, &[1, 3, 4], 9);
-        assert!(proving.is_charged(id(1)) && proving.is_charged(id(4)) && !proving.is_charged(id(2)));
+        commit(&mut recovery, &[1, 2, 3], 9);
+        recovery.came_back(id(2));
+        recovery.charge(id(4));
+        commit(&mut recovery, &[1, 3, 4], 9);
+        assert!(recovery.is_charged(id(1)) && recovery.is_charged(id(4)) && !recovery.is_charged(id(2)));
         for seq in [1, 3, 4] {
-            proving.came_back(id(seq));
+            recovery.came_back(id(seq));
         }
-        proving.came_back(id(7));
-        assert!(proving.has_charges(), "the server does not know");
-        commit(&mut proving, &[], 9);
-        assert!(!proving.has_charges());
+        recovery.came_back(id(7));
+        assert!(recovery.has_charges(), "the server does not know");
+        commit(&mut recovery, &[], 9);
+        assert!(!recovery.has_charges());
     }
 
     #[test]
     fn an_event_is_charged_when_that_is_acknowledged_and_nothing_on_its_way_says_otherwise() {
-        let mut proving = proving(9, 9, &[]);
-        proving.charge(id(1));
-        assert!(!proving.is_charged(id(1)));
-        assert_eq!(proving.take(), proof(&[1], 9, &[]));
-        assert!(!proving.is_charged(id(1)), "the commit is on its way");
-        proving.acknowledged();
-        assert!(proving.is_charged(id(1)));
+        let mut recovery = recovery(9, 9, &[]);
+        recovery.charge(id(1));
+        assert!(!recovery.is_charged(id(1)));
+        assert_eq!(recovery.take(), proof(&[1], 9, &[]));
+        assert!(!recovery.is_charged(id(1)), "the commit is on its way");
+        recovery.acknowledged();
+        assert!(recovery.is_charged(id(1)));
         // It comes back, and runs again before the server has heard of it.
-        proving.came_back(id(1));
-        assert_eq!(proving.take(), proof(&[], 9, &[]));
-        proving.charge(id(1));
-        assert!(!proving.is_charged(id(1)), "the commit on its way takes the charge off");
-        proving.acknowledged();
-        commit(&mut proving, &[1], 9);
-        assert!(proving.is_charged(id(1)));
+        recovery.came_back(id(1));
+        assert_eq!(recovery.take(), proof(&[], 9, &[]));
+        recovery.charge(id(1));
+        assert!(!recovery.is_charged(id(1)), "the commit on its way takes the charge off");
+        recovery.acknowledged();
+        commit(&mut recovery, &[1], 9);
+        assert!(recovery.is_charged(id(1)));
     }
 
     #[test]
     fn a_charge_is_taken_off_when_the_run_came_back_whatever_came_of_it() {
-        let mut proving = proving(2, 9, &[(1, 1)]);
-        proving.charge(id(1));
-        commit(&mut proving, &[1], 2);
-        proving.came_back(id(1));
-        assert_eq!(proving.take(), proof(&[], 2, &[]), "the event has still to be proven");
-        assert_eq!(proving.crashes(id(1)), 1, "what was counted before stays");
+        let mut recovery = recovery(2, 9, &[(1, 1)]);
+        recovery.charge(id(1));
+        commit(&mut recovery, &[1], 2);
+        recovery.came_back(id(1));
+        assert_eq!(recovery.take(), proof(&[], 2, &[]), "the event has still to be proven");
+        assert_eq!(recovery.crashes(id(1)), 1, "what was counted before stays");
     }
 
     #[test]
     fn what_no_consumer_takes_does_not_count_and_what_came_later_is_not_proven() {
-        let mut proving = proving(3, 4, &[]);
-        proving.settled(id(1), false);
-        proving.settled(id(2), true);
-        assert_eq!(proving.left, 2);
-        proving.settled(id(3), false);
-        assert!(proving.covers(id(4)) && !proving.covers(id(5)));
-        assert!(!proving.is_over(), "what lies above does not wait for what lies below");
-        assert_eq!(proving.take(), proof(&[], 2, &[]));
-        proving.settled(id(5), true);
-        assert_eq!(proving.take(), proof(&[], 0, &[]));
+        let mut recovery = recovery(3, 4, &[]);
+        recovery.settled(id(1), false);
+        recovery.settled(id(2), true);
+        assert_eq!(recovery.left, 2);
+        recovery.settled(id(3), false);
+        assert!(recovery.covers(id(4)) && !recovery.covers(id(5)));
+        assert!(!recovery.is_over(), "what lies above does not wait for what lies below");
+        assert_eq!(recovery.take(), proof(&[], 2, &[]));
+        recovery.settled(id(5), true);
+        assert_eq!(recovery.take(), proof(&[], 0, &[]));
     }
 
     #[test]
     fn it_is_over_with_the_last_entry_whoever_takes_it() {
         for is_event in [true, false] {
-            let mut proving = proving(1_000, 4, &[]);
-            proving.settled(id(3), true);
-            assert!(!proving.is_over());
-            proving.settled(id(4), is_event);
-            assert!(proving.is_over());
+            let mut recovery = recovery(1_000, 4, &[]);
+            recovery.settled(id(3), true);
+            assert!(!recovery.is_over());
+            recovery.settled(id(4), is_event);
+            assert!(recovery.is_over());
         }
     }
 
     #[test]
     fn crashes_are_forgotten_with_their_event() {
-        let mut proving = proving(3, 9, &[(1, 2)]);
-        assert_eq!((proving.crashes(id(1)), proving.crashes(id(2))), (2, 0));
-        proving.settled(id(1), true);
-        proving.charge(id(2));
-        assert_eq!(proving.take(), proof(&[2], 2, &[1]));
-        assert_eq!(proving.crashes(id(1)), 0);
+        let mut recovery = recovery(3, 9, &[(1, 2)]);
+        assert_eq!((recovery.crashes(id(1)), recovery.crashes(id(2))), (2, 0));
+        recovery.settled(id(1), true);
+        recovery.charge(id(2));
+        assert_eq!(recovery.take(), proof(&[2], 2, &[1]));
+        assert_eq!(recovery.crashes(id(1)), 0);
     }
 
     #[test]
     fn who_was_there_before_or_has_one_crash_to_spare_runs_alone() {
-        let proving = proving(3, 9, &[(1, 1)]);
-        assert!(proving.runs_alone(id(1), 3) && !proving.runs_alone(id(2), 3));
-        assert!(proving.runs_alone(id(2), 1));
-        assert!(!proving.runs_alone(id(2), 2));
+        let recovery = recovery(3, 9, &[(1, 1)]);
+        assert!(recovery.runs_alone(id(1), 3) && !recovery.runs_alone(id(2), 3));
+        assert!(recovery.runs_alone(id(2), 1));
+        assert!(!recovery.runs_alone(id(2), 2));
     }
 
     #[test]

@@ -1,56 +1,52 @@
-//! A dead letter that is handled again between the events of an ordered group: nothing else of the partition runs meanwhile.
+//! A dead letter that is handled again between the events of an ordered group, beside nothing else of the partition.
 
-use super::commit::Committer;
-use super::hand::InHand;
-use crate::group::{Ended, Fate, Group, Next, Replays, Taker};
-use crate::membership::Lease;
+use super::deliver::Delivery;
+use super::owned::Owned;
+use crate::group::{Ended, Fate, Next, Taker};
 
-impl Group {
-    /// One step: an attempt at the first of the replays, or word of one that has ended.
+impl Delivery {
+    /// Makes one attempt at the first of the replays, or sends the end of the one before.
     ///
-    /// Nothing else of the partition runs meanwhile, so what a replay meets is what an event meets.
-    pub(super) async fn replay(
-        &self,
-        lease: &Lease,
-        committer: &mut Committer<'_>,
-        hand: &mut InHand,
-        replays: &mut Replays,
-    ) -> Result<(), Ended> {
+    /// Nothing else of the partition runs meanwhile, so a replay meets the same conditions as an event.
+    pub(super) async fn replay(&mut self, owned: &mut Owned<'_>) -> Result<(), Ended> {
+        let (task, lease, replays) = (owned.task, owned.lease, &mut self.replays);
         if replays.ended.is_some() {
-            return self.tell_end(lease, replays).await;
+            return task.send_end(lease, replays).await;
         }
-        self.stand_still(lease, committer, hand).await?;
+        self.dispatch.stand_still(owned).await?;
         let mut alone = false;
-        let (mut next, _turn) = loop {
-            let turn = committer.turn(alone).await?;
-            let Some(next) = self.next_replay(lease, replays).await? else { return Ok(()) };
+        let (mut next, _permit) = loop {
+            let permit = owned.committer.permit(alone).await?;
+            let Some(next) = task.next_replay(lease, replays).await? else { return Ok(()) };
             if alone || !next.is_suspect() {
-                break (next, turn);
+                break (next, permit);
             }
-            self.untried(lease, &next.replay).await;
+            task.untried(lease, &next.replay).await;
             alone = true;
         };
         let fate = match next.fate.take() {
             Some(fate) => fate,
-            None => match self.try_again(lease, committer, &next).await {
+            None => match owned.try_again(&next).await {
                 Ok(fate) => fate,
                 Err(ended) => {
-                    if !matches!(ended, Ended::Lost) {
-                        self.untried(lease, &next.replay).await;
+                    if !matches!(ended, Ended::Fenced) {
+                        task.untried(lease, &next.replay).await;
                     }
                     return Err(ended);
                 }
             },
         };
-        replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
-        self.tell_end(lease, replays).await
+        replays.ended = Some((next.replay.letter.id, task.end(&next, fate, replays)));
+        task.send_end(lease, replays).await
     }
+}
 
-    /// Calls the handler once.
-    async fn try_again(&self, lease: &Lease, committer: &mut Committer<'_>, next: &Next) -> Result<Fate, Ended> {
+impl Owned<'_> {
+    /// Calls the handler with a dead letter once.
+    async fn try_again(&mut self, next: &Next) -> Result<Fate, Ended> {
         let Taker::Consumer(consumer) = next.taker else { return Ok(Fate::Done) };
-        let handler = &self.handlers[consumer];
-        let result = self.attempt(lease, committer, handler, next.context(handler)).await?;
-        Ok(self.fate(consumer, &next.replay, result))
+        let (task, handler) = (self.task, &self.task.handlers[consumer]);
+        let result = self.attempt(handler, next.context(handler)).await?;
+        Ok(task.fate(consumer, &next.replay, result))
     }
 }

@@ -8,11 +8,10 @@ use std::time::Duration;
 use streams_core::EntryId;
 use streams_core::broker::{Acked, Acks, BrokerError, DeadBounds, Fields, Holder, Until, Wait};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::in_flight::{Flight, InFlight, Open};
 use crate::clock::after;
-use crate::group::MENDED_RETRY;
+use crate::group::{OPERATOR_RETRY, Resend};
 use crate::ops::{Cause, Sent};
 
 /// The most entries that one call of acks ends: some milliseconds of the server's time.
@@ -117,12 +116,9 @@ fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bou
 }
 
 /// A call of acks on its way.
-pub(super) struct Sending {
-    pub(super) acks: Arc<Acks>,
+struct Sending {
+    call: Resend<Acks, Acked>,
     ends: Vec<End>,
-    reply: Option<AbortOnDropHandle<Result<Acked, BrokerError>>>,
-    failures: u32,
-    retry_at: Option<Instant>,
 }
 
 /// Dead letters for which there is no room.
@@ -132,6 +128,7 @@ struct Kept {
 }
 
 /// The acks that the server does not have yet.
+#[derive(Default)]
 pub(super) struct AckQueue {
     ends: Vec<End>,
     /// How many of these, and of those on their way, are dead letters.
@@ -141,15 +138,9 @@ pub(super) struct AckQueue {
     sending: Option<Sending>,
     kept: Option<Kept>,
     calls: u64,
-    /// The latest call that was sent.
-    pub(super) sent: Sent,
 }
 
 impl AckQueue {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { ends: Vec::new(), letters: 0, gathering: None, sending: None, kept: None, calls: 0, sent: Sent::at(now) }
-    }
-
     pub(super) fn push(&mut self, flight: Flight, disposition: Disposition) {
         let end = End { flight, disposition };
         self.letters += usize::from(end.is_letter());
@@ -165,7 +156,7 @@ impl AckQueue {
 
     /// Whether the server has answered the latest call, or still may.
     pub(super) fn is_answered(&self) -> bool {
-        self.sending.as_ref().is_none_or(|sending| sending.failures == 0)
+        self.sending.as_ref().is_none_or(|sending| sending.call.failures() == 0)
     }
 
     /// Whether there is room for dead letters, as far as this process knows.
@@ -178,9 +169,13 @@ impl AckQueue {
         self.ends.is_empty() && self.sending.is_none()
     }
 
-    /// Whether a call is unanswered and not waiting to be sent again.
-    pub(super) fn is_sending(&self) -> bool {
-        self.sending.as_ref().is_some_and(|sending| sending.retry_at.is_none())
+    /// When the call on its way was sent, unless it waits to be sent again.
+    pub(super) fn unanswered(&self) -> Option<&Sent> {
+        self.sending.as_ref()?.call.unanswered()
+    }
+
+    pub(super) fn unanswered_mut(&mut self) -> Option<&mut Sent> {
+        self.sending.as_mut()?.call.unanswered_mut()
     }
 
     /// The time when dead letters without room are tried again.
@@ -209,15 +204,18 @@ impl AckQueue {
         let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
         self.calls += 1;
         let acks = Arc::new(call(holder, self.calls, &ends, in_flight, dead_bounds));
-        self.sending = Some(Sending { acks: Arc::clone(&acks), ends, reply: None, failures: 0, retry_at: None });
+        self.sending = Some(Sending { call: Resend::new(Arc::clone(&acks), now), ends });
         Some(acks)
     }
 
-    /// Notes that a call is on its way.
-    pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Acked, BrokerError>>, now: Instant) {
+    /// Sends the next call, for the first time or again.
+    pub(super) fn send(
+        &mut self,
+        call: impl Future<Output = Result<Acked, BrokerError>> + Send + 'static,
+        now: Instant,
+    ) {
         if let Some(sending) = &mut self.sending {
-            (sending.reply, sending.retry_at) = (Some(reply), None);
-            self.sent = Sent::at(now);
+            sending.call.send(call, now);
         }
     }
 
@@ -226,34 +224,27 @@ impl AckQueue {
     /// # Cancel safety
     /// The call stays on its way.
     pub(super) async fn answer(&mut self) -> Option<Result<Acked, BrokerError>> {
-        let Some(sending) = &mut self.sending else { return std::future::pending().await };
-        if let Some(at) = sending.retry_at {
-            tokio::time::sleep_until(at).await;
-            return None;
-        }
-        match &mut sending.reply {
-            Some(reply) => Some(super::call::joined(reply).await),
+        match &mut self.sending {
+            // A queue's process does not hurry when an outage is over.
+            Some(sending) => sending.call.answer(std::future::pending()).await,
             None => std::future::pending().await,
         }
     }
 
     /// The call on its way, to be sent again unchanged.
     pub(super) fn again(&self) -> Option<Arc<Acks>> {
-        self.sending.as_ref().map(|sending| Arc::clone(&sending.acks))
+        self.sending.as_ref().map(|sending| Arc::clone(&sending.call.call))
     }
 
-    /// Notes that there was no answer; answers how often in a row.
-    pub(super) fn failed(&mut self) -> u32 {
-        self.sending.as_mut().map_or(0, |sending| {
-            sending.failures = sending.failures.saturating_add(1);
-            sending.failures
-        })
+    /// How often in a row the call on its way had an error as its answer.
+    pub(super) fn failures(&self) -> u32 {
+        self.sending.as_ref().map_or(0, |sending| sending.call.failures())
     }
 
-    /// Sends the call again at this time.
-    pub(super) fn retry(&mut self, at: Instant) {
+    /// The call has failed: it is sent again after this long.
+    pub(super) fn retry(&mut self, wait: Duration) {
         if let Some(sending) = &mut self.sending {
-            sending.retry_at = Some(at);
+            sending.call.retry(wait);
         }
     }
 
@@ -298,7 +289,7 @@ impl AckQueue {
         }
         self.letters -= letters.len();
         // There may be room for fewer of them.
-        let until = if letters.len() > 1 { now } else { after(now, MENDED_RETRY) };
+        let until = if letters.len() > 1 { now } else { after(now, OPERATOR_RETRY) };
         let kept = self.kept.get_or_insert_with(|| Kept { letters: VecDeque::new(), until });
         kept.letters.extend(letters);
         kept.letters.make_contiguous().sort_by_key(|letter| letter.flight.1);
@@ -310,7 +301,7 @@ impl AckQueue {
     /// Tries the first dead letter without room again, when it is time.
     pub(super) fn try_letters(&mut self, now: Instant) {
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.until <= now) else { return };
-        kept.until = after(now, MENDED_RETRY);
+        kept.until = after(now, OPERATOR_RETRY);
         if let Some(letter) = kept.letters.pop_front() {
             self.letters += 1;
             self.ends.push(letter);

@@ -1,7 +1,7 @@
 //! A work queue as the delivery of a group, with its memory from one session to the next.
 
 use super::{Past, Queue};
-use crate::group::{Ended, Engine, Group};
+use crate::group::{Ended, Engine, GroupTask};
 
 /// A group as a work queue.
 pub(crate) struct WorkQueue {
@@ -16,7 +16,7 @@ impl WorkQueue {
 }
 
 impl Engine for WorkQueue {
-    async fn once(&mut self, group: &Group) -> Ended {
+    async fn once(&mut self, group: &GroupTask) -> Ended {
         group.share(&self.queue, &mut self.past).await
     }
 

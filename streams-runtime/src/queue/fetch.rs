@@ -283,7 +283,7 @@ impl Fetcher {
         let reply = self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut());
         let reply = async {
             match reply {
-                Some(reply) => super::call::joined(reply).await,
+                Some(reply) => crate::group::joined(reply).await,
                 None => std::future::pending().await,
             }
         };

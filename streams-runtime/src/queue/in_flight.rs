@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::after;
-use crate::group::{Failed, Taker, Turn, given_up};
+use crate::group::{self, Failed, Standing, SuspectPermit, Taker};
 
 /// How much is fetched ahead: as much as the handlers do in this time, up to this many entries. Without any, a handler
 /// would wait for the server after each event. Entries fetched ahead wait here, although another process may be free.
@@ -28,28 +28,12 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// An entry of a chunk. It may come again in a later chunk before this process knows that it was released.
 pub(super) type Flight = (u64, EntryId);
 
-/// How an entry may run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Beside others.
-    Beside,
-    /// With no other event of the partition, and with no other event of this process that has crashed, in any group.
-    Alone,
-    /// Never again, for this reason.
-    Over(String),
-}
-
-/// How an entry with this many crashes may run.
+/// How a fetched event may run that was in flight at so many crashes.
 ///
-/// The first crash counts for every entry in flight, whether it ran or not, so it shows nothing. The second counts for
-/// every entry that ran, and may be chance, too. From then on the entry runs alone, so that suspects are not charged
-/// with each other's crashes.
+/// The queue counts the first crash of everything that was in flight, whether it ran or not. From then on an event is charged
+/// before it runs, so each further crash is one of an event that ran.
 pub(super) fn standing(crashes: u32, max_crashes: u32) -> Standing {
-    let charged = crashes.saturating_sub(1);
-    if let Some(reason) = given_up(charged, max_crashes) {
-        return Standing::Over(reason);
-    }
-    if crashes > 0 && charged + 1 >= max_crashes.min(2) { Standing::Alone } else { Standing::Beside }
+    crashes.checked_sub(1).map_or(Standing::Beside, |charged| group::standing(charged, max_crashes))
 }
 
 /// How many entries to have in flight that have not begun, with this many slots and this mean time per call.
@@ -154,7 +138,7 @@ impl Queued {
     }
 }
 
-/// An event with a slot: its handler was called, or will be once the event has its turn and is charged.
+/// An event that has a slot: its handler was called, or is when the event has its permit and is charged.
 pub(super) struct Running {
     /// Distinguishes one call with an event from the next.
     pub(super) call: u64,
@@ -164,8 +148,8 @@ pub(super) struct Running {
     pub(super) began: Instant,
     /// The time limit of the handler, once it was called.
     pub(super) limit: Option<Instant>,
-    /// Its turn and its slot, while the call that charges it is under way.
-    pub(super) held: Option<(Turn, OwnedSemaphorePermit)>,
+    /// Its permit and its slot, while the charge is on its way to the server.
+    pub(super) held: Option<(SuspectPermit, OwnedSemaphorePermit)>,
 }
 
 /// A call that has returned.
@@ -176,8 +160,8 @@ pub(super) struct Returned {
 }
 
 pub(super) enum Came {
-    /// The event has its turn.
-    Turn(Turn, OwnedSemaphorePermit),
+    /// The event has its permit.
+    Permit(SuspectPermit, OwnedSemaphorePermit),
     /// The handler has ended, after this time.
     End(Result<Outcome, Failed>, Duration),
 }
@@ -303,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_first_crash_is_put_down_to_nobody_and_after_the_second_it_runs_alone() {
-        let over = |crashes, max| matches!(standing(crashes, max), Standing::Over(_));
+        let over = |crashes, max| matches!(standing(crashes, max), Standing::GivenUp(_));
         assert_eq!(standing(0, 3), Standing::Beside);
         assert_eq!(standing(1, 3), Standing::Beside);
         assert_eq!(standing(2, 3), Standing::Alone);

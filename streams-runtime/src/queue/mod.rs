@@ -10,7 +10,6 @@
 //! that is ready. Every consumer reclaims the entries of dead ones that it finds ([`reclaim`]).
 
 mod acks;
-mod call;
 mod engine;
 mod fetch;
 mod in_flight;
@@ -26,26 +25,26 @@ use streams_core::broker::{
     Acked, Acks, Again, BrokerError, BrokerErrorKind, Chunk, Created, Cursor, Damage, Events, Fetch, Fetched, Holder,
     Item, Joined, Lost, New, Pass, QueueState, Reply,
 };
-use streams_core::{Context, Entry, EntryId, OnDataLoss, Outcome, keys};
+use streams_core::{EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::group::{
-    Decision, Ended, Failed, Group, Halt, MENDED_RETRY, Replaying, Replays, Settlement, Taker, Turn, decide,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Replaying, Replays, Settlement, Standing, SuspectPermit,
+    Taker, decide, reply, spawn,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
 use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
 use acks::{AckQueue, Disposition, End};
-use call::{Call, reply, spawn};
 use fetch::{Answer, Fetcher, Finding};
-use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, Standing, standing};
+use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, standing};
 use reclaim::{LivenessWatch, Reclaim};
 
 pub(crate) use engine::WorkQueue;
@@ -86,7 +85,7 @@ struct Past {
 
 /// One session of this process.
 struct Session<'a> {
-    group: &'a Group,
+    group: &'a GroupTask,
     queue: &'a Queue,
     lease: &'a Lease,
     /// The events that builds had declared at its start.
@@ -109,7 +108,7 @@ struct Slot {
     held: Option<OwnedSemaphorePermit>,
 }
 
-impl Group {
+impl GroupTask {
     /// Sends a call whose answer says which process reports a loss, and repeats it while there is no answer.
     async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
         let mut sent = 1;
@@ -119,7 +118,7 @@ impl Group {
                     self.contact.failed(Matter::Read, &error);
                     tokio::select! {
                         () = self.services.shutdown.stopping() => return Err(error),
-                        () = tokio::time::sleep(wait(SERVER_AWAY, sent, self.services.random.fraction())) => sent += 1,
+                        () = tokio::time::sleep(wait(OUTAGE_BACKOFF, sent, self.services.random.fraction())) => sent += 1,
                     }
                 }
                 answer => return answer,
@@ -154,15 +153,15 @@ impl Group {
         if let Ended::Failed(error) = &ended {
             self.contact.failed(Matter::Read, error);
         }
-        let ended = if matches!(ended, Ended::Lost) || session.give_back(&ended).await.is_err() {
+        let ended = if matches!(ended, Ended::Fenced) || session.give_back(&ended).await.is_err() {
             session.cancel().await;
             past.unsaid = Some(session.leave_behind());
-            Ended::Lost
+            Ended::Fenced
         } else {
             self.leave(&lease, &ended).await;
             ended
         };
-        self.progress.disowned(matches!(ended, Ended::Lost));
+        self.progress.disowned(matches!(ended, Ended::Fenced));
         ended
     }
 
@@ -199,7 +198,7 @@ impl Group {
                 return Err(Ended::Stopped);
             }
             let state = broker.state(&self.key).await?;
-            self.recall(state.as_ref())?;
+            self.history.recall(state.as_ref())?;
             let Some(state) = state else {
                 if broker.create(&self.key, self.options.start).await? == Created::Foreign {
                     self.take_over().await?;
@@ -238,7 +237,7 @@ fn loss_of(lost: Lost) -> DataLoss {
 }
 
 impl<'a> Session<'a> {
-    fn new(group: &'a Group, queue: &'a Queue, lease: &'a Lease, declared: Events) -> Self {
+    fn new(group: &'a GroupTask, queue: &'a Queue, lease: &'a Lease, declared: Events) -> Self {
         let now = Instant::now();
         Self {
             group,
@@ -247,7 +246,7 @@ impl<'a> Session<'a> {
             declared,
             fetcher: Fetcher::new(EntryId::ZERO, now),
             in_flight: InFlight::default(),
-            acks: AckQueue::new(now),
+            acks: AckQueue::default(),
             slot: Slot::default(),
             dead_in_a_row: 0,
             alone: false,
@@ -283,7 +282,7 @@ impl<'a> Session<'a> {
             let happened = tokio::select! {
                 biased;
                 () = group.services.shutdown.stopping() => Err(Ended::Stopped),
-                () = lease.lost() => Err(Ended::Lost),
+                () = lease.lost() => Err(Ended::Fenced),
                 Some(returned) = self.in_flight.calls.join_next() => {
                     self.returned(returned);
                     Ok(())
@@ -322,7 +321,7 @@ impl<'a> Session<'a> {
                             let own = &lease.holder().owner;
                             let next = reclaim.observe(watch, own, &state, (broker, &group.key), now);
                             look_at = next.map_or(look_at, |next| next.min(look_at));
-                            reclaim.mind_needs(&state, &group.build, &group.key, now);
+                            reclaim.mind_needs(&state, &group.handlers.build, &group.key, now);
                             if judge_at <= now && judging.is_none() {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
@@ -367,7 +366,7 @@ impl<'a> Session<'a> {
             }
         };
         if let Some(replaying) = replaying
-            && !matches!(ended, Ended::Lost)
+            && !matches!(ended, Ended::Fenced)
         {
             group.put_back(lease, replaying).await;
         }
@@ -381,7 +380,7 @@ impl<'a> Session<'a> {
         }
         // Other consumers may take a process that stood still for dead, and have its entries.
         if !self.lease.is_held(Instant::now()) {
-            return Err(Ended::Lost);
+            return Err(Ended::Fenced);
         }
         loop {
             let is_at_work = self.start();
@@ -453,11 +452,11 @@ impl<'a> Session<'a> {
         let entry = &queued.entry;
         let disposition = match (queued.taker, queued.standing) {
             (Err(need), _) => Disposition::ReleaseFor { name: need.name, version: need.version },
-            (Ok(Taker::Consumer(consumer)), Standing::Over(reason)) => {
-                let attempts = item.failed.saturating_add(item.crashes);
-                let handler = &group.handlers[consumer];
+            (Ok(Taker::Consumer(consumer)), Standing::GivenUp(reason)) => {
+                let number = item.failed.saturating_add(item.crashes);
                 let settlement = Settlement::Dead { cause: Cause::Crash, reason };
-                return self.end(flight, entry, settlement, attempts, handler.name());
+                let attempt = Attempt { consumer: group.handlers[consumer].name(), entry, events: 1, number };
+                return self.end(flight, settlement, &attempt);
             }
             (Ok(taker), _) => match (group.without_taker(taker, entry), entry.event()) {
                 (Some(letter), _) => {
@@ -465,7 +464,9 @@ impl<'a> Session<'a> {
                     let cause = letter.cause;
                     Disposition::DeadLetter { fields: group.written(letter), cause }
                 }
-                (None, Some((name, version))) if keys::check_event(name).is_ok() && !group.build.ignores(name) => {
+                (None, Some((name, version)))
+                    if keys::check_event(name).is_ok() && !group.handlers.build.ignores(name) =>
+                {
                     Disposition::Ignore { name: name.to_owned(), version }
                 }
                 // No build waits for it: no event can have its name, or the group ignores that name.
@@ -478,7 +479,7 @@ impl<'a> Session<'a> {
         self.acks.push(flight, disposition);
     }
 
-    /// Calls the handler. An event with crashes first waits for its turn and is charged.
+    /// Calls the handler. An event with crashes waits for its permit first, and is charged.
     fn call(&mut self, queued: Queued, consumer: usize, slot: OwnedSemaphorePermit) {
         let (flight, item) = (queued.flight(), self.in_flight.item(queued.flight()));
         let Queued { entry, standing, .. } = queued;
@@ -492,33 +493,34 @@ impl<'a> Session<'a> {
             self.begin(flight, None, slot);
             return;
         }
-        let turn = self.group.services.turns.clone().wait(alone);
-        self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Turn(turn.await, slot) } });
+        let permit = self.group.services.suspects.clone().wait(alone);
+        self.in_flight.calls.spawn(async move { Returned { flight, call, came: Came::Permit(permit.await, slot) } });
     }
 
     /// Calls the handler once: in its own task, or here if handlers end sooner than a task would begin.
-    fn begin(&mut self, flight: Flight, turn: Option<Turn>, slot: OwnedSemaphorePermit) {
+    fn begin(&mut self, flight: Flight, permit: Option<SuspectPermit>, slot: OwnedSemaphorePermit) {
         let group = self.group;
         let Some(running) = self.in_flight.running.get_mut(&flight) else { return };
-        let (handler, entry, call) = (&group.handlers[running.consumer], Arc::clone(&running.entry), running.call);
+        let (consumer, call) = (running.consumer, running.call);
+        let policy = &group.handlers[consumer].policy;
         running.began = Instant::now();
         // A handler that does not yield at its timeout is given up before other consumers reclaim all entries of this
         // process.
-        let limit = after(running.began, handler.policy.timeout.saturating_add(group.services.lease_for / 2));
+        let limit = after(running.began, policy.timeout.saturating_add(group.services.lease_for / 2));
         running.limit = Some(limit);
-        let context = Context::new(Arc::clone(&handler.scope), entry, running.attempt);
+        let handled = group.handlers.invoke(consumer, Arc::clone(&running.entry), running.attempt);
         self.in_flight.limits.insert((limit, flight));
         self.mind_limits();
         group.progress.begins(flight.1);
-        let mut handled = Box::pin(timed(handler.call(context)));
+        let mut handled = Box::pin(timed(handled));
         if self.in_flight.is_quick()
             && let Poll::Ready((result, took)) = handled.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
         {
-            drop((turn, slot));
+            drop((permit, slot));
             return self.returned(Ok(Returned { flight, call, came: Came::End(result, took) }));
         }
         self.in_flight.calls.spawn(async move {
-            let (_turn, _slot) = (turn, slot);
+            let (_permit, _slot) = (permit, slot);
             let (result, took) = handled.await;
             Returned { flight, call, came: Came::End(result, took) }
         });
@@ -542,11 +544,11 @@ impl<'a> Session<'a> {
             return;
         };
         match came {
-            Came::Turn(turn, slot) if !self.closing => {
-                running.held = Some((turn, slot));
+            Came::Permit(permit, slot) if !self.closing => {
+                running.held = Some((permit, slot));
                 self.acks.push(flight, Disposition::Charge);
             }
-            Came::Turn(..) => self.release_running(flight),
+            Came::Permit(..) => self.release_running(flight),
             Came::End(result, took) => {
                 let Some(running) = self.in_flight.running.remove(&flight) else { return };
                 self.in_flight.took(took);
@@ -571,29 +573,23 @@ impl<'a> Session<'a> {
     /// Ends an attempt: decides what becomes of its event.
     fn judge_outcome(&mut self, flight: Flight, running: &Running, result: Result<Outcome, Failed>) {
         self.over(flight, running);
-        let (Running { entry, consumer, attempt, .. }, group) = (running, self.group);
-        let handler = &group.handlers[*consumer];
-        match decide(result, *attempt, &handler.policy, || group.services.random.fraction()) {
-            Decision::Settle(settlement) => self.end(flight, entry, settlement, *attempt, handler.name()),
+        let (Running { entry, consumer, attempt: number, .. }, group) = (running, self.group);
+        let (handler, number) = (&group.handlers[*consumer], *number);
+        let attempt = Attempt { consumer: handler.name(), entry, events: 1, number };
+        match decide(result, number, &handler.policy, || group.services.random.fraction()) {
+            Decision::Settle(settlement) => self.end(flight, settlement, &attempt),
             // The start refuses consumers of batches here, so an event is never part of one.
             Decision::Retry { after, reason } => {
-                group.tell_failed(handler, entry, 1, *attempt, after, &reason);
-                self.acks.push(flight, Disposition::Retry { failed: *attempt, after });
+                group.log_failed(&attempt, after, &reason);
+                self.acks.push(flight, Disposition::Retry { failed: number, after });
             }
             Decision::Apart { .. } => self.acks.push(flight, Disposition::Release),
         }
     }
 
     /// Ends an entry's time in flight.
-    fn end(
-        &mut self,
-        flight: Flight,
-        entry: &Arc<Entry>,
-        settlement: Settlement,
-        attempts: u32,
-        consumer: &'static str,
-    ) {
-        let disposition = match self.group.ended(settlement, entry, 1, attempts, consumer) {
+    fn end(&mut self, flight: Flight, settlement: Settlement, attempt: &Attempt<'_>) {
+        let disposition = match self.group.ended(settlement, attempt) {
             Some(letter) => {
                 self.dead_in_a_row += 1;
                 let cause = letter.cause;
@@ -620,7 +616,7 @@ impl<'a> Session<'a> {
         let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
         let due = self.fetcher.due.into_iter().chain(self.fetcher.yields_until).min().filter(|_| !self.fetcher.hungry);
         let fetched = self.fetcher.is_sent().then_some(self.fetcher.sent.due);
-        let acked = self.acks.is_sending().then_some(self.acks.sent.due);
+        let acked = self.acks.unanswered().map(|sent| sent.due);
         let (retry, kept, gathering) = (self.fetcher.retry_at, self.acks.kept_until(), self.acks.gathering);
         [late, limit, kept, due, retry, gathering, fetched, acked].into_iter().flatten().min()
     }
@@ -630,8 +626,8 @@ impl<'a> Session<'a> {
         if self.fetcher.is_sent() {
             self.group.contact.mind(Matter::Read, &mut self.fetcher.sent);
         }
-        if self.acks.is_sending() {
-            self.group.contact.mind(Matter::Write, &mut self.acks.sent);
+        if let Some(sent) = self.acks.unanswered_mut() {
+            self.group.contact.mind(Matter::Write, sent);
         }
         let rest = self.in_flight.give_up_waiting(now);
         self.release(rest);
@@ -716,7 +712,7 @@ impl<'a> Session<'a> {
             count: wanted,
             bytes: FETCH_BYTES,
             new: New::Nothing,
-            takes: group.build.wants(),
+            takes: group.handlers.build.wants(),
             most_waiting: group.options.lanes.entries as u64,
             longest_wait: self.queue.longest_wait,
             mirror: false,
@@ -760,7 +756,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
+                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
                 self.fetcher.failed(after(Instant::now(), wait));
                 return Ok(None);
             }
@@ -771,7 +767,7 @@ impl<'a> Session<'a> {
             self.answered(Matter::Read);
         }
         match fetched {
-            Fetched::Chunk(chunk) if group.reaches(chunk.at, None) => {
+            Fetched::Chunk(chunk) if group.history.reaches(chunk.at, None) => {
                 self.absorb_chunk(chunk);
                 Ok(None)
             }
@@ -797,7 +793,7 @@ impl<'a> Session<'a> {
                 self.fetcher.hungry = true;
                 self.mend(damage).await.map(|()| None)
             }
-            Fetched::Fenced => Err(Ended::Lost),
+            Fetched::Fenced => Err(Ended::Fenced),
             Fetched::Missing => {
                 let loss =
                     DataLoss { kind: DataLossKind::Restarted, from: EntryId::ZERO, to: EntryId::MAX, count: None };
@@ -830,7 +826,7 @@ impl<'a> Session<'a> {
         }
         self.in_flight.chunks.insert(number, open);
         for entry in chunk.again.into_iter().map(|again| again.entry).chain(new) {
-            let taker = group.taker(&self.declared, &entry);
+            let taker = group.handlers.route(&self.declared, &entry);
             let crashes = self.in_flight.item((number, entry.id)).crashes;
             let standing = match &taker {
                 Ok(Taker::Consumer(consumer)) => standing(crashes, group.handlers[*consumer].policy.max_crashes),
@@ -860,7 +856,7 @@ impl<'a> Session<'a> {
             Err(error) if error.is_retryable() || error.is_indefinite() => {
                 group.contact.failed(Matter::Read, &error);
                 self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(SERVER_AWAY, self.fetcher.failures, group.services.random.fraction());
+                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
                 // The next fetch says once more that a snapshot is needed.
                 self.fetcher.due = Some(after(Instant::now(), wait));
                 return Ok(());
@@ -904,7 +900,7 @@ impl<'a> Session<'a> {
         let group = self.group;
         // Nobody knows which entries of a replaced set waited before.
         let count = if damage.found == 0 { damage.recorded } else { 0 };
-        let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.cursor(), count };
+        let lost = Lost { deleted: true, from: EntryId::ZERO, to: group.history.cursor(), count };
         let halts = (group.options.on_data_loss == OnDataLoss::Halt).then_some(&lost);
         let (broker, token) = (&group.services.broker, group.services.random.token());
         if !group.insist(|| broker.mend(&group.key, &token, &damage, halts)).await? {
@@ -930,10 +926,10 @@ impl<'a> Session<'a> {
     async fn doubt_history(&mut self) -> Result<(), Ended> {
         let group = self.group;
         let state = group.services.broker.state(&group.key).await?;
-        group.recall(state.as_ref())?;
+        group.history.recall(state.as_ref())?;
         let snapshot = group.services.broker.snapshot(&group.key, EntryId::MAX, 0).await?;
         match state {
-            Some(state) if !snapshot.marker => Err(Group::vanished(Bookmark::new(state.at, "", None))),
+            Some(state) if !snapshot.marker => Err(GroupTask::vanished(Bookmark::new(state.at, "", None))),
             _ => Ok(()),
         }
     }
@@ -969,14 +965,14 @@ impl<'a> Session<'a> {
         if let Some(damage) = state.damage {
             self.mend(damage).await?;
         }
-        if !group.reaches(state.cursor.at, Some(state.reset)) {
+        if !group.history.reaches(state.cursor.at, Some(state.reset)) {
             self.doubt_history().await?;
         }
         let mine = state.consumers.iter().find(|consumer| consumer.owner == self.lease.holder().owner);
         if was_quiet && mine.is_some_and(|mine| mine.in_flight > self.in_flight.len() as u64) {
             // A server that went back in time lists entries that were acked long ago: leaving the session releases
             // them.
-            return Err(Ended::Again);
+            return Err(Ended::Restart);
         }
         Ok(())
     }
@@ -995,7 +991,7 @@ impl<'a> Session<'a> {
 
     fn send_acks(&mut self, acks: Arc<Acks>) {
         let (broker, key) = (Arc::clone(&self.group.services.broker), self.group.key.clone());
-        self.acks.sends(spawn(async move { broker.ack(&key, &acks).await }), Instant::now());
+        self.acks.send(async move { broker.ack(&key, &acks).await }, Instant::now());
     }
 
     /// Takes the answer to acks; `None` says that it is time to send them again.
@@ -1012,27 +1008,12 @@ impl<'a> Session<'a> {
             }
             Some(Err(error)) => error,
         };
-        let wait = if error.is_retryable() || error.is_indefinite() {
-            group.contact.failed(Matter::Write, &error);
-            if error.kind() == BrokerErrorKind::Full {
-                self.lease.commit_ended();
-                if self.acks.keep_letters(Instant::now()) {
-                    return Ok(());
-                }
-            }
-            wait(SERVER_AWAY, self.acks.failed(), group.services.random.fraction())
-        } else if error.kind() == BrokerErrorKind::Refused {
-            // The server answered: somebody must repair a permission or a key. Until then no handler runs, because
-            // nobody could settle its event.
-            self.lease.commit_ended();
-            group.contact.rest();
-            group.say_refused(&error);
-            self.acks.failed();
-            MENDED_RETRY
-        } else {
-            return Err(group.halted(Halt::Broker { error: error.to_string() }));
-        };
-        self.acks.retry(after(Instant::now(), wait));
+        match group.on_call_error(self.lease, &error, self.acks.failures()) {
+            // The other ends need no room.
+            Ok(_) if error.kind() == BrokerErrorKind::Full && self.acks.keep_letters(Instant::now()) => {}
+            Ok(wait) => self.acks.retry(wait),
+            Err(halt) => return Err(group.halted(halt)),
+        }
         Ok(())
     }
 
@@ -1045,10 +1026,10 @@ impl<'a> Session<'a> {
                 }
                 self.answered(Matter::Write);
             }
-            Acked::Fenced => return Err(Ended::Lost),
+            Acked::Fenced => return Err(Ended::Fenced),
             Acked::Full(full) => {
                 let (bounds, count, oldest) = (group.options.dead_bounds, full.count, full.oldest);
-                group.say_halted(&Halt::DeadLettersFull { bounds, count, oldest });
+                group.log_halted(&Halt::DeadLettersFull { bounds, count, oldest });
                 self.acks.keep_letters(Instant::now());
             }
             Acked::Declared { names } => self.acks.refused(|disposition| match disposition {
@@ -1074,7 +1055,7 @@ impl<'a> Session<'a> {
             Disposition::Charge => {
                 let held = self.in_flight.running.get_mut(&flight).and_then(|running| running.held.take());
                 match held {
-                    Some((turn, slot)) if !self.closing => self.begin(flight, Some(turn), slot),
+                    Some((permit, slot)) if !self.closing => self.begin(flight, Some(permit), slot),
                     _ => self.release_running(flight),
                 }
             }
@@ -1102,11 +1083,11 @@ impl<'a> Session<'a> {
             let moment = self.next_moment();
             tokio::select! {
                 biased;
-                () = self.lease.lost() => return Err(Ended::Lost),
+                () = self.lease.lost() => return Err(Ended::Fenced),
                 () = self.group.services.shutdown.cutting() => break,
                 Some(returned) = self.in_flight.calls.join_next() => self.returned(returned),
-                answer = self.acks.answer() => if let Err(Ended::Lost) = self.absorb_acked(answer).await {
-                    return Err(Ended::Lost);
+                answer = self.acks.answer() => if let Err(Ended::Fenced) = self.absorb_acked(answer).await {
+                    return Err(Ended::Fenced);
                 },
                 answer = self.fetcher.answer() => self.release_fetched(answer),
                 () = until(moment) => self.moment(),
@@ -1133,7 +1114,7 @@ impl<'a> Session<'a> {
         };
         match tokio::time::timeout(FAREWELL, all_said).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Ended::Lost)) => Err(Ended::Lost),
+            Ok(Err(Ended::Fenced)) => Err(Ended::Fenced),
             Ok(Err(failed)) => {
                 self.group
                     .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));

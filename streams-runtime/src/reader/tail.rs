@@ -27,7 +27,7 @@ use super::bookmark::Witness;
 use super::budget::{Reserved, Room};
 use super::catchup::{Catchup, Order, Reading};
 use super::page::{CAREFUL, Count, WINDOW_ENTRIES};
-use crate::backoff::{SERVER_AWAY, wait};
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::ops::{Contact, Counter, Matter, Outages, Vitals};
 use crate::random::Random;
 use crate::sync::lock;
@@ -573,7 +573,7 @@ async fn read(shared: Arc<Shared>, reader: Arc<Reader>) {
         if failed.kind() != BrokerErrorKind::Refused || probe(&shared, &reader).await == 0 {
             contact.failed(Matter::Read, &failed);
         }
-        let wait = wait(SERVER_AWAY, failures, shared.random.fraction());
+        let wait = wait(OUTAGE_BACKOFF, failures, shared.random.fraction());
         tokio::select! {
             () = shared.end.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
