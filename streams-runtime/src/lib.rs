@@ -39,8 +39,10 @@
 //!
 //! # Environment
 //!
-//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value, or a variable
-//! that begins with `STREAMS_` and is not here, refuses the start; what Kubernetes sets for a Service called `streams` does not.
+//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value refuses the start. A
+//! variable that begins with `STREAMS_` and is not here is a warning, except those that Kubernetes and Docker set for a Service
+//! called `streams`: `*_SERVICE_HOST`, `*_PORT` and `*_PORT_*` are passed over. An app that does not read the environment says so:
+//! it refuses to start without a broker where one of these is set, and with one it warns.
 //!
 //! | variable | meaning |
 //! |---|---|

@@ -118,6 +118,7 @@ impl App {
     /// # Cancel safety
     /// Dropping the future before it is done starts nothing that goes on.
     pub async fn start(mut self) -> Result<Running, Error> {
+        self.environment.warn_of_unknown();
         let (plan, config) = self.plan()?;
         let broker = self.choose_broker()?;
         // Before anything is connected: an address that is taken refuses the start.

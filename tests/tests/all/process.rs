@@ -278,7 +278,8 @@ fn every_bad_variable_is_named_at_once_and_the_exit_code_is_1() {
 
 #[test]
 fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
-    let mut worker = Process::start(&mut Command::new(env!("CARGO_BIN_EXE_worker")));
+    let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_LAESE", "1s"));
+    worker.logs("unknown environment variable ignored variable=\"STREAMS_LAESE\" perhaps=\"STREAMS_LEASE\"");
     if cfg!(debug_assertions) {
         worker.logs("no REDIS_URL is set: using the embedded broker");
         worker.signal("TERM");
