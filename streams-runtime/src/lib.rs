@@ -19,7 +19,7 @@
 //! }
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<(), streams_runtime::Error> {
+//! async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
 //!     streams_runtime::run().await
 //! }
 //! ```

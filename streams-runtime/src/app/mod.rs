@@ -43,7 +43,7 @@ use crate::random::Random;
 /// }
 ///
 /// #[tokio::main]
-/// async fn main() -> Result<(), streams_runtime::Error> {
+/// async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
 ///     App::linked().state(Limit(50_000.0)).run().await
 /// }
 /// ```

@@ -1,7 +1,7 @@
 //! A service whose handlers end the process where the event says so, for the tests of poison. It says on standard output
 //! when it begins and ends an event.
 
-use streams_runtime::{Error, consumer};
+use streams_runtime::{Error, Stopped, consumer};
 use streams_tests::poison::{Dose, End, Pill, Vaccine};
 
 #[consumer(group = "frail")]
@@ -45,7 +45,7 @@ async fn vaccines(vaccine: Vaccine) {
     println!("end {}", vaccine.n);
 }
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<Stopped, Error> {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -119,6 +119,7 @@ async fn a_handler_past_the_deadline_is_dropped_and_the_exit_code_is_2() {
     let before = site.state("at");
     worker.signal("TERM");
     assert_eq!(worker.code(), Some(2));
+    assert!(worker.errors().contains("run() returned Cut { handlers: 1 }"), "{}", worker.errors());
     assert_eq!((site.state("owner"), site.state("at")), (String::new(), before));
 }
 

@@ -28,7 +28,7 @@ async fn check_limits(trade: Trade, limits: State<Limits>) -> Result<(), String>
 }
 
 #[tokio::main]
-async fn main() -> Result<(), streams_runtime::Error> {
+async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
     App::linked().state(Limits { most: 1e6 }).run().await
 }
 
