@@ -14,7 +14,7 @@ use crate::broker::Embedded;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::ops::{DeadLetter, Outages, Status};
-use crate::publisher::{PUBLISH_RETRY, PublishError, Publisher, Receipt, Shared};
+use crate::publisher::{PUBLISH_RETRY, Publish, Publisher, Shared};
 use crate::random::Random;
 
 /// How many entries are read at once.
@@ -78,15 +78,15 @@ impl TestApp {
         Ok(Self { running: app.broker(broker).seams(Clock::starting(epoch()), Random::seeded(seed)).start().await? })
     }
 
-    /// Publishes an event.
+    /// Publishes an event: as [`Publisher::publish`].
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
-        self.running.publisher().publish(event).await
+    pub fn publish<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
+        self.running.publisher().publish(event)
     }
 
-    /// The app's publisher, for headers and event ids.
+    /// The app's publisher.
     pub fn publisher(&self) -> &Publisher {
         self.running.publisher()
     }

@@ -61,7 +61,7 @@ const PAGE: usize = 64;
 /// println!("{} is entry {}", receipt.event_id, receipt.entry_id);
 ///
 /// // An id of one's own makes a repeated publish recognisable.
-/// publisher.send(&trade).event_id("trade-553287559").header("venue", "a").await?;
+/// publisher.publish(&trade).id("trade-553287559").header("venue", "a").await?;
 /// # Ok(()) }
 /// ```
 ///
@@ -196,19 +196,16 @@ impl Publisher {
         Ok((0..key.partitions()).map(|index| key.partition(index)).collect())
     }
 
-    /// Publishes one event and waits until the broker has it; where the stream says `durability`, until it is there.
+    /// Publishes one event: `.await` it, after [`Publish::id`] and [`Publish::header`] where they are needed.
+    ///
+    /// The answer comes when the broker has the event; where the stream says `durability`, when it is there.
     ///
     /// # Errors
     /// See [`PublishError`]: above all whether the event may be in the stream all the same.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws nothing: the event is published all the same unless it waited for room.
-    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
-        self.send(event).await
-    }
-
-    /// The long form of [`Self::publish`]: headers and an event id of one's own; `.await` it to send.
-    pub fn send<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
+    pub fn publish<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
         Publish { publisher: self, event, event_id: None, headers: Vec::new() }
     }
 
@@ -510,7 +507,7 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A publish that has not been sent yet: `.await` it.
+/// One event on its way to its stream, from [`Publisher::publish`]: `.await` it to publish it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Publish<'a, E> {
     publisher: &'a Publisher,
@@ -536,7 +533,7 @@ impl<E> Publish<'_, E> {
     }
 
     /// Sets the event's id: 1 to 128 bytes. Without it the publisher makes a UUIDv7.
-    pub fn event_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.event_id = Some(id.into());
         self
     }

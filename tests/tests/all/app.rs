@@ -119,8 +119,8 @@ async fn an_argument_of_ones_own_is_made_from_the_event_and_its_rejection_is_a_f
     let app = start(consumers![by_tenant], &lab).await;
     let publisher = app.publisher();
     publisher.publish(&Invoice { n: 1 }).await.unwrap();
-    publisher.send(&Invoice { n: 2 }).header("tenant", "a").await.unwrap();
-    publisher.send(&Invoice { n: 3 }).header("tenant", "panic").await.unwrap();
+    publisher.publish(&Invoice { n: 2 }).header("tenant", "a").await.unwrap();
+    publisher.publish(&Invoice { n: 3 }).header("tenant", "panic").await.unwrap();
     settled(&app).await;
     assert_eq!(lab.events("tenants"), [2]);
     let letters = app.dead_letters::<Invoice>("tenants").await.unwrap();

@@ -260,8 +260,8 @@ async fn a_config_decides_over_the_attribute_and_the_default_is_a_hundred() {
 async fn an_argument_is_made_once_from_the_first_event() {
     let world = World::new();
     let app = world.start(consumers![by_default], Config::new()).await;
-    app.publisher().send(&row(1)).header("tenant", "a").await.unwrap();
-    app.publisher().send(&row(2)).header("tenant", "b").await.unwrap();
+    app.publisher().publish(&row(1)).header("tenant", "a").await.unwrap();
+    app.publisher().publish(&row(2)).header("tenant", "b").await.unwrap();
     settled(&app).await;
     assert_eq!(world.calls(), [(vec![1, 2], 1)]);
 }

@@ -253,8 +253,8 @@ async fn lay(publisher: &Publisher, place: &str) {
     publisher.publish(&mine(1, SOUND)).await.unwrap();
     let old = MineV1 { n: 2, fuse: place.to_owned() };
     match place {
-        "upcaster" => publisher.send(&old).header("place", place).await.unwrap(),
-        _ => publisher.send(&mine(2, place)).header("place", place).await.unwrap(),
+        "upcaster" => publisher.publish(&old).header("place", place).await.unwrap(),
+        _ => publisher.publish(&mine(2, place)).header("place", place).await.unwrap(),
     };
     publisher.publish(&mine(3, SOUND)).await.unwrap();
 }

@@ -178,7 +178,7 @@ async fn a_replay_is_the_event_as_it_was() {
     let seen = Seen::default();
     let app = App::with(consumers![telling]).state(seen.clone());
     let app = TestApp::start_with(app, Arc::new(world.store.clone()), 1).await.unwrap();
-    let receipt = app.publisher().send(&Note { n: 7 }).header("tenant", "a").event_id("note-7").await.unwrap();
+    let receipt = app.publisher().publish(&Note { n: 7 }).header("tenant", "a").id("note-7").await.unwrap();
     settled(&app).await;
     assert_eq!(world.replay_all("telling").await, 1);
     app.advance(LEASE).await;

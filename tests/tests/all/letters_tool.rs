@@ -68,7 +68,7 @@ async fn the_session_in_the_guide_says_what_the_tool_says() {
     let app = App::with(consumers![pay]).state(Arc::clone(&open)).broker(broker).config(config).start().await.unwrap();
     for (n, cents) in [(1, 100), (2, 200), (3, -1)] {
         let payout = Payout { account: "ben".to_owned(), cents };
-        app.publisher().send(&payout).event_id(format!("payout-{n}")).await.unwrap();
+        app.publisher().publish(&payout).id(format!("payout-{n}")).await.unwrap();
     }
     app.caught_up().await.unwrap();
     open.store(true, Ordering::Relaxed);

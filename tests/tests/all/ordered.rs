@@ -302,7 +302,7 @@ async fn a_dead_letter_keeps_everything_of_the_event_and_says_why() {
     world.lab.always("left", 7, Act::Fail);
     let app = world.start(consumers![left], three_attempts()).await;
     let event = Step { n: 7 };
-    let receipt = app.publisher().send(&event).event_id("step-7").header("tenant", "a").await.unwrap();
+    let receipt = app.publisher().publish(&event).id("step-7").header("tenant", "a").await.unwrap();
     settled(&app).await;
     let letters = dead(&app, "left").await;
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };

@@ -779,7 +779,7 @@ async fn a_letter_that_has_ended_processes_is_handled_again_beside_no_other_susp
         world.lab.always(group, 1, Act::Hang);
         let app = start().await;
         match of_a_queue {
-            true => _ = app.publisher().send(&Jab { n: 1 }).await.unwrap(),
+            true => _ = app.publisher().publish(&Jab { n: 1 }).await.unwrap(),
             false => world.publish([1]).await,
         }
         world.dies_in(group, app, 1).await;

@@ -90,7 +90,7 @@ async fn a_key_picks_the_partition_that_the_documentation_says() {
 async fn an_event_without_a_key_goes_by_its_event_id() {
     let (publisher, _) = publisher();
     for (id, partition) in [("BTC-USD", 0), ("ETH-USD", 7), ("0197a3c2-7b1e-7d4a-9c5f-3e2d1a0b4c6d", 0)] {
-        let receipt = publisher.send(&note("x")).event_id(id).await.unwrap();
+        let receipt = publisher.publish(&note("x")).id(id).await.unwrap();
         assert_eq!((receipt.partition, receipt.event_id.as_str()), (partition, id));
     }
 }
@@ -105,7 +105,7 @@ async fn an_event_id_is_ones_own_or_a_fresh_uuid() {
         assert_eq!(id.version, '7');
         assert!(ids.insert(receipt.event_id));
     }
-    let own = publisher.send(&quote("BTC-USD", 0)).event_id("mine").await.unwrap();
+    let own = publisher.publish(&quote("BTC-USD", 0)).id("mine").await.unwrap();
     let last = wire.read_back(&quotes(0), EntryId::MAX, 1).await.unwrap();
     assert_eq!((last[0].given_id(), own.event_id.as_str()), (Some("mine"), "mine"));
 }
@@ -138,13 +138,13 @@ async fn what_no_consumer_would_accept_is_refused_and_nothing_is_sent() {
     let fits = note("fits");
     let mut refused = vec![
         publisher.publish(&note(&long)).await.unwrap_err(),
-        publisher.send(&fits).event_id("").await.unwrap_err(),
-        publisher.send(&fits).event_id("x".repeat(129)).await.unwrap_err(),
-        publisher.send(&fits).header("payload", "x").await.unwrap_err(),
-        publisher.send(&fits).header("", "x").await.unwrap_err(),
-        publisher.send(&fits).header("a", "x".repeat(4000)).await.unwrap_err(),
+        publisher.publish(&fits).id("").await.unwrap_err(),
+        publisher.publish(&fits).id("x".repeat(129)).await.unwrap_err(),
+        publisher.publish(&fits).header("payload", "x").await.unwrap_err(),
+        publisher.publish(&fits).header("", "x").await.unwrap_err(),
+        publisher.publish(&fits).header("a", "x".repeat(4000)).await.unwrap_err(),
     ];
-    let mut many = publisher.send(&fits);
+    let mut many = publisher.publish(&fits);
     for n in 0..33 {
         many = many.header(format!("h{n}"), "x");
     }
@@ -154,7 +154,7 @@ async fn what_no_consumer_would_accept_is_refused_and_nothing_is_sent() {
     }
     assert!(refused[0].to_string().contains("1024"), "{}", refused[0]);
     assert_eq!(wire.calls(Op::Append), 0);
-    publisher.send(&fits).event_id("x".repeat(128)).header("tenant", "a").await.unwrap();
+    publisher.publish(&fits).id("x".repeat(128)).header("tenant", "a").await.unwrap();
 }
 
 // Many at once.
@@ -403,7 +403,7 @@ fn a_publish_outside_of_an_executor_is_refused_and_says_what_it_needs() {
         assert_eq!(wire.calls(Op::Append), 0);
         // And nothing of that is in the way of those who are inside of one.
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        executor.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        executor.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
     });
 }
 
@@ -413,7 +413,7 @@ fn a_publish_in_an_executor_that_has_ended_is_told_so_and_another_executor_goes_
         let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (publisher, _) = publisher();
         let first = executor();
-        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        first.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
         let handle = first.handle().clone();
         drop(first);
         {
@@ -423,7 +423,7 @@ fn a_publish_in_an_executor_that_has_ended_is_told_so_and_another_executor_goes_
                 assert!(error.to_string().contains("the executor on which the publisher wrote has ended"), "{error}");
             }
         }
-        executor().block_on(publisher.publish(&quote("A", 3))).unwrap();
+        executor().block_on(publisher.publish(&quote("A", 3)).into_future()).unwrap();
     });
 }
 
@@ -434,10 +434,10 @@ fn a_publisher_on_a_real_server_outlives_the_executor_that_it_connected_on() {
         let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let first = executor();
         let publisher = first.block_on(Publisher::connect(&url)).unwrap();
-        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        first.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
         drop(first);
         let second = executor();
-        second.block_on(publisher.publish(&quote("A", 2))).unwrap();
+        second.block_on(publisher.publish(&quote("A", 2)).into_future()).unwrap();
         let last = second.block_on(publisher.last::<Quote>()).unwrap().unwrap();
         assert_eq!(last.event.n, 2);
     });

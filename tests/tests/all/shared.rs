@@ -733,7 +733,7 @@ async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_nex
     let config = Config::new().lease(millis(500));
     let app = App::with(consumers![stubborn]).state(state.clone()).config(config);
     let running = app.broker(Arc::new(Embedded::new())).start().await.unwrap();
-    running.publisher().send(&Uploaded { n: 1 }).await.unwrap();
+    running.publisher().publish(&Uploaded { n: 1 }).await.unwrap();
     state.gate.arrived(1).await;
     // The first comes back while the second runs.
     drop(release);

@@ -183,7 +183,7 @@ async fn every_metric_says_what_happened() {
     }
     app.publish(&Turn { n: 1 }).await.unwrap();
     app.publisher().publish_all([Step { n: 6 }, Step { n: 7 }]).await.into_iter().for_each(|done| drop(done.unwrap()));
-    assert!(app.publisher().send(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
+    assert!(app.publisher().publish(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
     wire.once(Op::Append, Fault::Fail(BrokerErrorKind::Full));
     assert!(app.publish(&Step { n: 8 }).await.unwrap_err().is_backpressure());
     app.settled().await.unwrap();
@@ -759,7 +759,7 @@ async fn each_attempt_is_a_span_that_says_how_it_failed() {
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
     app.publish(&Turn { n: 1 }).await.unwrap();
-    assert!(app.publisher().send(&Step { n: 3 }).header("", "x").await.is_err());
+    assert!(app.publisher().publish(&Step { n: 3 }).header("", "x").await.is_err());
     app.settled().await.unwrap();
     let attempts: Vec<_> = traced
         .all("process told")
@@ -821,7 +821,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 async fn a_context_of_the_callers_own_goes_with_the_event_as_it_is() {
     let (traced, lab) = (traced(), Lab::default());
     let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    app.publisher().send(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
+    app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
     app.settled().await.unwrap();
     let (published, handled) = (traced.one("publish told"), traced.one("process told"));
     assert_eq!(ids(&handled).0.to_string(), TRACE);
@@ -839,9 +839,9 @@ async fn without_opentelemetry_a_handler_passes_the_trace_of_its_event_on() {
     let store = Embedded::new();
     let app = App::with(consumers![makes]);
     let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
-    let publish = app.publisher().send(&Step { n: 1 }).header("traceparent", PARENT);
+    let publish = app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT);
     publish.header("tracestate", "vendor=1").await.unwrap();
-    app.publisher().send(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
+    app.publisher().publish(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
     app.publish(&Step { n: 3 }).await.unwrap();
     app.settled().await.unwrap();
     let steps = entries(&store, "told").await;

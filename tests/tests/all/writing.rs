@@ -90,7 +90,7 @@ async fn begin(publisher: &Publisher, n: u64) -> tokio::task::JoinHandle<Result<
     let (begun, begins) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(async move {
         let step = Step { n };
-        let mut publish = pin!(publisher.publish(&step));
+        let mut publish = pin!(publisher.publish(&step).into_future());
         let first = std::future::poll_fn(|cx| Poll::Ready(publish.as_mut().poll(cx))).await;
         let _ = begun.send(());
         match first {
@@ -240,7 +240,7 @@ async fn calls_beyond_the_room_wait_and_are_not_yet_published() {
     let gate = Gate::default();
     wire.once(Op::Append, Fault::Hold(gate.clone()));
     let large = Large { text: "x".repeat(1_000_000) };
-    let mut calls: Vec<_> = (0..40).map(|_| Box::pin(publisher.publish(&large))).collect();
+    let mut calls: Vec<_> = (0..40).map(|_| publisher.publish(&large).into_future()).collect();
     for call in &mut calls {
         let polled = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
