@@ -22,7 +22,7 @@ struct Uploaded {
 /// Makes a thumbnail. Four run at once in each process that is started; whoever is free has the next picture.
 ///
 /// A picture that fails waits for its next attempt on the server, in nobody's hand, and any process may have it then.
-#[consumer(group = "thumbnails", delivery = "shared", concurrency = 4, backoff = "200ms")]
+#[consumer(group = "thumbnails", delivery = "queue", concurrency = 4, backoff = "200ms")]
 async fn make(upload: &Message<Uploaded>, desk: State<Desk>) -> Result<(), BoxError> {
     let Uploaded { picture, megapixels } = &upload.event;
     tokio::time::sleep(Duration::from_millis(20 * megapixels)).await;

@@ -262,7 +262,7 @@ pub struct ConsumerOptions {
     /// A property of the group: what it does when events are lost to it.
     pub on_data_loss: Option<OnDataLoss>,
     /// A property of the group: how many events of a partition it handles at once, those of one key one after the other. In
-    /// shared delivery: how many each process handles at once, of all partitions together.
+    /// queue delivery: how many each process handles at once, of all partitions together.
     pub concurrency: Option<u32>,
     /// A property of the group: names of events that a build of it once took, and that are now passed over for good.
     pub ignore: Option<&'static [&'static str]>,
@@ -429,14 +429,14 @@ pub enum Delivery {
     #[default]
     Ordered,
     /// As a work queue: in no order, to whichever process of the group is free, each event acknowledged by itself.
-    Shared,
+    Queue,
 }
 
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ordered => "ordered",
-            Self::Shared => "shared",
+            Self::Queue => "queue",
         })
     }
 }

@@ -58,7 +58,7 @@
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
-//! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, in shared delivery each process, for all groups |
+//! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, in queue delivery each process, for all groups |
 //!
 //! # Features
 //!

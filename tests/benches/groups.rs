@@ -44,7 +44,7 @@ async fn main() {
         return;
     }
     let groups = number("groups", 3_000) as usize;
-    let delivery = if number("queues", 0) > 0 { Delivery::Shared } else { Delivery::Ordered };
+    let delivery = if number("queues", 0) > 0 { Delivery::Queue } else { Delivery::Ordered };
     let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_delivery(delivery));
     let server = RedisServer::start();
     print_machine(&server);

@@ -222,7 +222,7 @@ impl App {
                     Delivery::Ordered => {
                         members.seat(&group.key, (group.stream, group.group), key.clone(), &group.build)
                     }
-                    Delivery::Shared => members.apart(key.clone()),
+                    Delivery::Queue => members.apart(key.clone()),
                 };
                 let driven = Group {
                     services: services.clone(),
@@ -239,7 +239,7 @@ impl App {
                 let progress = Arc::clone(&driven.progress);
                 let life: Life = match group.delivery {
                     Delivery::Ordered => Box::pin(driven.run(Ordered::default())),
-                    Delivery::Shared => Box::pin(driven.run(WorkQueue::new(queue()))),
+                    Delivery::Queue => Box::pin(driven.run(WorkQueue::new(queue()))),
                 };
                 tasks.spawn(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
             }

@@ -95,7 +95,7 @@ impl fmt::Display for Reason<'_> {
                 key.state()
             ),
             Halt::OtherDelivery { mode } => {
-                let delivery = if mode == "queue" { "shared" } else { "ordered" };
+                let delivery = if mode == "queue" { "queue" } else { "ordered" };
                 write!(
                     f,
                     "{key} is used in `{delivery}` delivery, and the two never mix under one name; choose another group name"

@@ -155,7 +155,7 @@ impl Members {
         place
     }
 
-    /// A place that is nobody's turn: of a group in shared delivery, which shares no partitions.
+    /// A place that is nobody's turn: of a group in queue delivery, which shares no partitions.
     pub(crate) fn apart(&self, key: GroupKey) -> Arc<Seat> {
         Arc::new(Seat {
             shared: Arc::clone(&self.shared),

@@ -340,7 +340,7 @@ impl Group {
             let failures = committer.ledger.failed_attempts(id);
             let attempts = if failures == 1 { "attempt" } else { "attempts" };
             format!(
-                "entry {id} for `{}` holds up the other keys after {failures} failed {attempts} of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`lane_entries`) and {} (`lane_bytes`); they go on when it is settled",
+                "entry {id} for `{}` holds up the other keys after {failures} failed {attempts} of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`max_unsettled_entries`) and {} (`max_unsettled_bytes`); they go on when it is settled",
                 handler.registration.info.name,
                 handler.policy.max_attempts,
                 lanes.len(),

@@ -10,7 +10,7 @@ async fn frail(dose: Dose) {
 }
 
 /// The same as a work queue; which of them runs the environment says.
-#[consumer(group = "frail-queue", delivery = "shared", concurrency = 4)]
+#[consumer(group = "frail-queue", delivery = "queue", concurrency = 4)]
 async fn frail_queue(dose: Dose) {
     // Time for others to be in hand as well.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
@@ -35,7 +35,7 @@ async fn lanes(pill: Pill) {
 }
 
 /// A queue of several partitions, of which much is in hand when one of them ends the process.
-#[consumer(group = "vaccines", delivery = "shared", concurrency = 16)]
+#[consumer(group = "vaccines", delivery = "queue", concurrency = 16)]
 async fn vaccines(vaccine: Vaccine) {
     println!("begin {}", vaccine.n);
     if vaccine.bad {

@@ -46,7 +46,7 @@ async fn book(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxE
     lab.handle(&ctx, bill.n).await
 }
 
-#[consumer(group = "send", delivery = "shared", max_attempts = 2, backoff = "10ms")]
+#[consumer(group = "send", delivery = "queue", max_attempts = 2, backoff = "10ms")]
 async fn send(mail: Mail, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, mail.n).await
 }

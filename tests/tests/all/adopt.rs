@@ -33,7 +33,7 @@ async fn hesitant(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, 
     lab.handle(&ctx, bill.n).await
 }
 
-#[consumer(group = "billing", delivery = "shared", concurrency = 2, adopt = true)]
+#[consumer(group = "billing", delivery = "queue", concurrency = 2, adopt = true)]
 async fn bill_in_any_order(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, bill.n).await
 }

@@ -222,7 +222,7 @@ async fn lanes(mine: &Mine, _: Trip, _: State<Fragile>, lab: State<Lab>, ctx: Co
     step_on(mine, &ctx, &lab).await
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 3, max_attempts = 2, backoff = "10ms", timeout = "1s")]
+#[consumer(group = "queue", delivery = "queue", concurrency = 3, max_attempts = 2, backoff = "10ms", timeout = "1s")]
 async fn queue(mine: &Mine, _: Trip, _: State<Fragile>, lab: State<Lab>, ctx: Context) -> Result<Odd, Blown> {
     step_on(mine, &ctx, &lab).await
 }
@@ -390,7 +390,7 @@ async fn plain_lanes(mine: &Mine, lab: State<Lab>, ctx: Context) -> Result<Outco
     lab.handle(&ctx, mine.n).await
 }
 
-#[consumer(group = "queue", max_crashes = 2, delivery = "shared", concurrency = 3, backoff = "10ms")]
+#[consumer(group = "queue", max_crashes = 2, delivery = "queue", concurrency = 3, backoff = "10ms")]
 async fn plain_queue(mine: &Mine, lab: State<Lab>, ctx: Context) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, mine.n).await
 }
@@ -524,7 +524,7 @@ async fn blocked_lanes(_: Block) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-#[consumer(group = "blocked-queue", timeout = "30ms", delivery = "shared")]
+#[consumer(group = "blocked-queue", timeout = "30ms", delivery = "queue")]
 async fn blocked_queue(_: Block) {
     std::thread::sleep(Duration::from_millis(200));
 }

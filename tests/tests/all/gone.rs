@@ -23,7 +23,7 @@ async fn carry(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome,
     lab.handle(&ctx, parcel.n).await
 }
 
-#[consumer(group = "crew", delivery = "shared", max_attempts = 2, backoff = "1h..1h")]
+#[consumer(group = "crew", delivery = "queue", max_attempts = 2, backoff = "1h..1h")]
 async fn share(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, parcel.n).await
 }

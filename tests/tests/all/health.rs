@@ -27,7 +27,7 @@ async fn lanes(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
     lab.handle(&ctx, pulse.n).await
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 4)]
+#[consumer(group = "queue", delivery = "queue", concurrency = 4)]
 async fn queue(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, pulse.n).await
 }

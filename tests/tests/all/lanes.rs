@@ -472,13 +472,13 @@ async fn at_the_bound_the_status_and_the_log_say_which_entry_holds_up_the_others
     let log = logged();
     world.lab.always("ledger", 1, Act::Fail);
     let mut config = Config::new().consumers(options().with_backoff(secs(30), secs(30)));
-    config.lane_entries = 50;
+    config.max_unsettled_entries = 50;
     let app = world.start(consumers![book], config).await;
     let ids = publish_apart(&app, 1..=200).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), (1..=50).collect::<Vec<_>>(), "50 entries from the oldest on");
     let reason = status(&app).held_up.expect("a reason");
-    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`lane_entries`)"] {
+    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`max_unsettled_entries`)"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     assert_eq!(log.count("held up"), 1, "{}", log.text());
@@ -494,14 +494,14 @@ async fn what_waits_behind_a_key_is_bounded_in_bytes_too() {
     let gate = Gate::default();
     world.lab.script("ledger", 1, [Act::Wait(gate.clone())]);
     let mut config = Config::new();
-    config.lane_bytes = 10_000;
+    config.max_unsettled_bytes = 10_000;
     let app = world.start(consumers![book], config).await;
     publish(&app, (1..=200).map(|n| ("a", n))).await;
     publish(&app, [("b", 300)]).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), [1], "the other key is beyond the bound");
     let reason = status(&app).held_up.expect("a reason");
-    assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`lane_bytes`)"), "{reason}");
+    assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`max_unsettled_bytes`)"), "{reason}");
     gate.open();
     settled(&app).await;
     assert_eq!(world.events().len(), 201);
@@ -676,9 +676,11 @@ async fn a_batch_is_refused_with_the_remedy() {
 async fn two_consumers_that_differ_are_refused_and_bounds_that_allow_nothing() {
     let app = App::with(consumers![book, close_otherwise]).state(Lab::default()).state(Seen::default());
     let mut config = Config::new();
-    config.lane_entries = 0;
+    config.max_unsettled_entries = 0;
     let reason = refusal(&app.config(config));
-    for words in ["give group `ledger` a different `concurrency`", "`lane_entries` or `lane_bytes` is 0"] {
+    for words in
+        ["give group `ledger` a different `concurrency`", "`max_unsettled_entries` or `max_unsettled_bytes` is 0"]
+    {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     let too_many = Config::new().group("ledger", options().with_concurrency(1001));

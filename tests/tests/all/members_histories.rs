@@ -451,7 +451,7 @@ struct Job {
     n: u64,
 }
 
-#[consumer(group = "pool", delivery = "shared")]
+#[consumer(group = "pool", delivery = "queue")]
 async fn job(job: Job, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, job.n).await
 }

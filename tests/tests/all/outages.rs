@@ -368,7 +368,7 @@ async fn haul(_: Bulky, ctx: Context, seen: State<Seen>) {
     seen.add(&ctx);
 }
 
-#[consumer(group = "porters", delivery = "shared")]
+#[consumer(group = "porters", delivery = "queue")]
 async fn haul_together(_: Bulky, ctx: Context, seen: State<Seen>) {
     seen.add(&ctx);
 }
@@ -422,7 +422,7 @@ async fn block(_: Stuck, until: State<Arc<Mutex<()>>>) {
     drop(until.lock().unwrap());
 }
 
-#[consumer(group = "blocks-too", delivery = "shared", concurrency = 2, timeout = "100ms")]
+#[consumer(group = "blocks-too", delivery = "queue", concurrency = 2, timeout = "100ms")]
 async fn block_too(_: Stuck, until: State<Arc<Mutex<()>>>) {
     drop(until.lock().unwrap());
 }

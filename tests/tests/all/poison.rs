@@ -55,7 +55,7 @@ struct Jab {
     n: u64,
 }
 
-#[consumer(group = "ward", delivery = "shared", concurrency = 4)]
+#[consumer(group = "ward", delivery = "queue", concurrency = 4)]
 async fn ward(jab: Jab, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, jab.n).await
 }
@@ -992,7 +992,7 @@ async fn history_of_a_queue(seed: u64) {
     }
     let called = || poison.iter().map(|n| world.calls_in("ward", *n)).sum::<usize>();
     let app = live(seed, &mut numbers, called, async |numbers| {
-        let options = HARDY.with_delivery(Delivery::Shared).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
+        let options = HARDY.with_delivery(Delivery::Queue).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
         world.start(consumers![ward], with(options).shutdown_deadline(millis(50))).await
     });
     let app = app.await;

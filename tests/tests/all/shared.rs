@@ -45,7 +45,7 @@ struct Scanned {
     n: u64,
 }
 
-#[consumer(group = "readers", delivery = "shared", concurrency = 16)]
+#[consumer(group = "readers", delivery = "queue", concurrency = 16)]
 async fn read(scan: Scanned, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, scan.n).await
 }
@@ -107,7 +107,7 @@ fn group() -> GroupKey {
 }
 
 fn options() -> ConsumerOptions {
-    ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared)
+    ConsumerOptions::DEFAULT.with_delivery(Delivery::Queue)
 }
 
 /// One store and one script for all apps of a test.
@@ -707,7 +707,7 @@ struct Stubborn {
     attempts: Arc<Mutex<Vec<u32>>>,
 }
 
-#[consumer(group = "stubborn", delivery = "shared", concurrency = 2, timeout = "2s", backoff = "1ms")]
+#[consumer(group = "stubborn", delivery = "queue", concurrency = 2, timeout = "2s", backoff = "1ms")]
 async fn stubborn(_upload: Uploaded, ctx: Context, state: State<Stubborn>) -> Result<(), BoxError> {
     state.attempts.lock().unwrap().push(ctx.attempt());
     if ctx.attempt() == 1 {
@@ -873,13 +873,13 @@ async fn with_too_many_waiting_no_new_ones_are_taken() {
         world.lab.script("thumbnails", n, [Act::Fail]);
     }
     let mut config = Config::new().consumers(options().with_concurrency(1).with_backoff(secs(100), secs(100)));
-    config.lane_entries = 10;
+    config.max_unsettled_entries = 10;
     let app = world.start_on(&world.wire, consumers![make, remove], config).await;
     publish(&app, 1..=1_000).await;
     app.advance(secs(20)).await;
     let waiting = world.crew().await.waiting;
     assert!((10..=300).contains(&waiting), "no more than was taken ahead: {waiting}");
-    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`lane_entries`")));
+    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`max_unsettled_entries`")));
     settled(&app).await;
     assert!((1..=1_000).all(|n| world.attempts(n) == [1, 2]));
     assert_eq!(status(&app).held_up, None);
@@ -993,5 +993,5 @@ async fn a_group_stays_what_it_was_made_as() {
     settled(&shared).await;
     let ordered = world.start(ConsumerOptions::DEFAULT).await;
     let reason = halted(&ordered).await;
-    assert!(reason.contains("is used in `shared` delivery"), "{reason}");
+    assert!(reason.contains("is used in `queue` delivery"), "{reason}");
 }

@@ -87,7 +87,7 @@ async fn batches(films: Batch<Film>, ctx: Context, seen: State<Seen>) {
     films.events().for_each(|film| seen.add("batches", &ctx, film.n));
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 2)]
+#[consumer(group = "queue", delivery = "queue", concurrency = 2)]
 async fn queue(film: Film, ctx: Context, seen: State<Seen>) {
     seen.add("queue", &ctx, film.n);
 }

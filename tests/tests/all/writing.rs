@@ -473,7 +473,7 @@ async fn read_dated(_: Dated) {}
 #[consumer(group = "reader")]
 async fn read_kept(_: Kept) {}
 
-#[consumer(group = "helpers", delivery = "shared")]
+#[consumer(group = "helpers", delivery = "queue")]
 async fn help(_: Kept) {}
 
 #[consumer(group = "late", timeout = "3h")]

@@ -47,7 +47,7 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 /// |---|---|---|
 /// | `publish` | add entries, and trim the old ones by the way | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `share` | the same for a group in shared delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `share` | the same for a group in queue delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write what it likes into their states |
 ///
 /// Everybody may ask for INFO, by which a program warns of a server that would evict streams, and load scripts, which run with the rights of who calls them. Consumers may end the waits of others
@@ -98,7 +98,7 @@ impl Acl {
         Ok(self.consume_from(&stream, group)?.trim::<E>(&stream))
     }
 
-    /// Runs a group on the stream of `E`, in shared delivery.
+    /// Runs a group on the stream of `E`, in queue delivery.
     ///
     /// # Errors
     /// When the namespace or the group cannot be part of a key.
