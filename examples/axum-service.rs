@@ -106,7 +106,7 @@ async fn main() -> Result<(), BoxError> {
     println!("listening on http://{}", listener.local_addr()?);
     // One shutdown, from the outside in: no new requests, those under way are answered, then the groups settle and commit.
     axum::serve(listener, routes).with_graceful_shutdown(asked_to_stop()).await?;
-    match app.stop().await {
+    match app.shutdown().await {
         Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

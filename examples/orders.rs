@@ -185,7 +185,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for letter in app.dead_letters::<OrderPlaced>("payments").list(None, 10).await? {
         println!("dead letter of payments: {}", letter.reason());
     }
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

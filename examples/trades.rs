@@ -94,7 +94,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = tokio::signal::ctrl_c() => return stop(app).await,
     };
     tokio::select! {
-        done = app.caught_up() => done?,
+        done = app.settled() => done?,
         _ = tokio::signal::ctrl_c() => return stop(app).await,
     }
     figures.print(published, began);
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn stop(app: Running) -> Result<(), Box<dyn Error>> {
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

@@ -59,10 +59,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for picture in ["dune.raw", "lake.jpg", "moor.jpg", "peak.jpg", "reef.jpg", "wood.jpg"] {
         app.publisher().publish(&Uploaded { picture: picture.to_owned(), megapixels: 2 }).await?;
     }
-    app.caught_up().await?;
+    app.settled().await?;
     let made = desk.made.lock().unwrap_or_else(PoisonError::into_inner).len();
     println!("{made} pictures made here; nobody waited for the panorama");
-    let stopped = app.stop().await;
+    let stopped = app.shutdown().await;
     println!("stopped: {stopped:?}");
     Ok(())
 }

@@ -98,7 +98,7 @@ impl TestApp {
     pub async fn settled(&self) -> Result<(), Error> {
         loop {
             let before = self.tips().await?;
-            self.running.caught_up().await?;
+            self.running.settled().await?;
             if self.tips().await? == before {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ impl TestApp {
         &self.running
     }
 
-    /// Ends the test's wrapping, for [`Running::stop`].
+    /// Ends the test's wrapping, for [`Running::shutdown`].
     pub fn into_running(self) -> Running {
         self.running
     }
@@ -171,7 +171,7 @@ impl Publisher {
         let broker = Arc::new(Embedded::starting(epoch()));
         let shared = Shared::new(broker, clock, random, PUBLISH_RETRY, Outages::default(), Arc::default());
         // The events of other tests in the same program say nothing here.
-        Self::new(shared, None, Vec::new())
+        Self::of(shared, None, Vec::new())
     }
 
     /// Every event of type `E` that was published through this test publisher, partition by partition.

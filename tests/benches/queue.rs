@@ -149,13 +149,13 @@ impl Contender {
         }
         if let Some(publisher) = &self.publisher {
             for app in &running {
-                app.caught_up().await.expect("all of nothing");
+                app.settled().await.expect("all of nothing");
             }
             publish_slowly(publisher, self.events).await;
         }
         payments::over().await;
         for app in running {
-            assert_eq!(app.stop().await, Stopped::Clean);
+            assert_eq!(app.shutdown().await, Stopped::Clean);
         }
         payments::forget(url, self.consumer.info.group).await;
     }

@@ -110,10 +110,45 @@ impl Config {
         self
     }
 
+    /// How many dead letters a group may have on a partition, and how old the oldest may be.
+    #[must_use]
+    pub fn dead_letters(mut self, bounds: DeadBounds) -> Self {
+        self.dead_letters = bounds;
+        self
+    }
+
+    /// After how many dead letters in a row the partition stops.
+    #[must_use]
+    pub fn dead_letter_storm(mut self, letters: u32) -> Self {
+        self.dead_letter_storm = letters;
+        self
+    }
+
     /// For how long a publish that has no answer is tried again.
     #[must_use]
     pub fn publish_retry(mut self, retry: Duration) -> Self {
         self.publish_retry = retry;
+        self
+    }
+
+    /// How many bytes of entries the process has in memory for all its groups.
+    #[must_use]
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How many entries of a partition a group takes up before it waits for those that are not settled.
+    #[must_use]
+    pub fn max_unsettled_entries(mut self, entries: usize) -> Self {
+        self.max_unsettled_entries = entries;
+        self
+    }
+
+    /// How many bytes of unsettled entries of a partition a process holds before it takes up no more.
+    #[must_use]
+    pub fn max_unsettled_bytes(mut self, bytes: usize) -> Self {
+        self.max_unsettled_bytes = bytes;
         self
     }
 

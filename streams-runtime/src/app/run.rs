@@ -88,10 +88,10 @@ impl App {
             running.tell_halts(|reason| eprintln!("streams: halted: {reason}"))
         });
         // Told on the thread of the signals, so that groups stop also while this task gets no turn.
-        let shutdown = running.shutdown().clone();
+        let shutdown = running.stopper().clone();
         signals.on_first(move || shutdown.stop());
         signals.first.cancelled().await;
-        let stopped = running.stop().await;
+        let stopped = running.shutdown().await;
         drop(halts);
         signals.finished();
         if let Stopped::Stuck { .. } = stopped {
@@ -107,7 +107,7 @@ impl Termination for Stopped {
     fn report(self) -> ExitCode {
         match self {
             Self::Clean => ExitCode::SUCCESS,
-            Self::Cut { .. } => EXIT_ABORTED.into(),
+            Self::Aborted { .. } => EXIT_ABORTED.into(),
             Self::Stuck { .. } => EXIT_STUCK.into(),
             Self::Uncommitted { .. } => EXIT_UNCOMMITTED.into(),
         }

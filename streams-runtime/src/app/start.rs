@@ -141,7 +141,7 @@ impl App {
         let vitals = Arc::new(Vitals::default());
         let namespace = self.effective_namespace().map(str::to_owned);
         let outages = Outages::default();
-        let publisher = Publisher::new(
+        let publisher = Publisher::of(
             publisher::Shared::new(
                 Arc::clone(&broker),
                 clock,
@@ -304,7 +304,7 @@ impl App {
     pub async fn run_until(self, until: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
         let running = self.start().await?;
         until.await;
-        Ok(running.stop().await)
+        Ok(running.shutdown().await)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The status of every group, for health checks, for `caught_up` and for people.
+//! The status of every group, for health checks, for `settled` and for people.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -80,7 +80,7 @@ const PAGE: usize = 64;
 /// # When there is no answer
 ///
 /// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
-/// [`Self::retrying_for`]), and later publishes to the partition queue behind it, so the order of a key outlives a
+/// [`Self::with_retry`]), and later publishes to the partition queue behind it, so the order of a key outlives a
 /// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
 /// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
 /// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
@@ -129,7 +129,7 @@ impl fmt::Debug for Publisher {
 
 impl Publisher {
     /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
-    /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
+    /// [`Redis`](crate::broker::Redis) and [`Publisher::new`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.
@@ -139,24 +139,24 @@ impl Publisher {
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         let broker: Arc<dyn Broker> = Arc::new(crate::broker::Redis::open(url)?);
         broker.connect().await?;
-        Ok(Self::on(broker))
+        Ok(Self::new(broker))
     }
 
     /// A publisher alone, on a broker.
-    pub fn on(broker: Arc<dyn Broker>) -> Self {
+    pub fn new(broker: Arc<dyn Broker>) -> Self {
         let random = Arc::new(Random::from_system());
         let shared = Shared::new(broker, Clock::new(), random, PUBLISH_RETRY, Outages::default(), Arc::default());
-        Self::new(shared, None, linked_events())
+        Self::of(shared, None, linked_events())
     }
 
     /// The same in a namespace, with queues of its own.
     ///
     /// # Errors
     /// When the name cannot be part of a key.
-    pub fn in_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
+    pub fn with_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
         keys::check_namespace(namespace)?;
         let shared = self.shared(self.inner.shared.retry);
-        let other = Self::new(shared, Some(namespace.to_owned()), self.inner.events.clone());
+        let other = Self::of(shared, Some(namespace.to_owned()), self.inner.events.clone());
         Ok(Self { handling: self.handling.clone(), ..other })
     }
 
@@ -164,8 +164,8 @@ impl Publisher {
     /// unless said: longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last
     /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
     /// [`Config::publish_retry`](crate::Config::publish_retry).
-    pub fn retrying_for(&self, retry: Duration) -> Self {
-        let other = Self::new(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
+    pub fn with_retry(&self, retry: Duration) -> Self {
+        let other = Self::of(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
         Self { handling: self.handling.clone(), ..other }
     }
 
@@ -175,7 +175,7 @@ impl Publisher {
         Shared::new(broker, shared.clock, random, retry, shared.outages.clone(), Arc::clone(&shared.registry))
     }
 
-    pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
+    pub(crate) fn of(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
         let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
         Self { inner: Arc::new(inner), handling: None }
     }

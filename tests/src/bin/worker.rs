@@ -41,7 +41,7 @@ fn main() -> Result<Stopped, Error> {
     let executor = executor.expect("an executor");
     if is_set("WORKER_STARTS") {
         return executor.block_on(async {
-            let stopped = App::linked().start().await?.stop().await;
+            let stopped = App::linked().start().await?.shutdown().await;
             println!("{stopped:?}");
             Ok(stopped)
         });

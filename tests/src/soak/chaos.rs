@@ -202,7 +202,7 @@ fn publish(url: &str, stop: &AtomicBool) -> Published {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
     executor.block_on(async {
         let mut published = Published::default();
-        let publisher = Publisher::connect(url).await.expect("a publisher").retrying_for(Duration::from_millis(300));
+        let publisher = Publisher::connect(url).await.expect("a publisher").with_retry(Duration::from_millis(300));
         while !stop.load(Ordering::Relaxed) {
             let n = published.events + 1;
             while let Err(error) = publisher.publish(&Tock { n }).id(format!("tock-{n}")).await {

@@ -458,7 +458,7 @@ async fn attempts_at_a_batch_before_a_restart_count() {
     world.lab.called("load", 4).await;
     app.advance(millis(1)).await;
     // A crash would take the batch apart.
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.load().await;
     settled(&app).await;
     let whole = vec![1, 2, 3];
@@ -495,7 +495,7 @@ async fn what_has_gathered_does_not_count_as_seen_before_it_is_settled() {
         app.advance(millis(1)).await;
     }
     assert_eq!(world.batches(), [[1, 2, 3, 4, 5]]);
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.steal().await.seen, Some(5));
 }
 
@@ -551,7 +551,7 @@ async fn a_stop_does_not_wait_for_a_batch_which_comes_again() {
     let world = World::new();
     let app = gathering(&world).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert!(world.calls().is_empty());
     let app = world.load().await;
@@ -566,12 +566,12 @@ async fn a_stop_waits_for_the_batch_in_hand() {
     let app = world.load().await;
     let ids = publish(&app, 1..=7).await;
     world.lab.called("load", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!((world.batches(), world.at().await), (vec![vec![1, 2, 3, 4, 5]], ids[4]));
 }
 
 #[tokio::test]
-async fn caught_up_waits_for_what_gathers() {
+async fn settled_waits_for_what_gathers() {
     let world = World::new();
     let app = gathering(&world).await;
     let began = Instant::now();
@@ -641,13 +641,13 @@ async fn batches_work_on_redis() {
     let running = start().await;
     let receipts = running.publisher().publish_all((1..=23).map(row)).await;
     assert!(receipts.iter().all(Result::is_ok));
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     let letters = running.dead_letters::<Row>("load").list(None, 10).await.unwrap();
     assert_eq!(
         letters.iter().map(|letter| (letter.decode().unwrap().n, letter.attempts())).collect::<Vec<_>>(),
         [(7, 4)]
     );
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let seen = calls.0.lock().unwrap().clone();
     assert!(seen.iter().any(|(batch, _)| batch.len() == 5), "{seen:?}");
     let first = |n| seen.iter().position(|(batch, _)| batch.contains(&n));
@@ -655,7 +655,7 @@ async fn batches_work_on_redis() {
     // Nothing is repeated after a clean stop.
     let running = start().await;
     running.publisher().publish(&row(24)).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     assert_eq!(calls.0.lock().unwrap().split_at(seen.len()).1, [(vec![24], 1)]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }

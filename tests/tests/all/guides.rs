@@ -82,7 +82,7 @@ async fn a_restart_goes_on_where_the_last_one_was() -> Result<(), Box<dyn std::e
         app.publisher().publish(&transfer).header("tenant", "a").await?;
         app.settled().await?;
         assert_eq!(app.published::<Alarm>().await?.len(), round);
-        let _ = app.into_running().stop().await;
+        let _ = app.into_running().shutdown().await;
     }
     Ok(())
 }
@@ -92,9 +92,9 @@ async fn in_real_time() -> Result<(), Box<dyn std::error::Error>> {
     let app = App::with(consumers![watch]).state(Threshold(0)).broker(Arc::new(Embedded::new())).start().await?;
     let transfer = Transfer { account: "ada".into(), cents: 1 };
     app.publisher().publish(&transfer).header("tenant", "a").await?;
-    app.caught_up().await?;
+    app.settled().await?;
     assert_eq!(app.status().groups[0].done, 1);
-    let _ = app.stop().await;
+    let _ = app.shutdown().await;
     Ok(())
 }
 

@@ -560,7 +560,7 @@ async fn a_stop_lets_the_handlers_in_hand_finish_and_begins_no_other() {
     let ids = publish_apart(&app, 1..=9).await;
     world.lab.called("ledger", 4).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(began.elapsed().as_secs(), 4);
     assert_eq!((world.events(), world.at().await), (vec![1, 2, 3, 4], ids[3]));
     let app = world.lanes(3).await;
@@ -580,7 +580,7 @@ async fn a_stop_writes_the_dead_letters_that_are_next_and_keeps_the_attempts_of_
     let app = world.lanes(8).await;
     let ids = publish_apart(&app, 1..=6).await;
     world.lab.called("ledger", 7).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.at().await, ids[3], "6 comes again");
     let letters = world.store.dead_letters(&group(), EntryId::ZERO, 9).await.unwrap();
     assert_eq!(letters.len(), 2);
@@ -596,7 +596,7 @@ async fn a_handler_that_goes_on_at_the_deadline_is_cut_short_and_the_others_are_
     let app = world.start(consumers![book], Config::new().consumers(config)).await;
     let ids = publish_apart(&app, 1..=3).await;
     world.lab.called("ledger", 3).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
     assert_eq!((world.lab.cancelled("ledger"), world.at().await), (vec![2], ids[0]));
 }
 
@@ -708,7 +708,7 @@ async fn on_redis_the_order_of_each_key_holds_and_everything_is_committed() {
     for receipt in running.publisher().publish_all(moves.clone()).await {
         receipt.unwrap();
     }
-    tokio::time::timeout(secs(60), running.caught_up()).await.expect("within a minute").unwrap();
+    tokio::time::timeout(secs(60), running.settled()).await.expect("within a minute").unwrap();
     for account in ACCOUNTS {
         let mut found: Vec<_> = seen.account(account).into_iter().map(|(n, _)| n).collect();
         found.dedup();
@@ -718,7 +718,7 @@ async fn on_redis_the_order_of_each_key_holds_and_everything_is_committed() {
     let letters = running.dead_letters::<Move>("ledger").list(None, 9).await.unwrap();
     let dead: Vec<_> = letters.iter().map(|letter| letter.decode().unwrap().n).collect();
     assert_eq!(dead, [100, 101]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let fields: Vec<String> = server.run("HKEYS streams:{moves}:ledger");
     assert!(!fields.iter().any(|field| field.starts_with("attempts:")), "{fields:?}");
 }

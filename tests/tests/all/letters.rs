@@ -268,7 +268,7 @@ async fn a_letter_that_no_consumer_takes_any_more_goes_back_and_says_so() {
     let app = world.start(consumers![mine, sketches]).await;
     app.publish(&Sketch { n: 1 }).await.unwrap();
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![mine]).await;
     world.replay_all("mine").await;
     app.advance(LEASE).await;
@@ -286,7 +286,7 @@ async fn a_stop_in_the_middle_of_a_replay_loses_nothing_and_is_no_crash() {
     for round in 1..=4 {
         app.advance(LEASE).await;
         world.lab.called("mine", 1 + round).await;
-        let _ = app.into_running().stop().await;
+        let _ = app.into_running().shutdown().await;
         assert_eq!(world.waiting("mine").await, 1);
         if round == 4 {
             world.lab.script("mine", 1, []);
@@ -305,7 +305,7 @@ async fn attempts_of_a_replay_survive_a_restart() {
     world.lab.always("mine", 1, Act::Fail);
     world.replay_all("mine").await;
     world.lab.called("mine", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![mine]).await;
     app.advance(secs(20)).await;
     assert_eq!(world.lab.calls("mine")[1..], [(1, 1), (1, 2), (1, 3)]);
@@ -387,7 +387,7 @@ async fn a_consumer_of_batches_gets_a_replay_alone() {
 async fn what_an_owner_left_is_taken_up_by_the_next() {
     let world = World::new();
     let app = world.one_letter().await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     // While nobody runs the group.
     world.replay_all("mine").await;
     let app = world.start(consumers![mine]).await;
@@ -588,9 +588,9 @@ async fn full_dead_letters_go_on_without_a_restart_when_some_are_discarded_or_se
     assert_eq!(letters.replay_all(&DeadLetterFilter::all()).await.unwrap().moved, 2);
     until(|| site.lab.events("mine").contains(&6)).await;
     until(|| [3, 4].iter().all(|n| site.lab.events("mine").iter().filter(|event| *event == n).count() == 2)).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(letters.count(&DeadLetterFilter::all()).await.unwrap(), 1);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -608,7 +608,7 @@ async fn a_storm_goes_on_without_a_restart_when_another_process_resumes_it_and_i
     assert_eq!(letters.replay_all(&DeadLetterFilter::all().reason("NEVER works")).await.unwrap().moved, 4);
     until(|| site.lab.events("mine").len() == 12).await;
     assert_eq!(site.lab.events("mine")[4..], [5, 6, 7, 8, 1, 2, 3, 4]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
     assert_eq!(
         (letters.count(&DeadLetterFilter::all()).await.unwrap(), letters.replaying(9).await.unwrap().len()),
         (0, 0)
@@ -635,5 +635,5 @@ async fn a_full_server_lets_letters_be_sent_and_handled() {
     }
     assert_eq!(letters.list(None, 9).await.unwrap()[0].replays(), 1);
     server.run::<()>("CONFIG SET maxmemory 0");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }

@@ -241,7 +241,7 @@ async fn attempts_before_a_stop_count() {
     let app = world.start(consumers![left], three_attempts()).await;
     publish(&app, [1]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![left], three_attempts()).await;
     settled(&app).await;
     assert_eq!(world.lab.calls("left"), [(1, 1), (1, 2), (1, 3)]);
@@ -462,7 +462,7 @@ async fn twenty_dead_letters_in_a_row_halt_the_group_and_keep_its_lease() {
     let other = world.left().await;
     other.advance(LEASE * 5).await;
     assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     other.advance(secs(1)).await;
     assert_eq!(world.lab.events("left").len(), 30);
 }
@@ -525,7 +525,7 @@ async fn an_app_whose_dead_letters_are_full_stops_and_the_event_comes_again() {
     let world = World::new();
     let app = full(&world).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
     assert_eq!(world.state("left").await.lease.owner, "");
     let mut roomy = two_dead_letters();
@@ -606,7 +606,7 @@ async fn a_stop_commits_what_is_settled_and_nothing_is_repeated() {
     let app = world.left().await;
     let ids = publish(&app, 1..=20).await;
     world.lab.called("left", 20).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.at("left").await, ids[19]);
     let app = world.left().await;
     settled(&app).await;
@@ -664,7 +664,7 @@ async fn a_commit_that_is_refused_halts_the_group_until_it_is_mended_and_nothing
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
     publish(&app, [4]).await;
     world.lab.called("left", 4).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
 }
 
 #[tokio::test]
@@ -710,7 +710,7 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
         assert_eq!(world.lab.events(group), [1, 2, 3, 4, 5, 6]);
     }
     assert_eq!(log.text().lines().count(), 2, "{}", log.text());
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -723,7 +723,7 @@ async fn a_commit_that_hangs_does_not_keep_the_app_from_stopping() {
     publish(&app, 1..=50).await;
     world.lab.called("left", 10).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
 }
 
@@ -782,7 +782,7 @@ async fn another_app_takes_over_at_once_after_a_stop() {
     settled(&one).await;
     assert!(matches!(status(&one, "left").phase, Phase::Owning { .. }));
     assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
-    assert_eq!(one.into_running().stop().await, Stopped::Clean);
+    assert_eq!(one.into_running().shutdown().await, Stopped::Clean);
     let began = Instant::now();
     publish(&other, [2]).await;
     world.lab.called("left", 2).await;
@@ -818,7 +818,7 @@ async fn of_many_apps_one_owns_a_group_and_another_goes_on_when_it_stops() {
         n += 10;
         publish(&app, steps).await;
         settled(&app).await;
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
     for group in ["left", "right"] {
         assert_eq!(world.lab.events(group), (1..=40).collect::<Vec<_>>(), "{group}");
@@ -915,7 +915,7 @@ async fn an_app_that_stops_while_its_server_hangs_blames_no_handler() {
     wire.always(Op::Release, Fault::Hold(Gate::default()));
     publish(&app, [1, 2]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
 }
 
 #[tokio::test]
@@ -1036,7 +1036,7 @@ async fn a_lease_that_could_not_be_given_back_runs_out() {
     settled(&one).await;
     let other = world.left().await;
     wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
-    assert_eq!(one.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(one.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     publish(&other, [2]).await;
     let began = Instant::now();
     settled(&other).await;
@@ -1068,5 +1068,5 @@ async fn a_timeout_that_never_ends_is_allowed() {
     let app = world.start(consumers![left], Config::new().consumers(options)).await;
     publish(&app, [1, 2]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }

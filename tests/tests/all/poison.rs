@@ -131,7 +131,7 @@ impl World {
         for receipt in app.publisher().publish_all(doses.into_iter().map(dose)).await {
             receipt.unwrap();
         }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
 
     /// How often the handler of `frail` was called with an event.
@@ -170,7 +170,7 @@ impl World {
         for receipt in app.publisher().publish_all(tablets).await {
             receipt.unwrap();
         }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
 
     /// Adds events with keys of their own.
@@ -335,7 +335,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     }
     let left = status(&app, "frail").proving;
     assert!((1..5).contains(&left), "{left}");
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
     let app = world.start(consumers![frail], each()).await;
@@ -343,7 +343,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     assert_eq!(log.count("going on with at most so many events, each charged before it runs"), 1, "{}", log.text());
     assert_eq!((log.count("WARN"), log.count(&format!("events={}", left - 1))), (0, 1), "{}", log.text());
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
     let app = world.start(consumers![frail], each()).await;
@@ -365,7 +365,7 @@ async fn a_handler_that_was_dropped_at_a_stop_is_no_crash() {
     for _ in 0..3 {
         let app = world.start(consumers![frail], config()).await;
         world.lab.called("frail", world.lab.events("frail").len() + 1).await;
-        assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+        assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
     }
     world.lab.script("frail", 1, []);
     let app = world.start(consumers![frail], config()).await;
@@ -727,7 +727,7 @@ async fn a_stop_begins_nothing_that_is_still_to_be_charged() {
     world.wire.once(Op::Commit, Fault::Hold(gate.clone()));
     let app = world.start(consumers![lanes], config()).await;
     gate.arrived(1).await;
-    let stopping = tokio::spawn(app.into_running().stop());
+    let stopping = tokio::spawn(app.into_running().shutdown());
     tokio::time::sleep(millis(10)).await;
     gate.open();
     assert_eq!(stopping.await.unwrap(), Stopped::Clean);
@@ -744,7 +744,7 @@ async fn a_replay_runs_while_events_are_proven_and_nothing_is_charged_beside_it(
     world.lab.always("lanes", 1, Act::Permanent);
     let app = world.lanes().await;
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     world.publish_apart(3..=9).await;
     let app = world.lanes().await;
     world.lab.always("lanes", 3, Act::Fail);
@@ -854,7 +854,7 @@ async fn live(
             left -= 1;
             if left < 10_000 && stops {
                 // It may come upon poison while it stops, and is then dropped at the deadline.
-                let _ = app.into_running().stop().await;
+                let _ = app.into_running().shutdown().await;
                 break;
             }
             if left < 10_000 && killed {
@@ -978,7 +978,7 @@ async fn history_of_a_queue(seed: u64) {
     let mut poison: Vec<u64> = (0..=numbers.below(2)).map(|_| 1 + numbers.below(EVENTS)).collect();
     poison.sort_unstable();
     poison.dedup();
-    let publisher = Publisher::on(Arc::new(world.store.clone()));
+    let publisher = Publisher::new(Arc::new(world.store.clone()));
     for receipt in publisher.publish_all((1..=EVENTS).map(|n| Jab { n })).await {
         receipt.unwrap();
     }
@@ -1304,7 +1304,7 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     }
     server.run::<()>("CONFIG RESETSTAT");
     let app = App::with(consumers![well]).broker(Arc::new(Redis::open(&server.url()).unwrap())).start().await.unwrap();
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     let stats: String = server.run("INFO commandstats");
     let calls = |command: &str| -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
@@ -1320,5 +1320,5 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     let mut state: Vec<_> = state.iter().map(String::as_str).collect();
     state.sort_unstable();
     assert_eq!(state, ["at", "at_event", "beat", "bound", "epoch", "events", "lease", "mode", "owner", "seen"]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }

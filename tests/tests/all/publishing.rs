@@ -66,7 +66,7 @@ fn logbook() -> PartitionKey {
 /// A publisher on an embedded store, whose calls can go wrong.
 fn publisher() -> (Publisher, Faulty) {
     let wire = Faulty::over(Arc::new(Embedded::new()));
-    (Publisher::on(Arc::new(wire.clone())), wire)
+    (Publisher::new(Arc::new(wire.clone())), wire)
 }
 
 async fn entries(broker: &dyn Broker, partition: &PartitionKey) -> Vec<Arc<Entry>> {
@@ -212,7 +212,7 @@ async fn an_event_that_is_refused_ends_its_partition_after_those_before_it() {
 async fn a_lost_reply_says_that_the_event_may_be_there_and_which_id_it_has() {
     let (publisher, wire) = publisher();
     wire.once(Op::Append, Fault::LoseReply);
-    let error = publisher.retrying_for(Duration::ZERO).publish(&quote("BTC-USD", 1)).await.unwrap_err();
+    let error = publisher.with_retry(Duration::ZERO).publish(&quote("BTC-USD", 1)).await.unwrap_err();
     assert!(error.is_indefinite() && error.is_retryable() && !error.is_backpressure());
     let there = entries(&wire, &quotes(0)).await;
     assert_eq!(there[0].given_id(), error.event_id());
@@ -295,7 +295,7 @@ async fn a_full_server_is_backpressure_and_takes_events_again_when_it_has_room()
 #[tokio::test]
 async fn the_last_event_of_a_type_is_found_behind_others() {
     for broker in brokers() {
-        let publisher = Publisher::on(broker);
+        let publisher = Publisher::new(broker);
         assert!(publisher.last::<Line>().await.unwrap().is_none());
         publisher.publish_all((1..=3).map(|n| Line { n })).await;
         publisher.publish_all((0..1_000).map(|_| noise(1))).await;
@@ -306,7 +306,7 @@ async fn the_last_event_of_a_type_is_found_behind_others() {
 #[tokio::test]
 async fn the_last_event_is_the_newest_of_all_partitions() {
     for broker in brokers() {
-        let publisher = Publisher::on(broker);
+        let publisher = Publisher::new(broker);
         for (n, symbol) in (1..).zip(["BTC-USD", "DOGE", "ETH-USD", "7"]) {
             let sent = publisher.publish(&quote(symbol, n)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -324,12 +324,12 @@ fn brokers() -> [Arc<dyn Broker>; 2] {
 #[tokio::test]
 async fn a_namespace_keeps_streams_apart_and_a_bad_one_is_refused() {
     let (publisher, wire) = publisher();
-    let staging = publisher.in_namespace("staging").unwrap();
+    let staging = publisher.with_namespace("staging").unwrap();
     staging.publish(&Line { n: 1 }).await.unwrap();
     assert!(publisher.last::<Line>().await.unwrap().is_none());
     let key = StreamKey::new(Some("staging"), "logbook", 1).partition(0);
     assert_eq!(entries(&wire, &key).await.len(), 1);
-    assert!(publisher.in_namespace("a:b").is_err());
+    assert!(publisher.with_namespace("a:b").is_err());
 }
 
 #[stream_event(stream = "clash", partitions = 4)]

@@ -320,7 +320,7 @@ async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be
 #[tokio::test]
 async fn a_group_begins_where_it_says_and_takes_what_was_there_before() {
     let world = World::new();
-    let publisher = streams_runtime::Publisher::on(Arc::new(world.store.clone()));
+    let publisher = streams_runtime::Publisher::new(Arc::new(world.store.clone()));
     for n in 1..=3 {
         publisher.publish(&Uploaded { n }).await.unwrap();
     }
@@ -339,7 +339,7 @@ async fn a_process_that_stops_gives_back_what_it_has_not_begun_and_finishes_the_
     publish(&a, 1..=40).await;
     world.lab.called("thumbnails", 10).await;
     let began = Instant::now();
-    assert_eq!(a.into_running().stop().await, Stopped::Clean);
+    assert_eq!(a.into_running().shutdown().await, Stopped::Clean);
     assert!(began.elapsed() < millis(100), "{:?}", began.elapsed());
     assert_eq!(world.crew().await.consumers.len(), 1);
     settled(&b).await;
@@ -491,7 +491,7 @@ async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_
         assert_eq!((crew.waiting, crew.consumers[0].in_flight), (0, 1));
         if stops {
             world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
-            assert_eq!(app.into_running().stop().await, Stopped::Clean);
+            assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
             let app = world.process(2).await;
             world.lab.script("thumbnails", 1, [Act::Permanent]);
             settled(&app).await;
@@ -743,9 +743,9 @@ async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_nex
         tokio::task::yield_now().await;
     }
     state.gate.open();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     assert_eq!(*state.attempts.lock().unwrap(), [1, 2]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -852,7 +852,7 @@ async fn events_that_no_build_handles_wait_and_are_told_of() {
     let world = World::new();
     let config = || Config::new().consumers(options());
     let (new, log) = (world.start_on(&world.wire, consumers![make, remove], config()).await, logged());
-    assert_eq!(new.into_running().stop().await, Stopped::Clean);
+    assert_eq!(new.into_running().shutdown().await, Stopped::Clean);
     let old = world.start_on(&world.wire, consumers![make], config()).await;
     old.publish(&Removed { n: 1 }).await.unwrap();
     publish(&old, [2]).await;

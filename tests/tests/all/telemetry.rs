@@ -233,14 +233,14 @@ async fn every_metric_says_what_happened() {
     wire.heal();
     app.advance(Duration::from_secs(30)).await;
     // The lease that could not be given back is remembered: not `Clean`.
-    let _ = app.into_running().stop().await;
+    let _ = app.into_running().shutdown().await;
     let samples = parse(&monitor.metrics());
     says(&samples, "streams_lease_changes_total", &[("change", "taken")], 2.0);
     says(&samples, "streams_lease_changes_total", &[("change", "released")], 1.0);
     says(&samples, "streams_owner", &[], 0.0);
 
     // What is trimmed while nobody reads is lost; then somebody has to do something.
-    let outside = Publisher::on(Arc::new(store.clone()));
+    let outside = Publisher::new(Arc::new(store.clone()));
     for n in 11..=14 {
         outside.publish(&Step { n }).await.unwrap();
     }
@@ -340,7 +340,7 @@ async fn apps_of_one_process_have_figures_of_their_own() {
     };
     assert_eq!((done(&one), done(&two)), (1.0, 0.0));
     // Publishers that come of the app's own count with it.
-    let longer = one.publisher().retrying_for(Duration::from_secs(1));
+    let longer = one.publisher().with_retry(Duration::from_secs(1));
     longer.publish(&Step { n: 2 }).await.unwrap();
     let samples = parse(&one.running().monitor().metrics());
     assert_eq!(value(&samples, "streams_published_total", &[("stream", "told")]), Some(2.0));
@@ -493,7 +493,7 @@ async fn the_endpoint_answers_its_three_paths_and_nothing_else() {
     let app = App::with(consumers![work]).state(lab.clone());
     let running = serving(app, Arc::new(Embedded::new()), Config::new()).await;
     running.publisher().publish(&Step { n: 1 }).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     let address = running.http_address().unwrap();
 
     let (code, head, body) = request(address, "GET", "/metrics").await;
@@ -509,7 +509,7 @@ async fn the_endpoint_answers_its_three_paths_and_nothing_else() {
     assert_eq!(get(&running, "/").await.0, 404);
     assert_eq!(request(address, "GET", &format!("/{}", "x".repeat(64 * 1024))).await.0, 431);
 
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     assert!(TcpStream::connect(address).await.is_err(), "the endpoint ends with the app");
 }
 
@@ -651,7 +651,7 @@ async fn a_request_and_all_that_comes_of_it(
     let receipt = request(running.publisher().clone()).await;
     lab.called("other", 1).await;
     lab.called("books", 1).await;
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 
     let (root, published) = (traced.one("POST /steps"), traced.one("publish told"));
     let handled = traced.all("process told");
