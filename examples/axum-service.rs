@@ -76,8 +76,8 @@ async fn volumes(State(service): State<Service>) -> Json<BTreeMap<String, f64>> 
 /// The text is made from `service.monitor.status()`, which holds the same as data. With the feature `http` the app
 /// answers `/readyz`, `/livez` and `/metrics` by itself, on a port of its own.
 async fn ready(State(service): State<Service>) -> (StatusCode, String) {
-    let (ready, text) = service.monitor.ready();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    let health = service.monitor.health();
+    (if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health.to_string())
 }
 
 async fn metrics(State(service): State<Service>) -> String {

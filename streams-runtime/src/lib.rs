@@ -92,7 +92,7 @@
 //! # What stops a group
 //!
 //! A halted partition handles nothing until somebody does something; the program goes on, its other groups too.
-//! [`Status`] says so, and so does a log line every minute, with the remedy.
+//! [`Status`] says so, and so does a log line every minute, with the remedy. [`Halt::kind`] tells the reasons apart:
 //!
 //! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
 //! * An entry is of a newer version than any running build knows, or of an event that only a build knows which does not
@@ -122,6 +122,7 @@ mod data_loss;
 mod declared;
 mod error;
 mod fence;
+mod halt;
 mod names;
 mod random;
 mod shutdown;
@@ -131,9 +132,10 @@ pub mod testing;
 pub use app::{App, Config, Running, run};
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
+pub use halt::{Halt, HaltKind};
 pub use ops::{
-    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupStatus, Monitor, Phase, Replayed,
-    Status, UnknownCause, metrics,
+    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor,
+    Phase, Replayed, Status, UnknownCause, metrics,
 };
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use shutdown::Stopped;

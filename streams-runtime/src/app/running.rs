@@ -146,8 +146,8 @@ impl Running {
                 return Ok(());
             }
             for (progress, _) in &behind {
-                if let Phase::Halted { reason } = progress.phase() {
-                    return Err(Error::Halted(reason));
+                if let Phase::Halted(halt) = progress.phase() {
+                    return Err(Error::Halted(halt));
                 }
             }
             if asked.elapsed() >= ASK {
@@ -233,11 +233,11 @@ impl Running {
                 news.as_mut().enable();
                 for (progress, told) in progress.iter().zip(&mut told) {
                     let phase = progress.phase();
-                    let halted = matches!(phase, Phase::Halted { .. });
-                    if let Phase::Halted { reason } = phase
+                    let halted = matches!(phase, Phase::Halted(_));
+                    if let Phase::Halted(halt) = phase
                         && !*told
                     {
-                        tell(&reason);
+                        tell(halt.reason());
                     }
                     *told = halted;
                 }

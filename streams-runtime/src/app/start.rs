@@ -338,7 +338,7 @@ async fn supervise(progress: Arc<Progress>, life: Life, vitals: Arc<Vitals>, res
     {
         let reason = Halt::Panicked.of(&progress.key);
         reason.log();
-        progress.enter(Phase::Halted { reason: reason.to_string() });
+        progress.enter(Phase::Halted(reason.for_status()));
         vitals.crashed(&progress.key.to_string());
     }
     // The last group drops what the app was given as state.

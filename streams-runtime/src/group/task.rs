@@ -93,7 +93,7 @@ impl Group {
     /// This process owns the partition, or takes part in its work: in trouble for as long as what failed has not succeeded.
     pub(crate) fn owns(&self, epoch: u64) {
         self.progress.enter(match self.contact.trouble() {
-            Some(reason) => Phase::Troubled { reason },
+            Some(reason) => Phase::Retrying(reason),
             None => Phase::Owning { epoch },
         });
     }
@@ -110,7 +110,7 @@ impl Group {
     /// Says why nothing is handled for now, unless it was said lately; answers whether it did.
     pub(crate) fn say_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
-        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;

@@ -366,7 +366,7 @@ impl<'a> Committer<'a> {
                 self.lease.commit_ended();
                 let halt = Halt::DeadLettersFull { bounds: flying.commit.dead_bounds, count, oldest };
                 let reason = halt.of(&group.key);
-                if progress.enter(Phase::Halted { reason: reason.to_string() }) {
+                if progress.enter(Phase::Halted(reason.for_status())) {
                     reason.log();
                 }
                 MENDED_RETRY

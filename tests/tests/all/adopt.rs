@@ -110,7 +110,7 @@ pub(crate) fn python() -> PathBuf {
 
 fn halt(app: &Running) -> Option<String> {
     match &app.status().groups[0].phase {
-        Phase::Halted { reason } => Some(reason.clone()),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }

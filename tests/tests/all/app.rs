@@ -172,7 +172,7 @@ async fn each_key_stays_in_one_partition_and_in_order() {
         events.dedup();
         assert_eq!(events, (0..500).filter(|n| n % 5 == customer).collect::<Vec<_>>());
     }
-    assert_eq!(app.status().groups.iter().map(|group| group.done).sum::<u64>(), 500);
+    assert_eq!(app.status().groups.iter().map(|group| group.handled).sum::<u64>(), 500);
 }
 
 #[tokio::test]
@@ -391,7 +391,7 @@ async fn settled_says_when_a_group_is_halted() {
         app.publish(&Invoice { n }).await.unwrap();
     }
     let error = tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap_err();
-    assert!(matches!(&error, Error::Halted(reason) if reason.contains("books")), "{error}");
+    assert!(matches!(&error, Error::Halted(halt) if halt.reason().contains("books")), "{error}");
     assert!(!app.status().is_ready());
 }
 
@@ -410,7 +410,7 @@ async fn status_tells_what_each_group_does_and_has_done() {
     let status = app.status();
     let group = &status.groups[0];
     assert_eq!((group.stream, group.partition, group.group), ("invoices", 0, "books"));
-    assert_eq!((group.done, group.retried, group.skipped, group.dead_lettered), (2, 1, 1, 1));
+    assert_eq!((group.handled, group.retried, group.skipped, group.dead_lettered), (2, 1, 1, 1));
     assert!(status.is_ready() && matches!(group.phase, Phase::Owning { .. }) && group.checkpoint == last);
 }
 
@@ -479,7 +479,7 @@ async fn virtual_time_stands_still_while_a_blocking_task_runs() {
     app.publish(&Invoice { n: 1 }).await.unwrap();
     settled(&app).await;
     let status = app.status();
-    assert_eq!((status.groups[0].done, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
+    assert_eq!((status.groups[0].handled, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
 }
 
 #[tokio::test]

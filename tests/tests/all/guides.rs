@@ -93,7 +93,7 @@ async fn in_real_time() -> Result<(), Box<dyn std::error::Error>> {
     let transfer = Transfer { account: "ada".into(), cents: 1 };
     app.publisher().publish(&transfer).header("tenant", "a").await?;
     app.settled().await?;
-    assert_eq!(app.status().groups[0].done, 1);
+    assert_eq!(app.status().groups[0].handled, 1);
     let _ = app.shutdown().await;
     Ok(())
 }

@@ -248,7 +248,7 @@ fn status(app: &TestApp) -> GroupStatus {
 
 fn halt(app: &TestApp) -> Option<String> {
     match status(app).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -292,7 +292,7 @@ async fn events_of_one_key_are_handled_one_after_the_other_whatever_they_take_an
             assert_eq!(world.seen.account(account), calls, "account {account} with seed {seed}");
         }
         assert_eq!(world.seen.most(), 4, "as many as may, and no more");
-        assert_eq!((status(&app).done, status(&app).dead_lettered), (120, 0));
+        assert_eq!((status(&app).handled, status(&app).dead_lettered), (120, 0));
         app.advance(secs(1)).await;
         assert_eq!(world.at().await, ids[119]);
         assert!(world.next_holding().await.attempts.is_empty(), "attempts of settled events are forgotten");
@@ -356,10 +356,10 @@ async fn dead_letters_are_written_in_the_order_of_the_stream() {
     let app = world.start(consumers![book], Config::new().consumers(config)).await;
     let ids = publish_apart(&app, 1..=6).await;
     app.advance(secs(2)).await;
-    assert_eq!((dead(&app).await, status(&app).done, world.at().await < ids[0]), (vec![], 2, true));
+    assert_eq!((dead(&app).await, status(&app).handled, world.at().await < ids[0]), (vec![], 2, true));
     settled(&app).await;
     assert_eq!(dead(&app).await, [1, 2, 4, 5]);
-    assert_eq!((status(&app).dead_lettered, status(&app).done), (4, 2));
+    assert_eq!((status(&app).dead_lettered, status(&app).handled), (4, 2));
     let letters = app.dead_letters::<Move>("ledger").await.unwrap();
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.attempts())).collect();
     assert_eq!(found, [("handler", 3), ("permanent", 1), ("permanent", 1), ("permanent", 1)]);
@@ -461,7 +461,7 @@ async fn nothing_starts_while_there_is_no_room_for_a_dead_letter() {
     app.advance(secs(5)).await;
     settled(&app).await;
     assert_eq!(dead(&app).await, [3]);
-    assert_eq!(status(&app).done, 7);
+    assert_eq!(status(&app).handled, 7);
 }
 
 // Bounds.
@@ -477,15 +477,15 @@ async fn at_the_bound_the_status_and_the_log_say_which_entry_holds_up_the_others
     let ids = publish_apart(&app, 1..=200).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), (1..=50).collect::<Vec<_>>(), "50 entries from the oldest on");
-    let reason = status(&app).held_up.expect("a reason");
+    let reason = status(&app).blocked_by.expect("a reason");
     for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`max_unsettled_entries`)"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     assert_eq!(log.count("held up"), 1, "{}", log.text());
     app.advance(secs(30)).await;
-    assert!(status(&app).held_up.unwrap().contains("2 failed attempts of 3"));
+    assert!(status(&app).blocked_by.unwrap().contains("2 failed attempts of 3"));
     settled(&app).await;
-    assert_eq!((status(&app).held_up, world.events().len()), (None, 202));
+    assert_eq!((status(&app).blocked_by, world.events().len()), (None, 202));
 }
 
 #[tokio::test]
@@ -500,7 +500,7 @@ async fn what_waits_behind_a_key_is_bounded_in_bytes_too() {
     publish(&app, [("b", 300)]).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), [1], "the other key is beyond the bound");
-    let reason = status(&app).held_up.expect("a reason");
+    let reason = status(&app).blocked_by.expect("a reason");
     assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`max_unsettled_bytes`)"), "{reason}");
     gate.open();
     settled(&app).await;
@@ -639,7 +639,7 @@ async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
     world.wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
     // The look for what was deleted, every ten seconds, fails.
     app.advance(secs(15)).await;
-    assert!(matches!(status(&app).phase, Phase::Troubled { .. }), "{:?}", status(&app));
+    assert!(matches!(status(&app).phase, Phase::Retrying(_)), "{:?}", status(&app));
     world.wire.heal();
     publish_apart(&app, [6]).await;
     world.lab.called("ledger", 6).await;

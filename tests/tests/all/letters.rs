@@ -148,7 +148,7 @@ async fn settled(app: &TestApp) {
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
     match app.status().groups.into_iter().find(|status| status.group == name).unwrap().phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -568,7 +568,7 @@ async fn publish_on(app: &Running, notes: std::ops::RangeInclusive<u64>) {
 }
 
 fn is_halted(app: &Running) -> bool {
-    matches!(app.status().groups[0].phase, Phase::Halted { .. })
+    matches!(app.status().groups[0].phase, Phase::Halted(_))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -248,7 +248,7 @@ async fn loss(app: &Running, group: &str, nth: u64) -> DataLoss {
 async fn halted(app: &Running, group: &str) -> String {
     until(|| async {
         match status(app, group).phase {
-            Phase::Halted { reason } => Some(reason),
+            Phase::Halted(halt) => Some(halt.to_string()),
             _ => None,
         }
     })

@@ -165,7 +165,7 @@ fn status(app: &TestApp, name: &str) -> GroupStatus {
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
     match status(app, name).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -187,7 +187,7 @@ async fn an_error_in_one_group_never_shows_in_another() {
     settled(&app).await;
     assert_eq!(world.lab.calls("right"), [(1, 1), (2, 1), (3, 1), (4, 1)]);
     let right = status(&app, "right");
-    assert_eq!((right.done, right.retried, right.dead_lettered), (4, 0, 0));
+    assert_eq!((right.handled, right.retried, right.dead_lettered), (4, 0, 0));
     assert!(dead(&app, "right").await.is_empty());
     assert_eq!(dead(&app, "left").await.len(), 1);
 }
@@ -289,7 +289,7 @@ async fn an_event_that_no_consumer_of_the_group_takes_is_passed_over_and_counted
     let last = world.append("Unheard@9", b"anything").await;
     settled(&app).await;
     assert_eq!(world.lab.events("left"), [2]);
-    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (3, 1));
+    assert_eq!((status(&app, "left").passed_over, status(&app, "left").handled), (3, 1));
     app.advance(secs(1)).await;
     assert_eq!(world.at("left").await, last);
 }
@@ -385,7 +385,7 @@ async fn a_skipped_event_is_settled_and_counted_apart() {
     let app = world.left().await;
     publish(&app, [1, 2]).await;
     settled(&app).await;
-    assert_eq!((status(&app, "left").skipped, status(&app, "left").done), (1, 1));
+    assert_eq!((status(&app, "left").skipped, status(&app, "left").handled), (1, 1));
     assert!(dead(&app, "left").await.is_empty());
 }
 
@@ -897,7 +897,7 @@ async fn an_owner_whose_commit_is_fenced_steps_back() {
     assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
     publish(&app, [2, 3]).await;
     app.advance(secs(1)).await;
-    assert_eq!((world.at("left").await, status(&app, "left").done), (first, 3));
+    assert_eq!((world.at("left").await, status(&app, "left").handled), (first, 3));
     let owner = "thief".to_owned();
     assert_eq!(status(&app, "left").phase, Phase::StandingBy { owner });
     wire.heal();
@@ -949,7 +949,7 @@ async fn an_outage_longer_than_the_lease_repeats_at_most_what_was_not_committed(
     world.lab.called("left", 13).await;
     wire.cut_off();
     app.advance(LEASE * 4).await;
-    assert!(matches!(status(&app, "left").phase, Phase::Troubled { .. }), "{:?}", app.status());
+    assert!(matches!(status(&app, "left").phase, Phase::Retrying(_)), "{:?}", app.status());
     wire.heal();
     settled(&app).await;
     publish(&app, 14..=20).await;

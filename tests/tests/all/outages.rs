@@ -174,7 +174,7 @@ async fn survives(args: &[&str], outage: Outage) {
             assert!(error.is_retryable() && !error.is_backpressure() && !error.is_refused(), "{error}");
             assert!(began.elapsed() < PATIENCE, "not `{says}`: {error:?}");
         }
-        let is_troubled = |group: &GroupStatus| matches!(group.phase, Phase::Troubled { .. });
+        let is_troubled = |group: &GroupStatus| matches!(group.phase, Phase::Retrying(_));
         site.wait_until("without leases", |site| site.app.status().groups.iter().all(is_troubled)).await;
     }
     (outage.end)(&mut site.server);
@@ -446,7 +446,7 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     // On this thread, which is none of the executor's: an executor that is blocked may tell no time.
     let waits = |ready: bool| {
         let began = Instant::now();
-        while monitor.ready().0 != ready {
+        while monitor.health().ready != ready {
             assert!(began.elapsed() < PATIENCE, "never {ready}: {:?}", monitor.status());
             thread::sleep(Duration::from_millis(5));
         }
@@ -463,7 +463,7 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     // Together: the first to be handled may keep the others from being written.
     publisher.publish_all((0..events).map(|n| Stuck { n })).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     waits(false);
-    assert!(monitor.ready().1.contains("not yield"), "{}", monitor.ready().1);
+    assert!(monitor.health().to_string().contains("not yield"), "{}", monitor.health());
     drop(hold);
     holder.join().unwrap();
     waits(true);
@@ -513,7 +513,7 @@ async fn a_password_that_is_changed_is_an_outage_until_it_is_right_again() {
         received.unwrap().parse::<u32>().unwrap()
     };
     let (first, began) = (connections(), Instant::now());
-    let halted = |group: &GroupStatus| matches!(group.phase, Phase::Halted { .. });
+    let halted = |group: &GroupStatus| matches!(group.phase, Phase::Halted(_));
     site.wait_until("tried", |_| connections() >= first + 60).await;
     // Three shared connections and a tail, each at most every tenth of a second.
     assert!(began.elapsed() > Duration::from_secs(1), "60 attempts in {:?}", began.elapsed());
@@ -534,7 +534,7 @@ async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(
         status.groups.iter().filter(of).map(|group| group.phase.clone()).collect::<Vec<_>>()
     };
     let halted = |phase: &Phase| match phase {
-        Phase::Halted { reason } => words.iter().all(|word| reason.contains(word)),
+        Phase::Halted(halt) => words.iter().all(|word| halt.reason().contains(word)),
         _ => false,
     };
     site.wait_until("halted", |site| group(site, 2).iter().all(halted)).await;

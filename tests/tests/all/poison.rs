@@ -229,7 +229,7 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
     }
     assert!(world.lab.calls("frail").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("frail"));
     let status = status(&app, "frail");
-    assert_eq!((status.dead_lettered, status.proving), (1, 0));
+    assert_eq!((status.dead_lettered, status.recovering), (1, 0));
     let metrics = app.running().monitor().metrics();
     let counted = metrics.lines().any(|line| {
         line.starts_with("streams_dead_lettered_total") && line.contains("cause=\"crash\"") && line.ends_with(" 1")
@@ -289,7 +289,7 @@ async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_spee
     assert!((510..=520).contains(&handled), "{handled}");
     // By the bound of the owner that is gone: 10. The rest is a commit or two.
     assert!((11..=16).contains(&commits), "{commits}");
-    assert_eq!(status(&app, "frail").proving, 0);
+    assert_eq!(status(&app, "frail").recovering, 0);
     let text = log.text();
     let warned = text.lines().find(|line| line.contains("was gone without giving its lease back")).expect("a warning");
     for part in ["WARN", "group=\"frail\"", "events=10", "owner=\"", "charged before it runs"] {
@@ -308,7 +308,7 @@ async fn what_was_added_after_the_owner_was_gone_is_not_proven() {
     let app = world.frail().await;
     settled(&app).await;
     app.advance(millis(200)).await;
-    assert_eq!(status(&app, "frail").proving, 0, "of a thousand that may have been in hand only three were there");
+    assert_eq!(status(&app, "frail").recovering, 0, "of a thousand that may have been in hand only three were there");
     let before = world.wire.calls(Op::Commit);
     for receipt in app.publisher().publish_all((4..=503).map(dose)).await {
         receipt.unwrap();
@@ -333,7 +333,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     while world.calls(5) == before {
         app.advance(millis(1)).await;
     }
-    let left = status(&app, "frail").proving;
+    let left = status(&app, "frail").recovering;
     assert!((1..5).contains(&left), "{left}");
     assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 
@@ -540,7 +540,7 @@ async fn where_a_group_has_lanes_events_are_proven_side_by_side() {
     assert!(took >= secs(10) && took <= secs(10) + millis(10 * 15), "{took:?}");
     assert_eq!(world.lab.events("lanes").len(), calls + 40);
     assert!(dead_tablets(&app).await.is_empty());
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.status().groups[0].recovering, 0);
 }
 
 #[tokio::test]
@@ -676,10 +676,10 @@ async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_
     assert!(began.elapsed() < millis(50), "{:?}", began.elapsed());
     let commits = world.wire.calls(Op::Commit) - before;
     assert!(commits <= 4, "{commits}");
-    assert!(app.status().groups[0].proving > 0, "the first is not settled");
+    assert!(app.status().groups[0].recovering > 0, "the first is not settled");
     settled(&app).await;
     app.advance(millis(200)).await;
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.status().groups[0].recovering, 0);
 }
 
 #[tokio::test]

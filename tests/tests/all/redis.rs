@@ -989,11 +989,10 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
         match app(&broker).await {
             Err(refused) => assert!(refused.to_string().contains(mend), "{field}: {refused}"),
             Ok(running) => {
-                let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await
-                else {
+                let Phase::Halted(halt) = phase(&running, |phase| matches!(phase, Phase::Halted(_))).await else {
                     panic!("{field}");
                 };
-                assert!(reason.contains(mend) && reason.contains(&format!("`{field}`")), "{reason}");
+                assert!(halt.reason().contains(mend) && halt.reason().contains(&format!("`{field}`")), "{halt}");
                 let _ = running.shutdown().await;
             }
         }
@@ -1004,10 +1003,8 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
     running.publisher().publish(&Load { n: 3 }).await.unwrap();
     running.settled().await.unwrap();
     redis::cmd("HSET").arg(key.state()).arg("epoch").arg("soon").exec(&mut client).unwrap();
-    let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await else {
-        panic!()
-    };
-    assert!(reason.contains("`epoch` is `soon`") && reason.contains("goes on by itself"), "{reason}");
+    let Phase::Halted(halt) = phase(&running, |phase| matches!(phase, Phase::Halted(_))).await else { panic!() };
+    assert!(halt.reason().contains("`epoch` is `soon`") && halt.reason().contains("goes on by itself"), "{halt}");
     redis::cmd("HSET").arg(key.state()).arg("epoch").arg("99999999999999").exec(&mut client).unwrap();
     phase(&running, |phase| matches!(phase, Phase::Owning { .. })).await;
     assert_eq!(running.shutdown().await, Stopped::Clean);

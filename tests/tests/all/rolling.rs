@@ -127,7 +127,7 @@ fn status(app: &TestApp) -> GroupStatus {
 
 fn halt(app: &TestApp) -> Option<String> {
     match status(app).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }

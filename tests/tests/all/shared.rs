@@ -216,8 +216,8 @@ fn status(app: &TestApp) -> GroupStatus {
 
 async fn halted(app: &TestApp) -> String {
     for _ in 0..1_000_000 {
-        if let Phase::Halted { reason } = status(app).phase {
-            return reason;
+        if let Phase::Halted(halt) = status(app).phase {
+            return halt.to_string();
         }
         tokio::time::sleep(millis(1)).await;
     }
@@ -226,7 +226,7 @@ async fn halted(app: &TestApp) -> String {
 
 /// Waits until it is not halted any more.
 async fn goes_on(app: &TestApp) {
-    while matches!(status(app).phase, Phase::Halted { .. }) {
+    while matches!(status(app).phase, Phase::Halted(_)) {
         tokio::time::sleep(millis(10)).await;
     }
 }
@@ -252,7 +252,7 @@ async fn every_event_is_handled_once_by_whichever_process_is_free() {
     }
     assert_eq!(world.sorted(), (1..=300).collect::<Vec<_>>());
     assert_eq!(world.busy.most(), 12, "four each");
-    let done = [&a, &b, &c].map(|app| status(app).done);
+    let done = [&a, &b, &c].map(|app| status(app).handled);
     assert_eq!(done.iter().sum::<u64>(), 300);
     assert!(done.iter().all(|done| *done > 50), "{done:?}");
     let crew = world.crew().await;
@@ -293,7 +293,7 @@ async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
         let begun = world.lab.events("readers").len() - before;
         assert!(begun <= 12, "{begun} have begun meanwhile");
         settled(&app).await;
-        assert_eq!(app.status().groups.iter().map(|status| status.done).sum::<u64>(), 54);
+        assert_eq!(app.status().groups.iter().map(|status| status.handled).sum::<u64>(), 54);
     }
 }
 
@@ -311,7 +311,7 @@ async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be
     let began = Instant::now();
     world.lab.called("thumbnails", 600).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    assert_eq!(status(&other).done + status(&app).done, 599);
+    assert_eq!(status(&other).handled + status(&app).handled, 599);
     settled(&app).await;
     assert_eq!(world.sorted(), (1..=600).collect::<Vec<_>>());
     assert!(dead(&app).await.is_empty());
@@ -383,7 +383,7 @@ async fn what_keeps_failing_becomes_a_dead_letter_with_its_attempts() {
     seen.sort_unstable();
     assert_eq!(seen, [(2, 3), (3, 1)]);
     assert_eq!(world.attempts(2), [1, 2, 3]);
-    assert_eq!((status(&app).done, status(&app).dead_lettered), (2, 2));
+    assert_eq!((status(&app).handled, status(&app).dead_lettered), (2, 2));
     assert_eq!(world.crew().await.unsettled(), 0);
 }
 
@@ -674,7 +674,7 @@ async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
             settled(&app).await;
         }
         assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
-        assert_eq!((status(&app).done, world.crew().await.unsettled()), (20, 0));
+        assert_eq!((status(&app).handled, world.crew().await.unsettled()), (20, 0));
         assert!((1..=20).all(|n| world.attempts(n) == [1]));
     }
 }
@@ -826,7 +826,7 @@ async fn what_nobody_takes_is_passed_over_and_what_says_nothing_is_a_dead_letter
     publish(&app, [1]).await;
     settled(&app).await;
     app.advance(secs(1)).await;
-    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).done), (1, 1, 1));
+    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).handled), (1, 1, 1));
 }
 
 #[tokio::test]
@@ -879,10 +879,10 @@ async fn with_too_many_waiting_no_new_ones_are_taken() {
     app.advance(secs(20)).await;
     let waiting = world.crew().await.waiting;
     assert!((10..=300).contains(&waiting), "no more than was taken ahead: {waiting}");
-    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`max_unsettled_entries`")));
+    assert!(status(&app).blocked_by.is_some_and(|reason| reason.contains("`max_unsettled_entries`")));
     settled(&app).await;
     assert!((1..=1_000).all(|n| world.attempts(n) == [1, 2]));
-    assert_eq!(status(&app).held_up, None);
+    assert_eq!(status(&app).blocked_by, None);
 }
 
 // Losses.

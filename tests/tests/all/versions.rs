@@ -207,7 +207,7 @@ fn seen(events: &[(u32, &str)]) -> Vec<(u32, String)> {
 
 fn halt(app: &TestApp) -> Option<String> {
     match &app.status().groups[0].phase {
-        Phase::Halted { reason } => Some(reason.clone()),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
