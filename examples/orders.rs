@@ -88,7 +88,7 @@ async fn paid(paid: OrderPaid, board: State<Board>) {
 #[consumer(group = "board", start = "latest")]
 async fn shipped(shipped: OrderShipped, board: State<Board>) -> Outcome {
     if is_shipped(&board.orders.borrow(), shipped.order) {
-        return Outcome::Skip(format!("order {} was shipped before", shipped.order));
+        return Outcome::skip(format!("order {} was shipped before", shipped.order));
     }
     board.show(shipped.order, format!("shipped from {}", shipped.warehouse));
     Outcome::Done

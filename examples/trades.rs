@@ -46,7 +46,7 @@ async fn check_risk(trade: Message<Trade>, figures: State<Figures>) -> Outcome {
         report.largest = report.largest.max(price * quantity);
     });
     if refused {
-        return Outcome::DeadLetter(format!("trade {id} of {quantity} at {price} is not a trade"));
+        return Outcome::dead_letter(format!("trade {id} of {quantity} at {price} is not a trade"));
     }
     Outcome::Done
 }
@@ -61,7 +61,7 @@ async fn audit(trade: &Message<Trade>, figures: State<Figures>) -> Outcome {
         before
     });
     match before {
-        Some(before) if id <= before => Outcome::Skip(format!("trade {id} was counted before")),
+        Some(before) if id <= before => Outcome::skip(format!("trade {id} was counted before")),
         _ => Outcome::Done,
     }
 }

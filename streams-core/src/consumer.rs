@@ -667,7 +667,7 @@ mod tests {
     async fn check(trade: &Message<Trade>, State(limit): State<f64>, tenant: Tenant) -> Result<Outcome, BoxError> {
         assert_eq!(trade.key().as_deref(), Some("7"));
         if tenant.0 == "test" {
-            return Ok(Outcome::Skip(format!("attempt {}", trade.attempt())));
+            return Ok(Outcome::skip(format!("attempt {}", trade.attempt())));
         }
         if trade.event.price > limit { Err("over the limit".into()) } else { Ok(Outcome::Done) }
     }
@@ -704,7 +704,7 @@ mod tests {
     #[test]
     fn a_consumer_decodes_makes_its_arguments_and_answers() {
         assert_eq!(attempt(1.0, Some("a"), Some(2.0)).unwrap(), Outcome::Done);
-        assert_eq!(attempt(1.0, Some("test"), Some(2.0)).unwrap(), Outcome::Skip("attempt 3".to_owned()));
+        assert_eq!(attempt(1.0, Some("test"), Some(2.0)).unwrap(), Outcome::skip("attempt 3"));
         assert_eq!(attempt(3.0, Some("a"), Some(2.0)).unwrap_err().reason(), "over the limit");
         let rejected = attempt(1.0, None, Some(2.0)).unwrap_err();
         assert_eq!(rejected.to_string(), "argument `Tenant`: no `tenant` header");

@@ -1,5 +1,6 @@
 //! What a handler says of an event, in one vocabulary; `settle` in the runtime decides what follows from it.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -19,11 +20,29 @@ pub enum Outcome {
     #[default]
     Done,
     /// The event is of no interest; counted and logged apart from `Done`.
-    Skip(String),
+    Skip(Cow<'static, str>),
     /// Not now: try the same event again after this long. Counts as a failed attempt, so that nothing waits for ever.
     RetryAfter(Duration),
     /// Give up at once, for this reason: the event goes to the group's dead letters.
-    DeadLetter(String),
+    DeadLetter(Cow<'static, str>),
+}
+
+impl Outcome {
+    /// The event is of no interest, for this reason; counted and logged apart from `Done`.
+    ///
+    /// ```
+    /// use streams_core::Outcome;
+    ///
+    /// assert_eq!(Outcome::skip("old"), Outcome::skip(format!("{}ld", 'o')));
+    /// ```
+    pub fn skip(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Skip(reason.into())
+    }
+
+    /// Give up at once, for this reason: the event goes to the group's dead letters.
+    pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::DeadLetter(reason.into())
+    }
 }
 
 /// What a `#[consumer]` may return: `()`, [`Outcome`], or a `Result` of either.
@@ -279,7 +298,7 @@ mod tests {
     #[test]
     fn strings_and_results_of_outcomes_are_welcome() {
         assert_eq!(Err::<Outcome, _>("late").into_outcome().unwrap_err().reason(), "late");
-        assert_eq!(Ok::<_, String>(Outcome::Skip("old".into())).into_outcome().unwrap(), Outcome::Skip("old".into()));
+        assert_eq!(Ok::<_, String>(Outcome::skip("old")).into_outcome().unwrap(), Outcome::skip("old"));
         assert_eq!(().into_outcome().unwrap(), Outcome::Done);
     }
 }

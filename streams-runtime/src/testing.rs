@@ -37,7 +37,7 @@ const PAGE: usize = 1_000;
 ///
 /// #[consumer(group = "risk")]
 /// async fn check(trade: Trade) -> Outcome {
-///     if trade.price < 0.0 { Outcome::DeadLetter("negative".to_owned()) } else { Outcome::Done }
+///     if trade.price < 0.0 { Outcome::dead_letter("negative") } else { Outcome::Done }
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

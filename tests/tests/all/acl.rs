@@ -125,7 +125,7 @@ async fn programs_live_with_the_least_rights() {
     let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().with_namespace("eu").unwrap();
     let order = |n: u64| Order { customer: format!("customer {n}"), n };
     let (lab, second) = (Lab::default(), Lab::default());
-    lab.script("ship", 7, [Act::Give(Outcome::DeadLetter("because".to_owned()))]);
+    lab.script("ship", 7, [Act::Give(Outcome::dead_letter("because"))]);
     let app = site.app(&lab, "").await;
     let standby = site.app(&second, "?protocol=resp3").await;
     until(|| standby.status().groups.iter().all(|group| matches!(group.phase, Phase::StandingBy { .. }))).await;
@@ -177,7 +177,7 @@ async fn programs_that_share_work_live_with_the_least_rights() {
     let mail = |n: u64| Mail { customer: format!("customer {n}"), n };
     let (lab, second) = (Lab::default(), Lab::default());
     for lab in [&lab, &second] {
-        lab.script("send", 7, [Act::Give(Outcome::DeadLetter("because".to_owned()))]);
+        lab.script("send", 7, [Act::Give(Outcome::dead_letter("because"))]);
         lab.script("send", 8, [Act::Fail]);
     }
     let gone = site.worker(&lab, "").await;

@@ -399,7 +399,7 @@ async fn settled_says_when_a_group_is_halted() {
 async fn status_tells_what_each_group_does_and_has_done() {
     let lab = Lab::default();
     lab.script("books", 2, [Act::Fail]);
-    lab.script("books", 3, [Act::Give(Outcome::Skip("old".to_owned()))]);
+    lab.script("books", 3, [Act::Give(Outcome::skip("old"))]);
     lab.script("books", 4, [Act::Permanent]);
     let app = start(consumers![book], &lab).await;
     let mut last = EntryId::ZERO;

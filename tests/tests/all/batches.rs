@@ -361,7 +361,7 @@ async fn a_batch_that_panics_or_outruns_its_timeout_has_failed() {
 #[tokio::test]
 async fn a_verdict_on_a_batch_is_given_on_each_of_its_events_at_once() {
     apart(Act::Permanent, 1, "permanent", 2).await;
-    apart(Act::Give(Outcome::DeadLetter("no such account".into())), 1, "asked", 2).await;
+    apart(Act::Give(Outcome::dead_letter("no such account")), 1, "asked", 2).await;
 }
 
 #[tokio::test]
@@ -396,7 +396,7 @@ async fn a_batch_of_one_event_has_no_more_attempts_than_an_event() {
 #[tokio::test]
 async fn a_batch_that_is_skipped_is_skipped_whole() {
     let world = World::new();
-    world.lab.script("load", 2, [Act::Give(Outcome::Skip("seen before".into()))]);
+    world.lab.script("load", 2, [Act::Give(Outcome::skip("seen before"))]);
     let app = world.load().await;
     publish(&app, 1..=3).await;
     settled(&app).await;

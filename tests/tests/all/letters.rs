@@ -65,7 +65,7 @@ async fn telling(note: Note, ctx: Context, seen: State<Seen>) -> Outcome {
     let tenant = ctx.headers().get("tenant").map(str::to_owned);
     let mut seen = seen.0.0.lock().unwrap();
     seen.push((note.n, ctx.event_id().to_string(), tenant, ctx.entry_id(), ctx.attempt(), ctx.is_replay()));
-    if ctx.is_replay() { Outcome::Done } else { Outcome::DeadLetter("not yet".to_owned()) }
+    if ctx.is_replay() { Outcome::Done } else { Outcome::dead_letter("not yet") }
 }
 
 const LEASE: Duration = Duration::from_secs(10);

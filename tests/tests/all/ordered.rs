@@ -357,7 +357,7 @@ async fn a_permanent_error_is_a_dead_letter_at_once() {
 
 #[tokio::test]
 async fn a_handler_may_ask_for_a_dead_letter() {
-    becomes(Act::Give(Outcome::DeadLetter("no such account".into())), "asked", 1, "no such account").await;
+    becomes(Act::Give(Outcome::dead_letter("no such account")), "asked", 1, "no such account").await;
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn another_attempt_comes_when_it_was_asked_for() {
 #[tokio::test]
 async fn a_skipped_event_is_settled_and_counted_apart() {
     let world = World::new();
-    world.lab.script("left", 1, [Act::Give(Outcome::Skip("seen before".into()))]);
+    world.lab.script("left", 1, [Act::Give(Outcome::skip("seen before"))]);
     let app = world.left().await;
     publish(&app, [1, 2]).await;
     settled(&app).await;

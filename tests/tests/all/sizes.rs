@@ -96,7 +96,7 @@ async fn queue(film: Film, ctx: Context, seen: State<Seen>) {
 #[consumer(group = "critic")]
 async fn critic(film: Film, ctx: Context, seen: State<Seen>) -> Outcome {
     if !ctx.is_replay() {
-        return Outcome::DeadLetter("not today".into());
+        return Outcome::dead_letter("not today");
     }
     seen.add("critic", &ctx, film.n);
     Outcome::Done

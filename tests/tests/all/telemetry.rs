@@ -175,8 +175,8 @@ async fn every_metric_says_what_happened() {
     };
 
     lab.script("work", 2, [Act::Fail, Act::Sleep(Duration::from_millis(30))]);
-    lab.script("work", 3, [Act::Give(Outcome::Skip("not wanted".to_owned()))]);
-    lab.script("work", 4, [Act::Give(Outcome::DeadLetter("bad".to_owned()))]);
+    lab.script("work", 3, [Act::Give(Outcome::skip("not wanted"))]);
+    lab.script("work", 4, [Act::Give(Outcome::dead_letter("bad"))]);
     lab.always("work", 5, Act::Panic);
     for n in 1..=5 {
         app.publish(&Step { n }).await.unwrap();
@@ -246,7 +246,7 @@ async fn every_metric_says_what_happened() {
     }
     let there = store.read(&partition(), EntryId::ZERO, 100).await.unwrap();
     store.trim(&partition(), there[there.len() - 1].id);
-    lab.script("work", 14, [Act::Give(Outcome::DeadLetter("bad".to_owned()))]);
+    lab.script("work", 14, [Act::Give(Outcome::dead_letter("bad"))]);
     let mut config = Config::new();
     config.dead_letter_storm = 1;
     let app = App::with(consumers![work]).state(lab.clone()).config(config);
@@ -556,7 +556,7 @@ async fn readyz_names_who_is_halted_and_who_waits() {
     let standing = "ready\nwaiting told other: another process owns the partition\nwaiting told work: another process owns the partition\n";
     assert_eq!(get(&second, "/readyz").await, (200, standing.to_owned()));
 
-    lab.script("work", 1, [Act::Give(Outcome::DeadLetter("secret of the event".to_owned()))]);
+    lab.script("work", 1, [Act::Give(Outcome::dead_letter("secret of the event"))]);
     owner.publisher().publish(&Step { n: 1 }).await.unwrap();
     let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_)).then_some(());
     until("a halt", || halted(status(owner.monitor(), "work"))).await;
