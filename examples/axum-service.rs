@@ -76,8 +76,8 @@ async fn volumes(State(service): State<Service>) -> Json<BTreeMap<String, f64>> 
 /// The text is made from `service.monitor.status()`, which holds the same as data. With the feature `http` the app
 /// answers `/readyz`, `/livez` and `/metrics` by itself, on a port of its own.
 async fn ready(State(service): State<Service>) -> (StatusCode, String) {
-    let (ready, text) = service.monitor.ready();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    let health = service.monitor.health();
+    (if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health.to_string())
 }
 
 async fn metrics(State(service): State<Service>) -> String {
@@ -106,7 +106,7 @@ async fn main() -> Result<(), BoxError> {
     println!("listening on http://{}", listener.local_addr()?);
     // One shutdown, from the outside in: no new requests, those under way are answered, then the groups settle and commit.
     axum::serve(listener, routes).with_graceful_shutdown(asked_to_stop()).await?;
-    match app.stop().await {
+    match app.shutdown().await {
         Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

@@ -79,7 +79,7 @@ struct PaymentOfTomorrow {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let broker = Arc::new(Embedded::new());
-    let publisher = Publisher::on(broker.clone());
+    let publisher = Publisher::new(broker.clone());
 
     println!("three generations of programs publish, each its own version");
     for amount in [10.0, f64::NAN, 0.55] {
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("today's program reads them all, in order:");
     let app = App::with(consumers![book]).broker(broker).start().await?;
-    app.caught_up().await?;
+    app.settled().await?;
 
     println!("what has no meaning today is kept, with its bytes and the reason:");
     for letter in app.dead_letters::<PaymentV1>("ledger").list(None, 10).await? {
@@ -102,14 +102,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "a version that this program does not know stops the group where it is, until a newer program takes over:"
     );
     publisher.publish(&PaymentOfTomorrow { cents: 1 }).await?;
-    if let Err(halted) = app.caught_up().await {
+    if let Err(halted) = app.settled().await {
         println!("  {halted}");
     }
     stop(app).await
 }
 
 async fn stop(app: Running) -> Result<(), Box<dyn Error>> {
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

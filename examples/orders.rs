@@ -62,7 +62,7 @@ async fn charge(
     // No number of attempts gives it a price: to the dead letters at once.
     let price = prices.cents.get(&item).ok_or_else(|| permanent(format!("order {order}: `{item}` has no price")))?;
     let paid = OrderPaid { order, item, quantity, cents: price * u64::from(quantity) };
-    publisher.send(&paid).event_id(format!("order-{order}-paid")).header("region", region.name).await?;
+    publisher.publish(&paid).id(format!("order-{order}-paid")).header("region", region.name).await?;
     Ok(())
 }
 
@@ -70,7 +70,7 @@ async fn charge(
 #[consumer(group = "warehouse")]
 async fn ship(paid: OrderPaid, region: Region, publisher: Publisher) -> Result<(), BoxError> {
     let shipped = OrderShipped { order: paid.order, warehouse: region.warehouse };
-    publisher.send(&shipped).event_id(format!("order-{}-shipped", paid.order)).await?;
+    publisher.publish(&shipped).id(format!("order-{}-shipped", paid.order)).await?;
     Ok(())
 }
 
@@ -88,7 +88,7 @@ async fn paid(paid: OrderPaid, board: State<Board>) {
 #[consumer(group = "board", start = "latest")]
 async fn shipped(shipped: OrderShipped, board: State<Board>) -> Outcome {
     if is_shipped(&board.orders.borrow(), shipped.order) {
-        return Outcome::Skip(format!("order {} was shipped before", shipped.order));
+        return Outcome::skip(format!("order {} was shipped before", shipped.order));
     }
     board.show(shipped.order, format!("shipped from {}", shipped.warehouse));
     Outcome::Done
@@ -168,7 +168,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (order, (item, quantity, region)) in (first..).zip(wanted) {
         let placed = OrderPlaced { order, item: item.to_owned(), quantity };
         // Whoever places an order twice by mistake, because an answer was lost, gives it the same id.
-        app.publisher().send(&placed).event_id(format!("order-{order}-placed")).header("region", region).await?;
+        app.publisher().publish(&placed).id(format!("order-{order}-placed")).header("region", region).await?;
     }
 
     // Nobody sells unicorns: three of the four are shipped.
@@ -185,7 +185,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for letter in app.dead_letters::<OrderPlaced>("payments").list(None, 10).await? {
         println!("dead letter of payments: {}", letter.reason());
     }
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (account, cents) in [("ada", 100), ("ben", 200), ("cem", -300), ("dea", 400)] {
         app.publisher().publish(&Payout { account: account.to_owned(), cents }).await?;
     }
-    app.caught_up().await?;
+    app.settled().await?;
     println!("paid: {:?}", bank.paid());
 
     println!("\ndead letters:");
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn stop(app: Running) -> Result<(), Box<dyn Error>> {
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

@@ -46,7 +46,7 @@ async fn check_risk(trade: Message<Trade>, figures: State<Figures>) -> Outcome {
         report.largest = report.largest.max(price * quantity);
     });
     if refused {
-        return Outcome::DeadLetter(format!("trade {id} of {quantity} at {price} is not a trade"));
+        return Outcome::dead_letter(format!("trade {id} of {quantity} at {price} is not a trade"));
     }
     Outcome::Done
 }
@@ -61,7 +61,7 @@ async fn audit(trade: &Message<Trade>, figures: State<Figures>) -> Outcome {
         before
     });
     match before {
-        Some(before) if id <= before => Outcome::Skip(format!("trade {id} was counted before")),
+        Some(before) if id <= before => Outcome::skip(format!("trade {id} was counted before")),
         _ => Outcome::Done,
     }
 }
@@ -94,7 +94,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = tokio::signal::ctrl_c() => return stop(app).await,
     };
     tokio::select! {
-        done = app.caught_up() => done?,
+        done = app.settled() => done?,
         _ = tokio::signal::ctrl_c() => return stop(app).await,
     }
     figures.print(published, began);
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn stop(app: Running) -> Result<(), Box<dyn Error>> {
-    match app.stop().await {
+    match app.shutdown().await {
         streams_runtime::Stopped::Clean => Ok(()),
         stopped => Err(format!("{stopped:?}").into()),
     }

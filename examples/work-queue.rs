@@ -22,7 +22,7 @@ struct Uploaded {
 /// Makes a thumbnail. Four run at once in each process that is started; whoever is free has the next picture.
 ///
 /// A picture that fails waits for its next attempt on the server, in nobody's hand, and any process may have it then.
-#[consumer(group = "thumbnails", delivery = "shared", concurrency = 4, backoff = "200ms")]
+#[consumer(group = "thumbnails", delivery = "queue", concurrency = 4, backoff = "200ms")]
 async fn make(upload: &Message<Uploaded>, desk: State<Desk>) -> Result<(), BoxError> {
     let Uploaded { picture, megapixels } = &upload.event;
     tokio::time::sleep(Duration::from_millis(20 * megapixels)).await;
@@ -59,10 +59,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for picture in ["dune.raw", "lake.jpg", "moor.jpg", "peak.jpg", "reef.jpg", "wood.jpg"] {
         app.publisher().publish(&Uploaded { picture: picture.to_owned(), megapixels: 2 }).await?;
     }
-    app.caught_up().await?;
+    app.settled().await?;
     let made = desk.made.lock().unwrap_or_else(PoisonError::into_inner).len();
     println!("{made} pictures made here; nobody waited for the panorama");
-    let stopped = app.stop().await;
+    let stopped = app.shutdown().await;
     println!("stopped: {stopped:?}");
     Ok(())
 }

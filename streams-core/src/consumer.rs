@@ -262,7 +262,7 @@ pub struct ConsumerOptions {
     /// A property of the group: its reaction to lost events.
     pub on_data_loss: Option<OnDataLoss>,
     /// A property of the group: how many events of a partition it handles at once, those of one key one after the other. In
-    /// shared delivery: how many each process handles at once, of all partitions together.
+    /// queue delivery: how many each process handles at once, of all partitions together.
     pub concurrency: Option<u32>,
     /// A property of the group: names of events that a build of it once handled, and that it now ignores for good.
     pub ignore: Option<&'static [&'static str]>,
@@ -431,14 +431,14 @@ pub enum Delivery {
     #[default]
     Ordered,
     /// As a work queue: in no order, to whichever process of the group is free, each event acknowledged by itself.
-    Shared,
+    Queue,
 }
 
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ordered => "ordered",
-            Self::Shared => "shared",
+            Self::Queue => "queue",
         })
     }
 }
@@ -671,7 +671,7 @@ mod tests {
     async fn check(trade: &Message<Trade>, State(limit): State<f64>, tenant: Tenant) -> Result<Outcome, BoxError> {
         assert_eq!(trade.key().as_deref(), Some("7"));
         if tenant.0 == "test" {
-            return Ok(Outcome::Skip(format!("attempt {}", trade.attempt())));
+            return Ok(Outcome::skip(format!("attempt {}", trade.attempt())));
         }
         if trade.event.price > limit { Err("over the limit".into()) } else { Ok(Outcome::Done) }
     }
@@ -708,7 +708,7 @@ mod tests {
     #[test]
     fn a_consumer_decodes_makes_its_arguments_and_answers() {
         assert_eq!(attempt(1.0, Some("a"), Some(2.0)).unwrap(), Outcome::Done);
-        assert_eq!(attempt(1.0, Some("test"), Some(2.0)).unwrap(), Outcome::Skip("attempt 3".to_owned()));
+        assert_eq!(attempt(1.0, Some("test"), Some(2.0)).unwrap(), Outcome::skip("attempt 3"));
         assert_eq!(attempt(3.0, Some("a"), Some(2.0)).unwrap_err().reason(), "over the limit");
         let rejected = attempt(1.0, None, Some(2.0)).unwrap_err();
         assert_eq!(rejected.to_string(), "argument `Tenant`: no `tenant` header");

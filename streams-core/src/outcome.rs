@@ -1,5 +1,6 @@
 //! A handler's verdict on an event; the runtime's `settle` decides what follows from it.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -19,12 +20,30 @@ pub enum Outcome {
     #[default]
     Done,
     /// The event does not concern the handler. Metrics and logs show it apart from `Done`.
-    Skip(String),
+    Skip(Cow<'static, str>),
     /// The handler wants the same event again after this long. It counts as a failed attempt, so that no event is
     /// retried for ever.
     RetryAfter(Duration),
     /// The group gives up on the event for this reason: it goes to the dead letters without another attempt.
-    DeadLetter(String),
+    DeadLetter(Cow<'static, str>),
+}
+
+impl Outcome {
+    /// The event does not concern the handler, for this reason.
+    ///
+    /// ```
+    /// use streams_core::Outcome;
+    ///
+    /// assert_eq!(Outcome::skip("old"), Outcome::skip(format!("{}ld", 'o')));
+    /// ```
+    pub fn skip(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Skip(reason.into())
+    }
+
+    /// The group gives up on the event for this reason: it goes to the dead letters without another attempt.
+    pub fn dead_letter(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::DeadLetter(reason.into())
+    }
 }
 
 /// A return type of a `#[consumer]`: `()`, [`Outcome`], or a `Result` of either.
@@ -281,7 +300,7 @@ mod tests {
     #[test]
     fn strings_and_results_of_outcomes_are_welcome() {
         assert_eq!(Err::<Outcome, _>("late").into_outcome().unwrap_err().reason(), "late");
-        assert_eq!(Ok::<_, String>(Outcome::Skip("old".into())).into_outcome().unwrap(), Outcome::Skip("old".into()));
+        assert_eq!(Ok::<_, String>(Outcome::skip("old")).into_outcome().unwrap(), Outcome::skip("old"));
         assert_eq!(().into_outcome().unwrap(), Outcome::Done);
     }
 }

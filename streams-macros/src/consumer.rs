@@ -147,8 +147,8 @@ impl Options {
         if let Some(value) = args.take("delivery") {
             match value.text().map(|text| text.value()).as_deref() {
                 Some("ordered") => setters.push(quote!(with_delivery(#root::Delivery::Ordered))),
-                Some("shared") => setters.push(quote!(with_delivery(#root::Delivery::Shared))),
-                _ => value.invalid("\"ordered\" or \"shared\"", errors),
+                Some("queue") => setters.push(quote!(with_delivery(#root::Delivery::Queue))),
+                _ => value.invalid("\"ordered\" or \"queue\"", errors),
             }
         }
         if let Some(value) = args.take("concurrency") {

@@ -5,6 +5,8 @@ use std::fmt;
 use streams_core::broker::BrokerError;
 use streams_core::codec::DecodeError;
 
+use crate::halt::Halt;
+
 /// Why an app cannot start, cannot go on, or cannot say what it was asked. Its `Debug` is a report for people, because `main` prints that.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -23,7 +25,7 @@ pub enum Error {
     Decode(#[from] DecodeError),
     /// A group waits for somebody to do something.
     #[error("halted: {0}")]
-    Halted(String),
+    Halted(Halt),
 }
 
 impl fmt::Debug for Error {

@@ -19,7 +19,7 @@
 //! }
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<(), streams_runtime::Error> {
+//! async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
 //!     streams_runtime::run().await
 //! }
 //! ```
@@ -39,8 +39,10 @@
 //!
 //! # Environment
 //!
-//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value, or a variable
-//! that begins with `STREAMS_` and is not here, refuses the start; what Kubernetes sets for a Service called `streams` does not.
+//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value refuses the start. A
+//! variable that begins with `STREAMS_` and is not here is a warning, except those that Kubernetes and Docker set for a Service
+//! called `streams`: `*_SERVICE_HOST`, `*_PORT` and `*_PORT_*` are passed over. An app that does not read the environment says so:
+//! it refuses to start without a broker where one of these is set, and with one it warns.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -56,7 +58,7 @@
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
-//! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, in shared delivery each process, for all groups |
+//! | `STREAMS_CONCURRENCY` | how many events of a partition a group handles at once, in queue delivery each process, for all groups |
 //!
 //! # Features
 //!
@@ -90,7 +92,7 @@
 //! # What stops a group
 //!
 //! A halted partition handles nothing until somebody does something; the program goes on, its other groups too.
-//! [`Status`] says so, and so does a log line every minute, with the remedy.
+//! [`Status`] says so, and so does a log line every minute, with the remedy. [`Halt::kind`] tells the reasons apart:
 //!
 //! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
 //! * An entry is of a newer version than any running build knows, or of an event that only a build knows which does not
@@ -120,6 +122,7 @@ mod data_loss;
 mod declared;
 mod error;
 mod fence;
+mod halt;
 mod names;
 mod random;
 mod shutdown;
@@ -130,9 +133,10 @@ pub mod testing;
 pub use app::{App, Config, Running, run};
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
+pub use halt::{Halt, HaltKind};
 pub use ops::{
-    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupStatus, Monitor, Phase, Replayed,
-    Status, UnknownCause, metrics,
+    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor,
+    Phase, Replayed, Status, UnknownCause, metrics,
 };
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use shutdown::Stopped;

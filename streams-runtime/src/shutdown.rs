@@ -53,7 +53,7 @@ pub enum Stopped {
     Clean,
     /// At the deadline some handlers still ran and were dropped; what was settled is committed. Their events
     /// come again.
-    Cut {
+    Aborted {
         /// How many.
         handlers: usize,
     },

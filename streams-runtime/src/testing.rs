@@ -14,7 +14,7 @@ use crate::broker::Embedded;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::ops::{DeadLetter, Outages, Status};
-use crate::publisher::{PUBLISH_RETRY, PublishError, Publisher, Receipt, Shared};
+use crate::publisher::{PUBLISH_RETRY, Publish, Publisher, Shared};
 use crate::random::Random;
 
 /// How many entries are read at once.
@@ -37,7 +37,7 @@ const PAGE: usize = 1_000;
 ///
 /// #[consumer(group = "risk")]
 /// async fn check(trade: Trade) -> Outcome {
-///     if trade.price < 0.0 { Outcome::DeadLetter("negative".to_owned()) } else { Outcome::Done }
+///     if trade.price < 0.0 { Outcome::dead_letter("negative") } else { Outcome::Done }
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -78,15 +78,15 @@ impl TestApp {
         Ok(Self { running: app.broker(broker).seams(Clock::starting(epoch()), Random::seeded(seed)).start().await? })
     }
 
-    /// Publishes an event.
+    /// Publishes an event: as [`Publisher::publish`].
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
-        self.running.publisher().publish(event).await
+    pub fn publish<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
+        self.running.publisher().publish(event)
     }
 
-    /// The app's publisher, for headers and event ids.
+    /// The app's publisher.
     pub fn publisher(&self) -> &Publisher {
         self.running.publisher()
     }
@@ -98,7 +98,7 @@ impl TestApp {
     pub async fn settled(&self) -> Result<(), Error> {
         loop {
             let before = self.tips().await?;
-            self.running.caught_up().await?;
+            self.running.settled().await?;
             if self.tips().await? == before {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ impl TestApp {
         &self.running
     }
 
-    /// Ends the test's wrapping, for [`Running::stop`].
+    /// Ends the test's wrapping, for [`Running::shutdown`].
     pub fn into_running(self) -> Running {
         self.running
     }
@@ -171,7 +171,7 @@ impl Publisher {
         let broker = Arc::new(Embedded::starting(epoch()));
         let shared = Shared::new(broker, clock, random, PUBLISH_RETRY, Outages::default(), Arc::default());
         // The events of other tests in the same program say nothing here.
-        Self::new(shared, None, Vec::new())
+        Self::of(shared, None, Vec::new())
     }
 
     /// Every event of type `E` that was published through this test publisher, partition by partition.

@@ -211,7 +211,7 @@ async fn runtime(url: &str, key: &str, consumer: Registration, events: u64) -> u
     let broker = Arc::new(Redis::open(url).expect("a URL"));
     let running = App::with([consumer]).broker(broker).start().await.expect("a start");
     SEEN.all.notified().await;
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     // A new group next time.
     let mut connection = connect(url).await;
     let state = format!("streams:{{{key}}}:runtime");

@@ -83,7 +83,7 @@ async fn consume(url: &str, events: u64) {
     SEEN.all.notified().await;
     let (wall, cpu) = (began.elapsed().as_secs_f64(), (own_cpu() - cpu).as_secs_f64());
     let (read, calls) = (broker.entries_read(), broker.calls(Op::Read));
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let sum = events * (events - 1) / 2 * GROUPS;
     assert_eq!(SEEN.quantity.load(Ordering::Relaxed), sum, "every event once for every group");
     println!("{wall} {cpu} {read} {calls} {} {}", memory("VmRSS"), memory("VmHWM"));

@@ -138,7 +138,7 @@ async fn consume_with_runtime(url: &str, events: u64) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     report(events, async {
-        assert_eq!(running.stop().await, Stopped::Clean);
+        assert_eq!(running.shutdown().await, Stopped::Clean);
     })
     .await;
 }

@@ -44,12 +44,12 @@ async fn main() {
         return;
     }
     let groups = number("groups", 3_000) as usize;
-    let delivery = if number("queues", 0) > 0 { Delivery::Shared } else { Delivery::Ordered };
+    let delivery = if number("queues", 0) > 0 { Delivery::Queue } else { Delivery::Ordered };
     let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_delivery(delivery));
     let server = RedisServer::start();
     print_machine(&server);
     let broker = Arc::new(Redis::open(&server.url()).expect("a URL"));
-    Publisher::on(broker.clone()).publish(&Crowd { n: 1 }).await.expect("it is published");
+    Publisher::new(broker.clone()).publish(&Crowd { n: 1 }).await.expect("it is published");
     let (began, cpu, of_server) = (Instant::now(), own_cpu(), server_cpu(&server));
     let app = App::with(in_groups(consumers![crowd][0], groups)).broker(broker).config(config);
     let app = app.start().await.expect("it starts");
@@ -72,6 +72,6 @@ async fn main() {
         changes("lost"),
         memory("VmHWM") / 1024
     );
-    let (began, stopped) = (Instant::now(), app.stop().await);
+    let (began, stopped) = (Instant::now(), app.shutdown().await);
     println!("stopped after {:.2?}, {}", began.elapsed(), if stopped == Stopped::Clean { "cleanly" } else { "late" });
 }

@@ -43,7 +43,7 @@ async fn work_off(url: &str, consumer: Registration, from: EntryId, events: u64,
     let running = app.broker(Arc::new(Redis::open(url).expect("a URL"))).start().await.expect("a start");
     payments::over().await;
     let took = began.elapsed();
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     payments::forget(url, group).await;
     took
 }

@@ -1,4 +1,4 @@
-//! What shared delivery costs: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
+//! What queue delivery costs: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
 //! count; and how busy it keeps handlers that wait, in one process and in several, in a backlog and while events come.
 //!
 //! Every round runs every contender, one after the other, on the same server and the same entries. The bare loop has one task
@@ -140,7 +140,7 @@ impl Contender {
     async fn run(self, url: &str) {
         payments::expect(self.events);
         let options = ConsumerOptions::DEFAULT.with_start(self.start).with_delivery(self.delivery);
-        let slots = if self.delivery == Delivery::Shared { self.slots as u32 } else { 1 };
+        let slots = if self.delivery == Delivery::Queue { self.slots as u32 } else { 1 };
         let mut running = Vec::new();
         for _ in 0..self.processes {
             let config = Config::new().consumers(options.with_concurrency(slots));
@@ -149,13 +149,13 @@ impl Contender {
         }
         if let Some(publisher) = &self.publisher {
             for app in &running {
-                app.caught_up().await.expect("all of nothing");
+                app.settled().await.expect("all of nothing");
             }
             publish_slowly(publisher, self.events).await;
         }
         payments::over().await;
         for app in running {
-            assert_eq!(app.stop().await, Stopped::Clean);
+            assert_eq!(app.shutdown().await, Stopped::Clean);
         }
         payments::forget(url, self.consumer.info.group).await;
     }
@@ -202,7 +202,7 @@ async fn main() {
         for index in 0..names.len() {
             let contender = |consumer, start, events| Contender {
                 consumer,
-                delivery: Delivery::Shared,
+                delivery: Delivery::Queue,
                 processes: 1,
                 slots,
                 start,

@@ -34,14 +34,12 @@ pub struct Config {
     /// catch up, and large ones for as long as anybody has them: 16 MiB, some 50,000 small events. When it is full, reads wait
     /// for their turn, each for a tenth of a second at most.
     pub window_bytes: usize,
-    /// How many entries a group with `concurrency` takes up on a partition, from the oldest that is not settled on: 10,000. One
-    /// key that fails for minutes then does not soon stop the others; and a crash repeats at most as many. In shared delivery:
-    /// how many entries of a partition may wait in nobody's hand before no new ones are taken.
-    pub lane_entries: usize,
-    /// How many bytes of entries a group with `concurrency` holds on a partition because they are not settled: 16 MiB. They
-    /// count in no window, and most of them wait behind another event of their key. In shared delivery: what a process has in
-    /// hand of a partition before it takes no more.
-    pub lane_bytes: usize,
+    /// How many entries of a partition a group takes up before it waits for those that are not settled: 10,000, so that a few
+    /// that fail for minutes do not soon stop the others.
+    pub max_unsettled_entries: usize,
+    /// How many bytes of unsettled entries of a partition a process holds before it takes up no more: 16 MiB. They count in no
+    /// window.
+    pub max_unsettled_bytes: usize,
     /// Where to answer `/metrics`, `/livez` and `/readyz`; nowhere unless said. There is neither a password nor TLS: choose
     /// an address that only those who may read it can reach.
     #[cfg(feature = "http")]
@@ -61,8 +59,8 @@ impl Default for Config {
             dead_letter_storm: 20,
             publish_retry: PUBLISH_RETRY,
             window_bytes: 16 * 1024 * 1024,
-            lane_entries: 10_000,
-            lane_bytes: 16 * 1024 * 1024,
+            max_unsettled_entries: 10_000,
+            max_unsettled_bytes: 16 * 1024 * 1024,
             #[cfg(feature = "http")]
             http: None,
             consumers: ConsumerOptions::DEFAULT,
@@ -112,10 +110,45 @@ impl Config {
         self
     }
 
+    /// How many dead letters a group may have on a partition, and how old the oldest may be.
+    #[must_use]
+    pub fn dead_letters(mut self, bounds: DeadBounds) -> Self {
+        self.dead_letters = bounds;
+        self
+    }
+
+    /// After how many dead letters in a row the partition stops.
+    #[must_use]
+    pub fn dead_letter_storm(mut self, letters: u32) -> Self {
+        self.dead_letter_storm = letters;
+        self
+    }
+
     /// For how long a publish that has no answer is tried again.
     #[must_use]
     pub fn publish_retry(mut self, retry: Duration) -> Self {
         self.publish_retry = retry;
+        self
+    }
+
+    /// How many bytes of entries the process has in memory for all its groups.
+    #[must_use]
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How many entries of a partition a group takes up before it waits for those that are not settled.
+    #[must_use]
+    pub fn max_unsettled_entries(mut self, entries: usize) -> Self {
+        self.max_unsettled_entries = entries;
+        self
+    }
+
+    /// How many bytes of unsettled entries of a partition a process holds before it takes up no more.
+    #[must_use]
+    pub fn max_unsettled_bytes(mut self, bytes: usize) -> Self {
+        self.max_unsettled_bytes = bytes;
         self
     }
 
@@ -154,8 +187,9 @@ impl Config {
         if self.dead_letter_storm == 0 {
             problems.push("`dead_letter_storm` is 0; it must be at least 1".to_owned());
         }
-        if self.lane_entries == 0 || self.lane_bytes == 0 {
-            problems.push("`lane_entries` or `lane_bytes` is 0; no event could be taken up".to_owned());
+        if self.max_unsettled_entries == 0 || self.max_unsettled_bytes == 0 {
+            problems
+                .push("`max_unsettled_entries` or `max_unsettled_bytes` is 0; no event could be taken up".to_owned());
         }
         let scopes = std::iter::once(("all groups".to_owned(), &self.consumers))
             .chain(self.groups.iter().map(|(group, options)| (format!("group `{group}`"), options)));

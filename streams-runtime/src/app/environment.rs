@@ -28,6 +28,8 @@ pub(super) struct Environment {
     pub(super) http: Option<SocketAddr>,
     pub(super) consumers: ConsumerOptions,
     pub(super) problems: Vec<String>,
+    /// Variables that begin with `STREAMS_` and that nobody reads.
+    unknown: Vec<String>,
 }
 
 /// A URL that may hold a password, so nobody prints it.
@@ -105,42 +107,26 @@ pub(super) fn set_variables() -> Vec<&'static str> {
     std::iter::once("REDIS_URL").chain(VARIABLES).filter(is_set).collect()
 }
 
-/// Whether it is one of those that Kubernetes gives each container for a Service that is called `streams`, or begins with
-/// `streams-`: host and port, and in the form of Docker's links an address for each port.
-fn is_of_a_service(name: &str, value: &str) -> bool {
-    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-    let is_a_port = |name: &str| {
-        let mut parts = name.rsplitn(4, '_');
-        parts.next().is_some_and(|protocol| PROTOCOLS.contains(&protocol))
-            && parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
-            && parts.next() == Some("PORT")
-            && parts.next().is_some()
-    };
-    let is_an_address = || {
-        let protocol = value.split_once("://").map(|(protocol, _)| protocol.to_ascii_uppercase());
-        protocol.is_some_and(|protocol| PROTOCOLS.contains(&protocol.as_str()))
-    };
-    let of_a_port = ["_PROTO", "_PORT", "_ADDR"].iter().find_map(|part| name.strip_suffix(part));
+/// Whether it may be one of those that Kubernetes gives each container for a Service that is called `streams`, or begins with
+/// `streams-`: `STREAMS_SERVICE_HOST`, `STREAMS_SERVICE_PORT_HTTP`, `STREAMS_PORT`, `STREAMS_PORT_6379_TCP_ADDR`. Docker's
+/// links have the same form.
+fn is_of_a_service(name: &str) -> bool {
     name.starts_with("STREAMS_")
-        && (name.ends_with("_SERVICE_HOST")
-            || name.ends_with("_SERVICE_PORT")
-            || name.contains("_SERVICE_PORT_")
-            || is_a_port(name)
-            || of_a_port.is_some_and(is_a_port)
-            || (name.ends_with("_PORT") && is_an_address()))
+        && (name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_"))
 }
 
 impl Environment {
-    /// Reads the variables; what cannot be understood becomes a problem that refuses the start.
+    /// Reads the variables. A value that cannot be understood becomes a problem that refuses the start; a variable that
+    /// nobody knows becomes a warning, because others give a program variables, too.
     pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut read = Self { read: true, ..Self::default() };
         for (name, value) in variables {
             // An empty variable is how shells and orchestrators say "not set".
-            if value.is_empty() || is_of_a_service(&name, &value) {
+            if value.is_empty() || is_of_a_service(&name) {
                 continue;
             }
             // Messages repeat values, and a URL in the wrong variable may hold a password.
-            if name.starts_with("STREAMS_") && value.contains("://") {
+            if VARIABLES.contains(&name.as_str()) && value.contains("://") {
                 read.problems.push(format!("{name} holds a URL, which is not shown here; only REDIS_URL takes one"));
                 continue;
             }
@@ -190,11 +176,7 @@ impl Environment {
                 "STREAMS_CONCURRENCY" => read.consumers.concurrency = read.number(&name, &value),
                 // The macros and the tests of locks read theirs: whoever runs tests runs programs, too.
                 "STREAMS_MACROS_DEBUG" | "STREAMS_LOCK" | "STREAMS_LOCK_BASE" | "STREAMS_BLESS" => {}
-                _ if name.starts_with("STREAMS_") => {
-                    let near = nearest(&name, VARIABLES).map(|near| format!(", perhaps {near}")).unwrap_or_default();
-                    read.problems
-                        .push(format!("unknown variable {name}{near}; known are REDIS_URL, {}", VARIABLES.join(", ")));
-                }
+                _ if name.starts_with("STREAMS_") => read.unknown.push(name),
                 _ => {}
             }
         }
@@ -210,6 +192,20 @@ impl Environment {
         read.problems
             .extend(options_problems(&read.consumers).into_iter().map(|problem| format!("environment: {problem}")));
         read
+    }
+
+    /// Warns of every variable that nobody reads. Values may hold passwords, so nobody prints them.
+    pub(super) fn warn_of_unknown(&self) {
+        let quiet = !tracing::dispatcher::has_been_set();
+        for variable in &self.unknown {
+            let perhaps = nearest(variable, VARIABLES);
+            tracing::warn!(variable, perhaps, "unknown environment variable ignored");
+            // A newcomer must see it.
+            if quiet {
+                let perhaps = perhaps.map(|near| format!(", perhaps {near} is meant")).unwrap_or_default();
+                eprintln!("streams: unknown environment variable {variable} ignored{perhaps}");
+            }
+        }
     }
 
     fn duration(&mut self, name: &str, value: &str) -> Option<Duration> {
@@ -254,15 +250,14 @@ mod tests {
             ("STREAMS_MAX_CRASHES", "1001"),
             ("STREAMS_BROKER", "kafka"),
             ("STREAMS_ON_DATA_LOSS", "ignore"),
-            ("STREAMS_LEESE", "1s"),
         ]);
-        assert_eq!(env.problems.len(), 6, "{:?}", env.problems);
+        assert_eq!(env.problems.len(), 5, "{:?}", env.problems);
         for word in [
             "STREAMS_LEASE is `soon`",
             "`max_attempts` is 0",
             "`max_crashes` is 1001; it must be from 1 to 1000",
             "STREAMS_BROKER is `kafka`",
-            "STREAMS_LEESE",
+            "STREAMS_ON_DATA_LOSS is `ignore`",
         ] {
             assert!(env.problems.iter().any(|problem| problem.contains(word)), "{word}");
         }
@@ -318,28 +313,31 @@ mod tests {
             ("STREAMS_HTTP_PORT_80_SCTP_ADDR", "10.0.0.1"),
         ] {
             let env = read(&[(name, value)]);
-            assert_eq!((env.http, env.problems), (None, Vec::<String>::new()), "{name}");
+            assert_eq!(env, Environment { read: true, ..Environment::default() }, "{name}");
         }
+        let ours = VARIABLES.into_iter().find(|name| is_of_a_service(name));
+        assert_eq!(ours, None);
+    }
+
+    #[test]
+    fn a_variable_that_nobody_knows_refuses_nothing_and_is_told_with_the_one_that_is_meant() {
         for (name, value, near) in [
-            ("STREAMS_PORT", "6379", None),
-            ("STREAMS_HTTP_PORT", "9100", None),
-            ("STREAMS_PORT_TCP", "tcp", None),
-            ("STREAMS_PORT_X_TCP", "tcp", None),
             ("STREAMS_HOST", "10.0.0.1", None),
-            ("STREAMS_LAESE", "1s", Some("perhaps STREAMS_LEASE")),
-            ("STREAMS_MAX_ATEMPTS", "1", Some("perhaps STREAMS_MAX_ATTEMPTS")),
+            ("STREAMS_MADE_UP", "redis://:hunter2@host", None),
+            ("STREAMS_LAESE", "1s", Some("STREAMS_LEASE")),
+            ("STREAMS_MAX_ATEMPTS", "1", Some("STREAMS_MAX_ATTEMPTS")),
         ] {
-            let problems = read(&[(name, value)]).problems;
-            assert!(problems.len() == 1 && problems[0].contains(&format!("unknown variable {name}")), "{problems:?}");
-            assert_eq!(problems[0].contains("perhaps"), near.is_some(), "{problems:?}");
-            assert!(near.is_none_or(|near| problems[0].contains(near)), "{problems:?}");
+            let env = read(&[(name, value), ("STREAMS_GROUPS", "risk")]);
+            assert_eq!((env.problems, env.unknown), (vec![], vec![name.to_owned()]));
+            assert!(env.groups.is_some());
+            assert_eq!(nearest(name, VARIABLES), near, "{name}");
         }
     }
 
     #[test]
     fn what_is_meant_for_the_build_is_no_mistake() {
         for name in ["STREAMS_MACROS_DEBUG", "STREAMS_LOCK", "STREAMS_LOCK_BASE", "STREAMS_BLESS"] {
-            assert_eq!(read(&[(name, "1")]).problems, Vec::<String>::new(), "{name}");
+            assert_eq!(read(&[(name, "1")]), Environment { read: true, ..Environment::default() }, "{name}");
         }
     }
 
@@ -348,7 +346,8 @@ mod tests {
         let names = VARIABLES.into_iter().chain(["REDIS_URL", "STREAMS_MADE_UP"]);
         for name in names {
             let env = read(&[(name, "redis://:hunter2@host")]);
-            assert_eq!(env.problems.is_empty(), name == "REDIS_URL", "{name}: {env:?}");
+            let is_a_problem = VARIABLES.contains(&name);
+            assert_eq!(env.problems.is_empty(), !is_a_problem, "{name}: {env:?}");
             assert!(!format!("{env:?}").contains("hunter2"), "{name}: {env:?}");
         }
     }

@@ -35,16 +35,16 @@ use crate::random::Random;
 /// struct Trade { price: f64 }
 ///
 /// #[derive(Clone)]
-/// struct Limit(f64);
+/// struct Limit { max: f64 }
 ///
 /// #[consumer(group = "risk")]
 /// async fn check(trade: Trade, limit: State<Limit>) -> Result<(), String> {
-///     if trade.price > limit.0.0 { Err(format!("{} is too dear", trade.price)) } else { Ok(()) }
+///     if trade.price > limit.max { Err(format!("{} is too dear", trade.price)) } else { Ok(()) }
 /// }
 ///
 /// #[tokio::main]
-/// async fn main() -> Result<(), streams_runtime::Error> {
-///     App::linked().state(Limit(50_000.0)).run().await
+/// async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
+///     App::linked().state(Limit { max: 50_000.0 }).run().await
 /// }
 /// ```
 #[must_use = "an app does nothing until it is run or started"]

@@ -33,7 +33,7 @@ pub(super) struct GroupPlan {
     /// What this build does about the group's events.
     pub(super) build: Arc<Build>,
     pub(super) options: GroupOptions,
-    /// How many events of a partition it handles at once; in shared delivery of all of them.
+    /// How many events of a partition it handles at once; in queue delivery of all of them.
     pub(super) concurrency: u32,
     pub(super) delivery: Delivery,
 }
@@ -44,7 +44,7 @@ impl GroupPlan {
         let key = self.key.partition(partition).group(self.group);
         match self.delivery {
             Delivery::Ordered => key,
-            Delivery::Shared => key.queue(),
+            Delivery::Queue => key.queue(),
         }
     }
 }
@@ -129,7 +129,7 @@ pub(super) fn plan(
                 problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
             }
             Delivery::Ordered => {}
-            Delivery::Shared => problems.extend(members.iter().flat_map(shared_problems)),
+            Delivery::Queue => problems.extend(members.iter().flat_map(queue_problems)),
         }
         let consumers = members.into_iter().map(|consumer| {
             let options = over(consumer.info.options);
@@ -159,7 +159,11 @@ pub(super) fn plan(
                 dead_bounds: config.dead_letters,
                 storm: config.dead_letter_storm,
                 max_payload: properties.max_payload,
-                lanes: Bounds { running: concurrency as usize, entries: config.lane_entries, bytes: config.lane_bytes },
+                lanes: Bounds {
+                    running: concurrency as usize,
+                    entries: config.max_unsettled_entries,
+                    bytes: config.max_unsettled_bytes,
+                },
             },
             concurrency,
             delivery,
@@ -257,12 +261,12 @@ fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
 }
 
 /// What a consumer of a work queue cannot have: a stretch of the stream, and a checkpoint.
-fn shared_problems(consumer: &Registration) -> Vec<String> {
+fn queue_problems(consumer: &Registration) -> Vec<String> {
     let info = consumer.info;
     let mut problems = Vec::new();
     if consumer.takes_batches() {
         problems.push(format!(
-            "{} takes `Batch<{}>`, and group `{}` has `delivery = \"shared\"`: a batch is a stretch of the stream, which a work queue hands out event by event; take single events, or leave out `delivery`",
+            "{} takes `Batch<{}>`, and group `{}` has `delivery = \"queue\"`: a batch is a stretch of the stream, which a work queue hands out event by event; take single events, or leave out `delivery`",
             place(info),
             info.event.name,
             info.group
@@ -271,7 +275,7 @@ fn shared_problems(consumer: &Registration) -> Vec<String> {
     // What `Config` or the environment say for all groups is no mistake of this one.
     if info.options.checkpoint_events.is_some() || info.options.checkpoint_interval.is_some() {
         problems.push(format!(
-            "{} says `checkpoint`, and group `{}` has `delivery = \"shared\"`: each event is settled by itself there, so there is no checkpoint to commit; remove `checkpoint`, or `delivery`",
+            "{} says `checkpoint`, and group `{}` has `delivery = \"queue\"`: each event is settled by itself there, so there is no checkpoint to commit; remove `checkpoint`, or `delivery`",
             place(info),
             info.group
         ));
@@ -366,7 +370,7 @@ mod tests {
         n: u64,
     }
 
-    #[consumer(group = "thumbnails", delivery = "shared", concurrency = 8)]
+    #[consumer(group = "thumbnails", delivery = "queue", concurrency = 8)]
     async fn make(_upload: Uploaded) {}
 
     #[consumer(group = "thumbnails")]
@@ -413,7 +417,7 @@ mod tests {
             let plan: Plan = planned(consumers).expect("it is a plan");
             plan.groups.iter().map(|group| (group.group, group.delivery)).collect::<Vec<_>>()
         };
-        let expected = [("index", Delivery::Ordered), ("thumbnails", Delivery::Shared)];
+        let expected = [("index", Delivery::Ordered), ("thumbnails", Delivery::Queue)];
         assert_eq!(deliveries(&consumers![make, remove, index]), expected);
         assert_eq!(deliveries(&consumers![remove]), [("thumbnails", Delivery::Ordered)]);
         assert_eq!(deliveries(&consumers![remove_in_order]), [("thumbnails", Delivery::Ordered)]);
@@ -456,7 +460,7 @@ mod tests {
         let problem = problem(planned(&consumers![make, remove_many]));
         for words in [
             file!(),
-            "`remove_many` takes `Batch<Removed>`, and group `thumbnails` has `delivery = \"shared\"`",
+            "`remove_many` takes `Batch<Removed>`, and group `thumbnails` has `delivery = \"queue\"`",
             "a batch is a stretch of the stream",
             "take single events, or leave out `delivery`",
         ] {
@@ -486,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_delivery_that_is_configured_has_the_same_rules() {
-        let shared = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared));
+        let shared = Config::new().group("thumbnails", ConsumerOptions::DEFAULT.with_delivery(Delivery::Queue));
         for consumers in [consumers![remove_many], consumers![remove_and_commit]] {
             problem(plan_with(&consumers, &shared, ConsumerOptions::DEFAULT));
         }

@@ -1,5 +1,6 @@
 //! The whole of `main`: environment, signals, exit codes. Only this file touches the last two.
 
+use std::process::{ExitCode, Termination};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use crate::error::Error;
 use crate::shutdown::{PARTING, Stopped};
 
 /// Handlers were still running at the deadline and were dropped; everything else is committed and given back.
-const EXIT_CUT: i32 = 2;
+const EXIT_ABORTED: u8 = 2;
 /// A handler did not yield: the process ends without giving its leases back.
-const EXIT_STUCK: i32 = 3;
+const EXIT_STUCK: u8 = 3;
 /// The last commit, or the giving back of a lease, was not answered or refused.
-const EXIT_UNCOMMITTED: i32 = 4;
+const EXIT_UNCOMMITTED: u8 = 4;
 /// Added to the number of the second signal, as shells do.
 const EXIT_SIGNAL: i32 = 128;
 
@@ -30,12 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Cancel safety
 /// As [`App::run`].
-pub async fn run() -> Result<(), Error> {
+pub async fn run() -> Result<Stopped, Error> {
     App::linked().run().await
 }
 
 impl App {
-    /// Reads the environment, starts, runs until SIGINT or SIGTERM, and stops.
+    /// Reads the environment, starts, runs until SIGINT or SIGTERM, stops, and returns how that went.
+    ///
+    /// A `main` that returns the result ends with these exit codes:
     ///
     /// | exit code | meaning |
     /// |---|---|
@@ -46,17 +49,26 @@ impl App {
     /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused |
     /// | 130, 143 | a second SIGINT or SIGTERM ended the process at once |
     ///
-    /// Codes 2 and more are set by ending the process here.
+    /// ```no_run
+    /// #[tokio::main]
+    /// async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
+    ///     let stopped = streams_runtime::App::linked().run().await?;
+    ///     println!("the app is over: {stopped:?}");
+    ///     Ok(stopped)
+    /// }
+    /// ```
     ///
-    /// An executor that ends, as that of `#[tokio::main]` does when `main` returns, waits for `spawn_blocking` without a
-    /// limit. So once the executor of this call ends the process has until the deadline, counted from the signal, and a second.
+    /// This call ends the process itself only for a second signal and where a handler does not yield, because its thread
+    /// cannot be joined. An executor that ends, as that of `#[tokio::main]` does when `main` returns, waits for
+    /// `spawn_blocking` without a limit. So once the executor of this call ends, the process has until the deadline,
+    /// counted from the signal, and a second; then it ends with code 2.
     ///
     /// # Errors
     /// As [`App::start`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the app without giving leases back: others take over when they run out.
-    pub async fn run(self) -> Result<(), Error> {
+    pub async fn run(self) -> Result<Stopped, Error> {
         let app = self.from_environment();
         // What a newcomer must see even without a subscriber; everything later is for one.
         let quiet = !tracing::dispatcher::has_been_set();
@@ -68,7 +80,7 @@ impl App {
         let signals = Signals::listen().map_err(Error::Thread)?;
         let running = tokio::select! {
             running = app.start() => running?,
-            () = signals.first.cancelled() => return Ok(()),
+            () = signals.first.cancelled() => return Ok(Stopped::Clean),
         };
         signals.watch(running.deadline());
         let halts = quiet.then(|| {
@@ -76,17 +88,28 @@ impl App {
             running.tell_halts(|reason| eprintln!("streams: halted: {reason}"))
         });
         // Told on the thread of the signals, so that groups stop also while this task gets no turn.
-        let shutdown = running.shutdown().clone();
+        let shutdown = running.stopper().clone();
         signals.on_first(move || shutdown.stop());
         signals.first.cancelled().await;
-        let stopped = running.stop().await;
+        let stopped = running.shutdown().await;
         drop(halts);
         signals.finished();
-        match stopped {
-            Stopped::Clean => Ok(()),
-            Stopped::Uncommitted { .. } => std::process::exit(EXIT_UNCOMMITTED),
-            Stopped::Cut { .. } => std::process::exit(EXIT_CUT),
-            Stopped::Stuck { .. } => std::process::exit(EXIT_STUCK),
+        if let Stopped::Stuck { .. } = stopped {
+            // The executor would wait for that thread for ever.
+            std::process::exit(EXIT_STUCK.into());
+        }
+        Ok(stopped)
+    }
+}
+
+impl Termination for Stopped {
+    /// The exit codes of [`App::run`].
+    fn report(self) -> ExitCode {
+        match self {
+            Self::Clean => ExitCode::SUCCESS,
+            Self::Aborted { .. } => EXIT_ABORTED.into(),
+            Self::Stuck { .. } => EXIT_STUCK.into(),
+            Self::Uncommitted { .. } => EXIT_UNCOMMITTED.into(),
         }
     }
 }
@@ -147,7 +170,7 @@ impl Signals {
                 listen(&mut None, &mut finished);
                 if !finished {
                     tracing::error!("handlers do not yield: the process ends without giving its leases back");
-                    std::process::exit(EXIT_STUCK);
+                    std::process::exit(EXIT_STUCK.into());
                 }
                 // What the program does after the app is its own; a signal ends it as it would have without us.
                 let executor_waits = async {
@@ -161,7 +184,7 @@ impl Signals {
                 tracing::warn!(
                     "blocking work that handlers have begun is not over at the deadline: the process ends without it"
                 );
-                std::process::exit(EXIT_CUT);
+                std::process::exit(EXIT_ABORTED.into());
             });
         })?;
         Ok(Self { first, executor_ends, tell })

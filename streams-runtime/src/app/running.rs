@@ -23,7 +23,7 @@ use crate::publisher::Publisher;
 use crate::reader::Tails;
 use crate::shutdown::{PARTING, Shutdown, Stopped};
 
-/// How long [`Running::caught_up`] waits for news before it asks the broker itself.
+/// How long [`Running::settled`] waits for news before it asks the broker itself.
 const ASK: Duration = Duration::from_millis(200);
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
@@ -130,7 +130,7 @@ impl Running {
     ///
     /// # Cancel safety
     /// Safe: it only looks.
-    pub async fn caught_up(&self) -> Result<(), Error> {
+    pub async fn settled(&self) -> Result<(), Error> {
         let mut behind = Vec::new();
         for progress in &self.progress {
             let tip = extent(&*self.broker, &progress.key).await?.map_or(EntryId::ZERO, |extent| extent.last);
@@ -146,8 +146,8 @@ impl Running {
                 return Ok(());
             }
             for (progress, _) in &behind {
-                if let Phase::Halted { reason } = progress.phase() {
-                    return Err(Error::Halted(reason));
+                if let Phase::Halted(halt) = progress.phase() {
+                    return Err(Error::Halted(halt));
                 }
             }
             if asked.elapsed() >= ASK {
@@ -178,12 +178,12 @@ impl Running {
         Ok(())
     }
 
-    /// Stops: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
+    /// Stops the app: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
     /// every lease given back.
     ///
     /// # Cancel safety
     /// Dropping the future drops the app: see [`Running`].
-    pub async fn stop(mut self) -> Stopped {
+    pub async fn shutdown(mut self) -> Stopped {
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
@@ -211,7 +211,7 @@ impl Running {
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         let cut = tokio::time::timeout(PARTING, finished).await;
         match cut {
-            Ok(()) => Stopped::Cut { handlers },
+            Ok(()) => Stopped::Aborted { handlers },
             Err(_) => {
                 let handlers = self.tasks.len();
                 tracing::error!(handlers, "handlers do not yield: their leases are kept until the process ends");
@@ -233,11 +233,11 @@ impl Running {
                 news.as_mut().enable();
                 for (progress, told) in progress.iter().zip(&mut told) {
                     let phase = progress.phase();
-                    let halted = matches!(phase, Phase::Halted { .. });
-                    if let Phase::Halted { reason } = phase
+                    let halted = matches!(phase, Phase::Halted(_));
+                    if let Phase::Halted(halt) = phase
                         && !*told
                     {
-                        tell(&reason);
+                        tell(halt.reason());
                     }
                     *told = halted;
                 }
@@ -250,7 +250,7 @@ impl Running {
         &self.banner
     }
 
-    pub(super) fn shutdown(&self) -> &Shutdown {
+    pub(super) fn stopper(&self) -> &Shutdown {
         &self.shutdown
     }
 

@@ -118,6 +118,7 @@ impl App {
     /// # Cancel safety
     /// Dropping the future before it is done starts nothing that goes on.
     pub async fn start(mut self) -> Result<Running, Error> {
+        self.environment.warn_of_unknown();
         let (plan, config) = self.plan()?;
         let broker = self.choose_broker()?;
         // Before anything is connected: an address that is taken refuses the start.
@@ -140,7 +141,7 @@ impl App {
         let vitals = Arc::new(Vitals::default());
         let namespace = self.effective_namespace().map(str::to_owned);
         let outages = Outages::default();
-        let publisher = Publisher::new(
+        let publisher = Publisher::of(
             publisher::Shared::new(
                 Arc::clone(&broker),
                 clock,
@@ -221,7 +222,7 @@ impl App {
                     Delivery::Ordered => {
                         members.seat(&group.key, (group.stream, group.group), key.clone(), &group.build)
                     }
-                    Delivery::Shared => members.apart(key.clone()),
+                    Delivery::Queue => members.apart(key.clone()),
                 };
                 let driven = GroupTask {
                     services: services.clone(),
@@ -237,7 +238,7 @@ impl App {
                 let progress = Arc::clone(&driven.progress);
                 let life: Life = match group.delivery {
                     Delivery::Ordered => Box::pin(driven.run(Ordered::default())),
-                    Delivery::Shared => Box::pin(driven.run(WorkQueue::new(queue()))),
+                    Delivery::Queue => Box::pin(driven.run(WorkQueue::new(queue()))),
                 };
                 tasks.spawn(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
             }
@@ -302,7 +303,7 @@ impl App {
     pub async fn run_until(self, until: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
         let running = self.start().await?;
         until.await;
-        Ok(running.stop().await)
+        Ok(running.shutdown().await)
     }
 }
 
@@ -336,7 +337,7 @@ async fn supervise(progress: Arc<Progress>, life: Life, vitals: Arc<Vitals>, res
     {
         let reason = Halt::Panicked.of(&progress.key);
         reason.log();
-        progress.enter(Phase::Halted { reason: reason.to_string() });
+        progress.enter(Phase::Halted(reason.for_status()));
         vitals.crashed(&progress.key.to_string());
     }
     // The last group drops what the app was given as state.

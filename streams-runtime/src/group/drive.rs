@@ -145,7 +145,7 @@ impl GroupTask {
             panic,
             "bug in streams-runtime: a group panicked; what it had in hand is charged like the end of a process and runs again when the lease has run out; please report it"
         );
-        self.progress.enter(Phase::Troubled { reason: format!("a panic: {panic}") });
+        self.progress.enter(Phase::Retrying(format!("a panic: {panic}")));
         self.pause(wait(PANICKED, panics.in_a_row, self.services.random.fraction())).await;
         if !self.services.shutdown.is_stopping() {
             return Ended::Restart;
@@ -168,7 +168,7 @@ impl GroupTask {
             (known.unwrap_or(reset), resume)
         };
         let mut before = state.ok().map(|state| since(state.as_ref()));
-        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
         let mut logged: Option<Instant> = None;
         while !self.services.shutdown.is_stopping() {
             if logged.is_none_or(|logged| logged.elapsed() >= REMINDER) {

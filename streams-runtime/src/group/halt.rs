@@ -7,6 +7,7 @@ use streams_core::broker::{DeadBounds, Need};
 use streams_core::keys::GroupKey;
 
 use crate::data_loss::{DataLoss, DataLossKind};
+use crate::halt::{self, HaltKind};
 
 /// Why a group stands still.
 #[derive(Debug, Clone)]
@@ -46,6 +47,22 @@ impl Halt {
     pub(crate) fn of<'a>(&'a self, key: &'a GroupKey) -> Reason<'a> {
         Reason { key, halt: self }
     }
+
+    fn kind(&self) -> HaltKind {
+        match self {
+            Self::Loss(loss) | Self::LossOfQueue(loss) => HaltKind::DataLoss(loss.clone()),
+            Self::DeadLettersFull { .. } => HaltKind::DeadLettersFull,
+            Self::Storm { .. } => HaltKind::DeadLetterStorm,
+            Self::Unhandled { need: Need { name, version, entry }, .. } => {
+                HaltKind::Unhandled { event: name.clone(), version: *version, entry: *entry }
+            }
+            Self::OtherDelivery { .. } => HaltKind::OtherDelivery,
+            Self::Foreign => HaltKind::Foreign,
+            Self::Refused { .. } => HaltKind::Refused,
+            Self::Broker { .. } | Self::UnknownAnswer { .. } => HaltKind::Broker,
+            Self::Panics { .. } | Self::Panicked | Self::NotPassedOver { .. } | Self::LoneBatch { .. } => HaltKind::Bug,
+        }
+    }
 }
 
 /// Why this group stands still.
@@ -55,6 +72,11 @@ pub(crate) struct Reason<'a> {
 }
 
 impl Reason<'_> {
+    /// The same, as users see it.
+    pub(crate) fn for_status(&self) -> halt::Halt {
+        halt::Halt::new(self.halt.kind(), self.to_string())
+    }
+
     /// Logs the halt once.
     pub(crate) fn log(&self) {
         let reason = self.to_string();
@@ -97,7 +119,7 @@ impl fmt::Display for Reason<'_> {
                 key.state()
             ),
             Halt::OtherDelivery { mode } => {
-                let delivery = if mode == "queue" { "shared" } else { "ordered" };
+                let delivery = if mode == "queue" { "queue" } else { "ordered" };
                 write!(
                     f,
                     "{key} is used in `{delivery}` delivery, and the two never mix under one name; choose another group name"
@@ -213,6 +235,33 @@ mod tests {
         ] {
             let reason = halt.of(&key).to_string();
             assert!(reason.contains(&key.to_string()) && reason.contains(remedy), "{reason}");
+            assert_eq!(halt.of(&key).for_status().reason(), reason);
+        }
+    }
+
+    #[test]
+    fn the_status_says_of_which_kind_a_halt_is() {
+        let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
+        let loss = DataLoss {
+            kind: DataLossKind::TrimmedPast,
+            from: EntryId::new(5, 0),
+            to: EntryId::new(9, 3),
+            count: Some(4),
+        };
+        let entry = EntryId::new(7, 1);
+        let need = Need { name: "Trade".to_owned(), version: 3, entry };
+        for (halt, kind) in [
+            (Halt::Loss(loss.clone()), HaltKind::DataLoss(loss.clone())),
+            (Halt::LossOfQueue(loss.clone()), HaltKind::DataLoss(loss)),
+            (Halt::Storm { dead_in_a_row: 20 }, HaltKind::DeadLetterStorm),
+            (
+                Halt::Unhandled { stream: "trades", need, known: None, ignored: Vec::new() },
+                HaltKind::Unhandled { event: "Trade".to_owned(), version: 3, entry },
+            ),
+            (Halt::Foreign, HaltKind::Foreign),
+            (Halt::Panicked, HaltKind::Bug),
+        ] {
+            assert_eq!(halt.of(&key).for_status().kind(), &kind);
         }
     }
 }

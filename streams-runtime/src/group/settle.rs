@@ -93,8 +93,8 @@ pub(crate) fn decide(
     let dead = |cause, reason| Decision::Settle(Settlement::Dead { cause, reason });
     match result {
         Ok(Outcome::Done) => Decision::Settle(Settlement::Done),
-        Ok(Outcome::Skip(reason)) => Decision::Settle(Settlement::Skipped { reason }),
-        Ok(Outcome::DeadLetter(reason)) => dead(Cause::Asked, reason),
+        Ok(Outcome::Skip(reason)) => Decision::Settle(Settlement::Skipped { reason: reason.into_owned() }),
+        Ok(Outcome::DeadLetter(reason)) => dead(Cause::Asked, reason.into_owned()),
         Ok(Outcome::RetryAfter(after)) if attempt < policy.max_attempts => {
             Decision::Retry { after, reason: "the handler asked for another attempt".to_owned() }
         }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn giving_up_is_immediate_when_said() {
         assert_eq!(cause(failed(permanent("never"), 1)), Cause::Permanent);
-        assert_eq!(cause(decide(Ok(Outcome::DeadLetter("bad".into())), 1, &POLICY, || 0.0)), Cause::Asked);
+        assert_eq!(cause(decide(Ok(Outcome::dead_letter("bad")), 1, &POLICY, || 0.0)), Cause::Asked);
     }
 
     #[test]
@@ -181,14 +181,14 @@ mod tests {
         let batch = |result, attempt| decide_batch(result, attempt, &POLICY, || 0.0);
         let failed = |error: BoxError| Err(Failed::of(Failure::Handler(error)));
         assert_eq!(batch(Ok(Outcome::Done), 1), Decision::Settle(Settlement::Done));
-        assert!(matches!(batch(Ok(Outcome::Skip("old".into())), 1), Decision::Settle(Settlement::Skipped { .. })));
+        assert!(matches!(batch(Ok(Outcome::skip("old")), 1), Decision::Settle(Settlement::Skipped { .. })));
         assert!(matches!(batch(failed("down".into()), 2), Decision::Retry { .. }));
         assert!(matches!(batch(Ok(Outcome::RetryAfter(Duration::ZERO)), 2), Decision::Retry { .. }));
         for (result, attempt) in [
             (failed("down".into()), 3),
             (failed(permanent("never").into()), 1),
             (Err(Failed::of(Failure::Panic("boom".into()))), 3),
-            (Ok(Outcome::DeadLetter("bad".into())), 1),
+            (Ok(Outcome::dead_letter("bad")), 1),
         ] {
             let decision = batch(result, attempt);
             assert!(matches!(decision, Decision::Apart { undecodable: false, .. }), "{decision:?}");

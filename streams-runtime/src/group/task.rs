@@ -90,7 +90,7 @@ impl GroupTask {
     /// has succeeded.
     pub(crate) fn owns(&self, epoch: u64) {
         self.progress.enter(match self.contact.trouble() {
-            Some(reason) => Phase::Troubled { reason },
+            Some(reason) => Phase::Retrying(reason),
             None => Phase::Owning { epoch },
         });
     }
@@ -107,7 +107,7 @@ impl GroupTask {
     /// Logs why nothing is handled for now, unless the log said so lately. Returns whether it did.
     pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
-        self.progress.enter(Phase::Halted { reason: reason.clone() });
+        self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;

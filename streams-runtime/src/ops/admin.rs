@@ -19,7 +19,7 @@ const ATTEMPTS: u32 = 5;
 pub struct Admin {
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
-    /// The groups of a running app, by their state, and whether they are in shared delivery: these may be made anew.
+    /// The groups of a running app, by their state, and whether they are in queue delivery: these may be made anew.
     driven: BTreeMap<String, bool>,
 }
 
@@ -59,7 +59,7 @@ impl Admin {
     /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
     /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
     /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew, and
-    /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in shared delivery
+    /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in queue delivery
     /// begins anew in every hand: events that were in hand or waited for another attempt are handled again if they stand behind
     /// the new beginning, and forgotten if not.
     ///

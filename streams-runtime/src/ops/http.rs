@@ -108,13 +108,13 @@ fn answer(monitor: &Monitor, method: &Method, path: &str) -> Response<Full<Bytes
     let status = |well| if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match path {
         "/metrics" => say(StatusCode::OK, METRICS, monitor.metrics()),
-        "/livez" => match monitor.alive() {
-            Ok(()) => say(StatusCode::OK, TEXT, "alive\n"),
-            Err(reason) => say(status(false), TEXT, reason + "\n"),
+        "/livez" => match monitor.health().stopped {
+            None => say(StatusCode::OK, TEXT, "alive\n"),
+            Some(reason) => say(status(false), TEXT, reason + "\n"),
         },
         "/readyz" => {
-            let (ready, text) = monitor.ready();
-            say(status(ready), TEXT, text)
+            let health = monitor.health();
+            say(status(health.ready), TEXT, format!("{health}\n"))
         }
         _ => say(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n"),
     }

@@ -5,6 +5,7 @@
 mod admin;
 pub(crate) mod dead_letter;
 mod dead_letters;
+mod health;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 pub mod metrics;
@@ -17,6 +18,7 @@ mod vitals;
 pub use self::admin::Admin;
 pub use self::dead_letter::{Cause, DeadLetter, DeadLetterId, UnknownCause};
 pub use self::dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
+pub use self::health::{GroupHealth, Health};
 pub(crate) use self::metrics::{Counter, Gauge, Histogram, Registry};
 pub use self::monitor::Monitor;
 pub(crate) use self::monitor::Watched;

@@ -4,7 +4,7 @@
 //! not have to wait for a server that does not.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use streams_core::broker::Broker;
 use streams_core::keys::PartitionKey;
 
+use super::health::{GroupHealth, Health};
 use super::metrics::LOOK;
 use super::outage::Outages;
-use super::status::{Phase, Progress, Status, Tip, extent};
+use super::status::{Progress, Status, Tip, extent};
 use super::vitals::Vitals;
 use crate::clock::{Clock, millis};
 use crate::sync::lock;
@@ -33,8 +34,9 @@ const STILL_MIN: Duration = Duration::from_secs(30);
 /// let running = streams_runtime::App::linked().start().await?;
 /// let monitor = running.monitor().clone();
 /// // In the route of a service's own readiness probe:
-/// let (ready, text) = monitor.ready();
-/// let status = if ready { 200 } else { 503 };
+/// let health = monitor.health();
+/// let status = if health.ready { 200 } else { 503 };
+/// println!("{status} {health}");
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -79,56 +81,29 @@ impl Monitor {
         self.inner.vitals.registry.render()
     }
 
-    /// Whether the app's own tasks do their work: what a liveness probe asks. A server that is away is no reason to be
-    /// restarted.
-    ///
-    /// # Errors
-    /// What has stopped, in words; only a restart of the program mends it.
-    pub fn alive(&self) -> Result<(), String> {
-        let vitals = &self.inner.vitals;
-        if let Some(crashed) = &*lock(&vitals.crashed) {
-            return Err(crashed.clone());
-        }
-        let still = self.inner.clock.millis().saturating_sub(vitals.beat.load(Ordering::Relaxed));
-        if still > millis((self.inner.lease_for * STILL_LEASES).max(STILL_MIN)) {
-            return Err(format!("no lease was renewed for {still} ms: the renewals stand still, or the app has ended"));
-        }
-        Ok(())
+    /// Whether the app lives and is ready: what probes ask. A group that stands by while another process owns its partition
+    /// is ready.
+    pub fn health(&self) -> Health {
+        let (stopped, trouble) = (self.stopped(), self.inner.outages.trouble());
+        let groups = self.inner.groups.iter().map(|progress| GroupHealth {
+            partition: progress.key.partition().as_str().to_owned(),
+            group: progress.group,
+            phase: progress.phase(),
+        });
+        let groups: Vec<_> = groups.collect();
+        let ready = trouble.is_none() && groups.iter().all(GroupHealth::is_ready);
+        Health { live: stopped.is_none(), ready, stopped, trouble, groups }
     }
 
-    /// Whether the server can be used and every group is well, and what each that is not handling events waits for: what a
-    /// readiness probe asks.
-    ///
-    /// A group that stands by while another process owns its partition is ready.
-    pub fn ready(&self) -> (bool, String) {
-        // A line each, whatever a server said.
-        let line = |text: &str| text.replace(char::is_control, " ");
-        let mut waiting = String::new();
-        let mut unwell = 0;
-        let trouble = self.inner.outages.trouble();
-        if let Some(trouble) = &trouble {
-            let _ = writeln!(waiting, "the server cannot be used: {}", line(trouble));
-        }
-        for progress in &self.inner.groups {
-            let (what, reason) = match progress.phase() {
-                Phase::Owning { .. } => continue,
-                Phase::StandingBy { .. } => ("waiting", "another process owns the partition".to_owned()),
-                Phase::Starting => ("starting", "nothing is known of its lease yet".to_owned()),
-                Phase::Troubled { reason } => ("troubled", reason),
-                Phase::Halted { reason } => ("halted", reason),
-                Phase::Stopped => ("stopped", "the app has stopped".to_owned()),
-            };
-            unwell += usize::from(what != "waiting");
-            let partition = progress.key.partition().as_str();
-            let _ = writeln!(waiting, "{what} {partition} {}: {}", progress.group, line(&reason));
-        }
-        let all = self.inner.groups.len();
-        let ready = unwell == 0 && trouble.is_none();
-        let first = match ready {
-            true => "ready\n".to_owned(),
-            false => format!("not ready: {unwell} of {all} groups, counted by partition\n"),
-        };
-        (ready, first + &waiting)
+    /// Which of the app's own tasks does its work no more.
+    fn stopped(&self) -> Option<String> {
+        let vitals = &self.inner.vitals;
+        let crashed = lock(&vitals.crashed).clone();
+        crashed.or_else(|| {
+            let still = self.inner.clock.millis().saturating_sub(vitals.beat.load(Ordering::Relaxed));
+            (still > millis((self.inner.lease_for * STILL_LEASES).max(STILL_MIN)))
+                .then(|| format!("no lease was renewed for {still} ms: the renewals stand still, or the app has ended"))
+        })
     }
 
     /// Looks at the end of every partition that a group here owns, as long as somebody wants to know.
@@ -179,9 +154,9 @@ mod tests {
             })
         };
         live("the first", || {}).await.unwrap();
-        assert_eq!(monitor.alive(), Ok(()));
+        assert_eq!(monitor.stopped(), None);
         assert!(live("the second", || panic!("a test of what happens then")).await.is_err());
-        let said = monitor.alive().unwrap_err();
+        let said = monitor.health().stopped.unwrap_or_default();
         assert!(said.contains("the second panicked"), "{said}");
     }
 
@@ -189,11 +164,11 @@ mod tests {
     async fn renewals_have_three_leases_time() {
         let monitor = monitor();
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(monitor.alive(), Ok(()));
+        assert_eq!(monitor.stopped(), None);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(monitor.alive().is_err());
+        assert!(!monitor.health().live);
         monitor.inner.vitals.beat(&monitor.inner.clock);
-        assert_eq!(monitor.alive(), Ok(()));
+        assert_eq!(monitor.stopped(), None);
     }
 
     #[tokio::test(start_paused = true)]

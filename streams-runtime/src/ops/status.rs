@@ -1,4 +1,4 @@
-//! The status of every group, for health checks, for `caught_up` and for people.
+//! The status of every group, for health checks, for `settled` and for people.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::dead_letter::Cause;
 use super::metrics::{Counter, Gauge, Registry};
 use crate::data_loss::{DataLoss, DataLossKind};
+use crate::halt::Halt;
 use crate::sync::lock;
 
 /// What a group is doing on one partition.
@@ -32,18 +33,18 @@ pub enum Phase {
         /// Which holding of the lease it is.
         epoch: u64,
     },
-    /// The server cannot be used at the moment; tried again until it can.
-    Troubled {
-        /// What it said.
-        reason: String,
-    },
+    /// The server cannot be used at the moment, and says this; tried again until it can.
+    Retrying(String),
     /// Nothing is handled until somebody does something.
-    Halted {
-        /// What, and why.
-        reason: String,
-    },
+    Halted(Halt),
     /// The app has stopped.
     Stopped,
+}
+
+impl Phase {
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Owning { .. } | Self::StandingBy { .. })
+    }
 }
 
 /// What a group has done on one partition, in this process.
@@ -71,12 +72,12 @@ pub struct GroupStatus {
     pub lag: Option<Duration>,
     /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
     /// and how often that was tried.
-    pub held_up: Option<String>,
-    /// How many events at most are charged before they run until it goes at full speed, because the owner before was gone without
-    /// giving its lease back and one of them may have ended its process; 0 at full speed, and where another process owns.
-    pub proving: u32,
+    pub blocked_by: Option<String>,
+    /// Upper bound on the events that still run charged, because the previous owner was gone without giving its lease back and
+    /// one of them may have ended its process. 0 when the group runs at full speed, or when another process owns the partition.
+    pub recovering: u32,
     /// Events that were handled to their end.
-    pub done: u64,
+    pub handled: u64,
     /// Events that a handler skipped.
     pub skipped: u64,
     /// Events that no consumer of the group takes.
@@ -106,8 +107,7 @@ pub struct Status {
 impl Status {
     /// Whether no group is halted and the server can be used: what a readiness probe asks.
     pub fn is_ready(&self) -> bool {
-        self.trouble.is_none()
-            && self.groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. } | Phase::StandingBy { .. }))
+        self.trouble.is_none() && self.groups.iter().all(|group| group.phase.is_ready())
     }
 }
 
@@ -299,7 +299,7 @@ impl Progress {
         if let Some(since) = since {
             self.now().stuck.get_or_insert(since);
         }
-        self.enter(Phase::Troubled { reason });
+        self.enter(Phase::Retrying(reason));
     }
 
     /// The server does again what the next event needs.
@@ -457,9 +457,9 @@ impl Progress {
             checkpoint_age,
             lag_entries,
             lag,
-            held_up: lock(&self.held_up).clone(),
-            proving: self.proving.load(Ordering::Relaxed),
-            done: self.counts.done.get(),
+            blocked_by: lock(&self.held_up).clone(),
+            recovering: self.proving.load(Ordering::Relaxed),
+            handled: self.counts.done.get(),
             skipped: self.counts.skipped.get(),
             passed_over: self.counts.passed_over.get(),
             retried: self.counts.retried.get(),
@@ -478,7 +478,7 @@ impl Progress {
         self.gauges.lag.set(status.lag.map(|lag| lag.as_secs_f64()));
         self.gauges.checkpoint_age.set(Some(status.checkpoint_age.as_secs_f64()));
         self.gauges.owner.set(flag(self.is_owner()));
-        self.gauges.halted.set(flag(matches!(status.phase, Phase::Halted { .. })));
-        self.gauges.troubled.set(flag(matches!(status.phase, Phase::Troubled { .. })));
+        self.gauges.halted.set(flag(matches!(status.phase, Phase::Halted(_))));
+        self.gauges.troubled.set(flag(matches!(status.phase, Phase::Retrying(_))));
     }
 }

@@ -317,7 +317,7 @@ impl Dispatch {
             let failures = ledger.failed_attempts(id);
             let attempts = if failures == 1 { "attempt" } else { "attempts" };
             format!(
-                "entry {id} for `{}` holds up the other keys after {failures} failed {attempts} of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`lane_entries`) and {} (`lane_bytes`); they go on when it is settled",
+                "entry {id} for `{}` holds up the other keys after {failures} failed {attempts} of {}: {} entries from it on are taken up, and those not settled weigh {} bytes, of at most {} (`max_unsettled_entries`) and {} (`max_unsettled_bytes`); they go on when it is settled",
                 handler.name(),
                 handler.policy.max_attempts,
                 lanes.len(),

@@ -347,7 +347,7 @@ impl<'a> Committer<'a> {
                 self.lease.commit_ended();
                 let halt = Halt::DeadLettersFull { bounds: flying.call.dead_bounds, count, oldest };
                 let reason = halt.of(&task.key);
-                if progress.enter(Phase::Halted { reason: reason.to_string() }) {
+                if progress.enter(Phase::Halted(reason.for_status())) {
                     reason.log();
                 }
                 task.operator_retry()

@@ -87,7 +87,7 @@ impl Standby {
                 let owner = member_of(&state.lease.owner).to_owned();
                 others = others.or(Some(Instant::now())).filter(|_| !owner.is_empty() && !seat.is_of(&owner));
                 let phase = match task.contact.trouble() {
-                    Some(reason) => Phase::Troubled { reason },
+                    Some(reason) => Phase::Retrying(reason),
                     None => Phase::StandingBy { owner: owner.clone() },
                 };
                 if task.progress.enter(phase) {

@@ -62,7 +62,7 @@ const PAGE: usize = 64;
 /// println!("{} is entry {}", receipt.event_id, receipt.entry_id);
 ///
 /// // An id of one's own makes a repeated publish recognisable.
-/// publisher.send(&trade).event_id("trade-553287559").header("venue", "a").await?;
+/// publisher.publish(&trade).id("trade-553287559").header("venue", "a").await?;
 /// # Ok(()) }
 /// ```
 ///
@@ -81,7 +81,7 @@ const PAGE: usize = 64;
 /// # When there is no answer
 ///
 /// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
-/// [`Self::retrying_for`]), and later publishes to the partition queue behind it, so the order of a key outlives a
+/// [`Self::with_retry`]), and later publishes to the partition queue behind it, so the order of a key outlives a
 /// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
 /// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
 /// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
@@ -130,7 +130,7 @@ impl fmt::Debug for Publisher {
 
 impl Publisher {
     /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
-    /// [`Redis`](crate::broker::Redis) and [`Publisher::on`].
+    /// [`Redis`](crate::broker::Redis) and [`Publisher::new`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.
@@ -140,24 +140,24 @@ impl Publisher {
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         let broker: Arc<dyn Broker> = Arc::new(crate::broker::Redis::open(url)?);
         broker.connect().await?;
-        Ok(Self::on(broker))
+        Ok(Self::new(broker))
     }
 
     /// A publisher alone, on a broker.
-    pub fn on(broker: Arc<dyn Broker>) -> Self {
+    pub fn new(broker: Arc<dyn Broker>) -> Self {
         let random = Arc::new(Random::from_system());
         let shared = Shared::new(broker, Clock::new(), random, PUBLISH_RETRY, Outages::default(), Arc::default());
-        Self::new(shared, None, linked_events())
+        Self::of(shared, None, linked_events())
     }
 
     /// The same in a namespace, with queues of its own.
     ///
     /// # Errors
     /// When the name cannot be part of a key.
-    pub fn in_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
+    pub fn with_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
         keys::check_namespace(namespace)?;
         let shared = self.shared(self.inner.shared.retry);
-        let other = Self::new(shared, Some(namespace.to_owned()), self.inner.events.clone());
+        let other = Self::of(shared, Some(namespace.to_owned()), self.inner.events.clone());
         Ok(Self { handling: self.handling.clone(), ..other })
     }
 
@@ -165,8 +165,8 @@ impl Publisher {
     /// unless said: longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last
     /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
     /// [`Config::publish_retry`](crate::Config::publish_retry).
-    pub fn retrying_for(&self, retry: Duration) -> Self {
-        let other = Self::new(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
+    pub fn with_retry(&self, retry: Duration) -> Self {
+        let other = Self::of(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
         Self { handling: self.handling.clone(), ..other }
     }
 
@@ -176,7 +176,7 @@ impl Publisher {
         Shared::new(broker, shared.clock, random, retry, shared.outages.clone(), Arc::clone(&shared.registry))
     }
 
-    pub(crate) fn new(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
+    pub(crate) fn of(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
         let inner = Inner { shared: Arc::new(shared), namespace, events, streams: Mutex::default() };
         Self { inner: Arc::new(inner), handling: None }
     }
@@ -197,19 +197,16 @@ impl Publisher {
         Ok((0..key.partitions()).map(|index| key.partition(index)).collect())
     }
 
-    /// Publishes one event and waits until the broker has it; where the stream says `durability`, until it is there.
+    /// Publishes one event: `.await` it, after [`Publish::id`] and [`Publish::header`] where they are needed.
+    ///
+    /// The answer comes when the broker has the event; where the stream says `durability`, when it is there.
     ///
     /// # Errors
     /// See [`PublishError`]: above all whether the event may be in the stream all the same.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws nothing: the event is published all the same unless it waited for room.
-    pub async fn publish<E: StreamEvent>(&self, event: &E) -> Result<Receipt, PublishError> {
-        self.send(event).await
-    }
-
-    /// The long form of [`Self::publish`]: headers and an event id of one's own; `.await` it to send.
-    pub fn send<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
+    pub fn publish<'a, E: StreamEvent>(&'a self, event: &'a E) -> Publish<'a, E> {
         Publish { publisher: self, event, event_id: None, headers: Vec::new() }
     }
 
@@ -511,7 +508,7 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A publish that has not been sent yet: `.await` it.
+/// One event on its way to its stream, from [`Publisher::publish`]: `.await` it to publish it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Publish<'a, E> {
     publisher: &'a Publisher,
@@ -537,7 +534,7 @@ impl<E> Publish<'_, E> {
     }
 
     /// Sets the event's id: 1 to 128 bytes. Without it the publisher makes a UUIDv7.
-    pub fn event_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.event_id = Some(id.into());
         self
     }

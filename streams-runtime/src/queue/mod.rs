@@ -810,7 +810,7 @@ impl<'a> Session<'a> {
         let full = chunk.waiting >= group.options.lanes.entries as u64;
         group.progress.held_up(full.then(|| {
             format!(
-                "{} entries wait for their next attempt or for another build, of at most {} (`lane_entries`): no new ones are given out until some of them are settled",
+                "{} entries wait for their next attempt or for another build, of at most {} (`max_unsettled_entries`): no new ones are given out until some of them are settled",
                 chunk.waiting, group.options.lanes.entries
             )
         }));

@@ -1,7 +1,7 @@
 //! A service whose handlers end the process where the event says so, for the tests of poison. It says on standard output
 //! when it begins and ends an event.
 
-use streams_runtime::{Error, consumer};
+use streams_runtime::{Error, Stopped, consumer};
 use streams_tests::poison::{Dose, End, Pill, Vaccine};
 
 #[consumer(group = "frail")]
@@ -10,7 +10,7 @@ async fn frail(dose: Dose) {
 }
 
 /// The same as a work queue; which of them runs the environment says.
-#[consumer(group = "frail-queue", delivery = "shared", concurrency = 4)]
+#[consumer(group = "frail-queue", delivery = "queue", concurrency = 4)]
 async fn frail_queue(dose: Dose) {
     // Time for others to be in hand as well.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
@@ -35,7 +35,7 @@ async fn lanes(pill: Pill) {
 }
 
 /// A queue of several partitions, of which much is in hand when one of them ends the process.
-#[consumer(group = "vaccines", delivery = "shared", concurrency = 16)]
+#[consumer(group = "vaccines", delivery = "queue", concurrency = 16)]
 async fn vaccines(vaccine: Vaccine) {
     println!("begin {}", vaccine.n);
     if vaccine.bad {
@@ -45,7 +45,7 @@ async fn vaccines(vaccine: Vaccine) {
     println!("end {}", vaccine.n);
 }
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<Stopped, Error> {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

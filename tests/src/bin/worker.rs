@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use streams_runtime::{App, Error, consumer};
+use streams_runtime::{App, Error, Stopped, consumer};
 use streams_tests::jobs::{Does, Job};
 
 #[consumer(group = "work")]
@@ -24,7 +24,7 @@ async fn work(job: Job) -> Result<(), String> {
     Ok(())
 }
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<Stopped, Error> {
     let is_set = |name| std::env::var_os(name).is_some();
     if !is_set("WORKER_SILENT") {
         tracing_subscriber::fmt()
@@ -41,10 +41,12 @@ fn main() -> Result<(), Error> {
     let executor = executor.expect("an executor");
     if is_set("WORKER_STARTS") {
         return executor.block_on(async {
-            let stopped = App::linked().start().await?.stop().await;
+            let stopped = App::linked().start().await?.shutdown().await;
             println!("{stopped:?}");
-            Ok(())
+            Ok(stopped)
         });
     }
-    executor.block_on(streams_runtime::run())
+    let stopped = executor.block_on(streams_runtime::run())?;
+    eprintln!("run() returned {stopped:?}");
+    Ok(stopped)
 }

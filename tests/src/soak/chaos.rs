@@ -202,10 +202,10 @@ fn publish(url: &str, stop: &AtomicBool) -> Published {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
     executor.block_on(async {
         let mut published = Published::default();
-        let publisher = Publisher::connect(url).await.expect("a publisher").retrying_for(Duration::from_millis(300));
+        let publisher = Publisher::connect(url).await.expect("a publisher").with_retry(Duration::from_millis(300));
         while !stop.load(Ordering::Relaxed) {
             let n = published.events + 1;
-            while let Err(error) = publisher.send(&Tock { n }).event_id(format!("tock-{n}")).await {
+            while let Err(error) = publisher.publish(&Tock { n }).id(format!("tock-{n}")).await {
                 assert!(error.is_retryable(), "{error:?}");
                 published.backpressure += u64::from(error.is_backpressure());
                 published.indefinite += u64::from(error.is_indefinite());

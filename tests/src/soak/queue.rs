@@ -75,7 +75,7 @@ pub fn queue(plan: &Plan) -> Report {
         scope.spawn(|| {
             load.run(&stop, async |publisher, key, n| {
                 let task = Task { key, n };
-                (publisher.send(&task).event_id(format!("{key}-{n}")).await, 1)
+                (publisher.publish(&task).id(format!("{key}-{n}")).await, 1)
             });
         });
         let harm = harm(&mut fleet, "queue", plan);

@@ -82,10 +82,10 @@ pub fn roll(plan: &Plan) -> Report {
                 match n % 3 {
                     0 if is_new.load(Ordering::Relaxed) => {
                         let order = Order { key, n, note: "new".to_owned() };
-                        (publisher.send(&order).event_id(id).await, 2)
+                        (publisher.publish(&order).id(id).await, 2)
                     }
-                    1 if is_new.load(Ordering::Relaxed) => (publisher.send(&Shipped { key, n }).event_id(id).await, 2),
-                    _ => (publisher.send(&OrderV1 { key, n }).event_id(id).await, 1),
+                    1 if is_new.load(Ordering::Relaxed) => (publisher.publish(&Shipped { key, n }).id(id).await, 2),
+                    _ => (publisher.publish(&OrderV1 { key, n }).id(id).await, 1),
                 }
             });
         });

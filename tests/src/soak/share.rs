@@ -65,7 +65,7 @@ pub fn share(plan: &Plan) -> Report {
         scope.spawn(|| {
             load.run(&stop, async |publisher, key, n| {
                 let fill = Fill { key, n };
-                (publisher.send(&fill).event_id(format!("{key}-{n}")).await, 1)
+                (publisher.publish(&fill).id(format!("{key}-{n}")).await, 1)
             });
         });
         let harm = harm(&mut fleet, "share", plan);

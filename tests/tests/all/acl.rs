@@ -46,7 +46,7 @@ async fn book(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxE
     lab.handle(&ctx, bill.n).await
 }
 
-#[consumer(group = "send", delivery = "shared", max_attempts = 2, backoff = "10ms")]
+#[consumer(group = "send", delivery = "queue", max_attempts = 2, backoff = "10ms")]
 async fn send(mail: Mail, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, mail.n).await
 }
@@ -122,10 +122,10 @@ async fn programs_live_with_the_least_rights() {
     let replica = RedisServer::start();
     replica.follow(&site.server);
 
-    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().in_namespace("eu").unwrap();
+    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().with_namespace("eu").unwrap();
     let order = |n: u64| Order { customer: format!("customer {n}"), n };
     let (lab, second) = (Lab::default(), Lab::default());
-    lab.script("ship", 7, [Act::Give(Outcome::DeadLetter("because".to_owned()))]);
+    lab.script("ship", 7, [Act::Give(Outcome::dead_letter("because"))]);
     let app = site.app(&lab, "").await;
     let standby = site.app(&second, "?protocol=resp3").await;
     until(|| standby.status().groups.iter().all(|group| matches!(group.phase, Phase::StandingBy { .. }))).await;
@@ -138,9 +138,9 @@ async fn programs_live_with_the_least_rights() {
     }
     lab.called("ship", 50).await;
     lab.called("books", 3).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(app.dead_letters::<Order>("ship").list(None, 9).await.unwrap().len(), 1);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 
     until(|| standby.status().groups.iter().all(|group| matches!(group.phase, Phase::Owning { .. }))).await;
     publisher.publish(&order(50)).await.unwrap();
@@ -165,19 +165,19 @@ async fn programs_live_with_the_least_rights() {
     admin.reset("acl-orders", "ship", Start::Latest).await.unwrap();
     publisher.publish(&order(51)).await.unwrap();
     second.called("ship", calls + 2).await;
-    standby.caught_up().await.unwrap();
-    assert_eq!(standby.stop().await, Stopped::Clean);
+    standby.settled().await.unwrap();
+    assert_eq!(standby.shutdown().await, Stopped::Clean);
     assert_eq!(site.refusals(), [], "nothing was refused by the way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_that_share_work_live_with_the_least_rights() {
     let site = Site::new();
-    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().in_namespace("eu").unwrap();
+    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().with_namespace("eu").unwrap();
     let mail = |n: u64| Mail { customer: format!("customer {n}"), n };
     let (lab, second) = (Lab::default(), Lab::default());
     for lab in [&lab, &second] {
-        lab.script("send", 7, [Act::Give(Outcome::DeadLetter("because".to_owned()))]);
+        lab.script("send", 7, [Act::Give(Outcome::dead_letter("because"))]);
         lab.script("send", 8, [Act::Fail]);
     }
     let gone = site.worker(&lab, "").await;
@@ -186,7 +186,7 @@ async fn programs_that_share_work_live_with_the_least_rights() {
     }
     // One of them fails once, and comes again.
     lab.called("send", 51).await;
-    gone.caught_up().await.unwrap();
+    gone.settled().await.unwrap();
     // A process that is gone without a word: another frees what it had in hand.
     lab.script("send", 50, [Act::Hang]);
     publisher.publish(&mail(50)).await.unwrap();
@@ -194,7 +194,7 @@ async fn programs_that_share_work_live_with_the_least_rights() {
     drop(gone);
     let app = site.worker(&second, "?protocol=resp3").await;
     second.called("send", 1).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
 
     let admin = Admin::on(site.broker("operator"), NAMESPACE).unwrap();
     let letters = DeadLetters::<Mail>::on(site.broker("operator"), NAMESPACE, "send").unwrap();
@@ -210,7 +210,7 @@ async fn programs_that_share_work_live_with_the_least_rights() {
         publisher.publish(&mail(n)).await.unwrap();
     }
     second.called("send", calls + 11).await;
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
     assert_eq!(site.refusals(), [], "nothing was refused by the way");
 }
 

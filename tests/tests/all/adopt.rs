@@ -33,7 +33,7 @@ async fn hesitant(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, 
     lab.handle(&ctx, bill.n).await
 }
 
-#[consumer(group = "billing", delivery = "shared", concurrency = 2, adopt = true)]
+#[consumer(group = "billing", delivery = "queue", concurrency = 2, adopt = true)]
 async fn bill_in_any_order(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, bill.n).await
 }
@@ -110,7 +110,7 @@ pub(crate) fn python() -> PathBuf {
 
 fn halt(app: &Running) -> Option<String> {
     match &app.status().groups[0].phase {
-        Phase::Halted { reason } => Some(reason.clone()),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -122,18 +122,18 @@ async fn what_is_pending_and_what_is_undelivered_is_handled_in_order() {
     site.old_program("[('a', 4), ('b', 4)]", "[1, 2, 4, 6, 7, 8]", false);
     let log = logged();
     let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(site.lab.events("billing"), (3..=12).collect::<Vec<_>>());
     assert_eq!(log.count("adopted the group"), 1);
     assert!(log.text().contains("pending=2") && log.text().contains("again=\"4\""), "{}", log.text());
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
     // The old program's list is as it was; and from now on `adopt` does nothing.
     assert_eq!(site.server.run::<Vec<redis::Value>>("XPENDING adopted billing")[0], redis::Value::Int(2));
     let app = site.app(Redis::open(&site.server.url()).unwrap(), consumers![bill]).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(site.lab.events("billing").len(), 10);
     assert_eq!(log.count("adopted the group"), 1);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -147,9 +147,9 @@ async fn a_work_queue_handles_what_is_undelivered_and_what_is_pending_and_leaves
     until(|| handled().len() == 6).await;
     assert_eq!(handled(), BTreeSet::from([3, 5, 9, 10, 11, 12]));
     assert_eq!(log.count("adopted the group"), 1);
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(site.lab.events("billing").len(), 6, "each of them once");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
     let pending = site.server.run::<Vec<redis::Value>>("XPENDING adopted billing").swap_remove(0);
     assert_eq!(pending, redis::Value::Int(2), "the other program may go on where it was");
 }
@@ -164,9 +164,9 @@ async fn a_program_that_acknowledged_all_it_read_leaves_exactly_the_rest() {
             false,
         );
         let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         assert_eq!(site.lab.events("billing"), (read + 1..=6).collect::<Vec<u64>>());
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
     }
 }
 
@@ -186,7 +186,7 @@ async fn a_program_that_still_runs_is_left_alone_and_named() {
     assert!(matches!(broker.adopt(&Site::key(), Duration::ZERO).await.unwrap(), Adopted::Done(_)));
     until(|| site.lab.ended("billing").len() == 2).await;
     assert_eq!(site.lab.events("billing"), [2, 3]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn without_the_option_it_is_named_as_a_remedy() {
     let site = Site::with_events(1).await;
     site.old_program("[('a', 1)]", "[]", false);
     let app = site.app(site.impatient(&site.server.url()), consumers![hesitant]).await;
-    let Err(error) = app.caught_up().await else { panic!("it is not halted") };
+    let Err(error) = app.settled().await else { panic!("it is not halted") };
     assert!(error.to_string().contains("say `adopt = true` to go on where it is"), "{error}");
     assert!(site.lab.events("billing").is_empty());
 }
@@ -205,7 +205,7 @@ async fn entries_that_were_trimmed_before_they_were_acknowledged_are_a_loss() {
     site.old_program("[('a', 4)]", "[1]", false);
     site.server.run::<()>("XTRIM adopted MAXLEN 3");
     let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;
-    let Err(error) = app.caught_up().await else { panic!("it is not halted") };
+    let Err(error) = app.settled().await else { panic!("it is not halted") };
     assert!(error.to_string().contains("the stream was trimmed up to where the group was reading"), "{error}");
     assert!(site.lab.events("billing").is_empty());
 }
@@ -218,8 +218,8 @@ async fn the_rights_of_a_consumer_are_enough() {
     site.server.run::<()>(&format!("ACL SETUSER billing on >secret {acl}"));
     let url = site.server.url().replace("redis://", "redis://billing:secret@");
     let app = site.app(site.impatient(&url), consumers![bill]).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(site.lab.events("billing"), [2, 3, 4]);
     assert!(site.server.run::<Vec<redis::Value>>("ACL LOG").is_empty());
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }

@@ -119,8 +119,8 @@ async fn an_argument_of_ones_own_is_made_from_the_event_and_its_rejection_is_a_f
     let app = start(consumers![by_tenant], &lab).await;
     let publisher = app.publisher();
     publisher.publish(&Invoice { n: 1 }).await.unwrap();
-    publisher.send(&Invoice { n: 2 }).header("tenant", "a").await.unwrap();
-    publisher.send(&Invoice { n: 3 }).header("tenant", "panic").await.unwrap();
+    publisher.publish(&Invoice { n: 2 }).header("tenant", "a").await.unwrap();
+    publisher.publish(&Invoice { n: 3 }).header("tenant", "panic").await.unwrap();
     settled(&app).await;
     assert_eq!(lab.events("tenants"), [2]);
     let letters = app.dead_letters::<Invoice>("tenants").await.unwrap();
@@ -172,7 +172,7 @@ async fn each_key_stays_in_one_partition_and_in_order() {
         events.dedup();
         assert_eq!(events, (0..500).filter(|n| n % 5 == customer).collect::<Vec<_>>());
     }
-    assert_eq!(app.status().groups.iter().map(|group| group.done).sum::<u64>(), 500);
+    assert_eq!(app.status().groups.iter().map(|group| group.handled).sum::<u64>(), 500);
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_producer_that_comes_first_and_knows_no_partitions_refuses_the_start_o
         let app = App::with(consumers![ship]).state(Lab::default()).broker(Arc::clone(&broker));
         let error = app.start().await.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
-        let error = Publisher::on(broker).publish(&order("a", 1)).await.unwrap_err().to_string();
+        let error = Publisher::new(broker).publish(&order("a", 1)).await.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
 }
@@ -269,7 +269,7 @@ async fn a_process_that_owns_nothing_leaves_the_look_to_the_one_that_does() {
 async fn a_publisher_alone_tells_of_entries_that_no_group_reads() {
     tokio::time::pause();
     let (log, store) = (logged(), Arc::new(Embedded::new()));
-    let publisher = Publisher::on(store.clone());
+    let publisher = Publisher::new(store.clone());
     publisher.publish(&order("a", 1)).await.unwrap();
     store.append(&StreamKey::new(None, "orders", 1).partition(0), vec![foreign()], None).await.unwrap();
     publisher.publish(&order("a", 2)).await.unwrap();
@@ -290,7 +290,7 @@ async fn entries_that_no_group_reads_are_told_at_the_start_on_a_server_whatever_
     redis::cmd("SET").arg("orders").arg("no stream").exec(&mut RedisServer::client(&url)).unwrap();
     let app = App::with(consumers![ship]).state(Lab::default()).broker(broker).start().await.unwrap();
     assert_eq!((log.count(UNREAD), log.count("key=\"orders.5\" entries=1")), (1, 1), "{}", log.text());
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 /// The rights of before let a program start and publish; it says once that it cannot look.
@@ -307,7 +307,7 @@ async fn whoever_may_not_look_for_entries_that_no_group_reads_says_so_and_goes_o
         "{}",
         log.text()
     );
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 // Names.
@@ -346,7 +346,7 @@ async fn only_the_groups_that_were_asked_for_are_driven() {
 // Waiting until all is done, and status.
 
 #[tokio::test]
-async fn caught_up_waits_for_a_group_that_another_app_owns() {
+async fn settled_waits_for_a_group_that_another_app_owns() {
     let (lab, store) = (Lab::default(), Arc::new(Embedded::new()));
     let gate = Gate::default();
     lab.script("books", 2, [Act::Wait(gate.clone())]);
@@ -357,7 +357,7 @@ async fn caught_up_waits_for_a_group_that_another_app_owns() {
     let other = TestApp::start_with(app(), store.clone(), 2).await.unwrap();
     other.publish(&Invoice { n: 2 }).await.unwrap();
     gate.arrived(1).await;
-    assert!(tokio::time::timeout(secs(20), other.running().caught_up()).await.is_err(), "event 2 is not settled");
+    assert!(tokio::time::timeout(secs(20), other.running().settled()).await.is_err(), "event 2 is not settled");
     gate.open();
     settled(&other).await;
     assert_eq!(lab.ended("books"), [1, 2]);
@@ -365,7 +365,7 @@ async fn caught_up_waits_for_a_group_that_another_app_owns() {
 }
 
 #[tokio::test]
-async fn caught_up_does_not_wait_for_entries_that_were_trimmed_away() {
+async fn settled_does_not_wait_for_entries_that_were_trimmed_away() {
     let (lab, store) = (Lab::default(), Arc::new(Embedded::new()));
     let gate = Gate::default();
     lab.script("books", 1, [Act::Wait(gate.clone())]);
@@ -383,7 +383,7 @@ async fn caught_up_does_not_wait_for_entries_that_were_trimmed_away() {
 }
 
 #[tokio::test]
-async fn caught_up_says_when_a_group_is_halted() {
+async fn settled_says_when_a_group_is_halted() {
     let lab = Lab::default();
     (0..20).for_each(|n| lab.script("books", n, [Act::Permanent]));
     let app = start(consumers![book, ship], &lab).await;
@@ -391,7 +391,7 @@ async fn caught_up_says_when_a_group_is_halted() {
         app.publish(&Invoice { n }).await.unwrap();
     }
     let error = tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap_err();
-    assert!(matches!(&error, Error::Halted(reason) if reason.contains("books")), "{error}");
+    assert!(matches!(&error, Error::Halted(halt) if halt.reason().contains("books")), "{error}");
     assert!(!app.status().is_ready());
 }
 
@@ -399,7 +399,7 @@ async fn caught_up_says_when_a_group_is_halted() {
 async fn status_tells_what_each_group_does_and_has_done() {
     let lab = Lab::default();
     lab.script("books", 2, [Act::Fail]);
-    lab.script("books", 3, [Act::Give(Outcome::Skip("old".to_owned()))]);
+    lab.script("books", 3, [Act::Give(Outcome::skip("old"))]);
     lab.script("books", 4, [Act::Permanent]);
     let app = start(consumers![book], &lab).await;
     let mut last = EntryId::ZERO;
@@ -410,7 +410,7 @@ async fn status_tells_what_each_group_does_and_has_done() {
     let status = app.status();
     let group = &status.groups[0];
     assert_eq!((group.stream, group.partition, group.group), ("invoices", 0, "books"));
-    assert_eq!((group.done, group.retried, group.skipped, group.dead_lettered), (2, 1, 1, 1));
+    assert_eq!((group.handled, group.retried, group.skipped, group.dead_lettered), (2, 1, 1, 1));
     assert!(status.is_ready() && matches!(group.phase, Phase::Owning { .. }) && group.checkpoint == last);
 }
 
@@ -418,7 +418,7 @@ async fn status_tells_what_each_group_does_and_has_done() {
 async fn run_until_ends_with_its_future_and_stops_cleanly() {
     let (lab, store) = (Lab::default(), Arc::new(Embedded::new()));
     let app = App::with(consumers![book]).state(lab.clone()).broker(store.clone());
-    Publisher::on(store).publish(&Invoice { n: 1 }).await.unwrap();
+    Publisher::new(store).publish(&Invoice { n: 1 }).await.unwrap();
     let seen = lab.clone();
     let stopped = app.run_until(async move { seen.called("books", 1).await }).await.unwrap();
     assert_eq!((stopped, lab.ended("books")), (Stopped::Clean, vec![1]));
@@ -432,7 +432,7 @@ async fn a_handler_past_the_deadline_of_a_stop_is_dropped() {
     app.publish(&Invoice { n: 1 }).await.unwrap();
     lab.called("books", 1).await;
     let began = tokio::time::Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
     assert_eq!(lab.cancelled("books"), [1]);
     assert!(began.elapsed() >= secs(25) && began.elapsed() < secs(26), "{:?}", began.elapsed());
 }
@@ -450,14 +450,14 @@ async fn an_app_that_is_dropped_leaves_no_connection_behind() {
         let broker = Arc::new(Redis::open(&server.url()).unwrap());
         let app = App::with(consumers![book, ship]).state(lab.clone()).broker(broker).start().await.unwrap();
         app.publisher().publish(&Invoice { n: 1 }).await.unwrap();
-        tokio::time::timeout(secs(60), app.caught_up()).await.unwrap().unwrap();
+        tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap();
         assert!(clients() > before);
         // A drop is a crash, so the next one must not wait for this one's lease.
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         let broker = Arc::new(Redis::open(&server.url()).unwrap());
         let app = App::with(consumers![ship]).state(lab.clone()).namespace(format!("drop{n}")).broker(broker);
         let app = app.start().await.unwrap();
-        tokio::time::timeout(secs(60), app.caught_up()).await.unwrap().unwrap();
+        tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap();
         while !app.status().is_ready() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -479,7 +479,7 @@ async fn virtual_time_stands_still_while_a_blocking_task_runs() {
     app.publish(&Invoice { n: 1 }).await.unwrap();
     settled(&app).await;
     let status = app.status();
-    assert_eq!((status.groups[0].done, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
+    assert_eq!((status.groups[0].handled, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
 }
 
 #[tokio::test]

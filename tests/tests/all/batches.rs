@@ -200,7 +200,7 @@ async fn a_backlog_comes_in_full_batches_and_the_rest_after_the_wait() {
     let app = world.load().await;
     settled(&app).await;
     assert_eq!(world.batches(), [vec![1, 2, 3, 4, 5], vec![6, 7, 8, 9, 10], vec![11, 12]]);
-    assert_eq!((status(&app).done, status(&app).passed_over), (12, 0));
+    assert_eq!((status(&app).handled, status(&app).passed_over), (12, 0));
 }
 
 #[tokio::test]
@@ -260,8 +260,8 @@ async fn a_config_decides_over_the_attribute_and_the_default_is_a_hundred() {
 async fn an_argument_is_made_once_from_the_first_event() {
     let world = World::new();
     let app = world.start(consumers![by_default], Config::new()).await;
-    app.publisher().send(&row(1)).header("tenant", "a").await.unwrap();
-    app.publisher().send(&row(2)).header("tenant", "b").await.unwrap();
+    app.publisher().publish(&row(1)).header("tenant", "a").await.unwrap();
+    app.publisher().publish(&row(2)).header("tenant", "b").await.unwrap();
     settled(&app).await;
     assert_eq!(world.calls(), [(vec![1, 2], 1)]);
 }
@@ -292,7 +292,7 @@ async fn events_that_nobody_takes_lie_within_a_batch() {
     let app = world.load().await;
     settled(&app).await;
     assert_eq!(world.batches(), [vec![1, 2, 3, 4, 5], vec![6]]);
-    assert_eq!((status(&app).done, status(&app).passed_over), (6, 8));
+    assert_eq!((status(&app).handled, status(&app).passed_over), (6, 8));
     app.advance(secs(1)).await;
     assert_eq!(world.at().await, last);
 }
@@ -324,7 +324,7 @@ async fn a_failing_batch_is_tried_again_whole_and_in_its_place() {
     settled(&app).await;
     let first = vec![1, 2, 3, 4, 5];
     assert_eq!(world.calls(), [(first.clone(), 1), (first.clone(), 2), (first, 3), (vec![6, 7], 1)]);
-    assert_eq!((status(&app).retried, status(&app).done), (2, 7));
+    assert_eq!((status(&app).retried, status(&app).handled), (2, 7));
     assert!(began.elapsed() >= millis(150), "with waits between them");
     assert!(dead(&app).await.is_empty());
 }
@@ -344,7 +344,7 @@ async fn apart(act: Act, together: u32, cause: &str, alone: u32) {
     assert_eq!(world.calls(), expected);
     let cause = cause.to_owned();
     assert_eq!(dead(&app).await, [(2, cause.clone(), alone), (4, cause, alone)]);
-    assert_eq!((status(&app).done, status(&app).dead_lettered), (5, 2));
+    assert_eq!((status(&app).handled, status(&app).dead_lettered), (5, 2));
 }
 
 #[tokio::test]
@@ -361,7 +361,7 @@ async fn a_batch_that_panics_or_outruns_its_timeout_has_failed() {
 #[tokio::test]
 async fn a_verdict_on_a_batch_is_given_on_each_of_its_events_at_once() {
     apart(Act::Permanent, 1, "permanent", 2).await;
-    apart(Act::Give(Outcome::DeadLetter("no such account".into())), 1, "asked", 2).await;
+    apart(Act::Give(Outcome::dead_letter("no such account")), 1, "asked", 2).await;
 }
 
 #[tokio::test]
@@ -396,11 +396,11 @@ async fn a_batch_of_one_event_has_no_more_attempts_than_an_event() {
 #[tokio::test]
 async fn a_batch_that_is_skipped_is_skipped_whole() {
     let world = World::new();
-    world.lab.script("load", 2, [Act::Give(Outcome::Skip("seen before".into()))]);
+    world.lab.script("load", 2, [Act::Give(Outcome::skip("seen before"))]);
     let app = world.load().await;
     publish(&app, 1..=3).await;
     settled(&app).await;
-    assert_eq!((status(&app).skipped, status(&app).done), (3, 0));
+    assert_eq!((status(&app).skipped, status(&app).handled), (3, 0));
     assert_eq!(world.calls(), [(vec![1, 2, 3], 1)]);
 }
 
@@ -422,7 +422,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_in_its_place_and_in_no_batch() 
     assert_eq!(world.calls(), [(vec![1, 2], 1), (vec![4, 5], 1), (vec![7], 1)]);
     let cause = "decode".to_owned();
     assert_eq!(dead(&app).await, [(0, cause.clone(), 1), (0, cause, 1)]);
-    assert_eq!((status(&app).done, status(&app).dead_lettered, status(&app).passed_over), (5, 2, 1));
+    assert_eq!((status(&app).handled, status(&app).dead_lettered, status(&app).passed_over), (5, 2, 1));
 }
 
 #[tokio::test]
@@ -434,8 +434,8 @@ async fn a_version_that_is_too_new_halts_the_group_behind_the_events_before_it()
     world.append_row(4).await;
     let app = world.load().await;
     assert!(matches!(app.settled().await, Err(Error::Halted(_))));
-    let Phase::Halted { reason } = status(&app).phase else { panic!("{:?}", app.status()) };
-    assert!(reason.contains(&newer.to_string()), "{reason}");
+    let Phase::Halted(halt) = status(&app).phase else { panic!("{:?}", app.status()) };
+    assert!(halt.reason().contains(&newer.to_string()), "{halt}");
     assert_eq!((world.batches(), world.at().await), (vec![vec![1, 2]], before));
 }
 
@@ -458,7 +458,7 @@ async fn attempts_at_a_batch_before_a_restart_count() {
     world.lab.called("load", 4).await;
     app.advance(millis(1)).await;
     // A crash would take the batch apart.
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.load().await;
     settled(&app).await;
     let whole = vec![1, 2, 3];
@@ -495,7 +495,7 @@ async fn what_has_gathered_does_not_count_as_seen_before_it_is_settled() {
         app.advance(millis(1)).await;
     }
     assert_eq!(world.batches(), [[1, 2, 3, 4, 5]]);
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.steal().await.seen, Some(5));
 }
 
@@ -551,7 +551,7 @@ async fn a_stop_does_not_wait_for_a_batch_which_comes_again() {
     let world = World::new();
     let app = gathering(&world).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert!(world.calls().is_empty());
     let app = world.load().await;
@@ -566,12 +566,12 @@ async fn a_stop_waits_for_the_batch_in_hand() {
     let app = world.load().await;
     let ids = publish(&app, 1..=7).await;
     world.lab.called("load", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!((world.batches(), world.at().await), (vec![vec![1, 2, 3, 4, 5]], ids[4]));
 }
 
 #[tokio::test]
-async fn caught_up_waits_for_what_gathers() {
+async fn settled_waits_for_what_gathers() {
     let world = World::new();
     let app = gathering(&world).await;
     let began = Instant::now();
@@ -641,13 +641,13 @@ async fn batches_work_on_redis() {
     let running = start().await;
     let receipts = running.publisher().publish_all((1..=23).map(row)).await;
     assert!(receipts.iter().all(Result::is_ok));
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     let letters = running.dead_letters::<Row>("load").list(None, 10).await.unwrap();
     assert_eq!(
         letters.iter().map(|letter| (letter.decode().unwrap().n, letter.attempts())).collect::<Vec<_>>(),
         [(7, 4)]
     );
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let seen = calls.0.lock().unwrap().clone();
     assert!(seen.iter().any(|(batch, _)| batch.len() == 5), "{seen:?}");
     let first = |n| seen.iter().position(|(batch, _)| batch.contains(&n));
@@ -655,7 +655,7 @@ async fn batches_work_on_redis() {
     // Nothing is repeated after a clean stop.
     let running = start().await;
     running.publisher().publish(&row(24)).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     assert_eq!(calls.0.lock().unwrap().split_at(seen.len()).1, [(vec![24], 1)]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }

@@ -90,7 +90,7 @@ macro_rules! groups {
 streams_tests::hundred_groups!(groups);
 
 async fn publish(broker: &Faulty, events: u64) {
-    let publisher = Publisher::on(Arc::new(broker.clone()) as Arc<dyn Broker>);
+    let publisher = Publisher::new(Arc::new(broker.clone()) as Arc<dyn Broker>);
     for first in (0..events).step_by(1_000) {
         let page = (first..events.min(first + 1_000)).map(|n| Step { n });
         publisher.publish_all(page).await.into_iter().for_each(|receipt| drop(receipt.unwrap()));
@@ -118,7 +118,7 @@ async fn a_hundred_read_once(broker: Faulty, events: u64) {
     // look every ten seconds, of what is at the tip, may come on top.
     let (read, most) = (broker.entries_read() as u64, events + events / 16 + 2 * 100 * LOOK);
     assert!(read <= most, "{read} entries were read of {events}; expected at most {most}");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn a_slow_group_holds_nobody_up_and_goes_on_where_what_was_kept_has_gone()
         "it should have read on alone: what the others read was not kept for it"
     );
     assert!(broker.entries_read() < 25_000, "{} entries were read for two places", broker.entries_read());
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +173,7 @@ async fn a_read_that_fails_fails_for_everybody_and_everybody_goes_on() {
     seen.reached(5, 2_999).await;
     // What was handled was committed before the groups began again, so nothing comes twice.
     seen.assert_all(5, 3_000);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]

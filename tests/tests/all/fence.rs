@@ -222,7 +222,7 @@ async fn lanes(mine: &Mine, _: Trip, _: State<Fragile>, lab: State<Lab>, ctx: Co
     step_on(mine, &ctx, &lab).await
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 3, max_attempts = 2, backoff = "10ms", timeout = "1s")]
+#[consumer(group = "queue", delivery = "queue", concurrency = 3, max_attempts = 2, backoff = "10ms", timeout = "1s")]
 async fn queue(mine: &Mine, _: Trip, _: State<Fragile>, lab: State<Lab>, ctx: Context) -> Result<Odd, Blown> {
     step_on(mine, &ctx, &lab).await
 }
@@ -253,8 +253,8 @@ async fn lay(publisher: &Publisher, place: &str) {
     publisher.publish(&mine(1, SOUND)).await.unwrap();
     let old = MineV1 { n: 2, fuse: place.to_owned() };
     match place {
-        "upcaster" => publisher.send(&old).header("place", place).await.unwrap(),
-        _ => publisher.send(&mine(2, place)).header("place", place).await.unwrap(),
+        "upcaster" => publisher.publish(&old).header("place", place).await.unwrap(),
+        _ => publisher.publish(&mine(2, place)).header("place", place).await.unwrap(),
     };
     publisher.publish(&mine(3, SOUND)).await.unwrap();
 }
@@ -276,7 +276,7 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
             let case = format!("{place}, {group}");
             let (store, lab) = (Arc::new(Embedded::new()), Lab::default());
             ARMED.set(false);
-            lay(&Publisher::on(store.clone()), place).await;
+            lay(&Publisher::new(store.clone()), place).await;
             ARMED.set(true);
             let log = logged();
             let app = TestApp::start_with(app(consumer, &lab), store, 0).await.unwrap();
@@ -310,7 +310,7 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
             app.publish(&mine(4, SOUND)).await.unwrap();
             soon(&case, app.settled()).await.unwrap();
             assert!(lab.ended(group).contains(&4), "{case}");
-            assert_eq!(app.into_running().stop().await, Stopped::Clean, "{case}");
+            assert_eq!(app.into_running().shutdown().await, Stopped::Clean, "{case}");
         }
     }
 }
@@ -319,18 +319,18 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
 async fn an_error_that_cannot_be_shown_is_a_failed_attempt_on_a_real_server() {
     let url = RedisServer::shared().database();
     let broker: Arc<dyn Broker> = Arc::new(Redis::open(&url).unwrap());
-    lay(&Publisher::on(Arc::clone(&broker)), "display of an error").await;
+    lay(&Publisher::new(Arc::clone(&broker)), "display of an error").await;
     let lab = Lab::default();
     let consumers = groups().map(|(_, consumer)| consumer);
     let running = App::with(consumers).state(lab.clone()).state(Fragile).broker(broker).start().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), running.caught_up()).await.expect("all is settled").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), running.settled()).await.expect("all is settled").unwrap();
     for (group, _) in groups() {
         let letters = running.dead_letters::<Mine>(group).list(None, 9).await.unwrap();
         let causes: Vec<_> = letters.iter().map(|letter| letter.cause()).collect();
         assert_eq!(causes, ["panic"], "{group}");
         assert!(letters[0].reason().contains("char boundary"), "{}", letters[0].reason());
     }
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn a_state_that_panics_when_it_is_dropped_is_no_bug_of_the_group() {
     let app = App::with(consumers![ordered]).state(Lab::default()).state(Fragile).state(Blocking);
     let app = TestApp::start(app).await.unwrap();
     ARMED.set(true);
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     ARMED.set(false);
     assert!(log.text().contains("it must not be dropped here"), "{}", log.text());
     assert!(!log.text().contains("bug in streams-runtime"), "{}", log.text());
@@ -390,7 +390,7 @@ async fn plain_lanes(mine: &Mine, lab: State<Lab>, ctx: Context) -> Result<Outco
     lab.handle(&ctx, mine.n).await
 }
 
-#[consumer(group = "queue", max_crashes = 2, delivery = "shared", concurrency = 3, backoff = "10ms")]
+#[consumer(group = "queue", max_crashes = 2, delivery = "queue", concurrency = 3, backoff = "10ms")]
 async fn plain_queue(mine: &Mine, lab: State<Lab>, ctx: Context) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, mine.n).await
 }
@@ -405,7 +405,7 @@ async fn a_panic_of_a_groups_own_task_charges_what_was_in_hand_and_the_group_goe
     for (group, consumer) in plain_groups() {
         for partners in [0, 1] {
             let (store, lab) = (Arc::new(Embedded::new()), Lab::default());
-            let publisher = Publisher::on(store.clone());
+            let publisher = Publisher::new(store.clone());
             for n in 1..=5 {
                 publisher.publish(&mine(n, &format!("{SOUND} {n}"))).await.unwrap();
             }
@@ -428,8 +428,8 @@ async fn a_panic_of_a_groups_own_task_charges_what_was_in_hand_and_the_group_goe
             let calls = lab.events(group).iter().filter(|n| **n == 2).count();
             assert!((2..=4).contains(&calls), "{group}, {partners}: {calls}");
             for app in apps {
-                assert!(app.running().monitor().alive().is_ok(), "{group}");
-                assert_eq!(app.into_running().stop().await, Stopped::Clean, "{group}, {partners}");
+                assert!(app.running().monitor().health().live, "{group}");
+                assert_eq!(app.into_running().shutdown().await, Stopped::Clean, "{group}, {partners}");
             }
         }
     }
@@ -462,7 +462,7 @@ async fn a_panic_of_a_groups_own_task_over_a_replay_is_charged_to_the_letter() {
         assert_eq!(found, [(2, "crash")], "{group}");
         app.publish(&mine(4, SOUND)).await.unwrap();
         soon(group, app.settled()).await.unwrap();
-        assert_eq!(app.into_running().stop().await, Stopped::Clean, "{group}");
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean, "{group}");
     }
 }
 
@@ -476,12 +476,12 @@ async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
         let app = TestApp::start(App::with([consumer]).state(lab.clone())).await.unwrap();
         app.publish(&mine(1, SOUND)).await.unwrap();
         let troubled = async {
-            while !matches!(app.status().groups[0].phase, Phase::Troubled { .. }) {
+            while !matches!(app.status().groups[0].phase, Phase::Retrying(_)) {
                 app.advance(Duration::from_millis(1)).await;
             }
         };
         soon(group, troubled).await;
-        assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 }, "{group}");
+        assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 }, "{group}");
     }
 }
 
@@ -500,10 +500,11 @@ async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
         {
             assert!(error.contains(part), "{group}: {error}");
         }
-        assert!(matches!(app.status().groups[0].phase, Phase::Halted { .. }));
-        let (ready, said) = app.running().monitor().ready();
+        assert!(matches!(app.status().groups[0].phase, Phase::Halted(_)));
+        let health = app.running().monitor().health();
+        let (ready, said) = (health.ready, health.to_string());
         assert!(!ready && said.contains("the trap at"), "{said}");
-        let _ = app.into_running().stop().await;
+        let _ = app.into_running().shutdown().await;
     }
 }
 
@@ -524,7 +525,7 @@ async fn blocked_lanes(_: Block) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-#[consumer(group = "blocked-queue", timeout = "30ms", delivery = "shared")]
+#[consumer(group = "blocked-queue", timeout = "30ms", delivery = "queue")]
 async fn blocked_queue(_: Block) {
     std::thread::sleep(Duration::from_millis(200));
 }
@@ -539,12 +540,12 @@ async fn a_handler_that_blocks_for_six_times_its_timeout_is_told_and_one_that_do
         for _ in 0..2 {
             running.publisher().publish(&Block { n: 1 }).await.unwrap();
         }
-        tokio::time::timeout(Duration::from_secs(60), running.caught_up()).await.expect("all is settled").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), running.settled()).await.expect("all is settled").unwrap();
         let text = log.text();
         assert_eq!(log.count("a handler ran past its timeout"), 1, "{text}");
         for part in ["WARN", &format!("group=\"{group}\""), "timeout=30ms", "took=2", "entry=", "spawn_blocking"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(running.stop().await, Stopped::Clean);
+        assert_eq!(running.shutdown().await, Stopped::Clean);
     }
 }

@@ -23,7 +23,7 @@ async fn carry(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome,
     lab.handle(&ctx, parcel.n).await
 }
 
-#[consumer(group = "crew", delivery = "shared", max_attempts = 2, backoff = "1h..1h")]
+#[consumer(group = "crew", delivery = "queue", max_attempts = 2, backoff = "1h..1h")]
 async fn share(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, parcel.n).await
 }
@@ -108,7 +108,7 @@ async fn nothing_is_lost_in_silence(group: &'static str, cases: &[Case], while_i
         let site = Site::new(group);
         let app = site.start().await;
         Site::publish(&app, 1..=3).await;
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         if group == "crew" {
             // One that waits for its next attempt.
             Site::publish(&app, 9..=9).await;
@@ -123,7 +123,7 @@ async fn nothing_is_lost_in_silence(group: &'static str, cases: &[Case], while_i
             }
             Some(app)
         } else {
-            assert_eq!(app.stop().await, Stopped::Clean);
+            assert_eq!(app.shutdown().await, Stopped::Clean);
             None
         };
         site.replay().await;
@@ -139,7 +139,7 @@ async fn nothing_is_lost_in_silence(group: &'static str, cases: &[Case], while_i
         };
         Site::publish(&app, 5..=8).await;
         site.comes_out(&app, *case).await;
-        let _ = app.stop().await;
+        let _ = app.shutdown().await;
     }
 }
 

@@ -36,7 +36,7 @@ async fn watch(
     if transfer.event.cents > threshold.0.0 {
         let alarm = Alarm { account: transfer.event.account.clone() };
         // The same for every attempt, so whoever reads the alarm twice can tell.
-        publisher.send(&alarm).event_id(format!("alarm-{}", transfer.event_id())).await?;
+        publisher.publish(&alarm).id(format!("alarm-{}", transfer.event_id())).await?;
     }
     Ok(())
 }
@@ -57,7 +57,7 @@ use streams_runtime::{App, consumers};
 async fn what_comes_of_a_transfer() -> Result<(), Box<dyn std::error::Error>> {
     let app = TestApp::start(App::with(consumers![watch]).state(Threshold(1_000_00))).await?;
     let transfer = Transfer { account: "ada".into(), cents: 5_000_00 };
-    app.publisher().send(&transfer).header("tenant", "a").await?;
+    app.publisher().publish(&transfer).header("tenant", "a").await?;
     // This one lacks its header: three attempts, then the dead letters.
     app.publish(&transfer).await?;
     app.settled().await?;
@@ -79,10 +79,10 @@ async fn a_restart_goes_on_where_the_last_one_was() -> Result<(), Box<dyn std::e
     for round in 1..=2 {
         let app = TestApp::start_with(app(), broker.clone(), 7).await?;
         let transfer = Transfer { account: "ada".into(), cents: 1 };
-        app.publisher().send(&transfer).header("tenant", "a").await?;
+        app.publisher().publish(&transfer).header("tenant", "a").await?;
         app.settled().await?;
         assert_eq!(app.published::<Alarm>().await?.len(), round);
-        let _ = app.into_running().stop().await;
+        let _ = app.into_running().shutdown().await;
     }
     Ok(())
 }
@@ -91,10 +91,10 @@ async fn a_restart_goes_on_where_the_last_one_was() -> Result<(), Box<dyn std::e
 async fn in_real_time() -> Result<(), Box<dyn std::error::Error>> {
     let app = App::with(consumers![watch]).state(Threshold(0)).broker(Arc::new(Embedded::new())).start().await?;
     let transfer = Transfer { account: "ada".into(), cents: 1 };
-    app.publisher().send(&transfer).header("tenant", "a").await?;
-    app.caught_up().await?;
-    assert_eq!(app.status().groups[0].done, 1);
-    let _ = app.stop().await;
+    app.publisher().publish(&transfer).header("tenant", "a").await?;
+    app.settled().await?;
+    assert_eq!(app.status().groups[0].handled, 1);
+    let _ = app.shutdown().await;
     Ok(())
 }
 

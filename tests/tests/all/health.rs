@@ -27,7 +27,7 @@ async fn lanes(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
     lab.handle(&ctx, pulse.n).await
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 4)]
+#[consumer(group = "queue", delivery = "queue", concurrency = 4)]
 async fn queue(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, pulse.n).await
 }
@@ -75,7 +75,7 @@ impl Ward {
 
     /// Whether anything says that all is well.
     fn looks_well(&self) -> bool {
-        let (ready, _) = self.app.running().monitor().ready();
+        let ready = self.app.running().monitor().health().ready;
         ready || self.app.status().trouble.is_none() || matches!(self.group().phase, Phase::Owning { .. })
     }
 
@@ -95,7 +95,8 @@ impl Ward {
         self.app.advance(secs(90)).await;
         self.app.settled().await.unwrap();
         self.app.advance(secs(5)).await;
-        let (ready, text) = self.app.running().monitor().ready();
+        let health = self.app.running().monitor().health();
+        let (ready, text) = (health.ready, health.to_string());
         assert!(ready, "{what}: {text}\n{}", self.log.text());
         assert_eq!(self.log.count(ENDS), 1, "{what}\n{}", self.log.text());
         assert_eq!(self.group().checkpoint_age, Duration::ZERO, "{what}");
@@ -162,7 +163,7 @@ async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
     one.publish(2).await;
     one.app.advance(BOUND).await;
     for _ in 0..1_200 {
-        let well = [&one.app, &two].into_iter().filter(|app| app.running().monitor().ready().0).count();
+        let well = [&one.app, &two].into_iter().filter(|app| app.running().monitor().health().ready).count();
         assert!(well < 2, "{:?}\n{:?}\n{}", one.app.status(), two.status(), one.log.text());
         one.app.advance(STEP).await;
     }
@@ -171,7 +172,7 @@ async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
         wire.heal();
     }
     one.is_over("both").await;
-    assert!(two.running().monitor().ready().0, "{:?}", two.status());
+    assert!(two.running().monitor().health().ready, "{:?}", two.status());
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,7 +192,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
         ward.app.advance(BOUND).await;
         for _ in 0..120 {
             assert!(ward.app.status().trouble.is_some(), "{kind:?}\n{}", ward.log.text());
-            assert!(!ward.app.running().monitor().ready().0);
+            assert!(!ward.app.running().monitor().health().ready);
             ward.app.advance(secs(1)).await;
         }
         assert!((2..=4).contains(&ward.log.count(BEGINS)) && ward.log.count(ENDS) == 0, "{}", ward.log.text());
@@ -209,7 +210,7 @@ async fn a_publisher_that_has_given_up_is_no_trouble_for_ever() {
     ward.app.publish(&Pulse { n: 2 }).await.unwrap_err();
     assert!(ward.app.status().trouble.is_some());
     ward.app.advance(secs(61)).await;
-    assert!(ward.app.running().monitor().ready().0, "{:?}", ward.app.status());
+    assert!(ward.app.running().monitor().health().ready, "{:?}", ward.app.status());
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +228,8 @@ async fn a_group_that_has_reason_to_wait_is_well() {
         }
         for _ in 0..3_000 {
             for app in [&ward.app, &other] {
-                let (ready, text) = app.running().monitor().ready();
+                let health = app.running().monitor().health();
+                let (ready, text) = (health.ready, health.to_string());
                 assert!(ready, "{text}\n{}", ward.log.text());
             }
             ward.app.advance(STEP).await;

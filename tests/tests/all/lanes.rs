@@ -248,7 +248,7 @@ fn status(app: &TestApp) -> GroupStatus {
 
 fn halt(app: &TestApp) -> Option<String> {
     match status(app).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -292,7 +292,7 @@ async fn events_of_one_key_are_handled_one_after_the_other_whatever_they_take_an
             assert_eq!(world.seen.account(account), calls, "account {account} with seed {seed}");
         }
         assert_eq!(world.seen.most(), 4, "as many as may, and no more");
-        assert_eq!((status(&app).done, status(&app).dead_lettered), (120, 0));
+        assert_eq!((status(&app).handled, status(&app).dead_lettered), (120, 0));
         app.advance(secs(1)).await;
         assert_eq!(world.at().await, ids[119]);
         assert!(world.next_holding().await.attempts.is_empty(), "attempts of settled events are forgotten");
@@ -356,10 +356,10 @@ async fn dead_letters_are_written_in_the_order_of_the_stream() {
     let app = world.start(consumers![book], Config::new().consumers(config)).await;
     let ids = publish_apart(&app, 1..=6).await;
     app.advance(secs(2)).await;
-    assert_eq!((dead(&app).await, status(&app).done, world.at().await < ids[0]), (vec![], 2, true));
+    assert_eq!((dead(&app).await, status(&app).handled, world.at().await < ids[0]), (vec![], 2, true));
     settled(&app).await;
     assert_eq!(dead(&app).await, [1, 2, 4, 5]);
-    assert_eq!((status(&app).dead_lettered, status(&app).done), (4, 2));
+    assert_eq!((status(&app).dead_lettered, status(&app).handled), (4, 2));
     let letters = app.dead_letters::<Move>("ledger").await.unwrap();
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.attempts())).collect();
     assert_eq!(found, [("handler", 3), ("permanent", 1), ("permanent", 1), ("permanent", 1)]);
@@ -461,7 +461,7 @@ async fn nothing_starts_while_there_is_no_room_for_a_dead_letter() {
     app.advance(secs(5)).await;
     settled(&app).await;
     assert_eq!(dead(&app).await, [3]);
-    assert_eq!(status(&app).done, 7);
+    assert_eq!(status(&app).handled, 7);
 }
 
 // Bounds.
@@ -472,20 +472,20 @@ async fn at_the_bound_the_status_and_the_log_say_which_entry_holds_up_the_others
     let log = logged();
     world.lab.always("ledger", 1, Act::Fail);
     let mut config = Config::new().consumers(options().with_backoff(secs(30), secs(30)));
-    config.lane_entries = 50;
+    config.max_unsettled_entries = 50;
     let app = world.start(consumers![book], config).await;
     let ids = publish_apart(&app, 1..=200).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), (1..=50).collect::<Vec<_>>(), "50 entries from the oldest on");
-    let reason = status(&app).held_up.expect("a reason");
-    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`lane_entries`)"] {
+    let reason = status(&app).blocked_by.expect("a reason");
+    for words in [&format!("entry {}", ids[0]), "`book`", "1 failed attempt of 3", "50 (`max_unsettled_entries`)"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     assert_eq!(log.count("held up"), 1, "{}", log.text());
     app.advance(secs(30)).await;
-    assert!(status(&app).held_up.unwrap().contains("2 failed attempts of 3"));
+    assert!(status(&app).blocked_by.unwrap().contains("2 failed attempts of 3"));
     settled(&app).await;
-    assert_eq!((status(&app).held_up, world.events().len()), (None, 202));
+    assert_eq!((status(&app).blocked_by, world.events().len()), (None, 202));
 }
 
 #[tokio::test]
@@ -494,14 +494,14 @@ async fn what_waits_behind_a_key_is_bounded_in_bytes_too() {
     let gate = Gate::default();
     world.lab.script("ledger", 1, [Act::Wait(gate.clone())]);
     let mut config = Config::new();
-    config.lane_bytes = 10_000;
+    config.max_unsettled_bytes = 10_000;
     let app = world.start(consumers![book], config).await;
     publish(&app, (1..=200).map(|n| ("a", n))).await;
     publish(&app, [("b", 300)]).await;
     app.advance(secs(5)).await;
     assert_eq!(world.events(), [1], "the other key is beyond the bound");
-    let reason = status(&app).held_up.expect("a reason");
-    assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`lane_bytes`)"), "{reason}");
+    let reason = status(&app).blocked_by.expect("a reason");
+    assert!(reason.contains("after 0 failed attempts") && reason.contains("10000 (`max_unsettled_bytes`)"), "{reason}");
     gate.open();
     settled(&app).await;
     assert_eq!(world.events().len(), 201);
@@ -560,7 +560,7 @@ async fn a_stop_lets_the_handlers_in_hand_finish_and_begins_no_other() {
     let ids = publish_apart(&app, 1..=9).await;
     world.lab.called("ledger", 4).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(began.elapsed().as_secs(), 4);
     assert_eq!((world.events(), world.at().await), (vec![1, 2, 3, 4], ids[3]));
     let app = world.lanes(3).await;
@@ -580,7 +580,7 @@ async fn a_stop_writes_the_dead_letters_that_are_next_and_keeps_the_attempts_of_
     let app = world.lanes(8).await;
     let ids = publish_apart(&app, 1..=6).await;
     world.lab.called("ledger", 7).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.at().await, ids[3], "6 comes again");
     let letters = world.store.dead_letters(&group(), EntryId::ZERO, 9).await.unwrap();
     assert_eq!(letters.len(), 2);
@@ -596,7 +596,7 @@ async fn a_handler_that_goes_on_at_the_deadline_is_cut_short_and_the_others_are_
     let app = world.start(consumers![book], Config::new().consumers(config)).await;
     let ids = publish_apart(&app, 1..=3).await;
     world.lab.called("ledger", 3).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
     assert_eq!((world.lab.cancelled("ledger"), world.at().await), (vec![2], ids[0]));
 }
 
@@ -639,7 +639,7 @@ async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
     world.wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
     // The look for what was deleted, every ten seconds, fails.
     app.advance(secs(15)).await;
-    assert!(matches!(status(&app).phase, Phase::Troubled { .. }), "{:?}", status(&app));
+    assert!(matches!(status(&app).phase, Phase::Retrying(_)), "{:?}", status(&app));
     world.wire.heal();
     publish_apart(&app, [6]).await;
     world.lab.called("ledger", 6).await;
@@ -676,9 +676,11 @@ async fn a_batch_is_refused_with_the_remedy() {
 async fn two_consumers_that_differ_are_refused_and_bounds_that_allow_nothing() {
     let app = App::with(consumers![book, close_otherwise]).state(Lab::default()).state(Seen::default());
     let mut config = Config::new();
-    config.lane_entries = 0;
+    config.max_unsettled_entries = 0;
     let reason = refusal(&app.config(config));
-    for words in ["give group `ledger` a different `concurrency`", "`lane_entries` or `lane_bytes` is 0"] {
+    for words in
+        ["give group `ledger` a different `concurrency`", "`max_unsettled_entries` or `max_unsettled_bytes` is 0"]
+    {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
     let too_many = Config::new().group("ledger", options().with_concurrency(1001));
@@ -706,7 +708,7 @@ async fn on_redis_the_order_of_each_key_holds_and_everything_is_committed() {
     for receipt in running.publisher().publish_all(moves.clone()).await {
         receipt.unwrap();
     }
-    tokio::time::timeout(secs(60), running.caught_up()).await.expect("within a minute").unwrap();
+    tokio::time::timeout(secs(60), running.settled()).await.expect("within a minute").unwrap();
     for account in ACCOUNTS {
         let mut found: Vec<_> = seen.account(account).into_iter().map(|(n, _)| n).collect();
         found.dedup();
@@ -716,7 +718,7 @@ async fn on_redis_the_order_of_each_key_holds_and_everything_is_committed() {
     let letters = running.dead_letters::<Move>("ledger").list(None, 9).await.unwrap();
     let dead: Vec<_> = letters.iter().map(|letter| letter.decode().unwrap().n).collect();
     assert_eq!(dead, [100, 101]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let fields: Vec<String> = server.run("HKEYS streams:{moves}:ledger");
     assert!(!fields.iter().any(|field| field.starts_with("attempts:")), "{fields:?}");
 }

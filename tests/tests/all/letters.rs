@@ -65,7 +65,7 @@ async fn telling(note: Note, ctx: Context, seen: State<Seen>) -> Outcome {
     let tenant = ctx.headers().get("tenant").map(str::to_owned);
     let mut seen = seen.0.0.lock().unwrap();
     seen.push((note.n, ctx.event_id().to_string(), tenant, ctx.entry_id(), ctx.attempt(), ctx.is_replay()));
-    if ctx.is_replay() { Outcome::Done } else { Outcome::DeadLetter("not yet".to_owned()) }
+    if ctx.is_replay() { Outcome::Done } else { Outcome::dead_letter("not yet") }
 }
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -148,7 +148,7 @@ async fn settled(app: &TestApp) {
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
     match app.status().groups.into_iter().find(|status| status.group == name).unwrap().phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -178,7 +178,7 @@ async fn a_replay_is_the_event_as_it_was() {
     let seen = Seen::default();
     let app = App::with(consumers![telling]).state(seen.clone());
     let app = TestApp::start_with(app, Arc::new(world.store.clone()), 1).await.unwrap();
-    let receipt = app.publisher().send(&Note { n: 7 }).header("tenant", "a").event_id("note-7").await.unwrap();
+    let receipt = app.publisher().publish(&Note { n: 7 }).header("tenant", "a").id("note-7").await.unwrap();
     settled(&app).await;
     assert_eq!(world.replay_all("telling").await, 1);
     app.advance(LEASE).await;
@@ -268,7 +268,7 @@ async fn a_letter_that_no_consumer_takes_any_more_goes_back_and_says_so() {
     let app = world.start(consumers![mine, sketches]).await;
     app.publish(&Sketch { n: 1 }).await.unwrap();
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![mine]).await;
     world.replay_all("mine").await;
     app.advance(LEASE).await;
@@ -286,7 +286,7 @@ async fn a_stop_in_the_middle_of_a_replay_loses_nothing_and_is_no_crash() {
     for round in 1..=4 {
         app.advance(LEASE).await;
         world.lab.called("mine", 1 + round).await;
-        let _ = app.into_running().stop().await;
+        let _ = app.into_running().shutdown().await;
         assert_eq!(world.waiting("mine").await, 1);
         if round == 4 {
             world.lab.script("mine", 1, []);
@@ -305,7 +305,7 @@ async fn attempts_of_a_replay_survive_a_restart() {
     world.lab.always("mine", 1, Act::Fail);
     world.replay_all("mine").await;
     world.lab.called("mine", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![mine]).await;
     app.advance(secs(20)).await;
     assert_eq!(world.lab.calls("mine")[1..], [(1, 1), (1, 2), (1, 3)]);
@@ -387,7 +387,7 @@ async fn a_consumer_of_batches_gets_a_replay_alone() {
 async fn what_an_owner_left_is_taken_up_by_the_next() {
     let world = World::new();
     let app = world.one_letter().await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     // While nobody runs the group.
     world.replay_all("mine").await;
     let app = world.start(consumers![mine]).await;
@@ -568,7 +568,7 @@ async fn publish_on(app: &Running, notes: std::ops::RangeInclusive<u64>) {
 }
 
 fn is_halted(app: &Running) -> bool {
-    matches!(app.status().groups[0].phase, Phase::Halted { .. })
+    matches!(app.status().groups[0].phase, Phase::Halted(_))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -588,9 +588,9 @@ async fn full_dead_letters_go_on_without_a_restart_when_some_are_discarded_or_se
     assert_eq!(letters.replay_all(&DeadLetterFilter::all()).await.unwrap().moved, 2);
     until(|| site.lab.events("mine").contains(&6)).await;
     until(|| [3, 4].iter().all(|n| site.lab.events("mine").iter().filter(|event| *event == n).count() == 2)).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     assert_eq!(letters.count(&DeadLetterFilter::all()).await.unwrap(), 1);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -608,7 +608,7 @@ async fn a_storm_goes_on_without_a_restart_when_another_process_resumes_it_and_i
     assert_eq!(letters.replay_all(&DeadLetterFilter::all().reason("NEVER works")).await.unwrap().moved, 4);
     until(|| site.lab.events("mine").len() == 12).await;
     assert_eq!(site.lab.events("mine")[4..], [5, 6, 7, 8, 1, 2, 3, 4]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
     assert_eq!(
         (letters.count(&DeadLetterFilter::all()).await.unwrap(), letters.replaying(9).await.unwrap().len()),
         (0, 0)
@@ -635,5 +635,5 @@ async fn a_full_server_lets_letters_be_sent_and_handled() {
     }
     assert_eq!(letters.list(None, 9).await.unwrap()[0].replays(), 1);
     server.run::<()>("CONFIG SET maxmemory 0");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }

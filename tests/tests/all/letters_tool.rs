@@ -68,9 +68,9 @@ async fn the_session_in_the_guide_says_what_the_tool_says() {
     let app = App::with(consumers![pay]).state(Arc::clone(&open)).broker(broker).config(config).start().await.unwrap();
     for (n, cents) in [(1, 100), (2, 200), (3, -1)] {
         let payout = Payout { account: "ben".to_owned(), cents };
-        app.publisher().send(&payout).event_id(format!("payout-{n}")).await.unwrap();
+        app.publisher().publish(&payout).id(format!("payout-{n}")).await.unwrap();
     }
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     open.store(true, Ordering::Relaxed);
     let guide = include_str!("../../../docs/operating.md");
     let session = guide.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
@@ -96,7 +96,7 @@ async fn the_session_in_the_guide_says_what_the_tool_says() {
         tokio::task::yield_now().await;
     }
     assert_eq!(letters.count(&DeadLetterFilter::all()).await.unwrap(), 0);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[test]

@@ -79,7 +79,7 @@ enum Dump {
 /// The fields of these events, as a publisher writes them.
 async fn fields(steps: impl IntoIterator<Item = u64>) -> Vec<Fields> {
     let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
-    let publisher = Publisher::on(Arc::clone(&broker));
+    let publisher = Publisher::new(Arc::clone(&broker));
     let receipts = publisher.publish_all(steps.into_iter().map(|n| Step { n })).await;
     let entries = broker.read(&partition(), EntryId::ZERO, receipts.len()).await.unwrap();
     let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
@@ -208,7 +208,7 @@ impl World {
     }
 
     async fn publish(&self, steps: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
-        let publisher = Publisher::on(Arc::clone(&self.broker));
+        let publisher = Publisher::new(Arc::clone(&self.broker));
         let receipts = publisher.publish_all(steps.into_iter().map(|n| Step { n })).await;
         receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
     }
@@ -249,7 +249,7 @@ async fn loss(app: &Running, group: &str, nth: u64) -> DataLoss {
 async fn halted(app: &Running, group: &str) -> String {
     until(|| async {
         match status(app, group).phase {
-            Phase::Halted { reason } => Some(reason),
+            Phase::Halted(halt) => Some(halt.to_string()),
             _ => None,
         }
     })
@@ -301,7 +301,7 @@ on_both! {
         assert_eq!(to, [EntryId::ZERO]);
         world.committed("halts", ids[5000]).await;
         assert!(world.lab.events("halts").ends_with(&(4992..5002).collect::<Vec<_>>()));
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         // Said once: neither a new process nor the next trim of what was read says it again.
         world.trim(ids[5000].next());
         let app = world.start(consumers![halts, goes_on]).await;
@@ -316,7 +316,7 @@ on_both! {
         let ids = world.publish(1..=3).await;
         world.committed("halts", ids[2]).await;
         world.committed("goes-on", ids[2]).await;
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         let ids = world.publish(4..=9).await;
         world.trim(ids[4]);
         let app = world.start(consumers![halts, goes_on]).await;
@@ -334,7 +334,7 @@ on_both! {
         let app = world.start(consumers![goes_on]).await;
         let ids = world.publish(1..=3).await;
         world.committed("goes-on", ids[2]).await;
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         let ids = world.publish(4..=9).await;
         world.trim(ids[5].next());
         let app = world.start(consumers![goes_on]).await;
@@ -349,7 +349,7 @@ on_both! {
         let app = world.start(consumers![goes_on]).await;
         let first = world.publish(1..=3).await;
         world.committed("goes-on", first[2]).await;
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         let ids = world.publish(4..=9).await;
         // Those that were read are no loss.
         world.remove(&[first[1], ids[1], ids[2], ids[5]]);
@@ -470,7 +470,7 @@ on_both! {
             app.admin().reset("loss", "halts", Start::At(ids[19].next())).await.unwrap();
             world.committed("halts", new[39].0).await;
             assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (1, 1), "{:?}", app.status());
-            assert_eq!(app.stop().await, Stopped::Clean);
+            assert_eq!(app.shutdown().await, Stopped::Clean);
         }
     }
 
@@ -523,7 +523,7 @@ on_both! {
         for group in ["halts", "goes-on"] {
             world.called(group, 290).await;
         }
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         for group in ["halts", "goes-on"] {
             let state = world.broker.state(&partition().group(group)).await.unwrap().unwrap();
             assert_eq!(state.at, ids[298]);
@@ -553,7 +553,7 @@ on_both! {
         let app = world.start(consumers![halts]).await;
         let ids = world.publish(1..=3).await;
         world.committed("halts", ids[2]).await;
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         let ids = world.publish(4..=9).await;
         world.trim(ids[4]);
         let app = world.start(consumers![halts]).await;
@@ -637,7 +637,7 @@ async fn another_takes_the_place_of_the_last(while_it_runs: bool) {
     if while_it_runs {
         replace.exec(&mut RedisServer::client(url)).unwrap();
     } else {
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
         replace.exec(&mut RedisServer::client(url)).unwrap();
         app = world.start(consumers![halts]).await;
     }
@@ -795,7 +795,7 @@ impl Life {
         if crash {
             drop(app);
         } else {
-            assert_eq!(app.stop().await, Stopped::Clean);
+            assert_eq!(app.shutdown().await, Stopped::Clean);
         }
         self.begin().await;
     }

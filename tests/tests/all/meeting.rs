@@ -164,7 +164,7 @@ async fn two_builds_that_cannot_read_each_other_are_told_once_with_both_sides_an
         risk.publisher().publish(&event).await.unwrap();
         assert_eq!(lines(&log, "two builds"), found);
         // Neither says anything of these events in the log of the next broker.
-        assert_eq!((feed.stop().await, risk.stop().await), (Stopped::Clean, Stopped::Clean));
+        assert_eq!((feed.shutdown().await, risk.shutdown().await), (Stopped::Clean, Stopped::Clean));
     }
 }
 
@@ -173,7 +173,7 @@ async fn a_producer_of_another_shape_is_told_before_its_first_event() {
     for [one, two] in brokers() {
         let log = logged();
         let _feed = start(consumers![feed::take], &one).await;
-        let publisher = Publisher::on(two);
+        let publisher = Publisher::new(two);
         let event = risk::Trade { symbol: String::new(), price: String::new() };
         publisher.publish(&event).await.unwrap();
         let found = lines(&log, "two builds");
@@ -222,7 +222,7 @@ async fn nothing_is_said_when_builds_agree() {
         let _one = start(consumers![feed::take], &one).await;
         let again = start(consumers![feed::take], &two).await;
         again.publisher().publish(&trade()).await.unwrap();
-        Publisher::on(one).publish(&trade()).await.unwrap();
+        Publisher::new(one).publish(&trade()).await.unwrap();
         assert_eq!(log.text(), "");
     }
 }
@@ -250,7 +250,7 @@ async fn a_producer_ahead_of_a_group_is_told_before_its_first_event_is_written()
         let _feed = start_group(consumers![feed::take], &one).await;
         let (faulty, gate) = (Faulty::over(two), Gate::default());
         faulty.always(Op::Append, Fault::Hold(gate.clone()));
-        let publisher = Publisher::on(Arc::new(faulty));
+        let publisher = Publisher::new(Arc::new(faulty));
         let publishing = tokio::spawn({
             let publisher = publisher.clone();
             async move { publisher.publish(&next_trade()).await }
@@ -273,7 +273,7 @@ async fn a_producer_of_a_version_that_a_group_no_longer_reads_is_told() {
     for [one, two] in brokers() {
         let log = logged();
         let _next = start_group(consumers![next::take], &one).await;
-        Publisher::on(two).publish(&trade()).await.unwrap();
+        Publisher::new(two).publish(&trade()).await.unwrap();
         let found = lines(&log, "group `next` reads");
         assert_eq!(found.len(), 1, "{found:?}");
         says(&found[0], &["from version 2 on", "publishes version 1", "dead letter"]);
@@ -284,7 +284,7 @@ async fn a_producer_of_a_version_that_a_group_no_longer_reads_is_told() {
 async fn a_group_that_starts_behind_a_producer_is_told_before_it_meets_the_version() {
     for [one, two] in brokers() {
         let log = logged();
-        Publisher::on(one).publish(&next_trade()).await.unwrap();
+        Publisher::new(one).publish(&next_trade()).await.unwrap();
         assert_eq!(log.text(), "");
         let _feed = start(consumers![feed::take], &two).await;
         let found = lines(&log, "group `feed` reads");
@@ -325,7 +325,7 @@ async fn what_a_group_reads_is_for_its_owner_to_say() {
     says(&reads().await, &[r#""events":{"Trade":[1,1]}"#]);
     owner.advance(Duration::from_secs(3601)).await;
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
-    assert_eq!(owner.into_running().stop().await, Stopped::Clean);
+    assert_eq!(owner.into_running().shutdown().await, Stopped::Clean);
     wire.heal();
     older.advance(Duration::from_secs(3601)).await;
     says(&reads().await, &[r#""events":{"Trade":[1,1]}"#]);
@@ -335,7 +335,7 @@ async fn what_a_group_reads_is_for_its_owner_to_say() {
 async fn a_group_that_is_gone_is_not_spoken_of() {
     for [one, two] in brokers() {
         let log = logged();
-        let stopped = start_group(consumers![feed::take], &one).await.stop().await;
+        let stopped = start_group(consumers![feed::take], &one).await.shutdown().await;
         assert_eq!(stopped, Stopped::Clean);
         let notes = one.notes(&fills(), &Notes::new(), &[]).await.unwrap();
         assert!(notes.contains_key("reads:feed"), "{notes:?}");
@@ -347,7 +347,7 @@ async fn a_group_that_is_gone_is_not_spoken_of() {
         next.publisher().publish(&next_trade()).await.unwrap();
         assert_eq!(log.text(), "");
         // And where there is one, also when nobody runs it at the moment.
-        Publisher::on(one).publish(&next_trade()).await.unwrap();
+        Publisher::new(one).publish(&next_trade()).await.unwrap();
         assert_eq!(log.count("group `feed` reads"), 1);
     }
 }
@@ -364,7 +364,7 @@ async fn a_broker_that_does_not_answer_holds_nothing_up() {
     for _ in 0..3 {
         running.publisher().publish(&trade()).await.unwrap();
     }
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     assert_eq!((faulty.calls(Op::Notes), log.text()), (2, String::new()), "one by the app, one by its publisher");
     // It is asked again when it answers.
     faulty.heal();
@@ -388,7 +388,7 @@ async fn a_broker_that_refuses_is_named_once() {
 #[tokio::test]
 async fn nothing_is_asked_for_an_event_but_the_first() {
     let faulty = Faulty::over(Arc::new(Embedded::new()));
-    let publisher = Publisher::on(Arc::new(faulty.clone()));
+    let publisher = Publisher::new(Arc::new(faulty.clone()));
     for _ in 0..50 {
         publisher.publish(&trade()).await.unwrap();
         publisher.publish_all([trade(), trade()]).await;
@@ -409,7 +409,7 @@ async fn the_start_goes_on_over_a_full_server_and_over_a_user_who_may_not_write_
         Arc::new(Redis::open(&format!("redis://app:secret@127.0.0.1:{}", server.port())).unwrap());
     let running = start_group(consumers![feed::take], &broker).await;
     running.publisher().publish(&trade()).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     let found = lines(&log, " WARN ");
     assert_eq!(found.len(), 1, "{found:?}");
     says(&found[0], &["cannot be compared", "streams:{fills}:_builds", "NOPERM"]);

@@ -210,7 +210,7 @@ async fn what_a_process_gives_back_when_it_stops_is_taken_at_once_by_who_keeps_i
     let world = World::default();
     let mut apps = world.settled(4).await;
     let stopped_at = world.store.now().await.unwrap();
-    let leaving = apps.remove(1).into_running().stop();
+    let leaving = apps.remove(1).into_running().shutdown();
     let publish = world.publish(&apps[0], secs(6));
     let (history, stopped, ()) = tokio::join!(world.watch(secs(6)), leaving, publish);
     assert_eq!(stopped, Stopped::Clean);

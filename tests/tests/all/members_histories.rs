@@ -132,7 +132,7 @@ impl Life {
         let store = Embedded::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         Self {
             dice: Dice::new(seed),
-            publisher: Publisher::on(Arc::new(store.clone())),
+            publisher: Publisher::new(Arc::new(store.clone())),
             store,
             truth: Arc::default(),
             processes: Vec::new(),
@@ -199,7 +199,7 @@ impl Life {
             42..47 if self.processes.len() > 1 => {
                 self.processes[index].wire.heal();
                 let app = self.take(index);
-                let _ = app.into_running().stop().await;
+                let _ = app.into_running().shutdown().await;
             }
             47..52 => {
                 // Slow to hear: what it is told of is older than what it has done since.
@@ -451,7 +451,7 @@ struct Job {
     n: u64,
 }
 
-#[consumer(group = "pool", delivery = "shared")]
+#[consumer(group = "pool", delivery = "queue")]
 async fn job(job: Job, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, job.n).await
 }
@@ -499,7 +499,7 @@ async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are
     const GROUPS: usize = 500;
     let wire = Faulty::over(Arc::new(Embedded::new()));
     // Whoever handles it looks whether its lease is still held.
-    Publisher::on(Arc::new(wire.clone())).publish(&Crowd { n: 1 }).await.unwrap();
+    Publisher::new(Arc::new(wire.clone())).publish(&Crowd { n: 1 }).await.unwrap();
     // All of them take twice as long as a lease.
     wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));
     let app = App::with(in_groups(consumers![crowd][0], GROUPS)).config(Config::new().lease(LEASE));

@@ -165,7 +165,7 @@ fn status(app: &TestApp, name: &str) -> GroupStatus {
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
     match status(app, name).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -187,7 +187,7 @@ async fn an_error_in_one_group_never_shows_in_another() {
     settled(&app).await;
     assert_eq!(world.lab.calls("right"), [(1, 1), (2, 1), (3, 1), (4, 1)]);
     let right = status(&app, "right");
-    assert_eq!((right.done, right.retried, right.dead_lettered), (4, 0, 0));
+    assert_eq!((right.handled, right.retried, right.dead_lettered), (4, 0, 0));
     assert!(dead(&app, "right").await.is_empty());
     assert_eq!(dead(&app, "left").await.len(), 1);
 }
@@ -241,7 +241,7 @@ async fn attempts_before_a_stop_count() {
     let app = world.start(consumers![left], three_attempts()).await;
     publish(&app, [1]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     let app = world.start(consumers![left], three_attempts()).await;
     settled(&app).await;
     assert_eq!(world.lab.calls("left"), [(1, 1), (1, 2), (1, 3)]);
@@ -289,7 +289,7 @@ async fn an_event_that_no_consumer_of_the_group_takes_is_passed_over_and_counted
     let last = world.append("Unheard@9", b"anything").await;
     settled(&app).await;
     assert_eq!(world.lab.events("left"), [2]);
-    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (3, 1));
+    assert_eq!((status(&app, "left").passed_over, status(&app, "left").handled), (3, 1));
     app.advance(secs(1)).await;
     assert_eq!(world.at("left").await, last);
 }
@@ -302,7 +302,7 @@ async fn a_dead_letter_keeps_everything_of_the_event_and_says_why() {
     world.lab.always("left", 7, Act::Fail);
     let app = world.start(consumers![left], three_attempts()).await;
     let event = Step { n: 7 };
-    let receipt = app.publisher().send(&event).event_id("step-7").header("tenant", "a").await.unwrap();
+    let receipt = app.publisher().publish(&event).id("step-7").header("tenant", "a").await.unwrap();
     settled(&app).await;
     let letters = dead(&app, "left").await;
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
@@ -357,7 +357,7 @@ async fn a_permanent_error_is_a_dead_letter_at_once() {
 
 #[tokio::test]
 async fn a_handler_may_ask_for_a_dead_letter() {
-    becomes(Act::Give(Outcome::DeadLetter("no such account".into())), "asked", 1, "no such account").await;
+    becomes(Act::Give(Outcome::dead_letter("no such account")), "asked", 1, "no such account").await;
 }
 
 #[tokio::test]
@@ -381,11 +381,11 @@ async fn another_attempt_comes_when_it_was_asked_for() {
 #[tokio::test]
 async fn a_skipped_event_is_settled_and_counted_apart() {
     let world = World::new();
-    world.lab.script("left", 1, [Act::Give(Outcome::Skip("seen before".into()))]);
+    world.lab.script("left", 1, [Act::Give(Outcome::skip("seen before"))]);
     let app = world.left().await;
     publish(&app, [1, 2]).await;
     settled(&app).await;
-    assert_eq!((status(&app, "left").skipped, status(&app, "left").done), (1, 1));
+    assert_eq!((status(&app, "left").skipped, status(&app, "left").handled), (1, 1));
     assert!(dead(&app, "left").await.is_empty());
 }
 
@@ -462,7 +462,7 @@ async fn twenty_dead_letters_in_a_row_halt_the_group_and_keep_its_lease() {
     let other = world.left().await;
     other.advance(LEASE * 5).await;
     assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     other.advance(secs(1)).await;
     assert_eq!(world.lab.events("left").len(), 30);
 }
@@ -525,7 +525,7 @@ async fn an_app_whose_dead_letters_are_full_stops_and_the_event_comes_again() {
     let world = World::new();
     let app = full(&world).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
     assert_eq!(world.state("left").await.lease.owner, "");
     let mut roomy = two_dead_letters();
@@ -606,7 +606,7 @@ async fn a_stop_commits_what_is_settled_and_nothing_is_repeated() {
     let app = world.left().await;
     let ids = publish(&app, 1..=20).await;
     world.lab.called("left", 20).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     assert_eq!(world.at("left").await, ids[19]);
     let app = world.left().await;
     settled(&app).await;
@@ -664,7 +664,7 @@ async fn a_commit_that_is_refused_halts_the_group_until_it_is_mended_and_nothing
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
     publish(&app, [4]).await;
     world.lab.called("left", 4).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
 }
 
 #[tokio::test]
@@ -710,7 +710,7 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
         assert_eq!(world.lab.events(group), [1, 2, 3, 4, 5, 6]);
     }
     assert_eq!(log.text().lines().count(), 2, "{}", log.text());
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -723,7 +723,7 @@ async fn a_commit_that_hangs_does_not_keep_the_app_from_stopping() {
     publish(&app, 1..=50).await;
     world.lab.called("left", 10).await;
     let began = Instant::now();
-    assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
 }
 
@@ -782,7 +782,7 @@ async fn another_app_takes_over_at_once_after_a_stop() {
     settled(&one).await;
     assert!(matches!(status(&one, "left").phase, Phase::Owning { .. }));
     assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
-    assert_eq!(one.into_running().stop().await, Stopped::Clean);
+    assert_eq!(one.into_running().shutdown().await, Stopped::Clean);
     let began = Instant::now();
     publish(&other, [2]).await;
     world.lab.called("left", 2).await;
@@ -818,7 +818,7 @@ async fn of_many_apps_one_owns_a_group_and_another_goes_on_when_it_stops() {
         n += 10;
         publish(&app, steps).await;
         settled(&app).await;
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
     for group in ["left", "right"] {
         assert_eq!(world.lab.events(group), (1..=40).collect::<Vec<_>>(), "{group}");
@@ -897,7 +897,7 @@ async fn an_owner_whose_commit_is_fenced_steps_back() {
     assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
     publish(&app, [2, 3]).await;
     app.advance(secs(1)).await;
-    assert_eq!((world.at("left").await, status(&app, "left").done), (first, 3));
+    assert_eq!((world.at("left").await, status(&app, "left").handled), (first, 3));
     let owner = "thief".to_owned();
     assert_eq!(status(&app, "left").phase, Phase::StandingBy { owner });
     wire.heal();
@@ -915,7 +915,7 @@ async fn an_app_that_stops_while_its_server_hangs_blames_no_handler() {
     wire.always(Op::Release, Fault::Hold(Gate::default()));
     publish(&app, [1, 2]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+    assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
 }
 
 #[tokio::test]
@@ -949,7 +949,7 @@ async fn an_outage_longer_than_the_lease_repeats_at_most_what_was_not_committed(
     world.lab.called("left", 13).await;
     wire.cut_off();
     app.advance(LEASE * 4).await;
-    assert!(matches!(status(&app, "left").phase, Phase::Troubled { .. }), "{:?}", app.status());
+    assert!(matches!(status(&app, "left").phase, Phase::Retrying(_)), "{:?}", app.status());
     wire.heal();
     settled(&app).await;
     publish(&app, 14..=20).await;
@@ -1036,7 +1036,7 @@ async fn a_lease_that_could_not_be_given_back_runs_out() {
     settled(&one).await;
     let other = world.left().await;
     wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
-    assert_eq!(one.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
+    assert_eq!(one.into_running().shutdown().await, Stopped::Uncommitted { groups: 1 });
     publish(&other, [2]).await;
     let began = Instant::now();
     settled(&other).await;
@@ -1068,5 +1068,5 @@ async fn a_timeout_that_never_ends_is_allowed() {
     let app = world.start(consumers![left], Config::new().consumers(options)).await;
     publish(&app, [1, 2]).await;
     world.lab.called("left", 2).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }

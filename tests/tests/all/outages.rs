@@ -85,7 +85,7 @@ impl Site {
         let app = App::with(consumers![one, two, three]).state(seen.clone()).broker(broker);
         let app = app.config(Config::new().lease(LEASE)).start().await.unwrap();
         publish(app.publisher(), 1..=40).await;
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         Self { server, app, seen, log }
     }
 
@@ -99,7 +99,7 @@ impl Site {
 
     /// Tries once.
     async fn probe(&self) -> Result<(), PublishError> {
-        let once = self.app.publisher().retrying_for(Duration::ZERO);
+        let once = self.app.publisher().with_retry(Duration::ZERO);
         once.publish(&Probe { filler: "x".repeat(10_000) }).await.map(drop)
     }
 
@@ -113,7 +113,7 @@ impl Site {
 
     /// Everything that is in the stream was handled by every group, in order, and repeated as often as may be.
     async fn is_whole(&self, outages: usize) {
-        self.app.caught_up().await.unwrap();
+        self.app.settled().await.unwrap();
         self.wait_until("ready", |site| site.app.status().is_ready()).await;
         for partition in 0..PARTITIONS {
             let entries = entries(&self.server.url(), partition);
@@ -159,7 +159,7 @@ async fn survives(args: &[&str], outage: Outage) {
     let mut site = Site::start(args).await;
     let before = site.log.text().len();
     (outage.begin)(&mut site.server);
-    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    let publisher = site.app.publisher().with_retry(PATIENCE);
     let during = tokio::spawn(async move { publish(&publisher, 41..=80).await });
     site.wait_until("told", |site| site.log.text()[before..].contains("the server cannot be used")).await;
     let status = site.app.status();
@@ -174,7 +174,7 @@ async fn survives(args: &[&str], outage: Outage) {
             assert!(error.is_retryable() && !error.is_backpressure() && !error.is_refused(), "{error}");
             assert!(began.elapsed() < PATIENCE, "not `{says}`: {error:?}");
         }
-        let is_troubled = |group: &GroupStatus| matches!(group.phase, Phase::Troubled { .. });
+        let is_troubled = |group: &GroupStatus| matches!(group.phase, Phase::Retrying(_));
         site.wait_until("without leases", |site| site.app.status().groups.iter().all(is_troubled)).await;
     }
     (outage.end)(&mut site.server);
@@ -189,7 +189,7 @@ async fn survives(args: &[&str], outage: Outage) {
     println!("{}", lines.join("\n"));
     assert!(lines.len() <= 4 && lines[0].contains("the server cannot be used"), "{lines:#?}");
     assert!(lines.last().unwrap().contains("the server can be used again"), "{lines:#?}");
-    assert_eq!(site.app.stop().await, Stopped::Clean);
+    assert_eq!(site.app.shutdown().await, Stopped::Clean);
 }
 
 /// A command with arguments that hold blanks, or none.
@@ -341,7 +341,7 @@ async fn a_full_server_takes_events_again_when_those_in_it_are_settled() {
         let length = || server.run::<u64>("XLEN ledger");
         assert!(published > 50 && length() >= published, "nobody has settled anything: {} of {published}", length());
         gate.open();
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         // Far above the limit, as other keys may make it: nothing but a trim by itself goes through.
         run(&server, &["CONFIG", "SET", "maxmemory", &(used + 1_500_000).to_string()]);
         let began = Instant::now();
@@ -352,8 +352,8 @@ async fn a_full_server_takes_events_again_when_those_in_it_are_settled() {
         }
         assert!(length() < published, "{}", length());
         run(&server, &["CONFIG", "SET", "maxmemory", "0"]);
-        app.caught_up().await.unwrap();
-        assert_eq!(app.stop().await, Stopped::Clean);
+        app.settled().await.unwrap();
+        assert_eq!(app.shutdown().await, Stopped::Clean);
     }
 }
 
@@ -368,7 +368,7 @@ async fn haul(_: Bulky, ctx: Context, seen: State<Seen>) {
     seen.add(&ctx);
 }
 
-#[consumer(group = "porters", delivery = "shared")]
+#[consumer(group = "porters", delivery = "queue")]
 async fn haul_together(_: Bulky, ctx: Context, seen: State<Seen>) {
     seen.add(&ctx);
 }
@@ -399,14 +399,14 @@ async fn reads_that_the_server_cuts_off_are_told_while_leases_are_well() {
         }
         assert!(!log.text().contains("the server can be used again"), "{group}: {}", log.text());
         run(&server, &["CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0"]);
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         while !app.status().is_ready() {
             assert!(began.elapsed() < PATIENCE, "{group}: not ready: {:?}\n{}", app.status(), log.text());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(seen.of(group, 0).len(), 3);
         assert_eq!(log.count("the server can be used again"), 1, "{}", log.text());
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
     }
 }
 
@@ -422,7 +422,7 @@ async fn block(_: Stuck, until: State<Arc<Mutex<()>>>) {
     drop(until.lock().unwrap());
 }
 
-#[consumer(group = "blocks-too", delivery = "shared", concurrency = 2, timeout = "100ms")]
+#[consumer(group = "blocks-too", delivery = "queue", concurrency = 2, timeout = "100ms")]
 async fn block_too(_: Stuck, until: State<Arc<Mutex<()>>>) {
     drop(until.lock().unwrap());
 }
@@ -446,7 +446,7 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     // On this thread, which is none of the executor's: an executor that is blocked may tell no time.
     let waits = |ready: bool| {
         let began = Instant::now();
-        while monitor.ready().0 != ready {
+        while monitor.health().ready != ready {
             assert!(began.elapsed() < PATIENCE, "never {ready}: {:?}", monitor.status());
             thread::sleep(Duration::from_millis(5));
         }
@@ -463,12 +463,12 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     // Together: the first to be handled may keep the others from being written.
     publisher.publish_all((0..events).map(|n| Stuck { n })).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     waits(false);
-    assert!(monitor.ready().1.contains("not yield"), "{}", monitor.ready().1);
+    assert!(monitor.health().to_string().contains("not yield"), "{}", monitor.health());
     drop(hold);
     holder.join().unwrap();
     waits(true);
-    app.caught_up().await.unwrap();
-    assert_eq!(app.stop().await, Stopped::Clean);
+    app.settled().await.unwrap();
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -487,7 +487,7 @@ async fn connections_that_are_killed_and_scripts_that_are_forgotten_are_hardly_n
     site.is_whole(rounds as usize).await;
     let lines = site.log.lines_since(before);
     assert!(lines.len() <= 4, "{lines:#?}");
-    assert_eq!(site.app.stop().await, Stopped::Clean);
+    assert_eq!(site.app.shutdown().await, Stopped::Clean);
 }
 
 /// A server with a user `app`, and an app that logs in as it.
@@ -513,7 +513,7 @@ async fn a_password_that_is_changed_is_an_outage_until_it_is_right_again() {
         received.unwrap().parse::<u32>().unwrap()
     };
     let (first, began) = (connections(), Instant::now());
-    let halted = |group: &GroupStatus| matches!(group.phase, Phase::Halted { .. });
+    let halted = |group: &GroupStatus| matches!(group.phase, Phase::Halted(_));
     site.wait_until("tried", |_| connections() >= first + 60).await;
     // Three shared connections and a tail, each at most every tenth of a second.
     assert!(began.elapsed() > Duration::from_secs(1), "60 attempts in {:?}", began.elapsed());
@@ -534,11 +534,11 @@ async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(
         status.groups.iter().filter(of).map(|group| group.phase.clone()).collect::<Vec<_>>()
     };
     let halted = |phase: &Phase| match phase {
-        Phase::Halted { reason } => words.iter().all(|word| reason.contains(word)),
+        Phase::Halted(halt) => words.iter().all(|word| halt.reason().contains(word)),
         _ => false,
     };
     site.wait_until("halted", |site| group(site, 2).iter().all(halted)).await;
-    let publisher = site.app.publisher().retrying_for(Duration::ZERO);
+    let publisher = site.app.publisher().with_retry(Duration::ZERO);
     let mut refused = 0;
     for n in 41..=80 {
         if let Err(error) = publisher.publish(&Pulse { n }).await {
@@ -645,7 +645,7 @@ async fn replies_that_are_damaged_on_their_way_cost_a_connection_and_no_event() 
     let server = RedisServer::start();
     let (port, damage) = network(server.port());
     let site = Site::on(server, &format!("redis://127.0.0.1:{port}/")).await;
-    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    let publisher = site.app.publisher().with_retry(PATIENCE);
     for round in 0..ROUNDS {
         let kind = if round % 2 == 0 { Damage::Rubbish } else { Damage::Half };
         *damage.lock().unwrap() = Some(kind);
@@ -654,7 +654,7 @@ async fn replies_that_are_damaged_on_their_way_cost_a_connection_and_no_event() 
         site.wait_until("damaged", |_| damage.lock().unwrap().is_none()).await;
     }
     site.is_whole(ROUNDS as usize).await;
-    assert_eq!(site.app.stop().await, Stopped::Clean);
+    assert_eq!(site.app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -662,9 +662,9 @@ async fn a_connection_that_falls_silent_one_way_is_given_up_and_another_made() {
     let server = RedisServer::start();
     let (port, damage) = network(server.port());
     let site = Site::on(server, &format!("redis://127.0.0.1:{port}/")).await;
-    let publisher = site.app.publisher().retrying_for(PATIENCE);
+    let publisher = site.app.publisher().with_retry(PATIENCE);
     *damage.lock().unwrap() = Some(Damage::Silence);
     publish(&publisher, 41..=80).await;
     site.is_whole(1).await;
-    assert_eq!(site.app.stop().await, Stopped::Clean);
+    assert_eq!(site.app.shutdown().await, Stopped::Clean);
 }

@@ -55,7 +55,7 @@ struct Jab {
     n: u64,
 }
 
-#[consumer(group = "ward", delivery = "shared", concurrency = 4)]
+#[consumer(group = "ward", delivery = "queue", concurrency = 4)]
 async fn ward(jab: Jab, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, jab.n).await
 }
@@ -131,7 +131,7 @@ impl World {
         for receipt in app.publisher().publish_all(doses.into_iter().map(dose)).await {
             receipt.unwrap();
         }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
 
     /// How often the handler of `frail` was called with an event.
@@ -170,7 +170,7 @@ impl World {
         for receipt in app.publisher().publish_all(tablets).await {
             receipt.unwrap();
         }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
+        assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     }
 
     /// Adds events with keys of their own.
@@ -229,7 +229,7 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
     }
     assert!(world.lab.calls("frail").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("frail"));
     let status = status(&app, "frail");
-    assert_eq!((status.dead_lettered, status.proving), (1, 0));
+    assert_eq!((status.dead_lettered, status.recovering), (1, 0));
     let metrics = app.running().monitor().metrics();
     let counted = metrics.lines().any(|line| {
         line.starts_with("streams_dead_lettered_total") && line.contains("cause=\"crash\"") && line.ends_with(" 1")
@@ -289,7 +289,7 @@ async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_spee
     assert!((510..=520).contains(&handled), "{handled}");
     // By the bound of the owner that is gone: 10. The rest is a commit or two.
     assert!((11..=16).contains(&commits), "{commits}");
-    assert_eq!(status(&app, "frail").proving, 0);
+    assert_eq!(status(&app, "frail").recovering, 0);
     let text = log.text();
     let warned = text.lines().find(|line| line.contains("was gone without giving its lease back")).expect("a warning");
     for part in ["WARN", "group=\"frail\"", "events=10", "owner=\"", "charged before it runs"] {
@@ -308,7 +308,7 @@ async fn what_was_added_after_the_owner_was_gone_is_not_proven() {
     let app = world.frail().await;
     settled(&app).await;
     app.advance(millis(200)).await;
-    assert_eq!(status(&app, "frail").proving, 0, "of a thousand that may have been in hand only three were there");
+    assert_eq!(status(&app, "frail").recovering, 0, "of a thousand that may have been in hand only three were there");
     let before = world.wire.calls(Op::Commit);
     for receipt in app.publisher().publish_all((4..=503).map(dose)).await {
         receipt.unwrap();
@@ -333,9 +333,9 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     while world.calls(5) == before {
         app.advance(millis(1)).await;
     }
-    let left = status(&app, "frail").proving;
+    let left = status(&app, "frail").recovering;
     assert!((1..5).contains(&left), "{left}");
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
     let app = world.start(consumers![frail], each()).await;
@@ -343,7 +343,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     assert_eq!(log.count("going on with at most so many events, each charged before it runs"), 1, "{}", log.text());
     assert_eq!((log.count("WARN"), log.count(&format!("events={}", left - 1))), (0, 1), "{}", log.text());
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
     let app = world.start(consumers![frail], each()).await;
@@ -365,7 +365,7 @@ async fn a_handler_that_was_dropped_at_a_stop_is_no_crash() {
     for _ in 0..3 {
         let app = world.start(consumers![frail], config()).await;
         world.lab.called("frail", world.lab.events("frail").len() + 1).await;
-        assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
+        assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
     }
     world.lab.script("frail", 1, []);
     let app = world.start(consumers![frail], config()).await;
@@ -540,7 +540,7 @@ async fn where_a_group_has_lanes_events_are_proven_side_by_side() {
     assert!(took >= secs(10) && took <= secs(10) + millis(10 * 15), "{took:?}");
     assert_eq!(world.lab.events("lanes").len(), calls + 40);
     assert!(dead_tablets(&app).await.is_empty());
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.status().groups[0].recovering, 0);
 }
 
 #[tokio::test]
@@ -676,10 +676,10 @@ async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_
     assert!(began.elapsed() < millis(50), "{:?}", began.elapsed());
     let commits = world.wire.calls(Op::Commit) - before;
     assert!(commits <= 4, "{commits}");
-    assert!(app.status().groups[0].proving > 0, "the first is not settled");
+    assert!(app.status().groups[0].recovering > 0, "the first is not settled");
     settled(&app).await;
     app.advance(millis(200)).await;
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.status().groups[0].recovering, 0);
 }
 
 #[tokio::test]
@@ -727,7 +727,7 @@ async fn a_stop_begins_nothing_that_is_still_to_be_charged() {
     world.wire.once(Op::Commit, Fault::Hold(gate.clone()));
     let app = world.start(consumers![lanes], config()).await;
     gate.arrived(1).await;
-    let stopping = tokio::spawn(app.into_running().stop());
+    let stopping = tokio::spawn(app.into_running().shutdown());
     tokio::time::sleep(millis(10)).await;
     gate.open();
     assert_eq!(stopping.await.unwrap(), Stopped::Clean);
@@ -744,7 +744,7 @@ async fn a_replay_runs_while_events_are_proven_and_nothing_is_charged_beside_it(
     world.lab.always("lanes", 1, Act::Permanent);
     let app = world.lanes().await;
     settled(&app).await;
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     world.publish_apart(3..=9).await;
     let app = world.lanes().await;
     world.lab.always("lanes", 3, Act::Fail);
@@ -779,7 +779,7 @@ async fn a_letter_that_has_ended_processes_is_handled_again_beside_no_other_susp
         world.lab.always(group, 1, Act::Hang);
         let app = start().await;
         match of_a_queue {
-            true => _ = app.publisher().send(&Jab { n: 1 }).await.unwrap(),
+            true => _ = app.publisher().publish(&Jab { n: 1 }).await.unwrap(),
             false => world.publish([1]).await,
         }
         world.dies_in(group, app, 1).await;
@@ -854,7 +854,7 @@ async fn live(
             left -= 1;
             if left < 10_000 && stops {
                 // It may come upon poison while it stops, and is then dropped at the deadline.
-                let _ = app.into_running().stop().await;
+                let _ = app.into_running().shutdown().await;
                 break;
             }
             if left < 10_000 && killed {
@@ -978,7 +978,7 @@ async fn history_of_a_queue(seed: u64) {
     let mut poison: Vec<u64> = (0..=numbers.below(2)).map(|_| 1 + numbers.below(EVENTS)).collect();
     poison.sort_unstable();
     poison.dedup();
-    let publisher = Publisher::on(Arc::new(world.store.clone()));
+    let publisher = Publisher::new(Arc::new(world.store.clone()));
     for receipt in publisher.publish_all((1..=EVENTS).map(|n| Jab { n })).await {
         receipt.unwrap();
     }
@@ -992,7 +992,7 @@ async fn history_of_a_queue(seed: u64) {
     }
     let called = || poison.iter().map(|n| world.calls_in("ward", *n)).sum::<usize>();
     let app = live(seed, &mut numbers, called, async |numbers| {
-        let options = HARDY.with_delivery(Delivery::Shared).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
+        let options = HARDY.with_delivery(Delivery::Queue).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
         world.start(consumers![ward], with(options).shutdown_deadline(millis(50))).await
     });
     let app = app.await;
@@ -1304,7 +1304,7 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     }
     server.run::<()>("CONFIG RESETSTAT");
     let app = App::with(consumers![well]).broker(Arc::new(Redis::open(&server.url()).unwrap())).start().await.unwrap();
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     let stats: String = server.run("INFO commandstats");
     let calls = |command: &str| -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
@@ -1320,5 +1320,5 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     let mut state: Vec<_> = state.iter().map(String::as_str).collect();
     state.sort_unstable();
     assert_eq!(state, ["at", "at_event", "beat", "bound", "epoch", "events", "lease", "mode", "owner", "seen"]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }

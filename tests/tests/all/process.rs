@@ -119,6 +119,7 @@ async fn a_handler_past_the_deadline_is_dropped_and_the_exit_code_is_2() {
     let before = site.state("at");
     worker.signal("TERM");
     assert_eq!(worker.code(), Some(2));
+    assert!(worker.errors().contains("run() returned Aborted { handlers: 1 }"), "{}", worker.errors());
     assert_eq!((site.state("owner"), site.state("at")), (String::new(), before));
 }
 
@@ -278,7 +279,8 @@ fn every_bad_variable_is_named_at_once_and_the_exit_code_is_1() {
 
 #[test]
 fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
-    let mut worker = Process::start(&mut Command::new(env!("CARGO_BIN_EXE_worker")));
+    let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_LAESE", "1s"));
+    worker.logs("unknown environment variable ignored variable=\"STREAMS_LAESE\" perhaps=\"STREAMS_LEASE\"");
     if cfg!(debug_assertions) {
         worker.logs("no REDIS_URL is set: using the embedded broker");
         worker.signal("TERM");
@@ -392,7 +394,7 @@ async fn dead_letters_are_listed_by_the_page_decoded_and_discarded() {
     assert_eq!(letters.discard(&ids).await.unwrap(), 3);
     assert_eq!(letters.discard(&ids).await.unwrap(), 0);
     assert_eq!(letters.list(None, 9).await.unwrap().len(), 2);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 /// For an app that only looks.

@@ -66,7 +66,7 @@ fn logbook() -> PartitionKey {
 /// A publisher on an embedded store, whose calls can go wrong.
 fn publisher() -> (Publisher, Faulty) {
     let wire = Faulty::over(Arc::new(Embedded::new()));
-    (Publisher::on(Arc::new(wire.clone())), wire)
+    (Publisher::new(Arc::new(wire.clone())), wire)
 }
 
 async fn entries(broker: &dyn Broker, partition: &PartitionKey) -> Vec<Arc<Entry>> {
@@ -90,7 +90,7 @@ async fn a_key_picks_the_partition_that_the_documentation_says() {
 async fn an_event_without_a_key_goes_by_its_event_id() {
     let (publisher, _) = publisher();
     for (id, partition) in [("BTC-USD", 0), ("ETH-USD", 7), ("0197a3c2-7b1e-7d4a-9c5f-3e2d1a0b4c6d", 0)] {
-        let receipt = publisher.send(&note("x")).event_id(id).await.unwrap();
+        let receipt = publisher.publish(&note("x")).id(id).await.unwrap();
         assert_eq!((receipt.partition, receipt.event_id.as_str()), (partition, id));
     }
 }
@@ -105,7 +105,7 @@ async fn an_event_id_is_ones_own_or_a_fresh_uuid() {
         assert_eq!(id.version, '7');
         assert!(ids.insert(receipt.event_id));
     }
-    let own = publisher.send(&quote("BTC-USD", 0)).event_id("mine").await.unwrap();
+    let own = publisher.publish(&quote("BTC-USD", 0)).id("mine").await.unwrap();
     let last = wire.read_back(&quotes(0), EntryId::MAX, 1).await.unwrap();
     assert_eq!((last[0].given_id(), own.event_id.as_str()), (Some("mine"), "mine"));
 }
@@ -138,13 +138,13 @@ async fn what_no_consumer_would_accept_is_refused_and_nothing_is_sent() {
     let fits = note("fits");
     let mut refused = vec![
         publisher.publish(&note(&long)).await.unwrap_err(),
-        publisher.send(&fits).event_id("").await.unwrap_err(),
-        publisher.send(&fits).event_id("x".repeat(129)).await.unwrap_err(),
-        publisher.send(&fits).header("payload", "x").await.unwrap_err(),
-        publisher.send(&fits).header("", "x").await.unwrap_err(),
-        publisher.send(&fits).header("a", "x".repeat(4000)).await.unwrap_err(),
+        publisher.publish(&fits).id("").await.unwrap_err(),
+        publisher.publish(&fits).id("x".repeat(129)).await.unwrap_err(),
+        publisher.publish(&fits).header("payload", "x").await.unwrap_err(),
+        publisher.publish(&fits).header("", "x").await.unwrap_err(),
+        publisher.publish(&fits).header("a", "x".repeat(4000)).await.unwrap_err(),
     ];
-    let mut many = publisher.send(&fits);
+    let mut many = publisher.publish(&fits);
     for n in 0..33 {
         many = many.header(format!("h{n}"), "x");
     }
@@ -154,7 +154,7 @@ async fn what_no_consumer_would_accept_is_refused_and_nothing_is_sent() {
     }
     assert!(refused[0].to_string().contains("1024"), "{}", refused[0]);
     assert_eq!(wire.calls(Op::Append), 0);
-    publisher.send(&fits).event_id("x".repeat(128)).header("tenant", "a").await.unwrap();
+    publisher.publish(&fits).id("x".repeat(128)).header("tenant", "a").await.unwrap();
 }
 
 // Many at once.
@@ -212,7 +212,7 @@ async fn an_event_that_is_refused_ends_its_partition_after_those_before_it() {
 async fn a_lost_reply_says_that_the_event_may_be_there_and_which_id_it_has() {
     let (publisher, wire) = publisher();
     wire.once(Op::Append, Fault::LoseReply);
-    let error = publisher.retrying_for(Duration::ZERO).publish(&quote("BTC-USD", 1)).await.unwrap_err();
+    let error = publisher.with_retry(Duration::ZERO).publish(&quote("BTC-USD", 1)).await.unwrap_err();
     assert!(error.is_indefinite() && error.is_retryable() && !error.is_backpressure());
     let there = entries(&wire, &quotes(0)).await;
     assert_eq!(there[0].given_id(), error.event_id());
@@ -295,7 +295,7 @@ async fn a_full_server_is_backpressure_and_takes_events_again_when_it_has_room()
 #[tokio::test]
 async fn the_last_event_of_a_type_is_found_behind_others() {
     for broker in brokers() {
-        let publisher = Publisher::on(broker);
+        let publisher = Publisher::new(broker);
         assert!(publisher.last::<Line>().await.unwrap().is_none());
         publisher.publish_all((1..=3).map(|n| Line { n })).await;
         publisher.publish_all((0..1_000).map(|_| noise(1))).await;
@@ -306,7 +306,7 @@ async fn the_last_event_of_a_type_is_found_behind_others() {
 #[tokio::test]
 async fn the_last_event_is_the_newest_of_all_partitions() {
     for broker in brokers() {
-        let publisher = Publisher::on(broker);
+        let publisher = Publisher::new(broker);
         for (n, symbol) in (1..).zip(["BTC-USD", "DOGE", "ETH-USD", "7"]) {
             let sent = publisher.publish(&quote(symbol, n)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -324,12 +324,12 @@ fn brokers() -> [Arc<dyn Broker>; 2] {
 #[tokio::test]
 async fn a_namespace_keeps_streams_apart_and_a_bad_one_is_refused() {
     let (publisher, wire) = publisher();
-    let staging = publisher.in_namespace("staging").unwrap();
+    let staging = publisher.with_namespace("staging").unwrap();
     staging.publish(&Line { n: 1 }).await.unwrap();
     assert!(publisher.last::<Line>().await.unwrap().is_none());
     let key = StreamKey::new(Some("staging"), "logbook", 1).partition(0);
     assert_eq!(entries(&wire, &key).await.len(), 1);
-    assert!(publisher.in_namespace("a:b").is_err());
+    assert!(publisher.with_namespace("a:b").is_err());
 }
 
 #[stream_event(stream = "clash", partitions = 4)]
@@ -403,7 +403,7 @@ fn a_publish_outside_of_an_executor_is_refused_and_says_what_it_needs() {
         assert_eq!(wire.calls(Op::Append), 0);
         // And nothing of that is in the way of those who are inside of one.
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        executor.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        executor.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
     });
 }
 
@@ -413,7 +413,7 @@ fn a_publish_in_an_executor_that_has_ended_is_told_so_and_another_executor_goes_
         let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (publisher, _) = publisher();
         let first = executor();
-        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        first.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
         let handle = first.handle().clone();
         drop(first);
         {
@@ -423,7 +423,7 @@ fn a_publish_in_an_executor_that_has_ended_is_told_so_and_another_executor_goes_
                 assert!(error.to_string().contains("the executor on which the publisher wrote has ended"), "{error}");
             }
         }
-        executor().block_on(publisher.publish(&quote("A", 3))).unwrap();
+        executor().block_on(publisher.publish(&quote("A", 3)).into_future()).unwrap();
     });
 }
 
@@ -434,10 +434,10 @@ fn a_publisher_on_a_real_server_outlives_the_executor_that_it_connected_on() {
         let executor = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let first = executor();
         let publisher = first.block_on(Publisher::connect(&url)).unwrap();
-        first.block_on(publisher.publish(&quote("A", 1))).unwrap();
+        first.block_on(publisher.publish(&quote("A", 1)).into_future()).unwrap();
         drop(first);
         let second = executor();
-        second.block_on(publisher.publish(&quote("A", 2))).unwrap();
+        second.block_on(publisher.publish(&quote("A", 2)).into_future()).unwrap();
         let last = second.block_on(publisher.last::<Quote>()).unwrap().unwrap();
         assert_eq!(last.event.n, 2);
     });

@@ -28,7 +28,7 @@ async fn check_limits(trade: Trade, limits: State<Limits>) -> Result<(), String>
 }
 
 #[tokio::main]
-async fn main() -> Result<(), streams_runtime::Error> {
+async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
     App::linked().state(Limits { most: 1e6 }).run().await
 }
 
@@ -36,7 +36,7 @@ async fn publish() -> Result<(), Box<dyn std::error::Error>> {
     let publisher = Publisher::connect("redis://127.0.0.1/").await?;
     let trade = Trade { symbol: "BTC-USD".into(), price: 39_432.48, quantity: 0.25 };
     publisher.publish(&trade).await?;
-    publisher.send(&trade).event_id("trade-553287559").header("venue", "a").await?;
+    publisher.publish(&trade).id("trade-553287559").header("venue", "a").await?;
     Ok(())
 }
 

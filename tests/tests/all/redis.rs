@@ -960,8 +960,8 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
     // Makes the group.
     let running = app(&broker).await.unwrap();
     running.publisher().publish(&Load { n: 1 }).await.unwrap();
-    running.caught_up().await.unwrap();
-    assert_eq!(running.stop().await, Stopped::Clean);
+    running.settled().await.unwrap();
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     let key = StreamKey::new(None, "loads", 1).partition(0).group("scale");
     let fields = [
         ("owner", Some(&b"\xff"[..]), "set it to an empty text"),
@@ -980,8 +980,8 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
         };
         let running = app(&broker).await.unwrap();
         running.publisher().publish(&Load { n: 2 }).await.unwrap();
-        running.caught_up().await.unwrap();
-        assert_eq!(running.stop().await, Stopped::Clean);
+        running.settled().await.unwrap();
+        assert_eq!(running.shutdown().await, Stopped::Clean);
         let before: Option<Vec<u8>> = redis::cmd("HGET").arg(key.state()).arg(field).query(&mut client).unwrap();
         set(&mut client, value);
         let error = broker.state(&key).await.unwrap_err();
@@ -989,12 +989,11 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
         match app(&broker).await {
             Err(refused) => assert!(refused.to_string().contains(mend), "{field}: {refused}"),
             Ok(running) => {
-                let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await
-                else {
+                let Phase::Halted(halt) = phase(&running, |phase| matches!(phase, Phase::Halted(_))).await else {
                     panic!("{field}");
                 };
-                assert!(reason.contains(mend) && reason.contains(&format!("`{field}`")), "{reason}");
-                let _ = running.stop().await;
+                assert!(halt.reason().contains(mend) && halt.reason().contains(&format!("`{field}`")), "{halt}");
+                let _ = running.shutdown().await;
             }
         }
         set(&mut client, before.as_deref());
@@ -1002,15 +1001,13 @@ async fn a_damaged_field_of_a_lease_halts_the_group_and_is_named_with_what_mends
     // While a process owns it.
     let running = app(&broker).await.unwrap();
     running.publisher().publish(&Load { n: 3 }).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     redis::cmd("HSET").arg(key.state()).arg("epoch").arg("soon").exec(&mut client).unwrap();
-    let Phase::Halted { reason } = phase(&running, |phase| matches!(phase, Phase::Halted { .. })).await else {
-        panic!()
-    };
-    assert!(reason.contains("`epoch` is `soon`") && reason.contains("goes on by itself"), "{reason}");
+    let Phase::Halted(halt) = phase(&running, |phase| matches!(phase, Phase::Halted(_))).await else { panic!() };
+    assert!(halt.reason().contains("`epoch` is `soon`") && halt.reason().contains("goes on by itself"), "{halt}");
     redis::cmd("HSET").arg(key.state()).arg("epoch").arg("99999999999999").exec(&mut client).unwrap();
     phase(&running, |phase| matches!(phase, Phase::Owning { .. })).await;
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }
 
 /// The phase of the only group, once it is this.

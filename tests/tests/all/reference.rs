@@ -87,8 +87,8 @@ fn reference() -> String {
         all of them to the environment, which only `run()` and `App::from_environment` read. A value that cannot be refuses the\n\
         start, and all that is wrong is said at once.\n\n\
         ## Environment\n\n\
-        A variable that begins with `STREAMS_` and is not here refuses the start, but for those that Kubernetes sets for a Service \
-        called `streams` or `streams-..`; an empty one counts as not set. \
+        A variable that begins with `STREAMS_` and is not here is a warning. Those that Kubernetes and Docker set for a Service called \
+        `streams` or `streams-..` (`*_SERVICE_HOST`, `*_PORT`, `*_PORT_*`) are passed over; an empty one counts as not set. \
         Durations are written `500ms`, `10s`, `1h 30m`.\n\n",
     );
     let lines = |page: &mut String, rows: Vec<&str>| rows.iter().for_each(|row| page.extend([row, "\n"]));

@@ -92,7 +92,7 @@ impl World {
 
     /// Publishes as some other program would.
     async fn publish<E: StreamEvent>(&self, event: &E) -> EntryId {
-        Publisher::on(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
+        Publisher::new(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
     }
 
     async fn state(&self) -> GroupState {
@@ -127,7 +127,7 @@ fn status(app: &TestApp) -> GroupStatus {
 
 fn halt(app: &TestApp) -> Option<String> {
     match status(app).phase {
-        Phase::Halted { reason } => Some(reason),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -152,7 +152,7 @@ async fn halted(app: &TestApp) -> String {
 }
 
 async fn stop(app: TestApp) {
-    assert_eq!(app.into_running().stop().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }
 
 fn events(events: &[(&str, u32)]) -> Events {

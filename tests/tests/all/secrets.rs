@@ -260,7 +260,7 @@ async fn what_works_and_then_breaks_does_not_give_its_password_away() {
         broker.connect().await.unwrap();
         canary.debug("broker", &broker);
         canary.look("describe", &broker.describe());
-        canary.debug("publisher", &Publisher::on(Arc::clone(&broker)));
+        canary.debug("publisher", &Publisher::new(Arc::clone(&broker)));
         canary.debug("admin", &Admin::on(Arc::clone(&broker), None).unwrap());
         canary.debug("dead letters", &DeadLetters::<Job>::on(Arc::clone(&broker), None, "canary").unwrap());
         let app = App::with(consumers![look]).broker(Arc::clone(&broker));
@@ -269,14 +269,14 @@ async fn what_works_and_then_breaks_does_not_give_its_password_away() {
         canary.debug("running", &running);
 
         running.publisher().publish(&Job { n: 1, does: None }).await.unwrap();
-        running.caught_up().await.unwrap();
+        running.settled().await.unwrap();
         server.run::<u32>("CLIENT KILL TYPE normal SKIPME yes");
         canary.error(
             "a connection that was killed",
             &broker.append(&partition(), vec![fields("x")], None).await.unwrap_err(),
         );
         server.run::<()>("CONFIG SET maxmemory 1");
-        let publisher = running.publisher().retrying_for(Duration::ZERO);
+        let publisher = running.publisher().with_retry(Duration::ZERO);
         canary.error("a server that is full", &publisher.publish(&Job { n: 2, does: None }).await.unwrap_err());
         server.run::<()>("CONFIG SET maxmemory 0");
         server.run::<()>("SET trades x");
@@ -291,7 +291,7 @@ async fn what_works_and_then_breaks_does_not_give_its_password_away() {
         canary.error("a password that was changed", &broker.now().await.unwrap_err());
         canary.error("a publish after that", &publisher.publish(&Job { n: 3, does: None }).await.unwrap_err());
         canary.debug("status", &running.status());
-        canary.debug("stopped", &running.stop().await);
+        canary.debug("stopped", &running.shutdown().await);
         redis::cmd("CONFIG")
             .arg(&["SET", "requirepass", &canary.word])
             .exec(&mut RedisServer::client(&format!("redis://:another@127.0.0.1:{port}")))

@@ -45,7 +45,7 @@ struct Scanned {
     n: u64,
 }
 
-#[consumer(group = "readers", delivery = "shared", concurrency = 16)]
+#[consumer(group = "readers", delivery = "queue", concurrency = 16)]
 async fn read(scan: Scanned, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, scan.n).await
 }
@@ -107,7 +107,7 @@ fn group() -> GroupKey {
 }
 
 fn options() -> ConsumerOptions {
-    ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared)
+    ConsumerOptions::DEFAULT.with_delivery(Delivery::Queue)
 }
 
 /// One store and one script for all apps of a test.
@@ -216,8 +216,8 @@ fn status(app: &TestApp) -> GroupStatus {
 
 async fn halted(app: &TestApp) -> String {
     for _ in 0..1_000_000 {
-        if let Phase::Halted { reason } = status(app).phase {
-            return reason;
+        if let Phase::Halted(halt) = status(app).phase {
+            return halt.to_string();
         }
         tokio::time::sleep(millis(1)).await;
     }
@@ -226,7 +226,7 @@ async fn halted(app: &TestApp) -> String {
 
 /// Waits until it is not halted any more.
 async fn goes_on(app: &TestApp) {
-    while matches!(status(app).phase, Phase::Halted { .. }) {
+    while matches!(status(app).phase, Phase::Halted(_)) {
         tokio::time::sleep(millis(10)).await;
     }
 }
@@ -252,7 +252,7 @@ async fn every_event_is_handled_once_by_whichever_process_is_free() {
     }
     assert_eq!(world.sorted(), (1..=300).collect::<Vec<_>>());
     assert_eq!(world.busy.most(), 12, "four each");
-    let done = [&a, &b, &c].map(|app| status(app).done);
+    let done = [&a, &b, &c].map(|app| status(app).handled);
     assert_eq!(done.iter().sum::<u64>(), 300);
     assert!(done.iter().all(|done| *done > 50), "{done:?}");
     let crew = world.crew().await;
@@ -293,7 +293,7 @@ async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
         let begun = world.lab.events("readers").len() - before;
         assert!(begun <= 12, "{begun} have begun meanwhile");
         settled(&app).await;
-        assert_eq!(app.status().groups.iter().map(|status| status.done).sum::<u64>(), 54);
+        assert_eq!(app.status().groups.iter().map(|status| status.handled).sum::<u64>(), 54);
     }
 }
 
@@ -311,7 +311,7 @@ async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be
     let began = Instant::now();
     world.lab.called("thumbnails", 600).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    assert_eq!(status(&other).done + status(&app).done, 599);
+    assert_eq!(status(&other).handled + status(&app).handled, 599);
     settled(&app).await;
     assert_eq!(world.sorted(), (1..=600).collect::<Vec<_>>());
     assert!(dead(&app).await.is_empty());
@@ -320,7 +320,7 @@ async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be
 #[tokio::test]
 async fn a_group_begins_where_it_says_and_takes_what_was_there_before() {
     let world = World::new();
-    let publisher = streams_runtime::Publisher::on(Arc::new(world.store.clone()));
+    let publisher = streams_runtime::Publisher::new(Arc::new(world.store.clone()));
     for n in 1..=3 {
         publisher.publish(&Uploaded { n }).await.unwrap();
     }
@@ -339,7 +339,7 @@ async fn a_process_that_stops_gives_back_what_it_has_not_begun_and_finishes_the_
     publish(&a, 1..=40).await;
     world.lab.called("thumbnails", 10).await;
     let began = Instant::now();
-    assert_eq!(a.into_running().stop().await, Stopped::Clean);
+    assert_eq!(a.into_running().shutdown().await, Stopped::Clean);
     assert!(began.elapsed() < millis(100), "{:?}", began.elapsed());
     assert_eq!(world.crew().await.consumers.len(), 1);
     settled(&b).await;
@@ -383,7 +383,7 @@ async fn what_keeps_failing_becomes_a_dead_letter_with_its_attempts() {
     seen.sort_unstable();
     assert_eq!(seen, [(2, 3), (3, 1)]);
     assert_eq!(world.attempts(2), [1, 2, 3]);
-    assert_eq!((status(&app).done, status(&app).dead_lettered), (2, 2));
+    assert_eq!((status(&app).handled, status(&app).dead_lettered), (2, 2));
     assert_eq!(world.crew().await.unsettled(), 0);
 }
 
@@ -491,7 +491,7 @@ async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_
         assert_eq!((crew.waiting, crew.consumers[0].in_flight), (0, 1));
         if stops {
             world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
-            assert_eq!(app.into_running().stop().await, Stopped::Clean);
+            assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
             let app = world.process(2).await;
             world.lab.script("thumbnails", 1, [Act::Permanent]);
             settled(&app).await;
@@ -674,7 +674,7 @@ async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
             settled(&app).await;
         }
         assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
-        assert_eq!((status(&app).done, world.crew().await.unsettled()), (20, 0));
+        assert_eq!((status(&app).handled, world.crew().await.unsettled()), (20, 0));
         assert!((1..=20).all(|n| world.attempts(n) == [1]));
     }
 }
@@ -707,7 +707,7 @@ struct Stubborn {
     attempts: Arc<Mutex<Vec<u32>>>,
 }
 
-#[consumer(group = "stubborn", delivery = "shared", concurrency = 2, timeout = "2s", backoff = "1ms")]
+#[consumer(group = "stubborn", delivery = "queue", concurrency = 2, timeout = "2s", backoff = "1ms")]
 async fn stubborn(_upload: Uploaded, ctx: Context, state: State<Stubborn>) -> Result<(), BoxError> {
     state.attempts.lock().unwrap().push(ctx.attempt());
     if ctx.attempt() == 1 {
@@ -733,7 +733,7 @@ async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_nex
     let config = Config::new().lease(millis(500));
     let app = App::with(consumers![stubborn]).state(state.clone()).config(config);
     let running = app.broker(Arc::new(Embedded::new())).start().await.unwrap();
-    running.publisher().send(&Uploaded { n: 1 }).await.unwrap();
+    running.publisher().publish(&Uploaded { n: 1 }).await.unwrap();
     state.gate.arrived(1).await;
     // The first comes back while the second runs.
     drop(release);
@@ -743,9 +743,9 @@ async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_nex
         tokio::task::yield_now().await;
     }
     state.gate.open();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     assert_eq!(*state.attempts.lock().unwrap(), [1, 2]);
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -826,7 +826,7 @@ async fn what_nobody_takes_is_passed_over_and_what_says_nothing_is_a_dead_letter
     publish(&app, [1]).await;
     settled(&app).await;
     app.advance(secs(1)).await;
-    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).done), (1, 1, 1));
+    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).handled), (1, 1, 1));
 }
 
 #[tokio::test]
@@ -852,7 +852,7 @@ async fn events_that_no_build_handles_wait_and_are_told_of() {
     let world = World::new();
     let config = || Config::new().consumers(options());
     let (new, log) = (world.start_on(&world.wire, consumers![make, remove], config()).await, logged());
-    assert_eq!(new.into_running().stop().await, Stopped::Clean);
+    assert_eq!(new.into_running().shutdown().await, Stopped::Clean);
     let old = world.start_on(&world.wire, consumers![make], config()).await;
     old.publish(&Removed { n: 1 }).await.unwrap();
     publish(&old, [2]).await;
@@ -873,16 +873,16 @@ async fn with_too_many_waiting_no_new_ones_are_taken() {
         world.lab.script("thumbnails", n, [Act::Fail]);
     }
     let mut config = Config::new().consumers(options().with_concurrency(1).with_backoff(secs(100), secs(100)));
-    config.lane_entries = 10;
+    config.max_unsettled_entries = 10;
     let app = world.start_on(&world.wire, consumers![make, remove], config).await;
     publish(&app, 1..=1_000).await;
     app.advance(secs(20)).await;
     let waiting = world.crew().await.waiting;
     assert!((10..=300).contains(&waiting), "no more than was taken ahead: {waiting}");
-    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`lane_entries`")));
+    assert!(status(&app).blocked_by.is_some_and(|reason| reason.contains("`max_unsettled_entries`")));
     settled(&app).await;
     assert!((1..=1_000).all(|n| world.attempts(n) == [1, 2]));
-    assert_eq!(status(&app).held_up, None);
+    assert_eq!(status(&app).blocked_by, None);
 }
 
 // Losses.
@@ -993,5 +993,5 @@ async fn a_group_stays_what_it_was_made_as() {
     settled(&shared).await;
     let ordered = world.start(ConsumerOptions::DEFAULT).await;
     let reason = halted(&ordered).await;
-    assert!(reason.contains("is used in `shared` delivery"), "{reason}");
+    assert!(reason.contains("is used in `queue` delivery"), "{reason}");
 }

@@ -87,7 +87,7 @@ async fn batches(films: Batch<Film>, ctx: Context, seen: State<Seen>) {
     films.events().for_each(|film| seen.add("batches", &ctx, film.n));
 }
 
-#[consumer(group = "queue", delivery = "shared", concurrency = 2)]
+#[consumer(group = "queue", delivery = "queue", concurrency = 2)]
 async fn queue(film: Film, ctx: Context, seen: State<Seen>) {
     seen.add("queue", &ctx, film.n);
 }
@@ -96,7 +96,7 @@ async fn queue(film: Film, ctx: Context, seen: State<Seen>) {
 #[consumer(group = "critic")]
 async fn critic(film: Film, ctx: Context, seen: State<Seen>) -> Outcome {
     if !ctx.is_replay() {
-        return Outcome::DeadLetter("not today".into());
+        return Outcome::dead_letter("not today");
     }
     seen.add("critic", &ctx, film.n);
     Outcome::Done
@@ -175,7 +175,7 @@ async fn get_through(broker: Faulty, bytes: usize) {
     for group in ["ordered", "batches"] {
         assert_eq!(seen.of(group), in_order, "{group}");
     }
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +197,7 @@ async fn what_came_on_all_partitions_at_once_gets_through_in_parts() {
     let broker = Faulty::over(Arc::new(Embedded::new()));
     let seen = Seen::default();
     let app = start(Arc::new(broker.clone()), consumers![gallery].into(), &seen, Config::new()).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     broker.narrow(150_000);
     let gate = Gate::default();
     broker.once(Op::Tail, Fault::Hold(gate.clone()));
@@ -209,7 +209,7 @@ async fn what_came_on_all_partitions_at_once_gets_through_in_parts() {
         let here: Vec<_> = seen.of("gallery").into_iter().filter(|(partition, _)| *partition == index).collect();
         assert_eq!(here, [0, 1, 2].map(|n| (index, n)));
     }
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,14 +221,14 @@ async fn dead_letters_are_listed_and_handled_again_over_a_line_that_carries_one(
     let mut config = Config::new();
     config.dead_letter_storm = 1_000;
     let app = start(Arc::new(broker.clone()), consumers![critic].into(), &seen, config).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     let letters: DeadLetters<Film> = app.dead_letters("critic");
     assert_eq!(letters.list(None, 100).await.unwrap().len(), 24);
     assert_eq!(letters.count(&DeadLetterFilter::all()).await.unwrap(), 24);
     assert_eq!(letters.replay_all(&DeadLetterFilter::all()).await.unwrap().moved, 24);
     drop(letters.replaying(100).await.unwrap());
     seen.reached(&["critic"], 24, &app).await;
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,7 +247,7 @@ async fn what_a_process_holds_of_many_partitions_and_groups_stays_within_its_bud
     // A read that waited for long goes on all the same, which happens where the machine is busy.
     let most = broker.most_held();
     assert!(most <= 2 * BUDGET && most > BUDGET / 4, "{most} bytes at once");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn an_idle_program_reads_as_much_whatever_its_last_entry_weighs() {
     let seen = Seen::default();
     let app = start(broker, consumers![ordered, queue].into(), &seen, Config::new()).await;
     seen.reached(&["ordered", "queue"], 3, &app).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     let stat = |section: &str, name: &str| -> u64 {
         let info: String = server.run(&format!("INFO {section}"));
         let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned();
@@ -279,7 +279,7 @@ async fn an_idle_program_reads_as_much_whatever_its_last_entry_weighs() {
     timeout(PATIENCE, waited(4)).await.unwrap();
     let sent = stat("stats", "total_net_output_bytes:") - before;
     assert!(sent < 600_000, "{sent} bytes in about four waits");
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,7 +295,7 @@ async fn an_entry_that_no_process_could_hold_becomes_a_letter_without_being_read
         let app = start(Arc::clone(&broker), consumers![ordered, beside, batches].into(), &seen, Config::new()).await;
         let groups = ["ordered", "beside", "batches"];
         seen.reached(&groups, 4, &app).await;
-        app.caught_up().await.unwrap();
+        app.settled().await.unwrap();
         for group in groups {
             let letters = app.dead_letters::<Film>(group).list(None, 9).await.unwrap();
             let letter = &letters[0];
@@ -304,7 +304,7 @@ async fn an_entry_that_no_process_could_hold_becomes_a_letter_without_being_read
             assert_eq!((letter.original().given_id(), letter.event_name()), (Some("e2"), "Film"));
             assert!(letter.original().field(CUT).is_some() && letter.original().weight() < 10_000);
         }
-        assert_eq!(app.stop().await, Stopped::Clean);
+        assert_eq!(app.shutdown().await, Stopped::Clean);
     }
     let info: String = server.run("INFO stats");
     let sent = info.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).unwrap();

@@ -175,15 +175,15 @@ async fn every_metric_says_what_happened() {
     };
 
     lab.script("work", 2, [Act::Fail, Act::Sleep(Duration::from_millis(30))]);
-    lab.script("work", 3, [Act::Give(Outcome::Skip("not wanted".to_owned()))]);
-    lab.script("work", 4, [Act::Give(Outcome::DeadLetter("bad".to_owned()))]);
+    lab.script("work", 3, [Act::Give(Outcome::skip("not wanted"))]);
+    lab.script("work", 4, [Act::Give(Outcome::dead_letter("bad"))]);
     lab.always("work", 5, Act::Panic);
     for n in 1..=5 {
         app.publish(&Step { n }).await.unwrap();
     }
     app.publish(&Turn { n: 1 }).await.unwrap();
     app.publisher().publish_all([Step { n: 6 }, Step { n: 7 }]).await.into_iter().for_each(|done| drop(done.unwrap()));
-    assert!(app.publisher().send(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
+    assert!(app.publisher().publish(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
     wire.once(Op::Append, Fault::Fail(BrokerErrorKind::Full));
     assert!(app.publish(&Step { n: 8 }).await.unwrap_err().is_backpressure());
     app.settled().await.unwrap();
@@ -233,20 +233,20 @@ async fn every_metric_says_what_happened() {
     wire.heal();
     app.advance(Duration::from_secs(30)).await;
     // The lease that could not be given back is remembered: not `Clean`.
-    let _ = app.into_running().stop().await;
+    let _ = app.into_running().shutdown().await;
     let samples = parse(&monitor.metrics());
     says(&samples, "streams_lease_changes_total", &[("change", "taken")], 2.0);
     says(&samples, "streams_lease_changes_total", &[("change", "released")], 1.0);
     says(&samples, "streams_owner", &[], 0.0);
 
     // What is trimmed while nobody reads is lost; then somebody has to do something.
-    let outside = Publisher::on(Arc::new(store.clone()));
+    let outside = Publisher::new(Arc::new(store.clone()));
     for n in 11..=14 {
         outside.publish(&Step { n }).await.unwrap();
     }
     let there = store.read(&partition(), EntryId::ZERO, 100).await.unwrap();
     store.trim(&partition(), there[there.len() - 1].id);
-    lab.script("work", 14, [Act::Give(Outcome::DeadLetter("bad".to_owned()))]);
+    lab.script("work", 14, [Act::Give(Outcome::dead_letter("bad"))]);
     let mut config = Config::new();
     config.dead_letter_storm = 1;
     let app = App::with(consumers![work]).state(lab.clone()).config(config);
@@ -340,7 +340,7 @@ async fn apps_of_one_process_have_figures_of_their_own() {
     };
     assert_eq!((done(&one), done(&two)), (1.0, 0.0));
     // Publishers that come of the app's own count with it.
-    let longer = one.publisher().retrying_for(Duration::from_secs(1));
+    let longer = one.publisher().with_retry(Duration::from_secs(1));
     longer.publish(&Step { n: 2 }).await.unwrap();
     let samples = parse(&one.running().monitor().metrics());
     assert_eq!(value(&samples, "streams_published_total", &[("stream", "told")]), Some(2.0));
@@ -493,7 +493,7 @@ async fn the_endpoint_answers_its_three_paths_and_nothing_else() {
     let app = App::with(consumers![work]).state(lab.clone());
     let running = serving(app, Arc::new(Embedded::new()), Config::new()).await;
     running.publisher().publish(&Step { n: 1 }).await.unwrap();
-    running.caught_up().await.unwrap();
+    running.settled().await.unwrap();
     let address = running.http_address().unwrap();
 
     let (code, head, body) = request(address, "GET", "/metrics").await;
@@ -509,7 +509,7 @@ async fn the_endpoint_answers_its_three_paths_and_nothing_else() {
     assert_eq!(get(&running, "/").await.0, 404);
     assert_eq!(request(address, "GET", &format!("/{}", "x".repeat(64 * 1024))).await.0, 431);
 
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
     assert!(TcpStream::connect(address).await.is_err(), "the endpoint ends with the app");
 }
 
@@ -556,9 +556,9 @@ async fn readyz_names_who_is_halted_and_who_waits() {
     let standing = "ready\nwaiting told other: another process owns the partition\nwaiting told work: another process owns the partition\n";
     assert_eq!(get(&second, "/readyz").await, (200, standing.to_owned()));
 
-    lab.script("work", 1, [Act::Give(Outcome::DeadLetter("secret of the event".to_owned()))]);
+    lab.script("work", 1, [Act::Give(Outcome::dead_letter("secret of the event"))]);
     owner.publisher().publish(&Step { n: 1 }).await.unwrap();
-    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted { .. }).then_some(());
+    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_)).then_some(());
     until("a halt", || halted(status(owner.monitor(), "work"))).await;
     let (code, body) = get(&owner, "/readyz").await;
     assert_eq!(code, 503);
@@ -575,10 +575,10 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
     let running = serving(App::with(consumers![work]).state(Lab::default()), broker, config).await;
     until("ownership", || running.status().is_ready().then_some(())).await;
     drop(server);
-    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Troubled { .. }).then_some(());
+    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Retrying(_)).then_some(());
     until("trouble", || troubled(status(running.monitor(), "work"))).await;
     let (code, ready) = get(&running, "/readyz").await;
-    assert!(code == 503 && ready.contains("\ntroubled told work: "), "{code} {ready}");
+    assert!(code == 503 && ready.contains("\nretrying told work: "), "{code} {ready}");
     assert_eq!(get(&running, "/livez").await, (200, "alive\n".to_owned()));
     let (code, metrics) = get(&running, "/metrics").await;
     assert_eq!((code, of_work(&parse(&metrics), "streams_troubled", &[])), (200, 1.0));
@@ -590,11 +590,11 @@ async fn renewals_that_stand_still_are_no_life() {
     let app = TestApp::start(App::with(consumers![work]).state(Lab::default())).await.unwrap();
     let monitor = app.running().monitor().clone();
     app.advance(Duration::from_secs(3600)).await;
-    assert_eq!(monitor.alive(), Ok(()));
+    assert!(monitor.health().live);
     // What a thread that died would look like: the app is gone, and nothing renews any more.
     drop(app);
     sleep(Duration::from_secs(31)).await;
-    assert!(monitor.alive().unwrap_err().contains("renewals stand still"));
+    assert!(monitor.health().stopped.unwrap().contains("renewals stand still"));
 }
 
 // Traces.
@@ -651,7 +651,7 @@ async fn a_request_and_all_that_comes_of_it(
     let receipt = request(running.publisher().clone()).await;
     lab.called("other", 1).await;
     lab.called("books", 1).await;
-    assert_eq!(running.stop().await, Stopped::Clean);
+    assert_eq!(running.shutdown().await, Stopped::Clean);
 
     let (root, published) = (traced.one("POST /steps"), traced.one("publish told"));
     let handled = traced.all("process told");
@@ -759,7 +759,7 @@ async fn each_attempt_is_a_span_that_says_how_it_failed() {
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
     app.publish(&Turn { n: 1 }).await.unwrap();
-    assert!(app.publisher().send(&Step { n: 3 }).header("", "x").await.is_err());
+    assert!(app.publisher().publish(&Step { n: 3 }).header("", "x").await.is_err());
     app.settled().await.unwrap();
     let attempts: Vec<_> = traced
         .all("process told")
@@ -821,7 +821,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 async fn a_context_of_the_callers_own_goes_with_the_event_as_it_is() {
     let (traced, lab) = (traced(), Lab::default());
     let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    app.publisher().send(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
+    app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
     app.settled().await.unwrap();
     let (published, handled) = (traced.one("publish told"), traced.one("process told"));
     assert_eq!(ids(&handled).0.to_string(), TRACE);
@@ -839,9 +839,9 @@ async fn without_opentelemetry_a_handler_passes_the_trace_of_its_event_on() {
     let store = Embedded::new();
     let app = App::with(consumers![makes]);
     let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
-    let publish = app.publisher().send(&Step { n: 1 }).header("traceparent", PARENT);
+    let publish = app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT);
     publish.header("tracestate", "vendor=1").await.unwrap();
-    app.publisher().send(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
+    app.publisher().publish(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
     app.publish(&Step { n: 3 }).await.unwrap();
     app.settled().await.unwrap();
     let steps = entries(&store, "told").await;

@@ -309,7 +309,7 @@ async fn an_app_lives_on_tls_alone_and_goes_on_when_its_connections_end() {
     let config = Config::new().lease(Duration::from_millis(1500));
     let app = App::with(consumers![position]).state(lab.clone()).config(config).broker(Arc::clone(&broker));
     let app = app.start().await.unwrap();
-    let publisher = Publisher::on(broker);
+    let publisher = Publisher::new(broker);
     let beat = || {
         let beat = redis::cmd("HGET")
             .arg("streams:{tls-fills}:positions")
@@ -332,11 +332,11 @@ async fn an_app_lives_on_tls_alone_and_goes_on_when_its_connections_end() {
     }
     let before = beat();
     until(|| beat() >= before + 2).await;
-    app.caught_up().await.unwrap();
+    app.settled().await.unwrap();
     let mut events = lab.events("positions");
     events.dedup();
     assert_eq!(events, [0, 1, 2, 3, 4, 5]);
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test]
@@ -361,7 +361,7 @@ async fn a_service_takes_tls_from_its_environment() {
     // What the system trusts can be named, too.
     for (site, envs) in [(&mutual, &all[..]), (&open, &[("SSL_CERT_FILE", &*ca_file)])] {
         let running = worker(&site.url(), envs);
-        let publisher = Publisher::on(Arc::new(Redis::open_with(&site.url(), &tls).unwrap()));
+        let publisher = Publisher::new(Arc::new(Redis::open_with(&site.url(), &tls).unwrap()));
         publisher.publish(&Job { n: 7, does: None }).await.unwrap();
         running.says("end 7");
         running.logs("streams on rediss://localhost:");

@@ -170,7 +170,7 @@ impl World {
 
     /// Publishes as some other program would.
     async fn publish<E: StreamEvent>(&self, event: &E) -> EntryId {
-        Publisher::on(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
+        Publisher::new(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
     }
 
     async fn entries(&self) -> Vec<Entry> {
@@ -207,7 +207,7 @@ fn seen(events: &[(u32, &str)]) -> Vec<(u32, String)> {
 
 fn halt(app: &TestApp) -> Option<String> {
     match &app.status().groups[0].phase {
-        Phase::Halted { reason } => Some(reason.clone()),
+        Phase::Halted(halt) => Some(halt.to_string()),
         _ => None,
     }
 }
@@ -261,7 +261,7 @@ async fn each_build_goes_as_far_as_it_can_read_and_the_next_one_takes_over() {
     settled(&third).await;
     assert_eq!(world.seen.all().last(), Some(&(1, "D 400c unknown".to_owned())));
     for old in [first, second] {
-        assert_eq!(old.into_running().stop().await, Stopped::Clean);
+        assert_eq!(old.into_running().shutdown().await, Stopped::Clean);
     }
     world.publish(&fill_v2("E", 500)).await;
     settled(&third).await;

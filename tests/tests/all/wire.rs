@@ -36,7 +36,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 #[tokio::test]
 async fn a_published_event_has_the_golden_bytes() {
     let broker = Arc::new(Embedded::new());
-    Publisher::on(broker.clone()).send(&trade()).event_id("t-1").await.unwrap();
+    Publisher::new(broker.clone()).publish(&trade()).id("t-1").await.unwrap();
     let partition = StreamKey::new(None, "trades", 1).partition(0);
     let entries = streams_core::broker::Log::read(&*broker, &partition, EntryId::ZERO, 10).await.unwrap();
     assert_eq!(*entries[0], Entry::new(entries[0].id, &golden()));

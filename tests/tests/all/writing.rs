@@ -69,7 +69,7 @@ fn partition_of<E: StreamEvent>() -> PartitionKey {
 /// An embedded broker whose calls can go wrong, and a publisher on it.
 fn wire() -> (Faulty, Publisher) {
     let wire = Faulty::over(Arc::new(Embedded::new()));
-    let publisher = Publisher::on(Arc::new(wire.clone()));
+    let publisher = Publisher::new(Arc::new(wire.clone()));
     (wire, publisher)
 }
 
@@ -90,7 +90,7 @@ async fn begin(publisher: &Publisher, n: u64) -> tokio::task::JoinHandle<Result<
     let (begun, begins) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(async move {
         let step = Step { n };
-        let mut publish = pin!(publisher.publish(&step));
+        let mut publish = pin!(publisher.publish(&step).into_future());
         let first = std::future::poll_fn(|cx| Poll::Ready(publish.as_mut().poll(cx))).await;
         let _ = begun.send(());
         match first {
@@ -186,7 +186,7 @@ async fn a_thousand_calls_at_once_are_a_few_writes_to_the_socket() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_do_not_wait_for_each_other() {
     let wire = Faulty::over(Arc::new(Redis::open(&RedisServer::shared().database()).unwrap()));
-    let publisher = Publisher::on(Arc::new(wire.clone()));
+    let publisher = Publisher::new(Arc::new(wire.clone()));
     let gate = Gate::default();
     wire.once(Op::Append, Fault::Hold(gate.clone()));
     let held = begin(&publisher, 0).await;
@@ -240,7 +240,7 @@ async fn calls_beyond_the_room_wait_and_are_not_yet_published() {
     let gate = Gate::default();
     wire.once(Op::Append, Fault::Hold(gate.clone()));
     let large = Large { text: "x".repeat(1_000_000) };
-    let mut calls: Vec<_> = (0..40).map(|_| Box::pin(publisher.publish(&large))).collect();
+    let mut calls: Vec<_> = (0..40).map(|_| publisher.publish(&large).into_future()).collect();
     for call in &mut calls {
         let polled = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
         assert!(polled.is_pending());
@@ -324,7 +324,7 @@ async fn a_server_that_is_away_for_a_moment_costs_nothing_but_time() {
     let error = publisher.publish(&Step { n: 3 }).await.unwrap_err();
     assert!(!error.is_indefinite() && error.is_retryable(), "{error}");
     let calls = wire.calls(Op::Append);
-    let error = publisher.retrying_for(Duration::ZERO).publish(&Step { n: 4 }).await.unwrap_err();
+    let error = publisher.with_retry(Duration::ZERO).publish(&Step { n: 4 }).await.unwrap_err();
     assert!(error.is_retryable());
     assert_eq!(wire.calls(Op::Append), calls + 1, "with zero nothing is tried again");
 }
@@ -437,7 +437,7 @@ async fn an_id_30_hours_ahead_wipes_nothing_and_is_told_once() {
     add(EntryId::new(now + 30 * HOUR, 0));
 
     let log = logged();
-    let publisher = Publisher::on(Arc::clone(&broker));
+    let publisher = Publisher::new(Arc::clone(&broker));
     let length = async || broker.extent(&partition_of::<Step>()).await.unwrap().unwrap().length;
     for round in 1..=3 {
         publisher.publish(&Step { n: round }).await.unwrap();
@@ -473,7 +473,7 @@ async fn read_dated(_: Dated) {}
 #[consumer(group = "reader")]
 async fn read_kept(_: Kept) {}
 
-#[consumer(group = "helpers", delivery = "shared")]
+#[consumer(group = "helpers", delivery = "queue")]
 async fn help(_: Kept) {}
 
 #[consumer(group = "late", timeout = "3h")]
@@ -510,7 +510,7 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
 #[tokio::test(start_paused = true)]
 async fn a_stream_with_retention_consumed_waits_for_its_slowest_group() {
     let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
-    let publisher = Publisher::on(Arc::clone(&broker));
+    let publisher = Publisher::new(Arc::clone(&broker));
     let partition = partition_of::<Kept>();
     let mut all = Vec::new();
     for n in 0..10 {
@@ -540,7 +540,7 @@ async fn a_stream_with_retention_consumed_waits_for_its_slowest_group() {
 async fn a_stream_that_grows_because_a_group_does_not_read_it_is_told_with_the_group_and_the_remedy() {
     let server = RedisServer::start();
     let broker: Arc<dyn Broker> = Arc::new(Redis::open(&server.url()).unwrap());
-    let publisher = Publisher::on(Arc::clone(&broker));
+    let publisher = Publisher::new(Arc::clone(&broker));
     let partition = partition_of::<Kept>();
     let add = "for _ = 1, 1000000 do redis.call('XADD', 'kept', '*', 'a', 'b') end";
     redis::cmd("EVAL").arg(add).arg(0).exec(&mut RedisServer::client(&server.url())).unwrap();
@@ -555,7 +555,7 @@ async fn a_stream_that_grows_because_a_group_does_not_read_it_is_told_with_the_g
     assert_eq!(log.count("because it has no group"), 1, "{}", log.text());
 
     broker.create(&partition.group("slow"), Start::Earliest).await.unwrap();
-    let publisher = Publisher::on(Arc::clone(&broker));
+    let publisher = Publisher::new(Arc::clone(&broker));
     for n in 2..4 {
         publisher.publish(&Kept { n }).await.unwrap();
         a_minute().await;
@@ -665,7 +665,7 @@ async fn fsync_waits_for_the_disk_or_is_refused_before_anything_is_added() {
 
 #[tokio::test(start_paused = true)]
 async fn the_embedded_broker_does_not_pretend_to_be_durable() {
-    let publisher = Publisher::on(Arc::new(Embedded::new()));
+    let publisher = Publisher::new(Arc::new(Embedded::new()));
     let error = publisher.publish(&Safe { n: 1 }).await.unwrap_err();
     let message = error.to_string();
     for word in ["`safe`", "replicas(1)", "embedded", "REDIS_URL"] {

@@ -14,7 +14,7 @@ struct Trade {
     start = "yesterday",
     checkpoint = "often",
     on_data_loss = "ignore",
-    delivery = "queue",
+    delivery = "shared",
     concurrency = 0
 )]
 async fn check(_trade: Trade) {}

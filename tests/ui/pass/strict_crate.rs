@@ -130,7 +130,7 @@ async fn batch_by_reference(batch: &Batch<Keyed>) {
     let _ = batch.len();
 }
 
-#[consumer(group = "g10", delivery = "shared", concurrency = 8)]
+#[consumer(group = "g10", delivery = "queue", concurrency = 8)]
 async fn shared(_trade: Trade) {}
 
 #[consumer(group = "g11", delivery = "ordered")]

@@ -46,7 +46,7 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 /// |---|---|---|
 /// | `publish` | add entries, and trim old ones | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `share` | the same for a work queue | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `share` | the same for a group in queue delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write anything into their states |
 ///
 /// Every user may call INFO, by which a program warns of a server that would evict streams. Every user may load
@@ -102,7 +102,7 @@ impl Acl {
         Ok(self.consume_from(&stream, group)?.trim::<E>(&stream))
     }
 
-    /// Runs a work queue on the stream of `E`.
+    /// Runs a group on the stream of `E`, in queue delivery.
     ///
     /// # Errors
     /// When the namespace or the group cannot be part of a key.

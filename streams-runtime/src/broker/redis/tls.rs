@@ -43,8 +43,8 @@ const CA_REMEDY: &str = "name the authority that signed it with STREAMS_TLS_CA, 
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let tls = Tls::new().ca_file("/etc/redis/ca.pem").client_files("/etc/redis/me.pem", "/etc/redis/me.key");
 /// let broker = Arc::new(Redis::open_with("rediss://redis.internal:6380/", &tls)?);
-/// let publisher = Publisher::on(broker.clone());
-/// App::linked().broker(broker).run().await?;
+/// let publisher = Publisher::new(broker.clone());
+/// let stopped = App::linked().broker(broker).run().await?;
 /// # Ok(()) }
 /// ```
 ///

@@ -8,7 +8,7 @@ mod share;
 use std::env;
 use std::fmt::Display;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -203,7 +203,7 @@ fn work(role: &str, life: &str, journal: &Path, url: &str) -> ExitCode {
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
     let broker = streams_runtime::broker::Redis::open(url).expect("a URL");
     match executor.block_on(app.broker(Arc::new(broker)).run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(stopped) => stopped.report(),
         Err(error) => {
             eprintln!("{error:?}");
             ExitCode::FAILURE

@@ -22,6 +22,6 @@ async fn work(task: Task, ctx: Context, journal: State<Arc<Witness>>) -> Result<
 
 /// Its app.
 pub(crate) fn app() -> App {
-    let options = ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared).with_max_attempts(MAX_ATTEMPTS);
+    let options = ConsumerOptions::DEFAULT.with_delivery(Delivery::Queue).with_max_attempts(MAX_ATTEMPTS);
     App::with(consumers![work]).config(Config::new().lease(LEASE).consumers(options))
 }

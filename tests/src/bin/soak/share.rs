@@ -36,6 +36,6 @@ async fn stumbler(fill: Fill, ctx: Context, journal: Journal) -> Result<(), Stri
 /// Its app.
 pub(crate) fn app() -> App {
     let mut config = Config::new().lease(LEASE);
-    config.lane_entries = LANE_ENTRIES;
+    config.max_unsettled_entries = LANE_ENTRIES;
     App::with(consumers![quick, waits, stumbler]).config(config)
 }
