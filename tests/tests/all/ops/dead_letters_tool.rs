@@ -72,7 +72,7 @@ async fn the_session_in_the_guide_says_what_the_tool_says() {
     }
     app.caught_up().await.unwrap();
     open.store(true, Ordering::Relaxed);
-    let guide = include_str!("../../../docs/operating.md");
+    let guide = include_str!("../../../../docs/operating.md");
     let session = guide.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
     let (mut first, mut commands) = (String::new(), 0);
     for block in session.split("$ ") {

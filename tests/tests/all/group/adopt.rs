@@ -15,7 +15,7 @@ use streams_runtime::{
 };
 use streams_tests::{Faulty, Lab, Process, RedisServer, logged};
 
-use crate::acl::until;
+use crate::redis::acl::until;
 
 #[stream_event(stream = "adopted")]
 #[derive(Debug, Clone, PartialEq)]

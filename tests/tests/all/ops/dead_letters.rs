@@ -15,7 +15,7 @@ use streams_runtime::{
 };
 use streams_tests::{Act, Fault, Faulty, Lab, Op, RedisServer, logged};
 
-use crate::acl::until;
+use crate::redis::acl::until;
 
 #[stream_event(stream = "letters")]
 #[derive(Debug, Clone, PartialEq)]

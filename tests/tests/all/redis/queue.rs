@@ -15,7 +15,7 @@ use streams_tests::RedisServer;
 
 use crate::contract::queue::{DEAD, fresh};
 use crate::contract::{Case, HELD, LEASE, LONG, NO_BOUNDS, events, fields, partition};
-use crate::redis::says;
+use crate::redis::connection::says;
 
 fn work() -> GroupKey {
     partition().group("work").queue()
@@ -257,7 +257,8 @@ async fn the_record_of_a_small_history_is_as_documented() {
     let need = (format!("{} 0 0 Trade@2", all[3]), TWO_52);
     assert_eq!(waiting, BTreeMap::from([by_id(all[0]), by_id(all[3]), need, stamp(1.0)]));
 
-    let words = include_str!("../../../docs/wire-format.md").split("### A group in shared delivery\n").nth(1).unwrap();
+    let words =
+        include_str!("../../../../docs/wire-format.md").split("### A group in shared delivery\n").nth(1).unwrap();
     let words = words.split("\n### ").next().unwrap();
     for field in state.keys().map(String::as_str).chain(["lost", "lost:<epoch>", "told", "dead"]) {
         let field = match field.split_once(':') {

@@ -17,8 +17,8 @@ use streams_runtime::{
 use streams_tests::jobs::Job;
 use streams_tests::{Ca, Identity, Lab, Options, Process, RedisServer, TlsProxy, logged};
 
-use crate::acl::until;
 use crate::contract::{fields, partition};
+use crate::redis::acl::until;
 
 const LOCAL: &[&str] = &["localhost", "127.0.0.1"];
 

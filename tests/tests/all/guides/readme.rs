@@ -61,7 +61,7 @@ async fn what_keeps_failing_ends_among_the_dead_letters() -> Result<(), Box<dyn 
 
 #[test]
 fn the_readme_says_what_is_tested_here() {
-    let readme = include_str!("../../../README.md");
+    let readme = include_str!("../../../../README.md");
     let blocks: Vec<_> = readme.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(blocks.len(), 3);
     for block in blocks {

@@ -101,7 +101,7 @@ fn every_locked_event_is_declared() {
 
 #[test]
 fn the_guide_says_what_is_tested_here() {
-    let guide = include_str!("../../../docs/schema-evolution.md");
+    let guide = include_str!("../../../../docs/schema-evolution.md");
     let blocks: Vec<_> = guide.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(blocks.len(), 6);
     for block in blocks {

@@ -5,14 +5,14 @@
 use std::fmt::Write;
 use std::path::Path;
 
-const CONFIG: &str = include_str!("../../../streams-runtime/src/app/config.rs");
-const ENVIRONMENT: &str = include_str!("../../../streams-runtime/src/app/environment.rs");
-const APP: &str = include_str!("../../../streams-runtime/src/app/mod.rs");
-const CONSUMER_OPTIONS: &str = include_str!("../../../streams-core/src/consumer.rs");
-const RUNTIME: &str = include_str!("../../../streams-runtime/src/lib.rs");
-const CARGO: &str = include_str!("../../../streams-runtime/Cargo.toml");
-const STREAM_EVENT: &str = include_str!("../../../streams-macros/docs/stream_event.md");
-const CONSUMER: &str = include_str!("../../../streams-macros/docs/consumer.md");
+const CONFIG: &str = include_str!("../../../../streams-runtime/src/app/config.rs");
+const ENVIRONMENT: &str = include_str!("../../../../streams-runtime/src/app/environment.rs");
+const APP: &str = include_str!("../../../../streams-runtime/src/app/mod.rs");
+const CONSUMER_OPTIONS: &str = include_str!("../../../../streams-core/src/consumer.rs");
+const RUNTIME: &str = include_str!("../../../../streams-runtime/src/lib.rs");
+const CARGO: &str = include_str!("../../../../streams-runtime/Cargo.toml");
+const STREAM_EVENT: &str = include_str!("../../../../streams-macros/docs/stream_event.md");
+const CONSUMER: &str = include_str!("../../../../streams-macros/docs/consumer.md");
 
 /// Something declared in one line below its comment.
 struct Item {
@@ -171,7 +171,7 @@ fn the_operating_guide_has_every_metric() {
 /// The words of every log line that wants somebody to act, and the source that says them.
 #[test]
 fn the_operating_guide_names_log_lines_that_exist() {
-    let guide = include_str!("../../../docs/operating.md");
+    let guide = include_str!("../../../../docs/operating.md");
     let (_, lines) = guide.split_once("| line contains | level |").expect("the table of log lines");
     let rows = lines.lines().skip(2).take_while(|line| line.starts_with('|'));
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../streams-runtime/src"));

@@ -190,7 +190,7 @@ async fn a_group_that_is_taken_away_leaves_the_read_to_the_others() {
     // Its lease goes to nobody: it begins again from the end, and the read that it began is for the other one.
     app.admin().reset("backlog", "g00", Start::Latest).await.unwrap();
     let key = StreamKey::new(None, "backlog", 1).partition(0).group("g00");
-    super::loss::until(|| async {
+    crate::group::loss::until(|| async {
         let state = broker.state(&key).await.unwrap().unwrap();
         (state.reset > 0 && state.lease.epoch > state.reset && !state.lease.owner.is_empty()).then_some(())
     })

@@ -122,8 +122,10 @@ async fn bill(transfer: Transfer) {
 }
 
 /// The guides with code of their own here.
-const GUIDES: [(&str, &str); 2] =
-    [("testing", include_str!("../../../docs/testing.md")), ("operating", include_str!("../../../docs/operating.md"))];
+const GUIDES: [(&str, &str); 2] = [
+    ("testing", include_str!("../../../../docs/testing.md")),
+    ("operating", include_str!("../../../../docs/operating.md")),
+];
 
 #[test]
 fn the_guides_say_what_is_tested_here() {
