@@ -172,7 +172,7 @@ async fn each_key_stays_in_one_partition_and_in_order() {
         events.dedup();
         assert_eq!(events, (0..500).filter(|n| n % 5 == customer).collect::<Vec<_>>());
     }
-    assert_eq!(app.status().groups.iter().map(|group| group.done).sum::<u64>(), 500);
+    assert_eq!(app.running().status().groups.iter().map(|group| group.done).sum::<u64>(), 500);
 }
 
 #[tokio::test]
@@ -337,7 +337,7 @@ async fn only_the_groups_that_were_asked_for_are_driven() {
     app.publish(&Invoice { n: 2 }).await.unwrap();
     settled(&app).await;
     assert_eq!((lab.events("ship"), lab.events("books")), (vec![1], vec![2]));
-    let groups: std::collections::BTreeSet<_> = app.status().groups.iter().map(|group| group.group).collect();
+    let groups: std::collections::BTreeSet<_> = app.running().status().groups.iter().map(|group| group.group).collect();
     assert_eq!(groups, ["books", "ship"].into());
     let consumers: Vec<_> = app.running().consumers().iter().map(|info| info.name).collect();
     assert_eq!(consumers, ["book", "ship"]);
@@ -361,7 +361,7 @@ async fn caught_up_waits_for_a_group_that_another_app_owns() {
     gate.open();
     settled(&other).await;
     assert_eq!(lab.ended("books"), [1, 2]);
-    assert!(matches!(other.status().groups[0].phase, Phase::StandingBy { .. }));
+    assert!(matches!(other.running().status().groups[0].phase, Phase::StandingBy { .. }));
 }
 
 #[tokio::test]
@@ -392,7 +392,7 @@ async fn caught_up_says_when_a_group_is_halted() {
     }
     let error = tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::Halted(reason) if reason.contains("books")), "{error}");
-    assert!(!app.status().is_ready());
+    assert!(!app.running().status().is_ready());
 }
 
 #[tokio::test]
@@ -407,7 +407,7 @@ async fn status_tells_what_each_group_does_and_has_done() {
         last = app.publish(&Invoice { n }).await.unwrap().entry_id;
     }
     settled(&app).await;
-    let status = app.status();
+    let status = app.running().status();
     let group = &status.groups[0];
     assert_eq!((group.stream, group.partition, group.group), ("invoices", 0, "books"));
     assert_eq!((group.done, group.retried, group.skipped, group.dead_lettered), (2, 1, 1, 1));
@@ -478,7 +478,7 @@ async fn virtual_time_stands_still_while_a_blocking_task_runs() {
     let app = TestApp::start(App::with(consumers![virtual_time::blocks])).await.unwrap();
     app.publish(&Invoice { n: 1 }).await.unwrap();
     settled(&app).await;
-    let status = app.status();
+    let status = app.running().status();
     assert_eq!((status.groups[0].done, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use streams_runtime::broker::Redis;
 use streams_runtime::{App, DeadLetter, Publisher, Stopped, consumer, consumers};
 use streams_tests::jobs::{Does, Job};
-use streams_tests::{Options, Process, RedisServer};
+use streams_tests::{Options, Program, RedisServer};
 
 /// A database and the worker that will run on it.
 struct Site {
@@ -22,21 +22,21 @@ impl Site {
         Self { url: RedisServer::shared().database(), envs: envs.to_vec() }
     }
 
-    fn worker(&self) -> Process {
+    fn worker(&self) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         command.env("REDIS_URL", &self.url).envs(self.envs.iter().copied());
-        Process::start(&mut command)
+        Program::start(&mut command)
     }
 
     /// A worker that owns its group.
-    fn owner(&self) -> Process {
+    fn owner(&self) -> Program {
         let worker = self.worker();
         worker.logs("owning group=\"work\"");
         worker
     }
 
     /// Two workers once it has settled which of them owns the group: the owner first.
-    fn pair(&self) -> (Process, Process) {
+    fn pair(&self) -> (Program, Program) {
         let (one, other) = (self.worker(), self.worker());
         let settled = "the members have settled members=2 groups=1 partitions=1 share=";
         one.logs(settled);
@@ -251,7 +251,7 @@ fn a_service_that_cannot_start_says_why_ends_with_1_and_never_shows_the_password
         ("rediss://:CANARY@127.0.0.1/#insecure".to_owned(), "ends in #insecure"),
         (format!("redis://:CANARY@127.0.0.1:{}/", RedisServer::shared().port()), "the server"),
     ] {
-        let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("REDIS_URL", &url));
+        let mut worker = Program::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("REDIS_URL", &url));
         assert_eq!(worker.code(), Some(1), "{url}");
         let everything = worker.output() + &worker.errors();
         assert!(everything.contains(said), "{url}: {everything}");
@@ -263,7 +263,7 @@ fn a_service_that_cannot_start_says_why_ends_with_1_and_never_shows_the_password
 
 #[test]
 fn every_bad_variable_is_named_at_once_and_the_exit_code_is_1() {
-    let mut worker = Process::start(
+    let mut worker = Program::start(
         Command::new(env!("CARGO_BIN_EXE_worker"))
             .env("STREAMS_LEASE", "soon")
             .env("STREAMS_GROUPS", "nobody")
@@ -278,7 +278,7 @@ fn every_bad_variable_is_named_at_once_and_the_exit_code_is_1() {
 
 #[test]
 fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
-    let mut worker = Process::start(&mut Command::new(env!("CARGO_BIN_EXE_worker")));
+    let mut worker = Program::start(&mut Command::new(env!("CARGO_BIN_EXE_worker")));
     if cfg!(debug_assertions) {
         worker.logs("no REDIS_URL is set: using the embedded broker");
         worker.signal("TERM");
@@ -292,7 +292,7 @@ fn without_a_url_a_debug_build_warns_and_a_release_build_refuses() {
 /// An app that is started without reading the environment.
 fn starter(envs: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-    let mut worker = Process::start(command.env("WORKER_STARTS", "1").envs(envs.iter().copied()));
+    let mut worker = Program::start(command.env("WORKER_STARTS", "1").envs(envs.iter().copied()));
     let code = worker.code();
     (code, worker.output() + &worker.errors())
 }
@@ -350,7 +350,7 @@ fn a_service_beside_a_service_of_kubernetes_that_is_called_streams_starts() {
 
 #[test]
 fn a_service_that_is_told_to_use_redis_does_not_start_without_a_url() {
-    let mut worker = Process::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_BROKER", "redis"));
+    let mut worker = Program::start(Command::new(env!("CARGO_BIN_EXE_worker")).env("STREAMS_BROKER", "redis"));
     assert_eq!(worker.code(), Some(1));
     assert!(worker.errors().contains("but nothing says where: set REDIS_URL"), "{}", worker.errors());
 }
@@ -404,7 +404,7 @@ fn a_variable_that_is_not_text_is_no_reason_to_panic() {
     let site = Site::new(&[]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
     command.env("REDIS_URL", &site.url).env("SOMEBODY_ELSES", OsStr::from_bytes(&[0xff, 0xfe]));
-    let mut worker = Process::start(&mut command);
+    let mut worker = Program::start(&mut command);
     worker.logs("owning group=\"work\"");
     worker.signal("TERM");
     assert_eq!(worker.code(), Some(0));

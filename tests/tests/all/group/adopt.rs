@@ -13,7 +13,7 @@ use streams_runtime::{
     App, BoxError, Context, Outcome, Phase, Publisher, Registration, Running, State, Stopped, consumer, consumers,
     stream_event,
 };
-use streams_tests::{Faulty, Lab, Process, RedisServer, logged};
+use streams_tests::{Faulty, Lab, Program, RedisServer, logged};
 
 use crate::redis::acl::until;
 
@@ -73,10 +73,10 @@ impl Site {
     }
 
     /// The old program; it ends by itself unless it stays.
-    fn old_program(&self, reads: &str, acknowledged: &str, stays: bool) -> Process {
+    fn old_program(&self, reads: &str, acknowledged: &str, stays: bool) -> Program {
         let port = self.server.port().to_string();
         let stays = if stays { "stays" } else { "ends" };
-        let mut old = Process::start(Command::new(python()).args(["-c", PROGRAM, &port, reads, acknowledged, stays]));
+        let mut old = Program::start(Command::new(python()).args(["-c", PROGRAM, &port, reads, acknowledged, stays]));
         if stays == "stays" {
             old.prints("read ");
         } else {

@@ -476,7 +476,7 @@ async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
         let app = TestApp::start(App::with([consumer]).state(lab.clone())).await.unwrap();
         app.publish(&mine(1, SOUND)).await.unwrap();
         let troubled = async {
-            while !matches!(app.status().groups[0].phase, Phase::Troubled { .. }) {
+            while !matches!(app.running().status().groups[0].phase, Phase::Troubled { .. }) {
                 app.advance(Duration::from_millis(1)).await;
             }
         };
@@ -500,7 +500,7 @@ async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
         {
             assert!(error.contains(part), "{group}: {error}");
         }
-        assert!(matches!(app.status().groups[0].phase, Phase::Halted { .. }));
+        assert!(matches!(app.running().status().groups[0].phase, Phase::Halted { .. }));
         let (ready, said) = app.running().monitor().ready();
         assert!(!ready && said.contains("the trap at"), "{said}");
         let _ = app.into_running().stop().await;

@@ -18,7 +18,7 @@ use streams_runtime::{
     stream_event,
 };
 use streams_tests::poison::{DECODING, Dose, End, JOURNAL, Pill, Vaccine};
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Process, RedisServer, logged_from};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Program, RedisServer, logged_from};
 
 /// A dose for a dropped app.
 fn dose(n: u64) -> Dose {
@@ -205,7 +205,7 @@ async fn dead_events(app: &TestApp, group: &str) -> Vec<(u64, String)> {
 }
 
 fn status(app: &TestApp, group: &str) -> GroupStatus {
-    app.status().groups.into_iter().find(|status| status.group == group).unwrap()
+    app.running().status().groups.into_iter().find(|status| status.group == group).unwrap()
 }
 
 #[tokio::test]
@@ -540,7 +540,7 @@ async fn where_a_group_has_lanes_events_are_proven_side_by_side() {
     assert!(took >= secs(10) && took <= secs(10) + millis(10 * 15), "{took:?}");
     assert_eq!(world.lab.events("lanes").len(), calls + 40);
     assert!(dead_tablets(&app).await.is_empty());
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.running().status().groups[0].proving, 0);
 }
 
 #[tokio::test]
@@ -676,10 +676,10 @@ async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_
     assert!(began.elapsed() < millis(50), "{:?}", began.elapsed());
     let commits = world.wire.calls(Op::Commit) - before;
     assert!(commits <= 4, "{commits}");
-    assert!(app.status().groups[0].proving > 0, "the first is not settled");
+    assert!(app.running().status().groups[0].proving > 0, "the first is not settled");
     settled(&app).await;
     app.advance(millis(200)).await;
-    assert_eq!(app.status().groups[0].proving, 0);
+    assert_eq!(app.running().status().groups[0].proving, 0);
 }
 
 #[tokio::test]
@@ -862,7 +862,7 @@ async fn live(
                 drop(app);
                 break;
             }
-            assert!(left > 0, "seed {seed}: {:?}", app.status());
+            assert!(left > 0, "seed {seed}: {:?}", app.running().status());
         }
     }
     panic!("seed {seed}: not settled after a hundred lives");
@@ -1045,7 +1045,7 @@ impl Site {
         }
     }
 
-    fn start(&self) -> Process {
+    fn start(&self) -> Program {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -c 0; ulimit -v 4000000; exec \"$0\"", env!("CARGO_BIN_EXE_poison")]);
         command.env("REDIS_URL", &self.url).env(JOURNAL, self.journal()).env("STREAMS_LEASE", "400ms");
@@ -1053,7 +1053,7 @@ impl Site {
         if let Some(n) = self.decoding {
             command.env(DECODING, n.to_string());
         }
-        Process::start(&mut command)
+        Program::start(&mut command)
     }
 
     fn journal(&self) -> PathBuf {

@@ -6,17 +6,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use redis::Value;
-use streams_tests::{Process, RedisServer};
+use streams_tests::{Program, RedisServer};
 
 struct Trades {
     url: String,
 }
 
 impl Trades {
-    fn start(&self) -> Process {
+    fn start(&self) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trades"));
         command.env("REDIS_URL", &self.url).env("STREAMS_LEASE", "500ms");
-        Process::start(&mut command)
+        Program::start(&mut command)
     }
 
     /// Runs it to its end; what it says.
@@ -77,7 +77,7 @@ fn the_example_killed_in_the_middle_goes_on_where_it_was() {
 fn run(program: &str, url: Option<&str>) -> String {
     let mut command = Command::new(program);
     command.envs(url.map(|url| ("REDIS_URL", url)));
-    let mut process = Process::start(&mut command);
+    let mut process = Program::start(&mut command);
     assert_eq!(process.code(), Some(0), "{}", process.errors());
     process.output()
 }
@@ -147,7 +147,7 @@ fn a_web_service_publishes_tells_how_it_is_and_stops_in_order() {
     for url in [None, Some(url)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_axum-service"));
         command.env("PORT", "0").envs(url.map(|url| ("REDIS_URL", url)));
-        let mut service = Process::start(&mut command);
+        let mut service = Program::start(&mut command);
         service.prints("listening on http://");
         let address = service.output().trim().trim_start_matches("listening on http://").to_owned();
 

@@ -7,7 +7,7 @@ use streams_core::keys::{StreamKey, partition_of};
 use streams_core::{Entry, EntryId, codec};
 use streams_runtime::broker::Embedded;
 use streams_runtime::{Publisher, stream_event};
-use streams_tests::{Process, RedisServer};
+use streams_tests::{Program, RedisServer};
 
 #[stream_event(stream = "trades", version = 1, key = symbol)]
 #[derive(Debug, PartialEq)]
@@ -114,7 +114,7 @@ fn produce(server: &RedisServer) -> (Option<i32>, String) {
     std::fs::write(modules.path().join("msgpack.py"), MSGPACK.replace("PAYLOAD", &hex)).unwrap();
     let program = snippet.replace(place, &format!("redis.Redis(port={})", server.port()));
     let mut python = Command::new(crate::group::adopt::python());
-    let mut process = Process::start(python.args(["-c", &program]).env("PYTHONPATH", modules.path()));
+    let mut process = Program::start(python.args(["-c", &program]).env("PYTHONPATH", modules.path()));
     let code = process.code();
     (code, process.output() + &process.errors())
 }

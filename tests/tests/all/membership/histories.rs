@@ -249,7 +249,7 @@ impl Life {
         }
         while !self.published.is_subset(&self.truth.lock().unwrap().ended) {
             if began.elapsed() >= CALM * 3 {
-                let status: Vec<_> = self.processes.iter().map(|process| process.app.status()).collect();
+                let status: Vec<_> = self.processes.iter().map(|process| process.app.running().status()).collect();
                 return Err(format!("events are not handled {CALM:?} after everything was well: {status:#?}"));
             }
             sleep(Duration::from_millis(100)).await;
@@ -276,6 +276,7 @@ impl Life {
         let index = self.dice.index(self.processes.len());
         let owned: Vec<_> = self.processes[index]
             .app
+            .running()
             .status()
             .groups
             .iter()
@@ -308,7 +309,7 @@ impl Life {
         life.succeed().await?;
         let lost = life.lost + life.processes.iter().map(|process| losses(&process.app)).sum::<u64>();
         if lost > 0 && !life.cut {
-            let last = life.processes.iter().flat_map(|process| process.app.status().groups);
+            let last = life.processes.iter().flat_map(|process| process.app.running().status().groups);
             let last: Vec<_> = last.filter_map(|status| status.last_loss).collect();
             return Err(format!("{lost} losses are told, and nothing is lost: {last:?}"));
         }
@@ -326,7 +327,7 @@ impl Life {
 }
 
 fn losses(app: &TestApp) -> u64 {
-    app.status().groups.iter().map(|status| status.losses).sum()
+    app.running().status().groups.iter().map(|status| status.losses).sum()
 }
 
 /// Lives through the histories of these seeds; `MEMBERS_HISTORIES=10000` makes them more, from `MEMBERS_SEED` on.
@@ -387,7 +388,7 @@ async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
         sleep(LEASE / 10).await;
     }
     assert!(wire.calls(Op::Acquire) > 3 * PARTITIONS as usize, "{} claims", wire.calls(Op::Acquire));
-    assert_eq!(losses(&life.processes[0].app), 0, "{:?}", life.processes[0].app.status());
+    assert_eq!(losses(&life.processes[0].app), 0, "{:?}", life.processes[0].app.running().status());
     life.settle().await.unwrap();
 }
 
@@ -504,7 +505,7 @@ async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are
     wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));
     let app = App::with(in_groups(consumers![crowd][0], GROUPS)).config(Config::new().lease(LEASE));
     let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
-    let owned = || app.status().groups.iter().filter(|of| matches!(of.phase, Phase::Owning { .. })).count();
+    let owned = || app.running().status().groups.iter().filter(|of| matches!(of.phase, Phase::Owning { .. })).count();
     let began = Instant::now();
     while owned() < GROUPS {
         assert!(began.elapsed() < LEASE * 4, "{} of {GROUPS} are owned", owned());

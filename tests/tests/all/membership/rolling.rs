@@ -122,7 +122,7 @@ impl World {
 }
 
 fn status(app: &TestApp) -> GroupStatus {
-    app.status().groups[0].clone()
+    app.running().status().groups[0].clone()
 }
 
 fn halt(app: &TestApp) -> Option<String> {
@@ -148,7 +148,7 @@ async fn halted(app: &TestApp) -> String {
         }
         app.advance(Duration::from_millis(100)).await;
     }
-    panic!("not halted: {:?}", app.status());
+    panic!("not halted: {:?}", app.running().status());
 }
 
 async fn stop(app: TestApp) {
@@ -175,8 +175,8 @@ async fn what_only_the_new_build_knows_goes_to_it_while_the_old_one_runs() {
     new.publish(&Placed { n: 3 }).await.unwrap();
     settled(&new).await;
     assert_eq!(world.lab.events("desk"), [1, 2, 3]);
-    assert!(owns(&new) && matches!(status(&old).phase, Phase::StandingBy { .. }), "{:?}", old.status());
-    assert!(old.status().is_ready() && new.dead_letters::<Placed>("desk").await.unwrap().is_empty());
+    assert!(owns(&new) && matches!(status(&old).phase, Phase::StandingBy { .. }), "{:?}", old.running().status());
+    assert!(old.running().status().is_ready() && new.dead_letters::<Placed>("desk").await.unwrap().is_empty());
     // It stays there, although the old one could handle what comes now.
     let epoch = world.state().await.lease.epoch;
     for n in 4..20 {
@@ -343,7 +343,7 @@ async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it(
         ] {
             assert!(reason.contains(said), "does not say `{said}`: {reason}");
         }
-        assert!(!app.status().is_ready() && matches!(app.settled().await, Err(Error::Halted(_))));
+        assert!(!app.running().status().is_ready() && matches!(app.settled().await, Err(Error::Halted(_))));
     }
     assert!(log.text().contains("ERROR") && log.text().contains("start a build that has one"), "{}", log.text());
     assert_eq!((world.handled(), world.state().await.needs.map(|need| need.entry)), (vec![1], Some(shipped)));
@@ -515,8 +515,9 @@ async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_han
     let [first_old, second_old] = old;
     let first = world.build(consumers![yard::moved, yard::parked], 3).await;
     load(&first, 100, true, &mut n).await;
-    let owned =
-        |app: &TestApp| app.status().groups.iter().filter(|group| matches!(group.phase, Phase::Owning { .. })).count();
+    let owned = |app: &TestApp| {
+        app.running().status().groups.iter().filter(|group| matches!(group.phase, Phase::Owning { .. })).count()
+    };
     assert_eq!(
         (owned(&first), owned(&first_old), owned(&second_old)),
         (4, 0, 0),
@@ -527,7 +528,7 @@ async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_han
     let second = world.build(consumers![yard::moved, yard::parked], 4).await;
     load(&second, 100, true, &mut n).await;
     assert_eq!((owned(&first), owned(&second), owned(&second_old)), (2, 2, 0));
-    let passed: u64 = second_old.status().groups.iter().map(|group| group.passed_over).sum();
+    let passed: u64 = second_old.running().status().groups.iter().map(|group| group.passed_over).sum();
     assert_eq!(passed, 0);
     stop(second_old).await;
     load(&second, 100, true, &mut n).await;

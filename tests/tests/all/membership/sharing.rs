@@ -155,7 +155,7 @@ impl World {
 
 fn owned(app: &TestApp, group: &str) -> usize {
     let owns = |phase: &Phase| matches!(phase, Phase::Owning { .. });
-    app.status().groups.iter().filter(|status| status.group == group && owns(&status.phase)).count()
+    app.running().status().groups.iter().filter(|status| status.group == group && owns(&status.phase)).count()
 }
 
 fn moves(history: &History) -> usize {
@@ -232,8 +232,13 @@ async fn what_a_process_leaves_that_crashed_is_taken_within_a_lease_and_a_second
     let dead = apps.remove(2);
     let name = {
         // Its name, from a partition that it owns.
-        let status =
-            dead.status().groups.into_iter().find(|status| matches!(status.phase, Phase::Owning { .. })).unwrap();
+        let status = dead
+            .running()
+            .status()
+            .groups
+            .into_iter()
+            .find(|status| matches!(status.phase, Phase::Owning { .. }))
+            .unwrap();
         let key = StreamKey::new(None, "shares", PARTITIONS).partition(status.partition).group(status.group);
         world.owner(&key).await.1
     };

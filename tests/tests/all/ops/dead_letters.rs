@@ -147,7 +147,7 @@ async fn settled(app: &TestApp) {
 }
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
-    match app.status().groups.into_iter().find(|status| status.group == name).unwrap().phase {
+    match app.running().status().groups.into_iter().find(|status| status.group == name).unwrap().phase {
         Phase::Halted { reason } => Some(reason),
         _ => None,
     }

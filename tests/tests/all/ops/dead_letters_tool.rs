@@ -9,7 +9,7 @@ use streams_runtime::broker::Redis;
 use streams_runtime::{
     Admin, App, BoxError, Config, DeadLetterFilter, State, Stopped, consumer, consumers, permanent, stream_event,
 };
-use streams_tests::{Process, RedisServer};
+use streams_tests::{Program, RedisServer};
 
 /// Of the session in docs/operating.md.
 #[stream_event(stream = "payouts")]
@@ -29,7 +29,7 @@ async fn pay(payout: Payout, open: State<Arc<AtomicBool>>) -> Result<(), BoxErro
 
 /// Runs the tool: its exit code and all it says.
 fn tool(url: &str, args: &[impl AsRef<std::ffi::OsStr>]) -> (Option<i32>, String) {
-    let mut process = Process::start(Command::new(env!("CARGO_BIN_EXE_dead-letters")).env("REDIS_URL", url).args(args));
+    let mut process = Program::start(Command::new(env!("CARGO_BIN_EXE_dead-letters")).env("REDIS_URL", url).args(args));
     let code = process.code();
     (code, process.output() + &process.errors())
 }

@@ -70,20 +70,25 @@ impl Ward {
     }
 
     fn group(&self) -> GroupStatus {
-        self.app.status().groups.remove(0)
+        self.app.running().status().groups.remove(0)
     }
 
     /// Whether anything says that all is well.
     fn looks_well(&self) -> bool {
         let (ready, _) = self.app.running().monitor().ready();
-        ready || self.app.status().trouble.is_none() || matches!(self.group().phase, Phase::Owning { .. })
+        ready || self.app.running().status().trouble.is_none() || matches!(self.group().phase, Phase::Owning { .. })
     }
 
     /// It is told within the bound, and for as long as it lasts, without a moment that looks well.
     async fn is_told(&self, what: &str) {
         self.app.advance(BOUND).await;
         for step in 0..1_200 {
-            assert!(!self.looks_well(), "{what}: {step} steps later {:?}\n{}", self.app.status(), self.log.text());
+            assert!(
+                !self.looks_well(),
+                "{what}: {step} steps later {:?}\n{}",
+                self.app.running().status(),
+                self.log.text()
+            );
             self.app.advance(STEP).await;
         }
         let (begins, ends) = (self.log.count(BEGINS), self.log.count(ENDS));
@@ -163,7 +168,7 @@ async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
     one.app.advance(BOUND).await;
     for _ in 0..1_200 {
         let well = [&one.app, &two].into_iter().filter(|app| app.running().monitor().ready().0).count();
-        assert!(well < 2, "{:?}\n{:?}\n{}", one.app.status(), two.status(), one.log.text());
+        assert!(well < 2, "{:?}\n{:?}\n{}", one.app.running().status(), two.running().status(), one.log.text());
         one.app.advance(STEP).await;
     }
     assert!(one.log.count(BEGINS) > 0, "{}", one.log.text());
@@ -171,7 +176,7 @@ async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
         wire.heal();
     }
     one.is_over("both").await;
-    assert!(two.running().monitor().ready().0, "{:?}", two.status());
+    assert!(two.running().monitor().ready().0, "{:?}", two.running().status());
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +195,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
         });
         ward.app.advance(BOUND).await;
         for _ in 0..120 {
-            assert!(ward.app.status().trouble.is_some(), "{kind:?}\n{}", ward.log.text());
+            assert!(ward.app.running().status().trouble.is_some(), "{kind:?}\n{}", ward.log.text());
             assert!(!ward.app.running().monitor().ready().0);
             ward.app.advance(secs(1)).await;
         }
@@ -198,7 +203,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
         trying.abort();
         ward.wire.heal();
         ward.publish(100).await;
-        assert_eq!((ward.app.status().trouble, ward.log.count(ENDS)), (None, 1), "{kind:?}");
+        assert_eq!((ward.app.running().status().trouble, ward.log.count(ENDS)), (None, 1), "{kind:?}");
     }
 }
 
@@ -207,9 +212,9 @@ async fn a_publisher_that_has_given_up_is_no_trouble_for_ever() {
     let ward = Ward::start(consumers![ward]).await;
     ward.wire.always(Op::Append, Fault::Fail(BrokerErrorKind::Unavailable));
     ward.app.publish(&Pulse { n: 2 }).await.unwrap_err();
-    assert!(ward.app.status().trouble.is_some());
+    assert!(ward.app.running().status().trouble.is_some());
     ward.app.advance(secs(61)).await;
-    assert!(ward.app.running().monitor().ready().0, "{:?}", ward.app.status());
+    assert!(ward.app.running().monitor().ready().0, "{:?}", ward.app.running().status());
 }
 
 #[tokio::test(start_paused = true)]

@@ -320,11 +320,11 @@ async fn a_commit_that_is_not_answered_lets_the_checkpoint_grow_old() {
     app.publish(&Step { n: 1 }).await.unwrap();
     lab.called("work", 1).await;
     app.advance(Duration::from_secs(5)).await;
-    let age = app.status().groups[0].checkpoint_age;
+    let age = app.running().status().groups[0].checkpoint_age;
     assert!(age >= Duration::from_millis(4_900), "{age:?}");
     wire.heal();
     app.settled().await.unwrap();
-    assert_eq!(app.status().groups[0].checkpoint_age, Duration::ZERO);
+    assert_eq!(app.running().status().groups[0].checkpoint_age, Duration::ZERO);
 }
 
 #[tokio::test]

@@ -177,7 +177,7 @@ async fn settled(app: &TestApp) {
 }
 
 fn status(app: &TestApp) -> GroupStatus {
-    app.status().groups.remove(0)
+    app.running().status().groups.remove(0)
 }
 
 /// The events in the dead letters, with cause and attempts.
@@ -434,7 +434,7 @@ async fn a_version_that_is_too_new_halts_the_group_behind_the_events_before_it()
     world.append_row(4).await;
     let app = world.load().await;
     assert!(matches!(app.settled().await, Err(Error::Halted(_))));
-    let Phase::Halted { reason } = status(&app).phase else { panic!("{:?}", app.status()) };
+    let Phase::Halted { reason } = status(&app).phase else { panic!("{:?}", app.running().status()) };
     assert!(reason.contains(&newer.to_string()), "{reason}");
     assert_eq!((world.batches(), world.at().await), (vec![vec![1, 2]], before));
 }

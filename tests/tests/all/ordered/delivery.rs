@@ -160,7 +160,7 @@ async fn dead(app: &TestApp, group: &str) -> Vec<DeadLetter<Step>> {
 }
 
 fn status(app: &TestApp, name: &str) -> GroupStatus {
-    app.status().groups.into_iter().find(|status| status.group == name).unwrap()
+    app.running().status().groups.into_iter().find(|status| status.group == name).unwrap()
 }
 
 fn halt(app: &TestApp, name: &str) -> Option<String> {
@@ -639,7 +639,7 @@ async fn a_commit_that_fails_is_sent_again_and_nothing_is_repeated() {
     publish(&app, 1..=3).await;
     settled(&app).await;
     assert_eq!(world.lab.events("left"), [1, 2, 3]);
-    assert!(app.status().is_ready());
+    assert!(app.running().status().is_ready());
 }
 
 #[tokio::test]
@@ -660,7 +660,7 @@ async fn a_commit_that_is_refused_halts_the_group_until_it_is_mended_and_nothing
     app.advance(secs(10)).await;
     settled(&app).await;
     assert_eq!(world.lab.events("left"), [1, 2, 3]);
-    assert!(app.status().is_ready());
+    assert!(app.running().status().is_ready());
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
     publish(&app, [4]).await;
     world.lab.called("left", 4).await;
@@ -681,7 +681,7 @@ async fn a_group_whose_state_is_refused_halts_and_goes_on_by_itself_when_it_is_m
     wire.heal();
     app.advance(secs(30)).await;
     settled(&app).await;
-    assert!(app.status().is_ready() && world.lab.events("left") == [1, 2, 3]);
+    assert!(app.running().status().is_ready() && world.lab.events("left") == [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -694,7 +694,7 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
     let log = logged();
     wire.cut_off();
     app.advance(secs(50)).await;
-    let status = app.status();
+    let status = app.running().status();
     assert!(!status.is_ready() && status.trouble.unwrap().contains("because the test says so"));
     assert_eq!(log.text().lines().count(), 1, "{}", log.text());
     app.advance(secs(60)).await;
@@ -704,7 +704,7 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
     publish(&app, 4..=6).await;
     settled(&app).await;
     assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
-    let status = app.status();
+    let status = app.running().status();
     assert!(status.is_ready() && status.trouble.is_none(), "{status:?}");
     for group in ["left", "right", "both"] {
         assert_eq!(world.lab.events(group), [1, 2, 3, 4, 5, 6]);
@@ -842,7 +842,7 @@ async fn a_lost_lease_ends_the_handler_at_its_await_before_another_begins() {
     assert!(began.elapsed() > LEASE - LEASE / 3 && began.elapsed() < LEASE * 2, "{:?}", began.elapsed());
     assert_eq!(world.lab.cancelled("left"), [1]);
     settled(&other).await;
-    assert!(!one.status().is_ready());
+    assert!(!one.running().status().is_ready());
 }
 
 #[tokio::test]
@@ -934,7 +934,7 @@ async fn a_short_outage_costs_nothing() {
         assert_eq!(world.lab.events(group), (1..=20).collect::<Vec<_>>(), "{group}");
     }
     app.advance(secs(2)).await;
-    assert!(app.status().is_ready(), "{:?}", app.status());
+    assert!(app.running().status().is_ready(), "{:?}", app.running().status());
 }
 
 #[tokio::test]
@@ -949,14 +949,14 @@ async fn an_outage_longer_than_the_lease_repeats_at_most_what_was_not_committed(
     world.lab.called("left", 13).await;
     wire.cut_off();
     app.advance(LEASE * 4).await;
-    assert!(matches!(status(&app, "left").phase, Phase::Troubled { .. }), "{:?}", app.status());
+    assert!(matches!(status(&app, "left").phase, Phase::Troubled { .. }), "{:?}", app.running().status());
     wire.heal();
     settled(&app).await;
     publish(&app, 14..=20).await;
     settled(&app).await;
     let expected: Vec<_> = (1..=13).chain(11..=20).collect();
     assert_eq!(world.lab.events("left"), expected);
-    assert!(app.status().is_ready(), "{:?}", app.status());
+    assert!(app.running().status().is_ready(), "{:?}", app.running().status());
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ async fn dead(app: &TestApp) -> Vec<u64> {
 }
 
 fn status(app: &TestApp) -> GroupStatus {
-    app.status().groups.into_iter().find(|status| status.group == "ledger").unwrap()
+    app.running().status().groups.into_iter().find(|status| status.group == "ledger").unwrap()
 }
 
 fn halt(app: &TestApp) -> Option<String> {
@@ -644,7 +644,7 @@ async fn a_read_that_fails_cuts_no_handler_short_and_repeats_nothing() {
     publish_apart(&app, [6]).await;
     world.lab.called("ledger", 6).await;
     settled(&app).await;
-    assert!(app.status().is_ready());
+    assert!(app.running().status().is_ready());
     assert_eq!((world.events(), world.lab.cancelled("ledger")), (vec![1, 2, 3, 4, 5, 6, 2], vec![]));
 }
 

@@ -504,7 +504,7 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
         app.publish(&Kept { n }).await.unwrap();
     }
     app.settled().await.unwrap();
-    assert!(app.status().groups.iter().all(|group| group.losses == 0), "{:?}", app.status());
+    assert!(app.running().status().groups.iter().all(|group| group.losses == 0), "{:?}", app.running().status());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,16 @@
 //! What a group as a work queue promises, in virtual time: apps that share one embedded broker stand for processes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{BrokerErrorKind, DeadBounds, Fields, Log, Queue, QueueState};
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::broker::{BrokerErrorKind, DeadBounds};
 use streams_runtime::broker::Embedded;
-use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetter, DeadLetterFilter, Delivery, EntryId,
-    GroupStatus, OnDataLoss, Outcome, Phase, Registration, Start, State, Stopped, consumer, consumers, stream_event,
+    App, BoxError, Config, ConsumerOptions, Context, DataLossKind, DeadLetterFilter, Delivery, OnDataLoss, Outcome,
+    Phase, Start, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
+use streams_tests::{Act, Fault, Gate, Lab, Launch, Op, World, logged, millis, secs};
 use tokio::time::Instant;
 
 /// A picture that was uploaded.
@@ -50,38 +47,13 @@ async fn read(scan: Scanned, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
     lab.handle(&ctx, scan.n).await
 }
 
-/// How many handlers ran at the same time at most.
-#[derive(Debug, Clone, Default)]
-struct Busy(Arc<(AtomicUsize, AtomicUsize)>);
-
-impl Busy {
-    fn begin(&self) -> AtWork {
-        self.0.1.fetch_max(self.0.0.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-        AtWork(self.clone())
-    }
-
-    fn most(&self) -> usize {
-        self.0.1.load(Ordering::Relaxed)
-    }
-}
-
-struct AtWork(Busy);
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[consumer(group = "thumbnails", max_attempts = 3)]
-async fn make(upload: Uploaded, ctx: Context, lab: State<Lab>, busy: State<Busy>) -> Result<Outcome, BoxError> {
-    let _at_work = busy.begin();
+async fn make(upload: Uploaded, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, upload.n).await
 }
 
 #[consumer(group = "thumbnails", max_attempts = 3)]
-async fn remove(removed: Removed, ctx: Context, lab: State<Lab>, busy: State<Busy>) -> Result<Outcome, BoxError> {
-    let _at_work = busy.begin();
+async fn remove(removed: Removed, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
     lab.handle(&ctx, removed.n).await
 }
 
@@ -90,201 +62,67 @@ async fn remove_now(removed: RemovedNow, ctx: Context, lab: State<Lab>) -> Resul
     lab.handle(&ctx, removed.n).await
 }
 
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn partition() -> PartitionKey {
-    StreamKey::new(None, "uploads", 1).partition(0)
-}
-
-fn group() -> GroupKey {
-    partition().group("thumbnails").queue()
-}
-
 fn options() -> ConsumerOptions {
     ConsumerOptions::DEFAULT.with_delivery(Delivery::Shared)
 }
 
-/// One store and one script for all apps of a test.
-struct World {
-    store: Embedded,
-    wire: Faulty,
-    lab: Lab,
-    busy: Busy,
-    seeds: AtomicU64,
+fn uploads(events: impl IntoIterator<Item = u64>) -> impl Iterator<Item = Uploaded> {
+    events.into_iter().map(|n| Uploaded { n })
 }
 
-impl World {
-    fn new() -> Self {
-        let store = Embedded::new();
-        let wire = Faulty::over(Arc::new(store.clone()));
-        Self { store, wire, lab: Lab::default(), busy: Busy::default(), seeds: AtomicU64::new(0) }
-    }
-
-    async fn start_on(
-        &self,
-        wire: &Faulty,
-        consumers: impl IntoIterator<Item = Registration>,
-        config: Config,
-    ) -> TestApp {
-        let app = App::with(consumers).state(self.lab.clone()).state(self.busy.clone()).config(config);
-        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
-        TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
-    }
-
-    async fn start(&self, options: ConsumerOptions) -> TestApp {
-        self.start_on(&self.wire, consumers![make, remove], Config::new().consumers(options)).await
-    }
-
-    /// A process with so many slots.
-    async fn process(&self, slots: u32) -> TestApp {
-        self.start(options().with_concurrency(slots)).await
-    }
-
-    /// A process that can be cut off.
-    async fn apart(&self, slots: u32) -> (Faulty, TestApp) {
-        let wire = Faulty::over(Arc::new(self.store.clone()));
-        let config = Config::new().consumers(options().with_concurrency(slots));
-        let app = self.start_on(&wire, consumers![make, remove], config).await;
-        (wire, app)
-    }
-
-    async fn crew(&self) -> QueueState {
-        self.store.queue(&group()).await.unwrap().unwrap()
-    }
-
-    /// Waits until the group looks like this.
-    async fn until(&self, is_so: impl Fn(&QueueState) -> bool) -> QueueState {
-        for _ in 0..1_000_000 {
-            let crew = self.crew().await;
-            if is_so(&crew) {
-                return crew;
-            }
-            tokio::time::sleep(millis(1)).await;
-        }
-        panic!("never so: {:?}", self.crew().await);
-    }
-
-    fn calls(&self) -> Vec<(u64, u32)> {
-        self.lab.calls("thumbnails")
-    }
-
-    /// The events that were handled, sorted, repeats and all.
-    fn sorted(&self) -> Vec<u64> {
-        let mut events = self.lab.events("thumbnails");
-        events.sort_unstable();
-        events
-    }
-
-    fn attempts(&self, n: u64) -> Vec<u32> {
-        self.calls().into_iter().filter(|(event, _)| *event == n).map(|(_, attempt)| attempt).collect()
-    }
-
-    async fn append_raw(&self, fields: Fields) -> EntryId {
-        self.store.append(&partition(), vec![fields], None).await.unwrap()[0]
-    }
-}
-
-async fn publish(app: &TestApp, events: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
-    let receipts = app.publisher().publish_all(events.into_iter().map(|n| Uploaded { n })).await;
-    receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
-}
-
-async fn publish_scans(app: &TestApp, scans: impl IntoIterator<Item = Scanned>) {
-    for receipt in app.publisher().publish_all(scans).await {
-        receipt.unwrap();
-    }
-}
-
-/// Waits until everything is settled, but not for ever.
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(secs(36_000), app.settled()).await.expect("everything is settled in time").unwrap();
-}
-
-async fn dead(app: &TestApp) -> Vec<DeadLetter<Uploaded>> {
-    app.dead_letters::<Uploaded>("thumbnails").await.unwrap()
-}
-
-fn status(app: &TestApp) -> GroupStatus {
-    app.status().groups.into_iter().find(|status| status.group == "thumbnails").unwrap()
-}
-
-async fn halted(app: &TestApp) -> String {
-    for _ in 0..1_000_000 {
-        if let Phase::Halted { reason } = status(app).phase {
-            return reason;
-        }
-        tokio::time::sleep(millis(1)).await;
-    }
-    panic!("never halted: {:?}", status(app));
-}
-
-/// Waits until it is not halted any more.
-async fn goes_on(app: &TestApp) {
-    while matches!(status(app).phase, Phase::Halted { .. }) {
-        tokio::time::sleep(millis(10)).await;
-    }
-}
-
-/// Ends a process as a kill does: nothing is said to anybody.
-fn kill((wire, app): (Faulty, TestApp)) {
-    wire.cut_off();
-    drop(app);
+/// A process with so many slots.
+fn worker(world: &World, slots: u32) -> Launch<'_> {
+    world.process(consumers![make, remove]).options(options().with_concurrency(slots))
 }
 
 // Who handles what.
 
 #[tokio::test]
 async fn every_event_is_handled_once_by_whichever_process_is_free() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=300 {
         world.lab.script("thumbnails", n, [Act::Sleep(millis(10))]);
     }
-    let (a, b, c) = (world.process(4).await, world.process(4).await, world.process(4).await);
-    publish(&a, 1..=300).await;
+    let (a, b, c) = (worker(&world, 4).start().await, worker(&world, 4).start().await, worker(&world, 4).start().await);
+    a.publish_all(uploads(1..=300)).await;
     for app in [&a, &b, &c] {
-        settled(app).await;
+        app.settled().await;
     }
-    assert_eq!(world.sorted(), (1..=300).collect::<Vec<_>>());
-    assert_eq!(world.busy.most(), 12, "four each");
-    let done = [&a, &b, &c].map(|app| status(app).done);
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=300).collect::<Vec<_>>());
+    assert_eq!(world.lab.most_at_once(), 12, "four each");
+    let done = [&a, &b, &c].map(|app| app.status("thumbnails").done);
     assert_eq!(done.iter().sum::<u64>(), 300);
     assert!(done.iter().all(|done| *done > 50), "{done:?}");
-    let crew = world.crew().await;
+    let crew = world.queue("thumbnails").look().await;
     assert_eq!((crew.unsettled(), crew.waiting, crew.consumers.len()), (0, 0, 3));
 }
 
 #[tokio::test]
 async fn a_slow_event_delays_no_other() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Sleep(secs(20))]);
-    let app = world.process(2).await;
+    let app = worker(&world, 2).start().await;
     let began = Instant::now();
-    publish(&app, 1..=200).await;
+    app.publish_all(uploads(1..=200)).await;
     world.lab.called("thumbnails", 200).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    settled(&app).await;
-    assert_eq!(world.sorted(), (1..=200).collect::<Vec<_>>());
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=200).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
     for slots in [1, 3] {
-        let world = World::new();
+        let world = World::new("uploads");
         for n in 1..=100 {
             world.lab.script("readers", n, [Act::Sleep(secs(1))]);
         }
         let config = Config::new().consumers(options().with_concurrency(slots));
-        let app = world.start_on(&world.wire, consumers![read], config).await;
-        publish_scans(&app, (1..=50).map(|n| Scanned { scanner: 1, n })).await;
+        let app = world.process(consumers![read]).config(config).start().await;
+        app.publish_all((1..=50).map(|n| Scanned { scanner: 1, n })).await;
         world.lab.called("readers", slots as usize).await;
         // Of four more partitions.
-        publish_scans(&app, [2, 3, 4, 5].map(|scanner| Scanned { scanner, n: 50 + scanner })).await;
+        app.publish_all([2, 3, 4, 5].map(|scanner| Scanned { scanner, n: 50 + scanner })).await;
         let before = world.lab.events("readers").len();
         let waits = |n| !world.lab.events("readers").contains(&n);
         while (52..=55).any(waits) {
@@ -292,58 +130,58 @@ async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
         }
         let begun = world.lab.events("readers").len() - before;
         assert!(begun <= 12, "{begun} have begun meanwhile");
-        settled(&app).await;
-        assert_eq!(app.status().groups.iter().map(|status| status.done).sum::<u64>(), 54);
+        app.settled().await;
+        assert_eq!(app.running().status().groups.iter().map(|status| status.done).sum::<u64>(), 54);
     }
 }
 
 #[tokio::test]
 async fn what_was_taken_ahead_is_left_to_others_when_the_handlers_turn_out_to_be_slow() {
-    let world = World::new();
-    let app = world.process(1).await;
+    let world = World::new("uploads");
+    let app = worker(&world, 1).start().await;
     // Quick ones, so that it takes many ahead.
-    publish(&app, 1..=500).await;
-    settled(&app).await;
+    app.publish_all(uploads(1..=500)).await;
+    app.settled().await;
     world.lab.script("thumbnails", 501, [Act::Sleep(secs(20))]);
-    publish(&app, 501..=600).await;
+    app.publish_all(uploads(501..=600)).await;
     world.lab.called("thumbnails", 501).await;
-    let other = world.process(1).await;
+    let other = worker(&world, 1).start().await;
     let began = Instant::now();
     world.lab.called("thumbnails", 600).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    assert_eq!(status(&other).done + status(&app).done, 599);
-    settled(&app).await;
-    assert_eq!(world.sorted(), (1..=600).collect::<Vec<_>>());
-    assert!(dead(&app).await.is_empty());
+    assert_eq!(other.status("thumbnails").done + app.status("thumbnails").done, 599);
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=600).collect::<Vec<_>>());
+    assert!(app.dead::<Uploaded>("thumbnails").await.is_empty());
 }
 
 #[tokio::test]
 async fn a_group_begins_where_it_says_and_takes_what_was_there_before() {
-    let world = World::new();
+    let world = World::new("uploads");
     let publisher = streams_runtime::Publisher::on(Arc::new(world.store.clone()));
     for n in 1..=3 {
         publisher.publish(&Uploaded { n }).await.unwrap();
     }
-    let app = world.process(2).await;
-    settled(&app).await;
-    assert_eq!(world.sorted(), [1, 2, 3]);
+    let app = worker(&world, 2).start().await;
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn a_process_that_stops_gives_back_what_it_has_not_begun_and_finishes_the_rest() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=40 {
         world.lab.script("thumbnails", n, [Act::Sleep(millis(30))]);
     }
-    let (a, b) = (world.process(4).await, world.process(4).await);
-    publish(&a, 1..=40).await;
+    let (a, b) = (worker(&world, 4).start().await, worker(&world, 4).start().await);
+    a.publish_all(uploads(1..=40)).await;
     world.lab.called("thumbnails", 10).await;
     let began = Instant::now();
     assert_eq!(a.into_running().stop().await, Stopped::Clean);
     assert!(began.elapsed() < millis(100), "{:?}", began.elapsed());
-    assert_eq!(world.crew().await.consumers.len(), 1);
-    settled(&b).await;
-    assert_eq!(world.sorted(), (1..=40).collect::<Vec<_>>(), "nothing twice");
+    assert_eq!(world.queue("thumbnails").look().await.consumers.len(), 1);
+    b.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=40).collect::<Vec<_>>(), "nothing twice");
     assert!(began.elapsed() < millis(600), "nobody waits for a lease: {:?}", began.elapsed());
 }
 
@@ -351,178 +189,189 @@ async fn a_process_that_stops_gives_back_what_it_has_not_begun_and_finishes_the_
 
 #[tokio::test]
 async fn a_failed_event_is_tried_again_after_its_wait_by_whoever_is_free_and_holds_up_nobody() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=10 {
         world.lab.script("thumbnails", n, [Act::Fail, Act::Panic]);
     }
     let config = options().with_concurrency(1).with_backoff(secs(20), secs(20));
-    let (a, b) = (world.start(config).await, world.start(config).await);
+    let (a, b) = (
+        world.process(consumers![make, remove]).options(config).start().await,
+        world.process(consumers![make, remove]).options(config).start().await,
+    );
     let began = Instant::now();
-    publish(&a, 1..=100).await;
+    a.publish_all(uploads(1..=100)).await;
     world.lab.called("thumbnails", 100).await;
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
-    world.until(|crew| crew.waiting == 10 && crew.unsettled() == 10).await;
-    settled(&a).await;
-    assert!((1..=10).all(|n| world.attempts(n) == [1, 2, 3]), "{:?}", world.calls());
-    assert!((11..=100).all(|n| world.attempts(n) == [1]));
+    world.queue("thumbnails").until_queue(|crew| crew.waiting == 10 && crew.unsettled() == 10).await;
+    a.settled().await;
+    assert!((1..=10).all(|n| world.lab.attempts("thumbnails", n) == [1, 2, 3]), "{:?}", world.lab.calls("thumbnails"));
+    assert!((11..=100).all(|n| world.lab.attempts("thumbnails", n) == [1]));
     assert!(began.elapsed() >= secs(20), "twice at least half of 20 s: {:?}", began.elapsed());
-    assert_eq!(status(&a).retried + status(&b).retried, 20);
-    assert!(dead(&a).await.is_empty());
+    assert_eq!(a.status("thumbnails").retried + b.status("thumbnails").retried, 20);
+    assert!(a.dead::<Uploaded>("thumbnails").await.is_empty());
 }
 
 #[tokio::test]
 async fn what_keeps_failing_becomes_a_dead_letter_with_its_attempts() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.always("thumbnails", 2, Act::Fail);
     world.lab.always("thumbnails", 3, Act::Permanent);
-    let app = world.process(2).await;
-    publish(&app, 1..=4).await;
-    settled(&app).await;
-    let letters = dead(&app).await;
+    let app = worker(&world, 2).start().await;
+    app.publish_all(uploads(1..=4)).await;
+    app.settled().await;
+    let letters = app.dead::<Uploaded>("thumbnails").await;
     let mut seen: Vec<_> = letters.iter().map(|letter| (letter.decode().unwrap().n, letter.attempts())).collect();
     seen.sort_unstable();
     assert_eq!(seen, [(2, 3), (3, 1)]);
-    assert_eq!(world.attempts(2), [1, 2, 3]);
-    assert_eq!((status(&app).done, status(&app).dead_lettered), (2, 2));
-    assert_eq!(world.crew().await.unsettled(), 0);
+    assert_eq!(world.lab.attempts("thumbnails", 2), [1, 2, 3]);
+    assert_eq!((app.status("thumbnails").done, app.status("thumbnails").dead_lettered), (2, 2));
+    assert_eq!(world.queue("thumbnails").look().await.unsettled(), 0);
 }
 
 #[tokio::test]
 async fn attempts_and_waits_outlive_a_process() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Fail, Act::Fail]);
     let config = Config::new().consumers(options().with_backoff(secs(40), secs(40)));
-    let wire = Faulty::over(Arc::new(world.store.clone()));
-    let a = world.start_on(&wire, consumers![make, remove], config.clone()).await;
-    publish(&a, [1]).await;
-    world.until(|crew| crew.waiting == 1).await;
+    let a = world.process(consumers![make, remove]).apart().config(config.clone()).start().await;
+    a.publish_all(uploads([1])).await;
+    world.queue("thumbnails").until_queue(|crew| crew.waiting == 1).await;
     let began = Instant::now();
-    kill((wire, a));
-    let b = world.start_on(&world.wire, consumers![make, remove], config).await;
-    settled(&b).await;
-    assert_eq!(world.attempts(1), [1, 2, 3]);
+    a.kill().await;
+    let b = world.process(consumers![make, remove]).config(config).start().await;
+    b.settled().await;
+    assert_eq!(world.lab.attempts("thumbnails", 1), [1, 2, 3]);
     assert!(began.elapsed() >= secs(38), "{:?}", began.elapsed());
-    assert!(dead(&b).await.is_empty(), "no crash is put down to it, as it was in nobody's hand");
+    assert!(
+        b.dead::<Uploaded>("thumbnails").await.is_empty(),
+        "no crash is put down to it, as it was in nobody's hand"
+    );
 }
 
 #[tokio::test]
 async fn many_dead_letters_in_a_row_stop_the_process_until_it_is_resumed() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=30 {
         world.lab.always("thumbnails", n, Act::Permanent);
     }
-    let app = world.process(1).await;
-    publish(&app, 1..=40).await;
-    let reason = halted(&app).await;
+    let app = worker(&world, 1).start().await;
+    app.publish_all(uploads(1..=40)).await;
+    let reason = app.halted("thumbnails").await;
     assert!(reason.contains("20 events in a row"), "{reason}");
-    assert_eq!(world.crew().await.consumers.len(), 0);
-    world.until(|crew| crew.unsettled() == crew.waiting).await;
+    assert_eq!(world.queue("thumbnails").look().await.consumers.len(), 0);
+    world.queue("thumbnails").until_queue(|crew| crew.unsettled() == crew.waiting).await;
     app.running().admin().resume("uploads", "thumbnails").await.unwrap();
-    goes_on(&app).await;
-    settled(&app).await;
-    assert_eq!(world.sorted(), (1..=40).collect::<Vec<_>>());
-    assert_eq!(dead(&app).await.len(), 30);
+    app.goes_on("thumbnails").await;
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=40).collect::<Vec<_>>());
+    assert_eq!(app.dead::<Uploaded>("thumbnails").await.len(), 30);
 }
 
 #[tokio::test]
 async fn without_room_for_dead_letters_nothing_goes_on_until_there_is() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in [1, 2] {
         world.lab.always("thumbnails", n, Act::Permanent);
     }
     let mut config = Config::new().consumers(options().with_concurrency(1));
     config.dead_letters = DeadBounds { count: 1, age: secs(1_000_000) };
-    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
-    publish(&app, 1..=5).await;
-    let reason = halted(&app).await;
+    let app = world.process(consumers![make, remove]).config(config).start().await;
+    app.publish_all(uploads(1..=5)).await;
+    let reason = app.halted("thumbnails").await;
     assert!(reason.contains("dead letters") && reason.contains("are full: 1 of at most 1"), "{reason}");
-    assert!(!world.sorted().contains(&5));
+    assert!(!world.lab.sorted("thumbnails").contains(&5));
     let letters = app.running().dead_letters::<Uploaded>("thumbnails");
     letters.discard_all(&DeadLetterFilter::all()).await.unwrap();
-    goes_on(&app).await;
-    settled(&app).await;
-    assert_eq!(world.sorted(), [1, 2, 3, 4, 5]);
-    assert_eq!(dead(&app).await.len(), 1);
+    app.goes_on("thumbnails").await;
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3, 4, 5]);
+    assert_eq!(app.dead::<Uploaded>("thumbnails").await.len(), 1);
 }
 
 #[tokio::test]
 async fn what_fails_while_another_has_no_room_among_the_dead_letters_waits_with_it() {
-    let world = World::new();
+    let world = World::new("uploads");
     for (n, act) in [(1, Act::Permanent), (2, Act::PermanentAfter(millis(500))), (3, Act::PermanentAfter(secs(1)))] {
         world.lab.always("thumbnails", n, act);
     }
     let mut config = Config::new().consumers(options().with_concurrency(2));
     config.dead_letters = DeadBounds { count: 1, age: secs(1_000_000) };
-    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
-    publish(&app, 2..=5).await;
-    halted(&app).await;
+    let app = world.process(consumers![make, remove]).config(config).start().await;
+    app.publish_all(uploads([1])).await;
+    app.settled().await;
+    app.publish_all(uploads(2..=5)).await;
+    app.halted("thumbnails").await;
     // It was running by then.
     while !world.lab.ended("thumbnails").contains(&3) {
         app.advance(millis(100)).await;
     }
-    assert_eq!(world.sorted(), [1, 2, 3]);
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3]);
     let letters = app.running().dead_letters::<Uploaded>("thumbnails");
     for found in [1, 2, 3] {
-        while dead(&app).await.is_empty() {
+        while app.dead::<Uploaded>("thumbnails").await.is_empty() {
             app.advance(secs(1)).await;
         }
-        let letter = dead(&app).await.remove(0).decode().unwrap().n;
+        let letter = app.dead::<Uploaded>("thumbnails").await.remove(0).decode().unwrap().n;
         assert_eq!(letter, found);
         letters.discard_all(&DeadLetterFilter::all()).await.unwrap();
     }
-    settled(&app).await;
-    assert_eq!(world.sorted(), [1, 2, 3, 4, 5]);
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
 async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_no_crash() {
     for stops in [false, true] {
-        let world = World::new();
+        let world = World::new("uploads");
         world.lab.script("thumbnails", 1, [Act::PermanentAfter(secs(1))]);
         world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
-        let app = world.process(2).await;
+        let app = worker(&world, 2).start().await;
         // What tells of both is refused; then what tells of the letter, as long as there is one.
         world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
-        publish(&app, [1, 2]).await;
-        let crew = world.until(|crew| crew.unsettled() == 1).await;
+        app.publish_all(uploads([1, 2])).await;
+        let crew = world.queue("thumbnails").until_queue(|crew| crew.unsettled() == 1).await;
         assert_eq!(world.lab.ended("thumbnails"), [1, 2]);
         assert_eq!((crew.waiting, crew.consumers[0].in_flight), (0, 1));
         if stops {
             world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
             assert_eq!(app.into_running().stop().await, Stopped::Clean);
-            let app = world.process(2).await;
+            let app = worker(&world, 2).start().await;
             world.lab.script("thumbnails", 1, [Act::Permanent]);
-            settled(&app).await;
-            assert_eq!((world.attempts(1), world.attempts(2)), (vec![1, 1], vec![1]));
-            assert_eq!(dead(&app).await[0].cause(), "permanent");
+            app.settled().await;
+            assert_eq!(
+                (world.lab.attempts("thumbnails", 1), world.lab.attempts("thumbnails", 2)),
+                (vec![1, 1], vec![1])
+            );
+            assert_eq!(app.dead::<Uploaded>("thumbnails").await[0].cause(), "permanent");
         } else {
             let began = Instant::now();
-            settled(&app).await;
+            app.settled().await;
             assert!(began.elapsed() >= secs(4), "the letter waits: {:?}", began.elapsed());
-            assert_eq!((world.attempts(1), dead(&app).await.len()), (vec![1], 1));
+            assert_eq!(
+                (world.lab.attempts("thumbnails", 1), app.dead::<Uploaded>("thumbnails").await.len()),
+                (vec![1], 1)
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn a_dead_letter_is_handled_again_beside_the_events() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Permanent]);
-    let app = world.process(1).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = worker(&world, 1).start().await;
+    app.publish_all(uploads([1])).await;
+    app.settled().await;
     world.lab.script("thumbnails", 1, [Act::Sleep(secs(5))]);
     world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
     let letters = app.running().dead_letters::<Uploaded>("thumbnails");
     letters.replay_all(&DeadLetterFilter::all()).await.unwrap();
     world.lab.called("thumbnails", 2).await;
-    publish(&app, [2]).await;
-    settled(&app).await;
+    app.publish_all(uploads([2])).await;
+    app.settled().await;
     assert_eq!(world.lab.ended("thumbnails"), [1, 2], "the event did not wait for the letter");
     app.advance(secs(10)).await;
-    assert!(dead(&app).await.is_empty());
+    assert!(app.dead::<Uploaded>("thumbnails").await.is_empty());
     assert_eq!(world.lab.ended("thumbnails"), [1, 2, 1]);
 }
 
@@ -530,69 +379,73 @@ async fn a_dead_letter_is_handled_again_beside_the_events() {
 
 #[tokio::test]
 async fn what_a_dead_process_had_in_hand_is_handed_out_again_when_its_lease_is_over() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=4 {
         world.lab.script("thumbnails", n, [Act::Hang]);
     }
-    let a = world.apart(4).await;
-    publish(&a.1, 1..=4).await;
+    let a = worker(&world, 4).apart().start().await;
+    a.publish_all(uploads(1..=4)).await;
     world.lab.called("thumbnails", 4).await;
     for n in 1..=4 {
         world.lab.script("thumbnails", n, []);
     }
     let began = Instant::now();
-    kill(a);
-    let b = world.process(4).await;
-    publish(&b, 5..=8).await;
+    a.kill().await;
+    let b = worker(&world, 4).start().await;
+    b.publish_all(uploads(5..=8)).await;
     world.lab.called("thumbnails", 8).await;
     assert!(began.elapsed() < secs(1), "what others do not have goes on at once: {:?}", began.elapsed());
-    settled(&b).await;
+    b.settled().await;
     assert!(began.elapsed() > secs(9) && began.elapsed() < secs(11), "{:?}", began.elapsed());
-    assert_eq!(world.sorted(), [1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8]);
-    assert!((1..=4).all(|n| world.attempts(n) == [1, 1]), "a crash is no failed attempt");
-    world.until(|crew| crew.consumers.len() == 1).await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8]);
+    assert!((1..=4).all(|n| world.lab.attempts("thumbnails", n) == [1, 1]), "a crash is no failed attempt");
+    world.queue("thumbnails").until_queue(|crew| crew.consumers.len() == 1).await;
 }
 
 #[tokio::test]
 async fn a_process_that_was_cut_off_cannot_settle_what_others_have_by_then() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Sleep(secs(15))]);
-    let (wire, a) = world.apart(1).await;
-    publish(&a, [1]).await;
+    let a = worker(&world, 1).apart().start().await;
+    a.publish_all(uploads([1])).await;
     world.lab.called("thumbnails", 1).await;
-    wire.cut_off();
-    let b = world.process(1).await;
+    a.wire.cut_off();
+    let b = worker(&world, 1).start().await;
     world.lab.called("thumbnails", 2).await;
     assert_eq!(world.lab.cancelled("thumbnails"), [1], "it gave up before the other began");
-    wire.heal();
-    settled(&b).await;
-    assert_eq!(world.sorted(), [1, 1]);
-    world.until(|crew| crew.consumers.len() == 2).await;
+    a.wire.heal();
+    b.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 1]);
+    world.queue("thumbnails").until_queue(|crew| crew.consumers.len() == 2).await;
 }
 
 #[tokio::test]
 async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not() {
-    let world = World::new();
+    let world = World::new("uploads");
     // It never comes back, and each process is killed while it runs.
     world.lab.always("thumbnails", 3, Act::Hang);
-    let first = world.apart(2).await;
-    publish(&first.1, 1..=8).await;
+    let first = worker(&world, 2).apart().start().await;
+    first.publish_all(uploads(1..=8)).await;
     let mut process = first;
     for runs in 1..=4 {
-        while world.attempts(3).len() < runs {
+        while world.lab.attempts("thumbnails", 3).len() < runs {
             tokio::time::sleep(millis(1)).await;
         }
-        kill(process);
-        process = world.apart(2).await;
+        process.kill().await;
+        process = worker(&world, 2).apart().start().await;
     }
-    let (_, app) = process;
-    settled(&app).await;
-    let letters = dead(&app).await;
+    let app = process;
+    app.settled().await;
+    let letters = app.dead::<Uploaded>("thumbnails").await;
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].decode().unwrap().n, letters[0].cause()), (3, "crash"));
-    assert_eq!(world.attempts(3).len(), 4, "the first end is put down to nobody, then there are three");
+    assert_eq!(
+        world.lab.attempts("thumbnails", 3).len(),
+        4,
+        "the first end is put down to nobody, then there are three"
+    );
     assert!(letters[0].reason().contains("the process ended 3 times"), "{}", letters[0].reason());
-    let others: BTreeSet<_> = world.sorted().into_iter().filter(|n| *n != 3).collect();
+    let others: BTreeSet<_> = world.lab.sorted("thumbnails").into_iter().filter(|n| *n != 3).collect();
     assert_eq!(others, BTreeSet::from([1, 2, 4, 5, 6, 7, 8]));
 }
 
@@ -600,28 +453,24 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
 async fn what_waits_for_its_turn_on_another_partition_is_not_charged_with_the_end_of_the_process() {
     // It is on the first partition, whose turn is first.
     const POISON: u64 = 4;
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=16 {
         world.lab.script("readers", n, [if n == POISON { Act::Hang } else { Act::Sleep(secs(1)) }]);
     }
-    let start = || async {
-        let wire = Faulty::over(Arc::new(world.store.clone()));
-        let app = world.start_on(&wire, consumers![read], Config::new()).await;
-        (wire, app)
-    };
+    let start = || world.process(consumers![read]).apart().start();
     let called = || world.lab.events("readers").into_iter().filter(|n| *n == POISON).count();
     let first = start().await;
-    publish_scans(&first.1, (1..=16).map(|n| Scanned { scanner: n, n })).await;
+    first.publish_all((1..=16).map(|n| Scanned { scanner: n, n })).await;
     let mut process = first;
     for runs in 1..=4 {
         while called() < runs {
             tokio::time::sleep(millis(1)).await;
         }
-        kill(process);
+        process.kill().await;
         process = start().await;
     }
-    let (_, app) = process;
-    settled(&app).await;
+    let app = process;
+    app.settled().await;
     let letters = app.dead_letters::<Scanned>("readers").await.unwrap();
     let letters: Vec<_> = letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause())).collect();
     assert_eq!(letters, [(POISON, "crash")]);
@@ -631,33 +480,32 @@ async fn what_waits_for_its_turn_on_another_partition_is_not_charged_with_the_en
 
 #[tokio::test]
 async fn the_last_run_of_an_event_is_alone() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.always("thumbnails", 1, Act::Hang);
     let config = options().with_concurrency(4).with_max_crashes(1);
-    let wire = Faulty::over(Arc::new(world.store.clone()));
-    let a = world.start_on(&wire, consumers![make, remove], Config::new().consumers(config)).await;
-    publish(&a, [1]).await;
+    let a = world.process(consumers![make, remove]).apart().options(config).start().await;
+    a.publish_all(uploads([1])).await;
     world.lab.called("thumbnails", 1).await;
-    kill((wire, a));
+    a.kill().await;
     world.lab.script("thumbnails", 1, [Act::Sleep(secs(5))]);
-    let b = world.start(config).await;
+    let b = world.process(consumers![make, remove]).options(config).start().await;
     world.lab.called("thumbnails", 2).await;
-    publish(&b, 2..=20).await;
+    b.publish_all(uploads(2..=20)).await;
     let began = Instant::now();
     world.lab.called("thumbnails", 3).await;
     assert!(began.elapsed() >= secs(4), "{:?}", began.elapsed());
-    settled(&b).await;
-    assert!(dead(&b).await.is_empty(), "it was not to blame");
+    b.settled().await;
+    assert!(b.dead::<Uploaded>("thumbnails").await.is_empty(), "it was not to blame");
 }
 
 #[tokio::test]
 async fn a_handler_that_does_not_come_back_is_cancelled_at_its_timeout() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Hang]);
-    let app = world.start(options().with_timeout(secs(2))).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
-    assert_eq!(world.attempts(1), [1, 2]);
+    let app = world.process(consumers![make, remove]).options(options().with_timeout(secs(2))).start().await;
+    app.publish_all(uploads([1])).await;
+    app.settled().await;
+    assert_eq!(world.lab.attempts("thumbnails", 1), [1, 2]);
     assert_eq!(world.lab.cancelled("thumbnails"), [1]);
 }
 
@@ -666,36 +514,40 @@ async fn a_handler_that_does_not_come_back_is_cancelled_at_its_timeout() {
 #[tokio::test]
 async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
     for op in [Op::Fetch, Op::Ack] {
-        let world = World::new();
-        let app = world.process(2).await;
+        let world = World::new("uploads");
+        let app = worker(&world, 2).start().await;
         for n in 1..=20 {
             world.wire.once(op, Fault::LoseReply);
-            publish(&app, [n]).await;
-            settled(&app).await;
+            app.publish_all(uploads([n])).await;
+            app.settled().await;
         }
-        assert_eq!(world.sorted(), (1..=20).collect::<Vec<_>>(), "{op:?}");
-        assert_eq!((status(&app).done, world.crew().await.unsettled()), (20, 0));
-        assert!((1..=20).all(|n| world.attempts(n) == [1]));
+        assert_eq!(world.lab.sorted("thumbnails"), (1..=20).collect::<Vec<_>>(), "{op:?}");
+        assert_eq!((app.status("thumbnails").done, world.queue("thumbnails").look().await.unsettled()), (20, 0));
+        assert!((1..=20).all(|n| world.lab.attempts("thumbnails", n) == [1]));
     }
 }
 
 #[tokio::test]
 async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in [1, 2] {
         world.lab.script("thumbnails", n, [Act::Fail, Act::Sleep(secs(1))]);
     }
-    let app = world.start(options().with_concurrency(2).with_backoff(millis(1), millis(1))).await;
-    settled(&app).await;
+    let app = world
+        .process(consumers![make, remove])
+        .options(options().with_concurrency(2).with_backoff(millis(1), millis(1)))
+        .start()
+        .await;
+    app.settled().await;
     // The call after the one that hands it out is made when it was given back, and before that is said again; its answer comes
     // before that, or after.
     for (n, after) in [(1, Duration::ZERO), (2, secs(1))] {
         world.wire.once(Op::Fetch, Fault::Delay(Duration::ZERO));
         world.wire.once(Op::Fetch, Fault::Lag(millis(10), after));
         world.wire.once(Op::Ack, Fault::LoseReply);
-        publish(&app, [n]).await;
-        settled(&app).await;
-        assert_eq!(world.attempts(n), [1, 2]);
+        app.publish_all(uploads([n])).await;
+        app.settled().await;
+        assert_eq!(world.lab.attempts("thumbnails", n), [1, 2]);
     }
 }
 
@@ -750,11 +602,15 @@ async fn an_attempt_that_comes_back_when_it_was_given_up_says_nothing_of_the_nex
 
 #[tokio::test]
 async fn a_server_that_is_away_for_longer_than_a_lease_is_no_crash() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Hang]);
     world.lab.script("thumbnails", 2, [Act::Sleep(secs(5))]);
-    let app = world.start(options().with_concurrency(2).with_max_crashes(1).with_timeout(secs(600))).await;
-    publish(&app, [1, 2]).await;
+    let app = world
+        .process(consumers![make, remove])
+        .options(options().with_concurrency(2).with_max_crashes(1).with_timeout(secs(600)))
+        .start()
+        .await;
+    app.publish_all(uploads([1, 2])).await;
     world.lab.called("thumbnails", 2).await;
     for outage in 1..=4 {
         world.wire.cut_off();
@@ -765,233 +621,239 @@ async fn a_server_that_is_away_for_longer_than_a_lease_is_no_crash() {
         world.lab.called("thumbnails", 2 + outage).await;
         assert!(began.elapsed() < secs(5), "nobody waits for a lease: {:?}", began.elapsed());
     }
-    assert_eq!(world.attempts(2), [1], "it was done meanwhile");
+    assert_eq!(world.lab.attempts("thumbnails", 2), [1], "it was done meanwhile");
     world.lab.script("thumbnails", 1, []);
     world.wire.cut_off();
     app.advance(secs(30)).await;
     world.wire.heal();
-    settled(&app).await;
-    assert!(dead(&app).await.is_empty());
-    assert_eq!(world.attempts(1), [1; 6]);
+    app.settled().await;
+    assert!(app.dead::<Uploaded>("thumbnails").await.is_empty());
+    assert_eq!(world.lab.attempts("thumbnails", 1), [1; 6]);
 }
 
 #[tokio::test]
 async fn what_has_crashed_runs_when_the_server_has_charged_it_and_not_before() {
     for fails in [false, true] {
-        let world = World::new();
+        let world = World::new("uploads");
         world.lab.script("thumbnails", 1, [Act::Hang]);
-        let first = world.apart(2).await;
-        publish(&first.1, [1]).await;
+        let first = worker(&world, 2).apart().start().await;
+        first.publish_all(uploads([1])).await;
         world.lab.called("thumbnails", 1).await;
-        kill(first);
+        first.kill().await;
         world.lab.script("thumbnails", 1, []);
-        let (wire, app) = world.apart(2).await;
+        let app = worker(&world, 2).apart().start().await;
         if fails {
-            wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Unavailable));
+            app.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Unavailable));
         }
         // The charge, or what gives the event back that could not be charged.
         let gate = Gate::default();
-        wire.once(Op::Ack, Fault::Hold(gate.clone()));
+        app.wire.once(Op::Ack, Fault::Hold(gate.clone()));
         gate.arrived(1).await;
-        assert_eq!(world.attempts(1), [1]);
+        assert_eq!(world.lab.attempts("thumbnails", 1), [1]);
         gate.open();
-        settled(&app).await;
-        assert_eq!(world.attempts(1), [1, 1]);
+        app.settled().await;
+        assert_eq!(world.lab.attempts("thumbnails", 1), [1, 1]);
     }
 }
 
 #[tokio::test]
 async fn a_server_that_is_away_for_less_than_a_lease_costs_nothing() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=50 {
         world.lab.script("thumbnails", n, [Act::Sleep(millis(100))]);
     }
-    let app = world.process(4).await;
-    publish(&app, 1..=50).await;
+    let app = worker(&world, 4).start().await;
+    app.publish_all(uploads(1..=50)).await;
     world.lab.called("thumbnails", 10).await;
     world.wire.cut_off();
     app.advance(secs(3)).await;
     world.wire.heal();
-    settled(&app).await;
-    assert_eq!(world.sorted(), (1..=50).collect::<Vec<_>>());
-    assert!(matches!(status(&app).phase, Phase::Owning { .. }));
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=50).collect::<Vec<_>>());
+    assert!(matches!(app.status("thumbnails").phase, Phase::Owning { .. }));
 }
 
 #[tokio::test]
 async fn what_nobody_takes_is_passed_over_and_what_says_nothing_is_a_dead_letter() {
-    let world = World::new();
-    let app = world.process(2).await;
+    let world = World::new("uploads");
+    let app = worker(&world, 2).start().await;
     world.append_raw(vec![(b"event".to_vec(), b"Unheard@1".to_vec()), (b"payload".to_vec(), vec![0x80])]).await;
     world.append_raw(vec![(b"payload".to_vec(), vec![0x80])]).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    app.publish_all(uploads([1])).await;
+    app.settled().await;
     app.advance(secs(1)).await;
-    assert_eq!((status(&app).passed_over, status(&app).dead_lettered, status(&app).done), (1, 1, 1));
+    assert_eq!(
+        (app.status("thumbnails").passed_over, app.status("thumbnails").dead_lettered, app.status("thumbnails").done),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test]
 async fn an_event_of_a_newer_build_is_left_to_it() {
-    let world = World::new();
+    let world = World::new("uploads");
     let config = || Config::new().consumers(options().with_concurrency(2));
-    let old = world.start_on(&world.wire, consumers![make, remove], config()).await;
-    let new = world.start_on(&world.wire, consumers![make, remove_now], config()).await;
+    let old = world.process(consumers![make, remove]).config(config()).start().await;
+    let new = world.process(consumers![make, remove_now]).config(config()).start().await;
     for n in 1..=50 {
         new.publish(&RemovedNow { n }).await.unwrap();
         old.publish(&Uploaded { n: n + 100 }).await.unwrap();
     }
-    settled(&old).await;
-    settled(&new).await;
-    assert_eq!(world.sorted(), (1..=50).chain(101..=150).collect::<Vec<_>>());
-    assert!((1..=50).all(|n| world.attempts(n) == [1]));
-    assert_eq!((status(&old).passed_over, status(&new).passed_over), (0, 0));
-    assert!(dead(&old).await.is_empty());
+    old.settled().await;
+    new.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), (1..=50).chain(101..=150).collect::<Vec<_>>());
+    assert!((1..=50).all(|n| world.lab.attempts("thumbnails", n) == [1]));
+    assert_eq!((old.status("thumbnails").passed_over, new.status("thumbnails").passed_over), (0, 0));
+    assert!(old.dead::<Uploaded>("thumbnails").await.is_empty());
 }
 
 #[tokio::test]
 async fn events_that_no_build_handles_wait_and_are_told_of() {
-    let world = World::new();
+    let world = World::new("uploads");
     let config = || Config::new().consumers(options());
-    let (new, log) = (world.start_on(&world.wire, consumers![make, remove], config()).await, logged());
+    let (new, log) = (world.process(consumers![make, remove]).config(config()).start().await, logged());
     assert_eq!(new.into_running().stop().await, Stopped::Clean);
-    let old = world.start_on(&world.wire, consumers![make], config()).await;
+    let old = world.process(consumers![make]).config(config()).start().await;
     old.publish(&Removed { n: 1 }).await.unwrap();
-    publish(&old, [2]).await;
+    old.publish_all(uploads([2])).await;
     world.lab.called("thumbnails", 1).await;
     old.advance(secs(70)).await;
-    assert_eq!(world.sorted(), [2]);
+    assert_eq!(world.lab.sorted("thumbnails"), [2]);
     assert!(log.text().contains("events wait for a build that handles them") && log.text().contains("Removed@1"));
     let config = Config::new().consumers(options().with_ignore(&["Removed"]));
-    let ignoring = world.start_on(&world.wire, consumers![make], config).await;
-    settled(&ignoring).await;
-    assert_eq!((world.sorted(), status(&ignoring).passed_over), (vec![2], 1));
+    let ignoring = world.process(consumers![make]).config(config).start().await;
+    ignoring.settled().await;
+    assert_eq!((world.lab.sorted("thumbnails"), ignoring.status("thumbnails").passed_over), (vec![2], 1));
 }
 
 #[tokio::test]
 async fn with_too_many_waiting_no_new_ones_are_taken() {
-    let world = World::new();
+    let world = World::new("uploads");
     for n in 1..=1_000 {
         world.lab.script("thumbnails", n, [Act::Fail]);
     }
     let mut config = Config::new().consumers(options().with_concurrency(1).with_backoff(secs(100), secs(100)));
     config.lane_entries = 10;
-    let app = world.start_on(&world.wire, consumers![make, remove], config).await;
-    publish(&app, 1..=1_000).await;
+    let app = world.process(consumers![make, remove]).config(config).start().await;
+    app.publish_all(uploads(1..=1_000)).await;
     app.advance(secs(20)).await;
-    let waiting = world.crew().await.waiting;
+    let waiting = world.queue("thumbnails").look().await.waiting;
     assert!((10..=300).contains(&waiting), "no more than was taken ahead: {waiting}");
-    assert!(status(&app).held_up.is_some_and(|reason| reason.contains("`lane_entries`")));
-    settled(&app).await;
-    assert!((1..=1_000).all(|n| world.attempts(n) == [1, 2]));
-    assert_eq!(status(&app).held_up, None);
+    assert!(app.status("thumbnails").held_up.is_some_and(|reason| reason.contains("`lane_entries`")));
+    app.settled().await;
+    assert!((1..=1_000).all(|n| world.lab.attempts("thumbnails", n) == [1, 2]));
+    assert_eq!(app.status("thumbnails").held_up, None);
 }
 
 // Losses.
 
 #[tokio::test]
 async fn events_that_are_trimmed_before_anybody_had_them_halt_the_group_until_it_is_resumed() {
-    let world = World::new();
-    let (a, b) = (world.process(1).await, world.process(1).await);
-    publish(&a, [1]).await;
-    settled(&a).await;
+    let world = World::new("uploads");
+    let (a, b) = (worker(&world, 1).start().await, worker(&world, 1).start().await);
+    a.publish_all(uploads([1])).await;
+    a.settled().await;
     world.wire.always(Op::Fetch, Fault::Fail(BrokerErrorKind::Unavailable));
-    let ids = publish(&a, 2..=6).await;
+    let ids = a.publish_all(uploads(2..=6)).await;
     a.advance(secs(1)).await;
-    world.store.trim(&partition(), ids[3]);
+    world.store.trim(&world.partition(), ids[3]);
     world.wire.heal();
     for app in [&a, &b] {
-        let reason = halted(app).await;
+        let reason = app.halted("thumbnails").await;
         assert!(reason.contains("3 entries above") && reason.contains("Admin::resume"), "{reason}");
     }
-    let losses: Vec<_> = [&a, &b].iter().filter_map(|app| status(app).last_loss).collect();
+    let losses: Vec<_> = [&a, &b].iter().filter_map(|app| app.status("thumbnails").last_loss).collect();
     assert_eq!(losses.len(), 1, "told once: {losses:?}");
     assert_eq!((losses[0].kind, losses[0].count), (DataLossKind::TrimmedPast, Some(3)));
-    assert_eq!(world.sorted(), [1]);
+    assert_eq!(world.lab.sorted("thumbnails"), [1]);
     a.running().admin().resume("uploads", "thumbnails").await.unwrap();
-    goes_on(&a).await;
-    goes_on(&b).await;
-    settled(&a).await;
-    settled(&b).await;
-    assert_eq!(world.sorted(), [1, 5, 6]);
+    a.goes_on("thumbnails").await;
+    b.goes_on("thumbnails").await;
+    a.settled().await;
+    b.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 5, 6]);
 }
 
 #[tokio::test]
 async fn an_event_that_is_deleted_while_it_waits_is_told_of_and_a_group_that_may_goes_on() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.always("thumbnails", 1, Act::Fail);
     let config = options().with_backoff(secs(10), secs(10)).with_on_data_loss(OnDataLoss::Continue);
-    let app = world.start(config).await;
-    let ids = publish(&app, [1, 2]).await;
-    world.until(|crew| crew.waiting == 1 && crew.unsettled() == 1).await;
-    world.store.remove(&partition(), &ids[..1]);
-    settled(&app).await;
+    let app = world.process(consumers![make, remove]).options(config).start().await;
+    let ids = app.publish_all(uploads([1, 2])).await;
+    world.queue("thumbnails").until_queue(|crew| crew.waiting == 1 && crew.unsettled() == 1).await;
+    world.store.remove(&world.partition(), &ids[..1]);
+    app.settled().await;
     app.advance(secs(20)).await;
-    let loss = status(&app).last_loss.unwrap();
+    let loss = app.status("thumbnails").last_loss.unwrap();
     assert_eq!((loss.kind, loss.to, loss.count), (DataLossKind::TrimmedPast, ids[0], Some(1)));
-    assert_eq!((world.sorted(), world.crew().await.unsettled()), (vec![1, 2], 0));
+    assert_eq!((world.lab.sorted("thumbnails"), world.queue("thumbnails").look().await.unsettled()), (vec![1, 2], 0));
 }
 
 #[tokio::test]
 async fn a_stream_that_was_deleted_is_found_out_and_a_reset_begins_anew() {
-    let world = World::new();
-    let app = world.process(1).await;
-    publish(&app, [1, 2]).await;
-    settled(&app).await;
-    world.store.delete(&partition());
-    let reason = halted(&app).await;
+    let world = World::new("uploads");
+    let app = worker(&world, 1).start().await;
+    app.publish_all(uploads([1, 2])).await;
+    app.settled().await;
+    world.store.delete(&world.partition());
+    let reason = app.halted("thumbnails").await;
     assert!(reason.contains("deleted or made anew"), "{reason}");
-    publish(&app, [3]).await;
+    app.publish_all(uploads([3])).await;
     app.running().admin().reset("uploads", "thumbnails", Start::Earliest).await.unwrap();
-    goes_on(&app).await;
-    settled(&app).await;
-    assert_eq!(world.sorted(), [1, 2, 3]);
+    app.goes_on("thumbnails").await;
+    app.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn a_group_that_may_goes_on_by_itself_after_its_stream_was_deleted() {
-    let world = World::new();
+    let world = World::new("uploads");
     let config = options().with_on_data_loss(OnDataLoss::Continue);
-    let (a, b) = (world.start(config).await, world.start(config).await);
-    publish(&a, [1, 2]).await;
-    settled(&a).await;
-    world.store.delete(&partition());
-    publish(&a, [3, 4]).await;
-    settled(&a).await;
-    settled(&b).await;
-    assert_eq!(world.sorted(), [1, 2, 3, 4]);
+    let (a, b) = (
+        world.process(consumers![make, remove]).options(config).start().await,
+        world.process(consumers![make, remove]).options(config).start().await,
+    );
+    a.publish_all(uploads([1, 2])).await;
+    a.settled().await;
+    world.store.delete(&world.partition());
+    a.publish_all(uploads([3, 4])).await;
+    a.settled().await;
+    b.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 2, 3, 4]);
 }
 
 #[tokio::test]
 async fn a_reset_takes_everything_out_of_all_hands() {
-    let world = World::new();
+    let world = World::new("uploads");
     world.lab.script("thumbnails", 2, [Act::Sleep(secs(30))]);
-    let (a, b) = (world.process(1).await, world.process(1).await);
-    publish(&a, 1..=5).await;
+    let (a, b) = (worker(&world, 1).start().await, worker(&world, 1).start().await);
+    a.publish_all(uploads(1..=5)).await;
     world.lab.called("thumbnails", 5).await;
     a.running().admin().reset("uploads", "thumbnails", Start::Earliest).await.unwrap();
     world.lab.script("thumbnails", 2, []);
-    settled(&a).await;
-    settled(&b).await;
-    assert_eq!(world.sorted(), [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
-    world.until(|crew| crew.consumers.len() == 2).await;
+    a.settled().await;
+    b.settled().await;
+    assert_eq!(world.lab.sorted("thumbnails"), [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    world.queue("thumbnails").until_queue(|crew| crew.consumers.len() == 2).await;
 }
 
 // What does not go together.
 
 #[tokio::test]
 async fn a_group_stays_what_it_was_made_as() {
-    let world = World::new();
-    let ordered = world.start(ConsumerOptions::DEFAULT).await;
-    publish(&ordered, [1]).await;
-    settled(&ordered).await;
-    let shared = world.process(1).await;
-    let reason = halted(&shared).await;
+    let world = World::new("uploads");
+    let ordered = world.process(consumers![make, remove]).options(ConsumerOptions::DEFAULT).start().await;
+    ordered.publish_all(uploads([1])).await;
+    ordered.settled().await;
+    let shared = worker(&world, 1).start().await;
+    let reason = shared.halted("thumbnails").await;
     assert!(reason.contains("is used in `ordered` delivery") && reason.contains("choose another"), "{reason}");
 
-    let world = World::new();
-    let shared = world.process(1).await;
-    publish(&shared, [1]).await;
-    settled(&shared).await;
-    let ordered = world.start(ConsumerOptions::DEFAULT).await;
-    let reason = halted(&ordered).await;
+    let world = World::new("uploads");
+    let shared = worker(&world, 1).start().await;
+    shared.publish_all(uploads([1])).await;
+    shared.settled().await;
+    let ordered = world.process(consumers![make, remove]).options(ConsumerOptions::DEFAULT).start().await;
+    let reason = ordered.halted("thumbnails").await;
     assert!(reason.contains("is used in `shared` delivery"), "{reason}");
 }

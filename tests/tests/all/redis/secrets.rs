@@ -14,7 +14,7 @@ use streams_core::broker::{Broker, BrokerError, Log};
 use streams_runtime::broker::{Redis, Tls};
 use streams_runtime::{Admin, App, DeadLetters, Publisher, consumer, consumers};
 use streams_tests::jobs::{Does, Job};
-use streams_tests::{Ca, Options, Process, RedisServer, TlsProxy, logged_from};
+use streams_tests::{Ca, Options, Program, RedisServer, TlsProxy, logged_from};
 
 use crate::contract::{fields, partition};
 
@@ -316,9 +316,9 @@ async fn a_service_does_not_give_its_password_away() {
     let worker = |envs: &[(&str, &str)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         command.envs(envs.iter().copied()).env("RUST_BACKTRACE", "full");
-        Process::start(&mut command)
+        Program::start(&mut command)
     };
-    let shown = |process: &Process| process.output() + &process.errors();
+    let shown = |process: &Program| process.output() + &process.errors();
 
     // A whole life, logged down to TRACE, all its threads.
     let mut lives = worker(&[("REDIS_URL", &url), ("STREAMS_MAX_ATTEMPTS", "1"), ("STREAMS_LEASE", "300ms")]);

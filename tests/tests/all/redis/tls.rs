@@ -15,7 +15,7 @@ use streams_runtime::{
     App, BoxError, Config, Context, Outcome, Publisher, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::jobs::Job;
-use streams_tests::{Ca, Identity, Lab, Options, Process, RedisServer, TlsProxy, logged};
+use streams_tests::{Ca, Identity, Lab, Options, Program, RedisServer, TlsProxy, logged};
 
 use crate::contract::{fields, partition};
 use crate::redis::acl::until;
@@ -352,7 +352,7 @@ async fn a_service_takes_tls_from_its_environment() {
     let worker = |url: &str, envs: &[(&str, &std::path::Path)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         command.env("REDIS_URL", url).envs(envs.iter().copied());
-        Process::start(&mut command)
+        Program::start(&mut command)
     };
 
     let all = [("STREAMS_TLS_CA", &*ca_file), ("STREAMS_TLS_CERT", &*certificate), ("STREAMS_TLS_KEY", &*key)];

@@ -206,7 +206,7 @@ fn seen(events: &[(u32, &str)]) -> Vec<(u32, String)> {
 }
 
 fn halt(app: &TestApp) -> Option<String> {
-    match &app.status().groups[0].phase {
+    match &app.running().status().groups[0].phase {
         Phase::Halted { reason } => Some(reason.clone()),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! A program under test as a process: [`Process`] takes its output, sends signals, and ends with the test.
+//! A program under test as a process: [`Program`] takes its output, sends signals, and ends with the test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,14 +11,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that runs.
 #[derive(Debug)]
-pub struct Process {
+pub struct Program {
     child: Child,
     output: Arc<Mutex<String>>,
     errors: Arc<Mutex<String>>,
     readers: Vec<thread::JoinHandle<()>>,
 }
 
-impl Process {
+impl Program {
     /// Starts a program.
     ///
     /// # Panics
@@ -127,7 +127,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
