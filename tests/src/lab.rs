@@ -54,6 +54,7 @@ struct Inner {
     /// The keys whose events are in hand, and what was called with each key.
     in_hand: HashSet<String>,
     keys: HashMap<String, Vec<(u64, u32)>>,
+    batches: Vec<(Vec<u64>, u32)>,
 }
 
 impl Lab {
@@ -138,6 +139,21 @@ impl Lab {
     /// The events and attempts of a key, in order. An event that began while another of its key was in hand stands there as 0.
     pub fn of_key(&self, key: &str) -> Vec<(u64, u32)> {
         self.inner().keys.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Notes a batch, which is handled event by event.
+    pub fn note_batch(&self, ctx: &Context, events: impl IntoIterator<Item = u64>) {
+        self.inner().batches.push((events.into_iter().collect(), ctx.attempt()));
+    }
+
+    /// The events of each batch, in order.
+    pub fn batches(&self) -> Vec<Vec<u64>> {
+        self.batch_calls().into_iter().map(|(events, _)| events).collect()
+    }
+
+    /// The events of each batch with its attempt, in order.
+    pub fn batch_calls(&self) -> Vec<(Vec<u64>, u32)> {
+        self.inner().batches.clone()
     }
 
     /// How many handlers ran at the same time at most, of all groups together.

@@ -53,7 +53,7 @@ impl World {
     /// A process with these consumers, which is to be started.
     pub fn process(&self, consumers: impl IntoIterator<Item = Registration>) -> Launch<'_> {
         let app = App::with(consumers).state(self.lab.clone());
-        Launch { world: self, app, wire: self.wire.clone() }
+        Launch { app, wire: self.wire.clone(), world: self, seed: self.seeds.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// A connection of its own.
@@ -69,6 +69,11 @@ impl World {
     /// A group of the stream in ordered delivery.
     pub fn group(&self, group: &str) -> Group<'_> {
         Group { store: &self.store, key: self.partition().group(group) }
+    }
+
+    /// A group in ordered delivery on the only partition of another stream.
+    pub fn group_on(&self, stream: &str, group: &str) -> Group<'_> {
+        Group { store: &self.store, key: StreamKey::new(None, stream, 1).partition(0).group(group) }
     }
 
     /// A work queue of the stream.
@@ -119,6 +124,7 @@ pub struct Launch<'w> {
     world: &'w World,
     app: App,
     wire: Faulty,
+    seed: u64,
 }
 
 impl Launch<'_> {
@@ -151,14 +157,19 @@ impl Launch<'_> {
         self.on(&wire)
     }
 
-    /// Starts it, with the next seed.
+    /// With this seed, not the next one.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Starts it.
     ///
     /// # Panics
     /// When the start is refused.
     pub async fn start(self) -> Process {
-        let seed = self.world.seeds.fetch_add(1, Ordering::Relaxed);
         let broker: Arc<dyn Broker> = Arc::new(self.wire.clone());
-        let app = TestApp::start_with(self.app, broker, seed).await.expect("the app starts");
+        let app = TestApp::start_with(self.app, broker, self.seed).await.expect("the app starts");
         Process { app, wire: self.wire }
     }
 }

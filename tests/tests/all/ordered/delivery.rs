@@ -1,18 +1,14 @@
 //! What ordered delivery promises, in virtual time: apps that share one embedded broker stand for processes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Fields, GroupState, Groups, Letters, Log};
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_runtime::broker::Embedded;
+use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Groups, Letters, Log};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, GroupStatus, Outcome, Phase,
-    Registration, Start, State, Stopped, codec, consumer, consumers, stream_event,
+    BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, Outcome, Phase, Start, State, Stopped,
+    consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged};
+use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Process, World, logged, millis, payload, secs};
 use tokio::time::Instant;
 
 #[stream_event(stream = "lab")]
@@ -60,22 +56,16 @@ async fn second(second: Second, ctx: Context, lab: State<Lab>) -> Result<Outcome
     lab.handle(&ctx, second.n).await
 }
 
-const LEASE: Duration = Duration::from_secs(10);
-
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
+fn each(steps: impl IntoIterator<Item = u64>) -> impl Iterator<Item = Step> {
+    steps.into_iter().map(|n| Step { n })
 }
 
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn partition() -> PartitionKey {
-    StreamKey::new(None, "lab", 1).partition(0)
-}
-
-fn group(name: &str) -> GroupKey {
-    partition().group(name)
+/// Two processes once it has settled which of them owns the group: the owner first.
+async fn pair(world: &World, wires: [&Faulty; 2]) -> (Process, Process) {
+    let one = world.process(consumers![left]).on(wires[0]).start().await;
+    let other = world.process(consumers![left]).on(wires[1]).start().await;
+    other.advance(secs(5)).await;
+    if one.owns("left") { (one, other) } else { (other, one) }
 }
 
 /// With so few attempts that a test need not wait for ten.
@@ -83,180 +73,87 @@ fn three_attempts() -> Config {
     Config::new().consumers(ConsumerOptions::DEFAULT.with_max_attempts(3))
 }
 
-/// One store and one script for all apps of a test.
-struct World {
-    store: Embedded,
-    lab: Lab,
-    seeds: AtomicU64,
-}
-
-impl World {
-    fn new() -> Self {
-        Self { store: Embedded::new(), lab: Lab::default(), seeds: AtomicU64::new(0) }
-    }
-
-    /// A connection to the store that can go wrong.
-    fn wire(&self) -> Faulty {
-        Faulty::over(Arc::new(self.store.clone()))
-    }
-
-    async fn start(&self, consumers: impl IntoIterator<Item = Registration>, config: Config) -> TestApp {
-        self.start_on(&self.wire(), consumers, config).await
-    }
-
-    async fn start_on(
-        &self,
-        wire: &Faulty,
-        consumers: impl IntoIterator<Item = Registration>,
-        config: Config,
-    ) -> TestApp {
-        let app = App::with(consumers).state(self.lab.clone()).config(config);
-        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
-        TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
-    }
-
-    async fn left(&self) -> TestApp {
-        self.start(consumers![left], Config::new()).await
-    }
-
-    /// Two apps once it has settled which of them owns the group: the owner first.
-    async fn pair(&self, wires: [&Faulty; 2]) -> (TestApp, TestApp) {
-        let one = self.start_on(wires[0], consumers![left], Config::new()).await;
-        let other = self.start_on(wires[1], consumers![left], Config::new()).await;
-        other.advance(secs(5)).await;
-        if matches!(status(&one, "left").phase, Phase::Owning { .. }) { (one, other) } else { (other, one) }
-    }
-
-    async fn state(&self, name: &str) -> GroupState {
-        self.store.state(&group(name)).await.unwrap().unwrap()
-    }
-
-    async fn at(&self, name: &str) -> EntryId {
-        self.state(name).await.at
-    }
-
-    async fn append(&self, event: &str, payload: &[u8]) -> EntryId {
-        let fields = vec![(b"event".to_vec(), event.as_bytes().to_vec()), (b"payload".to_vec(), payload.to_vec())];
-        self.append_raw(fields).await
-    }
-
-    async fn append_raw(&self, fields: Fields) -> EntryId {
-        self.store.append(&partition(), vec![fields], None).await.unwrap()[0]
-    }
-}
-
-async fn publish(app: &TestApp, steps: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
-    let receipts = app.publisher().publish_all(steps.into_iter().map(|n| Step { n })).await;
-    receipts.into_iter().map(|receipt| receipt.unwrap().entry_id).collect()
-}
-
-/// Waits until everything is settled, but not for ever.
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(secs(3600), app.settled()).await.expect("everything is settled within an hour").unwrap();
-}
-
-async fn dead(app: &TestApp, group: &str) -> Vec<DeadLetter<Step>> {
-    app.dead_letters::<Step>(group).await.unwrap()
-}
-
-fn status(app: &TestApp, name: &str) -> GroupStatus {
-    app.running().status().groups.into_iter().find(|status| status.group == name).unwrap()
-}
-
-fn halt(app: &TestApp, name: &str) -> Option<String> {
-    match status(app, name).phase {
-        Phase::Halted { reason } => Some(reason),
-        _ => None,
-    }
-}
-
-fn payload(n: u64) -> Vec<u8> {
-    let mut payload = Vec::new();
-    codec::encode(&Step { n }, &mut payload).unwrap();
-    payload
-}
-
 // Order and independence.
 
 #[tokio::test]
 async fn an_error_in_one_group_never_shows_in_another() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 2, Act::Fail);
-    let app = world.start(consumers![left, right], three_attempts()).await;
-    publish(&app, 1..=4).await;
-    settled(&app).await;
+    let app = world.process(consumers![left, right]).config(three_attempts()).start().await;
+    app.publish_all(each(1..=4)).await;
+    app.settled().await;
     assert_eq!(world.lab.calls("right"), [(1, 1), (2, 1), (3, 1), (4, 1)]);
-    let right = status(&app, "right");
+    let right = app.status("right");
     assert_eq!((right.done, right.retried, right.dead_lettered), (4, 0, 0));
-    assert!(dead(&app, "right").await.is_empty());
-    assert_eq!(dead(&app, "left").await.len(), 1);
+    assert!(app.dead::<Step>("right").await.is_empty());
+    assert_eq!(app.dead::<Step>("left").await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_slow_group_holds_no_other_up() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 1, Act::Sleep(secs(20)));
-    let app = world.start(consumers![left, right], Config::new()).await;
-    publish(&app, 1..=5).await;
+    let app = world.process(consumers![left, right]).start().await;
+    app.publish_all(each(1..=5)).await;
     world.lab.called("right", 5).await;
     assert_eq!(world.lab.events("left"), [1]);
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
 async fn a_failed_event_is_tried_again_in_its_place_after_growing_waits() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.script("left", 2, [Act::Fail, Act::Fail, Act::Panic]);
-    let app = world.left().await;
+    let app = world.process(consumers![left]).start().await;
     let began = Instant::now();
-    publish(&app, 1..=3).await;
+    app.publish_all(each(1..=3)).await;
     world.lab.called("left", 6).await;
     assert_eq!(world.lab.calls("left"), [(1, 1), (2, 1), (2, 2), (2, 3), (2, 4), (3, 1)]);
     // 100 + 200 + 400 ms, of which jitter takes at most half.
     let waited = began.elapsed();
     assert!(waited >= millis(350) && waited <= millis(720), "{waited:?}");
-    assert_eq!(status(&app, "left").retried, 3);
+    assert_eq!(app.status("left").retried, 3);
 }
 
 #[tokio::test]
 async fn attempts_before_a_crash_count() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 1, Act::Fail);
-    let app = world.start(consumers![left], three_attempts()).await;
-    publish(&app, [1]).await;
+    let app = world.process(consumers![left]).config(three_attempts()).start().await;
+    app.publish_all(each([1])).await;
     world.lab.called("left", 2).await;
     app.advance(millis(1)).await;
     drop(app);
-    let app = world.start(consumers![left], three_attempts()).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).config(three_attempts()).start().await;
+    app.settled().await;
     assert_eq!(world.lab.calls("left"), [(1, 1), (1, 2), (1, 3)]);
-    assert_eq!(dead(&app, "left").await[0].attempts(), 3);
+    assert_eq!(app.dead::<Step>("left").await[0].attempts(), 3);
 }
 
 #[tokio::test]
 async fn attempts_before_a_stop_count() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 1, Act::Fail);
-    let app = world.start(consumers![left], three_attempts()).await;
-    publish(&app, [1]).await;
+    let app = world.process(consumers![left]).config(three_attempts()).start().await;
+    app.publish_all(each([1])).await;
     world.lab.called("left", 2).await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    let app = world.start(consumers![left], three_attempts()).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).config(three_attempts()).start().await;
+    app.settled().await;
     assert_eq!(world.lab.calls("left"), [(1, 1), (1, 2), (1, 3)]);
 }
 
 #[tokio::test]
 async fn the_attempts_of_an_event_that_succeeds_are_forgotten() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.script("left", 1, [Act::Fail]);
-    let app = world.left().await;
-    publish(&app, [1]).await;
-    settled(&app).await;
-    let seen = world.state("left").await.lease;
-    let claim = Claim { owner: "next".to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 };
-    match world.store.acquire(&group("left"), &claim).await.unwrap() {
+    let app = world.process(consumers![left]).start().await;
+    app.publish_all(each([1])).await;
+    app.settled().await;
+    let seen = world.group("left").state().await.lease;
+    let claim = Claim { owner: "next".to_owned(), lease_for: secs(10), seen, own: false, bound: 1_000 };
+    match world.store.acquire(&world.group("left").key, &claim).await.unwrap() {
         Acquired::Held(holding) => assert!(holding.attempts.is_empty()),
         other => panic!("{other:?}"),
     }
@@ -264,9 +161,9 @@ async fn the_attempts_of_an_event_that_succeeds_are_forgotten() {
 
 #[tokio::test]
 async fn two_event_types_of_one_group_are_handled_in_the_order_of_their_stream() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.script("both", 3, [Act::Fail, Act::Sleep(secs(1))]);
-    let app = world.start(consumers![both_steps, both_turns], Config::new()).await;
+    let app = world.process(consumers![both_steps, both_turns]).start().await;
     for n in 1..=6 {
         if n % 2 == 0 {
             app.publish(&Step { n }).await.unwrap();
@@ -274,57 +171,57 @@ async fn two_event_types_of_one_group_are_handled_in_the_order_of_their_stream()
             app.publish(&Turn { n }).await.unwrap();
         }
     }
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("both"), [1, 2, 3, 3, 4, 5, 6]);
 }
 
 #[tokio::test]
 async fn an_event_that_no_consumer_of_the_group_takes_is_passed_over_and_counted() {
-    let world = World::new();
-    let app = world.left().await;
+    let world = World::new("lab");
+    let app = world.process(consumers![left]).start().await;
     world.append("Unheard", b"anything").await;
     app.publish(&Turn { n: 1 }).await.unwrap();
-    publish(&app, [2]).await;
-    settled(&app).await;
+    app.publish_all(each([2])).await;
+    app.settled().await;
     let last = world.append("Unheard@9", b"anything").await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [2]);
-    assert_eq!((status(&app, "left").passed_over, status(&app, "left").done), (3, 1));
+    assert_eq!((app.status("left").passed_over, app.status("left").done), (3, 1));
     app.advance(secs(1)).await;
-    assert_eq!(world.at("left").await, last);
+    assert_eq!(world.group("left").at().await, last);
 }
 
 // Dead letters.
 
 #[tokio::test]
 async fn a_dead_letter_keeps_everything_of_the_event_and_says_why() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 7, Act::Fail);
-    let app = world.start(consumers![left], three_attempts()).await;
+    let app = world.process(consumers![left]).config(three_attempts()).start().await;
     let event = Step { n: 7 };
     let receipt = app.publisher().send(&event).event_id("step-7").header("tenant", "a").await.unwrap();
-    settled(&app).await;
-    let letters = dead(&app, "left").await;
+    app.settled().await;
+    let letters = app.dead::<Step>("left").await;
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
     assert_eq!((letter.cause(), letter.attempts(), letter.reason()), ("handler", 3, "event 7 fails"));
     assert_eq!((letter.stream(), letter.consumer()), ("lab", "left"));
     assert_eq!(letter.original().id, receipt.entry_id);
     assert_eq!(letter.original().event_id().as_str(), "step-7");
     assert_eq!(letter.original().headers().get("tenant"), Some("a"));
-    assert_eq!(letter.original().payload(), Some(payload(7).as_slice()));
+    assert_eq!(letter.original().payload(), Some(payload(&Step { n: 7 }).as_slice()));
     assert_eq!(letter.decode().unwrap(), event);
-    let raw = &world.store.dead_letters(&group("left"), EntryId::ZERO, 9).await.unwrap()[0];
+    let raw = &world.store.dead_letters(&world.group("left").key, EntryId::ZERO, 9).await.unwrap()[0];
     assert_eq!(raw.field("group"), Some(b"left".as_slice()));
 }
 
 async fn becomes(act: Act, cause: &str, attempts: u32, reason: &str) {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 1, act);
     let options = ConsumerOptions::DEFAULT.with_max_attempts(3).with_timeout(secs(1));
-    let app = world.start(consumers![left], Config::new().consumers(options)).await;
-    publish(&app, [1, 2]).await;
-    settled(&app).await;
-    let letters = dead(&app, "left").await;
+    let app = world.process(consumers![left]).options(options).start().await;
+    app.publish_all(each([1, 2])).await;
+    app.settled().await;
+    let letters = app.dead::<Step>("left").await;
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.attempts(), letter.reason())).collect();
     assert_eq!(found, [(cause, attempts, reason)]);
     assert_eq!(world.lab.calls("left").len(), attempts as usize + 1);
@@ -368,10 +265,10 @@ async fn asking_for_another_attempt_has_an_end() {
 
 #[tokio::test]
 async fn another_attempt_comes_when_it_was_asked_for() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.script("left", 1, [Act::Give(Outcome::RetryAfter(secs(60)))]);
-    let app = world.left().await;
-    publish(&app, [1]).await;
+    let app = world.process(consumers![left]).start().await;
+    app.publish_all(each([1])).await;
     world.lab.called("left", 1).await;
     let began = Instant::now();
     world.lab.called("left", 2).await;
@@ -380,23 +277,23 @@ async fn another_attempt_comes_when_it_was_asked_for() {
 
 #[tokio::test]
 async fn a_skipped_event_is_settled_and_counted_apart() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.script("left", 1, [Act::Give(Outcome::Skip("seen before".into()))]);
-    let app = world.left().await;
-    publish(&app, [1, 2]).await;
-    settled(&app).await;
-    assert_eq!((status(&app, "left").skipped, status(&app, "left").done), (1, 1));
-    assert!(dead(&app, "left").await.is_empty());
+    let app = world.process(consumers![left]).start().await;
+    app.publish_all(each([1, 2])).await;
+    app.settled().await;
+    assert_eq!((app.status("left").skipped, app.status("left").done), (1, 1));
+    assert!(app.dead::<Step>("left").await.is_empty());
 }
 
 #[tokio::test]
 async fn bytes_that_are_not_the_event_are_a_dead_letter_with_the_raw_bytes() {
-    let world = World::new();
-    let app = world.left().await;
+    let world = World::new("lab");
+    let app = world.process(consumers![left]).start().await;
     let bad = world.append("Step@1", &[0xc1, 0xff, 0x00]).await;
-    publish(&app, [2]).await;
-    settled(&app).await;
-    let letter = &dead(&app, "left").await[0];
+    app.publish_all(each([2])).await;
+    app.settled().await;
+    let letter = &app.dead::<Step>("left").await[0];
     assert_eq!((letter.cause(), letter.attempts(), letter.consumer()), ("decode", 1, "left"));
     assert_eq!(letter.original().payload(), Some([0xc1, 0xff, 0x00].as_slice()));
     assert_eq!(letter.original().id, bad);
@@ -406,13 +303,13 @@ async fn bytes_that_are_not_the_event_are_a_dead_letter_with_the_raw_bytes() {
 
 #[tokio::test]
 async fn an_entry_that_names_no_event_is_a_dead_letter() {
-    let world = World::new();
-    let app = world.left().await;
-    world.append_raw(vec![(b"payload".to_vec(), payload(1))]).await;
-    world.append("Step@one", &payload(1)).await;
+    let world = World::new("lab");
+    let app = world.process(consumers![left]).start().await;
+    world.append_raw(vec![(b"payload".to_vec(), payload(&Step { n: 1 }))]).await;
+    world.append("Step@one", &payload(&Step { n: 1 })).await;
     world.append_raw(vec![(b"event".to_vec(), b"Step".to_vec())]).await;
-    settled(&app).await;
-    let letters = dead(&app, "left").await;
+    app.settled().await;
+    let letters = app.dead::<Step>("left").await;
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.consumer())).collect();
     assert_eq!(found, [("decode", ""), ("decode", ""), ("decode", "left")]);
     assert!(world.lab.events("left").is_empty());
@@ -420,48 +317,48 @@ async fn an_entry_that_names_no_event_is_a_dead_letter() {
 
 #[tokio::test]
 async fn a_version_that_is_too_old_is_a_dead_letter() {
-    let world = World::new();
-    let app = world.start(consumers![second], Config::new()).await;
-    world.append("Second@1", &payload(1)).await;
-    world.append("Second@2", &payload(2)).await;
-    settled(&app).await;
-    assert_eq!(dead(&app, "second").await[0].cause(), "decode");
+    let world = World::new("lab");
+    let app = world.process(consumers![second]).start().await;
+    world.append("Second@1", &payload(&Step { n: 1 })).await;
+    world.append("Second@2", &payload(&Step { n: 2 })).await;
+    app.settled().await;
+    assert_eq!(app.dead::<Step>("second").await[0].cause(), "decode");
     assert_eq!(world.lab.events("second"), [2]);
 }
 
 #[tokio::test]
 async fn a_version_that_is_too_new_halts_the_group_in_place() {
-    let world = World::new();
-    let app = world.start(consumers![left, second], Config::new()).await;
-    let before = publish(&app, [1]).await[0];
-    let newer = world.append("Step@2", &payload(2)).await;
-    publish(&app, [3]).await;
-    assert!(matches!(app.settled().await, Err(Error::Halted(_))));
+    let world = World::new("lab");
+    let app = world.process(consumers![left, second]).start().await;
+    let before = app.publish_all(each([1])).await[0];
+    let newer = world.append("Step@2", &payload(&Step { n: 2 })).await;
+    app.publish_all(each([3])).await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_))));
     app.advance(secs(120)).await;
-    let reason = halt(&app, "left").expect("halted");
+    let reason = app.halt("left").expect("halted");
     assert!(reason.contains(&newer.to_string()), "{reason}");
-    assert_eq!((world.lab.events("left"), world.at("left").await), (vec![1], before));
-    assert!(dead(&app, "left").await.is_empty());
+    assert_eq!((world.lab.events("left"), world.group("left").at().await), (vec![1], before));
+    assert!(app.dead::<Step>("left").await.is_empty());
     // A group that has no consumer for it goes on.
-    assert_eq!(halt(&app, "second"), None);
+    assert_eq!(app.halt("second"), None);
     // A newer build may take over at once.
-    assert_eq!(world.state("left").await.lease.owner, "");
+    assert_eq!(world.group("left").state().await.lease.owner, "");
 }
 
 #[tokio::test]
 async fn twenty_dead_letters_in_a_row_halt_the_group_and_keep_its_lease() {
-    let world = World::new();
+    let world = World::new("lab");
     for n in 1..=30 {
         world.lab.script("left", n, [Act::Permanent]);
     }
-    let app = world.left().await;
-    publish(&app, 1..=30).await;
-    assert!(matches!(app.settled().await, Err(Error::Halted(_))));
-    assert_eq!((dead(&app, "left").await.len(), world.lab.events("left").len()), (20, 20));
-    assert!(halt(&app, "left").unwrap().contains("looks like an outage"));
-    let other = world.left().await;
-    other.advance(LEASE * 5).await;
-    assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
+    let app = world.process(consumers![left]).start().await;
+    app.publish_all(each(1..=30)).await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_))));
+    assert_eq!((app.dead::<Step>("left").await.len(), world.lab.events("left").len()), (20, 20));
+    assert!(app.halt("left").unwrap().contains("looks like an outage"));
+    let other = world.process(consumers![left]).start().await;
+    other.advance(secs(10) * 5).await;
+    assert!(matches!(other.status("left").phase, Phase::StandingBy { .. }));
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
     other.advance(secs(1)).await;
     assert_eq!(world.lab.events("left").len(), 30);
@@ -469,12 +366,12 @@ async fn twenty_dead_letters_in_a_row_halt_the_group_and_keep_its_lease() {
 
 #[tokio::test]
 async fn dead_letters_with_a_success_between_them_are_no_storm() {
-    let world = World::new();
+    let world = World::new("lab");
     (1..=60).filter(|n| n % 20 != 0).for_each(|n| world.lab.script("left", n, [Act::Permanent]));
-    let app = world.left().await;
-    publish(&app, 1..=60).await;
-    settled(&app).await;
-    assert_eq!(dead(&app, "left").await.len(), 57);
+    let app = world.process(consumers![left]).start().await;
+    app.publish_all(each(1..=60)).await;
+    app.settled().await;
+    assert_eq!(app.dead::<Step>("left").await.len(), 57);
 }
 
 fn two_dead_letters() -> Config {
@@ -484,213 +381,213 @@ fn two_dead_letters() -> Config {
 }
 
 /// An app whose third dead letter finds no room.
-async fn full(world: &World) -> TestApp {
+async fn full(world: &World) -> Process {
     (1..=3).for_each(|n| world.lab.always("left", n, Act::Permanent));
-    let app = world.start(consumers![left], two_dead_letters()).await;
-    publish(&app, 1..=5).await;
-    assert!(matches!(app.settled().await, Err(Error::Halted(_))));
+    let app = world.process(consumers![left]).config(two_dead_letters()).start().await;
+    app.publish_all(each(1..=5)).await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_))));
     app
 }
 
 #[tokio::test]
 async fn full_dead_letters_halt_the_group_until_some_are_discarded() {
-    let world = World::new();
+    let world = World::new("lab");
     let app = full(&world).await;
-    app.advance(LEASE * 3).await;
-    assert_eq!((world.lab.events("left"), dead(&app, "left").await.len()), (vec![1, 2, 3], 2));
-    assert!(halt(&app, "left").unwrap().contains("are full"), "{:?}", status(&app, "left"));
-    let ids: Vec<_> = dead(&app, "left").await.iter().map(DeadLetter::id).collect();
+    app.advance(secs(10) * 3).await;
+    assert_eq!((world.lab.events("left"), app.dead::<Step>("left").await.len()), (vec![1, 2, 3], 2));
+    assert!(app.halt("left").unwrap().contains("are full"), "{:?}", app.status("left"));
+    let ids: Vec<_> = app.dead::<Step>("left").await.iter().map(DeadLetter::id).collect();
     assert_eq!(app.running().dead_letters::<Step>("left").discard(&ids).await.unwrap(), 2);
     app.advance(secs(10)).await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3, 4, 5]);
-    assert_eq!((dead(&app, "left").await.len(), halt(&app, "left")), (1, None));
+    assert_eq!((app.dead::<Step>("left").await.len(), app.halt("left")), (1, None));
 }
 
 #[tokio::test]
 async fn dead_letters_that_are_too_old_halt_the_group_too() {
-    let world = World::new();
+    let world = World::new("lab");
     (1..=2).for_each(|n| world.lab.always("left", n, Act::Permanent));
-    let app = world.start(consumers![left], two_dead_letters()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).config(two_dead_letters()).start().await;
+    app.publish_all(each([1])).await;
+    app.settled().await;
     app.advance(secs(25 * 3600)).await;
-    publish(&app, [2]).await;
-    assert!(matches!(app.settled().await, Err(Error::Halted(_))));
-    assert_eq!(dead(&app, "left").await.len(), 1);
+    app.publish_all(each([2])).await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_))));
+    assert_eq!(app.dead::<Step>("left").await.len(), 1);
 }
 
 #[tokio::test]
 async fn an_app_whose_dead_letters_are_full_stops_and_the_event_comes_again() {
-    let world = World::new();
+    let world = World::new("lab");
     let app = full(&world).await;
     let began = Instant::now();
     assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
     assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
-    assert_eq!(world.state("left").await.lease.owner, "");
+    assert_eq!(world.group("left").state().await.lease.owner, "");
     let mut roomy = two_dead_letters();
     roomy.dead_letters.count = 3;
-    let app = world.start(consumers![left], roomy).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).config(roomy).start().await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3, 3, 4, 5]);
-    assert_eq!(dead(&app, "left").await.len(), 3);
+    assert_eq!(app.dead::<Step>("left").await.len(), 3);
 }
 
 // Checkpoints.
 
 #[tokio::test]
 async fn with_checkpoint_each_an_event_begins_when_the_one_before_is_committed() {
-    let world = World::new();
+    let world = World::new("lab");
     let gate = Gate::default();
     world.lab.script("left", 3, [Act::Wait(gate.clone())]);
-    let each = ConsumerOptions::DEFAULT.with_checkpoint_events(1).with_checkpoint_interval(Duration::ZERO);
-    let app = world.start(consumers![left], Config::new().group("left", each)).await;
-    let ids = publish(&app, 1..=4).await;
+    let options = ConsumerOptions::DEFAULT.with_checkpoint_events(1).with_checkpoint_interval(Duration::ZERO);
+    let app = world.process(consumers![left]).config(Config::new().group("left", options)).start().await;
+    let ids = app.publish_all(each(1..=4)).await;
     gate.arrived(1).await;
-    assert_eq!(world.at("left").await, ids[1]);
+    assert_eq!(world.group("left").at().await, ids[1]);
     gate.open();
-    settled(&app).await;
-    assert_eq!(world.at("left").await, ids[3]);
+    app.settled().await;
+    assert_eq!(world.group("left").at().await, ids[3]);
 }
 
 #[tokio::test]
 async fn a_lone_event_is_committed_after_the_interval() {
-    let world = World::new();
-    let app = world.left().await;
+    let world = World::new("lab");
+    let app = world.process(consumers![left]).start().await;
     app.advance(secs(1)).await;
-    let before = world.at("left").await;
-    let id = publish(&app, [1]).await[0];
+    let before = world.group("left").at().await;
+    let id = app.publish_all(each([1])).await[0];
     world.lab.called("left", 1).await;
     app.advance(millis(90)).await;
-    assert_eq!(world.at("left").await, before);
+    assert_eq!(world.group("left").at().await, before);
     app.advance(millis(20)).await;
-    assert_eq!(world.at("left").await, id);
+    assert_eq!(world.group("left").at().await, id);
 }
 
 #[tokio::test]
 async fn no_more_than_one_batch_runs_beyond_the_acknowledged_checkpoint() {
-    let world = World::new();
+    let world = World::new("lab");
     let (wire, gate) = (world.wire(), Gate::default());
     let ten = ConsumerOptions::DEFAULT.with_checkpoint_events(10);
-    let app = world.start_on(&wire, consumers![left], Config::new().consumers(ten)).await;
+    let app = world.process(consumers![left]).on(&wire).options(ten).start().await;
     wire.always(Op::Commit, Fault::Hold(gate.clone()));
-    publish(&app, 1..=50).await;
+    app.publish_all(each(1..=50)).await;
     app.advance(secs(5)).await;
     assert_eq!(world.lab.events("left"), (1..=10).collect::<Vec<_>>());
     gate.open();
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), (1..=50).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_crash_repeats_at_most_the_one_batch() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     let ten = Config::new().consumers(ConsumerOptions::DEFAULT.with_checkpoint_events(10));
-    let app = world.start_on(&wire, consumers![left], ten.clone()).await;
-    publish(&app, 1..=25).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).config(ten.clone()).start().await;
+    app.publish_all(each(1..=25)).await;
+    app.settled().await;
     wire.always(Op::Commit, Fault::Hold(Gate::default()));
-    publish(&app, 26..=60).await;
+    app.publish_all(each(26..=60)).await;
     app.advance(secs(1)).await;
     drop(app);
-    let app = world.start(consumers![left], ten).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).config(ten).start().await;
+    app.settled().await;
     let expected: Vec<_> = (1..=35).chain(26..=60).collect();
     assert_eq!(world.lab.events("left"), expected);
 }
 
 #[tokio::test]
 async fn a_stop_commits_what_is_settled_and_nothing_is_repeated() {
-    let world = World::new();
-    let app = world.left().await;
-    let ids = publish(&app, 1..=20).await;
+    let world = World::new("lab");
+    let app = world.process(consumers![left]).start().await;
+    let ids = app.publish_all(each(1..=20)).await;
     world.lab.called("left", 20).await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    assert_eq!(world.at("left").await, ids[19]);
-    let app = world.left().await;
-    settled(&app).await;
+    assert_eq!(world.group("left").at().await, ids[19]);
+    let app = world.process(consumers![left]).start().await;
+    app.settled().await;
     assert_eq!(world.lab.events("left").len(), 20);
 }
 
 #[tokio::test]
 async fn a_commit_whose_reply_is_lost_takes_effect_once() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     world.lab.always("left", 2, Act::Permanent);
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
     wire.once(Op::Commit, Fault::LoseReply);
     wire.once(Op::Commit, Fault::LoseReply);
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    app.publish_all(each(1..=3)).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3]);
-    assert_eq!(dead(&app, "left").await.len(), 1);
+    assert_eq!(app.dead::<Step>("left").await.len(), 1);
     assert!(wire.calls(Op::Commit) >= 3);
 }
 
 #[tokio::test]
 async fn a_commit_that_fails_is_sent_again_and_nothing_is_repeated() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
     for kind in [BrokerErrorKind::Unavailable, BrokerErrorKind::Full, BrokerErrorKind::Indefinite] {
         wire.once(Op::Commit, Fault::Fail(kind));
     }
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    app.publish_all(each(1..=3)).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3]);
     assert!(app.running().status().is_ready());
 }
 
 #[tokio::test]
 async fn a_commit_that_is_refused_halts_the_group_until_it_is_mended_and_nothing_is_handled_again() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
     let log = logged();
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
-    publish(&app, 1..=3).await;
-    let caught_up = tokio::time::timeout(secs(60), app.settled()).await.expect("an answer within a minute");
+    app.publish_all(each(1..=3)).await;
+    let caught_up = tokio::time::timeout(secs(60), TestApp::settled(&app)).await.expect("an answer within a minute");
     assert!(matches!(caught_up, Err(Error::Halted(_))), "{caught_up:?}");
-    let reason = halt(&app, "left").unwrap();
+    let reason = app.halt("left").unwrap();
     assert!(reason.contains("Commit fails") && reason.contains("goes on by itself"), "{reason}");
     app.advance(secs(50)).await;
     assert!(log.count("halted") == 1 && wire.calls(Op::Commit) < 20, "{}", log.text());
     wire.heal();
     app.advance(secs(10)).await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3]);
     assert!(app.running().status().is_ready());
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Refused));
-    publish(&app, [4]).await;
+    app.publish_all(each([4])).await;
     world.lab.called("left", 4).await;
     assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
 }
 
 #[tokio::test]
 async fn a_group_whose_state_is_refused_halts_and_goes_on_by_itself_when_it_is_mended() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     wire.always(Op::Acquire, Fault::Fail(BrokerErrorKind::Refused));
     let log = logged();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, 1..=3).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each(1..=3)).await;
     app.advance(secs(50)).await;
-    assert!(halt(&app, "left").unwrap().contains("Acquire fails"));
+    assert!(app.halt("left").unwrap().contains("Acquire fails"));
     assert!(log.count("halted") == 1 && wire.calls(Op::Acquire) < 10, "{}", log.text());
     wire.heal();
     app.advance(secs(30)).await;
-    settled(&app).await;
+    app.settled().await;
     assert!(app.running().status().is_ready() && world.lab.events("left") == [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left, right, both_steps], Config::new()).await;
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    let app = world.process(consumers![left, right, both_steps]).on(&wire).start().await;
+    app.publish_all(each(1..=3)).await;
+    app.settled().await;
     let log = logged();
     wire.cut_off();
     app.advance(secs(50)).await;
@@ -701,8 +598,8 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
     assert_eq!(log.text().lines().count(), 2, "and again after a minute: {}", log.text());
     wire.heal();
     let began = Instant::now();
-    publish(&app, 4..=6).await;
-    settled(&app).await;
+    app.publish_all(each(4..=6)).await;
+    app.settled().await;
     assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
     let status = app.running().status();
     assert!(status.is_ready() && status.trouble.is_none(), "{status:?}");
@@ -715,12 +612,12 @@ async fn an_outage_is_told_once_for_all_groups_and_shows_in_the_status() {
 
 #[tokio::test]
 async fn a_commit_that_hangs_does_not_keep_the_app_from_stopping() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     let ten = ConsumerOptions::DEFAULT.with_checkpoint_events(10);
-    let app = world.start_on(&wire, consumers![left], Config::new().consumers(ten)).await;
+    let app = world.process(consumers![left]).on(&wire).options(ten).start().await;
     wire.always(Op::Commit, Fault::Hold(Gate::default()));
-    publish(&app, 1..=50).await;
+    app.publish_all(each(1..=50)).await;
     world.lab.called("left", 10).await;
     let began = Instant::now();
     assert_eq!(app.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
@@ -730,22 +627,22 @@ async fn a_commit_that_hangs_does_not_keep_the_app_from_stopping() {
 // Where a group begins.
 
 async fn begins(start: Start) -> Vec<u64> {
-    let world = World::new();
+    let world = World::new("lab");
     let at = |start| Config::new().group("left", ConsumerOptions::DEFAULT.with_start(start));
-    let app = world.start(consumers![right], Config::new()).await;
-    publish(&app, [1, 2]).await;
+    let app = world.process(consumers![right]).start().await;
+    app.publish_all(each([1, 2])).await;
     app.advance(secs(3600)).await;
-    publish(&app, [3, 4]).await;
+    app.publish_all(each([3, 4])).await;
     app.advance(secs(3600)).await;
-    let other = world.start(consumers![left], at(start)).await;
+    let other = world.process(consumers![left]).config(at(start)).start().await;
     other.advance(secs(1)).await;
-    publish(&other, [5]).await;
-    settled(&other).await;
+    other.publish_all(each([5])).await;
+    other.settled().await;
     // Where it was is kept: a restart does not begin again.
     drop(other);
-    let other = world.start(consumers![left], at(Start::Earliest)).await;
-    publish(&other, [6]).await;
-    settled(&other).await;
+    let other = world.process(consumers![left]).config(at(Start::Earliest)).start().await;
+    other.publish_all(each([6])).await;
+    other.settled().await;
     world.lab.events("left")
 }
 
@@ -776,48 +673,48 @@ async fn a_new_group_may_begin_at_a_time_or_an_entry() {
 
 #[tokio::test]
 async fn another_app_takes_over_at_once_after_a_stop() {
-    let world = World::new();
-    let (one, other) = world.pair([&world.wire(), &world.wire()]).await;
-    publish(&one, [1]).await;
-    settled(&one).await;
-    assert!(matches!(status(&one, "left").phase, Phase::Owning { .. }));
-    assert!(matches!(status(&other, "left").phase, Phase::StandingBy { .. }));
+    let world = World::new("lab");
+    let (one, other) = pair(&world, [&world.wire(), &world.wire()]).await;
+    one.publish_all(each([1])).await;
+    one.settled().await;
+    assert!(matches!(one.status("left").phase, Phase::Owning { .. }));
+    assert!(matches!(other.status("left").phase, Phase::StandingBy { .. }));
     assert_eq!(one.into_running().stop().await, Stopped::Clean);
     let began = Instant::now();
-    publish(&other, [2]).await;
+    other.publish_all(each([2])).await;
     world.lab.called("left", 2).await;
     assert!(began.elapsed() < millis(100), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn another_app_takes_over_after_the_lease_of_one_that_crashed() {
-    let world = World::new();
-    let (one, other) = world.pair([&world.wire(), &world.wire()]).await;
-    publish(&one, [1]).await;
-    settled(&one).await;
+    let world = World::new("lab");
+    let (one, other) = pair(&world, [&world.wire(), &world.wire()]).await;
+    one.publish_all(each([1])).await;
+    one.settled().await;
     other.advance(secs(30)).await;
     drop(one);
     let began = Instant::now();
-    publish(&other, [2]).await;
+    other.publish_all(each([2])).await;
     world.lab.called("left", 2).await;
     let waited = began.elapsed();
-    assert!(waited > LEASE - LEASE / 3 && waited <= LEASE + secs(1), "{waited:?}");
+    assert!(waited > secs(10) - secs(10) / 3 && waited <= secs(10) + secs(1), "{waited:?}");
     assert_eq!(world.lab.events("left"), [1, 2]);
 }
 
 #[tokio::test]
 async fn of_many_apps_one_owns_a_group_and_another_goes_on_when_it_stops() {
-    let world = World::new();
+    let world = World::new("lab");
     let mut apps = Vec::new();
     for _ in 0..4 {
-        apps.push(world.start(consumers![left, right], Config::new()).await);
+        apps.push(world.process(consumers![left, right]).start().await);
     }
     let mut n = 0;
     while let Some(app) = apps.pop() {
         let steps: Vec<_> = (n + 1..=n + 10).collect();
         n += 10;
-        publish(&app, steps).await;
-        settled(&app).await;
+        app.publish_all(each(steps)).await;
+        app.settled().await;
         assert_eq!(app.into_running().stop().await, Stopped::Clean);
     }
     for group in ["left", "right"] {
@@ -827,109 +724,109 @@ async fn of_many_apps_one_owns_a_group_and_another_goes_on_when_it_stops() {
 
 #[tokio::test]
 async fn a_lost_lease_ends_the_handler_at_its_await_before_another_begins() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     world.lab.script("left", 1, [Act::Hang]);
-    let one = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&one, [1]).await;
+    let one = world.process(consumers![left]).on(&wire).start().await;
+    one.publish_all(each([1])).await;
     world.lab.called("left", 1).await;
-    let other = world.left().await;
+    let other = world.process(consumers![left]).start().await;
     wire.cut_off();
     // A timeout would end it, too, but not so soon.
     let began = Instant::now();
     world.lab.script("left", 1, []);
     world.lab.called("left", 2).await;
-    assert!(began.elapsed() > LEASE - LEASE / 3 && began.elapsed() < LEASE * 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() > secs(10) - secs(10) / 3 && began.elapsed() < secs(10) * 2, "{:?}", began.elapsed());
     assert_eq!(world.lab.cancelled("left"), [1]);
-    settled(&other).await;
+    other.settled().await;
     assert!(!one.running().status().is_ready());
 }
 
 #[tokio::test]
 async fn a_zombie_cannot_commit() {
-    let world = World::new();
+    let world = World::new("lab");
     let (wire, gate) = (world.wire(), Gate::default());
-    let zombie = world.start_on(&wire, consumers![left], Config::new()).await;
+    let zombie = world.process(consumers![left]).on(&wire).start().await;
     wire.always(Op::Commit, Fault::Hold(gate.clone()));
     wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
-    publish(&zombie, [1]).await;
+    zombie.publish_all(each([1])).await;
     gate.arrived(1).await;
-    let other = world.left().await;
+    let other = world.process(consumers![left]).start().await;
     world.lab.called("left", 2).await;
-    let ids = publish(&other, [2, 3]).await;
-    settled(&other).await;
-    let before = world.state("left").await;
+    let ids = other.publish_all(each([2, 3])).await;
+    other.settled().await;
+    let before = world.group("left").state().await;
     gate.open();
     other.advance(millis(100)).await;
-    let after = world.state("left").await;
+    let after = world.group("left").state().await;
     assert_eq!((after.at, after.lease.epoch), (ids[1], before.lease.epoch));
     assert_eq!(world.lab.events("left"), [1, 1, 2, 3]);
 }
 
 #[tokio::test]
 async fn an_owner_whose_server_was_away_for_longer_than_its_lease_goes_on_when_it_is_back() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each([1])).await;
+    app.settled().await;
     wire.cut_off();
-    app.advance(LEASE * 3).await;
+    app.advance(secs(10) * 3).await;
     wire.heal();
-    publish(&app, [2]).await;
+    app.publish_all(each([2])).await;
     let began = Instant::now();
-    settled(&app).await;
-    assert!(began.elapsed() < LEASE / 2, "it waited {:?} for its own lease", began.elapsed());
+    app.settled().await;
+    assert!(began.elapsed() < secs(10) / 2, "it waited {:?} for its own lease", began.elapsed());
     assert_eq!(world.lab.events("left"), [1, 2]);
 }
 
 #[tokio::test]
 async fn an_owner_whose_commit_is_fenced_steps_back() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    let first = publish(&app, [1]).await[0];
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    let first = app.publish_all(each([1])).await[0];
+    app.settled().await;
     // The renewals would find it out, too.
     wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
-    let seen = world.state("left").await.lease;
-    let claim = Claim { owner: "thief".to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 };
-    assert!(matches!(world.store.acquire(&group("left"), &claim).await.unwrap(), Acquired::Held(_)));
-    publish(&app, [2, 3]).await;
+    let seen = world.group("left").state().await.lease;
+    let claim = Claim { owner: "thief".to_owned(), lease_for: secs(10), seen, own: false, bound: 1_000 };
+    assert!(matches!(world.store.acquire(&world.group("left").key, &claim).await.unwrap(), Acquired::Held(_)));
+    app.publish_all(each([2, 3])).await;
     app.advance(secs(1)).await;
-    assert_eq!((world.at("left").await, status(&app, "left").done), (first, 3));
+    assert_eq!((world.group("left").at().await, app.status("left").done), (first, 3));
     let owner = "thief".to_owned();
-    assert_eq!(status(&app, "left").phase, Phase::StandingBy { owner });
+    assert_eq!(app.status("left").phase, Phase::StandingBy { owner });
     wire.heal();
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), [1, 2, 3, 2, 3]);
 }
 
 #[tokio::test]
 async fn an_app_that_stops_while_its_server_hangs_blames_no_handler() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     world.lab.script("left", 2, [Act::Hang]);
-    let app = world.start_on(&wire, consumers![left], Config::new().shutdown_deadline(secs(1))).await;
+    let app = world.process(consumers![left]).on(&wire).config(Config::new().shutdown_deadline(secs(1))).start().await;
     wire.always(Op::Commit, Fault::Hold(Gate::default()));
     wire.always(Op::Release, Fault::Hold(Gate::default()));
-    publish(&app, [1, 2]).await;
+    app.publish_all(each([1, 2])).await;
     world.lab.called("left", 2).await;
     assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
 }
 
 #[tokio::test]
 async fn a_short_outage_costs_nothing() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left, right], Config::new()).await;
-    publish(&app, 1..=10).await;
-    settled(&app).await;
+    let app = world.process(consumers![left, right]).on(&wire).start().await;
+    app.publish_all(each(1..=10)).await;
+    app.settled().await;
     wire.cut_off();
-    app.advance(LEASE / 2).await;
+    app.advance(secs(10) / 2).await;
     wire.heal();
-    publish(&app, 11..=20).await;
-    settled(&app).await;
+    app.publish_all(each(11..=20)).await;
+    app.settled().await;
     for group in ["left", "right"] {
         assert_eq!(world.lab.events(group), (1..=20).collect::<Vec<_>>(), "{group}");
     }
@@ -939,21 +836,21 @@ async fn a_short_outage_costs_nothing() {
 
 #[tokio::test]
 async fn an_outage_longer_than_the_lease_repeats_at_most_what_was_not_committed() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, 1..=10).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each(1..=10)).await;
+    app.settled().await;
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unavailable));
-    publish(&app, 11..=13).await;
+    app.publish_all(each(11..=13)).await;
     world.lab.called("left", 13).await;
     wire.cut_off();
-    app.advance(LEASE * 4).await;
-    assert!(matches!(status(&app, "left").phase, Phase::Troubled { .. }), "{:?}", app.running().status());
+    app.advance(secs(10) * 4).await;
+    assert!(matches!(app.status("left").phase, Phase::Troubled { .. }), "{:?}", app.running().status());
     wire.heal();
-    settled(&app).await;
-    publish(&app, 14..=20).await;
-    settled(&app).await;
+    app.settled().await;
+    app.publish_all(each(14..=20)).await;
+    app.settled().await;
     let expected: Vec<_> = (1..=13).chain(11..=20).collect();
     assert_eq!(world.lab.events("left"), expected);
     assert!(app.running().status().is_ready(), "{:?}", app.running().status());
@@ -961,112 +858,112 @@ async fn an_outage_longer_than_the_lease_repeats_at_most_what_was_not_committed(
 
 #[tokio::test]
 async fn events_that_come_while_reads_fail_are_handled_when_they_work_again() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each([1])).await;
+    app.settled().await;
     // Both ways to entries: what the tail does not bring is found by the next look for losses.
     wire.always(Op::Tail, Fault::Fail(BrokerErrorKind::Unavailable));
     wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
     app.advance(secs(2)).await;
-    publish(&app, 2..=500).await;
+    app.publish_all(each(2..=500)).await;
     app.advance(secs(60)).await;
     assert_eq!(world.lab.events("left"), [1]);
     wire.heal();
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), (1..=500).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_backlog_is_read_in_order_while_reads_fail_now_and_then() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start(consumers![right], Config::new()).await;
-    publish(&app, 1..=3000).await;
+    let app = world.process(consumers![right]).start().await;
+    app.publish_all(each(1..=3000)).await;
     for _ in 0..5 {
         wire.once(Op::Read, Fault::Delay(millis(30)));
         wire.once(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
     }
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
     world.lab.called("left", 3000).await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), (1..=3000).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_read_whose_reply_is_lost_is_made_again_and_nothing_is_repeated() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each([1])).await;
+    app.settled().await;
     for _ in 0..3 {
         wire.once(Op::Tail, Fault::LoseReply);
         wire.once(Op::Read, Fault::LoseReply);
     }
     // The first of these ends the wait that began before the faults.
-    publish(&app, 2..=50).await;
+    app.publish_all(each(2..=50)).await;
     app.advance(secs(5)).await;
-    publish(&app, 51..=100).await;
+    app.publish_all(each(51..=100)).await;
     app.advance(secs(5)).await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("left"), (1..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_lease_that_was_taken_without_the_answer_coming_back_runs_out_and_is_taken_again() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
     wire.once(Op::Acquire, Fault::LoseReply);
-    let app = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&app, [1]).await;
+    let app = world.process(consumers![left]).on(&wire).start().await;
+    app.publish_all(each([1])).await;
     let began = Instant::now();
-    settled(&app).await;
-    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    app.settled().await;
+    assert!(began.elapsed() <= secs(10) + secs(2), "{:?}", began.elapsed());
     assert_eq!(world.lab.events("left"), [1]);
 }
 
 #[tokio::test]
 async fn a_lease_that_could_not_be_given_back_runs_out() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let one = world.start_on(&wire, consumers![left], Config::new()).await;
-    publish(&one, [1]).await;
-    settled(&one).await;
-    let other = world.left().await;
+    let one = world.process(consumers![left]).on(&wire).start().await;
+    one.publish_all(each([1])).await;
+    one.settled().await;
+    let other = world.process(consumers![left]).start().await;
     wire.always(Op::Release, Fault::Fail(BrokerErrorKind::Unavailable));
     assert_eq!(one.into_running().stop().await, Stopped::Uncommitted { groups: 1 });
-    publish(&other, [2]).await;
+    other.publish_all(each([2])).await;
     let began = Instant::now();
-    settled(&other).await;
-    assert!(began.elapsed() <= LEASE + secs(2), "{:?}", began.elapsed());
+    other.settled().await;
+    assert!(began.elapsed() <= secs(10) + secs(2), "{:?}", began.elapsed());
     assert_eq!(world.lab.events("left"), [1, 2]);
 }
 
 #[tokio::test]
 async fn a_contender_that_could_not_look_goes_on_with_its_watch() {
-    let world = World::new();
+    let world = World::new("lab");
     let wire = world.wire();
-    let (one, other) = world.pair([&wire, &wire]).await;
+    let (one, other) = pair(&world, [&wire, &wire]).await;
     drop(one);
-    other.advance(LEASE - secs(3)).await;
+    other.advance(secs(10) - secs(3)).await;
     wire.once(Op::State, Fault::Fail(BrokerErrorKind::Unavailable));
     // Every second it looks, so by now that has failed.
     other.advance(secs(1)).await;
     let failed = Instant::now();
-    publish(&other, [1]).await;
+    other.publish_all(each([1])).await;
     world.lab.called("left", 1).await;
     assert!(failed.elapsed() < secs(4), "{:?}", failed.elapsed());
 }
 
 #[tokio::test]
 async fn a_timeout_that_never_ends_is_allowed() {
-    let world = World::new();
+    let world = World::new("lab");
     world.lab.always("left", 1, Act::Sleep(secs(5)));
     let options = ConsumerOptions::DEFAULT.with_timeout(Duration::MAX).with_checkpoint_interval(Duration::MAX);
-    let app = world.start(consumers![left], Config::new().consumers(options)).await;
-    publish(&app, [1, 2]).await;
+    let app = world.process(consumers![left]).options(options).start().await;
+    app.publish_all(each([1, 2])).await;
     world.lab.called("left", 2).await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
 }
