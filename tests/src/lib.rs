@@ -14,14 +14,16 @@ mod server;
 pub mod soak;
 mod tls;
 mod user_crate;
+mod wait;
 mod world;
 
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use groups::in_groups;
 pub use lab::{Act, Lab, Record};
 pub use log::{Log, logged, logged_from};
-pub use program::Program;
+pub use program::{Program, python};
 pub use server::{Options, RedisServer};
 pub use tls::{Ca, Identity, TlsProxy};
 pub use user_crate::{CompilerError, UserCrate};
+pub use wait::until;
 pub use world::{Group, Launch, Process, World, millis, payload, secs};

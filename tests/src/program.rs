@@ -1,6 +1,7 @@
 //! A program under test as a process: [`Program`] takes its output, sends signals, and ends with the test.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -144,4 +145,11 @@ fn collect(from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) -> threa
             line.clear();
         }
     })
+}
+
+/// A Python that has redis-py: where `cargo xtask test` says, or has put one.
+pub fn python() -> PathBuf {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python");
+    let named = std::env::var_os("REDIS_PYTHON").map(PathBuf::from);
+    named.unwrap_or_else(|| if made.is_file() { made } else { "python3".into() })
 }

@@ -1,7 +1,6 @@
 //! Groups that a program read with XREADGROUP, taken over: redis-py stands for that program.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +12,7 @@ use streams_runtime::{
     App, BoxError, Context, Outcome, Phase, Publisher, Registration, Running, State, Stopped, consumer, consumers,
     stream_event,
 };
-use streams_tests::{Faulty, Lab, Program, RedisServer, logged};
-
-use crate::redis::acl::until;
+use streams_tests::{Faulty, Lab, Program, RedisServer, logged, python, until};
 
 #[stream_event(stream = "adopted")]
 #[derive(Debug, Clone, PartialEq)]
@@ -99,13 +96,6 @@ impl Site {
     async fn app(&self, broker: impl Broker, consumers: impl IntoIterator<Item = Registration>) -> Running {
         App::with(consumers).state(self.lab.clone()).broker(Arc::new(broker)).start().await.unwrap()
     }
-}
-
-/// A Python that has redis-py: where `cargo xtask test` says, or has put one.
-pub(crate) fn python() -> PathBuf {
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python");
-    let named = std::env::var_os("REDIS_PYTHON").map(PathBuf::from);
-    named.unwrap_or_else(|| if made.is_file() { made } else { "python3".into() })
 }
 
 fn halt(app: &Running) -> Option<String> {

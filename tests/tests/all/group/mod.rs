@@ -4,4 +4,4 @@ mod poison;
 mod fence;
 pub(crate) mod loss;
 mod gone;
-pub(crate) mod adopt;
+mod adopt;

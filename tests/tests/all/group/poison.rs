@@ -5,20 +5,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use streams_core::broker::{Acquired, Claim, Groups, Holding, Log};
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
-use streams_runtime::broker::{Embedded, Redis};
+use streams_core::broker::{Groups, Log};
+use streams_core::keys::{GroupKey, StreamKey};
+use streams_runtime::broker::Redis;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, DeadLetter, DeadLetterFilter, DeadLetters, Delivery,
-    EntryId, GroupStatus, Outcome, Publisher, Registration, State, Stopped, StreamEvent, consumer, consumers,
-    stream_event,
+    EntryId, Outcome, Publisher, State, Stopped, StreamEvent, consumer, consumers, stream_event,
 };
 use streams_tests::poison::{DECODING, Dose, End, JOURNAL, Pill, Vaccine};
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Program, RedisServer, logged_from};
+use streams_tests::{Act, Fault, Gate, Lab, Op, Process, Program, RedisServer, World, logged_from, millis, secs};
 
 /// A dose for a dropped app.
 fn dose(n: u64) -> Dose {
@@ -66,160 +64,60 @@ async fn batches(doses: Batch<Dose>, ctx: Context, lab: State<Lab>) -> Result<Ou
     lab.handle(&ctx, doses[0].event.n * 100 + doses.len() as u64).await
 }
 
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn partition() -> PartitionKey {
-    StreamKey::new(None, "doses", 1).partition(0)
-}
-
 fn of_lanes() -> GroupKey {
     StreamKey::new(None, "pills", 1).partition(0).group("lanes")
+}
+
+/// Each event with a key of its own.
+fn apart(events: impl IntoIterator<Item = u64>) -> impl Iterator<Item = Tablet> {
+    events.into_iter().map(|n| Tablet { patient: format!("patient-{n}"), n })
+}
+
+/// How often the handler of a group was called with an event.
+fn calls(world: &World, group: &str, n: u64) -> usize {
+    world.lab.attempts(group, n).len()
+}
+
+/// Kills the process as soon as the group is called with this event again.
+async fn dies_at(world: &World, group: &str, app: Process, n: u64) {
+    let before = calls(world, group, n);
+    let mut waited = 0;
+    while calls(world, group, n) == before {
+        app.advance(millis(1)).await;
+        waited += 1;
+        assert!(waited < 3_600_000, "event {n} is not handled: {:?}", world.lab.calls(group));
+    }
+    app.kill().await;
+}
+
+async fn dead_tablets(app: &Process) -> Vec<(u64, String, u32)> {
+    app.dead_events::<Tablet>("lanes")
+        .await
+        .into_iter()
+        .map(|(event, cause, attempts)| (event.n, cause, attempts))
+        .collect()
+}
+
+async fn dead_events(app: &Process, group: &str) -> Vec<(u64, String)> {
+    app.dead_events::<Dose>(group).await.into_iter().map(|(event, cause, _)| (event.n, cause)).collect()
 }
 
 fn with(options: ConsumerOptions) -> Config {
     Config::new().consumers(options)
 }
 
-/// One store for all apps of a test.
-struct World {
-    store: Embedded,
-    wire: Faulty,
-    lab: Lab,
-    seeds: AtomicU64,
-}
-
-impl World {
-    fn new() -> Self {
-        let store = Embedded::new();
-        let wire = Faulty::over(Arc::new(store.clone()));
-        Self { store, wire, lab: Lab::default(), seeds: AtomicU64::new(0) }
-    }
-
-    async fn start(&self, consumers: impl IntoIterator<Item = Registration>, config: Config) -> TestApp {
-        let app = App::with(consumers).state(self.lab.clone()).config(config);
-        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
-        TestApp::start_with(app, Arc::new(self.wire.clone()), seed).await.unwrap()
-    }
-
-    async fn frail(&self) -> TestApp {
-        self.start(consumers![frail], Config::new()).await
-    }
-
-    /// Takes the lease of `frail` from whoever has it, and answers what the state says.
-    async fn steal(&self) -> Holding {
-        self.steal_of(&partition().group("frail")).await
-    }
-
-    async fn steal_of(&self, group: &GroupKey) -> Holding {
-        let seen = self.store.state(group).await.unwrap().unwrap().lease;
-        let claim = Claim { owner: "thief".to_owned(), lease_for: secs(10), seen, own: false, bound: 10 };
-        match self.store.acquire(group, &claim).await.unwrap() {
-            Acquired::Held(holding) => holding,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Adds events with nobody there.
-    async fn publish(&self, doses: impl IntoIterator<Item = u64>) {
-        let app = self.start(consumers![elsewhere], Config::new()).await;
-        for receipt in app.publisher().publish_all(doses.into_iter().map(dose)).await {
-            receipt.unwrap();
-        }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    }
-
-    /// How often the handler of `frail` was called with an event.
-    fn calls(&self, n: u64) -> usize {
-        self.calls_in("frail", n)
-    }
-
-    fn calls_in(&self, group: &str, n: u64) -> usize {
-        self.lab.events(group).iter().filter(|event| **event == n).count()
-    }
-
-    /// Ends the process as soon as `frail` is called with this event again.
-    async fn dies_at(&self, app: TestApp, n: u64) {
-        self.dies_in("frail", app, n).await;
-    }
-
-    async fn dies_in(&self, group: &str, app: TestApp, n: u64) {
-        let before = self.calls_in(group, n);
-        let mut waited = 0;
-        while self.calls_in(group, n) == before {
-            app.advance(millis(1)).await;
-            waited += 1;
-            assert!(waited < 3_600_000, "event {n} is not handled: {:?}", self.lab.calls(group));
-        }
-        drop(app);
-    }
-
-    async fn lanes(&self) -> TestApp {
-        self.start(consumers![lanes], Config::new()).await
-    }
-
-    /// Adds events with keys with nobody there.
-    async fn publish_tablets<'a>(&self, tablets: impl IntoIterator<Item = (&'a str, u64)>) {
-        let app = self.start(consumers![elsewhere], Config::new()).await;
-        let tablets = tablets.into_iter().map(|(patient, n)| Tablet { patient: patient.to_owned(), n });
-        for receipt in app.publisher().publish_all(tablets).await {
-            receipt.unwrap();
-        }
-        assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    }
-
-    /// Adds events with keys of their own.
-    async fn publish_apart(&self, events: impl IntoIterator<Item = u64>) {
-        let names: Vec<_> = events.into_iter().map(|n| (format!("patient-{n}"), n)).collect();
-        self.publish_tablets(names.iter().map(|(name, n)| (name.as_str(), *n))).await;
-    }
-}
-
-/// For an app that handles nothing here.
-#[stream_event(stream = "elsewhere")]
-struct Elsewhere {}
-
-#[consumer(group = "elsewhere")]
-async fn elsewhere(_: Elsewhere) {}
-
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(secs(24 * 3600), app.settled()).await.expect("everything is settled").unwrap();
-}
-
-async fn dead(app: &TestApp, group: &str) -> Vec<DeadLetter<Dose>> {
-    app.dead_letters(group).await.unwrap()
-}
-
-async fn dead_tablets(app: &TestApp) -> Vec<(u64, String, u32)> {
-    let letters = app.dead_letters::<Tablet>("lanes").await.unwrap();
-    letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause().to_owned(), letter.attempts())).collect()
-}
-
-async fn dead_events(app: &TestApp, group: &str) -> Vec<(u64, String)> {
-    dead(app, group).await.iter().map(|letter| (letter.decode().unwrap().n, letter.cause().to_owned())).collect()
-}
-
-fn status(app: &TestApp, group: &str) -> GroupStatus {
-    app.running().status().groups.into_iter().find(|status| status.group == group).unwrap()
-}
-
 #[tokio::test]
 async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not() {
-    let world = World::new();
-    world.publish(1..=6).await;
+    let world = World::new("doses");
+    world.publish((1..=6).map(dose)).await;
     world.lab.always("frail", 3, Act::Hang);
     for _ in 0..4 {
-        world.dies_at(world.frail().await, 3).await;
+        dies_at(&world, "frail", world.process(consumers![frail]).start().await, 3).await;
     }
-    let app = world.frail().await;
-    settled(&app).await;
-    assert_eq!(world.calls(3), 4, "once by chance, three times charged");
-    let letters = dead(&app, "frail").await;
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
+    assert_eq!(calls(&world, "frail", 3), 4, "once by chance, three times charged");
+    let letters = app.dead::<Dose>("frail").await;
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
     assert_eq!((letter.decode().unwrap().n, letter.cause(), letter.attempts()), (3, "crash", 3));
     assert!(letter.reason().starts_with("the process ended 3 times, or lost its lease, while"), "{}", letter.reason());
@@ -228,7 +126,7 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
         assert!(world.lab.ended("frail").contains(&n), "{n}");
     }
     assert!(world.lab.calls("frail").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("frail"));
-    let status = status(&app, "frail");
+    let status = app.status("frail");
     assert_eq!((status.dead_lettered, status.proving), (1, 0));
     let metrics = app.running().monitor().metrics();
     let counted = metrics.lines().any(|line| {
@@ -240,56 +138,56 @@ async fn an_event_that_ends_its_process_is_given_up_and_its_neighbours_are_not()
 #[tokio::test]
 async fn the_number_of_crashes_is_an_option() {
     for max in [1, 2, 5] {
-        let world = World::new();
-        world.publish([1, 2]).await;
+        let world = World::new("doses");
+        world.publish([1, 2].map(dose)).await;
         world.lab.always("frail", 1, Act::Hang);
         let config = with(ConsumerOptions::DEFAULT.with_max_crashes(max));
         for _ in 0..=max {
-            world.dies_at(world.start(consumers![frail], config.clone()).await, 1).await;
+            dies_at(&world, "frail", world.process(consumers![frail]).config(config.clone()).start().await, 1).await;
         }
-        let app = world.start(consumers![frail], config).await;
-        settled(&app).await;
+        let app = world.process(consumers![frail]).config(config).start().await;
+        app.settled().await;
         assert_eq!(dead_events(&app, "frail").await, [(1, "crash".to_owned())]);
-        assert_eq!((world.calls(1), world.calls(2)), (max as usize + 1, 1));
+        assert_eq!((calls(&world, "frail", 1), calls(&world, "frail", 2)), (max as usize + 1, 1));
     }
 }
 
 #[tokio::test]
 async fn of_two_events_that_end_their_process_the_second_is_known_at_once() {
-    let world = World::new();
-    world.publish(1..=5).await;
+    let world = World::new("doses");
+    world.publish((1..=5).map(dose)).await;
     world.lab.always("frail", 2, Act::Hang);
     world.lab.always("frail", 3, Act::Hang);
     for n in [2, 2, 2, 2, 3, 3, 3] {
-        world.dies_at(world.frail().await, n).await;
+        dies_at(&world, "frail", world.process(consumers![frail]).start().await, n).await;
     }
-    let app = world.frail().await;
-    settled(&app).await;
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
     assert_eq!(dead_events(&app, "frail").await, [(2, "crash".to_owned()), (3, "crash".to_owned())]);
     assert_eq!(world.lab.ended("frail").iter().filter(|n| **n > 3).count(), 2);
 }
 
 #[tokio::test]
 async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_speed() {
-    let world = World::new();
+    let world = World::new("doses");
     let commits = |world: &World| world.wire.calls(Op::Commit);
-    world.publish(1..=20).await;
+    world.publish((1..=20).map(dose)).await;
     world.lab.always("frail", 11, Act::Hang);
     let each_ten = || with(ConsumerOptions::DEFAULT.with_checkpoint_events(10));
-    world.dies_at(world.start(consumers![frail], each_ten()).await, 11).await;
-    world.publish(21..=520).await;
+    dies_at(&world, "frail", world.process(consumers![frail]).config(each_ten()).start().await, 11).await;
+    world.publish((21..=520).map(dose)).await;
     world.lab.script("frail", 11, []);
 
     let log = logged_from(tracing::Level::INFO);
     let (before, handled) = (commits(&world), world.lab.events("frail").len());
-    let app = world.start(consumers![frail], Config::new()).await;
-    settled(&app).await;
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
     let handled = world.lab.events("frail").len() - handled;
     let commits = commits(&world) - before;
     assert!((510..=520).contains(&handled), "{handled}");
     // By the bound of the owner that is gone: 10. The rest is a commit or two.
     assert!((11..=16).contains(&commits), "{commits}");
-    assert_eq!(status(&app, "frail").proving, 0);
+    assert_eq!(app.status("frail").proving, 0);
     let text = log.text();
     let warned = text.lines().find(|line| line.contains("was gone without giving its lease back")).expect("a warning");
     for part in ["WARN", "group=\"frail\"", "events=10", "owner=\"", "charged before it runs"] {
@@ -300,88 +198,88 @@ async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_spee
 
 #[tokio::test]
 async fn what_was_added_after_the_owner_was_gone_is_not_proven() {
-    let world = World::new();
-    world.publish(1..=3).await;
+    let world = World::new("doses");
+    world.publish((1..=3).map(dose)).await;
     world.lab.always("frail", 2, Act::Hang);
-    world.dies_at(world.frail().await, 2).await;
+    dies_at(&world, "frail", world.process(consumers![frail]).start().await, 2).await;
     world.lab.script("frail", 2, []);
-    let app = world.frail().await;
-    settled(&app).await;
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
     app.advance(millis(200)).await;
-    assert_eq!(status(&app, "frail").proving, 0, "of a thousand that may have been in hand only three were there");
+    assert_eq!(app.status("frail").proving, 0, "of a thousand that may have been in hand only three were there");
     let before = world.wire.calls(Op::Commit);
     for receipt in app.publisher().publish_all((4..=503).map(dose)).await {
         receipt.unwrap();
     }
-    settled(&app).await;
+    app.settled().await;
     let commits = world.wire.calls(Op::Commit) - before;
     assert!(commits <= 4, "{commits}");
 }
 
 #[tokio::test]
 async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_had_not_finished_the_rest() {
-    let world = World::new();
-    world.publish(1..=9).await;
+    let world = World::new("doses");
+    world.publish((1..=9).map(dose)).await;
     world.lab.always("frail", 4, Act::Hang);
     let each = || with(ConsumerOptions::DEFAULT.with_checkpoint_events(5));
-    world.dies_at(world.start(consumers![frail], each()).await, 4).await;
+    dies_at(&world, "frail", world.process(consumers![frail]).config(each()).start().await, 4).await;
     world.lab.script("frail", 4, []);
     world.lab.script("frail", 5, [Act::Sleep(secs(5))]);
 
-    let app = world.start(consumers![frail], each()).await;
-    let before = world.calls(5);
-    while world.calls(5) == before {
+    let app = world.process(consumers![frail]).config(each()).start().await;
+    let before = calls(&world, "frail", 5);
+    while calls(&world, "frail", 5) == before {
         app.advance(millis(1)).await;
     }
-    let left = status(&app, "frail").proving;
+    let left = app.status("frail").proving;
     assert!((1..5).contains(&left), "{left}");
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
-    let app = world.start(consumers![frail], each()).await;
+    let app = world.process(consumers![frail]).config(each()).start().await;
     world.lab.called("frail", world.lab.events("frail").len() + 1).await;
     assert_eq!(log.count("going on with at most so many events, each charged before it runs"), 1, "{}", log.text());
     assert_eq!((log.count("WARN"), log.count(&format!("events={}", left - 1))), (0, 1), "{}", log.text());
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
 
     let log = logged_from(tracing::Level::INFO);
-    let app = world.start(consumers![frail], each()).await;
-    settled(&app).await;
+    let app = world.process(consumers![frail]).config(each()).start().await;
+    app.settled().await;
     assert_eq!(log.count("charged before it runs"), 0, "{}", log.text());
-    assert!(dead(&app, "frail").await.is_empty());
+    assert!(app.dead::<Dose>("frail").await.is_empty());
 }
 
 #[tokio::test]
 async fn a_handler_that_was_dropped_at_a_stop_is_no_crash() {
-    let world = World::new();
-    world.publish([1, 2]).await;
+    let world = World::new("doses");
+    world.publish([1, 2].map(dose)).await;
     world.lab.always("frail", 1, Act::Hang);
     let config = || {
         let options = ConsumerOptions::DEFAULT.with_max_crashes(1).with_timeout(secs(3600));
         with(options).shutdown_deadline(millis(100))
     };
-    world.dies_at(world.start(consumers![frail], config()).await, 1).await;
+    dies_at(&world, "frail", world.process(consumers![frail]).config(config()).start().await, 1).await;
     for _ in 0..3 {
-        let app = world.start(consumers![frail], config()).await;
+        let app = world.process(consumers![frail]).config(config()).start().await;
         world.lab.called("frail", world.lab.events("frail").len() + 1).await;
         assert_eq!(app.into_running().stop().await, Stopped::Cut { handlers: 1 });
     }
     world.lab.script("frail", 1, []);
-    let app = world.start(consumers![frail], config()).await;
-    settled(&app).await;
-    assert!(dead(&app, "frail").await.is_empty());
+    let app = world.process(consumers![frail]).config(config()).start().await;
+    app.settled().await;
+    assert!(app.dead::<Dose>("frail").await.is_empty());
 }
 
 #[tokio::test]
 async fn a_process_that_finds_its_own_lapsed_lease_again_has_not_crashed_and_one_that_loses_it_to_another_may_have() {
     for taken in [false, true] {
-        let world = World::new();
-        world.publish([1, 2]).await;
+        let world = World::new("doses");
+        world.publish([1, 2].map(dose)).await;
         world.lab.always("frail", 1, Act::Hang);
         let config = || with(ConsumerOptions::DEFAULT.with_max_crashes(1).with_timeout(secs(3600)));
-        world.dies_at(world.start(consumers![frail], config()).await, 1).await;
-        let app = world.start(consumers![frail], config()).await;
+        dies_at(&world, "frail", world.process(consumers![frail]).config(config()).start().await, 1).await;
+        let app = world.process(consumers![frail]).config(config()).start().await;
         world.lab.called("frail", 2).await;
         world.wire.cut_off();
         app.advance(secs(30)).await;
@@ -389,100 +287,100 @@ async fn a_process_that_finds_its_own_lapsed_lease_again_has_not_crashed_and_one
         world.lab.script("frail", 1, []);
         if taken {
             // Another process was faster, and then gone, too.
-            world.steal().await;
+            world.group("frail").steal("thief").await;
         }
         world.wire.heal();
-        settled(&app).await;
-        assert_eq!(dead(&app, "frail").await.len(), usize::from(taken));
+        app.settled().await;
+        assert_eq!(app.dead::<Dose>("frail").await.len(), usize::from(taken));
     }
 }
 
 #[tokio::test]
 async fn failed_attempts_and_crashes_count_apart() {
-    let world = World::new();
-    world.publish([1, 2]).await;
+    let world = World::new("doses");
+    world.publish([1, 2].map(dose)).await;
     let config = || with(ConsumerOptions::DEFAULT.with_max_attempts(3).with_max_crashes(2));
     world.lab.script("frail", 1, [Act::Fail, Act::Hang]);
-    let app = world.start(consumers![frail], config()).await;
+    let app = world.process(consumers![frail]).config(config()).start().await;
     world.lab.called("frail", 2).await;
     app.advance(millis(1)).await;
-    drop(app);
+    app.kill().await;
     // One that fails takes its charge off, however often it is charged.
     world.lab.script("frail", 1, [Act::Fail, Act::Fail]);
     world.lab.script("frail", 2, [Act::Fail, Act::Panic]);
-    let app = world.start(consumers![frail], config()).await;
+    let app = world.process(consumers![frail]).config(config()).start().await;
     world.lab.called("frail", 3).await;
     app.advance(millis(1)).await;
-    drop(app);
+    app.kill().await;
     // It was waiting for another attempt: nobody was charged.
     world.lab.script("frail", 1, [Act::Fail, Act::Fail, Act::Hang]);
     for _ in 0..2 {
-        let app = world.start(consumers![frail], config()).await;
+        let app = world.process(consumers![frail]).config(config()).start().await;
         world.lab.called("frail", world.lab.events("frail").len() + 1).await;
         app.advance(millis(1)).await;
-        drop(app);
+        app.kill().await;
     }
-    let app = world.start(consumers![frail], config()).await;
-    settled(&app).await;
+    let app = world.process(consumers![frail]).config(config()).start().await;
+    app.settled().await;
     assert_eq!(world.lab.calls("frail"), [(1, 1), (1, 2), (1, 2), (1, 3), (1, 3), (2, 1), (2, 2), (2, 3)]);
-    let letters = dead(&app, "frail").await;
+    let letters = app.dead::<Dose>("frail").await;
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
     assert_eq!((letter.cause(), letter.attempts()), ("crash", 4), "two that failed, two that crashed");
 }
 
 #[tokio::test]
 async fn an_event_that_ends_its_process_only_sometimes_is_done_in_the_end() {
-    let world = World::new();
-    world.publish(1..=3).await;
+    let world = World::new("doses");
+    world.publish((1..=3).map(dose)).await;
     world.lab.always("frail", 2, Act::Hang);
     for _ in 0..3 {
-        world.dies_at(world.frail().await, 2).await;
+        dies_at(&world, "frail", world.process(consumers![frail]).start().await, 2).await;
     }
     world.lab.script("frail", 2, []);
-    let app = world.frail().await;
-    settled(&app).await;
-    assert!(dead(&app, "frail").await.is_empty());
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
+    assert!(app.dead::<Dose>("frail").await.is_empty());
     assert_eq!(world.lab.ended("frail").last(), Some(&3));
     // What was counted is forgotten with the event.
-    let holding = world.steal().await;
+    let holding = world.group("frail").steal("thief").await;
     assert_eq!((holding.crashes, holding.proving), (vec![], None));
 }
 
 #[tokio::test]
 async fn consumers_of_batches_get_their_events_alone_until_all_is_proven() {
-    let world = World::new();
-    world.publish(1..=7).await;
+    let world = World::new("doses");
+    world.publish((1..=7).map(dose)).await;
     world.lab.always("batches", 105, Act::Hang);
-    let app = world.start(consumers![batches], Config::new()).await;
+    let app = world.process(consumers![batches]).start().await;
     world.lab.called("batches", 1).await;
-    drop(app);
+    app.kill().await;
     world.lab.script("batches", 601, [Act::Sleep(secs(1))]);
-    let app = world.start(consumers![batches], Config::new()).await;
+    let app = world.process(consumers![batches]).start().await;
     world.lab.called("batches", 7).await;
     for receipt in app.publisher().publish_all((8..=12).map(dose)).await {
         receipt.unwrap();
     }
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("batches"), [105, 101, 201, 301, 401, 501, 601, 701, 805]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_decoded_or_is_passed_over_ends_no_process() {
-    let world = World::new();
-    world.publish([1]).await;
+    let world = World::new("doses");
+    world.publish([1].map(dose)).await;
     let entry =
         |event: &str| vec![(b"event".to_vec(), event.as_bytes().to_vec()), (b"payload".to_vec(), b"?".to_vec())];
     let nameless = vec![(b"payload".to_vec(), b"?".to_vec())];
     let entries = vec![entry("Other"), entry("Dose"), nameless, entry("Other")];
-    world.store.append(&partition(), entries, None).await.unwrap();
-    world.publish([2]).await;
+    world.store.append(&world.partition(), entries, None).await.unwrap();
+    world.publish([2].map(dose)).await;
     world.lab.always("frail", 2, Act::Hang);
     for _ in 0..4 {
-        world.dies_at(world.frail().await, 2).await;
+        dies_at(&world, "frail", world.process(consumers![frail]).start().await, 2).await;
     }
-    let app = world.frail().await;
-    settled(&app).await;
-    let letters = dead(&app, "frail").await;
+    let app = world.process(consumers![frail]).start().await;
+    app.settled().await;
+    let letters = app.dead::<Dose>("frail").await;
     let causes: Vec<_> = letters.iter().map(DeadLetter::cause).collect();
     assert_eq!(causes, ["decode", "decode", "crash"]);
     assert_eq!(letters[2].decode().unwrap().n, 2);
@@ -492,24 +390,24 @@ async fn what_cannot_be_decoded_or_is_passed_over_ends_no_process() {
 async fn groups_of_the_same_process_are_not_given_up_for_each_other() {
     // Its event is in hand at each end of the process, if nobody makes it wait.
     for (max, slow) in [(3, 10), (1, 10), (2, 0), (3, 40)] {
-        let world = World::new();
-        world.publish([1, 2]).await;
+        let world = World::new("doses");
+        world.publish([1, 2].map(dose)).await;
         world.lab.always("frail", 1, Act::Hang);
         world.lab.always("beside", 1, Act::Sleep(secs(slow)));
         world.lab.always("beside", 2, Act::Sleep(secs(slow)));
         let config = || with(ConsumerOptions::DEFAULT.with_max_crashes(max).with_timeout(secs(60)));
         for _ in 0..=max {
-            let app = world.start(consumers![frail, beside], config()).await;
-            let calls = world.calls(1);
-            while world.calls(1) == calls {
+            let app = world.process(consumers![frail, beside]).config(config()).start().await;
+            let before = calls(&world, "frail", 1);
+            while calls(&world, "frail", 1) == before {
                 app.advance(millis(1)).await;
             }
             // Whatever runs beside it is there, too.
             app.advance(millis(5)).await;
-            drop(app);
+            app.kill().await;
         }
-        let app = world.start(consumers![frail, beside], config()).await;
-        settled(&app).await;
+        let app = world.process(consumers![frail, beside]).config(config()).start().await;
+        app.settled().await;
         assert_eq!(dead_events(&app, "frail").await, [(1, "crash".to_owned())], "{max} {slow}");
         assert_eq!(dead_events(&app, "beside").await, [], "{max} {slow}");
         assert!(world.lab.ended("beside").contains(&1) && world.lab.ended("beside").contains(&2));
@@ -520,21 +418,21 @@ async fn groups_of_the_same_process_are_not_given_up_for_each_other() {
 
 #[tokio::test]
 async fn where_a_group_has_lanes_events_are_proven_side_by_side() {
-    let world = World::new();
-    world.publish_apart(1..=40).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=40)).await;
     for n in 1..=40 {
         world.lab.always("lanes", n, Act::Sleep(secs(1)));
     }
-    let app = world.lanes().await;
+    let app = world.process(consumers![lanes]).start().await;
     world.lab.called("lanes", 4).await;
-    drop(app);
+    app.kill().await;
     world.wire.always(Op::Commit, Fault::Delay(millis(5)));
     let (calls, commits) = (world.lab.events("lanes").len(), world.wire.calls(Op::Commit));
-    let app = world.lanes().await;
+    let app = world.process(consumers![lanes]).start().await;
     world.lab.called("lanes", calls + 4).await;
     let began = tokio::time::Instant::now();
     assert_eq!(world.wire.calls(Op::Commit) - commits, 1, "four are charged by one commit");
-    settled(&app).await;
+    app.settled().await;
     // A commit charges the next four, and the one before it may be on its way.
     let took = began.elapsed();
     assert!(took >= secs(10) && took <= secs(10) + millis(10 * 15), "{took:?}");
@@ -545,21 +443,21 @@ async fn where_a_group_has_lanes_events_are_proven_side_by_side() {
 
 #[tokio::test]
 async fn what_runs_side_by_side_is_charged_as_long_as_it_runs() {
-    let world = World::new();
-    world.publish_apart(1..=9).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=9)).await;
     for n in 1..=4 {
         world.lab.always("lanes", n, Act::Sleep(secs(n)));
     }
     for n in 5..=9 {
         world.lab.always("lanes", n, Act::Hang);
     }
-    let app = world.lanes().await;
+    let app = world.process(consumers![lanes]).start().await;
     world.lab.called("lanes", 4).await;
-    drop(app);
-    let app = world.lanes().await;
+    app.kill().await;
+    let app = world.process(consumers![lanes]).start().await;
     world.lab.called("lanes", 4 + 4 + 3).await;
     app.advance(millis(500)).await;
-    let mut crashes = world.steal_of(&of_lanes()).await.crashes;
+    let mut crashes = world.group_on("pills", "lanes").steal("thief").await.crashes;
     crashes.sort_unstable();
     let entries = world.store.read(of_lanes().partition(), EntryId::ZERO, 9).await.unwrap();
     let expected: Vec<_> = [4, 5, 6, 7].map(|n| (entries[n - 1].id, 1)).into();
@@ -568,43 +466,48 @@ async fn what_runs_side_by_side_is_charged_as_long_as_it_runs() {
 
 #[tokio::test]
 async fn an_event_that_ends_its_process_among_lanes_is_given_up_and_its_neighbours_are_not() {
-    let world = World::new();
-    world.publish_apart(1..=12).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=12)).await;
     for n in (1..=12).filter(|n| *n != 6) {
         world.lab.always("lanes", n, Act::Sleep(millis(20)));
     }
     world.lab.always("lanes", 6, Act::Hang);
     for _ in 0..4 {
-        world.dies_in("lanes", world.lanes().await, 6).await;
+        dies_at(&world, "lanes", world.process(consumers![lanes]).start().await, 6).await;
     }
-    let app = world.lanes().await;
-    settled(&app).await;
+    let app = world.process(consumers![lanes]).start().await;
+    app.settled().await;
     assert_eq!(dead_tablets(&app).await, [(6, "crash".to_owned(), 3)]);
-    assert_eq!(world.calls_in("lanes", 6), 4, "once by chance, three times charged");
+    assert_eq!(calls(&world, "lanes", 6), 4, "once by chance, three times charged");
     for n in (1..=12).filter(|n| *n != 6) {
         assert!(world.lab.ended("lanes").contains(&n), "{n}");
     }
     assert!(world.lab.calls("lanes").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("lanes"));
     // What was counted against the others is forgotten with them.
-    let holding = world.steal_of(&of_lanes()).await;
+    let holding = world.group_on("pills", "lanes").steal("thief").await;
     assert_eq!((holding.crashes, holding.proving), (vec![], None));
 }
 
 #[tokio::test]
 async fn a_suspect_among_lanes_runs_alone_and_waits_for_no_other_attempt() {
-    let world = World::new();
-    world.publish_tablets([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("b", 5), ("e", 6)]).await;
+    let world = World::new("doses");
+    world
+        .publish(
+            [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("b", 5), ("e", 6)]
+                .map(|(patient, n)| Tablet { patient: patient.to_owned(), n }),
+        )
+        .await;
     let slow = || with(ConsumerOptions::DEFAULT.with_backoff(secs(300), secs(300)));
     world.lab.script("lanes", 1, [Act::Fail]);
     world.lab.always("lanes", 2, Act::Hang);
     world.lab.always("lanes", 3, Act::Sleep(secs(1)));
     for _ in 0..2 {
-        let app = world.start(consumers![lanes], slow()).await;
-        world.dies_in("lanes", app, 2).await;
+        let app = world.process(consumers![lanes]).config(slow()).start().await;
+        dies_at(&world, "lanes", app, 2).await;
     }
     // Two was charged beside three; both run alone now, and the first still waits for its next attempt.
     world.lab.always("lanes", 2, Act::Sleep(secs(2)));
-    let (calls, app) = (world.lab.events("lanes").len(), world.start(consumers![lanes], slow()).await);
+    let (calls, app) = (world.lab.events("lanes").len(), world.process(consumers![lanes]).config(slow()).start().await);
     let events = |world: &World| world.lab.events("lanes")[calls..].to_vec();
     while !events(&world).contains(&2) {
         app.advance(millis(1)).await;
@@ -618,26 +521,26 @@ async fn a_suspect_among_lanes_runs_alone_and_waits_for_no_other_attempt() {
     for n in 2..=6 {
         assert!(world.lab.ended("lanes").contains(&n), "{n} is held up");
     }
-    settled(&app).await;
+    app.settled().await;
     assert!(dead_tablets(&app).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_suspect_among_lanes_waits_also_for_what_is_not_charged_and_nothing_begins_before_it() {
-    let world = World::new();
-    world.publish_apart(1..=2).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=2)).await;
     // So that it is still to be proven when others come.
     world.lab.always("lanes", 1, Act::Fail);
     world.lab.always("lanes", 2, Act::Hang);
     for _ in 0..2 {
-        world.dies_in("lanes", world.lanes().await, 2).await;
+        dies_at(&world, "lanes", world.process(consumers![lanes]).start().await, 2).await;
     }
     world.lab.always("lanes", 1, Act::Sleep(secs(1)));
     world.lab.script("lanes", 2, [Act::Give(Outcome::RetryAfter(secs(2)))]);
     world.lab.always("lanes", 4, Act::Sleep(secs(10)));
     let calls = world.lab.events("lanes").len();
     let events = || world.lab.events("lanes")[calls..].to_vec();
-    let app = world.lanes().await;
+    let app = world.process(consumers![lanes]).start().await;
     let publish = async |n| {
         app.publish(&Tablet { patient: format!("later-{n}"), n }).await.unwrap();
         app.advance(secs(3)).await;
@@ -649,20 +552,20 @@ async fn a_suspect_among_lanes_waits_also_for_what_is_not_charged_and_nothing_be
     assert_eq!(events(), [1, 2, 4], "its next attempt waits, and others wait for that");
     app.advance(secs(5)).await;
     assert_eq!(events(), [1, 2, 4, 2, 5]);
-    settled(&app).await;
+    app.settled().await;
     assert!(dead_tablets(&app).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_later_is_not_charged() {
-    let world = World::new();
-    world.publish_apart(1..=20).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=20)).await;
     world.lab.always("lanes", 1, Act::Fail);
     world.lab.always("lanes", 2, Act::Hang);
     let slow = || with(ConsumerOptions::DEFAULT.with_backoff(secs(100), secs(100)));
-    world.dies_in("lanes", world.start(consumers![lanes], slow()).await, 2).await;
+    dies_at(&world, "lanes", world.process(consumers![lanes]).config(slow()).start().await, 2).await;
     world.lab.script("lanes", 2, []);
-    let app = world.start(consumers![lanes], slow()).await;
+    let app = world.process(consumers![lanes]).config(slow()).start().await;
     world.lab.called("lanes", world.lab.events("lanes").len() + 20).await;
     let began = tokio::time::Instant::now();
     let before = world.wire.calls(Op::Commit);
@@ -677,126 +580,126 @@ async fn a_key_that_fails_while_events_are_proven_delays_no_other_and_what_came_
     let commits = world.wire.calls(Op::Commit) - before;
     assert!(commits <= 4, "{commits}");
     assert!(app.running().status().groups[0].proving > 0, "the first is not settled");
-    settled(&app).await;
+    app.settled().await;
     app.advance(millis(200)).await;
     assert_eq!(app.running().status().groups[0].proving, 0);
 }
 
 #[tokio::test]
 async fn what_came_later_and_ends_the_process_while_others_are_proven_is_given_up_too() {
-    let world = World::new();
-    world.publish_apart(1..=2).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=2)).await;
     world.lab.always("lanes", 1, Act::Fail);
     world.lab.always("lanes", 2, Act::Hang);
     let slow = || with(ConsumerOptions::DEFAULT.with_max_attempts(1_000).with_backoff(secs(3_000), secs(3_000)));
-    world.dies_in("lanes", world.start(consumers![lanes], slow()).await, 2).await;
+    dies_at(&world, "lanes", world.process(consumers![lanes]).config(slow()).start().await, 2).await;
     world.lab.script("lanes", 2, []);
     world.lab.always("lanes", 4, Act::Hang);
-    let app = world.start(consumers![lanes], slow()).await;
+    let app = world.process(consumers![lanes]).config(slow()).start().await;
     world.lab.called("lanes", 4).await;
     // Not in the hand of the owner that was gone, so it is charged only when it has ended this one.
     let tablets = (3..=5).map(|n| Tablet { patient: format!("patient-{n}"), n });
     for receipt in app.publisher().publish_all(tablets).await {
         receipt.unwrap();
     }
-    while world.calls_in("lanes", 4) == 0 {
+    while calls(&world, "lanes", 4) == 0 {
         app.advance(millis(1)).await;
     }
-    drop(app);
+    app.kill().await;
     for _ in 0..3 {
-        world.dies_in("lanes", world.start(consumers![lanes], slow()).await, 4).await;
+        dies_at(&world, "lanes", world.process(consumers![lanes]).config(slow()).start().await, 4).await;
     }
-    let app = world.start(consumers![lanes], slow()).await;
+    let app = world.process(consumers![lanes]).config(slow()).start().await;
     app.advance(secs(20)).await;
     assert!(world.lab.ended("lanes").contains(&5));
     world.lab.script("lanes", 1, [Act::Fail]);
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(dead_tablets(&app).await, [(4, "crash".to_owned(), 3)]);
 }
 
 #[tokio::test]
 async fn a_stop_begins_nothing_that_is_still_to_be_charged() {
-    let world = World::new();
-    world.publish_apart(1..=6).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=6)).await;
     world.lab.always("lanes", 1, Act::Hang);
     let config = || with(ConsumerOptions::DEFAULT.with_max_crashes(1));
-    world.dies_in("lanes", world.start(consumers![lanes], config()).await, 1).await;
+    dies_at(&world, "lanes", world.process(consumers![lanes]).config(config()).start().await, 1).await;
     world.lab.script("lanes", 1, []);
     let calls = world.lab.events("lanes").len();
     let gate = Gate::default();
     world.wire.once(Op::Commit, Fault::Hold(gate.clone()));
-    let app = world.start(consumers![lanes], config()).await;
+    let app = world.process(consumers![lanes]).config(config()).start().await;
     gate.arrived(1).await;
     let stopping = tokio::spawn(app.into_running().stop());
     tokio::time::sleep(millis(10)).await;
     gate.open();
     assert_eq!(stopping.await.unwrap(), Stopped::Clean);
     assert_eq!(world.lab.events("lanes").len(), calls);
-    let app = world.start(consumers![lanes], config()).await;
-    settled(&app).await;
+    let app = world.process(consumers![lanes]).config(config()).start().await;
+    app.settled().await;
     assert!(dead_tablets(&app).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_replay_runs_while_events_are_proven_and_nothing_is_charged_beside_it() {
-    let world = World::new();
-    world.publish_apart(1..=2).await;
+    let world = World::new("doses");
+    world.publish(apart(1..=2)).await;
     world.lab.always("lanes", 1, Act::Permanent);
-    let app = world.lanes().await;
-    settled(&app).await;
+    let app = world.process(consumers![lanes]).start().await;
+    app.settled().await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    world.publish_apart(3..=9).await;
-    let app = world.lanes().await;
+    world.publish(apart(3..=9)).await;
+    let app = world.process(consumers![lanes]).start().await;
     world.lab.always("lanes", 3, Act::Fail);
     for n in 4..=9 {
         world.lab.always("lanes", n, Act::Sleep(secs(60)));
     }
     world.lab.called("lanes", 2 + 2).await;
-    drop(app);
+    app.kill().await;
     let slow = with(ConsumerOptions::DEFAULT.with_timeout(secs(600)).with_backoff(secs(400), secs(400)));
-    let app = world.start(consumers![lanes], slow).await;
+    let app = world.process(consumers![lanes]).config(slow).start().await;
     world.lab.called("lanes", world.lab.events("lanes").len() + 4).await;
     // The replay waits for those that run; then it hangs, and whoever takes over counts nothing against an event.
     world.lab.always("lanes", 1, Act::Hang);
     let letters = app.running().dead_letters::<Tablet>("lanes");
     letters.replay_all(&DeadLetterFilter::all()).await.unwrap();
-    while world.calls_in("lanes", 1) == 1 {
+    while calls(&world, "lanes", 1) == 1 {
         app.advance(secs(1)).await;
     }
-    assert_eq!(world.steal_of(&of_lanes()).await.crashes, []);
+    assert_eq!(world.group_on("pills", "lanes").steal("thief").await.crashes, []);
 }
 
 #[tokio::test]
 async fn a_letter_that_has_ended_processes_is_handled_again_beside_no_other_suspect() {
     for of_a_queue in [false, true] {
-        let world = World::new();
+        let world = World::new("doses");
         let group = if of_a_queue { "ward" } else { "frail" };
         let start = async || {
             let config = with(ConsumerOptions::DEFAULT.with_timeout(secs(600)).with_max_crashes(2));
-            world.start(consumers![frail, beside, ward], config).await
+            world.process(consumers![frail, beside, ward]).config(config).start().await
         };
         // The letter.
         world.lab.always(group, 1, Act::Hang);
         let app = start().await;
         match of_a_queue {
             true => _ = app.publisher().send(&Jab { n: 1 }).await.unwrap(),
-            false => world.publish([1]).await,
+            false => drop(world.publish([1].map(dose)).await),
         }
-        world.dies_in(group, app, 1).await;
+        dies_at(&world, group, app, 1).await;
         for _ in 0..2 {
-            world.dies_in(group, start().await, 1).await;
+            dies_at(&world, group, start().await, 1).await;
         }
         let app = start().await;
-        settled(&app).await;
+        app.settled().await;
         // The suspect of another group.
         world.lab.always("beside", 2, Act::Hang);
-        world.publish([2]).await;
-        world.dies_in("beside", app, 2).await;
+        world.publish([2].map(dose)).await;
+        dies_at(&world, "beside", app, 2).await;
         world.lab.always("beside", 2, Act::Sleep(secs(60)));
         let app = start().await;
         world.lab.called("beside", world.lab.events("beside").len() + 1).await;
         world.lab.always(group, 1, Act::Sleep(secs(5)));
-        let before = world.calls_in(group, 1);
+        let before = calls(&world, group, 1);
         let replayed = match of_a_queue {
             true => app.running().dead_letters::<Jab>(group).replay_all(&DeadLetterFilter::all()).await,
             false => app.running().dead_letters::<Dose>(group).replay_all(&DeadLetterFilter::all()).await,
@@ -804,10 +707,10 @@ async fn a_letter_that_has_ended_processes_is_handled_again_beside_no_other_susp
         assert_eq!(replayed.unwrap().moved, 1);
         app.advance(secs(50)).await;
         assert!(!world.lab.ended("beside").contains(&2), "it still runs");
-        assert_eq!(world.calls_in(group, 1), before, "and the letter waits");
+        assert_eq!(calls(&world, group, 1), before, "and the letter waits");
         app.advance(secs(30)).await;
         assert!(world.lab.ended("beside").contains(&2) && world.lab.ended(group).contains(&1));
-        assert_eq!(world.calls_in(group, 1), before + 1);
+        assert_eq!(calls(&world, group, 1), before + 1);
     }
 }
 
@@ -835,8 +738,8 @@ async fn live(
     seed: u64,
     numbers: &mut Numbers,
     called: impl Fn() -> usize,
-    start: impl AsyncFn(&mut Numbers) -> TestApp,
-) -> TestApp {
+    start: impl AsyncFn(&mut Numbers) -> Process,
+) -> Process {
     let mut kills = 2;
     for _ in 0..100 {
         let app = start(numbers).await;
@@ -844,10 +747,10 @@ async fn live(
         let (stops, killed) = (numbers.below(4) == 0, kills > 0 && numbers.below(3) == 0);
         loop {
             if called() > before {
-                drop(app);
+                app.kill().await;
                 break;
             }
-            if let Ok(settled) = tokio::time::timeout(millis(1), app.settled()).await {
+            if let Ok(settled) = tokio::time::timeout(millis(1), TestApp::settled(&app)).await {
                 settled.unwrap();
                 return app;
             }
@@ -859,7 +762,7 @@ async fn live(
             }
             if left < 10_000 && killed {
                 kills -= 1;
-                drop(app);
+                app.kill().await;
                 break;
             }
             assert!(left > 0, "seed {seed}: {:?}", app.running().status());
@@ -871,9 +774,9 @@ async fn live(
 /// Two groups with poison of their own: it is given up and nothing else, and everything else is handled.
 async fn history(seed: u64) {
     const EVENTS: u64 = 30;
-    let world = World::new();
+    let world = World::new("doses");
     let mut numbers = Numbers(seed);
-    world.publish(1..=EVENTS).await;
+    world.publish((1..=EVENTS).map(dose)).await;
     let mut poison: Vec<(&str, u64)> = Vec::new();
     for (group, most) in [("frail", 3), ("beside", 2)] {
         for _ in 0..=numbers.below(most) {
@@ -888,15 +791,15 @@ async fn history(seed: u64) {
     for (group, n) in &poison {
         world.lab.always(group, *n, Act::Hang);
     }
-    let called = || poison.iter().map(|(group, n)| world.calls_in(group, *n)).sum::<usize>();
+    let called = || poison.iter().map(|(group, n)| calls(&world, group, *n)).sum::<usize>();
     let app = live(seed, &mut numbers, called, async |numbers| {
         let options = HARDY.with_checkpoint_events(numbers.pick(&[1, 2, 7, 1_000]));
-        world.start(consumers![frail, beside], with(options).shutdown_deadline(millis(50))).await
+        world.process(consumers![frail, beside]).config(with(options).shutdown_deadline(millis(50))).start().await
     });
     let app = app.await;
     let mut given_up = Vec::new();
     for group in ["beside", "frail"] {
-        for letter in dead(&app, group).await {
+        for letter in app.dead::<Dose>(group).await {
             assert_eq!(letter.cause(), "crash", "seed {seed}");
             given_up.push((group, letter.decode().unwrap().n));
         }
@@ -919,13 +822,13 @@ async fn whatever_happens_to_processes_poison_is_given_up_and_nothing_else() {
 async fn history_of_lanes(seed: u64) {
     const EVENTS: u64 = 40;
     const PATIENTS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
-    let world = World::new();
+    let world = World::new("doses");
     let mut numbers = Numbers(seed);
     let mut poison: Vec<u64> = (0..=numbers.below(3)).map(|_| 1 + numbers.below(EVENTS)).collect();
     poison.sort_unstable();
     poison.dedup();
     let patients: Vec<_> = (1..=EVENTS).map(|n| (numbers.pick(&PATIENTS), n)).collect();
-    world.publish_tablets(patients.iter().copied()).await;
+    world.publish(patients.iter().copied().map(|(patient, n)| Tablet { patient: patient.to_owned(), n })).await;
     for n in 1..=EVENTS {
         let sleep = Act::Sleep(millis(numbers.below(40)));
         let fails = numbers.below(8) == 0;
@@ -934,11 +837,11 @@ async fn history_of_lanes(seed: u64) {
     for n in &poison {
         world.lab.always("lanes", *n, Act::Hang);
     }
-    let called = || poison.iter().map(|n| world.calls_in("lanes", *n)).sum::<usize>();
+    let called = || poison.iter().map(|n| calls(&world, "lanes", *n)).sum::<usize>();
     let app = live(seed, &mut numbers, called, async |numbers| {
         let options = HARDY.with_checkpoint_events(numbers.pick(&[1, 2, 7, 1_000]));
         let options = options.with_concurrency(numbers.pick(&[1, 2, 4, 16]));
-        world.start(consumers![lanes], with(options).shutdown_deadline(millis(50))).await
+        world.process(consumers![lanes]).config(with(options).shutdown_deadline(millis(50))).start().await
     });
     let app = app.await;
     let given_up: Vec<_> = dead_tablets(&app).await.into_iter().map(|(n, cause, _)| (n, cause)).collect();
@@ -959,7 +862,7 @@ async fn history_of_lanes(seed: u64) {
     for n in (1..=EVENTS).filter(|n| !poison.contains(n)) {
         assert!(world.lab.ended("lanes").contains(&n), "seed {seed}: {n} is not handled");
     }
-    let holding = world.steal_of(&of_lanes()).await;
+    let holding = world.group_on("pills", "lanes").steal("thief").await;
     assert_eq!((holding.crashes, holding.attempts), (vec![], vec![]), "seed {seed}");
 }
 
@@ -973,7 +876,7 @@ async fn whatever_happens_to_processes_with_lanes_poison_is_given_up_and_nothing
 /// The same in a work queue of several partitions.
 async fn history_of_a_queue(seed: u64) {
     const EVENTS: u64 = 40;
-    let world = World::new();
+    let world = World::new("doses");
     let mut numbers = Numbers(seed);
     let mut poison: Vec<u64> = (0..=numbers.below(2)).map(|_| 1 + numbers.below(EVENTS)).collect();
     poison.sort_unstable();
@@ -990,10 +893,10 @@ async fn history_of_a_queue(seed: u64) {
     for n in &poison {
         world.lab.always("ward", *n, Act::Hang);
     }
-    let called = || poison.iter().map(|n| world.calls_in("ward", *n)).sum::<usize>();
+    let called = || poison.iter().map(|n| calls(&world, "ward", *n)).sum::<usize>();
     let app = live(seed, &mut numbers, called, async |numbers| {
         let options = HARDY.with_delivery(Delivery::Shared).with_concurrency(numbers.pick(&[1, 2, 4, 16]));
-        world.start(consumers![ward], with(options).shutdown_deadline(millis(50))).await
+        world.process(consumers![ward]).config(with(options).shutdown_deadline(millis(50))).start().await
     });
     let app = app.await;
     let mut given_up = Vec::new();

@@ -113,7 +113,7 @@ fn produce(server: &RedisServer) -> (Option<i32>, String) {
     let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
     std::fs::write(modules.path().join("msgpack.py"), MSGPACK.replace("PAYLOAD", &hex)).unwrap();
     let program = snippet.replace(place, &format!("redis.Redis(port={})", server.port()));
-    let mut python = Command::new(crate::group::adopt::python());
+    let mut python = Command::new(streams_tests::python());
     let mut process = Program::start(python.args(["-c", &program]).env("PYTHONPATH", modules.path()));
     let code = process.code();
     (code, process.output() + &process.errors())

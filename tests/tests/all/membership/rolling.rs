@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Events, GroupState, Groups, Log, Need};
+use streams_core::broker::{Events, Groups, Log, Need};
 use streams_core::keys::StreamKey;
-use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, GroupStatus, Outcome, Phase, Publisher,
-    Registration, State, Stopped, StreamEvent, codec, consumer, consumers, stream_event,
+    App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, Outcome, Phase, State, Stopped,
+    StreamEvent, codec, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, logged, logged_from};
+use streams_tests::{Act, Fault, Gate, Lab, Launch, Op, Process, World, logged, logged_from};
 
 #[stream_event(stream = "shop")]
 #[derive(Debug, Clone, PartialEq)]
@@ -64,94 +63,24 @@ async fn place_many(placed: Batch<Placed>, ctx: Context, lab: State<Lab>) -> Res
     Ok(Outcome::Done)
 }
 
-/// Processes of different builds on one server.
-struct World {
-    store: Embedded,
-    faults: Faulty,
-    lab: Lab,
+/// The old build.
+fn old(world: &World) -> Launch<'_> {
+    world.process(consumers![place])
 }
 
-impl World {
-    fn new() -> Self {
-        let store = Embedded::new();
-        Self { faults: Faulty::over(Arc::new(store.clone())), store, lab: Lab::default() }
-    }
-
-    async fn build(&self, consumers: impl IntoIterator<Item = Registration>, seed: u64) -> TestApp {
-        let app = App::with(consumers).state(self.lab.clone());
-        TestApp::start_with(app, Arc::new(self.faults.clone()), seed).await.unwrap()
-    }
-
-    async fn old(&self, seed: u64) -> TestApp {
-        self.build(consumers![place], seed).await
-    }
-
-    async fn new_build(&self, seed: u64) -> TestApp {
-        self.build(consumers![place, ship], seed).await
-    }
-
-    /// Publishes as some other program would.
-    async fn publish<E: StreamEvent>(&self, event: &E) -> EntryId {
-        Publisher::on(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
-    }
-
-    async fn state(&self) -> GroupState {
-        let key = StreamKey::new(None, "shop", 1).partition(0).group("desk");
-        self.store.state(&key).await.unwrap().unwrap()
-    }
-
-    /// Waits until the state is so.
-    async fn until(&self, is_so: impl Fn(&GroupState) -> bool) -> GroupState {
-        for _ in 0..100_000 {
-            let state = self.state().await;
-            if is_so(&state) {
-                return state;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("never so: {:?}", self.state().await);
-    }
-
-    /// Every event that a handler was called with, once each, in order.
-    fn handled(&self) -> Vec<u64> {
-        let mut events = self.lab.events("desk");
-        events.sort_unstable();
-        events.dedup();
-        events
-    }
+/// The new one.
+fn new_build(world: &World) -> Launch<'_> {
+    world.process(consumers![place, ship])
 }
 
-fn status(app: &TestApp) -> GroupStatus {
-    app.running().status().groups[0].clone()
+/// Every event that a handler was called with, once each, in order.
+fn handled(world: &World) -> Vec<u64> {
+    let mut events = world.lab.sorted("desk");
+    events.dedup();
+    events
 }
 
-fn halt(app: &TestApp) -> Option<String> {
-    match status(app).phase {
-        Phase::Halted { reason } => Some(reason),
-        _ => None,
-    }
-}
-
-fn owns(app: &TestApp) -> bool {
-    matches!(status(app).phase, Phase::Owning { .. })
-}
-
-async fn settled(app: &TestApp) {
-    let settled = tokio::time::timeout(Duration::from_secs(3600), app.settled()).await;
-    settled.expect("everything is settled in an hour").unwrap();
-}
-
-async fn halted(app: &TestApp) -> String {
-    for _ in 0..1_000 {
-        if let Some(reason) = halt(app) {
-            return reason;
-        }
-        app.advance(Duration::from_millis(100)).await;
-    }
-    panic!("not halted: {:?}", app.running().status());
-}
-
-async fn stop(app: TestApp) {
+async fn stop(app: Process) {
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
 }
 
@@ -161,41 +90,49 @@ fn events(events: &[(&str, u32)]) -> Events {
 
 #[tokio::test]
 async fn what_only_the_new_build_knows_goes_to_it_while_the_old_one_runs() {
-    let world = World::new();
-    let old = world.old(1).await;
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
     old.publish(&Placed { n: 1 }).await.unwrap();
-    settled(&old).await;
-    let new = world.new_build(2).await;
+    old.settled().await;
+    let new = new_build(&world).seed(2).start().await;
     assert_eq!(
-        world.state().await.events,
+        world.group("desk").state().await.events,
         events(&[("Placed", 1), ("Shipped", 1)]),
         "before it has published anything"
     );
     new.publish(&Shipped { n: 2 }).await.unwrap();
     new.publish(&Placed { n: 3 }).await.unwrap();
-    settled(&new).await;
+    new.settled().await;
     assert_eq!(world.lab.events("desk"), [1, 2, 3]);
-    assert!(owns(&new) && matches!(status(&old).phase, Phase::StandingBy { .. }), "{:?}", old.running().status());
+    assert!(
+        new.owns("desk") && matches!(old.status("desk").phase, Phase::StandingBy { .. }),
+        "{:?}",
+        old.running().status()
+    );
     assert!(old.running().status().is_ready() && new.dead_letters::<Placed>("desk").await.unwrap().is_empty());
     // It stays there, although the old one could handle what comes now.
-    let epoch = world.state().await.lease.epoch;
+    let epoch = world.group("desk").state().await.lease.epoch;
     for n in 4..20 {
-        world.publish(&Placed { n }).await;
+        world.publish([Placed { n }]).await;
         new.advance(Duration::from_secs(30)).await;
     }
-    settled(&new).await;
-    assert_eq!((world.state().await.lease.epoch, world.handled().len()), (epoch, 19));
+    new.settled().await;
+    assert_eq!((world.group("desk").state().await.lease.epoch, handled(&world).len()), (epoch, 19));
 }
 
 #[tokio::test]
 async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_the_partition() {
     const ROLLS: u64 = 20;
-    let world = World::new();
+    let world = World::new("shop");
     // The new build was there once, so its event is declared.
-    stop(world.new_build(0).await).await;
-    let (mut running, mut n) = (world.old(100).await, 0);
+    stop(new_build(&world).seed(0).start().await).await;
+    let (mut running, mut n) = (old(&world).seed(100).start().await, 0);
     for roll in 1..=ROLLS {
-        let next = if roll % 2 == 1 { world.new_build(roll).await } else { world.old(roll).await };
+        let next = if roll % 2 == 1 {
+            new_build(&world).seed(roll).start().await
+        } else {
+            old(&world).seed(roll).start().await
+        };
         for round in 0..40 {
             // Handlers that take their time, and some that fail, so that the stop comes upon them.
             world.lab.script(
@@ -203,8 +140,8 @@ async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_th
                 n + 1,
                 [if round % 9 == 0 { Act::Fail } else { Act::Sleep(Duration::from_millis(7)) }],
             );
-            world.publish(&Placed { n: n + 1 }).await;
-            world.publish(&Shipped { n: n + 2 }).await;
+            world.publish([Placed { n: n + 1 }]).await;
+            world.publish([Shipped { n: n + 2 }]).await;
             n += 2;
             if round == 20 {
                 break;
@@ -213,17 +150,17 @@ async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_th
         }
         stop(std::mem::replace(&mut running, next)).await;
         // Alone it goes as far as it can: an old one takes over when it is clear that nobody else is there.
-        world.publish(&Placed { n: n + 1 }).await;
+        world.publish([Placed { n: n + 1 }]).await;
         n += 1;
         running.advance(Duration::from_millis(1_000 * roll)).await;
     }
-    let last = world.new_build(1000).await;
-    settled(&last).await;
-    assert_eq!(world.handled(), (1..=n).collect::<Vec<_>>());
+    let last = new_build(&world).seed(1000).start().await;
+    last.settled().await;
+    assert_eq!(handled(&world), (1..=n).collect::<Vec<_>>());
     assert!(last.dead_letters::<Placed>("desk").await.unwrap().is_empty());
-    assert_eq!((status(&last).passed_over, status(&running).passed_over), (0, 0));
+    assert_eq!((last.status("desk").passed_over, running.status("desk").passed_over), (0, 0));
     // With each roll the partition goes to the next build, back for what only the other one knows, and no further.
-    let taken = world.faults.calls(Op::Acquire);
+    let taken = world.wire.calls(Op::Acquire);
     assert!((ROLLS as usize..=3 * ROLLS as usize).contains(&taken), "taken {taken} times in {ROLLS} rolls");
     // Stops and hand-overs commit what was handled, so nothing comes twice.
     let mut first: Vec<_> = world.lab.calls("desk").into_iter().filter(|(_, attempt)| *attempt == 1).collect();
@@ -233,33 +170,36 @@ async fn builds_rolled_back_and_forth_pass_over_nothing_and_do_not_fight_over_th
 
 #[tokio::test]
 async fn what_is_declared_after_an_owner_has_looked_is_not_passed_over() {
-    let world = World::new();
-    let old = world.old(1).await;
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
     // Nobody has ever declared it: it is passed over, and counted.
-    world.publish(&Shipped { n: 1 }).await;
-    settled(&old).await;
-    assert_eq!((status(&old).passed_over, world.state().await.events), (1, events(&[("Placed", 1)])));
+    world.publish([Shipped { n: 1 }]).await;
+    old.settled().await;
+    assert_eq!(
+        (old.status("desk").passed_over, world.group("desk").state().await.events),
+        (1, events(&[("Placed", 1)]))
+    );
     // The owner reads on with what it knew when it took the lease.
-    let new = world.new_build(2).await;
-    assert!(owns(&old));
+    let new = new_build(&world).seed(2).start().await;
+    assert!(old.owns("desk"));
     new.publish(&Placed { n: 2 }).await.unwrap();
     let shipped = new.publish(&Shipped { n: 3 }).await.unwrap().entry_id;
-    let state = world.until(|state| state.needs.is_some()).await;
+    let state = world.group("desk").until(|state| state.needs.is_some()).await;
     assert_eq!(state.needs, Some(Need { name: "Shipped".to_owned(), version: 1, entry: shipped }));
-    settled(&new).await;
-    assert!(owns(&new));
-    assert_eq!(world.handled(), [2, 3]);
+    new.settled().await;
+    assert!(new.owns("desk"));
+    assert_eq!(handled(&world), [2, 3]);
 }
 
 #[tokio::test]
 async fn an_owner_that_looks_before_it_passes_the_first_of_a_name_repeats_nothing() {
-    let world = World::new();
-    let old = world.old(1).await;
-    world.publish(&Placed { n: 0 }).await;
-    settled(&old).await;
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
+    world.publish([Placed { n: 0 }]).await;
+    old.settled().await;
     // What it knew when it took the lease is not what is declared by now.
-    let new = world.new_build(2).await;
-    assert!(owns(&old));
+    let new = new_build(&world).seed(2).start().await;
+    assert!(old.owns("desk"));
     // All in one read, with nothing committed between them.
     let entry = |name: &str, payload: Vec<u8>| {
         vec![(b"event".to_vec(), format!("{name}@1").into_bytes()), (b"payload".to_vec(), payload)]
@@ -273,35 +213,35 @@ async fn an_owner_that_looks_before_it_passes_the_first_of_a_name_repeats_nothin
     let entries = (1..=6).map(|n| entry(if n == 2 { "Shipped" } else { "Placed" }, placed(n)));
     let partition = StreamKey::new(None, "shop", 1).partition(0);
     world.store.append(&partition, entries.collect(), None).await.unwrap();
-    settled(&new).await;
+    new.settled().await;
     let calls: Vec<_> = world.lab.events("desk");
     assert_eq!(calls, [0, 1, 2, 3, 4, 5, 6], "in order, and once each");
-    assert!(owns(&new) && status(&old).passed_over == 0);
+    assert!(new.owns("desk") && old.status("desk").passed_over == 0);
 }
 
 #[tokio::test]
 async fn what_is_declared_while_the_commit_that_passes_it_is_on_its_way_is_not_passed_over() {
-    let world = World::new();
-    let old = world.old(1).await;
-    world.publish(&Placed { n: 1 }).await;
-    settled(&old).await;
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
+    world.publish([Placed { n: 1 }]).await;
+    old.settled().await;
     let (gate, handler) = (Gate::default(), Gate::default());
-    world.faults.once(Op::Commit, Fault::Hold(gate.clone()));
-    world.publish(&Shipped { n: 2 }).await;
+    world.wire.once(Op::Commit, Fault::Hold(gate.clone()));
+    world.publish([Shipped { n: 2 }]).await;
     gate.arrived(1).await;
     // The handler in hand comes to its end, whatever becomes of the commit.
     world.lab.script("desk", 3, [Act::Wait(handler.clone())]);
-    world.publish(&Placed { n: 3 }).await;
+    world.publish([Placed { n: 3 }]).await;
     handler.arrived(1).await;
-    let new = world.new_build(2).await;
+    let new = new_build(&world).seed(2).start().await;
     gate.open();
     old.advance(Duration::from_secs(1)).await;
-    assert_eq!(status(&old).passed_over, 0);
-    assert!(owns(&old) && world.lab.cancelled("desk").is_empty());
+    assert_eq!(old.status("desk").passed_over, 0);
+    assert!(old.owns("desk") && world.lab.cancelled("desk").is_empty());
     handler.open();
-    settled(&new).await;
-    assert_eq!(world.handled(), [1, 2, 3]);
-    assert!(owns(&new) && world.lab.cancelled("desk").is_empty());
+    new.settled().await;
+    assert_eq!(handled(&world), [1, 2, 3]);
+    assert!(new.owns("desk") && world.lab.cancelled("desk").is_empty());
     assert_eq!(
         world.lab.calls("desk").iter().filter(|(n, _)| *n == 3).count(),
         2,
@@ -311,27 +251,27 @@ async fn what_is_declared_while_the_commit_that_passes_it_is_on_its_way_is_not_p
 
 #[tokio::test]
 async fn a_commit_that_was_done_stays_done_when_its_answer_was_lost_and_the_event_then_declared() {
-    let world = World::new();
-    let old = world.old(1).await;
-    world.faults.once(Op::Commit, Fault::LoseReply);
-    world.publish(&Shipped { n: 1 }).await;
-    world.until(|state| state.at > EntryId::ZERO).await;
-    let new = world.new_build(2).await;
-    settled(&old).await;
-    assert!(owns(&old) && world.handled().is_empty());
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
+    world.wire.once(Op::Commit, Fault::LoseReply);
+    world.publish([Shipped { n: 1 }]).await;
+    world.group("desk").until(|state| state.at > EntryId::ZERO).await;
+    let new = new_build(&world).seed(2).start().await;
+    old.settled().await;
+    assert!(old.owns("desk") && handled(&world).is_empty());
     stop(new).await;
 }
 
 #[tokio::test]
 async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it() {
-    let (log, world) = (logged(), World::new());
-    stop(world.new_build(1).await).await;
-    let (old, other) = (world.old(2).await, world.old(3).await);
-    world.publish(&Placed { n: 1 }).await;
-    let shipped = world.publish(&Shipped { n: 2 }).await;
-    world.publish(&Placed { n: 3 }).await;
+    let (log, world) = (logged(), World::new("shop"));
+    stop(new_build(&world).seed(1).start().await).await;
+    let (old, other) = (old(&world).seed(2).start().await, old(&world).seed(3).start().await);
+    world.publish([Placed { n: 1 }]).await;
+    let shipped = world.publish([Shipped { n: 2 }]).await[0];
+    world.publish([Placed { n: 3 }]).await;
     for app in [&old, &other] {
-        let reason = halted(app).await;
+        let reason = app.halted("desk").await;
         for said in [
             "`shop`",
             "`desk`",
@@ -343,16 +283,19 @@ async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it(
         ] {
             assert!(reason.contains(said), "does not say `{said}`: {reason}");
         }
-        assert!(!app.running().status().is_ready() && matches!(app.settled().await, Err(Error::Halted(_))));
+        assert!(!app.running().status().is_ready() && matches!(TestApp::settled(app).await, Err(Error::Halted(_))));
     }
     assert!(log.text().contains("ERROR") && log.text().contains("start a build that has one"), "{}", log.text());
-    assert_eq!((world.handled(), world.state().await.needs.map(|need| need.entry)), (vec![1], Some(shipped)));
+    assert_eq!(
+        (handled(&world), world.group("desk").state().await.needs.map(|need| need.entry)),
+        (vec![1], Some(shipped))
+    );
     // It goes on by itself when one comes.
-    let new = world.new_build(4).await;
-    settled(&new).await;
-    assert_eq!(world.handled(), [1, 2, 3]);
+    let new = new_build(&world).seed(4).start().await;
+    new.settled().await;
+    assert_eq!(handled(&world), [1, 2, 3]);
     old.advance(Duration::from_secs(5)).await;
-    assert!(halt(&old).is_none() && halt(&other).is_none());
+    assert!(old.halt("desk").is_none() && other.halt("desk").is_none());
     for app in [old, other, new] {
         stop(app).await;
     }
@@ -360,111 +303,111 @@ async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it(
 
 #[tokio::test]
 async fn a_withdrawn_event_is_passed_over_and_forgotten() {
-    let world = World::new();
-    stop(world.new_build(1).await).await;
-    let old = world.old(2).await;
-    world.publish(&Shipped { n: 1 }).await;
-    world.publish(&Placed { n: 2 }).await;
-    halted(&old).await;
+    let world = World::new("shop");
+    stop(new_build(&world).seed(1).start().await).await;
+    let old = old(&world).seed(2).start().await;
+    world.publish([Shipped { n: 1 }]).await;
+    world.publish([Placed { n: 2 }]).await;
+    old.halted("desk").await;
     // A typo shows.
-    let misspelled = world.build(consumers![place_misspelled], 3).await;
-    assert!(halted(&misspelled).await.contains("(it ignores `Shiped`)"));
-    let alone = world.build(consumers![place_alone], 4).await;
-    settled(&alone).await;
-    assert_eq!((world.handled(), status(&alone).passed_over), (vec![2], 1));
-    assert_eq!(world.state().await.events, events(&[("Placed", 1)]));
+    let misspelled = world.process(consumers![place_misspelled]).seed(3).start().await;
+    assert!(misspelled.halted("desk").await.contains("(it ignores `Shiped`)"));
+    let alone = world.process(consumers![place_alone]).seed(4).start().await;
+    alone.settled().await;
+    assert_eq!((handled(&world), alone.status("desk").passed_over), (vec![2], 1));
+    assert_eq!(world.group("desk").state().await.events, events(&[("Placed", 1)]));
     // Now a build that neither has nor ignores it passes it over, too.
     for app in [alone, misspelled] {
         stop(app).await;
     }
-    world.publish(&Shipped { n: 3 }).await;
-    world.publish(&Placed { n: 4 }).await;
-    settled(&old).await;
-    assert_eq!((world.handled(), status(&old).passed_over), (vec![2, 4], 1));
+    world.publish([Shipped { n: 3 }]).await;
+    world.publish([Placed { n: 4 }]).await;
+    old.settled().await;
+    assert_eq!((handled(&world), old.status("desk").passed_over), (vec![2, 4], 1));
 }
 
 #[tokio::test]
 async fn a_build_that_still_has_the_consumer_declares_it_again() {
-    let world = World::new();
-    let alone = world.build(consumers![place_alone], 1).await;
-    settled(&alone).await;
-    let new = world.new_build(2).await;
-    settled(&new).await;
+    let world = World::new("shop");
+    let alone = world.process(consumers![place_alone]).seed(1).start().await;
+    alone.settled().await;
+    let new = new_build(&world).seed(2).start().await;
+    new.settled().await;
     stop(alone).await;
     // An owner that ignores it took it out, and the one that has it put it back before it contended.
-    world.until(|state| state.events.contains_key("Shipped")).await;
+    world.group("desk").until(|state| state.events.contains_key("Shipped")).await;
     new.publish(&Shipped { n: 1 }).await.unwrap();
-    settled(&new).await;
-    assert_eq!(world.handled(), [1]);
+    new.settled().await;
+    assert_eq!(handled(&world), [1]);
 }
 
 #[tokio::test]
 async fn when_the_new_build_crashes_the_old_one_goes_on_as_far_as_it_can() {
-    let world = World::new();
-    let (old, new) = (world.old(1).await, world.new_build(2).await);
+    let world = World::new("shop");
+    let (old, new) = (old(&world).seed(1).start().await, new_build(&world).seed(2).start().await);
     new.publish(&Shipped { n: 1 }).await.unwrap();
-    settled(&new).await;
-    assert!(owns(&new));
+    new.settled().await;
+    assert!(new.owns("desk"));
     drop(new);
-    world.publish(&Placed { n: 2 }).await;
-    world.publish(&Shipped { n: 3 }).await;
-    assert!(halted(&old).await.contains("`Shipped`"));
-    assert_eq!(world.handled(), [1, 2]);
-    let new = world.new_build(3).await;
-    settled(&new).await;
-    assert_eq!(world.handled(), [1, 2, 3]);
+    world.publish([Placed { n: 2 }]).await;
+    world.publish([Shipped { n: 3 }]).await;
+    assert!(old.halted("desk").await.contains("`Shipped`"));
+    assert_eq!(handled(&world), [1, 2]);
+    let new = new_build(&world).seed(3).start().await;
+    new.settled().await;
+    assert_eq!(handled(&world), [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn a_reset_behind_the_event_lets_an_old_build_go_on() {
-    let world = World::new();
-    stop(world.new_build(1).await).await;
-    let old = world.old(2).await;
-    let shipped = world.publish(&Shipped { n: 1 }).await;
-    world.publish(&Placed { n: 2 }).await;
-    halted(&old).await;
+    let world = World::new("shop");
+    stop(new_build(&world).seed(1).start().await).await;
+    let old = old(&world).seed(2).start().await;
+    let shipped = world.publish([Shipped { n: 1 }]).await[0];
+    world.publish([Placed { n: 2 }]).await;
+    old.halted("desk").await;
     old.running().admin().reset("shop", "desk", streams_runtime::Start::At(shipped.next())).await.unwrap();
     world.lab.called("desk", 1).await;
-    settled(&old).await;
-    assert_eq!((world.handled(), world.state().await.needs), (vec![2], None));
+    old.settled().await;
+    assert_eq!((handled(&world), world.group("desk").state().await.needs), (vec![2], None));
 }
 
 #[tokio::test]
 async fn a_batch_before_the_event_of_another_build_is_handled_and_committed() {
-    let world = World::new();
-    stop(world.new_build(1).await).await;
-    let old = world.build(consumers![place_many], 2).await;
-    world.publish(&Placed { n: 1 }).await;
-    let before = world.publish(&Placed { n: 2 }).await;
-    world.publish(&Shipped { n: 3 }).await;
-    world.publish(&Placed { n: 4 }).await;
-    halted(&old).await;
-    assert_eq!((world.lab.events("desk"), world.state().await.at), (vec![1, 2], before));
+    let world = World::new("shop");
+    stop(new_build(&world).seed(1).start().await).await;
+    let old = world.process(consumers![place_many]).seed(2).start().await;
+    world.publish([Placed { n: 1 }]).await;
+    let before = world.publish([Placed { n: 2 }]).await[0];
+    world.publish([Shipped { n: 3 }]).await;
+    world.publish([Placed { n: 4 }]).await;
+    old.halted("desk").await;
+    assert_eq!((world.lab.events("desk"), world.group("desk").state().await.at), (vec![1, 2], before));
 }
 
 #[tokio::test]
 async fn a_release_that_is_refused_does_not_make_an_old_build_spin() {
-    let world = World::new();
-    stop(world.new_build(1).await).await;
-    world.faults.always(Op::Release, Fault::Fail(streams_core::broker::BrokerErrorKind::Refused));
-    let old = world.old(2).await;
-    world.publish(&Shipped { n: 1 }).await;
+    let world = World::new("shop");
+    stop(new_build(&world).seed(1).start().await).await;
+    world.wire.always(Op::Release, Fault::Fail(streams_core::broker::BrokerErrorKind::Refused));
+    let old = old(&world).seed(2).start().await;
+    world.publish([Shipped { n: 1 }]).await;
     old.advance(Duration::from_secs(60)).await;
-    assert!(world.faults.calls(Op::Acquire) < 30, "{} claims", world.faults.calls(Op::Acquire));
-    world.faults.heal();
-    let new = world.new_build(3).await;
-    settled(&new).await;
-    assert_eq!(world.handled(), [1]);
+    assert!(world.wire.calls(Op::Acquire) < 30, "{} claims", world.wire.calls(Op::Acquire));
+    world.wire.heal();
+    let new = new_build(&world).seed(3).start().await;
+    new.settled().await;
+    assert_eq!(handled(&world), [1]);
 }
 
 #[tokio::test]
 async fn a_build_that_could_not_declare_its_events_does_not_start() {
-    let world = World::new();
-    let old = world.old(1).await;
-    settled(&old).await;
-    world.faults.once(Op::Declare, Fault::Fail(streams_core::broker::BrokerErrorKind::Unavailable));
+    let world = World::new("shop");
+    let old = old(&world).seed(1).start().await;
+    old.settled().await;
+    world.wire.once(Op::Declare, Fault::Fail(streams_core::broker::BrokerErrorKind::Unavailable));
     let app = App::with(consumers![place, ship]).state(world.lab.clone());
-    let refused = TestApp::start_with(app, Arc::new(world.faults.clone()), 2).await;
+    let refused = TestApp::start_with(app, Arc::new(world.wire.clone()), 2).await;
     assert!(matches!(refused, Err(Error::Broker(_))), "{refused:?}");
 }
 
@@ -497,23 +440,26 @@ mod yard {
 
 #[tokio::test]
 async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_handle_it() {
-    let (world, mut n) = (World::new(), 0);
-    let old = [world.build(consumers![yard::moved], 1).await, world.build(consumers![yard::moved], 2).await];
+    let (world, mut n) = (World::new("shop"), 0);
+    let old = [
+        world.process(consumers![yard::moved]).seed(1).start().await,
+        world.process(consumers![yard::moved]).seed(2).start().await,
+    ];
     // As long as this: events of the old kind, and of the new one once somebody has it.
     let load = async |app: &TestApp, rounds: u64, both: bool, n: &mut u64| {
         for _ in 0..rounds {
             *n += 1;
-            world.publish(&yard::Moved { n: *n }).await;
+            world.publish([yard::Moved { n: *n }]).await;
             if both {
                 *n += 1;
-                world.publish(&yard::Parked { n: *n }).await;
+                world.publish([yard::Parked { n: *n }]).await;
             }
             app.advance(Duration::from_millis(50)).await;
         }
     };
     load(&old[0], 100, false, &mut n).await;
     let [first_old, second_old] = old;
-    let first = world.build(consumers![yard::moved, yard::parked], 3).await;
+    let first = world.process(consumers![yard::moved, yard::parked]).seed(3).start().await;
     load(&first, 100, true, &mut n).await;
     let owned = |app: &TestApp| {
         app.running().status().groups.iter().filter(|group| matches!(group.phase, Phase::Owning { .. })).count()
@@ -525,22 +471,22 @@ async fn a_deploy_of_several_processes_hands_each_partition_to_those_who_can_han
     );
     stop(first_old).await;
     load(&first, 100, true, &mut n).await;
-    let second = world.build(consumers![yard::moved, yard::parked], 4).await;
+    let second = world.process(consumers![yard::moved, yard::parked]).seed(4).start().await;
     load(&second, 100, true, &mut n).await;
     assert_eq!((owned(&first), owned(&second), owned(&second_old)), (2, 2, 0));
     let passed: u64 = second_old.running().status().groups.iter().map(|group| group.passed_over).sum();
     assert_eq!(passed, 0);
     stop(second_old).await;
     load(&second, 100, true, &mut n).await;
-    settled(&first).await;
-    settled(&second).await;
+    first.settled().await;
+    second.settled().await;
     let mut handled = world.lab.events("gate");
     handled.sort_unstable();
     handled.dedup();
     assert_eq!(handled, (1..=n).collect::<Vec<_>>());
     assert!(second.dead_letters::<yard::Moved>("gate").await.unwrap().is_empty());
     // Two shares of four, one more member, one handing over each, and two of them to the second new one.
-    let taken = world.faults.calls(Op::Acquire);
+    let taken = world.wire.calls(Op::Acquire);
     assert!(taken <= 24, "taken {taken} times");
 }
 
@@ -595,21 +541,21 @@ fn consumers_of_a_group_ignore_the_same_events_in_any_order() {
 #[tokio::test]
 async fn two_programs_that_share_a_group_by_mistake_are_told_and_do_not_spin() {
     const EVENTS: u64 = 300;
-    let (log, world) = (logged_from(tracing::Level::INFO), World::new());
-    let places = world.build(consumers![place], 1).await;
-    let ships = world.build(consumers![ship_alone], 2).await;
+    let (log, world) = (logged_from(tracing::Level::INFO), World::new("shop"));
+    let places = world.process(consumers![place]).seed(1).start().await;
+    let ships = world.process(consumers![ship_alone]).seed(2).start().await;
     places.advance(Duration::from_secs(5)).await;
     let before = log.text().len();
     for n in (1..=EVENTS).step_by(2) {
-        world.publish(&Placed { n }).await;
-        world.publish(&Shipped { n: n + 1 }).await;
+        world.publish([Placed { n }]).await;
+        world.publish([Shipped { n: n + 1 }]).await;
     }
-    let claims = world.faults.calls(Op::Acquire);
+    let claims = world.wire.calls(Op::Acquire);
     places.advance(Duration::from_secs(30)).await;
-    let claims = world.faults.calls(Op::Acquire) - claims;
+    let claims = world.wire.calls(Op::Acquire) - claims;
     assert!((10..=90).contains(&claims), "{claims} claims in half a minute");
-    settled(&places).await;
-    settled(&ships).await;
+    places.settled().await;
+    ships.settled().await;
     assert_eq!(world.lab.events("desk"), (1..=EVENTS).collect::<Vec<_>>(), "in order, and once each");
     let lines = log.lines_since(before);
     let told: Vec<_> = lines.iter().filter(|line| line.contains("programs that handle different events")).collect();

@@ -2,20 +2,16 @@
 //! out of each halt; in virtual time, and end to end on a real server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streams_core::broker::{BrokerErrorKind, DeadBounds, Groups};
-use streams_core::keys::{GroupKey, StreamKey};
-use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::testing::TestApp;
+use streams_core::keys::StreamKey;
+use streams_runtime::broker::Redis;
 use streams_runtime::{
     Admin, App, Batch, BoxError, Cause, Config, Context, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters,
-    EntryId, Outcome, Phase, Registration, Running, Start, State, Stopped, consumer, consumers, stream_event,
+    EntryId, Outcome, Phase, Running, Start, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Lab, Op, RedisServer, logged};
-
-use crate::redis::acl::until;
+use streams_tests::{Act, Fault, Lab, Op, Process, Record, RedisServer, World, logged, secs, until};
 
 #[stream_event(stream = "letters")]
 #[derive(Debug, Clone, PartialEq)]
@@ -56,163 +52,103 @@ async fn batches(notes: Batch<Note>, ctx: Context, lab: State<Lab>) -> Result<()
 /// An event with its id, its tenant, its entry, its attempt and whether it is a replay.
 type Told = (u64, String, Option<String>, EntryId, u32, bool);
 
-/// Says of every event whether it is a replay, with its id.
-#[derive(Clone, Default)]
-struct Seen(Arc<std::sync::Mutex<Vec<Told>>>);
-
 #[consumer(group = "telling", max_attempts = 1)]
-async fn telling(note: Note, ctx: Context, seen: State<Seen>) -> Outcome {
+async fn telling(note: Note, ctx: Context, seen: State<Record<Told>>) -> Outcome {
     let tenant = ctx.headers().get("tenant").map(str::to_owned);
-    let mut seen = seen.0.0.lock().unwrap();
-    seen.push((note.n, ctx.event_id().to_string(), tenant, ctx.entry_id(), ctx.attempt(), ctx.is_replay()));
+    seen.add((note.n, ctx.event_id().to_string(), tenant, ctx.entry_id(), ctx.attempt(), ctx.is_replay()));
     if ctx.is_replay() { Outcome::Done } else { Outcome::DeadLetter("not yet".to_owned()) }
 }
 
-const LEASE: Duration = Duration::from_secs(10);
-
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
+fn notes(notes: impl IntoIterator<Item = u64>) -> impl Iterator<Item = Note> {
+    notes.into_iter().map(|n| Note { n })
 }
 
-fn key(group: &str) -> GroupKey {
-    StreamKey::new(None, "letters", 1).partition(0).group(group)
+fn letters(world: &World, group: &str) -> DeadLetters {
+    DeadLetters::on_stream(Arc::new(world.store.clone()), &StreamKey::new(None, "letters", 1), group).unwrap()
 }
 
-struct World {
-    store: Embedded,
-    lab: Lab,
-    seeds: AtomicU64,
+async fn ids(world: &World, group: &str) -> Vec<DeadLetterId> {
+    letters(world, group).list(None, 1000).await.unwrap().iter().map(DeadLetter::id).collect()
 }
 
-impl World {
-    fn new() -> Self {
-        Self { store: Embedded::new(), lab: Lab::default(), seeds: AtomicU64::new(0) }
-    }
-
-    fn wire(&self) -> Faulty {
-        Faulty::over(Arc::new(self.store.clone()))
-    }
-
-    async fn start(&self, consumers: impl IntoIterator<Item = Registration>) -> TestApp {
-        self.start_on(&self.wire(), consumers, Config::new()).await
-    }
-
-    async fn start_on(
-        &self,
-        wire: &Faulty,
-        consumers: impl IntoIterator<Item = Registration>,
-        config: Config,
-    ) -> TestApp {
-        let app = App::with(consumers).state(self.lab.clone()).config(config);
-        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
-        TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
-    }
-
-    fn letters(&self, group: &str) -> DeadLetters {
-        DeadLetters::on_stream(Arc::new(self.store.clone()), &StreamKey::new(None, "letters", 1), group).unwrap()
-    }
-
-    async fn ids(&self, group: &str) -> Vec<DeadLetterId> {
-        self.letters(group).list(None, 1000).await.unwrap().iter().map(DeadLetter::id).collect()
-    }
-
-    async fn replay_all(&self, group: &str) -> u64 {
-        self.letters(group).replay_all(&DeadLetterFilter::all()).await.unwrap().moved
-    }
-
-    async fn waiting(&self, group: &str) -> usize {
-        self.letters(group).replaying(1000).await.unwrap().len()
-    }
-
-    /// An app with one dead letter of event 1 in the group `mine`.
-    async fn one_letter(&self) -> TestApp {
-        self.lab.script("mine", 1, [Act::Permanent]);
-        let app = self.start(consumers![mine]).await;
-        publish(&app, [1]).await;
-        settled(&app).await;
-        self.lab.script("mine", 1, []);
-        assert_eq!(self.ids("mine").await.len(), 1);
-        app
-    }
+async fn replay_all(world: &World, group: &str) -> u64 {
+    letters(world, group).replay_all(&DeadLetterFilter::all()).await.unwrap().moved
 }
 
-async fn publish(app: &TestApp, notes: impl IntoIterator<Item = u64>) {
-    for receipt in app.publisher().publish_all(notes.into_iter().map(|n| Note { n })).await {
-        receipt.unwrap();
-    }
+async fn waiting(world: &World, group: &str) -> usize {
+    letters(world, group).replaying(1000).await.unwrap().len()
 }
 
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(secs(3600), app.settled()).await.expect("everything is settled within an hour").unwrap();
-}
-
-fn halt(app: &TestApp, name: &str) -> Option<String> {
-    match app.running().status().groups.into_iter().find(|status| status.group == name).unwrap().phase {
-        Phase::Halted { reason } => Some(reason),
-        _ => None,
-    }
+/// A process with one dead letter of event 1 in the group `mine`.
+async fn one_letter(world: &World) -> Process {
+    world.lab.script("mine", 1, [Act::Permanent]);
+    let app = world.process(consumers![mine]).start().await;
+    app.publish_all(notes([1])).await;
+    app.settled().await;
+    world.lab.script("mine", 1, []);
+    assert_eq!(ids(world, "mine").await.len(), 1);
+    app
 }
 
 // Replays.
 
 #[tokio::test]
 async fn a_replay_is_seen_by_its_own_group_alone_and_the_stream_has_no_copy() {
-    let world = World::new();
+    let world = World::new("letters");
     world.lab.script("mine", 2, [Act::Permanent]);
-    let app = world.start(consumers![mine, other]).await;
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    let app = world.process(consumers![mine, other]).start().await;
+    app.publish_all(notes(1..=3)).await;
+    app.settled().await;
     world.lab.script("mine", 2, []);
-    assert_eq!(world.replay_all("mine").await, 1);
-    app.advance(LEASE).await;
+    assert_eq!(replay_all(&world, "mine").await, 1);
+    app.advance(secs(10)).await;
     assert_eq!(world.lab.events("mine"), [1, 2, 3, 2]);
     assert_eq!(world.lab.events("other"), [1, 2, 3]);
     assert_eq!(app.published::<Note>().await.unwrap().len(), 3);
-    assert!(world.ids("mine").await.is_empty());
-    assert_eq!(world.waiting("mine").await, 0);
+    assert!(ids(&world, "mine").await.is_empty());
+    assert_eq!(waiting(&world, "mine").await, 0);
 }
 
 #[tokio::test]
 async fn a_replay_is_the_event_as_it_was() {
-    let world = World::new();
-    let seen = Seen::default();
-    let app = App::with(consumers![telling]).state(seen.clone());
-    let app = TestApp::start_with(app, Arc::new(world.store.clone()), 1).await.unwrap();
+    let world = World::new("letters");
+    let seen = Record::<Told>::default();
+    let app = world.process(consumers![telling]).state(seen.clone()).start().await;
     let receipt = app.publisher().send(&Note { n: 7 }).header("tenant", "a").event_id("note-7").await.unwrap();
-    settled(&app).await;
-    assert_eq!(world.replay_all("telling").await, 1);
-    app.advance(LEASE).await;
+    app.settled().await;
+    assert_eq!(replay_all(&world, "telling").await, 1);
+    app.advance(secs(10)).await;
     let expected = |replay| (7, "note-7".to_owned(), Some("a".to_owned()), receipt.entry_id, 1, replay);
-    assert_eq!(*seen.0.lock().unwrap(), [expected(false), expected(true)]);
+    assert_eq!(seen.all(), [expected(false), expected(true)]);
 }
 
 #[tokio::test]
 async fn the_retries_of_a_replay_wait_between_events_and_do_not_hold_them_up() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     world.lab.script("mine", 1, [Act::Fail, Act::Fail]);
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     app.advance(secs(4)).await;
     assert!(world.lab.calls("mine").contains(&(1, 1)));
-    publish(&app, 2..=50).await;
-    settled(&app).await;
+    app.publish_all(notes(2..=50)).await;
+    app.settled().await;
     app.advance(secs(10)).await;
     let calls = world.lab.calls("mine");
     let replays: Vec<_> = calls[1..].iter().filter(|(n, _)| *n == 1).map(|(_, attempt)| *attempt).collect();
     assert_eq!(replays, [1, 2, 3]);
     assert_eq!(calls.iter().filter(|(n, _)| *n > 1).count(), 49);
-    assert!(world.ids("mine").await.is_empty());
+    assert!(ids(&world, "mine").await.is_empty());
 }
 
 #[tokio::test]
 async fn letters_are_handled_again_while_events_keep_coming() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     // A backlog that is read at once, whose events take half a second each.
     (2..=60).for_each(|n| world.lab.script("mine", n, [Act::Sleep(Duration::from_millis(500))]));
-    publish(&app, 2..=60).await;
-    world.replay_all("mine").await;
-    settled(&app).await;
+    app.publish_all(notes(2..=60)).await;
+    replay_all(&world, "mine").await;
+    app.settled().await;
     let events = world.lab.events("mine");
     let again = events.iter().rposition(|n| *n == 1).unwrap();
     assert!(again < events.len() - 20, "{events:?}");
@@ -220,116 +156,116 @@ async fn letters_are_handled_again_while_events_keep_coming() {
 
 #[tokio::test]
 async fn what_fails_again_is_a_dead_letter_again_with_the_reason_of_now() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     for replays in 1..=2 {
         world.lab.always("mine", 1, Act::Fail);
-        world.replay_all("mine").await;
+        replay_all(&world, "mine").await;
         app.advance(secs(20)).await;
-        let letter = &world.letters("mine").list(None, 10).await.unwrap()[0];
+        let letter = &letters(&world, "mine").list(None, 10).await.unwrap()[0];
         assert_eq!((letter.cause(), letter.reason(), letter.attempts()), ("handler", "event 1 fails", 3));
         assert_eq!((letter.replays(), letter.consumer(), letter.event_name()), (replays, "mine", "Note"));
         assert_eq!(letter.payload_text(100), r#"{"n": 1}"#);
-        assert_eq!(world.waiting("mine").await, 0);
+        assert_eq!(waiting(&world, "mine").await, 0);
     }
     // No storm, as none of it is of the stream.
-    assert_eq!(halt(&app, "mine"), None);
+    assert_eq!(app.halt("mine"), None);
 }
 
 #[tokio::test]
 async fn full_dead_letters_do_not_lose_what_comes_back() {
-    let world = World::new();
+    let world = World::new("letters");
     let mut config = Config::new();
     config.dead_letters = DeadBounds { count: 2, age: secs(24 * 3600) };
     (1..=4).for_each(|n| world.lab.always("mine", n, Act::Permanent));
-    let app = world.start_on(&world.wire(), consumers![mine], config).await;
-    publish(&app, 1..=2).await;
-    settled(&app).await;
-    let ids = world.ids("mine").await;
-    world.letters("mine").replay(&ids[..1]).await.unwrap();
+    let app = world.process(consumers![mine]).config(config).start().await;
+    app.publish_all(notes(1..=2)).await;
+    app.settled().await;
+    let all = ids(&world, "mine").await;
+    letters(&world, "mine").replay(&all[..1]).await.unwrap();
     // Its place is taken before it comes back.
-    publish(&app, [3]).await;
-    app.advance(LEASE).await;
-    assert_eq!(world.ids("mine").await.len(), 3);
-    publish(&app, [4]).await;
-    app.advance(LEASE).await;
-    assert!(halt(&app, "mine").unwrap().contains("are full"));
+    app.publish_all(notes([3])).await;
+    app.advance(secs(10)).await;
+    assert_eq!(ids(&world, "mine").await.len(), 3);
+    app.publish_all(notes([4])).await;
+    app.advance(secs(10)).await;
+    assert!(app.halt("mine").unwrap().contains("are full"));
     // Sending letters makes room as well: the group goes on by itself, and they come back all the same.
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     app.advance(secs(30)).await;
-    assert_eq!(halt(&app, "mine"), None);
-    assert_eq!(world.ids("mine").await.len(), 4);
+    assert_eq!(app.halt("mine"), None);
+    assert_eq!(ids(&world, "mine").await.len(), 4);
 }
 
 #[tokio::test]
 async fn a_letter_that_no_consumer_takes_any_more_goes_back_and_says_so() {
-    let world = World::new();
+    let world = World::new("letters");
     world.lab.script("mine", 1, [Act::Permanent]);
-    let app = world.start(consumers![mine, sketches]).await;
+    let app = world.process(consumers![mine, sketches]).start().await;
     app.publish(&Sketch { n: 1 }).await.unwrap();
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    let app = world.start(consumers![mine]).await;
-    world.replay_all("mine").await;
-    app.advance(LEASE).await;
-    let letter = &world.letters("mine").list(None, 10).await.unwrap()[0];
+    let app = world.process(consumers![mine]).start().await;
+    replay_all(&world, "mine").await;
+    app.advance(secs(10)).await;
+    let letter = &letters(&world, "mine").list(None, 10).await.unwrap()[0];
     let reason = "no consumer of group `mine` takes `Sketch` any more; before that: event 1 never works";
     assert_eq!((letter.cause(), letter.reason(), letter.replays()), ("permanent", reason, 1));
 }
 
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_replay_loses_nothing_and_is_no_crash() {
-    let world = World::new();
-    let mut app = world.one_letter().await;
+    let world = World::new("letters");
+    let mut app = one_letter(&world).await;
     world.lab.script("mine", 1, [Act::Hang]);
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     for round in 1..=4 {
-        app.advance(LEASE).await;
+        app.advance(secs(10)).await;
         world.lab.called("mine", 1 + round).await;
         let _ = app.into_running().stop().await;
-        assert_eq!(world.waiting("mine").await, 1);
+        assert_eq!(waiting(&world, "mine").await, 1);
         if round == 4 {
             world.lab.script("mine", 1, []);
         }
-        app = world.start(consumers![mine]).await;
+        app = world.process(consumers![mine]).start().await;
     }
-    app.advance(LEASE).await;
+    app.advance(secs(10)).await;
     assert_eq!(world.lab.calls("mine")[1..], [(1, 1); 5]);
-    assert!(world.ids("mine").await.is_empty() && world.waiting("mine").await == 0);
+    assert!(ids(&world, "mine").await.is_empty() && waiting(&world, "mine").await == 0);
 }
 
 #[tokio::test]
 async fn attempts_of_a_replay_survive_a_restart() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     world.lab.always("mine", 1, Act::Fail);
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     world.lab.called("mine", 2).await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
-    let app = world.start(consumers![mine]).await;
+    let app = world.process(consumers![mine]).start().await;
     app.advance(secs(20)).await;
     assert_eq!(world.lab.calls("mine")[1..], [(1, 1), (1, 2), (1, 3)]);
-    assert_eq!(world.ids("mine").await.len(), 1);
+    assert_eq!(ids(&world, "mine").await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_letter_that_takes_the_process_down_goes_back_after_three_times() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     world.lab.script("mine", 1, [Act::Hang]);
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     let mut crashing = app;
     for round in 1..=3 {
         world.lab.called("mine", 1 + round).await;
         // As `kill -9`: nothing is given back.
         drop(crashing.into_running());
-        crashing = world.start(consumers![mine]).await;
+        crashing = world.process(consumers![mine]).start().await;
     }
-    publish(&crashing, 2..=4).await;
-    settled(&crashing).await;
-    crashing.advance(LEASE).await;
+    crashing.publish_all(notes(2..=4)).await;
+    crashing.settled().await;
+    crashing.advance(secs(10)).await;
     assert_eq!(world.lab.events("mine").iter().filter(|n| **n == 1).count(), 4, "{:?}", world.lab.calls("mine"));
-    let letter = &world.letters("mine").list(None, 10).await.unwrap()[0];
+    let letter = &letters(&world, "mine").list(None, 10).await.unwrap()[0];
     assert_eq!((letter.cause(), letter.replays()), ("crash", 1));
     assert!(letter.reason().contains("went away 3 times"), "{}", letter.reason());
     assert_eq!(world.lab.ended("mine"), [1, 2, 3, 4]);
@@ -337,128 +273,128 @@ async fn a_letter_that_takes_the_process_down_goes_back_after_three_times() {
 
 #[tokio::test]
 async fn an_answer_that_is_lost_makes_no_second_copy() {
-    let world = World::new();
+    let world = World::new("letters");
     world.lab.script("mine", 1, [Act::Permanent]);
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![mine], Config::new()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![mine]).on(&wire).start().await;
+    app.publish_all(notes([1])).await;
+    app.settled().await;
     for op in [Op::TakeReplay, Op::EndReplay] {
         wire.once(op, Fault::LoseReply);
         wire.once(op, Fault::Fail(BrokerErrorKind::Unavailable));
     }
-    world.replay_all("mine").await;
+    replay_all(&world, "mine").await;
     app.advance(secs(60)).await;
     // Dead again, once; and the lost answer to its end did not have it handled twice.
     assert_eq!(world.lab.calls("mine"), [(1, 1), (1, 1)]);
-    assert_eq!((world.ids("mine").await.len(), world.waiting("mine").await), (1, 0));
+    assert_eq!((ids(&world, "mine").await.len(), waiting(&world, "mine").await), (1, 0));
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_replays_does_not_stop_events() {
-    let world = World::new();
+    let world = World::new("letters");
     let wire = world.wire();
     wire.always(Op::TakeReplay, Fault::Fail(BrokerErrorKind::Refused));
     let log = logged();
-    let app = world.start_on(&wire, consumers![mine], Config::new()).await;
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    let app = world.process(consumers![mine]).on(&wire).start().await;
+    app.publish_all(notes(1..=3)).await;
+    app.settled().await;
     assert_eq!(world.lab.events("mine"), [1, 2, 3]);
     assert_eq!(log.count("dead letters cannot be handled again; events go on"), 1, "{}", log.text());
-    assert_eq!(halt(&app, "mine"), None);
+    assert_eq!(app.halt("mine"), None);
 }
 
 #[tokio::test]
 async fn a_consumer_of_batches_gets_a_replay_alone() {
-    let world = World::new();
+    let world = World::new("letters");
     world.lab.script("batches", 2, [Act::Permanent, Act::Permanent]);
-    let app = world.start(consumers![batches]).await;
-    publish(&app, 1..=3).await;
-    settled(&app).await;
+    let app = world.process(consumers![batches]).start().await;
+    app.publish_all(notes(1..=3)).await;
+    app.settled().await;
     let before = world.lab.events("batches").len();
     world.lab.script("batches", 2, []);
-    assert_eq!(world.replay_all("batches").await, 1);
-    app.advance(LEASE).await;
+    assert_eq!(replay_all(&world, "batches").await, 1);
+    app.advance(secs(10)).await;
     assert_eq!(world.lab.events("batches")[before..], [2]);
-    assert!(world.ids("batches").await.is_empty());
+    assert!(ids(&world, "batches").await.is_empty());
 }
 
 #[tokio::test]
 async fn what_an_owner_left_is_taken_up_by_the_next() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     assert_eq!(app.into_running().stop().await, Stopped::Clean);
     // While nobody runs the group.
-    world.replay_all("mine").await;
-    let app = world.start(consumers![mine]).await;
+    replay_all(&world, "mine").await;
+    let app = world.process(consumers![mine]).start().await;
     app.advance(Duration::from_millis(100)).await;
     assert_eq!(world.lab.events("mine"), [1, 1]);
-    assert!(world.ids("mine").await.is_empty());
+    assert!(ids(&world, "mine").await.is_empty());
 }
 
 // The way out of a halt.
 
 #[tokio::test]
 async fn a_storm_goes_on_where_it_is_when_it_is_resumed() {
-    let world = World::new();
+    let world = World::new("letters");
     let mut config = Config::new();
     config.dead_letter_storm = 3;
     (1..=5).for_each(|n| world.lab.always("mine", n, Act::Permanent));
-    let app = world.start_on(&world.wire(), consumers![mine], config).await;
-    publish(&app, 1..=6).await;
+    let app = world.process(consumers![mine]).config(config).start().await;
+    app.publish_all(notes(1..=6)).await;
     app.advance(secs(5)).await;
-    assert!(halt(&app, "mine").unwrap().contains("looks like an outage"));
+    assert!(app.halt("mine").unwrap().contains("looks like an outage"));
     assert_eq!(world.lab.events("mine"), [1, 2, 3]);
     let admin = app.running().admin();
     let told = admin.resume("letters", "mine").await.unwrap();
     assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["letters"]);
     app.advance(secs(3)).await;
-    settled(&app).await;
+    app.settled().await;
     assert_eq!(world.lab.events("mine"), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(halt(&app, "mine"), None);
+    assert_eq!(app.halt("mine"), None);
     // What was resumed before a halt is not meant for it.
     admin.resume("letters", "mine").await.unwrap();
     (7..=9).for_each(|n| world.lab.always("mine", n, Act::Permanent));
-    publish(&app, 7..=10).await;
+    app.publish_all(notes(7..=10)).await;
     app.advance(secs(30)).await;
-    assert!(halt(&app, "mine").is_some());
+    assert!(app.halt("mine").is_some());
     assert_eq!(*world.lab.events("mine").last().unwrap(), 9);
 }
 
 #[tokio::test]
 async fn a_resume_keeps_attempts_and_the_checkpoint() {
-    let world = World::new();
+    let world = World::new("letters");
     let wire = world.wire();
-    let app = world.start_on(&wire, consumers![mine], Config::new()).await;
-    publish(&app, [1]).await;
-    settled(&app).await;
+    let app = world.process(consumers![mine]).on(&wire).start().await;
+    app.publish_all(notes([1])).await;
+    app.settled().await;
     world.lab.script("mine", 2, [Act::Fail]);
-    publish(&app, [2]).await;
+    app.publish_all(notes([2])).await;
     world.lab.called("mine", 2).await;
     app.advance(Duration::from_millis(10)).await;
     wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unsupported));
     app.advance(secs(5)).await;
-    assert!(halt(&app, "mine").is_some());
-    let before = world.store.state(&key("mine")).await.unwrap().unwrap();
+    assert!(app.halt("mine").is_some());
+    let before = world.group("mine").state().await;
     app.running().admin().resume("letters", "mine").await.unwrap();
     app.advance(secs(5)).await;
     // It tried again, and what is still wrong halts it again.
-    assert!(halt(&app, "mine").is_some());
-    let after = world.store.state(&key("mine")).await.unwrap().unwrap();
+    assert!(app.halt("mine").is_some());
+    let after = world.group("mine").state().await;
     assert_eq!((after.at, after.reset), (before.at, before.reset));
     assert!(after.lease.epoch > before.lease.epoch);
     assert_eq!(world.lab.calls("mine"), [(1, 1), (2, 1), (2, 2), (2, 2)]);
     wire.heal();
     app.running().admin().resume("letters", "mine").await.unwrap();
     app.advance(secs(5)).await;
-    settled(&app).await;
-    assert_eq!(halt(&app, "mine"), None);
+    app.settled().await;
+    assert_eq!(app.halt("mine"), None);
 }
 
 #[tokio::test]
 async fn names_that_are_none_are_refused_with_what_is_there() {
-    let world = World::new();
-    let app = world.one_letter().await;
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
     let (all, some) = (DeadLetterFilter::all(), [DeadLetterId { partition: 0, entry: EntryId::new(1, 1) }]);
     let of_app = app.running().admin();
     let tool = Admin::on(Arc::new(world.store.clone()), None).unwrap();
@@ -496,7 +432,7 @@ async fn names_that_are_none_are_refused_with_what_is_there() {
     }
     assert!(app.dead_letters::<Note>("mnie").await.unwrap_err().to_string().contains("perhaps `mine`"));
     // No group was made by the way.
-    assert_eq!(world.store.groups(key("mine").partition()).await.unwrap(), Some(vec!["mine".to_owned()]));
+    assert_eq!(world.store.groups(&world.partition()).await.unwrap(), Some(vec!["mine".to_owned()]));
 
     assert!(tool.dead_letters("letters.1", "mine").await.unwrap_err().to_string().contains("has 1 partitions"));
     let letters = tool.dead_letters("letters", "mine").await.unwrap();

@@ -12,7 +12,7 @@ use streams_runtime::{
     Admin, App, BoxError, Config, Context, DeadLetters, Outcome, Phase, Publisher, Running, Start, State, Stopped,
     consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Lab, Options, RedisServer};
+use streams_tests::{Act, Lab, Options, RedisServer, until};
 
 /// With more partitions than one digit has.
 #[stream_event(stream = "acl-orders", key = customer, partitions = 11)]
@@ -104,16 +104,6 @@ impl Site {
     fn refusals(&self) -> Vec<Value> {
         self.server.run("ACL LOG")
     }
-}
-
-pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
-    tokio::time::timeout(Duration::from_secs(60), async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await
-    .expect("it comes to pass within a minute");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 pub(crate) mod connection;
 mod queue;
-pub(crate) mod acl;
+mod acl;
 mod rights;
 mod tls;
 mod secrets;

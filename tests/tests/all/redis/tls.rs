@@ -15,10 +15,9 @@ use streams_runtime::{
     App, BoxError, Config, Context, Outcome, Publisher, State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::jobs::Job;
-use streams_tests::{Ca, Identity, Lab, Options, Program, RedisServer, TlsProxy, logged};
+use streams_tests::{Ca, Identity, Lab, Options, Program, RedisServer, TlsProxy, logged, until};
 
 use crate::contract::{fields, partition};
-use crate::redis::acl::until;
 
 const LOCAL: &[&str] = &["localhost", "127.0.0.1"];
 

@@ -1,31 +1,14 @@
 //! Versions of one event that read each other: three builds of a program on one stream, in virtual time.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use streams_core::broker::Log;
-use streams_core::keys::StreamKey;
-use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Batch, Context, Entry, EntryId, Error, Message, Phase, Publisher, Registration, State, Stopped, StreamEvent,
-    consumer, consumers,
+    App, Batch, Context, Entry, EntryId, Error, Message, Registration, State, Stopped, StreamEvent, consumer, consumers,
 };
-use streams_tests::logged;
+use streams_tests::{Process, Record, World, logged};
 
 /// What each handler was called with: version stored, and the event as it understood it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Seen(Arc<Mutex<Vec<(u32, String)>>>);
-
-impl Seen {
-    fn note(&self, version: u32, what: impl Into<String>) {
-        self.0.lock().unwrap().push((version, what.into()));
-    }
-
-    fn all(&self) -> Vec<(u32, String)> {
-        self.0.lock().unwrap().clone()
-    }
-}
+pub(crate) type Seen = Record<(u32, String)>;
 
 /// The first build.
 mod v1 {
@@ -40,7 +23,7 @@ mod v1 {
 
     #[consumer(group = "desk")]
     pub(crate) async fn book(fill: Fill, ctx: Context, seen: State<Seen>) {
-        seen.note(ctx.version(), format!("{} {}", fill.symbol, fill.price));
+        seen.add((ctx.version(), format!("{} {}", fill.symbol, fill.price)));
     }
 }
 
@@ -76,7 +59,7 @@ mod v2 {
 
     #[consumer(group = "desk")]
     pub(crate) async fn book(message: Message<Fill>, seen: State<Seen>) {
-        seen.note(message.version(), format!("{} {}c", message.event.symbol, message.event.cents));
+        seen.add((message.version(), format!("{} {}c", message.event.symbol, message.event.cents)));
     }
 }
 
@@ -100,13 +83,13 @@ mod v3 {
 
     #[consumer(group = "desk")]
     pub(crate) async fn book(fill: &Fill, ctx: Context, seen: State<Seen>) {
-        seen.note(ctx.version(), format!("{} {}c {}", fill.symbol, fill.cents, fill.venue));
+        seen.add((ctx.version(), format!("{} {}c {}", fill.symbol, fill.cents, fill.venue)));
     }
 
     /// The same in batches.
     #[consumer(group = "desk", batch = 10)]
     pub(crate) async fn book_batch(fills: Batch<Fill>, seen: State<Seen>) {
-        fills.iter().for_each(|fill| seen.note(fill.version(), format!("{}c of {}", fill.event.cents, fills.len())));
+        fills.iter().for_each(|fill| seen.add((fill.version(), format!("{}c of {}", fill.event.cents, fills.len()))));
     }
 
     /// A later build of it, whose author says that no first version is left.
@@ -124,7 +107,7 @@ mod v3 {
 
     #[consumer(group = "desk")]
     pub(crate) async fn book_retired(fill: Retired, ctx: Context, seen: State<Seen>) {
-        seen.note(ctx.version(), fill.symbol);
+        seen.add((ctx.version(), fill.symbol));
     }
 }
 
@@ -156,32 +139,28 @@ fn fill_v3(symbol: &str, cents: u64) -> v3::Fill {
 }
 
 /// One stream for all builds of a test.
-#[derive(Default)]
-struct World {
-    store: Embedded,
+struct Builds {
+    world: World,
     seen: Seen,
 }
 
-impl World {
-    async fn build(&self, consumers: impl IntoIterator<Item = Registration>) -> TestApp {
-        let app = App::with(consumers).state(self.seen.clone());
-        TestApp::start_with(app, Arc::new(self.store.clone()), 7).await.unwrap()
+impl Builds {
+    fn new() -> Self {
+        Self { world: World::new("fills"), seen: Seen::default() }
+    }
+
+    async fn build(&self, consumers: impl IntoIterator<Item = Registration>) -> Process {
+        self.world.process(consumers).state(self.seen.clone()).start().await
     }
 
     /// Publishes as some other program would.
-    async fn publish<E: StreamEvent>(&self, event: &E) -> EntryId {
-        Publisher::on(Arc::new(self.store.clone())).publish(event).await.unwrap().entry_id
+    async fn publish<E: StreamEvent + Clone>(&self, event: &E) -> EntryId {
+        self.world.publish([event.clone()]).await[0]
     }
 
     async fn entries(&self) -> Vec<Entry> {
-        let partition = StreamKey::new(None, "fills", 1).partition(0);
-        self.store
-            .read(&partition, EntryId::ZERO, 100)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|entry| (*entry).clone())
-            .collect()
+        let entries = self.world.store.read(&self.world.partition(), EntryId::ZERO, 100).await.unwrap();
+        entries.into_iter().map(|entry| (*entry).clone()).collect()
     }
 
     /// An event of each version.
@@ -194,40 +173,26 @@ impl World {
     }
 }
 
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(Duration::from_secs(3600), app.settled())
-        .await
-        .expect("everything is settled in an hour")
-        .unwrap();
-}
-
 fn seen(events: &[(u32, &str)]) -> Vec<(u32, String)> {
     events.iter().map(|(version, what)| (*version, (*what).to_owned())).collect()
 }
 
-fn halt(app: &TestApp) -> Option<String> {
-    match &app.running().status().groups[0].phase {
-        Phase::Halted { reason } => Some(reason.clone()),
-        _ => None,
-    }
-}
-
 #[tokio::test]
 async fn a_publisher_writes_the_version_of_the_type_that_it_is_given() {
-    let world = World::default();
-    world.one_of_each().await;
-    let entries = world.entries().await;
+    let builds = Builds::new();
+    builds.one_of_each().await;
+    let entries = builds.entries().await;
     let versions: Vec<_> = entries.iter().filter_map(Entry::event).collect();
     assert_eq!(versions, [("Fill", 1), ("Fill", 2), ("Fill", 3)]);
 }
 
 #[tokio::test]
 async fn the_newest_build_reads_every_version() {
-    let world = World::default();
-    world.one_of_each().await;
-    let app = world.build(consumers![v3::book]).await;
-    settled(&app).await;
-    assert_eq!(world.seen.all(), seen(&[(1, "A 150c unknown"), (2, "B 250c unknown"), (3, "C 350c x")]));
+    let builds = Builds::new();
+    builds.one_of_each().await;
+    let app = builds.build(consumers![v3::book]).await;
+    app.settled().await;
+    assert_eq!(builds.seen.all(), seen(&[(1, "A 150c unknown"), (2, "B 250c unknown"), (3, "C 350c x")]));
     let read: Vec<v3::Fill> = app.published().await.unwrap();
     assert_eq!(read.iter().map(|fill| fill.cents).collect::<Vec<_>>(), [150, 250, 350]);
     assert_eq!(app.publisher().last::<v3::Fill>().await.unwrap().unwrap().version(), 3);
@@ -235,12 +200,12 @@ async fn the_newest_build_reads_every_version() {
 
 #[tokio::test]
 async fn each_build_goes_as_far_as_it_can_read_and_the_next_one_takes_over() {
-    let world = World::default();
-    let first = world.build(consumers![v1::book]).await;
-    let [_, second_entry, third_entry] = world.one_of_each().await;
-    assert!(matches!(first.settled().await, Err(Error::Halted(_))));
-    assert_eq!(world.seen.all(), seen(&[(1, "A 1.5")]));
-    let reason = halt(&first).expect("it halts");
+    let builds = Builds::new();
+    let first = builds.build(consumers![v1::book]).await;
+    let [_, second_entry, third_entry] = builds.one_of_each().await;
+    assert!(matches!(TestApp::settled(&first).await, Err(Error::Halted(_))));
+    assert_eq!(builds.seen.all(), seen(&[(1, "A 1.5")]));
+    let reason = first.halt("desk").expect("it halts");
     for said in [
         second_entry.to_string().as_str(),
         "event `Fill` of stream `fills` is version 2, and this program knows version 1; deploy a program that knows version 2",
@@ -249,34 +214,34 @@ async fn each_build_goes_as_far_as_it_can_read_and_the_next_one_takes_over() {
         assert!(reason.contains(said), "does not say `{said}`: {reason}");
     }
     // The old one still runs, as in a rolling deploy.
-    let second = world.build(consumers![v2::book]).await;
-    assert!(matches!(second.settled().await, Err(Error::Halted(_))));
-    assert_eq!(world.seen.all(), seen(&[(1, "A 1.5"), (2, "B 250c")]));
-    assert!(halt(&second).expect("it halts").contains(&third_entry.to_string()));
-    let third = world.build(consumers![v3::book]).await;
-    settled(&third).await;
-    assert_eq!(world.seen.all(), seen(&[(1, "A 1.5"), (2, "B 250c"), (3, "C 350c x")]));
+    let second = builds.build(consumers![v2::book]).await;
+    assert!(matches!(TestApp::settled(&second).await, Err(Error::Halted(_))));
+    assert_eq!(builds.seen.all(), seen(&[(1, "A 1.5"), (2, "B 250c")]));
+    assert!(second.halt("desk").expect("it halts").contains(&third_entry.to_string()));
+    let third = builds.build(consumers![v3::book]).await;
+    third.settled().await;
+    assert_eq!(builds.seen.all(), seen(&[(1, "A 1.5"), (2, "B 250c"), (3, "C 350c x")]));
     // An old producer may stay a while.
-    world.publish(&fill_v1("D", 4.0)).await;
-    settled(&third).await;
-    assert_eq!(world.seen.all().last(), Some(&(1, "D 400c unknown".to_owned())));
+    builds.publish(&fill_v1("D", 4.0)).await;
+    third.settled().await;
+    assert_eq!(builds.seen.all().last(), Some(&(1, "D 400c unknown".to_owned())));
     for old in [first, second] {
         assert_eq!(old.into_running().stop().await, Stopped::Clean);
     }
-    world.publish(&fill_v2("E", 500)).await;
-    settled(&third).await;
-    assert_eq!(world.seen.all().len(), 5);
+    builds.publish(&fill_v2("E", 500)).await;
+    third.settled().await;
+    assert_eq!(builds.seen.all().len(), 5);
     assert!(third.dead_letters::<v3::Fill>("desk").await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn an_old_event_that_an_upcaster_refuses_is_a_dead_letter_with_its_bytes() {
-    let world = World::default();
-    world.publish(&fill_v1("A", -1.0)).await;
-    world.publish(&fill_v1("B", 2.0)).await;
-    let app = world.build(consumers![v3::book]).await;
-    settled(&app).await;
-    assert_eq!(world.seen.all(), seen(&[(1, "B 200c unknown")]));
+    let builds = Builds::new();
+    builds.publish(&fill_v1("A", -1.0)).await;
+    builds.publish(&fill_v1("B", 2.0)).await;
+    let app = builds.build(consumers![v3::book]).await;
+    app.settled().await;
+    assert_eq!(builds.seen.all(), seen(&[(1, "B 200c unknown")]));
     let letters = app.dead_letters::<v1::Fill>("desk").await.unwrap();
     assert_eq!((letters.len(), letters[0].cause(), letters[0].attempts()), (1, "decode", 1));
     assert_eq!(
@@ -288,23 +253,23 @@ async fn an_old_event_that_an_upcaster_refuses_is_a_dead_letter_with_its_bytes()
 
 #[tokio::test]
 async fn a_batch_holds_events_of_all_versions_but_what_its_upcaster_refuses() {
-    let world = World::default();
-    world.publish(&fill_v1("Z", -1.0)).await;
-    world.one_of_each().await;
-    let app = world.build(consumers![v3::book_batch]).await;
-    settled(&app).await;
-    let cents: Vec<_> = world.seen.all().iter().map(|(version, what)| (*version, what[..4].to_owned())).collect();
+    let builds = Builds::new();
+    builds.publish(&fill_v1("Z", -1.0)).await;
+    builds.one_of_each().await;
+    let app = builds.build(consumers![v3::book_batch]).await;
+    app.settled().await;
+    let cents: Vec<_> = builds.seen.all().iter().map(|(version, what)| (*version, what[..4].to_owned())).collect();
     assert_eq!(cents, seen(&[(1, "150c"), (2, "250c"), (3, "350c")]));
     assert!(app.dead_letters::<v1::Fill>("desk").await.unwrap()[0].reason().ends_with("a price of -1 is none"));
 }
 
 #[tokio::test]
 async fn what_is_older_than_the_oldest_is_a_dead_letter_that_says_so() {
-    let world = World::default();
-    world.one_of_each().await;
-    let app = world.build(consumers![v3::book_retired]).await;
-    settled(&app).await;
-    assert_eq!(world.seen.all(), seen(&[(2, "B"), (3, "C")]));
+    let builds = Builds::new();
+    builds.one_of_each().await;
+    let app = builds.build(consumers![v3::book_retired]).await;
+    app.settled().await;
+    assert_eq!(builds.seen.all(), seen(&[(2, "B"), (3, "C")]));
     let letters = app.dead_letters::<v1::Fill>("desk").await.unwrap();
     assert_eq!(
         letters[0].reason(),
@@ -316,13 +281,13 @@ async fn what_is_older_than_the_oldest_is_a_dead_letter_that_says_so() {
 #[tokio::test]
 async fn an_old_producer_is_warned_of_groups_that_no_longer_read_its_version_and_of_no_others() {
     for (consumers, is_warned) in [(consumers![v3::book], false), (consumers![v3::book_retired], true)] {
-        let (log, world) = (logged(), World::default());
-        let app = world.build(consumers).await;
-        world.publish(&fill_v3("A", 100)).await;
-        settled(&app).await;
+        let (log, builds) = (logged(), Builds::new());
+        let app = builds.build(consumers).await;
+        builds.publish(&fill_v3("A", 100)).await;
+        app.settled().await;
         // By the app's own clock: what was said long ago is forgotten.
         app.publish(&fill_v1("B", 1.0)).await.unwrap();
-        settled(&app).await;
+        app.settled().await;
         assert_eq!(log.text().contains("from version 2 on"), is_warned, "{}", log.text());
     }
 }
