@@ -12,6 +12,6 @@ mod ops;
 #[macro_use]
 mod contract;
 mod redis;
-mod guides;
+mod docs;
 mod soak;
 mod ui;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use streams_core::broker::{Groups, Log};
+use streams_core::broker::Log;
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::broker::Redis;
 use streams_runtime::testing::TestApp;

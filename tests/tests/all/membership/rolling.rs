@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{Events, Groups, Log, Need};
+use streams_core::broker::{Events, Log, Need};
 use streams_core::keys::StreamKey;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, Outcome, Phase, State, Stopped,
-    StreamEvent, codec, consumer, consumers, stream_event,
+    App, Batch, BoxError, Config, ConsumerOptions, Context, EntryId, Error, Outcome, Phase, State, Stopped, codec,
+    consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Fault, Gate, Lab, Launch, Op, Process, World, logged, logged_from};
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::broker::{BrokerErrorKind, Groups, Log};
+use streams_core::broker::BrokerErrorKind;
 use streams_runtime::broker::Redis;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Groups, Letters, Log};
+use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Groups, Letters};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, Outcome, Phase, Start, State, Stopped,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use streams_core::broker::{BrokerErrorKind, Groups, Letters, Log};
+use streams_core::broker::{BrokerErrorKind, Letters};
 use streams_runtime::broker::Redis;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
