@@ -13,12 +13,16 @@ use crate::app::{App, Running};
 use crate::broker::Embedded;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::ops::{DeadLetter, Outages, Status};
+use crate::halt::Halt;
+use crate::ops::{DeadLetter, GroupStatus, Outages, Phase};
 use crate::publisher::{PUBLISH_RETRY, Publish, Publisher, Shared};
 use crate::random::Random;
 
 /// How many entries are read at once.
 const PAGE: usize = 1_000;
+
+/// How long [`TestApp::halted`] waits.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An app on an embedded broker, in virtual time: waits of the app pass at once.
 ///
@@ -134,9 +138,108 @@ impl TestApp {
         tokio::time::sleep(by).await;
     }
 
-    /// What every group is doing.
-    pub fn status(&self) -> Status {
-        self.running.status()
+    /// What a group is doing on the first partition of its stream. [`Running::status`] has every group on every partition.
+    ///
+    /// ```
+    /// # use streams_runtime::testing::TestApp;
+    /// # use streams_runtime::{App, consumer, consumers, stream_event};
+    /// # #[stream_event(stream = "trades")]
+    /// # struct Trade { price: f64 }
+    /// # #[consumer(group = "risk")]
+    /// # async fn check(_: Trade) {}
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = TestApp::start(App::with(consumers![check])).await?;
+    /// app.publish(&Trade { price: 1.0 }).await?;
+    /// app.settled().await?;
+    /// assert_eq!(app.status("risk").handled, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    /// When the app has no such group.
+    #[track_caller]
+    pub fn status(&self, group: &str) -> GroupStatus {
+        let mut groups = self.running.status().groups.into_iter();
+        match groups.find(|status| status.group == group) {
+            Some(status) => status,
+            None => panic!("the app has no group `{group}`"),
+        }
+    }
+
+    /// Waits until a group is halted on one of its partitions, and answers the reason.
+    ///
+    /// ```
+    /// # use streams_runtime::testing::TestApp;
+    /// # use streams_runtime::{App, consumer, consumers, stream_event};
+    /// #[stream_event(stream = "trades")]
+    /// struct Trade { price: f64 }
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// struct Quote { price: f64 }
+    ///
+    /// #[consumer(group = "risk")]
+    /// async fn check(_: Trade) {}
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = TestApp::start(App::with(consumers![check])).await?;
+    /// app.publish(&Quote { price: 1.0 }).await?;
+    /// assert!(app.halted("risk").await.reason().contains("Quote"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    /// When the app has no such group, and when the group is not halted within a day of virtual time.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn halted(&self, group: &str) -> Halt {
+        let began = Instant::now();
+        loop {
+            let status = self.status(group);
+            for of_partition in self.running.status().groups {
+                if let (true, Phase::Halted(halt)) = (of_partition.group == group, of_partition.phase) {
+                    return halt;
+                }
+            }
+            assert!(began.elapsed() < DAY, "the group `{group}` is not halted: {status:?}");
+            self.advance(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Ends the app as SIGKILL ends a process: no handler comes to its end, nothing is committed, and no lease is given back.
+    /// When it returns, no handler of the app runs.
+    ///
+    /// An app that starts on the same broker is the successor, once the leases have run out.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use streams_runtime::broker::Embedded;
+    /// # use streams_runtime::testing::TestApp;
+    /// # use streams_runtime::{App, Context, consumer, consumers, stream_event};
+    /// # #[stream_event(stream = "trades")]
+    /// # struct Trade { price: f64 }
+    /// #[consumer(group = "risk")]
+    /// async fn check(_: Trade) {
+    ///     tokio::time::sleep(Duration::from_secs(1)).await;
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Arc::new(Embedded::new());
+    /// let app = TestApp::start_with(App::with(consumers![check]), store.clone(), 1).await?;
+    /// app.publish(&Trade { price: 1.0 }).await?;
+    /// app.advance(Duration::from_millis(500)).await;
+    /// app.kill().await; // while the handler runs
+    ///
+    /// let successor = TestApp::start_with(App::with(consumers![check]), store, 2).await?;
+    /// successor.settled().await?;
+    /// assert_eq!(successor.status("risk").handled, 1);
+    /// # Ok(()) }
+    /// ```
+    pub async fn kill(self) {
+        drop(self.running);
+        // The executor drops the tasks of the app before its clock, which stands still while any task is busy, moves on.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     /// The app itself.

@@ -1,6 +1,7 @@
-//! Handlers that do as the test says: [`Lab`] holds the script, and writes down who was called with what.
+//! Handlers that do as the test says: [`Lab`] holds the script, and writes down who was called with what; [`Record`] keeps the
+//! notes of a test's own handlers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,13 @@ struct Inner {
     begun: Vec<(String, u64, u32)>,
     ended: Vec<(String, u64)>,
     cancelled: Vec<(String, u64)>,
+    /// How many handlers run now, and how many did at most.
+    running: usize,
+    most: usize,
+    /// The keys whose events are in hand, and what was called with each key.
+    in_hand: HashSet<String>,
+    keys: HashMap<String, Vec<(u64, u32)>>,
+    batches: Vec<(Vec<u64>, u32)>,
 }
 
 impl Lab {
@@ -77,6 +85,8 @@ impl Lab {
         let act = {
             let mut inner = self.inner();
             inner.begun.push((key.0.clone(), n, attempt));
+            inner.running += 1;
+            inner.most = inner.most.max(inner.running);
             inner.script.get(&key).and_then(|acts| acts.get(attempt as usize - 1)).cloned()
         };
         self.changed.send_replace(());
@@ -112,6 +122,55 @@ impl Lab {
         self.inner().ended.push(key);
         self.changed.send_replace(());
         result
+    }
+
+    /// As [`Lab::handle`], for an event with a key.
+    ///
+    /// # Errors
+    /// As the script says.
+    ///
+    /// # Panics
+    /// As the script says.
+    pub async fn handle_key(&self, ctx: &Context, key: &str, n: u64) -> Result<Outcome, BoxError> {
+        let _in_hand = InHand::begin(self, key, n, ctx.attempt());
+        self.handle(ctx, n).await
+    }
+
+    /// The events and attempts of a key, in order. An event that began while another of its key was in hand stands there as 0.
+    pub fn of_key(&self, key: &str) -> Vec<(u64, u32)> {
+        self.inner().keys.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Notes a batch, which is handled event by event.
+    pub fn note_batch(&self, ctx: &Context, events: impl IntoIterator<Item = u64>) {
+        self.inner().batches.push((events.into_iter().collect(), ctx.attempt()));
+    }
+
+    /// The events of each batch, in order.
+    pub fn batches(&self) -> Vec<Vec<u64>> {
+        self.batch_calls().into_iter().map(|(events, _)| events).collect()
+    }
+
+    /// The events of each batch with its attempt, in order.
+    pub fn batch_calls(&self) -> Vec<(Vec<u64>, u32)> {
+        self.inner().batches.clone()
+    }
+
+    /// How many handlers ran at the same time at most, of all groups together.
+    pub fn most_at_once(&self) -> usize {
+        self.inner().most
+    }
+
+    /// The events that a group was called with, sorted, repeats and all.
+    pub fn sorted(&self, group: &str) -> Vec<u64> {
+        let mut events = self.events(group);
+        events.sort_unstable();
+        events
+    }
+
+    /// The attempts at which a group was called with an event.
+    pub fn attempts(&self, group: &str, n: u64) -> Vec<u32> {
+        self.calls(group).into_iter().filter(|(event, _)| *event == n).map(|(_, attempt)| attempt).collect()
     }
 
     /// The events that a group was called with, repeats and all.
@@ -152,6 +211,55 @@ impl Lab {
     }
 }
 
+/// An event of a key is in hand.
+struct InHand<'a> {
+    lab: &'a Lab,
+    key: String,
+}
+
+impl<'a> InHand<'a> {
+    fn begin(lab: &'a Lab, key: &str, n: u64, attempt: u32) -> Self {
+        let mut inner = lab.inner();
+        let alone = inner.in_hand.insert(key.to_owned());
+        inner.keys.entry(key.to_owned()).or_default().push((if alone { n } else { 0 }, attempt));
+        Self { lab, key: key.to_owned() }
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.lab.inner().in_hand.remove(&self.key);
+    }
+}
+
+/// What the handlers of a test have noted, in order. Give it to the app as a state.
+#[derive(Debug)]
+pub struct Record<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Record<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Record<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone> Record<T> {
+    /// Notes something.
+    pub fn add(&self, note: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+
+    /// Everything that was noted so far.
+    pub fn all(&self) -> Vec<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Writes down that a handler did not come to its end.
 struct Cancelled<'a> {
     lab: &'a Lab,
@@ -161,6 +269,7 @@ struct Cancelled<'a> {
 
 impl Drop for Cancelled<'_> {
     fn drop(&mut self) {
+        self.lab.inner().running -= 1;
         if let Some(key) = self.key.take() {
             self.lab.inner().cancelled.push(key);
             self.lab.changed.send_replace(());

@@ -25,6 +25,7 @@ usage: cargo xtask <command> [arguments]
 
 commands:
   test           all tests, those on a real server included: cargo test --workspace --all-features
+  test --quick   unit tests, and the engine on the embedded broker in virtual time: for the loop of changing the engine
   bench          the benchmarks: cargo bench -p streams-tests
   tidy           the rooms of the runtime, and every import and circle that their table does not allow; takes no arguments
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             let args = [name.into()].into_iter().chain(rest).collect();
             run(&["run", "--release", "-p", "streams-tests", "--bin", "soak", "--"], args)
         }
+        Some("test") if rest.first().is_some_and(|arg| arg == "--quick") => quick(&rest[1..]),
         Some("test") => test(rest),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
         Some("tidy") => tidy(),
@@ -84,7 +86,29 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs every test, passes the output on as it arrives, and ends with one line that sums all test programs.
+/// The end-to-end tests that `test --quick` leaves to `test`, because they need a server or take seconds: parts of their names.
+const SLOW: [&str; 4] = ["on_redis", "walks::", "histories::", "too_old"];
+
+/// Runs what tells soonest whether a change of the engine holds: the unit tests, and its tests on the embedded broker.
+fn quick(args: &[OsString]) -> Result<ExitCode, String> {
+    let packages = ["-p", "streams-core", "-p", "streams-runtime", "-p", "streams-tests"];
+    let mut command = Command::new(cargo_path());
+    command
+        .args(["test", "--all-features", "--no-fail-fast"])
+        .args(packages)
+        .args(["--lib", "--test", "quick"])
+        .args(args);
+    if !args.iter().any(|arg| arg == "--") {
+        command.arg("--");
+    }
+    command.args(SLOW.iter().flat_map(|name| ["--skip", name]));
+    let mut tally = Tally::default();
+    let status = count(&mut command, &mut tally)?;
+    sum(&tally)?;
+    Ok(exit_code(status))
+}
+
+/// Runs every test, passes the output on as it comes, and ends with one line that sums all test programs.
 fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
     // Without `--no-fail-fast` the sum would lack every test program after the first that fails.
     let mut command = vec!["test", "--all-features", "--no-fail-fast"];
@@ -92,23 +116,38 @@ fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
         command.push("--workspace");
     }
     let python = python::find_or_install()?;
-    let mut child =
-        cargo(&command, args)?.env(python::VARIABLE, python).stdout(Stdio::piped()).spawn().map_err(cannot_run)?;
-    let output = child.stdout.take().ok_or("the output of cargo is not piped")?;
     let mut tally = Tally::default();
-    let copied = copy(output, io::stdout().lock(), &mut tally);
-    let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
-    let cannot_write = |error| format!("passing on the output of cargo: {error}");
-    copied.map_err(cannot_write)?;
-    if !status.success() && tally.failed == 0 {
-        eprintln!("cargo test failed, yet no test did: it did not build, or a test program was killed; counted as one");
-        tally.failed = 1;
-    }
-    writeln!(io::stdout(), "{tally}").map_err(cannot_write)?;
+    let status = count(cargo(&command, args)?.env(python::VARIABLE, python), &mut tally)?;
+    sum(&tally)?;
     Ok(exit_code(status))
 }
 
-/// Draws the rooms of the runtime, and reports mistakes in them.
+/// Runs a `cargo test`, passes its output on as it comes, and counts it.
+fn count(command: &mut Command, tally: &mut Tally) -> Result<ExitStatus, String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(cannot_run)?;
+    let output = child.stdout.take().ok_or("the output of cargo is not piped")?;
+    let before = tally.failed;
+    let copied = copy(output, io::stdout().lock(), tally);
+    let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
+    copied.map_err(cannot_write)?;
+    if !status.success() && tally.failed == before {
+        eprintln!("cargo test failed, yet no test did: it did not build, or a test program was killed; counted as one");
+        tally.failed += 1;
+    }
+    Ok(status)
+}
+
+/// Ends with one line that sums all test programs.
+fn sum(tally: &Tally) -> Result<(), String> {
+    writeln!(io::stdout(), "{tally}").map_err(cannot_write)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
+fn cannot_write(error: io::Error) -> String {
+    format!("passing on the output of cargo: {error}")
+}
+
+/// Draws the rooms of the runtime, and says what is wrong with them.
 fn tidy() -> Result<ExitCode, String> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package is in no repository")?;
     print!("{}", rooms::check(repository)?);
@@ -133,13 +172,17 @@ fn run(command: &[&str], args: Vec<OsString>) -> Result<ExitCode, String> {
 fn cargo(command: &[&str], args: Vec<OsString>) -> Result<Command, String> {
     let server = redis::find_or_install()?;
     eprintln!("using {server}");
-    // The cargo that runs this, not another version that comes first in PATH.
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = Command::new(cargo_path());
     cargo.args(command).args(args).env(redis::VARIABLE, server.path);
     Ok(cargo)
 }
 
-/// Passes output on as it arrives, and counts it.
+/// The cargo that runs this, not another version that happens to stand first in PATH.
+fn cargo_path() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Passes output on as it comes, and counts it.
 ///
 /// It passes chunks and not lines, because the name of a hanging test is a line without an end. It owns its end of the
 /// pipe, so that a cargo whose output nobody can read any more ends, too.

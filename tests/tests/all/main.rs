@@ -1,47 +1,17 @@
-//! Every integration test of the workspace, in one program: it links once.
+//! Every integration test of the workspace, in one program: it links once. The rooms are those of the runtime.
 
-mod acl;
-mod adopt;
 mod app;
-mod batches;
-mod catchup;
+mod ordered;
+mod queue;
+mod group;
+mod membership;
+mod reader;
+mod publisher;
+mod schema;
+mod ops;
 #[macro_use]
 mod contract;
-mod examples;
-mod fence;
-mod frozen;
-mod gone;
-mod guides;
-mod health;
-mod lanes;
-mod late;
-mod letters;
-mod letters_tool;
-mod loss;
-mod meeting;
-mod members;
-mod members_histories;
-mod ordered;
-mod outages;
-mod poison;
-mod process;
-mod publishing;
-mod queue_walks;
-mod readme;
 mod redis;
-mod redis_queue;
-mod reference;
-mod rights;
-mod rolling;
-mod secrets;
-mod shared;
-mod sizes;
+mod docs;
 mod soak;
-mod telemetry;
-mod schema_evolution;
-mod schemas;
-mod tls;
 mod ui;
-mod versions;
-mod wire;
-mod writing;

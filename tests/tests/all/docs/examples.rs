@@ -1,0 +1,167 @@
+//! The examples as newcomers run them: as processes, on the embedded broker and on a real server.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use redis::Value;
+use streams_tests::{Program, RedisServer};
+
+struct Trades {
+    url: String,
+}
+
+impl Trades {
+    fn start(&self) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trades"));
+        command.env("REDIS_URL", &self.url).env("STREAMS_LEASE", "500ms");
+        Program::start(&mut command)
+    }
+
+    /// Runs it to its end; what it says.
+    fn run(&self) -> String {
+        let mut process = self.start();
+        assert_eq!(process.code(), Some(0), "{}", process.errors());
+        process.output()
+    }
+
+    fn count(&self, key: &str) -> usize {
+        redis::cmd("XLEN").arg(key).query(&mut RedisServer::client(&self.url)).unwrap()
+    }
+
+    /// Every trade is there once, in order, every group is done with the last one, and one was refused.
+    fn check(&self) {
+        let mut client = RedisServer::client(&self.url);
+        let trades: redis::streams::StreamRangeReply =
+            redis::cmd("XRANGE").arg("trades").arg("-").arg("+").query(&mut client).unwrap();
+        let ids: Vec<String> = trades.ids.iter().map(|trade| trade.get("id").unwrap()).collect();
+        assert_eq!(ids, (1..=5000).map(|n| format!("trade-{n}")).collect::<Vec<_>>());
+        for group in ["vwap", "risk", "audit"] {
+            let state: Value =
+                redis::cmd("HGET").arg(format!("streams:{{trades}}:{group}")).arg("at").query(&mut client).unwrap();
+            assert_eq!(redis::from_redis_value::<String>(state).unwrap(), trades.ids[4999].id, "{group}");
+        }
+        assert_eq!(self.count("streams:{trades}:risk:dead"), 1);
+    }
+}
+
+#[test]
+fn the_example_run_again_publishes_nothing_and_doubles_nothing() {
+    let trades = Trades { url: RedisServer::shared().database() };
+    assert!(trades.run().contains("published 5000 trades"));
+    trades.check();
+    let again = trades.run();
+    assert!(again.contains("published 0 trades") && again.contains("up to date before this run"), "{again}");
+    trades.check();
+}
+
+#[test]
+fn the_example_killed_in_the_middle_goes_on_where_it_was() {
+    for part in [1, 1500, 4000] {
+        let trades = Trades { url: RedisServer::shared().database() };
+        let mut process = trades.start();
+        while trades.count("trades") < part {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        process.signal("KILL");
+        assert_eq!(process.code(), None);
+        let left = 5000 - trades.count("trades");
+        let output = trades.run();
+        assert!(output.contains(&format!("published {left} trades")), "{output}");
+        trades.check();
+    }
+}
+
+/// Runs an example to its end; what it says.
+fn run(program: &str, url: Option<&str>) -> String {
+    let mut command = Command::new(program);
+    command.envs(url.map(|url| ("REDIS_URL", url)));
+    let mut process = Program::start(&mut command);
+    assert_eq!(process.code(), Some(0), "{}", process.errors());
+    process.output()
+}
+
+#[test]
+fn orders_are_shipped_but_for_the_one_that_nobody_sells() {
+    let url = RedisServer::shared().database();
+    // On a server the second run goes on behind the orders of the first.
+    for (url, first) in [(None, 1), (Some(&*url), 1), (Some(&*url), 5)] {
+        let output = run(env!("CARGO_BIN_EXE_orders"), url);
+        for (order, story) in [
+            (first, "placed: 2 x tea; paid: 9.00; shipped from Rotterdam"),
+            (first + 1, "placed: 1 x kettle; paid: 39.00; shipped from Memphis"),
+            (first + 2, "placed: 1 x unicorn"),
+            (first + 3, "placed: 12 x tea; paid: 54.00; shipped from Memphis"),
+        ] {
+            assert!(output.contains(&format!("order {order}: {story}\n")), "{output}");
+        }
+        assert!(output.contains(&format!("dead letter of payments: order {}: `unicorn` has no price", first + 2)));
+    }
+}
+
+#[test]
+fn a_dead_letter_is_replayed_and_another_discarded() {
+    let url = RedisServer::shared().database();
+    for url in [None, Some(&*url), Some(&*url)] {
+        let output = run(env!("CARGO_BIN_EXE_retries"), url);
+        let (before, after) = output.split_once("replaying:").unwrap();
+        assert!(before.contains(r#"paid: {"ada": 100, "dea": 400}"#), "{output}");
+        assert!(before.contains("handler at attempt 4: account ben is closed"), "{output}");
+        assert!(before.contains("permanent at attempt 1: -300 cents cannot be paid out"), "{output}");
+        assert!(after.contains(r#"paid: {"ada": 100, "ben": 200, "dea": 400}"#), "{output}");
+        assert!(after.contains("is discarded"), "{output}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_picture_that_takes_long() {
+    let url = RedisServer::shared().database();
+    for url in [None, Some(&*url), Some(&*url)] {
+        let output = run(env!("CARGO_BIN_EXE_work-queue"), url);
+        let made: Vec<_> = output.lines().filter_map(|line| line.split_once(" ms: ")).map(|(_, made)| made).collect();
+        assert_eq!(made.len(), 7, "{output}");
+        assert_eq!(made[6], "panorama.jpg at attempt 1", "{output}");
+        assert!(made.contains(&"dune.raw at attempt 2"), "{output}");
+        assert!(output.contains("7 pictures made here") && output.contains("stopped: Clean"), "{output}");
+    }
+}
+
+/// A request to a service on this machine; the answer, head and all.
+fn request(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "{request}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(address: &str, path: &str) -> String {
+    request(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+}
+
+#[test]
+fn a_web_service_publishes_tells_how_it_is_and_stops_in_order() {
+    let url = RedisServer::shared().database();
+    for url in [None, Some(url)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_axum-service"));
+        command.env("PORT", "0").envs(url.map(|url| ("REDIS_URL", url)));
+        let mut service = Program::start(&mut command);
+        service.prints("listening on http://");
+        let address = service.output().trim().trim_start_matches("listening on http://").to_owned();
+
+        let trade = r#"{"symbol":"BTC-USD","price":100.0,"quantity":0.5}"#;
+        let head = "POST /trades HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
+        let answer = request(&address, &format!("{head}\r\ncontent-length: {}\r\n\r\n{trade}", trade.len()));
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+        // The event is in the stream; the handler comes to it when it comes to it.
+        while !get(&address, "/volumes").ends_with(r#"{"BTC-USD":50.0}"#) {
+            std::thread::yield_now();
+        }
+        assert!(get(&address, "/ready").starts_with("HTTP/1.1 200 "));
+        assert!(get(&address, "/metrics").contains("streams_published_total{stream=\"trades\",partition=\"0\"} 1\n"));
+        service.signal("TERM");
+        assert_eq!(service.code(), Some(0), "{}", service.errors());
+    }
+}

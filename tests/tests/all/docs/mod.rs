@@ -1,0 +1,8 @@
+//! The guides, the README, the examples and the wire format, each held to code that runs.
+
+mod readme;
+mod guides;
+mod schema_evolution;
+mod reference;
+mod wire;
+mod examples;

@@ -1,0 +1,6 @@
+//! What operators see and do: status, metrics, traces, health, dead letters.
+
+mod dead_letters;
+mod dead_letters_tool;
+mod health;
+mod telemetry;

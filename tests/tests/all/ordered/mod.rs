@@ -1,0 +1,5 @@
+//! What ordered delivery promises: order, lanes and batches.
+
+mod delivery;
+mod lanes;
+mod batches;

@@ -1,0 +1,4 @@
+//! What publishing promises.
+
+mod publishing;
+mod writing;

@@ -1,0 +1,4 @@
+//! How the groups of a process share what it reads, and what large events cost it.
+
+mod catchup;
+mod sizes;
