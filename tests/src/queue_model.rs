@@ -131,7 +131,7 @@ pub struct Model {
     /// How many were ever added.
     pub added: u64,
     /// The newest id that the stream remembers, whether its entry stands or not.
-    last: EntryId,
+    pub last: EntryId,
     /// Up to where entries were given out.
     pub cursor: Cursor,
     /// Its consumers.

@@ -302,6 +302,11 @@ impl Walk {
 
     async fn publish(&mut self) -> Checked {
         let count = 1 + self.dice.below(8);
+        // No id comes a second time, or below the cursor, where the stream was put back and the clock stands before that.
+        let newest = self.all.last().copied().unwrap_or_default().max(self.model.cursor.at);
+        while self.model.last < newest && self.broker.now().await.unwrap() <= newest.ms {
+            self.site.go(1, false).await;
+        }
         for _ in 0..count {
             let event = if self.one_of(6) { String::new() } else { format!("e{}", self.all.len()) };
             let ids = self.broker.append(&partition(), vec![fields(&event)], None).await.unwrap();
@@ -713,11 +718,6 @@ impl Walk {
         let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| can(then)) else { return Ok(()) };
         self.site.restore_key(saved, partition().as_str());
         self.model.set_stream_back(then);
-        // No id comes a second time, or below the cursor.
-        let last = self.all.last().map_or(0, |last| last.ms).max(self.model.cursor.at.ms);
-        while self.broker.now().await.unwrap() <= last {
-            self.site.go(1, false).await;
-        }
         self.seen.streams += 1;
         self.tell(&"the stream is set back", &self.model.stream.len());
         Ok(())
