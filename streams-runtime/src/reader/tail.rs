@@ -813,7 +813,7 @@ mod tests {
         broker.delete(&partition);
         let next = EntryId::new(last.ms + 1, 0);
         for id in [last, next] {
-            assert!(broker.add(&partition, id, entry(b"of now")));
+            assert!(broker.add(&partition, id, &entry(b"of now")));
         }
         assert!(matches!(follower.wait(last, then, 1).await, Taken::Behind { .. }));
         let read = broker.read(&partition, EntryId::ZERO, 1).await.unwrap();

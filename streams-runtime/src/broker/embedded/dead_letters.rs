@@ -65,9 +65,9 @@ impl Store {
             let Ok(index) = dead.entries.binary_search_by_key(&id, |entry| entry.id) else { continue };
             let Some(letter) = dead.entries.remove(index) else { continue };
             let own = [(b"letter".to_vec(), id.to_string().into_bytes())];
-            let fields =
+            let fields: Vec<_> =
                 own.into_iter().chain(letter.fields().map(|(name, value)| (name.to_vec(), value.to_vec()))).collect();
-            self.logs.entry(group.replay()).or_default().push(now, fields);
+            self.logs.entry(group.replay()).or_default().push(now, &fields);
             moved.push(id);
         }
         Moved::Done(moved)
@@ -125,7 +125,7 @@ impl Store {
         log.entries.remove(index);
         state.replaying = Replaying::default();
         if let ReplayEnd::Dead(fields) = end {
-            self.logs.entry(group.dead()).or_default().push(now, fields.clone());
+            self.logs.entry(group.dead()).or_default().push(now, fields);
         }
         true
     }

@@ -55,7 +55,7 @@ impl Log for Embedded {
                 return Ok(Durable { ids: Vec::new(), missing: None });
             }
             let log = store.logs.entry(partition.as_str().to_owned()).or_default();
-            let ids = entries.into_iter().map(|fields| log.push(now, fields)).collect();
+            let ids = entries.into_iter().map(|fields| log.push(now, &fields)).collect();
             if let Some(floor) = floor {
                 log.trim_below(floor);
             }

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::Fields;
 use streams_core::keys::{GroupKey, PartitionKey};
 
 use super::store::{Embedded, Group, Store};
@@ -63,7 +62,7 @@ impl Embedded {
 
     /// Adds an entry under this id, as an operator's `XADD` with an id would. Answers false if it is not above every
     /// earlier one.
-    pub fn add(&self, partition: &PartitionKey, id: EntryId, fields: Fields) -> bool {
+    pub fn add(&self, partition: &PartitionKey, id: EntryId, fields: &[(Vec<u8>, Vec<u8>)]) -> bool {
         let mut store = self.shared.lock();
         let log = store.logs.entry(partition.as_str().to_owned()).or_default();
         let fits = id > log.last;

@@ -132,7 +132,7 @@ impl Store {
 
     pub(super) fn ring(&mut self, group: &GroupKey, now: u64) {
         let bell = self.logs.entry(group.partition().bell()).or_default();
-        bell.push(now, vec![(b"group".to_vec(), group.group().as_bytes().to_vec())]);
+        bell.push(now, &[(b"group".to_vec(), group.group().as_bytes().to_vec())]);
         while bell.entries.len() > BELL_LENGTH {
             bell.entries.pop_front();
         }

@@ -21,14 +21,14 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn push(&mut self, now: u64, fields: Fields) -> EntryId {
+    pub(super) fn push(&mut self, now: u64, fields: &[(Vec<u8>, Vec<u8>)]) -> EntryId {
         // As in Redis: the clock may stand still or go back, but ids may not.
         let id = if now > self.last.ms { EntryId::new(now, 0) } else { self.last.next() };
         self.add(id, fields)
     }
 
-    pub(super) fn add(&mut self, id: EntryId, fields: Fields) -> EntryId {
-        self.entries.push_back(Arc::new(Entry::new(id, &fields)));
+    pub(super) fn add(&mut self, id: EntryId, fields: &[(Vec<u8>, Vec<u8>)]) -> EntryId {
+        self.entries.push_back(Arc::new(Entry::new(id, fields)));
         self.last = id;
         self.added += 1;
         id
@@ -42,7 +42,7 @@ impl Stream {
             return Err(Full { count, oldest });
         }
         for fields in letters {
-            self.push(now, fields.clone());
+            self.push(now, fields);
         }
         Ok(())
     }

@@ -579,7 +579,7 @@ fn two_consumers_of_one_event_in_one_group_are_refused_and_both_are_named() {
     let app = App::with(consumers![book, wrong::second]).state(Lab::default());
     refuses(&app, &["both consume `Invoice`"]);
     let problem = &problems(&app)[0];
-    assert!(problem.contains("`book`") && problem.contains("`second`") && problem.contains("app.rs:"), "{problem}");
+    assert!(problem.contains("`book`") && problem.contains("`second`") && problem.contains("basics.rs:"), "{problem}");
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Case {
         match &self.operator {
             Operator::Embedded(broker) => {
                 let id_field = (b"id".to_vec(), event.as_bytes().to_vec());
-                assert!(broker.add(&partition(), id, [fields("x"), vec![id_field]].concat()));
+                assert!(broker.add(&partition(), id, &[fields("x"), vec![id_field]].concat()));
             }
             Operator::Redis(url) => {
                 let mut add = ::redis::cmd("XADD");

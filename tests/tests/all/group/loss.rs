@@ -115,7 +115,7 @@ impl World {
             (Hand::Embedded(broker), Dump::Embedded(dump)) => {
                 broker.restore(dump, (!with_states).then_some(&partition()));
                 for (id, fields) in new {
-                    assert!(broker.add(&partition(), *id, fields.clone()), "{id} does not fit");
+                    assert!(broker.add(&partition(), *id, fields), "{id} does not fit");
                 }
             }
             (Hand::Redis(url), Dump::Redis(keys)) => {
