@@ -332,7 +332,7 @@ fn log(dir: &Path, life: u32) -> String {
 /// How often each process has begun to own the group: so often it may begin again at the checkpoint.
 fn beginnings(logs: &[String], group: &str) -> BTreeMap<u32, u64> {
     let of = format!("group=\"{group}\"");
-    let is_one = |line: &&str| line.contains("ordered: owning") && line.contains(&of);
+    let is_one = |line: &&str| line.contains(": owning") && line.contains(&of);
     (1..).zip(logs).map(|(life, log)| (life, log.lines().filter(is_one).count() as u64)).collect()
 }
 
@@ -361,8 +361,8 @@ fn by_kind(outages: &[Outage], records: &[Record], logs: &[String]) -> BTreeMap<
 fn is_about_the_server(line: &str) -> bool {
     let level = line.split_whitespace().nth(1);
     matches!(level, Some("INFO" | "WARN" | "ERROR"))
-        && !line.contains("ordered: attempt failed")
-        && !line.contains("ordered: dead letter")
+        && !line.contains(": attempt failed")
+        && !line.contains(": dead letter")
 }
 
 impl fmt::Display for Report {

@@ -95,10 +95,8 @@ struct Owners(Arc<Witness>);
 impl<S: tracing::Subscriber> Layer<S> for Owners {
     fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
         // A partition's task speaks when the app has said all that it has to say of itself.
-        if !matches!(
-            event.metadata().target(),
-            "streams_runtime::contend" | "streams_runtime::ordered" | "streams_runtime::queue"
-        ) {
+        let target = event.metadata().target();
+        if !["streams_runtime::ordered", "streams_runtime::queue"].iter().any(|room| target.starts_with(room)) {
             return;
         }
         if !self.0.is_ready.swap(true, Ordering::Relaxed) {
