@@ -169,21 +169,25 @@ impl TestApp {
     /// Waits until a group is halted on one of its partitions, and answers the reason.
     ///
     /// ```
+    /// # use std::time::Duration;
+    /// # use streams_runtime::broker::DeadBounds;
     /// # use streams_runtime::testing::TestApp;
-    /// # use streams_runtime::{App, consumer, consumers, stream_event};
+    /// # use streams_runtime::{App, Config, Outcome, consumer, consumers, stream_event};
     /// #[stream_event(stream = "trades")]
     /// struct Trade { price: f64 }
     ///
-    /// #[stream_event(stream = "trades")]
-    /// struct Quote { price: f64 }
-    ///
     /// #[consumer(group = "risk")]
-    /// async fn check(_: Trade) {}
+    /// async fn check(_: Trade) -> Outcome {
+    ///     Outcome::dead_letter("no limit is known")
+    /// }
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let app = TestApp::start(App::with(consumers![check])).await?;
-    /// app.publish(&Quote { price: 1.0 }).await?;
-    /// assert!(app.halted("risk").await.reason().contains("Quote"));
+    /// let room_for_one = DeadBounds { count: 1, age: Duration::from_secs(3600) };
+    /// let app = App::with(consumers![check]).config(Config::new().dead_letters(room_for_one));
+    /// let app = TestApp::start(app).await?;
+    /// app.publish(&Trade { price: 1.0 }).await?;
+    /// app.publish(&Trade { price: 2.0 }).await?;
+    /// assert!(app.halted("risk").await.reason().contains("dead letters"));
     /// # Ok(()) }
     /// ```
     ///
@@ -193,7 +197,7 @@ impl TestApp {
     /// # Cancel safety
     /// Cancel safe: it only looks.
     pub async fn halted(&self, group: &str) -> Halt {
-        let began = Instant::now();
+        let (began, mut step) = (Instant::now(), Duration::from_millis(1));
         loop {
             let status = self.status(group);
             for of_partition in self.running.status().groups {
@@ -202,7 +206,9 @@ impl TestApp {
                 }
             }
             assert!(began.elapsed() < DAY, "the group `{group}` is not halted: {status:?}");
-            self.advance(Duration::from_millis(1)).await;
+            self.advance(step).await;
+            // A day in steps of a millisecond would take minutes.
+            step = (step * 2).min(Duration::from_secs(1));
         }
     }
 
