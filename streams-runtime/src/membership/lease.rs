@@ -1,4 +1,4 @@
-//! Who owns what: taking a lease without trusting any clock but one's own, and renewing it beside the handlers.
+//! Leases: a process takes one by its own clock alone, and renews it beside the handlers.
 //!
 //! A contender takes over only after it has seen the same owner, epoch and beat for a whole lease on its
 //! own monotonic clock. An owner stops by itself a margin before that. Renewals run on a thread and a
@@ -70,6 +70,12 @@ impl Lease {
     /// Waits until the lease is lost.
     pub(crate) async fn lost(&self) {
         self.held.lost.cancelled().await;
+    }
+
+    /// Runs a handler's call until it ends, or the lease is lost: then `None`. A handler that runs in a task of its own ends in
+    /// time even while the task that owns the lease waits for the broker.
+    pub(crate) fn while_held<F: Future>(&self, call: F) -> impl Future<Output = Option<F::Output>> + use<F> {
+        self.loss().run_until_cancelled_owned(call)
     }
 
     /// Whether its owner is to blame for the loss: its commits had no answer while renewals would have had one. Where the
@@ -188,7 +194,7 @@ impl Leases {
                 let log = tracing::dispatcher::get_default(Clone::clone);
                 std::thread::Builder::new()
                     .name("streams-renewal".to_owned())
-                    // What it logs goes where the app's own log goes.
+                    // Its log lines go where the app's own do.
                     .spawn(move || tracing::dispatcher::with_default(&log, || executor.block_on(both)))?;
             }
         }

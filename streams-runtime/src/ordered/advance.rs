@@ -264,7 +264,7 @@ impl Dispatch {
         self.limits.insert((limit, ticket));
         owned.lease.handlers_until(self.limits.first().map(|(limit, _)| *limit));
         let attempt = owned.committer.ledger.failed_attempts(entry.id) + 1;
-        let call = task.handlers.invoke(consumer, entry, attempt);
+        let call = owned.lease.while_held(task.handlers.invoke(consumer, entry, attempt));
         self.calls.spawn(async move {
             let result = call.await;
             drop(permit);
@@ -276,6 +276,7 @@ impl Dispatch {
     /// Takes note of a call that has come to its end.
     pub(super) fn returned(&mut self, owned: &mut Owned<'_>, returned: Option<Returned>) -> Result<(), Ended> {
         let Some(Returned { ticket, limit, result }) = returned else { return Ok(()) };
+        let Some(result) = result else { return Err(Ended::Fenced) };
         let task = owned.task;
         self.limits.remove(&(limit, ticket));
         owned.lease.handlers_until(self.limits.first().map(|(limit, _)| *limit));

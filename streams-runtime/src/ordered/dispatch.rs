@@ -59,7 +59,7 @@ pub(super) struct Charging {
     pub(super) charged: bool,
 }
 
-/// What is kept of an entry from its end until everything before it has ended, too: not the entry itself, of which there may
+/// The record of an entry from its end until everything before it has ended, too. It leaves out the entry itself, because there may
 /// be thousands.
 #[derive(Debug)]
 pub(super) struct Settled {
@@ -76,7 +76,8 @@ pub(super) struct Settled {
 pub(super) struct Returned {
     pub(super) ticket: Ticket,
     pub(super) limit: Instant,
-    pub(super) result: Result<Outcome, Failed>,
+    /// `None` where the lease was lost before the handler ended.
+    pub(super) result: Option<Result<Outcome, Failed>>,
 }
 
 /// How an entry is taken up that may run beside others.
@@ -111,7 +112,7 @@ impl Dispatch {
         self.lanes.len() + self.coming().count()
     }
 
-    /// What was read, and whose key is not known.
+    /// The entries that were read and whose key is not known yet.
     pub(super) fn coming(&self) -> impl Iterator<Item = &Charging> {
         self.charging.iter().filter(|charging| charging.ticket.is_none())
     }

@@ -164,6 +164,8 @@ pub(super) enum Came {
     Permit(SuspectPermit, OwnedSemaphorePermit),
     /// The handler has ended, after this time.
     End(Result<Outcome, Failed>, Duration),
+    /// The handler was cancelled, because the lease is lost.
+    Fenced,
 }
 
 /// The entries that this consumer has in flight.

@@ -519,10 +519,11 @@ impl<'a> Session<'a> {
             drop((permit, slot));
             return self.returned(Ok(Returned { flight, call, came: Came::End(result, took) }));
         }
+        let handled = self.lease.while_held(handled);
         self.in_flight.calls.spawn(async move {
             let (_permit, _slot) = (permit, slot);
-            let (result, took) = handled.await;
-            Returned { flight, call, came: Came::End(result, took) }
+            let came = handled.await.map_or(Came::Fenced, |(result, took)| Came::End(result, took));
+            Returned { flight, call, came }
         });
     }
 
@@ -549,6 +550,8 @@ impl<'a> Session<'a> {
                 self.acks.push(flight, Disposition::Charge);
             }
             Came::Permit(..) => self.release_running(flight),
+            // The session ends at once, and leaves the entry in flight to its last acks.
+            Came::Fenced => {}
             Came::End(result, took) => {
                 let Some(running) = self.in_flight.running.remove(&flight) else { return };
                 self.in_flight.took(took);

@@ -403,6 +403,29 @@ async fn what_a_dead_process_had_in_hand_is_handed_out_again_when_its_lease_is_o
 }
 
 #[tokio::test]
+async fn a_lost_lease_ends_handlers_while_a_loss_is_being_recorded() {
+    let world = World::new("uploads");
+    world.lab.script("thumbnails", 1, [Act::Fail]);
+    world.lab.script("thumbnails", 2, [Act::Hang]);
+    let app = worker(&world, 2).start().await;
+    app.publish_all(uploads([1, 2])).await;
+    world.lab.called("thumbnails", 2).await;
+    let queue = world.queue("thumbnails");
+    queue.until_queue(|queue| queue.waiting == 1).await;
+    // The call that repairs the waiting set has no answer.
+    let gate = Gate::default();
+    world.wire.always(Op::Fetch, Fault::Hold(gate.clone()));
+    world.store.forget(&queue.key.waiting());
+    gate.arrived(1).await;
+    app.advance(secs(2)).await;
+    world.wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
+    app.advance(secs(11)).await;
+    assert_eq!(world.lab.cancelled("thumbnails"), [2]);
+    gate.open();
+    world.wire.heal();
+}
+
+#[tokio::test]
 async fn a_process_that_was_cut_off_cannot_settle_what_others_have_by_then() {
     let world = World::new("uploads");
     world.lab.script("thumbnails", 1, [Act::Sleep(secs(15))]);
