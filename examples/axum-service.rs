@@ -28,7 +28,7 @@ struct Trade {
     quantity: f64,
 }
 
-/// What the route takes. Apart from the event on purpose: the web and the stream change at different times.
+/// The body of the route. It is no event on purpose, because the web and the stream change at different times.
 #[derive(serde::Deserialize)]
 struct NewTrade {
     symbol: String,
@@ -48,7 +48,7 @@ async fn add_up(trade: Trade, volumes: streams_runtime::State<Volumes>) {
     *by_symbol.entry(trade.symbol).or_default() += trade.price * trade.quantity;
 }
 
-/// What the routes share.
+/// The state that the routes share.
 #[derive(Clone)]
 struct Service {
     publisher: Publisher,

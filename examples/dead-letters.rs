@@ -40,7 +40,7 @@ The server is at REDIS_URL; STREAMS_NAMESPACE stands before the name of the stre
 
 type Problem = Box<dyn std::error::Error>;
 
-/// What the command line says.
+/// The command line.
 struct Asked {
     command: String,
     stream: String,

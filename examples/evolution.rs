@@ -70,7 +70,7 @@ async fn book(payment: Payment, ctx: Context) {
     println!("  version {}: {account} pays {}.{:02} {currency:?}", ctx.version(), cents / 100, cents % 100);
 }
 
-/// What next month's program will publish.
+/// The event that next month's program will publish.
 #[stream_event(stream = "payments", name = "Payment", version = 4, oldest = 4, lock = false)]
 struct PaymentOfTomorrow {
     cents: u64,

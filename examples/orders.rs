@@ -33,7 +33,7 @@ struct OrderPlaced {
 #[derive(Debug, Clone)]
 struct OrderPaid {
     order: u64,
-    /// What the warehouse needs travels with the event: nobody has to ask, or remember, another service's data.
+    /// The event carries the data that the warehouse needs, so no service asks another one, or stores its data.
     item: String,
     quantity: u32,
     cents: u64,
@@ -120,7 +120,7 @@ impl FromContext for Region {
     }
 }
 
-/// What things cost.
+/// The prices.
 #[derive(Clone)]
 struct Prices {
     cents: Arc<BTreeMap<String, u64>>,
@@ -129,7 +129,7 @@ struct Prices {
 /// The steps of each order.
 type Orders = BTreeMap<u64, Vec<String>>;
 
-/// What the board shows, since the program started.
+/// The board's lines since the program started.
 #[derive(Clone, Default)]
 struct Board {
     orders: watch::Sender<Orders>,
@@ -167,7 +167,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let wanted = [("tea", 2, "eu"), ("kettle", 1, "us"), ("unicorn", 1, "eu"), ("tea", 12, "us")];
     for (order, (item, quantity, region)) in (first..).zip(wanted) {
         let placed = OrderPlaced { order, item: item.to_owned(), quantity };
-        // Whoever places an order twice by mistake, because an answer was lost, gives it the same id.
+        // An order that is placed again because an answer was lost has the same id.
         app.publisher().publish(&placed).id(format!("order-{order}-placed")).header("region", region).await?;
     }
 

@@ -189,7 +189,7 @@ fn parse(line: &str, symbol: &str) -> Option<Trade> {
     })
 }
 
-/// What the groups have found out, in this run of the program.
+/// The findings of the groups, in this run of the program.
 #[derive(Clone, Default)]
 struct Figures {
     groups: Arc<Mutex<BTreeMap<&'static str, Report>>>,

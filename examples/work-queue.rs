@@ -33,7 +33,7 @@ async fn make(upload: &Message<Uploaded>, desk: State<Desk>) -> Result<(), BoxEr
     Ok(())
 }
 
-/// What is made, in the order in which it came to be.
+/// The pictures, in the order in which they were made.
 #[derive(Debug, Clone)]
 struct Desk {
     since: Instant,

@@ -8,7 +8,7 @@ use streams_core::EntryId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DataLoss {
-    /// What happened.
+    /// The kind of loss.
     pub kind: DataLossKind,
     /// The lost entries lie above this one. Where history was cut it is one that the group has read and that is still
     /// there, or 0-0 where the process knows of none.
@@ -19,7 +19,7 @@ pub struct DataLoss {
     pub count: Option<u64>,
 }
 
-/// What happened to history.
+/// A way in which history can be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DataLossKind {

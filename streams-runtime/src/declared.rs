@@ -76,7 +76,7 @@ pub(crate) fn event_place(info: &EventInfo) -> String {
     format!("{}:{} `{}`", info.file, info.line, info.type_name)
 }
 
-/// What two events of one stream say differently about it.
+/// The properties of a stream about which two of its events disagree.
 pub(crate) fn property_problems(a: &EventInfo, b: &EventInfo) -> Vec<String> {
     fn differ<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
         a.is_some() && b.is_some() && a != b

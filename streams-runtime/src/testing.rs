@@ -138,7 +138,7 @@ impl TestApp {
         tokio::time::sleep(by).await;
     }
 
-    /// What a group is doing on the first partition of its stream. [`Running::status`] has every group on every partition.
+    /// The status of a group on the first partition of its stream. [`Running::status`] has every group on every partition.
     ///
     /// ```
     /// # use streams_runtime::testing::TestApp;

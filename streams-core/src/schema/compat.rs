@@ -719,7 +719,7 @@ pub const fn compare(old: &'static Schema, new: &'static Schema, layout: Layout,
     report
 }
 
-/// What differs between an event of the build `there` and the same event of the build `here`, and who reads whom.
+/// Compares an event of the build `there` with the same event of the build `here`, and says which build reads which.
 pub(super) fn compare_builds(there: (&'static Schema, Layout), here: (&'static Schema, Layout)) -> Report {
     let ordered = matches!(there.1, Layout::Array) || matches!(here.1, Layout::Array);
     let mut report = Report { builds: true, ..Report::new(Compat::Exact, ordered) };

@@ -116,7 +116,7 @@ fn what_is_said_to_be_readable_is_read() {
                 panic!("`{}` is said to read what `{}` writes, and does not read {problem}", old.name, new.name);
             }
             assert!(backward || !full, "full is stricter than backward: {} to {}", old.name, new.name);
-            // Of two builds each writes what it writes today.
+            // Each of two builds writes its present form only.
             let builds = compare_builds((old.schema, Layout::Map), (new.schema, Layout::Map)).reads();
             for (said, writer, reader) in [(builds.0, old, new), (builds.1, new, old)] {
                 if said && let Err(problem) = reads(writer, reader, false) {

@@ -44,9 +44,9 @@ pub struct Config {
     /// an address that only those who may read it can reach.
     #[cfg(feature = "http")]
     pub http: Option<SocketAddr>,
-    /// What holds for every consumer, over its attribute.
+    /// Options for every consumer; they override its attribute.
     pub consumers: ConsumerOptions,
-    /// What holds for the consumers of one group, over everything but the environment.
+    /// Options for the consumers of one group; only the environment overrides them.
     pub groups: BTreeMap<String, ConsumerOptions>,
 }
 
@@ -160,21 +160,21 @@ impl Config {
         self
     }
 
-    /// What holds for every consumer, over its attribute.
+    /// Options for every consumer; they override its attribute.
     #[must_use]
     pub fn consumers(mut self, options: ConsumerOptions) -> Self {
         self.consumers = options;
         self
     }
 
-    /// What holds for the consumers of one group.
+    /// Options for the consumers of one group.
     #[must_use]
     pub fn group(mut self, group: &str, options: ConsumerOptions) -> Self {
         self.groups.insert(group.to_owned(), options);
         self
     }
 
-    /// What is wrong with it, each in one line.
+    /// The problems of these settings, each in one line.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.lease < LEASE_MIN {
@@ -201,7 +201,7 @@ impl Config {
     }
 }
 
-/// What is wrong with options that did not come through the attribute, which checks its own.
+/// The problems of options from outside the attribute, which checks its own.
 pub(super) fn options_problems(options: &ConsumerOptions) -> Vec<String> {
     let mut problems = Vec::new();
     if options.max_attempts == Some(0) {

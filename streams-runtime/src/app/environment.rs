@@ -10,7 +10,7 @@ use streams_core::{ConsumerOptions, OnDataLoss};
 use super::config::options_problems;
 use crate::names::nearest;
 
-/// What the environment says; read once, by `run`.
+/// The settings from the environment; `run` reads them once.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Environment {
     /// Whether it was read at all.
@@ -48,7 +48,7 @@ impl Url {
     }
 }
 
-/// What `STREAMS_TLS_*` name.
+/// The files that `STREAMS_TLS_*` name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct TlsFiles {
     pub(super) ca: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub(super) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// What is wrong with them before anything is read.
+    /// The problems that show before a file is read.
     fn problems(&self, url: Option<&Url>) -> Vec<String> {
         let named = [("STREAMS_TLS_CA", &self.ca), ("STREAMS_TLS_CERT", &self.cert), ("STREAMS_TLS_KEY", &self.key)];
         let Some((first, _)) = named.iter().find(|(_, path)| path.is_some()) else { return Vec::new() };
@@ -73,7 +73,7 @@ impl TlsFiles {
                     .to_owned(),
             );
         }
-        // Whoever names an authority believes that the conversation is private.
+        // A user who names an authority believes that the connection is private.
         if url.is_some_and(|url| !url.is_tls()) {
             problems.push(format!("{first} is set, but REDIS_URL is a plain one; write rediss://, or unset {first}"));
         }

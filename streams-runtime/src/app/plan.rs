@@ -16,7 +16,7 @@ use crate::declared::{chain, declared_at, event_place, property_problems, stream
 use crate::group::{Bounds, GroupOptions, Limits, Policy};
 use crate::membership::Build;
 
-/// What an app drives.
+/// The groups that an app drives.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// Sorted by stream and name.
@@ -30,7 +30,7 @@ pub(super) struct GroupPlan {
     pub(super) group: &'static str,
     pub(super) key: StreamKey,
     pub(super) consumers: Vec<(Registration, Policy)>,
-    /// What this build does about the group's events.
+    /// The events that this build handles and ignores in the group.
     pub(super) build: Arc<Build>,
     pub(super) options: GroupOptions,
     /// How many events of a partition it handles at once; in queue delivery of all of them.
@@ -260,7 +260,7 @@ fn lanes_problem(consumer: &Registration, concurrency: u32) -> Option<String> {
     })
 }
 
-/// What a consumer of a work queue cannot have: a stretch of the stream, and a checkpoint.
+/// The problems of a consumer of a work queue, which can have neither batches nor a checkpoint.
 fn queue_problems(consumer: &Registration) -> Vec<String> {
     let info = consumer.info;
     let mut problems = Vec::new();
@@ -272,7 +272,7 @@ fn queue_problems(consumer: &Registration) -> Vec<String> {
             info.group
         ));
     }
-    // What `Config` or the environment say for all groups is no mistake of this one.
+    // A setting for all groups, from `Config` or the environment, is no mistake of this one.
     if info.options.checkpoint_events.is_some() || info.options.checkpoint_interval.is_some() {
         problems.push(format!(
             "{} says `checkpoint`, and group `{}` has `delivery = \"queue\"`: each event is settled by itself there, so there is no checkpoint to commit; remove `checkpoint`, or `delivery`",

@@ -70,7 +70,7 @@ impl App {
     /// Dropping the future drops the app without giving leases back: others take over when they run out.
     pub async fn run(self) -> Result<Stopped, Error> {
         let app = self.from_environment();
-        // What a newcomer must see even without a subscriber; everything later is for one.
+        // A newcomer must see these lines even without a subscriber; later ones need one.
         let quiet = !tracing::dispatcher::has_been_set();
         if quiet {
             eprintln!(
@@ -172,7 +172,7 @@ impl Signals {
                     tracing::error!("handlers do not yield: the process ends without giving its leases back");
                     std::process::exit(EXIT_STUCK.into());
                 }
-                // What the program does after the app is its own; a signal ends it as it would have without us.
+                // The program's own work begins here; a signal ends it as it would without this crate.
                 let executor_waits = async {
                     ends.cancelled().await;
                     tokio::time::sleep_until(after(deadline, PATIENCE)).await;

@@ -74,17 +74,17 @@ impl Running {
         &self.publisher
     }
 
-    /// What the consumers' attributes said, sorted by stream, group and name.
+    /// The consumers as declared, sorted by stream, group and name.
     pub fn consumers(&self) -> &[&'static ConsumerInfo] {
         &self.consumers
     }
 
-    /// What every group is doing. Does not ask the broker.
+    /// The status of every group. This does not ask the broker.
     pub fn status(&self) -> Status {
         self.monitor.status()
     }
 
-    /// What tells of the app while it runs, for health checks and metrics of a service's own.
+    /// Health and metrics of the app, for a service's own endpoints.
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
     }
@@ -100,7 +100,7 @@ impl Running {
         DeadLetters::new(Arc::clone(&self.broker), &self.stream_key(E::INFO), group)
     }
 
-    /// What an operator does to the groups of the app's broker and namespace.
+    /// An operator's acts on the groups of the app's broker and namespace.
     pub fn admin(&self) -> Admin {
         let keys = self.progress.iter().map(|progress| &progress.key);
         let driven = keys.map(|key| (key.state().to_owned(), key.is_queue())).collect();
@@ -159,7 +159,7 @@ impl Running {
         }
     }
 
-    /// What this process cannot know by itself: how far another owner is, and whether the entries that are missing
+    /// Asks the broker how far another owner is, and whether the entries that are missing
     /// have been deleted meanwhile.
     async fn ask(&self, behind: &mut Vec<(&Arc<Progress>, EntryId)>) -> Result<(), BrokerError> {
         let mut still = Vec::new();

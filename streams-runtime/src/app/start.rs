@@ -52,7 +52,7 @@ impl App {
         // A test's app has a broker, and is the same whatever the environment says.
         let unread = if self.environment.read || self.seams.is_some() { Vec::new() } else { set_variables() };
         if let Some(broker) = &self.broker {
-            // Whoever gives a broker may have read the URL itself.
+            // A program that gives a broker may have read the URL itself.
             let unread: Vec<_> = unread.into_iter().filter(|name| *name != "REDIS_URL").collect();
             if !unread.is_empty() {
                 tracing::warn!(
@@ -174,7 +174,7 @@ impl App {
             lease_for: config.lease,
             outages: outages.clone(),
             claims: Arc::new(Semaphore::new(CLAIMS)),
-            // Who outruns its timeout is given up within a lease.
+            // A handler that outruns its timeout is given up within a lease.
             suspects: SuspectLock::new(longest.saturating_add(config.lease)),
         };
         let banner = banner(&plan, &*broker);

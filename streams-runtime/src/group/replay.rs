@@ -357,7 +357,7 @@ fn too_new(need: &Need) -> Fate {
     Fate::Dead { cause: Cause::Decode.as_str().to_owned(), reason }
 }
 
-/// What becomes of a letter by what an attempt at it means.
+/// Decides what an attempt means for its letter.
 fn fate(decision: Decision) -> Fate {
     let dead = |cause: Cause, reason| Fate::Dead { cause: cause.as_str().to_owned(), reason };
     match decision {

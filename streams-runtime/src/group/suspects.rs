@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(began.elapsed(), second * 12);
     }
 
-    /// What a future answers without waiting.
+    /// The answer of a future that need not wait.
     fn now<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
             std::task::Poll::Ready(value) => Some(value),

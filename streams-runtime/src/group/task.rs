@@ -27,7 +27,7 @@ pub(super) const REMINDER: Duration = Duration::from_secs(60);
 /// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
 pub(crate) const CLAIMS: usize = 32;
 
-/// What all groups of an app share.
+/// The services that all groups of an app share.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) broker: Arc<dyn Broker>,

@@ -48,7 +48,7 @@ pub(super) fn assign(
         load[pair.member] += 1;
         *owner = Some(pair.member);
     }
-    // What those who may have it have no room for goes to the one of them with the least.
+    // Where no eligible member has room, the partition goes to the eligible one that has the least.
     for partition in 0..partitions {
         if owners[partition as usize].is_none() {
             let able = pairs.iter().filter(|pair| pair.partition == partition);

@@ -19,16 +19,16 @@ use streams_core::broker::{Events, Need};
 /// deploy stops and starts processes, and every change of the owner costs more than this.
 pub(crate) const NOBODY: Duration = Duration::from_secs(3);
 
-/// What this build does about the events of a group.
+/// The events of a group that this build handles and ignores.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Build {
     /// The newest version that its consumers take, by name.
     takes: Events,
-    /// What the group passes over for good.
+    /// The events that the group ignores for good.
     ignores: BTreeSet<String>,
 }
 
-/// What a contender does about a lease that could be taken.
+/// A contender's decision about a lease that it could take.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Turn<'a> {
     /// It contends.
@@ -97,7 +97,7 @@ impl Build {
         self.ignores.iter()
     }
 
-    /// What is to be handed out to it that others have left to builds which handle it; of what it ignores every version.
+    /// The events that a queue may give to this build: those it handles, and every version of those it ignores.
     pub(crate) fn wants(&self) -> Events {
         let ignored = self.ignores.iter().map(|name| (name.clone(), u32::MAX));
         self.takes.iter().map(|(name, version)| (name.clone(), *version)).chain(ignored).collect()
@@ -113,9 +113,9 @@ impl Build {
         self.handles(&need.name, need.version)
     }
 
-    /// What a contender does about a lease that it could take, which nobody has taken for so long; `at` is the checkpoint.
+    /// Decides about a lease that this contender could take, and that nobody has taken for so long. `at` is the checkpoint.
     ///
-    /// What is needed stays known behind the checkpoint, too: more of its kind will follow, and the partition would go to
+    /// A need stays recorded behind the checkpoint, too. More events of its kind will follow, and the partition would move to
     /// and fro between builds. So an older build waits there until the ones that handle it are gone.
     pub(crate) fn turn<'a>(&self, needs: Option<&'a Need>, at: EntryId, untaken: Duration) -> Turn<'a> {
         match needs {
@@ -128,13 +128,13 @@ impl Build {
         }
     }
 
-    /// What of its events is not declared yet.
+    /// The events of this build that are not declared yet.
     pub(crate) fn undeclared(&self, declared: &Events) -> Events {
         let is_new = |(name, version): &(&String, &u32)| declared.get(*name).is_none_or(|known| known < version);
         self.takes.iter().filter(is_new).map(|(name, version)| (name.clone(), *version)).collect()
     }
 
-    /// What is declared although the group passes it over for good.
+    /// The events that are declared although the group ignores them for good.
     pub(crate) fn withdrawn(&self, declared: &Events) -> Vec<String> {
         declared.keys().filter(|name| self.ignores.contains(*name)).cloned().collect()
     }

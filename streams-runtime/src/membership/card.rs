@@ -22,8 +22,8 @@ pub(crate) fn member_of(owner: &str) -> &str {
     owner.rsplit_once('/').map_or(owner, |(member, _)| member)
 }
 
-/// What a process says of itself to the other members of a group: its name, then words of the form `name=value`. Words that a
-/// build does not know it passes over.
+/// A process's entry in the set of a group's members: its name, then words of the form `name=value`. A build passes over words
+/// that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Card {
     /// Fresh for every process, and readable: host, process id, random.
@@ -32,7 +32,7 @@ pub(super) struct Card {
     pub(super) lease_for: Duration,
     /// The partitions that it cannot take now.
     pub(super) without: BTreeSet<u32>,
-    /// What it does about the events of the group.
+    /// The events of the group that it handles and ignores.
     pub(super) build: Arc<Build>,
 }
 

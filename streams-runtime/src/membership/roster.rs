@@ -1,4 +1,4 @@
-//! Who the members of a group are, as one process sees them: what they say of themselves, and who has fallen silent; pure.
+//! The members of a group as one process sees them: their cards, and which of them are silent; pure.
 //!
 //! No clock but one's own decides: a member counts beats, and whoever has seen the same beat for a whole lease takes it
 //! out. [`assign`](super::assign) shares the partitions between those who stand here.
@@ -45,9 +45,9 @@ pub(super) struct Roster {
     version: u64,
     /// A look has failed: nobody is known to be silent until the next one, which begins anew to listen for signs of life.
     doubtful: bool,
-    /// What the owner of a partition must be able to handle.
+    /// The event that the owner of a partition must be able to handle.
     needs: BTreeMap<u32, Need>,
-    /// Who should own what, as long as nobody comes or goes.
+    /// The owner of each partition, as long as nobody comes or goes.
     shares: Vec<Option<usize>>,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn look(lease_for: Duration) -> Duration {
     LOOK.min(lease_for / LOOKS_A_LEASE)
 }
 
-/// What a look at the members has changed, by name.
+/// The changes that a look at the members found, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     pub(super) joined: Vec<String>,
@@ -111,13 +111,13 @@ impl Roster {
             };
             let card = Card::read(&says, self.lease_for);
             still.observe(beat, card.lease_for, now);
-            // Whoever says something else is still the same.
+            // A member with a changed card is still the same member.
             let before = self.members.iter().find(|member| member.card.name == card.name);
             let joined = before.map_or(now, |member| member.joined);
             members.push(Watched { says, card, beat, still, heard, joined });
         }
         self.doubtful = false;
-        // Who has changed what it says may stand there twice for a moment: what was heard last counts.
+        // A member that has changed its card may be listed twice for a moment: the one heard last counts.
         members.sort_by(|a, b| a.card.name.cmp(&b.card.name).then(b.heard.cmp(&a.heard)).then(a.says.cmp(&b.says)));
         members.dedup_by(|later, first| later.card.name == first.card.name);
         let names =
@@ -158,7 +158,7 @@ impl Roster {
         able.take(MOST_NAMED).map(|card| format!("{} {}", card.name, card.build)).collect::<Vec<_>>().join(", ")
     }
 
-    /// What this process has said of itself, as far as it is listed.
+    /// The cards of this process that are listed.
     pub(super) fn own(&self) -> impl Iterator<Item = &str> {
         self.members.iter().filter(|member| member.card.name == self.me).map(|member| member.says.as_str())
     }
@@ -179,7 +179,7 @@ impl Roster {
         !self.doubtful && self.since.is_some_and(|since| now.duration_since(since) >= SETTLE)
     }
 
-    /// Who is to be taken out, with the beat that nobody has followed for a lease; and what this process says no more.
+    /// The members to take out, each with the beat that was not followed for a lease, and this process's outdated cards.
     pub(super) fn absent(&self, card: &str, now: Instant) -> Vec<(String, Option<u64>)> {
         let dead = |member: &&Watched| match member.card.name == self.me {
             true => member.says != card,
@@ -235,7 +235,7 @@ impl Roster {
         member.card.name == self.me || now < after(member.heard, member.card.lease_for.mul_f64(SILENT))
     }
 
-    /// Who should own what among some members, as indices into all.
+    /// The owner of each partition among some members, as indices into all.
     fn share(&self, counts: impl Fn(&Watched) -> bool, eligible: impl Fn(u32, &Watched) -> bool) -> Vec<Option<usize>> {
         let counted: Vec<_> = (0..self.members.len()).filter(|member| counts(&self.members[*member])).collect();
         let names: Vec<_> = counted.iter().map(|member| self.members[*member].card.name.as_str()).collect();
@@ -377,7 +377,7 @@ mod tests {
             (0..16).map(|p| roster.successor(p, Some("d"), now).unwrap().to_owned()).collect()
         };
         assert_eq!(successors(&roster, over), BTreeSet::from(["a".to_owned()]));
-        // What was given back is anybody's, and so is what has run out once `b` has seen that.
+        // A released partition is anybody's, and so is one whose lease has run out once `b` has seen that.
         let freed = (0..16).any(|p| roster.successor(p, None, over) == Some("b"));
         roster.observe(members(&[("a", 4), ("b", 3), ("d", 1)]), start + secs(18));
         assert!(freed && successors(&roster, start + secs(18)).contains("b"));

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::clock::after;
 
-/// What a contender should do about a lease it has read.
+/// A contender's next step after it has read a lease.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nobody holds it, or nobody has renewed it for a whole lease.

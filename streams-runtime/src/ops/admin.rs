@@ -56,7 +56,7 @@ impl Admin {
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
     /// of the stream, `trades.3` for that one; a time is `Start::At(EntryId::new(ms, 0))`.
     ///
-    /// Whoever owns the partition loses its lease: what it has in hand is not committed, and may be handled again. A group
+    /// The owner of the partition loses its lease. Its events in flight are not committed, and may be handled again. A group
     /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
     /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew, and
     /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in queue delivery

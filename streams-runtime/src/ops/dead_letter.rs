@@ -14,7 +14,7 @@ use streams_core::codec::{self, DecodeError};
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId, Failure, InvalidEntryId, StreamEvent};
 
-/// What stands before the name of an original field.
+/// The prefix of the name of an original field.
 const ORIGINAL: &str = "o:";
 
 /// The most bytes of a reason: an error may quote the whole event, which the letter holds anyway.
@@ -277,7 +277,7 @@ impl Cause {
         Self::Crash,
     ];
 
-    /// What a failed attempt would be put down to if it was the last.
+    /// The cause to record if this failed attempt is the last.
     pub(crate) fn of(failure: &Failure) -> Self {
         match failure {
             Failure::Decode(_) => Self::Decode,

@@ -133,7 +133,7 @@ impl DeadLetterFilter {
     }
 }
 
-/// What came of sending dead letters to be handled again.
+/// The result of a replay of dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Replayed {
@@ -426,7 +426,7 @@ impl<E> DeadLetters<E> {
         let now = self.broker.now().await?;
         let (above, mut up_to) = filter.ages(now);
         if until_now {
-            // What comes back while the letters are sent is not meant: that could go on for ever.
+            // Letters that come back meanwhile are left out, or the replay could go on for ever.
             up_to = up_to.min(EntryId::new(now, u64::MAX));
         }
         let from = after.map_or(0, |after| after.partition);
@@ -490,7 +490,7 @@ impl Pages {
 }
 
 impl<'a, E> Search<'a, E> {
-    /// What a look finds, which may be nothing, and at most `most`; `None` when everything was looked at.
+    /// The letters of the next page, perhaps none, at most `most`; `None` behind the last page.
     async fn next(&mut self, most: usize) -> Result<Option<(&'a GroupKey, Vec<DeadLetter<E>>)>, BrokerError> {
         let Some(group) = self.groups.last().copied() else { return Ok(None) };
         let (letters, after) = (self.letters, self.after);

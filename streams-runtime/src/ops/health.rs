@@ -15,7 +15,7 @@ pub struct Health {
     pub live: bool,
     /// Whether the server can be used and every group is ready: what a readiness probe asks.
     pub ready: bool,
-    /// What has stopped, where the app is not live; only a restart of the program mends it.
+    /// The part that has stopped, if the app is not live. Only a restart of the program mends it.
     pub stopped: Option<String>,
     /// Why the broker cannot be used at the moment, by any part of the app; tried again until it can.
     pub trouble: Option<String>,
@@ -31,7 +31,7 @@ pub struct GroupHealth {
     pub partition: String,
     /// The group.
     pub group: &'static str,
-    /// What it is doing.
+    /// The group's phase.
     pub phase: Phase,
 }
 

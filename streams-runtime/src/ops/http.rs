@@ -94,7 +94,7 @@ async fn connection(stream: TcpStream, monitor: Monitor) {
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // What a probe does to its own connection is no matter to the app.
+    // An error on a probe's own connection does not concern the app.
     let _ = tokio::time::timeout(CONNECTION, connection).await;
 }
 

@@ -59,11 +59,11 @@ pub struct Metric {
     pub name: &'static str,
     /// How its value moves.
     pub kind: Kind,
-    /// What it counts or measures; empty for 0 or 1.
+    /// The unit; empty for 0 or 1.
     pub unit: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// The meaning, in one sentence.
     pub meaning: &'static str,
 }
 

@@ -25,7 +25,7 @@ use crate::sync::lock;
 const STILL_LEASES: u32 = 3;
 const STILL_MIN: Duration = Duration::from_secs(30);
 
-/// What an app says of itself: cheap to clone, for health checks and metrics of a service's own.
+/// Health and metrics of an app, for a service's own endpoints. It is cheap to clone.
 ///
 /// Get it from [`Running::monitor`](crate::Running::monitor). It asks the broker nothing and keeps nothing running.
 ///
@@ -67,7 +67,7 @@ impl Monitor {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What every group is doing.
+    /// The status of every group.
     pub fn status(&self) -> Status {
         self.inner.vitals.ask(&self.inner.clock);
         let groups = self.inner.groups.iter().map(|progress| progress.snapshot()).collect();
@@ -118,7 +118,7 @@ impl Monitor {
             let owned = groups.iter().filter(|progress| progress.is_owner());
             let owned: BTreeMap<_, _> = owned.map(|progress| (progress.key.partition(), &progress.key)).collect();
             for (partition, tip) in tips {
-                // What cannot be known any more is not said any more.
+                // A figure that can no longer be known is left out.
                 let owned = owned.get(partition);
                 let look = async { extent(&*broker, owned?).await.ok().flatten() };
                 tip.set(look.await);

@@ -38,7 +38,7 @@ const LINGERING: Duration = Duration::from_secs(60);
 /// The matter of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Matter {
-    /// Who owns what: leases, states, members.
+    /// Ownership: leases, states, members.
     Lease,
     /// Entries that are read or taken.
     Read,
@@ -60,7 +60,7 @@ impl Matter {
     }
 }
 
-/// What all contacts of an app share.
+/// The outages of an app, shared by all its contacts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outages {
     shared: Arc<Shared>,
@@ -84,7 +84,7 @@ struct State {
     told: Option<Instant>,
     /// When anybody last had an answer.
     answered: Option<Instant>,
-    /// What the server, or the lack of it, said last.
+    /// The last error of the server, or of the attempt to reach it.
     reason: String,
 }
 
@@ -140,7 +140,7 @@ impl Sent {
 pub(crate) struct Contact {
     shared: Arc<Shared>,
     id: u64,
-    /// Who it is, in words.
+    /// The caller's name, for the log.
     who: String,
     /// The group that has its trouble.
     progress: Option<Arc<Progress>>,
@@ -165,7 +165,7 @@ impl Outages {
         Contact { shared: Arc::clone(&self.shared), id: state.contacts, who, progress, troubled: AtomicU8::new(0) }
     }
 
-    /// What is wrong with the server at the moment, in words.
+    /// The server's present trouble, in words.
     pub(crate) fn trouble(&self) -> Option<String> {
         let mut state = self.shared.lock();
         let now = Instant::now();
@@ -174,7 +174,7 @@ impl Outages {
             tell_forgotten();
             return None;
         }
-        // What was told is over when somebody had an answer, also where nobody asks at the moment.
+        // A logged outage ends with the first answer, so it counts on while nobody calls the server.
         (state.is_troubled(now) || state.told.is_some()).then(|| state.reason.clone())
     }
 
@@ -194,7 +194,7 @@ impl Outages {
     /// Waits until somebody who had trouble has an answer again.
     ///
     /// # Cancel safety
-    /// What comes while nobody polls it is missed, so it only cuts a wait short that ends by itself.
+    /// A signal that comes while nobody polls this is missed. So it may only shorten a wait that ends by itself.
     pub(crate) async fn over(&self) {
         self.shared.over.notified().await;
     }

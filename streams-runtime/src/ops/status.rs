@@ -17,7 +17,7 @@ use crate::data_loss::{DataLoss, DataLossKind};
 use crate::halt::Halt;
 use crate::sync::lock;
 
-/// What a group is doing on one partition.
+/// The phase of a group on one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -47,7 +47,7 @@ impl Phase {
     }
 }
 
-/// What a group has done on one partition, in this process.
+/// The status of a group on one partition, in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupStatus {
@@ -57,7 +57,7 @@ pub struct GroupStatus {
     pub partition: u32,
     /// The group.
     pub group: &'static str,
-    /// What it is doing.
+    /// The group's phase.
     pub phase: Phase,
     /// Its checkpoint, as far as this process knows.
     pub checkpoint: EntryId,
@@ -90,11 +90,11 @@ pub struct GroupStatus {
     pub losses: u64,
     /// How many entries were lost by that, as far as they can be counted.
     pub lost: u64,
-    /// What was lost the last time.
+    /// The last loss.
     pub last_loss: Option<DataLoss>,
 }
 
-/// What every group of the app is doing.
+/// The status of every group of the app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -184,7 +184,7 @@ pub(crate) struct Counts {
     lost_entries: Arc<Counter>,
 }
 
-/// What is computed when somebody reads.
+/// The figures that are computed when they are read.
 struct Gauges {
     lag_entries: Arc<Gauge>,
     lag: Arc<Gauge>,
@@ -331,7 +331,7 @@ impl Progress {
         self.owner.store(true, Ordering::Relaxed);
     }
 
-    /// What a shared group looks like: everything below what is in hand or waits is settled.
+    /// Takes up a look at a work queue: everything below its oldest unsettled entry is settled.
     pub(crate) fn queue(&self, state: &QueueState) {
         let settled = state.settled();
         self.checkpoint(settled);
@@ -437,7 +437,7 @@ impl Progress {
             None => (None, None),
             Some(tip) if tip.last <= now.checkpoint => (Some(0), Some(Duration::ZERO)),
             Some(tip) => {
-                // What was trimmed before it was read is no work any more.
+                // Entries that were trimmed unread are no work any more.
                 let entries = now.seen.map(|seen| tip.added.saturating_sub(seen).min(tip.length));
                 let at = self.begun().max(now.checkpoint);
                 (entries, Some(Duration::from_millis(tip.last.ms.saturating_sub(at.ms))))

@@ -20,7 +20,7 @@ use crate::random::Random;
 
 /// The target of every span, for filters: `RUST_LOG=info,streams::trace=debug`.
 const TARGET: &str = "streams::trace";
-/// Who turns on `opentelemetry` wants spans. Without it they are one step lower than what people usually show: a span
+/// A program with the feature `opentelemetry` wants spans. Without it they are one level below the usual filter: a span
 /// costs about as much as handling a small event.
 const LEVEL: Level = if cfg!(feature = "opentelemetry") { Level::INFO } else { Level::DEBUG };
 const SYSTEM: &str = "redis";
@@ -90,7 +90,7 @@ pub(crate) fn publish(stream: &'static str) -> Span {
     )
 }
 
-/// What the publish is about, once that is known.
+/// Records the partition and the event id of a publish, once they are known.
 pub(crate) fn publishes(span: &Span, partition: u32, event_id: &str) {
     if !span.is_disabled() {
         span.record("messaging.destination.partition.id", partition.to_string());

@@ -209,7 +209,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(60), gathering.over()).await.is_err());
     }
 
-    /// What is settled at once, with `x` for each entry that nobody takes; `apart` says what cannot be.
+    /// The parts that are settled at once, with `x` for each entry that nobody takes; `apart` says which cannot be.
     fn parts(entries: &str, mut apart: impl FnMut(&mut Parts, &[Held]) -> bool) -> Vec<(Vec<u64>, u32)> {
         let held: Vec<_> =
             (0..).zip(entries.chars()).map(|(seq, c)| Held { entry: entry(seq, 1), is_event: c != 'x' }).collect();

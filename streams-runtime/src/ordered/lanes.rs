@@ -322,7 +322,7 @@ mod tests {
         ]
     }
 
-    /// What an entry is to the model.
+    /// The state of an entry in the model.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Is {
         Queued,

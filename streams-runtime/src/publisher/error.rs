@@ -63,7 +63,7 @@ pub(super) enum Problem {
     Broker(Arc<BrokerError>),
 }
 
-/// What to do about it, where the broker cannot know.
+/// The remedy, where the broker cannot know it.
 fn remedy(error: &BrokerError) -> &'static str {
     if error.is_indefinite() {
         "; publish it again with the same event id, so that consumers can tell a double"

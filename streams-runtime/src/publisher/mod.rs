@@ -113,7 +113,7 @@ struct Inner {
     streams: Mutex<HashMap<TypeId, Arc<Stream>>>,
 }
 
-/// What the publisher knows of one stream.
+/// The publisher's knowledge of one stream.
 struct Stream {
     name: &'static str,
     declared: Arc<Declared>,
@@ -466,7 +466,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// What became of the event whose entry is this one of a write.
+/// The outcome of the event whose entry is this one of a write.
 fn outcome(
     info: &'static EventInfo,
     partition: u32,
@@ -583,7 +583,7 @@ impl FromContext for Publisher {
             .resources()
             .get::<Self>()
             .ok_or("there is no publisher outside an app; in a test pass `Publisher::test()`")?;
-        // What comes of a batch belongs to no one trace.
+        // Events that a batch publishes belong to no single trace.
         let handling = match ctx.entries() {
             [only] => TraceContext::of(only).map(Arc::new),
             _ => None,

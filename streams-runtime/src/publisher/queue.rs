@@ -28,7 +28,7 @@ pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 /// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
 /// one of a dozen partitions, and little beside the memory of a service. Beyond it callers wait for their turn.
 const ROOM: u32 = 16 * 1024 * 1024;
-/// What an event counts besides its own bytes: about what it takes here. So at most 16,384 wait.
+/// The bytes that an event counts besides its own, about what it takes here. So at most 16,384 wait.
 const OVERHEAD: u32 = 1024;
 /// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the
 /// disk is slow, and a caller should still have its answer before a handler's time is up.
@@ -43,7 +43,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Said of a call that no task could write for.
 const OUTSIDE: &str = "it was published outside of a Tokio runtime, which writes it: call it in a task of one, or keep the guard of `tokio::runtime::Handle::enter` meanwhile";
 
-/// What one call asks to be written, and its answer: the entries stay together and in order.
+/// The entries of one call, with the channel of its answer. They stay together and in order.
 struct Item {
     entries: Vec<Fields>,
     bytes: usize,
@@ -56,7 +56,7 @@ struct Item {
     _room: OwnedSemaphorePermit,
 }
 
-/// What came of an item: its entries' ids, or an error that it may share with others.
+/// The answer to an item: its entries' ids, or an error that it may share with others.
 pub(super) type Answer = Result<Durable, Arc<BrokerError>>;
 
 /// An answer that is still to come.
@@ -70,7 +70,7 @@ impl Pending {
     }
 }
 
-/// What all queues of a publisher share.
+/// The parts that all queues of a publisher share.
 pub(crate) struct Shared {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Clock,
@@ -101,11 +101,11 @@ impl Shared {
 /// A stream whose partition count is checked before its first write.
 pub(super) struct Declared {
     pub(super) key: StreamKey,
-    /// What is wrong with the declarations of the stream's events.
+    /// The problem of the declarations of the stream's events.
     problem: Option<String>,
     /// When the record was last looked at; the lock is held while one looks, for all.
     checked: tokio::sync::Mutex<Option<Instant>>,
-    /// What is written to it, told to others before the first of each.
+    /// The events that are published to it; each is noted for other builds before its first entry.
     pub(super) publishes: Publishes,
 }
 
@@ -127,7 +127,7 @@ impl Declared {
     }
 }
 
-/// What waits for one partition.
+/// The items that wait for one partition.
 pub(super) struct Queue {
     shared: Arc<Shared>,
     stream: Arc<Declared>,
@@ -255,7 +255,7 @@ fn size(fields: &Fields) -> usize {
 /// The task that writes for a partition, until nothing waits.
 struct Writer {
     queue: Arc<Queue>,
-    /// What the write under way is about, in order.
+    /// The items of the write under way, in order.
     items: VecDeque<Item>,
     /// Why the last attempt failed, while it is tried again.
     trouble: Option<Arc<BrokerError>>,
@@ -306,7 +306,7 @@ impl Writer {
     /// Takes what waits, as much as one write holds, behind what is still to be tried again. False at the end.
     fn gather(&mut self) -> bool {
         let mut waiting = self.queue.waiting();
-        // What has waited for as long as it may be tried is not tried for the first time while nothing goes through.
+        // While no write succeeds, an item that has waited out its time is not tried for the first time.
         let now = Instant::now();
         while let Some(trouble) = &self.trouble
             && waiting.items.front().is_some_and(|item| item.deadline <= now)
@@ -336,7 +336,7 @@ impl Writer {
         let mut ids = ids.into_iter();
         for item in self.items.drain(..) {
             let ids: Vec<EntryId> = ids.by_ref().take(item.entries.len()).collect();
-            // Whoever does not wait any more needs no answer.
+            // A caller that no longer waits needs no answer.
             let _ = item.answer.send(Ok(Durable { ids, missing: missing.clone() }));
         }
     }
@@ -385,7 +385,7 @@ fn unsure(last: &Arc<BrokerError>) -> BrokerError {
     BrokerError::new(BrokerErrorKind::Indefinite, message).caused_by(Arc::clone(last))
 }
 
-/// What a failed attempt means.
+/// The meaning of a failed attempt.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
     /// The same entries are written again, in their place.

@@ -43,7 +43,7 @@ impl Swept {
                     tracing::warn!(partition = self.partition.as_str(), %error, "old entries cannot be trimmed where nobody publishes: give the user the rights that `broker::Acl` prints now");
                 }
             }
-            // Whoever needs the server for more says so, and the next round comes.
+            // Callers that need the server for more log its errors, and the next round comes.
             Err(error) => tracing::debug!(partition = self.partition.as_str(), %error, "trimming failed"),
         }
     }

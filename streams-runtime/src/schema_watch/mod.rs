@@ -35,8 +35,8 @@ use crate::sync::lock;
 
 /// After a failure it is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(10);
-/// What a program said of an event counts for so long after it was last heard of: over a long weekend, but a deploy
-/// that was taken back is not held against everybody for ever.
+/// How long a note counts after its program was last heard of. It outlasts a long weekend, but a deploy that was
+/// taken back does not count for ever.
 const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The most notes beside a stream; beyond it the oldest go. Twenty programs that know fifty events each.
 const MAX_NOTES: usize = 1_000;
@@ -47,7 +47,7 @@ const MAX_NAME: usize = 100;
 /// The most differences that are listed in one line.
 const MAX_DIFFERENCES: usize = 5;
 
-/// Who says something, and when.
+/// The author of a note, and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Speaker {
     /// The name of the executable.
@@ -68,12 +68,12 @@ impl fmt::Display for Speaker {
 
 impl Speaker {
     fn is_older_than(&self, age: Duration, now: SystemTime) -> bool {
-        // What cannot be read is as good as forgotten.
+        // A time that cannot be read counts as long past.
         humantime::parse_rfc3339(&self.at).map_or(true, |at| now.duration_since(at).is_ok_and(|since| since > age))
     }
 }
 
-/// What a program knows of an event.
+/// A program's knowledge of an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Declared {
     #[serde(flatten)]
@@ -128,7 +128,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) reads: Vec<&'static EventInfo>,
 }
 
-/// What an app has to say about one stream.
+/// The notes of an app about one stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) stream: StreamKey,
@@ -159,7 +159,7 @@ impl Table {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     warns: bool,
-    /// What it is about: said once, however often it is found.
+    /// The subject. It is logged once, however often it is found.
     about: String,
     text: String,
 }
@@ -367,7 +367,7 @@ impl Publishes {
     }
 }
 
-/// What others have said.
+/// The notes of other programs.
 #[derive(Debug, Default)]
 struct Heard {
     /// By the name of the note.
@@ -404,7 +404,7 @@ fn read(notes: &Notes, ours: &Notes, now: SystemTime) -> (Heard, Vec<String>) {
     let added = ours.keys().filter(|name| !notes.contains_key(*name)).count();
     let above = (kept.len() + added).saturating_sub(MAX_NOTES);
     gone.extend(kept.into_iter().map(|(_, name)| name.clone()).filter(|name| !ours.contains_key(name)).take(above));
-    // What was written just now stays, however long ago it was said before.
+    // A note that was written just now stays, however old its earlier form is.
     gone.retain(|name| !ours.contains_key(name));
     (heard, gone)
 }
@@ -445,7 +445,7 @@ fn shapes(stream: &StreamKey, ours: &[(&'static EventInfo, Declared)], heard: &[
     findings
 }
 
-/// What a difference comes to.
+/// The verdict on a difference, in words.
 fn verdict(report: Option<&Report>) -> (bool, &'static str) {
     match report.map(Report::reads) {
         None => (false, "whether they can read each other's events is not known"),
@@ -473,7 +473,7 @@ fn whose(declared: &Declared) -> String {
     format!("{} as `{}` ({})", declared.by, declared.type_name, declared.place)
 }
 
-/// What an operator does about a program that is not there any more.
+/// The remedy for the note of a program that no longer exists.
 fn or_gone(stream: &StreamKey, note: &str) -> String {
     format!(" (if the build there is gone for good: `HDEL {} '{note}'`)", stream.builds())
 }
@@ -483,7 +483,7 @@ fn ahead_of(stream: &StreamKey, group: &str, reads: &Reads, heard: &[(String, De
     let mut findings = Vec::new();
     for (event, (_, newest)) in &reads.events {
         let newer = heard.iter().filter(|(_, other)| other.event == *event && other.version > *newest);
-        // What is published stops the group; what is only known may be its own next build on its way.
+        // A published version stops the group; a version that is only known may be its own next build.
         let Some((note, other)) = newer.max_by_key(|(_, other)| (other.publishes, other.version)) else { continue };
         let (version, whose, at) = (other.version, whose(other), &other.by.at);
         let what = format!("group `{group}` reads `{event}` of stream `{}` up to version {newest}", stream.base());
@@ -631,7 +631,7 @@ mod tests {
         Meeting::new(broker, clock).declared(Trade::INFO, false)
     }
 
-    /// What this build says of a note that another one left.
+    /// The findings of this build about a note of another one.
     fn told_of(note: &str) -> Vec<Finding> {
         let notes = Notes::from([("knows:Trade:risk:risk::events::Trade".to_owned(), note.to_owned())]);
         let (heard, gone) = read(&notes, &Notes::new(), SystemTime::UNIX_EPOCH + NOW);

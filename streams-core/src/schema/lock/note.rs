@@ -24,7 +24,7 @@ pub fn entry(event: &EventInfo) -> Option<Value> {
     Some(entry).filter(|entry| entry.to_string().len() <= MAX_ENTRY)
 }
 
-/// What differs between the event of this build and the [`entry`] of another one. Not public API.
+/// Compares the event of this build with the [`entry`] of another one. Not public API.
 ///
 /// `None` where the entry is long, of another format, or damaged: it comes from whoever writes to the server.
 #[doc(hidden)]
@@ -78,7 +78,7 @@ mod tests {
         field
     }
 
-    /// What the build here, with the first schema, is told of the one there: whether we read it, and it us.
+    /// The report for the build here, with the first schema: whether each build reads the other's events.
     #[track_caller]
     fn check(here: &Value, there: &Value, expected: &[&str], reads: (bool, bool)) {
         let report = compare_builds((read(there), Layout::Map), (read(here), Layout::Map));

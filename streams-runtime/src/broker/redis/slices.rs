@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    /// What the crate is given of these bytes, which come in these pieces.
+    /// The bytes that the crate receives when these come in these pieces.
     fn listed(bytes: &[u8], cuts: &[Index]) -> Vec<u8> {
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
         cuts.sort_unstable();
