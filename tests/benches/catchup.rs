@@ -19,7 +19,7 @@ use streams_tests::{Faulty, Op, RedisServer};
 use tokio::sync::Notify;
 
 const GROUPS: u64 = 100;
-/// What the bare pass asks for at once.
+/// The entries per read of the bare pass.
 const COUNT: usize = 1_000;
 
 #[stream_event(stream = "trades", key = symbol)]

@@ -38,7 +38,7 @@ fn trade(number: u64) -> Trade {
     }
 }
 
-/// What a bare XADD of the same entry takes: the same fields, an event id of the same length, trimming.
+/// A bare XADD of the same entry: the same fields, an event id of the same length, trimming.
 fn xadd(number: u64) -> redis::Cmd {
     let mut payload = Vec::with_capacity(256);
     let mut serializer = rmp_serde::Serializer::new(&mut payload).with_struct_map();
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// What one way to publish took in every round, an event, in seconds.
+/// The seconds per event of one way to publish, one figure per round.
 #[derive(Default)]
 struct Times {
     wall: Vec<f64>,

@@ -1,8 +1,8 @@
-//! What queue delivery costs: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
-//! count; and how busy it keeps handlers that wait, in one process and in several, in a backlog and while events come.
+//! The costs of queue delivery: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
+//! count. It also shows how busy handlers that wait are kept, in one process and in several, in a backlog and while events come.
 //!
 //! Every round runs every contender, one after the other, on the same server and the same entries. The bare loop has one task
-//! a slot, which acknowledges what it has read at once: nobody keeps what is in hand, tries again, or finds the dead.
+//! per slot, which acks at once after the read: nobody keeps entries in flight, tries again, or finds dead consumers.
 //! `-- --events 100000 --waits 12000 --slots 8 --rounds 3` are the defaults.
 
 mod common;
@@ -131,7 +131,7 @@ struct Contender {
     slots: u64,
     start: Start,
     events: u64,
-    /// Who publishes the events meanwhile.
+    /// The publisher of events that come meanwhile.
     publisher: Option<Publisher>,
 }
 

@@ -81,7 +81,7 @@ impl Op {
     ];
 }
 
-/// What goes wrong with a call.
+/// The ways in which a call goes wrong.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// It is not made, and answers this.

@@ -1,4 +1,4 @@
-//! What the code under test logs, kept for a test to read.
+//! Keeps the log of the code under test for a test to read.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

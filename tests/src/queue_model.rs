@@ -147,7 +147,7 @@ pub struct Model {
     pub dead: u64,
     /// The events that builds have declared.
     pub events: BTreeSet<String>,
-    /// Of the last call that has moved the cursor or mended the waiting set.
+    /// The holder of the last call that has moved the cursor or mended the waiting set.
     token: String,
     epoch: u64,
     resume: u64,
@@ -202,7 +202,7 @@ impl Model {
         }
     }
 
-    /// Whether the stream of then has nothing that was given out and went since: it would be in a range again that never had it.
+    /// Whether the stream of then has no entry that was given out and went since: a range would hold it that never had it.
     pub fn can_set_stream_back(&self, then: &Self) -> bool {
         then.stream.range(..=self.cursor.at).all(|(id, _)| self.stream.contains_key(id))
     }
@@ -325,7 +325,7 @@ impl Model {
         self.flights.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), _)| *call).collect()
     }
 
-    /// Whether the waiting set is touched by what is in flight of a member.
+    /// Whether a member has entries in flight, which touch the waiting set.
     fn holds(&self, epoch: u64) -> bool {
         !self.chunks(epoch).is_empty()
     }
@@ -458,7 +458,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether what is gone from a range that begins here was deleted: the stream does not begin behind the first place in it.
+    /// Whether entries gone from a range that begins here were deleted: the stream does not begin behind its first place.
     fn is_deleted(&self, after: EntryId) -> bool {
         self.stream.keys().next().is_some_and(|first| *first <= after.next())
     }
@@ -751,8 +751,8 @@ impl Model {
         }
     }
 
-    /// Lets so many entries wait, those before others that were in flight before. What is gone of the ranges between them ends as is said;
-    /// answers how many wait, what is gone, and whether that was deleted.
+    /// Lets so many entries wait, the earliest in flight first. Entries gone from the ranges between them end as `end` says.
+    /// Answers how many wait, which are gone, and whether those were deleted.
     fn give_back(&mut self, epoch: u64, count: u64, end: End) -> (u64, BTreeSet<EntryId>, bool) {
         let (mut room, mut gone, mut deleted) = (count, BTreeSet::new(), true);
         for call in self.chunks(epoch) {
@@ -934,7 +934,7 @@ fn check_lost(lost: &Lost, trimmed: &[EntryId], deleted: &[EntryId]) -> Checked 
     Ok(())
 }
 
-/// What went while it was in flight is told, with what was told before.
+/// Checks that a reply reports the entries that went while they were in flight, added to those reported before.
 fn check_gone(said: Option<Lost>, told: Option<Lost>, gone: &BTreeSet<EntryId>, deleted: bool) -> Checked {
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         hold!(said == told, "told {said:?} after {told:?}");

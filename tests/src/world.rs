@@ -32,11 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// One store, one script and one stream for all processes of a test.
 #[derive(Debug)]
 pub struct World {
-    /// What all processes share.
+    /// The store that all processes share.
     pub store: Embedded,
     /// The connection of every process that has none of its own.
     pub wire: Faulty,
-    /// The script of the handlers, and what they were called with.
+    /// The script of the handlers, and the record of their calls.
     pub lab: Lab,
     stream: StreamKey,
     seeds: AtomicU64,
@@ -276,7 +276,7 @@ pub struct Group<'w> {
 }
 
 impl Group<'_> {
-    /// What is recorded of a group in ordered delivery.
+    /// The recorded state of a group in ordered delivery.
     ///
     /// # Panics
     /// When there is no such group.
@@ -289,7 +289,7 @@ impl Group<'_> {
         self.state().await.at
     }
 
-    /// What is recorded of a work queue.
+    /// The recorded state of a work queue.
     ///
     /// # Panics
     /// When there is no such queue.

@@ -20,7 +20,7 @@ struct Order {
     n: u64,
 }
 
-/// What a handler publishes in turn.
+/// An event that a handler publishes.
 #[stream_event(stream = "invoices")]
 #[derive(Debug, Clone, PartialEq)]
 struct Invoice {
@@ -99,7 +99,7 @@ async fn settled(app: &TestApp) {
     tokio::time::timeout(secs(3600), app.settled()).await.expect("everything is settled within an hour").unwrap();
 }
 
-// What handlers are given.
+// The arguments of handlers.
 
 #[tokio::test]
 async fn a_handler_may_publish_and_settled_waits_for_what_comes_of_it() {
@@ -181,7 +181,7 @@ async fn a_partition_that_waits_holds_no_other_up() {
     let gate = Gate::default();
     lab.script("ship", 1, [Act::Wait(gate.clone())]);
     let app = start(consumers![ship], &lab).await;
-    // Of partitions 0 and 3 of four.
+    // These keys are in partitions 0 and 3 of four.
     app.publish(&order("BTC-USD", 1)).await.unwrap();
     app.publish(&order("BTC-USD", 2)).await.unwrap();
     app.publish(&order("ETH-USD", 3)).await.unwrap();
@@ -512,7 +512,7 @@ mod virtual_time {
 
 // Refusals, all at once.
 
-/// What `check` says; every problem a line.
+/// The problems that `check` reports, one per line.
 fn problems(app: &App) -> Vec<String> {
     match app.check() {
         Ok(()) => Vec::new(),

@@ -56,7 +56,7 @@ pub(crate) struct Worker<'a> {
     chunks: RefCell<BTreeMap<u64, InFlight>>,
 }
 
-/// What of a chunk is in flight.
+/// The entries of a chunk that are in flight.
 #[derive(Clone, Default)]
 struct InFlight {
     new: Vec<EntryId>,
@@ -64,7 +64,7 @@ struct InFlight {
     again: Vec<Item>,
 }
 
-/// What becomes of an entry that is in flight.
+/// The end of an entry that is in flight.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     /// Its business with the group is ended.
@@ -128,7 +128,7 @@ fn sorted(mut ids: Vec<EntryId>) -> Vec<EntryId> {
     ids
 }
 
-/// What a queue says that has nobody, and nothing in flight.
+/// The state of a queue without consumers and entries in flight.
 fn at_rest(at: EntryId, seen: Option<u64>) -> QueueState {
     QueueState {
         consumers: Vec::new(),
@@ -557,7 +557,7 @@ contract! {
             other => panic!("{other:?}"),
         }).collect();
         assert!(beats.is_sorted_by(|one, next| one < next), "{beats:?}");
-        // Whoever looked before the last beat reclaims nothing.
+        // A rival that looked before the last beat reclaims nothing.
         for stale in &seen[..6] {
             assert_eq!(queue.reclaims("a", stale, 9).await, Reclaimed::Contended);
         }
@@ -722,7 +722,7 @@ contract! {
         assert_eq!(a.takes(9).await, queue.all[1..]);
     }
 
-    // What the caller has read by itself.
+    // Entries that the caller has read by itself.
 
     async fn what_a_caller_has_read_by_itself_is_its_own_where_the_cursor_is(case) {
         let queue = case.queue(5).await;
@@ -1025,7 +1025,7 @@ contract! {
         let all = &queue.all;
         let (a, b) = (queue.worker("a").await, queue.worker("b").await);
         assert_eq!((a.takes(2).await, a.takes(2).await), (all[..2].to_vec(), all[2..4].to_vec()));
-        // Of two chunks in one call.
+        // Entries of two chunks in one call.
         a.ack([(all[0], done()), (all[3], done())]).await;
         assert_eq!((queue.places().await, queue.look().await.consumers[0].in_flight), ((2, 0), 2));
         assert_eq!(b.takes(9).await, all[4..]);
@@ -1062,7 +1062,7 @@ contract! {
         };
         assert!(queue.case.broker.now().await.unwrap() >= before + 150);
         assert_eq!((counts(&taken), taken.waiting, taken.due), (vec![(all[0], 1, 0)], 0, None));
-        // Whoever has it next learns of the failures of others.
+        // The next holder of the entry learns of the failures of others.
         b.ack([(all[0], again(2, Duration::ZERO))]).await;
         assert_eq!(queue.look().await.due, Some(Duration::ZERO));
         assert_eq!(counts(&a.fetch(9).await), [(all[0], 2, 0)]);
@@ -1157,7 +1157,7 @@ contract! {
         assert_eq!(a.takes(3).await, all[..3]);
         a.ack([(all[0], again(1, LONG)), (all[1], needs("Trade", 2)), (all[2], back())]).await;
         let most = |most_waiting| Fetch { most_waiting, ..a.asks(2) };
-        // What waits is given out however much it is, and is not new.
+        // Waiting entries are given out however large they are, and are not new.
         let chunk = a.chunk(&most(2)).await;
         assert_eq!((given(&chunk), chunk.waiting), (vec![all[2]], 2));
         assert_eq!(given(&a.chunk(&most(2)).await), []);
@@ -1483,7 +1483,7 @@ contract! {
         assert_eq!((a.fetched(&fetch).await, a.acked(&acks).await), (Fetched::Fenced, Acked::Fenced));
         let state = queue.look().await;
         assert_eq!((state.consumers.len(), state.unsettled(), state.waiting), (1, 4, 4));
-        // What it still had may have been running.
+        // The entries that it still had may have been running.
         let expected = [(all[0], 0, 0), (all[1], 0, 1), (all[2], 0, 1), (all[3], 3, 0)];
         assert_eq!(counts(&b.fetch(4).await), expected);
         assert_eq!(b.takes(9).await, all[4..]);
@@ -1715,7 +1715,7 @@ contract! {
         queue.case.add(id(2), "t-3");
         queue.case.add(id(3), &"x".repeat(129));
         assert!(matches!(a.fetched(&a.asks(9)).await, Fetched::Unsure(_)));
-        // What is no valid event id is no witness.
+        // An invalid event id is no witness.
         let known = New::Known { from: id(2), to: id(3), to_event: String::new(), number: 1 };
         assert_eq!(a.chunk(&Fetch { new: known, ..a.asks(9) }).await.number, 1);
         queue.case.add(id(4), &"x".repeat(129));
@@ -1790,7 +1790,7 @@ contract! {
         let state = queue.look().await;
         assert_eq!((state.unsettled(), state.waiting, &state.needed), (2, 1, &Events::new()));
         assert_eq!(queue.renews(&b.holder).await, HELD);
-        // What is in flight goes on meanwhile.
+        // Entries in flight go on meanwhile.
         a.all_done(&all[5..6]).await;
         queue.resumes().await;
         assert_eq!(b.takes(9).await, [all[4], all[6], all[7]]);
@@ -1951,7 +1951,7 @@ contract! {
         let all = &queue.all;
         let (a, b) = (queue.worker("a").await, queue.worker("b").await);
         assert_eq!((a.takes(4).await, b.takes(4).await, a.takes(4).await), (all[..4].to_vec(), all[4..8].to_vec(), all[8..].to_vec()));
-        // What is settled is not missed.
+        // Settled entries are no loss.
         a.all_done(&all[2..3]).await;
         queue.case.remove(&[all[2], all[9], all[10]]);
         let seen = queue.life("a").await;
@@ -1987,7 +1987,7 @@ contract! {
         let lost = chunk.lost.unwrap();
         assert_eq!((lost.deleted, lost.count, chunk.number), (true, 2, 2));
         assert!(lost.from < all[1] && lost.to >= all[3], "{lost:?}");
-        // Who asks again has not heard the answer.
+        // A caller that asks again has not heard the answer.
         let again = a.chunk(&fetch).await;
         assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], Some(lost)));
         queue.case.cut(all[6]);
@@ -2072,7 +2072,7 @@ contract! {
         let seen = queue.life("a").await;
         let Reclaimed::Some { entries: 1, lost } = queue.reclaims("a", &seen, 1).await else { panic!() };
         assert_eq!(lost.map(|lost| (lost.deleted, lost.count)), Some((true, 1)));
-        // Whoever looks next tells it, where that answer was lost.
+        // The next one to look reports it, where that answer was lost.
         assert_eq!(queue.life("a").await, Life::Dead { lost });
         assert_eq!(queue.reclaims("a", &DEAD, 9).await, Reclaimed::Contended, "that was not told");
         let Reclaimed::Some { entries: 3, lost: more } = queue.reclaims("a", &Life::Dead { lost }, 9).await else { panic!() };
@@ -2209,7 +2209,7 @@ contract! {
         let floor = queue.consumed().await.at;
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 3, found: 0 };
-        // Whoever does not touch it goes on.
+        // A member that does not touch it goes on.
         assert_eq!(queue.renews(&a.holder).await, HELD);
         a.ack([(all[3], End::Is(|item| item.failed = 1))]).await;
         let before = queue.look().await;
@@ -2454,7 +2454,7 @@ contract! {
         floor(all[0]).await;
         a.all_done(&all[..1]).await;
         floor(all[2]).await;
-        // Whatever waits is not settled either, whatever it waits for.
+        // No waiting entry is settled either, whatever it waits for.
         for end in [again(1, LONG), back(), needs("Trade", 2)] {
             a.ack([(all[2], end)]).await;
             floor(all[2]).await;

@@ -108,7 +108,7 @@ fn halt(app: &Running) -> Option<String> {
 #[tokio::test]
 async fn what_is_pending_and_what_is_undelivered_is_handled_in_order() {
     let site = Site::with_events(12).await;
-    // Of eight that were read 3 and 5 are pending, and what lies between them and behind comes again.
+    // Eight were read and 3 and 5 are pending, so all from 3 on come again.
     site.old_program("[('a', 4), ('b', 4)]", "[1, 2, 4, 6, 7, 8]", false);
     let log = logged();
     let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;

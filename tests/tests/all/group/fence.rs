@@ -43,8 +43,8 @@ const PLACES: [(&str, &str); 17] = [
 const SOUND: &str = "sound";
 
 thread_local! {
-    /// Whether what panics while it is decoded, asked for its key or dropped does so: what the test itself does with an event
-    /// must not.
+    /// Whether events panic when they are decoded, asked for their key or dropped: they must not while the test itself uses
+    /// them.
     static ARMED: Cell<bool> = const { Cell::new(false) };
     /// The next clone of a state panics.
     static FRAGILE: Cell<bool> = const { Cell::new(false) };

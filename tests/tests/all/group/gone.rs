@@ -35,7 +35,7 @@ const LOSS: &str = "data loss";
 /// A command that takes a key away, and the line that has to be told then; without one everything has to be handled.
 type Case = (&'static str, Option<&'static str>);
 
-/// A group with a letter, another one that waits to be handled again, and an event in hand.
+/// A group with a letter, another one that waits to be handled again, and an event in flight.
 struct Site {
     server: RedisServer,
     group: &'static str,

@@ -1,5 +1,5 @@
-//! What is lost is said: cuts of history under running groups and between them, on the embedded broker and a real server,
-//! and random histories against a truth that is kept apart.
+//! Every loss is reported. History is cut under running groups and between them, on the embedded broker and a real server.
+//! Random histories run against a truth that is kept apart.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -285,7 +285,7 @@ on_both! {
         world.committed("goes-on", ids[5000]).await;
         let reason = halted(&app, "halts").await;
         for group in ["halts", "goes-on"] {
-            // What was in memory already is handled all the same.
+            // Events in memory already are handled all the same.
             let handled = world.lab.events(group).iter().filter(|n| **n <= 4991).count();
             let loss = loss(&app, group, 1).await;
             let expected = (DataLossKind::TrimmedPast, ids[handled - 1], Some(4991 - handled as u64));
@@ -714,7 +714,7 @@ struct Life {
     dice: Dice,
     ids: Vec<EntryId>,
     n: u64,
-    /// What every group should be called with, since history was last cut.
+    /// The calls that every group owes, since history was last cut.
     should: Vec<u64>,
     gates: Vec<Gate>,
     /// For each group: reported by earlier processes, and what was reported when history was last cut.
@@ -786,7 +786,7 @@ impl Life {
         let crash = self.dice.below(2) == 0;
         self.open();
         if crash {
-            // What is not committed would come again, or be counted as lost although it was handled.
+            // Without the commit, handled events would come again or be counted as lost.
             self.settle().await;
         }
         // Nothing runs between this and the stop.

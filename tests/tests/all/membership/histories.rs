@@ -1,5 +1,5 @@
-//! Random histories of processes that share the partitions of a group while their server, their network and each other fail
-//! them, in virtual time, against a truth that is kept apart.
+//! Random histories of processes that share the partitions of a group, in virtual time, against a truth that is kept apart.
+//! Their server, their network and other processes fail them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -43,7 +43,7 @@ async fn turn(turn: Turn, ctx: Context, seat: State<Seat>) {
 /// The events as they happened, whatever the processes make of them.
 #[derive(Debug, Default)]
 struct Truth {
-    /// Who runs a handler of which partition.
+    /// The process that runs a handler, by partition.
     running: BTreeMap<u32, u64>,
     begun: BTreeMap<u32, BTreeSet<EntryId>>,
     ended: BTreeSet<(u32, EntryId)>,
@@ -499,7 +499,7 @@ async fn crowd(_: Crowd) {}
 async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are_over() {
     const GROUPS: usize = 500;
     let wire = Faulty::over(Arc::new(Embedded::new()));
-    // Whoever handles it looks whether its lease is still held.
+    // The event makes every group check whether it still holds its lease.
     Publisher::new(Arc::new(wire.clone())).publish(&Crowd { n: 1 }).await.unwrap();
     // All of them take twice as long as a lease.
     wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));

@@ -1,4 +1,4 @@
-//! What an app tells of itself: every metric against a workload, lag against the truth, the HTTP endpoint, and traces.
+//! An app reports on itself: every metric against a workload, lag against the truth, the HTTP endpoint, and traces.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -44,7 +44,7 @@ struct Turn {
     n: u64,
 }
 
-/// What comes of a step.
+/// An event that a step leads to.
 #[stream_event(stream = "outcomes")]
 #[derive(Debug, Clone, PartialEq)]
 struct Made {
@@ -239,7 +239,7 @@ async fn every_metric_says_what_happened() {
     says(&samples, "streams_lease_changes_total", &[("change", "released")], 1.0);
     says(&samples, "streams_owner", &[], 0.0);
 
-    // What is trimmed while nobody reads is lost; then somebody has to do something.
+    // Entries trimmed while nobody reads are lost, and the group halts until an operator acts.
     let outside = Publisher::new(Arc::new(store.clone()));
     for n in 11..=14 {
         outside.publish(&Step { n }).await.unwrap();
@@ -292,11 +292,11 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
     }
     app.advance(2 * LOOK).await;
     let now = status(&monitor, "work");
-    assert_eq!(now.lag_entries, Some(5), "the one in hand and four behind it");
+    assert_eq!(now.lag_entries, Some(5), "the one in flight and four behind it");
     assert_eq!(now.lag, Some(Duration::from_millis(last.ms - hand.ms)));
     assert!(now.checkpoint_age >= Duration::from_secs(50), "{:?}", now.checkpoint_age);
 
-    // What was settled may go, and nothing changes; what was not read goes, and is no work any more.
+    // Trimming settled entries changes nothing; then unread entries go, and are no work any more.
     store.trim(&partition(), hand);
     app.advance(2 * LOOK).await;
     assert_eq!(status(&monitor, "work").lag_entries, Some(5));
@@ -591,7 +591,7 @@ async fn renewals_that_stand_still_are_no_life() {
     let monitor = app.running().monitor().clone();
     app.advance(Duration::from_secs(3600)).await;
     assert!(monitor.health().live);
-    // What a thread that died would look like: the app is gone, and nothing renews any more.
+    // As when its thread died: the app is gone, and nothing renews any more.
     drop(app);
     sleep(Duration::from_secs(31)).await;
     assert!(monitor.health().stopped.unwrap().contains("renewals stand still"));

@@ -1,4 +1,4 @@
-//! What ordered delivery promises, in virtual time: apps that share one embedded broker stand for processes.
+//! Promises of ordered delivery, in virtual time: apps that share one embedded broker stand for processes.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! What publishing promises: writes are shared, order outlives a retry, trimming waits, durability is told.
+//! Promises of publishing: writes are shared, order outlives a retry, trimming waits, durability is told.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -73,7 +73,7 @@ fn wire() -> (Faulty, Publisher) {
     (wire, publisher)
 }
 
-/// What stands in the stream: events with their ids, in order.
+/// The stream: events with their ids, in order.
 async fn entries(broker: &dyn Broker) -> Vec<(u64, String)> {
     let entries = broker.read(&partition_of::<Step>(), EntryId::ZERO, 100_000).await.unwrap();
     let event = |entry| codec::decode::<Step>(entry).unwrap().n;

@@ -197,7 +197,7 @@ enum Sent {
     Mend(String, Damage, Option<Lost>),
 }
 
-/// What a call was answered.
+/// The answer to a call.
 struct Answer {
     fetched: Option<Fetched>,
     acked: Option<Acked>,
@@ -210,7 +210,7 @@ struct Client {
     ack: u64,
 }
 
-/// What has happened in walks, so that they are seen to go everywhere.
+/// Counts of events in walks, which show that the walks go everywhere.
 #[derive(Debug, Default)]
 struct Seen {
     chunks: u64,
@@ -231,7 +231,7 @@ struct Seen {
     keys: u64,
     drained: u64,
     untold: u64,
-    /// What went while it was in flight, and was told.
+    /// Entries that went while they were in flight, and were reported.
     gone: u64,
 }
 
@@ -356,7 +356,7 @@ impl Walk {
             },
             _ => {
                 known = self.model.unread(1 + self.dice.index(6));
-                // What stands there when it is read may go before it is fetched.
+                // An entry that was there at the read may go before the fetch.
                 if self.one_of(4) {
                     self.go_away().await?;
                 }
@@ -492,7 +492,7 @@ impl Walk {
         self.send(&sent).await.map(drop)
     }
 
-    /// What becomes of a chunk, entry by entry.
+    /// Picks the end of every entry of a chunk.
     fn left(&mut self, epoch: u64, call: u64, acks: &mut Acks) -> Left {
         let mut again = Vec::new();
         let mut kept = BTreeSet::new();

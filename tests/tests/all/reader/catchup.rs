@@ -19,7 +19,7 @@ struct Step {
     n: u64,
 }
 
-/// What each group has been called with, and who waits at a gate.
+/// The calls of each group, and the gates at which some wait.
 #[derive(Clone, Default)]
 struct Seen {
     groups: Arc<Mutex<BTreeMap<String, Vec<u64>>>>,
@@ -102,7 +102,7 @@ async fn start(broker: &Faulty, groups: usize, seen: &Seen, config: Config) -> R
     app.broker(Arc::new(broker.clone())).start().await.unwrap()
 }
 
-/// What each group asks for with its first look, which is its own.
+/// The entries that each group asks for with its first look, which is its own.
 const LOOK: u64 = 17;
 
 async fn a_hundred_read_once(broker: Faulty, events: u64) {
@@ -133,8 +133,8 @@ async fn a_hundred_groups_that_begin_together_read_a_backlog_once_on_a_server() 
     let stats: String = server.run("INFO commandstats");
     let calls =
         stats.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
-    // Looks and reads alike: a hundred and some looks, of which each looks at few entries and then at more, and a read for every
-    // 16 entries at the very worst.
+    // Looks and reads count alike: a hundred and some looks, each at few entries and then at more. At the very worst there is
+    // one read per 16 entries.
     let calls: u64 = calls.unwrap();
     assert!(calls < 2 * 100 * 4 + 5_000 / 16, "{calls} calls of XRANGE");
 }
@@ -171,7 +171,7 @@ async fn a_read_that_fails_fails_for_everybody_and_everybody_goes_on() {
     broker.once(Op::Read, Fault::LoseReply);
     seen.gate.open();
     seen.reached(5, 2_999).await;
-    // What was handled was committed before the groups began again, so nothing comes twice.
+    // All handled events were committed before the groups began again, so nothing comes twice.
     seen.assert_all(5, 3_000);
     assert_eq!(app.shutdown().await, Stopped::Clean);
 }

@@ -149,7 +149,7 @@ struct Site {
     plain: Redis,
 }
 
-/// Who logs in.
+/// The user who logs in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum User {
     /// With the rights that `Acl` gives.

@@ -1,4 +1,4 @@
-//! What builds of different age say to each other: two shapes of one event, a version ahead of a group, and silence otherwise.
+//! Builds of different age warn each other: of two shapes of one event, of a version ahead of a group, and of nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -317,7 +317,7 @@ async fn what_a_group_reads_is_for_its_owner_to_say() {
     let owner = TestApp::start_with(App::with(consumers![next::pair]), broker.clone(), 1).await.unwrap();
     owner.settled().await.unwrap();
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
-    // Who starts says it first, in case that it takes over.
+    // A process that starts writes its note at once, because it may take over.
     // As a member it could become the owner.
     let wire = Faulty::over(broker.clone());
     wire.always(Op::Attend, Fault::Fail(BrokerErrorKind::Unavailable));
@@ -352,7 +352,7 @@ async fn a_group_that_is_gone_is_not_spoken_of() {
     }
 }
 
-// What it costs.
+// Costs.
 
 #[tokio::test]
 async fn a_broker_that_does_not_answer_holds_nothing_up() {

@@ -7,7 +7,7 @@ use streams_runtime::{
 };
 use streams_tests::{Process, Record, World, logged};
 
-/// What each handler was called with: version stored, and the event as it understood it.
+/// The calls of handlers: version stored, and the event as the handler understood it.
 pub(crate) type Seen = Record<(u32, String)>;
 
 /// The first build.
@@ -111,7 +111,7 @@ mod v3 {
     }
 }
 
-/// What no build may hold.
+/// Events that no build may hold.
 mod wrong {
     use super::*;
 
