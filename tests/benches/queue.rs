@@ -2,7 +2,7 @@
 //! count. It also shows how busy handlers that wait are kept, in one process and in several, in a backlog and while events come.
 //!
 //! Every round runs every contender, one after the other, on the same server and the same entries. The bare loop has one task
-//! per slot, which acks at once after the read: nobody keeps entries in flight, tries again, or finds dead consumers.
+//! per slot, which acks at once after the read. It keeps no entries in flight, retries none, and finds no dead consumer.
 //! `-- --events 100000 --waits 12000 --slots 8 --rounds 3` are the defaults.
 
 mod common;

@@ -1,5 +1,5 @@
-//! Handlers that do as the test says: [`Lab`] holds the script, and writes down who was called with what; [`Record`] keeps the
-//! notes of a test's own handlers.
+//! Handlers that do as the test says: [`Lab`] holds the script and records the calls. [`Record`] keeps the notes of a test's
+//! own handlers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

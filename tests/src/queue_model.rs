@@ -285,7 +285,7 @@ impl Model {
         self.flights.get(&(epoch, call)).map_or(EntryId::ZERO, |flight| flight.after)
     }
 
-    /// How many entries wait that may be taken, where some of them are deleted: a call for fewer finds some of those, and the
+    /// How many entries wait that may be taken, where some of them are deleted. A call for fewer finds some of those, and the
     /// contract does not say which.
     pub fn open(&self, fetch: &Fetch, now: u64) -> Option<usize> {
         let (standing, deleted) = self.ready(fetch, now);

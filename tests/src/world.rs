@@ -1,5 +1,5 @@
-//! Processes of a program on one embedded broker, in virtual time: a [`World`] starts each [`Process`], and plays the operator and
-//! the rival on its store.
+//! Processes of a program on one embedded broker, in virtual time. A [`World`] starts each [`Process`], and plays the operator
+//! and the rival on its store.
 
 use std::ops::Deref;
 use std::sync::Arc;

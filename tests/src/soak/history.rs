@@ -1,5 +1,5 @@
-//! Judges a history of many processes that share keyed groups: nothing lost, the order of each key kept, every repeat
-//! and every change of owners explained by what befell the owner. Pure, as [`check`](mod@super::check) is.
+//! Judges a history of many processes that share keyed groups: nothing is lost and each key keeps its order. Harm to the
+//! owner explains every repeat and every change of owners. Pure, as [`check`](mod@super::check) is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! A worker process is killed again and again while it handles events; at the end the journal and Redis must agree that
+//! A worker process is killed again and again while it handles events. At the end the journal and Redis must agree that
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
 //! The worker writes [`journal`], [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.

@@ -1,5 +1,5 @@
-//! Two builds of one service take each other's place again and again, as rolling deploys do: the new one knows a version
-//! and an event more, and the producers write both as soon as a process of it is ready.
+//! Two builds of one service take each other's place again and again, as rolling deploys do. The new one knows one more
+//! version and one more event, and the producers write both as soon as a process of it is ready.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -1,5 +1,5 @@
-//! The long runs under faults, `cargo xtask soak`, `chaos`, `share`, `queue` and `roll`; in the role of a worker it is a
-//! process that handles events.
+//! The long runs under faults, `cargo xtask soak`, `chaos`, `share`, `queue` and `roll`. In the role of a worker the
+//! program is a process that handles events.
 
 mod queue;
 mod roll;

@@ -35,8 +35,8 @@ async fn bill_in_any_order(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<
     lab.handle(&ctx, bill.n).await
 }
 
-/// Reads with XREADGROUP as redis-py does: the group from the beginning, so many events for each of these consumers, of which
-/// those at these places are acknowledged. Then it goes on waiting for more, if it is told to.
+/// Reads with XREADGROUP as redis-py does, with the group from the beginning. Each consumer gets so many events, and acks those
+/// at these places. Then the program waits for more, if it is told to.
 const PROGRAM: &str = r#"
 import sys, redis
 r = redis.Redis(port=int(sys.argv[1]))

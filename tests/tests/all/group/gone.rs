@@ -1,5 +1,5 @@
-//! Keys of a group that go, one at a time, while it runs and between two runs: no event is lost in silence, and it goes on or says
-//! what is wrong.
+//! Keys of a group are deleted, one at a time, while the group runs and between two runs. No event is lost in silence, and the
+//! group goes on or says what is wrong.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

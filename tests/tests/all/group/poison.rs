@@ -1,5 +1,5 @@
-//! Promises about handlers that take the whole process down: in virtual time, where a dropped app is a process that
-//! ended, and with processes that really do.
+//! Promises about handlers that take the whole process down, with real processes and in virtual time. There a dropped app is
+//! a process that ended.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -728,12 +728,12 @@ impl Numbers {
     }
 }
 
-/// An end that hits an event by chance counts as its crash: a kill, the first end by each poison that was not charged, and
-/// one beside others that are. With two kills, and as much poison as here, that is at most six.
+/// An end that hits an event by chance counts as its crash: a kill, and the first end by each poison that was not charged or
+/// ran beside charged ones. With two kills, and as much poison as here, that is at most six.
 const HARDY: ConsumerOptions = ConsumerOptions::DEFAULT.with_max_crashes(7);
 
-/// Lives of processes, until everything is settled, which the last one answers: each is killed as soon as poison is called,
-/// and some are stopped or killed before, at any moment.
+/// Lives of processes, until everything is settled; answers the last one. Each is killed as soon as poison is called, and some
+/// are stopped or killed before, at any moment.
 async fn live(
     seed: u64,
     numbers: &mut Numbers,

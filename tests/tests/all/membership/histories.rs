@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 const PARTITIONS: u32 = 3;
 const LEASE: Duration = Duration::from_secs(2);
 const PROCESSES: usize = 4;
-/// How long a partition may be without an owner once nothing goes wrong any more: a lease for who died last, one in which
-/// nobody took what it should have, and the looks between.
+/// How long a partition may be without an owner once nothing goes wrong any more. It is the lease of the last one that died,
+/// one more in which the successor did not take over, and the looks between.
 const CALM: Duration = Duration::from_secs(9);
 /// The same while every process has no server for at most 40 % of the time, in leases; and in times that it is away.
 const FLAPPING: (u32, u32) = (5, 3);

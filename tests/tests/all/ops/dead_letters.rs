@@ -1,5 +1,5 @@
-//! Dead letters as operators use them: replays that only their own group sees, in every way in which they can go wrong, and the way
-//! out of each halt; in virtual time, and end to end on a real server.
+//! Dead letters as operators use them, in virtual time and end to end on a real server. Only its own group sees a replay, in
+//! whichever way it goes wrong, and each halt has a way out.
 
 use std::sync::Arc;
 use std::time::Duration;

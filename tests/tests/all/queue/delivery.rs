@@ -559,8 +559,8 @@ async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
         .start()
         .await;
     app.settled().await;
-    // The call after the one that hands it out is made when it was given back, and before that is said again; its answer comes
-    // before that, or after.
+    // The app sends the second fetch after the ack that gives the event back, and before it repeats that ack. The answer to the
+    // fetch comes before that repeat, or after it.
     for (n, after) in [(1, Duration::ZERO), (2, secs(1))] {
         world.wire.once(Op::Fetch, Fault::Delay(Duration::ZERO));
         world.wire.once(Op::Fetch, Fault::Lag(millis(10), after));

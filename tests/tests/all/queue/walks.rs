@@ -83,7 +83,7 @@ impl Site {
         }
     }
 
-    /// Takes entries out of the waiting set: as a whole, or by one of the two ways in which they stand there; answers whether it can.
+    /// Takes entries out of the waiting set, as a whole or by one of the two ways in which they stand there. Answers whether it can.
     fn cut_waiting(&self, ids: &[EntryId], half: Option<bool>) -> bool {
         let Self::Redis { url, .. } = self else { return false };
         let key = group().waiting();

@@ -1,5 +1,5 @@
-//! Large events: reads over lines that carry few of them, the memory of many groups, what an idle program reads, and entries that
-//! no process could hold.
+//! Large events: reads over slow lines, the memory of many groups, the reads of an idle program, and entries that no process
+//! could hold.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

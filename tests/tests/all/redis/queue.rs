@@ -1,5 +1,5 @@
-//! Work queues where only a server has them: what is recorded, a waiting set that somebody has deleted, emptied or restored, memory that
-//! ends, keys of another type.
+//! Work queues as only a server has them: their keys, memory that ends, and keys of another type. An operator deletes, empties
+//! or restores the waiting set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
