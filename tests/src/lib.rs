@@ -29,4 +29,4 @@ pub use server::{Options, RedisServer};
 pub use tls::{Ca, Identity, TlsProxy};
 pub use user_crate::{CompilerError, UserCrate};
 pub use wait::until;
-pub use world::{Group, Launch, Process, World, millis, payload, secs};
+pub use world::{BEGINNING, Group, Launch, Process, World, millis, payload, secs};

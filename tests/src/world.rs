@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{Acquired, Broker, Claim, Fields, GroupState, Groups, Holding, Log, Queue, QueueState};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
@@ -26,6 +26,9 @@ pub const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// The date on which a store begins, since 1970: that of every `TestApp`, so that the same seeds give the same ids.
+pub const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
+
 /// How long a wait of a test may take in virtual time.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -45,7 +48,7 @@ pub struct World {
 impl World {
     /// An empty store; the name of the test's stream is for [`World::append`] and [`World::group`].
     pub fn new(stream: &str) -> Self {
-        let store = Embedded::new();
+        let store = Embedded::starting(SystemTime::UNIX_EPOCH + BEGINNING);
         let wire = Faulty::over(Arc::new(store.clone()));
         Self { store, wire, lab: Lab::default(), stream: StreamKey::new(None, stream, 1), seeds: AtomicU64::new(0) }
     }
@@ -81,12 +84,17 @@ impl World {
         Group { store: &self.store, key: self.partition().group(group).queue() }
     }
 
+    /// The publisher of another program, past every fault.
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(Arc::new(self.store.clone()))
+    }
+
     /// Publishes as another program does, past every fault.
     ///
     /// # Panics
     /// When it does not succeed.
     pub async fn publish<E: StreamEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<EntryId> {
-        publish_all(&Publisher::new(Arc::new(self.store.clone())), events).await
+        publish_all(&self.publisher(), events).await
     }
 
     /// Adds an entry with these fields, whatever they are.

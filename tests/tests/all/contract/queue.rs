@@ -41,7 +41,7 @@ fn mixed() -> GroupKey {
 }
 
 /// A queue, and the entries that were in its stream at first.
-pub(crate) struct World {
+pub(crate) struct QueueCase {
     pub(crate) case: Case,
     pub(crate) group: GroupKey,
     pub(crate) all: Vec<EntryId>,
@@ -49,7 +49,7 @@ pub(crate) struct World {
 
 /// A consumer. It numbers its calls, and remembers what it has in flight.
 pub(crate) struct Worker<'a> {
-    world: &'a World,
+    queue: &'a QueueCase,
     pub(crate) holder: Holder,
     fetches: Cell<u64>,
     acks: Cell<u64>,
@@ -168,19 +168,19 @@ impl InFlight {
 
 impl Case {
     /// Makes the queue from the beginning of so many entries.
-    pub(crate) async fn queue(self, count: usize) -> World {
+    pub(crate) async fn queue(self, count: usize) -> QueueCase {
         let all = self.append(count).await;
         self.queue_from("crew", Start::Earliest, all).await
     }
 
-    async fn queue_from(self, name: &str, start: Start, all: Vec<EntryId>) -> World {
+    async fn queue_from(self, name: &str, start: Start, all: Vec<EntryId>) -> QueueCase {
         let group = partition().group(name).queue();
         assert_eq!(self.broker.create(&group, start).await.unwrap(), Created::Made);
-        World { case: self, group, all }
+        QueueCase { case: self, group, all }
     }
 }
 
-impl World {
+impl QueueCase {
     pub(crate) async fn joins(&self, owner: &str) -> Holder {
         match self.case.broker.join(&self.group, owner, LEASE).await.unwrap() {
             Joined::Member { epoch } => Holder { owner: owner.to_owned(), epoch },
@@ -193,7 +193,7 @@ impl World {
     }
 
     pub(crate) fn worker_as(&self, holder: Holder) -> Worker<'_> {
-        Worker { world: self, holder, fetches: Cell::new(0), acks: Cell::new(0), chunks: RefCell::default() }
+        Worker { queue: self, holder, fetches: Cell::new(0), acks: Cell::new(0), chunks: RefCell::default() }
     }
 
     pub(crate) async fn state(&self) -> GroupState {
@@ -327,7 +327,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn fetched(&self, fetch: &Fetch) -> Fetched {
-        let fetched = self.world.case.broker.fetch(&self.world.group, fetch).await.unwrap();
+        let fetched = self.queue.case.broker.fetch(&self.queue.group, fetch).await.unwrap();
         if matches!(fetched, Fetched::Chunk(_)) {
             self.fetches.set(fetch.call.max(self.fetches.get()));
         }
@@ -364,7 +364,7 @@ impl Worker<'_> {
 
     /// The same for one that has looked at what follows the cursor.
     pub(crate) async fn takes_judged(&self, count: usize) -> Vec<EntryId> {
-        let judged = self.world.judged(self.world.look().await.cursor.at).await;
+        let judged = self.queue.judged(self.queue.look().await.cursor.at).await;
         given(&self.chunk(&Fetch { new: New::Read { judged: Some(judged) }, ..self.asks(count) }).await)
     }
 
@@ -434,7 +434,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn acked(&self, acks: &Acks) -> Acked {
-        let acked = self.world.case.broker.ack(&self.world.group, acks).await.unwrap();
+        let acked = self.queue.case.broker.ack(&self.queue.group, acks).await.unwrap();
         if acked == Acked::Done {
             self.acks.set(acks.call.max(self.acks.get()));
         }
@@ -453,7 +453,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn leaves(&self) -> bool {
-        self.world.case.broker.release(&self.world.group, &self.holder, None).await.unwrap()
+        self.queue.case.broker.release(&self.queue.group, &self.holder, None).await.unwrap()
     }
 }
 
@@ -2358,7 +2358,7 @@ contract! {
 
     async fn a_reset_makes_a_queue_where_there_is_none(case) {
         let all = case.append(2).await;
-        let queue = World { case, group: crew(), all };
+        let queue = QueueCase { case, group: crew(), all };
         assert_eq!(queue.reset(Some(7), Start::Earliest).await, Reset::Contended);
         assert_eq!(queue.reset(None, Start::Earliest).await, Reset::Done { at: EntryId::ZERO });
         let a = queue.worker("a").await;
@@ -2371,7 +2371,7 @@ contract! {
     async fn a_queue_is_never_mixed_with_ordered_delivery(case) {
         let all = case.append(2).await;
         let broker = Arc::clone(&case.broker);
-        let queue = World { case, group: mixed().queue(), all };
+        let queue = QueueCase { case, group: mixed().queue(), all };
         // Ordered it stays.
         assert_eq!(broker.create(&mixed(), Start::Earliest).await.unwrap(), Created::Made);
         let Acquired::Held(holding) = broker.acquire(&mixed(), &claim("a", LeaseView::default())).await.unwrap() else {
@@ -2394,7 +2394,7 @@ contract! {
         assert_eq!(broker.state(&mixed()).await.unwrap(), before);
 
         // And a queue.
-        let queue = World { group: crew(), ..queue };
+        let queue = QueueCase { group: crew(), ..queue };
         assert_eq!(broker.create(&crew(), Start::Earliest).await.unwrap(), Created::Made);
         let (a, ordered) = (queue.worker("a").await, partition().group("crew"));
         let before = queue.look().await;
@@ -2501,7 +2501,7 @@ contract! {
         assert_eq!(case.broker.adopt(&crew(), LONG).await.unwrap(), Adopted::Done(adoption));
         assert_eq!(case.broker.adopt(&crew(), LONG).await.unwrap(), Adopted::Exists);
         assert_eq!(case.broker.adopt(&partition().group("none").queue(), LONG).await.unwrap(), Adopted::Missing);
-        let queue = World { case, group: crew(), all: more };
+        let queue = QueueCase { case, group: crew(), all: more };
         let a = queue.worker("a").await;
         assert_eq!(a.takes(9).await, queue.all);
         assert_eq!(queue.places().await, (1, 0));

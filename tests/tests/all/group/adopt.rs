@@ -1,4 +1,6 @@
 //! Groups that a program read with XREADGROUP, taken over: redis-py stands for that program.
+//!
+//! A [`Site`] replaces `World` here, because the other program needs a real server.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Keys of a group are deleted, one at a time, while the group runs and between two runs. No event is lost in silence, and the
 //! group goes on or says what is wrong.
+//!
+//! A [`Site`] replaces `World` here, because commands delete the keys on a real server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -728,8 +728,8 @@ impl Numbers {
     }
 }
 
-/// An end that hits an event by chance counts as its crash: a kill, and the first end by each poison that was not charged or
-/// ran beside charged ones. With two kills, and as much poison as here, that is at most six.
+/// An end that hits an event by chance counts as its crash. Such are a kill, and the first end by each poison that was not
+/// charged or ran beside charged ones. With two kills, and as much poison as here, that is at most six.
 const HARDY: ConsumerOptions = ConsumerOptions::DEFAULT.with_max_crashes(7);
 
 /// Lives of processes, until everything is settled; answers the last one. Each is killed as soon as poison is called, and some

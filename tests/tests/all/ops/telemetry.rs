@@ -20,7 +20,7 @@ use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome,
     Phase, Publisher, Receipt, Running, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, RedisServer};
+use streams_tests::{Act, Fault, Gate, Lab, Op, Process, RedisServer, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
@@ -83,6 +83,11 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn partition() -> PartitionKey {
     StreamKey::new(None, "told", 1).partition(0)
+}
+
+/// The only process of a program, with the group `work`.
+async fn alone(world: &World) -> Process {
+    world.process(consumers![work]).start().await
 }
 
 /// Waits until there is something.
@@ -163,10 +168,9 @@ fn of_work(samples: &[Sample], name: &str, more: &[(&str, &str)]) -> f64 {
 
 #[tokio::test]
 async fn every_metric_says_what_happened() {
-    let (store, lab) = (Embedded::new(), Lab::default());
-    let wire = Faulty::over(Arc::new(store.clone()));
-    let app = App::with(consumers![work]).state(lab.clone());
-    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
+    let world = World::new("told");
+    let World { store, wire, lab, .. } = &world;
+    let app = world.process(consumers![work]).start().await;
     let monitor = app.running().monitor().clone();
     let mut told = BTreeSet::new();
     let mut says = |samples: &[Sample], name: &'static str, more: &[(&str, &str)], expected: f64| {
@@ -182,11 +186,11 @@ async fn every_metric_says_what_happened() {
         app.publish(&Step { n }).await.unwrap();
     }
     app.publish(&Turn { n: 1 }).await.unwrap();
-    app.publisher().publish_all([Step { n: 6 }, Step { n: 7 }]).await.into_iter().for_each(|done| drop(done.unwrap()));
+    app.publish_all([Step { n: 6 }, Step { n: 7 }]).await;
     assert!(app.publisher().publish(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
     wire.once(Op::Append, Fault::Fail(BrokerErrorKind::Full));
     assert!(app.publish(&Step { n: 8 }).await.unwrap_err().is_backpressure());
-    app.settled().await.unwrap();
+    app.settled().await;
     drop(monitor.metrics());
     app.advance(LOOK).await;
 
@@ -240,18 +244,14 @@ async fn every_metric_says_what_happened() {
     says(&samples, "streams_owner", &[], 0.0);
 
     // Entries trimmed while nobody reads are lost, and the group halts until an operator acts.
-    let outside = Publisher::new(Arc::new(store.clone()));
-    for n in 11..=14 {
-        outside.publish(&Step { n }).await.unwrap();
-    }
+    world.publish((11..=14).map(|n| Step { n })).await;
     let there = store.read(&partition(), EntryId::ZERO, 100).await.unwrap();
     store.trim(&partition(), there[there.len() - 1].id);
     lab.script("work", 14, [Act::Give(Outcome::dead_letter("bad"))]);
     let mut config = Config::new();
     config.dead_letter_storm = 1;
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start_with(app, Arc::new(store), 2).await.unwrap();
-    assert!(matches!(app.settled().await, Err(Error::Halted(_)) | Ok(())));
+    let app = world.process(consumers![work]).config(config).apart().start().await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_)) | Ok(())));
     app.advance(Duration::from_secs(1)).await;
     let samples = parse(&app.running().monitor().metrics());
     says(&samples, "streams_losses_total", &[("kind", "trimmed_past")], 1.0);
@@ -275,17 +275,17 @@ async fn every_metric_says_what_happened() {
 
 #[tokio::test]
 async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
-    let (store, lab, gate) = (Embedded::new(), Lab::default(), Gate::default());
-    lab.script("work", 2, [Act::Wait(gate.clone())]);
-    let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(3600)));
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
+    let (world, gate) = (World::new("told"), Gate::default());
+    let store = &world.store;
+    world.lab.script("work", 2, [Act::Wait(gate.clone())]);
+    let options = ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(3600));
+    let app = world.process(consumers![work]).options(options).start().await;
     let monitor = app.running().monitor().clone();
     app.publish(&Step { n: 1 }).await.unwrap();
-    app.settled().await.unwrap();
-    let hand = app.publish(&Step { n: 2 }).await.unwrap().entry_id;
+    app.settled().await;
+    let held = app.publish(&Step { n: 2 }).await.unwrap().entry_id;
     gate.arrived(1).await;
-    let mut last = hand;
+    let mut last = held;
     for n in 3..=6 {
         app.advance(Duration::from_secs(10)).await;
         last = app.publish(&Step { n }).await.unwrap().entry_id;
@@ -293,11 +293,11 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
     app.advance(2 * LOOK).await;
     let now = status(&monitor, "work");
     assert_eq!(now.lag_entries, Some(5), "the one in flight and four behind it");
-    assert_eq!(now.lag, Some(Duration::from_millis(last.ms - hand.ms)));
+    assert_eq!(now.lag, Some(Duration::from_millis(last.ms - held.ms)));
     assert!(now.checkpoint_age >= Duration::from_secs(50), "{:?}", now.checkpoint_age);
 
     // Trimming settled entries changes nothing; then unread entries go, and are no work any more.
-    store.trim(&partition(), hand);
+    store.trim(&partition(), held);
     app.advance(2 * LOOK).await;
     assert_eq!(status(&monitor, "work").lag_entries, Some(5));
     store.trim(&partition(), last);
@@ -305,7 +305,7 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
     assert_eq!(status(&monitor, "work").lag_entries, Some(1));
 
     gate.open();
-    app.settled().await.unwrap();
+    app.settled().await;
     app.advance(2 * LOOK).await;
     let now = status(&monitor, "work");
     assert_eq!((now.lag_entries, now.lag, now.checkpoint_age), (Some(0), Some(Duration::ZERO), Duration::ZERO));
@@ -313,28 +313,26 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
 
 #[tokio::test]
 async fn a_commit_that_is_not_answered_lets_the_checkpoint_grow_old() {
-    let (wire, lab) = (Faulty::over(Arc::new(Embedded::new())), Lab::default());
-    let app = App::with(consumers![work]).state(lab.clone());
-    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
-    wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unavailable));
+    let world = World::new("told");
+    let app = world.process(consumers![work]).start().await;
+    world.wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unavailable));
     app.publish(&Step { n: 1 }).await.unwrap();
-    lab.called("work", 1).await;
+    world.lab.called("work", 1).await;
     app.advance(Duration::from_secs(5)).await;
-    let age = app.running().status().groups[0].checkpoint_age;
+    let age = app.status("work").checkpoint_age;
     assert!(age >= Duration::from_millis(4_900), "{age:?}");
-    wire.heal();
-    app.settled().await.unwrap();
-    assert_eq!(app.running().status().groups[0].checkpoint_age, Duration::ZERO);
+    world.wire.heal();
+    app.settled().await;
+    assert_eq!(app.status("work").checkpoint_age, Duration::ZERO);
 }
 
 #[tokio::test]
 async fn apps_of_one_process_have_figures_of_their_own() {
-    let lab = Lab::default();
-    let one = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    let two = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
+    let one = alone(&World::new("told")).await;
+    let two = alone(&World::new("told")).await;
     one.publish(&Step { n: 1 }).await.unwrap();
-    one.settled().await.unwrap();
-    let done = |app: &TestApp| {
+    one.settled().await;
+    let done = |app: &Process| {
         let samples = parse(&app.running().monitor().metrics());
         of_work(&samples, "streams_consumed_total", &[("outcome", "done")])
     };
@@ -425,13 +423,11 @@ impl metrics::Recorder for Recorder {
 async fn a_recorder_of_the_facade_hears_the_same() {
     let recorder = Recorder::default();
     let _installed = metrics::set_default_local_recorder(&recorder);
-    let lab = Lab::default();
-    lab.script("work", 2, [Act::Fail]);
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    for n in 1..=3 {
-        app.publish(&Step { n }).await.unwrap();
-    }
-    app.settled().await.unwrap();
+    let world = World::new("told");
+    world.lab.script("work", 2, [Act::Fail]);
+    let app = alone(&world).await;
+    app.publish_all((1..=3).map(|n| Step { n })).await;
+    app.settled().await;
     // Without anybody asking.
     app.advance(2 * LOOK).await;
 
@@ -587,7 +583,7 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
 
 #[tokio::test]
 async fn renewals_that_stand_still_are_no_life() {
-    let app = TestApp::start(App::with(consumers![work]).state(Lab::default())).await.unwrap();
+    let app = alone(&World::new("told")).await;
     let monitor = app.running().monitor().clone();
     app.advance(Duration::from_secs(3600)).await;
     assert!(monitor.health().live);
@@ -750,17 +746,16 @@ async fn one_trace_shows_an_http_request_and_all_that_comes_of_it_over_redis() {
 
 #[tokio::test]
 async fn each_attempt_is_a_span_that_says_how_it_failed() {
-    let (traced, lab) = (traced(), Lab::default());
-    lab.script("work", 1, [Act::Panic, Act::Hang]);
-    lab.script("work", 2, [Act::Permanent]);
-    let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(1)));
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start(app).await.unwrap();
+    let (traced, world) = (traced(), World::new("told"));
+    world.lab.script("work", 1, [Act::Panic, Act::Hang]);
+    world.lab.script("work", 2, [Act::Permanent]);
+    let options = ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(1));
+    let app = world.process(consumers![work]).options(options).start().await;
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
     app.publish(&Turn { n: 1 }).await.unwrap();
     assert!(app.publisher().publish(&Step { n: 3 }).header("", "x").await.is_err());
-    app.settled().await.unwrap();
+    app.settled().await;
     let attempts: Vec<_> = traced
         .all("process told")
         .iter()
@@ -779,11 +774,10 @@ async fn each_attempt_is_a_span_that_says_how_it_failed() {
 
 #[tokio::test]
 async fn a_publish_of_many_is_one_span_and_the_parent_of_each_attempt() {
-    let (traced, lab) = (traced(), Lab::default());
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    let done = app.publisher().publish_all((1..=3).map(|n| Step { n })).await;
-    assert!(done.iter().all(Result::is_ok));
-    app.settled().await.unwrap();
+    let traced = traced();
+    let app = alone(&World::new("told")).await;
+    app.publish_all((1..=3).map(|n| Step { n })).await;
+    app.settled().await;
     let published = traced.one("publish told");
     assert_eq!(attribute(&published, "messaging.batch.message_count").as_deref(), Some("3"));
     let handled = traced.all("process told");
@@ -794,13 +788,11 @@ async fn a_publish_of_many_is_one_span_and_the_parent_of_each_attempt() {
 #[tokio::test]
 async fn an_attempt_about_a_batch_is_linked_to_each_publish_and_counts_each_event() {
     let traced = traced();
-    let app = TestApp::start(App::with(consumers![loads])).await.unwrap();
-    let publishes = (1..=3).map(|n| Step { n }).collect::<Vec<_>>();
-    let publisher = app.publisher();
-    for step in &publishes {
-        publisher.publish(step).await.unwrap();
+    let app = World::new("told").process(consumers![loads]).start().await;
+    for n in 1..=3 {
+        app.publish(&Step { n }).await.unwrap();
     }
-    app.settled().await.unwrap();
+    app.settled().await;
     let handled = traced.one("process told");
     assert_eq!(attribute(&handled, "messaging.batch.message_count").as_deref(), Some("3"));
     assert_eq!(attribute(&handled, "messaging.message.id"), None);
@@ -819,10 +811,10 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 #[tokio::test]
 async fn a_context_of_the_callers_own_goes_with_the_event_as_it_is() {
-    let (traced, lab) = (traced(), Lab::default());
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
+    let traced = traced();
+    let app = alone(&World::new("told")).await;
     app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
-    app.settled().await.unwrap();
+    app.settled().await;
     let (published, handled) = (traced.one("publish told"), traced.one("process told"));
     assert_eq!(ids(&handled).0.to_string(), TRACE);
     assert_eq!(handled.parent_span_id.to_string(), "00f067aa0ba902b7");
@@ -836,17 +828,16 @@ async fn entries(broker: &dyn Broker, stream: &str) -> Vec<Arc<Entry>> {
 
 #[tokio::test]
 async fn without_opentelemetry_a_handler_passes_the_trace_of_its_event_on() {
-    let store = Embedded::new();
-    let app = App::with(consumers![makes]);
-    let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
+    let world = World::new("told");
+    let app = world.process(consumers![makes]).start().await;
     let publish = app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT);
     publish.header("tracestate", "vendor=1").await.unwrap();
     app.publisher().publish(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
     app.publish(&Step { n: 3 }).await.unwrap();
-    app.settled().await.unwrap();
-    let steps = entries(&store, "told").await;
+    app.settled().await;
+    let steps = entries(&world.store, "told").await;
     assert_eq!(steps[0].headers().get("traceparent"), Some(PARENT), "what the caller says is left as it is");
-    let made = entries(&store, "outcomes").await;
+    let made = entries(&world.store, "outcomes").await;
     let parent = made[0].headers().get("traceparent").unwrap();
     let parts: Vec<_> = parent.split('-').collect();
     assert_eq!((parts[0], parts[1], parts[3]), ("00", TRACE, "01"));
@@ -878,10 +869,10 @@ async fn spans_made(filter: &str) -> u64 {
     let filter: tracing_subscriber::filter::Targets = filter.parse().unwrap();
     let subscriber = tracing_subscriber::registry().with(made.clone().with_filter(filter));
     let _guard = tracing::subscriber::set_default(subscriber);
-    let app = TestApp::start(App::with(consumers![work]).state(Lab::default())).await.unwrap();
+    let app = alone(&World::new("told")).await;
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
-    app.settled().await.unwrap();
+    app.settled().await;
     made.0.load(Ordering::Relaxed)
 }
 

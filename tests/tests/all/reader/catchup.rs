@@ -1,4 +1,6 @@
 //! Groups of one process that are behind at the same place share what they read, on the embedded broker and a real server.
+//!
+//! The apps start without a `World`, because it has only the embedded broker and a hundred groups record their own calls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
