@@ -20,11 +20,11 @@ use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome,
     Phase, Publisher, Receipt, Running, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Gate, Lab, Op, Process, RedisServer, World};
+use streams_tests::{Act, Fault, Gate, Lab, Op, Process, RedisServer, World, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
@@ -88,18 +88,6 @@ fn partition() -> PartitionKey {
 /// The only process of a program, with the group `work`.
 async fn alone(world: &World) -> Process {
     world.process(consumers![work]).start().await
-}
-
-/// Waits until there is something.
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < LONG, "{what} does not come");
-        sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn status(monitor: &Monitor, group: &str) -> GroupStatus {
@@ -542,20 +530,20 @@ async fn readyz_names_who_is_halted_and_who_waits() {
     let mut config = Config::new();
     config.dead_letter_storm = 1;
     let owner = serving(app(), Arc::new(store.clone()), config.clone()).await;
-    until("ownership", || owner.status().is_ready().then_some(())).await;
+    until(|| owner.status().is_ready()).await;
     let second = serving(app(), Arc::new(store), config).await;
     let waits = |running: &Running| {
         let waits = |status: &GroupStatus| matches!(status.phase, Phase::StandingBy { .. });
         running.status().groups.iter().all(waits)
     };
-    until("standing by", || waits(&second).then_some(())).await;
+    until(|| waits(&second)).await;
     let standing = "ready\nwaiting told other: another process owns the partition\nwaiting told work: another process owns the partition\n";
     assert_eq!(get(&second, "/readyz").await, (200, standing.to_owned()));
 
     lab.script("work", 1, [Act::Give(Outcome::dead_letter("secret of the event"))]);
     owner.publisher().publish(&Step { n: 1 }).await.unwrap();
-    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_)).then_some(());
-    until("a halt", || halted(status(owner.monitor(), "work"))).await;
+    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_));
+    until(|| halted(status(owner.monitor(), "work"))).await;
     let (code, body) = get(&owner, "/readyz").await;
     assert_eq!(code, 503);
     assert!(body.starts_with("not ready: 1 of 2 groups, counted by partition\nhalted told work: "), "{body}");
@@ -569,10 +557,10 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
     let broker = Arc::new(Redis::open(&server.url()).unwrap());
     let config = Config::new().lease(Duration::from_secs(1)).shutdown_deadline(Duration::from_millis(10));
     let running = serving(App::with(consumers![work]).state(Lab::default()), broker, config).await;
-    until("ownership", || running.status().is_ready().then_some(())).await;
+    until(|| running.status().is_ready()).await;
     drop(server);
-    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Retrying(_)).then_some(());
-    until("trouble", || troubled(status(running.monitor(), "work"))).await;
+    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Retrying(_));
+    until(|| troubled(status(running.monitor(), "work"))).await;
     let (code, ready) = get(&running, "/readyz").await;
     assert!(code == 503 && ready.contains("\nretrying told work: "), "{code} {ready}");
     assert_eq!(get(&running, "/livez").await, (200, "alive\n".to_owned()));

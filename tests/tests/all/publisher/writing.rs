@@ -13,11 +13,10 @@ use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView, 
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, PublishError, Publisher, Receipt, State, StreamEvent, codec, consumer, consumers, stream_event,
 };
-use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, logged};
+use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, World, logged};
 use tokio::time::Instant;
 
 use crate::contract::step;
@@ -484,8 +483,8 @@ async fn read_late(_: Kept, gate: State<Gate>) {
 #[tokio::test]
 async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() {
     let gate = Gate::default();
-    let app = App::with(consumers![read_dated, read_kept, help, read_late]).state(gate.clone());
-    let app = TestApp::start(app).await.unwrap();
+    let world = World::new("dated");
+    let app = world.process(consumers![read_dated, read_kept, help, read_late]).state(gate.clone()).start().await;
     for n in 0..10 {
         app.publish(&Dated { n }).await.unwrap();
         app.publish(&Kept { n }).await.unwrap();
@@ -503,7 +502,7 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
         app.publish(&Dated { n }).await.unwrap();
         app.publish(&Kept { n }).await.unwrap();
     }
-    app.settled().await.unwrap();
+    app.settled().await;
     assert!(app.running().status().groups.iter().all(|group| group.losses == 0), "{:?}", app.running().status());
 }
 
