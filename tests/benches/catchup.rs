@@ -74,7 +74,7 @@ macro_rules! groups {
 
 streams_tests::hundred_groups!(groups);
 
-/// Runs every group from the beginning to the end of the backlog, and tells what it took.
+/// Runs every group from the beginning to the end of the backlog, and prints the costs.
 async fn consume(url: &str, events: u64) {
     SEEN.awaited.store(events * GROUPS, Ordering::Relaxed);
     let broker = Faulty::over(Arc::new(Redis::open(url).expect("a URL")));

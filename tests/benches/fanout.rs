@@ -180,7 +180,7 @@ async fn consume_with_groups(url: &str, events: u64) {
     report(events, async {}).await;
 }
 
-/// Tells the parent when everybody listens, waits until every group has had every event, and tells what it took.
+/// Signals the parent when all groups listen, waits until each has had every event, and prints the costs.
 async fn report(events: u64, stop: impl Future<Output = ()>) {
     LATENCIES.awaited.store(WARM_UP * GROUPS, Ordering::Relaxed);
     say("listening");

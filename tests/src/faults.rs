@@ -180,7 +180,7 @@ impl Faulty {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next call goes wrong; said twice, the one after it, too.
+    /// The next call goes wrong; a second `once` is for the call after it.
     pub fn once(&self, op: Op, fault: Fault) {
         self.plan().next.entry(op).or_default().push_back(fault);
     }

@@ -39,7 +39,7 @@ impl Log {
         self.text()[bytes..].lines().map(str::to_owned).collect()
     }
 
-    /// How often it was said.
+    /// How often the log has this text.
     pub fn count(&self, what: &str) -> usize {
         self.text().matches(what).count()
     }

@@ -1,4 +1,4 @@
-//! The contract of a work queue as a map: each entry is in exactly one [`Place`]. [`Model`] is told each call with its answer,
+//! The contract of a work queue as a map: each entry is in exactly one [`Place`]. [`Model`] gets each call with its answer,
 //! and says where the answer is not one that the contract allows.
 //!
 //! It shares nothing with the brokers but the words of the contract. Where the contract leaves a choice, such as which of
@@ -53,11 +53,11 @@ pub enum Place {
 pub enum End {
     /// It was acknowledged: done, passed over, or a dead letter.
     Settled,
-    /// It was told to be lost.
+    /// It was reported as lost.
     Lost,
     /// It was gone before it was given out: whoever looks at the stream finds that.
     Passed,
-    /// It went while it was in flight, and its consumer left, which tells nobody.
+    /// It went while it was in flight, and its consumer left, which is never reported.
     Untold,
 }
 
@@ -115,7 +115,7 @@ pub struct Member {
     pub life: Option<Life>,
     fetch: u64,
     ack: u64,
-    /// The loss that its latest fetch was told, or what is gone of all that it had in flight where it is dead.
+    /// The loss that its latest fetch reported. For a dead consumer: its entries in flight that are gone.
     told: Option<Lost>,
     /// Whether a call of its own must have been seen since.
     is_heard: bool,
@@ -189,7 +189,7 @@ impl Model {
         self.stream.retain(|id, _| !gone(*id));
     }
 
-    /// Entries went from the waiting set, as with its key; they are lost, and the next who touches the set is told so.
+    /// Entries went from the waiting set, as with its key; they are lost, and the next call that touches the set reports it.
     pub fn forget_waiting(&mut self, gone: impl Fn(EntryId) -> bool) {
         let count = self.waits.len() as u64;
         let lost: Vec<_> = self.waits.keys().copied().filter(|id| gone(*id)).collect();
@@ -724,7 +724,7 @@ impl Model {
         };
     }
 
-    /// Somebody has told the queue to go on.
+    /// An operator resumes the queue.
     pub fn resume(&mut self) {
         self.lost = None;
         self.resume += 1;

@@ -164,7 +164,7 @@ struct Published {
     unavailable: u64,
 }
 
-/// Adds ticks as any other client would, until it is told to stop; answers how many there are.
+/// Adds ticks as any other client would, until `stop`; answers how many there are.
 fn feed(url: &str, stop: &AtomicBool) -> u64 {
     let mut next = 1;
     while !stop.load(Ordering::Relaxed) {

@@ -303,7 +303,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Publishes events of [`KEYS`] keys until it is told to stop, and writes down what was acknowledged.
+    /// Publishes events of [`KEYS`] keys until `stop`, and writes acknowledged ones into the journal.
     ///
     /// `publish` gets a key and a number, publishes that event, and answers which is the first build that knows it.
     ///

@@ -21,7 +21,7 @@ pub struct Rules {
     pub lease: Duration,
     /// The groups.
     pub groups: Vec<Group>,
-    /// Whether times are judged, too, or only told: a test beside others has no say over the machine.
+    /// Whether times are judged, too, or only reported: a test beside others does not have the machine alone.
     pub timed: bool,
 }
 

@@ -24,7 +24,7 @@ pub enum Mark {
     Stalled,
     /// The process is started; `n` is its build.
     Started,
-    /// It has said what it handles and stands by or owns something.
+    /// It has declared its events, and stands by or owns something.
     Ready,
     /// It is killed.
     Killed,

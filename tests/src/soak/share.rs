@@ -16,7 +16,7 @@ use super::journal::Mark;
 
 /// How many partitions the stream has.
 const PARTITIONS: u32 = 16;
-/// The lease of the workers: long enough for a machine that is busy, short enough for many take-overs in a minute.
+/// The lease of the workers: long enough for a machine that is busy, short enough for many takeovers in a minute.
 pub const LEASE: Duration = Duration::from_secs(1);
 /// After how many events the groups commit.
 pub const CHECKPOINT: u32 = 100;
@@ -24,7 +24,7 @@ pub const CHECKPOINT: u32 = 100;
 pub const LANES: usize = 4;
 /// How many entries that group takes up there at most, from the oldest that is not settled on.
 pub const LANE_ENTRIES: usize = 100;
-/// How long nothing happens after some of the harm: until every take-over and every move is over.
+/// How long nothing happens after some of the harm: until every takeover and every move is over.
 const CALM: Duration = Duration::from_millis(5500);
 
 /// The event that the workers handle.

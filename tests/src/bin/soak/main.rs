@@ -180,7 +180,7 @@ fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
     (plan.processes > 2).then_some(plan)
 }
 
-/// Handles events until it is told to stop.
+/// Handles events until a signal stops it.
 fn work(role: &str, life: &str, journal: &Path, url: &str) -> ExitCode {
     let life = life.parse().expect("a number");
     let app = match role {

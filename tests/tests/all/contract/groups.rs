@@ -633,7 +633,7 @@ contract! {
         case.charge(&holder, zero, all[0], &[all[1]], 4).await;
         let (holder, proving, crashes) = case.prove("f", false, 5).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![(all[1], 1)]));
-        // A dead letter goes with what is said of it, and its crashes are forgotten.
+        // A dead letter goes with its charges, and its crashes are forgotten.
         let given_up = Commit { dead: vec![fields("bad")], proof: proof(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&given_up).await, Committed::Done);
         assert_eq!(payloads(&case.dead().await), ["bad"]);

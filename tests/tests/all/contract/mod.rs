@@ -243,7 +243,7 @@ impl Case {
         }
     }
 
-    /// Takes the lease from whoever has it; what is to be proven, and the crashes that are known.
+    /// Takes the lease from its owner; answers the recovery to do and the known crashes.
     async fn prove(&self, owner: &str, own: bool, bound: u32) -> (Holder, Option<Proving>, Vec<(EntryId, u32)>) {
         let claim = Claim { own, bound, ..claim(owner, self.lease().await) };
         match self.broker.acquire(&risk(), &claim).await.unwrap() {

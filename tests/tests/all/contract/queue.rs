@@ -1993,7 +1993,7 @@ contract! {
         queue.case.cut(all[6]);
         let lost = a.chunk(&fetch).await.lost.unwrap();
         assert_eq!((lost.deleted, lost.count), (false, 5));
-        // One that comes late tells nothing.
+        // A late call reports nothing.
         a.takes_judged(1).await;
         queue.case.cut(all[7]);
         assert_eq!(a.chunk(&fetch).await.lost, None);

@@ -34,7 +34,7 @@ async fn share(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOSS: &str = "data loss";
 
-/// A command that takes a key away, and the line that has to be told then; without one everything has to be handled.
+/// A command that takes a key away, and the line that must be logged then; without one all events must be handled.
 type Case = (&'static str, Option<&'static str>);
 
 /// A group with a letter, another one that waits to be handled again, and an event in flight.
@@ -89,7 +89,7 @@ impl Site {
         again && (4..=8).all(|n| ended.contains(&n))
     }
 
-    /// Waits until everything is handled, or what is to be told was told.
+    /// Waits until everything is handled, or the expected line is logged.
     async fn comes_out(&self, app: &Running, (command, says): Case) {
         let began = Instant::now();
         let is_over = || says.map_or_else(|| self.is_done(), |says| self.log.text().contains(says));

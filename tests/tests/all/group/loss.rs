@@ -789,7 +789,7 @@ impl Life {
         self.begin().await;
     }
 
-    /// Makes history what it was, with new entries before a group is back. A group that has read what is gone tells so before
+    /// Makes history what it was, with new entries before a group is back. A group that has read lost entries reports that before
     /// it handles any of the new ones; then it handles them all.
     async fn set_back(&mut self) {
         if self.dumps.is_empty() {
@@ -843,7 +843,7 @@ impl Life {
                     missing = true;
                     let handled = self.site.lab.events(group);
                     let early: Vec<_> = new.clone().filter(|n| handled.contains(n)).collect();
-                    // A loss that was told between the two looks was told in time.
+                    // A loss that was reported between the two looks came in time.
                     let told = self.now()[index].losses > before[index];
                     assert!(told || early.is_empty(), "{group}: {early:?} come before the cut of {gone:?} is told");
                 }
@@ -867,7 +867,7 @@ impl Life {
             assert!(loss.from <= same && loss.to >= read, "{loss:?}, where ({same}, {read}] are gone");
         }
         gate.open();
-        // A state of then tells once more what was deleted before it had counted that.
+        // A state of then reports a deletion once more that it had not counted.
         self.settle().await;
         self.restart().await;
         self.go_on_anew(!with_states).await;

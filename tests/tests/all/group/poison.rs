@@ -60,7 +60,7 @@ async fn ward(jab: Jab, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxErr
 
 #[consumer(group = "batches", batch = 5)]
 async fn batches(doses: Batch<Dose>, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
-    // The first tells how many came together.
+    // The first call shows how many came together.
     lab.handle(&ctx, doses[0].event.n * 100 + doses.len() as u64).await
 }
 
@@ -529,7 +529,7 @@ async fn a_suspect_among_lanes_runs_alone_and_waits_for_no_other_attempt() {
 async fn a_suspect_among_lanes_waits_also_for_what_is_not_charged_and_nothing_begins_before_it() {
     let world = World::new("doses");
     world.publish(apart(1..=2)).await;
-    // So that it is still to be proven when others come.
+    // So that the recovery is not over when others come.
     world.lab.always("lanes", 1, Act::Fail);
     world.lab.always("lanes", 2, Act::Hang);
     for _ in 0..2 {
@@ -969,7 +969,7 @@ impl Site {
         journal.lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// Starts the service again and again until it has handled this event; all that it said.
+    /// Starts the service again and again until it has handled this event; answers its output.
     fn until_handled(&self, last: u64) -> String {
         let last = format!("end {last}");
         self.until(|output| output.lines().any(|line| line == last))

@@ -101,7 +101,7 @@ struct Life {
     processes: Vec<Process>,
     started: u64,
     published: BTreeSet<(u32, EntryId)>,
-    /// The losses that processes told which are gone.
+    /// The losses that earlier processes reported.
     lost: u64,
     /// The calls that they made again and again without a pause.
     circles: Vec<Op>,
@@ -143,7 +143,7 @@ impl Life {
         self.processes.push(launch.seed(self.dice.below(u64::MAX)).start().await);
     }
 
-    /// Takes a process away; what it has said of losses is kept.
+    /// Takes a process away; the count keeps its losses.
     fn take(&mut self, index: usize) -> Process {
         let process = self.processes.swap_remove(index);
         self.lost += losses(&process);
@@ -188,7 +188,7 @@ impl Life {
                 let _ = app.into_running().shutdown().await;
             }
             47..52 => {
-                // Slow to hear: what it is told of is older than what it has done since.
+                // Slow to hear: the answers are older than its later acts.
                 let (look, claim) = (Fault::Lag(self.time(LEASE / 4), LEASE + self.time(LEASE)), self.time(LEASE / 2));
                 let wire = &self.processes[index].wire;
                 wire.always(Op::State, look);

@@ -1,4 +1,4 @@
-//! Health is judged by progress: whatever keeps events from being handled or published is told, however well other calls go.
+//! Health goes by progress: all that keeps events from being handled or published is reported, however well other calls go.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn queue(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
 
 const BEGINS: &str = "the server cannot be used";
 const ENDS: &str = "the server can be used again";
-/// By when anything is told: the look of an owner every 10 s, and a lease or a silence of 15 s.
+/// When trouble is reported at the latest: the look of an owner every 10 s, and a lease or a silence of 15 s.
 const BOUND: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(100);
 
@@ -68,7 +68,7 @@ impl Ward {
         ready || self.app.running().status().trouble.is_none() || matches!(self.group().phase, Phase::Owning { .. })
     }
 
-    /// It is told within the bound, and for as long as it lasts, without a moment that looks well.
+    /// Trouble is reported within the bound, and for as long as it lasts, without a moment that looks well.
     async fn is_told(&self, what: &str) {
         self.app.advance(BOUND).await;
         for step in 0..1_200 {
@@ -84,7 +84,7 @@ impl Ward {
         assert!((2..=4).contains(&begins) && ends == 0, "{what}: {begins} and {ends}\n{}", self.log.text());
     }
 
-    /// It is over, and told so, once.
+    /// The trouble is over, and its end is logged once.
     async fn is_over(&self, what: &str) {
         self.app.advance(secs(90)).await;
         self.app.settled().await;

@@ -1,4 +1,4 @@
-//! Promises of publishing: writes are shared, order outlives a retry, trimming waits, durability is told.
+//! Promises of publishing: writes are shared, order outlives a retry, trimming waits, durability is reported.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -497,7 +497,7 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
     let kept: Vec<_> = app.published::<Kept>().await.unwrap().into_iter().map(|kept| kept.n).collect();
     assert_eq!(kept, [9], "the entry at the checkpoint stays");
     assert_eq!(app.published::<Dated>().await.unwrap(), []);
-    // Nothing is missed, and nothing told as lost.
+    // No event is missed, and none reported as lost.
     for n in 10..20 {
         app.publish(&Dated { n }).await.unwrap();
         app.publish(&Kept { n }).await.unwrap();

@@ -1,6 +1,6 @@
 //! Random walks over a work queue: each call goes to a broker, and its answer to the [`Model`], which says what is wrong with it.
 //!
-//! `QUEUE_SEED` is the seed of the first walk, and `QUEUE_WALKS` says how many there are; a walk that fails tells its own.
+//! `QUEUE_SEED` is the seed of the first walk, and `QUEUE_WALKS` says how many there are; a walk that fails prints its own.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -723,7 +723,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The waiting set is put back as it was, and nothing else: that is told, and nobody is given what it holds.
+    /// The waiting set alone is put back as it was: that is reported, and no fetch gives its entries out.
     async fn set_waiting_back(&mut self) -> Checked {
         let (Some(client), None) = (self.client(), self.model.damage) else { return Ok(()) };
         let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| then.damage.is_none()) else {

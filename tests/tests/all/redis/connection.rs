@@ -810,7 +810,7 @@ async fn a_hole_of_a_trim_that_passes_over_entries_is_no_proof_of_anything() {
     assert_eq!(at().await.deleted, Some(EntryId::ZERO), "nothing is gone");
     let floor = all[3].to_string();
     if run(&["XTRIM", "trades", "MINID", "=", &floor, "ACKED"], client).is_err() {
-        // A server that has it not: there a hole that nobody has made proves something, whoever reads the stream.
+        // A server without ACKED: there a hole that nobody has made proves something, whoever reads the stream.
         run(&["XDEL", "trades", &all[1].to_string()], client).unwrap();
         assert_eq!(at().await.deleted, Some(all[1]));
         return;

@@ -28,7 +28,7 @@ struct Network {
 struct Plan {
     /// The connection that carries this holds it back, with all that follows.
     hold: Option<Vec<u8>>,
-    /// Its client is told that the connection has ended.
+    /// Its client sees the end of the connection.
     cut: bool,
     held: Vec<Arc<Mutex<Held>>>,
 }

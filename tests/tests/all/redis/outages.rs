@@ -443,7 +443,7 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).config(Config::new().lease(LEASE));
     let app = app.start().await.unwrap();
     let (monitor, publisher) = (app.monitor().clone(), app.publisher().clone());
-    // On this thread, which is none of the executor's: an executor that is blocked may tell no time.
+    // On this thread, which is none of the executor's: a blocked executor runs no timer.
     let waits = |ready: bool| {
         let began = Instant::now();
         while monitor.health().ready != ready {

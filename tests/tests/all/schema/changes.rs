@@ -1,4 +1,4 @@
-//! Schemas that cannot break in silence: what a user's crate is told when its events change.
+//! Schemas that cannot break in silence: the messages to a user's crate when its events change.
 
 use streams_tests::UserCrate;
 

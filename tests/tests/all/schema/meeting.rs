@@ -159,7 +159,7 @@ async fn two_builds_that_cannot_read_each_other_are_told_once_with_both_sides_an
                 "HDEL streams:{fills}:_builds 'knows:Trade:all-",
             ],
         );
-        // Nor is it said again by the publisher of the same app, for any event.
+        // The publisher of the same app does not log it again, for any event.
         let event = risk::Trade { symbol: String::new(), price: String::new() };
         risk.publisher().publish(&event).await.unwrap();
         risk.publisher().publish(&event).await.unwrap();

@@ -285,7 +285,7 @@ async fn an_old_producer_is_warned_of_groups_that_no_longer_read_its_version_and
         let app = builds.build(consumers).await;
         builds.publish(&fill_v3("A", 100)).await;
         app.settled().await;
-        // By the app's own clock: what was said long ago is forgotten.
+        // By the app's own clock: it forgets notes of long ago.
         app.publish(&fill_v1("B", 1.0)).await.unwrap();
         app.settled().await;
         assert_eq!(log.text().contains("from version 2 on"), is_warned, "{}", log.text());
