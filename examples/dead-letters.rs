@@ -112,7 +112,7 @@ async fn run(asked: Asked) -> Result<(), Problem> {
     let (stream, group) = (&asked.stream, &asked.group);
     if asked.command == "resume" {
         for partition in admin.resume(stream, group).await? {
-            println!("told {partition}: a halted process goes on within some seconds");
+            println!("resumed {partition}: a halted process goes on within some seconds");
         }
         return Ok(());
     }

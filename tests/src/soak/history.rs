@@ -90,11 +90,11 @@ impl fmt::Display for Findings {
         }
         writeln!(f, "most repeats after one   {:>8}", self.most_repeats)?;
         writeln!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
-        for (name, times) in [("take-over", &self.takeovers), ("hand-over", &self.handovers)] {
+        for (name, times) in [("takeover", &self.takeovers), ("hand-over", &self.handovers)] {
             let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
             writeln!(f, "  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
         }
-        writeln!(f, "take-overs disturbed     {:>8}", self.disturbed)?;
+        writeln!(f, "takeovers disturbed     {:>8}", self.disturbed)?;
         let mean = self.moves.iter().sum::<usize>() as f64 / self.moves.len().max(1) as f64;
         write!(f, "changes that settled     {:>8}, {mean:.1} moves each", self.moves.len())?;
         let worst = self.shares.iter().max_by_key(|(least, most, _)| most - least);

@@ -140,7 +140,7 @@ impl fmt::Display for Findings {
             writeln!(f, "repeats: {:<16}{repeats:>8}", format!("{end:?}"))?;
         }
         write!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
-        for (name, times) in [("first attempt", &self.waits), ("take-over", &self.takeovers)] {
+        for (name, times) in [("first attempt", &self.waits), ("takeover", &self.takeovers)] {
             let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
             write!(f, "\n  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
         }
@@ -255,7 +255,7 @@ fn judge(records: &[Record], dead: &[(String, u32)], timed: bool) -> Findings {
     found.waits.sort();
     found.takeovers.sort();
     for (name, times, most) in
-        [("the first attempt", &found.waits, WAIT), ("a take-over", &found.takeovers, LEASE + LATE)]
+        [("the first attempt", &found.waits, WAIT), ("a takeover", &found.takeovers, LEASE + LATE)]
     {
         let late = percentile(times, 99);
         if timed && micros(late) > micros(most) {
@@ -352,7 +352,7 @@ mod tests {
     fn what_stands_still_is_seen() {
         let found = is_well("1 b 1.1 1, 1 killed 0, +1500, 2 b 1.1 1, 2 d 1.1 1");
         assert_eq!(found.takeovers, [Duration::from_millis(1501)]);
-        sees("1 b 1.1 1, 1 killed 0, +2100, 2 b 1.1 1, 2 d 1.1 1", &[], "a take-over came 2.101s later");
+        sees("1 b 1.1 1, 1 killed 0, +2100, 2 b 1.1 1, 2 d 1.1 1", &[], "a takeover came 2.101s later");
         sees("+600, 1 b 1.1 1, 1 d 1.1 1", &[], "the first attempt came 601ms later");
     }
 }

@@ -55,12 +55,12 @@ async fn goes_wide(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 /// Far longer than anything here takes: when it is over the test has failed.
 const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) fn partition() -> PartitionKey {
+fn partition() -> PartitionKey {
     StreamKey::new(None, "loss", 1).partition(0)
 }
 
 /// A store, and an operator's hand on it.
-pub(crate) struct Site {
+struct Site {
     broker: Arc<dyn Broker>,
     hand: Hand,
     lab: Lab,
@@ -230,7 +230,7 @@ impl Site {
 }
 
 /// Waits until there is something.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -241,7 +241,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F
     }
 }
 
-pub(crate) fn status(app: &Running, group: &str) -> GroupStatus {
+fn status(app: &Running, group: &str) -> GroupStatus {
     app.status().groups.into_iter().find(|status| status.group == group).unwrap()
 }
 
