@@ -1,5 +1,5 @@
-//! An operator's tool: what a group gave up on, looked at, counted, sent to be handled again, or discarded; and a halted group
-//! resumed. It links no event types, so one build of it serves every stream.
+//! An operator's tool lists, counts, replays and discards the dead letters of a group, and resumes a halted one. It links no
+//! event types, so one build of it serves every stream.
 //!
 //! `REDIS_URL=redis://localhost cargo run --example dead-letters -- list trades risk --cause handler`
 

@@ -1,4 +1,4 @@
-//! Failure: an attempt that is tried again, an event that is given up on, and dead letters that are looked at, replayed and discarded.
+//! Failures lead to another attempt, or to a dead letter. An operator reads, replays and discards dead letters.
 //!
 //! ```sh
 //! cargo run --example retries                               # embedded broker, no server

@@ -160,8 +160,7 @@ async fn bare_ahead(url: &str, key: &str, events: u64) -> u64 {
     sum
 }
 
-/// A Redis group, acknowledged by the batch; with `overlap` the acknowledgement of one batch is on its way while the
-/// next is read and decoded.
+/// A Redis group that acks per batch. With `overlap` the ack of one batch is in flight while the next is read and decoded.
 async fn group(url: &str, key: &str, events: u64, overlap: bool) -> u64 {
     let (mut connection, acknowledging) = (connect(url).await, connect(url).await);
     let _: () = redis::cmd("XGROUP")

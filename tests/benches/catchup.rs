@@ -1,7 +1,7 @@
-//! A hundred groups that begin together on one backlog: how often it is read, and what that costs, beside one bare pass.
+//! A hundred groups begin together on one backlog. The bench prints the reads and their costs, beside one bare pass.
 //!
-//! Two processes: this one starts the server, fills it, passes over the backlog once and reads the server's CPU; the
-//! other one consumes. `-- --events 1000000` is the default; there are always 100 groups.
+//! This process starts and fills the server, passes over the backlog once and reads the server's CPU. Another process
+//! consumes. `-- --events 1000000` is the default; there are always 100 groups.
 
 mod common;
 

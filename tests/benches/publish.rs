@@ -1,4 +1,4 @@
-//! How fast events are published: one at a time, by 64 tasks at once and in bulk, each beside the same with bare XADDs.
+//! The speed of publishing: one at a time, by 64 tasks at once and in bulk. Each is beside the same with bare XADDs.
 //!
 //! `-- --events 200000 --rounds 5` are the defaults; one at a time is measured with a twentieth of the events.
 

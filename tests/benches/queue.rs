@@ -67,8 +67,8 @@ async fn bare(url: &str, slots: u64, events: u64) {
         destroy.arg("DESTROY").arg("payments").arg("bare").query_async(&mut connection).await.expect("an answer");
 }
 
-/// A work queue by hand whose events come meanwhile: so many connections wait for them, each handles what it has read beside each
-/// other.
+/// A work queue by hand whose events come meanwhile. So many connections wait for them, and each handles the events of a read
+/// side by side.
 async fn bare_live(url: &str, processes: u64, slots: u64, events: u64, publisher: &Publisher) {
     let mut connection = connect(url).await;
     let mut create = redis::cmd("XGROUP");

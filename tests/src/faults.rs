@@ -16,7 +16,7 @@ use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How many calls of a kind one moment of a paused clock has at most: more are a circle, in which no time goes by.
+/// The most calls of a kind in one moment of a paused clock. More are a circle, in which no time goes by.
 const AT_ONCE: usize = 10_000;
 
 /// The calls of a broker that can go wrong.

@@ -268,7 +268,7 @@ impl Model {
         self.stream.range(self.cursor.at.next()..).map(|(id, _)| *id).take(count).collect()
     }
 
-    /// The part of a chunk that a member has in flight, with the record of each entry; those of a range are charged.
+    /// The part of a chunk that a member has in flight, with the record of each entry. All entries of a range are charged.
     pub fn in_flight(&self, epoch: u64, call: u64) -> Vec<Item> {
         let Some(flight) = self.flights.get(&(epoch, call)) else { return Vec::new() };
         let new = flight.range.iter().map(|id| Item { id: *id, failed: 0, crashes: 0, charged: true });

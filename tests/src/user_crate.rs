@@ -1,4 +1,4 @@
-//! A crate of a user's own in a directory of its own, to see what cargo and the compiler say to its events.
+//! A user's own crate in a directory of its own, which shows the messages of cargo and the compiler about its events.
 
 use std::ffi::OsStr;
 use std::fs;

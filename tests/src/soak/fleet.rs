@@ -224,8 +224,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until the groups of a stream have settled all that is in it; answers which events they gave up on, after how
-    /// many attempts.
+    /// Waits until the groups of a stream have settled all its entries. Answers the events that became dead letters, with
+    /// their attempts.
     pub fn drain(&mut self, stream: &StreamKey, groups: &[&str]) -> Vec<(String, u32)> {
         let mut client = RedisServer::client(&self.server.url());
         let partitions = (0..stream.partitions()).map(|index| stream.partition(index));

@@ -74,7 +74,7 @@ pub struct Findings {
     pub handovers: Vec<Duration>,
     /// Moves of partitions after each change of the processes that was followed by calm.
     pub moves: Vec<usize>,
-    /// The partitions of a group that one process had at the end of each such calm: the fewest, the most, of how many
+    /// The partitions of a group per process at the end of each such calm: the fewest, the most, and the number of
     /// processes.
     pub shares: Vec<(usize, usize, usize)>,
 }

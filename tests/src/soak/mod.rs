@@ -49,7 +49,7 @@ pub const GROUPS: [Rules; 4] = [
     Rules { group: "fast", batch: 1_000, gives_up: |_| None },
     Rules { group: "waits", batch: 100, gives_up: |_| None },
     Rules { group: "fails", batch: 250, gives_up },
-    // A batch of it is larger than what may run beyond its checkpoint, so that it is the batch that may be repeated.
+    // Its batch is larger than the number of events beyond its checkpoint, so a crash repeats a batch.
     Rules { group: "gathers", batch: 120, gives_up: |_| None },
 ];
 

@@ -1,5 +1,5 @@
 //! Many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
-//! again: [`history`](super::history) judges what they wrote.
+//! again. [`history`](super::history) judges their journal.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

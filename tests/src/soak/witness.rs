@@ -1,5 +1,5 @@
-//! A worker's pen: writes into the journal what its handlers do in which epoch, what it owns, and when the machine gave
-//! it no time.
+//! A worker's pen. It writes the calls of handlers with their epochs, the owned partitions, and the stalls of the machine
+//! into the journal.
 
 use std::collections::HashMap;
 use std::fmt::Debug;

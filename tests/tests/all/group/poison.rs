@@ -1213,7 +1213,7 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     };
-    // A commit for each half of the bound, and a few more: for what is left, for the lease, for the notes beside the stream.
+    // One commit per half of the bound, and a few more: for the rest, for the lease, and for the notes beside the stream.
     let commits = EVENTS / 250;
     assert!((commits / 2..=commits + 20).contains(&calls("hset")), "{stats}");
     assert!(calls("evalsha") <= calls("hset") + 20, "{stats}");

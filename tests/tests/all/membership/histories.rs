@@ -365,7 +365,7 @@ async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
     life.start().await;
     sleep(LEASE).await;
     let wire = life.processes[0].wire.clone();
-    // Longer than the lease is left to its owner: it takes it again and again, and each look is older than what came of it.
+    // Longer than the rest of the owner's lease. The owner takes it again and again, and each look is older than that claim.
     wire.always(Op::State, Fault::Lag(LEASE / 8, LEASE * 3 / 2));
     wire.always(Op::Acquire, Fault::Lag(LEASE / 4, LEASE / 8));
     wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));

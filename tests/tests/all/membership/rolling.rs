@@ -1,4 +1,4 @@
-//! Old and new builds of one program side by side, in virtual time: every event is handled by a build that knows it.
+//! Old and new builds of one program run side by side, in virtual time. A build that knows an event handles it.
 
 use std::sync::Arc;
 use std::time::Duration;

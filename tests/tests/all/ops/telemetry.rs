@@ -97,7 +97,7 @@ fn status(monitor: &Monitor, group: &str) -> GroupStatus {
 /// One line of the text format: name, labels, value.
 type Sample = (String, BTreeMap<String, String>, f64);
 
-/// Reads the text format as strictly as it is defined: every family once, with help and type, each line a sample of it.
+/// Reads the text format as strictly as it is defined. Every family comes once, with help and type, and its samples follow.
 fn parse(text: &str) -> Vec<Sample> {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut samples, mut family, mut families) = (Vec::new(), String::new(), BTreeSet::new());

@@ -1,4 +1,4 @@
-//! Random walks over a work queue: each call goes to a broker, and its answer to the [`Model`], which says what is wrong with it.
+//! Random walks over a work queue. Each call goes to a broker, and the [`Model`] checks its answer.
 //!
 //! `QUEUE_SEED` is the seed of the first walk, and `QUEUE_WALKS` says how many there are; a walk that fails prints its own.
 
@@ -1001,7 +1001,7 @@ async fn redis_agrees_with_the_model_at_every_step() {
     println!("{walks} walks: {seen:?}");
 }
 
-/// A consumer gives an entry back, history is set back to before that, and the consumer goes on with the rest of the chunk.
+/// A consumer releases an entry, history is set back to before that, and the consumer goes on with the rest of the chunk.
 async fn goes_on_over_lost_acks(mut site: Site, broker: Arc<dyn Broker>) {
     broker.create(&group(), Start::Earliest).await.unwrap();
     let ids = broker.append(&partition(), vec![fields("a"), fields("b")], None).await.unwrap();

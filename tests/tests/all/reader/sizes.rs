@@ -1,5 +1,4 @@
-//! Large events: reads over slow lines, the memory of many groups, the reads of an idle program, and entries that no process
-//! could hold.
+//! Large events: reads over slow lines, the memory of many groups, an idle program, and entries that no process could hold.
 //!
 //! The apps start without a `World`, because most tests run on a real server and in real time.
 

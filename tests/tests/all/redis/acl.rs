@@ -1,4 +1,4 @@
-//! Users with the least rights: each program lives its whole life with the rules that `Acl` writes for it, and may do no more.
+//! Users with the least rights. Each program lives its whole life with the rules that `Acl` writes for it, and may do no more.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Bytes that a network holds back and brings later: what was given up is done never, or changes nothing that came after it.
+//! A network holds bytes back and brings them later. A call that was given up is never done, or changes no later one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

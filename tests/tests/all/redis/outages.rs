@@ -525,7 +525,7 @@ async fn a_password_that_is_changed_is_an_outage_until_it_is_right_again() {
     assert!(lines.len() <= 4, "{lines:#?}");
 }
 
-/// One partition is refused, with words that name what is wrong; the others go on, and so does it when it is mended.
+/// The server refuses one partition, and the reason has these words. The others go on, and so does it when it is mended.
 async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(&RedisServer)) {
     let before = site.log.text().len();
     let group = |site: &Site, partition: u32| {

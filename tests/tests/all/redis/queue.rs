@@ -131,7 +131,7 @@ impl Site {
         self.case.broker.queue(&work()).await.unwrap().unwrap()
     }
 
-    /// Fetches all that is new and gives it back, the one for a time, the next for a build, the others at once.
+    /// Fetches all new entries and lets them wait: the first for a time, the second for a build. The others may run at once.
     async fn wait(&self, worker: &mut Worker, all: &[EntryId]) {
         let fetch = worker.fetch(all.len());
         assert_eq!(ids_of(&self.chunk(&fetch).await).1, all);

@@ -1,4 +1,4 @@
-//! No password in a log, an error, a `Debug` or a message, whatever goes wrong: a canary is sent down every path that we know.
+//! No log, error, `Debug` or message shows a password, whatever goes wrong. A canary goes down every path that we know.
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -1,4 +1,4 @@
-//! TLS to the server: whom the broker trusts, what it says when it does not, and an app whose every connection uses it.
+//! TLS to the server: the authorities that the broker trusts, its errors, and an app whose every connection uses TLS.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Builds of different age warn each other: of two shapes of one event, of a version ahead of a group, and of nothing else.
+//! Builds of different age warn of two shapes of one event and of a version ahead of a group, and of nothing else.
 //!
 //! Most tests run on every kind of broker in real time, so they start their programs without a `World`.
 
