@@ -556,11 +556,11 @@ contract! {
         assert_eq!(case.prove("a", false, 7).await.1, None, "nobody was there before");
         let (holder, proving, crashes) = case.prove("b", false, 9).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
-        // It was gone in turn, by its own bound, and whatever came meanwhile may have been in its hand as well.
+        // It was gone in turn, by its own bound, and events that came meanwhile may have been in flight as well.
         let more = case.append(2).await;
         assert_eq!(case.prove("c", false, 5).await.1, Some(Proving { left: 9, to: more[1] }));
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
-        // What was left to prove before is not forgotten over a smaller one.
+        // A larger rest of an earlier recovery is not forgotten over a smaller one.
         let (holder, proving, _) = case.prove("d", false, 5).await;
         assert_eq!(proving, Some(Proving { left: 9, to: more[1] }));
         let two = Commit { proof: proof(&[], 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
@@ -633,7 +633,7 @@ contract! {
         case.charge(&holder, zero, all[0], &[all[1]], 4).await;
         let (holder, proving, crashes) = case.prove("f", false, 5).await;
         assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![(all[1], 1)]));
-        // A dead letter goes with what is said of it, and its crashes are forgotten.
+        // A dead letter goes with its charges, and its crashes are forgotten.
         let given_up = Commit { dead: vec![fields("bad")], proof: proof(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&given_up).await, Committed::Done);
         assert_eq!(payloads(&case.dead().await), ["bad"]);
