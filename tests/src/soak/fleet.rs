@@ -41,6 +41,8 @@ pub struct Plan {
     pub timed: bool,
     /// The program that is a worker when its first argument is a role.
     pub worker: PathBuf,
+    /// Another build of that program: every second process, or each of the first build in `roll`.
+    pub other: Option<PathBuf>,
 }
 
 /// The result of a run.
@@ -122,7 +124,13 @@ impl Fleet {
         self.lives += 1;
         let life = self.lives;
         self.write(life, Mark::Started, build);
-        let worker = Worker::start(&self.plan.worker, role, life, self.server.dir(), &self.server.url());
+        let is_other = match role {
+            "roll-old" => true,
+            "roll-new" => false,
+            _ => life % 2 == 0,
+        };
+        let program = self.plan.other.as_ref().filter(|_| is_other).unwrap_or(&self.plan.worker);
+        let worker = Worker::start(program, role, life, self.server.dir(), &self.server.url());
         self.workers.insert(life, worker);
         life
     }

@@ -28,7 +28,7 @@ fn a_server_that_goes_wrong_in_every_way_costs_no_event_and_no_order() {
 fn processes_that_share_a_stream_and_come_and_go_lose_nothing_and_keep_the_order_of_each_key() {
     let worker = env!("CARGO_BIN_EXE_soak").into();
     let time = Duration::from_secs(6);
-    let report = share(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
+    let report = share(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker, other: None });
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
 }
@@ -37,7 +37,7 @@ fn processes_that_share_a_stream_and_come_and_go_lose_nothing_and_keep_the_order
 fn processes_that_take_from_one_queue_and_come_and_go_do_every_event_and_count_its_attempts() {
     let worker = env!("CARGO_BIN_EXE_soak").into();
     let time = Duration::from_secs(6);
-    let report = queue(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker });
+    let report = queue(&fleet::Plan { time, seed: 16, processes: 4, load: 200, timed: false, worker, other: None });
     println!("{report}");
     assert!(report.violations.is_empty(), "{report}");
 }

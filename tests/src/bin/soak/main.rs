@@ -33,20 +33,22 @@ usage: cargo xtask chaos -- [--minutes 10] [--seed N]
 Does the same with the server in the worker's place, while worker processes handle events and a publisher adds some.
 The server is killed, stopped, filled, made a replica and kept busy, and it loses its connections and scripts.
 
-usage: cargo xtask share -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N]
+usage: cargo xtask share -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N] [--other PROGRAM]
 
 Lets many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
 again. Every event is accounted for, and every repeat and every change of owners needs a cause. No takeover may be late.
 
-usage: cargo xtask queue -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N]
+usage: cargo xtask queue -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N] [--other PROGRAM]
 
 Lets many processes fetch from one work queue while they are harmed in the same ways. A tenth of the attempts fail, and some
 events take long. Every event is done or given up, with its attempts counted right.
 
-usage: cargo xtask roll -- [--seconds 60] [--minutes N] [--processes 3] [--load 500] [--seed N]
+usage: cargo xtask roll -- [--seconds 60] [--minutes N] [--processes 3] [--load 500] [--seed N] [--other PROGRAM]
 
 Puts a new build of a service in the place of the old one and back, process by process. Meanwhile producers publish
 events that only the new build knows. Every event is handled by a build that knows it.
+
+--other is this program as another commit builds it. Every second process runs it, and in `roll` each of the old build.
 ";
 
 type Journal = State<Arc<Writer>>;
@@ -123,21 +125,21 @@ fn tell<R: Display>(report: Option<R>, violations: fn(&R) -> &[String]) -> ExitC
     if violations(&report).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Goes through options that have numbers; `None` when one is not known to `set`.
-fn options(words: &[&str], mut set: impl FnMut(&str, u64) -> Option<()>) -> Option<()> {
+/// Goes through options that have values; `None` when one is not known to `set`.
+fn options(words: &[&str], mut set: impl FnMut(&str, &str) -> Option<()>) -> Option<()> {
     words.chunks(2).try_for_each(|pair| match pair {
-        [option, number] => set(option, number.parse().ok()?),
+        [option, value] => set(option, value),
         _ => None,
     })
 }
 
 fn soak_plan(words: &[&str]) -> Option<Plan> {
     let mut plan = Plan { kills: 100, events: 50_000, seed: micros(), worker: env::current_exe().ok()? };
-    options(words, |option, number| {
+    options(words, |option, value| {
         match option {
-            "--kills" => plan.kills = u32::try_from(number).ok()?,
-            "--events" => plan.events = number,
-            "--seed" => plan.seed = number,
+            "--kills" => plan.kills = value.parse().ok()?,
+            "--events" => plan.events = value.parse().ok()?,
+            "--seed" => plan.seed = value.parse().ok()?,
             _ => return None,
         }
         Some(())
@@ -149,10 +151,10 @@ fn soak_plan(words: &[&str]) -> Option<Plan> {
 fn chaos_plan(words: &[&str]) -> Option<chaos::Plan> {
     let (worker, seed) = (env::current_exe().ok()?, micros());
     let mut plan = chaos::Plan { time: Duration::from_secs(600), seed, worker };
-    options(words, |option, number| {
+    options(words, |option, value| {
         match option {
-            "--minutes" => plan.time = Duration::from_secs(number.checked_mul(60)?),
-            "--seed" => plan.seed = number,
+            "--minutes" => plan.time = Duration::from_secs(value.parse::<u64>().ok()?.checked_mul(60)?),
+            "--seed" => plan.seed = value.parse().ok()?,
             _ => return None,
         }
         Some(())
@@ -163,15 +165,17 @@ fn chaos_plan(words: &[&str]) -> Option<chaos::Plan> {
 
 fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
     let (worker, seed, time) = (env::current_exe().ok()?, micros(), Duration::from_secs(60));
-    let mut plan = fleet::Plan { time, seed, processes, load: 500, timed: true, worker };
-    options(words, |option, number| {
+    let mut plan = fleet::Plan { time, seed, processes, load: 500, timed: true, worker, other: None };
+    options(words, |option, value| {
         match option {
-            "--seconds" => plan.time = Duration::from_secs(number),
-            "--minutes" => plan.time = Duration::from_secs(number.checked_mul(60)?),
+            "--seconds" => plan.time = Duration::from_secs(value.parse().ok()?),
+            "--minutes" => plan.time = Duration::from_secs(value.parse::<u64>().ok()?.checked_mul(60)?),
             // Two may be gone at once, and one has to be left.
-            "--processes" => plan.processes = usize::try_from(number).ok()?,
-            "--load" => plan.load = number,
-            "--seed" => plan.seed = number,
+            "--processes" => plan.processes = value.parse().ok()?,
+            // A name that is no file would only be found out by a process that does not come.
+            "--other" => plan.other = Some(Path::new(value).canonicalize().ok()?),
+            "--load" => plan.load = value.parse().ok()?,
+            "--seed" => plan.seed = value.parse().ok()?,
             _ => return None,
         }
         Some(())
