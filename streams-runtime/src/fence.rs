@@ -33,7 +33,7 @@ pub(crate) fn discard<T>(value: T) {
     }
 }
 
-/// The text of a panic. Its payload is the user's own value and may panic when it is dropped, with another in hand.
+/// The text of a panic. Its payload is the user's own value and may panic when it is dropped, with another value.
 fn said(panic: Box<dyn Any + Send>) -> String {
     let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),

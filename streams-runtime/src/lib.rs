@@ -86,8 +86,8 @@
 //!
 //! # What ends a process
 //!
-//! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes: what an owner that is
-//! gone may have had in hand is charged before it runs. [`consumer`] has the rules.
+//! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes: events that an owner
+//! may have had in flight when it was gone are charged before they run. [`consumer`] has the rules.
 //!
 //! # What stops a group
 //!

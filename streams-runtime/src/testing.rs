@@ -274,7 +274,7 @@ fn is_paused() -> bool {
 }
 
 impl Publisher {
-    /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
+    /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] returns the events that it was given.
     pub fn test() -> Self {
         let (clock, random) = (Clock::starting(epoch()), Arc::new(Random::seeded(0)));
         let broker = Arc::new(Embedded::starting(epoch()));

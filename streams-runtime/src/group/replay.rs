@@ -20,7 +20,8 @@ use super::suspects::SuspectPermit;
 use super::task::GroupTask;
 use crate::backoff::wait;
 use crate::membership::Lease;
-use crate::ops::{Cause, DeadLetter, dead_letter};
+use crate::ops::dead_letter::{self, GivenUp};
+use crate::ops::{Cause, DeadLetter};
 use crate::shutdown::FAREWELL;
 
 /// After how many crashes a letter is not tried again: two may be the machine's fault.
@@ -224,7 +225,7 @@ impl GroupTask {
                     group = self.key.group(),
                     partition = self.key.partition().as_str(),
                     key = self.key.replay(),
-                    "letters that were to be handled again are gone: somebody has deleted the key, or the server has lost it"
+                    "dead letters to replay are gone: somebody has deleted the key, or the server has lost it"
                 );
                 lease.no_replays();
                 return Ok(None);
@@ -274,8 +275,8 @@ impl GroupTask {
             Fate::Dead { cause, reason } => {
                 let times = letter.replays() + 1;
                 tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempts = attempt, replays = times, cause, reason, "a dead letter was handled again in vain: it is a dead letter again");
-                let why = (cause.as_str(), reason.as_str());
-                ReplayEnd::Dead(dead_letter::fields_again(&self.key, consumer, original, why, attempt, times))
+                let given_up = GivenUp { consumer, cause: &cause, reason: &reason, attempts: attempt, replays: times };
+                ReplayEnd::Dead(dead_letter::fields(&self.key, original, &given_up))
             }
         }
     }
@@ -377,7 +378,8 @@ mod tests {
     fn replay(crashes: u32) -> (Replay, DeadLetter) {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), b"Trade@2".to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let fields = dead_letter::fields(&key, "check", &original, Cause::Timeout, "too slow", 1);
+        let given_up = GivenUp { consumer: "check", cause: "timeout", reason: "too slow", attempts: 1, replays: 0 };
+        let fields = dead_letter::fields(&key, &original, &given_up);
         let letter = Arc::new(Entry::new(EntryId::new(9, 0), &fields));
         (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))
     }

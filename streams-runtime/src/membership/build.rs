@@ -41,7 +41,7 @@ pub(crate) enum Turn<'a> {
     Missing(&'a Need),
 }
 
-/// As members tell each other: `takes=OrderPlaced@2,OrderShipped@1 ignores=OrderReturned`, each word only where there is one.
+/// As on a card: `takes=OrderPlaced@2,OrderShipped@1 ignores=OrderReturned`, each word only where there is one.
 impl fmt::Display for Build {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let takes: Vec<_> = self.takes.iter().map(|(name, version)| format!("{name}@{version}")).collect();

@@ -169,7 +169,7 @@ impl Roster {
         owner.is_some_and(|member| self.members[member].card.name == self.me)
     }
 
-    /// Tells one list of members from the next.
+    /// Distinguishes one list of members from the next.
     pub(super) fn version(&self) -> u64 {
         self.version
     }

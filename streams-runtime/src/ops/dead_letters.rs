@@ -525,12 +525,13 @@ mod tests {
 
     use super::*;
     use crate::broker::Embedded;
-    use crate::ops::dead_letter;
+    use crate::ops::dead_letter::{self, GivenUp};
 
     fn letter(cause: Cause, consumer: &str, event: &str, reason: &str) -> DeadLetter {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), event.as_bytes().to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let fields = dead_letter::fields(&key, consumer, &original, cause, reason, 1);
+        let given_up = GivenUp { consumer, cause: cause.as_str(), reason, attempts: 1, replays: 0 };
+        let fields = dead_letter::fields(&key, &original, &given_up);
         DeadLetter::of(0, Arc::new(Entry::new(EntryId::new(9, 0), &fields)))
     }
 
@@ -579,6 +580,7 @@ mod tests {
             for n in 0..count {
                 let next = EntryId::new(n as u64 + 1, 0);
                 let original = Entry::new(next, &[(b"event".to_vec(), format!("E{}", n % 2).into_bytes())]);
+                let given_up = GivenUp { consumer: "check", cause: "handler", reason: "down", attempts: 1, replays: 0 };
                 let commit = Commit {
                     holder: Holder { owner: "me".to_owned(), epoch: held.epoch },
                     call: n as u64 + 1,
@@ -589,10 +591,10 @@ mod tests {
                     attempts: Vec::new(),
                     forget: Vec::new(),
                     mirror: false,
-                    dead: vec![dead_letter::fields(&key, "check", &original, Cause::Handler, "down", 1)],
+                    dead: vec![dead_letter::fields(&key, &original, &given_up)],
                     dead_bounds: DeadBounds { count: u64::MAX, age: Duration::MAX },
                     passed_over: Vec::new(),
-                    proof: None,
+                    recovery: None,
                 };
                 broker.commit(&key, &commit).await.unwrap();
             }

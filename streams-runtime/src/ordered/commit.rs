@@ -248,7 +248,7 @@ impl<'a> Committer<'a> {
         let now = Instant::now();
         let mut commit = self.ledger.take(self.lease.holder(), now);
         commit.passed_over = self.passed_over.take();
-        commit.proof = self.recovery.as_mut().and_then(Recovery::take);
+        commit.recovery = self.recovery.as_mut().and_then(Recovery::take);
         self.recovery_due = None;
         self.lease.commit_begins(now);
         self.flying = Some(Resend::new(Arc::new(commit), now));
@@ -273,8 +273,8 @@ impl<'a> Committer<'a> {
             match (self.ledger.due_at(), self.recovery_due) {
                 _ if self.needs.is_some() => std::future::pending().await,
                 (Some(Due::Now), _) => {}
-                (Some(Due::At(at)), proof) => tokio::time::sleep_until(proof.map_or(at, |proof| at.min(proof))).await,
-                (None, Some(proof)) => tokio::time::sleep_until(proof).await,
+                (Some(Due::At(at)), due) => tokio::time::sleep_until(due.map_or(at, |due| at.min(due))).await,
+                (None, Some(due)) => tokio::time::sleep_until(due).await,
                 (None, None) => std::future::pending().await,
             }
             self.start();
@@ -310,10 +310,10 @@ impl<'a> Committer<'a> {
                 self.ledger.acknowledged(&flying.call);
                 count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.call.next, flying.call.seen);
-                if let (Some(proof), Some(recovery)) = (&flying.call.proof, &mut self.recovery) {
-                    log_recovered(task, proof);
+                if let (Some(step), Some(recovery)) = (&flying.call.recovery, &mut self.recovery) {
+                    log_recovered(task, step);
                     recovery.acknowledged();
-                    if proof.left == 0 {
+                    if step.left == 0 {
                         (self.recovery, self.recovery_due) = (None, None);
                     }
                 }

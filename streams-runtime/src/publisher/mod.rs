@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::fence::unwound;
 use crate::ops::{Outages, TraceContext, trace};
 use crate::random::Random;
-use crate::schema_watch::Meeting;
+use crate::schema_watch::SchemaNotes;
 use crate::sync::lock;
 
 /// How long a publish is tried again.
@@ -82,15 +82,15 @@ const PAGE: usize = 64;
 ///
 /// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
 /// [`Self::with_retry`]), and later publishes to the partition queue behind it, so the order of a key outlives a
-/// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
+/// broken connection. Then every call fails, in order. A write that had no answer may have been done, and the retry then
 /// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
-/// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
+/// `ctx.event_id()`. A full server is not tried again but fails at once: [`PublishError::is_backpressure`].
 ///
 /// # When a call is dropped
 ///
 /// Dropping a publish that has begun withdraws nothing: its event is written all the same, unless it still waited for
 /// room, and nobody hears what became of it. Others that share its write are not affected. The write runs in a task on
-/// the executor of the call that found the partition idle; if that executor ends, those who still wait are told so.
+/// the executor of the call that found the partition idle; if that executor ends, those who still wait have an error that says so.
 ///
 /// # Traces
 ///
@@ -181,9 +181,9 @@ impl Publisher {
         Self { inner: Arc::new(inner), handling: None }
     }
 
-    /// Where the publisher tells others of its events, and an app of the rest.
-    pub(crate) fn meeting(&self) -> &Arc<Meeting> {
-        &self.inner.shared.meeting
+    /// The notes about the events of the publisher and of its app.
+    pub(crate) fn notes(&self) -> &Arc<SchemaNotes> {
+        &self.inner.shared.notes
     }
 
     #[cfg(feature = "testing")]

@@ -48,7 +48,7 @@ struct Fetching {
     reply: Option<AbortOnDropHandle<Result<Fetched, BrokerError>>>,
 }
 
-/// The one fetch under way, and the next.
+/// The one fetch under way, and the next. Its fields are one value, because each of them decides whether the next one goes out.
 pub(super) struct Fetcher {
     calls: u64,
     fetching: Option<Fetching>,

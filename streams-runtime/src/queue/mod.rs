@@ -326,7 +326,7 @@ impl<'a> Session<'a> {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
                             let was_quiet = quiet.is_some() && quiet == self.quiet();
-                            match self.tell_lost(reclaim.take_lost(), &state.cursor).await {
+                            match self.report_lost(reclaim.take_lost(), &state.cursor).await {
                                 Ok(()) => self.absorb_look(state, was_quiet, now).await,
                                 Err(ended) => Err(ended),
                             }
@@ -527,7 +527,7 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Tells the renewals the first time limit of a call, less a little time to give that call up.
+    /// Gives the renewals the first time limit of a call, less a little time to give that call up.
     fn mind_limits(&self) {
         let spare = self.group.services.lease_for / 4;
         self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
@@ -938,7 +938,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reports entries of a dead consumer that are gone.
-    async fn tell_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
+    async fn report_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
         let group = self.group;
         for lost in lost {
             let loss = loss_of(lost);

@@ -105,9 +105,10 @@ impl Reclaim {
             self.needed = None;
             return;
         }
-        let (since, told) = self.needed.get_or_insert((now, None));
-        if now.duration_since(*since) >= UNNEEDED && told.is_none_or(|told| now.duration_since(told) >= UNNEEDED) {
-            *told = Some(now);
+        let (since, warned) = self.needed.get_or_insert((now, None));
+        if now.duration_since(*since) >= UNNEEDED && warned.is_none_or(|warned| now.duration_since(warned) >= UNNEEDED)
+        {
+            *warned = Some(now);
             tracing::warn!(
                 group = key.group(),
                 partition = key.partition().as_str(),

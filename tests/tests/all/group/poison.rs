@@ -343,7 +343,7 @@ async fn an_event_that_ends_its_process_only_sometimes_is_done_in_the_end() {
     assert_eq!(world.lab.ended("frail").last(), Some(&3));
     // What was counted is forgotten with the event.
     let holding = world.group("frail").steal("thief").await;
-    assert_eq!((holding.crashes, holding.proving), (vec![], None));
+    assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
 
 #[tokio::test]
@@ -485,7 +485,7 @@ async fn an_event_that_ends_its_process_among_lanes_is_given_up_and_its_neighbou
     assert!(world.lab.calls("lanes").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("lanes"));
     // What was counted against the others is forgotten with them.
     let holding = world.group_on("pills", "lanes").steal("thief").await;
-    assert_eq!((holding.crashes, holding.proving), (vec![], None));
+    assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
 
 #[tokio::test]
