@@ -1,6 +1,6 @@
 //! A group on a partition, whatever its delivery: its parts, its status and its log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, DeadBounds};
@@ -15,10 +15,11 @@ use super::handlers::Handlers;
 use super::history::History;
 use super::suspects::SuspectLock;
 use crate::membership::{Leases, Seat};
-use crate::ops::{Contact, Outages, Phase, Progress};
+use crate::ops::{Contact, Matter, Outages, Phase, Progress};
 use crate::random::Random;
 use crate::reader::{Follower, Means, TAKE, Tails, Taken};
 use crate::shutdown::Shutdown;
+use crate::sync::lock;
 
 /// How often the log says again that a group does not go on.
 pub(super) const REMINDER: Duration = Duration::from_secs(60);
@@ -99,6 +100,14 @@ impl GroupTask {
         Ended::Halted { halt, keep: false }
     }
 
+    /// The same end, noted as trouble in this matter where the server could not be used.
+    pub(crate) fn noted(&self, matter: Matter, ended: Ended) -> Ended {
+        if let Ended::Failed(error) = &ended {
+            self.contact.failed(matter, error);
+        }
+        ended
+    }
+
     /// Logs what the server refuses, unless the log said so lately. Returns whether it did.
     pub(crate) fn log_refused(&self, error: &BrokerError) -> bool {
         self.log_halted(&Halt::Refused { error: error.to_string() })
@@ -108,7 +117,7 @@ impl GroupTask {
     pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
         self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if logged.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }

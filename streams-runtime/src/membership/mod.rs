@@ -14,8 +14,8 @@ mod seat;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streams_core::broker::{Answer, Attendance, Broker, BrokerError, GroupState, Member, Reply};
@@ -142,30 +142,14 @@ impl Members {
             });
             circles.len() - 1
         });
-        let seat = Arc::new(Seat {
-            shared: Arc::clone(shared),
-            circle,
-            key,
-            inner: Mutex::default(),
-            news: Notify::new(),
-            is_wanted: AtomicBool::new(false),
-            wanted: Notify::new(),
-        });
+        let seat = Arc::new(Seat::new(shared, circle, key));
         circles[circle].seats.push(Arc::clone(&seat));
         seat
     }
 
     /// A seat that waits for no lease: a work queue shares no partitions.
     pub(crate) fn apart(&self, key: GroupKey) -> Arc<Seat> {
-        Arc::new(Seat {
-            shared: Arc::clone(&self.shared),
-            circle: usize::MAX,
-            key,
-            inner: Mutex::default(),
-            news: Notify::new(),
-            is_wanted: AtomicBool::new(false),
-            wanted: Notify::new(),
-        })
+        Arc::new(Seat::new(&self.shared, usize::MAX, key))
     }
 
     /// Takes part until the app stops. Then the process leaves, before it releases any lease.

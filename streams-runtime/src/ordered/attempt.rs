@@ -152,7 +152,7 @@ impl Owned<'_> {
         self.committer.now = began;
         let timeout = handler.policy.timeout;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
-        lease.handler_begins(began, timeout.saturating_add(services.lease_for));
+        lease.handlers_until(Some(after(began, timeout.saturating_add(services.lease_for))));
         let (span, id) = (trace::process(&handler.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let mut call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
         // Most handlers never wait, so the timer is set up only for those that do.
@@ -174,7 +174,7 @@ impl Owned<'_> {
                 }
             }
         };
-        lease.handler_ended();
+        lease.handlers_until(None);
         let took = began.elapsed();
         handler.duration.record(took);
         handler.late.log(id, took, timeout);

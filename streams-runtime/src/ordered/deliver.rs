@@ -16,7 +16,6 @@ use super::attempt::Apart;
 use super::batch::{Gathering, Held, Parts};
 use super::dispatch::{Beside, Dispatch};
 use super::owned::Owned;
-use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
 use crate::group::{Ended, GroupTask, Halt, Replays, Taker, caught};
 use crate::ops::{Matter, Outages};
@@ -152,9 +151,8 @@ impl Delivery {
         if self.dispatch.is_empty() {
             return Err(Ended::Failed(error));
         }
-        owned.task.contact.failed(Matter::Read, &error);
         let failures = self.read_again.map_or(1, |(_, failures)| failures.saturating_add(1));
-        let wait = wait(OUTAGE_BACKOFF, failures, owned.task.services.random.fraction());
+        let wait = owned.task.retry_read(error, failures)?;
         self.read_again = Some((after(Instant::now(), wait), failures));
         source.look_again();
         Ok(())
