@@ -148,7 +148,7 @@ impl GroupTask {
             past.unsaid = Some(session.leave_behind());
             Ended::Fenced
         } else {
-            self.leave(&lease, &ended).await;
+            self.release(&ended, &lease, None).await;
             ended
         };
         self.progress.disowned(matches!(ended, Ended::Fenced));
@@ -207,16 +207,6 @@ impl GroupTask {
                 Joined::Vanished { at } => return Err(Self::vanished(Bookmark::new(at, "", None))),
                 Joined::Mode(mode) => return Err(self.wrong_mode(&mode)),
             }
-        }
-    }
-
-    /// Stops being a consumer.
-    async fn leave(&self, lease: &Lease, ended: &Ended) {
-        match tokio::time::timeout(FAREWELL, self.services.broker.release(&self.key, lease.holder(), None)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => self
-                .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
-            Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
         }
     }
 }
@@ -314,9 +304,9 @@ impl<'a> Session<'a> {
                         Ok(None) => self.doubt_history().await,
                         Ok(Some(state)) => {
                             let own = &lease.holder().owner;
-                            let next = reclaim.observe(watch, own, &state, (broker, &group.key), now);
+                            let next = reclaim.observe(watch, own, &state, group, now);
                             look_at = next.map_or(look_at, |next| next.min(look_at));
-                            reclaim.mind_needs(&state, &group.handlers.build, &group.key, now);
+                            reclaim.mind_needs(&state, group, now);
                             if judge_at <= now && judging.is_none() {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
@@ -1054,6 +1044,7 @@ impl<'a> Session<'a> {
     /// Ends the work with nothing in flight: handlers end, entries that have not begun are released, and all acks are
     /// sent.
     async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
+        let group = self.group;
         self.closing = true;
         self.slot = Slot::default();
         let queue = self.in_flight.take_queue();
@@ -1093,20 +1084,7 @@ impl<'a> Session<'a> {
                 self.absorb_acked(answer).await?;
             }
         };
-        match tokio::time::timeout(FAREWELL, all_said).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Ended::Fenced)) => Err(Ended::Fenced),
-            Ok(Err(failed)) => {
-                self.group
-                    .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));
-                Ok(())
-            }
-            Err(_) => {
-                self.group
-                    .left(ended, "what was handled last was not settled, as there was no answer: it may come again");
-                Ok(())
-            }
-        }
+        group.settled_last(ended, all_said).await
     }
 
     /// Releases fetched entries when no handler begins any more.
