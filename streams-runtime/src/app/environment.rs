@@ -106,16 +106,16 @@ pub(super) fn set_variables() -> Vec<&'static str> {
     std::iter::once("REDIS_URL").chain(VARIABLES).filter(is_set).collect()
 }
 
-/// Whether it may be one of those that Kubernetes gives each container for a Service that is called `streams`, or begins with
-/// `streams-`: `STREAMS_SERVICE_HOST`, `STREAMS_SERVICE_PORT_HTTP`, `STREAMS_PORT`, `STREAMS_PORT_6379_TCP_ADDR`. Docker's
-/// links have the same form.
+/// Whether Kubernetes may give it to each container, for a Service that is called `streams` or begins with `streams-`. Such
+/// are `STREAMS_SERVICE_HOST`, `STREAMS_SERVICE_PORT_HTTP`, `STREAMS_PORT` and `STREAMS_PORT_6379_TCP_ADDR`. Docker's links
+/// have the same form.
 fn is_of_a_service(name: &str) -> bool {
     name.starts_with("STREAMS_")
         && (name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_"))
 }
 
 impl Environment {
-    /// Reads the variables. A value that cannot be understood becomes a problem that refuses the start; a variable that
+    /// Reads the variables. A value that cannot be understood becomes a problem that refuses the start. A variable that
     /// nobody knows becomes a warning, because others give a program variables, too.
     pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut read = Self { read: true, ..Self::default() };

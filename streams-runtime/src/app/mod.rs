@@ -71,7 +71,7 @@ impl fmt::Debug for App {
 impl App {
     /// An app with every `#[consumer]` that is linked into the program.
     ///
-    /// A crate that the program never mentions is not linked: write `use handlers as _;`, with the name of the crate, not
+    /// A crate that the program never mentions is not linked. Write `use handlers as _;`, with the name of the crate, not
     /// of a module in it.
     pub fn linked() -> Self {
         Self { events: linked_events(), ..Self::with(linked_consumers()) }

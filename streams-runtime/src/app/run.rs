@@ -60,8 +60,8 @@ impl App {
     ///
     /// This call ends the process itself only for a second signal and where a handler does not yield, because its thread
     /// cannot be joined. An executor that ends, as that of `#[tokio::main]` does when `main` returns, waits for
-    /// `spawn_blocking` without a limit. So once the executor of this call ends, the process has until the deadline,
-    /// counted from the signal, and a second; then it ends with code 2.
+    /// `spawn_blocking` without a limit. So once the executor of this call ends, the process has until a second after the
+    /// deadline, counted from the signal. Then it ends with code 2.
     ///
     /// # Errors
     /// As [`App::start`].

@@ -45,9 +45,8 @@ const EMBEDDED_BY_DEFAULT: &str =
 type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl App {
-    /// The broker that was given, or the one that the environment names; without either the embedded one, but only
-    /// in a debug build: a forgotten variable must not become a service that forgets. Neither must a variable that is set and
-    /// that nobody reads.
+    /// The broker that was given, or the one that the environment names. Without either it is the embedded one, but only in
+    /// a debug build. Neither a forgotten variable nor one that nobody reads may make a service forget its events.
     fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
         // A test's app has a broker, and is the same whatever the environment says.
         let unread = if self.environment.read || self.seams.is_some() { Vec::new() } else { set_variables() };
@@ -112,8 +111,9 @@ impl App {
     /// in one process. Must be called on a tokio executor with time and I/O enabled.
     ///
     /// # Errors
-    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a variable
-    /// that is set and not read, such as `REDIS_URL`, is wrong, too: the events would go to a broker that forgets them.
+    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a
+    /// variable that is set and not read, such as `REDIS_URL`, is wrong, too. The events would go to a broker that forgets
+    /// them.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done starts nothing that goes on.

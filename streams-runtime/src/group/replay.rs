@@ -348,8 +348,8 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
     }
 }
 
-/// The outcome of a letter of a version that this build does not know: the events of the group must not wait for a build that
-/// does.
+/// The outcome of a letter of a version that this build does not know. The events of the group must not wait for a build
+/// that does.
 fn too_new(need: &Need) -> Fate {
     let Need { name, version, .. } = need;
     let reason =

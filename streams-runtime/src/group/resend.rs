@@ -1,4 +1,5 @@
-//! A call to the broker that is sent with the same bytes until the broker answers, so that a call without an answer is done once.
+//! A call to the broker that is sent with the same bytes until the broker answers. So a call without an answer is done
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -235,7 +235,7 @@ impl Held {
     /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
     ///
     /// While a handler runs an answer says nothing, because a handler that blocks its executor also keeps the answer from
-    /// being heard; its own limit bounds that.
+    /// being heard. Its own limit bounds that.
     fn deserves(&self, now: u64, lease_for: u64) -> bool {
         let handler_until = self.handler_until.load(Ordering::Acquire);
         let commit_since = self.commit_since.load(Ordering::Acquire);

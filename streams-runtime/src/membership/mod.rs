@@ -1,9 +1,9 @@
 //! The sharing of partitions between processes: who is a member, who should own what, and who holds which lease.
 //!
-//! One task per process shows that the process lives, looks at the other members and at what they own, and notifies each
-//! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should own
-//! which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings. May use
-//! `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
+//! One task per process shows that the process lives, and looks at the other members and their partitions. It notifies each
+//! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should
+//! own which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings.
+//! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 
 mod assign;
 mod build;

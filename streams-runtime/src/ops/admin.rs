@@ -56,16 +56,16 @@ impl Admin {
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
     /// of the stream, `trades.3` for that one; a time is `Start::At(EntryId::new(ms, 0))`.
     ///
-    /// The owner of the partition loses its lease. Its events in flight are not committed, and may be handled again. A group
-    /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
-    /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew, and
-    /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in queue delivery
-    /// begins anew in every process: events in flight, or waiting for another attempt, are handled again if they stand behind
-    /// the new beginning, and forgotten if not.
+    /// The owner of the partition loses its lease. Its events in flight are not committed, and may be handled again. A
+    /// group that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
+    /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew,
+    /// or any other while processes run it in ordered delivery. Otherwise the name counts as misspelt. A group in queue
+    /// delivery begins anew in every process. Events in flight or waiting for another attempt are handled again if they
+    /// stand behind the new beginning, and forgotten if not.
     ///
     /// # Errors
-    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked; partitions before the
-    /// one that fails are reset.
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked. Partitions before the one
+    /// that fails are reset.
     ///
     /// # Cancel safety
     /// Some partitions may be reset.
@@ -87,8 +87,9 @@ impl Admin {
     /// Lets a halted group go on where it is, once what halted it is mended: its checkpoint stays, and so do the attempts.
     /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were resumed.
     ///
-    /// Whichever process is halted there goes on within some seconds, and looks anew: a storm of dead letters begins to
-    /// count anew, and what is still wrong halts it again. On a group that is not halted it has no effect, not later either.
+    /// A process that is halted there goes on within some seconds, and looks anew. A storm of dead letters begins to count
+    /// anew, and a cause that is still there halts it again. On a group that is not halted it has no effect, not later
+    /// either.
     ///
     /// # Errors
     /// When a name is wrong, the group is not there, or the broker cannot be asked; partitions before the one that fails

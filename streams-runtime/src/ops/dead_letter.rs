@@ -213,8 +213,8 @@ impl<E> DeadLetter<E> {
         self.original.event().map_or("", |(name, _)| name)
     }
 
-    /// The payload as text in the manner of JSON, without the event's type: at most about `most` bytes of it, and of what is
-    /// no MessagePack the bytes in hexadecimal.
+    /// The payload as text in the manner of JSON, without the event's type: at most about `most` bytes of it. Bytes that
+    /// are no MessagePack are in hexadecimal.
     pub fn payload_text(&self, most: usize) -> String {
         self.original.payload().map_or_else(String::new, |payload| codec::text(payload, most))
     }

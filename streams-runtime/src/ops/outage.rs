@@ -1,8 +1,7 @@
 //! Whether the server can be used, as the whole app sees it: logged once when it is gone and once when it is back.
 //!
 //! Everything that talks to the server by itself (a tail, the renewals, a group, the writer of a partition) is a
-//! [`Contact`]. What one of them finds out is nothing that all the others should log, too; and as soon as one has an answer
-//! again, all that wait try again.
+//! [`Contact`]. The first of them logs an outage for all. As soon as one has an answer again, all that wait try again.
 //!
 //! Trouble ends where it began: reads that fail are not mended by a lease that is taken, nor writes by reads. So each contact
 //! has trouble by [`Matter`], and only a success in the same matter ends it.
@@ -25,13 +24,13 @@ use crate::sync::lock;
 const LOGGED_AFTER: Duration = Duration::from_millis(100);
 /// How often trouble that lasts is logged again.
 const REMINDER: Duration = Duration::from_secs(60);
-/// How long a call may be without an answer before that is trouble: longer than the 10 s after which a call to Redis gives up by
-/// itself, so that the log has its own error where there is one.
+/// How long a call may be without an answer before that is trouble. A call to Redis gives up by itself after 10 s, so the
+/// log has its own error where there is one.
 pub(crate) const SILENCE: Duration = Duration::from_secs(15);
-/// How long the server may go on refusing calls whose callers have the error at once, such as a publish, before it is
-/// trouble of the app: longer than a burst that fills a server, shorter than anybody's patience.
+/// How long the server may go on refusing publishes, whose callers have the error at once, before it is trouble of the app.
+/// It is longer than a burst that fills a server, and shorter than anybody's patience.
 const REFUSING: Duration = Duration::from_secs(10);
-/// How long trouble counts that nobody tries to end any more, as when a publish was given up: a producer that goes on
+/// How long trouble counts that nobody tries to end any more, as when a publish was given up. A producer that goes on
 /// publishes within a minute, and of one that does not nobody knows.
 const LINGERING: Duration = Duration::from_secs(60);
 

@@ -64,17 +64,17 @@ pub struct GroupStatus {
     /// For how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise
     /// zero.
     pub checkpoint_age: Duration,
-    /// How many entries stand above the checkpoint. Known to the owner, from a look at the end of the stream every 5 s
-    /// that begins with the first time somebody asks for the status; `None` where the count is not known.
+    /// How many entries stand above the checkpoint. The owner knows it from a look at the end of the stream every 5 s, once
+    /// somebody has asked for the status. `None` where the count is not known.
     pub lag_entries: Option<u64>,
-    /// By how much the newest entry is younger than the event that was begun last, from the same look; zero when nothing stands
-    /// above the checkpoint.
+    /// By how much the newest entry is younger than the event that was begun last, from the same look. Zero when nothing
+    /// stands above the checkpoint.
     pub lag: Option<Duration>,
-    /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
-    /// and how often that was tried.
+    /// Why a group with `concurrency` takes up no other event, though it could handle more at once. The text names the
+    /// entry and its attempts.
     pub blocked_by: Option<String>,
-    /// Upper bound on the events that still run charged, because the previous owner was gone without giving its lease back and
-    /// one of them may have ended its process. 0 when the group runs at full speed, or when another process owns the partition.
+    /// Upper bound on the events that still run charged, because one of them may have ended the process of the previous
+    /// owner. It is 0 when the group runs at full speed, or when another process owns the partition.
     pub recovering: u32,
     /// Events that were handled to their end.
     pub handled: u64,

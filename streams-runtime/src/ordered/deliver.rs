@@ -144,8 +144,8 @@ impl Delivery {
         })
     }
 
-    /// Puts the next read off where a read failed while events wait for their next attempt: an end would make everything come
-    /// again that is settled above them, and the read may succeed soon.
+    /// Puts the next read off where a read failed while events wait for their next attempt. The read may succeed soon, and
+    /// an end would make everything come again that is settled above these events.
     fn put_off_read(&mut self, owned: &Owned<'_>, source: &mut Source<'_>, ended: Ended) -> Result<(), Ended> {
         let Ended::Failed(error) = ended else { return Err(ended) };
         if self.dispatch.is_empty() {

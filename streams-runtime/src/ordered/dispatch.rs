@@ -129,8 +129,8 @@ impl Dispatch {
         !self.closing && !waits_for_others && self.letter.is_none() && committer.ledger.has_room(1)
     }
 
-    /// Whether the entry may be taken up: a slot is free for which nothing else is there. What has a key by now does not go
-    /// past one whose key is still to be known.
+    /// Whether the entry may be taken up: a slot is free for which nothing else is there. An entry whose key is known does
+    /// not pass one whose key is not.
     pub(super) fn admits(&self, beside: &Beside) -> bool {
         let (coming, weight) =
             self.coming().fold((0, 0), |(n, sum), charging| (n + 1, sum + charging.taken.entry.weight()));
@@ -149,8 +149,8 @@ impl Dispatch {
         }
     }
 
-    /// Cancels the handlers that run, and waits until they are over: one that does not yield keeps the partition as long, so
-    /// that nobody begins with it beside that handler.
+    /// Cancels the handlers that run, and waits until they are over. One that does not yield keeps the partition as long,
+    /// so that nobody begins beside that handler.
     pub(super) async fn cancel(&mut self, lease: &Lease) {
         if !self.calls.is_empty() {
             self.calls.shutdown().await;

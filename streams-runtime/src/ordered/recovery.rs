@@ -1,8 +1,8 @@
 //! The recovery after an owner that never gave its lease back: one of its unsettled events may have ended its process.
 //!
-//! Each is charged on the server before it runs ([`commit`](super::commit) sends that), so that the next end of a process can be
-//! put down to those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run
-//! side by side. Pure, except for the log.
+//! [`commit`](super::commit) charges each on the server before it runs, so that the next end of a process is put down to
+//! those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run side by
+//! side. Pure, except for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -25,16 +25,16 @@ use crate::sync::lock;
 pub(super) const CHUNK: usize = 256;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
-/// one of a dozen partitions, and little beside the memory of a service. Beyond it callers wait for their turn.
+/// How much may wait in one publisher, in bytes. It keeps a server busy during a full write to each of a dozen partitions,
+/// and is little beside the memory of a service. Beyond it callers wait for their turn.
 const ROOM: u32 = 16 * 1024 * 1024;
 /// The bytes that an event counts besides its own, about what it takes here. So at most 16,384 wait.
 const OVERHEAD: u32 = 1024;
-/// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the
-/// disk is slow, and a caller should still have its answer before a handler's time is up.
+/// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the disk
+/// is slow. A caller should still have its answer before a handler's time is up.
 const DURABLE: Duration = Duration::from_secs(5);
-/// How often the recorded partition count is looked at again: a server that came back without its data may have been
-/// given another one meanwhile, and events would go where nobody reads.
+/// How often the recorded partition count is looked at again. A server that came back without its data may have another
+/// one, and events would go where nobody reads.
 const RECHECK: Duration = Duration::from_secs(10);
 /// The waits between attempts: at once for a connection that broke, and then a server that is away is not hammered.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
