@@ -115,7 +115,16 @@ pub struct Entry {
     pub id: EntryId,
     /// All fields in one allocation: how many, the lengths of each name and value, then the bytes of all.
     packed: Box<[u8]>,
+    /// The values of the three fields, because each delivery asks for them several times.
+    event: Place,
+    event_id: Place,
+    payload: Place,
+    /// How long the event's name is, and its version; `None` where the field has another form.
+    named: Option<(u32, u32)>,
 }
+
+/// Where the first value of a name begins and ends in `packed`. It never begins at 0, so that is where there is none.
+type Place = (usize, usize);
 
 /// How many bytes a number takes in front of the fields.
 const LENGTH: usize = size_of::<u32>();
@@ -144,8 +153,24 @@ impl Entry {
         let mut packed = Vec::with_capacity((1 + 2 * fields.len()) * LENGTH + bytes);
         packed.extend((fields.len() as u32).to_ne_bytes());
         parts().for_each(|part| packed.extend((part.len() as u32).to_ne_bytes()));
-        parts().for_each(|part| packed.extend_from_slice(part));
-        Self { id, packed: packed.into_boxed_slice() }
+        let (mut event, mut event_id, mut payload) = Default::default();
+        for (name, value) in fields {
+            let (name, value) = (part(name), part(value));
+            packed.extend_from_slice(name);
+            let begin = packed.len();
+            packed.extend_from_slice(value);
+            let place: &mut Place = match name {
+                b"event" => &mut event,
+                b"id" => &mut event_id,
+                b"payload" => &mut payload,
+                _ => continue,
+            };
+            if place.0 == 0 {
+                *place = (begin, packed.len());
+            }
+        }
+        let named = named(&packed[event.0..event.1]).filter(|_| event.0 > 0);
+        Self { id, packed: packed.into_boxed_slice(), event, event_id, payload, named }
     }
 
     /// Field names and values, in the order in which the producer wrote them.
@@ -176,24 +201,22 @@ impl Entry {
         self.fields().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
 
+    fn at(&self, (begin, end): Place) -> Option<&[u8]> {
+        self.packed.get(begin..end).filter(|_| begin > 0)
+    }
+
     /// The event's name and version: `Trade@2` is version 2 of `Trade`, `Trade` alone is version 1.
     ///
     /// `None` when the field is missing or has another form.
     pub fn event(&self) -> Option<(&str, u32)> {
-        let text = std::str::from_utf8(self.field(Self::EVENT)?).ok()?;
-        match text.split_once('@') {
-            None if !text.is_empty() => Some((text, 1)),
-            Some((name, version)) if !name.is_empty() => match version.parse() {
-                Ok(version) if version > 0 => Some((name, version)),
-                _ => None,
-            },
-            _ => None,
-        }
+        let (length, version) = self.named?;
+        let name = self.at((self.event.0, self.event.0 + length as usize))?;
+        Some((std::str::from_utf8(name).ok()?, version))
     }
 
     /// The version that the publisher wrote; 1 where the entry names none, as in an entry made for a test.
     pub(crate) fn version(&self) -> u32 {
-        self.event().map_or(1, |(_, version)| version)
+        self.named.map_or(1, |(_, version)| version)
     }
 
     /// The event's id; the entry's own id where the producer gave none.
@@ -203,13 +226,13 @@ impl Entry {
 
     /// The id that the producer gave the event; `None` when it gave none, or one that is not 1 to 128 bytes of UTF-8.
     pub fn given_id(&self) -> Option<&str> {
-        let id = std::str::from_utf8(self.field(Self::ID)?).ok()?;
+        let id = std::str::from_utf8(self.at(self.event_id)?).ok()?;
         EventId::is_valid(id).then_some(id)
     }
 
     /// The event's bytes.
     pub fn payload(&self) -> Option<&[u8]> {
-        self.field(Self::PAYLOAD)
+        self.at(self.payload)
     }
 
     /// The other fields.
@@ -225,8 +248,19 @@ impl Entry {
     /// About how many bytes the entry holds in memory, for byte budgets.
     pub fn weight(&self) -> usize {
         // More than there is: a script of the broker counts the same way.
-        self.fields().map(|(name, value)| name.len() + value.len() + 80).sum::<usize>() + 64
+        let fields = length(&self.packed).0;
+        self.packed.len() - (1 + 2 * fields) * LENGTH + fields * 80 + 64
     }
+}
+
+/// How long the name is in a field `event`, and the version; `None` where it has another form.
+fn named(event: &[u8]) -> Option<(u32, u32)> {
+    let text = std::str::from_utf8(event).ok()?;
+    let (name, version) = match text.split_once('@') {
+        Some((name, version)) => (name, version.parse().ok()?),
+        None => (text, 1),
+    };
+    (!name.is_empty() && version > 0).then_some((name.len() as u32, version))
 }
 
 impl fmt::Debug for Entry {
@@ -320,6 +354,13 @@ mod tests {
             assert_eq!(entry(&[("event", text)]).event(), None, "{text}");
         }
         assert_eq!(entry(&[]).event(), None);
+        assert_eq!(Entry::new(EntryId::new(7, 1), &[("event", b"Tr\xffde@1")]).event(), None);
+    }
+
+    #[test]
+    fn an_entry_weighs_what_a_script_of_the_broker_counts() {
+        assert_eq!(entry(&[]).weight(), 64);
+        assert_eq!(entry(&[("event", "Trade@1"), ("", "x")]).weight(), 64 + (5 + 7 + 80) + (1 + 80));
     }
 
     #[test]

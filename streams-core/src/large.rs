@@ -40,7 +40,10 @@ pub fn cut(entry: Entry) -> Entry {
 /// How many bytes a [cut] entry had.
 pub fn cut_from(entry: &Entry) -> Option<u64> {
     let (name, bytes) = entry.fields().next()?;
-    std::str::from_utf8(bytes).ok()?.parse().ok().filter(|_| name == CUT.as_bytes())
+    if name != CUT.as_bytes() {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 /// A few bytes that distinguish an entry from others of the same id: its event id, else the ends of its first fields.

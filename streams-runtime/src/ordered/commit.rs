@@ -40,7 +40,7 @@ pub(super) struct Committer<'a> {
     needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
     refused: Option<Halt>,
-    /// The moment when the last handler began. One look at the clock per event is enough.
+    /// The moment when the last handler ended. One look at the clock per event is enough.
     pub(super) now: Instant,
 }
 
@@ -186,6 +186,14 @@ impl<'a> Committer<'a> {
         if self.flying.is_none() && self.needs.is_none() && self.ledger.is_due(self.now) {
             self.start();
         }
+    }
+
+    /// Whether one more event may begin at full speed, with nothing to wait for or to take up before it.
+    pub(super) fn is_free(&self) -> bool {
+        self.recovery.is_none()
+            && self.needs.is_none()
+            && self.ledger.has_room(1)
+            && !self.flying.as_ref().is_some_and(Resend::is_answered)
     }
 
     /// Waits until so many events may start beyond the acknowledged checkpoint; after a stop none may.

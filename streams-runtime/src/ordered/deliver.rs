@@ -5,14 +5,17 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use std::vec;
 
 use streams_core::broker::{Events, Holding};
 use streams_core::{Entry, OnDataLoss};
 use tokio::time::Instant;
 
-use super::attempt::Apart;
+use super::attempt::{Apart, Begun};
 use super::batch::{Gathering, Held, Parts};
 use super::dispatch::{Beside, Dispatch};
 use super::owned::Owned;
@@ -180,8 +183,12 @@ impl Delivery {
             // The count includes what is taken up, which is read but not settled.
             owned.committer.ledger.anchor(seen.saturating_sub(self.unsettled() as u64));
         }
-        for entry in arrived.entries {
-            self.take(owned, entry).await?;
+        let mut entries = arrived.entries.into_iter();
+        while !entries.as_slice().is_empty() {
+            let more = poll_fn(|cx| Poll::Ready(self.settle_at_once(owned, &mut entries, cx))).await?;
+            if let Some((entry, begun)) = more {
+                self.take(owned, entry, begun).await?;
+            }
             // However long the events keep coming.
             if self.replays.is_due(owned.lease) {
                 self.replay(owned).await?;
@@ -194,8 +201,49 @@ impl Delivery {
         Ok(())
     }
 
+    /// Settles entries while each is an event whose handler ends at once, and nothing else is to be done. Returns an entry that
+    /// needs more, with its first attempt where that has begun.
+    fn settle_at_once<'a>(
+        &mut self,
+        owned: &mut Owned<'a>,
+        entries: &mut vec::IntoIter<Arc<Entry>>,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<(Arc<Entry>, Option<Begun<'a>>)>, Ended> {
+        let task = owned.task;
+        owned.committer.now = Instant::now();
+        for entry in entries {
+            let consumer = match task.handlers.route(&self.declared, &entry) {
+                Ok(Taker::Consumer(consumer))
+                    if self.is_alone(task, consumer) && owned.may_handle_at_once(entry.id) =>
+                {
+                    consumer
+                }
+                _ => return Ok(Some((entry, None))),
+            };
+            if let Some(begun) = owned.handle_at_once(cx, consumer, &entry)? {
+                return Ok(Some((entry, Some(begun))));
+            }
+            owned.count_storm(false)?;
+            let is_long = owned.committer.now - self.yielded > SLICE;
+            if is_long || self.replays.is_due(owned.lease) || task.seat.is_wanted() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether an event of this consumer runs by itself, with nothing before it that has only gathered.
+    fn is_alone(&self, task: &GroupTask, consumer: usize) -> bool {
+        task.options.lanes.running <= 1 && self.batch.is_empty() && task.handlers[consumer].policy.batch.is_none()
+    }
+
     /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
-    async fn take(&mut self, owned: &mut Owned<'_>, entry: Arc<Entry>) -> Result<(), Ended> {
+    async fn take<'a>(
+        &mut self,
+        owned: &mut Owned<'a>,
+        entry: Arc<Entry>,
+        begun: Option<Begun<'a>>,
+    ) -> Result<(), Ended> {
         let taker = match self.route(owned.task, &entry).await {
             Ok(taker) => taker,
             Err(given_way) => {
@@ -219,7 +267,7 @@ impl Delivery {
                 self.batch.add(consumer, limits, entry);
             }
             Taker::Nobody if !self.batch.is_empty() => self.batch.add_between(entry),
-            _ => return self.settle_alone(owned, taker, entry).await,
+            _ => return self.settle_alone(owned, taker, entry, begun).await,
         }
         if self.batch.is_full() {
             self.settle_batch(owned).await?;
@@ -248,9 +296,15 @@ impl Delivery {
     }
 
     /// Handles one entry by itself to its end.
-    async fn settle_alone(&mut self, owned: &mut Owned<'_>, taker: Taker, entry: Arc<Entry>) -> Result<(), Ended> {
+    async fn settle_alone<'a>(
+        &mut self,
+        owned: &mut Owned<'a>,
+        taker: Taker,
+        entry: Arc<Entry>,
+        begun: Option<Begun<'a>>,
+    ) -> Result<(), Ended> {
         let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
-        match owned.handle(taker, std::slice::from_ref(&held), 0).await? {
+        match owned.handle(taker, std::slice::from_ref(&held), 0, begun).await? {
             Ok(dead) => owned.count_storm(dead),
             Err(_) => Err(owned.task.halted(Halt::LoneBatch { entry: held.entry.id, reason: None })),
         }
@@ -263,7 +317,7 @@ impl Delivery {
         let mut parts = Parts::default();
         while let Some((part, tried)) = parts.next(&held) {
             let taker = if part[0].is_event { Taker::Consumer(consumer) } else { Taker::Nobody };
-            match owned.handle(taker, part, tried).await? {
+            match owned.handle(taker, part, tried, None).await? {
                 Ok(dead) => {
                     parts.settled(part.len());
                     owned.count_storm(dead)?;

@@ -5,7 +5,9 @@
 //! holds the list's own bytes. [`entries`] reads such a string. Everything else reaches the crate as it came, errors too, so what a
 //! reply means stays with the crate. The protocol: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
+use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -54,10 +56,16 @@ impl Frame {
     /// the beginning of the same bytes.
     fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, ()> {
         while !self.is_begun || !self.open.is_empty() {
-            let values = match self.step(bytes) {
-                Step::Read(values) => values,
-                Step::Short => return Ok(None),
-                Step::Broken => return Err(()),
+            let values = match self.entry(bytes) {
+                Some(next) => {
+                    self.at = next;
+                    0
+                }
+                None => match self.step(bytes) {
+                    Step::Read(values) => values,
+                    Step::Short => return Ok(None),
+                    Step::Broken => return Err(()),
+                },
             };
             self.is_begun = true;
             if let Some(left) = self.open.last_mut() {
@@ -74,6 +82,14 @@ impl Frame {
             }
         }
         Ok(Some(self.at))
+    }
+
+    /// What follows the next entry of the list that is open, where all of it has come and it has the usual form. Nearly all of a reply is
+    /// such entries, and this is quicker than one step per value.
+    fn entry(&self, bytes: &[u8]) -> Option<usize> {
+        let (_, depth) = self.list?;
+        let mut slices = Slices { bytes, at: self.at };
+        (self.open.len() == depth + 1 && slices.entry(|_, _| ()).is_some()).then_some(slices.at)
     }
 
     /// Reads the first line of the next value, and its bytes where it is a string.
@@ -165,30 +181,23 @@ fn line(bytes: &[u8], at: usize) -> Option<(u8, &[u8], usize)> {
 
 /// A number as the crate reads it.
 fn number(line: &[u8]) -> Option<i64> {
-    match line {
-        [digit @ b'0'..=b'9'] => Some(i64::from(digit - b'0')),
-        _ => std::str::from_utf8(line).ok()?.trim().parse().ok(),
-    }
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
-/// The entries of a list, from its own bytes; `None` where these are none. One that is too large is cut.
+/// The entries of a list, from its own bytes; `None` where these have not the usual form. One that is too large is cut.
 pub(super) fn entries(list: &[u8]) -> Option<Vec<Arc<Entry>>> {
     let mut slices = Slices { bytes: list, at: 0 };
     let (mut entries, mut fields) = (Vec::new(), Vec::new());
     for _ in 0..slices.head(b'*')? {
-        let 2 = slices.head(b'*')? else { return None };
-        let id: EntryId = std::str::from_utf8(slices.text()?).ok()?.parse().ok()?;
-        let texts = slices.head(b'*')?;
-        if texts % 2 != 0 {
-            return None;
-        }
         fields.clear();
-        for _ in 0..texts / 2 {
-            fields.push((slices.text()?, slices.text()?));
-        }
+        let id = id(slices.entry(|name, value| fields.push((name, value)))?)?;
         entries.push(Arc::new(cut(Entry::new(id, &fields))));
     }
     (slices.at == list.len()).then_some(entries)
+}
+
+fn id(text: &[u8]) -> Option<EntryId> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// A place in a list.
@@ -198,17 +207,37 @@ struct Slices<'a> {
 }
 
 impl<'a> Slices<'a> {
+    /// The number in the head of a value of this type, where it is written in digits alone.
     fn head(&mut self, kind: u8) -> Option<usize> {
-        let (found, line, next) = line(self.bytes, self.at)?;
-        self.at = next;
-        number(line).filter(|_| found == kind)?.try_into().ok()
+        let line = self.bytes.get(self.at..)?.strip_prefix(&[kind])?;
+        let (mut number, mut digits) = (0_usize, 0);
+        while let Some(digit @ b'0'..=b'9') = line.get(digits) {
+            number = number.checked_mul(10)?.checked_add(usize::from(digit - b'0'))?;
+            digits += 1;
+        }
+        self.at += 1 + digits + 2;
+        (digits > 0 && line[digits..].starts_with(b"\r\n")).then_some(number)
     }
 
     fn text(&mut self) -> Option<&'a [u8]> {
         let length = self.head(b'$')?;
-        let text = self.bytes.get(self.at..)?.get(..length)?;
+        let (text, rest) = self.bytes.get(self.at..)?.split_at_checked(length)?;
         self.at += length + 2;
-        Some(text)
+        rest.starts_with(b"\r\n").then_some(text)
+    }
+
+    /// Reads an entry: hands each name with its value on, and answers the text of its id.
+    fn entry(&mut self, mut field: impl FnMut(&'a [u8], &'a [u8])) -> Option<&'a [u8]> {
+        let 2 = self.head(b'*')? else { return None };
+        let id = self.text()?;
+        let texts = self.head(b'*')?;
+        if texts % 2 != 0 {
+            return None;
+        }
+        for _ in 0..texts / 2 {
+            field(self.text()?, self.text()?);
+        }
+        Some(id)
     }
 }
 
@@ -220,17 +249,26 @@ pub(super) struct Listed<S> {
     begun: usize,
     filled: usize,
     frame: Frame,
-    /// Bytes to hand on, from `handed` on.
-    ready: Vec<u8>,
-    handed: usize,
+    /// The pieces of a reply that are still to be handed on.
+    ready: VecDeque<Piece>,
+    /// The heads and ends of the bulk strings among them.
+    written: Vec<u8>,
     /// The bytes were no reply, or end: they are handed on as they come, and the crate says what is wrong.
     is_plain: bool,
 }
 
+/// A piece of a reply.
+enum Piece {
+    /// Bytes of `come`.
+    Come(Range<usize>),
+    /// Bytes of `written`.
+    Written(Range<usize>),
+}
+
 impl<S> Listed<S> {
     pub(super) fn over(stream: S) -> Self {
-        let (come, ready) = (Vec::new(), Vec::new());
-        Self { stream, come, begun: 0, filled: 0, frame: Frame::default(), ready, handed: 0, is_plain: false }
+        let (come, written, ready) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { stream, come, begun: 0, filled: 0, frame: Frame::default(), ready, written, is_plain: false }
     }
 
     /// Makes the next reply ready, if all of it has come.
@@ -245,28 +283,59 @@ impl<S> Listed<S> {
                 come.len()
             }
         };
-        let (lists, mut from) = (std::mem::take(&mut self.frame).lists, 0);
-        self.ready.clear();
-        for (begin, list_end) in lists.into_iter().filter(|_| !self.is_plain) {
-            self.ready.extend_from_slice(&come[from..begin]);
-            self.ready.extend_from_slice(format!("${}\r\n", list_end - begin).as_bytes());
-            self.ready.extend_from_slice(&come[begin..list_end]);
-            self.ready.extend_from_slice(b"\r\n");
+        let mut lists = std::mem::take(&mut self.frame).lists;
+        if self.is_plain {
+            lists.clear();
+        }
+        self.written.clear();
+        let mut from = self.begun;
+        for (list, list_end) in lists {
+            let (list, list_end) = (self.begun + list, self.begun + list_end);
+            self.ready.push_back(Piece::Come(from..list));
+            self.write(&format!("${}\r\n", list_end - list));
+            self.ready.push_back(Piece::Come(list..list_end));
+            self.write("\r\n");
             from = list_end;
         }
-        self.ready.extend_from_slice(&come[from..end]);
-        (self.begun, self.handed) = (self.begun + end, 0);
+        self.begun += end;
+        self.ready.push_back(Piece::Come(from..self.begun));
+    }
+
+    fn write(&mut self, text: &str) {
+        let begin = self.written.len();
+        self.written.extend_from_slice(text.as_bytes());
+        self.ready.push_back(Piece::Written(begin..self.written.len()));
     }
 
     /// Makes room for more; gives back that of a large reply.
     fn make_room(&mut self) {
-        self.come.copy_within(self.begun..self.filled, 0);
-        (self.begun, self.filled) = (0, self.filled - self.begun);
+        if self.begun > 0 {
+            self.come.copy_within(self.begun..self.filled, 0);
+            (self.begun, self.filled) = (0, self.filled - self.begun);
+        }
         let wanted = self.filled + READ;
         if self.come.len() < wanted {
             self.come.resize(wanted.max(2 * self.filled), 0);
         } else if self.filled == 0 && self.come.len() > KEPT {
-            (self.come, self.ready, self.handed) = (vec![0; READ], Vec::new(), 0);
+            self.come = vec![0; READ];
+        }
+    }
+
+    /// Hands on as much as there is room for.
+    fn hand_on(&mut self, buffer: &mut ReadBuf<'_>) {
+        while buffer.remaining() > 0
+            && let Some(piece) = self.ready.front_mut()
+        {
+            let (bytes, range) = match piece {
+                Piece::Come(range) => (&self.come, range),
+                Piece::Written(range) => (&self.written, range),
+            };
+            let taken = range.len().min(buffer.remaining());
+            buffer.put_slice(&bytes[range.start..range.start + taken]);
+            range.start += taken;
+            if range.start == range.end {
+                self.ready.pop_front();
+            }
         }
     }
 }
@@ -274,12 +343,17 @@ impl<S> Listed<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Listed<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        while this.handed == this.ready.len() {
+        let before = buffer.remaining();
+        loop {
+            this.hand_on(buffer);
+            if buffer.remaining() < before || before == 0 {
+                return Poll::Ready(Ok(()));
+            }
             if this.filled > this.begun {
                 this.prepare();
             }
-            if this.handed < this.ready.len() {
-                break;
+            if !this.ready.is_empty() {
+                continue;
             }
             this.make_room();
             let mut room = ReadBuf::new(&mut this.come[this.filled..]);
@@ -290,11 +364,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listed<S> {
                 come => this.filled += come,
             }
         }
-        let ready = &this.ready[this.handed..];
-        let taken = ready.len().min(buffer.remaining());
-        buffer.put_slice(&ready[..taken]);
-        this.handed += taken;
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -314,7 +383,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listed<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::env;
     use std::task::Waker;
 
@@ -524,7 +592,7 @@ mod tests {
         for _ in 0..3 {
             let mut buffer = ReadBuf::new(&mut room);
             let _ = Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
-            sizes.push(stream.come.len() + stream.ready.capacity());
+            sizes.push(stream.come.len());
         }
         assert!(sizes[0] > 4 * KEPT && sizes[2] <= KEPT, "{sizes:?}");
     }
