@@ -1,5 +1,5 @@
-//! An operator's tool: what a group gave up on, looked at, counted, sent to be handled again, or discarded; and a halted group
-//! resumed. It links no event types, so one build of it serves every stream.
+//! An operator's tool lists, counts, replays and discards the dead letters of a group, and resumes a halted one. It links no
+//! event types, so one build of it serves every stream.
 //!
 //! `REDIS_URL=redis://localhost cargo run --example dead-letters -- list trades risk --cause handler`
 
@@ -112,7 +112,7 @@ async fn run(asked: Asked) -> Result<(), Problem> {
     let (stream, group) = (&asked.stream, &asked.group);
     if asked.command == "resume" {
         for partition in admin.resume(stream, group).await? {
-            println!("told {partition}: a halted process goes on within some seconds");
+            println!("resumed {partition}: a halted process goes on within some seconds");
         }
         return Ok(());
     }

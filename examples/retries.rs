@@ -1,4 +1,4 @@
-//! Failure: an attempt that is tried again, an event that is given up on, and dead letters that are looked at, replayed and discarded.
+//! Failures lead to another attempt, or to a dead letter. An operator reads, replays and discards dead letters.
 //!
 //! ```sh
 //! cargo run --example retries                               # embedded broker, no server
@@ -22,7 +22,7 @@ struct Payout {
     cents: i64,
 }
 
-/// Pays out. What it returns decides what becomes of the event:
+/// Pays out. Its return value decides what becomes of the event:
 ///
 /// * `Err` is a failed attempt: the event is tried again after 20 ms, 40 ms, 80 ms, .. and its partition waits, because order
 ///   is the promise. After the fourth it goes to the dead letters.
@@ -47,7 +47,7 @@ async fn pay(payout: &Message<Payout>, bank: State<Bank>) -> Result<Outcome, Box
 async fn main() -> Result<(), Box<dyn Error>> {
     // No subscriber here: each failed attempt would be a WARN line of its own between what this program prints.
     let bank = Bank::default();
-    // A replay is noticed when the lease is renewed, three times a lease.
+    // A replay is noticed when the lease is renewed, three times per lease.
     let config = Config::new().lease(Duration::from_secs(1));
     let app = App::linked().state(bank.clone()).config(config).from_environment().start().await?;
 

@@ -1,4 +1,4 @@
-//! A work queue: pictures go to whichever slot is free, in no order; a slow one and one that fails hold up no other.
+//! A work queue gives pictures to any free slot, in no order. A slow picture and a failing one hold up no other.
 //!
 //! ```sh
 //! cargo run --example work-queue                               # embedded broker, no server

@@ -1,5 +1,7 @@
 //! How an app stops: first no more reading, then, at the deadline, no more handlers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,23 +17,26 @@ pub(crate) const PARTING: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shutdown {
     stop: CancellationToken,
+    /// The same for who only looks, as everybody does before each event: a look at a token takes its lock.
+    is_stopping: Arc<AtomicBool>,
     cut: CancellationToken,
 }
 
 impl Shutdown {
     /// No new event is begun; handlers that run may finish.
     pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
         self.stop.cancel();
     }
 
     /// Handlers that still run are dropped at their next `.await`.
     pub(crate) fn cut(&self) {
-        self.stop.cancel();
+        self.stop();
         self.cut.cancel();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Waits for the first step.

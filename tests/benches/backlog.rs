@@ -1,7 +1,7 @@
 //! How fast one group works off a backlog: the runtime beside bare loops over XREAD and over XREADGROUP with XACK.
 //!
-//! Every round runs every contender, one after the other, on the same server and the same kind of entries, so that
-//! a busy machine slows all of them. `-- --events 500000 --rounds 5` are the defaults.
+//! Every round runs every contender, one after the other, on the same server and the same kind of entries. A busy machine
+//! slows all of them. `-- --events 500000 --rounds 5` are the defaults.
 
 mod common;
 
@@ -42,7 +42,7 @@ struct SmallTrade {
     time_ms: u64,
 }
 
-/// What the handlers have seen, and when it is everything.
+/// The events that the handlers have seen, and the number to come.
 struct Seen {
     events: AtomicU64,
     quantity: AtomicU64,
@@ -82,7 +82,7 @@ async fn sum_small(trade: SmallTrade) {
     SEEN.count(trade.quantity);
 }
 
-/// What the bare loops decode, from the same bytes.
+/// The event as the bare loops decode it, from the same bytes.
 #[derive(Deserialize)]
 struct Bare {
     #[expect(dead_code, reason = "decoded like the others")]
@@ -160,8 +160,7 @@ async fn bare_ahead(url: &str, key: &str, events: u64) -> u64 {
     sum
 }
 
-/// A Redis group, acknowledged by the batch; with `overlap` the acknowledgement of one batch is on its way while the
-/// next is read and decoded.
+/// A Redis group that acks per batch. With `overlap` the ack of one batch is in flight while the next is read and decoded.
 async fn group(url: &str, key: &str, events: u64, overlap: bool) -> u64 {
     let (mut connection, acknowledging) = (connect(url).await, connect(url).await);
     let _: () = redis::cmd("XGROUP")
@@ -250,7 +249,7 @@ async fn fill<E: StreamEvent>(publisher: &Publisher, events: u64, make: impl Fn(
     println!("{}: {} events published at {}/s", E::INFO.stream, thousands(events as f64), thousands(rate));
 }
 
-/// What one contender took in every round.
+/// The times of one contender, one per round.
 #[derive(Default)]
 struct Times {
     wall: Vec<f64>,

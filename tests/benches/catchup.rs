@@ -1,7 +1,7 @@
-//! A hundred groups that begin together on one backlog: how often it is read, and what that costs, beside one bare pass.
+//! A hundred groups begin together on one backlog. The bench prints the reads and their costs, beside one bare pass.
 //!
-//! Two processes: this one starts the server, fills it, passes over the backlog once and reads the server's CPU; the
-//! other one consumes. `-- --events 1000000` is the default; there are always 100 groups.
+//! This process starts and fills the server, passes over the backlog once and reads the server's CPU. Another process
+//! consumes. `-- --events 1000000` is the default; there are always 100 groups.
 
 mod common;
 
@@ -19,7 +19,7 @@ use streams_tests::{Faulty, Op, RedisServer};
 use tokio::sync::Notify;
 
 const GROUPS: u64 = 100;
-/// What the bare pass asks for at once.
+/// The entries per read of the bare pass.
 const COUNT: usize = 1_000;
 
 #[stream_event(stream = "trades", key = symbol)]
@@ -74,7 +74,7 @@ macro_rules! groups {
 
 streams_tests::hundred_groups!(groups);
 
-/// Runs every group from the beginning to the end of the backlog, and tells what it took.
+/// Runs every group from the beginning to the end of the backlog, and prints the costs.
 async fn consume(url: &str, events: u64) {
     SEEN.awaited.store(events * GROUPS, Ordering::Relaxed);
     let broker = Faulty::over(Arc::new(Redis::open(url).expect("a URL")));

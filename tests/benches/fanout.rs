@@ -1,4 +1,4 @@
-//! A hundred groups on one stream at 1,000 events a second: how late, how large and how dear, beside a blocked XREADGROUP each.
+//! A hundred groups on one stream at 1,000 events per second, beside a blocked XREADGROUP each: latency, memory and CPU.
 //!
 //! Three processes: this one starts the server and reads its CPU, one consumes, one publishes. An event carries the
 //! wall clock's time of its publish call; both ends run on one machine and read the same clock.
@@ -36,7 +36,7 @@ struct Trade {
     sent_ns: u64,
 }
 
-/// What the bare loops decode, from the same bytes.
+/// The event as the bare loops decode it, from the same bytes.
 #[derive(Deserialize)]
 struct Bare {
     #[expect(dead_code, reason = "decoded like the others")]
@@ -143,7 +143,7 @@ async fn consume_with_runtime(url: &str, events: u64) {
     .await;
 }
 
-/// What services without the runtime do: each group blocks in XREADGROUP on a connection of its own, and acknowledges.
+/// Services without the runtime: each group blocks in XREADGROUP on a connection of its own, and acks.
 async fn consume_with_groups(url: &str, events: u64) {
     let key = "trades";
     let mut shared = connect(url).await;
@@ -180,7 +180,7 @@ async fn consume_with_groups(url: &str, events: u64) {
     report(events, async {}).await;
 }
 
-/// Tells the parent when everybody listens, waits until every group has had every event, and tells what it took.
+/// Signals the parent when all groups listen, waits until each has had every event, and prints the costs.
 async fn report(events: u64, stop: impl Future<Output = ()>) {
     LATENCIES.awaited.store(WARM_UP * GROUPS, Ordering::Relaxed);
     say("listening");
@@ -226,7 +226,7 @@ fn again(args: &[&str]) -> Command {
     command
 }
 
-/// What one way to consume took: quantiles and CPU in microseconds, memory in KiB.
+/// The costs of one way to consume: quantiles and CPU in microseconds, memory in KiB.
 struct Took {
     quantiles: [f64; 4],
     client_us: f64,

@@ -1,5 +1,5 @@
-//! What `concurrency = n` costs and gives: handlers that only count, that wait, and that compute, one after the other and
-//! side by side.
+//! The costs and gains of `concurrency = n`: handlers that only count, that wait, and that compute, one after the other
+//! and side by side.
 //!
 //! Every round runs every handler with every n on the same server. `-- --events 100000 --waits 2000 --rounds 3` are the
 //! defaults.

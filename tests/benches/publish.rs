@@ -1,4 +1,4 @@
-//! How fast events are published: one at a time, by 64 tasks at once and in bulk, each beside the same with bare XADDs.
+//! The speed of publishing: one at a time, by 64 tasks at once and in bulk. Each is beside the same with bare XADDs.
 //!
 //! `-- --events 200000 --rounds 5` are the defaults; one at a time is measured with a twentieth of the events.
 
@@ -38,7 +38,7 @@ fn trade(number: u64) -> Trade {
     }
 }
 
-/// What a bare XADD of the same entry takes: the same fields, an event id of the same length, trimming.
+/// A bare XADD of the same entry: the same fields, an event id of the same length, trimming.
 fn xadd(number: u64) -> redis::Cmd {
     let mut payload = Vec::with_capacity(256);
     let mut serializer = rmp_serde::Serializer::new(&mut payload).with_struct_map();
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// What one way to publish took in every round, an event, in seconds.
+/// The seconds per event of one way to publish, one figure per round.
 #[derive(Default)]
 struct Times {
     wall: Vec<f64>,

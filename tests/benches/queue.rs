@@ -1,8 +1,8 @@
-//! What queue delivery costs: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
-//! count; and how busy it keeps handlers that wait, in one process and in several, in a backlog and while events come.
+//! The costs of queue delivery: a work queue's backlog beside bare loops over XREADGROUP and XACK, with handlers that only
+//! count. It also shows how busy handlers that wait are kept, in one process and in several, in a backlog and while events come.
 //!
 //! Every round runs every contender, one after the other, on the same server and the same entries. The bare loop has one task
-//! a slot, which acknowledges what it has read at once: nobody keeps what is in hand, tries again, or finds the dead.
+//! per slot, which acks at once after the read. It keeps no entries in flight, retries none, and finds no dead consumer.
 //! `-- --events 100000 --waits 12000 --slots 8 --rounds 3` are the defaults.
 
 mod common;
@@ -67,8 +67,8 @@ async fn bare(url: &str, slots: u64, events: u64) {
         destroy.arg("DESTROY").arg("payments").arg("bare").query_async(&mut connection).await.expect("an answer");
 }
 
-/// A work queue by hand whose events come meanwhile: so many connections wait for them, each handles what it has read beside each
-/// other.
+/// A work queue by hand whose events come meanwhile. So many connections wait for them, and each handles the events of a read
+/// side by side.
 async fn bare_live(url: &str, processes: u64, slots: u64, events: u64, publisher: &Publisher) {
     let mut connection = connect(url).await;
     let mut create = redis::cmd("XGROUP");
@@ -131,7 +131,7 @@ struct Contender {
     slots: u64,
     start: Start,
     events: u64,
-    /// Who publishes the events meanwhile.
+    /// The publisher of events that come meanwhile.
     publisher: Option<Publisher>,
 }
 

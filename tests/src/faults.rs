@@ -16,7 +16,7 @@ use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How many calls of a kind one moment of a paused clock has at most: more are a circle, in which no time goes by.
+/// The most calls of a kind in one moment of a paused clock. More are a circle, in which no time goes by.
 const AT_ONCE: usize = 10_000;
 
 /// The calls of a broker that can go wrong.
@@ -81,7 +81,7 @@ impl Op {
     ];
 }
 
-/// What goes wrong with a call.
+/// The ways in which a call goes wrong.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// It is not made, and answers this.
@@ -180,7 +180,7 @@ impl Faulty {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next call goes wrong; said twice, the one after it, too.
+    /// The next call goes wrong; a second `once` is for the call after it.
     pub fn once(&self, op: Op, fault: Fault) {
         self.plan().next.entry(op).or_default().push_back(fault);
     }

@@ -1,4 +1,4 @@
-//! What the worker process of the end-to-end tests is told to do: [`Job`].
+//! [`Job`] tells the worker process of the end-to-end tests how to behave.
 
 use streams_runtime::{event_type, stream_event};
 
@@ -8,11 +8,11 @@ use streams_runtime::{event_type, stream_event};
 pub struct Job {
     /// Which one.
     pub n: u64,
-    /// What its handler does; jobs of other clients may leave it out.
+    /// The behaviour of its handler; jobs of other clients may leave it out.
     pub does: Option<Does>,
 }
 
-/// What a handler does.
+/// The behaviour of a handler.
 #[event_type]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Does {

@@ -1,5 +1,5 @@
-//! Handlers that do as the test says: [`Lab`] holds the script, and writes down who was called with what; [`Record`] keeps the
-//! notes of a test's own handlers.
+//! Handlers that do as the test says: [`Lab`] holds the script and records the calls. [`Record`] keeps the notes of a test's
+//! own handlers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::Gate;
 
-/// What a handler does with an event.
+/// One scripted reaction of a handler to an event.
 #[derive(Debug, Clone)]
 pub enum Act {
     /// Returns an error.
@@ -42,7 +42,7 @@ pub struct Lab {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What a group does with an event, attempt by attempt; the last one stays.
+    /// The reactions of a group to an event, attempt by attempt; the last one stays.
     script: HashMap<(String, u64), Vec<Act>>,
     /// Every call, in order: group, event, attempt.
     begun: Vec<(String, u64, u32)>,
@@ -51,8 +51,8 @@ struct Inner {
     /// How many handlers run now, and how many did at most.
     running: usize,
     most: usize,
-    /// The keys whose events are in hand, and what was called with each key.
-    in_hand: HashSet<String>,
+    /// The keys whose events are in flight, and the calls for each key.
+    in_flight: HashSet<String>,
     keys: HashMap<String, Vec<(u64, u32)>>,
     batches: Vec<(Vec<u64>, u32)>,
 }
@@ -72,7 +72,7 @@ impl Lab {
         self.script(group, n, std::iter::repeat_n(act, 100));
     }
 
-    /// What a handler of the test calls.
+    /// Plays the script; a handler of the test calls it.
     ///
     /// # Errors
     /// As the script says.
@@ -132,11 +132,11 @@ impl Lab {
     /// # Panics
     /// As the script says.
     pub async fn handle_key(&self, ctx: &Context, key: &str, n: u64) -> Result<Outcome, BoxError> {
-        let _in_hand = InHand::begin(self, key, n, ctx.attempt());
+        let _in_flight = InFlight::begin(self, key, n, ctx.attempt());
         self.handle(ctx, n).await
     }
 
-    /// The events and attempts of a key, in order. An event that began while another of its key was in hand stands there as 0.
+    /// The events and attempts of a key, in order. An event that began while another of its key was in flight stands there as 0.
     pub fn of_key(&self, key: &str) -> Vec<(u64, u32)> {
         self.inner().keys.get(key).cloned().unwrap_or_default()
     }
@@ -211,28 +211,28 @@ impl Lab {
     }
 }
 
-/// An event of a key is in hand.
-struct InHand<'a> {
+/// An event of a key is in flight.
+struct InFlight<'a> {
     lab: &'a Lab,
     key: String,
 }
 
-impl<'a> InHand<'a> {
+impl<'a> InFlight<'a> {
     fn begin(lab: &'a Lab, key: &str, n: u64, attempt: u32) -> Self {
         let mut inner = lab.inner();
-        let alone = inner.in_hand.insert(key.to_owned());
+        let alone = inner.in_flight.insert(key.to_owned());
         inner.keys.entry(key.to_owned()).or_default().push((if alone { n } else { 0 }, attempt));
         Self { lab, key: key.to_owned() }
     }
 }
 
-impl Drop for InHand<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.lab.inner().in_hand.remove(&self.key);
+        self.lab.inner().in_flight.remove(&self.key);
     }
 }
 
-/// What the handlers of a test have noted, in order. Give it to the app as a state.
+/// The notes of a test's handlers, in order. The app takes it as a state.
 #[derive(Debug)]
 pub struct Record<T>(Arc<Mutex<Vec<T>>>);
 

@@ -1,6 +1,9 @@
-//! Harness of the integration tests: [`RedisServer`] starts real servers, [`Faulty`] is a broker whose calls go wrong,
-//! [`World`] an app's processes in virtual time, [`Lab`] handlers that do as they are told, [`Program`] a real process, [`logged`] what was logged, [`hundred_groups`] names for many and [`in_groups`] for more,
-//! [`TlsProxy`] speaks TLS, [`UserCrate`] is a crate of a user's own, [`queue_model`] says what a work queue may answer.
+//! The harness of the integration tests.
+//!
+//! [`World`] holds an app's processes in virtual time, [`Lab`] handlers that do as they are told, and [`Record`] the notes of
+//! a test's own handlers. [`Faulty`] is a broker whose calls go wrong, and [`queue_model`] says what a work queue may answer.
+//! [`RedisServer`] starts real servers, [`TlsProxy`] speaks TLS in front of one, and [`Program`] is a real process.
+//! [`logged`] keeps the log, [`in_groups`] names many groups, and [`UserCrate`] is a user's own crate.
 
 mod faults;
 mod groups;
@@ -26,4 +29,4 @@ pub use server::{Options, RedisServer};
 pub use tls::{Ca, Identity, TlsProxy};
 pub use user_crate::{CompilerError, UserCrate};
 pub use wait::until;
-pub use world::{Group, Launch, Process, World, millis, payload, secs};
+pub use world::{BEGINNING, Group, Launch, Process, World, millis, payload, secs};

@@ -1,4 +1,4 @@
-//! What the code under test logs, kept for a test to read.
+//! Keeps the log of the code under test for a test to read.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,7 @@ impl Log {
         self.text()[bytes..].lines().map(str::to_owned).collect()
     }
 
-    /// How often it was said.
+    /// How often the log has this text.
     pub fn count(&self, what: &str) -> usize {
         self.text().matches(what).count()
     }

@@ -1,5 +1,5 @@
-//! What the worker process of the tests of poison is told to do: [`Dose`], [`Pill`] where it has lanes, or [`Vaccine`] where it
-//! has several partitions.
+//! [`Dose`] tells the worker process of the tests of poison how to behave, [`Pill`] where it has lanes, [`Vaccine`] where
+//! it has several partitions.
 
 use std::fs;
 use std::hint::black_box;
@@ -29,7 +29,7 @@ pub struct Dose {
 #[stream_event(stream = "pills", key = patient, lock = false)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pill {
-    /// Whose it is.
+    /// The patient, who is its key.
     pub patient: String,
     /// Which one.
     #[event(wire = "u64")]

@@ -25,7 +25,7 @@ impl Program {
     /// # Panics
     /// When it cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        // What stands in the environment of the tests must not reach the program.
+        // The environment of the tests must not reach the program.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if (name.starts_with("STREAMS_") || name == "REDIS_URL")
@@ -44,12 +44,12 @@ impl Program {
         Self { child, output, errors, readers }
     }
 
-    /// What it has written to standard output.
+    /// Its standard output up to now.
     pub fn output(&self) -> String {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What it has written to standard error.
+    /// Its standard error up to now.
     pub fn errors(&self) -> String {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! The contract of a work queue as a map: each entry is in exactly one [`Place`]. [`Model`] is told each call with its answer,
+//! The contract of a work queue as a map: each entry is in exactly one [`Place`]. [`Model`] gets each call with its answer,
 //! and says where the answer is not one that the contract allows.
 //!
 //! It shares nothing with the brokers but the words of the contract. Where the contract leaves a choice, such as which of
@@ -52,11 +52,11 @@ pub enum Place {
 pub enum End {
     /// It was acknowledged: done, passed over, or a dead letter.
     Settled,
-    /// It was told to be lost.
+    /// It was reported as lost.
     Lost,
     /// It was gone before it was given out: whoever looks at the stream finds that.
     Passed,
-    /// It went while it was in flight, and its consumer left, which tells nobody.
+    /// It went while it was in flight, and its consumer left, which is never reported.
     Untold,
 }
 
@@ -114,7 +114,7 @@ pub struct Member {
     pub life: Option<Life>,
     fetch: u64,
     ack: u64,
-    /// The loss that its latest fetch was told, or what is gone of all that it had in flight where it is dead.
+    /// The loss that its latest fetch reported. For a dead consumer: its entries in flight that are gone.
     told: Option<Lost>,
     /// Whether a call of its own must have been seen since.
     is_heard: bool,
@@ -146,7 +146,7 @@ pub struct Model {
     pub dead: u64,
     /// The events that builds have declared.
     pub events: BTreeSet<String>,
-    /// Of the last call that has moved the cursor or mended the waiting set.
+    /// The holder of the last call that has moved the cursor or mended the waiting set.
     token: String,
     epoch: u64,
     resume: u64,
@@ -188,7 +188,7 @@ impl Model {
         self.stream.retain(|id, _| !gone(*id));
     }
 
-    /// Entries went from the waiting set, as with its key; they are lost, and the next who touches the set is told so.
+    /// Entries went from the waiting set, as with its key; they are lost, and the next call that touches the set reports it.
     pub fn forget_waiting(&mut self, gone: impl Fn(EntryId) -> bool) {
         let count = self.waits.len() as u64;
         let lost: Vec<_> = self.waits.keys().copied().filter(|id| gone(*id)).collect();
@@ -201,7 +201,7 @@ impl Model {
         }
     }
 
-    /// Whether the stream of then has nothing that was given out and went since: it would be in a range again that never had it.
+    /// Whether the stream of then has no entry that was given out and went since: a range would hold it that never had it.
     pub fn can_set_stream_back(&self, then: &Self) -> bool {
         then.stream.range(..=self.cursor.at).all(|(id, _)| self.stream.contains_key(id))
     }
@@ -267,7 +267,7 @@ impl Model {
         self.stream.range(self.cursor.at.next()..).map(|(id, _)| *id).take(count).collect()
     }
 
-    /// The part of a chunk that a member has in flight, with the record of each entry; those of a range are charged.
+    /// The part of a chunk that a member has in flight, with the record of each entry. All entries of a range are charged.
     pub fn in_flight(&self, epoch: u64, call: u64) -> Vec<Item> {
         let Some(flight) = self.flights.get(&(epoch, call)) else { return Vec::new() };
         let new = flight.range.iter().map(|id| Item { id: *id, failed: 0, crashes: 0, charged: true });
@@ -284,7 +284,7 @@ impl Model {
         self.flights.get(&(epoch, call)).map_or(EntryId::ZERO, |flight| flight.after)
     }
 
-    /// How many entries wait that may be taken, where some of them are deleted: a call for fewer finds some of those, and the
+    /// How many entries wait that may be taken, where some of them are deleted. A call for fewer finds some of those, and the
     /// contract does not say which.
     pub fn open(&self, fetch: &Fetch, now: u64) -> Option<usize> {
         let (standing, deleted) = self.ready(fetch, now);
@@ -324,7 +324,7 @@ impl Model {
         self.flights.range((epoch, 0)..=(epoch, u64::MAX)).map(|((_, call), _)| *call).collect()
     }
 
-    /// Whether the waiting set is touched by what is in flight of a member.
+    /// Whether a member has entries in flight, which touch the waiting set.
     fn holds(&self, epoch: u64) -> bool {
         !self.chunks(epoch).is_empty()
     }
@@ -457,7 +457,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether what is gone from a range that begins here was deleted: the stream does not begin behind the first place in it.
+    /// Whether entries gone from a range that begins here were deleted: the stream does not begin behind its first place.
     fn is_deleted(&self, after: EntryId) -> bool {
         self.stream.keys().next().is_some_and(|first| *first <= after.next())
     }
@@ -722,7 +722,7 @@ impl Model {
         };
     }
 
-    /// Somebody has told the queue to go on.
+    /// An operator resumes the queue.
     pub fn resume(&mut self) {
         self.lost = None;
         self.resume += 1;
@@ -749,8 +749,8 @@ impl Model {
         }
     }
 
-    /// Lets so many entries wait, those before others that were in flight before. What is gone of the ranges between them ends as is said;
-    /// answers how many wait, what is gone, and whether that was deleted.
+    /// Lets so many entries wait, the earliest in flight first. Entries gone from the ranges between them end as `end` says.
+    /// Answers how many wait, which are gone, and whether those were deleted.
     fn give_back(&mut self, epoch: u64, count: u64, end: End) -> (u64, BTreeSet<EntryId>, bool) {
         let (mut room, mut gone, mut deleted) = (count, BTreeSet::new(), true);
         for call in self.chunks(epoch) {
@@ -932,7 +932,7 @@ fn check_lost(lost: &Lost, trimmed: &[EntryId], deleted: &[EntryId]) -> Checked 
     Ok(())
 }
 
-/// What went while it was in flight is told, with what was told before.
+/// Checks that a reply reports the entries that went while they were in flight, added to those reported before.
 fn check_gone(said: Option<Lost>, told: Option<Lost>, gone: &BTreeSet<EntryId>, deleted: bool) -> Checked {
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         hold!(said == told, "told {said:?} after {told:?}");

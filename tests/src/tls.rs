@@ -1,5 +1,5 @@
-//! TLS for tests: [`Ca`] makes certificates of every kind, [`TlsProxy`] speaks TLS in front of a server that does not, and
-//! can fall silent or end what goes through it.
+//! TLS for tests: [`Ca`] makes certificates of every kind, and [`TlsProxy`] speaks TLS in front of a server that does not.
+//! The proxy can fall silent or end its connections.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -144,7 +144,7 @@ impl Identity {
     }
 }
 
-/// What becomes of the connections.
+/// The fate of the connections.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mode {
     /// Those of an earlier one end.

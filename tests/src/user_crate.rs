@@ -1,4 +1,4 @@
-//! A crate of a user's own in a directory of its own, to see what cargo and the compiler say to its events.
+//! A user's own crate in a directory of its own, which shows the messages of cargo and the compiler about its events.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,7 +14,7 @@ pub struct UserCrate {
     dir: TempDir,
 }
 
-/// What the compiler refused.
+/// One error of the compiler.
 #[derive(Debug)]
 pub struct CompilerError {
     /// Its message.
@@ -101,7 +101,7 @@ impl UserCrate {
         self.run(cargo, args, &env)
     }
 
-    /// What `cargo check` refuses.
+    /// The errors of `cargo check`.
     pub fn check(&self, env: &[(&str, &str)]) -> Vec<CompilerError> {
         let output = self.cargo(&["check", "--quiet", "--message-format=json"], env);
         let errors: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().filter_map(compiler_error).collect();
@@ -117,7 +117,7 @@ impl UserCrate {
     /// Runs the unit tests.
     ///
     /// # Errors
-    /// What cargo wrote, when a test failed.
+    /// The output of cargo, when a test failed.
     pub fn test(&self, env: &[(&str, &str)]) -> Result<(), String> {
         self.run_tests(&["test", "--quiet", "--lib"], env)
     }
@@ -125,7 +125,7 @@ impl UserCrate {
     /// Runs all tests, those in docs included.
     ///
     /// # Errors
-    /// What cargo wrote, when a test failed.
+    /// The output of cargo, when a test failed.
     pub fn test_all(&self, env: &[(&str, &str)]) -> Result<(), String> {
         self.run_tests(&["test", "--quiet", "--no-fail-fast"], env)
     }

@@ -1,10 +1,10 @@
-//! Processes of a program on one embedded broker, in virtual time: a [`World`] starts each [`Process`], and plays the operator and
-//! the rival on its store.
+//! Processes of a program on one embedded broker, in virtual time. A [`World`] starts each [`Process`], and plays the operator
+//! and the rival on its store.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use streams_core::broker::{Acquired, Broker, Claim, Fields, GroupState, Groups, Holding, Log, Queue, QueueState};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
@@ -26,17 +26,20 @@ pub const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// The date on which a store begins, since 1970: that of every `TestApp`, so that the same seeds give the same ids.
+pub const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
+
 /// How long a wait of a test may take in virtual time.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One store, one script and one stream for all processes of a test.
 #[derive(Debug)]
 pub struct World {
-    /// What all processes share.
+    /// The store that all processes share.
     pub store: Embedded,
     /// The connection of every process that has none of its own.
     pub wire: Faulty,
-    /// The script of the handlers, and what they were called with.
+    /// The script of the handlers, and the record of their calls.
     pub lab: Lab,
     stream: StreamKey,
     seeds: AtomicU64,
@@ -45,7 +48,7 @@ pub struct World {
 impl World {
     /// An empty store; the name of the test's stream is for [`World::append`] and [`World::group`].
     pub fn new(stream: &str) -> Self {
-        let store = Embedded::new();
+        let store = Embedded::starting(SystemTime::UNIX_EPOCH + BEGINNING);
         let wire = Faulty::over(Arc::new(store.clone()));
         Self { store, wire, lab: Lab::default(), stream: StreamKey::new(None, stream, 1), seeds: AtomicU64::new(0) }
     }
@@ -81,12 +84,17 @@ impl World {
         Group { store: &self.store, key: self.partition().group(group).queue() }
     }
 
+    /// The publisher of another program, past every fault.
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(Arc::new(self.store.clone()))
+    }
+
     /// Publishes as another program does, past every fault.
     ///
     /// # Panics
     /// When it does not succeed.
     pub async fn publish<E: StreamEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<EntryId> {
-        publish_all(&Publisher::new(Arc::new(self.store.clone())), events).await
+        publish_all(&self.publisher(), events).await
     }
 
     /// Adds an entry with these fields, whatever they are.
@@ -276,7 +284,7 @@ pub struct Group<'w> {
 }
 
 impl Group<'_> {
-    /// What is recorded of a group in ordered delivery.
+    /// The recorded state of a group in ordered delivery.
     ///
     /// # Panics
     /// When there is no such group.
@@ -289,7 +297,7 @@ impl Group<'_> {
         self.state().await.at
     }
 
-    /// What is recorded of a work queue.
+    /// The recorded state of a work queue.
     ///
     /// # Panics
     /// When there is no such queue.

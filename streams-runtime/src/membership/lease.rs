@@ -29,7 +29,7 @@ const MARGIN: u32 = 10;
 struct Held {
     progress: Arc<Progress>,
     holder: Holder,
-    /// When its owner has to stop, in the clock's milliseconds.
+    /// When its owner has to stop, in the clock's milliseconds; 0 once the lease is lost.
     deadline: AtomicU64,
     /// By when the handler that runs has to be over, of several the first; or 0.
     handler_until: AtomicU64,
@@ -60,7 +60,7 @@ impl Lease {
 
     /// Whether the lease is held at this moment, by this process's own clock.
     pub(crate) fn is_held(&self, now: Instant) -> bool {
-        self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire) && !self.held.lost.is_cancelled()
+        self.clock.millis_at(now) < self.held.deadline.load(Ordering::Acquire)
     }
 
     /// Is cancelled when the lease is lost.
@@ -222,14 +222,21 @@ impl Held {
     fn renewed(&self, still: Renewed, deadline: u64) {
         match still {
             Renewed::Held { replays } => {
-                self.deadline.store(deadline, Ordering::Release);
+                // A lease that was lost stays lost, though this answer comes late.
+                let renew = |before| (before != 0).then_some(deadline);
+                let _ = self.deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, renew);
                 if replays {
                     self.replays.store(true, Ordering::Relaxed);
                     self.replays_wait.notify_one();
                 }
             }
-            Renewed::Lost => self.lost.cancel(),
+            Renewed::Lost => self.lose(),
         }
+    }
+
+    fn lose(&self) {
+        self.deadline.store(0, Ordering::Release);
+        self.lost.cancel();
     }
 
     /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
@@ -352,7 +359,7 @@ fn expire(held: &[Arc<Held>], clock: &Clock) -> Option<Instant> {
     for held in held {
         let deadline = held.deadline.load(Ordering::Acquire);
         if deadline <= now {
-            held.lost.cancel();
+            held.lose();
         } else {
             nearest = Some(nearest.map_or(deadline, |nearest: u64| nearest.min(deadline)));
         }

@@ -32,9 +32,9 @@ pub(super) struct Committer<'a> {
     /// By when the server is to hear what has changed in the recovery.
     recovery_due: Option<Instant>,
     flying: Option<Resend<Commit, Committed>>,
-    /// Runs until the commit on its way has had no answer for too long. It is kept, because a timer for each wait would cost
-    /// more than the wait.
-    silence: Pin<Box<Sleep>>,
+    /// Runs until the next commit is due, or until the one on its way has had no answer for too long. It is kept, because a
+    /// timer for each wait would cost more than the wait.
+    timer: Pin<Box<Sleep>>,
     passed_over: PassedOver,
     /// An ignored event that another build has declared meanwhile: nothing is committed any more.
     needs: Option<Need>,
@@ -71,7 +71,7 @@ impl<'a> Committer<'a> {
             recovery,
             recovery_due: None,
             flying: None,
-            silence: Box::pin(tokio::time::sleep(SILENCE)),
+            timer: Box::pin(tokio::time::sleep(SILENCE)),
             passed_over,
             needs,
             refused: None,
@@ -269,7 +269,7 @@ impl<'a> Committer<'a> {
         let (broker, key, commit) =
             (Arc::clone(&self.task.services.broker), self.task.key.clone(), Arc::clone(&flying.call));
         flying.send(async move { broker.commit(&key, &commit).await }, now);
-        self.silence.as_mut().reset(after(now, SILENCE));
+        self.timer.as_mut().reset(after(now, SILENCE));
     }
 
     /// One step: waits for the commit on its way, or for the next to be due and starts it.
@@ -278,12 +278,18 @@ impl<'a> Committer<'a> {
     /// A commit that was begun goes on.
     pub(super) async fn progress(&mut self) -> Result<(), Ended> {
         let Some(flying) = &mut self.flying else {
-            match (self.ledger.due_at(), self.recovery_due) {
-                _ if self.needs.is_some() => std::future::pending().await,
-                (Some(Due::Now), _) => {}
-                (Some(Due::At(at)), due) => tokio::time::sleep_until(due.map_or(at, |due| at.min(due))).await,
-                (None, Some(due)) => tokio::time::sleep_until(due).await,
-                (None, None) => std::future::pending().await,
+            let due = match (self.ledger.due_at(), self.recovery_due) {
+                _ if self.needs.is_some() => return std::future::pending().await,
+                (Some(Due::Now), _) => None,
+                (Some(Due::At(at)), other) => Some(other.map_or(at, |other| at.min(other))),
+                (None, Some(due)) => Some(due),
+                (None, None) => return std::future::pending().await,
+            };
+            if let Some(due) = due {
+                if self.timer.deadline() != due {
+                    self.timer.as_mut().reset(due);
+                }
+                self.timer.as_mut().await;
             }
             self.start();
             return Ok(());
@@ -292,9 +298,9 @@ impl<'a> Committer<'a> {
         let reply = tokio::select! {
             biased;
             reply = flying.answer(self.task.services.outages.over()) => reply,
-            () = &mut self.silence, if silent_since.is_some() => {
+            () = &mut self.timer, if silent_since.is_some() => {
                 silent_since.into_iter().for_each(|since| self.task.contact.silent(Matter::Write, since));
-                self.silence.as_mut().reset(after(Instant::now(), SILENCE));
+                self.timer.as_mut().reset(after(Instant::now(), SILENCE));
                 return Ok(());
             }
         };

@@ -196,7 +196,7 @@ impl Delivery {
             if task.seat.is_wanted() {
                 return Err(owned.hand_over());
             }
-            self.yield_now_and_then().await;
+            self.yield_now_and_then(owned.committer.now).await;
         }
         Ok(())
     }
@@ -321,7 +321,7 @@ impl Delivery {
                 Ok(dead) => {
                     parts.settled(part.len());
                     owned.count_storm(dead)?;
-                    self.yield_now_and_then().await;
+                    self.yield_now_and_then(owned.committer.now).await;
                 }
                 Err(Apart { undecodable, tried }) => {
                     // An event whose decoding panics runs alone, too: then the panic is its own failed attempt.
@@ -344,8 +344,8 @@ impl Delivery {
     }
 
     /// Yields to others on the thread when this delivery ran for long.
-    async fn yield_now_and_then(&mut self) {
-        if self.yielded.elapsed() > SLICE {
+    async fn yield_now_and_then(&mut self, now: Instant) {
+        if now - self.yielded > SLICE {
             tokio::task::yield_now().await;
             self.yielded = Instant::now();
         }

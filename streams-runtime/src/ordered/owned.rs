@@ -3,8 +3,13 @@
 //! [`contend`](super::contend) takes the lease, [`deliver`](super::deliver) works with the ownership, and this file gives
 //! the lease back.
 
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use streams_core::broker::{Holding, Need};
 use streams_core::{Entry, EntryId};
@@ -25,11 +30,28 @@ pub(super) struct Owned<'a> {
     pub(super) lease: &'a Lease,
     pub(super) committer: Committer<'a>,
     dead_in_a_row: u32,
+    /// The waits for the reasons to end the ownership between two events. They are kept, because to begin and drop them with each
+    /// wake-up cost as much as handling a small event.
+    reasons: FuturesUnordered<Pin<Box<dyn Future<Output = Reason> + Send + Sync + 'a>>>,
+}
+
+/// A reason to end the ownership between two events.
+#[derive(Clone, Copy)]
+enum Reason {
+    Stopped,
+    Fenced,
+    Wanted,
 }
 
 impl<'a> Owned<'a> {
     pub(super) fn new(task: &'a GroupTask, lease: &'a Lease, holding: &Holding) -> Self {
-        Self { task, lease, committer: Committer::new(task, lease, holding), dead_in_a_row: 0 }
+        let reasons: [Pin<Box<dyn Future<Output = Reason> + Send + Sync + 'a>>; 3] = [
+            Box::pin(async { (task.services.shutdown.stopping().await, Reason::Stopped).1 }),
+            Box::pin(async { (lease.lost().await, Reason::Fenced).1 }),
+            Box::pin(async { (task.seat.wanted().await, Reason::Wanted).1 }),
+        ];
+        let (committer, reasons) = (Committer::new(task, lease, holding), reasons.into_iter().collect());
+        Self { task, lease, committer, dead_in_a_row: 0, reasons }
     }
 
     /// Waits for a reason to end the ownership between two events, or for one step of the commits.
@@ -37,13 +59,18 @@ impl<'a> Owned<'a> {
     /// # Cancel safety
     /// A commit that was begun goes on.
     pub(super) async fn interrupted(&mut self) -> Result<(), Ended> {
-        tokio::select! {
+        let reason = tokio::select! {
             biased;
-            () = self.task.services.shutdown.stopping() => Err(Ended::Stopped),
-            () = self.lease.lost() => Err(Ended::Fenced),
-            () = self.task.seat.wanted() => Err(self.hand_over()),
-            done = self.committer.progress() => done,
-        }
+            Some(reason) = self.reasons.next() => reason,
+            done = self.committer.progress() => return done,
+        };
+        // It stays a reason for who asks again.
+        self.reasons.push(Box::pin(ready(reason)));
+        Err(match reason {
+            Reason::Stopped => Ended::Stopped,
+            Reason::Fenced => Ended::Fenced,
+            Reason::Wanted => self.hand_over(),
+        })
     }
 
     /// Settles entries: one, or all of a batch. The letter of a dead event is in the commit that passes the event.

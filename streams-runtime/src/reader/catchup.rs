@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Page, in_short};
 use streams_core::{Entry, EntryId};
@@ -219,10 +220,11 @@ impl Catchup {
     }
 
     /// Ends a read, and keeps the entries that a follower needs.
-    pub(super) fn land(&mut self, order: &Order, landed: &Landed) {
+    pub(super) fn land(&mut self, order: &Order, landed: &Landed, took: Duration) {
         let current = self.take_off(order);
         let Ok(chunk) = landed else { return self.count.failed() };
         self.count.saw(chunk.above(order.from));
+        self.count.took(took, chunk.full);
         if current && chunk.leads_on_from(order.from) && self.is_needed(chunk) {
             self.bytes += chunk.bytes;
             self.kept.push_back(Arc::clone(chunk));
@@ -299,7 +301,7 @@ mod tests {
     fn read(catchup: &mut Catchup, ids: std::ops::RangeInclusive<u64>) {
         let (order, _reading) = catchup.order(at(*ids.start()), FLOOR);
         let chunk = Arc::new(order.chunk(page(ids)));
-        catchup.land(&order, &Ok(chunk));
+        catchup.land(&order, &Ok(chunk), Duration::ZERO);
     }
 
     /// The last entry that a group at a position finds in memory.
@@ -353,7 +355,7 @@ mod tests {
         let mut catchup = catchup();
         catchup.stand(1, at(1));
         let (order, _reading) = catchup.order(at(1), FLOOR);
-        catchup.land(&order, &Ok(Arc::new(order.chunk(page(4..=9)))));
+        catchup.land(&order, &Ok(Arc::new(order.chunk(page(4..=9)))), Duration::ZERO);
         assert_eq!((found(&catchup, 4), catchup.bytes()), (None, 0));
     }
 
@@ -377,7 +379,7 @@ mod tests {
         read(&mut catchup, 1..=10);
         let (order, _reading) = catchup.order(at(10), FLOOR);
         catchup.forget();
-        catchup.land(&order, &Ok(Arc::new(order.chunk(page(10..=20)))));
+        catchup.land(&order, &Ok(Arc::new(order.chunk(page(10..=20)))), Duration::ZERO);
         assert_eq!((found(&catchup, 1), found(&catchup, 10), catchup.bytes()), (None, None, 0));
     }
 

@@ -1,6 +1,7 @@
 //! The size of a read, from the sizes of entries and the success of the last reads; pure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use streams_core::Entry;
 
@@ -19,6 +20,20 @@ pub(super) const UNSEEN: usize = 256;
 /// How many bytes a reply should hold, by the sizes seen: a few hundred small events. Larger replies are slower again
 /// (0.75 of a bare loop at a megabyte, 0.92 at a tenth), because they no longer fit the caches.
 pub(super) const REPLY_AIM: usize = 128 * 1024;
+
+/// How long a reply of [`REPLY_AIM`] may take to come. Where it takes longer, most of that is the way, and larger replies
+/// make up for it: one read is on its way at a time.
+const NEAR: Duration = Duration::from_millis(4);
+
+/// How many times [`REPLY_AIM`] a reply holds at most, for a server that is far: 4 MiB. With a round trip of 100 ms that is
+/// some 80,000 small events per second.
+const FAR_TIMES: usize = 32;
+
+/// How many times the bounds by `max_payload` are passed at most, for a server that is far.
+const FAR_BOUNDS: usize = 4;
+
+/// How many entries a page of a far server holds at most: a script measures each, in about 3 us.
+const FAR_PAGE: usize = 1_024;
 
 /// How many entries a snapshot asks for.
 pub(super) const FIRST_COUNT: usize = 16;
@@ -47,6 +62,8 @@ pub(super) struct Count {
     keys_now: usize,
     /// How many bytes a reply should hold.
     aim: usize,
+    /// How many times [`REPLY_AIM`] that is: more than one for a server that is far.
+    times: usize,
     /// How many entries are still to be read by pages, unless they are so large that they come one by one.
     careful: usize,
     /// How many entries are still to be read by pages, whatever they weigh.
@@ -66,6 +83,7 @@ impl Count {
             now: 1,
             keys_now: usize::MAX,
             aim: REPLY_AIM,
+            times: 1,
             careful: CAREFUL,
             distrusted: 0,
             largest: 0,
@@ -78,9 +96,21 @@ impl Count {
     /// Reads this many keys from now on; the known sizes stay.
     pub(super) fn of_keys(&mut self, max_payload: usize, keys: usize) {
         (self.max_payload, self.keys) = (max_payload, keys.max(1));
-        let most = (REPLY_BYTES / max_payload.max(1)).max(UNSEEN) / self.keys;
-        self.most = most.clamp(1, WINDOW_ENTRIES);
+        let bounds = self.times.min(FAR_BOUNDS);
+        let most = (REPLY_BYTES * bounds / max_payload.max(1)).max(UNSEEN) / self.keys;
+        self.most = most.clamp(1, WINDOW_ENTRIES * bounds);
         self.now = self.now.min(self.most);
+    }
+
+    /// Learns from the time that a reply took, and from whether there is more to read.
+    pub(super) fn took(&mut self, took: Duration, more: bool) {
+        let near = NEAR * self.times as u32;
+        if more && took > near {
+            self.times = (self.times * 2).min(FAR_TIMES);
+        } else if took < near / 4 {
+            self.times = (self.times / 2).max(1);
+        }
+        self.of_keys(self.max_payload, self.keys);
     }
 
     /// How many entries per key.
@@ -96,7 +126,10 @@ impl Count {
     /// For a page: how many entries, and of how many bytes together; `None` if a read by number suffices.
     pub(super) fn page(&self) -> Option<(usize, usize)> {
         let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
-        careful.then_some((self.most, self.aim))
+        // Where the limit of an event allows no more by number, a far server answers more by pages.
+        let is_short = self.times > 1 && self.most <= UNSEEN && self.now == self.most;
+        let most = if self.times > 1 { self.most.max(FAR_PAGE) } else { self.most };
+        (careful || is_short).then_some((most, self.aim))
     }
 
     /// About how many bytes a reply with this many entries may have.
@@ -117,7 +150,7 @@ impl Count {
         self.distrusted = self.distrusted.saturating_sub(entries.len());
         self.careful = if self.largest >= LARGE { CAREFUL } else { self.careful.saturating_sub(entries.len()) };
         if !std::mem::take(&mut self.failing) {
-            self.aim = (self.aim * 2).min(REPLY_AIM);
+            self.aim = (self.aim * 2).min(REPLY_AIM * self.times);
         }
         // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
@@ -187,6 +220,38 @@ mod tests {
         assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)), "one of them may be too large for any process");
         count.saw(&entries(&[1024 * 1024; 8]));
         assert_eq!(count.page(), None);
+    }
+
+    #[test]
+    fn a_far_server_is_asked_for_more_and_a_near_one_for_as_much_as_before() {
+        let read = |count: &mut Count, way: u64, bytes_per_ms: usize| {
+            let asked = count.page().map_or(count.get(), |(entries, bytes)| entries.min(bytes / 500));
+            let some = entries(&vec![356; asked]);
+            let came = some.iter().map(|entry| entry.weight()).sum::<usize>() / bytes_per_ms;
+            count.saw(&some);
+            count.took(Duration::from_millis(way + came as u64), true);
+            asked
+        };
+        for (max_payload, by_number) in [(4 * 1024, true), (1024 * 1024, false)] {
+            let mut count = Count::new(max_payload, 1);
+            (0..40).for_each(|_| {
+                read(&mut count, 0, 256 * 1024);
+            });
+            let near = count.get();
+            assert_eq!((count.times, count.page()), (1, None), "{max_payload}");
+            let asked = (0..40).map(|_| read(&mut count, 100, 256 * 1024)).last();
+            if by_number {
+                assert!((5_000..=8_192).contains(&count.get()) && count.page().is_none(), "{count:?}");
+            } else {
+                assert_eq!((count.get(), asked), (UNSEEN, Some(FAR_PAGE)));
+            }
+            (0..40).for_each(|_| {
+                read(&mut count, 0, 256 * 1024);
+            });
+            assert_eq!((count.times, count.get()), (1, near), "{max_payload}");
+            count.took(Duration::from_secs(1), false);
+            assert_eq!(count.times, 1, "it has no more to read");
+        }
     }
 
     #[test]

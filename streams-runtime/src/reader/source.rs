@@ -123,21 +123,17 @@ impl<'a> Source<'a> {
     pub(crate) async fn next(&mut self) -> Result<Arrived, Error> {
         loop {
             let Some(ahead) = &mut self.ahead else {
-                if self.check.deadline() <= Instant::now() {
-                    // As many as a group that keeps up may have before it, because a deletion shows only with all of
-                    // them.
-                    self.look(TAKE);
-                    continue;
-                }
                 tokio::select! {
                     biased;
+                    // As many as a group that keeps up may have before it, because a deletion shows only with all of
+                    // them.
+                    () = &mut self.check => self.look(TAKE),
                     taken = self.follower.wait(self.bookmark.position(), self.bookmark.witness(), TAKE) => match taken {
                         Taken::Entries(entries) => return Ok(self.hand_out(entries)),
                         Taken::Behind { .. } => self.read_ahead(),
                         Taken::Broken(error) => return Err(BrokerError::new(error.kind(), error.to_string()).into()),
                         Taken::Nothing => return Ok(Arrived::default()),
                     },
-                    () = &mut self.check => {}
                 }
                 continue;
             };

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -37,8 +37,11 @@ use crate::sync::lock;
 const KEYS_A_READER: usize = 32;
 /// The longest wait, because a key that is deleted during a block answers only at the time-out.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long to let entries gather after a busy wake-up, before the next block.
+/// How long to let entries gather before the next wait where they come faster than [`BUSY`] says.
 const GATHER: Duration = Duration::from_millis(1);
+/// How many replies with entries in the time of [`GATHER`] make a reader wait. With one, every second entry waited a
+/// millisecond at 1,000 events per second; with more, a stream of 10,000 costs a read for each.
+const BUSY: usize = 3;
 /// The most bytes of a ring of a bell, which bounds replies.
 const BELL_BYTES: usize = 1_024;
 /// The most entries that a group takes from a window at once.
@@ -109,7 +112,22 @@ struct Window {
     catchup: Catchup,
     /// The server's error about this key, when it refuses the key.
     broken: Option<Arc<BrokerError>>,
-    news: Arc<Notify>,
+    news: Arc<News>,
+}
+
+/// Wakes the followers of a window.
+#[derive(Default)]
+struct News {
+    /// How often it has woken them; it changes only under the lock of the window.
+    version: AtomicU64,
+    woken: Notify,
+}
+
+impl News {
+    fn wake(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+        self.woken.notify_waiters();
+    }
 }
 
 /// The entries that a group finds at its position.
@@ -174,7 +192,7 @@ impl Tails {
         let (id, key, shared) = (inner.generation, key.to_owned(), Arc::clone(&self.shared));
         if let Some(window) = inner.windows.get_mut(&key) {
             window.followers += 1;
-            return Follower { id, key, shared, news: Arc::clone(&window.news) };
+            return Follower { id, key, shared, news: Arc::clone(&window.news), at_end: AtomicU64::new(u64::MAX) };
         }
         let reader = match inner.readers.iter().find(|reader| reader.keys.load(Ordering::Relaxed) < KEYS_A_READER) {
             Some(reader) => Arc::clone(reader),
@@ -191,7 +209,7 @@ impl Tails {
                 reader
             }
         };
-        let news = Arc::new(Notify::new());
+        let news = Arc::<News>::default();
         let count = inner.counts.remove(&key).unwrap_or_else(|| Count::new(max_payload, 1));
         let window = Window {
             reader: Arc::clone(&reader),
@@ -213,7 +231,7 @@ impl Tails {
         inner.windows.insert(key.clone(), window);
         drop(inner);
         reader.turn(&self.shared);
-        Follower { id, key, shared, news }
+        Follower { id, key, shared, news, at_end: AtomicU64::new(u64::MAX) }
     }
 }
 
@@ -313,9 +331,20 @@ impl Window {
         Some(weight)
     }
 
+    /// The place of the first entry above the position. Most groups are near the end, so the search begins there.
+    fn above(&self, position: EntryId) -> usize {
+        const NEAR: usize = 8;
+        let near = self.entries.len().saturating_sub(NEAR);
+        match self.entries.range(near..).position(|entry| entry.id > position) {
+            Some(0) if near > 0 => self.entries.partition_point(|entry| entry.id <= position),
+            Some(place) => near + place,
+            None => self.entries.len(),
+        }
+    }
+
     /// Whether the entries above the position follow the entry there, with this `witness`.
     fn shows(&self, position: EntryId, witness: Option<Witness>) -> bool {
-        let above = self.entries.partition_point(|entry| entry.id <= position);
+        let above = self.above(position);
         let shown = match above.checked_sub(1).map(|before| &self.entries[before]) {
             Some(before) => before.id == position && witness == Some(Witness::of(before)),
             None => position == self.floor && self.below.is_none_or(|below| witness == Some(below)),
@@ -387,7 +416,9 @@ pub(crate) struct Follower {
     id: u64,
     key: String,
     shared: Arc<Shared>,
-    news: Arc<Notify>,
+    news: Arc<News>,
+    /// The version of the news at which the group had taken every entry; so that it asks once per wake-up.
+    at_end: AtomicU64,
 }
 
 impl fmt::Debug for Follower {
@@ -402,23 +433,29 @@ impl Follower {
     /// The window of a partition must show that they follow the entry there, with this `witness`. A group that read by
     /// itself may be ahead of the tail. Then the tail may find a history that never had the position.
     pub(crate) fn take(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
+        self.take_all_of(position, witness, count).0
+    }
+
+    /// As [`Self::take`], with the version of the news for which these are all entries.
+    fn take_all_of(&self, position: EntryId, witness: Option<Witness>, count: usize) -> (Taken, Option<u64>) {
         let mut inner = self.shared.lock();
         // The key is followed while the follower lives.
-        let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
+        let Some(window) = inner.windows.get(&self.key) else { return (Taken::Nothing, None) };
         if let Some(error) = &window.broken {
-            return Taken::Broken(Arc::clone(error));
+            return (Taken::Broken(Arc::clone(error)), None);
         }
         if position < window.floor {
-            return Taken::Behind { floor: window.floor };
+            return (Taken::Behind { floor: window.floor }, None);
         }
         inner.change(&self.key, |window| window.catchup.leave(self.id));
-        let Some(window) = inner.windows.get(&self.key) else { return Taken::Nothing };
-        let first = window.entries.partition_point(|entry| entry.id <= position);
+        let Some(window) = inner.windows.get(&self.key) else { return (Taken::Nothing, None) };
+        let first = window.above(position);
+        let version = self.news.version.load(Ordering::Acquire);
         if first == window.entries.len() {
-            return Taken::Nothing;
+            return (Taken::Nothing, Some(version));
         }
         if !window.shows(position, witness) {
-            return Taken::Behind { floor: window.floor };
+            return (Taken::Behind { floor: window.floor }, None);
         }
         let mut bytes = 0;
         let fits = |entry: &&Arc<Entry>| {
@@ -426,7 +463,9 @@ impl Follower {
             bytes += entry.weight();
             before < TAKE_BYTES
         };
-        Taken::Entries(window.entries.range(first..).take(count).take_while(fits).cloned().collect())
+        let taken: Vec<_> = window.entries.range(first..).take(count).take_while(fits).cloned().collect();
+        let all = (first + taken.len() == window.entries.len()).then_some(version);
+        (Taken::Entries(taken), all)
     }
 
     /// As [`Self::take`], but waits while there is nothing.
@@ -435,11 +474,17 @@ impl Follower {
     /// It takes nothing until it returns.
     pub(crate) async fn wait(&self, position: EntryId, witness: Option<Witness>, count: usize) -> Taken {
         loop {
-            let news = self.news.notified();
+            let news = self.news.woken.notified();
             tokio::pin!(news);
             // Enabled before the check, so that no entry between check and wait is missed.
             news.as_mut().enable();
-            match self.take(position, witness, count) {
+            if self.at_end.load(Ordering::Relaxed) == self.news.version.load(Ordering::Acquire) {
+                news.await;
+                continue;
+            }
+            let (taken, all) = self.take_all_of(position, witness, count);
+            self.at_end.store(all.unwrap_or(u64::MAX), Ordering::Relaxed);
+            match taken {
                 Taken::Nothing => news.await,
                 taken => return taken,
             }
@@ -457,7 +502,7 @@ impl Follower {
     /// It only reads.
     pub(crate) async fn beyond(&self, position: EntryId) -> Result<EntryId, Arc<BrokerError>> {
         loop {
-            let news = self.news.notified();
+            let news = self.news.woken.notified();
             tokio::pin!(news);
             news.as_mut().enable();
             if let Some(window) = self.shared.lock().windows.get(&self.key) {
@@ -512,6 +557,7 @@ impl Follower {
             (window.bytes, window.generation) = (0, generation);
             (window.floor, window.below) = (position, witness);
             (window.last, window.witness) = (position, witness);
+            window.news.wake();
             Some(Arc::clone(&window.reader))
         });
         drop(inner);
@@ -596,7 +642,7 @@ async fn read_on(
     let mut known = None;
     // If one read does not ask for all keys: the next key, and how many in a row had no entries.
     let (mut next, mut quiet) = (0, 0);
-    let mut woke: Option<Instant> = None;
+    let mut woke: VecDeque<Instant> = VecDeque::with_capacity(BUSY);
     loop {
         let wanted = lock(&reader.version).0;
         if known != Some(wanted) {
@@ -621,8 +667,8 @@ async fn read_on(
             reader.changed.notified().await;
             continue;
         }
-        if let Some(early) = woke.and_then(|woke| GATHER.checked_sub(woke.elapsed())) {
-            tokio::time::sleep(early).await;
+        if woke.len() == BUSY && woke[BUSY - 1] - woke[0] < GATHER {
+            tokio::time::sleep_until(woke[BUSY - 1] + GATHER).await;
         }
         // After a failure the read does not wait, so that the server's return is soon known.
         let wait = if *failures > 0 { Duration::ZERO } else { WAIT };
@@ -644,7 +690,14 @@ async fn read_on(
         contact.succeeded(Matter::Read);
         // If there were as many as asked for, there are more, and nothing to wait for.
         let is_full = batches.iter().any(|found| found.entries.len() >= count.get());
-        woke = (!batches.is_empty() && !is_full).then(Instant::now);
+        if is_full {
+            woke.clear();
+        } else if !batches.is_empty() {
+            if woke.len() == BUSY {
+                woke.pop_front();
+            }
+            woke.push_back(Instant::now());
+        }
         let mut inner = shared.lock();
         for found in batches {
             let index = first + found.key;
@@ -659,7 +712,7 @@ async fn read_on(
                 let news = Arc::clone(&window.news);
                 inner.change(key, |window| window.push(found));
                 inner.shrink(shared.budget);
-                news.notify_waiters();
+                news.wake();
             }
         }
     }
@@ -670,6 +723,7 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
     let of_then = |window: &&mut Window| window.generation == generation;
     let mut reply = Box::pin(async {
         let _room = shared.reserve(order.expected).await;
+        let asked = Instant::now();
         let page = match order.page {
             Some((count, bytes)) => shared.broker.page(&partition, order.from, count.saturating_add(1), bytes).await?,
             None => {
@@ -679,7 +733,7 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
             }
         };
         shared.room.saw(&page.entries);
-        Ok(page)
+        Ok((page, asked.elapsed()))
     });
     let read = loop {
         tokio::select! {
@@ -695,11 +749,12 @@ async fn catch_up(shared: Arc<Shared>, partition: PartitionKey, generation: u64,
             }
         }
     };
+    let (read, took) = read.map_or_else(|error| (Err(error), Duration::ZERO), |(page, took)| (Ok(page), took));
     let landed = read.map(|page| Arc::new(order.chunk(page))).map_err(Arc::new);
     drop(reply);
     let mut inner = shared.lock();
     if inner.windows.get_mut(partition.as_str()).filter(of_then).is_some() {
-        inner.change(partition.as_str(), |window| window.catchup.land(&order, &landed));
+        inner.change(partition.as_str(), |window| window.catchup.land(&order, &landed, took));
         inner.shrink(shared.budget);
     }
     drop(inner);
@@ -729,7 +784,7 @@ async fn probe(shared: &Arc<Shared>, reader: &Arc<Reader>) -> usize {
         let mut inner = shared.lock();
         if let Some(window) = inner.windows.get_mut(&key) {
             window.broken = broken;
-            window.news.notify_waiters();
+            window.news.wake();
         }
     }
     lock(&reader.version).0 += 1;

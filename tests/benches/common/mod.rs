@@ -1,4 +1,4 @@
-//! What the benches share: their arguments, the machine they ran on, the server's CPU, and plain tables.
+//! The benches share this: their arguments, the machine they ran on, the server's CPU, and plain tables.
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
@@ -28,7 +28,7 @@ pub(crate) fn number(name: &str, default: u64) -> u64 {
     }
 }
 
-/// What the numbers were measured on.
+/// Prints the machine and the server on which the numbers were measured.
 pub(crate) fn print_machine(server: &RedisServer) {
     let info: String = server.run("INFO server");
     let field = |name: &str| {

@@ -1,5 +1,5 @@
-//! The events of the benches of lanes and of work queues, and handlers that only count or that wait; whoever measures waits
-//! until the last of them was called.
+//! The events of the benches of lanes and of work queues, and handlers that only count or that wait. A bench waits until
+//! the last event was handled.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -12,7 +12,7 @@ async fn frail(dose: Dose) {
 /// The same as a work queue; which of them runs the environment says.
 #[consumer(group = "frail-queue", delivery = "queue", concurrency = 4)]
 async fn frail_queue(dose: Dose) {
-    // Time for others to be in hand as well.
+    // Time for others to be in flight as well.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     handle(&dose);
 }
@@ -34,7 +34,7 @@ async fn lanes(pill: Pill) {
     println!("end {}", pill.n);
 }
 
-/// A queue of several partitions, of which much is in hand when one of them ends the process.
+/// A queue of several partitions, with much in flight when an event ends the process.
 #[consumer(group = "vaccines", delivery = "queue", concurrency = 16)]
 async fn vaccines(vaccine: Vaccine) {
     println!("begin {}", vaccine.n);

@@ -1,6 +1,5 @@
-//! A service as users write it, for the end-to-end tests: handles jobs, and says on standard output when it begins and
-//! ends one. `WORKER_THREADS=1` gives it an executor of one thread, `WORKER_BLOCKS=apart` lets it block where that is
-//! right. `WORKER_STARTS=1` starts and stops the app without reading the environment, `WORKER_SILENT=1` installs no subscriber.
+//! A service as users write it, for the end-to-end tests. It handles jobs, and prints when it begins and ends one.
+//! `WORKER_THREADS=1` gives it an executor of one thread, `WORKER_BLOCKS=apart` lets it block where that is right. `WORKER_STARTS=1` starts and stops the app without reading the environment, `WORKER_SILENT=1` installs no subscriber.
 
 use std::time::Duration;
 

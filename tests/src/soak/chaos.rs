@@ -1,5 +1,5 @@
-//! A server goes wrong in every way that one server can, under load: what [`soak`](super::soak) asks after kills of a
-//! worker, [`chaos`] asks after outages of the server, of the groups and of a publisher.
+//! A server fails in every way that one server can, under load. As [`soak`](super::soak) does after kills of a worker,
+//! [`chaos`] checks the groups and a publisher after outages of the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,17 +26,17 @@ const EVERY: Duration = Duration::from_millis(15);
 const LONGEST: Duration = Duration::from_millis(1200);
 /// How long it is calm at most between two.
 const CALM: Duration = Duration::from_millis(400);
-/// From how many lines a process says too much about one outage.
+/// From how many lines on a process logs too much about one outage.
 const TALKATIVE: usize = 20;
 
-/// What the publisher adds.
+/// The event that the publisher adds.
 #[stream_event(stream = "chaos")]
 #[derive(Debug, Clone, PartialEq)]
 struct Tock {
     n: u64,
 }
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// For how long, but each kind of outage comes at least once.
@@ -47,7 +47,7 @@ pub struct Plan {
     pub worker: PathBuf,
 }
 
-/// What goes wrong.
+/// The kinds of outages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Killed,
@@ -130,7 +130,7 @@ struct Outage {
     logs: Vec<usize>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
     plan: Plan,
@@ -140,11 +140,11 @@ pub struct Report {
     dead_letters: usize,
     published: Published,
     kinds: BTreeMap<Kind, OfKind>,
-    /// What must not be, in words; empty when all is well.
+    /// Broken promises, in words; empty when all is well.
     pub violations: Vec<String>,
 }
 
-/// What came of all outages of a kind.
+/// The effects of all outages of one kind.
 #[derive(Debug, Default)]
 struct OfKind {
     times: usize,
@@ -154,7 +154,7 @@ struct OfKind {
     lines: usize,
 }
 
-/// What the publisher did and saw.
+/// The publisher's counts of events and errors.
 #[derive(Debug, Default)]
 struct Published {
     events: u64,
@@ -164,7 +164,7 @@ struct Published {
     unavailable: u64,
 }
 
-/// Adds ticks as any other client would, until it is told to stop; answers how many there are.
+/// Adds ticks as any other client would, until `stop`; answers how many there are.
 fn feed(url: &str, stop: &AtomicBool) -> u64 {
     let mut next = 1;
     while !stop.load(Ordering::Relaxed) {
@@ -174,7 +174,7 @@ fn feed(url: &str, stop: &AtomicBool) -> u64 {
     next - 1
 }
 
-/// Feeds on one connection. What had no answer may have been added: after a failure the stream says where to go on.
+/// Feeds on one connection. Entries without an answer may have been added, so the stream says where to go on after a failure.
 fn feed_on(url: &str, stop: &AtomicBool, next: &mut u64) -> redis::RedisResult<()> {
     let mut client = redis::Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
     let last: redis::streams::StreamRangeReply =
@@ -244,7 +244,7 @@ fn check_published(client: &mut redis::Connection, published: &mut Published) ->
 /// When the server or a worker cannot be used at all.
 pub fn chaos(plan: &Plan) -> Report {
     let began = Instant::now();
-    // What was answered is in the file whatever ends the server: the file system keeps it, also without a sync.
+    // Every answered write survives a kill of the server, because the file system keeps it even without a sync.
     let options = Options::default().args(["--appendonly", "yes", "--appendfsync", "no"]);
     let mut server = options.args(["--busy-reply-threshold", "20"]).start();
     let (url, dir) = (server.url(), server.dir().to_owned());
@@ -317,7 +317,7 @@ pub fn chaos(plan: &Plan) -> Report {
     let kinds = by_kind(&outages, records, &logs);
     for (kind, of) in &kinds {
         if of.lines >= TALKATIVE {
-            violations.push(format!("a process logged {} lines about one outage ({kind:?})", of.lines));
+            violations.push(format!("{} lines of one process are about one outage ({kind:?})", of.lines));
         }
     }
     keep(&dir, "chaos", plan.seed, &mut violations);

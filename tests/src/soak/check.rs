@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::{Mark, Record};
 
-/// What holds for a group.
+/// The rules for one group.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// Its name.
@@ -15,10 +15,10 @@ pub struct Rules {
     pub gives_up: fn(u64) -> Option<u32>,
 }
 
-/// What was found about one group.
+/// The result of judging one group.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What must not be, in words.
+    /// Broken promises, in words.
     pub violations: Vec<String>,
     /// How many events each new beginning repeated, those that repeated none included.
     pub repeats: Vec<u64>,

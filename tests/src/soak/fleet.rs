@@ -21,12 +21,12 @@ use crate::{Options, RedisServer};
 
 /// How often producers add events.
 const EVERY: Duration = Duration::from_millis(10);
-/// How many keys events have: a few a partition.
+/// How many keys events have: a few per partition.
 pub const KEYS: u64 = 64;
 /// How often `/proc` counts the time of a process in a second.
 const TICKS: f64 = 100.0;
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// For how long.
@@ -43,13 +43,13 @@ pub struct Plan {
     pub worker: PathBuf,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
     about: String,
     figures: String,
     usage: Usage,
-    /// What must not be, in words; empty when all is well.
+    /// Broken promises, in words; empty when all is well.
     pub violations: Vec<String>,
 }
 
@@ -64,18 +64,18 @@ pub struct Fleet {
     lives: u32,
     used: BTreeMap<u32, Used>,
     began: u64,
-    /// What went wrong with the processes themselves.
+    /// Faults of the processes themselves.
     pub(super) violations: Vec<String>,
 }
 
-/// What a process used up to now.
+/// The processor time and memory that a process used up to now.
 #[derive(Debug, Default, Clone, Copy)]
 struct Used {
     ticks: u64,
     kilobytes: u64,
 }
 
-/// What all processes used.
+/// The processor time and memory of all processes.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Usage {
     /// Cores that the workers kept busy.
@@ -192,7 +192,7 @@ impl Fleet {
         self.pen.append(&Record { n, ..Record::now(life, mark) });
     }
 
-    /// Looks at what the workers have used.
+    /// Reads the processor time and memory of the workers.
     pub fn measure(&mut self) {
         for (life, worker) in &self.workers {
             let of = |file| fs::read_to_string(format!("/proc/{}/{file}", worker.child.id())).unwrap_or_default();
@@ -207,7 +207,7 @@ impl Fleet {
         }
     }
 
-    /// What everybody used since the beginning.
+    /// The processor time and memory used since the beginning.
     pub fn usage(&mut self) -> Usage {
         self.measure();
         let seconds = micros().saturating_sub(self.began) as f64 / 1e6;
@@ -224,8 +224,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until the groups of a stream have settled all that is in it; answers which events they gave up on, after how
-    /// many attempts.
+    /// Waits until the groups of a stream have settled all its entries. Answers the events that became dead letters, with
+    /// their attempts.
     pub fn drain(&mut self, stream: &StreamKey, groups: &[&str]) -> Vec<(String, u32)> {
         let mut client = RedisServer::client(&self.server.url());
         let partitions = (0..stream.partitions()).map(|index| stream.partition(index));
@@ -250,7 +250,7 @@ impl Fleet {
         Load { url: self.server.url(), journal: self.server.dir().join("journal"), a_second: load, seed }
     }
 
-    /// Waits until everything is settled, stops everybody and judges what they wrote.
+    /// Waits until everything is settled, stops all workers and judges the journal.
     pub fn judge(mut self, run: &str, about: &str, stream: &StreamKey, rules: &Rules) -> Report {
         let groups: Vec<_> = rules.groups.iter().map(|group| group.name).collect();
         let dead = self.drain(stream, &groups);
@@ -263,7 +263,7 @@ impl Fleet {
         })
     }
 
-    /// Stops everybody, has the journal judged, and tells what came of it.
+    /// Stops all workers, has the journal judged, and reports.
     pub fn report(mut self, run: &str, about: &str, judge: impl FnOnce(&[Record]) -> (Vec<String>, String)) -> Report {
         let usage = self.usage();
         self.lives().into_iter().for_each(|life| self.terminate(life));
@@ -282,7 +282,7 @@ impl fmt::Display for Report {
         let Usage { cores, server_cores, memory, server_memory } = self.usage;
         writeln!(f, "{}\n{}", self.about, self.figures)?;
         writeln!(f, "cores busy               {cores:>8.2} workers, {server_cores:.2} server")?;
-        writeln!(f, "memory at most, MiB      {memory:>8.1} a worker, {server_memory:.1} server")?;
+        writeln!(f, "memory at most, MiB      {memory:>8.1} per worker, {server_memory:.1} server")?;
         match self.violations.as_slice() {
             [] => write!(f, "nothing lost, nothing out of order, every repeat explained"),
             violations => {
@@ -303,9 +303,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Publishes events of [`KEYS`] keys until it is told to stop, and writes down what was acknowledged.
+    /// Publishes events of [`KEYS`] keys until `stop`, and writes acknowledged ones into the journal.
     ///
-    /// `publish` publishes the so-manieth event of a key, and answers which is the first build that knows it.
+    /// `publish` gets a key and a number, publishes that event, and answers which is the first build that knows it.
     ///
     /// # Panics
     /// When one is not acknowledged: nothing happens to the server here.

@@ -1,5 +1,5 @@
-//! Judges a history of many processes that share keyed groups: nothing lost, the order of each key kept, every repeat
-//! and every change of owners explained by what befell the owner. Pure, as [`check`](mod@super::check) is.
+//! Judges a history of many processes that share keyed groups: nothing is lost and each key keeps its order. Harm to the
+//! owner explains every repeat and every change of owners. Pure, as [`check`](mod@super::check) is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -14,18 +14,18 @@ const LATE: Duration = Duration::from_secs(1);
 /// The 99th of a hundred pauses of a partition that is handed over.
 const HANDOVER: Duration = Duration::from_millis(200);
 
-/// What holds for a run.
+/// The rules by which a run is judged.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// The lease of all processes.
     pub lease: Duration,
     /// The groups.
     pub groups: Vec<Group>,
-    /// Whether times are judged, too, or only told: a test beside others has no say over the machine.
+    /// Whether times are judged, too, or only reported: a test beside others does not have the machine alone.
     pub timed: bool,
 }
 
-/// What holds for a group.
+/// The rules for one group.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// Its name.
@@ -51,10 +51,10 @@ pub enum End {
     Unexplained,
 }
 
-/// What was found.
+/// The result of judging a history.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What must not be, in words.
+    /// Broken promises, in words.
     pub violations: Vec<String>,
     /// How many events were published.
     pub events: u64,
@@ -74,7 +74,7 @@ pub struct Findings {
     pub handovers: Vec<Duration>,
     /// Moves of partitions after each change of the processes that was followed by calm.
     pub moves: Vec<usize>,
-    /// The partitions of a group that one process had at the end of each such calm: the fewest, the most, of how many
+    /// The partitions of a group per process at the end of each such calm: the fewest, the most, and the number of
     /// processes.
     pub shares: Vec<(usize, usize, usize)>,
 }
@@ -90,11 +90,11 @@ impl fmt::Display for Findings {
         }
         writeln!(f, "most repeats after one   {:>8}", self.most_repeats)?;
         writeln!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
-        for (name, times) in [("take-over", &self.takeovers), ("hand-over", &self.handovers)] {
+        for (name, times) in [("takeover", &self.takeovers), ("hand-over", &self.handovers)] {
             let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
             writeln!(f, "  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
         }
-        writeln!(f, "take-overs disturbed     {:>8}", self.disturbed)?;
+        writeln!(f, "takeovers disturbed     {:>8}", self.disturbed)?;
         let mean = self.moves.iter().sum::<usize>() as f64 / self.moves.len().max(1) as f64;
         write!(f, "changes that settled     {:>8}, {mean:.1} moves each", self.moves.len())?;
         let worst = self.shares.iter().max_by_key(|(least, most, _)| most - least);
@@ -110,11 +110,11 @@ impl fmt::Display for Findings {
 /// A span of time, in microseconds since 1970.
 pub(super) type Span = (u64, u64);
 
-/// What befell each process; 0 is the server.
+/// The harm done to each process; 0 is the server.
 #[derive(Debug, Default)]
 pub(super) struct Lives(BTreeMap<u32, Life>);
 
-/// What befell a process.
+/// The harm done to one process.
 #[derive(Debug, Default)]
 struct Life {
     build: u64,
@@ -125,7 +125,7 @@ struct Life {
 }
 
 impl Lives {
-    /// Gathers what befell processes.
+    /// Notes the harm that a line of the journal reports.
     pub(super) fn gather(&mut self, record: &Record) {
         let at = record.micros;
         let life = self.0.entry(record.life).or_default();
@@ -140,7 +140,7 @@ impl Lives {
         }
     }
 
-    /// What may have ended what a process did from one moment to another.
+    /// The harm that may have ended the work of a process between two moments.
     pub(super) fn end(&self, life: u32, span: Span, lease: Duration) -> End {
         let (none, lease) = (Life::default(), micros(lease));
         let life = self.0.get(&life).unwrap_or(&none);
@@ -168,7 +168,7 @@ struct Ownership {
     last_end: Option<u64>,
     /// Handlers that run, by key.
     running: BTreeMap<u64, (u64, u32)>,
-    /// What was handled last of each key, and how that ended.
+    /// The last call for each key, and how it ended.
     last: HashMap<u64, Call>,
     /// When it was given back: the place of the first event of the partition that was not settled.
     waited: Option<u64>,
@@ -179,7 +179,7 @@ struct Ownership {
     late: usize,
 }
 
-/// What became of the events of one key, or of one partition by their places, in a group.
+/// The events that a group settled: of one key by their numbers, or of one partition by their places.
 #[derive(Debug, Default)]
 struct Settled {
     up_to: u64,
@@ -213,7 +213,7 @@ struct Judge<'a> {
     settled: HashMap<(&'a str, u64), Settled>,
     /// The last call for each event of a key, with its epoch.
     handled: HashMap<(&'a str, u64, u64), Call>,
-    /// What is settled of a partition, by places.
+    /// The settled events of each partition, by their places.
     passed: HashMap<Place<'a>, Settled>,
     /// Each event by key and number.
     published: HashMap<(u64, u64), Event>,
@@ -534,7 +534,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What each change of the processes that was followed by calm has moved.
+    /// Counts the partitions that moved after each change of processes, where calm followed the change.
     fn changes(&mut self, records: &[Record]) {
         let is_change = |record: &&Record| {
             use Mark::{Continued, Killed, Silenced, Started, Terminated};
@@ -545,8 +545,8 @@ impl<'a> Judge<'a> {
         let calm = micros(self.rules.lease + LATE + SETTLE);
         for pair in changes.windows(2).filter(|pair| pair[1] - pair[0] >= calm) {
             let span = (pair[0], pair[1]);
-            // What came of others just before may lie here, too: a partition goes from a dead process to another when the lease is
-            // over, and from there to one that has joined meanwhile. However many they were, there is no third step.
+            // Earlier changes may move partitions here, too. A partition goes from a dead process to another one when the lease
+            // is over, and from there to a process that joined meanwhile. There is never a third step.
             let recent = changes.iter().filter(|at| (span.0.saturating_sub(calm)..=span.0).contains(at)).count();
             let causes = recent.min(2);
             let mut moved = 0;
@@ -597,8 +597,8 @@ mod tests {
     /// Two processes and five events of two keys.
     const BEGINNING: &str = "1 started 1, 2 started 1, 0 p 1.1, 0 p 1.2, 0 p 1.3, 0 p 2.1, 0 p 2.2, 1 owns e1, ";
 
-    /// Judges a history in lines of `+ms life mark`, where it takes one with the epoch `e1`, the event `key.n` and the
-    /// attempt or another number; `bd` is a call that is done. A line takes a millisecond, and more where it says so.
+    /// Judges a history in lines of `+ms life mark`. Where a mark takes them, the epoch `e1`, the event `key.n` and a number
+    /// follow; `bd` is a call that is done. A line takes a millisecond, and more where it says so.
     fn judge_lines(lanes: usize, lines: &str) -> Findings {
         let mut at = 10_000_000;
         let mut records = Vec::new();

@@ -1,5 +1,5 @@
-//! What everybody writes down in the long runs, in one file: a line for each beginning and end of a handler, which
-//! survives `kill -9`, and for what befell the processes. The order of its lines is the order of what happened.
+//! The one journal of a long run: all processes append to it. A line marks the beginning or the end of a handler, or harm
+//! done to a process. It survives `kill -9`, and the order of lines is the order of events.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What happened.
+/// The kind of a line in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// A handler was called.
@@ -24,7 +24,7 @@ pub enum Mark {
     Stalled,
     /// The process is started; `n` is its build.
     Started,
-    /// It has said what it handles and stands by or owns something.
+    /// It has declared its events, and stands by or owns something.
     Ready,
     /// It is killed.
     Killed,
@@ -63,7 +63,7 @@ impl fmt::Display for Mark {
     }
 }
 
-/// One line of the journal. What a mark does not need is empty or 0.
+/// One line of the journal. A field that its mark does not need is empty or 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// When, in microseconds since 1970.
@@ -72,7 +72,7 @@ pub struct Record {
     pub life: u32,
     /// The group.
     pub group: String,
-    /// What.
+    /// Its kind.
     pub mark: Mark,
     /// Which event, from 1; where events have keys, which of its key.
     pub n: u64,
@@ -95,7 +95,7 @@ impl fmt::Display for Record {
 }
 
 impl Record {
-    /// What happens now.
+    /// A record with the time of now.
     pub fn now(life: u32, mark: Mark) -> Self {
         let group = String::new();
         Self { micros: micros(), life, group, mark, n: 0, attempt: 0, partition: 0, epoch: 0, key: 0 }

@@ -1,9 +1,9 @@
-//! A worker process is killed again and again while it handles events; at the end the journal and Redis must agree that
+//! A worker process is killed again and again while it handles events. At the end the journal and Redis must agree that
 //! nothing was lost, reordered or repeated beyond the promise.
 //!
-//! [`journal`] is what the worker writes, [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
-//! [`mod@chaos`] does the same with the server in the worker's place. [`mod@share`] and [`mod@queue`] run many workers at once: [`fleet`] starts
-//! and harms them, [`witness`] is what they write, [`history`] judges it.
+//! The worker writes [`journal`], [`mod@check`] judges it, and this file drives: it publishes, kills and starts again.
+//! [`mod@chaos`] does the same with the server in the worker's place. [`mod@share`] and [`mod@queue`] run many workers at
+//! once: [`fleet`] starts and harms them, [`witness`] writes for them, [`history`] judges it.
 
 pub mod chaos;
 pub mod check;
@@ -36,7 +36,7 @@ const STALL: Duration = Duration::from_millis(300);
 /// How long a worker may take until it handles events, and the last one until everything is settled.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the worker handles.
+/// The event that the worker handles.
 #[stream_event(stream = "soak")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tick {
@@ -49,7 +49,7 @@ pub const GROUPS: [Rules; 4] = [
     Rules { group: "fast", batch: 1_000, gives_up: |_| None },
     Rules { group: "waits", batch: 100, gives_up: |_| None },
     Rules { group: "fails", batch: 250, gives_up },
-    // A batch of it is larger than what may run beyond its checkpoint, so that it is the batch that may be repeated.
+    // Its batch is larger than the number of events beyond its checkpoint, so a crash repeats a batch.
     Rules { group: "gathers", batch: 120, gives_up: |_| None },
 ];
 
@@ -72,7 +72,7 @@ pub fn takes(n: u64) -> Duration {
     Duration::from_millis(if n.is_multiple_of(4) { 2 } else { 0 })
 }
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// How often the worker is killed.
@@ -85,7 +85,7 @@ pub struct Plan {
     pub worker: PathBuf,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
     plan: Plan,
@@ -95,7 +95,7 @@ pub struct Report {
     lost_leases: u64,
     takeovers: Vec<Duration>,
     dead_letters: usize,
-    /// What must not be, in words; empty when all is well.
+    /// Broken promises, in words; empty when all is well.
     pub violations: Vec<String>,
 }
 

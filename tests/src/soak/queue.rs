@@ -1,6 +1,6 @@
-//! Many processes take from one work queue while a tenth of all attempts fail, some events take long, and processes are
-//! killed, made to stand still, stopped and started: every event is done or given up, its attempts are counted right, and
-//! nobody waits for a slow one.
+//! Many processes fetch from one work queue while a tenth of all attempts fail and some events take long. Processes are
+//! killed, made to stand still, stopped and started. Every event is done or given up, its attempts are counted right, and
+//! no event waits for a slow one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_millis(20);
 /// How often the queue is looked at while it empties.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the workers handle.
+/// The event that the workers handle.
 #[stream_event(stream = "queue", partitions = 2, key = key)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
@@ -112,7 +112,7 @@ fn drain(fleet: &mut Fleet, groups: &[GroupKey]) -> Vec<(String, u32)> {
     groups.iter().flat_map(|group| dead_letters_of(&mut client, &group.dead())).collect()
 }
 
-/// What was found.
+/// The result of judging the journal.
 #[derive(Debug, Default)]
 struct Findings {
     violations: Vec<String>,
@@ -120,13 +120,13 @@ struct Findings {
     calls: u64,
     failed: u64,
     given_up: usize,
-    /// Attempts that were repeated, by what had befallen the process before.
+    /// Attempts that were repeated, by the harm done to the process before.
     repeats: BTreeMap<End, u64>,
     /// From an event to its first attempt, sorted.
     waits: Vec<Duration>,
     /// The same for those that are not slow themselves and began while slow ones ran.
     beside: usize,
-    /// From the kill of a process to the next attempt at what it had in hand, sorted.
+    /// From the kill of a process to the next attempt at an event that it had in flight, sorted.
     takeovers: Vec<Duration>,
 }
 
@@ -140,7 +140,7 @@ impl fmt::Display for Findings {
             writeln!(f, "repeats: {:<16}{repeats:>8}", format!("{end:?}"))?;
         }
         write!(f, "{:<24}{:>9}{:>9}{:>9}{:>9}", "times, ms", "number", "p50", "p99", "max")?;
-        for (name, times) in [("first attempt", &self.waits), ("take-over", &self.takeovers)] {
+        for (name, times) in [("first attempt", &self.waits), ("takeover", &self.takeovers)] {
             let [p50, p99, max] = [50, 99, 100].map(|part| percentile(times, part).as_millis());
             write!(f, "\n  {name:<22}{:>9}{p50:>9}{p99:>9}{max:>9}", times.len())?;
         }
@@ -155,7 +155,7 @@ struct Call<'a> {
     ended: Option<Mark>,
 }
 
-/// Judges what was written, and which events are dead letters. Pure.
+/// Judges the journal and the dead letters. Pure.
 fn judge(records: &[Record], dead: &[(String, u32)], timed: bool) -> Findings {
     let (mut found, mut lives) = (Findings::default(), Lives::default());
     let mut killed: HashMap<u32, u64> = HashMap::new();
@@ -233,7 +233,7 @@ fn judge(records: &[Record], dead: &[(String, u32)], timed: bool) -> Findings {
                 continue;
             }
             let span = (before.begun.micros, next.begun.micros);
-            // Who stood still may begin with what others have by then, before it knows that.
+            // A process that stood still may begin an event that another one has by then, before it knows that.
             let late = lives.end(next.begun.life, span, LEASE);
             let end = match lives.end(life, span, LEASE) {
                 End::Unexplained if matches!(late, End::Silenced | End::Stalled) => late,
@@ -255,7 +255,7 @@ fn judge(records: &[Record], dead: &[(String, u32)], timed: bool) -> Findings {
     found.waits.sort();
     found.takeovers.sort();
     for (name, times, most) in
-        [("the first attempt", &found.waits, WAIT), ("a take-over", &found.takeovers, LEASE + LATE)]
+        [("the first attempt", &found.waits, WAIT), ("a takeover", &found.takeovers, LEASE + LATE)]
     {
         let late = percentile(times, 99);
         if timed && micros(late) > micros(most) {
@@ -352,7 +352,7 @@ mod tests {
     fn what_stands_still_is_seen() {
         let found = is_well("1 b 1.1 1, 1 killed 0, +1500, 2 b 1.1 1, 2 d 1.1 1");
         assert_eq!(found.takeovers, [Duration::from_millis(1501)]);
-        sees("1 b 1.1 1, 1 killed 0, +2100, 2 b 1.1 1, 2 d 1.1 1", &[], "a take-over came 2.101s later");
+        sees("1 b 1.1 1, 1 killed 0, +2100, 2 b 1.1 1, 2 d 1.1 1", &[], "a takeover came 2.101s later");
         sees("+600, 1 b 1.1 1, 1 d 1.1 1", &[], "the first attempt came 601ms later");
     }
 }

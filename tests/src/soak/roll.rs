@@ -1,5 +1,5 @@
-//! Two builds of one service take each other's place again and again, as rolling deploys do: the new one knows a version
-//! and an event more, and the producers write both as soon as a process of it is ready.
+//! Two builds of one service take each other's place again and again, as rolling deploys do. The new one knows one more
+//! version and one more event, and the producers write both as soon as a process of it is ready.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -42,7 +42,7 @@ pub struct Order {
     pub key: u64,
     /// Which one of its key, from 1.
     pub n: u64,
-    /// What the old build does not know.
+    /// A field that the old build does not know.
     pub note: String,
 }
 
@@ -52,7 +52,7 @@ impl From<OrderV1> for Order {
     }
 }
 
-/// What only the new build knows.
+/// An event that only the new build knows.
 #[stream_event(stream = "roll", partitions = 8, key = key, lock = false)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shipped {
@@ -91,7 +91,7 @@ pub fn roll(plan: &Plan) -> Report {
         });
         let (began, mut dice, mut rolls) = (Instant::now(), Dice(plan.seed), 0);
         dice.pause(STEP * 4);
-        // Ends with the new build, or what only that knows would wait for ever.
+        // The run ends with the new build, because events that only it knows would wait for ever otherwise.
         while began.elapsed() < plan.time || rolls % 2 == 0 {
             let (build, role) = if rolls % 2 == 0 { new } else { old };
             for before in fleet.lives() {
@@ -111,7 +111,7 @@ pub fn roll(plan: &Plan) -> Report {
     let groups = vec![Group { name: "orders", lanes: 1, bound: 0 }];
     let about = format!("{PARTITIONS} partitions, rolled {rolls} times");
     let stream = StreamKey::new(None, "roll", PARTITIONS);
-    // Times are told, not judged: where the last process of a build leaves whose events the others do not handle, they
-    // look twice before they take over, half a second at this lease.
+    // Times are reported, not judged. When the last process leaves that handles an event, the others look twice before they
+    // take over, which takes half a second at this lease.
     fleet.judge("roll", &about, &stream, &Rules { lease: LEASE, groups, timed: false })
 }

@@ -1,5 +1,5 @@
 //! Many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
-//! again: [`history`](super::history) judges what they wrote.
+//! again. [`history`](super::history) judges their journal.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use super::journal::Mark;
 
 /// How many partitions the stream has.
 const PARTITIONS: u32 = 16;
-/// The lease of the workers: long enough for a machine that is busy, short enough for many take-overs in a minute.
+/// The lease of the workers: long enough for a machine that is busy, short enough for many takeovers in a minute.
 pub const LEASE: Duration = Duration::from_secs(1);
 /// After how many events the groups commit.
 pub const CHECKPOINT: u32 = 100;
@@ -24,10 +24,10 @@ pub const CHECKPOINT: u32 = 100;
 pub const LANES: usize = 4;
 /// How many entries that group takes up there at most, from the oldest that is not settled on.
 pub const LANE_ENTRIES: usize = 100;
-/// How long nothing happens after some of the harm: until every take-over and every move is over.
+/// How long nothing happens after some of the harm: until every takeover and every move is over.
 const CALM: Duration = Duration::from_millis(5500);
 
-/// What the workers handle.
+/// The event that the workers handle.
 #[stream_event(stream = "share", partitions = 16, key = key)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fill {
@@ -37,7 +37,7 @@ pub struct Fill {
     pub n: u64,
 }
 
-/// The groups of the workers, and what holds for them.
+/// The groups of the workers, with their rules.
 pub fn groups() -> Vec<Group> {
     let bound = CHECKPOINT.into();
     let in_order = ["quick", "stumbles"].map(|name| Group { name, lanes: 1, bound });
@@ -80,7 +80,7 @@ pub fn share(plan: &Plan) -> Report {
 /// Does harm to the processes of a role until the time is over.
 pub(super) fn harm(fleet: &mut Fleet, role: &str, plan: &Plan) -> Harm {
     let (began, mut dice, mut harm) = (Instant::now(), Dice(plan.seed), Harm::default());
-    // Some of it hits while all is calm, so that what came of it can be told.
+    // Some of it hits while all is calm, so that each effect has one cause.
     let pause = |dice: &mut Dice| match dice.below(3) {
         0 => sleep(CALM.min(plan.time.saturating_sub(began.elapsed()))),
         _ => dice.pause(LEASE * 2),
@@ -134,7 +134,7 @@ fn victim(fleet: &mut Fleet, dice: &mut Dice) -> u32 {
     last.filter(|last| lives.contains(last) && dice.below(2) == 0).unwrap_or_else(|| lives[dice.index(lives.len())])
 }
 
-/// What was done to the processes.
+/// The harm done to the processes.
 #[derive(Debug, Default)]
 pub(super) struct Harm {
     kills: usize,

@@ -1,5 +1,5 @@
-//! A worker's pen: writes into the journal what its handlers do in which epoch, what it owns, and when the machine gave
-//! it no time.
+//! A worker's pen. It writes the calls of handlers with their epochs, the owned partitions, and the stalls of the machine
+//! into the journal.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -89,12 +89,12 @@ pub fn watch_time(writer: &Writer, mut something: impl FnMut() -> bool) {
     }
 }
 
-/// Takes from the log what the process owns: said by the task that calls the handlers, before and after it does.
+/// Takes from the log which partitions the process owns. The task that calls the handlers logs it before and after.
 struct Owners(Arc<Witness>);
 
 impl<S: tracing::Subscriber> Layer<S> for Owners {
     fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
-        // A partition's task speaks when the app has said all that it has to say of itself.
+        // A partition's task logs only after the app has declared itself.
         let target = event.metadata().target();
         if !["streams_runtime::ordered", "streams_runtime::queue"].iter().any(|room| target.starts_with(room)) {
             return;

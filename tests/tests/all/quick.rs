@@ -1,4 +1,4 @@
-//! The engine end to end on the embedded broker, in virtual time: a part of `all` that links soon, for `cargo xtask test --quick`.
+//! The engine end to end on the embedded broker, in virtual time. This part of `all` links soon, for `cargo xtask test --quick`.
 
 mod membership;
 mod ordered;

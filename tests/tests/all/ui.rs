@@ -1,4 +1,4 @@
-//! What the compiler says to a user's mistakes: one file a mistake in `tests/ui`, its message reviewed as prose.
+//! The compiler's messages for a user's mistakes: one file per mistake in `tests/ui`, its message reviewed as prose.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What the lock says, in another order and with other names of types.
+//! The types of the lock, in another order and with other names.
 
 use streams_core::{event_type, stream_event};
 

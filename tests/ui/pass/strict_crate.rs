@@ -1,4 +1,4 @@
-//! What the attributes write compiles where the user allows least.
+//! The code that the attributes write compiles where the user allows least.
 //!
 //! Not forbidden is what serde's own derives allow: `non_camel_case_types`, `non_upper_case_globals`, `unused_attributes` and
 //! `unused_qualifications`.

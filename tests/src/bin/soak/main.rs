@@ -1,5 +1,5 @@
-//! The long runs under faults, `cargo xtask soak`, `chaos`, `share` and `roll`; in the role of a worker it is a process that
-//! handles events.
+//! The long runs under faults, `cargo xtask soak`, `chaos`, `share`, `queue` and `roll`. In the role of a worker the
+//! program is a process that handles events.
 
 mod queue;
 mod roll;
@@ -30,24 +30,23 @@ that nothing was lost, reordered or repeated beyond the promise. The same seed m
 
 usage: cargo xtask chaos -- [--minutes 10] [--seed N]
 
-Does the same with the server in the worker's place: it is killed, stopped, filled, made a replica, kept busy, and its
-connections and scripts are taken away, while worker processes handle events and a publisher adds some.
+Does the same with the server in the worker's place, while worker processes handle events and a publisher adds some.
+The server is killed, stopped, filled, made a replica and kept busy, and it loses its connections and scripts.
 
 usage: cargo xtask share -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N]
 
 Lets many processes share the partitions of a stream while they are killed, made to stand still, stopped and started
-again. Every event is accounted for, and every repeat and every change of owners needs a cause; how long partitions
-stand still is judged as well.
+again. Every event is accounted for, and every repeat and every change of owners needs a cause. No takeover may be late.
 
 usage: cargo xtask queue -- [--seconds 60] [--minutes N] [--processes 8] [--load 500] [--seed N]
 
-Lets many processes take from one work queue, a tenth of whose attempts fail and some of whose events take long, while the
-processes are harmed in the same ways. Every event is done or given up, with its attempts counted right.
+Lets many processes fetch from one work queue while they are harmed in the same ways. A tenth of the attempts fail, and some
+events take long. Every event is done or given up, with its attempts counted right.
 
 usage: cargo xtask roll -- [--seconds 60] [--minutes N] [--processes 3] [--load 500] [--seed N]
 
-Puts a new build of a service in the place of the old one and back, process by process, while producers write what only
-the new one knows. Every event is handled by a build that knows it.
+Puts a new build of a service in the place of the old one and back, process by process. Meanwhile producers publish
+events that only the new build knows. Every event is handled by a build that knows it.
 ";
 
 type Journal = State<Arc<Writer>>;
@@ -181,7 +180,7 @@ fn fleet_plan(processes: usize, words: &[&str]) -> Option<fleet::Plan> {
     (plan.processes > 2).then_some(plan)
 }
 
-/// Handles events until it is told to stop.
+/// Handles events until a signal stops it.
 fn work(role: &str, life: &str, journal: &Path, url: &str) -> ExitCode {
     let life = life.parse().expect("a number");
     let app = match role {

@@ -7,7 +7,7 @@ use streams_tests::soak::journal::Mark;
 use streams_tests::soak::queue::{LEASE, MAX_ATTEMPTS, Task, fails, takes};
 use streams_tests::soak::witness::Witness;
 
-// More crashes than an event can meet by chance in a run: that a kill is put down to an event is tested by itself.
+// More crashes than an event can meet by chance in a run. Other tests show that a kill is put down to an event.
 #[consumer(group = "works", max_attempts = 4, max_crashes = 50, backoff = "20ms..200ms", concurrency = 4)]
 async fn work(task: Task, ctx: Context, journal: State<Arc<Witness>>) -> Result<(), String> {
     let call = journal.begins(&ctx, task.key, task.n);

@@ -9,9 +9,9 @@ use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, Backoff, BoxError, Config, ConsumerOptions, Context, EntryId, Error, FromContext, Message, Needs, Outcome,
-    Phase, Publisher, Registration, Resources, State, Stopped, consumer, consumers, stream_event,
+    Phase, Publisher, Resources, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Gate, Lab, Options, RedisServer, logged};
+use streams_tests::{Act, Gate, Lab, Options, Process, RedisServer, World, logged, secs};
 
 #[stream_event(stream = "orders", key = customer, partitions = 4)]
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ struct Order {
     n: u64,
 }
 
-/// What a handler publishes in turn.
+/// An event that a handler publishes.
 #[stream_event(stream = "invoices")]
 #[derive(Debug, Clone, PartialEq)]
 struct Invoice {
@@ -83,47 +83,37 @@ impl FromContext for Demanding {
     }
 }
 
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
 fn order(customer: &str, n: u64) -> Order {
     Order { customer: customer.to_owned(), n }
 }
 
-async fn start(consumers: impl IntoIterator<Item = Registration>, lab: &Lab) -> TestApp {
-    TestApp::start(App::with(consumers).state(lab.clone())).await.unwrap()
+fn world() -> World {
+    World::new("invoices")
 }
 
-async fn settled(app: &TestApp) {
-    tokio::time::timeout(secs(3600), app.settled()).await.expect("everything is settled within an hour").unwrap();
-}
-
-// What handlers are given.
+// The arguments of handlers.
 
 #[tokio::test]
 async fn a_handler_may_publish_and_settled_waits_for_what_comes_of_it() {
-    let lab = Lab::default();
-    let app = start(consumers![bill, book], &lab).await;
-    for n in 1..=3 {
-        app.publish(&order("a", n)).await.unwrap();
-    }
-    settled(&app).await;
-    assert_eq!(lab.events("books"), [1, 2, 3]);
+    let world = world();
+    let app = world.process(consumers![bill, book]).start().await;
+    app.publish_all((1..=3).map(|n| order("a", n))).await;
+    app.settled().await;
+    assert_eq!(world.lab.events("books"), [1, 2, 3]);
     assert_eq!(app.published::<Invoice>().await.unwrap(), [1, 2, 3].map(|n| Invoice { n }));
 }
 
 #[tokio::test]
 async fn an_argument_of_ones_own_is_made_from_the_event_and_its_rejection_is_a_failed_attempt() {
-    let lab = Lab::default();
-    let app = start(consumers![by_tenant], &lab).await;
+    let world = world();
+    let app = world.process(consumers![by_tenant]).start().await;
     let publisher = app.publisher();
     publisher.publish(&Invoice { n: 1 }).await.unwrap();
     publisher.publish(&Invoice { n: 2 }).header("tenant", "a").await.unwrap();
     publisher.publish(&Invoice { n: 3 }).header("tenant", "panic").await.unwrap();
-    settled(&app).await;
-    assert_eq!(lab.events("tenants"), [2]);
-    let letters = app.dead_letters::<Invoice>("tenants").await.unwrap();
+    app.settled().await;
+    assert_eq!(world.lab.events("tenants"), [2]);
+    let letters = app.dead::<Invoice>("tenants").await;
     let found: Vec<_> = letters.iter().map(|letter| (letter.cause(), letter.attempts(), letter.reason())).collect();
     let rejected = ("argument", 2, "argument `Tenant`: there is no tenant");
     assert_eq!(found, [rejected, ("panic", 2, "panicked: an extractor panics")]);
@@ -153,11 +143,11 @@ async fn a_handler_is_tested_by_calling_it() {
 
 #[tokio::test]
 async fn each_key_stays_in_one_partition_and_in_order() {
-    let lab = Lab::default();
-    let app = start(consumers![ship], &lab).await;
+    let world = world();
+    let app = world.process(consumers![ship]).start().await;
     let customers = ["anna", "ben", "carla", "dora", "emil"];
     // One of them fails, and only its partition waits.
-    lab.script("ship", 3, [Act::Fail, Act::Fail]);
+    world.lab.script("ship", 3, [Act::Fail, Act::Fail]);
     let all = (0..500_u64).map(|n| order(customers[n as usize % 5], n));
     let receipts = app.publisher().publish_all(all).await;
     let mut partitions = std::collections::BTreeMap::new();
@@ -166,9 +156,9 @@ async fn each_key_stays_in_one_partition_and_in_order() {
         assert_eq!(*partitions.entry(customers[n % 5]).or_insert(partition), partition);
     }
     assert!(partitions.values().collect::<std::collections::BTreeSet<_>>().len() > 1, "{partitions:?}");
-    settled(&app).await;
+    app.settled().await;
     for customer in 0..5 {
-        let mut events: Vec<_> = lab.events("ship").into_iter().filter(|n| n % 5 == customer).collect();
+        let mut events: Vec<_> = world.lab.events("ship").into_iter().filter(|n| n % 5 == customer).collect();
         events.dedup();
         assert_eq!(events, (0..500).filter(|n| n % 5 == customer).collect::<Vec<_>>());
     }
@@ -177,19 +167,18 @@ async fn each_key_stays_in_one_partition_and_in_order() {
 
 #[tokio::test]
 async fn a_partition_that_waits_holds_no_other_up() {
-    let lab = Lab::default();
-    let gate = Gate::default();
-    lab.script("ship", 1, [Act::Wait(gate.clone())]);
-    let app = start(consumers![ship], &lab).await;
-    // Of partitions 0 and 3 of four.
+    let (world, gate) = (world(), Gate::default());
+    world.lab.script("ship", 1, [Act::Wait(gate.clone())]);
+    let app = world.process(consumers![ship]).start().await;
+    // These keys are in partitions 0 and 3 of four.
     app.publish(&order("BTC-USD", 1)).await.unwrap();
     app.publish(&order("BTC-USD", 2)).await.unwrap();
     app.publish(&order("ETH-USD", 3)).await.unwrap();
     app.advance(secs(1)).await;
-    assert_eq!(lab.ended("ship"), [3]);
+    assert_eq!(world.lab.ended("ship"), [3]);
     gate.open();
-    settled(&app).await;
-    assert_eq!(lab.ended("ship"), [3, 1, 2]);
+    app.settled().await;
+    assert_eq!(world.lab.ended("ship"), [3, 1, 2]);
 }
 
 // Producers that go by another number of partitions.
@@ -221,9 +210,9 @@ async fn a_producer_that_comes_first_and_knows_no_partitions_refuses_the_start_o
 
 #[tokio::test]
 async fn entries_that_no_group_reads_are_told_when_they_come_and_once_an_hour() {
-    let (log, store) = (logged(), Arc::new(Embedded::new()));
-    let app = App::with(consumers![ship]).state(Lab::default());
-    let app = TestApp::start_with(app, store.clone(), 0).await.unwrap();
+    let (log, world) = (logged(), world());
+    let store = &world.store;
+    let app = world.process(consumers![ship]).start().await;
     let gauge = || {
         app.running()
             .monitor()
@@ -253,15 +242,15 @@ async fn entries_that_no_group_reads_are_told_when_they_come_and_once_an_hour() 
 
 #[tokio::test]
 async fn a_process_that_owns_nothing_leaves_the_look_to_the_one_that_does() {
-    let (log, store) = (logged(), Arc::new(Embedded::new()));
-    let app = || App::with(consumers![book]).state(Lab::default());
-    let owner = TestApp::start_with(app(), store.clone(), 1).await.unwrap();
+    let (log, world) = (logged(), world());
+    // Of these two the first should own the partition.
+    let owner = world.process(consumers![book]).seed(1).start().await;
     owner.advance(secs(1)).await;
-    let other = TestApp::start_with(app(), store.clone(), 2).await.unwrap();
-    store.append(&StreamKey::new(None, "invoices", 2).partition(1), vec![foreign()], None).await.unwrap();
+    let other = world.process(consumers![book]).seed(2).start().await;
+    world.store.append(&StreamKey::new(None, "invoices", 2).partition(1), vec![foreign()], None).await.unwrap();
     owner.advance(secs(200)).await;
     assert_eq!((log.count(UNREAD), log.count("key=\"invoices.1\" entries=1")), (1, 1), "{}", log.text());
-    let told = |app: &TestApp| app.running().monitor().metrics().contains("streams_stray_entries{");
+    let told = |app: &Process| app.running().monitor().metrics().contains("streams_stray_entries{");
     assert!(told(&owner) && !told(&other));
 }
 
@@ -319,8 +308,8 @@ async fn apps_in_two_namespaces_share_a_broker_and_nothing_else() {
     let one = TestApp::start_with(app("one"), store.clone(), 1).await.unwrap();
     let two = TestApp::start_with(app("two"), store.clone(), 2).await.unwrap();
     one.publish(&Invoice { n: 1 }).await.unwrap();
-    settled(&one).await;
-    settled(&two).await;
+    one.settled().await.unwrap();
+    two.settled().await.unwrap();
     assert_eq!(lab.events("books"), [1]);
     assert!(two.published::<Invoice>().await.unwrap().is_empty());
     let key = StreamKey::new(Some("one"), "invoices", 1).partition(0);
@@ -335,7 +324,7 @@ async fn only_the_groups_that_were_asked_for_are_driven() {
     let app = TestApp::start(app).await.unwrap();
     app.publish(&order("a", 1)).await.unwrap();
     app.publish(&Invoice { n: 2 }).await.unwrap();
-    settled(&app).await;
+    app.settled().await.unwrap();
     assert_eq!((lab.events("ship"), lab.events("books")), (vec![1], vec![2]));
     let groups: std::collections::BTreeSet<_> = app.running().status().groups.iter().map(|group| group.group).collect();
     assert_eq!(groups, ["books", "ship"].into());
@@ -347,66 +336,58 @@ async fn only_the_groups_that_were_asked_for_are_driven() {
 
 #[tokio::test]
 async fn settled_waits_for_a_group_that_another_app_owns() {
-    let (lab, store) = (Lab::default(), Arc::new(Embedded::new()));
-    let gate = Gate::default();
-    lab.script("books", 2, [Act::Wait(gate.clone())]);
-    let app = || App::with(consumers![book]).state(lab.clone());
-    let owner = TestApp::start_with(app(), store.clone(), 1).await.unwrap();
+    let (world, gate) = (world(), Gate::default());
+    world.lab.script("books", 2, [Act::Wait(gate.clone())]);
+    // Of these two the first should own the partition.
+    let owner = world.process(consumers![book]).seed(1).start().await;
     owner.publish(&Invoice { n: 1 }).await.unwrap();
-    settled(&owner).await;
-    let other = TestApp::start_with(app(), store.clone(), 2).await.unwrap();
+    owner.settled().await;
+    let other = world.process(consumers![book]).seed(2).start().await;
     other.publish(&Invoice { n: 2 }).await.unwrap();
     gate.arrived(1).await;
     assert!(tokio::time::timeout(secs(20), other.running().settled()).await.is_err(), "event 2 is not settled");
     gate.open();
-    settled(&other).await;
-    assert_eq!(lab.ended("books"), [1, 2]);
-    assert!(matches!(other.running().status().groups[0].phase, Phase::StandingBy { .. }));
+    other.settled().await;
+    assert_eq!(world.lab.ended("books"), [1, 2]);
+    assert!(matches!(other.status("books").phase, Phase::StandingBy { .. }));
 }
 
 #[tokio::test]
 async fn settled_does_not_wait_for_entries_that_were_trimmed_away() {
-    let (lab, store) = (Lab::default(), Arc::new(Embedded::new()));
-    let gate = Gate::default();
-    lab.script("books", 1, [Act::Wait(gate.clone())]);
-    let app = App::with(consumers![book]).state(lab.clone());
-    let app = TestApp::start_with(app, store.clone(), 1).await.unwrap();
-    for n in 1..=2 {
-        app.publish(&Invoice { n }).await.unwrap();
-    }
+    let (world, gate) = (world(), Gate::default());
+    world.lab.script("books", 1, [Act::Wait(gate.clone())]);
+    let app = world.process(consumers![book]).start().await;
+    app.publish_all([1, 2].map(|n| Invoice { n })).await;
     // With this floor everything goes, the new entry, too.
-    let partition = StreamKey::new(None, "invoices", 1).partition(0);
     let entry = vec![(b"event".to_vec(), b"Unheard".to_vec())];
-    store.append(&partition, vec![entry], Some(EntryId::MAX)).await.unwrap();
+    world.store.append(&world.partition(), vec![entry], Some(EntryId::MAX)).await.unwrap();
     gate.open();
-    settled(&app).await;
+    app.settled().await;
 }
 
 #[tokio::test]
 async fn settled_says_when_a_group_is_halted() {
-    let lab = Lab::default();
-    (0..20).for_each(|n| lab.script("books", n, [Act::Permanent]));
-    let app = start(consumers![book, ship], &lab).await;
-    for n in 0..30 {
-        app.publish(&Invoice { n }).await.unwrap();
-    }
-    let error = tokio::time::timeout(secs(60), app.settled()).await.unwrap().unwrap_err();
+    let world = world();
+    (0..20).for_each(|n| world.lab.script("books", n, [Act::Permanent]));
+    let app = world.process(consumers![book, ship]).start().await;
+    app.publish_all((0..30).map(|n| Invoice { n })).await;
+    let error = tokio::time::timeout(secs(60), TestApp::settled(&app)).await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::Halted(halt) if halt.reason().contains("books")), "{error}");
     assert!(!app.running().status().is_ready());
 }
 
 #[tokio::test]
 async fn status_tells_what_each_group_does_and_has_done() {
-    let lab = Lab::default();
-    lab.script("books", 2, [Act::Fail]);
-    lab.script("books", 3, [Act::Give(Outcome::skip("old"))]);
-    lab.script("books", 4, [Act::Permanent]);
-    let app = start(consumers![book], &lab).await;
+    let world = world();
+    world.lab.script("books", 2, [Act::Fail]);
+    world.lab.script("books", 3, [Act::Give(Outcome::skip("old"))]);
+    world.lab.script("books", 4, [Act::Permanent]);
+    let app = world.process(consumers![book]).start().await;
     let mut last = EntryId::ZERO;
     for n in 1..=4 {
         last = app.publish(&Invoice { n }).await.unwrap().entry_id;
     }
-    settled(&app).await;
+    app.settled().await;
     let status = app.running().status();
     let group = &status.groups[0];
     assert_eq!((group.stream, group.partition, group.group), ("invoices", 0, "books"));
@@ -426,14 +407,14 @@ async fn run_until_ends_with_its_future_and_stops_cleanly() {
 
 #[tokio::test]
 async fn a_handler_past_the_deadline_of_a_stop_is_dropped() {
-    let lab = Lab::default();
-    lab.script("books", 1, [Act::Hang]);
-    let app = start(consumers![book], &lab).await;
+    let world = world();
+    world.lab.script("books", 1, [Act::Hang]);
+    let app = world.process(consumers![book]).start().await;
     app.publish(&Invoice { n: 1 }).await.unwrap();
-    lab.called("books", 1).await;
+    world.lab.called("books", 1).await;
     let began = tokio::time::Instant::now();
     assert_eq!(app.into_running().shutdown().await, Stopped::Aborted { handlers: 1 });
-    assert_eq!(lab.cancelled("books"), [1]);
+    assert_eq!(world.lab.cancelled("books"), [1]);
     assert!(began.elapsed() >= secs(25) && began.elapsed() < secs(26), "{:?}", began.elapsed());
 }
 
@@ -475,19 +456,19 @@ async fn an_app_that_is_dropped_leaves_no_connection_behind() {
 
 #[tokio::test]
 async fn virtual_time_stands_still_while_a_blocking_task_runs() {
-    let app = TestApp::start(App::with(consumers![virtual_time::blocks])).await.unwrap();
+    let app = world().process(consumers![virtual_time::blocks]).start().await;
     app.publish(&Invoice { n: 1 }).await.unwrap();
-    settled(&app).await;
+    app.settled().await;
     let status = app.running().status();
     assert_eq!((status.groups[0].handled, status.groups[0].retried, status.groups[0].dead_lettered), (1, 0, 0));
 }
 
 #[tokio::test]
 async fn a_handler_that_waits_for_a_socket_runs_into_its_timeout_in_virtual_time() {
-    let app = TestApp::start(App::with(consumers![virtual_time::connects])).await.unwrap();
+    let app = world().process(consumers![virtual_time::connects]).start().await;
     app.publish(&Invoice { n: 1 }).await.unwrap();
-    settled(&app).await;
-    let letters = app.dead_letters::<Invoice>("connects").await.unwrap();
+    app.settled().await;
+    let letters = app.dead::<Invoice>("connects").await;
     assert_eq!((letters.len(), letters[0].cause()), (1, "timeout"));
 }
 
@@ -512,7 +493,7 @@ mod virtual_time {
 
 // Refusals, all at once.
 
-/// What `check` says; every problem a line.
+/// The problems that `check` reports, one per line.
 fn problems(app: &App) -> Vec<String> {
     match app.check() {
         Ok(()) => Vec::new(),

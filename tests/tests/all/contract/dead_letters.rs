@@ -209,7 +209,7 @@ contract! {
         case.broker.replay(&risk(), &letters, 10).await.unwrap();
         for crashes in 0..3 {
             assert_eq!(case.take(&holder).await.crashes, crashes);
-            // Whoever has it is gone; the next one takes over.
+            // The holder is gone; the next one takes over.
             holder = case.hold(&format!("owner-{crashes}")).await.0;
         }
         let taken = case.take(&holder).await;

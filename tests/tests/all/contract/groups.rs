@@ -556,11 +556,11 @@ contract! {
         assert_eq!(case.recover("a", false, 7).await.1, None, "nobody was there before");
         let (holder, recovery, crashes) = case.recover("b", false, 9).await;
         assert_eq!((recovery, crashes), (Some(Recovery { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
-        // It was gone in turn, by its own bound, and whatever came meanwhile may have been in its hand as well.
+        // It was gone in turn, by its own bound, and events that came meanwhile may have been in flight as well.
         let more = case.append(2).await;
         assert_eq!(case.recover("c", false, 5).await.1, Some(Recovery { left: 9, to: more[1] }));
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
-        // What was left to prove before is not forgotten over a smaller one.
+        // A larger rest of an earlier recovery is not forgotten over a smaller one.
         let (holder, recovery, _) = case.recover("d", false, 5).await;
         assert_eq!(recovery, Some(Recovery { left: 9, to: more[1] }));
         let two = Commit { recovery: recovery_step(&[], 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
@@ -633,7 +633,7 @@ contract! {
         case.charge(&holder, zero, all[0], &[all[1]], 4).await;
         let (holder, recovery, crashes) = case.recover("f", false, 5).await;
         assert_eq!((recovery, crashes), (Some(Recovery { left: 5, to: all[2] }), vec![(all[1], 1)]));
-        // A dead letter goes with what is said of it, and its crashes are forgotten.
+        // A dead letter goes with its charges, and its crashes are forgotten.
         let given_up = Commit { dead: vec![fields("bad")], recovery: recovery_step(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&given_up).await, Committed::Done);
         assert_eq!(payloads(&case.dead().await), ["bad"]);

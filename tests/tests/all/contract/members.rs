@@ -63,7 +63,7 @@ contract! {
         }
         let left = case.attend(Some("d"), &[("a", Some(1)), ("b", Some(1)), ("c", None), ("nobody", None)]).await;
         assert_eq!(left, [("b".to_owned(), 2), ("d".to_owned(), 1)]);
-        // What one says can be changed in one step.
+        // A member can change its card in one step.
         let left = case.attend(Some("d without=1"), &[("d", None), ("b", Some(2))]).await;
         assert_eq!(left, [("d without=1".to_owned(), 1)]);
     }

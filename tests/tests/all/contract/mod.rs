@@ -223,7 +223,7 @@ impl Case {
         self.broker.state(&risk()).await.unwrap().unwrap()
     }
 
-    /// What the state says of the lease.
+    /// The lease in the state.
     async fn lease(&self) -> LeaseView {
         self.state().await.lease
     }
@@ -243,7 +243,7 @@ impl Case {
         }
     }
 
-    /// Takes the lease from whoever has it; what is to be proven, and the crashes that are known.
+    /// Takes the lease from its owner; answers the recovery to do and the known crashes.
     async fn recover(&self, owner: &str, own: bool, bound: u32) -> (Holder, Option<Recovery>, Vec<(EntryId, u32)>) {
         let claim = Claim { own, bound, ..claim(owner, self.lease().await) };
         match self.broker.acquire(&risk(), &claim).await.unwrap() {
@@ -349,7 +349,7 @@ pub(crate) fn claim(owner: &str, seen: LeaseView) -> Claim {
     Claim { owner: owner.to_owned(), lease_for: LEASE, seen, own: false, bound: 1_000 }
 }
 
-/// What a commit says of proven events.
+/// The part of a commit about charged events.
 fn recovery_step(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<RecoveryStep> {
     Some(RecoveryStep { charged: charged.to_vec(), left, forget: forget.to_vec() })
 }

@@ -41,7 +41,7 @@ fn mixed() -> GroupKey {
 }
 
 /// A queue, and the entries that were in its stream at first.
-pub(crate) struct World {
+pub(crate) struct QueueCase {
     pub(crate) case: Case,
     pub(crate) group: GroupKey,
     pub(crate) all: Vec<EntryId>,
@@ -49,14 +49,14 @@ pub(crate) struct World {
 
 /// A consumer. It numbers its calls, and remembers what it has in flight.
 pub(crate) struct Worker<'a> {
-    world: &'a World,
+    queue: &'a QueueCase,
     pub(crate) holder: Holder,
     fetches: Cell<u64>,
     acks: Cell<u64>,
     chunks: RefCell<BTreeMap<u64, InFlight>>,
 }
 
-/// What of a chunk is in flight.
+/// The entries of a chunk that are in flight.
 #[derive(Clone, Default)]
 struct InFlight {
     new: Vec<EntryId>,
@@ -64,7 +64,7 @@ struct InFlight {
     again: Vec<Item>,
 }
 
-/// What becomes of an entry that is in flight.
+/// The end of an entry that is in flight.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     /// Its business with the group is ended.
@@ -128,7 +128,7 @@ fn sorted(mut ids: Vec<EntryId>) -> Vec<EntryId> {
     ids
 }
 
-/// What a queue says that has nobody, and nothing in flight.
+/// The state of a queue without consumers and entries in flight.
 fn at_rest(at: EntryId, seen: Option<u64>) -> QueueState {
     QueueState {
         consumers: Vec::new(),
@@ -168,19 +168,19 @@ impl InFlight {
 
 impl Case {
     /// Makes the queue from the beginning of so many entries.
-    pub(crate) async fn queue(self, count: usize) -> World {
+    pub(crate) async fn queue(self, count: usize) -> QueueCase {
         let all = self.append(count).await;
         self.queue_from("crew", Start::Earliest, all).await
     }
 
-    async fn queue_from(self, name: &str, start: Start, all: Vec<EntryId>) -> World {
+    async fn queue_from(self, name: &str, start: Start, all: Vec<EntryId>) -> QueueCase {
         let group = partition().group(name).queue();
         assert_eq!(self.broker.create(&group, start).await.unwrap(), Created::Made);
-        World { case: self, group, all }
+        QueueCase { case: self, group, all }
     }
 }
 
-impl World {
+impl QueueCase {
     pub(crate) async fn joins(&self, owner: &str) -> Holder {
         match self.case.broker.join(&self.group, owner, LEASE).await.unwrap() {
             Joined::Member { epoch } => Holder { owner: owner.to_owned(), epoch },
@@ -193,7 +193,7 @@ impl World {
     }
 
     pub(crate) fn worker_as(&self, holder: Holder) -> Worker<'_> {
-        Worker { world: self, holder, fetches: Cell::new(0), acks: Cell::new(0), chunks: RefCell::default() }
+        Worker { queue: self, holder, fetches: Cell::new(0), acks: Cell::new(0), chunks: RefCell::default() }
     }
 
     pub(crate) async fn state(&self) -> GroupState {
@@ -327,7 +327,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn fetched(&self, fetch: &Fetch) -> Fetched {
-        let fetched = self.world.case.broker.fetch(&self.world.group, fetch).await.unwrap();
+        let fetched = self.queue.case.broker.fetch(&self.queue.group, fetch).await.unwrap();
         if matches!(fetched, Fetched::Chunk(_)) {
             self.fetches.set(fetch.call.max(self.fetches.get()));
         }
@@ -364,7 +364,7 @@ impl Worker<'_> {
 
     /// The same for one that has looked at what follows the cursor.
     pub(crate) async fn takes_judged(&self, count: usize) -> Vec<EntryId> {
-        let judged = self.world.judged(self.world.look().await.cursor.at).await;
+        let judged = self.queue.judged(self.queue.look().await.cursor.at).await;
         given(&self.chunk(&Fetch { new: New::Read { judged: Some(judged) }, ..self.asks(count) }).await)
     }
 
@@ -434,7 +434,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn acked(&self, acks: &Acks) -> Acked {
-        let acked = self.world.case.broker.ack(&self.world.group, acks).await.unwrap();
+        let acked = self.queue.case.broker.ack(&self.queue.group, acks).await.unwrap();
         if acked == Acked::Done {
             self.acks.set(acks.call.max(self.acks.get()));
         }
@@ -453,7 +453,7 @@ impl Worker<'_> {
     }
 
     pub(crate) async fn leaves(&self) -> bool {
-        self.world.case.broker.release(&self.world.group, &self.holder, None).await.unwrap()
+        self.queue.case.broker.release(&self.queue.group, &self.holder, None).await.unwrap()
     }
 }
 
@@ -557,7 +557,7 @@ contract! {
             other => panic!("{other:?}"),
         }).collect();
         assert!(beats.is_sorted_by(|one, next| one < next), "{beats:?}");
-        // Whoever looked before the last beat reclaims nothing.
+        // A rival that looked before the last beat reclaims nothing.
         for stale in &seen[..6] {
             assert_eq!(queue.reclaims("a", stale, 9).await, Reclaimed::Contended);
         }
@@ -722,7 +722,7 @@ contract! {
         assert_eq!(a.takes(9).await, queue.all[1..]);
     }
 
-    // What the caller has read by itself.
+    // Entries that the caller has read by itself.
 
     async fn what_a_caller_has_read_by_itself_is_its_own_where_the_cursor_is(case) {
         let queue = case.queue(5).await;
@@ -1025,7 +1025,7 @@ contract! {
         let all = &queue.all;
         let (a, b) = (queue.worker("a").await, queue.worker("b").await);
         assert_eq!((a.takes(2).await, a.takes(2).await), (all[..2].to_vec(), all[2..4].to_vec()));
-        // Of two chunks in one call.
+        // Entries of two chunks in one call.
         a.ack([(all[0], done()), (all[3], done())]).await;
         assert_eq!((queue.places().await, queue.look().await.consumers[0].in_flight), ((2, 0), 2));
         assert_eq!(b.takes(9).await, all[4..]);
@@ -1062,7 +1062,7 @@ contract! {
         };
         assert!(queue.case.broker.now().await.unwrap() >= before + 150);
         assert_eq!((counts(&taken), taken.waiting, taken.due), (vec![(all[0], 1, 0)], 0, None));
-        // Whoever has it next learns of the failures of others.
+        // The next holder of the entry learns of the failures of others.
         b.ack([(all[0], again(2, Duration::ZERO))]).await;
         assert_eq!(queue.look().await.due, Some(Duration::ZERO));
         assert_eq!(counts(&a.fetch(9).await), [(all[0], 2, 0)]);
@@ -1157,7 +1157,7 @@ contract! {
         assert_eq!(a.takes(3).await, all[..3]);
         a.ack([(all[0], again(1, LONG)), (all[1], needs("Trade", 2)), (all[2], back())]).await;
         let most = |most_waiting| Fetch { most_waiting, ..a.asks(2) };
-        // What waits is given out however much it is, and is not new.
+        // Waiting entries are given out however large they are, and are not new.
         let chunk = a.chunk(&most(2)).await;
         assert_eq!((given(&chunk), chunk.waiting), (vec![all[2]], 2));
         assert_eq!(given(&a.chunk(&most(2)).await), []);
@@ -1483,7 +1483,7 @@ contract! {
         assert_eq!((a.fetched(&fetch).await, a.acked(&acks).await), (Fetched::Fenced, Acked::Fenced));
         let state = queue.look().await;
         assert_eq!((state.consumers.len(), state.unsettled(), state.waiting), (1, 4, 4));
-        // What it still had may have been running.
+        // The entries that it still had may have been running.
         let expected = [(all[0], 0, 0), (all[1], 0, 1), (all[2], 0, 1), (all[3], 3, 0)];
         assert_eq!(counts(&b.fetch(4).await), expected);
         assert_eq!(b.takes(9).await, all[4..]);
@@ -1715,7 +1715,7 @@ contract! {
         queue.case.add(id(2), "t-3");
         queue.case.add(id(3), &"x".repeat(129));
         assert!(matches!(a.fetched(&a.asks(9)).await, Fetched::Unsure(_)));
-        // What is no valid event id is no witness.
+        // An invalid event id is no witness.
         let known = New::Known { from: id(2), to: id(3), to_event: String::new(), number: 1 };
         assert_eq!(a.chunk(&Fetch { new: known, ..a.asks(9) }).await.number, 1);
         queue.case.add(id(4), &"x".repeat(129));
@@ -1790,7 +1790,7 @@ contract! {
         let state = queue.look().await;
         assert_eq!((state.unsettled(), state.waiting, &state.needed), (2, 1, &Events::new()));
         assert_eq!(queue.renews(&b.holder).await, HELD);
-        // What is in flight goes on meanwhile.
+        // Entries in flight go on meanwhile.
         a.all_done(&all[5..6]).await;
         queue.resumes().await;
         assert_eq!(b.takes(9).await, [all[4], all[6], all[7]]);
@@ -1951,7 +1951,7 @@ contract! {
         let all = &queue.all;
         let (a, b) = (queue.worker("a").await, queue.worker("b").await);
         assert_eq!((a.takes(4).await, b.takes(4).await, a.takes(4).await), (all[..4].to_vec(), all[4..8].to_vec(), all[8..].to_vec()));
-        // What is settled is not missed.
+        // Settled entries are no loss.
         a.all_done(&all[2..3]).await;
         queue.case.remove(&[all[2], all[9], all[10]]);
         let seen = queue.life("a").await;
@@ -1987,13 +1987,13 @@ contract! {
         let lost = chunk.lost.unwrap();
         assert_eq!((lost.deleted, lost.count, chunk.number), (true, 2, 2));
         assert!(lost.from < all[1] && lost.to >= all[3], "{lost:?}");
-        // Who asks again has not heard the answer.
+        // A caller that asks again has not heard the answer.
         let again = a.chunk(&fetch).await;
         assert_eq!((sorted(given(&again)), again.lost), (vec![all[0], all[2], all[4]], Some(lost)));
         queue.case.cut(all[6]);
         let lost = a.chunk(&fetch).await.lost.unwrap();
         assert_eq!((lost.deleted, lost.count), (false, 5));
-        // One that comes late tells nothing.
+        // A late call reports nothing.
         a.takes_judged(1).await;
         queue.case.cut(all[7]);
         assert_eq!(a.chunk(&fetch).await.lost, None);
@@ -2072,7 +2072,7 @@ contract! {
         let seen = queue.life("a").await;
         let Reclaimed::Some { entries: 1, lost } = queue.reclaims("a", &seen, 1).await else { panic!() };
         assert_eq!(lost.map(|lost| (lost.deleted, lost.count)), Some((true, 1)));
-        // Whoever looks next tells it, where that answer was lost.
+        // The next one to look reports it, where that answer was lost.
         assert_eq!(queue.life("a").await, Life::Dead { lost });
         assert_eq!(queue.reclaims("a", &DEAD, 9).await, Reclaimed::Contended, "that was not told");
         let Reclaimed::Some { entries: 3, lost: more } = queue.reclaims("a", &Life::Dead { lost }, 9).await else { panic!() };
@@ -2209,7 +2209,7 @@ contract! {
         let floor = queue.consumed().await.at;
         queue.case.forget(&crew().waiting());
         let damage = Damage { recorded: 3, found: 0 };
-        // Whoever does not touch it goes on.
+        // A member that does not touch it goes on.
         assert_eq!(queue.renews(&a.holder).await, HELD);
         a.ack([(all[3], End::Is(|item| item.failed = 1))]).await;
         let before = queue.look().await;
@@ -2358,7 +2358,7 @@ contract! {
 
     async fn a_reset_makes_a_queue_where_there_is_none(case) {
         let all = case.append(2).await;
-        let queue = World { case, group: crew(), all };
+        let queue = QueueCase { case, group: crew(), all };
         assert_eq!(queue.reset(Some(7), Start::Earliest).await, Reset::Contended);
         assert_eq!(queue.reset(None, Start::Earliest).await, Reset::Done { at: EntryId::ZERO });
         let a = queue.worker("a").await;
@@ -2371,7 +2371,7 @@ contract! {
     async fn a_queue_is_never_mixed_with_ordered_delivery(case) {
         let all = case.append(2).await;
         let broker = Arc::clone(&case.broker);
-        let queue = World { case, group: mixed().queue(), all };
+        let queue = QueueCase { case, group: mixed().queue(), all };
         // Ordered it stays.
         assert_eq!(broker.create(&mixed(), Start::Earliest).await.unwrap(), Created::Made);
         let Acquired::Held(holding) = broker.acquire(&mixed(), &claim("a", LeaseView::default())).await.unwrap() else {
@@ -2394,7 +2394,7 @@ contract! {
         assert_eq!(broker.state(&mixed()).await.unwrap(), before);
 
         // And a queue.
-        let queue = World { group: crew(), ..queue };
+        let queue = QueueCase { group: crew(), ..queue };
         assert_eq!(broker.create(&crew(), Start::Earliest).await.unwrap(), Created::Made);
         let (a, ordered) = (queue.worker("a").await, partition().group("crew"));
         let before = queue.look().await;
@@ -2454,7 +2454,7 @@ contract! {
         floor(all[0]).await;
         a.all_done(&all[..1]).await;
         floor(all[2]).await;
-        // Whatever waits is not settled either, whatever it waits for.
+        // No waiting entry is settled either, whatever it waits for.
         for end in [again(1, LONG), back(), needs("Trade", 2)] {
             a.ack([(all[2], end)]).await;
             floor(all[2]).await;
@@ -2501,7 +2501,7 @@ contract! {
         assert_eq!(case.broker.adopt(&crew(), LONG).await.unwrap(), Adopted::Done(adoption));
         assert_eq!(case.broker.adopt(&crew(), LONG).await.unwrap(), Adopted::Exists);
         assert_eq!(case.broker.adopt(&partition().group("none").queue(), LONG).await.unwrap(), Adopted::Missing);
-        let queue = World { case, group: crew(), all: more };
+        let queue = QueueCase { case, group: crew(), all: more };
         let a = queue.worker("a").await;
         assert_eq!(a.takes(9).await, queue.all);
         assert_eq!(queue.places().await, (1, 0));

@@ -1,4 +1,4 @@
-//! The guides' code, word for word: a test holds every block of Rust in docs/ to this file, where it compiles and runs.
+//! The guides' code, word for word. A test holds every block of Rust in docs/ to this file, where it compiles and runs.
 
 #![allow(dead_code, reason = "an operator's tool is shown, and compiled, but not run")]
 #![allow(

@@ -15,7 +15,7 @@ pub struct Trade {
     pub quantity: f64,
 }
 
-/// What a handler needs besides the event.
+/// A state that a handler needs besides the event.
 #[derive(Clone)]
 pub struct Limits {
     pub most: f64,

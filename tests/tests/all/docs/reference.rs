@@ -17,7 +17,7 @@ const CONSUMER: &str = include_str!("../../../../streams-macros/docs/consumer.md
 /// Something declared in one line below its comment.
 struct Item {
     name: String,
-    /// What follows the name: the type, and the value of a constant.
+    /// The text after the name: the type, and the value of a constant.
     rest: String,
     comment: String,
 }
@@ -40,7 +40,7 @@ fn items(source: &str, keyword: &str) -> Vec<Item> {
     items
 }
 
-/// What stands between the braces of the struct.
+/// The items between the braces of the struct.
 fn fields(source: &str, declaration: &str) -> Vec<Item> {
     let (_, body) = source.split_once(declaration).expect("the struct is declared");
     items(body.split_once("\n}").expect("it ends").0, "pub ")

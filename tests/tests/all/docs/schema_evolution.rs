@@ -1,4 +1,4 @@
-//! The code of the guide to schema evolution, word for word: a test holds every block there to this file, where it
+//! The code of the guide to schema evolution, word for word. A test holds every block there to this file, where it
 //! compiles. `ShipmentV1` is written from `schemas/orders.lock.json` of this package.
 
 #![allow(dead_code, unreachable_pub, reason = "it reads as a crate of its own")]

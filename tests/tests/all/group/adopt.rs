@@ -1,4 +1,6 @@
 //! Groups that a program read with XREADGROUP, taken over: redis-py stands for that program.
+//!
+//! A [`Site`] replaces `World` here, because the other program needs a real server.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -35,8 +37,8 @@ async fn bill_in_any_order(bill: Bill, ctx: Context, lab: State<Lab>) -> Result<
     lab.handle(&ctx, bill.n).await
 }
 
-/// Reads with XREADGROUP as redis-py does: the group from the beginning, so many events for each of these consumers, of which
-/// those at these places are acknowledged. Then it goes on waiting for more, if it is told to.
+/// Reads with XREADGROUP as redis-py does, with the group from the beginning. Each consumer gets so many events, and acks those
+/// at these places. Then the program waits for more, if it is told to.
 const PROGRAM: &str = r#"
 import sys, redis
 r = redis.Redis(port=int(sys.argv[1]))
@@ -108,7 +110,7 @@ fn halt(app: &Running) -> Option<String> {
 #[tokio::test]
 async fn what_is_pending_and_what_is_undelivered_is_handled_in_order() {
     let site = Site::with_events(12).await;
-    // Of eight that were read 3 and 5 are pending, and what lies between them and behind comes again.
+    // Eight were read and 3 and 5 are pending, so all from 3 on come again.
     site.old_program("[('a', 4), ('b', 4)]", "[1, 2, 4, 6, 7, 8]", false);
     let log = logged();
     let app = site.app(site.impatient(&site.server.url()), consumers![bill]).await;

@@ -15,7 +15,7 @@ use streams_runtime::{
     App, Batch, BoxError, Config, Context, DeadLetterFilter, EventKey, Failure, FromContext, IntoOutcome, Outcome,
     Phase, Publisher, Registration, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Lab, RedisServer, logged};
+use streams_tests::{Act, Lab, RedisServer, World, logged};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context as InLayer, SubscriberExt};
@@ -43,8 +43,8 @@ const PLACES: [(&str, &str); 17] = [
 const SOUND: &str = "sound";
 
 thread_local! {
-    /// Whether what panics while it is decoded, asked for its key or dropped does so: what the test itself does with an event
-    /// must not.
+    /// Whether events panic when they are decoded, asked for their key or dropped: they must not while the test itself uses
+    /// them.
     static ARMED: Cell<bool> = const { Cell::new(false) };
     /// The next clone of a state panics.
     static FRAGILE: Cell<bool> = const { Cell::new(false) };
@@ -259,10 +259,6 @@ async fn lay(publisher: &Publisher, place: &str) {
     publisher.publish(&mine(3, SOUND)).await.unwrap();
 }
 
-fn app(consumer: Registration, lab: &Lab) -> App {
-    App::with([consumer]).state(lab.clone()).state(Fragile)
-}
-
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(24 * 3600), future).await.unwrap_or_else(|_| panic!("{what}"))
 }
@@ -274,13 +270,13 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
             // Nobody else asks for a key.
             let is_bad = place != "key" || group == "lanes";
             let case = format!("{place}, {group}");
-            let (store, lab) = (Arc::new(Embedded::new()), Lab::default());
+            let world = World::new("mines");
             ARMED.set(false);
-            lay(&Publisher::new(store.clone()), place).await;
+            lay(&world.publisher(), place).await;
             ARMED.set(true);
             let log = logged();
-            let app = TestApp::start_with(app(consumer, &lab), store, 0).await.unwrap();
-            let settled = soon(&case, app.settled()).await;
+            let app = world.process([consumer]).state(Fragile).start().await;
+            let settled = soon(&case, TestApp::settled(&app)).await;
             assert!(settled.is_ok(), "{case}: {settled:?}: {}", log.text());
             assert!(!log.text().contains("bug in streams-runtime"), "{case}: {}", log.text());
             let letters = app.running().dead_letters::<Mine>(group);
@@ -295,7 +291,7 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
             let before = letters.list(None, 9).await.unwrap();
             assert_eq!(found(&before), expected(0), "{case}: {}", log.text());
             for n in [1, 3] {
-                assert!(lab.ended(group).contains(&n), "{case}: {n}");
+                assert!(world.lab.ended(group).contains(&n), "{case}: {n}");
             }
             // A replay is as any other attempt.
             letters.replay_all(&DeadLetterFilter::all()).await.unwrap();
@@ -308,8 +304,8 @@ async fn a_panic_of_the_users_code_is_a_failed_attempt_of_its_event_wherever_it_
             assert!(!log.text().contains("bug in streams-runtime"), "{case}: {}", log.text());
             ARMED.set(false);
             app.publish(&mine(4, SOUND)).await.unwrap();
-            soon(&case, app.settled()).await.unwrap();
-            assert!(lab.ended(group).contains(&4), "{case}");
+            soon(&case, app.settled()).await;
+            assert!(world.lab.ended(group).contains(&4), "{case}");
             assert_eq!(app.into_running().shutdown().await, Stopped::Clean, "{case}");
         }
     }
@@ -346,8 +342,7 @@ async fn a_state_that_panics_when_it_is_dropped_is_no_bug_of_the_group() {
     }
 
     let log = logged();
-    let app = App::with(consumers![ordered]).state(Lab::default()).state(Fragile).state(Blocking);
-    let app = TestApp::start(app).await.unwrap();
+    let app = World::new("mines").process(consumers![ordered]).state(Fragile).state(Blocking).start().await;
     ARMED.set(true);
     assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
     ARMED.set(false);
@@ -400,24 +395,26 @@ fn plain_groups() -> [(&'static str, Registration); 3] {
     [("ordered", ordered), ("lanes", lanes), ("queue", queue)]
 }
 
+fn short_lease() -> Config {
+    Config::new().lease(Duration::from_secs(2))
+}
+
 #[tokio::test]
 async fn a_panic_of_a_groups_own_task_charges_what_was_in_hand_and_the_group_goes_on() {
     for (group, consumer) in plain_groups() {
         for partners in [0, 1] {
-            let (store, lab) = (Arc::new(Embedded::new()), Lab::default());
-            let publisher = Publisher::new(store.clone());
-            for n in 1..=5 {
-                publisher.publish(&mine(n, &format!("{SOUND} {n}"))).await.unwrap();
-            }
+            let world = World::new("mines");
+            let lab = &world.lab;
+            world.publish((1..=5).map(|n| mine(n, &format!("{SOUND} {n}")))).await;
             lab.always(group, 2, Act::Fail);
             let trap = tracing_subscriber::registry().with(Trap { message: "attempt failed" });
             let _guard = tracing::subscriber::set_default(trap);
             let mut apps = Vec::new();
-            for seed in 0..=partners {
-                let app = App::with([consumer]).state(lab.clone()).config(Config::new().lease(Duration::from_secs(2)));
-                apps.push(TestApp::start_with(app, store.clone(), seed).await.unwrap());
+            for _ in 0..=partners {
+                apps.push(world.process([consumer]).config(short_lease()).start().await);
             }
-            let settled = soon(&format!("{group}, {partners}: {:?}", lab.calls(group)), apps[0].settled()).await;
+            let settled =
+                soon(&format!("{group}, {partners}: {:?}", lab.calls(group)), TestApp::settled(&apps[0])).await;
             assert!(settled.is_ok(), "{group}, {partners}: {settled:?}");
             let letters = apps[0].dead_letters::<Mine>(group).await.unwrap();
             let found: Vec<_> = letters.iter().map(|letter| (letter.decode().unwrap().n, letter.cause())).collect();
@@ -438,14 +435,12 @@ async fn a_panic_of_a_groups_own_task_charges_what_was_in_hand_and_the_group_goe
 #[tokio::test]
 async fn a_panic_of_a_groups_own_task_over_a_replay_is_charged_to_the_letter() {
     for (group, consumer) in plain_groups() {
-        let lab = Lab::default();
+        let world = World::new("mines");
+        let lab = &world.lab;
         lab.always(group, 2, Act::Permanent);
-        let app = App::with([consumer]).state(lab.clone()).config(Config::new().lease(Duration::from_secs(2)));
-        let app = TestApp::start(app).await.unwrap();
-        for n in 1..=3 {
-            app.publish(&mine(n, SOUND)).await.unwrap();
-        }
-        soon(group, app.settled()).await.unwrap();
+        let app = world.process([consumer]).config(short_lease()).start().await;
+        app.publish_all((1..=3).map(|n| mine(n, SOUND))).await;
+        soon(group, app.settled()).await;
         let letters = app.running().dead_letters::<Mine>(group);
         lab.always(group, 2, Act::Fail);
         let trap = tracing_subscriber::registry().with(Trap { message: "a dead letter failed again" });
@@ -461,7 +456,7 @@ async fn a_panic_of_a_groups_own_task_over_a_replay_is_charged_to_the_letter() {
         let found: Vec<_> = found.iter().map(|letter| (letter.decode().unwrap().n, letter.cause())).collect();
         assert_eq!(found, [(2, "crash")], "{group}");
         app.publish(&mine(4, SOUND)).await.unwrap();
-        soon(group, app.settled()).await.unwrap();
+        soon(group, app.settled()).await;
         assert_eq!(app.into_running().shutdown().await, Stopped::Clean, "{group}");
     }
 }
@@ -469,11 +464,11 @@ async fn a_panic_of_a_groups_own_task_over_a_replay_is_charged_to_the_letter() {
 #[tokio::test]
 async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
     for (group, consumer) in plain_groups() {
-        let lab = Lab::default();
-        lab.always(group, 1, Act::Fail);
+        let world = World::new("mines");
+        world.lab.always(group, 1, Act::Fail);
         let trap = tracing_subscriber::registry().with(Trap { message: "attempt failed" });
         let _guard = tracing::subscriber::set_default(trap);
-        let app = TestApp::start(App::with([consumer]).state(lab.clone())).await.unwrap();
+        let app = world.process([consumer]).start().await;
         app.publish(&mine(1, SOUND)).await.unwrap();
         let troubled = async {
             while !matches!(app.running().status().groups[0].phase, Phase::Retrying(_)) {
@@ -488,14 +483,12 @@ async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
 #[tokio::test]
 async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
     for (group, consumer) in plain_groups() {
-        let lab = Lab::default();
         let message = if group == "queue" { "joined work queue" } else { "owning" };
         let trap = tracing_subscriber::registry().with(Trap { message });
         let _guard = tracing::subscriber::set_default(trap);
-        let app = App::with([consumer]).state(lab.clone()).config(Config::new().lease(Duration::from_secs(2)));
-        let app = TestApp::start(app).await.unwrap();
+        let app = World::new("mines").process([consumer]).config(short_lease()).start().await;
         app.publish(&mine(1, SOUND)).await.unwrap();
-        let error = soon(group, app.settled()).await.unwrap_err().to_string();
+        let error = soon(group, TestApp::settled(&app)).await.unwrap_err().to_string();
         for part in ["bug in streams-runtime", "panicked 6 times in a row", "the trap at `", "start the program again"]
         {
             assert!(error.contains(part), "{group}: {error}");

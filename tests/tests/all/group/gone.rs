@@ -1,5 +1,7 @@
-//! Keys of a group that go, one at a time, while it runs and between two runs: no event is lost in silence, and it goes on or says
-//! what is wrong.
+//! Keys of a group are deleted, one at a time, while the group runs and between two runs. No event is lost in silence, and the
+//! group goes on or says what is wrong.
+//!
+//! A [`Site`] replaces `World` here, because commands delete the keys on a real server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,10 +34,10 @@ async fn share(parcel: Parcel, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOSS: &str = "data loss";
 
-/// A command that takes a key away, and the line that has to be told then; without one everything has to be handled.
+/// A command that takes a key away, and the line that must be logged then; without one all events must be handled.
 type Case = (&'static str, Option<&'static str>);
 
-/// A group with a letter, another one that waits to be handled again, and an event in hand.
+/// A group with a letter, another one that waits to be handled again, and an event in flight.
 struct Site {
     server: RedisServer,
     group: &'static str,
@@ -87,7 +89,7 @@ impl Site {
         again && (4..=8).all(|n| ended.contains(&n))
     }
 
-    /// Waits until everything is handled, or what is to be told was told.
+    /// Waits until everything is handled, or the expected line is logged.
     async fn comes_out(&self, app: &Running, (command, says): Case) {
         let began = Instant::now();
         let is_over = || says.map_or_else(|| self.is_done(), |says| self.log.text().contains(says));

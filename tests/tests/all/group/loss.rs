@@ -1,5 +1,7 @@
-//! What is lost is said: cuts of history under running groups and between them, on the embedded broker and a real server,
-//! and random histories against a truth that is kept apart.
+//! Every loss is reported. History is cut under running groups and between them, on the embedded broker and a real server.
+//! Random histories run against a truth that is kept apart.
+//!
+//! A [`Site`] replaces `World` here, because both stores go through the same tests and an operator cuts their history.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,6 +15,7 @@ use streams_runtime::{
     Admin, App, BoxError, Config, ConsumerOptions, Context, DataLoss, DataLossKind, EntryId, GroupStatus, OnDataLoss,
     Outcome, Phase, Publisher, Registration, Running, Start, State, Stopped, consumer, consumers, stream_event,
 };
+use streams_tests::soak::Dice;
 use streams_tests::{Act, Gate, Lab, RedisServer};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -52,12 +55,12 @@ async fn goes_wide(step: Step, ctx: Context, lab: State<Lab>) -> Result<Outcome,
 /// Far longer than anything here takes: when it is over the test has failed.
 const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) fn partition() -> PartitionKey {
+fn partition() -> PartitionKey {
     StreamKey::new(None, "loss", 1).partition(0)
 }
 
 /// A store, and an operator's hand on it.
-pub(crate) struct World {
+struct Site {
     broker: Arc<dyn Broker>,
     hand: Hand,
     lab: Lab,
@@ -91,7 +94,7 @@ fn ids_from(first: EntryId, count: usize) -> Vec<EntryId> {
     std::iter::successors(Some(first), |id| Some(id.next())).take(count).collect()
 }
 
-impl World {
+impl Site {
     /// Everything as it is now.
     fn dump(&self, groups: &[&str]) -> Dump {
         match &self.hand {
@@ -227,7 +230,7 @@ impl World {
 }
 
 /// Waits until there is something.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -238,7 +241,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F
     }
 }
 
-pub(crate) fn status(app: &Running, group: &str) -> GroupStatus {
+fn status(app: &Running, group: &str) -> GroupStatus {
     app.status().groups.into_iter().find(|status| status.group == group).unwrap()
 }
 
@@ -258,203 +261,203 @@ async fn halted(app: &Running, group: &str) -> String {
 
 /// Both stores.
 macro_rules! on_both {
-    ($($(#[$meta:meta])* async fn $name:ident($world:ident) $body:block)*) => {
-        $($(#[$meta])* async fn $name($world: World) $body)*
+    ($($(#[$meta:meta])* async fn $name:ident($site:ident) $body:block)*) => {
+        $($(#[$meta])* async fn $name($site: Site) $body)*
 
-        mod embedded { $(#[tokio::test(start_paused = true)] async fn $name() { super::$name(super::World::embedded()).await; })* }
-        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::World::redis()).await; })* }
+        mod embedded { $(#[tokio::test(start_paused = true)] async fn $name() { super::$name(super::Site::embedded()).await; })* }
+        mod redis { $(#[tokio::test] async fn $name() { super::$name(super::Site::redis()).await; })* }
     };
 }
 
 on_both! {
-    async fn what_is_trimmed_while_a_handler_runs_is_counted_before_anything_later_comes(world) {
+    async fn what_is_trimmed_while_a_handler_runs_is_counted_before_anything_later_comes(site) {
         let gate = Gate::default();
         for group in ["halts", "goes-on"] {
-            world.lab.script(group, 1, [Act::Wait(gate.clone())]);
+            site.lab.script(group, 1, [Act::Wait(gate.clone())]);
         }
-        let app = world.start(consumers![halts, goes_on]).await;
-        let mut ids = world.publish([1]).await;
-        world.called("halts", 1).await;
-        world.called("goes-on", 1).await;
+        let app = site.start(consumers![halts, goes_on]).await;
+        let mut ids = site.publish([1]).await;
+        site.called("halts", 1).await;
+        site.called("goes-on", 1).await;
         // More than the window keeps, so that the groups have to read for themselves.
         for page in 0..50 {
-            ids.extend(world.publish(2 + page * 100..102 + page * 100).await);
+            ids.extend(site.publish(2 + page * 100..102 + page * 100).await);
         }
-        world.trim(ids[4991]);
+        site.trim(ids[4991]);
         gate.open();
-        world.committed("goes-on", ids[5000]).await;
+        site.committed("goes-on", ids[5000]).await;
         let reason = halted(&app, "halts").await;
         for group in ["halts", "goes-on"] {
-            // What was in memory already is handled all the same.
-            let handled = world.lab.events(group).iter().filter(|n| **n <= 4991).count();
+            // Events in memory already are handled all the same.
+            let handled = site.lab.events(group).iter().filter(|n| **n <= 4991).count();
             let loss = loss(&app, group, 1).await;
             let expected = (DataLossKind::TrimmedPast, ids[handled - 1], Some(4991 - handled as u64));
             assert_eq!((loss.kind, loss.from, loss.count), expected, "{group}");
             assert!(loss.to >= ids[4990] && loss.to < ids[4991]);
             let rest = if group == "halts" { 4992..4992 } else { 4992..5002 };
-            assert_eq!(world.lab.events(group), (1..=handled as u64).chain(rest).collect::<Vec<_>>());
+            assert_eq!(site.lab.events(group), (1..=handled as u64).chain(rest).collect::<Vec<_>>());
         }
         for word in ["entries", "`loss`", "`halts`", "Admin::reset(\"loss\", \"halts\", Start::Earliest)", "on_data_loss"] {
             assert!(reason.contains(word), "{word}: {reason}");
         }
         let to = app.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
         assert_eq!(to, [EntryId::ZERO]);
-        world.committed("halts", ids[5000]).await;
-        assert!(world.lab.events("halts").ends_with(&(4992..5002).collect::<Vec<_>>()));
+        site.committed("halts", ids[5000]).await;
+        assert!(site.lab.events("halts").ends_with(&(4992..5002).collect::<Vec<_>>()));
         assert_eq!(app.shutdown().await, Stopped::Clean);
         // Said once: neither a new process nor the next trim of what was read says it again.
-        world.trim(ids[5000].next());
-        let app = world.start(consumers![halts, goes_on]).await;
-        let last = world.publish([6000]).await[0];
-        world.committed("halts", last).await;
-        world.committed("goes-on", last).await;
+        site.trim(ids[5000].next());
+        let app = site.start(consumers![halts, goes_on]).await;
+        let last = site.publish([6000]).await[0];
+        site.committed("halts", last).await;
+        site.committed("goes-on", last).await;
         assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (0, 0), "{:?}", app.status());
     }
 
-    async fn what_is_trimmed_between_two_runs_is_counted_before_anything_later_comes(world) {
-        let app = world.start(consumers![halts, goes_on]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("halts", ids[2]).await;
-        world.committed("goes-on", ids[2]).await;
+    async fn what_is_trimmed_between_two_runs_is_counted_before_anything_later_comes(site) {
+        let app = site.start(consumers![halts, goes_on]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("halts", ids[2]).await;
+        site.committed("goes-on", ids[2]).await;
         assert_eq!(app.shutdown().await, Stopped::Clean);
-        let ids = world.publish(4..=9).await;
-        world.trim(ids[4]);
-        let app = world.start(consumers![halts, goes_on]).await;
-        world.called("goes-on", 5).await;
+        let ids = site.publish(4..=9).await;
+        site.trim(ids[4]);
+        let app = site.start(consumers![halts, goes_on]).await;
+        site.called("goes-on", 5).await;
         for group in ["halts", "goes-on"] {
             let loss = loss(&app, group, 1).await;
             assert_eq!((loss.kind, loss.count), (DataLossKind::TrimmedPast, Some(4)));
         }
-        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 8, 9]);
+        assert_eq!(site.lab.events("goes-on"), [1, 2, 3, 8, 9]);
         halted(&app, "halts").await;
-        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
+        assert_eq!(site.lab.events("halts"), [1, 2, 3]);
     }
 
-    async fn what_is_trimmed_away_to_the_last_is_counted(world) {
-        let app = world.start(consumers![goes_on]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("goes-on", ids[2]).await;
+    async fn what_is_trimmed_away_to_the_last_is_counted(site) {
+        let app = site.start(consumers![goes_on]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("goes-on", ids[2]).await;
         assert_eq!(app.shutdown().await, Stopped::Clean);
-        let ids = world.publish(4..=9).await;
-        world.trim(ids[5].next());
-        let app = world.start(consumers![goes_on]).await;
+        let ids = site.publish(4..=9).await;
+        site.trim(ids[5].next());
+        let app = site.start(consumers![goes_on]).await;
         let lost = loss(&app, "goes-on", 1).await;
         assert_eq!((lost.kind, lost.count, lost.to), (DataLossKind::TrimmedPast, Some(6), ids[5]));
-        let ids = world.publish([10]).await;
-        world.committed("goes-on", ids[0]).await;
-        assert_eq!((world.lab.events("goes-on"), status(&app, "goes-on").losses), (vec![1, 2, 3, 10], 1));
+        let ids = site.publish([10]).await;
+        site.committed("goes-on", ids[0]).await;
+        assert_eq!((site.lab.events("goes-on"), status(&app, "goes-on").losses), (vec![1, 2, 3, 10], 1));
     }
 
-    async fn what_is_deleted_unread_is_counted(world) {
-        let app = world.start(consumers![goes_on]).await;
-        let first = world.publish(1..=3).await;
-        world.committed("goes-on", first[2]).await;
+    async fn what_is_deleted_unread_is_counted(site) {
+        let app = site.start(consumers![goes_on]).await;
+        let first = site.publish(1..=3).await;
+        site.committed("goes-on", first[2]).await;
         assert_eq!(app.shutdown().await, Stopped::Clean);
-        let ids = world.publish(4..=9).await;
+        let ids = site.publish(4..=9).await;
         // Those that were read are no loss.
-        world.remove(&[first[1], ids[1], ids[2], ids[5]]);
-        let app = world.start(consumers![goes_on]).await;
-        world.called("goes-on", 6).await;
+        site.remove(&[first[1], ids[1], ids[2], ids[5]]);
+        let app = site.start(consumers![goes_on]).await;
+        site.called("goes-on", 6).await;
         let lost = loss(&app, "goes-on", 1).await;
         assert_eq!((lost.kind, lost.count, lost.from), (DataLossKind::DeletedUnread, Some(3), first[2]));
-        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 7, 8]);
-        world.publish([10]).await;
-        world.called("goes-on", 7).await;
+        assert_eq!(site.lab.events("goes-on"), [1, 2, 3, 4, 7, 8]);
+        site.publish([10]).await;
+        site.called("goes-on", 7).await;
         assert_eq!(status(&app, "goes-on").losses, 1);
     }
 
-    async fn deleting_and_trimming_what_was_read_is_no_loss(world) {
-        let app = world.start(consumers![halts]).await;
+    async fn deleting_and_trimming_what_was_read_is_no_loss(site) {
+        let app = site.start(consumers![halts]).await;
         for n in 1..=20 {
-            let ids = world.publish([n]).await;
-            world.committed("halts", ids[0]).await;
-            if n % 2 == 0 { world.remove(&ids) } else { world.trim(ids[0].next()) }
+            let ids = site.publish([n]).await;
+            site.committed("halts", ids[0]).await;
+            if n % 2 == 0 { site.remove(&ids) } else { site.trim(ids[0].next()) }
         }
-        assert_eq!(world.lab.events("halts"), (1..=20).collect::<Vec<_>>());
+        assert_eq!(site.lab.events("halts"), (1..=20).collect::<Vec<_>>());
         assert_eq!(status(&app, "halts").losses, 0);
     }
 
-    async fn a_stream_that_is_made_anew_is_found_before_its_first_event_is_handled(world) {
-        let app = world.start(consumers![halts, goes_on]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("halts", ids[2]).await;
-        world.committed("goes-on", ids[2]).await;
-        world.delete();
-        world.publish(4..=6).await;
-        world.called("goes-on", 6).await;
-        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
+    async fn a_stream_that_is_made_anew_is_found_before_its_first_event_is_handled(site) {
+        let app = site.start(consumers![halts, goes_on]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("halts", ids[2]).await;
+        site.committed("goes-on", ids[2]).await;
+        site.delete();
+        site.publish(4..=6).await;
+        site.called("goes-on", 6).await;
+        assert_eq!(site.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
         for group in ["halts", "goes-on"] {
             let loss = loss(&app, group, 1).await;
             assert_eq!((loss.kind, loss.count), (DataLossKind::Restarted, None));
         }
         let reason = halted(&app, "halts").await;
         assert!(reason.contains("Admin::reset(\"loss\", \"halts\", Start::Earliest)"), "{reason}");
-        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
-        Admin::on(Arc::clone(&world.broker), None).unwrap().reset("loss", "halts", Start::Earliest).await.unwrap();
-        world.called("halts", 6).await;
-        assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(site.lab.events("halts"), [1, 2, 3]);
+        Admin::on(Arc::clone(&site.broker), None).unwrap().reset("loss", "halts", Start::Earliest).await.unwrap();
+        site.called("halts", 6).await;
+        assert_eq!(site.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
         assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (1, 1));
     }
 
-    async fn a_server_that_was_emptied_is_found_before_its_first_event_is_handled(world) {
-        let app = world.start(consumers![halts, goes_on]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("halts", ids[2]).await;
-        world.committed("goes-on", ids[2]).await;
-        world.flush();
-        world.publish(4..=6).await;
-        world.called("goes-on", 6).await;
-        assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
+    async fn a_server_that_was_emptied_is_found_before_its_first_event_is_handled(site) {
+        let app = site.start(consumers![halts, goes_on]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("halts", ids[2]).await;
+        site.committed("goes-on", ids[2]).await;
+        site.flush();
+        site.publish(4..=6).await;
+        site.called("goes-on", 6).await;
+        assert_eq!(site.lab.events("goes-on"), [1, 2, 3, 4, 5, 6]);
         assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
         halted(&app, "halts").await;
-        assert_eq!(world.lab.events("halts"), [1, 2, 3]);
+        assert_eq!(site.lab.events("halts"), [1, 2, 3]);
         app.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
-        world.called("halts", 6).await;
-        assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+        site.called("halts", 6).await;
+        assert_eq!(site.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
     }
 
-    async fn a_group_that_was_destroyed_is_found_and_loses_nothing(world) {
-        let app = world.start(consumers![halts, goes_on]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("halts", ids[2]).await;
-        world.committed("goes-on", ids[2]).await;
-        world.destroy("halts");
-        world.destroy("goes-on");
+    async fn a_group_that_was_destroyed_is_found_and_loses_nothing(site) {
+        let app = site.start(consumers![halts, goes_on]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("halts", ids[2]).await;
+        site.committed("goes-on", ids[2]).await;
+        site.destroy("halts");
+        site.destroy("goes-on");
         // The position is not the server's group's: until a look finds it gone events are handled in their place.
         let mut n = 3;
         while status(&app, "halts").losses == 0 || status(&app, "goes-on").losses == 0 {
             n += 1;
-            let ids = world.publish([n]).await;
-            world.committed("goes-on", ids[0]).await;
+            let ids = site.publish([n]).await;
+            site.committed("goes-on", ids[0]).await;
             sleep(Duration::from_millis(50)).await;
         }
         halted(&app, "halts").await;
-        assert_eq!(world.lab.events("goes-on"), (1..=n).collect::<Vec<_>>());
-        let read = world.lab.events("halts").len() as u64;
+        assert_eq!(site.lab.events("goes-on"), (1..=n).collect::<Vec<_>>());
+        let read = site.lab.events("halts").len() as u64;
         assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
-        let at = world.broker.state(&partition().group("halts")).await.unwrap().unwrap().at;
+        let at = site.broker.state(&partition().group("halts")).await.unwrap().unwrap().at;
         app.admin().reset("loss", "halts", Start::At(at.next())).await.unwrap();
-        let ids = world.publish([n + 1]).await;
-        world.committed("halts", ids[0]).await;
-        assert_eq!(world.lab.events("halts"), (1..=n + 1).collect::<Vec<_>>(), "halted after {read}");
+        let ids = site.publish([n + 1]).await;
+        site.committed("halts", ids[0]).await;
+        assert_eq!(site.lab.events("halts"), (1..=n + 1).collect::<Vec<_>>(), "halted after {read}");
     }
 
-    async fn a_cut_is_told_before_anything_later_however_much_has_come_since(world) {
+    async fn a_cut_is_told_before_anything_later_however_much_has_come_since(site) {
         for with_states in [true, false] {
-            let app = world.start(consumers![halts, goes_on]).await;
-            let (n, before) = (world.lab.events("halts").len() as u64, world.lab.events("goes-on").len());
-            let mut ids = world.publish(n + 1..=n + 20).await;
-            world.committed("halts", ids[19]).await;
-            world.committed("goes-on", ids[19]).await;
-            let dump = world.dump(&["halts", "goes-on"]);
+            let app = site.start(consumers![halts, goes_on]).await;
+            let (n, before) = (site.lab.events("halts").len() as u64, site.lab.events("goes-on").len());
+            let mut ids = site.publish(n + 1..=n + 20).await;
+            site.committed("halts", ids[19]).await;
+            site.committed("goes-on", ids[19]).await;
+            let dump = site.dump(&["halts", "goes-on"]);
             for lost in n + 21..=n + 30 {
-                ids.extend(world.publish([lost]).await);
-                world.committed("halts", ids[ids.len() - 1]).await;
+                ids.extend(site.publish([lost]).await);
+                site.committed("halts", ids[ids.len() - 1]).await;
             }
-            world.committed("goes-on", ids[29]).await;
+            site.committed("goes-on", ids[29]).await;
             // A replica that lacks ten is promoted, and gets forty before the group is back.
             let new = ids_from(ids[29].next(), 40).into_iter().zip(fields(n + 31..=n + 70).await).collect::<Vec<_>>();
-            world.set_back(&dump, with_states, &new);
+            site.set_back(&dump, with_states, &new);
             for group in ["halts", "goes-on"] {
                 let loss = loss(&app, group, 1).await;
                 let expected = (DataLossKind::HistoryCut, ids[29], None);
@@ -462,78 +465,78 @@ on_both! {
                 assert!(loss.from >= ids[14] && loss.from <= ids[19], "{loss:?}: all is the same up to {}", ids[19]);
             }
             halted(&app, "halts").await;
-            assert_eq!(world.lab.events("halts"), (1..=n + 30).collect::<Vec<_>>(), "{with_states}");
-            world.committed("goes-on", new[39].0).await;
-            let handled = world.lab.events("goes-on").split_off(before);
+            assert_eq!(site.lab.events("halts"), (1..=n + 30).collect::<Vec<_>>(), "{with_states}");
+            site.committed("goes-on", new[39].0).await;
+            let handled = site.lab.events("goes-on").split_off(before);
             assert!((n + 31..=n + 70).all(|n| handled.contains(&n)), "{handled:?}");
             assert!(handled.len() < 76, "not from the beginning: {handled:?}");
             app.admin().reset("loss", "halts", Start::At(ids[19].next())).await.unwrap();
-            world.committed("halts", new[39].0).await;
+            site.committed("halts", new[39].0).await;
             assert_eq!((status(&app, "halts").losses, status(&app, "goes-on").losses), (1, 1), "{:?}", app.status());
             assert_eq!(app.shutdown().await, Stopped::Clean);
         }
     }
 
-    async fn a_cut_is_told_for_what_it_is_where_new_entries_stand_below_the_position(world) {
-        let app = world.start(consumers![halts, goes_on]).await;
-        let ids = world.publish(1..=5).await;
-        world.committed("halts", ids[4]).await;
-        world.committed("goes-on", ids[4]).await;
-        let dump = world.dump(&["halts", "goes-on"]);
+    async fn a_cut_is_told_for_what_it_is_where_new_entries_stand_below_the_position(site) {
+        let app = site.start(consumers![halts, goes_on]).await;
+        let ids = site.publish(1..=5).await;
+        site.committed("halts", ids[4]).await;
+        site.committed("goes-on", ids[4]).await;
+        let dump = site.dump(&["halts", "goes-on"]);
         let mut lost = Vec::new();
         for n in 6..=8 {
             sleep(Duration::from_millis(3)).await;
-            lost.extend(world.publish([n]).await);
-            world.committed("halts", lost[lost.len() - 1]).await;
+            lost.extend(site.publish([n]).await);
+            site.committed("halts", lost[lost.len() - 1]).await;
         }
-        world.committed("goes-on", lost[2]).await;
+        site.committed("goes-on", lost[2]).await;
         // The clock of the new server is behind at first: five come before one that is above the position.
         let mut places = ids_from(ids[4].next(), 5);
         places.push(lost[2].next());
         let new = places.into_iter().zip(fields(9..=14).await).collect::<Vec<_>>();
-        world.set_back(&dump, false, &new);
+        site.set_back(&dump, false, &new);
         for group in ["halts", "goes-on"] {
             let loss = loss(&app, group, 1).await;
             assert_eq!((loss.kind, loss.to, loss.count), (DataLossKind::HistoryCut, lost[2], None), "{group}");
             assert!(loss.from <= ids[4], "{group}: {loss:?}");
         }
         halted(&app, "halts").await;
-        assert_eq!(world.lab.events("halts"), (1..=8).collect::<Vec<_>>());
-        world.committed("goes-on", new[5].0).await;
-        let handled = world.lab.events("goes-on");
+        assert_eq!(site.lab.events("halts"), (1..=8).collect::<Vec<_>>());
+        site.committed("goes-on", new[5].0).await;
+        let handled = site.lab.events("goes-on");
         assert!((1..=14).all(|n| handled.contains(&n)), "{handled:?}");
         assert_eq!(status(&app, "goes-on").losses, 1);
     }
 
-    async fn a_cut_is_told_although_nobody_has_counted_how_far_the_group_was(world) {
-        let ids = world.publish(1..=50).await;
-        let dump = world.dump(&[]);
-        let ids = [ids, world.publish(51..=400).await].concat();
+    async fn a_cut_is_told_although_nobody_has_counted_how_far_the_group_was(site) {
+        let ids = site.publish(1..=50).await;
+        let dump = site.dump(&[]);
+        let ids = [ids, site.publish(51..=400).await].concat();
         let options = ConsumerOptions::DEFAULT.with_start(Start::At(ids[10]));
         let start = async || {
-            let app = App::with(consumers![halts, goes_on]).state(world.lab.clone());
+            let app = App::with(consumers![halts, goes_on]).state(site.lab.clone());
             let config = Config::new().lease(Duration::from_secs(2)).consumers(options);
-            app.config(config).broker(Arc::clone(&world.broker)).start().await.unwrap()
+            app.config(config).broker(Arc::clone(&site.broker)).start().await.unwrap()
         };
         // In a backlog: nobody has come to its end.
         for group in ["halts", "goes-on"] {
-            world.lab.always(group, 300, Act::Fail);
+            site.lab.always(group, 300, Act::Fail);
         }
         let app = start().await;
         for group in ["halts", "goes-on"] {
-            world.called(group, 290).await;
+            site.called(group, 290).await;
         }
         assert_eq!(app.shutdown().await, Stopped::Clean);
         for group in ["halts", "goes-on"] {
-            let state = world.broker.state(&partition().group(group)).await.unwrap().unwrap();
+            let state = site.broker.state(&partition().group(group)).await.unwrap().unwrap();
             assert_eq!(state.at, ids[298]);
         }
         let new = ids_from(ids[399].next(), 5).into_iter().zip(fields(401..=405).await).collect::<Vec<_>>();
         // Markers come back with the stream; these were not there yet.
-        world.set_back(&dump, false, &new);
+        site.set_back(&dump, false, &new);
         for group in ["halts", "goes-on"] {
-            world.mark(group);
-            world.lab.script(group, 300, []);
+            site.mark(group);
+            site.lab.script(group, 300, []);
         }
         let app = start().await;
         for group in ["halts", "goes-on"] {
@@ -542,32 +545,32 @@ on_both! {
         }
         let reason = halted(&app, "halts").await;
         assert!(reason.contains("Start::Earliest") && !reason.contains("to go on behind"), "{reason}");
-        assert!(!world.lab.events("halts").contains(&401));
-        world.committed("goes-on", new[4].0).await;
-        let handled = world.lab.events("goes-on");
+        assert!(!site.lab.events("halts").contains(&401));
+        site.committed("goes-on", new[4].0).await;
+        let handled = site.lab.events("goes-on");
         assert!((401..=405).chain(1..=10).all(|n| handled.contains(&n)), "{handled:?}");
         assert_eq!(status(&app, "goes-on").losses, 1);
     }
 
-    async fn a_halt_is_kept_by_the_process_that_found_it_and_cleared_from_anywhere(world) {
-        let app = world.start(consumers![halts]).await;
-        let ids = world.publish(1..=3).await;
-        world.committed("halts", ids[2]).await;
+    async fn a_halt_is_kept_by_the_process_that_found_it_and_cleared_from_anywhere(site) {
+        let app = site.start(consumers![halts]).await;
+        let ids = site.publish(1..=3).await;
+        site.committed("halts", ids[2]).await;
         assert_eq!(app.shutdown().await, Stopped::Clean);
-        let ids = world.publish(4..=9).await;
-        world.trim(ids[4]);
-        let app = world.start(consumers![halts]).await;
+        let ids = site.publish(4..=9).await;
+        site.trim(ids[4]);
+        let app = site.start(consumers![halts]).await;
         halted(&app, "halts").await;
-        let other = world.start(consumers![halts]).await;
+        let other = site.start(consumers![halts]).await;
         until(|| async { matches!(status(&other, "halts").phase, Phase::StandingBy { .. }).then_some(()) }).await;
         other.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
-        world.called("halts", 5).await;
-        assert_eq!(world.lab.events("halts"), [1, 2, 3, 8, 9]);
+        site.called("halts", 5).await;
+        assert_eq!(site.lab.events("halts"), [1, 2, 3, 8, 9]);
         assert_eq!(status(&other, "halts").losses, 0);
     }
 
-    async fn a_reset_of_what_is_not_there_says_so(world) {
-        let admin = Admin::on(Arc::clone(&world.broker), None).unwrap();
+    async fn a_reset_of_what_is_not_there_says_so(site) {
+        let admin = Admin::on(Arc::clone(&site.broker), None).unwrap();
         for (stream, group, words) in [
             ("loss", "halts", "neither a stream `loss` nor a state"),
             ("lo ss", "halts", "invalid stream name"),
@@ -576,10 +579,10 @@ on_both! {
             let error = admin.reset(stream, group, Start::Earliest).await.unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
-        world.broker.declare(&StreamKey::new(None, "many", 3)).await.unwrap();
+        site.broker.declare(&StreamKey::new(None, "many", 3)).await.unwrap();
         for index in 0..3 {
             let key = StreamKey::new(None, "many", 3).partition(index).group("halts");
-            world.broker.create(&key, Start::Earliest).await.unwrap();
+            site.broker.create(&key, Start::Earliest).await.unwrap();
         }
         assert_eq!(admin.reset("many", "halts", Start::Latest).await.unwrap().len(), 3);
         assert_eq!(admin.reset("many.2", "halts", Start::Latest).await.unwrap().len(), 1);
@@ -591,19 +594,19 @@ on_both! {
 /// A failover to a replica that lagged takes the group's state along with the stream.
 #[tokio::test]
 async fn a_server_that_lost_its_newest_writes_is_found_by_what_this_process_has_seen() {
-    let world = World::redis();
-    let Hand::Redis(url) = &world.hand else { return };
-    let app = world.start(consumers![halts, goes_on]).await;
-    let ids = world.publish(1..=3).await;
-    world.committed("halts", ids[2]).await;
-    world.committed("goes-on", ids[2]).await;
+    let site = Site::redis();
+    let Hand::Redis(url) = &site.hand else { return };
+    let app = site.start(consumers![halts, goes_on]).await;
+    let ids = site.publish(1..=3).await;
+    site.committed("halts", ids[2]).await;
+    site.committed("goes-on", ids[2]).await;
     let mut client = RedisServer::client(url);
     let keys = ["loss", "streams:{loss}:halts", "streams:{loss}:goes-on"];
     let dumps: Vec<Vec<u8>> =
         keys.iter().map(|key| ::redis::cmd("DUMP").arg(key).query(&mut client).unwrap()).collect();
-    let ids = world.publish(4..=6).await;
-    world.committed("halts", ids[2]).await;
-    world.committed("goes-on", ids[2]).await;
+    let ids = site.publish(4..=6).await;
+    site.committed("halts", ids[2]).await;
+    site.committed("goes-on", ids[2]).await;
     // In one step, as the failover is for a client; then an event in the place of those that are lost.
     let mut restore = ::redis::pipe();
     restore.atomic();
@@ -611,24 +614,24 @@ async fn a_server_that_lost_its_newest_writes_is_found_by_what_this_process_has_
         restore.cmd("RESTORE").arg(key).arg(0).arg(dump).arg("REPLACE");
     }
     restore.exec(&mut client).unwrap();
-    world.publish([7]).await;
+    site.publish([7]).await;
     for group in ["halts", "goes-on"] {
         let loss = loss(&app, group, 1).await;
         assert_eq!((loss.kind, loss.count), (DataLossKind::HistoryCut, None));
     }
-    world.called("goes-on", 7).await;
-    assert_eq!(world.lab.events("goes-on"), [1, 2, 3, 4, 5, 6, 7]);
+    site.called("goes-on", 7).await;
+    assert_eq!(site.lab.events("goes-on"), [1, 2, 3, 4, 5, 6, 7]);
     halted(&app, "halts").await;
-    assert_eq!(world.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(site.lab.events("halts"), [1, 2, 3, 4, 5, 6]);
 }
 
 /// Two entries of one id: the event at the position is another one than was read.
 async fn another_takes_the_place_of_the_last(while_it_runs: bool) {
-    let world = World::redis();
-    let Hand::Redis(url) = &world.hand else { return };
-    let mut app = world.start(consumers![halts]).await;
-    let ids = world.publish([1]).await;
-    world.committed("halts", ids[0]).await;
+    let site = Site::redis();
+    let Hand::Redis(url) = &site.hand else { return };
+    let mut app = site.start(consumers![halts]).await;
+    let ids = site.publish([1]).await;
+    site.committed("halts", ids[0]).await;
     let id = ids[0].to_string();
     let mut replace = ::redis::pipe();
     replace.atomic().cmd("DEL").arg("loss");
@@ -639,12 +642,12 @@ async fn another_takes_the_place_of_the_last(while_it_runs: bool) {
     } else {
         assert_eq!(app.shutdown().await, Stopped::Clean);
         replace.exec(&mut RedisServer::client(url)).unwrap();
-        app = world.start(consumers![halts]).await;
+        app = site.start(consumers![halts]).await;
     }
-    world.publish([2]).await;
+    site.publish([2]).await;
     assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::HistoryCut);
     halted(&app, "halts").await;
-    assert_eq!(world.lab.events("halts"), [1]);
+    assert_eq!(site.lab.events("halts"), [1]);
 }
 
 #[tokio::test]
@@ -659,11 +662,11 @@ async fn an_entry_that_takes_the_place_of_the_last_read_is_found_by_its_event() 
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_deleted_is_found_although_nothing_comes() {
-    let world = World::embedded();
-    let app = world.start(consumers![halts]).await;
-    let ids = world.publish(1..=3).await;
-    world.committed("halts", ids[2]).await;
-    world.delete();
+    let site = Site::embedded();
+    let app = site.start(consumers![halts]).await;
+    let ids = site.publish(1..=3).await;
+    site.committed("halts", ids[2]).await;
+    site.delete();
     let began = Instant::now();
     assert_eq!(loss(&app, "halts", 1).await.kind, DataLossKind::Restarted);
     assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
@@ -671,50 +674,36 @@ async fn a_stream_that_is_deleted_is_found_although_nothing_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_deleted_behind_a_stalled_handler_is_found_within_ten_seconds_of_its_end() {
-    let world = World::embedded();
+    let site = Site::embedded();
     let gate = Gate::default();
-    world.lab.script("goes-on", 1, [Act::Wait(gate.clone())]);
-    let app = world.start(consumers![goes_on]).await;
-    world.publish([1]).await;
-    world.called("goes-on", 1).await;
+    site.lab.script("goes-on", 1, [Act::Wait(gate.clone())]);
+    let app = site.start(consumers![goes_on]).await;
+    site.publish([1]).await;
+    site.called("goes-on", 1).await;
     // More than the window keeps; what is in memory is handled, deleted or not.
-    let ids = world.publish(2..=5001).await;
+    let ids = site.publish(2..=5001).await;
     // In virtual time: the window has gone on to the end by then.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    world.remove(&ids[10..20]);
+    site.remove(&ids[10..20]);
     gate.open();
-    world.committed("goes-on", ids[4999]).await;
-    let handled = world.lab.events("goes-on").len() as u64;
+    site.committed("goes-on", ids[4999]).await;
+    let handled = site.lab.events("goes-on").len() as u64;
     assert!(handled < 5001, "nothing was lost, so nothing was tested");
     let loss = loss(&app, "goes-on", 1).await;
     assert_eq!((loss.kind, loss.count), (DataLossKind::DeletedUnread, Some(5001 - handled)), "{:?}", app.status());
     assert_eq!(status(&app, "goes-on").losses, 1);
 }
 
-/// Random numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
 /// Groups that live through a random history, and the truth about it.
 struct Life {
-    world: World,
+    site: Site,
     groups: &'static [&'static str],
     app: Option<Running>,
     start: Start,
     dice: Dice,
     ids: Vec<EntryId>,
     n: u64,
-    /// What every group should be called with, since history was last cut.
+    /// The calls that every group owes, since history was last cut.
     should: Vec<u64>,
     gates: Vec<Gate>,
     /// For each group: reported by earlier processes, and what was reported when history was last cut.
@@ -753,8 +742,8 @@ impl Life {
         }
         let app =
             App::with(consumers![goes_on, goes_along, goes_too, goes_wide]).only_groups(self.groups.iter().copied());
-        let app = app.state(self.world.lab.clone()).config(config);
-        self.app = Some(app.broker(Arc::clone(&self.world.broker)).start().await.unwrap());
+        let app = app.state(self.site.lab.clone()).config(config);
+        self.app = Some(app.broker(Arc::clone(&self.site.broker)).start().await.unwrap());
         // A process that has not seen the group yet cannot know that it was there.
         let owns = |status: &GroupStatus| matches!(status.phase, Phase::Owning { .. });
         until(|| async { self.now().iter().all(owns).then_some(()) }).await;
@@ -765,7 +754,7 @@ impl Life {
         self.n += count;
         self.should.extend(new.clone());
         self.known.extend(new.clone());
-        self.ids.extend(self.world.publish(new).await);
+        self.ids.extend(self.site.publish(new).await);
     }
 
     fn open(&mut self) {
@@ -777,8 +766,8 @@ impl Life {
         self.open();
         self.add(1).await;
         for group in self.groups {
-            until(|| async { self.world.lab.ended(group).contains(&self.n).then_some(()) }).await;
-            self.world.committed(group, *self.ids.last().unwrap()).await;
+            until(|| async { self.site.lab.ended(group).contains(&self.n).then_some(()) }).await;
+            self.site.committed(group, *self.ids.last().unwrap()).await;
         }
     }
 
@@ -786,7 +775,7 @@ impl Life {
         let crash = self.dice.below(2) == 0;
         self.open();
         if crash {
-            // What is not committed would come again, or be counted as lost although it was handled.
+            // Without the commit, handled events would come again or be counted as lost.
             self.settle().await;
         }
         // Nothing runs between this and the stop.
@@ -800,7 +789,7 @@ impl Life {
         self.begin().await;
     }
 
-    /// Makes history what it was, with new entries before a group is back. A group that has read what is gone tells so before
+    /// Makes history what it was, with new entries before a group is back. A group that has read lost entries reports that before
     /// it handles any of the new ones; then it handles them all.
     async fn set_back(&mut self) {
         if self.dumps.is_empty() {
@@ -823,20 +812,20 @@ impl Life {
         // The clock may be behind: some of them stand below what was read, and may have its ids.
         let below = if self.dice.below(2) == 0 { self.dice.below(count + 1) as usize } else { 0 };
         // Not so far behind that retention takes them at once.
-        let now = self.world.broker.now().await.unwrap();
+        let now = self.site.broker.now().await.unwrap();
         let first = self.ids.first().copied().unwrap_or_else(|| EntryId::new(now, 0));
         let mut places = ids_from(same.next().max(first), below);
         let above = places.last().copied().unwrap_or(first).max(highest);
         places.extend(ids_from(EntryId::new(above.ms + 1, 0), count as usize - below));
         let gate = Gate::default();
         for n in new.clone() {
-            self.groups.iter().for_each(|group| self.world.lab.script(group, n, [Act::Wait(gate.clone())]));
+            self.groups.iter().for_each(|group| self.site.lab.script(group, n, [Act::Wait(gate.clone())]));
         }
         let before: Vec<_> = self.now().iter().map(|status| status.losses).collect();
         let new_entries: Vec<_> = places.iter().copied().zip(fields).collect();
-        self.world.set_back(&dump, with_states, &new_entries);
+        self.site.set_back(&dump, with_states, &new_entries);
         let handed_out = |life: &Self, group: &str| {
-            life.world.lab.events(group).into_iter().filter(|n| gone.contains(n) && life.known.contains(n)).max()
+            life.site.lab.events(group).into_iter().filter(|n| gone.contains(n) && life.known.contains(n)).max()
         };
         // Handed out before this moment, so whoever has it is beyond what is there.
         let beyond: Vec<_> = self.groups.iter().map(|group| handed_out(self, group)).collect();
@@ -852,9 +841,9 @@ impl Life {
             for (index, group) in self.groups.iter().enumerate() {
                 if beyond[index].is_some() && status[index].losses == before[index] {
                     missing = true;
-                    let handled = self.world.lab.events(group);
+                    let handled = self.site.lab.events(group);
                     let early: Vec<_> = new.clone().filter(|n| handled.contains(n)).collect();
-                    // A loss that was told between the two looks was told in time.
+                    // A loss that was reported between the two looks came in time.
                     let told = self.now()[index].losses > before[index];
                     assert!(told || early.is_empty(), "{group}: {early:?} come before the cut of {gone:?} is told");
                 }
@@ -878,7 +867,7 @@ impl Life {
             assert!(loss.from <= same && loss.to >= read, "{loss:?}, where ({same}, {read}] are gone");
         }
         gate.open();
-        // A state of then tells once more what was deleted before it had counted that.
+        // A state of then reports a deletion once more that it had not counted.
         self.settle().await;
         self.restart().await;
         self.go_on_anew(!with_states).await;
@@ -888,7 +877,7 @@ impl Life {
     async fn go_on_anew(&mut self, uncounted: bool) {
         self.settle().await;
         for group in self.groups {
-            let handled = self.world.lab.events(group);
+            let handled = self.site.lab.events(group);
             assert!(self.should.iter().all(|n| handled.contains(n)), "{group}: {:?} of {:?}", handled, self.should);
         }
         self.should.clear();
@@ -902,13 +891,13 @@ impl Life {
         self.dumps.clear();
         let before: Vec<_> = self.now().iter().map(|status| status.losses).collect();
         match self.dice.below(4) {
-            0 => self.groups.iter().for_each(|group| self.world.destroy(group)),
-            1 => self.world.flush(),
+            0 => self.groups.iter().for_each(|group| self.site.destroy(group)),
+            1 => self.site.flush(),
             2 => {
-                self.world.delete();
-                self.world.add_below().await;
+                self.site.delete();
+                self.site.add_below().await;
             }
-            _ => self.world.delete(),
+            _ => self.site.delete(),
         }
         self.should.clear();
         self.known.clear();
@@ -947,31 +936,31 @@ impl Life {
                 // A group stalls at an event of later.
                 let (gate, n) = (Gate::default(), self.n + 1 + self.dice.below(10));
                 let group = self.groups[self.dice.below(self.groups.len() as u64) as usize];
-                self.world.lab.script(group, n, [Act::Wait(gate.clone())]);
+                self.site.lab.script(group, n, [Act::Wait(gate.clone())]);
                 self.gates.push(gate);
             }
             45..58 => self.open(),
             58..64 => sleep(Duration::from_millis(self.dice.below(5))).await,
             64..70 => {
                 if let Some(floor) = self.some_id(60) {
-                    self.world.trim(floor);
+                    self.site.trim(floor);
                 }
             }
             70..74 => {
                 let keep = self.dice.below(8);
-                self.world.keep(keep, self.dice.0.is_multiple_of(2)).await;
+                self.site.keep(keep, self.dice.below(2) == 0).await;
             }
             74..86 => {
                 let ids: Vec<_> = (0..1 + self.dice.below(3)).filter_map(|_| self.some_id(40)).collect();
                 // A stream that was made anew may have none yet.
                 if !ids.is_empty() {
-                    self.world.remove(&ids);
+                    self.site.remove(&ids);
                 }
             }
             86..93 => self.settle().await,
             93..95 => self.restart().await,
             95..97 => {
-                let dump = self.world.dump(self.groups);
+                let dump = self.site.dump(self.groups);
                 self.dumps.push((dump, self.n));
             }
             97..99 => self.set_back().await,
@@ -980,14 +969,14 @@ impl Life {
     }
 
     /// Lives through one history; answers how many entries were lost, and how often it was cut.
-    async fn live(world: World, groups: &'static [&'static str], seed: u64) -> (u64, u64) {
-        let mut dice = Dice(seed);
+    async fn live(site: Site, groups: &'static [&'static str], seed: u64) -> (u64, u64) {
+        let mut dice = Dice::new(seed);
         let start = if dice.below(3) == 0 { Start::Latest } else { Start::Earliest };
         let (ids, should, gates) = (Vec::new(), Vec::new(), Vec::new());
         let (lost, base) = (vec![0; groups.len()], vec![0; groups.len()]);
         let (dumps, known, uncounted) = (Vec::new(), BTreeSet::new(), false);
         let mut life = Self {
-            world,
+            site,
             groups,
             app: None,
             start,
@@ -1006,9 +995,9 @@ impl Life {
         let before = life.dice.below(40);
         life.add(before).await;
         if let Some(floor) = life.some_id(40) {
-            life.world.trim(floor);
+            life.site.trim(floor);
         }
-        let there = life.world.broker.extent(&partition()).await.unwrap().map_or(0, |extent| extent.length);
+        let there = life.site.broker.extent(&partition()).await.unwrap().map_or(0, |extent| extent.length);
         life.should = if start == Start::Latest { Vec::new() } else { (life.n + 1 - there..=life.n).collect() };
         if there > 1 && life.dice.below(4) == 0 {
             // Between the two ends nobody has counted.
@@ -1026,7 +1015,7 @@ impl Life {
         life.settle().await;
         let mut all = 0;
         for (index, group) in groups.iter().enumerate() {
-            let handled = life.world.lab.events(group);
+            let handled = life.site.lab.events(group);
             let truth = life.should.iter().filter(|n| !handled.contains(n)).count() as u64;
             let said = life.said()[index] - life.base[index];
             let now = &life.now()[index];
@@ -1042,7 +1031,7 @@ impl Life {
     }
 }
 
-impl World {
+impl Site {
     /// Trims to so many entries, or so that whole nodes go.
     async fn keep(&self, count: u64, whole_nodes: bool) {
         match &self.hand {
@@ -1066,14 +1055,14 @@ impl World {
 }
 
 /// Lives through the histories of these seeds; `LOSS_HISTORIES=500` makes them more, from `LOSS_SEED` on.
-async fn live_through(world: fn() -> World, groups: &'static [&'static str], seeds: Range<u64>) {
+async fn live_through(site: fn() -> Site, groups: &'static [&'static str], seeds: Range<u64>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let first = number("LOSS_SEED").unwrap_or(seeds.start);
     let histories = number("LOSS_HISTORIES").unwrap_or(seeds.end - seeds.start);
     let (mut lossy, mut lost, mut cuts) = (0, 0, 0);
     for seed in first..first + histories {
         println!("seed {seed}");
-        let (truth, cut) = Life::live(world(), groups, seed).await;
+        let (truth, cut) = Life::live(site(), groups, seed).await;
         lossy += u64::from(truth > 0);
         lost += truth;
         cuts += cut;
@@ -1084,32 +1073,32 @@ async fn live_through(world: fn() -> World, groups: &'static [&'static str], see
 
 #[tokio::test(start_paused = true)]
 async fn random_histories_are_accounted_for_on_the_embedded_broker() {
-    live_through(World::embedded, ALONE, 0..100).await;
+    live_through(Site::embedded, ALONE, 0..100).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn random_histories_of_groups_that_read_together_are_accounted_for_on_the_embedded_broker() {
-    live_through(World::embedded, TOGETHER, 0..100).await;
+    live_through(Site::embedded, TOGETHER, 0..100).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn random_histories_of_a_group_with_lanes_are_accounted_for_on_the_embedded_broker() {
-    live_through(World::embedded, WIDE, 0..100).await;
+    live_through(Site::embedded, WIDE, 0..100).await;
 }
 
 #[tokio::test]
 async fn random_histories_of_a_group_with_lanes_are_accounted_for_on_a_server() {
-    live_through(World::redis, WIDE, 11..13).await;
+    live_through(Site::redis, WIDE, 11..13).await;
 }
 
 #[tokio::test]
 async fn random_histories_of_groups_that_read_together_are_accounted_for_on_a_server() {
-    live_through(World::redis, TOGETHER, 3..5).await;
+    live_through(Site::redis, TOGETHER, 3..5).await;
 }
 
 #[tokio::test]
 async fn random_histories_are_accounted_for_on_a_server() {
-    live_through(World::redis, ALONE, 7..9).await;
+    live_through(Site::redis, ALONE, 7..9).await;
 }
 
 /// A property of the group like any other.

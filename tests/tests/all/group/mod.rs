@@ -1,4 +1,4 @@
-//! What a group of either delivery promises: the user's code may fail, events may be lost, keys may go.
+//! Promises of a group of either delivery: the user's code may fail, events may be lost, keys may go.
 
 mod poison;
 mod fence;

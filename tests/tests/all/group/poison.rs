@@ -1,5 +1,5 @@
-//! What is promised of handlers that take the whole process down: in virtual time, where a dropped app is a process that
-//! ended, and with processes that really do.
+//! Promises about handlers that take the whole process down, with real processes and in virtual time. There a dropped app is
+//! a process that ended.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ async fn ward(jab: Jab, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxErr
 
 #[consumer(group = "batches", batch = 5)]
 async fn batches(doses: Batch<Dose>, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
-    // The first tells how many came together.
+    // The first call shows how many came together.
     lab.handle(&ctx, doses[0].event.n * 100 + doses.len() as u64).await
 }
 
@@ -206,7 +206,7 @@ async fn what_was_added_after_the_owner_was_gone_is_not_proven() {
     let app = world.process(consumers![frail]).start().await;
     app.settled().await;
     app.advance(millis(200)).await;
-    assert_eq!(app.status("frail").recovering, 0, "of a thousand that may have been in hand only three were there");
+    assert_eq!(app.status("frail").recovering, 0, "of a thousand that may have been in flight only three were there");
     let before = world.wire.calls(Op::Commit);
     for receipt in app.publisher().publish_all((4..=503).map(dose)).await {
         receipt.unwrap();
@@ -341,7 +341,7 @@ async fn an_event_that_ends_its_process_only_sometimes_is_done_in_the_end() {
     app.settled().await;
     assert!(app.dead::<Dose>("frail").await.is_empty());
     assert_eq!(world.lab.ended("frail").last(), Some(&3));
-    // What was counted is forgotten with the event.
+    // The crashes counted for the event are forgotten with it.
     let holding = world.group("frail").steal("thief").await;
     assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
@@ -388,7 +388,7 @@ async fn what_cannot_be_decoded_or_is_passed_over_ends_no_process() {
 
 #[tokio::test]
 async fn groups_of_the_same_process_are_not_given_up_for_each_other() {
-    // Its event is in hand at each end of the process, if nobody makes it wait.
+    // Its event is in flight at each end of the process, if nobody makes it wait.
     for (max, slow) in [(3, 10), (1, 10), (2, 0), (3, 40)] {
         let world = World::new("doses");
         world.publish([1, 2].map(dose)).await;
@@ -402,7 +402,7 @@ async fn groups_of_the_same_process_are_not_given_up_for_each_other() {
             while calls(&world, "frail", 1) == before {
                 app.advance(millis(1)).await;
             }
-            // Whatever runs beside it is there, too.
+            // Time for the events beside it to begin, too.
             app.advance(millis(5)).await;
             app.kill().await;
         }
@@ -483,7 +483,7 @@ async fn an_event_that_ends_its_process_among_lanes_is_given_up_and_its_neighbou
         assert!(world.lab.ended("lanes").contains(&n), "{n}");
     }
     assert!(world.lab.calls("lanes").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("lanes"));
-    // What was counted against the others is forgotten with them.
+    // The crashes counted for the others are forgotten with them.
     let holding = world.group_on("pills", "lanes").steal("thief").await;
     assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
@@ -529,7 +529,7 @@ async fn a_suspect_among_lanes_runs_alone_and_waits_for_no_other_attempt() {
 async fn a_suspect_among_lanes_waits_also_for_what_is_not_charged_and_nothing_begins_before_it() {
     let world = World::new("doses");
     world.publish(apart(1..=2)).await;
-    // So that it is still to be proven when others come.
+    // So that the recovery is not over when others come.
     world.lab.always("lanes", 1, Act::Fail);
     world.lab.always("lanes", 2, Act::Hang);
     for _ in 0..2 {
@@ -597,7 +597,7 @@ async fn what_came_later_and_ends_the_process_while_others_are_proven_is_given_u
     world.lab.always("lanes", 4, Act::Hang);
     let app = world.process(consumers![lanes]).config(slow()).start().await;
     world.lab.called("lanes", 4).await;
-    // Not in the hand of the owner that was gone, so it is charged only when it has ended this one.
+    // The dead owner did not have it in flight, so it is charged only when it has ended this one.
     let tablets = (3..=5).map(|n| Tablet { patient: format!("patient-{n}"), n });
     for receipt in app.publisher().publish_all(tablets).await {
         receipt.unwrap();
@@ -728,12 +728,12 @@ impl Numbers {
     }
 }
 
-/// What hits an event by chance is taken for its crash: a kill, the first end by each poison that was not charged, and one
-/// beside others that are. With two kills, and as much poison as here, that is at most six.
+/// An end that hits an event by chance counts as its crash. Such are a kill, and the first end by each poison that was not
+/// charged or ran beside charged ones. With two kills, and as much poison as here, that is at most six.
 const HARDY: ConsumerOptions = ConsumerOptions::DEFAULT.with_max_crashes(7);
 
-/// Lives of processes, until everything is settled, which the last one answers: each is killed as soon as poison is called,
-/// and some are stopped or killed before, at any moment.
+/// Lives of processes, until everything is settled; answers the last one. Each is killed as soon as poison is called, and some
+/// are stopped or killed before, at any moment.
 async fn live(
     seed: u64,
     numbers: &mut Numbers,
@@ -969,7 +969,7 @@ impl Site {
         journal.lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// Starts the service again and again until it has handled this event; all that it said.
+    /// Starts the service again and again until it has handled this event; answers its output.
     fn until_handled(&self, last: u64) -> String {
         let last = format!("end {last}");
         self.until(|output| output.lines().any(|line| line == last))
@@ -1120,7 +1120,7 @@ async fn events_of_a_queue_that_end_the_process_are_given_up_and_those_beside_th
     for n in (1..=60).filter(|n| ![5, 17, 23].contains(n)) {
         assert!(said.lines().any(|line| line == format!("end {n}")), "{n}: {said}");
     }
-    // The first end of each is put down to nobody, and what others did while it was in hand counts, too; the last is its own.
+    // The first end of each is put down to nobody. Ends by others count while it was in flight, too; the last one is its own.
     let ends = site.ends();
     for n in [5, 17, 23] {
         let times = ends.iter().filter(|end| **end == n).count();
@@ -1192,7 +1192,7 @@ async fn kills_by_hand_cost_no_event() {
     assert_eq!(site.await.unwrap().given_up().await, []);
 }
 
-// What it costs where nothing ends.
+// Costs where nothing ends.
 
 #[consumer(group = "well", checkpoint = 500)]
 async fn well(_: Dose) {}
@@ -1213,7 +1213,7 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     };
-    // A commit for each half of the bound, and a few more: for what is left, for the lease, for the notes beside the stream.
+    // One commit per half of the bound, and a few more: for the rest, for the lease, and for the notes beside the stream.
     let commits = EVENTS / 250;
     assert!((commits / 2..=commits + 20).contains(&calls("hset")), "{stats}");
     assert!(calls("evalsha") <= calls("hset") + 20, "{stats}");

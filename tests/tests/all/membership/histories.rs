@@ -1,27 +1,23 @@
-//! Random histories of processes that share the partitions of a group while their server, their network and each other fail
-//! them, in virtual time, against a truth that is kept apart.
+//! Random histories of processes that share the partitions of a group, in virtual time, against a truth that is kept apart.
+//! Their server, their network and other processes fail them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerErrorKind, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
-use streams_runtime::broker::Embedded;
-use streams_runtime::testing::TestApp;
-use streams_runtime::{
-    App, BoxError, Config, Context, EntryId, Outcome, Phase, Publisher, State, consumer, consumers, stream_event,
-};
+use streams_runtime::{BoxError, Config, Context, EntryId, Outcome, Phase, State, consumer, consumers, stream_event};
 use streams_tests::soak::Dice;
-use streams_tests::{Act, Fault, Faulty, Lab, Op, in_groups};
+use streams_tests::{Act, Fault, Lab, Op, Process, World, in_groups};
 use tokio::time::{Instant, sleep};
 
 const PARTITIONS: u32 = 3;
 const LEASE: Duration = Duration::from_secs(2);
 const PROCESSES: usize = 4;
-/// How long a partition may be without an owner once nothing goes wrong any more: a lease for who died last, one in which
-/// nobody took what it should have, and the looks between.
+/// How long a partition may be without an owner once nothing goes wrong any more. It is the lease of the last one that died,
+/// one more in which the successor did not take over, and the looks between.
 const CALM: Duration = Duration::from_secs(9);
 /// The same while every process has no server for at most 40 % of the time, in leases; and in times that it is away.
 const FLAPPING: (u32, u32) = (5, 3);
@@ -43,7 +39,7 @@ async fn turn(turn: Turn, ctx: Context, seat: State<Seat>) {
 /// The events as they happened, whatever the processes make of them.
 #[derive(Debug, Default)]
 struct Truth {
-    /// Who runs a handler of which partition.
+    /// The process that runs a handler, by partition.
     running: BTreeMap<u32, u64>,
     begun: BTreeMap<u32, BTreeSet<EntryId>>,
     ended: BTreeSet<(u32, EntryId)>,
@@ -98,20 +94,14 @@ impl Seat {
     }
 }
 
-struct Process {
-    wire: Faulty,
-    app: TestApp,
-}
-
 struct Life {
     dice: Dice,
-    store: Embedded,
-    publisher: Publisher,
+    world: World,
     truth: Arc<Mutex<Truth>>,
     processes: Vec<Process>,
     started: u64,
     published: BTreeSet<(u32, EntryId)>,
-    /// The losses that processes told which are gone.
+    /// The losses that earlier processes reported.
     lost: u64,
     /// The calls that they made again and again without a pause.
     circles: Vec<Op>,
@@ -129,11 +119,9 @@ fn group(partition: u32) -> GroupKey {
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let store = Embedded::starting(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         Self {
             dice: Dice::new(seed),
-            publisher: Publisher::new(Arc::new(store.clone())),
-            store,
+            world: World::new("turns"),
             truth: Arc::default(),
             processes: Vec::new(),
             started: 0,
@@ -150,24 +138,22 @@ impl Life {
 
     async fn start(&mut self) {
         self.started += 1;
-        let wire = Faulty::over(Arc::new(self.store.clone()));
         let seat = Seat { process: self.started, truth: Arc::clone(&self.truth) };
-        let app = App::with(consumers![turn]).state(seat).config(Config::new().lease(LEASE));
-        let app = TestApp::start_with(app, Arc::new(wire.clone()), self.dice.below(u64::MAX)).await.unwrap();
-        self.processes.push(Process { wire, app });
+        let launch = self.world.process(consumers![turn]).state(seat).config(Config::new().lease(LEASE)).apart();
+        self.processes.push(launch.seed(self.dice.below(u64::MAX)).start().await);
     }
 
-    /// Takes a process away; what it has said of losses is kept.
-    fn take(&mut self, index: usize) -> TestApp {
+    /// Takes a process away; the count keeps its losses.
+    fn take(&mut self, index: usize) -> Process {
         let process = self.processes.swap_remove(index);
-        self.lost += losses(&process.app);
+        self.lost += losses(&process);
         self.circles.extend(process.wire.circle());
-        process.app
+        process
     }
 
     async fn publish(&mut self) {
         let turn = Turn { key: self.dice.below(50), millis: self.dice.below(60) };
-        let receipt = self.publisher.publish(&turn).await.unwrap();
+        let receipt = self.world.publisher().publish(&turn).await.unwrap();
         self.published.insert((receipt.partition, receipt.entry_id));
     }
 
@@ -202,7 +188,7 @@ impl Life {
                 let _ = app.into_running().shutdown().await;
             }
             47..52 => {
-                // Slow to hear: what it is told of is older than what it has done since.
+                // Slow to hear: the answers are older than its later acts.
                 let (look, claim) = (Fault::Lag(self.time(LEASE / 4), LEASE + self.time(LEASE)), self.time(LEASE / 2));
                 let wire = &self.processes[index].wire;
                 wire.always(Op::State, look);
@@ -225,11 +211,11 @@ impl Life {
                 sleep(time).await;
                 self.processes.iter().for_each(|process| process.wire.heal());
             }
-            92..95 => self.store.forget(&stream().members("turns")),
+            92..95 => self.world.store.forget(&stream().members("turns")),
             95 => {
                 let partition = self.dice.below(PARTITIONS.into()) as u32;
-                self.store.forget(group(partition).state());
-                self.store.unmark(&group(partition));
+                self.world.store.forget(group(partition).state());
+                self.world.store.unmark(&group(partition));
                 self.cut = true;
                 self.truth.lock().unwrap().forgotten.insert(partition, Instant::now());
             }
@@ -249,7 +235,7 @@ impl Life {
         }
         while !self.published.is_subset(&self.truth.lock().unwrap().ended) {
             if began.elapsed() >= CALM * 3 {
-                let status: Vec<_> = self.processes.iter().map(|process| process.app.running().status()).collect();
+                let status: Vec<_> = self.processes.iter().map(|process| process.running().status()).collect();
                 return Err(format!("events are not handled {CALM:?} after everything was well: {status:#?}"));
             }
             sleep(Duration::from_millis(100)).await;
@@ -272,10 +258,9 @@ impl Life {
             let ops: &[Op] = if whole { &Op::ALL } else { &[Op::State, Op::Attend] };
             ops.iter().for_each(|op| self.processes[index].wire.always(*op, away.clone()));
         }
-        let died = self.store.now().await.unwrap();
+        let died = self.world.store.now().await.unwrap();
         let index = self.dice.index(self.processes.len());
         let owned: Vec<_> = self.processes[index]
-            .app
             .running()
             .status()
             .groups
@@ -288,7 +273,8 @@ impl Life {
         let began = Instant::now();
         for partition in owned {
             // An epoch is the moment of the claim, in the clock of the store.
-            while self.store.state(&group(partition)).await.unwrap().is_none_or(|state| state.lease.epoch < died) {
+            while self.world.store.state(&group(partition)).await.unwrap().is_none_or(|state| state.lease.epoch < died)
+            {
                 if began.elapsed() >= bound {
                     return Err(format!("nobody has followed on partition {partition} after {bound:?}"));
                 }
@@ -307,9 +293,9 @@ impl Life {
         }
         life.settle().await?;
         life.succeed().await?;
-        let lost = life.lost + life.processes.iter().map(|process| losses(&process.app)).sum::<u64>();
+        let lost = life.lost + life.processes.iter().map(losses).sum::<u64>();
         if lost > 0 && !life.cut {
-            let last = life.processes.iter().flat_map(|process| process.app.running().status().groups);
+            let last = life.processes.iter().flat_map(|process| process.running().status().groups);
             let last: Vec<_> = last.filter_map(|status| status.last_loss).collect();
             return Err(format!("{lost} losses are told, and nothing is lost: {last:?}"));
         }
@@ -326,7 +312,7 @@ impl Life {
     }
 }
 
-fn losses(app: &TestApp) -> u64 {
+fn losses(app: &Process) -> u64 {
     app.running().status().groups.iter().map(|status| status.losses).sum()
 }
 
@@ -357,13 +343,13 @@ async fn a_handler_ends_with_its_lease_also_while_the_renewals_wait_for_an_answe
     life.start().await;
     life.processes[0].wire.always(Op::Renew, Fault::Delay(LEASE * 10));
     let turn = Turn { key: 1, millis: (LEASE * 10).as_millis() as u64 };
-    let receipt = life.publisher.publish(&turn).await.unwrap();
+    let receipt = life.world.publisher().publish(&turn).await.unwrap();
     while !life.truth.lock().unwrap().running.contains_key(&receipt.partition) {
         sleep(LEASE / 100).await;
     }
     // An epoch is the moment of the claim, and whoever has lost its own lease takes it again at once.
     let group = group(receipt.partition);
-    let epoch = async || life.store.state(&group).await.unwrap().unwrap().lease.epoch;
+    let epoch = async || life.world.store.state(&group).await.unwrap().unwrap().lease.epoch;
     let first = epoch().await;
     while epoch().await == first {
         sleep(LEASE / 100).await;
@@ -379,7 +365,7 @@ async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
     life.start().await;
     sleep(LEASE).await;
     let wire = life.processes[0].wire.clone();
-    // Longer than the lease is left to its owner: it takes it again and again, and each look is older than what came of it.
+    // Longer than the rest of the owner's lease. The owner takes it again and again, and each look is older than that claim.
     wire.always(Op::State, Fault::Lag(LEASE / 8, LEASE * 3 / 2));
     wire.always(Op::Acquire, Fault::Lag(LEASE / 4, LEASE / 8));
     wire.always(Op::Renew, Fault::Fail(BrokerErrorKind::Unavailable));
@@ -388,7 +374,7 @@ async fn a_look_that_an_ownership_has_overtaken_is_no_cut_of_history() {
         sleep(LEASE / 10).await;
     }
     assert!(wire.calls(Op::Acquire) > 3 * PARTITIONS as usize, "{} claims", wire.calls(Op::Acquire));
-    assert_eq!(losses(&life.processes[0].app), 0, "{:?}", life.processes[0].app.running().status());
+    assert_eq!(losses(&life.processes[0]), 0, "{:?}", life.processes[0].running().status());
     life.settle().await.unwrap();
 }
 
@@ -461,21 +447,17 @@ async fn job(job: Job, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxErro
 async fn what_a_dead_consumer_had_in_hand_is_handed_out_although_the_server_is_away_again_and_again() {
     // For less than the lease, and for longer, so that those who live lose theirs each time.
     for (away, every) in [(0.12, 0.6), (0.3, 0.8), (1.2, 2.0)] {
-        let (lab, store) = (Lab::default(), Embedded::new());
-        let start = async |wire: &Faulty, seed| {
-            let app = App::with(consumers![job]).state(lab.clone()).config(Config::new().lease(LEASE));
-            TestApp::start_with(app, Arc::new(wire.clone()), seed).await.unwrap()
-        };
-        let wire = || Faulty::over(Arc::new(store.clone()));
-        let first = start(&wire(), 1).await;
+        let world = World::new("jobs-in-turn");
+        let lab = &world.lab;
+        let start = || world.process(consumers![job]).config(Config::new().lease(LEASE)).apart().start();
+        let first = start().await;
         lab.script("pool", 1, [Act::Hang]);
         first.publish(&Job { n: 1 }).await.unwrap();
         lab.called("pool", 1).await;
-        let other = wire();
-        let second = start(&other, 2).await;
+        let second = start().await;
         second.advance(LEASE).await;
         let away = Fault::Away(LEASE.mul_f64(away), LEASE.mul_f64(every));
-        Op::ALL.into_iter().for_each(|op| other.always(op, away.clone()));
+        Op::ALL.into_iter().for_each(|op| second.wire.always(op, away.clone()));
         drop(first);
         let began = Instant::now();
         lab.script("pool", 1, []);
@@ -498,13 +480,13 @@ async fn crowd(_: Crowd) {}
 #[tokio::test(start_paused = true)]
 async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are_over() {
     const GROUPS: usize = 500;
-    let wire = Faulty::over(Arc::new(Embedded::new()));
-    // Whoever handles it looks whether its lease is still held.
-    Publisher::new(Arc::new(wire.clone())).publish(&Crowd { n: 1 }).await.unwrap();
+    let world = World::new("crowd");
+    // The event makes every group check whether it still holds its lease.
+    world.publish([Crowd { n: 1 }]).await;
     // All of them take twice as long as a lease.
-    wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));
-    let app = App::with(in_groups(consumers![crowd][0], GROUPS)).config(Config::new().lease(LEASE));
-    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
+    world.wire.always(Op::Acquire, Fault::InLine(LEASE * 2 / GROUPS as u32));
+    let all = in_groups(consumers![crowd][0], GROUPS);
+    let app = world.process(all).config(Config::new().lease(LEASE)).start().await;
     let owned = || app.running().status().groups.iter().filter(|of| matches!(of.phase, Phase::Owning { .. })).count();
     let began = Instant::now();
     while owned() < GROUPS {
@@ -512,5 +494,5 @@ async fn claims_of_many_groups_do_not_wait_for_each_other_until_their_leases_are
         sleep(LEASE / 20).await;
     }
     sleep(LEASE * 2).await;
-    assert_eq!((owned(), wire.calls(Op::Acquire)), (GROUPS, GROUPS), "each is taken once");
+    assert_eq!((owned(), world.wire.calls(Op::Acquire)), (GROUPS, GROUPS), "each is taken once");
 }

@@ -1,4 +1,4 @@
-//! Old and new builds of one program side by side, in virtual time: every event is handled by a build that knows it.
+//! Old and new builds of one program run side by side, in virtual time. A build that knows an event handles it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,7 +197,7 @@ async fn an_owner_that_looks_before_it_passes_the_first_of_a_name_repeats_nothin
     let old = old(&world).seed(1).start().await;
     world.publish([Placed { n: 0 }]).await;
     old.settled().await;
-    // What it knew when it took the lease is not what is declared by now.
+    // The owner saw the builds when it took its lease; the new build declares itself later.
     let new = new_build(&world).seed(2).start().await;
     assert!(old.owns("desk"));
     // All in one read, with nothing committed between them.
@@ -229,7 +229,7 @@ async fn what_is_declared_while_the_commit_that_passes_it_is_on_its_way_is_not_p
     world.wire.once(Op::Commit, Fault::Hold(gate.clone()));
     world.publish([Shipped { n: 2 }]).await;
     gate.arrived(1).await;
-    // The handler in hand comes to its end, whatever becomes of the commit.
+    // The running handler comes to its end, whatever becomes of the commit.
     world.lab.script("desk", 3, [Act::Wait(handler.clone())]);
     world.publish([Placed { n: 3 }]).await;
     handler.arrived(1).await;

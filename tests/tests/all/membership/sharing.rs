@@ -19,12 +19,12 @@ struct Share {
     n: u64,
 }
 
-/// What handlers have seen: group, partition, entry.
+/// The calls of handlers: group, partition, entry.
 type Seen = Record<(String, u32, EntryId)>;
 
 async fn handle(ctx: &Context, seen: &Seen) {
     seen.add((ctx.group().to_owned(), ctx.partition(), ctx.entry_id()));
-    // Long enough that a hand-over finds an event in hand.
+    // Long enough that a hand-over finds an event in flight.
     tokio::time::sleep(millis(20)).await;
 }
 
@@ -49,7 +49,7 @@ struct Fleet {
     seen: Seen,
 }
 
-/// Who owned what, one holding after the other.
+/// The owners of each partition, one holding after the other.
 type History = BTreeMap<GroupKey, Vec<(u64, String)>>;
 
 impl Fleet {
@@ -125,7 +125,7 @@ impl Fleet {
         }
     }
 
-    /// What each group has seen of each partition; every entry once and in order where nothing was repeated.
+    /// Each group has seen each partition in order; where nothing was repeated, every entry once.
     fn assert_in_order(&self) {
         let mut last: BTreeMap<(String, u32), EntryId> = BTreeMap::new();
         for (group, partition, entry) in self.seen.all() {

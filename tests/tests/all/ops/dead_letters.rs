@@ -1,5 +1,5 @@
-//! Dead letters as operators use them: replays that only their own group sees, in every way in which they can go wrong, and the way
-//! out of each halt; in virtual time, and end to end on a real server.
+//! Dead letters as operators use them, in virtual time and end to end on a real server. Only its own group sees a replay, in
+//! whichever way it goes wrong, and each halt has a way out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -352,7 +352,7 @@ async fn a_storm_goes_on_where_it_is_when_it_is_resumed() {
     app.settled().await;
     assert_eq!(world.lab.events("mine"), [1, 2, 3, 4, 5, 6]);
     assert_eq!(app.halt("mine"), None);
-    // What was resumed before a halt is not meant for it.
+    // A resume before a halt does not end that halt.
     admin.resume("letters", "mine").await.unwrap();
     (7..=9).for_each(|n| world.lab.always("mine", n, Act::Permanent));
     app.publish_all(notes(7..=10)).await;

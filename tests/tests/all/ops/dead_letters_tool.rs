@@ -11,7 +11,7 @@ use streams_runtime::{
 };
 use streams_tests::{Program, RedisServer};
 
-/// Of the session in docs/operating.md.
+/// The event of the session in docs/operating.md.
 #[stream_event(stream = "payouts")]
 #[derive(Debug, Clone, PartialEq)]
 struct Payout {

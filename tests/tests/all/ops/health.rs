@@ -1,15 +1,12 @@
-//! Health is judged by progress: whatever keeps events from being handled or published is told, however well other calls go.
+//! Health goes by progress: all that keeps events from being handled or published is reported, however well other calls go.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::BrokerErrorKind;
-use streams_runtime::broker::Embedded;
-use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, BoxError, Config, Context, GroupStatus, Outcome, Phase, Registration, State, consumer, consumers, stream_event,
+    BoxError, Context, GroupStatus, Outcome, Phase, Registration, State, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Log, Op, logged_from};
+use streams_tests::{Act, Fault, Gate, Lab, Log, Op, Process, World, logged_from, secs};
 
 #[stream_event(stream = "pulses", key = n)]
 #[derive(Debug, Clone, PartialEq)]
@@ -34,33 +31,25 @@ async fn queue(pulse: Pulse, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
 
 const BEGINS: &str = "the server cannot be used";
 const ENDS: &str = "the server can be used again";
-/// By when anything is told: the look of an owner every 10 s, and a lease or a silence of 15 s.
+/// When trouble is reported at the latest: the look of an owner every 10 s, and a lease or a silence of 15 s.
 const BOUND: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(100);
 
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-/// An app on a broker that does as the test says.
+/// A process that has handled one event.
 struct Ward {
-    store: Embedded,
-    wire: Faulty,
-    app: TestApp,
-    lab: Lab,
+    world: World,
+    app: Process,
     log: Log,
 }
 
 impl Ward {
     async fn start(consumers: impl IntoIterator<Item = Registration>) -> Self {
         let log = logged_from(tracing::Level::INFO);
-        let (store, lab) = (Embedded::new(), Lab::default());
-        let wire = Faulty::over(Arc::new(store.clone()));
-        let app = App::with(consumers).state(lab.clone());
-        let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
-        let ward = Self { store, wire, app, lab, log };
+        let world = World::new("pulses");
+        let app = world.process(consumers).start().await;
+        let ward = Self { world, app, log };
         ward.publish(1).await;
-        ward.app.settled().await.unwrap();
+        ward.app.settled().await;
         ward.app.advance(secs(1)).await;
         ward
     }
@@ -79,7 +68,7 @@ impl Ward {
         ready || self.app.running().status().trouble.is_none() || matches!(self.group().phase, Phase::Owning { .. })
     }
 
-    /// It is told within the bound, and for as long as it lasts, without a moment that looks well.
+    /// Trouble is reported within the bound, and for as long as it lasts, without a moment that looks well.
     async fn is_told(&self, what: &str) {
         self.app.advance(BOUND).await;
         for step in 0..1_200 {
@@ -95,10 +84,10 @@ impl Ward {
         assert!((2..=4).contains(&begins) && ends == 0, "{what}: {begins} and {ends}\n{}", self.log.text());
     }
 
-    /// It is over, and told so, once.
+    /// The trouble is over, and its end is logged once.
     async fn is_over(&self, what: &str) {
         self.app.advance(secs(90)).await;
-        self.app.settled().await.unwrap();
+        self.app.settled().await;
         self.app.advance(secs(5)).await;
         let health = self.app.running().monitor().health();
         let (ready, text) = (health.ready, health.to_string());
@@ -115,7 +104,7 @@ async fn no_progress_is_told(consumer: fn() -> Registration, ops: &[Op]) {
             println!("{what}");
             let ward = Ward::start([consumer()]).await;
             let fault = if hangs { Fault::Hold(gate.clone()) } else { Fault::Fail(BrokerErrorKind::Unavailable) };
-            ward.wire.always(*op, fault);
+            ward.world.wire.always(*op, fault);
             for n in 2..=4 {
                 ward.publish(n).await;
             }
@@ -126,10 +115,10 @@ async fn no_progress_is_told(consumer: fn() -> Registration, ops: &[Op]) {
                 metrics.lines().any(|line| line.starts_with("streams_troubled{") && line.ends_with(" 1")),
                 "{what}"
             );
-            ward.wire.heal();
+            ward.world.wire.heal();
             gate.open();
             ward.is_over(&what).await;
-            let mut handled = ward.lab.ended(ward.group().group);
+            let mut handled = ward.world.lab.ended(ward.group().group);
             handled.sort_unstable();
             handled.dedup();
             assert_eq!(handled, [1, 2, 3, 4], "{what}");
@@ -159,10 +148,8 @@ async fn a_work_queue_that_cannot_take_or_settle_says_so_while_its_looks_are_wel
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
     let one = Ward::start(consumers![ward]).await;
-    let wire = Faulty::over(Arc::new(one.store.clone()));
-    let two = App::with(consumers![ward]).state(one.lab.clone());
-    let two = TestApp::start_with(two, Arc::new(wire.clone()), 2).await.unwrap();
-    for wire in [&one.wire, &wire] {
+    let two = one.world.process(consumers![ward]).apart().start().await;
+    for wire in [&one.world.wire, &two.wire] {
         wire.always(Op::Read, Fault::Fail(BrokerErrorKind::Unavailable));
     }
     one.publish(2).await;
@@ -173,7 +160,7 @@ async fn a_partition_that_nobody_can_read_is_told_by_all_to_whom_it_goes() {
         one.app.advance(STEP).await;
     }
     assert!(one.log.count(BEGINS) > 0, "{}", one.log.text());
-    for wire in [&one.wire, &wire] {
+    for wire in [&one.world.wire, &two.wire] {
         wire.heal();
     }
     one.is_over("both").await;
@@ -185,7 +172,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
     let kinds = [BrokerErrorKind::Unavailable, BrokerErrorKind::Full, BrokerErrorKind::Refused];
     for kind in kinds {
         let ward = Ward::start(consumers![ward]).await;
-        ward.wire.always(Op::Append, Fault::Fail(kind));
+        ward.world.wire.always(Op::Append, Fault::Fail(kind));
         let publisher = ward.app.publisher().clone();
         let trying = tokio::spawn(async move {
             // Longer between two than a publish is tried for.
@@ -202,7 +189,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
         }
         assert!((2..=4).contains(&ward.log.count(BEGINS)) && ward.log.count(ENDS) == 0, "{}", ward.log.text());
         trying.abort();
-        ward.wire.heal();
+        ward.world.wire.heal();
         ward.publish(100).await;
         assert_eq!((ward.app.running().status().trouble, ward.log.count(ENDS)), (None, 1), "{kind:?}");
     }
@@ -211,7 +198,7 @@ async fn a_publisher_whose_writes_come_to_nothing_is_told_while_all_else_is_well
 #[tokio::test(start_paused = true)]
 async fn a_publisher_that_has_given_up_is_no_trouble_for_ever() {
     let ward = Ward::start(consumers![ward]).await;
-    ward.wire.always(Op::Append, Fault::Fail(BrokerErrorKind::Unavailable));
+    ward.world.wire.always(Op::Append, Fault::Fail(BrokerErrorKind::Unavailable));
     ward.app.publish(&Pulse { n: 2 }).await.unwrap_err();
     assert!(ward.app.running().status().trouble.is_some());
     ward.app.advance(secs(61)).await;
@@ -224,10 +211,9 @@ async fn a_group_that_has_reason_to_wait_is_well() {
         let ward = Ward::start(consumer).await;
         let group = ward.group().group;
         // Fails for minutes, waiting longer and longer; takes nearly all the time that it has.
-        ward.lab.script(group, 2, vec![Act::Fail; 5]);
-        ward.lab.script(group, 3, [Act::Sleep(secs(25))]);
-        let other = App::with(consumers![ward, lanes, queue]).state(ward.lab.clone()).config(Config::new());
-        let other = TestApp::start_with(other, Arc::new(ward.store.clone()), 2).await.unwrap();
+        ward.world.lab.script(group, 2, vec![Act::Fail; 5]);
+        ward.world.lab.script(group, 3, [Act::Sleep(secs(25))]);
+        let other = ward.world.process(consumers![ward, lanes, queue]).apart().start().await;
         for n in 2..=3 {
             ward.publish(n).await;
         }

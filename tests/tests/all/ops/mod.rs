@@ -1,4 +1,4 @@
-//! What operators see and do: status, metrics, traces, health, dead letters.
+//! The operator's view and tools: status, metrics, traces, health, dead letters.
 
 mod dead_letters;
 mod dead_letters_tool;

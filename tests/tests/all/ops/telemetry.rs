@@ -1,4 +1,4 @@
-//! What an app tells of itself: every metric against a workload, lag against the truth, the HTTP endpoint, and traces.
+//! An app reports on itself: every metric against a workload, lag against the truth, the HTTP endpoint, and traces.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,11 +20,11 @@ use streams_runtime::{
     App, Batch, BoxError, Config, ConsumerOptions, Context, Entry, EntryId, Error, GroupStatus, Monitor, Outcome,
     Phase, Publisher, Receipt, Running, State, Stopped, consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, RedisServer};
+use streams_tests::{Act, Fault, Gate, Lab, Op, Process, RedisServer, World, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
@@ -44,7 +44,7 @@ struct Turn {
     n: u64,
 }
 
-/// What comes of a step.
+/// An event that a step leads to.
 #[stream_event(stream = "outcomes")]
 #[derive(Debug, Clone, PartialEq)]
 struct Made {
@@ -85,16 +85,9 @@ fn partition() -> PartitionKey {
     StreamKey::new(None, "told", 1).partition(0)
 }
 
-/// Waits until there is something.
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < LONG, "{what} does not come");
-        sleep(Duration::from_millis(5)).await;
-    }
+/// The only process of a program, with the group `work`.
+async fn alone(world: &World) -> Process {
+    world.process(consumers![work]).start().await
 }
 
 fn status(monitor: &Monitor, group: &str) -> GroupStatus {
@@ -104,7 +97,7 @@ fn status(monitor: &Monitor, group: &str) -> GroupStatus {
 /// One line of the text format: name, labels, value.
 type Sample = (String, BTreeMap<String, String>, f64);
 
-/// Reads the text format as strictly as it is defined: every family once, with help and type, each line a sample of it.
+/// Reads the text format as strictly as it is defined. Every family comes once, with help and type, and its samples follow.
 fn parse(text: &str) -> Vec<Sample> {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut samples, mut family, mut families) = (Vec::new(), String::new(), BTreeSet::new());
@@ -163,10 +156,9 @@ fn of_work(samples: &[Sample], name: &str, more: &[(&str, &str)]) -> f64 {
 
 #[tokio::test]
 async fn every_metric_says_what_happened() {
-    let (store, lab) = (Embedded::new(), Lab::default());
-    let wire = Faulty::over(Arc::new(store.clone()));
-    let app = App::with(consumers![work]).state(lab.clone());
-    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
+    let world = World::new("told");
+    let World { store, wire, lab, .. } = &world;
+    let app = world.process(consumers![work]).start().await;
     let monitor = app.running().monitor().clone();
     let mut told = BTreeSet::new();
     let mut says = |samples: &[Sample], name: &'static str, more: &[(&str, &str)], expected: f64| {
@@ -182,11 +174,11 @@ async fn every_metric_says_what_happened() {
         app.publish(&Step { n }).await.unwrap();
     }
     app.publish(&Turn { n: 1 }).await.unwrap();
-    app.publisher().publish_all([Step { n: 6 }, Step { n: 7 }]).await.into_iter().for_each(|done| drop(done.unwrap()));
+    app.publish_all([Step { n: 6 }, Step { n: 7 }]).await;
     assert!(app.publisher().publish(&Step { n: 8 }).header("", "x").await.unwrap_err().is_refused());
     wire.once(Op::Append, Fault::Fail(BrokerErrorKind::Full));
     assert!(app.publish(&Step { n: 8 }).await.unwrap_err().is_backpressure());
-    app.settled().await.unwrap();
+    app.settled().await;
     drop(monitor.metrics());
     app.advance(LOOK).await;
 
@@ -239,19 +231,15 @@ async fn every_metric_says_what_happened() {
     says(&samples, "streams_lease_changes_total", &[("change", "released")], 1.0);
     says(&samples, "streams_owner", &[], 0.0);
 
-    // What is trimmed while nobody reads is lost; then somebody has to do something.
-    let outside = Publisher::new(Arc::new(store.clone()));
-    for n in 11..=14 {
-        outside.publish(&Step { n }).await.unwrap();
-    }
+    // Entries trimmed while nobody reads are lost, and the group halts until an operator acts.
+    world.publish((11..=14).map(|n| Step { n })).await;
     let there = store.read(&partition(), EntryId::ZERO, 100).await.unwrap();
     store.trim(&partition(), there[there.len() - 1].id);
     lab.script("work", 14, [Act::Give(Outcome::dead_letter("bad"))]);
     let mut config = Config::new();
     config.dead_letter_storm = 1;
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start_with(app, Arc::new(store), 2).await.unwrap();
-    assert!(matches!(app.settled().await, Err(Error::Halted(_)) | Ok(())));
+    let app = world.process(consumers![work]).config(config).apart().start().await;
+    assert!(matches!(TestApp::settled(&app).await, Err(Error::Halted(_)) | Ok(())));
     app.advance(Duration::from_secs(1)).await;
     let samples = parse(&app.running().monitor().metrics());
     says(&samples, "streams_losses_total", &[("kind", "trimmed_past")], 1.0);
@@ -275,29 +263,29 @@ async fn every_metric_says_what_happened() {
 
 #[tokio::test]
 async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
-    let (store, lab, gate) = (Embedded::new(), Lab::default(), Gate::default());
-    lab.script("work", 2, [Act::Wait(gate.clone())]);
-    let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(3600)));
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
+    let (world, gate) = (World::new("told"), Gate::default());
+    let store = &world.store;
+    world.lab.script("work", 2, [Act::Wait(gate.clone())]);
+    let options = ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(3600));
+    let app = world.process(consumers![work]).options(options).start().await;
     let monitor = app.running().monitor().clone();
     app.publish(&Step { n: 1 }).await.unwrap();
-    app.settled().await.unwrap();
-    let hand = app.publish(&Step { n: 2 }).await.unwrap().entry_id;
+    app.settled().await;
+    let held = app.publish(&Step { n: 2 }).await.unwrap().entry_id;
     gate.arrived(1).await;
-    let mut last = hand;
+    let mut last = held;
     for n in 3..=6 {
         app.advance(Duration::from_secs(10)).await;
         last = app.publish(&Step { n }).await.unwrap().entry_id;
     }
     app.advance(2 * LOOK).await;
     let now = status(&monitor, "work");
-    assert_eq!(now.lag_entries, Some(5), "the one in hand and four behind it");
-    assert_eq!(now.lag, Some(Duration::from_millis(last.ms - hand.ms)));
+    assert_eq!(now.lag_entries, Some(5), "the one in flight and four behind it");
+    assert_eq!(now.lag, Some(Duration::from_millis(last.ms - held.ms)));
     assert!(now.checkpoint_age >= Duration::from_secs(50), "{:?}", now.checkpoint_age);
 
-    // What was settled may go, and nothing changes; what was not read goes, and is no work any more.
-    store.trim(&partition(), hand);
+    // Trimming settled entries changes nothing; then unread entries go, and are no work any more.
+    store.trim(&partition(), held);
     app.advance(2 * LOOK).await;
     assert_eq!(status(&monitor, "work").lag_entries, Some(5));
     store.trim(&partition(), last);
@@ -305,7 +293,7 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
     assert_eq!(status(&monitor, "work").lag_entries, Some(1));
 
     gate.open();
-    app.settled().await.unwrap();
+    app.settled().await;
     app.advance(2 * LOOK).await;
     let now = status(&monitor, "work");
     assert_eq!((now.lag_entries, now.lag, now.checkpoint_age), (Some(0), Some(Duration::ZERO), Duration::ZERO));
@@ -313,28 +301,26 @@ async fn the_lag_is_what_stands_above_the_checkpoint_also_after_a_trim() {
 
 #[tokio::test]
 async fn a_commit_that_is_not_answered_lets_the_checkpoint_grow_old() {
-    let (wire, lab) = (Faulty::over(Arc::new(Embedded::new())), Lab::default());
-    let app = App::with(consumers![work]).state(lab.clone());
-    let app = TestApp::start_with(app, Arc::new(wire.clone()), 1).await.unwrap();
-    wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unavailable));
+    let world = World::new("told");
+    let app = world.process(consumers![work]).start().await;
+    world.wire.always(Op::Commit, Fault::Fail(BrokerErrorKind::Unavailable));
     app.publish(&Step { n: 1 }).await.unwrap();
-    lab.called("work", 1).await;
+    world.lab.called("work", 1).await;
     app.advance(Duration::from_secs(5)).await;
-    let age = app.running().status().groups[0].checkpoint_age;
+    let age = app.status("work").checkpoint_age;
     assert!(age >= Duration::from_millis(4_900), "{age:?}");
-    wire.heal();
-    app.settled().await.unwrap();
-    assert_eq!(app.running().status().groups[0].checkpoint_age, Duration::ZERO);
+    world.wire.heal();
+    app.settled().await;
+    assert_eq!(app.status("work").checkpoint_age, Duration::ZERO);
 }
 
 #[tokio::test]
 async fn apps_of_one_process_have_figures_of_their_own() {
-    let lab = Lab::default();
-    let one = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    let two = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
+    let one = alone(&World::new("told")).await;
+    let two = alone(&World::new("told")).await;
     one.publish(&Step { n: 1 }).await.unwrap();
-    one.settled().await.unwrap();
-    let done = |app: &TestApp| {
+    one.settled().await;
+    let done = |app: &Process| {
         let samples = parse(&app.running().monitor().metrics());
         of_work(&samples, "streams_consumed_total", &[("outcome", "done")])
     };
@@ -425,13 +411,11 @@ impl metrics::Recorder for Recorder {
 async fn a_recorder_of_the_facade_hears_the_same() {
     let recorder = Recorder::default();
     let _installed = metrics::set_default_local_recorder(&recorder);
-    let lab = Lab::default();
-    lab.script("work", 2, [Act::Fail]);
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    for n in 1..=3 {
-        app.publish(&Step { n }).await.unwrap();
-    }
-    app.settled().await.unwrap();
+    let world = World::new("told");
+    world.lab.script("work", 2, [Act::Fail]);
+    let app = alone(&world).await;
+    app.publish_all((1..=3).map(|n| Step { n })).await;
+    app.settled().await;
     // Without anybody asking.
     app.advance(2 * LOOK).await;
 
@@ -546,20 +530,20 @@ async fn readyz_names_who_is_halted_and_who_waits() {
     let mut config = Config::new();
     config.dead_letter_storm = 1;
     let owner = serving(app(), Arc::new(store.clone()), config.clone()).await;
-    until("ownership", || owner.status().is_ready().then_some(())).await;
+    until(|| owner.status().is_ready()).await;
     let second = serving(app(), Arc::new(store), config).await;
     let waits = |running: &Running| {
         let waits = |status: &GroupStatus| matches!(status.phase, Phase::StandingBy { .. });
         running.status().groups.iter().all(waits)
     };
-    until("standing by", || waits(&second).then_some(())).await;
+    until(|| waits(&second)).await;
     let standing = "ready\nwaiting told other: another process owns the partition\nwaiting told work: another process owns the partition\n";
     assert_eq!(get(&second, "/readyz").await, (200, standing.to_owned()));
 
     lab.script("work", 1, [Act::Give(Outcome::dead_letter("secret of the event"))]);
     owner.publisher().publish(&Step { n: 1 }).await.unwrap();
-    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_)).then_some(());
-    until("a halt", || halted(status(owner.monitor(), "work"))).await;
+    let halted = |status: GroupStatus| matches!(status.phase, Phase::Halted(_));
+    until(|| halted(status(owner.monitor(), "work"))).await;
     let (code, body) = get(&owner, "/readyz").await;
     assert_eq!(code, 503);
     assert!(body.starts_with("not ready: 1 of 2 groups, counted by partition\nhalted told work: "), "{body}");
@@ -573,10 +557,10 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
     let broker = Arc::new(Redis::open(&server.url()).unwrap());
     let config = Config::new().lease(Duration::from_secs(1)).shutdown_deadline(Duration::from_millis(10));
     let running = serving(App::with(consumers![work]).state(Lab::default()), broker, config).await;
-    until("ownership", || running.status().is_ready().then_some(())).await;
+    until(|| running.status().is_ready()).await;
     drop(server);
-    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Retrying(_)).then_some(());
-    until("trouble", || troubled(status(running.monitor(), "work"))).await;
+    let troubled = |status: GroupStatus| matches!(status.phase, Phase::Retrying(_));
+    until(|| troubled(status(running.monitor(), "work"))).await;
     let (code, ready) = get(&running, "/readyz").await;
     assert!(code == 503 && ready.contains("\nretrying told work: "), "{code} {ready}");
     assert_eq!(get(&running, "/livez").await, (200, "alive\n".to_owned()));
@@ -587,11 +571,11 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
 
 #[tokio::test]
 async fn renewals_that_stand_still_are_no_life() {
-    let app = TestApp::start(App::with(consumers![work]).state(Lab::default())).await.unwrap();
+    let app = alone(&World::new("told")).await;
     let monitor = app.running().monitor().clone();
     app.advance(Duration::from_secs(3600)).await;
     assert!(monitor.health().live);
-    // What a thread that died would look like: the app is gone, and nothing renews any more.
+    // As when its thread died: the app is gone, and nothing renews any more.
     drop(app);
     sleep(Duration::from_secs(31)).await;
     assert!(monitor.health().stopped.unwrap().contains("renewals stand still"));
@@ -750,17 +734,16 @@ async fn one_trace_shows_an_http_request_and_all_that_comes_of_it_over_redis() {
 
 #[tokio::test]
 async fn each_attempt_is_a_span_that_says_how_it_failed() {
-    let (traced, lab) = (traced(), Lab::default());
-    lab.script("work", 1, [Act::Panic, Act::Hang]);
-    lab.script("work", 2, [Act::Permanent]);
-    let config = Config::new().consumers(ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(1)));
-    let app = App::with(consumers![work]).state(lab.clone()).config(config);
-    let app = TestApp::start(app).await.unwrap();
+    let (traced, world) = (traced(), World::new("told"));
+    world.lab.script("work", 1, [Act::Panic, Act::Hang]);
+    world.lab.script("work", 2, [Act::Permanent]);
+    let options = ConsumerOptions::DEFAULT.with_timeout(Duration::from_secs(1));
+    let app = world.process(consumers![work]).options(options).start().await;
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
     app.publish(&Turn { n: 1 }).await.unwrap();
     assert!(app.publisher().publish(&Step { n: 3 }).header("", "x").await.is_err());
-    app.settled().await.unwrap();
+    app.settled().await;
     let attempts: Vec<_> = traced
         .all("process told")
         .iter()
@@ -779,11 +762,10 @@ async fn each_attempt_is_a_span_that_says_how_it_failed() {
 
 #[tokio::test]
 async fn a_publish_of_many_is_one_span_and_the_parent_of_each_attempt() {
-    let (traced, lab) = (traced(), Lab::default());
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
-    let done = app.publisher().publish_all((1..=3).map(|n| Step { n })).await;
-    assert!(done.iter().all(Result::is_ok));
-    app.settled().await.unwrap();
+    let traced = traced();
+    let app = alone(&World::new("told")).await;
+    app.publish_all((1..=3).map(|n| Step { n })).await;
+    app.settled().await;
     let published = traced.one("publish told");
     assert_eq!(attribute(&published, "messaging.batch.message_count").as_deref(), Some("3"));
     let handled = traced.all("process told");
@@ -794,13 +776,11 @@ async fn a_publish_of_many_is_one_span_and_the_parent_of_each_attempt() {
 #[tokio::test]
 async fn an_attempt_about_a_batch_is_linked_to_each_publish_and_counts_each_event() {
     let traced = traced();
-    let app = TestApp::start(App::with(consumers![loads])).await.unwrap();
-    let publishes = (1..=3).map(|n| Step { n }).collect::<Vec<_>>();
-    let publisher = app.publisher();
-    for step in &publishes {
-        publisher.publish(step).await.unwrap();
+    let app = World::new("told").process(consumers![loads]).start().await;
+    for n in 1..=3 {
+        app.publish(&Step { n }).await.unwrap();
     }
-    app.settled().await.unwrap();
+    app.settled().await;
     let handled = traced.one("process told");
     assert_eq!(attribute(&handled, "messaging.batch.message_count").as_deref(), Some("3"));
     assert_eq!(attribute(&handled, "messaging.message.id"), None);
@@ -819,10 +799,10 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 #[tokio::test]
 async fn a_context_of_the_callers_own_goes_with_the_event_as_it_is() {
-    let (traced, lab) = (traced(), Lab::default());
-    let app = TestApp::start(App::with(consumers![work]).state(lab.clone())).await.unwrap();
+    let traced = traced();
+    let app = alone(&World::new("told")).await;
     app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT).await.unwrap();
-    app.settled().await.unwrap();
+    app.settled().await;
     let (published, handled) = (traced.one("publish told"), traced.one("process told"));
     assert_eq!(ids(&handled).0.to_string(), TRACE);
     assert_eq!(handled.parent_span_id.to_string(), "00f067aa0ba902b7");
@@ -836,17 +816,16 @@ async fn entries(broker: &dyn Broker, stream: &str) -> Vec<Arc<Entry>> {
 
 #[tokio::test]
 async fn without_opentelemetry_a_handler_passes_the_trace_of_its_event_on() {
-    let store = Embedded::new();
-    let app = App::with(consumers![makes]);
-    let app = TestApp::start_with(app, Arc::new(store.clone()), 1).await.unwrap();
+    let world = World::new("told");
+    let app = world.process(consumers![makes]).start().await;
     let publish = app.publisher().publish(&Step { n: 1 }).header("traceparent", PARENT);
     publish.header("tracestate", "vendor=1").await.unwrap();
     app.publisher().publish(&Step { n: 2 }).header("traceparent", "nonsense").await.unwrap();
     app.publish(&Step { n: 3 }).await.unwrap();
-    app.settled().await.unwrap();
-    let steps = entries(&store, "told").await;
+    app.settled().await;
+    let steps = entries(&world.store, "told").await;
     assert_eq!(steps[0].headers().get("traceparent"), Some(PARENT), "what the caller says is left as it is");
-    let made = entries(&store, "outcomes").await;
+    let made = entries(&world.store, "outcomes").await;
     let parent = made[0].headers().get("traceparent").unwrap();
     let parts: Vec<_> = parent.split('-').collect();
     assert_eq!((parts[0], parts[1], parts[3]), ("00", TRACE, "01"));
@@ -878,10 +857,10 @@ async fn spans_made(filter: &str) -> u64 {
     let filter: tracing_subscriber::filter::Targets = filter.parse().unwrap();
     let subscriber = tracing_subscriber::registry().with(made.clone().with_filter(filter));
     let _guard = tracing::subscriber::set_default(subscriber);
-    let app = TestApp::start(App::with(consumers![work]).state(Lab::default())).await.unwrap();
+    let app = alone(&World::new("told")).await;
     app.publish(&Step { n: 1 }).await.unwrap();
     app.publish(&Step { n: 2 }).await.unwrap();
-    app.settled().await.unwrap();
+    app.settled().await;
     made.0.load(Ordering::Relaxed)
 }
 

@@ -1,5 +1,5 @@
-//! What consumers of batches are promised: what gathers, in which order, what becomes of a batch that fails, and what a
-//! crash repeats.
+//! Promises to consumers of batches: what gathers, in which order, what becomes of a batch that fails, and what a crash
+//! repeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +80,7 @@ async fn dead(app: &Process) -> Vec<(u64, String, u32)> {
     app.dead::<Row>("load").await.iter().map(of).collect()
 }
 
-// What gathers.
+// Gathering.
 
 #[tokio::test]
 async fn a_backlog_comes_in_full_batches_and_the_rest_after_the_wait() {

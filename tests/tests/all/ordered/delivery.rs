@@ -1,6 +1,6 @@
-//! What ordered delivery promises, in virtual time: apps that share one embedded broker stand for processes.
+//! Promises of ordered delivery, in virtual time: apps that share one embedded broker stand for processes.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use streams_core::broker::{Acquired, BrokerErrorKind, Claim, DeadBounds, Groups, Letters};
 use streams_runtime::testing::TestApp;
@@ -8,7 +8,7 @@ use streams_runtime::{
     BoxError, Config, ConsumerOptions, Context, DeadLetter, EntryId, Error, Outcome, Phase, Start, State, Stopped,
     consumer, consumers, stream_event,
 };
-use streams_tests::{Act, Fault, Faulty, Gate, Lab, Op, Process, World, logged, millis, payload, secs};
+use streams_tests::{Act, BEGINNING, Fault, Faulty, Gate, Lab, Op, Process, World, logged, millis, payload, secs};
 use tokio::time::Instant;
 
 #[stream_event(stream = "lab")]
@@ -663,8 +663,7 @@ async fn a_new_group_may_begin_some_time_ago() {
 
 #[tokio::test]
 async fn a_new_group_may_begin_at_a_time_or_an_entry() {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let ms = u64::try_from((now + secs(1800)).as_millis()).unwrap();
+    let ms = u64::try_from((BEGINNING + secs(1800)).as_millis()).unwrap();
     assert_eq!(begins(Start::At(EntryId::new(ms, 0))).await, [3, 4, 5, 6]);
     assert_eq!(begins(Start::At(EntryId::MAX)).await, [5, 6]);
 }

@@ -1,4 +1,4 @@
-//! What `concurrency = n` promises, in virtual time: apps that share one embedded broker stand for processes.
+//! Promises of `concurrency = n`, in virtual time: apps that share one embedded broker stand for processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -201,7 +201,7 @@ async fn one_at_a_time_goes_by_the_order_of_the_stream() {
     assert_eq!(world.lab.events("ledger"), [1, 2, 2, 3]);
 }
 
-// What ends an event.
+// The ends of an event.
 
 #[tokio::test]
 async fn dead_letters_are_written_in_the_order_of_the_stream() {

@@ -1,4 +1,4 @@
-//! What ordered delivery promises: order, lanes and batches.
+//! Promises of ordered delivery: order, lanes and batches.
 
 mod delivery;
 mod lanes;

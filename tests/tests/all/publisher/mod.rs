@@ -1,4 +1,4 @@
-//! What publishing promises.
+//! Promises of publishing.
 
 mod publishing;
 mod writing;

@@ -1,4 +1,4 @@
-//! What publishing promises: partitions, limits, order, retention, and what is said when it fails.
+//! Promises of publishing: partitions, limits, order, retention, and the errors.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ struct Note {
     text: String,
 }
 
-/// Of one partition, beside another event.
+/// An event of one partition, beside another event.
 #[stream_event(stream = "logbook", retention = "1h")]
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
@@ -129,7 +129,7 @@ mod uuid_text {
     }
 }
 
-// What is refused before anything is sent.
+// Refusals before anything is sent.
 
 #[tokio::test]
 async fn what_no_consumer_would_accept_is_refused_and_nothing_is_sent() {
@@ -180,7 +180,7 @@ async fn publish_all_sends_nothing_of_a_partition_after_its_first_failure() {
     let (publisher, wire) = publisher();
     // Warmed up, so that the first append that fails is one of these.
     publisher.publish_all([quote("BTC-USD", 0), quote("ETH-USD", 0)]).await;
-    // What may go through later is tried again; a full server is the caller's business at once.
+    // A call that may go through later is tried again; a full server is the caller's business at once.
     wire.once(Op::Append, Fault::Fail(BrokerErrorKind::Full));
     let all = (1..=1_000).map(|n| quote("BTC-USD", n)).chain((1..=10).map(|n| quote("ETH-USD", n)));
     let receipts = publisher.publish_all(all).await;

@@ -1,4 +1,4 @@
-//! What publishing promises: writes are shared, order outlives a retry, trimming waits, durability is told.
+//! Promises of publishing: writes are shared, order outlives a retry, trimming waits, durability is reported.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,11 +13,10 @@ use streams_core::broker::{Acquired, Broker, BrokerErrorKind, Claim, LeaseView, 
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::testing::TestApp;
 use streams_runtime::{
     App, PublishError, Publisher, Receipt, State, StreamEvent, codec, consumer, consumers, stream_event,
 };
-use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, logged};
+use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, World, logged};
 use tokio::time::Instant;
 
 use crate::contract::step;
@@ -73,7 +72,7 @@ fn wire() -> (Faulty, Publisher) {
     (wire, publisher)
 }
 
-/// What stands in the stream: events with their ids, in order.
+/// The stream: events with their ids, in order.
 async fn entries(broker: &dyn Broker) -> Vec<(u64, String)> {
     let entries = broker.read(&partition_of::<Step>(), EntryId::ZERO, 100_000).await.unwrap();
     let event = |entry| codec::decode::<Step>(entry).unwrap().n;
@@ -484,8 +483,8 @@ async fn read_late(_: Kept, gate: State<Gate>) {
 #[tokio::test]
 async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() {
     let gate = Gate::default();
-    let app = App::with(consumers![read_dated, read_kept, help, read_late]).state(gate.clone());
-    let app = TestApp::start(app).await.unwrap();
+    let world = World::new("dated");
+    let app = world.process(consumers![read_dated, read_kept, help, read_late]).state(gate.clone()).start().await;
     for n in 0..10 {
         app.publish(&Dated { n }).await.unwrap();
         app.publish(&Kept { n }).await.unwrap();
@@ -498,12 +497,12 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
     let kept: Vec<_> = app.published::<Kept>().await.unwrap().into_iter().map(|kept| kept.n).collect();
     assert_eq!(kept, [9], "the entry at the checkpoint stays");
     assert_eq!(app.published::<Dated>().await.unwrap(), []);
-    // Nothing is missed, and nothing told as lost.
+    // No event is missed, and none reported as lost.
     for n in 10..20 {
         app.publish(&Dated { n }).await.unwrap();
         app.publish(&Kept { n }).await.unwrap();
     }
-    app.settled().await.unwrap();
+    app.settled().await;
     assert!(app.running().status().groups.iter().all(|group| group.losses == 0), "{:?}", app.running().status());
 }
 

@@ -1,4 +1,4 @@
-//! What a group as a work queue promises, in virtual time: apps that share one embedded broker stand for processes.
+//! Promises of a group as a work queue, in virtual time: apps that share one embedded broker stand for processes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -75,7 +75,7 @@ fn worker(world: &World, slots: u32) -> Launch<'_> {
     world.process(consumers![make, remove]).options(options().with_concurrency(slots))
 }
 
-// Who handles what.
+// The sharing of entries among processes.
 
 #[tokio::test]
 async fn every_event_is_handled_once_by_whichever_process_is_free() {
@@ -121,7 +121,7 @@ async fn a_partition_with_a_backlog_leaves_slots_to_the_others() {
         let app = world.process(consumers![read]).config(config).start().await;
         app.publish_all((1..=50).map(|n| Scanned { scanner: 1, n })).await;
         world.lab.called("readers", slots as usize).await;
-        // Of four more partitions.
+        // These are in four more partitions.
         app.publish_all([2, 3, 4, 5].map(|scanner| Scanned { scanner, n: 50 + scanner })).await;
         let before = world.lab.events("readers").len();
         let waits = |n| !world.lab.events("readers").contains(&n);
@@ -242,10 +242,7 @@ async fn attempts_and_waits_outlive_a_process() {
     b.settled().await;
     assert_eq!(world.lab.attempts("thumbnails", 1), [1, 2, 3]);
     assert!(began.elapsed() >= secs(38), "{:?}", began.elapsed());
-    assert!(
-        b.dead::<Uploaded>("thumbnails").await.is_empty(),
-        "no crash is put down to it, as it was in nobody's hand"
-    );
+    assert!(b.dead::<Uploaded>("thumbnails").await.is_empty(), "no crash is put down to it, as it was not in flight");
 }
 
 #[tokio::test]
@@ -326,7 +323,7 @@ async fn a_full_server_takes_what_is_no_dead_letter_and_a_stop_meanwhile_counts_
         world.lab.script("thumbnails", 1, [Act::PermanentAfter(secs(1))]);
         world.lab.script("thumbnails", 2, [Act::Sleep(secs(1))]);
         let app = worker(&world, 2).start().await;
-        // What tells of both is refused; then what tells of the letter, as long as there is one.
+        // The server refuses the ack of both; the app then acks the one without a dead letter first.
         world.wire.once(Op::Ack, Fault::Fail(BrokerErrorKind::Full));
         app.publish_all(uploads([1, 2])).await;
         let crew = world.queue("thumbnails").until_queue(|crew| crew.unsettled() == 1).await;
@@ -532,7 +529,7 @@ async fn a_handler_that_does_not_come_back_is_cancelled_at_its_timeout() {
     assert_eq!(world.lab.cancelled("thumbnails"), [1]);
 }
 
-// What goes wrong on the way.
+// Faults on the way.
 
 #[tokio::test]
 async fn an_answer_that_was_lost_loses_no_event_and_repeats_none() {
@@ -562,8 +559,8 @@ async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
         .start()
         .await;
     app.settled().await;
-    // The call after the one that hands it out is made when it was given back, and before that is said again; its answer comes
-    // before that, or after.
+    // The app sends the second fetch after the ack that gives the event back, and before it repeats that ack. The answer to the
+    // fetch comes before that repeat, or after it.
     for (n, after) in [(1, Duration::ZERO), (2, secs(1))] {
         world.wire.once(Op::Fetch, Fault::Delay(Duration::ZERO));
         world.wire.once(Op::Fetch, Fault::Lag(millis(10), after));
@@ -574,7 +571,7 @@ async fn what_is_in_hand_again_is_not_given_back_by_a_call_that_is_repeated() {
     }
 }
 
-/// What [`stubborn`] does: its first attempt blocks its thread until the lock is free, and fails; the others wait at the gate.
+/// The first attempt of [`stubborn`] blocks its thread until the lock is free, and fails; the others wait at the gate.
 #[derive(Clone, Default)]
 struct Stubborn {
     lock: Arc<Mutex<()>>,
@@ -864,7 +861,7 @@ async fn a_reset_takes_everything_out_of_all_hands() {
     world.queue("thumbnails").until_queue(|crew| crew.consumers.len() == 2).await;
 }
 
-// What does not go together.
+// Options that do not go together.
 
 #[tokio::test]
 async fn a_group_stays_what_it_was_made_as() {

@@ -1,4 +1,4 @@
-//! What a work queue promises, and random walks over its calls.
+//! Promises of a work queue, and random walks over its calls.
 
 mod delivery;
 mod walks;

@@ -1,6 +1,6 @@
-//! Random walks over a work queue: each call goes to a broker, and its answer to the [`Model`], which says what is wrong with it.
+//! Random walks over a work queue. Each call goes to a broker, and the [`Model`] checks its answer.
 //!
-//! `QUEUE_SEED` is the seed of the first walk, and `QUEUE_WALKS` says how many there are; a walk that fails tells its own.
+//! `QUEUE_SEED` is the seed of the first walk, and `QUEUE_WALKS` says how many there are; a walk that fails prints its own.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -83,7 +83,7 @@ impl Site {
         }
     }
 
-    /// Takes entries out of the waiting set: as a whole, or by one of the two ways in which they stand there; answers whether it can.
+    /// Takes entries out of the waiting set, as a whole or by one of the two ways in which they stand there. Answers whether it can.
     fn cut_waiting(&self, ids: &[EntryId], half: Option<bool>) -> bool {
         let Self::Redis { url, .. } = self else { return false };
         let key = group().waiting();
@@ -197,7 +197,7 @@ enum Sent {
     Mend(String, Damage, Option<Lost>),
 }
 
-/// What a call was answered.
+/// The answer to a call.
 struct Answer {
     fetched: Option<Fetched>,
     acked: Option<Acked>,
@@ -210,7 +210,7 @@ struct Client {
     ack: u64,
 }
 
-/// What has happened in walks, so that they are seen to go everywhere.
+/// Counts of events in walks, which show that the walks go everywhere.
 #[derive(Debug, Default)]
 struct Seen {
     chunks: u64,
@@ -231,7 +231,7 @@ struct Seen {
     keys: u64,
     drained: u64,
     untold: u64,
-    /// What went while it was in flight, and was told.
+    /// Entries that went while they were in flight, and were reported.
     gone: u64,
 }
 
@@ -356,7 +356,7 @@ impl Walk {
             },
             _ => {
                 known = self.model.unread(1 + self.dice.index(6));
-                // What stands there when it is read may go before it is fetched.
+                // An entry that was there at the read may go before the fetch.
                 if self.one_of(4) {
                     self.go_away().await?;
                 }
@@ -492,7 +492,7 @@ impl Walk {
         self.send(&sent).await.map(drop)
     }
 
-    /// What becomes of a chunk, entry by entry.
+    /// Picks the end of every entry of a chunk.
     fn left(&mut self, epoch: u64, call: u64, acks: &mut Acks) -> Left {
         let mut again = Vec::new();
         let mut kept = BTreeSet::new();
@@ -723,7 +723,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The waiting set is put back as it was, and nothing else: that is told, and nobody is given what it holds.
+    /// The waiting set alone is put back as it was: that is reported, and no fetch gives its entries out.
     async fn set_waiting_back(&mut self) -> Checked {
         let (Some(client), None) = (self.client(), self.model.damage) else { return Ok(()) };
         let Some((saved, then, _)) = self.saved.as_ref().filter(|(_, then, _)| then.damage.is_none()) else {
@@ -1001,7 +1001,7 @@ async fn redis_agrees_with_the_model_at_every_step() {
     println!("{walks} walks: {seen:?}");
 }
 
-/// A consumer gives an entry back, history is set back to before that, and the consumer goes on with the rest of the chunk.
+/// A consumer releases an entry, history is set back to before that, and the consumer goes on with the rest of the chunk.
 async fn goes_on_over_lost_acks(mut site: Site, broker: Arc<dyn Broker>) {
     broker.create(&group(), Start::Earliest).await.unwrap();
     let ids = broker.append(&partition(), vec![fields("a"), fields("b")], None).await.unwrap();

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, Groups};
-use streams_core::keys::StreamKey;
+use streams_core::broker::GroupState;
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::{
-    App, Config, Context, Publisher, Running, Start, State, Stopped, consumer, consumers, stream_event,
-};
-use streams_tests::{Fault, Faulty, Gate, Op, RedisServer};
+use streams_runtime::{App, Config, Context, Publisher, Start, State, Stopped, consumer, consumers, stream_event};
+use streams_tests::{Fault, Faulty, Gate, Op, Process, RedisServer, World};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -19,7 +16,7 @@ struct Step {
     n: u64,
 }
 
-/// What each group has been called with, and who waits at a gate.
+/// The calls of each group, and the gates at which some wait.
 #[derive(Clone, Default)]
 struct Seen {
     groups: Arc<Mutex<BTreeMap<String, Vec<u64>>>>,
@@ -89,27 +86,28 @@ macro_rules! groups {
 
 streams_tests::hundred_groups!(groups);
 
-async fn publish(broker: &Faulty, events: u64) {
-    let publisher = Publisher::new(Arc::new(broker.clone()) as Arc<dyn Broker>);
-    for first in (0..events).step_by(1_000) {
-        let page = (first..events.min(first + 1_000)).map(|n| Step { n });
-        publisher.publish_all(page).await.into_iter().for_each(|receipt| drop(receipt.unwrap()));
-    }
+/// A world with a backlog.
+async fn backlog(events: u64) -> World {
+    let world = World::new("backlog");
+    world.publish((0..events).map(|n| Step { n })).await;
+    world
 }
 
-async fn start(broker: &Faulty, groups: usize, seen: &Seen, config: Config) -> Running {
-    let app = App::with(hundred().into_iter().take(groups)).state(seen.clone()).config(config);
-    app.broker(Arc::new(broker.clone())).start().await.unwrap()
+/// A process with so many groups.
+async fn start(world: &World, groups: usize, seen: &Seen, config: Config) -> Process {
+    world.process(hundred().into_iter().take(groups)).state(seen.clone()).config(config).start().await
 }
 
-/// What each group asks for with its first look, which is its own.
+/// The entries that each group asks for with its first look, which is its own.
 const LOOK: u64 = 17;
 
 async fn a_hundred_read_once(broker: Faulty, events: u64) {
-    publish(&broker, events).await;
+    let publisher = Publisher::new(Arc::new(broker.clone()));
+    let published = publisher.publish_all((0..events).map(|n| Step { n })).await;
+    assert!(published.iter().all(Result::is_ok));
     // They begin together: nobody goes on before all are there.
     let seen = Seen { held: Some((None, 0)), ..Seen::default() };
-    let app = start(&broker, 100, &seen, Config::new()).await;
+    let app = App::with(hundred()).state(seen.clone()).broker(Arc::new(broker.clone())).start().await.unwrap();
     seen.gate.arrived(100).await;
     seen.gate.open();
     seen.reached(100, events - 1).await;
@@ -133,68 +131,62 @@ async fn a_hundred_groups_that_begin_together_read_a_backlog_once_on_a_server() 
     let stats: String = server.run("INFO commandstats");
     let calls =
         stats.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
-    // Looks and reads alike: a hundred and some looks, of which each looks at few entries and then at more, and a read for every
-    // 16 entries at the very worst.
+    // Looks and reads count alike: a hundred and some looks, each at few entries and then at more. At the very worst there is
+    // one read per 16 entries.
     let calls: u64 = calls.unwrap();
     assert!(calls < 2 * 100 * 4 + 5_000 / 16, "{calls} calls of XRANGE");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_group_holds_nobody_up_and_goes_on_where_what_was_kept_has_gone() {
-    let broker = Faulty::over(Arc::new(Embedded::new()));
-    publish(&broker, 10_000).await;
+    let world = backlog(10_000).await;
     let seen = Seen { held: Some((Some("g03"), 100)), ..Seen::default() };
     let mut config = Config::new();
     // A twentieth of the backlog.
     config.window_bytes = 200_000;
-    let app = start(&broker, 10, &seen, config).await;
+    let app = start(&world, 10, &seen, config).await;
     seen.reached(9, 9_999).await;
-    let alone = broker.entries_read();
+    let alone = world.wire.entries_read();
     seen.gate.open();
     seen.reached(10, 9_999).await;
     seen.assert_all(10, 10_000);
     assert!(
-        broker.entries_read() - alone > 8_000,
+        world.wire.entries_read() - alone > 8_000,
         "it should have read on alone: what the others read was not kept for it"
     );
-    assert!(broker.entries_read() < 25_000, "{} entries were read for two places", broker.entries_read());
-    assert_eq!(app.shutdown().await, Stopped::Clean);
+    assert!(world.wire.entries_read() < 25_000, "{} entries were read for two places", world.wire.entries_read());
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_fails_fails_for_everybody_and_everybody_goes_on() {
-    let broker = Faulty::over(Arc::new(Embedded::new()));
-    publish(&broker, 3_000).await;
+    let world = backlog(3_000).await;
     let seen = Seen { held: Some((None, 500)), ..Seen::default() };
-    let app = start(&broker, 5, &seen, Config::new()).await;
+    let app = start(&world, 5, &seen, Config::new()).await;
     seen.gate.arrived(5).await;
-    broker.once(Op::Read, Fault::LoseReply);
+    world.wire.once(Op::Read, Fault::LoseReply);
     seen.gate.open();
     seen.reached(5, 2_999).await;
-    // What was handled was committed before the groups began again, so nothing comes twice.
+    // All handled events were committed before the groups began again, so nothing comes twice.
     seen.assert_all(5, 3_000);
-    assert_eq!(app.shutdown().await, Stopped::Clean);
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_group_that_is_taken_away_leaves_the_read_to_the_others() {
-    let broker = Faulty::over(Arc::new(Embedded::new()));
-    publish(&broker, 3_000).await;
+    let world = backlog(3_000).await;
     let seen = Seen { held: Some((None, 500)), ..Seen::default() };
-    let app = start(&broker, 2, &seen, Config::new()).await;
+    let app = start(&world, 2, &seen, Config::new()).await;
     seen.gate.arrived(2).await;
     let reading = Gate::default();
-    broker.once(Op::Read, Fault::Hold(reading.clone()));
+    world.wire.once(Op::Read, Fault::Hold(reading.clone()));
     seen.gate.open();
     reading.arrived(1).await;
     // Its lease goes to nobody: it begins again from the end, and the read that it began is for the other one.
-    app.admin().reset("backlog", "g00", Start::Latest).await.unwrap();
-    let key = StreamKey::new(None, "backlog", 1).partition(0).group("g00");
-    crate::group::loss::until(|| async {
-        let state = broker.state(&key).await.unwrap().unwrap();
-        (state.reset > 0 && state.lease.epoch > state.reset && !state.lease.owner.is_empty()).then_some(())
-    })
-    .await;
+    app.running().admin().reset("backlog", "g00", Start::Latest).await.unwrap();
+    let is_back =
+        |state: &GroupState| state.reset > 0 && state.lease.epoch > state.reset && !state.lease.owner.is_empty();
+    world.group("g00").until(is_back).await;
     reading.open();
     seen.reached(1, 2_999).await;
     let seen = seen.groups.lock().unwrap();

@@ -1,5 +1,6 @@
-//! Large events: reads over lines that carry few of them, the memory of many groups, what an idle program reads, and entries that
-//! no process could hold.
+//! Large events: reads over slow lines, the memory of many groups, an idle program, and entries that no process could hold.
+//!
+//! The apps start without a `World`, because most tests run on a real server and in real time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -269,7 +270,7 @@ async fn an_idle_program_reads_as_much_whatever_its_last_entry_weighs() {
     let waited = async |more: u64| {
         let before = waits();
         while waits() < before + more {
-            // Whoever looks at the metrics has the ends of partitions looked at.
+            // A look at the metrics makes the process look at the ends of partitions.
             drop(app.status());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -342,7 +343,7 @@ async fn a_server_that_ends_connections_over_large_events_is_warned_of() {
         Redis::open(&server.url()).unwrap().connect().await.unwrap();
         assert_eq!(log.count("the server ends connections over the largest events"), warnings, "{}", log.text());
     }
-    // Who may not ask is not refused either, so that no operator wonders.
+    // A user without the right to ask is not refused either, so that no operator wonders.
     let server = Options::default().user("app on >secret ~* +@all -config").args(small).start();
     let url = server.url().replace("redis://", "redis://app:secret@");
     let log: Log = logged();

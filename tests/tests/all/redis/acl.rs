@@ -1,4 +1,4 @@
-//! Users with the least rights: each program lives its whole life with the rules that `Acl` writes for it, and may do no more.
+//! Users with the least rights. Each program lives its whole life with the rules that `Acl` writes for it, and may do no more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,7 +177,7 @@ async fn programs_that_share_work_live_with_the_least_rights() {
     // One of them fails once, and comes again.
     lab.called("send", 51).await;
     gone.settled().await.unwrap();
-    // A process that is gone without a word: another frees what it had in hand.
+    // A process is gone without a word, and another one reclaims its entries in flight.
     lab.script("send", 50, [Act::Hang]);
     publisher.publish(&mail(50)).await.unwrap();
     lab.called("send", 52).await;

@@ -1,4 +1,4 @@
-//! What only a server has: addresses, log-ins, permissions, a memory that ends, connections that break, other clients.
+//! Only a server has these: addresses, log-ins, permissions, a memory that ends, connections that break, other clients.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -248,7 +248,7 @@ async fn a_node_of_a_cluster_is_refused_at_the_first_connection() {
         let admin = Admin::on(Arc::new(broker), None).unwrap();
         says(&admin.resume("trades", "risk").await.unwrap_err(), BrokerErrorKind::Unsupported, &words);
     }
-    // Who may not ask for it is told by the first key: of a cluster that is not whole, and that is elsewhere.
+    // A user without the right to INFO learns it from the first key: the cluster is not whole, or the key is elsewhere.
     let blind = Redis::open(&server.url().replace("redis://", "redis://blind:hunter2@")).unwrap();
     blind.connect().await.unwrap();
     says(&blind.state(&risk()).await.unwrap_err(), BrokerErrorKind::Unsupported, &words[1..]);
@@ -339,7 +339,7 @@ fn a_host_is_found_while_handlers_hold_all_the_threads_that_may_block() {
     });
 }
 
-/// A line that brings so many bytes a second from the server.
+/// A network that brings so many bytes per second from the server.
 fn slow_line(server: &RedisServer, rate: usize) -> u16 {
     const STEPS: usize = 20;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -790,7 +790,7 @@ async fn the_servers_own_group_shows_the_position() {
     assert_eq!(position(), (all[2].to_string(), Some(3), Some(1)), "and by the release");
 }
 
-/// XTRIM .. ACKED (Redis 8.2) passes over what a consumer has in hand, and calls nothing deleted.
+/// XTRIM .. ACKED (Redis 8.2) passes over entries in flight, and calls nothing deleted.
 #[tokio::test]
 async fn a_hole_of_a_trim_that_passes_over_entries_is_no_proof_of_anything() {
     let url = RedisServer::shared().database();
@@ -810,7 +810,7 @@ async fn a_hole_of_a_trim_that_passes_over_entries_is_no_proof_of_anything() {
     assert_eq!(at().await.deleted, Some(EntryId::ZERO), "nothing is gone");
     let floor = all[3].to_string();
     if run(&["XTRIM", "trades", "MINID", "=", &floor, "ACKED"], client).is_err() {
-        // A server that has it not: there a hole that nobody has made proves something, whoever reads the stream.
+        // A server without ACKED: there a hole that nobody has made proves something, whoever reads the stream.
         run(&["XDEL", "trades", &all[1].to_string()], client).unwrap();
         assert_eq!(at().await.deleted, Some(all[1]));
         return;
@@ -941,7 +941,7 @@ async fn no_group_asks_for_the_list_of_all_groups() {
     }
     let stats: String = server.run("INFO commandstats");
     assert!(stats.contains("cmdstat_xinfo|consumers") && !stats.contains("cmdstat_xinfo|groups"), "{stats}");
-    // Who asks for one that is not there is told so; and what the server refuses is no answer.
+    // A missing group is reported as missing, and a refusal of the server is no answer.
     redis::cmd("XGROUP").arg("DESTROY").arg("trades").arg("one").exec(&mut RedisServer::client(&server.url())).unwrap();
     assert!(!broker.snapshot(&trades.group("one"), EntryId::ZERO, 1).await.unwrap().marker);
     server.run::<()>("ACL SETUSER default -xinfo|consumers");

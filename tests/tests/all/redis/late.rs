@@ -1,4 +1,4 @@
-//! Bytes that a network holds back and brings later: what was given up is done never, or changes nothing that came after it.
+//! A network holds bytes back and brings them later. A call that was given up is never done, or changes no later one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -28,7 +28,7 @@ struct Network {
 struct Plan {
     /// The connection that carries this holds it back, with all that follows.
     hold: Option<Vec<u8>>,
-    /// Its client is told that the connection has ended.
+    /// Its client sees the end of the connection.
     cut: bool,
     held: Vec<Arc<Mutex<Held>>>,
 }
@@ -149,7 +149,7 @@ struct Site {
     plain: Redis,
 }
 
-/// Who logs in.
+/// The user who logs in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum User {
     /// With the rights that `Acl` gives.

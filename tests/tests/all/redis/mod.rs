@@ -1,4 +1,4 @@
-//! What only a real server can show: its commands, users, connections and failures.
+//! Only a real server can show these: its commands, users, connections and failures.
 
 pub(crate) mod connection;
 mod queue;

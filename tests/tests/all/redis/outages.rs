@@ -1,4 +1,4 @@
-//! What outages and refusals of a real server do to an app: one line of log, nothing lost or out of order, and it goes on.
+//! Outages and refusals of a real server cost an app one line of log: nothing is lost or out of order, and it goes on.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,14 +29,14 @@ struct Pulse {
     n: u64,
 }
 
-/// Of another stream: whether it is added does not matter.
+/// An event of another stream: whether it is added does not matter.
 #[stream_event(stream = "probe")]
 #[derive(Debug, Clone, PartialEq)]
 struct Probe {
     filler: String,
 }
 
-/// What the handlers were called with, in order.
+/// The calls of the handlers, in order.
 #[derive(Debug, Clone, Default)]
 struct Seen(Arc<Mutex<BTreeMap<Place, Vec<EntryId>>>>);
 
@@ -90,7 +90,7 @@ impl Site {
     }
 
     async fn start(args: &[&str]) -> Self {
-        // What was answered is in the file, whatever ends the server: the file system keeps it.
+        // Every answered write survives a kill of the server, because the file system keeps it.
         let options = Options::default().args(["--appendonly", "yes", "--appendfsync", "no"]);
         let server = options.args(args.iter().copied()).start();
         let url = server.url();
@@ -150,7 +150,7 @@ fn entries(url: &str, partition: u32) -> Vec<EntryId> {
 struct Outage {
     begin: fn(&mut RedisServer),
     end: fn(&mut RedisServer),
-    /// What the error of a publish says, where there is an answer.
+    /// Words of the error of a publish, where there is an answer.
     says: Option<&'static str>,
 }
 
@@ -167,7 +167,7 @@ async fn survives(args: &[&str], outage: Outage) {
     // A silent server is asked for ten seconds, and then it is known no better.
     if let Some(says) = outage.says {
         let began = Instant::now();
-        // What broke the connection is told first, then what keeps it from being made.
+        // The first error names the break of the connection, later ones the reason why no new one is made.
         while let error = site.probe().await.unwrap_err()
             && (error.is_indefinite() || !error.to_string().contains(says))
         {
@@ -443,7 +443,7 @@ async fn blocked(consumers: impl IntoIterator<Item = Registration>, events: u64)
     let app = app.broker(Arc::new(Redis::open(&server.url()).unwrap())).config(Config::new().lease(LEASE));
     let app = app.start().await.unwrap();
     let (monitor, publisher) = (app.monitor().clone(), app.publisher().clone());
-    // On this thread, which is none of the executor's: an executor that is blocked may tell no time.
+    // On this thread, which is none of the executor's: a blocked executor runs no timer.
     let waits = |ready: bool| {
         let began = Instant::now();
         while monitor.health().ready != ready {
@@ -525,7 +525,7 @@ async fn a_password_that_is_changed_is_an_outage_until_it_is_right_again() {
     assert!(lines.len() <= 4, "{lines:#?}");
 }
 
-/// One partition is refused, with words that name what is wrong; the others go on, and so does it when it is mended.
+/// The server refuses one partition, and the reason has these words. The others go on, and so does it when it is mended.
 async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(&RedisServer)) {
     let before = site.log.text().len();
     let group = |site: &Site, partition: u32| {
@@ -551,7 +551,7 @@ async fn stops_its_own_partition_only(site: Site, words: &[&str], mend: impl Fn(
         let entries = entries(&site.server.url(), partition);
         site.wait_until("going on", |site| GROUPS.iter().all(|group| site.seen.of(group, partition) == entries)).await;
     }
-    // One line a group for as long as nobody mends it.
+    // One line per group for as long as nobody mends it.
     let errors = site.log.lines_since(before).iter().filter(|line| line.contains("ERROR")).count();
     assert!(errors <= GROUPS.len(), "{}", site.log.text());
     mend(&site.server);
@@ -585,7 +585,7 @@ async fn a_key_that_may_not_be_used_stops_its_own_partition_until_it_is_mended()
     stops_its_own_partition_only(site, &["NOPERM", "pulse.2", "ACL"], mend).await;
 }
 
-/// What a network does to the next bytes that come from the server.
+/// The damage of a network to the next bytes that come from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     /// Other bytes come in their place.

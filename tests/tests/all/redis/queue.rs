@@ -1,5 +1,5 @@
-//! Work queues where only a server has them: what is recorded, a waiting set that somebody has deleted, emptied or restored, memory that
-//! ends, keys of another type.
+//! Work queues as only a server has them: their keys, memory that ends, and keys of another type. An operator deletes, empties
+//! or restores the waiting set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -131,7 +131,7 @@ impl Site {
         self.case.broker.queue(&work()).await.unwrap().unwrap()
     }
 
-    /// Fetches all that is new and gives it back, the one for a time, the next for a build, the others at once.
+    /// Fetches all new entries and lets them wait: the first for a time, the second for a build. The others may run at once.
     async fn wait(&self, worker: &mut Worker, all: &[EntryId]) {
         let fetch = worker.fetch(all.len());
         assert_eq!(ids_of(&self.chunk(&fetch).await).1, all);
@@ -198,7 +198,7 @@ fn by_id(id: EntryId) -> (String, f64) {
     (id.to_string(), -TWO_52 + id.ms as f64)
 }
 
-// What stands on the server.
+// The keys on the server.
 
 #[tokio::test]
 async fn the_record_of_a_small_history_is_as_documented() {
@@ -233,7 +233,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
     state.insert(two.clone(), format!("1 {} {} -", all[4].previous(), all[4]));
     assert_eq!(site.everything(), (state.clone(), BTreeMap::new()));
 
-    // Of the one chunk two entries are still in flight; of the other nothing is.
+    // Two entries of the first chunk are still in flight, and none of the second.
     let mut acks = a.acks();
     let range = Range { after: EntryId::ZERO, to: all[3], number: 1, except: vec![all[0], all[1], all[3]] };
     let item = Item { id: all[1], failed: 2, crashes: 1, charged: true };
@@ -273,7 +273,7 @@ async fn the_record_of_a_small_history_is_as_documented() {
     assert_eq!(site.ack(&acks).await, Acked::Done);
     assert_eq!(site.state(), state);
 
-    // What waits is given out again, and nothing of the waiting set is left when the last goes.
+    // Waiting entries are given out again, and the waiting set is gone when the last one is settled.
     let mut third = a.fetch(9);
     third.takes = events(&[("Trade", 2)]);
     third.longest_wait = Duration::ZERO;
@@ -586,7 +586,7 @@ async fn a_waiting_set_that_somebody_has_replaced_is_found_by_every_call_and_men
         let look = site.look().await;
         assert_eq!((look.damage, look.waiting), (Some(damage), 2), "{how}");
         assert_eq!(site.everything(), before, "{how}");
-        // What gives nothing back does not touch the set.
+        // An ack that lets nothing wait does not touch the set.
         let mut ended = a.acks();
         ended.chunks = vec![(fetch.call, Left { range: None, again: vec![] })];
         assert_eq!(site.ack(&ended).await, Acked::Done, "{how}");
@@ -840,7 +840,7 @@ async fn a_queue_whose_state_was_deleted_is_not_adopted_while_something_waits() 
     let error = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap_err();
     says(&error, BrokerErrorKind::Refused, &[STATE, WAITING, "XGROUP DESTROY"]);
     assert_eq!((site.waiting(), site.run::<u64>(&format!("EXISTS {STATE}"))), (waiting, 0));
-    // Whoever gives that up goes on where the group is.
+    // An operator who gives the waiting set up goes on where the group is.
     site.run::<u64>(&format!("DEL {WAITING}"));
     let adopted = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap();
     assert!(matches!(adopted, Adopted::Done(Adoption { at, .. }) if at == all[2]), "{adopted:?}");

@@ -1,4 +1,4 @@
-//! Each call of each role with each of its rights taken away, one by one: what is said to be refused was not done, in no part.
+//! Each call of each role with each of its rights taken away, one by one. A call that is refused has done nothing, in no part.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

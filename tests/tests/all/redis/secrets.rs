@@ -1,4 +1,4 @@
-//! No password in a log, an error, a `Debug` or a message, whatever goes wrong: a canary is sent down every path that we know.
+//! No log, error, `Debug` or message shows a password, whatever goes wrong. A canary goes down every path that we know.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -161,7 +161,7 @@ async fn a_connection_that_cannot_be_made_does_not_give_its_password_away() {
     let (open, port, full) = (RedisServer::shared().port(), server.port(), full.port());
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
 
-    // What servers and proxies say that repeat what they were sent: in full, up to a length, with characters changed.
+    // Replies of servers and proxies that repeat the request: in full, up to a length, with characters changed.
     let all = fake(|words| {
         format!("-ERR unknown command '{}', with args beginning with: '{}'\r\n", words[0], words[1..].join("' '"))
     });

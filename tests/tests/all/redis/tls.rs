@@ -1,4 +1,4 @@
-//! TLS to the server: whom the broker trusts, what it says when it does not, and an app whose every connection uses it.
+//! TLS to the server: the authorities that the broker trusts, its errors, and an app whose every connection uses TLS.
 
 use std::fs;
 use std::io::Write;
@@ -357,7 +357,7 @@ async fn a_service_takes_tls_from_its_environment() {
     let all = [("STREAMS_TLS_CA", &*ca_file), ("STREAMS_TLS_CERT", &*certificate), ("STREAMS_TLS_KEY", &*key)];
     let mine = fs::read_to_string(&certificate).unwrap();
     let tls = Tls::new().ca_pem(ca.pem()).client_pem(mine, fs::read_to_string(&key).unwrap());
-    // What the system trusts can be named, too.
+    // The certificates that the system trusts can be named, too.
     for (site, envs) in [(&mutual, &all[..]), (&open, &[("SSL_CERT_FILE", &*ca_file)])] {
         let running = worker(&site.url(), envs);
         let publisher = Publisher::new(Arc::new(Redis::open_with(&site.url(), &tls).unwrap()));

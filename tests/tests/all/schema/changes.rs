@@ -1,4 +1,4 @@
-//! Schemas that cannot break in silence: what a user's crate is told when its events change.
+//! Schemas that cannot break in silence: the messages to a user's crate when its events change.
 
 use streams_tests::UserCrate;
 
@@ -200,7 +200,7 @@ const CHANGES: &[Change] = &[
         ],
         Some(("more: Option<u8>", &["`more`: added [the event allows no change]"])),
     ),
-    // What breaks nobody.
+    // Changes that break nobody.
     (&[("pub price: f64,", "pub price: f64,\n pub more: Option<u8>,")], None),
     (&[("pub price: f64,", "pub price: f64,\n #[serde(default)] pub more: Vec<Leg>,")], None),
     (&[("    pub venue: Option<String>,\n    #[serde", "    #[serde")], None),
@@ -542,8 +542,8 @@ fn a_crate_that_forbids_every_lint_it_can_is_compiled_and_tested() {
         #[stream_event(stream = \"trades\", key = symbol)]
         #[derive(Debug)]
         pub struct Trade {
-            /// What.
-            pub symbol: String,
+            /// The instrument.
+                        pub symbol: String,
             /// Which way.
             pub side: Side,
             /// In parts.
@@ -642,7 +642,7 @@ fn a_module_of_the_library_and_of_a_program_is_locked_once() {
     assert_eq!(shop.read("schemas/trades.lock.json"), lock);
     shop.test_all(&[("STREAMS_BLESS", "publish")]).expect("it is marked");
     shop.test_all(&[("CI", "true")]).expect("it is the same event");
-    // Whoever declares it alone from now on.
+    // The other crate alone declares it from now on.
     shop.write("src/lib.rs", "");
     shop.test_all(&[("CI", "true")]).expect("it is still declared");
 }
@@ -693,7 +693,7 @@ fn events_that_only_tests_see_are_not_locked() {
     let locks: Vec<_> =
         std::fs::read_dir(shop.path("schemas")).unwrap().map(|lock| lock.unwrap().file_name()).collect();
     assert_eq!(locks, ["trades.lock.json"]);
-    // What is no test, and looks like one.
+    // A module that is no test, and looks like one.
     edit(&shop, "#[cfg(test)] mod tests", "pub mod tests");
     let errors = shop.check(&[]);
     assert_eq!(errors.len(), 1, "{errors:?}");

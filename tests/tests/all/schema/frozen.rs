@@ -162,7 +162,7 @@ use streams_core::{event_type, frozen_event, stream_event};
 pub struct Tick(pub u8, pub String);
 
 frozen_event! {
-    /// What an order was.
+    /// An order as it was.
     pub OrderV1, stream = "orders", name = "Order", version = 1, key = customer, types = { "tick@1" => Tick }
 }
 

@@ -1,4 +1,6 @@
-//! What builds of different age say to each other: two shapes of one event, a version ahead of a group, and silence otherwise.
+//! Builds of different age warn of two shapes of one event and of a version ahead of a group, and of nothing else.
+//!
+//! Most tests run on every kind of broker in real time, so they start their programs without a `World`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +8,8 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerErrorKind, Members, Notes};
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::{Embedded, Redis};
-use streams_runtime::testing::TestApp;
 use streams_runtime::{App, Phase, Publisher, Registration, Running, Stopped, consumers};
-use streams_tests::{Fault, Faulty, Gate, Log, Op, Options, RedisServer, logged, logged_from};
+use streams_tests::{Fault, Faulty, Gate, Log, Op, Options, RedisServer, World, logged, logged_from};
 use tracing::Level;
 
 /// As one team declares it.
@@ -158,7 +159,7 @@ async fn two_builds_that_cannot_read_each_other_are_told_once_with_both_sides_an
                 "HDEL streams:{fills}:_builds 'knows:Trade:all-",
             ],
         );
-        // Nor is it said again by the publisher of the same app, for any event.
+        // The publisher of the same app does not log it again, for any event.
         let event = risk::Trade { symbol: String::new(), price: String::new() };
         risk.publisher().publish(&event).await.unwrap();
         risk.publisher().publish(&event).await.unwrap();
@@ -229,9 +230,9 @@ async fn nothing_is_said_when_builds_agree() {
 
 #[tokio::test]
 async fn who_runs_already_hears_of_a_newcomer_within_the_hour_and_once() {
-    let (log, broker) = (logged(), Arc::new(Embedded::new()));
-    let feed = TestApp::start_with(App::with(consumers![feed::take]), broker.clone(), 1).await.unwrap();
-    let _risk = TestApp::start_with(App::with(consumers![risk::take]), broker, 2).await.unwrap();
+    let (log, world) = (logged(), World::new("fills"));
+    let feed = world.process(consumers![feed::take]).start().await;
+    let _risk = world.process(consumers![risk::take]).start().await;
     assert_eq!(log.count("two builds"), 1);
     feed.advance(Duration::from_secs(3601)).await;
     let found = lines(&log, "two builds");
@@ -312,16 +313,16 @@ async fn consumers_that_are_deployed_first_are_worth_no_warning() {
 
 #[tokio::test]
 async fn what_a_group_reads_is_for_its_owner_to_say() {
-    let broker = Arc::new(Embedded::new());
-    let reads = async || broker.notes(&fills(), &Notes::new(), &[]).await.unwrap()["reads:pair"].clone();
-    let owner = TestApp::start_with(App::with(consumers![next::pair]), broker.clone(), 1).await.unwrap();
-    owner.settled().await.unwrap();
+    let world = World::new("fills");
+    let reads = async || world.store.notes(&fills(), &Notes::new(), &[]).await.unwrap()["reads:pair"].clone();
+    let owner = world.process(consumers![next::pair]).start().await;
+    owner.settled().await;
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
-    // Who starts says it first, in case that it takes over.
+    // A process that starts writes its note at once, because it may take over.
     // As a member it could become the owner.
-    let wire = Faulty::over(broker.clone());
+    let wire = world.wire();
     wire.always(Op::Attend, Fault::Fail(BrokerErrorKind::Unavailable));
-    let older = TestApp::start_with(App::with(consumers![feed::pair]), Arc::new(wire.clone()), 2).await.unwrap();
+    let older = world.process(consumers![feed::pair]).on(&wire).start().await;
     says(&reads().await, &[r#""events":{"Trade":[1,1]}"#]);
     owner.advance(Duration::from_secs(3601)).await;
     says(&reads().await, &[r#""events":{"Trade":[2,2]}"#]);
@@ -352,7 +353,7 @@ async fn a_group_that_is_gone_is_not_spoken_of() {
     }
 }
 
-// What it costs.
+// Costs.
 
 #[tokio::test]
 async fn a_broker_that_does_not_answer_holds_nothing_up() {

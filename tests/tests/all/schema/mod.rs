@@ -1,4 +1,4 @@
-//! What becomes of events whose schema changes: in the compiler, in a lock file, and between two builds.
+//! Events whose schema changes: in the compiler, in a lock file, and between two builds.
 
 mod versions;
 mod frozen;

@@ -7,7 +7,7 @@ use streams_runtime::{
 };
 use streams_tests::{Process, Record, World, logged};
 
-/// What each handler was called with: version stored, and the event as it understood it.
+/// The calls of handlers: version stored, and the event as the handler understood it.
 pub(crate) type Seen = Record<(u32, String)>;
 
 /// The first build.
@@ -111,7 +111,7 @@ mod v3 {
     }
 }
 
-/// What no build may hold.
+/// Events that no build may hold.
 mod wrong {
     use super::*;
 
@@ -285,7 +285,7 @@ async fn an_old_producer_is_warned_of_groups_that_no_longer_read_its_version_and
         let app = builds.build(consumers).await;
         builds.publish(&fill_v3("A", 100)).await;
         app.settled().await;
-        // By the app's own clock: what was said long ago is forgotten.
+        // By the app's own clock: it forgets notes of long ago.
         app.publish(&fill_v1("B", 1.0)).await.unwrap();
         app.settled().await;
         assert_eq!(log.text().contains("from version 2 on"), is_warned, "{}", log.text());
