@@ -144,8 +144,8 @@ pub(crate) fn holds_to_schema<E: StreamEvent>() -> Result<(), String> {
 /// The event of an entry. An event of an older version is upcast step by step, back to the event's `oldest` version.
 ///
 /// # Errors
-/// When the entry holds another event, a version that is not read, or bytes that are not such an event; or when an
-/// upcaster refuses it.
+/// When the entry holds another event, a version that is not read, or bytes that are no such event. Also when an upcaster
+/// refuses it.
 pub fn decode<E: StreamEvent>(entry: &Entry) -> Result<E, DecodeError> {
     let info = E::INFO;
     let refuse = |problem| Err(DecodeError { event: info, problem });

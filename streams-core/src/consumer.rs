@@ -237,6 +237,8 @@ pub struct ConsumerInfo {
 }
 
 /// The options of `#[consumer(..)]`; `None` is the app's default.
+///
+/// They are one value, because the attribute, the app, its groups and the environment override each option alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConsumerOptions {

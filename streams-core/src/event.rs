@@ -32,7 +32,7 @@ pub trait StreamEvent: SchemaType + Serialize + DeserializeOwned + Send + Sync +
     }
 }
 
-/// The arguments of `#[stream_event(..)]` on an event type.
+/// The arguments of `#[stream_event(..)]` on an event type. They are one value, because the attribute writes one constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventInfo {
     /// The stream that carries the event.

@@ -90,7 +90,7 @@ mod tests {
         assert_eq!((left.given_id(), left.field("event").map(<[u8]>::len)), (Some("xxx"), Some(9)));
         assert_eq!(left.field("payload").map(<[u8]>::len), Some(KEPT_BYTES));
         assert!(left.weight() < 8 * 1024 && left.fields().last().is_some_and(|(name, _)| name == b"tenant"));
-        assert_eq!(in_short(&left), short, "with an event id the two are told as one");
+        assert_eq!(in_short(&left), short, "with an event id the two are said as one");
         let many = entry(&vec![("header", 100_000); 1_000]);
         assert!(cut(many).weight() < KEPT_FIELDS * (KEPT_BYTES + 200));
     }

@@ -48,7 +48,8 @@ enum Place {
     Field,
 }
 
-/// The attributes of one container, variant or field, as far as they change the wire form.
+/// The attributes of one container, variant or field, as far as they change the wire form. They are one value, because serde has
+/// one list of attributes, and each place refuses those that are not its own.
 #[derive(Default)]
 struct Attrs {
     rename: Option<String>,

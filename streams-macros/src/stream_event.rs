@@ -56,7 +56,7 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) 
     }
 }
 
-/// The arguments of the attribute.
+/// The arguments of the attribute, one field each: the expansion writes them into one `EventInfo`.
 struct Options {
     root: TokenStream,
     stream: Option<LitStr>,

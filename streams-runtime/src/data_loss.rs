@@ -13,7 +13,7 @@ pub struct DataLoss {
     /// The lost entries lie above this one. Where history was cut it is one that the group has read and that is still
     /// there, or 0-0 where the process knows of none.
     pub from: EntryId,
-    /// And not above this one. Of a history that was cut it is as far as the group had read: what came after that, nobody knows.
+    /// And not above this one. A history that was cut counts up to where the group had read, because nobody knows of later entries.
     pub to: EntryId,
     /// How many entries are lost, exactly; `None` when nobody can know.
     pub count: Option<u64>,

@@ -67,7 +67,7 @@ pub(crate) fn chain(info: &'static EventInfo) -> impl Iterator<Item = &'static E
     std::iter::successors(Some(info), |info| info.upcast_from)
 }
 
-/// Tells one declaration of an event from another.
+/// Distinguishes one declaration of an event from another.
 pub(crate) fn declared_at(info: &EventInfo) -> (&'static str, u32, &'static str) {
     (info.file, info.line, info.type_name)
 }

@@ -11,7 +11,7 @@ use crate::halt::Halt;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Everything that is wrong with what the program declares or was told.
+    /// Everything that is wrong with what the program declares or is configured to do.
     #[error("this app cannot start: {}", .0.join("; "))]
     Refused(Vec<String>),
     /// The broker cannot be used.

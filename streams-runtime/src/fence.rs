@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Poll;
+
+use tokio::task::JoinError;
 
 /// The value that this returns, or the text of its panic.
 pub(crate) fn unwound<T>(call: impl FnOnce() -> T) -> Result<T, String> {
@@ -26,6 +28,11 @@ pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, Stri
     .await
 }
 
+/// The result of a task that fences the user's code: a panic is this crate's own, and goes on here. `None` where the executor ends.
+pub(crate) fn ours<T>(joined: Result<T, JoinError>) -> Option<T> {
+    joined.map_or_else(|error| error.try_into_panic().map_or(None, |panic| resume_unwind(panic)), Some)
+}
+
 /// Drops what holds something of the user's: a `Drop` that panics must not take the group with it.
 pub(crate) fn discard<T>(value: T) {
     if let Err(panic) = unwound(|| drop(value)) {
@@ -33,7 +40,7 @@ pub(crate) fn discard<T>(value: T) {
     }
 }
 
-/// The text of a panic. Its payload is the user's own value and may panic when it is dropped, with another in hand.
+/// The text of a panic. Its payload is the user's own value and may panic when it is dropped, with another value.
 fn said(panic: Box<dyn Any + Send>) -> String {
     let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),

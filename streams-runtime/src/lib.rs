@@ -28,21 +28,21 @@
 //!
 //! * Options of an event and of a handler: [`stream_event`], [`event_type`], [`consumer`]. Older versions:
 //!   [`frozen_event!`], [`UpcastFrom`].
-//! * What a handler may take: the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
-//!   [`FromContext`]; what it may return: [`Outcome`].
+//! * A handler takes the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
+//!   [`FromContext`]. It returns an [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
-//! * Publishing: [`Publisher`]. What was given up on: [`DeadLetters`]. Health: [`Running::status`]. An
-//!   operator's hand on checkpoints, halted groups and dead letters: [`Admin`].
+//! * Publishing: [`Publisher`]. Events that were given up: [`DeadLetters`]. Health: [`Running::status`]. An operator's hand
+//!   on checkpoints, halted groups and dead letters: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
 //! * Safety: TLS is below at the environment and the features, permissions at [`broker::Acl`]; a guide is
 //!   `docs/security.md`.
 //!
 //! # Environment
 //!
-//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value refuses the start. A
-//! variable that begins with `STREAMS_` and is not here is a warning, except those that Kubernetes and Docker set for a Service
-//! called `streams`: `*_SERVICE_HOST`, `*_PORT` and `*_PORT_*` are passed over. An app that does not read the environment says so:
-//! it refuses to start without a broker where one of these is set, and with one it warns.
+//! Read by [`run`], [`App::run`] and [`App::from_environment`]; it overrides everything else. A bad value refuses the
+//! start. A variable that begins with `STREAMS_` and is not here is a warning. Those that Kubernetes and Docker set for a
+//! Service called `streams` are passed over: `*_SERVICE_HOST`, `*_PORT` and `*_PORT_*`. If one of these is set, an app that
+//! does not read the environment refuses to start without a broker, and warns with one.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -80,14 +80,14 @@
 //! * [`metrics`] lists every metric.
 //! * Spans have the target `streams::trace` and OpenTelemetry's names: `publish trades` around each call of a
 //!   [`Publisher`], `process trades` around each attempt of a handler. Without a subscriber that wants them none is made.
-//!   They are at `DEBUG` (`RUST_LOG=info,streams::trace=debug`), with the feature `opentelemetry` at `INFO`: install a
-//!   layer of `tracing-opentelemetry`, and a publish and its handlers in every group are one trace, in the W3C format.
-//!   Without that feature a `traceparent` header still travels on with what a handler publishes.
+//!   They are at `DEBUG` (`RUST_LOG=info,streams::trace=debug`), with the feature `opentelemetry` at `INFO`. With a layer
+//!   of `tracing-opentelemetry` a publish and its handlers in every group are one trace, in the W3C format. Without that
+//!   feature a `traceparent` header still travels on with what a handler publishes.
 //!
 //! # What ends a process
 //!
-//! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes: what an owner that is
-//! gone may have had in hand is charged before it runs. [`consumer`] has the rules.
+//! An event whose handler takes the whole process down is given up, too, after `max_crashes` processes. Events that an
+//! owner may have had in flight when it was gone are charged before they run. [`consumer`] has the rules.
 //!
 //! # What stops a group
 //!
@@ -95,8 +95,8 @@
 //! [`Status`] says so, and so does a log line every minute, with the remedy. [`Halt::kind`] tells the reasons apart:
 //!
 //! * History was cut before the group had read it ([`DataLoss`]), unless the group says `on_data_loss = "continue"`.
-//! * An entry is of a newer version than any running build knows, or of an event that only a build knows which does not
-//!   run: it goes on by itself when one comes, or when a consumer says `ignore`.
+//! * An entry is of a newer version or another event than any running build knows. It goes on by itself when a build comes
+//!   that knows the event, or a consumer says `ignore`.
 //! * [`Config::dead_letter_storm`] events in a row became dead letters: an outage rather than bad events.
 //! * The dead letters are at their bound ([`Config::dead_letters`]); it goes on by itself when some are discarded.
 //! * The server refuses a key or a command: a wrong type, a missing permission.

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 /// How long a group may take for its last commit and for giving its lease back, once its handlers are over.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long an app waits for its groups once handlers are dropped: longer than the last commit and the lease take
-/// together, or a server that hangs would be taken for a handler that does not yield.
+/// How long an app waits for its groups once handlers are dropped. The last commit and the release take less, so a server
+/// that hangs is not taken for a handler that does not yield.
 pub(crate) const PARTING: Duration = Duration::from_secs(5);
 
 /// The two steps of a stop, as every group sees them.
@@ -62,9 +62,8 @@ pub enum Stopped {
         /// How many.
         handlers: usize,
     },
-    /// Every handler finished, but the server did not answer or refused the last commit or the giving back of a lease of
-    /// some groups, or has no room for their dead letters: events since the checkpoint come again, and others take
-    /// over when the lease has run out.
+    /// Every handler finished, but of some groups the last commit or the release failed, or their dead letters have no
+    /// room. Events since the checkpoint come again, and others take over when the lease has run out.
     Uncommitted {
         /// How many groups, counted by partition.
         groups: usize,

@@ -28,8 +28,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// Needs a test on one thread, as `#[tokio::test]` makes it. It pauses the clock itself, and a paused clock jumps to the
 /// next timer whenever every task waits. So a handler that waits for something outside the process, such as a database,
-/// runs into its timeout at once; while a `spawn_blocking` runs the clock stands still. Give it a stand-in, or test with the
-/// real thing in real time: `App::with(..).broker(Arc::new(Embedded::new())).start()`.
+/// runs into its timeout at once. While a `spawn_blocking` runs the clock stands still. Give it a stand-in, or test with
+/// the real thing in real time: `App::with(..).broker(Arc::new(Embedded::new())).start()`.
 ///
 /// ```
 /// use streams_runtime::testing::TestApp;
@@ -274,7 +274,7 @@ fn is_paused() -> bool {
 }
 
 impl Publisher {
-    /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] tells what it was given.
+    /// A publisher into nowhere, for calling a handler in a test; [`Publisher::published`] returns the events that it was given.
     pub fn test() -> Self {
         let (clock, random) = (Clock::starting(epoch()), Arc::new(Random::seeded(0)));
         let broker = Arc::new(Embedded::starting(epoch()));

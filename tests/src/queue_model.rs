@@ -5,14 +5,13 @@
 //! several waiting entries come first, the model follows the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
+use streams_core::EntryId;
 use streams_core::broker::{
     Acked, Acks, Chunk, Consumed, Cursor, Damage, Events, Fetch, Fetched, Full, Holder, Item, Left, Life, Lost, New,
     Pass, QueueState, Reclaimed, Until, Wait,
 };
-use streams_core::{Entry, EntryId};
 
 /// The most events that a queue is said to need.
 const MOST_NEEDED: usize = 10;
@@ -444,7 +443,7 @@ impl Model {
             let charged = again.crashes == 0;
             flight.items.push(Item { id, failed: again.failed, crashes: again.crashes, charged });
         }
-        self.advance(&fetch.new, number, &next, known, &chunk.new, &mut flight)?;
+        self.advance(&fetch.new, chunk, &next, known, &mut flight)?;
         hold!(chunk.at == self.cursor.at, "the cursor is at {}", self.cursor.at);
         hold!(chunk.waiting == waiting as u64, "{waiting} wait, not {}", chunk.waiting);
         self.check_due(chunk, fetch, now)?;
@@ -482,13 +481,12 @@ impl Model {
     fn advance(
         &mut self,
         new: &New,
-        number: u64,
+        chunk: &Chunk,
         next: &[EntryId],
         known: &[EntryId],
-        sent: &[Arc<Entry>],
         flight: &mut Flight,
     ) -> Checked {
-        let sent: Vec<_> = sent.iter().map(|entry| entry.id).collect();
+        let (number, sent) = (chunk.number, chunk.new.iter().map(|entry| entry.id).collect::<Vec<_>>());
         let (given, at_event) = match new {
             New::Known { to_event, .. } if number > 0 => (known, to_event.clone()),
             New::Read { .. } => (next, next.last().map(|id| self.stream[id].clone()).unwrap_or_default()),

@@ -55,7 +55,7 @@ pub trait Groups: Sealed {
     ///
     /// If an owner other than the claimant never released the lease, its process may have ended while it ran an event.
     /// Then each recorded charge MUST count as a crash of its event. If the stream's highest id is above the
-    /// checkpoint, the answer MUST also carry a [`Proving`]. Its `left` is the larger of the previous owner's recorded
+    /// checkpoint, the answer MUST also carry a [`Recovery`]. Its `left` is the larger of the previous owner's recorded
     /// bound (else `claim.bound`) and that owner's unfinished `left`. Its `to` is the highest id of the stream.
     ///
     /// A recovery that an owner left unfinished when it released the lease MUST continue where it was. No charge
@@ -68,7 +68,7 @@ pub trait Groups: Sealed {
     /// a late copy of a call that was sent again. A commit that moves the checkpoint back MUST be refused, and so MUST
     /// one that adds dead letters without moving it.
     ///
-    /// The same step MUST record the [`Proof`]. A commit without one MUST leave the recovery as it is.
+    /// The same step MUST record the [`RecoveryStep`]. A commit without one MUST leave the recovery as it is.
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
 
     /// Releases the lease, clears the owner's charge and rings the partition's bell, if owner and epoch hold the lease;
@@ -241,7 +241,7 @@ pub struct Holding {
     /// The events that builds of the group have declared.
     pub events: Events,
     /// The recovery to continue, if there is one.
-    pub proving: Option<Proving>,
+    pub recovery: Option<Recovery>,
     /// How many owners died charged with an event above the checkpoint.
     pub crashes: Vec<(EntryId, u32)>,
 }
@@ -249,7 +249,7 @@ pub struct Holding {
 /// A recovery: the events that a dead owner may have had in flight, one of which may have ended its process. Each is
 /// charged before it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Proving {
+pub struct Recovery {
     /// The most events that are left.
     pub left: u32,
     /// No event above this entry belongs to the recovery.
@@ -258,7 +258,7 @@ pub struct Proving {
 
 /// The part of a commit that concerns a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
+pub struct RecoveryStep {
     /// The events that run, or will run when this commit is done, in the place of all that were charged before.
     pub charged: Vec<EntryId>,
     /// How many events are left, the charged ones included; 0 ends the recovery.
@@ -267,7 +267,7 @@ pub struct Proof {
     pub forget: Vec<EntryId>,
 }
 
-/// One step of a group's checkpoint.
+/// One step of a group's checkpoint. All its fields are one value, because one script takes them whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     /// The owner.
@@ -296,7 +296,7 @@ pub struct Commit {
     /// must be a valid name of an event; no build can declare another.
     pub passed_over: Vec<String>,
     /// The change of a recovery; `None` where there is none.
-    pub proof: Option<Proof>,
+    pub recovery: Option<RecoveryStep>,
 }
 
 /// How many dead letters a group may have, and how old the oldest may be.

@@ -16,25 +16,25 @@ use crate::publisher::PUBLISH_RETRY;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// How long an owner may be silent before another process takes over. 10 s: longer than the pauses of a busy
-    /// machine, short enough to wait for after a kill. At least 100 ms.
+    /// How long an owner may be silent before another process takes over. The default is 10 s, which is longer than the
+    /// pauses of a busy machine, and short enough to wait for after a kill. At least 100 ms.
     pub lease: Duration,
     /// How long handlers may go on after a stop was asked for. 25 s: orchestrators kill after 30.
     pub shutdown_deadline: Duration,
-    /// How many dead letters a group may have on a partition, and how old the oldest may be, before the partition
-    /// stops rather than put more there: 10,000 and 30 days. They are never trimmed.
+    /// How many dead letters a group may have on a partition, and how old the oldest may be: 10,000 and 30 days. Beyond
+    /// that the partition stops. They are never trimmed.
     pub dead_letters: DeadBounds,
     /// After how many dead letters in a row the partition stops: 20. A storm is an outage, not poison.
     pub dead_letter_storm: u32,
-    /// For how long a publish that has no answer is tried again, while later ones to its partition wait behind it. 15 s:
-    /// longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last attempt shorter
-    /// than the 30 s that a handler has. With zero nothing is tried again.
+    /// For how long a publish that has no answer is tried again, while later ones to its partition wait behind it: 15 s. A
+    /// server may be silent for 10 s, so it is asked twice. The last attempt ends before the 30 s of a handler do. With
+    /// zero nothing is tried again.
     pub publish_retry: Duration,
-    /// How many bytes of entries the process has in memory for all its groups: recent ones, those that groups share while they
-    /// catch up, and large ones for as long as anybody has them: 16 MiB, some 50,000 small events. When it is full, reads wait
+    /// How many bytes of entries the process has in memory for all its groups: 16 MiB, some 50,000 small events. They are
+    /// the recent entries, those that groups share while they catch up, and large ones in use. When it is full, reads wait
     /// for their turn, each for a tenth of a second at most.
     pub window_bytes: usize,
-    /// How many entries of a partition a group takes up before it waits for those that are not settled: 10,000, so that a few
+    /// How many entries of a partition a group takes up before it waits for those that are not settled: 10,000. So a few
     /// that fail for minutes do not soon stop the others.
     pub max_unsettled_entries: usize,
     /// How many bytes of unsettled entries of a partition a process holds before it takes up no more: 16 MiB. They count in no

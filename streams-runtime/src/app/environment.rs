@@ -1,4 +1,4 @@
-//! The environment, which overrides every other setting; read only where the app is told to.
+//! The environment, which overrides every other setting; read only where the app asks for it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,9 +18,8 @@ pub(super) struct Environment {
     pub(super) redis_url: Option<Url>,
     /// Files for TLS to it.
     pub(super) tls: TlsFiles,
-    /// Which broker `STREAMS_BROKER` asks for.
-    pub(super) embedded: bool,
-    redis: bool,
+    /// Whether `STREAMS_BROKER` asks for the embedded broker, or for Redis.
+    pub(super) embedded: Option<bool>,
     pub(super) groups: Option<Vec<String>>,
     pub(super) namespace: Option<String>,
     pub(super) lease: Option<Duration>,
@@ -107,16 +106,16 @@ pub(super) fn set_variables() -> Vec<&'static str> {
     std::iter::once("REDIS_URL").chain(VARIABLES).filter(is_set).collect()
 }
 
-/// Whether it may be one of those that Kubernetes gives each container for a Service that is called `streams`, or begins with
-/// `streams-`: `STREAMS_SERVICE_HOST`, `STREAMS_SERVICE_PORT_HTTP`, `STREAMS_PORT`, `STREAMS_PORT_6379_TCP_ADDR`. Docker's
-/// links have the same form.
+/// Whether Kubernetes may give it to each container, for a Service that is called `streams` or begins with `streams-`. Such
+/// are `STREAMS_SERVICE_HOST`, `STREAMS_SERVICE_PORT_HTTP`, `STREAMS_PORT` and `STREAMS_PORT_6379_TCP_ADDR`. Docker's links
+/// have the same form.
 fn is_of_a_service(name: &str) -> bool {
     name.starts_with("STREAMS_")
         && (name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_"))
 }
 
 impl Environment {
-    /// Reads the variables. A value that cannot be understood becomes a problem that refuses the start; a variable that
+    /// Reads the variables. A value that cannot be understood becomes a problem that refuses the start. A variable that
     /// nobody knows becomes a warning, because others give a program variables, too.
     pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut read = Self { read: true, ..Self::default() };
@@ -136,8 +135,8 @@ impl Environment {
                 "STREAMS_TLS_CERT" => read.tls.cert = Some(value.into()),
                 "STREAMS_TLS_KEY" => read.tls.key = Some(value.into()),
                 "STREAMS_BROKER" => match value.as_str() {
-                    "embedded" => read.embedded = true,
-                    "redis" => read.redis = true,
+                    "embedded" => read.embedded = Some(true),
+                    "redis" => read.embedded = Some(false),
                     _ => read.problems.push(format!("STREAMS_BROKER is `{value}`; expected `redis` or `embedded`")),
                 },
                 "STREAMS_GROUPS" => {
@@ -180,12 +179,12 @@ impl Environment {
                 _ => {}
             }
         }
-        if read.redis && read.redis_url.is_none() {
+        if read.embedded == Some(false) && read.redis_url.is_none() {
             read.problems.push(
                 "STREAMS_BROKER is `redis`, but nothing says where: set REDIS_URL to `redis://host:port/`".to_owned(),
             );
         }
-        if read.embedded && read.redis_url.is_some() {
+        if read.embedded == Some(true) && read.redis_url.is_some() {
             read.problems.push("STREAMS_BROKER is `embedded`, but REDIS_URL is set; unset one of them".to_owned());
         }
         read.problems.extend(read.tls.problems(read.redis_url.as_ref()));

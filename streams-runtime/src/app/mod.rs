@@ -18,7 +18,6 @@ use streams_core::{EventInfo, Registration, Resources};
 
 pub use self::config::Config;
 use self::environment::Environment;
-use self::plan::Plan;
 pub use self::run::run;
 pub use self::running::Running;
 use crate::clock::Clock;
@@ -72,7 +71,7 @@ impl fmt::Debug for App {
 impl App {
     /// An app with every `#[consumer]` that is linked into the program.
     ///
-    /// A crate that the program never mentions is not linked: write `use handlers as _;`, with the name of the crate, not
+    /// A crate that the program never mentions is not linked. Write `use handlers as _;`, with the name of the crate, not
     /// of a module in it.
     pub fn linked() -> Self {
         Self { events: linked_events(), ..Self::with(linked_consumers()) }
@@ -156,37 +155,8 @@ impl App {
         self.plan().map(drop)
     }
 
-    fn plan(&self) -> Result<(Plan, Config), Error> {
-        let mut config = self.config.clone();
-        config.lease = self.environment.lease.unwrap_or(config.lease);
-        config.shutdown_deadline = self.environment.shutdown_deadline.unwrap_or(config.shutdown_deadline);
-        #[cfg(feature = "http")]
-        {
-            config.http = self.environment.http.or(config.http);
-        }
-        let mut problems = self.environment.problems.clone();
-        problems.extend(
-            self.twice
-                .iter()
-                .map(|name| format!("the app was given two values of type `{name}`; wrap one in a type of its own")),
-        );
-        let plan = plan::plan(
-            self.consumers.clone(),
-            &self.events,
-            self.environment.groups.as_deref().or(self.only.as_deref()),
-            self.effective_namespace(),
-            &config,
-            self.environment.consumers,
-            &self.resources,
-        );
-        match plan {
-            Ok(plan) if problems.is_empty() => Ok((plan, config)),
-            Ok(_) => Err(Error::Refused(problems)),
-            Err(more) => {
-                problems.extend(more);
-                Err(Error::Refused(problems))
-            }
-        }
+    fn driven_groups(&self) -> Option<&[String]> {
+        self.environment.groups.as_deref().or(self.only.as_deref())
     }
 
     fn effective_namespace(&self) -> Option<&str> {

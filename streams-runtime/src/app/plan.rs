@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use streams_core::keys::{self, GroupKey, StreamKey};
-use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration, Resources};
+use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration};
 
+use super::App;
 use super::config::{
     BACKOFF, BATCH, BATCH_WAIT, CHECKPOINT_EVENTS, CHECKPOINT_INTERVAL, CONCURRENCY, Config, MAX_ATTEMPTS, MAX_CRASHES,
     TIMEOUT,
 };
 use crate::declared::{chain, declared_at, event_place, property_problems, stream_properties};
+use crate::error::Error;
 use crate::group::{Bounds, GroupOptions, Limits, Policy};
 use crate::membership::Build;
 
@@ -49,129 +51,150 @@ impl GroupPlan {
     }
 }
 
-/// Makes the plan.
-///
-/// # Errors
-/// Every problem, each in one line.
-pub(super) fn plan(
-    mut consumers: Vec<Registration>,
-    events: &[&'static EventInfo],
-    only: Option<&[String]>,
-    namespace: Option<&str>,
-    config: &Config,
-    environment: ConsumerOptions,
-    resources: &Resources,
-) -> Result<Plan, Vec<String>> {
-    let mut problems = config.problems();
-    // Link order is not defined, and people compare banners.
-    consumers.sort_by_key(|consumer| sort_key(consumer.info));
-    // One function listed twice is one consumer.
-    consumers.dedup_by_key(|consumer| sort_key(consumer.info));
-    if let Some(namespace) = namespace {
-        problems.extend(keys::check_namespace(namespace).err().map(|error| error.to_string()));
-    }
-    let known: HashSet<&str> = consumers.iter().map(|consumer| consumer.info.group).collect();
-    for group in only.into_iter().flatten().chain(config.groups.keys()) {
-        if !known.contains(group.as_str()) {
-            let mut names: Vec<_> = known.iter().copied().collect();
-            names.sort_unstable();
-            problems.push(format!("no consumer is in group `{group}`; there are: {}", names.join(", ")));
+impl App {
+    /// The plan, and the configuration as the environment overrides it.
+    ///
+    /// # Errors
+    /// Every problem, each in one line.
+    pub(super) fn plan(&self) -> Result<(Plan, Config), Error> {
+        let mut config = self.config.clone();
+        config.lease = self.environment.lease.unwrap_or(config.lease);
+        config.shutdown_deadline = self.environment.shutdown_deadline.unwrap_or(config.shutdown_deadline);
+        #[cfg(feature = "http")]
+        {
+            config.http = self.environment.http.or(config.http);
         }
-    }
-    if let Some(only) = only {
-        let only: HashSet<_> = only.iter().map(String::as_str).collect();
-        consumers.retain(|consumer| only.contains(consumer.info.group));
-    }
-    if consumers.is_empty() && problems.is_empty() {
-        problems.push(match only {
-            Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
-            None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
-        });
-    }
-    problems.extend(events_problems(events));
-    for consumer in &consumers {
-        problems.extend(outdated_problem(consumer.info, events));
-        for missing in consumer.needs().missing_from(resources) {
-            problems.push(format!(
-                "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
-                place(consumer.info)
-            ));
-        }
-    }
-    let mut by_group: BTreeMap<(&'static str, &'static str), Vec<Registration>> = BTreeMap::new();
-    for consumer in consumers {
-        by_group.entry((consumer.info.event.stream, consumer.info.group)).or_default().push(consumer);
-    }
-    let mut groups = Vec::new();
-    for ((stream, group), members) in by_group {
-        problems.extend(names_problems(stream, group, &members));
-        problems.extend(group_problems(&members));
-        let properties = stream_properties(stream, events);
-        let over = |options: ConsumerOptions| {
-            let options = config.consumers.over(options);
-            let options = config.groups.get(group).map_or(options, |of_group| of_group.over(options));
-            environment.over(options)
-        };
-        let of_group =
-            over(members.iter().fold(ConsumerOptions::DEFAULT, |all, consumer| all.over(consumer.info.options)));
-        let ignored = of_group.ignore.unwrap_or_default();
-        problems.extend(ignored_problems(&members, ignored));
-        let takes = members.iter().map(|consumer| (consumer.info.event.name, consumer.info.event.version));
-        let build = Arc::new(Build::new(takes, ignored.iter().copied()));
-        let checkpoint = Checkpoint {
-            events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
-            interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
-        };
-        let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
-        let delivery = of_group.delivery.unwrap_or_default();
-        match delivery {
-            Delivery::Ordered if concurrency > 1 => {
-                problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+        let mut problems = self.environment.problems.clone();
+        problems.extend(
+            self.twice
+                .iter()
+                .map(|name| format!("the app was given two values of type `{name}`; wrap one in a type of its own")),
+        );
+        match self.plan_groups(&config) {
+            Ok(plan) if problems.is_empty() => Ok((plan, config)),
+            Ok(_) => Err(Error::Refused(problems)),
+            Err(more) => {
+                problems.extend(more);
+                Err(Error::Refused(problems))
             }
-            Delivery::Ordered => {}
-            Delivery::Queue => problems.extend(members.iter().flat_map(queue_problems)),
         }
-        let consumers = members.into_iter().map(|consumer| {
-            let options = over(consumer.info.options);
-            let policy = Policy {
-                max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
-                max_crashes: options.max_crashes.unwrap_or(MAX_CRASHES),
-                backoff: options.backoff.unwrap_or(BACKOFF),
-                timeout: options.timeout.unwrap_or(TIMEOUT),
-                batch: consumer.takes_batches().then(|| Limits {
-                    events: options.batch.unwrap_or(BATCH),
-                    wait: options.batch_wait.unwrap_or(BATCH_WAIT),
-                }),
-            };
-            (consumer, policy)
-        });
-        groups.push(GroupPlan {
-            stream,
-            group,
-            key: StreamKey::new(namespace, stream, properties.partitions),
-            consumers: consumers.collect(),
-            build,
-            options: GroupOptions {
-                start: of_group.start.unwrap_or_default(),
-                checkpoint,
-                on_data_loss: of_group.on_data_loss.unwrap_or_default(),
-                adopt: of_group.adopt.unwrap_or_default(),
-                dead_bounds: config.dead_letters,
-                storm: config.dead_letter_storm,
-                max_payload: properties.max_payload,
-                lanes: Bounds {
-                    running: concurrency as usize,
-                    entries: config.max_unsettled_entries,
-                    bytes: config.max_unsettled_bytes,
-                },
-            },
-            concurrency,
-            delivery,
-        });
     }
-    problems.sort();
-    problems.dedup();
-    if problems.is_empty() { Ok(Plan { groups }) } else { Err(problems) }
+
+    /// The groups, with their properties, or every problem.
+    fn plan_groups(&self, config: &Config) -> Result<Plan, Vec<String>> {
+        let (mut consumers, events, only) = (self.consumers.clone(), self.events.as_slice(), self.driven_groups());
+        let (namespace, environment) = (self.effective_namespace(), self.environment.consumers);
+        let mut problems = config.problems();
+        // Link order is not defined, and people compare banners.
+        consumers.sort_by_key(|consumer| sort_key(consumer.info));
+        // One function listed twice is one consumer.
+        consumers.dedup_by_key(|consumer| sort_key(consumer.info));
+        if let Some(namespace) = namespace {
+            problems.extend(keys::check_namespace(namespace).err().map(|error| error.to_string()));
+        }
+        let known: HashSet<&str> = consumers.iter().map(|consumer| consumer.info.group).collect();
+        for group in only.into_iter().flatten().chain(config.groups.keys()) {
+            if !known.contains(group.as_str()) {
+                let mut names: Vec<_> = known.iter().copied().collect();
+                names.sort_unstable();
+                problems.push(format!("no consumer is in group `{group}`; there are: {}", names.join(", ")));
+            }
+        }
+        if let Some(only) = only {
+            let only: HashSet<_> = only.iter().map(String::as_str).collect();
+            consumers.retain(|consumer| only.contains(consumer.info.group));
+        }
+        if consumers.is_empty() && problems.is_empty() {
+            problems.push(match only {
+                Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
+                None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
+            });
+        }
+        problems.extend(events_problems(events));
+        for consumer in &consumers {
+            problems.extend(outdated_problem(consumer.info, events));
+            for missing in consumer.needs().missing_from(&self.resources) {
+                problems.push(format!(
+                    "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
+                    place(consumer.info)
+                ));
+            }
+        }
+        let mut by_group: BTreeMap<(&'static str, &'static str), Vec<Registration>> = BTreeMap::new();
+        for consumer in consumers {
+            by_group.entry((consumer.info.event.stream, consumer.info.group)).or_default().push(consumer);
+        }
+        let mut groups = Vec::new();
+        for ((stream, group), members) in by_group {
+            problems.extend(names_problems(stream, group, &members));
+            problems.extend(group_problems(&members));
+            let properties = stream_properties(stream, events);
+            let over = |options: ConsumerOptions| {
+                let options = config.consumers.over(options);
+                let options = config.groups.get(group).map_or(options, |of_group| of_group.over(options));
+                environment.over(options)
+            };
+            let of_group =
+                over(members.iter().fold(ConsumerOptions::DEFAULT, |all, consumer| all.over(consumer.info.options)));
+            let ignored = of_group.ignore.unwrap_or_default();
+            problems.extend(ignored_problems(&members, ignored));
+            let takes = members.iter().map(|consumer| (consumer.info.event.name, consumer.info.event.version));
+            let build = Arc::new(Build::new(takes, ignored.iter().copied()));
+            let checkpoint = Checkpoint {
+                events: of_group.checkpoint_events.unwrap_or(CHECKPOINT_EVENTS),
+                interval: of_group.checkpoint_interval.unwrap_or(CHECKPOINT_INTERVAL),
+            };
+            let concurrency = of_group.concurrency.unwrap_or(CONCURRENCY);
+            let delivery = of_group.delivery.unwrap_or_default();
+            match delivery {
+                Delivery::Ordered if concurrency > 1 => {
+                    problems.extend(members.iter().filter_map(|consumer| lanes_problem(consumer, concurrency)));
+                }
+                Delivery::Ordered => {}
+                Delivery::Queue => problems.extend(members.iter().flat_map(queue_problems)),
+            }
+            let consumers = members.into_iter().map(|consumer| {
+                let options = over(consumer.info.options);
+                let policy = Policy {
+                    max_attempts: options.max_attempts.unwrap_or(MAX_ATTEMPTS),
+                    max_crashes: options.max_crashes.unwrap_or(MAX_CRASHES),
+                    backoff: options.backoff.unwrap_or(BACKOFF),
+                    timeout: options.timeout.unwrap_or(TIMEOUT),
+                    batch: consumer.takes_batches().then(|| Limits {
+                        events: options.batch.unwrap_or(BATCH),
+                        wait: options.batch_wait.unwrap_or(BATCH_WAIT),
+                    }),
+                };
+                (consumer, policy)
+            });
+            groups.push(GroupPlan {
+                stream,
+                group,
+                key: StreamKey::new(namespace, stream, properties.partitions),
+                consumers: consumers.collect(),
+                build,
+                options: GroupOptions {
+                    start: of_group.start.unwrap_or_default(),
+                    checkpoint,
+                    on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+                    adopt: of_group.adopt.unwrap_or_default(),
+                    dead_bounds: config.dead_letters,
+                    storm: config.dead_letter_storm,
+                    max_payload: properties.max_payload,
+                    lanes: Bounds {
+                        running: concurrency as usize,
+                        entries: config.max_unsettled_entries,
+                        bytes: config.max_unsettled_bytes,
+                    },
+                },
+                concurrency,
+                delivery,
+            });
+        }
+        problems.sort();
+        problems.dedup();
+        if problems.is_empty() { Ok(Plan { groups }) } else { Err(problems) }
+    }
 }
 
 fn sort_key(info: &'static ConsumerInfo) -> (&'static str, &'static str, &'static str, &'static str, u32) {
@@ -283,7 +306,7 @@ fn queue_problems(consumer: &Registration) -> Vec<String> {
     problems
 }
 
-/// Events that a group takes and is told to ignore.
+/// Events that a group takes and is to ignore.
 fn ignored_problems(members: &[Registration], ignored: &[&str]) -> Vec<String> {
     let taken = members.iter().map(|member| member.info).filter(|info| ignored.contains(&info.event.name));
     taken
@@ -396,8 +419,9 @@ mod tests {
         config: &Config,
         environment: ConsumerOptions,
     ) -> Result<Plan, Vec<String>> {
-        let events: Vec<_> = consumers.iter().map(|consumer| consumer.info.event).collect();
-        plan(consumers.to_vec(), &events, None, None, config, environment, &Resources::default())
+        let mut app = App::with(consumers.iter().copied());
+        app.environment.consumers = environment;
+        app.plan_groups(config)
     }
 
     fn planned(consumers: &[Registration]) -> Result<Plan, Vec<String>> {

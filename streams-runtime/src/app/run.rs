@@ -60,8 +60,8 @@ impl App {
     ///
     /// This call ends the process itself only for a second signal and where a handler does not yield, because its thread
     /// cannot be joined. An executor that ends, as that of `#[tokio::main]` does when `main` returns, waits for
-    /// `spawn_blocking` without a limit. So once the executor of this call ends, the process has until the deadline,
-    /// counted from the signal, and a second; then it ends with code 2.
+    /// `spawn_blocking` without a limit. So once the executor of this call ends, the process has until a second after the
+    /// deadline, counted from the signal. Then it ends with code 2.
     ///
     /// # Errors
     /// As [`App::start`].
@@ -85,9 +85,9 @@ impl App {
         signals.watch(running.deadline());
         let halts = quiet.then(|| {
             running.banner().iter().for_each(|line| eprintln!("{line}"));
-            running.tell_halts(|reason| eprintln!("streams: halted: {reason}"))
+            running.report_halts(|reason| eprintln!("streams: halted: {reason}"))
         });
-        // Told on the thread of the signals, so that groups stop also while this task gets no turn.
+        // Called on the thread of the signals, so that groups stop also while this task gets no turn.
         let shutdown = running.stopper().clone();
         signals.on_first(move || shutdown.stop());
         signals.first.cancelled().await;
@@ -119,10 +119,11 @@ struct Signals {
     first: CancellationToken,
     /// The executor of the app ends, and may wait for blocking work.
     executor_ends: CancellationToken,
-    tell: mpsc::Sender<Told>,
+    news: mpsc::Sender<News>,
 }
 
-enum Told {
+/// News of the app for the thread of the signals.
+enum News {
     Deadline(Duration),
     OnFirst(Box<dyn FnOnce() + Send>),
     Finished,
@@ -131,7 +132,7 @@ enum Told {
 impl Signals {
     fn listen() -> std::io::Result<Self> {
         let first = CancellationToken::new();
-        let (tell, told) = mpsc::channel();
+        let (news, arrived) = mpsc::channel();
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Registered before the thread starts, so that no signal after this call is missed.
         let mut arriving = {
@@ -150,11 +151,11 @@ impl Signals {
                 );
                 let (mut deadline, mut finished): (Option<Duration>, bool) = (None, false);
                 let listen = |deadline: &mut Option<Duration>, finished: &mut bool| {
-                    for told in told.try_iter() {
-                        match told {
-                            Told::Deadline(of_app) => *deadline = Some(of_app),
-                            Told::OnFirst(act) => act(),
-                            Told::Finished => *finished = true,
+                    for news in arrived.try_iter() {
+                        match news {
+                            News::Deadline(of_app) => *deadline = Some(of_app),
+                            News::OnFirst(act) => act(),
+                            News::Finished => *finished = true,
                         }
                     }
                 };
@@ -187,20 +188,20 @@ impl Signals {
                 std::process::exit(EXIT_ABORTED.into());
             });
         })?;
-        Ok(Self { first, executor_ends, tell })
+        Ok(Self { first, executor_ends, news })
     }
 
     // The thread lives as long as the process, so that it always hears.
     fn watch(&self, deadline: Duration) {
-        let _ = self.tell.send(Told::Deadline(deadline));
+        let _ = self.news.send(News::Deadline(deadline));
     }
 
     fn on_first(&self, act: impl FnOnce() + Send + 'static) {
-        let _ = self.tell.send(Told::OnFirst(Box::new(act)));
+        let _ = self.news.send(News::OnFirst(Box::new(act)));
     }
 
     fn finished(&self) {
-        let _ = self.tell.send(Told::Finished);
+        let _ = self.news.send(News::Finished);
         // An executor drops its tasks first of all when it ends.
         let ends = self.executor_ends.clone().drop_guard();
         tokio::spawn(async move {

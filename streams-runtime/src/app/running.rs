@@ -27,13 +27,10 @@ use crate::shutdown::{PARTING, Shutdown, Stopped};
 const ASK: Duration = Duration::from_millis(200);
 
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
+// Its fields are one value, because one start makes them and one stop ends them.
 pub struct Running {
-    /// Tells other builds of this one, hour by hour.
-    pub(super) _meeting: AbortOnDropHandle<()>,
-    /// Says that this process is there, and shares the partitions with others.
-    pub(super) _members: AbortOnDropHandle<()>,
-    /// Trims what is too old or settled.
-    pub(super) _sweep: AbortOnDropHandle<()>,
+    /// The tasks beside the groups: the notes for other builds, the members, the trims, the looks at the ends of streams.
+    pub(super) _background: [AbortOnDropHandle<()>; 4],
     pub(super) broker: Arc<dyn Broker>,
     pub(super) namespace: Option<String>,
     pub(super) events: Vec<&'static EventInfo>,
@@ -47,7 +44,6 @@ pub struct Running {
     pub(super) shutdown: Shutdown,
     pub(super) deadline: Duration,
     pub(super) monitor: Monitor,
-    pub(super) _look: AbortOnDropHandle<()>,
     #[cfg(feature = "http")]
     pub(crate) http: Option<http::Endpoint>,
 }
@@ -222,24 +218,24 @@ impl Running {
         }
     }
 
-    /// Tells every halt from now on, once each: for a program that shows no logs.
-    pub(super) fn tell_halts(&self, tell: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
+    /// Reports every halt from now on, once each: for a program that shows no logs.
+    pub(super) fn report_halts(&self, report: impl Fn(&str) + Send + 'static) -> AbortOnDropHandle<()> {
         let (progress, changed) = (self.progress.clone(), Arc::clone(&self.changed));
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut told = vec![false; progress.len()];
+            let mut reported = vec![false; progress.len()];
             loop {
                 let news = changed.notified();
                 tokio::pin!(news);
                 news.as_mut().enable();
-                for (progress, told) in progress.iter().zip(&mut told) {
+                for (progress, reported) in progress.iter().zip(&mut reported) {
                     let phase = progress.phase();
                     let halted = matches!(phase, Phase::Halted(_));
                     if let Phase::Halted(halt) = phase
-                        && !*told
+                        && !*reported
                     {
-                        tell(halt.reason());
+                        report(halt.reason());
                     }
-                    *told = halted;
+                    *reported = halted;
                 }
                 news.await;
             }

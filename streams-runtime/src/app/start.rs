@@ -45,9 +45,8 @@ const EMBEDDED_BY_DEFAULT: &str =
 type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl App {
-    /// The broker that was given, or the one that the environment names; without either the embedded one, but only
-    /// in a debug build: a forgotten variable must not become a service that forgets. Neither must a variable that is set and
-    /// that nobody reads.
+    /// The broker that was given, or the one that the environment names. Without either it is the embedded one, but only in
+    /// a debug build. Neither a forgotten variable nor one that nobody reads may make a service forget its events.
     fn choose_broker(&self) -> Result<Arc<dyn Broker>, Error> {
         // A test's app has a broker, and is the same whatever the environment says.
         let unread = if self.environment.read || self.seams.is_some() { Vec::new() } else { set_variables() };
@@ -72,7 +71,7 @@ impl App {
         if let Some(url) = &self.environment.redis_url {
             return Ok(Arc::new(self.open(&url.0)?));
         }
-        if !self.environment.embedded {
+        if self.environment.embedded != Some(true) {
             let (why, remedy) = if self.environment.read {
                 ("no REDIS_URL is set", "set REDIS_URL, or STREAMS_BROKER=embedded for one")
             } else {
@@ -112,8 +111,9 @@ impl App {
     /// in one process. Must be called on a tokio executor with time and I/O enabled.
     ///
     /// # Errors
-    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a variable
-    /// that is set and not read, such as `REDIS_URL`, is wrong, too: the events would go to a broker that forgets them.
+    /// Everything that is wrong, before anything is connected; then whatever the broker refuses. Without a broker a
+    /// variable that is set and not read, such as `REDIS_URL`, is wrong, too. The events would go to a broker that forgets
+    /// them.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done starts nothing that goes on.
@@ -155,7 +155,7 @@ impl App {
         );
         let tables = Table::of(plan.groups.iter().map(read_by), &self.events);
         for table in &tables {
-            publisher.meeting().join(table).await;
+            publisher.notes().join(table).await;
         }
         self.resources.insert(publisher.clone());
         let resources = Arc::new(self.resources);
@@ -243,14 +243,14 @@ impl App {
                 tasks.spawn(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
             }
         }
-        let members = AbortOnDropHandle::new(tokio::spawn(members.run(shutdown.clone())));
+        let members = tokio::spawn(members.run(shutdown.clone()));
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
             of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
         };
-        let meeting = tokio::spawn(schema_watch::refresh(
-            Arc::clone(publisher.meeting()),
+        let notes = tokio::spawn(schema_watch::refresh(
+            Arc::clone(publisher.notes()),
             tables,
             Arc::clone(&vitals.registry),
             owns,
@@ -265,15 +265,12 @@ impl App {
         let swept = swept.collect();
         let sweep = sweep(Arc::clone(&broker), clock, outages.clone(), Arc::clone(&vitals), swept);
         let monitor = Monitor::new(Watched { groups, tips, vitals, outages, clock, lease_for: config.lease });
-        let look = AbortOnDropHandle::new(tokio::spawn(monitor.clone().look(Arc::clone(&broker))));
+        let look = tokio::spawn(monitor.clone().look(Arc::clone(&broker)));
         #[cfg(feature = "http")]
         let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
         Ok(Running {
-            _meeting: AbortOnDropHandle::new(meeting),
-            _members: members,
-            _sweep: AbortOnDropHandle::new(tokio::spawn(sweep)),
+            _background: [notes, members, tokio::spawn(sweep), look].map(AbortOnDropHandle::new),
             monitor,
-            _look: look,
             #[cfg(feature = "http")]
             http,
             broker,

@@ -143,7 +143,7 @@ impl GroupTask {
             group,
             partition,
             panic,
-            "bug in streams-runtime: a group panicked; what it had in hand is charged like the end of a process and runs again when the lease has run out; please report it"
+            "bug in streams-runtime: a group panicked; its events in flight are charged as by a crash and run again when the lease has run out; please report it"
         );
         self.progress.enter(Phase::Retrying(format!("a panic: {panic}")));
         self.pause(wait(PANICKED, panics.in_a_row, self.services.random.fraction())).await;

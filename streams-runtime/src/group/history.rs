@@ -1,6 +1,6 @@
 //! The last state of a group that this process has seen, against which a server shows that it has lost writes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use streams_core::EntryId;
 use streams_core::broker::GroupState;
@@ -8,6 +8,7 @@ use streams_core::broker::GroupState;
 use super::ended::Ended;
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::reader::Bookmark;
+use crate::sync::lock;
 
 /// The memory of a group that outlives an ownership.
 #[derive(Default)]
@@ -29,12 +30,12 @@ pub(super) struct Known {
 
 impl History {
     pub(super) fn known(&self) -> Option<Known> {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.known)
     }
 
     pub(super) fn know(&self, state: &GroupState) {
         let known = Known { at: state.at, epoch: state.lease.epoch, reset: state.reset };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        *lock(&self.known) = Some(known);
     }
 
     /// The cursor of a work queue, as far as this process knows.
@@ -45,7 +46,7 @@ impl History {
     /// Whether the cursor of a work queue is no lower than this process has seen it, since the same reset where `reset` names
     /// one.
     pub(crate) fn reaches(&self, at: EntryId, reset: Option<u64>) -> bool {
-        match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *lock(&self.known) {
             Some(known) if reset.is_none_or(|reset| reset == known.reset) => {
                 let reaches = at >= known.at;
                 known.at = known.at.max(at);
@@ -59,30 +60,30 @@ impl History {
 
     /// The server has acknowledged this checkpoint.
     pub(super) fn acknowledged(&self, at: EntryId) {
-        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(known) = &mut *lock(&self.known) {
             known.at = at;
         }
     }
 
     /// The lease was taken, in this epoch.
     pub(crate) fn owned(&self, epoch: u64) {
-        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(known) = &mut *lock(&self.known) {
             known.epoch = epoch;
         }
     }
 
     /// The state is made anew: the next look shows it.
     pub(super) fn forget(&self) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.known) = None;
     }
 
     /// How far this process had read when it last owned the partition.
     pub(crate) fn last_bookmark(&self) -> Option<Bookmark> {
-        self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.last_bookmark).clone()
     }
 
     pub(crate) fn remember(&self, bookmark: Option<Bookmark>) {
-        *self.last_bookmark.lock().unwrap_or_else(PoisonError::into_inner) = bookmark;
+        *lock(&self.last_bookmark) = bookmark;
     }
 
     /// Fails when the state belongs to another history than this process has seen.

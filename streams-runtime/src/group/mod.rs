@@ -20,7 +20,7 @@ mod settle;
 mod suspects;
 mod task;
 
-pub(crate) use self::call::{Call, OPERATOR_RETRY, joined, reply, spawn};
+pub(crate) use self::call::{Call, OPERATOR_RETRY, reply, spawn};
 pub(crate) use self::declare::announce;
 pub(crate) use self::drive::Engine;
 pub(crate) use self::ended::Ended;
@@ -29,7 +29,7 @@ pub(crate) use self::handler::{Caught, Handler, Late, caught};
 pub(crate) use self::handlers::{Handlers, Taker};
 pub(crate) use self::history::History;
 pub(crate) use self::outcome::{Attempt, Letter};
-pub(crate) use self::replay::{Fate, Next, Replaying, Replays};
+pub(crate) use self::replay::Replays;
 pub(crate) use self::resend::Resend;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{Standing, SuspectLock, SuspectPermit, standing};

@@ -10,7 +10,8 @@ use super::handlers::Taker;
 use super::settle::Settlement;
 use super::task::GroupTask;
 use crate::clock::millis;
-use crate::ops::{Cause, count, dead_letter};
+use crate::ops::dead_letter::{self, GivenUp};
+use crate::ops::{Cause, count};
 
 /// An event that the group gives up on.
 #[derive(Debug)]
@@ -70,7 +71,8 @@ impl GroupTask {
     pub(crate) fn written(&self, letter: Letter) -> Fields {
         let Letter { entry, consumer, cause, reason, attempts } = letter;
         tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
-        dead_letter::fields(&self.key, consumer, &entry, cause, &reason, attempts)
+        let given_up = GivenUp { consumer, cause: cause.as_str(), reason: &reason, attempts, replays: 0 };
+        dead_letter::fields(&self.key, &entry, &given_up)
     }
 
     /// Logs that an attempt failed, and counts it.

@@ -3,24 +3,26 @@
 //! [`DeadLetters`](crate::DeadLetters) sends them, and a renewal of the lease says that they wait. The broker keeps the
 //! attempts and the crashes of each letter, so the next owner of the partition goes on with it.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind, Events, Need, Replay, ReplayEnd, Taken};
 use streams_core::{Backoff, Context, EntryId, Outcome};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::call::spawn;
 use super::ended::Ended;
 use super::handler::Handler;
 use super::handlers::Taker;
 use super::settle::{Decision, Failed, Settlement, decide, times};
-use super::suspects::SuspectPermit;
 use super::task::GroupTask;
 use crate::backoff::wait;
+use crate::clock::after;
+use crate::fence::ours;
 use crate::membership::Lease;
-use crate::ops::{Cause, DeadLetter, dead_letter};
+use crate::ops::dead_letter::{self, GivenUp};
+use crate::ops::{Cause, DeadLetter};
 use crate::shutdown::FAREWELL;
 
 /// After how many crashes a letter is not tried again: two may be the machine's fault.
@@ -33,13 +35,13 @@ pub(crate) struct Replays {
     /// When the next step is due at the earliest: an attempt, or another call.
     next: Instant,
     /// An attempt that has ended, which the server does not know yet.
-    pub(crate) ended: Option<(EntryId, ReplayEnd)>,
+    ended: Option<(EntryId, ReplayEnd)>,
     failures: u32,
 }
 
 /// The outcome of a replayed letter.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+enum Fate {
     Done,
     /// Another attempt after this long; meanwhile the events of the stream go on.
     Again {
@@ -55,6 +57,11 @@ pub(crate) enum Fate {
 impl Replays {
     pub(crate) fn new() -> Self {
         Self { next: Instant::now(), ended: None, failures: 0 }
+    }
+
+    /// Whether an attempt has ended and the server does not know it yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// Whether a step is due.
@@ -78,133 +85,131 @@ impl Replays {
     }
 }
 
-/// A letter that is handled in a task of its own, beside the events of a work queue.
-pub(crate) enum Replaying {
-    /// It waits for its permit.
-    Waits { alone: bool, permit: Pin<Box<dyn Future<Output = SuspectPermit> + Send>> },
-    /// Its handler was called.
-    Runs { next: Next, call: AbortOnDropHandle<Result<Outcome, Failed>>, _permit: SuspectPermit },
-}
-
-/// The next thing that happens to such a letter.
-pub(crate) enum Came {
-    Permit(SuspectPermit),
-    Result(Result<Outcome, Failed>),
-}
-
-impl Replaying {
-    /// Waits until the letter has its permit, or until its call has come to its end.
-    ///
-    /// # Cancel safety
-    /// It goes on waiting, or running.
-    pub(crate) async fn comes(replaying: &mut Option<Self>) -> Came {
-        match replaying {
-            None => std::future::pending().await,
-            Some(Self::Waits { permit, .. }) => Came::Permit(permit.await),
-            Some(Self::Runs { call, .. }) => match call.await {
-                Ok(result) => Came::Result(result),
-                Err(error) => match error.try_into_panic() {
-                    // A handler's panic is caught: this one is of the runtime.
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The executor ends.
-                    Err(_) => std::future::pending().await,
-                },
-            },
-        }
-    }
-}
-
 /// The letter that is next, and the consumer that takes it.
-pub(crate) struct Next {
-    pub(crate) replay: Replay,
-    pub(super) letter: DeadLetter,
-    pub(crate) taker: Taker,
+struct Next {
+    replay: Replay,
+    letter: DeadLetter,
+    taker: Taker,
     /// Its outcome where it is not tried.
-    pub(crate) fate: Option<Fate>,
+    fate: Option<Fate>,
 }
 
 impl Next {
-    pub(crate) fn context(&self, handler: &Handler) -> Context {
+    fn context(&self, handler: &Handler) -> Context {
         let entry = Arc::clone(self.letter.original());
         Context::new(Arc::clone(&handler.scope), entry, self.replay.attempts + 1).with_replay()
     }
 
     /// Whether the letter is a suspect, which runs alone. The owner knows that once it has taken the letter, which charges it,
     /// so it puts the letter back while it waits.
-    pub(crate) fn is_suspect(&self) -> bool {
+    fn is_suspect(&self) -> bool {
         let has_crashed = self.replay.crashes > 0 || self.letter.cause() == Cause::Crash.as_str();
         self.fate.is_none() && matches!(self.taker, Taker::Consumer(_)) && has_crashed
     }
 }
 
 impl GroupTask {
-    /// One step in a work queue: the first of the replays waits for its permit, or the end of the one before is sent.
-    pub(crate) async fn begin_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Replaying>, Ended> {
-        if replays.ended.is_some() {
-            self.send_end(lease, replays).await?;
-            return Ok(None);
+    /// Handles replays as long as the session of a work queue lasts, beside its events.
+    ///
+    /// With `stop` an attempt in flight is cancelled and put back. Dropped, it leaves the letter to the next owner.
+    pub(crate) async fn replay_all(&self, lease: &Lease, stop: &CancellationToken) -> Ended {
+        let mut replays = Replays::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::Stopped,
+                () = replays.due(lease) => {}
+            }
+            if let Err(ended) = self.replay(lease, &mut replays, stop).await {
+                return ended;
+            }
         }
-        Ok(Some(self.replay_waits(false)))
     }
 
-    fn replay_waits(&self, alone: bool) -> Replaying {
-        Replaying::Waits { alone, permit: Box::pin(self.services.suspects.clone().wait(alone)) }
-    }
-
-    /// Goes on with a letter that has its permit, or whose call has come to its end.
-    pub(crate) async fn replay_on(
+    /// Makes one attempt at the first of the replays, or sends the end of the one before.
+    ///
+    /// With `stop` an attempt in flight is cancelled and put back: that is neither a failure nor a crash.
+    pub(crate) async fn replay(
         &self,
         lease: &Lease,
         replays: &mut Replays,
-        replaying: Replaying,
-        came: Came,
-    ) -> Result<Option<Replaying>, Ended> {
-        let (next, fate) = match (replaying, came) {
-            (Replaying::Waits { alone, .. }, Came::Permit(permit)) => {
-                let Some(mut next) = self.next_replay(lease, replays).await? else { return Ok(None) };
-                if !alone && next.is_suspect() {
-                    self.untried(lease, &next.replay).await;
-                    return Ok(Some(self.replay_waits(true)));
-                }
-                match (next.fate.take(), next.taker) {
-                    (None, Taker::Consumer(consumer)) => {
-                        let handler = &self.handlers[consumer];
-                        let call = AbortOnDropHandle::new(tokio::spawn(handler.call(next.context(handler))));
-                        return Ok(Some(Replaying::Runs { next, call, _permit: permit }));
-                    }
-                    (fate, _) => (next, fate.unwrap_or(Fate::Done)),
-                }
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
+        if replays.has_ended() {
+            return self.send_end(lease, replays).await;
+        }
+        let mut alone = false;
+        let (mut next, _permit) = loop {
+            let permit = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ended::Stopped),
+                () = self.services.shutdown.stopping() => return Err(Ended::Stopped),
+                () = lease.lost() => return Err(Ended::Fenced),
+                permit = self.services.suspects.clone().wait(alone) => permit,
+            };
+            let Some(next) = self.next_replay(lease, replays).await? else { return Ok(()) };
+            if alone || !next.is_suspect() {
+                break (next, permit);
             }
-            (Replaying::Runs { next, .. }, Came::Result(result)) => match next.taker {
-                Taker::Consumer(consumer) => {
-                    let fate = self.fate(consumer, &next.replay, result);
-                    (next, fate)
-                }
-                Taker::Nobody | Taker::Unnamed => (next, Fate::Done),
-            },
-            (replaying, _) => return Ok(Some(replaying)),
+            self.untried(lease, &next.replay).await;
+            alone = true;
+        };
+        let fate = match (next.fate.take(), next.taker) {
+            (None, Taker::Consumer(consumer)) => {
+                let Some(result) = self.attempt(lease, &next, consumer, stop).await? else {
+                    self.untried(lease, &next.replay).await;
+                    return Err(Ended::Stopped);
+                };
+                self.fate(consumer, &next.replay, result)
+            }
+            (fate, _) => fate.unwrap_or(Fate::Done),
         };
         replays.ended = Some((next.replay.letter.id, self.end(&next, fate, replays)));
-        self.send_end(lease, replays).await.map(|()| None)
+        self.send_end(lease, replays).await
     }
 
-    /// Cancels an attempt, which is neither a failure nor a crash.
-    pub(crate) async fn put_back(&self, lease: &Lease, replaying: Replaying) {
-        let Replaying::Runs { next, call, _permit } = replaying else { return };
-        call.abort();
-        // A handler that does not yield may still run when the next attempt begins.
-        let _ = tokio::time::timeout(FAREWELL, call).await;
-        self.untried(lease, &next.replay).await;
+    /// Calls the handler with a letter once; `None` if `stop` came first.
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        next: &Next,
+        consumer: usize,
+        stop: &CancellationToken,
+    ) -> Result<Option<Result<Outcome, Failed>>, Ended> {
+        let (handler, began) = (&self.handlers[consumer], Instant::now());
+        if !lease.is_held(began) {
+            return Err(Ended::Fenced);
+        }
+        // Events of a work queue run meanwhile, so its lease goes by their limits.
+        let limits = Some(lease).filter(|_| !self.key.is_queue());
+        let limit = after(began, handler.policy.timeout.saturating_add(self.services.lease_for));
+        limits.inspect(|lease| lease.handlers_until(Some(limit)));
+        let mut call = spawn(lease.while_held(handler.call(next.context(handler))));
+        let returned = tokio::select! {
+            biased;
+            returned = &mut call => returned.map(Some),
+            () = stop.cancelled() => {
+                call.abort();
+                // A handler that does not yield may still run when the next attempt begins.
+                let _ = tokio::time::timeout(FAREWELL, &mut call).await;
+                Ok(None)
+            }
+        };
+        limits.inspect(|lease| lease.handlers_until(None));
+        match ours(returned).flatten() {
+            Some(None) => Err(Ended::Fenced),
+            returned => Ok(returned.flatten()),
+        }
     }
 
-    pub(crate) async fn untried(&self, lease: &Lease, replay: &Replay) {
+    async fn untried(&self, lease: &Lease, replay: &Replay) {
         let end = ReplayEnd::Again { attempts: replay.attempts };
         let sent = self.services.broker.end_replay(&self.key, lease.holder(), replay.letter.id, &end);
         let _ = tokio::time::timeout(FAREWELL, sent).await;
     }
 
     /// Takes the first of the replays; `None` where there is none for now.
-    pub(crate) async fn next_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Next>, Ended> {
+    async fn next_replay(&self, lease: &Lease, replays: &mut Replays) -> Result<Option<Next>, Ended> {
         let taken = match self.ask(lease, self.services.broker.take_replay(&self.key, lease.holder())).await? {
             Ok(taken) => taken,
             Err(error) => {
@@ -224,7 +229,7 @@ impl GroupTask {
                     group = self.key.group(),
                     partition = self.key.partition().as_str(),
                     key = self.key.replay(),
-                    "letters that were to be handled again are gone: somebody has deleted the key, or the server has lost it"
+                    "dead letters to replay are gone: somebody has deleted the key, or the server has lost it"
                 );
                 lease.no_replays();
                 return Ok(None);
@@ -241,18 +246,13 @@ impl GroupTask {
         Ok(Some(Next { replay, letter, taker, fate }))
     }
 
-    pub(crate) fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failed>) -> Fate {
+    fn fate(&self, consumer: usize, replay: &Replay, result: Result<Outcome, Failed>) -> Fate {
         let policy = &self.handlers[consumer].policy;
         fate(decide(result, replay.attempts + 1, policy, || self.services.random.fraction()))
     }
 
     /// Logs the outcome of the letter. Returns the end to send to the broker.
-    pub(crate) fn end(
-        &self,
-        Next { letter, taker, replay, .. }: &Next,
-        fate: Fate,
-        replays: &mut Replays,
-    ) -> ReplayEnd {
+    fn end(&self, Next { letter, taker, replay, .. }: &Next, fate: Fate, replays: &mut Replays) -> ReplayEnd {
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
         let original = letter.original();
         let consumer = match taker {
@@ -274,14 +274,14 @@ impl GroupTask {
             Fate::Dead { cause, reason } => {
                 let times = letter.replays() + 1;
                 tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempts = attempt, replays = times, cause, reason, "a dead letter was handled again in vain: it is a dead letter again");
-                let why = (cause.as_str(), reason.as_str());
-                ReplayEnd::Dead(dead_letter::fields_again(&self.key, consumer, original, why, attempt, times))
+                let given_up = GivenUp { consumer, cause: &cause, reason: &reason, attempts: attempt, replays: times };
+                ReplayEnd::Dead(dead_letter::fields(&self.key, original, &given_up))
             }
         }
     }
 
     /// Sends the end of the attempt to the broker, again until it answers. Until then the letter is not tried.
-    pub(crate) async fn send_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
+    async fn send_end(&self, lease: &Lease, replays: &mut Replays) -> Result<(), Ended> {
         let Some((id, end)) = &replays.ended else { return Ok(()) };
         match self.ask(lease, self.services.broker.end_replay(&self.key, lease.holder(), *id, end)).await? {
             Ok(true) => {
@@ -348,8 +348,8 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
     }
 }
 
-/// The outcome of a letter of a version that this build does not know: the events of the group must not wait for a build that
-/// does.
+/// The outcome of a letter of a version that this build does not know. The events of the group must not wait for a build
+/// that does.
 fn too_new(need: &Need) -> Fate {
     let Need { name, version, .. } = need;
     let reason =
@@ -377,7 +377,8 @@ mod tests {
     fn replay(crashes: u32) -> (Replay, DeadLetter) {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), b"Trade@2".to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let fields = dead_letter::fields(&key, "check", &original, Cause::Timeout, "too slow", 1);
+        let given_up = GivenUp { consumer: "check", cause: "timeout", reason: "too slow", attempts: 1, replays: 0 };
+        let fields = dead_letter::fields(&key, &original, &given_up);
         let letter = Arc::new(Entry::new(EntryId::new(9, 0), &fields));
         (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))
     }

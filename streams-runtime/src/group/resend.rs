@@ -1,4 +1,5 @@
-//! A call to the broker that is sent with the same bytes until the broker answers, so that a call without an answer is done once.
+//! A call to the broker that is sent with the same bytes until the broker answers. So a call without an answer is done
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::call::{joined, spawn};
+use super::ended::Ended;
+use super::task::GroupTask;
+use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
-use crate::ops::Sent;
+use crate::ops::{Contact, Matter, Sent};
 
 /// See the module. Dropped, it cancels the call on its way, unless it is [detached](Self::detach).
 pub(crate) struct Resend<C, R> {
@@ -36,8 +40,11 @@ impl<C, R: Send + 'static> Resend<C, R> {
         self.retry_at.is_none().then_some(&self.sent)
     }
 
-    pub(crate) fn unanswered_mut(&mut self) -> Option<&mut Sent> {
-        self.retry_at.is_none().then_some(&mut self.sent)
+    /// Reports the silence of the call when it is time.
+    pub(crate) fn mind(&mut self, contact: &Contact, matter: Matter) {
+        if self.retry_at.is_none() {
+            contact.mind(matter, &mut self.sent);
+        }
     }
 
     /// Whether [`answer`](Self::answer) returns an answer at once.
@@ -79,6 +86,19 @@ impl<C, R: Send + 'static> Resend<C, R> {
     pub(crate) fn detach(self) {
         if let Some(reply) = self.reply {
             drop(reply.detach());
+        }
+    }
+}
+
+impl GroupTask {
+    /// How long to wait before a call to read is sent again, `failures` of which failed in a row. Fails if another try cannot help.
+    pub(crate) fn retry_read(&self, error: BrokerError, failures: u32) -> Result<Duration, Ended> {
+        match Ended::from(error) {
+            Ended::Failed(error) => {
+                self.contact.failed(Matter::Read, &error);
+                Ok(wait(OUTAGE_BACKOFF, failures, self.services.random.fraction()))
+            }
+            ended => Err(ended),
         }
     }
 }

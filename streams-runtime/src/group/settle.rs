@@ -82,8 +82,8 @@ pub(super) fn times(count: u32) -> String {
 
 /// Decides what an attempt means.
 ///
-/// `attempt` counts from 1, attempts before a restart included; `random` gives a number from 0 up to 1 that takes
-/// up to half of the wait away, so that many partitions do not retry in step.
+/// `attempt` counts from 1, attempts before a restart included. `random` gives a number from 0 up to 1, which takes up to
+/// half of the wait away. So many partitions do not retry in step.
 pub(crate) fn decide(
     result: Result<Outcome, Failed>,
     attempt: u32,

@@ -73,8 +73,8 @@ impl SuspectLock {
 
     /// Waits for a permit for as long as other suspects end one after the other.
     ///
-    /// Where none of them ends within the longest run, the wait ends too, because one handler that does not yield must not
-    /// hold up every group.
+    /// If none of them ends within the longest run, the wait ends too. One handler that does not yield must not hold up
+    /// every group.
     ///
     /// # Cancel safety
     /// It only waits.

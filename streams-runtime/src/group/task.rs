@@ -1,9 +1,9 @@
 //! A group on a partition, whatever its delivery: its parts, its status and its log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, DeadBounds};
+use streams_core::broker::{Broker, BrokerError, DeadBounds, Need};
 use streams_core::keys::GroupKey;
 use streams_core::{Checkpoint, EntryId, OnDataLoss, Start};
 use tokio::sync::Semaphore;
@@ -14,17 +14,18 @@ use super::halt::Halt;
 use super::handlers::Handlers;
 use super::history::History;
 use super::suspects::SuspectLock;
-use crate::membership::{Leases, Seat};
-use crate::ops::{Contact, Outages, Phase, Progress};
+use crate::membership::{Lease, Leases, Seat};
+use crate::ops::{Contact, Matter, Outages, Phase, Progress};
 use crate::random::Random;
 use crate::reader::{Follower, Means, TAKE, Tails, Taken};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{FAREWELL, Shutdown};
+use crate::sync::lock;
 
 /// How often the log says again that a group does not go on.
 pub(super) const REMINDER: Duration = Duration::from_secs(60);
 
-/// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent, so claims of
-/// thousands of groups must not wait for each other on the connection; more at once would make none of them faster.
+/// How many claims of an app are on their way at once. A lease runs from the moment when its claim was sent. So claims of
+/// thousands of groups must not wait for each other on the connection. More at once would make none of them faster.
 pub(crate) const CLAIMS: usize = 32;
 
 /// The services that all groups of an app share.
@@ -99,6 +100,14 @@ impl GroupTask {
         Ended::Halted { halt, keep: false }
     }
 
+    /// The same end, noted as trouble in this matter where the server could not be used.
+    pub(crate) fn noted(&self, matter: Matter, ended: Ended) -> Ended {
+        if let Ended::Failed(error) = &ended {
+            self.contact.failed(matter, error);
+        }
+        ended
+    }
+
     /// Logs what the server refuses, unless the log said so lately. Returns whether it did.
     pub(crate) fn log_refused(&self, error: &BrokerError) -> bool {
         self.log_halted(&Halt::Refused { error: error.to_string() })
@@ -108,7 +117,7 @@ impl GroupTask {
     pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
         self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if logged.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;
         }
@@ -158,6 +167,42 @@ impl GroupTask {
                 Taken::Nothing | Taken::Broken(_) => std::future::pending().await,
             }
         }
+    }
+
+    /// Waits a moment for the last calls of an ownership or of a session. Fails with an end that takes the place of `ended`.
+    pub(crate) async fn settled_last(
+        &self,
+        ended: &Ended,
+        last: impl Future<Output = Result<(), Ended>>,
+    ) -> Result<(), Ended> {
+        match tokio::time::timeout(FAREWELL, last).await {
+            Ok(Err(failed @ (Ended::Fenced | Ended::GivenWay(_)))) => return Err(failed),
+            // A cut that a commit came upon is no reason to doubt the commit.
+            Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
+            Ok(Err(failed)) => {
+                self.left(ended, &format!("the last calls failed ({failed:?}): events that they settle come again"));
+            }
+            Err(_) => self.left(ended, "the last calls were not answered: events that they settle may come again"),
+        }
+        Ok(())
+    }
+
+    /// Gives the lease back, with the event for which another build is needed. `None` says that no answer came.
+    pub(crate) async fn release(
+        &self,
+        ended: &Ended,
+        lease: &Lease,
+        need: Option<&Need>,
+    ) -> Option<Result<bool, BrokerError>> {
+        let call = self.services.broker.release(&self.key, lease.holder(), need);
+        let released = tokio::time::timeout(FAREWELL, call).await.ok();
+        let why = match &released {
+            Some(Ok(_)) => return released,
+            Some(Err(error)) => error.to_string(),
+            None => "no answer came".to_owned(),
+        };
+        self.left(ended, &format!("the lease could not be given back ({why}): others take over when it runs out"));
+        released
     }
 
     /// Logs that an ownership ended and something was left undone. While the server is away or refuses the group, that is

@@ -8,9 +8,9 @@
 /// `set` is the key of the set of members, so that groups of one partition do not all choose the same process. `eligible` says
 /// whether a member may have a partition. Where nobody may, everybody counts.
 ///
-/// No member has two more than another, as far as eligibility leaves the choice. A member that comes or goes moves little but
-/// what it gets or had: every pair of partition and member has a weight that depends on the two alone, and pairs are
-/// taken from the heaviest down while the member has room.
+/// No member has two more than another, as far as eligibility leaves the choice. A member that comes or goes moves little
+/// but its own partitions. Every pair of partition and member has a weight that depends on the two alone. Pairs are taken
+/// from the heaviest down while the member has room.
 pub(super) fn assign(
     set: &str,
     partitions: u32,
@@ -71,7 +71,7 @@ struct Pair {
 }
 
 /// How much a partition leans to a member: FNV-1a over the names with a zero byte between them, then the mixer of
-/// MurmurHash3, as FNV alone leaves the highest bits of similar names alike.
+/// MurmurHash3. FNV alone leaves the highest bits of similar names alike.
 fn weight(set: &str, partition: u32, member: &str) -> u64 {
     let partition = partition.to_string();
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

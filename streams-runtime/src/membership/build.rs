@@ -3,8 +3,8 @@
 //! While old and new builds overlap, every event is handled by one that knows it. For that
 //!
 //! * a build declares its events in the state of every group that it runs, before it publishes or contends;
-//! * an owner that meets an event which somebody has declared and it does not handle, or a version newer than it knows,
-//!   commits what is before it and hands the partition over, with a [`Need`];
+//! * an owner that does not handle a declared event, or only older versions of it, commits and hands the partition over,
+//!   with a [`Need`];
 //! * who cannot meet the need does not contend ([`Build::turn`]), and says so when nobody can;
 //! * each commit carries the names of what it passes over, and the broker refuses one whose names have been declared meanwhile.
 
@@ -15,8 +15,8 @@ use std::time::Duration;
 use streams_core::EntryId;
 use streams_core::broker::{Events, Need};
 
-/// For how long a lease is left alone although no member is known that handles what is needed: one may be on its way, as a
-/// deploy stops and starts processes, and every change of the owner costs more than this.
+/// For how long a lease is left alone although no known member handles the needed event. A deploy stops and starts
+/// processes, so such a member may be on its way. Every change of the owner costs more than this wait.
 pub(crate) const NOBODY: Duration = Duration::from_secs(3);
 
 /// The events of a group that this build handles and ignores.
@@ -41,7 +41,7 @@ pub(crate) enum Turn<'a> {
     Missing(&'a Need),
 }
 
-/// As members tell each other: `takes=OrderPlaced@2,OrderShipped@1 ignores=OrderReturned`, each word only where there is one.
+/// As on a card: `takes=OrderPlaced@2,OrderShipped@1 ignores=OrderReturned`, each word only where there is one.
 impl fmt::Display for Build {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let takes: Vec<_> = self.takes.iter().map(|(name, version)| format!("{name}@{version}")).collect();

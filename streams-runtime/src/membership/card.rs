@@ -1,4 +1,4 @@
-//! The card of a process: its name, and what it tells the other members of a group; pure.
+//! The card of a process: its name, its lease and its build, for the other members of a group; pure.
 
 use std::collections::BTreeSet;
 use std::fmt;

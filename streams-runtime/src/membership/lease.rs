@@ -5,7 +5,7 @@
 //! connection of their own, so that a handler which blocks the executor keeps its lease.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Holder, Renewal, Renewed, Renewer};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, millis, until};
 use crate::ops::{Contact, Matter, Outages, Progress, Vitals};
+use crate::sync::lock;
 
 /// How many renewals are tried within one lease: two may fail.
 const RENEWALS_A_LEASE: u32 = 3;
@@ -101,17 +102,7 @@ impl Lease {
         self.held.replays.store(false, Ordering::Relaxed);
     }
 
-    /// A handler begins: past `limit` it is no reason to renew any more.
-    pub(crate) fn handler_begins(&self, now: Instant, limit: Duration) {
-        self.held.handler_until.store(self.clock.millis_at(now).saturating_add(millis(limit)), Ordering::Release);
-    }
-
-    /// No handler runs.
-    pub(crate) fn handler_ended(&self) {
-        self.held.handler_until.store(0, Ordering::Release);
-    }
-
-    /// As [`Self::handler_begins`] for several at once: the first that has to be over has to be over by then; `None` when
+    /// Handlers run, the first of which has to be over by then: past it they are no reason to renew any more. `None` says that
     /// none runs.
     pub(crate) fn handlers_until(&self, first: Option<Instant>) {
         self.held.handler_until.store(first.map_or(0, |until| self.clock.millis_at(until)), Ordering::Release);
@@ -147,7 +138,7 @@ struct Table {
 impl Table {
     /// The leases that nobody has lost yet.
     fn held(&self) -> Vec<Arc<Held>> {
-        let mut list = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = lock(&self.held);
         list.retain(|held| held.strong_count() > 0);
         list.iter().filter_map(Weak::upgrade).filter(|held| !held.lost.is_cancelled()).collect()
     }
@@ -215,7 +206,7 @@ impl Leases {
             replays: AtomicBool::new(true),
             replays_wait: Notify::new(),
         });
-        self.table.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+        lock(&self.table.held).push(Arc::downgrade(&held));
         self.table.taken.notify_one();
         Lease { held, clock: self.clock }
     }
@@ -251,7 +242,7 @@ impl Held {
     /// Whether the owner still deserves the lease: its handler keeps to its limit and its commits are answered.
     ///
     /// While a handler runs an answer says nothing, because a handler that blocks its executor also keeps the answer from
-    /// being heard; its own limit bounds that.
+    /// being heard. Its own limit bounds that.
     fn deserves(&self, now: u64, lease_for: u64) -> bool {
         let handler_until = self.handler_until.load(Ordering::Acquire);
         let commit_since = self.commit_since.load(Ordering::Acquire);

@@ -1,9 +1,9 @@
 //! The sharing of partitions between processes: who is a member, who should own what, and who holds which lease.
 //!
-//! One task per process shows that the process lives, looks at the other members and at what they own, and notifies each
-//! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should own
-//! which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings. May use
-//! `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
+//! One task per process shows that the process lives, and looks at the other members and their partitions. It notifies each
+//! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should
+//! own which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings.
+//! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 
 mod assign;
 mod build;
@@ -14,8 +14,8 @@ mod seat;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streams_core::broker::{Answer, Attendance, Broker, BrokerError, GroupState, Member, Reply};
@@ -142,30 +142,14 @@ impl Members {
             });
             circles.len() - 1
         });
-        let seat = Arc::new(Seat {
-            shared: Arc::clone(shared),
-            circle,
-            key,
-            inner: Mutex::default(),
-            news: Notify::new(),
-            is_wanted: AtomicBool::new(false),
-            wanted: Notify::new(),
-        });
+        let seat = Arc::new(Seat::new(shared, circle, key));
         circles[circle].seats.push(Arc::clone(&seat));
         seat
     }
 
     /// A seat that waits for no lease: a work queue shares no partitions.
     pub(crate) fn apart(&self, key: GroupKey) -> Arc<Seat> {
-        Arc::new(Seat {
-            shared: Arc::clone(&self.shared),
-            circle: usize::MAX,
-            key,
-            inner: Mutex::default(),
-            news: Notify::new(),
-            is_wanted: AtomicBool::new(false),
-            wanted: Notify::new(),
-        })
+        Arc::new(Seat::new(&self.shared, usize::MAX, key))
     }
 
     /// Takes part until the app stops. Then the process leaves, before it releases any lease.

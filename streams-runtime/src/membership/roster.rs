@@ -17,15 +17,16 @@ use crate::clock::after;
 
 /// For how long the members must stay the same before partitions that have an owner move.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
-/// How often a process says that it is there, and looks at what others own: so often that what a dead one leaves is taken
-/// within a second of the end of its lease.
+/// How often a process says that it is there, and looks at the partitions of others. So the partitions of a dead one are
+/// taken within a second of the end of its lease.
 pub(super) const LOOK: Duration = Duration::from_millis(750);
 /// How many looks there are in a lease at least: who misses one is not taken for silent.
 const LOOKS_A_LEASE: u32 = 4;
 /// How many others are named in a line of the log.
 const MOST_NAMED: usize = 3;
-/// After which part of its lease without a beat a member is given nothing new: dead, most likely, though it counts until the
-/// lease is over. A lease that ran out shows that it was silent for two thirds of it; the living beat four times in it.
+/// After which part of its lease without a beat a member is given nothing new. Most likely it is dead, though it counts
+/// until the lease is over. A lease that ran out shows that it was silent for two thirds of it; the living beat four times
+/// in it.
 const SILENT: f64 = 0.4;
 
 /// The members of a group.
@@ -169,7 +170,7 @@ impl Roster {
         owner.is_some_and(|member| self.members[member].card.name == self.me)
     }
 
-    /// Tells one list of members from the next.
+    /// Distinguishes one list of members from the next.
     pub(super) fn version(&self) -> u64 {
         self.version
     }

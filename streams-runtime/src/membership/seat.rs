@@ -1,7 +1,7 @@
 //! The seat of a process at one partition: its task asks the members whether it may take the lease, and they answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use streams_core::broker::{Answer, BrokerError, GroupState, Need};
@@ -16,6 +16,7 @@ use super::roster::{LOOK, Roster};
 use super::watch::{Still, Verdict, Watch};
 use crate::random::Random;
 use crate::shutdown::FAREWELL;
+use crate::sync::lock;
 
 /// For how long a process excuses itself from a partition that it could not go on with. Each change moves partitions, so the
 /// process must not try again every few seconds.
@@ -166,8 +167,20 @@ impl Inner {
 }
 
 impl Seat {
+    pub(super) fn new(shared: &Arc<Shared>, circle: usize, key: GroupKey) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            circle,
+            key,
+            inner: Mutex::default(),
+            news: Notify::new(),
+            is_wanted: AtomicBool::new(false),
+            wanted: Notify::new(),
+        }
+    }
+
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Takes up the state of the partition, while its task waits for the lease.

@@ -22,8 +22,8 @@ const GAP: u32 = 4;
 /// Since when something looks the same to whoever looks at it again and again.
 ///
 /// A value that only grows, as a beat does, and is the same behind a gap as before it, stood still. Yet a gap counts for a
-/// quarter of the lease at most: whoever lives needs time to be heard of after it, and a server that has lost its last writes
-/// in it counts some beats twice.
+/// quarter of the lease at most. A living process needs time to be heard of after it. A server that has lost its last
+/// writes in the gap counts some beats twice.
 #[derive(Debug)]
 pub(crate) struct Still<T>(Option<Seen<T>>);
 

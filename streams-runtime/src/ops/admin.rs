@@ -56,16 +56,16 @@ impl Admin {
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
     /// of the stream, `trades.3` for that one; a time is `Start::At(EntryId::new(ms, 0))`.
     ///
-    /// The owner of the partition loses its lease. Its events in flight are not committed, and may be handled again. A group
-    /// that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
-    /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew, and
-    /// anybody while processes run it in ordered delivery: otherwise the name counts as misspelt. A group in queue delivery
-    /// begins anew in every hand: events that were in hand or waited for another attempt are handled again if they stand behind
-    /// the new beginning, and forgotten if not.
+    /// The owner of the partition loses its lease. Its events in flight are not committed, and may be handled again. A
+    /// group that is halted in a running process goes on by itself within some seconds. A marker or a state that is gone is
+    /// made anew. Where nothing at all is left of the group, only [`Running::admin`](crate::Running::admin) makes it anew,
+    /// or any other while processes run it in ordered delivery. Otherwise the name counts as misspelt. A group in queue
+    /// delivery begins anew in every process. Events in flight or waiting for another attempt are handled again if they
+    /// stand behind the new beginning, and forgotten if not.
     ///
     /// # Errors
-    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked; partitions before the
-    /// one that fails are reset.
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked. Partitions before the one
+    /// that fails are reset.
     ///
     /// # Cancel safety
     /// Some partitions may be reset.
@@ -85,27 +85,28 @@ impl Admin {
     }
 
     /// Lets a halted group go on where it is, once what halted it is mended: its checkpoint stays, and so do the attempts.
-    /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were told.
+    /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were resumed.
     ///
-    /// Whichever process is halted there goes on within some seconds, and looks anew: a storm of dead letters begins to
-    /// count anew, and what is still wrong halts it again. On a group that is not halted it has no effect, not later either.
+    /// A process that is halted there goes on within some seconds, and looks anew. A storm of dead letters begins to count
+    /// anew, and a cause that is still there halts it again. On a group that is not halted it has no effect, not later
+    /// either.
     ///
     /// # Errors
     /// When a name is wrong, the group is not there, or the broker cannot be asked; partitions before the one that fails
-    /// are told.
+    /// are resumed.
     ///
     /// # Cancel safety
-    /// Some partitions may be told.
+    /// Some partitions may be resumed.
     ///
     /// ```no_run
     /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
     /// for partition in admin.resume("trades", "risk").await? {
-    ///     println!("told {partition}");
+    ///     println!("resumed {partition}");
     /// }
     /// # Ok(()) }
     /// ```
     pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
-        let mut told = Vec::new();
+        let mut resumed = Vec::new();
         for key in self.groups(stream, group).await? {
             if !self.broker.resume(&key).await? {
                 if let Some(missing) = names::missing(&*self.broker, std::slice::from_ref(&key)).await? {
@@ -115,9 +116,9 @@ impl Admin {
                     "there is no state of {key}: check stream, group and namespace; a group that halts because it has no checkpoint is not resumed but made anew, as its log line says"
                 )));
             }
-            told.push(key.partition().clone());
+            resumed.push(key.partition().clone());
         }
-        Ok(told)
+        Ok(resumed)
     }
 
     /// The dead letters of a group, for tools that do not know the types of its events; of `trades.3` those of that partition.
@@ -145,8 +146,8 @@ impl Admin {
         let (name, _) = split(stream);
         let members = StreamKey::new(self.namespace.as_deref(), name, 1).members(group);
         let look = [Attendance { members, present: None, absent: Vec::new() }];
-        let told = self.broker.attend(&look).await;
-        told.is_ok_and(|sets| sets.iter().any(|set| set.as_ref().is_ok_and(|members| !members.is_empty())))
+        let attended = self.broker.attend(&look).await;
+        attended.is_ok_and(|sets| sets.iter().any(|set| set.as_ref().is_ok_and(|members| !members.is_empty())))
     }
 
     /// The group on every partition that the name stands for.

@@ -24,29 +24,22 @@ const MOST_FIELDS: usize = 1_000;
 /// The field with the original fields beyond that: each as length (four bytes, big-endian), name, length, value.
 const MORE: &str = "more";
 
+/// Why a group gives an event up.
+pub(crate) struct GivenUp<'a> {
+    /// The consumer that took the event; empty where none could.
+    pub(crate) consumer: &'a str,
+    pub(crate) cause: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) attempts: u32,
+    /// How often the event was a dead letter before and was handled again.
+    pub(crate) replays: u32,
+}
+
 /// The fields of a dead letter: where it came from and why, then every original field, bytes unchanged.
 ///
 /// The time of the giving-up is the letter's own entry id.
-pub(crate) fn fields(
-    key: &GroupKey,
-    consumer: &str,
-    entry: &Entry,
-    cause: Cause,
-    reason: &str,
-    attempts: u32,
-) -> Fields {
-    fields_again(key, consumer, entry, (cause.as_str(), reason), attempts, 0)
-}
-
-/// The same for an event that was a dead letter before, and was handled again so many times.
-pub(crate) fn fields_again(
-    key: &GroupKey,
-    consumer: &str,
-    entry: &Entry,
-    (cause, reason): (&str, &str),
-    attempts: u32,
-    replays: u32,
-) -> Fields {
+pub(crate) fn fields(key: &GroupKey, entry: &Entry, given_up: &GivenUp<'_>) -> Fields {
+    let GivenUp { consumer, cause, reason, attempts, replays } = *given_up;
     let ours = [
         ("stream", key.partition().as_str().to_owned()),
         ("entry", entry.id.to_string()),
@@ -220,8 +213,8 @@ impl<E> DeadLetter<E> {
         self.original.event().map_or("", |(name, _)| name)
     }
 
-    /// The payload as text in the manner of JSON, without the event's type: at most about `most` bytes of it, and of what is
-    /// no MessagePack the bytes in hexadecimal.
+    /// The payload as text in the manner of JSON, without the event's type: at most about `most` bytes of it. Bytes that
+    /// are no MessagePack are in hexadecimal.
     pub fn payload_text(&self, most: usize) -> String {
         self.original.payload().map_or_else(String::new, |payload| codec::text(payload, most))
     }
@@ -345,7 +338,8 @@ mod tests {
         let headers = (0..2_000).map(|number| (format!("h{number}").into_bytes(), vec![b'x'; number % 300]));
         let entry = Entry::new(EntryId::new(7, 1), &fields.into_iter().chain(headers).collect::<Vec<_>>());
         let key = StreamKey::new(None, "trades", 4).partition(3).group("risk");
-        let letter = super::fields(&key, "check", &entry, Cause::Decode, "bad", 2);
+        let given_up = GivenUp { consumer: "check", cause: "decode", reason: "bad", attempts: 2, replays: 0 };
+        let letter = super::fields(&key, &entry, &given_up);
         let letter = DeadLetter::<()>::of(3, Arc::new(Entry::new(EntryId::new(9, 0), &letter)));
         assert_eq!(**letter.original(), entry);
         assert_eq!((letter.stream(), letter.consumer(), letter.cause()), ("trades.3", "check", "decode"));

@@ -16,19 +16,19 @@ use crate::clock::millis;
 use crate::declared::{linked_events, stream_properties};
 use crate::names;
 
-/// How many letters are read, moved or removed at once: with the largest payloads that events have by default it is as much
-/// as a process may keep of a stream.
+/// How many letters are read, moved or removed at once. With the largest payloads that events have by default, a process
+/// may keep as much of a stream.
 const PAGE: usize = 32;
-/// How many letters may wait to be handled again, for each partition: as many as a group may have by default. What comes of them
-/// goes back to the dead letters whatever is there, so this is by how much their bound may be passed.
+/// How many letters may wait to be handled again, for each partition: as many as a group may have by default. Those that
+/// fail go back to the dead letters whatever is there, so this is by how much their bound may be passed.
 const MOST_REPLAYS: u64 = 10_000;
 
-/// The dead letters of one group on a stream: `DeadLetters<Trade>` gives letters that can be decoded, `DeadLetters` those that
-/// are read without the event's type, as [`Admin::dead_letters`](crate::Admin::dead_letters) does.
+/// The dead letters of one group on a stream. `DeadLetters<Trade>` gives letters that can be decoded. `DeadLetters` gives
+/// letters that are read without the event's type, as [`Admin::dead_letters`](crate::Admin::dead_letters) does.
 ///
 /// Nothing but [`DeadLetters::discard`] and [`DeadLetters::replay`] ever takes one away.
 ///
-/// Where nothing is found, and there is no such group, a call fails with the groups that there are: a misspelt name does not
+/// If there is no such group, a call that finds nothing fails with the groups that there are. So a misspelt name does not
 /// look like a group that is well.
 pub struct DeadLetters<E = ()> {
     broker: Arc<dyn Broker>,
@@ -48,7 +48,7 @@ impl<E> fmt::Debug for DeadLetters<E> {
     }
 }
 
-/// Which dead letters are meant; nothing said means all of them. What is said several times must hold together.
+/// Which dead letters are meant; without a condition all of them. Several conditions must hold together.
 ///
 /// ```
 /// use std::time::Duration;
@@ -270,11 +270,11 @@ impl<E> DeadLetters<E> {
 
     /// Has these letters handled again, by this group alone and in this order: no other group sees the event again.
     ///
-    /// They wait for the owner of their partition, which takes one at a time between the events of the stream, within a
-    /// third of the lease. The event has its id, its headers and its place in the stream as before, its attempts count from
-    /// 1, and [`Context::is_replay`](streams_core::Context::is_replay) says what it is. It is handled after whatever
-    /// followed it in the stream, also after later events of its key: only a handler for which that is right can have its
-    /// letters replayed. What is given up on again is a dead letter again, with the reason of now.
+    /// They wait for the owner of their partition. It takes one at a time between the events of the stream, the first
+    /// within a third of the lease. The event has its id, its headers and its place in the stream as before. Its attempts
+    /// count from 1, and [`Context::is_replay`](streams_core::Context::is_replay) is true. It is handled after everything
+    /// that followed it in the stream, also after later events of its key. Only a handler for which that is right can have
+    /// its letters replayed. An event that is given up again is a dead letter again, with the new reason.
     ///
     /// # Errors
     /// When the broker cannot be asked, when the group has no state, and when too many wait already; letters before
@@ -525,12 +525,13 @@ mod tests {
 
     use super::*;
     use crate::broker::Embedded;
-    use crate::ops::dead_letter;
+    use crate::ops::dead_letter::{self, GivenUp};
 
     fn letter(cause: Cause, consumer: &str, event: &str, reason: &str) -> DeadLetter {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), event.as_bytes().to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let fields = dead_letter::fields(&key, consumer, &original, cause, reason, 1);
+        let given_up = GivenUp { consumer, cause: cause.as_str(), reason, attempts: 1, replays: 0 };
+        let fields = dead_letter::fields(&key, &original, &given_up);
         DeadLetter::of(0, Arc::new(Entry::new(EntryId::new(9, 0), &fields)))
     }
 
@@ -579,6 +580,7 @@ mod tests {
             for n in 0..count {
                 let next = EntryId::new(n as u64 + 1, 0);
                 let original = Entry::new(next, &[(b"event".to_vec(), format!("E{}", n % 2).into_bytes())]);
+                let given_up = GivenUp { consumer: "check", cause: "handler", reason: "down", attempts: 1, replays: 0 };
                 let commit = Commit {
                     holder: Holder { owner: "me".to_owned(), epoch: held.epoch },
                     call: n as u64 + 1,
@@ -589,10 +591,10 @@ mod tests {
                     attempts: Vec::new(),
                     forget: Vec::new(),
                     mirror: false,
-                    dead: vec![dead_letter::fields(&key, "check", &original, Cause::Handler, "down", 1)],
+                    dead: vec![dead_letter::fields(&key, &original, &given_up)],
                     dead_bounds: DeadBounds { count: u64::MAX, age: Duration::MAX },
                     passed_over: Vec::new(),
-                    proof: None,
+                    recovery: None,
                 };
                 broker.commit(&key, &commit).await.unwrap();
             }

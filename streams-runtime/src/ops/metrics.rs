@@ -1,9 +1,9 @@
 //! Every metric: its name and meaning in one table, its live value, and the text that Prometheus reads.
 //!
-//! An app keeps its figures itself, so that several apps of one process stay apart and nothing has to be installed before
-//! they can be read: [`Monitor::metrics`](crate::Monitor::metrics) renders them. With the feature `metrics` each
-//! also goes through the facade of the crate `metrics` under the same name, to the recorder that the program
-//! installed **before** it started the app.
+//! An app keeps its figures itself, so that several apps of one process stay apart. Nothing has to be installed before
+//! [`Monitor::metrics`](crate::Monitor::metrics) can render them. With the feature `metrics` each also goes through the
+//! facade of the crate `metrics` under the same name. They go to the recorder that the program installed **before** it
+//! started the app.
 //!
 //! | name | kind | unit | labels | meaning |
 //! |---|---|---|---|---|
@@ -15,8 +15,8 @@
 //! | `streams_dead_lettered_total` | counter | events | `stream`, `partition`, `group`, `cause` | events that went to the dead letters, by cause |
 //! | `streams_handler_duration_seconds` | histogram | seconds | `stream`, `group`, `consumer` | from the beginning of an attempt to its end, failed ones included |
 //! | `streams_lag_entries` | gauge | entries | `stream`, `partition`, `group` | entries above the checkpoint; only from the owner, and where their number is known |
-//! | `streams_lag_seconds` | gauge | seconds | `stream`, `partition`, `group` | by how much the newest entry is younger than the one in hand; 0 when nothing stands above the checkpoint; only from the owner |
-//! | `streams_checkpoint_age_seconds` | gauge | seconds | `stream`, `partition`, `group` | for how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; 0 when there is nothing of that |
+//! | `streams_lag_seconds` | gauge | seconds | `stream`, `partition`, `group` | by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner |
+//! | `streams_checkpoint_age_seconds` | gauge | seconds | `stream`, `partition`, `group` | for how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise 0 |
 //! | `streams_lease_changes_total` | counter | changes | `stream`, `partition`, `group`, `change` | how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share |
 //! | `streams_owner` | gauge | | `stream`, `partition`, `group` | 1 while this process holds the lease |
 //! | `streams_members` | gauge | processes | `stream`, `group` | how many processes share the partitions of the group, as this one sees it |
@@ -36,9 +36,9 @@
 //! | `cause` | the words of [`Cause`](crate::Cause) |
 //! | `kind` of a loss | `restarted`, `history_cut`, `trimmed_past`, `deleted_unread` |
 //!
-//! The lag is taken from a look at the end of each partition every [`LOOK`], one for all groups, and only while
-//! somebody reads: it is missing until the first look after [`Monitor::metrics`](crate::Monitor::metrics) or a
-//! status was asked for, and with the feature `metrics` there from the start.
+//! The lag is taken from a look at the end of each partition every [`LOOK`], one for all groups, and only while somebody
+//! reads. It is missing until the first look after [`Monitor::metrics`](crate::Monitor::metrics) or a status was asked for.
+//! With the feature `metrics` it is there from the start.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -103,8 +103,8 @@ pub static METRICS: &[Metric] = &[
     metric("streams_dead_lettered_total", Kind::Counter, "events", &["stream", "partition", "group", "cause"], "events that went to the dead letters, by cause"),
     metric("streams_handler_duration_seconds", Kind::Histogram, "seconds", &["stream", "group", "consumer"], "from the beginning of an attempt to its end, failed ones included"),
     metric("streams_lag_entries", Kind::Gauge, "entries", GROUP, "entries above the checkpoint; only from the owner, and where their number is known"),
-    metric("streams_lag_seconds", Kind::Gauge, "seconds", GROUP, "by how much the newest entry is younger than the one in hand; 0 when nothing stands above the checkpoint; only from the owner"),
-    metric("streams_checkpoint_age_seconds", Kind::Gauge, "seconds", GROUP, "for how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; 0 when there is nothing of that"),
+    metric("streams_lag_seconds", Kind::Gauge, "seconds", GROUP, "by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner"),
+    metric("streams_checkpoint_age_seconds", Kind::Gauge, "seconds", GROUP, "for how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise 0"),
     metric("streams_lease_changes_total", Kind::Counter, "changes", &["stream", "partition", "group", "change"], "how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share"),
     metric("streams_owner", Kind::Gauge, "", GROUP, "1 while this process holds the lease"),
     metric("streams_members", Kind::Gauge, "processes", &["stream", "group"], "how many processes share the partitions of the group, as this one sees it"),
@@ -189,7 +189,7 @@ impl Histogram {
     }
 }
 
-/// The metrics of one app, or of a publisher alone. What is asked for twice is the same one.
+/// The metrics of one app, or of a publisher alone. A metric that is asked for twice is one metric.
 #[derive(Default)]
 pub(crate) struct Registry {
     /// By place in [`METRICS`] and by labels as they are rendered.
@@ -295,19 +295,19 @@ impl Registry {
             writeln!(out, "# TYPE {} {}", metric.name, metric.kind.as_str())?;
             for ((_, labels), series) in of_metric {
                 match series {
-                    Series::Counter(counter) => sample(out, metric.name, "", labels, "", counter.get())?,
+                    Series::Counter(counter) => sample(out, metric.name, labels, "", counter.get())?,
                     Series::Gauge(gauge) if gauge.get().is_nan() => {}
-                    Series::Gauge(gauge) => sample(out, metric.name, "", labels, "", gauge.get())?,
+                    Series::Gauge(gauge) => sample(out, metric.name, labels, "", gauge.get())?,
                     Series::Histogram(histogram) => {
                         let mut count = 0;
                         let bounds = BUCKETS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
                         for (bound, bucket) in bounds.zip(&histogram.counts) {
                             count += bucket.load(Ordering::Relaxed);
-                            sample(out, metric.name, "_bucket", labels, &format!("le=\"{bound}\""), count)?;
+                            sample(out, &format!("{}_bucket", metric.name), labels, &format!("le=\"{bound}\""), count)?;
                         }
                         let sum = Duration::from_nanos(histogram.nanos.load(Ordering::Relaxed)).as_secs_f64();
-                        sample(out, metric.name, "_sum", labels, "", sum)?;
-                        sample(out, metric.name, "_count", labels, "", count)?;
+                        sample(out, &format!("{}_sum", metric.name), labels, "", sum)?;
+                        sample(out, &format!("{}_count", metric.name), labels, "", count)?;
                     }
                 }
             }
@@ -316,19 +316,12 @@ impl Registry {
     }
 }
 
-fn sample(
-    out: &mut String,
-    name: &str,
-    suffix: &str,
-    labels: &str,
-    more: &str,
-    value: impl fmt::Display,
-) -> fmt::Result {
+fn sample(out: &mut String, name: &str, labels: &str, more: &str, value: impl fmt::Display) -> fmt::Result {
     let comma = if labels.is_empty() || more.is_empty() { "" } else { "," };
     if labels.is_empty() && more.is_empty() {
-        writeln!(out, "{name}{suffix} {value}")
+        writeln!(out, "{name} {value}")
     } else {
-        writeln!(out, "{name}{suffix}{{{labels}{comma}{more}}} {value}")
+        writeln!(out, "{name}{{{labels}{comma}{more}}} {value}")
     }
 }
 

@@ -20,8 +20,8 @@ use super::vitals::Vitals;
 use crate::clock::{Clock, millis};
 use crate::sync::lock;
 
-/// How many leases the renewals may stand still before the app counts as dead, and how long at least: leases are long lost
-/// then, and a restart must not answer a machine that is only slow.
+/// How many leases the renewals may stand still before the app counts as dead, and how long at least. Leases are long lost
+/// then, and a machine that is only slow must not be restarted.
 const STILL_LEASES: u32 = 3;
 const STILL_MIN: Duration = Duration::from_secs(30);
 

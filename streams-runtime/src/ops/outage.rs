@@ -1,8 +1,7 @@
-//! Whether the server can be used, as the whole app sees it: told once when it is gone and once when it is back.
+//! Whether the server can be used, as the whole app sees it: logged once when it is gone and once when it is back.
 //!
 //! Everything that talks to the server by itself (a tail, the renewals, a group, the writer of a partition) is a
-//! [`Contact`]. What one of them finds out is nothing that all the others should log, too; and as soon as one has an answer
-//! again, all that wait try again.
+//! [`Contact`]. The first of them logs an outage for all. As soon as one has an answer again, all that wait try again.
 //!
 //! Trouble ends where it began: reads that fail are not mended by a lease that is taken, nor writes by reads. So each contact
 //! has trouble by [`Matter`], and only a success in the same matter ends it.
@@ -21,17 +20,17 @@ use super::status::Progress;
 use crate::clock::{after, millis};
 use crate::sync::lock;
 
-/// How long trouble lasts before it is told: a connection that broke is back within this, and nobody needs to know.
-const UNTOLD: Duration = Duration::from_millis(100);
-/// How often trouble that lasts is told again.
+/// How long trouble lasts before it is logged: a connection that broke is back within this, and nobody needs to know.
+const LOGGED_AFTER: Duration = Duration::from_millis(100);
+/// How often trouble that lasts is logged again.
 const REMINDER: Duration = Duration::from_secs(60);
-/// How long a call may be without an answer before that is trouble: longer than the 10 s after which a call to Redis gives up by
-/// itself, so that its own error is told where there is one.
+/// How long a call may be without an answer before that is trouble. A call to Redis gives up by itself after 10 s, so the
+/// log has its own error where there is one.
 pub(crate) const SILENCE: Duration = Duration::from_secs(15);
-/// How long the server may go on refusing what somebody else is told of at once, such as the caller of a publish, before it is
-/// trouble of the app: longer than a burst that fills a server, shorter than anybody's patience.
+/// How long the server may go on refusing publishes, whose callers have the error at once, before it is trouble of the app.
+/// It is longer than a burst that fills a server, and shorter than anybody's patience.
 const REFUSING: Duration = Duration::from_secs(10);
-/// How long trouble counts that nobody tries to end any more, as when a publish was given up: a producer that goes on
+/// How long trouble counts that nobody tries to end any more, as when a publish was given up. A producer that goes on
 /// publishes within a minute, and of one that does not nobody knows.
 const LINGERING: Duration = Duration::from_secs(60);
 
@@ -80,8 +79,8 @@ struct State {
     /// By contact and matter.
     troubles: BTreeMap<(u64, Matter), Trouble>,
     since: Option<Instant>,
-    /// When the log was told of it.
-    told: Option<Instant>,
+    /// When the log last said so.
+    logged: Option<Instant>,
     /// When anybody last had an answer.
     answered: Option<Instant>,
     /// The last error of the server, or of the attempt to reach it.
@@ -111,7 +110,7 @@ impl State {
         self.troubles.values().any(|trouble| trouble.counts(now))
     }
 
-    /// Forgets what nobody tried again; answers whether that was the last of a trouble that was told.
+    /// Forgets what nobody tried again; answers whether that was the last of a trouble that was logged.
     fn forget(&mut self, now: Instant) -> bool {
         let before = self.troubles.len();
         self.troubles.retain(|_, trouble| trouble.lingers.is_none_or(|until| now < until));
@@ -119,11 +118,11 @@ impl State {
         if forgotten {
             self.since = None;
         }
-        forgotten && self.told.take().is_some()
+        forgotten && self.logged.take().is_some()
     }
 }
 
-/// A call on its way: when it was made, and when its silence is told next.
+/// A call on its way: when it was made, and when its silence is reported next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
     pub(crate) since: Instant,
@@ -171,11 +170,11 @@ impl Outages {
         let now = Instant::now();
         if state.forget(now) {
             drop(state);
-            tell_forgotten();
+            log_forgotten();
             return None;
         }
         // A logged outage ends with the first answer, so it counts on while nobody calls the server.
-        (state.is_troubled(now) || state.told.is_some()).then(|| state.reason.clone())
+        (state.is_troubled(now) || state.logged.is_some()).then(|| state.reason.clone())
     }
 
     /// Whether anybody had an answer lately: then the server is there, whoever else has none.
@@ -200,7 +199,7 @@ impl Outages {
     }
 }
 
-fn tell_forgotten() {
+fn log_forgotten() {
     tracing::info!("nobody has tried again what the server did not take: whether it can be used is not known");
 }
 
@@ -249,27 +248,27 @@ impl Contact {
         // Trouble that counts at once counts, whatever else was refused before.
         trouble.counts = trouble.counts.min(after(now, grace));
         let (counts, since) = (trouble.counts(now), trouble.since);
-        let mut tell = false;
+        let mut logs = false;
         let mut lasted = Duration::ZERO;
         if counts {
             state.reason = format!("{}, {}: {error}", self.who, matter.as_str());
             lasted = now.duration_since(*state.since.get_or_insert(since));
-            tell = match state.told {
-                None => lasted >= UNTOLD,
-                Some(told) => now.duration_since(told) >= REMINDER,
+            logs = match state.logged {
+                None => lasted >= LOGGED_AFTER,
+                Some(logged) => now.duration_since(logged) >= REMINDER,
             };
-            if tell {
-                state.told = Some(now);
+            if logs {
+                state.logged = Some(now);
             }
         }
         drop(state);
         if forgotten {
-            tell_forgotten();
+            log_forgotten();
         }
         if counts && let Some(progress) = &self.progress {
             progress.troubled(error.to_string(), (matter != Matter::Lease).then_some(since));
         }
-        if tell {
+        if logs {
             let (who, matter, lasted_s) = (&self.who, matter.as_str(), lasted.as_secs());
             tracing::warn!(%error, who, matter, lasted_s, "the server cannot be used: whatever needs it waits, and tries again until it can");
         }
@@ -286,7 +285,7 @@ impl Contact {
             state.troubles.clear();
         }
         let troubled = state.is_troubled(now);
-        let over = !troubled && state.told.take().is_some();
+        let over = !troubled && state.logged.take().is_some();
         let since = if troubled { None } else { state.since.take() };
         drop(state);
         if let Some(since) = since.filter(|_| over) {
@@ -344,7 +343,7 @@ impl Contact {
         }
     }
 
-    /// A call that is on its way: tells of its silence when it is time.
+    /// A call that is on its way: reports its silence when it is time.
     pub(crate) fn mind(&self, matter: Matter, sent: &mut Sent) {
         let now = Instant::now();
         if sent.due <= now {
@@ -364,7 +363,7 @@ impl Contact {
                 state.troubles.remove(&(self.id, matter));
             }
         }
-        if !state.is_troubled(Instant::now()) && state.told.is_none() {
+        if !state.is_troubled(Instant::now()) && state.logged.is_none() {
             state.since = None;
         }
         if before & !matters & !Matter::Lease.bit() == 0
@@ -392,8 +391,8 @@ mod tests {
         BrokerError::new(BrokerErrorKind::Unavailable, "gone")
     }
 
-    fn told(outages: &Outages) -> bool {
-        outages.shared.lock().told.is_some()
+    fn is_logged(outages: &Outages) -> bool {
+        outages.shared.lock().logged.is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -402,19 +401,19 @@ mod tests {
         let (one, two) = (outages.contact("one"), outages.contact("two"));
         one.failed(Matter::Read, &error());
         two.failed(Matter::Read, &error());
-        assert!(!told(&outages) && outages.trouble().as_deref() == Some("two, reading: gone"));
+        assert!(!is_logged(&outages) && outages.trouble().as_deref() == Some("two, reading: gone"));
         one.succeeded(Matter::Read);
         two.succeeded(Matter::Read);
         assert_eq!(outages.trouble(), None);
 
         one.failed(Matter::Read, &error());
-        tokio::time::sleep(UNTOLD).await;
+        tokio::time::sleep(LOGGED_AFTER).await;
         two.failed(Matter::Read, &error());
-        assert!(told(&outages));
+        assert!(is_logged(&outages));
         two.succeeded(Matter::Read);
-        assert!(told(&outages) && outages.trouble().is_some(), "one of them has trouble still");
+        assert!(is_logged(&outages) && outages.trouble().is_some(), "one of them has trouble still");
         one.succeeded(Matter::Read);
-        assert!(!told(&outages) && outages.trouble().is_none());
+        assert!(!is_logged(&outages) && outages.trouble().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -422,12 +421,12 @@ mod tests {
         let outages = Outages::default();
         let (one, two) = (outages.contact("one"), outages.contact("two"));
         one.failed(Matter::Read, &error());
-        tokio::time::sleep(UNTOLD).await;
+        tokio::time::sleep(LOGGED_AFTER).await;
         one.failed(Matter::Read, &error());
         drop(one);
-        assert!(told(&outages) && outages.trouble().is_some());
+        assert!(is_logged(&outages) && outages.trouble().is_some());
         two.succeeded(Matter::Read);
-        assert!(!told(&outages) && outages.trouble().is_none(), "the next answer does");
+        assert!(!is_logged(&outages) && outages.trouble().is_none(), "the next answer does");
     }
 
     #[tokio::test(start_paused = true)]
@@ -443,16 +442,16 @@ mod tests {
         let outages = Outages::default();
         let (one, two) = (outages.contact("one"), outages.contact("two"));
         one.failed(Matter::Read, &error());
-        tokio::time::sleep(UNTOLD).await;
+        tokio::time::sleep(LOGGED_AFTER).await;
         one.succeeded(Matter::Lease);
         two.succeeded(Matter::Read);
         one.failed(Matter::Read, &error());
-        assert!(told(&outages) && one.is_troubled());
+        assert!(is_logged(&outages) && one.is_troubled());
         one.succeeded(Matter::Lease);
         two.succeeded(Matter::Write);
         assert!(outages.trouble().is_some());
         one.succeeded(Matter::Read);
-        assert!(!told(&outages) && outages.trouble().is_none() && !one.is_troubled());
+        assert!(!is_logged(&outages) && outages.trouble().is_none() && !one.is_troubled());
     }
 
     #[tokio::test(start_paused = true)]
@@ -461,10 +460,10 @@ mod tests {
         let one = outages.contact("one");
         let call = one.patiently(Matter::Write, Instant::now(), tokio::time::sleep(SILENCE * 2));
         let look = async {
-            tokio::time::sleep(SILENCE - UNTOLD).await;
+            tokio::time::sleep(SILENCE - LOGGED_AFTER).await;
             assert_eq!(outages.trouble(), None);
-            tokio::time::sleep(UNTOLD * 2).await;
-            assert!(told(&outages));
+            tokio::time::sleep(LOGGED_AFTER * 2).await;
+            assert!(is_logged(&outages));
             assert_eq!(outages.trouble().as_deref(), Some("one, writing: writing had no answer for 15s"));
         };
         tokio::join!(call, look);
@@ -482,12 +481,12 @@ mod tests {
         tokio::time::sleep(REFUSING).await;
         one.refused(Matter::Write, &error());
         one.linger();
-        assert!(told(&outages) && outages.trouble().is_some());
+        assert!(is_logged(&outages) && outages.trouble().is_some());
         let two = outages.contact("two");
         two.succeeded(Matter::Lease);
         assert!(outages.trouble().is_some(), "it says nothing of the writes");
         tokio::time::sleep(LINGERING).await;
-        assert!(outages.trouble().is_none() && !told(&outages));
+        assert!(outages.trouble().is_none() && !is_logged(&outages));
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ impl Phase {
     }
 }
 
-/// The status of a group on one partition, in this process.
+/// The status of a group on one partition, in this process: a flat list, as a status page shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupStatus {
@@ -61,20 +61,20 @@ pub struct GroupStatus {
     pub phase: Phase,
     /// Its checkpoint, as far as this process knows.
     pub checkpoint: EntryId,
-    /// For how long the checkpoint has stood still while there was an event in hand or to commit, or while reads failed; zero
-    /// when there is nothing of that.
+    /// For how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise
+    /// zero.
     pub checkpoint_age: Duration,
-    /// How many entries stand above the checkpoint. Known to the owner, from a look at the end of the stream every 5 s
-    /// that begins with the first time somebody asks for the status; `None` where the count is not known.
+    /// How many entries stand above the checkpoint. The owner knows it from a look at the end of the stream every 5 s, once
+    /// somebody has asked for the status. `None` where the count is not known.
     pub lag_entries: Option<u64>,
-    /// By how much the newest entry is younger than the one in hand, from the same look; zero when nothing stands above
-    /// the checkpoint.
+    /// By how much the newest entry is younger than the event that was begun last, from the same look. Zero when nothing
+    /// stands above the checkpoint.
     pub lag: Option<Duration>,
-    /// Why a group with `concurrency` takes up no other event, though it could handle more at once: which entry holds it up,
-    /// and how often that was tried.
+    /// Why a group with `concurrency` takes up no other event, though it could handle more at once. The text names the
+    /// entry and its attempts.
     pub blocked_by: Option<String>,
-    /// Upper bound on the events that still run charged, because the previous owner was gone without giving its lease back and
-    /// one of them may have ended its process. 0 when the group runs at full speed, or when another process owns the partition.
+    /// Upper bound on the events that still run charged, because one of them may have ended the process of the previous
+    /// owner. It is 0 when the group runs at full speed, or when another process owns the partition.
     pub recovering: u32,
     /// Events that were handled to their end.
     pub handled: u64,
@@ -111,7 +111,7 @@ impl Status {
     }
 }
 
-/// The live side of a [`GroupStatus`], written by the group's own task.
+/// The live side of a [`GroupStatus`], written by the group's own task. It is one value, because a status is read from all of it.
 pub(crate) struct Progress {
     pub(crate) stream: &'static str,
     pub(crate) group: &'static str,
@@ -122,7 +122,7 @@ pub(crate) struct Progress {
     /// The entry that was begun last, in two parts, and whether it lies above the checkpoint: written by the group's task.
     begun: (AtomicU64, AtomicU64),
     pending: AtomicBool,
-    proving: AtomicU32,
+    recovering: AtomicU32,
     tip: Arc<Tip>,
     /// Everything up to here is settled and acknowledged, or does not exist any more.
     reached: Mutex<EntryId>,
@@ -265,7 +265,7 @@ impl Progress {
             owner: AtomicBool::new(false),
             begun: Default::default(),
             pending: AtomicBool::new(false),
-            proving: AtomicU32::new(0),
+            recovering: AtomicU32::new(0),
             tip,
             reached: Mutex::default(),
             counts: Counts::new(registry, labels),
@@ -345,7 +345,7 @@ impl Progress {
         }
         count(if lost { &self.counts.lost } else { &self.counts.released }, 1);
         self.pending.store(false, Ordering::Relaxed);
-        self.proves(0);
+        self.recovers(0);
         self.now().standing = None;
         self.held_up(None);
     }
@@ -355,9 +355,9 @@ impl Progress {
         *lock(&self.held_up) = reason;
     }
 
-    /// So many events are left to prove at most.
-    pub(crate) fn proves(&self, left: u32) {
-        self.proving.store(left, Ordering::Relaxed);
+    /// At most so many events are left to recover.
+    pub(crate) fn recovers(&self, left: u32) {
+        self.recovering.store(left, Ordering::Relaxed);
     }
 
     pub(crate) fn is_owner(&self) -> bool {
@@ -373,7 +373,7 @@ impl Progress {
         EntryId::new(self.begun.0.load(Ordering::Relaxed), self.begun.1.load(Ordering::Relaxed))
     }
 
-    /// This entry is the one in hand.
+    /// This entry begins: it is in flight from now on.
     pub(crate) fn begins(&self, id: EntryId) {
         self.begin(id);
         // The clock is looked at once a commit, not once an event.
@@ -458,7 +458,7 @@ impl Progress {
             lag_entries,
             lag,
             blocked_by: lock(&self.held_up).clone(),
-            recovering: self.proving.load(Ordering::Relaxed),
+            recovering: self.recovering.load(Ordering::Relaxed),
             handled: self.counts.done.get(),
             skipped: self.counts.skipped.get(),
             passed_over: self.counts.passed_over.get(),

@@ -1,11 +1,11 @@
 //! Traces: a span around each publish and each attempt, and the W3C trace context that ties them together in the entry.
 //!
 //! The names are those of OpenTelemetry's conventions for messaging. A publish is a producer span, a child of the caller's;
-//! its context goes into the entry as `traceparent` (and `tracestate`). An attempt is a consumer span **whose parent is
-//! the publish** where it is about one event, so that one trace shows a request and everything that came of it, in every
-//! group. An attempt about several events cannot have several parents: it is linked to each publish instead.
+//! its context goes into the entry as `traceparent` (and `tracestate`). An attempt at one event is a consumer span **whose
+//! parent is the publish**. So one trace shows a request and everything that came of it, in every group. An attempt about
+//! several events cannot have several parents: it is linked to each publish instead.
 //!
-//! Without the feature `opentelemetry` there are no ids to read from a span, but the context still travels: the
+//! Without the feature `opentelemetry` there are no ids to read from a span, but the context still travels. The
 //! [`Publisher`](crate::Publisher) that a handler takes as an argument passes on the trace of the handler's event.
 
 use std::future::Future;

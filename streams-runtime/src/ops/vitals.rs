@@ -38,7 +38,7 @@ impl Vitals {
         lock(&self.crashed).get_or_insert(text);
     }
 
-    /// Kept by a task as long as it lives: tells when it panics.
+    /// Kept by a task as long as it lives: reports when it panics.
     pub(crate) fn alive(self: &Arc<Self>, what: &'static str) -> Sign {
         Sign { vitals: Arc::clone(self), what }
     }

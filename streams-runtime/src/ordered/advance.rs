@@ -66,8 +66,8 @@ impl Dispatch {
         }
     }
 
-    /// Lets the handlers that run come to their end before others start, and the server know that none runs. What is done next
-    /// runs alone, and does not wait for events that wait for their next attempt.
+    /// Lets the handlers that run come to their end before others start, and the server know that none runs. A replay runs
+    /// next, alone. It does not wait for events that wait for their next attempt.
     pub(super) async fn stand_still(&mut self, owned: &mut Owned<'_>) -> Result<(), Ended> {
         self.closing = true;
         self.uncharge(&mut owned.committer);

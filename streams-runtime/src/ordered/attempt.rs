@@ -211,7 +211,7 @@ impl<'a> Owned<'a> {
     }
 
     /// Calls the handler once: within its timeout, while the lease is held, and with its panics caught.
-    pub(super) async fn attempt(&mut self, handler: &Handler, ctx: Context) -> Result<Result<Outcome, Failed>, Ended> {
+    async fn attempt(&mut self, handler: &Handler, ctx: Context) -> Result<Result<Outcome, Failed>, Ended> {
         let mut running = self.begin(handler, ctx, Instant::now())?;
         // Most handlers never wait, so the timer is set up only for those that do.
         match poll_fn(|cx| Poll::Ready(running.poll(cx))).await {
@@ -226,7 +226,8 @@ impl<'a> Owned<'a> {
             return Err(Ended::Fenced);
         }
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
-        self.lease.handler_begins(began, handler.policy.timeout.saturating_add(self.task.services.lease_for));
+        let limit = handler.policy.timeout.saturating_add(self.task.services.lease_for);
+        self.lease.handlers_until(Some(after(began, limit)));
         let (span, entry) = (trace::process(&handler.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let call = Caught::new(trace::within(&span, handler.registration.call(ctx)));
         Ok(Running { handler, call, began, span, entry })
@@ -252,7 +253,7 @@ impl<'a> Owned<'a> {
 
     /// Takes note of a call that has come to its end.
     fn returned(&mut self, running: &Running<'_>, result: Result<Outcome, Failed>) -> Result<Outcome, Failed> {
-        self.lease.handler_ended();
+        self.lease.handlers_until(None);
         self.committer.now = Instant::now();
         let (took, handler) = (self.committer.now - running.began, running.handler);
         handler.duration.record(took);

@@ -256,7 +256,7 @@ impl<'a> Committer<'a> {
         let now = Instant::now();
         let mut commit = self.ledger.take(self.lease.holder(), now);
         commit.passed_over = self.passed_over.take();
-        commit.proof = self.recovery.as_mut().and_then(Recovery::take);
+        commit.recovery = self.recovery.as_mut().and_then(Recovery::take);
         self.recovery_due = None;
         self.lease.commit_begins(now);
         self.flying = Some(Resend::new(Arc::new(commit), now));
@@ -281,8 +281,8 @@ impl<'a> Committer<'a> {
             let due = match (self.ledger.due_at(), self.recovery_due) {
                 _ if self.needs.is_some() => return std::future::pending().await,
                 (Some(Due::Now), _) => None,
-                (Some(Due::At(at)), proof) => Some(proof.map_or(at, |proof| at.min(proof))),
-                (None, Some(proof)) => Some(proof),
+                (Some(Due::At(at)), other) => Some(other.map_or(at, |other| at.min(other))),
+                (None, Some(due)) => Some(due),
                 (None, None) => return std::future::pending().await,
             };
             if let Some(due) = due {
@@ -324,10 +324,10 @@ impl<'a> Committer<'a> {
                 self.ledger.acknowledged(&flying.call);
                 count(&progress.counts.passed_over, self.passed_over.acknowledged());
                 progress.committed(flying.call.next, flying.call.seen);
-                if let (Some(proof), Some(recovery)) = (&flying.call.proof, &mut self.recovery) {
-                    log_recovered(task, proof);
+                if let (Some(step), Some(recovery)) = (&flying.call.recovery, &mut self.recovery) {
+                    log_recovered(task, step);
                     recovery.acknowledged();
-                    if proof.left == 0 {
+                    if step.left == 0 {
                         (self.recovery, self.recovery_due) = (None, None);
                     }
                 }

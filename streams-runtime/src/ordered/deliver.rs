@@ -19,7 +19,6 @@ use super::attempt::{Apart, Begun};
 use super::batch::{Gathering, Held, Parts};
 use super::dispatch::{Beside, Dispatch};
 use super::owned::Owned;
-use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::after;
 use crate::group::{Ended, GroupTask, Halt, Replays, Taker, caught};
 use crate::ops::{Matter, Outages};
@@ -148,16 +147,15 @@ impl Delivery {
         })
     }
 
-    /// Puts the next read off where a read failed while events wait for their next attempt: an end would make everything come
-    /// again that is settled above them, and the read may succeed soon.
+    /// Puts the next read off where a read failed while events wait for their next attempt. The read may succeed soon, and
+    /// an end would make everything come again that is settled above these events.
     fn put_off_read(&mut self, owned: &Owned<'_>, source: &mut Source<'_>, ended: Ended) -> Result<(), Ended> {
         let Ended::Failed(error) = ended else { return Err(ended) };
         if self.dispatch.is_empty() {
             return Err(Ended::Failed(error));
         }
-        owned.task.contact.failed(Matter::Read, &error);
         let failures = self.read_again.map_or(1, |(_, failures)| failures.saturating_add(1));
-        let wait = wait(OUTAGE_BACKOFF, failures, owned.task.services.random.fraction());
+        let wait = owned.task.retry_read(error, failures)?;
         self.read_again = Some((after(Instant::now(), wait), failures));
         source.look_again();
         Ok(())

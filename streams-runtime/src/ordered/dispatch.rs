@@ -3,7 +3,6 @@
 //! [`lanes`](super::lanes) decides which may start, and [`advance`](super::advance) calls the handlers and settles.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use streams_core::{Entry, EntryId, Outcome};
@@ -13,9 +12,11 @@ use tokio::time::Instant;
 use super::commit::Committer;
 use super::lanes::{Lanes, Ticket};
 use crate::clock::until;
+use crate::fence::ours;
 use crate::group::{Bounds, Failed, Letter, SuspectPermit};
 use crate::membership::Lease;
 use crate::ops::Cause;
+use crate::sync::{Waiting, awaited};
 
 /// The events that are handled side by side.
 ///
@@ -25,7 +26,7 @@ pub(super) struct Dispatch {
     /// The events under recovery that run next, in the order in which they were to start; at most as many as there are slots.
     pub(super) charging: VecDeque<Charging>,
     /// The permit for which the first of them waits.
-    pub(super) permit: Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>,
+    pub(super) permit: Option<Waiting<SuspectPermit>>,
     /// The event that runs beside nothing.
     pub(super) alone: Option<Ticket>,
     pub(super) calls: JoinSet<Returned>,
@@ -128,8 +129,8 @@ impl Dispatch {
         !self.closing && !waits_for_others && self.letter.is_none() && committer.ledger.has_room(1)
     }
 
-    /// Whether the entry may be taken up: a slot is free for which nothing else is there. What has a key by now does not go
-    /// past one whose key is still to be known.
+    /// Whether the entry may be taken up: a slot is free for which nothing else is there. An entry whose key is known does
+    /// not pass one whose key is not.
     pub(super) fn admits(&self, beside: &Beside) -> bool {
         let (coming, weight) =
             self.coming().fold((0, 0), |(n, sum), charging| (n + 1, sum + charging.taken.entry.weight()));
@@ -148,8 +149,8 @@ impl Dispatch {
         }
     }
 
-    /// Cancels the handlers that run, and waits until they are over: one that does not yield keeps the partition as long, so
-    /// that nobody begins with it beside that handler.
+    /// Cancels the handlers that run, and waits until they are over. One that does not yield keeps the partition as long,
+    /// so that nobody begins beside that handler.
     pub(super) async fn cancel(&mut self, lease: &Lease) {
         if !self.calls.is_empty() {
             self.calls.shutdown().await;
@@ -166,11 +167,7 @@ impl Dispatch {
         let retry = self.lanes.next_retry().filter(|_| may_start);
         tokio::select! {
             biased;
-            Some(returned) = self.calls.join_next() => match returned {
-                Ok(returned) => Some(returned),
-                // A handler's panic is caught: this one is ours, and ends the ownership as any other of ours does.
-                Err(error) => error.try_into_panic().map_or(None, |panic| std::panic::resume_unwind(panic)),
-            },
+            Some(returned) = self.calls.join_next() => ours(returned),
             permit = awaited(&mut self.permit) => {
                 self.permit = None;
                 if let Some(charging) = self.charging.iter_mut().find(|charging| charging.permit.is_none()) {
@@ -180,13 +177,6 @@ impl Dispatch {
             }
             () = until(retry) => None,
         }
-    }
-}
-
-async fn awaited(permit: &mut Option<Pin<Box<dyn Future<Output = SuspectPermit> + Send>>>) -> SuspectPermit {
-    match permit {
-        Some(permit) => permit.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! An event that another build handles: the owner leaves the partition to it, and a contender leaves the lease.
 //!
-//! [`Build`](crate::membership::Build) has the rules; an owner may not know what was declared a moment ago, so each commit carries
-//! the names of what it passes over ([`PassedOver`]), and the broker refuses one whose names have been declared meanwhile.
+//! [`Build`](crate::membership::Build) has the rules. An owner may not know an event that was declared a moment ago, so
+//! each commit carries the names of ignored events ([`PassedOver`]). The broker refuses a commit whose names have been
+//! declared meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

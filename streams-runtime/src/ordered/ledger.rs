@@ -194,7 +194,7 @@ impl Ledger {
             dead: std::mem::take(&mut self.dead),
             dead_bounds: self.dead_bounds,
             passed_over: Vec::new(),
-            proof: None,
+            recovery: None,
         }
     }
 

@@ -34,20 +34,12 @@ impl Engine for Ordered {
         let standby = &mut self.0;
         let (lease, holding) = match standby.stand_by(task).await {
             Ok(held) => held,
-            Err(ended) => {
-                if let Ended::Failed(error) = &ended {
-                    task.contact.failed(Matter::Lease, error);
-                }
-                return ended;
-            }
+            Err(ended) => return task.noted(Matter::Lease, ended),
         };
         standby.begin(task, &lease, &holding);
         task.withdraw(&holding.events).await;
         let mut owned = Owned::new(task, &lease, &holding);
-        let ended = Delivery::new(task, &holding).run(&mut owned, &holding).await;
-        if let Ended::Failed(error) = &ended {
-            task.contact.failed(Matter::Read, error);
-        }
+        let ended = task.noted(Matter::Read, Delivery::new(task, &holding).run(&mut owned, &holding).await);
         let ended = owned.give_back(ended, holding.at, standby).await;
         // Where the lease was not released.
         task.progress.disowned(true);

@@ -20,7 +20,6 @@ use super::standby::Standby;
 use crate::group::{Attempt, Ended, GroupTask, Halt, Letter, Settlement, Standing, standing};
 use crate::membership::Lease;
 use crate::ops::{Cause, Matter, count};
-use crate::shutdown::FAREWELL;
 
 /// A reachable server answers the tail within this time, also when nothing happens.
 const LATELY: Duration = Duration::from_millis(1500);
@@ -177,56 +176,32 @@ impl<'a> Owned<'a> {
     /// Commits everything that is settled, if the server answers soon. Returns the event for which the lease is released to
     /// another build, and fails when the lease is lost.
     async fn commit_last(&mut self, ended: &Ended) -> Result<Option<Need>, Ended> {
-        let need = match ended {
-            Ended::GivenWay(need) => Some(need.clone()),
-            _ => None,
-        };
-        match tokio::time::timeout(FAREWELL, self.committer.finish()).await {
-            // A cut that the commit came upon is no reason to doubt the commit.
-            Ok(Ok(()) | Err(Ended::Cut { .. })) => {}
-            Ok(Err(Ended::Fenced)) => return Err(Ended::Fenced),
-            Ok(Err(Ended::GivenWay(need))) => return Ok(Some(need)),
-            Ok(Err(failed)) => self.task.left(
-                ended,
-                &format!("the last commit failed ({failed:?}): events since the checkpoint will come again"),
-            ),
-            Err(_) => {
-                self.task.left(ended, "the last commit was not answered: events since the checkpoint may come again");
-            }
+        match (self.task.settled_last(ended, self.committer.finish()).await, ended) {
+            (Err(Ended::GivenWay(need)), _) => Ok(Some(need)),
+            (Ok(()), Ended::GivenWay(need)) => Ok(Some(need.clone())),
+            (finished, _) => finished.map(|()| None),
         }
-        Ok(need)
     }
 
     /// Releases the lease, with the event for which another build is needed.
     async fn release(&self, ended: Ended, need: Option<&Need>) -> Ended {
         let (task, holder) = (self.task, self.lease.holder());
-        let released = tokio::time::timeout(FAREWELL, task.services.broker.release(&task.key, holder, need)).await;
-        if !matches!(released, Ok(Ok(_))) && matches!(ended, Ended::GivenUp) {
+        let released = task.release(&ended, self.lease, need).await;
+        if !matches!(released, Some(Ok(_))) && matches!(ended, Ended::GivenUp) {
             task.seat.keep();
         }
         match released {
-            Ok(Ok(held)) => {
+            Some(Ok(held)) => {
                 task.progress.disowned(!held);
                 if held {
                     let (group, partition) = (task.key.group(), task.key.partition().as_str());
                     tracing::debug!(group, partition, epoch = holder.epoch, "released");
                 }
+                ended
             }
-            Ok(Err(error)) => {
-                task.left(
-                    &ended,
-                    &format!("the lease could not be given back ({error}): others take over when it runs out"),
-                );
-                // This process would take its own lease again at once, only to come upon the same event.
-                if let Ended::GivenWay(_) = ended {
-                    return error.into();
-                }
-            }
-            Err(_) => task.left(
-                &ended,
-                "giving the lease back was not answered: others take over when it runs out at the latest",
-            ),
+            // This process would take its own lease again at once, only to come upon the same event.
+            Some(Err(error)) if matches!(ended, Ended::GivenWay(_)) => error.into(),
+            _ => ended,
         }
-        ended
     }
 }

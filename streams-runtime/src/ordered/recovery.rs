@@ -1,12 +1,12 @@
 //! The recovery after an owner that never gave its lease back: one of its unsettled events may have ended its process.
 //!
-//! Each is charged on the server before it runs ([`commit`](super::commit) sends that), so that the next end of a process can be
-//! put down to those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run
-//! side by side. Pure, except for the log.
+//! [`commit`](super::commit) charges each on the server before it runs, so that the next end of a process is put down to
+//! those that ran. [`attempt`](super::attempt) charges one at a time, [`advance`](super::advance) as many as run side by
+//! side. Pure, except for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use streams_core::broker::{Holding, LeaseView, Proof};
+use streams_core::broker::{self, Holding, LeaseView, RecoveryStep};
 use streams_core::{Checkpoint, EntryId};
 
 use crate::group::{Bounds, GroupTask, Policy, Standing, standing};
@@ -44,7 +44,7 @@ pub(super) struct Recovery {
 impl Recovery {
     /// The recovery that this owner has to make, if any.
     pub(super) fn of(holding: &Holding) -> Option<Self> {
-        let streams_core::broker::Proving { left, to } = holding.proving?;
+        let broker::Recovery { left, to } = holding.recovery?;
         Some(Self {
             left,
             to,
@@ -122,12 +122,12 @@ impl Recovery {
     }
 
     /// The part of the recovery that the next commit carries.
-    pub(super) fn take(&mut self) -> Option<Proof> {
+    pub(super) fn take(&mut self) -> Option<RecoveryStep> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         self.sent = if self.left > 0 { self.charged.clone() } else { BTreeSet::new() };
-        Some(Proof {
+        Some(RecoveryStep {
             charged: self.sent.iter().copied().collect(),
             left: self.left,
             forget: std::mem::take(&mut self.forget),
@@ -142,14 +142,14 @@ impl Recovery {
 
 /// Logs the recovery that begins with a lease that was just taken.
 pub(super) fn log_recovery(task: &GroupTask, holding: &Holding, seen: &LeaseView, own: bool) {
-    let left = holding.proving.map_or(0, |proving| proving.left);
-    task.progress.proves(left);
-    let Some(streams_core::broker::Proving { left, to }) = holding.proving else { return };
+    let left = holding.recovery.map_or(0, |recovery| recovery.left);
+    task.progress.recovers(left);
+    let Some(broker::Recovery { left, to }) = holding.recovery else { return };
     let (group, partition, owner) = (task.key.group(), task.key.partition().as_str(), seen.owner.as_str());
     if own {
-        tracing::debug!(group, partition, events = left, %to, "going on to prove events: each is charged before it runs");
+        tracing::debug!(group, partition, events = left, %to, "resuming a recovery of this process");
     } else if owner.is_empty() {
-        tracing::info!(group, partition, events = left, %to, "an earlier owner was gone without giving its lease back, and not all that it may have had in hand is proven: going on with at most so many events, each charged before it runs");
+        tracing::info!(group, partition, events = left, %to, "resuming a recovery begun by an earlier owner");
     } else {
         tracing::warn!(
             group,
@@ -167,13 +167,13 @@ pub(super) fn log_recovery(task: &GroupTask, holding: &Holding, seen: &LeaseView
 }
 
 /// Takes note of what the server has acknowledged of a recovery.
-pub(super) fn log_recovered(task: &GroupTask, proof: &Proof) {
-    task.progress.proves(proof.left);
-    if proof.left == 0 {
+pub(super) fn log_recovered(task: &GroupTask, step: &RecoveryStep) {
+    task.progress.recovers(step.left);
+    if step.left == 0 {
         tracing::info!(
             group = task.key.group(),
             partition = task.key.partition().as_str(),
-            "all that the owner before may have had in hand is proven: going on at full speed"
+            "the recovery is over: going on at full speed"
         );
     }
 }
@@ -196,21 +196,21 @@ mod tests {
             at_event: String::new(),
             seen: None,
             attempts: Vec::new(),
-            events: streams_core::broker::Events::new(),
-            proving: Some(streams_core::broker::Proving { left, to: id(to) }),
+            events: broker::Events::new(),
+            recovery: Some(broker::Recovery { left, to: id(to) }),
             crashes: crashes.iter().map(|(seq, count)| (id(*seq), *count)).collect(),
         };
         Recovery::of(&holding).unwrap()
     }
 
-    fn proof(charged: &[u64], left: u32, forget: &[u64]) -> Option<Proof> {
+    fn recovery_step(charged: &[u64], left: u32, forget: &[u64]) -> Option<RecoveryStep> {
         let ids = |seqs: &[u64]| seqs.iter().copied().map(id).collect();
-        Some(Proof { charged: ids(charged), left, forget: ids(forget) })
+        Some(RecoveryStep { charged: ids(charged), left, forget: ids(forget) })
     }
 
     /// A commit that says this is sent and done.
     fn commit(recovery: &mut Recovery, charged: &[u64], left: u32) {
-        assert_eq!(recovery.take(), proof(charged, left, &[]));
+        assert_eq!(recovery.take(), recovery_step(charged, left, &[]));
         recovery.acknowledged();
     }
 
@@ -230,7 +230,7 @@ mod tests {
         recovery.came_back(id(2));
         recovery.settled(id(2), true);
         assert!(recovery.is_over() && !recovery.covers(id(3)));
-        assert_eq!(recovery.take(), proof(&[], 0, &[]));
+        assert_eq!(recovery.take(), recovery_step(&[], 0, &[]));
     }
 
     #[test]
@@ -258,13 +258,13 @@ mod tests {
         let mut recovery = recovery(9, 9, &[]);
         recovery.charge(id(1));
         assert!(!recovery.is_charged(id(1)));
-        assert_eq!(recovery.take(), proof(&[1], 9, &[]));
+        assert_eq!(recovery.take(), recovery_step(&[1], 9, &[]));
         assert!(!recovery.is_charged(id(1)), "the commit is on its way");
         recovery.acknowledged();
         assert!(recovery.is_charged(id(1)));
         // It comes back, and runs again before the server has heard of it.
         recovery.came_back(id(1));
-        assert_eq!(recovery.take(), proof(&[], 9, &[]));
+        assert_eq!(recovery.take(), recovery_step(&[], 9, &[]));
         recovery.charge(id(1));
         assert!(!recovery.is_charged(id(1)), "the commit on its way takes the charge off");
         recovery.acknowledged();
@@ -278,12 +278,12 @@ mod tests {
         recovery.charge(id(1));
         commit(&mut recovery, &[1], 2);
         recovery.came_back(id(1));
-        assert_eq!(recovery.take(), proof(&[], 2, &[]), "the event has still to be proven");
+        assert_eq!(recovery.take(), recovery_step(&[], 2, &[]), "the event is still to be recovered");
         assert_eq!(recovery.crashes(id(1)), 1, "what was counted before stays");
     }
 
     #[test]
-    fn what_no_consumer_takes_does_not_count_and_what_came_later_is_not_proven() {
+    fn what_no_consumer_takes_does_not_count_and_what_came_later_is_not_recovered() {
         let mut recovery = recovery(3, 4, &[]);
         recovery.settled(id(1), false);
         recovery.settled(id(2), true);
@@ -291,9 +291,9 @@ mod tests {
         recovery.settled(id(3), false);
         assert!(recovery.covers(id(4)) && !recovery.covers(id(5)));
         assert!(!recovery.is_over(), "what lies above does not wait for what lies below");
-        assert_eq!(recovery.take(), proof(&[], 2, &[]));
+        assert_eq!(recovery.take(), recovery_step(&[], 2, &[]));
         recovery.settled(id(5), true);
-        assert_eq!(recovery.take(), proof(&[], 0, &[]));
+        assert_eq!(recovery.take(), recovery_step(&[], 0, &[]));
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!((recovery.crashes(id(1)), recovery.crashes(id(2))), (2, 0));
         recovery.settled(id(1), true);
         recovery.charge(id(2));
-        assert_eq!(recovery.take(), proof(&[2], 2, &[1]));
+        assert_eq!(recovery.take(), recovery_step(&[2], 2, &[1]));
         assert_eq!(recovery.crashes(id(1)), 0);
     }
 

@@ -1,52 +1,34 @@
 //! A dead letter that is handled again between the events of an ordered group, beside nothing else of the partition.
 
+use tokio_util::sync::CancellationToken;
+
 use super::deliver::Delivery;
 use super::owned::Owned;
-use crate::group::{Ended, Fate, Next, Taker};
+use crate::group::Ended;
 
 impl Delivery {
-    /// Makes one attempt at the first of the replays, or sends the end of the one before.
+    /// Makes one attempt at the first of the replays, or sends the end of the one before, and goes on with commits meanwhile.
     ///
     /// Nothing else of the partition runs meanwhile, so a replay meets the same conditions as an event.
     pub(super) async fn replay(&mut self, owned: &mut Owned<'_>) -> Result<(), Ended> {
-        let (task, lease, replays) = (owned.task, owned.lease, &mut self.replays);
-        if replays.ended.is_some() {
-            return task.send_end(lease, replays).await;
+        if !self.replays.has_ended() {
+            self.dispatch.stand_still(owned).await?;
         }
-        self.dispatch.stand_still(owned).await?;
-        let mut alone = false;
-        let (mut next, _permit) = loop {
-            let permit = owned.committer.permit(alone).await?;
-            let Some(next) = task.next_replay(lease, replays).await? else { return Ok(()) };
-            if alone || !next.is_suspect() {
-                break (next, permit);
+        let (task, stop) = (owned.task, CancellationToken::new());
+        let replay = task.replay(owned.lease, &mut self.replays, &stop);
+        tokio::pin!(replay);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                replayed = &mut replay => return replayed,
+                () = task.services.shutdown.cutting() => break Ended::Stopped,
+                done = owned.committer.progress() => if let Err(ended) = done {
+                    break ended;
+                },
             }
-            task.untried(lease, &next.replay).await;
-            alone = true;
         };
-        let fate = match next.fate.take() {
-            Some(fate) => fate,
-            None => match owned.try_again(&next).await {
-                Ok(fate) => fate,
-                Err(ended) => {
-                    if !matches!(ended, Ended::Fenced) {
-                        task.untried(lease, &next.replay).await;
-                    }
-                    return Err(ended);
-                }
-            },
-        };
-        replays.ended = Some((next.replay.letter.id, task.end(&next, fate, replays)));
-        task.send_end(lease, replays).await
-    }
-}
-
-impl Owned<'_> {
-    /// Calls the handler with a dead letter once.
-    async fn try_again(&mut self, next: &Next) -> Result<Fate, Ended> {
-        let Taker::Consumer(consumer) = next.taker else { return Ok(Fate::Done) };
-        let (task, handler) = (self.task, &self.task.handlers[consumer]);
-        let result = self.attempt(handler, next.context(handler)).await?;
-        Ok(task.fate(consumer, &next.replay, result))
+        stop.cancel();
+        let _ = replay.await;
+        Err(ended)
     }
 }

@@ -130,8 +130,8 @@ impl PublishError {
         self.broker().is_some_and(BrokerError::is_indefinite)
     }
 
-    /// Whether the event *is* in the stream, and will be handled, but did not come to as many replicas or to the disk
-    /// as the stream's `durability` asks. Publishing it again adds it twice.
+    /// Whether the event *is* in the stream, and will be handled, but is not as safe as the stream's `durability` asks.
+    /// Publishing it again adds it twice.
     pub fn is_not_durable(&self) -> bool {
         self.receipt().is_some()
     }

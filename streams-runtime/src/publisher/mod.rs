@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::fence::unwound;
 use crate::ops::{Outages, TraceContext, trace};
 use crate::random::Random;
-use crate::schema_watch::Meeting;
+use crate::schema_watch::SchemaNotes;
 use crate::sync::lock;
 
 /// How long a publish is tried again.
@@ -68,9 +68,9 @@ const PAGE: usize = 64;
 ///
 /// # Writes are shared
 ///
-/// A call alone is written at once. Calls that come while a write of the same partition is under way go out together in
-/// the next one, up to 256 events or 1 MiB. Nothing waits for company. About 16 MiB may wait in a publisher, counting
-/// 1 KiB for each event besides its bytes; beyond that calls wait for room.
+/// A call alone is written at once. Calls that come during a write of the same partition go out together in the next one,
+/// up to 256 events or 1 MiB. Nothing waits for company. About 16 MiB may wait in a publisher, counting 1 KiB for each
+/// event besides its bytes; beyond that calls wait for room.
 ///
 /// # Order
 ///
@@ -80,23 +80,23 @@ const PAGE: usize = 64;
 ///
 /// # When there is no answer
 ///
-/// A write that failed because the server could not be reached, or that had no answer, is tried again for 15 s (see
-/// [`Self::with_retry`]), and later publishes to the partition queue behind it, so the order of a key outlives a
-/// broken connection. Then everybody is told, in order. A write that had no answer may have been done, and the retry then
-/// adds its events a second time, **with the same event ids**: consumers that must not act twice go by
-/// `ctx.event_id()`. A full server is not tried again but told at once: [`PublishError::is_backpressure`].
+/// A write that did not reach the server, or had no answer, is tried again for 15 s (see [`Self::with_retry`]). Later
+/// publishes to the partition queue behind it, so the order of a key outlives a broken connection. Then every call fails,
+/// in order. A write that had no answer may have been done, and the retry then adds its events a second time, **with the
+/// same event ids**. Consumers that must not act twice go by `ctx.event_id()`. A full server is not tried again but fails
+/// at once: [`PublishError::is_backpressure`].
 ///
 /// # When a call is dropped
 ///
-/// Dropping a publish that has begun withdraws nothing: its event is written all the same, unless it still waited for
-/// room, and nobody hears what became of it. Others that share its write are not affected. The write runs in a task on
-/// the executor of the call that found the partition idle; if that executor ends, those who still wait are told so.
+/// Dropping a publish that has begun withdraws nothing. Its event is written all the same, unless it still waited for room,
+/// and nobody hears of the result. Others that share its write are not affected. The write runs in a task on the executor
+/// of the call that found the partition idle. If that executor ends, those who still wait have an error that says so.
 ///
 /// # Traces
 ///
-/// Each call is a span, and each event carries the trace context (`traceparent`) in which it was published: that of the
-/// span, with the feature `opentelemetry`; otherwise that of the event whose handler took the publisher as an argument. A
-/// `traceparent` header of the caller's own is left as it is.
+/// Each call is a span, and each event carries the trace context (`traceparent`) in which it was published. With the
+/// feature `opentelemetry` that is the context of the span. Otherwise it is that of the event whose handler took the
+/// publisher as an argument. A `traceparent` header of the caller's own is left as it is.
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
@@ -129,8 +129,8 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher alone, on the Redis at this URL. What is more than a URL, such as a client certificate, goes through
-    /// [`Redis`](crate::broker::Redis) and [`Publisher::new`].
+    /// A publisher alone, on the Redis at this URL. A client certificate, or anything else that a URL cannot say, goes
+    /// through [`Redis`](crate::broker::Redis) and [`Publisher::new`].
     ///
     /// # Errors
     /// When the URL cannot be read or the server refuses.
@@ -161,10 +161,9 @@ impl Publisher {
         Ok(Self { handling: self.handling.clone(), ..other })
     }
 
-    /// The same with another time for which a write that has no answer is tried again, and with queues of its own. 15 s
-    /// unless said: longer than the 10 s that a server may be silent, so that it is asked for twice, and with the last
-    /// attempt shorter than the 30 s that a handler has. With zero nothing is tried again. An app says it with
-    /// [`Config::publish_retry`](crate::Config::publish_retry).
+    /// The same with another time for which a write that has no answer is tried again, and with queues of its own. The
+    /// default is that of [`Config::publish_retry`](crate::Config::publish_retry), by which an app sets it. With zero
+    /// nothing is tried again.
     pub fn with_retry(&self, retry: Duration) -> Self {
         let other = Self::of(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
         Self { handling: self.handling.clone(), ..other }
@@ -181,9 +180,9 @@ impl Publisher {
         Self { inner: Arc::new(inner), handling: None }
     }
 
-    /// Where the publisher tells others of its events, and an app of the rest.
-    pub(crate) fn meeting(&self) -> &Arc<Meeting> {
-        &self.inner.shared.meeting
+    /// The notes about the events of the publisher and of its app.
+    pub(crate) fn notes(&self) -> &Arc<SchemaNotes> {
+        &self.inner.shared.notes
     }
 
     #[cfg(feature = "testing")]

@@ -18,23 +18,23 @@ use super::retention::Floor;
 use crate::clock::{Clock, after};
 use crate::ops::{Contact, Matter, Outages, Registry};
 use crate::random::Random;
-use crate::schema_watch::{Meeting, Publishes};
+use crate::schema_watch::{Publishes, SchemaNotes};
 use crate::sync::lock;
 
 /// The most entries that one write adds, and the most bytes: what a server does in a millisecond or so.
 pub(super) const CHUNK: usize = 256;
 pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// How much may wait in one publisher, in bytes: enough to keep a server busy while a full write is on its way to every
-/// one of a dozen partitions, and little beside the memory of a service. Beyond it callers wait for their turn.
+/// How much may wait in one publisher, in bytes. It keeps a server busy during a full write to each of a dozen partitions,
+/// and is little beside the memory of a service. Beyond it callers wait for their turn.
 const ROOM: u32 = 16 * 1024 * 1024;
 /// The bytes that an event counts besides its own, about what it takes here. So at most 16,384 wait.
 const OVERHEAD: u32 = 1024;
-/// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the
-/// disk is slow, and a caller should still have its answer before a handler's time is up.
+/// How long a write may take to come to replicas or the disk. `appendfsync everysec` takes up to two seconds when the disk
+/// is slow. A caller should still have its answer before a handler's time is up.
 const DURABLE: Duration = Duration::from_secs(5);
-/// How often the recorded partition count is looked at again: a server that came back without its data may have been
-/// given another one meanwhile, and events would go where nobody reads.
+/// How often the recorded partition count is looked at again. A server that came back without its data may have another
+/// one, and events would go where nobody reads.
 const RECHECK: Duration = Duration::from_secs(10);
 /// The waits between attempts: at once for a connection that broke, and then a server that is away is not hammered.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
     pub(super) random: Arc<Random>,
     /// For how long a write is tried again.
     pub(super) retry: Duration,
-    pub(super) meeting: Arc<Meeting>,
+    pub(super) notes: Arc<SchemaNotes>,
     pub(super) registry: Arc<Registry>,
     room: Arc<Semaphore>,
     pub(super) outages: Outages,
@@ -92,9 +92,9 @@ impl Shared {
         outages: Outages,
         registry: Arc<Registry>,
     ) -> Self {
-        let meeting = Arc::new(Meeting::new(Arc::clone(&broker), clock));
+        let notes = Arc::new(SchemaNotes::new(Arc::clone(&broker), clock));
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        Self { broker, clock, random, retry, meeting, registry, room, outages }
+        Self { broker, clock, random, retry, notes, registry, room, outages }
     }
 }
 
@@ -203,8 +203,8 @@ impl Queue {
         let broker = &*self.shared.broker;
         let before = |error| Failed { error, sent: false };
         self.stream.check(broker).await.map_err(before)?;
-        self.stream.publishes.tell(&self.shared.meeting, &self.stream.key).await;
-        self.shared.meeting.look_for_strays(&self.stream.key).await;
+        self.stream.publishes.write_notes(&self.shared.notes, &self.stream.key).await;
+        self.shared.notes.look_for_strays(&self.stream.key).await;
         let floor = self.floor.lock().await.get(broker, &self.key, &self.shared.clock).await.map_err(before)?;
         let count = entries.len();
         match broker.append_durably(&self.key, entries, floor, self.durability, DURABLE).await {
@@ -357,7 +357,7 @@ impl Writer {
             self.queue.contact.failed(Matter::Write, &definite);
             self.trouble = Some(Arc::clone(&definite));
         } else if let BrokerErrorKind::Full | BrokerErrorKind::Refused = definite.kind() {
-            // Its callers are told, and the log when it goes on.
+            // Its callers have the error, and the log says so when it goes on.
             self.queue.contact.refused(Matter::Write, &definite);
         } else {
             // It is the entries that the server does not take.

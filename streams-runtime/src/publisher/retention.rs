@@ -13,7 +13,7 @@ use crate::clock::{Clock, millis};
 const SLACK: Duration = Duration::from_secs(60);
 /// How often it is looked where the groups are: two questions a second are nothing to a server.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many commands trim at once, each of some thousands of entries: millions, with others served in between. What is left
+/// How many commands trim at once, each of some thousands of entries: millions, with others served in between. The rest
 /// goes the next time.
 const TRIMS: usize = 1_000;
 /// From how many entries on a stream that waits for its groups is spoken of: some hundred megabytes of small events.

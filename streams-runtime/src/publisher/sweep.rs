@@ -25,7 +25,7 @@ pub(crate) struct Swept {
     partition: PartitionKey,
     floor: Floor,
     groups: Vec<Arc<Progress>>,
-    /// The server was found to refuse it, and that was told.
+    /// The server refuses it, and the log says so.
     refused: bool,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::in_flight::{Flight, InFlight, Open};
 use crate::clock::after;
 use crate::group::{OPERATOR_RETRY, Resend};
-use crate::ops::{Cause, Sent};
+use crate::ops::Cause;
 
 /// The most entries that one call of acks ends: some milliseconds of the server's time.
 const ENDS_A_CALL: usize = 500;
@@ -169,13 +169,9 @@ impl AckQueue {
         self.ends.is_empty() && self.sending.is_none()
     }
 
-    /// When the call on its way was sent, unless it waits to be sent again.
-    pub(super) fn unanswered(&self) -> Option<&Sent> {
-        self.sending.as_ref()?.call.unanswered()
-    }
-
-    pub(super) fn unanswered_mut(&mut self) -> Option<&mut Sent> {
-        self.sending.as_mut()?.call.unanswered_mut()
+    /// The call on its way.
+    pub(super) fn call(&mut self) -> Option<&mut Resend<Acks, Acked>> {
+        self.sending.as_mut().map(|sending| &mut sending.call)
     }
 
     /// The time when dead letters without room are tried again.
@@ -183,7 +179,7 @@ impl AckQueue {
         self.kept.as_ref().map(|kept| kept.until)
     }
 
-    /// The next call, if one should go now; `busy` says that more ends may come soon.
+    /// Prepares the next call, if one should go now; answers whether it did. `busy` says that more ends may come soon.
     pub(super) fn next(
         &mut self,
         holder: &Holder,
@@ -191,32 +187,21 @@ impl AckQueue {
         dead_bounds: DeadBounds,
         busy: bool,
         now: Instant,
-    ) -> Option<Arc<Acks>> {
+    ) -> bool {
         if self.sending.is_some() || self.ends.is_empty() {
             self.gathering = None;
-            return None;
+            return false;
         }
         let waits = busy && self.ends.len() < GATHERED && !self.ends.iter().any(End::is_urgent);
         if waits && *self.gathering.get_or_insert(after(now, GATHER)) > now {
-            return None;
+            return false;
         }
         self.gathering = None;
         let ends: Vec<_> = self.ends.drain(..self.ends.len().min(ENDS_A_CALL)).collect();
         self.calls += 1;
-        let acks = Arc::new(call(holder, self.calls, &ends, in_flight, dead_bounds));
-        self.sending = Some(Sending { call: Resend::new(Arc::clone(&acks), now), ends });
-        Some(acks)
-    }
-
-    /// Sends the next call, for the first time or again.
-    pub(super) fn send(
-        &mut self,
-        call: impl Future<Output = Result<Acked, BrokerError>> + Send + 'static,
-        now: Instant,
-    ) {
-        if let Some(sending) = &mut self.sending {
-            sending.call.send(call, now);
-        }
+        let acks = call(holder, self.calls, &ends, in_flight, dead_bounds);
+        self.sending = Some(Sending { call: Resend::new(Arc::new(acks), now), ends });
+        true
     }
 
     /// Waits for the answer; `None` says that it is time to send the same call again.
@@ -228,23 +213,6 @@ impl AckQueue {
             // A queue's process does not hurry when an outage is over.
             Some(sending) => sending.call.answer(std::future::pending()).await,
             None => std::future::pending().await,
-        }
-    }
-
-    /// The call on its way, to be sent again unchanged.
-    pub(super) fn again(&self) -> Option<Arc<Acks>> {
-        self.sending.as_ref().map(|sending| Arc::clone(&sending.call.call))
-    }
-
-    /// How often in a row the call on its way had an error as its answer.
-    pub(super) fn failures(&self) -> u32 {
-        self.sending.as_ref().map_or(0, |sending| sending.call.failures())
-    }
-
-    /// The call has failed: it is sent again after this long.
-    pub(super) fn retry(&mut self, wait: Duration) {
-        if let Some(sending) = &mut self.sending {
-            sending.call.retry(wait);
         }
     }
 
@@ -324,7 +292,7 @@ impl AckQueue {
         in_flight: &mut InFlight,
         dead_bounds: DeadBounds,
     ) -> Vec<Arc<Acks>> {
-        let mut calls: Vec<_> = self.again().into_iter().collect();
+        let mut calls: Vec<_> = self.call().map(|call| Arc::clone(&call.call)).into_iter().collect();
         // The second call follows after the first has been done.
         self.done(in_flight, Instant::now());
         self.release_letters();

@@ -8,11 +8,10 @@ use streams_core::broker::{BrokerError, Chunk, Cursor, Fetch, Fetched, Judged, L
 use streams_core::keys::PartitionKey;
 use streams_core::{Entry, EntryId};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::after;
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::ops::Sent;
+use crate::group::Resend;
 use crate::reader::{self, Bookmark, Follower, Reading, Taken, Witness};
 
 /// How often the server's own group shows the cursor: as often as an operator looks at it.
@@ -35,26 +34,22 @@ struct ReadAhead {
 
 /// The answer to a fetch, or to a read behind the cursor.
 pub(super) enum Answer {
-    Fetched(Result<Fetched, BrokerError>),
+    /// `None` says that it is time to send the same fetch again.
+    Fetched(Option<Result<Fetched, BrokerError>>),
     Read(Result<Arc<reader::Chunk>, BrokerError>),
 }
 
 /// A fetch without an answer.
 struct Fetching {
-    fetch: Arc<Fetch>,
+    call: Resend<Fetch, Fetched>,
     /// The entries that this process has read by itself and the fetch proposes.
     known: Vec<Arc<Entry>>,
-    /// `None` while the fetch waits to be sent again.
-    reply: Option<AbortOnDropHandle<Result<Fetched, BrokerError>>>,
 }
 
-/// The one fetch under way, and the next.
+/// The one fetch under way, and the next. Its fields are one value, because each of them decides whether the next one goes out.
 pub(super) struct Fetcher {
     calls: u64,
     fetching: Option<Fetching>,
-    pub(super) failures: u32,
-    /// When to ask again after a call that failed.
-    pub(super) retry_at: Option<Instant>,
     /// Whether there may be entries to fetch.
     pub(super) hungry: bool,
     /// When the first waiting entry may be fetched.
@@ -75,8 +70,6 @@ pub(super) struct Fetcher {
     end: Option<(EntryId, Witness)>,
     ahead: ReadAhead,
     mirror_at: Instant,
-    /// The latest call that was sent.
-    pub(super) sent: Sent,
 }
 
 /// The meaning of a snapshot for the cursor.
@@ -135,8 +128,6 @@ impl Fetcher {
         Self {
             calls: 0,
             fetching: None,
-            failures: 0,
-            retry_at: None,
             hungry: true,
             due: None,
             heard,
@@ -148,7 +139,6 @@ impl Fetcher {
             end: None,
             ahead: ReadAhead::default(),
             mirror_at: now,
-            sent: Sent::at(now),
         }
     }
 
@@ -242,13 +232,13 @@ impl Fetcher {
         self.fetching.is_some()
     }
 
-    /// Whether a call is unanswered.
-    pub(super) fn is_sent(&self) -> bool {
-        self.fetching.as_ref().is_some_and(|fetching| fetching.reply.is_some())
+    /// The call under way.
+    pub(super) fn call(&mut self) -> Option<&mut Resend<Fetch, Fetched>> {
+        self.fetching.as_mut().map(|fetching| &mut fetching.call)
     }
 
-    /// The next call. `fetch` holds all of it but its number and its new entries; the call proposes those read here.
-    pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) -> Arc<Fetch> {
+    /// Prepares the next call. `fetch` holds all of it but its number and its new entries; the call proposes those read here.
+    pub(super) fn next(&mut self, mut fetch: Fetch, now: Instant) {
         self.calls += 1;
         // The answer may lack entries that arrive from here on.
         (self.hungry, self.yields_until) = (false, None);
@@ -262,17 +252,7 @@ impl Fetcher {
             }
             _ => New::Read { judged: self.judged },
         };
-        let fetch = Arc::new(fetch);
-        self.fetching = Some(Fetching { fetch: Arc::clone(&fetch), known, reply: None });
-        fetch
-    }
-
-    /// Notes that a call is under way.
-    pub(super) fn sends(&mut self, reply: AbortOnDropHandle<Result<Fetched, BrokerError>>, now: Instant) {
-        if let Some(fetching) = &mut self.fetching {
-            fetching.reply = Some(reply);
-            self.sent = Sent::at(now);
-        }
+        self.fetching = Some(Fetching { call: Resend::new(Arc::new(fetch), now), known });
     }
 
     /// Waits for an answer.
@@ -280,10 +260,9 @@ impl Fetcher {
     /// # Cancel safety
     /// The calls stay under way.
     pub(super) async fn answer(&mut self) -> Answer {
-        let reply = self.fetching.as_mut().and_then(|fetching| fetching.reply.as_mut());
-        let reply = async {
-            match reply {
-                Some(reply) => crate::group::joined(reply).await,
+        let fetched = async {
+            match &mut self.fetching {
+                Some(fetching) => fetching.call.answer(std::future::pending()).await,
                 None => std::future::pending().await,
             }
         };
@@ -295,29 +274,15 @@ impl Fetcher {
         };
         tokio::select! {
             biased;
-            fetched = reply => Answer::Fetched(fetched),
+            fetched = fetched => Answer::Fetched(fetched),
             read = read => Answer::Read(read),
         }
     }
 
-    /// Notes that there was no answer: the same call goes out again at this time.
-    pub(super) fn failed(&mut self, at: Instant) {
-        if let Some(fetching) = &mut self.fetching {
-            fetching.reply = None;
-        }
-        self.retry_at = Some(at);
-    }
-
-    /// The call to send again, when it is time.
-    pub(super) fn again(&mut self, now: Instant) -> Option<Arc<Fetch>> {
-        self.retry_at.take_if(|at| *at <= now)?;
-        self.fetching.as_ref().map(|fetching| Arc::clone(&fetching.fetch))
-    }
-
     /// Takes a chunk: answers its number and its new entries.
     pub(super) fn take_up(&mut self, chunk: &mut Chunk, now: Instant) -> Option<(u64, EntryId, Vec<Arc<Entry>>)> {
-        let Fetching { fetch, known, .. } = self.fetching.take()?;
-        (self.failures, self.retry_at) = (0, None);
+        let Fetching { call, known } = self.fetching.take()?;
+        let fetch = call.call;
         if fetch.mirror {
             self.mirror_at = now + MIRROR;
         }
@@ -360,7 +325,6 @@ impl Fetcher {
     pub(super) fn nothing(&mut self) {
         // Only a call that takes effect uses its number.
         self.calls -= u64::from(self.fetching.take().is_some());
-        (self.failures, self.retry_at) = (0, None);
     }
 
     /// Notes the next entry by a snapshot, or that there is none.

@@ -16,7 +16,6 @@ mod in_flight;
 mod reclaim;
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
@@ -29,19 +28,21 @@ use streams_core::{EntryId, OnDataLoss, Outcome, keys};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::{OUTAGE_BACKOFF, wait};
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
+use crate::fence::ours;
 use crate::group::{
-    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Replaying, Replays, Settlement, Standing, SuspectPermit,
-    Taker, decide, reply, spawn,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Letter, Settlement, Standing, SuspectPermit, Taker,
+    decide, reply, spawn,
 };
 use crate::membership::Lease;
 use crate::ops::{Cause, Gauge, Matter, count, extent};
 use crate::reader::{Bookmark, CHECK, Follower, Looked, TAKE, cut, look};
 use crate::shutdown::FAREWELL;
+use crate::sync::{Waiting, awaited};
 use acks::{AckQueue, Disposition, End};
 use fetch::{Answer, Fetcher, Finding};
 use in_flight::{Came, Flight, InFlight, Open, PATIENCE, Queued, Returned, Running, standing};
@@ -104,26 +105,23 @@ struct Session<'a> {
 /// A place in line for a slot, and a slot that was waited for.
 #[derive(Default)]
 struct Slot {
-    awaited: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
+    awaited: Option<Waiting<Option<OwnedSemaphorePermit>>>,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl GroupTask {
     /// Sends a call whose answer says which process reports a loss, and repeats it while there is no answer.
-    async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, BrokerError> {
-        let mut sent = 1;
-        loop {
+    async fn insist<'a>(&self, call: impl Fn() -> Reply<'a, bool>) -> Result<bool, Ended> {
+        for sent in 1..INSISTS {
             match call().await {
-                Err(error) if sent < INSISTS && (error.is_retryable() || error.is_indefinite()) => {
-                    self.contact.failed(Matter::Read, &error);
-                    tokio::select! {
-                        () = self.services.shutdown.stopping() => return Err(error),
-                        () = tokio::time::sleep(wait(OUTAGE_BACKOFF, sent, self.services.random.fraction())) => sent += 1,
-                    }
-                }
-                answer => return answer,
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.pause(self.retry_read(error, sent)?).await,
+            }
+            if self.services.shutdown.is_stopping() {
+                return Err(Ended::Stopped);
             }
         }
+        Ok(call().await?)
     }
 
     /// Runs one session, until something ends it.
@@ -134,12 +132,7 @@ impl GroupTask {
         let joined = self.contact.patiently(Matter::Lease, Instant::now(), self.join()).await;
         let (lease, declared) = match joined {
             Ok(joined) => joined,
-            Err(ended) => {
-                if let Ended::Failed(error) = &ended {
-                    self.contact.failed(Matter::Lease, error);
-                }
-                return ended;
-            }
+            Err(ended) => return self.noted(Matter::Lease, ended),
         };
         self.contact.succeeded(Matter::Lease);
         self.progress.resume();
@@ -149,16 +142,13 @@ impl GroupTask {
         tracing::info!(group, partition, epoch, "joined work queue");
         self.withdraw(&declared).await;
         let mut session = Session::new(self, queue, &lease, declared);
-        let ended = session.work(&mut past.sightings).await;
-        if let Ended::Failed(error) = &ended {
-            self.contact.failed(Matter::Read, error);
-        }
+        let ended = self.noted(Matter::Read, session.work(&mut past.sightings).await);
         let ended = if matches!(ended, Ended::Fenced) || session.give_back(&ended).await.is_err() {
             session.cancel().await;
             past.unsaid = Some(session.leave_behind());
             Ended::Fenced
         } else {
-            self.leave(&lease, &ended).await;
+            self.release(&ended, &lease, None).await;
             ended
         };
         self.progress.disowned(matches!(ended, Ended::Fenced));
@@ -219,16 +209,6 @@ impl GroupTask {
             }
         }
     }
-
-    /// Stops being a consumer.
-    async fn leave(&self, lease: &Lease, ended: &Ended) {
-        match tokio::time::timeout(FAREWELL, self.services.broker.release(&self.key, lease.holder(), None)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => self
-                .left(ended, &format!("the group could not be left ({error}): others notice when the lease is over")),
-            Err(_) => self.left(ended, "leaving the group was not answered: others notice when the lease is over"),
-        }
-    }
 }
 
 fn loss_of(lost: Lost) -> DataLoss {
@@ -272,7 +252,8 @@ impl<'a> Session<'a> {
         let (mut look_at, mut look): (_, Call<Option<QueueState>>) = (Instant::now(), None);
         let mut quiet = None;
         let (mut judging, mut judge_at): (Call<(Cursor, Looked)>, _) = (None, after(Instant::now(), CHECK));
-        let (mut replays, mut replaying) = (Replays::new(), None);
+        let stop = CancellationToken::new();
+        let mut replays = Box::pin(group.replay_all(lease, &stop));
         let ended = loop {
             if let Err(ended) = self.advance(&news) {
                 break ended;
@@ -293,7 +274,11 @@ impl<'a> Session<'a> {
                         self.fetcher.take_up_read(read, &news);
                         Ok(())
                     }
-                    Answer::Fetched(fetched) => self.absorb_fetched(fetched).await.map(|unsure| {
+                    Answer::Fetched(None) => {
+                        self.send_fetch();
+                        Ok(())
+                    }
+                    Answer::Fetched(Some(fetched)) => self.absorb_fetched(fetched).await.map(|unsure| {
                         judging = unsure.map(|cursor| self.judge(cursor)).or(judging.take());
                     }),
                 },
@@ -319,14 +304,14 @@ impl<'a> Session<'a> {
                         Ok(None) => self.doubt_history().await,
                         Ok(Some(state)) => {
                             let own = &lease.holder().owner;
-                            let next = reclaim.observe(watch, own, &state, (broker, &group.key), now);
+                            let next = reclaim.observe(watch, own, &state, group, now);
                             look_at = next.map_or(look_at, |next| next.min(look_at));
-                            reclaim.mind_needs(&state, &group.handlers.build, &group.key, now);
+                            reclaim.mind_needs(&state, group, now);
                             if judge_at <= now && judging.is_none() {
                                 judging = Some(self.judge(state.cursor.clone()));
                             }
                             let was_quiet = quiet.is_some() && quiet == self.quiet();
-                            match self.tell_lost(reclaim.take_lost(), &state.cursor).await {
+                            match self.report_lost(reclaim.take_lost(), &state.cursor).await {
                                 Ok(()) => self.absorb_look(state, was_quiet, now).await,
                                 Err(ended) => Err(ended),
                             }
@@ -351,24 +336,19 @@ impl<'a> Session<'a> {
                     self.fetcher.hungry = true;
                     Ok(())
                 }
-                came = Replaying::comes(&mut replaying) => match replaying.take() {
-                    Some(before) => {
-                        group.replay_on(lease, &mut replays, before, came).await.map(|next| replaying = next)
-                    }
-                    None => Ok(()),
-                },
-                () = replays.due(lease), if replaying.is_none() => {
-                    group.begin_replay(lease, &mut replays).await.map(|begun| replaying = begun)
+                ended = &mut replays => {
+                    // They have ended by themselves.
+                    stop.cancel();
+                    Err(ended)
                 }
             };
             if let Err(ended) = happened {
                 break ended;
             }
         };
-        if let Some(replaying) = replaying
-            && !matches!(ended, Ended::Fenced)
-        {
-            group.put_back(lease, replaying).await;
+        if !matches!(ended, Ended::Fenced) && !stop.is_cancelled() {
+            stop.cancel();
+            replays.await;
         }
         ended
     }
@@ -459,11 +439,7 @@ impl<'a> Session<'a> {
                 return self.end(flight, settlement, &attempt);
             }
             (Ok(taker), _) => match (group.without_taker(taker, entry), entry.event()) {
-                (Some(letter), _) => {
-                    self.dead_in_a_row += 1;
-                    let cause = letter.cause;
-                    Disposition::DeadLetter { fields: group.written(letter), cause }
-                }
+                (Some(letter), _) => self.dead(letter),
                 (None, Some((name, version)))
                     if keys::check_event(name).is_ok() && !group.handlers.build.ignores(name) =>
                 {
@@ -527,18 +503,14 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Tells the renewals the first time limit of a call, less a little time to give that call up.
+    /// Gives the renewals the first time limit of a call, less a little time to give that call up.
     fn mind_limits(&self) {
         let spare = self.group.services.lease_for / 4;
         self.lease.handlers_until(self.in_flight.limits.first().map(|(limit, _)| after(*limit, spare)));
     }
 
     fn returned(&mut self, returned: Result<Returned, JoinError>) {
-        let Returned { flight, call, came } = match returned {
-            Ok(returned) => returned,
-            // A handler's panic is caught. This one is our own, and ends the work as any other of ours does.
-            Err(error) => return error.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
-        };
+        let Some(Returned { flight, call, came }) = ours(returned) else { return };
         self.in_flight.stuck.remove(&call);
         // A call that was given up meanwhile does not count: the event may be in flight again.
         let Some(running) = self.in_flight.running.get_mut(&flight).filter(|running| running.call == call) else {
@@ -593,17 +565,20 @@ impl<'a> Session<'a> {
     /// Ends an entry's time in flight.
     fn end(&mut self, flight: Flight, settlement: Settlement, attempt: &Attempt<'_>) {
         let disposition = match self.group.ended(settlement, attempt) {
-            Some(letter) => {
-                self.dead_in_a_row += 1;
-                let cause = letter.cause;
-                Disposition::DeadLetter { fields: self.group.written(letter), cause }
-            }
+            Some(letter) => self.dead(letter),
             None => {
                 self.dead_in_a_row = 0;
                 Disposition::Ack
             }
         };
         self.acks.push(flight, disposition);
+    }
+
+    /// Counts a dead event, and writes its letter.
+    fn dead(&mut self, letter: Letter) -> Disposition {
+        self.dead_in_a_row += 1;
+        let cause = letter.cause;
+        Disposition::DeadLetter { fields: self.group.written(letter), cause }
     }
 
     /// Releases entries that have not begun.
@@ -614,24 +589,21 @@ impl<'a> Session<'a> {
     }
 
     /// The next time at which something is to be done even if nothing happens.
-    fn next_moment(&self) -> Option<Instant> {
+    fn next_moment(&mut self) -> Option<Instant> {
         let late = self.in_flight.impatient().map(|since| after(since, PATIENCE));
         let limit = self.in_flight.limits.first().map(|(limit, _)| *limit);
         let due = self.fetcher.due.into_iter().chain(self.fetcher.yields_until).min().filter(|_| !self.fetcher.hungry);
-        let fetched = self.fetcher.is_sent().then_some(self.fetcher.sent.due);
-        let acked = self.acks.unanswered().map(|sent| sent.due);
-        let (retry, kept, gathering) = (self.fetcher.retry_at, self.acks.kept_until(), self.acks.gathering);
-        [late, limit, kept, due, retry, gathering, fetched, acked].into_iter().flatten().min()
+        let fetched = self.fetcher.call().and_then(|call| call.unanswered()).map(|sent| sent.due);
+        let acked = self.acks.call().and_then(|call| call.unanswered()).map(|sent| sent.due);
+        let (kept, gathering) = (self.acks.kept_until(), self.acks.gathering);
+        [late, limit, kept, due, gathering, fetched, acked].into_iter().flatten().min()
     }
 
     fn moment(&mut self) {
         let now = Instant::now();
-        if self.fetcher.is_sent() {
-            self.group.contact.mind(Matter::Read, &mut self.fetcher.sent);
-        }
-        if let Some(sent) = self.acks.unanswered_mut() {
-            self.group.contact.mind(Matter::Write, sent);
-        }
+        let contact = &self.group.contact;
+        self.fetcher.call().into_iter().for_each(|call| call.mind(contact, Matter::Read));
+        self.acks.call().into_iter().for_each(|call| call.mind(contact, Matter::Write));
         let rest = self.in_flight.give_up_waiting(now);
         self.release(rest);
         while let Some((limit, flight)) = self.in_flight.limits.first().copied().filter(|(limit, _)| *limit <= now) {
@@ -645,9 +617,6 @@ impl<'a> Session<'a> {
         self.acks.try_letters(now);
         for due in [&mut self.fetcher.due, &mut self.fetcher.yields_until] {
             self.fetcher.hungry |= due.take_if(|due| *due <= now).is_some();
-        }
-        if let Some(fetch) = self.fetcher.again(now) {
-            self.send_fetch(fetch);
         }
     }
 
@@ -721,19 +690,22 @@ impl<'a> Session<'a> {
             mirror: false,
             go_on: group.options.on_data_loss == OnDataLoss::Continue,
         };
-        let fetch = self.fetcher.next(fetch, Instant::now());
-        self.send_fetch(fetch);
+        self.fetcher.next(fetch, Instant::now());
+        self.send_fetch();
         true
     }
 
-    fn send_fetch(&mut self, fetch: Arc<Fetch>) {
+    /// Sends the fetch under way, for the first time or again.
+    fn send_fetch(&mut self) {
+        let Some(call) = self.fetcher.call() else { return };
+        let fetch = Arc::clone(&call.call);
         let (services, key, max_payload) =
             (self.group.services.clone(), self.group.key.clone(), self.group.options.max_payload);
         let expected = match fetch.new {
             New::Read { .. } => services.tails.count(key.partition().as_str(), max_payload).1,
             New::Known { .. } | New::Nothing => 0,
         };
-        let reply = spawn(async move {
+        let sent = async move {
             let _room = services.tails.reserve(expected).await;
             let fetched = services.broker.fetch(&key, &fetch).await;
             let read: Vec<_> = match &fetched {
@@ -747,8 +719,8 @@ impl<'a> Session<'a> {
                 services.tails.learn(key.partition().as_str(), max_payload, read);
             }
             fetched
-        });
-        self.fetcher.sends(reply, Instant::now());
+        };
+        call.send(sent, Instant::now());
     }
 
     /// Takes the answer to a fetch; answers the cursor if a snapshot must judge first which entry is next.
@@ -756,14 +728,12 @@ impl<'a> Session<'a> {
         let group = self.group;
         let fetched = match answer {
             Ok(fetched) => fetched,
-            Err(error) if error.is_retryable() || error.is_indefinite() => {
-                group.contact.failed(Matter::Read, &error);
-                self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
-                self.fetcher.failed(after(Instant::now(), wait));
+            Err(error) => {
+                if let Some(call) = self.fetcher.call() {
+                    call.retry(group.retry_read(error, call.failures().saturating_add(1))?);
+                }
                 return Ok(None);
             }
-            Err(error) => return Err(error.into()),
         };
         // A consumer that is unsure has no entries yet.
         if !matches!(fetched, Fetched::Unsure(_)) {
@@ -856,15 +826,11 @@ impl<'a> Session<'a> {
         let was_unsure = std::mem::take(&mut self.fetcher.is_unsure);
         let (cursor, looked) = match answer {
             Ok(judged) => judged,
-            Err(error) if error.is_retryable() || error.is_indefinite() => {
-                group.contact.failed(Matter::Read, &error);
-                self.fetcher.failures = self.fetcher.failures.saturating_add(1);
-                let wait = wait(OUTAGE_BACKOFF, self.fetcher.failures, group.services.random.fraction());
+            Err(error) => {
                 // The next fetch says once more that a snapshot is needed.
-                self.fetcher.due = Some(after(Instant::now(), wait));
+                self.fetcher.due = Some(after(Instant::now(), group.retry_read(error, 1)?));
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
         };
         // A check that no fetch waits for says nothing about fetches.
         if was_unsure {
@@ -938,7 +904,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reports entries of a dead consumer that are gone.
-    async fn tell_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
+    async fn report_lost(&mut self, lost: Vec<Lost>, cursor: &Cursor) -> Result<(), Ended> {
         let group = self.group;
         for lost in lost {
             let loss = loss_of(lost);
@@ -986,15 +952,18 @@ impl<'a> Session<'a> {
         let is_idle = self.in_flight.queue.is_empty() && self.in_flight.running.is_empty();
         let busy = !(is_idle || fetches || self.closing);
         let (holder, bounds) = (self.lease.holder(), self.group.options.dead_bounds);
-        if let Some(acks) = self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
+        if self.acks.next(holder, &self.in_flight, bounds, busy, Instant::now()) {
             self.lease.commit_begins(Instant::now());
-            self.send_acks(acks);
+            self.send_acks();
         }
     }
 
-    fn send_acks(&mut self, acks: Arc<Acks>) {
-        let (broker, key) = (Arc::clone(&self.group.services.broker), self.group.key.clone());
-        self.acks.send(async move { broker.ack(&key, &acks).await }, Instant::now());
+    /// Sends the acks under way, for the first time or again.
+    fn send_acks(&mut self) {
+        let Some(call) = self.acks.call() else { return };
+        let (broker, key, acks) =
+            (Arc::clone(&self.group.services.broker), self.group.key.clone(), Arc::clone(&call.call));
+        call.send(async move { broker.ack(&key, &acks).await }, Instant::now());
     }
 
     /// Takes the answer to acks; `None` says that it is time to send them again.
@@ -1002,7 +971,7 @@ impl<'a> Session<'a> {
         let group = self.group;
         let error = match answer {
             None => {
-                self.acks.again().into_iter().for_each(|acks| self.send_acks(acks));
+                self.send_acks();
                 return Ok(());
             }
             Some(Ok(acked)) => {
@@ -1011,12 +980,11 @@ impl<'a> Session<'a> {
             }
             Some(Err(error)) => error,
         };
-        match group.on_call_error(self.lease, &error, self.acks.failures()) {
-            // The other ends need no room.
-            Ok(_) if error.kind() == BrokerErrorKind::Full && self.acks.keep_letters(Instant::now()) => {}
-            Ok(wait) => self.acks.retry(wait),
-            Err(halt) => return Err(group.halted(halt)),
-        }
+        let failures = self.acks.call().map_or(0, |call| call.failures());
+        let wait = group.on_call_error(self.lease, &error, failures).map_err(|halt| group.halted(halt))?;
+        // The other ends need no room.
+        let kept = error.kind() == BrokerErrorKind::Full && self.acks.keep_letters(Instant::now());
+        self.acks.call().filter(|_| !kept).into_iter().for_each(|call| call.retry(wait));
         Ok(())
     }
 
@@ -1076,6 +1044,7 @@ impl<'a> Session<'a> {
     /// Ends the work with nothing in flight: handlers end, entries that have not begun are released, and all acks are
     /// sent.
     async fn give_back(&mut self, ended: &Ended) -> Result<(), Ended> {
+        let group = self.group;
         self.closing = true;
         self.slot = Slot::default();
         let queue = self.in_flight.take_queue();
@@ -1099,7 +1068,7 @@ impl<'a> Session<'a> {
         self.cancel().await;
         let cut: Vec<_> = self.in_flight.running.keys().copied().collect();
         cut.into_iter().for_each(|flight| self.release_running(flight));
-        while self.fetcher.is_sent()
+        while self.fetcher.call().is_some_and(|call| call.unanswered().is_some())
             && let Ok(answer) = tokio::time::timeout(FAREWELL, self.fetcher.answer()).await
         {
             self.release_fetched(answer);
@@ -1115,31 +1084,20 @@ impl<'a> Session<'a> {
                 self.absorb_acked(answer).await?;
             }
         };
-        match tokio::time::timeout(FAREWELL, all_said).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Ended::Fenced)) => Err(Ended::Fenced),
-            Ok(Err(failed)) => {
-                self.group
-                    .left(ended, &format!("what was handled last could not be settled ({failed:?}): it comes again"));
-                Ok(())
-            }
-            Err(_) => {
-                self.group
-                    .left(ended, "what was handled last was not settled, as there was no answer: it may come again");
-                Ok(())
-            }
-        }
+        group.settled_last(ended, all_said).await
     }
 
     /// Releases fetched entries when no handler begins any more.
     fn release_fetched(&mut self, answer: Answer) {
         let Answer::Fetched(fetched) = answer else { return self.fetcher.ignore_read() };
-        if let Ok(Fetched::Chunk(chunk)) = fetched {
-            self.absorb_chunk(chunk);
-            let queue = self.in_flight.take_queue();
-            self.release(queue);
-        } else {
-            self.fetcher.nothing();
+        match fetched {
+            None => self.send_fetch(),
+            Some(Ok(Fetched::Chunk(chunk))) => {
+                self.absorb_chunk(chunk);
+                let queue = self.in_flight.take_queue();
+                self.release(queue);
+            }
+            Some(_) => self.fetcher.nothing(),
         }
     }
 
@@ -1158,15 +1116,4 @@ async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     let value = future.await;
     (value, began.elapsed())
-}
-
-/// Waits for a slot, if one is awaited.
-///
-/// # Cancel safety
-/// The place in line is kept.
-async fn awaited<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
-    match slot {
-        Some(slot) => slot.await,
-        None => std::future::pending().await,
-    }
 }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::after;
-use crate::membership::{Build, Still, member_of};
+use crate::group::GroupTask;
+use crate::membership::{Still, member_of};
 use crate::sync::lock;
 
 /// The most entries that one call reclaims: some milliseconds of the server's time.
@@ -81,12 +82,13 @@ impl Reclaim {
         watch: &mut LivenessWatch,
         own: &str,
         state: &QueueState,
-        (broker, key): (&Arc<dyn Broker>, &GroupKey),
+        group: &GroupTask,
         now: Instant,
     ) -> Option<Instant> {
         let Judgement { dead, next } = watch.observe(own, &state.consumers, now);
         if self.reclaiming.as_ref().is_none_or(AbortOnDropHandle::is_finished) && !dead.is_empty() {
-            let reclaiming = reclaim(Arc::clone(broker), key.clone(), dead, Arc::clone(&self.lost));
+            let reclaiming =
+                reclaim(Arc::clone(&group.services.broker), group.key.clone(), dead, Arc::clone(&self.lost));
             self.reclaiming = Some(AbortOnDropHandle::new(tokio::spawn(reclaiming)));
         }
         next
@@ -98,19 +100,20 @@ impl Reclaim {
     }
 
     /// Warns of events that wait for a build that handles them, if this one does not.
-    pub(super) fn mind_needs(&mut self, state: &QueueState, build: &Build, key: &GroupKey, now: Instant) {
-        let missing = state.needed.iter().filter(|(name, version)| !build.handles(name, **version));
+    pub(super) fn mind_needs(&mut self, state: &QueueState, group: &GroupTask, now: Instant) {
+        let missing = state.needed.iter().filter(|(name, version)| !group.handlers.build.handles(name, **version));
         let missing: Vec<_> = missing.map(|(name, version)| format!("{name}@{version}")).collect();
         if missing.is_empty() {
             self.needed = None;
             return;
         }
-        let (since, told) = self.needed.get_or_insert((now, None));
-        if now.duration_since(*since) >= UNNEEDED && told.is_none_or(|told| now.duration_since(told) >= UNNEEDED) {
-            *told = Some(now);
+        let (since, warned) = self.needed.get_or_insert((now, None));
+        if now.duration_since(*since) >= UNNEEDED && warned.is_none_or(|warned| now.duration_since(warned) >= UNNEEDED)
+        {
+            *warned = Some(now);
             tracing::warn!(
-                group = key.group(),
-                partition = key.partition().as_str(),
+                group = group.key.group(),
+                partition = group.key.partition().as_str(),
                 events = missing.join(", "),
                 waiting = state.waiting,
                 "events wait for a build that handles them, and this one does not: start one that does, or `ignore` them"

@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
     pub(crate) async fn open(means: Means<'a>, last: Option<Bookmark>, holding: &Holding) -> Result<Self, Error> {
         let Means { broker, tails, key, max_payload, .. } = means;
         let partition = key.partition();
-        if holding.proving.is_some() {
+        if holding.recovery.is_some() {
             tails.distrust(partition.as_str(), max_payload);
         }
         if let Some(mut last) = last.filter(|last| last.position() > holding.at) {

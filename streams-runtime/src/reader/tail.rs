@@ -91,7 +91,7 @@ struct Reader {
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
 }
 
-/// The recent entries of one key.
+/// The recent entries of one key. Its fields change together under one lock, so that no reader sees a seam.
 struct Window {
     reader: Arc<Reader>,
     generation: u64,

@@ -4,13 +4,13 @@
 //!
 //! A note says either which shape of an event a program knows or publishes, or which versions a group reads. The tasks:
 //!
-//! * at the start of an app, write the notes of its events and groups, and judge those of others ([`Meeting::join`]);
+//! * at the start of an app, write the notes of its events and groups, and judge those of others ([`SchemaNotes::join`]);
 //! * before the first event of a type is written, do the same as a producer ([`Publishes`]);
 //! * every hour do it again, so that what runs stays known and what is gone is forgotten;
 //! * look for entries of programs that go by another number of partitions, every minute ([`strays`]).
 //!
 //! Nothing here stops anything: a broker that cannot be asked costs a warning, and no event waits for it longer than
-//! [`PATIENCE`]. Shapes are told as locks hold them, and compared by the rules of the core's `compat`.
+//! [`PATIENCE`]. Notes hold shapes as locks do, and compared by the rules of the core's `compat`.
 
 mod strays;
 
@@ -42,7 +42,7 @@ const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
 const MAX_NOTES: usize = 1_000;
 /// The longest note that is looked at: a shape and what belongs to it.
 const MAX_NOTE: usize = 16 * 1024;
-/// The longest name of a program or host that is told.
+/// The longest name of a program or host in a note.
 const MAX_NAME: usize = 100;
 /// The most differences that are listed in one line.
 const MAX_DIFFERENCES: usize = 5;
@@ -108,14 +108,14 @@ fn versions(info: &EventInfo) -> (u32, u32) {
     (info.oldest, info.version)
 }
 
-/// The note in which a program tells of an event. One for each type, whatever its version: an upgrade takes its place.
+/// The note of a program about an event. One for each type, whatever its version: an upgrade takes its place.
 fn event_note(declared: &Declared) -> String {
     let role = if declared.publishes { "publishes" } else { "knows" };
     let Declared { by, event, type_name, .. } = declared;
     format!("{role}:{event}:{}:{type_name}", by.program)
 }
 
-/// The note in which a group tells what it reads.
+/// The note of a group about the events that it reads.
 fn group_note(group: &str) -> String {
     format!("reads:{group}")
 }
@@ -155,7 +155,7 @@ impl Table {
     }
 }
 
-/// Something to tell people.
+/// A line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     warns: bool,
@@ -165,7 +165,7 @@ struct Finding {
 }
 
 /// Leaves notes and reads those of others.
-pub(crate) struct Meeting {
+pub(crate) struct SchemaNotes {
     broker: Arc<dyn Broker>,
     clock: Clock,
     program: String,
@@ -174,14 +174,14 @@ pub(crate) struct Meeting {
     strays: Strays,
 }
 
-impl Meeting {
+impl SchemaNotes {
     pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
         Self { broker, clock, program: program(), host: host(), said: Mutex::default(), strays: Strays::default() }
     }
 
-    /// Tells of the events that an app knows and of what its groups read, and logs what does not fit.
+    /// Writes the notes of the events that an app knows and that its groups read, and logs those of others that do not fit.
     pub(crate) async fn join(&self, table: &Table) {
-        self.meet(&table.stream, &table.events, false, &table.groups).await;
+        self.exchange(&table.stream, &table.events, false, &table.groups).await;
         self.look_for_strays(&table.stream).await;
     }
 
@@ -190,15 +190,15 @@ impl Meeting {
         self.strays.look(&*self.broker, stream).await
     }
 
-    /// Answers whether others were heard.
-    async fn meet(
+    /// Writes notes, and reads those of others. Answers whether they were read.
+    async fn exchange(
         &self,
         stream: &StreamKey,
         events: &[&'static EventInfo],
         publishes: bool,
         groups: &[(&'static str, Vec<&'static EventInfo>)],
     ) -> bool {
-        let met = async {
+        let exchanged = async {
             let events: Vec<_> = events.iter().map(|&info| (info, self.declared(info, publishes))).collect();
             let groups: Vec<_> = groups.iter().map(|(group, events)| (*group, self.reads(events))).collect();
             let mut ours = Notes::new();
@@ -235,7 +235,7 @@ impl Meeting {
             }
             Ok(())
         };
-        let trouble = match tokio::time::timeout(PATIENCE, met).await {
+        let trouble = match tokio::time::timeout(PATIENCE, exchanged).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
             Err(_) => BrokerError::new(BrokerErrorKind::Unavailable, "no answer came in time"),
@@ -299,19 +299,19 @@ impl Meeting {
 
 /// Writes an app's notes again from time to time, and looks for entries that nobody reads, until it is dropped.
 pub(crate) async fn refresh(
-    meeting: Arc<Meeting>,
+    notes: Arc<SchemaNotes>,
     tables: Vec<Table>,
     registry: Arc<Registry>,
     owns: impl Fn(&StreamKey, &str) -> bool,
 ) {
-    let tell = |table: &Table, strays: Option<u64>| {
+    let count = |table: &Table, strays: Option<u64>| {
         if let Some(event) = table.events.first() {
             registry.gauge("streams_stray_entries", &[event.stream]).set(strays.map(|strays| strays as f64));
         }
     };
     // Found at the start, a moment ago.
     for table in &tables {
-        tell(table, Some(meeting.look_for_strays(&table.stream).await));
+        count(table, Some(notes.look_for_strays(&table.stream).await));
     }
     let mut again = after(Instant::now(), REFRESH);
     loop {
@@ -327,22 +327,22 @@ pub(crate) async fn refresh(
             // One process for each group is enough, and the others do not know what it finds.
             let strays = match table.groups.is_empty() {
                 true => None,
-                false => Some(meeting.look_for_strays(&table.stream).await),
+                false => Some(notes.look_for_strays(&table.stream).await),
             };
-            tell(&table, strays);
+            count(&table, strays);
             if refresh {
-                meeting.join(&table).await;
+                notes.join(&table).await;
             }
         }
     }
 }
 
-/// The events of one stream that a publisher writes, told before the first of each.
+/// The events of one stream that a publisher writes. Its note about an event is written before the first of the type.
 #[derive(Default)]
 pub(crate) struct Publishes {
     events: Mutex<Vec<&'static EventInfo>>,
-    /// How many of them were told, and when all are told again. The lock is held while one tells, for all.
-    told: tokio::sync::Mutex<(usize, Option<Instant>)>,
+    /// How many of them have notes, and when all are written again. The lock is held while one publish writes them for all.
+    noted: tokio::sync::Mutex<(usize, Option<Instant>)>,
 }
 
 impl Publishes {
@@ -351,19 +351,19 @@ impl Publishes {
         lock(&self.events).push(info);
     }
 
-    /// Before every write: tells of what is new, and of everything once an hour.
-    pub(crate) async fn tell(&self, meeting: &Meeting, stream: &StreamKey) {
-        let mut told = self.told.lock().await;
+    /// Before every write: writes the notes of new events, and all of them once an hour.
+    pub(crate) async fn write_notes(&self, notes: &SchemaNotes, stream: &StreamKey) {
+        let mut noted = self.noted.lock().await;
         let events = {
             let events = lock(&self.events);
-            if events.len() == told.0 && told.1.is_some_and(|again| Instant::now() < again) {
+            if events.len() == noted.0 && noted.1.is_some_and(|again| Instant::now() < again) {
                 return;
             }
             events.clone()
         };
-        let heard = meeting.meet(stream, &events, true, &[]).await;
+        let heard = notes.exchange(stream, &events, true, &[]).await;
         // Also after a failure: the next write must not wait for it again.
-        *told = (events.len(), Some(after(Instant::now(), if heard { REFRESH } else { AGAIN })));
+        *noted = (events.len(), Some(after(Instant::now(), if heard { REFRESH } else { AGAIN })));
     }
 }
 
@@ -538,7 +538,7 @@ fn behind(stream: &StreamKey, mine: &Declared, groups: &[(String, Reads)]) -> Ve
 }
 
 fn json(note: &impl Serialize) -> Option<String> {
-    // Nothing in a note can fail to be written; if it did, it would not be told.
+    // Nothing in a note can fail to be written; if it did, it would be left out.
     serde_json::to_string(note).ok()
 }
 
@@ -549,7 +549,7 @@ fn program() -> String {
     if name.is_empty() { "a program without a name".to_owned() } else { short(&name) }
 }
 
-/// The machine's name where the system tells it in a file; in a container that is the container's or the pod's.
+/// The machine's name where the system says it in a file; in a container that is the container's or the pod's.
 pub(crate) fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| short(name.trim())).unwrap_or_default()
 }
@@ -628,7 +628,7 @@ mod tests {
     fn ours() -> Declared {
         let clock = Clock::starting(SystemTime::UNIX_EPOCH + NOW);
         let broker = Arc::new(crate::broker::Embedded::new());
-        Meeting::new(broker, clock).declared(Trade::INFO, false)
+        SchemaNotes::new(broker, clock).declared(Trade::INFO, false)
     }
 
     /// The findings of this build about a note of another one.
@@ -664,7 +664,7 @@ mod tests {
     #[test]
     fn a_schema_in_the_form_of_another_build_is_passed_over() {
         for schema in [
-            // Builds before the schema was told as in a lock.
+            // Builds before notes held the schema as in a lock.
             r#""shape":{"struct":{"fields":[{"name":"symbol","type":"str"},{"name":"price","type":"str"}]}}"#,
             // Builds to come.
             r#""lock":{"format":2,"layout":"map","schema":"string"}"#,
@@ -682,7 +682,7 @@ mod tests {
 
     #[test]
     fn a_build_that_knows_another_form_reads_the_rest_of_a_note() {
-        /// As builds read it before the schema was told as in a lock.
+        /// As builds read it before notes held the schema as in a lock.
         #[derive(Deserialize)]
         struct Before {
             #[serde(flatten)]

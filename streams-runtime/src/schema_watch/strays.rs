@@ -1,4 +1,4 @@
-//! Entries that no group reads, in keys beside the partitions of a stream: looked for now and then, and told.
+//! Entries that no group reads, in keys beside the partitions of a stream: looked for now and then, and logged.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -31,9 +31,9 @@ struct Found {
     again: Option<Instant>,
     /// How many entries lie in all such keys.
     entries: u64,
-    /// By key when it is told again.
-    told: HashMap<String, Instant>,
-    /// Whether it was told that nobody may look.
+    /// By key when it is logged again.
+    logged: HashMap<String, Instant>,
+    /// Whether the log says that nobody may look.
     refused: bool,
 }
 
@@ -69,12 +69,12 @@ impl Strays {
             Ok(Err(_)) | Err(_) => return found.entries,
         };
         found.entries = strays.iter().map(|(_, entries)| entries).sum();
-        found.told.retain(|told, _| strays.iter().any(|(key, _)| key.as_str() == told));
+        found.logged.retain(|logged, _| strays.iter().any(|(key, _)| key.as_str() == logged));
         for (key, entries) in strays {
-            if found.told.get(key.as_str()).is_some_and(|again| now < *again) {
+            if found.logged.get(key.as_str()).is_some_and(|again| now < *again) {
                 continue;
             }
-            found.told.insert(key.as_str().to_owned(), after(now, REFRESH));
+            found.logged.insert(key.as_str().to_owned(), after(now, REFRESH));
             tracing::warn!(
                 stream = base,
                 partitions = stream.partitions(),

@@ -1,4 +1,4 @@
-//! The schema of an event as one build tells it to another: the entry of a lock, compared by the same rules.
+//! The schema of an event as one build shows it to another: the entry of a lock, compared by the same rules.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use super::super::{Report, Schema};
 use super::{FORMAT, form, read_layout};
 use crate::EventInfo;
 
-/// The longest entry that is told or read, in bytes of JSON: some fifty fields.
+/// The longest entry that is written or read, in bytes of JSON: some fifty fields.
 const MAX_ENTRY: usize = 4 * 1024;
 /// The most schemas of others that a process reads. Each of them stays in memory, and there are as many as other shapes
 /// have been met.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer, Change, Claim, Commit, Committed, Consumed, Created, Events, Full, GroupState,
-    Groups, Holder, Holding, LeaseView, Need, Proof, Proving, Renewal, Renewed, Renewer, Reply, Reset,
+    Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Renewal, Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -167,8 +167,8 @@ impl Store {
                 *state.crashes.entry(charged).or_default() += 1;
             }
             if gone && last > at {
-                let left = state.proving.map_or(0, |proving| proving.left);
-                state.proving = Some(Proving { left: left.max(state.bound), to: last });
+                let left = state.recovery.map_or(0, |recovery| recovery.left);
+                state.recovery = Some(Recovery { left: left.max(state.bound), to: last });
             }
             state.lease = LeaseView { owner: claim.owner.clone(), epoch, beat: 0 };
             state.call = 0;
@@ -176,9 +176,9 @@ impl Store {
             state.bound = claim.bound;
         }
         let above = |counts: &BTreeMap<EntryId, u32>| counts.range(at.next()..).map(|(id, n)| (*id, *n)).collect();
-        let (attempts, crashes, proving) = (above(&state.attempts), above(&state.crashes), state.proving);
+        let (attempts, crashes, recovery) = (above(&state.attempts), above(&state.crashes), state.recovery);
         let (epoch, at_event, events) = (state.lease.epoch, state.at_event.clone(), state.events.clone());
-        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts, events, proving, crashes })
+        Acquired::Held(Holding { epoch, at, at_event, seen: state.seen, attempts, events, recovery, crashes })
     }
 
     fn commit(&mut self, group: &GroupKey, commit: &Commit, now: u64) -> Committed {
@@ -224,9 +224,9 @@ impl Store {
         for id in &commit.forget {
             state.attempts.remove(id);
         }
-        if let Some(Proof { charged, left, forget }) = &commit.proof {
+        if let Some(RecoveryStep { charged, left, forget }) = &commit.recovery {
             state.charged = if *left > 0 { charged.clone() } else { Vec::new() };
-            state.proving = state.proving.filter(|_| *left > 0).map(|proving| Proving { left: *left, ..proving });
+            state.recovery = state.recovery.filter(|_| *left > 0).map(|recovery| Recovery { left: *left, ..recovery });
             for id in forget {
                 state.crashes.remove(id);
             }

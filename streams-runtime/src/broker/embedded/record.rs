@@ -31,7 +31,7 @@ pub(super) struct Record {
     /// A loss that halts the group.
     pub(super) lost: Option<Lost>,
     /// By a consumer's epoch: the loss of its latest fetch, or the loss among a dead consumer's entries.
-    told: BTreeMap<u64, Lost>,
+    reported: BTreeMap<u64, Lost>,
     /// The token of the last call that moved the cursor or mended the waiting set.
     token: String,
 }
@@ -141,7 +141,7 @@ impl Record {
             waits: Waits::default(),
             waiting: Waiting::default(),
             lost: None,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             token: String::new(),
         }
     }
@@ -291,7 +291,7 @@ impl Record {
         self.take_out(again.iter().map(|again| again.entry.id).chain(gone).collect());
         let number = range.as_ref().map_or(0, |range| range.number);
         self.put(fetch.holder.epoch, fetch.call, Left { range, again: again.iter().map(item).collect() });
-        self.keep_told(fetch.holder.epoch, lost);
+        self.keep_reported(fetch.holder.epoch, lost);
         self.heard(&fetch.holder.owner, |consumer| consumer.fetch = fetch.call);
         let due = self.waiting.due(now, fetch.longest_wait);
         Fetched::Chunk(Chunk { again, new, number, at: self.cursor.at, waiting, due, lost })
@@ -302,7 +302,7 @@ impl Record {
     fn fetch_again(&mut self, fetch: &Fetch, is_latest: bool, log: &Stream, now: u64) -> Chunk {
         let key = (fetch.holder.epoch, fetch.call);
         let mut left = self.chunks.get(&key).cloned().unwrap_or_default();
-        let (mut again, mut lost) = (Vec::new(), self.told.get(&fetch.holder.epoch).copied());
+        let (mut again, mut lost) = (Vec::new(), self.reported.get(&fetch.holder.epoch).copied());
         left.again.retain(|item| {
             let entry = log.at(item.id);
             let stands = entry.is_some();
@@ -323,7 +323,7 @@ impl Record {
         let number = left.range.as_ref().map_or(0, |range| range.number);
         if is_latest {
             self.put(key.0, key.1, left);
-            self.keep_told(key.0, lost);
+            self.keep_reported(key.0, lost);
             self.beat(&fetch.holder.owner);
         }
         let due = self.waiting.due(now, fetch.longest_wait);
@@ -332,10 +332,10 @@ impl Record {
         Chunk { again, new, number, at: self.cursor.at, waiting: self.waits.count, due, lost }
     }
 
-    fn keep_told(&mut self, epoch: u64, lost: Option<Lost>) {
+    fn keep_reported(&mut self, epoch: u64, lost: Option<Lost>) {
         match lost {
-            Some(lost) => drop(self.told.insert(epoch, lost)),
-            None => drop(self.told.remove(&epoch)),
+            Some(lost) => drop(self.reported.insert(epoch, lost)),
+            None => drop(self.reported.remove(&epoch)),
         }
     }
 
@@ -468,7 +468,7 @@ impl Record {
 
     pub(super) fn view(&self, resume: u64, reset: u64, now: u64) -> QueueState {
         let in_flight = |epoch| self.chunks_of(epoch).map(|(_, left)| size(left)).sum();
-        let dead = |epoch| Life::Dead { lost: self.told.get(&epoch).copied() };
+        let dead = |epoch| Life::Dead { lost: self.reported.get(&epoch).copied() };
         let unacked = |(owner, consumer): (&String, &Consumer)| {
             let epoch = consumer.epoch;
             let beats = |Beats { beat, lease_for }| Life::Beats { epoch, beat, lease_for };
@@ -510,7 +510,7 @@ impl Record {
     /// The epochs of chunks whose consumers' fields were deleted.
     fn orphans(&self) -> BTreeSet<u64> {
         let known: BTreeSet<_> = self.consumers.values().map(|consumer| consumer.epoch).collect();
-        let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.told.keys());
+        let all = self.chunks.keys().map(|(epoch, _)| epoch).chain(self.reported.keys());
         all.copied().filter(|epoch| !known.contains(epoch)).collect()
     }
 
@@ -521,10 +521,10 @@ impl Record {
             None => (orphan(), None),
         };
         let Some(epoch) = epoch else { return Reclaimed::Contended };
-        let told = self.told.get(&epoch).copied();
+        let reported = self.reported.get(&epoch).copied();
         let life = match lives {
             Some(Beats { beat, lease_for }) => Life::Beats { epoch, beat, lease_for },
-            None => Life::Dead { lost: told },
+            None => Life::Dead { lost: reported },
         };
         if life != *seen {
             return Reclaimed::Contended;
@@ -538,11 +538,11 @@ impl Record {
         }
         let (entries, more) = self.give_back(epoch, count.max(1), log);
         // The loss in the answer of its latest fetch, which the consumer may not have reported.
-        let mut lost = told.filter(|_| lives.is_some());
+        let mut lost = reported.filter(|_| lives.is_some());
         if let Some(more) = more {
             add(&mut lost, more);
         }
-        self.keep_told(epoch, lost);
+        self.keep_reported(epoch, lost);
         if lost.is_some() || self.chunks_of(epoch).next().is_some() {
             return Reclaimed::Some { entries, lost };
         }
@@ -557,7 +557,7 @@ impl Record {
             return false;
         }
         self.give_back(holder.epoch, usize::MAX, log);
-        self.told.remove(&holder.epoch);
+        self.reported.remove(&holder.epoch);
         self.consumers.remove(&holder.owner);
         true
     }

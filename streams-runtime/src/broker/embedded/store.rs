@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{BrokerError, Events, Holder, LeaseView, Need, Notes, Proving, Reply};
+use streams_core::broker::{BrokerError, Events, Holder, LeaseView, Need, Notes, Recovery, Reply};
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
@@ -49,7 +49,7 @@ pub(super) struct Store {
     pub(super) members: HashMap<String, BTreeMap<String, u64>>,
 }
 
-/// The state of a group on a partition.
+/// The state of a group on a partition: one value, as it is one hash in Redis, so that each call changes it whole.
 #[derive(Clone, Default)]
 pub(super) struct Group {
     pub(super) lease: LeaseView,
@@ -62,7 +62,7 @@ pub(super) struct Group {
     pub(super) bound: u32,
     /// The number of this epoch's last commit that left the checkpoint where it was.
     pub(super) call: u64,
-    pub(super) proving: Option<Proving>,
+    pub(super) recovery: Option<Recovery>,
     pub(super) charged: Vec<EntryId>,
     pub(super) crashes: BTreeMap<EntryId, u32>,
     pub(super) reset: u64,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Proof, Proving, Renewal, Renewed,
-    Renewer, Reply, Reset,
+    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Renewal,
+    Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -311,10 +311,10 @@ fn acquired(answer: &mut Answer) -> Parsed<Acquired> {
             let seen = answer.maybe("an ordinal")?;
             let (attempts, crashes) = (counts(answer.value()?, at)?, counts(answer.value()?, at)?);
             let (left, to) = (answer.maybe("a number of events")?, answer.text()?);
-            let proving = |left| Ok(Proving { left, to: to.parse().map_err(|_| Unexpected("an entry id"))? });
-            let proving = left.map(proving).transpose()?;
+            let recovery = |left| Ok(Recovery { left, to: to.parse().map_err(|_| Unexpected("an entry id"))? });
+            let recovery = left.map(recovery).transpose()?;
             let events = parse::events(&answer.text()?);
-            Acquired::Held(Holding { epoch, at, at_event, seen, attempts, events, proving, crashes })
+            Acquired::Held(Holding { epoch, at, at_event, seen, attempts, events, recovery, crashes })
         }
         "contended" => Acquired::Contended,
         "missing" => Acquired::Missing,
@@ -366,7 +366,7 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
     for fields in &commit.dead {
         invocation.arg(fields.len() * 2).arg(fields);
     }
-    if let Some(Proof { charged, left, forget }) = &commit.proof {
+    if let Some(RecoveryStep { charged, left, forget }) = &commit.recovery {
         invocation.arg(*left).arg(texts(charged).join(" ")).arg(forget.len()).arg(texts(forget));
     }
     invocation

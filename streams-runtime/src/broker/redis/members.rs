@@ -15,7 +15,7 @@ impl Members for Redis {
         Box::pin(async move {
             let call = |set: &'a Attendance| {
                 let key = set.members.as_str();
-                Call { command: "meeting the members of a group", key, effect: Effect::Idempotent }
+                Call { command: "reading the members of a group", key, effect: Effect::Idempotent }
             };
             let Some(first) = sets.first() else { return Ok(Vec::new()) };
             let mut visits = redis::pipe();

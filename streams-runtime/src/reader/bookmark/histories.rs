@@ -186,7 +186,11 @@ impl Life {
         let (due, handled) = (std::mem::replace(&mut self.due, Due::Nothing), self.handled.len());
         let found = self.read(asked);
         if due == Due::Cut {
-            assert_eq!(handled, self.handled.len(), "events of another history are handed out before the cut is told");
+            assert_eq!(
+                handled,
+                self.handled.len(),
+                "events of another history are handed out before the cut is reported"
+            );
         }
         let Some(loss) = found else {
             assert!(due != Due::Cut, "a cut is not found");
@@ -359,7 +363,7 @@ impl Life {
     /// Checks that no loss is reported that did not happen.
     fn account(&mut self) {
         let lost = self.should.difference(&self.handled).count() as u64;
-        assert!(self.uncounted || self.reported <= lost, "{} are told to be lost, and {lost} are", self.reported);
+        assert!(self.uncounted || self.reported <= lost, "{} are reported as lost, and {lost} are", self.reported);
     }
 
     /// Reads to the end, and checks that every loss is reported.
@@ -380,7 +384,7 @@ impl Life {
         }
         let lost = self.should.difference(&self.handled).count() as u64;
         self.lost += lost;
-        assert!(self.uncounted || self.reported == lost, "{} are told to be lost, and {lost} are", self.reported);
+        assert!(self.uncounted || self.reported == lost, "{} are reported as lost, and {lost} are", self.reported);
     }
 }
 

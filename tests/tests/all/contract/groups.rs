@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, BrokerErrorKind, Change, Commit, Committed, Consumed, Created, DeadBounds, Events,
-    Found, GroupState, Holder, Holding, LeaseView, Need, Proving, Renewed, Reset,
+    Found, GroupState, Holder, Holding, LeaseView, Need, Recovery, Renewed, Reset,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
 
 use super::{
-    Case, HELD, LEASE, LONG, claim, events, fields, ids, keys, need, partition, payloads, proof, risk, step,
+    Case, HELD, LEASE, LONG, claim, events, fields, ids, keys, need, partition, payloads, recovery_step, risk, step,
     until_found,
 };
 
@@ -186,7 +186,7 @@ contract! {
         let (holder, _) = case.hold("a").await;
         let failed = |attempts| Commit {
             attempts: vec![(all[1], attempts)],
-            proof: proof(&[], 9 - u32::from(attempts > 1), &[]),
+            recovery: recovery_step(&[], 9 - u32::from(attempts > 1), &[]),
             seen: Some(u64::from(attempts)),
             ..step(&holder, EntryId::ZERO, EntryId::ZERO)
         };
@@ -553,49 +553,49 @@ contract! {
     async fn what_an_owner_that_is_gone_may_have_had_in_hand_is_to_be_proven(case) {
         let all = case.append(3).await;
         case.create(Start::Earliest).await;
-        assert_eq!(case.prove("a", false, 7).await.1, None, "nobody was there before");
-        let (holder, proving, crashes) = case.prove("b", false, 9).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
+        assert_eq!(case.recover("a", false, 7).await.1, None, "nobody was there before");
+        let (holder, recovery, crashes) = case.recover("b", false, 9).await;
+        assert_eq!((recovery, crashes), (Some(Recovery { left: 7, to: all[2] }), vec![]), "by the bound of the one before");
         // It was gone in turn, by its own bound, and events that came meanwhile may have been in flight as well.
         let more = case.append(2).await;
-        assert_eq!(case.prove("c", false, 5).await.1, Some(Proving { left: 9, to: more[1] }));
+        assert_eq!(case.recover("c", false, 5).await.1, Some(Recovery { left: 9, to: more[1] }));
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[0])).await, Committed::Fenced);
         // A larger rest of an earlier recovery is not forgotten over a smaller one.
-        let (holder, proving, _) = case.prove("d", false, 5).await;
-        assert_eq!(proving, Some(Proving { left: 9, to: more[1] }));
-        let two = Commit { proof: proof(&[], 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
+        let (holder, recovery, _) = case.recover("d", false, 5).await;
+        assert_eq!(recovery, Some(Recovery { left: 9, to: more[1] }));
+        let two = Commit { recovery: recovery_step(&[], 6, &[]), ..step(&holder, EntryId::ZERO, all[0]) };
         assert_eq!(case.commit(&two).await, Committed::Done);
         // A commit that says nothing of it leaves it as it is, and so does a lease that is given back.
         assert_eq!(case.commit(&step(&holder, all[0], all[1])).await, Committed::Done);
         assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
-        let (holder, proving, _) = case.prove("e", false, 5).await;
-        assert_eq!(proving, Some(Proving { left: 6, to: more[1] }));
-        let over = Commit { proof: proof(&[], 0, &[]), ..step(&holder, all[1], all[2]) };
+        let (holder, recovery, _) = case.recover("e", false, 5).await;
+        assert_eq!(recovery, Some(Recovery { left: 6, to: more[1] }));
+        let over = Commit { recovery: recovery_step(&[], 0, &[]), ..step(&holder, all[1], all[2]) };
         assert_eq!(case.commit(&over).await, Committed::Done);
         assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
-        assert_eq!(case.prove("f", false, 5).await.1, None);
+        assert_eq!(case.recover("f", false, 5).await.1, None);
     }
 
     async fn an_owner_that_gave_back_that_had_nothing_or_that_is_the_same_leaves_nothing_to_prove(case) {
         let all = case.append(2).await;
         case.create(Start::Earliest).await;
-        let (holder, ..) = case.prove("a", false, 5).await;
+        let (holder, ..) = case.recover("a", false, 5).await;
         assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
-        assert_eq!(case.prove("b", false, 5).await.1, None);
-        let (holder, proving, _) = case.prove("c", true, 5).await;
-        assert_eq!(proving, None);
+        assert_eq!(case.recover("b", false, 5).await.1, None);
+        let (holder, recovery, _) = case.recover("c", true, 5).await;
+        assert_eq!(recovery, None);
         assert_eq!(case.commit(&step(&holder, EntryId::ZERO, all[1])).await, Committed::Done);
-        assert_eq!(case.prove("d", false, 5).await.1, None, "nothing stands above the checkpoint");
+        assert_eq!(case.recover("d", false, 5).await.1, None, "nothing stands above the checkpoint");
     }
 
     async fn a_charge_of_an_owner_that_is_gone_is_counted_once(case) {
         let all = case.append(3).await;
         case.create(Start::Earliest).await;
-        case.prove("a", false, 5).await;
+        case.recover("a", false, 5).await;
         for crashes in 0..3 {
-            let (holder, _, counted) = case.prove(&format!("b{crashes}"), false, 5).await;
+            let (holder, _, counted) = case.recover(&format!("b{crashes}"), false, 5).await;
             assert_eq!(counted, (0..crashes.min(1)).map(|_| (all[0], crashes)).collect::<Vec<_>>());
-            let charge = Commit { proof: proof(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+            let charge = Commit { recovery: recovery_step(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
             assert_eq!(case.commit(&charge).await, Committed::Done);
             assert_eq!(case.commit(&charge).await, Committed::Done, "the same commit sent twice");
         }
@@ -608,58 +608,58 @@ contract! {
             }
         }
         // No charge stood.
-        assert_eq!(case.prove("d", false, 5).await.2, [(all[0], 3)]);
+        assert_eq!(case.recover("d", false, 5).await.2, [(all[0], 3)]);
     }
 
     async fn a_charge_is_gone_with_whoever_gives_back_finds_its_own_or_charges_another(case) {
         let all = case.append(3).await;
         case.create(Start::Earliest).await;
-        case.prove("a", false, 5).await;
+        case.recover("a", false, 5).await;
         let zero = EntryId::ZERO;
-        let (holder, ..) = case.prove("b", false, 5).await;
+        let (holder, ..) = case.recover("b", false, 5).await;
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
         assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
-        let (holder, _, crashes) = case.prove("c", false, 5).await;
+        let (holder, _, crashes) = case.recover("c", false, 5).await;
         assert_eq!(crashes, []);
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
-        let (holder, _, crashes) = case.prove("d", true, 5).await;
+        let (holder, _, crashes) = case.recover("d", true, 5).await;
         assert_eq!(crashes, []);
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
         case.charge(&holder, zero, zero, &[], 5).await;
-        let (holder, proving, crashes) = case.prove("e", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
+        let (holder, recovery, crashes) = case.recover("e", false, 5).await;
+        assert_eq!((recovery, crashes), (Some(Recovery { left: 5, to: all[2] }), vec![]));
         // One step passes an event and charges the next.
         case.charge(&holder, zero, zero, &[all[0]], 5).await;
         case.charge(&holder, zero, all[0], &[all[1]], 4).await;
-        let (holder, proving, crashes) = case.prove("f", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![(all[1], 1)]));
+        let (holder, recovery, crashes) = case.recover("f", false, 5).await;
+        assert_eq!((recovery, crashes), (Some(Recovery { left: 5, to: all[2] }), vec![(all[1], 1)]));
         // A dead letter goes with its charges, and its crashes are forgotten.
-        let given_up = Commit { dead: vec![fields("bad")], proof: proof(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
+        let given_up = Commit { dead: vec![fields("bad")], recovery: recovery_step(&[], 3, &[all[1]]), ..step(&holder, all[0], all[1]) };
         assert_eq!(case.commit(&given_up).await, Committed::Done);
         assert_eq!(payloads(&case.dead().await), ["bad"]);
-        let (_, proving, crashes) = case.prove("g", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[2] }), vec![]));
+        let (_, recovery, crashes) = case.recover("g", false, 5).await;
+        assert_eq!((recovery, crashes), (Some(Recovery { left: 5, to: all[2] }), vec![]));
     }
 
     async fn several_events_are_charged_at_once_and_each_of_them_is_counted(case) {
         let all = case.append(5).await;
         case.create(Start::Earliest).await;
-        case.prove("a", false, 5).await;
+        case.recover("a", false, 5).await;
         let zero = EntryId::ZERO;
-        let (holder, ..) = case.prove("b", false, 5).await;
+        let (holder, ..) = case.recover("b", false, 5).await;
         case.charge(&holder, zero, zero, &all[..3], 5).await;
         // One is settled, one has come back and is not, one still runs, and one begins.
         case.charge(&holder, zero, all[0], &[all[2], all[3]], 4).await;
-        let (holder, _, mut crashes) = case.prove("c", false, 5).await;
+        let (holder, _, mut crashes) = case.recover("c", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[2], 1), (all[3], 1)]);
         case.charge(&holder, all[0], all[0], &[all[1], all[3]], 5).await;
-        let (holder, _, mut crashes) = case.prove("d", false, 5).await;
+        let (holder, _, mut crashes) = case.recover("d", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)]);
         case.charge(&holder, all[0], all[0], &all[1..5], 5).await;
         assert!(case.broker.release(&risk(), &holder, None).await.unwrap());
-        let (_, _, mut crashes) = case.prove("e", false, 5).await;
+        let (_, _, mut crashes) = case.recover("e", false, 5).await;
         crashes.sort_unstable();
         assert_eq!(crashes, [(all[1], 1), (all[2], 1), (all[3], 2)], "whoever gives back is alive");
     }
@@ -667,31 +667,31 @@ contract! {
     async fn a_commit_that_is_not_done_charges_nothing(case) {
         let all = case.append(2).await;
         case.create(Start::Earliest).await;
-        let (zombie, ..) = case.prove("a", false, 5).await;
-        let (holder, ..) = case.prove("b", false, 5).await;
-        let commit = |holder, prev, next| Commit { proof: proof(&[all[0]], 2, &[]), ..step(holder, prev, next) };
+        let (zombie, ..) = case.recover("a", false, 5).await;
+        let (holder, ..) = case.recover("b", false, 5).await;
+        let commit = |holder, prev, next| Commit { recovery: recovery_step(&[all[0]], 2, &[]), ..step(holder, prev, next) };
         assert_eq!(case.commit(&commit(&zombie, EntryId::ZERO, EntryId::ZERO)).await, Committed::Fenced);
         let conflict = Committed::Conflict { at: EntryId::ZERO };
         assert_eq!(case.commit(&commit(&holder, all[0], all[1])).await, conflict);
         let bounds = DeadBounds { count: 0, age: Duration::MAX };
         let full = Commit { dead: vec![fields("x")], dead_bounds: bounds, ..commit(&holder, EntryId::ZERO, all[0]) };
         assert!(matches!(case.commit(&full).await, Committed::DeadLettersFull { .. }));
-        let (_, proving, crashes) = case.prove("c", false, 5).await;
-        assert_eq!((proving, crashes), (Some(Proving { left: 5, to: all[1] }), vec![]));
+        let (_, recovery, crashes) = case.recover("c", false, 5).await;
+        assert_eq!((recovery, crashes), (Some(Recovery { left: 5, to: all[1] }), vec![]));
     }
 
     async fn a_reset_forgets_what_is_to_be_proven(case) {
         let all = case.append(2).await;
         case.create(Start::Earliest).await;
-        case.prove("a", false, 5).await;
-        let (holder, ..) = case.prove("b", false, 5).await;
-        let charge = Commit { proof: proof(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+        case.recover("a", false, 5).await;
+        let (holder, ..) = case.recover("b", false, 5).await;
+        let charge = Commit { recovery: recovery_step(&[all[0]], 5, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
         assert_eq!(case.commit(&charge).await, Committed::Done);
-        let (holder, ..) = case.prove("c", false, 5).await;
+        let (holder, ..) = case.recover("c", false, 5).await;
         let done = Reset::Done { at: EntryId::ZERO };
         assert_eq!(case.broker.reset(&risk(), Some(holder.epoch), Start::Earliest).await.unwrap(), done);
-        let (_, proving, crashes) = case.prove("d", false, 5).await;
-        assert_eq!((proving, crashes), (None, vec![]));
+        let (_, recovery, crashes) = case.recover("d", false, 5).await;
+        assert_eq!((recovery, crashes), (None, vec![]));
     }
 
     async fn a_commit_that_could_not_be_repeated_is_refused(case) {

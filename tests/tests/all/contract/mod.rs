@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Attendance, Broker, Claim, Commit, Committed, Created, DeadBounds, Events, Extent, Fields, GroupState,
-    Holder, Holding, LeaseView, Log, Member, Need, Proof, Proving, Renewed, Replay, Tail, Taken,
+    Holder, Holding, LeaseView, Log, Member, Need, Recovery, RecoveryStep, Renewed, Replay, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -244,11 +244,11 @@ impl Case {
     }
 
     /// Takes the lease from its owner; answers the recovery to do and the known crashes.
-    async fn prove(&self, owner: &str, own: bool, bound: u32) -> (Holder, Option<Proving>, Vec<(EntryId, u32)>) {
+    async fn recover(&self, owner: &str, own: bool, bound: u32) -> (Holder, Option<Recovery>, Vec<(EntryId, u32)>) {
         let claim = Claim { own, bound, ..claim(owner, self.lease().await) };
         match self.broker.acquire(&risk(), &claim).await.unwrap() {
-            Acquired::Held(Holding { epoch, proving, crashes, .. }) => {
-                (Holder { owner: owner.to_owned(), epoch }, proving, crashes)
+            Acquired::Held(Holding { epoch, recovery, crashes, .. }) => {
+                (Holder { owner: owner.to_owned(), epoch }, recovery, crashes)
             }
             other => panic!("not held: {other:?}"),
         }
@@ -256,7 +256,7 @@ impl Case {
 
     /// Commits this step, and what is charged from then on.
     async fn charge(&self, holder: &Holder, prev: EntryId, next: EntryId, ids: &[EntryId], left: u32) {
-        let commit = Commit { proof: proof(ids, left, &[]), ..step(holder, prev, next) };
+        let commit = Commit { recovery: recovery_step(ids, left, &[]), ..step(holder, prev, next) };
         assert_eq!(self.commit(&commit).await, Committed::Done);
     }
 
@@ -350,8 +350,8 @@ pub(crate) fn claim(owner: &str, seen: LeaseView) -> Claim {
 }
 
 /// The part of a commit about charged events.
-fn proof(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<Proof> {
-    Some(Proof { charged: charged.to_vec(), left, forget: forget.to_vec() })
+fn recovery_step(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<RecoveryStep> {
+    Some(RecoveryStep { charged: charged.to_vec(), left, forget: forget.to_vec() })
 }
 
 /// A commit of nothing but the checkpoint.
@@ -370,7 +370,7 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         dead: Vec::new(),
         dead_bounds: NO_BOUNDS,
         passed_over: Vec::new(),
-        proof: None,
+        recovery: None,
     }
 }
 

@@ -145,7 +145,7 @@ async fn nothing_is_lost_in_silence(group: &'static str, cases: &[Case], while_i
     }
 }
 
-const REPLAYS: &str = "letters that were to be handled again are gone";
+const REPLAYS: &str = "dead letters to replay are gone";
 
 #[tokio::test]
 async fn an_ordered_group_whose_keys_go_while_it_runs_loses_nothing_in_silence() {

@@ -238,7 +238,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     let log = logged_from(tracing::Level::INFO);
     let app = world.process(consumers![frail]).config(each()).start().await;
     world.lab.called("frail", world.lab.events("frail").len() + 1).await;
-    assert_eq!(log.count("going on with at most so many events, each charged before it runs"), 1, "{}", log.text());
+    assert_eq!(log.count("resuming a recovery begun by an earlier owner"), 1, "{}", log.text());
     assert_eq!((log.count("WARN"), log.count(&format!("events={}", left - 1))), (0, 1), "{}", log.text());
     app.settled().await;
     assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
@@ -246,7 +246,7 @@ async fn an_owner_that_gave_its_lease_back_leaves_nothing_to_prove_and_one_that_
     let log = logged_from(tracing::Level::INFO);
     let app = world.process(consumers![frail]).config(each()).start().await;
     app.settled().await;
-    assert_eq!(log.count("charged before it runs"), 0, "{}", log.text());
+    assert_eq!(log.count("recovery"), 0, "{}", log.text());
     assert!(app.dead::<Dose>("frail").await.is_empty());
 }
 
@@ -343,7 +343,7 @@ async fn an_event_that_ends_its_process_only_sometimes_is_done_in_the_end() {
     assert_eq!(world.lab.ended("frail").last(), Some(&3));
     // The crashes counted for the event are forgotten with it.
     let holding = world.group("frail").steal("thief").await;
-    assert_eq!((holding.crashes, holding.proving), (vec![], None));
+    assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
 
 #[tokio::test]
@@ -485,7 +485,7 @@ async fn an_event_that_ends_its_process_among_lanes_is_given_up_and_its_neighbou
     assert!(world.lab.calls("lanes").iter().all(|(_, attempt)| *attempt == 1), "{:?}", world.lab.calls("lanes"));
     // The crashes counted for the others are forgotten with them.
     let holding = world.group_on("pills", "lanes").steal("thief").await;
-    assert_eq!((holding.crashes, holding.proving), (vec![], None));
+    assert_eq!((holding.crashes, holding.recovery), (vec![], None));
 }
 
 #[tokio::test]

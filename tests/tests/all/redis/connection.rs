@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Broker, BrokerError, BrokerErrorKind, Claim, Commit, Committed, Created, Groups, LeaseView, Log, Notes,
-    Proof, Queue, Renewed,
+    Queue, RecoveryStep, Renewed,
 };
 use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
@@ -591,8 +591,8 @@ async fn a_full_server_stops_appends_and_not_commits() {
     let (_, holding) = case.hold("b").await;
     assert_eq!(holding.attempts, [(all[3], 2)]);
     let (holder, _) = case.hold("c").await;
-    let charge = Proof { charged: vec![all[1]], left: 5, forget: Vec::new() };
-    let charge = Commit { proof: Some(charge), ..step(&holder, all[0], all[0]) };
+    let charge = RecoveryStep { charged: vec![all[1]], left: 5, forget: Vec::new() };
+    let charge = Commit { recovery: Some(charge), ..step(&holder, all[0], all[0]) };
     assert_eq!(case.commit(&charge).await, Committed::Done);
     assert_eq!(case.hold("d").await.1.crashes, [(all[1], 1)]);
     assert_eq!(case.broker.dead_letters(&risk(), EntryId::ZERO, 9).await.unwrap(), []);
@@ -716,10 +716,10 @@ async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named
     };
     let before = fields();
     let (holder, _) = case.hold("b").await;
-    let proof = |charged: &[EntryId], left, forget: &[EntryId]| {
-        Some(Proof { charged: charged.to_vec(), left, forget: forget.to_vec() })
+    let recovery_step = |charged: &[EntryId], left, forget: &[EntryId]| {
+        Some(RecoveryStep { charged: charged.to_vec(), left, forget: forget.to_vec() })
     };
-    let charge = Commit { proof: proof(&all, 9, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
+    let charge = Commit { recovery: recovery_step(&all, 9, &[]), ..step(&holder, EntryId::ZERO, EntryId::ZERO) };
     assert_eq!(case.commit(&charge).await, Committed::Done);
     let (first, last) = (all[0].to_string(), all[1].to_string());
     let found = fields();
@@ -742,7 +742,7 @@ async fn nothing_of_a_proof_is_left_when_it_is_over_and_what_is_damaged_is_named
 
     let (holder, _) = case.hold("c").await;
     assert_eq!(fields()[&format!("crashes:{first}")], "1");
-    let over = Commit { proof: proof(&[], 0, &all), ..step(&holder, EntryId::ZERO, all[0]) };
+    let over = Commit { recovery: recovery_step(&[], 0, &all), ..step(&holder, EntryId::ZERO, all[0]) };
     assert_eq!(case.commit(&over).await, Committed::Done);
     let after: Vec<_> = fields().into_keys().collect();
     // Beside the number of the commit that charged.

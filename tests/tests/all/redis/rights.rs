@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acks, Acquired, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch, Groups,
-    Holder, Item, Joined, LeaseView, Left, Letters, Life, Log, Members, Need, New, Notes, Pass, Proof, Queue,
+    Holder, Item, Joined, LeaseView, Left, Letters, Life, Log, Members, Need, New, Notes, Pass, Queue, RecoveryStep,
     ReplayEnd, Until, Wait,
 };
 use streams_core::keys::{GroupKey, StreamKey};
@@ -110,8 +110,8 @@ impl Site {
         let need = Need { name: "Trade".to_owned(), version: 2, entry: ids[1] };
         broker.release(group, &one, Some(&need)).await.unwrap();
         let holder = self.hold("two").await;
-        let proof = Some(Proof { charged: vec![ids[1]], left: 3, forget: vec![] });
-        broker.commit(group, &Commit { proof, ..step(&holder, ids[0], ids[0]) }).await.unwrap();
+        let recovery = Some(RecoveryStep { charged: vec![ids[1]], left: 3, forget: vec![] });
+        broker.commit(group, &Commit { recovery, ..step(&holder, ids[0], ids[0]) }).await.unwrap();
         let letters: Vec<_> =
             broker.dead_letters(group, EntryId::ZERO, 9).await.unwrap().iter().map(|letter| letter.id).collect();
         broker.replay(group, &letters[..1], 9).await.unwrap();
@@ -235,12 +235,12 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         "commit attempts" => commit(Commit { attempts: vec![(ids[3], 2)], seen: Some(1), ..stay() }).await,
         "commit and forget" => commit(Commit { forget: vec![ids[2]], ..step(holder, ids[0], ids[2]) }).await,
         "commit a proof" => {
-            let proof = Some(Proof { charged: vec![], left: 2, forget: vec![ids[1]] });
-            commit(Commit { proof, ..step(holder, ids[0], ids[1]) }).await
+            let recovery = Some(RecoveryStep { charged: vec![], left: 2, forget: vec![ids[1]] });
+            commit(Commit { recovery, ..step(holder, ids[0], ids[1]) }).await
         }
         "commit the last proof" => {
-            let proof = Some(Proof { charged: vec![], left: 0, forget: vec![] });
-            commit(Commit { proof, dead: vec![fields("x")], ..step(holder, ids[0], ids[1]) }).await
+            let recovery = Some(RecoveryStep { charged: vec![], left: 0, forget: vec![] });
+            commit(Commit { recovery, dead: vec![fields("x")], ..step(holder, ids[0], ids[1]) }).await
         }
         "release" => broker.release(group, holder, None).await.map(told),
         "hand over" => broker.release(group, holder, Some(need)).await.map(told),
