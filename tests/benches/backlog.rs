@@ -8,17 +8,19 @@ mod common;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{connect, entries, median, number, server_cpu, target, thousands};
 use redis::Value;
 use serde::Deserialize;
 use streams_runtime::broker::Redis;
 use streams_runtime::{App, Publisher, Registration, Stopped, StreamEvent, consumer, consumers, stream_event};
-use streams_tests::RedisServer;
+use streams_tests::{RedisServer, far};
 use tokio::sync::Notify;
 
 const COUNT: usize = 1_000;
+/// How far the server is in the last rows.
+const ROUND_TRIP: Duration = Duration::from_millis(100);
 
 /// A trade that says nothing of its size: the runtime has to expect a mebibyte.
 #[stream_event(stream = "trades", key = symbol)]
@@ -79,6 +81,17 @@ async fn sum(trade: Trade) {
 
 #[consumer(group = "runtime")]
 async fn sum_small(trade: SmallTrade) {
+    SEEN.count(trade.quantity);
+}
+
+/// On a server that is far: a commit takes a round trip, in which as many events may be settled as half of this.
+#[consumer(group = "runtime", checkpoint = 20_000)]
+async fn sum_far(trade: Trade) {
+    SEEN.count(trade.quantity);
+}
+
+#[consumer(group = "runtime", checkpoint = 20_000)]
+async fn sum_small_far(trade: SmallTrade) {
     SEEN.count(trade.quantity);
 }
 
@@ -310,6 +323,15 @@ async fn main() {
         "c'  runtime, max_payload 4 KiB",
     ];
     let mut times: [Times; 6] = Default::default();
+    if std::env::args().any(|arg| arg == "--profile") {
+        for _ in 0..rounds {
+            times[5].measure(&server, events, runtime(&url, "small-trades", of_4_kib, events)).await;
+        }
+        let own: Vec<_> = times[5].own.iter().map(|s| (s * 1e9 / events as f64) as u64).collect();
+        let wall: Vec<_> = times[5].wall.iter().map(|s| (events as f64 / s) as u64).collect();
+        println!("own ns {own:?} events/s {wall:?}");
+        return;
+    }
     for _ in 0..rounds {
         let [a, a_ahead, b, b_overlap, c, c_small] = &mut times;
         a.measure(&server, events, bare(&url, "trades", events)).await;
@@ -342,6 +364,16 @@ async fn main() {
         &["", "events/s", "best", "x of a", "client us/event", "Redis us/event", "Redis x of b"],
         &rows.collect::<Vec<_>>(),
     );
+    let far_away = format!("redis://127.0.0.1:{}/0", far(server.port(), ROUND_TRIP));
+    let [of_any_size, of_4_kib] = consumers![sum_far, sum_small_far];
+    for (name, key, consumer) in
+        [("default max_payload", "trades", of_any_size), ("max_payload 4 KiB", "small-trades", of_4_kib)]
+    {
+        let began = Instant::now();
+        runtime(&far_away, key, consumer, events).await;
+        let rate = events as f64 / began.elapsed().as_secs_f64();
+        println!("with a round trip of {ROUND_TRIP:?}, {name}: {} events/s", thousands(rate));
+    }
     for (index, name) in [(4, "default max_payload"), (5, "max_payload 4 KiB")] {
         let speed = 1.0 / per_round(index, 0, |took| &took.wall);
         target(&format!("speed, {name}, at least 0.60 of the bare loop a"), &format!("{speed:.2}"), speed >= 0.6);

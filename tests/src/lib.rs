@@ -2,9 +2,10 @@
 //!
 //! [`World`] holds an app's processes in virtual time, [`Lab`] handlers that do as they are told, and [`Record`] the notes of
 //! a test's own handlers. [`Faulty`] is a broker whose calls go wrong, and [`queue_model`] says what a work queue may answer.
-//! [`RedisServer`] starts real servers, [`TlsProxy`] speaks TLS in front of one, and [`Program`] is a real process.
+//! [`RedisServer`] starts real servers, [`TlsProxy`] speaks TLS in front of one, [`far`] puts one far away, and [`Program`] is a real process.
 //! [`logged`] keeps the log, [`in_groups`] names many groups, and [`UserCrate`] is a user's own crate.
 
+mod far;
 mod faults;
 mod groups;
 pub mod jobs;
@@ -20,6 +21,7 @@ mod user_crate;
 mod wait;
 mod world;
 
+pub use far::far;
 pub use faults::{Fault, Faulty, Gate, Op};
 pub use groups::in_groups;
 pub use lab::{Act, Lab, Record};

@@ -155,7 +155,8 @@ impl Count {
         // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
         let safe = REPLY_BYTES / self.largest / self.keys();
-        self.now = (self.aim / average.max(1)).min(safe).min(self.now * 2).clamp(1, self.most);
+        let grown = 2 * self.now.max(entries.len() / self.keys());
+        self.now = (self.aim / average.max(1)).min(safe).min(grown).clamp(1, self.most);
     }
 
     /// No key had entries, so their number made no read fail.

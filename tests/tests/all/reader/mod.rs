@@ -1,4 +1,5 @@
 //! How the groups of a process share what it reads, and what large events cost it.
 
 mod catchup;
+mod far;
 mod sizes;
