@@ -32,6 +32,9 @@ const MOST_UNHEARD: usize = 100;
 /// How long a delivery runs before it yields to others on its thread.
 const SLICE: Duration = Duration::from_millis(1);
 
+/// An entry that is not settled at once, with its first attempt where that has begun.
+type More<'a> = (Arc<Entry>, Option<Begun<'a>>);
+
 /// The work of an owner on its partition.
 pub(super) struct Delivery {
     /// Dropped with every end except a cut of history: what has only gathered comes again.
@@ -208,7 +211,7 @@ impl Delivery {
         owned: &mut Owned<'a>,
         entries: &mut vec::IntoIter<Arc<Entry>>,
         cx: &mut Context<'_>,
-    ) -> Result<Option<(Arc<Entry>, Option<Begun<'a>>)>, Ended> {
+    ) -> Result<Option<More<'a>>, Ended> {
         let task = owned.task;
         owned.committer.now = Instant::now();
         for entry in entries {

@@ -32,8 +32,10 @@ pub(super) struct Owned<'a> {
     dead_in_a_row: u32,
     /// The waits for the reasons to end the ownership between two events. They are kept, because to begin and drop them with each
     /// wake-up cost as much as handling a small event.
-    reasons: FuturesUnordered<Pin<Box<dyn Future<Output = Reason> + Send + Sync + 'a>>>,
+    reasons: FuturesUnordered<Awaited<'a>>,
 }
+
+type Awaited<'a> = Pin<Box<dyn Future<Output = Reason> + Send + Sync + 'a>>;
 
 /// A reason to end the ownership between two events.
 #[derive(Clone, Copy)]
@@ -45,7 +47,7 @@ enum Reason {
 
 impl<'a> Owned<'a> {
     pub(super) fn new(task: &'a GroupTask, lease: &'a Lease, holding: &Holding) -> Self {
-        let reasons: [Pin<Box<dyn Future<Output = Reason> + Send + Sync + 'a>>; 3] = [
+        let reasons: [Awaited<'a>; 3] = [
             Box::pin(async { (task.services.shutdown.stopping().await, Reason::Stopped).1 }),
             Box::pin(async { (lease.lost().await, Reason::Fenced).1 }),
             Box::pin(async { (task.seat.wanted().await, Reason::Wanted).1 }),

@@ -127,7 +127,7 @@ impl Fleet {
         let is_other = match role {
             "roll-old" => true,
             "roll-new" => false,
-            _ => life % 2 == 0,
+            _ => life.is_multiple_of(2),
         };
         let program = self.plan.other.as_ref().filter(|_| is_other).unwrap_or(&self.plan.worker);
         let worker = Worker::start(program, role, life, self.server.dir(), &self.server.url());
