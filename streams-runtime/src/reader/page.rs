@@ -42,14 +42,15 @@ pub(super) const FIRST_COUNT: usize = 16;
 /// crash these are more than any group has read and not committed, so an entry too large then comes in a page now.
 pub(super) const CAREFUL: usize = 2_048;
 
-/// The weight from which entries are requested by number again, one or two at a time. To hold one in a script costs the
-/// server ten times as much as to answer it.
-pub(super) const HEAVY: usize = 256 * 1024;
+/// How many times as many bytes a reply should hold where entries weigh [`LARGE`] and more: some eight of 100 kB. Alone, each
+/// would take a round trip.
+const LARGE_TIMES: usize = 8;
 
 /// How much to ask for, from the sizes seen and the results of the last reads.
 ///
 /// The first read of a partition, reads after a failure, and reads of possibly large entries are pages, which are
-/// bounded by bytes. Small entries are read by their number, and heavy ones one by one. Where pages are not possible,
+/// bounded by bytes. Known entries are read by their number: to hold large ones in a script costs the server ten times as
+/// much as to answer them. Where pages are not possible,
 /// the first reply holds one entry per key, and each may hold twice as many as the one before. After a failure the next
 /// read asks for half as much, down to one entry of one key.
 #[derive(Debug, Clone)]
@@ -125,7 +126,7 @@ impl Count {
 
     /// For a page: how many entries, and of how many bytes together; `None` if a read by number suffices.
     pub(super) fn page(&self) -> Option<(usize, usize)> {
-        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < HEAVY);
+        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < LARGE);
         // Where the limit of an event allows no more by number, a far server answers more by pages.
         let is_short = self.times > 1 && self.most <= UNSEEN && self.now == self.most;
         let most = if self.times > 1 { self.most.max(FAR_PAGE) } else { self.most };
@@ -155,8 +156,13 @@ impl Count {
         // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
         let safe = REPLY_BYTES / self.largest / self.keys();
+        let (aim, most) = match average < LARGE {
+            true => (self.aim, self.most),
+            // All of them may be as large as their limit allows.
+            false => (self.aim * LARGE_TIMES, self.most.min(REPLY_BYTES / self.max_payload.max(1)).max(1)),
+        };
         let grown = 2 * self.now.max(entries.len() / self.keys());
-        self.now = (self.aim / average.max(1)).min(safe).min(grown).clamp(1, self.most);
+        self.now = (aim / average.max(1)).min(safe).min(grown).clamp(1, most);
     }
 
     /// No key had entries, so their number made no read fail.
@@ -214,7 +220,9 @@ mod tests {
         assert!(count.get() * 1024 * 1024 <= REPLY_BYTES, "{}", count.get());
         count.saw(&entries(&[1024 * 1024; 8]));
         assert_eq!((count.get(), count.page()), (1, None), "one by one");
-        (0..20).for_each(|_| count.saw(&entries(&[LARGE; 8])));
+        (0..20).for_each(|_| count.saw(&entries(&[100_000; 8])));
+        assert_eq!((count.get(), count.page()), (8, None), "as many as fit a reply at their largest");
+        (0..20).for_each(|_| count.saw(&entries(&[LARGE / 2; 8])));
         assert_eq!(count.page(), Some((UNSEEN, REPLY_AIM)));
         count.saw(&entries(&[1024 * 1024]));
         count.distrusted = 8;
