@@ -8,6 +8,7 @@ use crate::{bare, ours, rust_stream, sea};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     Xread,
+    XreadAhead,
     Xreadgroup,
     Poll,
     Ours,
@@ -23,12 +24,13 @@ pub(crate) enum Contender {
 
 use Contender::{
     Ours, OursBatch, OursQueue, Poll, RustStream, RustStreamBatch, RustStreamPipeline, RustStreamWorkers, SeaStreamer,
-    SeaStreamerGroup, Xread, Xreadgroup,
+    SeaStreamerGroup, Xread, XreadAhead, Xreadgroup,
 };
 
 impl Contender {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Xread,
+        XreadAhead,
         Xreadgroup,
         Poll,
         Ours,
@@ -46,6 +48,7 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Xread => "bare XREAD",
+            XreadAhead => "bare XREAD, reading ahead",
             Xreadgroup => "bare XREADGROUP + XACK",
             Poll => "polling XREADGROUP + XACK",
             Ours => "this",
@@ -64,9 +67,10 @@ impl Contender {
     pub(crate) fn promise(self) -> &'static str {
         match self {
             Xread => "None. The position lives in the process, so a restart loses events or repeats all.",
+            XreadAhead => "None, as before. The next two reads are on their way while the entries of one are handled.",
             Xreadgroup | Poll => {
-                "At least once while the process lives, one XACK per read of up to 1,000. Nobody tries an event again or takes \
-                 over what a dead process has read."
+                "At least once while the process lives, one XACK per read. Nobody tries an event again or takes over what a dead \
+                 process has read."
             }
             Ours => {
                 "At least once, in order, one handler call per event. A failure is tried again in place, and another process takes \
@@ -82,7 +86,7 @@ impl Contender {
             }
             RustStreamWorkers => "The same with up to 16 handlers at once, so out of order.",
             RustStreamPipeline => "The same as the default, one XACK per read of 64.",
-            RustStreamBatch => "The same, one XACK per batch of up to 1,000.",
+            RustStreamBatch => "The same, one XACK per batch.",
             SeaStreamer => "None, as bare XREAD: it reads without a group.",
             SeaStreamerGroup => {
                 "At least once: `AutoCommit::Rolling`, `ack` after each event, one XACK per 100 ms at most. There is no retry. Idle \
@@ -94,7 +98,7 @@ impl Contender {
     /// Whose entries it reads or writes.
     pub(crate) fn form(self) -> Form {
         match self {
-            Xread | Xreadgroup | Poll | Ours | OursBatch | OursQueue => Form::Ours,
+            Xread | XreadAhead | Xreadgroup | Poll | Ours | OursBatch | OursQueue => Form::Ours,
             RustStream | RustStreamWorkers | RustStreamPipeline | RustStreamBatch => Form::RustStream,
             SeaStreamer | SeaStreamerGroup => Form::SeaStreamer,
         }
@@ -103,7 +107,8 @@ impl Contender {
     /// Handles the events of the work in this process.
     pub(crate) async fn consume(self, work: &Work) {
         match self {
-            Xread => bare::xread(work).await,
+            Xread => bare::xread(work, false).await,
+            XreadAhead => bare::xread(work, true).await,
             Xreadgroup => bare::xreadgroup(work, false).await,
             Poll => bare::xreadgroup(work, true).await,
             Ours => ours::ordered(work).await,

@@ -92,18 +92,21 @@ fn readme_tables(size: Size, backlog: &Section, fanout: &Section) -> String {
 fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
     let mut page = String::from("# Benchmarks\n\n");
     let method = [
-        "This framework beside bare loops over the `redis` crate, RustStream and SeaStreamer: the same work, in the same run, on one \
-         private Redis server per scenario, over TCP on the loopback, with nothing persisted.",
-        "`cargo xtask bench --peers` measures and writes this page. Timings of another run or machine differ; compare only figures of \
-         one run. The ratios say more than the rates.",
+        "This framework beside bare loops over the `redis` crate, RustStream and SeaStreamer: the same work, in the same run. Each \
+         scenario has a private Redis server, over TCP on the loopback, which persists nothing.",
+        "`cargo xtask bench --peers` measures and writes this page. Compare only figures of one run: the ratios say more than the \
+         rates.",
         "Each contender runs in a process of its own. Every round runs every contender, one after the other. A figure is the median \
-         over rounds, and a ratio is the median of the ratios within a round. CPU is user and system time: of the process from \
-         `/proc`, of Redis from `INFO`. The clock stops with the last event handled; stopping is not measured.",
-        "A payload is the same MessagePack map for all, and every handler decodes it, adds up one field and counts. A contender whose \
-         count or sum is wrong ends the run. Each reads the fields that its own publisher writes; the bare loops read those of this \
-         framework, an event's name, id and payload. All use their default features and settings, where the name or the table of \
-         promises does not say otherwise. Reads ask for up to 1,000 entries where a contender lets one choose, and RustStream asks \
-         for 64 without batches.",
+         over rounds; a ratio is the median of the ratios within a round. CPU is user and system time: of the process from `/proc`, \
+         of Redis from `INFO`. The clock stops with the last event handled, because how a contender stops is not measured.",
+        "Every handler decodes the payload, a MessagePack map that is the same for all, adds up one field and counts. A contender \
+         whose count or sum is wrong ends the run. Each reads the entries that its own publisher writes; the bare loops read ours, \
+         with an event's name, id and payload.",
+        "All use their default features. Settings are the defaults, too, unless the name or the table of promises says otherwise. A \
+         read asks for 1 MiB of payload where a contender lets one choose, but 10 entries at least and 1,000 at most. RustStream \
+         without batches asks for 64 entries, and this framework decides by itself.",
+        "A bare loop reads and handles by turns, unless its name says that it reads ahead. This framework and SeaStreamer read ahead, \
+         so on two cores they may be faster than a bare loop.",
     ];
     for paragraph in method {
         writeln!(page, "{}\n", wrap(paragraph)).expect("memory");
