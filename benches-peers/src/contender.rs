@@ -58,12 +58,12 @@ impl Contender {
             RustStreamWorkers => "RustStream, `workers(16)`",
             RustStreamPipeline => "RustStream, `.pipeline()`",
             RustStreamBatch => "RustStream, batches, `.pipeline()`",
-            SeaStreamer => "SeaStreamer, `RealTime`",
-            SeaStreamerGroup => "SeaStreamer, `LoadBalanced`",
+            SeaStreamer => "sea-streamer, `RealTime`",
+            SeaStreamerGroup => "sea-streamer, `LoadBalanced`",
         }
     }
 
-    /// What happens to events when a process dies or a handler fails.
+    /// The fate of events when a process dies or a handler fails.
     pub(crate) fn promise(self) -> &'static str {
         match self {
             Xread => "None. The position lives in the process, so a restart loses events or repeats all.",
@@ -78,7 +78,7 @@ impl Contender {
             }
             OursBatch => "The same; the handler takes up to 1,000 events at once.",
             OursQueue => {
-                "At least once, in no order, each event acked by itself. What a dead process had in hand is taken over."
+                "At least once, in no order, each event acked by itself. Another process takes over the events that a dead one had in hand."
             }
             RustStream => {
                 "At least once while the process lives, one XACK per event, awaited (the default). A dead process's events come back \

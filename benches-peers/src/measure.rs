@@ -16,7 +16,7 @@ const WARM_UP: u64 = 50;
 /// How many bytes of payload a read asks for where a contender lets one choose, but 10 entries at least and 1,000 at most.
 const READ: usize = 1 << 20;
 
-/// What a contender has to do.
+/// The task of a contender.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) events: u64,
@@ -39,14 +39,14 @@ pub(crate) struct Live {
     pub(crate) idle: Duration,
 }
 
-/// What one contender took in one round.
+/// The time and more that one contender took in one round.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Took {
     /// From its first connection to its last event, in seconds.
     pub(crate) wall: f64,
-    /// Of the contender's process, in seconds.
+    /// CPU of the contender's process, in seconds.
     pub(crate) client: f64,
-    /// Of the server, in seconds.
+    /// CPU of the server, in seconds.
     pub(crate) redis: f64,
     pub(crate) commands: f64,
     /// Latency in milliseconds: p50, p95, p99.
@@ -55,7 +55,7 @@ pub(crate) struct Took {
     pub(crate) memory: f64,
 }
 
-/// What can be read at any moment.
+/// Counters that can be read at any moment.
 #[derive(Debug, Clone, Copy)]
 struct Counters {
     client: f64,
@@ -160,6 +160,8 @@ pub(crate) fn consume(server: &RedisServer, contender: Contender, load: Load) ->
         publish_steadily(server, contender.form(), 100, 0, WARM_UP);
         process.line("ready");
         if !live.idle.is_zero() {
+            // A contender may have something left to do from its start and for the first events.
+            sleep(Duration::from_secs(2));
             let begin = Counters::read(server, &process);
             sleep(live.idle);
             idle = Some(Counters::read(server, &process).since(begin));
@@ -205,7 +207,7 @@ pub(crate) fn publish(
     Took { wall: told[0], memory, ..took }
 }
 
-/// Removes every group of a stream, and what ours keeps of its own beside it.
+/// Removes every group of a stream, and the keys that this framework keeps beside it.
 fn forget(server: &RedisServer, form: Form) {
     let key = form.key();
     for group in server.run::<Vec<redis::Value>>(&format!("XINFO GROUPS {key}")) {

@@ -12,6 +12,22 @@ use crate::server::RedisServer;
 /// The README's tables stand between these lines.
 const MARKS: [&str; 2] = ["<!-- benchmarks: written by `cargo xtask bench --peers` -->", "<!-- end of benchmarks -->"];
 
+/// The chart's colours, on a light and on a dark page.
+const STYLE: &str = "\
+<style>
+.page { fill: #fff }
+text { font: 13px sans-serif; fill: #333 }
+.bar { fill: #8a94a6 }
+.ours { fill: #2f6fde }
+@media (prefers-color-scheme: dark) {
+.page { fill: #0d1117 }
+text { fill: #ddd }
+.bar { fill: #7d8797 }
+.ours { fill: #6ea0ff }
+}
+</style>
+";
+
 /// A scenario's results.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
@@ -92,7 +108,7 @@ fn readme_tables(size: Size, backlog: &Section, fanout: &Section) -> String {
 fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
     let mut page = String::from("# Benchmarks\n\n");
     let method = [
-        "This framework beside bare loops over the `redis` crate, RustStream and SeaStreamer: the same work, in the same run. Each \
+        "This framework beside bare loops over the `redis` crate, RustStream and sea-streamer: the same work, in the same run. Each \
          scenario has a private Redis server, over TCP on the loopback, which persists nothing.",
         "`cargo xtask bench --peers` measures and writes this page. Compare only figures of one run: the ratios say more than the \
          rates.",
@@ -105,7 +121,7 @@ fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
         "All use their default features. Settings are the defaults, too, unless the name or the table of promises says otherwise. A \
          read asks for 1 MiB of payload where a contender lets one choose, but 10 entries at least and 1,000 at most. RustStream \
          without batches asks for 64 entries, and this framework decides by itself.",
-        "A bare loop reads and handles by turns, unless its name says that it reads ahead. This framework and SeaStreamer read ahead, \
+        "A bare loop reads and handles by turns, unless its name says that it reads ahead. This framework and sea-streamer read ahead, \
          so on two cores they may be faster than a bare loop.",
     ];
     for paragraph in method {
@@ -131,7 +147,7 @@ fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
     page
 }
 
-/// What the figures were measured on, and of.
+/// The machine that measured, and the versions of everything.
 fn machine(repository: &Path) -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, m)| m);
@@ -159,7 +175,7 @@ fn machine(repository: &Path) -> Vec<(&'static str, String)> {
         ("compiler", format!("{}, release profile", output("rustc", &["--version"]))),
         ("this", versions(&["streams-runtime"])),
         ("RustStream", versions(&["ruststream", "ruststream-fred", "fred"])),
-        ("SeaStreamer", versions(&["sea-streamer-redis", "sea-streamer-types"])),
+        ("sea-streamer", versions(&["sea-streamer-redis", "sea-streamer-types"])),
         ("shared by all or most", versions(&["redis", "rmp-serde", "serde", "tokio"])),
     ]
 }
@@ -169,16 +185,15 @@ fn output(program: &str, args: &[&str]) -> String {
     output.map_or("?".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Horizontal bars, in colours that can be read on a light and on a dark page.
+/// Horizontal bars.
 fn chart(bars: &[(String, f64)]) -> String {
     let most = bars.iter().map(|(_, value)| *value).fold(1.0, f64::max);
     let height = bars.len() * 26 + 40;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"{height}\" viewBox=\"0 0 760 {height}\" role=\"img\" \
          aria-labelledby=\"title\">\n<title id=\"title\">Events per second of one group with a backlog of 100-byte events</title>\n\
-         <style>\ntext {{ font: 13px sans-serif; fill: #333 }}\n.bar {{ fill: #8a94a6 }}\n.ours {{ fill: #2f6fde }}\n\
-         @media (prefers-color-scheme: dark) {{\ntext {{ fill: #ddd }}\n.bar {{ fill: #7d8797 }}\n.ours {{ fill: #6ea0ff }}\n}}\n\
-         </style>\n<text x=\"0\" y=\"16\">Events per second, one group, backlog of 100-byte events</text>\n"
+         {STYLE}<rect class=\"page\" width=\"760\" height=\"{height}\"/>\n\
+         <text x=\"8\" y=\"18\">Events per second, one group, backlog of 100-byte events</text>\n"
     );
     for (index, (name, value)) in bars.iter().enumerate() {
         let (y, width) = (index * 26 + 32, value / most * 400.0);

@@ -24,7 +24,7 @@ pub(crate) struct Size {
     pub(crate) groups: usize,
 }
 
-/// What each contender took in each round.
+/// The rounds of each contender.
 type Rounds = Vec<Vec<Took>>;
 
 /// Runs every contender in every round.
@@ -264,7 +264,7 @@ pub(crate) fn publishing(size: Size) -> Section {
         "bare XADD, 256 a pipeline",
         "this, `publish_all`",
         "RustStream, 256 publishes at once",
-        "SeaStreamer, `send`",
+        "sea-streamer, `send`",
     ];
     let server = RedisServer::start();
     eprintln!("publishing: {} events", size.events);
@@ -287,7 +287,7 @@ pub(crate) fn publishing(size: Size) -> Section {
     let mut section = Section::new("publish", "Publishing");
     section.text = format!(
         "One process adds {} events of 100 B and awaits the id of each. This framework and the bare pipeline write the same fields, \
-         among them an event id, and trim. RustStream and SeaStreamer write the payload alone, RustStream without the names of its \
+         among them an event id, and trim. RustStream and sea-streamer write the payload alone, RustStream without the names of its \
          fields, and never trim.",
         thousands(size.events as f64)
     );

@@ -1,4 +1,4 @@
-//! SeaStreamer over `sea-streamer-redis`: its consumers hand over bytes, which the loop decodes as the bare loops do.
+//! sea-streamer over Redis: its consumers hand over bytes, which the loop decodes as the bare loops do.
 
 use std::time::{Duration, Instant};
 

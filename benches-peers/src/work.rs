@@ -127,7 +127,7 @@ impl Form {
     }
 }
 
-/// What a consuming process is told by its parent.
+/// The task of a consuming process, which its parent tells it.
 #[derive(Debug, Clone)]
 pub(crate) struct Work {
     pub(crate) url: String,
@@ -191,7 +191,7 @@ pub(crate) async fn answer() {
 /// Steps of each power of two: a latency is known to 3 percent, in a few KiB whatever number of deliveries.
 const STEPS: u64 = 32;
 
-/// What the handlers of this process have seen.
+/// The events that the handlers of this process have seen.
 pub(crate) struct Seen {
     events: AtomicU64,
     quantity: AtomicU64,
