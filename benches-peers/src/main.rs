@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
+    let load = report::load();
     let chosen = SCENARIOS.iter().filter(|(name, _)| scenario.is_none_or(|scenario| scenario == *name));
     let sections = chosen.map(|(_, run)| {
         let section = run(size);
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     });
     let sections: Vec<Section> = sections.collect();
     if scenario.is_none() && !smoke {
-        report::write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), size, &sections);
+        report::write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), size, load, &sections);
     }
     ExitCode::SUCCESS
 }

@@ -78,19 +78,37 @@ impl Table {
 }
 
 /// Writes everything into the repository.
-pub(crate) fn write(repository: &Path, size: Size, sections: &[Section]) {
+pub(crate) fn write(repository: &Path, size: Size, load: f64, sections: &[Section]) {
     let put = |path: &str, text: &str| {
         fs::write(repository.join(path), text).unwrap_or_else(|error| panic!("{path}: {error}"));
         println!("written: {path}");
     };
     let of = |word: &str| sections.iter().find(|section| section.word == word).expect("every scenario");
     put("docs/benchmarks.svg", &chart(&of("backlog").bars));
-    put("docs/benchmarks.md", &page(repository, size, sections));
+    put("docs/benchmarks.md", &page(repository, size, load, sections));
     let readme = fs::read_to_string(repository.join("README.md")).expect("README.md");
     let (before, rest) = readme.split_once(MARKS[0]).expect("the first mark in README.md");
     let (_, after) = rest.split_once(MARKS[1]).expect("the last mark in README.md");
-    let tables = readme_tables(size, of("backlog"), of("fanout"));
+    let tables = busy(load) + &readme_tables(size, of("backlog"), of("fanout"));
     put("README.md", &format!("{before}{}\n\n{tables}\n{}{after}", MARKS[0], MARKS[1]));
+}
+
+/// The load average of the last minute.
+pub(crate) fn load() -> f64 {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// A warning, where others used the machine.
+fn busy(load: f64) -> String {
+    if load < 0.5 {
+        return String::new();
+    }
+    let text = format!(
+        "**A rehearsal: others used the machine as well (load average {load:.1} before the run). Rates, latencies and their ratios \
+         prove nothing here; CPU per event is about right.**"
+    );
+    wrap(&text) + "\n\n"
 }
 
 fn readme_tables(size: Size, backlog: &Section, fanout: &Section) -> String {
@@ -105,8 +123,8 @@ fn readme_tables(size: Size, backlog: &Section, fanout: &Section) -> String {
     format!("{first}\n{second}")
 }
 
-fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
-    let mut page = String::from("# Benchmarks\n\n");
+fn page(repository: &Path, size: Size, load: f64, sections: &[Section]) -> String {
+    let mut page = format!("# Benchmarks\n\n{}", busy(load));
     let method = [
         "This framework beside bare loops over the `redis` crate, RustStream and sea-streamer: the same work, in the same run. Each \
          scenario has a private Redis server, over TCP on the loopback, which persists nothing.",
@@ -130,7 +148,7 @@ fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
     page.push_str(
         "![Events per second of one group with a backlog](benchmarks.svg)\n\n## The run\n\n| | |\n|---|---|\n",
     );
-    for (name, value) in machine(repository) {
+    for (name, value) in machine(repository, load) {
         writeln!(page, "| {name} | {value} |").expect("memory");
     }
     writeln!(page, "| rounds | {} |", size.rounds).expect("memory");
@@ -148,15 +166,13 @@ fn page(repository: &Path, size: Size, sections: &[Section]) -> String {
 }
 
 /// The machine that measured, and the versions of everything.
-fn machine(repository: &Path) -> Vec<(&'static str, String)> {
+fn machine(repository: &Path, load: f64) -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, m)| m);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     let gib = kib.map_or(f64::NAN, |kib: f64| kib / 1024.0 / 1024.0);
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let info: String = RedisServer::start().run("INFO server");
     let redis = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim().to_owned();
     let lock = fs::read_to_string(repository.join("benches-peers/Cargo.lock")).unwrap_or_default();
@@ -170,7 +186,7 @@ fn machine(repository: &Path) -> Vec<(&'static str, String)> {
         ("commit", output("git", &["-C", &repository.to_string_lossy(), "describe", "--always", "--dirty"])),
         ("machine", format!("{cores} cores of {model}, {gib:.0} GiB of memory")),
         ("kernel", format!("{} {}", output("uname", &["-sr"]), std::env::consts::ARCH)),
-        ("load average at the end", load),
+        ("load average before", format!("{load:.1}")),
         ("server", format!("Redis {redis}")),
         ("compiler", format!("{}, release profile", output("rustc", &["--version"]))),
         ("this", versions(&["streams-runtime"])),
