@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    let load = report::load();
+    let others = report::others();
     let chosen = SCENARIOS.iter().filter(|(name, _)| scenario.is_none_or(|scenario| scenario == *name));
     let sections = chosen.map(|(_, run)| {
         let section = run(size);
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     });
     let sections: Vec<Section> = sections.collect();
     if scenario.is_none() && !smoke {
-        report::write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), size, load, &sections);
+        report::write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), size, others, &sections);
     }
     ExitCode::SUCCESS
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::contender::Contender;
 use crate::scenarios::Size;
@@ -78,35 +79,47 @@ impl Table {
 }
 
 /// Writes everything into the repository.
-pub(crate) fn write(repository: &Path, size: Size, load: f64, sections: &[Section]) {
+pub(crate) fn write(repository: &Path, size: Size, others: f64, sections: &[Section]) {
     let put = |path: &str, text: &str| {
         fs::write(repository.join(path), text).unwrap_or_else(|error| panic!("{path}: {error}"));
         println!("written: {path}");
     };
     let of = |word: &str| sections.iter().find(|section| section.word == word).expect("every scenario");
     put("docs/benchmarks.svg", &chart(&of("backlog").bars));
-    put("docs/benchmarks.md", &page(repository, size, load, sections));
+    put("docs/benchmarks.md", &page(repository, size, others, sections));
     let readme = fs::read_to_string(repository.join("README.md")).expect("README.md");
     let (before, rest) = readme.split_once(MARKS[0]).expect("the first mark in README.md");
     let (_, after) = rest.split_once(MARKS[1]).expect("the last mark in README.md");
-    let tables = busy(load) + &readme_tables(size, of("backlog"), of("fanout"));
+    let tables = busy(others) + &readme_tables(size, of("backlog"), of("fanout"));
     put("README.md", &format!("{before}{}\n\n{tables}\n{}{after}", MARKS[0], MARKS[1]));
 }
 
-/// The load average of the last minute.
-pub(crate) fn load() -> f64 {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or(f64::NAN)
+/// The share of the machine's CPU time that others use, from two seconds in which this program does nothing.
+///
+/// The load average would hold the compiler against us that has just built this program.
+pub(crate) fn others() -> f64 {
+    let times = || {
+        let stat = fs::read_to_string("/proc/stat").expect("Linux's /proc");
+        let line = stat.lines().next().unwrap_or_default();
+        let times: Vec<f64> = line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
+        // The fourth and fifth are idle, the latter with a disk at work.
+        (times[3] + times[4], times.iter().take(8).sum::<f64>())
+    };
+    let (idle, all) = times();
+    std::thread::sleep(Duration::from_secs(2));
+    let (idle_after, all_after) = times();
+    1.0 - (idle_after - idle) / (all_after - all)
 }
 
 /// A warning, where others used the machine.
-fn busy(load: f64) -> String {
-    if load < 0.5 {
+fn busy(others: f64) -> String {
+    if others < 0.1 {
         return String::new();
     }
     let text = format!(
-        "**A rehearsal: others used the machine as well (load average {load:.1} before the run). Rates, latencies and their ratios \
-         prove nothing here; CPU per event is about right.**"
+        "**A rehearsal: others used {:.0} % of the machine's CPU before the run. Rates, latencies and their ratios \
+         prove nothing here; CPU per event is about right.**",
+        others * 100.0
     );
     wrap(&text) + "\n\n"
 }
@@ -123,8 +136,8 @@ fn readme_tables(size: Size, backlog: &Section, fanout: &Section) -> String {
     format!("{first}\n{second}")
 }
 
-fn page(repository: &Path, size: Size, load: f64, sections: &[Section]) -> String {
-    let mut page = format!("# Benchmarks\n\n{}", busy(load));
+fn page(repository: &Path, size: Size, others: f64, sections: &[Section]) -> String {
+    let mut page = format!("# Benchmarks\n\n{}", busy(others));
     let method = [
         "This framework beside bare loops over the `redis` crate, RustStream and sea-streamer: the same work, in the same run. Each \
          scenario has a private Redis server, over TCP on the loopback, which persists nothing.",
@@ -148,7 +161,7 @@ fn page(repository: &Path, size: Size, load: f64, sections: &[Section]) -> Strin
     page.push_str(
         "![Events per second of one group with a backlog](benchmarks.svg)\n\n## The run\n\n| | |\n|---|---|\n",
     );
-    for (name, value) in machine(repository, load) {
+    for (name, value) in machine(repository, others) {
         writeln!(page, "| {name} | {value} |").expect("memory");
     }
     writeln!(page, "| rounds | {} |", size.rounds).expect("memory");
@@ -166,7 +179,7 @@ fn page(repository: &Path, size: Size, load: f64, sections: &[Section]) -> Strin
 }
 
 /// The machine that measured, and the versions of everything.
-fn machine(repository: &Path, load: f64) -> Vec<(&'static str, String)> {
+fn machine(repository: &Path, others: f64) -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, m)| m);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -186,7 +199,7 @@ fn machine(repository: &Path, load: f64) -> Vec<(&'static str, String)> {
         ("commit", output("git", &["-C", &repository.to_string_lossy(), "describe", "--always", "--dirty"])),
         ("machine", format!("{cores} cores of {model}, {gib:.0} GiB of memory")),
         ("kernel", format!("{} {}", output("uname", &["-sr"]), std::env::consts::ARCH)),
-        ("load average before", format!("{load:.1}")),
+        ("CPU used by others before", format!("{:.0} %", others * 100.0)),
         ("server", format!("Redis {redis}")),
         ("compiler", format!("{}, release profile", output("rustc", &["--version"]))),
         ("this", versions(&["streams-runtime"])),
