@@ -27,6 +27,7 @@ commands:
   test           all tests, those on a real server included: cargo test --workspace --all-features
   test --quick   unit tests, and the engine on the embedded broker in virtual time: for the loop of changing the engine
   bench          the benchmarks: cargo bench -p streams-tests
+  bench --peers  beside bare loops and other crates: all, and writes docs/benchmarks.md and the README's tables; or one scenario
   tidy           the rooms of the runtime, and every import and circle that their table does not allow; takes no arguments
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
 
@@ -42,6 +43,7 @@ Arguments go on to cargo as they are:
   cargo xtask test -p streams-core       the tests of one package
   cargo xtask soak --help                what the long runs can do
   cargo xtask chaos --minutes 1          a short one
+  cargo xtask bench --peers --help       the scenarios, and how much they measure
 
 Each command but `tidy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         }
         Some("test") if rest.first().is_some_and(|arg| arg == "--quick") => quick(&rest[1..]),
         Some("test") => test(rest),
+        Some("bench") if rest.first().is_some_and(|arg| arg == "--peers") => peers(&rest[1..]),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
         Some("tidy") => tidy(),
         Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
@@ -84,6 +87,27 @@ fn main() -> ExitCode {
         eprintln!("error: {message}");
         ExitCode::FAILURE
     })
+}
+
+/// Runs the package beside the workspace that compares us with peers, and compiles them first.
+///
+/// It shares the workspace's folder of builds, so that what both need is compiled once.
+fn peers(args: &[OsString]) -> Result<ExitCode, String> {
+    let manifest = repository()?.join("benches-peers/Cargo.toml");
+    let mut command = cargo(&["run", "--locked", "--manifest-path"], vec![manifest.into()])?;
+    // Nobody looks at the figures of a smoke run, and an optimised build takes twice as long.
+    if !args.iter().any(|arg| arg == "--smoke") {
+        command.arg("--release");
+    }
+    if env::var_os("CARGO_TARGET_DIR").is_none() {
+        command.env("CARGO_TARGET_DIR", repository()?.join("target"));
+    }
+    let status = command.arg("--").args(args.iter().skip_while(|arg| *arg == "--")).status().map_err(cannot_run)?;
+    Ok(exit_code(status))
+}
+
+fn repository() -> Result<&'static Path, String> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or_else(|| "this package is in no repository".to_owned())
 }
 
 /// The end-to-end tests that `test --quick` leaves to `test`, because they need a server or take seconds: parts of their names.
@@ -149,8 +173,7 @@ fn cannot_write(error: io::Error) -> String {
 
 /// Draws the rooms of the runtime, and says what is wrong with them.
 fn tidy() -> Result<ExitCode, String> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this package is in no repository")?;
-    print!("{}", rooms::check(repository)?);
+    print!("{}", rooms::check(repository()?)?);
     Ok(ExitCode::SUCCESS)
 }
 
