@@ -77,7 +77,7 @@ impl<'a> Owned<'a> {
     }
 
     /// Handles an event whose handler neither waits nor fails, as most do: the waits of [`Self::handle`] cost more than such a
-    /// handler. Returns the attempt where there is more to do. The handler begins at `committer.now`.
+    /// handler. Returns the attempt where there is more to do. The handler begins at `now`.
     pub(super) fn handle_at_once(
         &mut self,
         cx: &mut task::Context<'_>,
@@ -88,7 +88,7 @@ impl<'a> Owned<'a> {
         task.progress.begins(entry.id);
         let handler = &task.handlers[consumer];
         let ctx = Context::new(Arc::clone(&handler.scope), Arc::clone(entry), 1);
-        let mut running = self.begin(handler, ctx, self.committer.now)?;
+        let mut running = self.begin(handler, ctx, self.now)?;
         let Poll::Ready(result) = running.poll(cx) else { return Ok(Some(Begun::Waits(running))) };
         let result = self.returned(&running, result);
         if !matches!(result, Ok(Outcome::Done)) {
@@ -221,10 +221,11 @@ impl<'a> Owned<'a> {
     }
 
     /// Begins a call of the handler, if the lease is held.
-    fn begin<'h>(&self, handler: &'h Handler, ctx: Context, began: Instant) -> Result<Running<'h>, Ended> {
+    fn begin<'h>(&mut self, handler: &'h Handler, ctx: Context, began: Instant) -> Result<Running<'h>, Ended> {
         if !self.lease.is_held(began) {
             return Err(Ended::Fenced);
         }
+        self.committer.now = began;
         // A handler that yields is cancelled at its timeout; one that does not keeps the lease only a lease longer.
         let limit = handler.policy.timeout.saturating_add(self.task.services.lease_for);
         self.lease.handlers_until(Some(after(began, limit)));
@@ -254,8 +255,8 @@ impl<'a> Owned<'a> {
     /// Takes note of a call that has come to its end.
     fn returned(&mut self, running: &Running<'_>, result: Result<Outcome, Failed>) -> Result<Outcome, Failed> {
         self.lease.handlers_until(None);
-        self.committer.now = Instant::now();
-        let (took, handler) = (self.committer.now - running.began, running.handler);
+        self.now = Instant::now();
+        let (took, handler) = (self.now - running.began, running.handler);
         handler.duration.record(took);
         handler.late.log(running.entry, took, handler.policy.timeout);
         trace::ended(&running.span, result.as_ref().err().map(|failed| failed.cause.as_str()));

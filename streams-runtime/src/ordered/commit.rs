@@ -40,7 +40,7 @@ pub(super) struct Committer<'a> {
     needs: Option<Need>,
     /// Why the server refuses commits: no other is sent.
     refused: Option<Halt>,
-    /// The moment when the last handler ended. One look at the clock per event is enough.
+    /// The moment when the last handler began, from which its event waits for its commit: what took long is committed at once.
     pub(super) now: Instant,
 }
 

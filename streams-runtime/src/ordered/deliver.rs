@@ -199,7 +199,7 @@ impl Delivery {
             if task.seat.is_wanted() {
                 return Err(owned.hand_over());
             }
-            self.yield_now_and_then(owned.committer.now).await;
+            self.yield_now_and_then(owned.now).await;
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl Delivery {
         cx: &mut Context<'_>,
     ) -> Result<Option<More<'a>>, Ended> {
         let task = owned.task;
-        owned.committer.now = Instant::now();
+        owned.now = Instant::now();
         for entry in entries {
             let consumer = match task.handlers.route(&self.declared, &entry) {
                 Ok(Taker::Consumer(consumer))
@@ -227,7 +227,7 @@ impl Delivery {
                 return Ok(Some((entry, Some(begun))));
             }
             owned.count_storm(false)?;
-            let is_long = owned.committer.now - self.yielded > SLICE;
+            let is_long = owned.now - self.yielded > SLICE;
             if is_long || self.replays.is_due(owned.lease) || task.seat.is_wanted() {
                 break;
             }
@@ -324,7 +324,7 @@ impl Delivery {
                 Ok(dead) => {
                     parts.settled(part.len());
                     owned.count_storm(dead)?;
-                    self.yield_now_and_then(owned.committer.now).await;
+                    self.yield_now_and_then(owned.now).await;
                 }
                 Err(Apart { undecodable, tried }) => {
                     // An event whose decoding panics runs alone, too: then the panic is its own failed attempt.

@@ -13,6 +13,7 @@ use futures_util::stream::FuturesUnordered;
 
 use streams_core::broker::{Holding, Need};
 use streams_core::{Entry, EntryId};
+use tokio::time::Instant;
 
 use super::commit::{Committer, End};
 use super::give_way::pass;
@@ -29,6 +30,8 @@ pub(super) struct Owned<'a> {
     pub(super) task: &'a GroupTask,
     pub(super) lease: &'a Lease,
     pub(super) committer: Committer<'a>,
+    /// The last look at the clock. One per event is enough.
+    pub(super) now: Instant,
     dead_in_a_row: u32,
     /// The waits for the reasons to end the ownership between two events. They are kept, because to begin and drop them with each
     /// wake-up cost as much as handling a small event.
@@ -53,7 +56,7 @@ impl<'a> Owned<'a> {
             Box::pin(async { (task.seat.wanted().await, Reason::Wanted).1 }),
         ];
         let (committer, reasons) = (Committer::new(task, lease, holding), reasons.into_iter().collect());
-        Self { task, lease, committer, dead_in_a_row: 0, reasons }
+        Self { task, lease, committer, now: Instant::now(), dead_in_a_row: 0, reasons }
     }
 
     /// Waits for a reason to end the ownership between two events, or for one step of the commits.

@@ -67,6 +67,8 @@ pub(super) struct Count {
     times: usize,
     /// How many entries are still to be read by pages, unless they are so large that they come one by one.
     careful: usize,
+    /// How many large entries are still to be read as if they were small, because a read has failed.
+    held_back: usize,
     /// How many entries are still to be read by pages, whatever they weigh.
     pub(super) distrusted: usize,
     /// About the largest entry seen lately; 0 when none was.
@@ -86,6 +88,7 @@ impl Count {
             aim: REPLY_AIM,
             times: 1,
             careful: CAREFUL,
+            held_back: 0,
             distrusted: 0,
             largest: 0,
             failing: false,
@@ -156,10 +159,12 @@ impl Count {
         // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
         let safe = REPLY_BYTES / self.largest / self.keys();
-        let (aim, most) = match average < LARGE {
-            true => (self.aim, self.most),
+        self.held_back = self.held_back.saturating_sub(entries.len());
+        let (aim, most) = if average < LARGE || self.held_back > 0 {
+            (self.aim, self.most)
+        } else {
             // All of them may be as large as their limit allows.
-            false => (self.aim * LARGE_TIMES, self.most.min(REPLY_BYTES / self.max_payload.max(1)).max(1)),
+            (self.aim * LARGE_TIMES, self.most.min(REPLY_BYTES / self.max_payload.max(1)).max(1))
         };
         let grown = 2 * self.now.max(entries.len() / self.keys());
         self.now = (aim / average.max(1)).min(safe).min(grown).clamp(1, most);
@@ -183,6 +188,8 @@ impl Count {
             self.keys_now = (self.keys() / 2).max(1);
         }
         (self.aim, self.careful, self.failing) = ((self.aim / 2).max(1), CAREFUL, true);
+        (self.times, self.held_back) = (1, CAREFUL);
+        self.of_keys(self.max_payload, self.keys);
     }
 }
 
