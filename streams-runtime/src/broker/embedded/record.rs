@@ -146,6 +146,11 @@ impl Record {
         }
     }
 
+    /// Continues the stamps of the record before a reset, so that a waiting set of then is recognised.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        self.waits.stamp = before.waits.stamp + 1;
+    }
+
     /// Whether this session is a living consumer.
     pub(super) fn has(&self, holder: &Holder) -> bool {
         self.living(holder).is_some()

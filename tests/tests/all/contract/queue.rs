@@ -2303,6 +2303,28 @@ contract! {
         assert_eq!(b.takes(9).await, queue.all[..1]);
     }
 
+    async fn a_waiting_set_of_before_a_reset_is_damage(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        a.takes(1).await;
+        a.ack([(all[0], back())]).await;
+        let yesterday = queue.case.save_waiting(&queue.group);
+        assert_eq!(queue.reset(Some(a.holder.epoch), Start::At(all[1])).await, Reset::Done { at: all[0] });
+        let b = queue.worker("b").await;
+        assert_eq!(b.takes(2).await, all[1..]);
+        // As many calls have changed the set, and as many entries wait.
+        b.ack([(all[1], back())]).await;
+        assert_eq!(queue.look().await.damage, None);
+        queue.case.restore_waiting(&queue.group, &yesterday);
+        let damage = Damage { recorded: 1, found: 1 };
+        assert_eq!(queue.look().await.damage, Some(damage));
+        assert_eq!(b.damage(&b.asks(9)).await, damage);
+        assert_eq!(b.acked(&b.tells([(all[2], back())])).await, Acked::Damaged(damage));
+        assert!(queue.mends(damage, None).await);
+        assert_eq!(b.takes(9).await, all[..1]);
+    }
+
     // Operators.
 
     async fn a_reset_takes_everything_out_of_all_hands(case) {
