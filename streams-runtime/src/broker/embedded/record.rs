@@ -399,9 +399,10 @@ impl Record {
         }
     }
 
-    /// Records a chunk's entries in flight; a chunk without any has no record.
-    fn put(&mut self, epoch: u64, call: u64, left: Left) {
-        if left.again.is_empty() && left.range.as_ref().is_none_or(|range| range.number == 0) {
+    /// Records a chunk's entries in flight; a range or a chunk without any has no record.
+    fn put(&mut self, epoch: u64, call: u64, mut left: Left) {
+        left.range = left.range.filter(|range| range.number > 0);
+        if left.again.is_empty() && left.range.is_none() {
             self.chunks.remove(&(epoch, call));
         } else {
             self.chunks.insert((epoch, call), left);

@@ -1973,6 +1973,19 @@ contract! {
         assert!(told.from < all[4], "{told:?}");
     }
 
+    async fn a_range_of_which_all_is_gone_holds_nothing_back(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        let fetch = a.asks(3);
+        assert_eq!(given(&a.chunk(&fetch).await), *all);
+        a.ack([(all[1], done()), (all[2], End::Is(|item| item.failed = 1))]).await;
+        queue.case.remove(&all[..1]);
+        assert_eq!(a.chunk(&fetch).await.lost.map(|lost| lost.count), Some(1));
+        let state = queue.look().await;
+        assert_eq!((state.unsettled(), state.oldest), (1, Some(all[2])));
+    }
+
     async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_until_the_next(case) {
         let queue = case.queue(8).await;
         let all = &queue.all;
