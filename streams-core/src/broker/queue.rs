@@ -21,7 +21,8 @@ use crate::{Entry, EntryId};
 /// reclaims the consumer's entries. A reset empties all chunks and the waiting set, and removes all consumers.
 ///
 /// Every call of this trait that uses the waiting set MUST first compare it with the group's state. Where the two
-/// differ, the call MUST say so ([`Damage`]) and change nothing; only [`mend`](Self::mend) repairs it.
+/// differ, the call MUST say so ([`Damage`]) and change nothing; only [`mend`](Self::mend) repairs it. An earlier
+/// waiting set that was put back differs, even one from before a reset.
 ///
 /// A session numbers its fetches and its acks separately, each from 1 on. A call uses its number only when it takes
 /// effect: when a fetch is answered with a chunk, or acks with [`Acked::Done`]. After any other answer the next call

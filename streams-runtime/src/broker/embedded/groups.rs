@@ -270,8 +270,12 @@ impl Store {
         log.markers.insert(group.group().to_owned(), at);
         let reset = now.max(epoch.unwrap_or_default() + 1);
         let lease = LeaseView { epoch: reset, ..LeaseView::default() };
-        let events = self.groups.remove(group.state()).map(|state| state.events).unwrap_or_default();
-        self.groups.insert(group.state().to_owned(), Group { lease, reset, events, ..Group::begin(group, begin) });
+        let before = self.groups.remove(group.state()).unwrap_or_default();
+        let mut anew = Group { lease, reset, events: before.events, ..Group::begin(group, begin) };
+        if let Some((record, before)) = anew.record.as_mut().zip(before.record) {
+            record.succeed(&before);
+        }
+        self.groups.insert(group.state().to_owned(), anew);
         self.ring(group, now);
         Reset::Done { at }
     }

@@ -146,6 +146,11 @@ impl Record {
         }
     }
 
+    /// Continues the stamps of the record before a reset, so that a waiting set of then is recognised.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        self.waits.stamp = before.waits.stamp + 1;
+    }
+
     /// Whether this session is a living consumer.
     pub(super) fn has(&self, holder: &Holder) -> bool {
         self.living(holder).is_some()
@@ -394,9 +399,10 @@ impl Record {
         }
     }
 
-    /// Records a chunk's entries in flight; a chunk without any has no record.
-    fn put(&mut self, epoch: u64, call: u64, left: Left) {
-        if left.again.is_empty() && left.range.as_ref().is_none_or(|range| range.number == 0) {
+    /// Records a chunk's entries in flight; a range or a chunk without any has no record.
+    fn put(&mut self, epoch: u64, call: u64, mut left: Left) {
+        left.range = left.range.filter(|range| range.number > 0);
+        if left.again.is_empty() && left.range.is_none() {
             self.chunks.remove(&(epoch, call));
         } else {
             self.chunks.insert((epoch, call), left);

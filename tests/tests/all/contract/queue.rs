@@ -1973,6 +1973,19 @@ contract! {
         assert!(told.from < all[4], "{told:?}");
     }
 
+    async fn a_range_of_which_all_is_gone_holds_nothing_back(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        let fetch = a.asks(3);
+        assert_eq!(given(&a.chunk(&fetch).await), *all);
+        a.ack([(all[1], done()), (all[2], End::Is(|item| item.failed = 1))]).await;
+        queue.case.remove(&all[..1]);
+        assert_eq!(a.chunk(&fetch).await.lost.map(|lost| lost.count), Some(1));
+        let state = queue.look().await;
+        assert_eq!((state.unsettled(), state.oldest), (1, Some(all[2])));
+    }
+
     async fn what_is_gone_of_a_fetch_that_is_sent_again_is_told_until_the_next(case) {
         let queue = case.queue(8).await;
         let all = &queue.all;
@@ -2301,6 +2314,28 @@ contract! {
         assert_eq!(b.takes(9).await, queue.all);
         b.ack([(queue.all[0], back())]).await;
         assert_eq!(b.takes(9).await, queue.all[..1]);
+    }
+
+    async fn a_waiting_set_of_before_a_reset_is_damage(case) {
+        let queue = case.queue(3).await;
+        let all = &queue.all;
+        let a = queue.worker("a").await;
+        a.takes(1).await;
+        a.ack([(all[0], back())]).await;
+        let yesterday = queue.case.save_waiting(&queue.group);
+        assert_eq!(queue.reset(Some(a.holder.epoch), Start::At(all[1])).await, Reset::Done { at: all[0] });
+        let b = queue.worker("b").await;
+        assert_eq!(b.takes(2).await, all[1..]);
+        // As many calls have changed the set, and as many entries wait.
+        b.ack([(all[1], back())]).await;
+        assert_eq!(queue.look().await.damage, None);
+        queue.case.restore_waiting(&queue.group, &yesterday);
+        let damage = Damage { recorded: 1, found: 1 };
+        assert_eq!(queue.look().await.damage, Some(damage));
+        assert_eq!(b.damage(&b.asks(9)).await, damage);
+        assert_eq!(b.acked(&b.tells([(all[2], back())])).await, Acked::Damaged(damage));
+        assert!(queue.mends(damage, None).await);
+        assert_eq!(b.takes(9).await, all[..1]);
     }
 
     // Operators.
