@@ -42,6 +42,10 @@ pub(super) const FIRST_COUNT: usize = 16;
 /// crash these are more than any group has read and not committed, so an entry too large then comes in a page now.
 pub(super) const CAREFUL: usize = 2_048;
 
+/// The weight from which entries never come in pages. To hold one in a script costs the server ten times as much as to answer
+/// it.
+const HEAVY: usize = 256 * 1024;
+
 /// How many times as many bytes a reply should hold where entries weigh [`LARGE`] and more: some eight of 100 kB. Alone, each
 /// would take a round trip.
 const LARGE_TIMES: usize = 8;
@@ -129,7 +133,9 @@ impl Count {
 
     /// For a page: how many entries, and of how many bytes together; `None` if a read by number suffices.
     pub(super) fn page(&self) -> Option<(usize, usize)> {
-        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < LARGE);
+        // A read by number answers the entry at its position as well, which a page answers in short.
+        let bound = if self.held_back > 0 { HEAVY } else { LARGE };
+        let careful = self.distrusted > 0 || (self.careful > 0 && self.largest < bound);
         // Where the limit of an event allows no more by number, a far server answers more by pages.
         let is_short = self.times > 1 && self.most <= UNSEEN && self.now == self.most;
         let most = if self.times > 1 { self.most.max(FAR_PAGE) } else { self.most };
