@@ -219,11 +219,21 @@ async fn group(url: &str, key: &str, events: u64, overlap: bool) -> u64 {
 
 /// The runtime, from its start to its end: connecting, taking the lease, every commit and giving the lease back.
 async fn runtime(url: &str, key: &str, consumer: Registration, events: u64) -> u64 {
+    handle(url, consumer, events).await;
+    forget(url, key).await;
+    SEEN.quantity.load(Ordering::Relaxed)
+}
+
+async fn handle(url: &str, consumer: Registration, events: u64) {
     SEEN.begin(events);
     let broker = Arc::new(Redis::open(url).expect("a URL"));
     let running = App::with([consumer]).broker(broker).start().await.expect("a start");
     SEEN.all.notified().await;
     assert_eq!(running.shutdown().await, Stopped::Clean);
+}
+
+/// Removes the group, which has committed everything.
+async fn forget(url: &str, key: &str) {
     // A new group next time.
     let mut connection = connect(url).await;
     let state = format!("streams:{{{key}}}:runtime");
@@ -246,7 +256,6 @@ async fn runtime(url: &str, key: &str, consumer: Registration, events: u64) -> u
         .query_async(&mut connection)
         .await
         .expect("an answer");
-    SEEN.quantity.load(Ordering::Relaxed)
 }
 
 async fn fill<E: StreamEvent>(publisher: &Publisher, events: u64, make: impl Fn(u64) -> E) {
@@ -370,8 +379,9 @@ async fn main() {
         [("default max_payload", "trades", of_any_size), ("max_payload 4 KiB", "small-trades", of_4_kib)]
     {
         let began = Instant::now();
-        runtime(&far_away, key, consumer, events).await;
+        handle(&far_away, consumer, events).await;
         let rate = events as f64 / began.elapsed().as_secs_f64();
+        forget(&url, key).await;
         println!("with a round trip of {ROUND_TRIP:?}, {name}: {} events/s", thousands(rate));
     }
     for (index, name) in [(4, "default max_payload"), (5, "max_payload 4 KiB")] {

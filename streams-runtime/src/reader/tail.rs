@@ -803,13 +803,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_that_stands_still_below_the_window_costs_no_more_than_the_budget() {
-        const BUDGET: usize = 100_000;
+        const BUDGET: usize = 600_000;
         let broker: Arc<dyn Broker> = Arc::new(Embedded::new());
         let tails =
             Tails::new(Arc::clone(&broker), Arc::new(Random::seeded(1)), BUDGET, Outages::default(), Arc::default());
         let partition = StreamKey::new(None, "trades", 1).partition(0);
         let entry = || vec![(b"payload".to_vec(), vec![7; 100])];
-        let ids = broker.append(&partition, (0..3_000).map(|_| entry()).collect(), None).await.unwrap();
+        let ids = broker.append(&partition, (0..10_000).map(|_| entry()).collect(), None).await.unwrap();
         let last = *ids.last().unwrap();
         let still = tails.follow(partition.as_str(), ids[0], last, 1_024);
         let moving = tails.follow(partition.as_str(), ids[0], last, 1_024);
