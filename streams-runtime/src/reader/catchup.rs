@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use super::page::Count;
 
-/// The most chunks that are kept behind a window, because a group that asks searches all of them. A quarter as many
-/// chunks of the usual size fill the default byte budget.
+/// The most chunks that are kept behind a window, because a group that asks searches all of them. Half as many chunks
+/// of the usual size fill the default byte budget.
 const CHUNKS: usize = 256;
 
 /// Entries that followed one another without a gap when they were read.
