@@ -32,8 +32,14 @@ const MOST_UNHEARD: usize = 100;
 /// How long a delivery runs before it yields to others on its thread.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// An entry that is not settled at once, with its first attempt where that has begun.
-type More<'a> = (Arc<Entry>, Option<Begun<'a>>);
+/// An entry that is not settled at once.
+struct More<'a> {
+    entry: Arc<Entry>,
+    /// The consumer that takes it, where that is known without a look at the server.
+    consumer: Option<usize>,
+    /// Its first attempt, where that has begun.
+    begun: Option<Begun<'a>>,
+}
 
 /// The work of an owner on its partition.
 pub(super) struct Delivery {
@@ -189,8 +195,8 @@ impl Delivery {
         let mut entries = arrived.entries.into_iter();
         while !entries.as_slice().is_empty() {
             let more = poll_fn(|cx| Poll::Ready(self.settle_at_once(owned, &mut entries, cx))).await?;
-            if let Some((entry, begun)) = more {
-                self.take(owned, entry, begun).await?;
+            if let Some(more) = more {
+                self.take(owned, more).await?;
             }
             // However long the events keep coming.
             if self.replays.is_due(owned.lease) {
@@ -205,7 +211,7 @@ impl Delivery {
     }
 
     /// Settles entries while each is an event whose handler ends at once, and nothing else is to be done. Returns an entry that
-    /// needs more, with its first attempt where that has begun.
+    /// needs more.
     fn settle_at_once<'a>(
         &mut self,
         owned: &mut Owned<'a>,
@@ -215,16 +221,16 @@ impl Delivery {
         let task = owned.task;
         owned.now = Instant::now();
         for entry in entries {
-            let consumer = match task.handlers.route(&self.declared, &entry) {
-                Ok(Taker::Consumer(consumer))
-                    if self.is_alone(task, consumer) && owned.may_handle_at_once(entry.id) =>
-                {
-                    consumer
-                }
-                _ => return Ok(Some((entry, None))),
+            let Ok(Taker::Consumer(consumer)) = task.handlers.route(&self.declared, &entry) else {
+                return Ok(Some(More { entry, consumer: None, begun: None }));
             };
-            if let Some(begun) = owned.handle_at_once(cx, consumer, &entry)? {
-                return Ok(Some((entry, Some(begun))));
+            let mut more = More { entry, consumer: Some(consumer), begun: None };
+            if !self.is_alone(task, consumer) || !owned.may_handle_at_once(more.entry.id) {
+                return Ok(Some(more));
+            }
+            more.begun = owned.handle_at_once(cx, consumer, &more.entry)?;
+            if more.begun.is_some() {
+                return Ok(Some(more));
             }
             owned.count_storm(false)?;
             let is_long = owned.now - self.yielded > SLICE;
@@ -241,18 +247,17 @@ impl Delivery {
     }
 
     /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
-    async fn take<'a>(
-        &mut self,
-        owned: &mut Owned<'a>,
-        entry: Arc<Entry>,
-        begun: Option<Begun<'a>>,
-    ) -> Result<(), Ended> {
-        let taker = match self.route(owned.task, &entry).await {
-            Ok(taker) => taker,
-            Err(given_way) => {
-                self.settle_all(owned).await?;
-                return Err(given_way);
-            }
+    async fn take<'a>(&mut self, owned: &mut Owned<'a>, more: More<'a>) -> Result<(), Ended> {
+        let More { entry, consumer, begun } = more;
+        let taker = match consumer {
+            Some(consumer) => Taker::Consumer(consumer),
+            None => match self.route(owned.task, &entry).await {
+                Ok(taker) => taker,
+                Err(given_way) => {
+                    self.settle_all(owned).await?;
+                    return Err(given_way);
+                }
+            },
         };
         if owned.task.options.lanes.running > 1 {
             let beside = Beside::of(owned, taker, &entry);
