@@ -84,8 +84,8 @@ impl Frame {
         Ok(Some(self.at))
     }
 
-    /// What follows the next entry of the list that is open, where all of it has come and it has the usual form. Nearly all of a reply is
-    /// such entries, and this is quicker than one step per value.
+    /// The end of the next entry in the open list, where all of it has come in the usual form. Nearly all of a reply is such entries,
+    /// and this is quicker than one step per value.
     fn entry(&self, bytes: &[u8]) -> Option<usize> {
         let (_, depth) = self.list?;
         let mut slices = Slices { bytes, at: self.at };

@@ -243,7 +243,7 @@ async fn entries_that_no_group_reads_are_told_when_they_come_and_once_an_hour() 
 #[tokio::test]
 async fn a_process_that_owns_nothing_leaves_the_look_to_the_one_that_does() {
     let (log, world) = (logged(), world());
-    // Of these two the first should own the partition.
+    // The first of these two should own the partition.
     let owner = world.process(consumers![book]).seed(1).start().await;
     owner.advance(secs(1)).await;
     let other = world.process(consumers![book]).seed(2).start().await;
@@ -338,7 +338,7 @@ async fn only_the_groups_that_were_asked_for_are_driven() {
 async fn settled_waits_for_a_group_that_another_app_owns() {
     let (world, gate) = (world(), Gate::default());
     world.lab.script("books", 2, [Act::Wait(gate.clone())]);
-    // Of these two the first should own the partition.
+    // The first of these two should own the partition.
     let owner = world.process(consumers![book]).seed(1).start().await;
     owner.publish(&Invoice { n: 1 }).await.unwrap();
     owner.settled().await;
