@@ -5,7 +5,8 @@ use std::time::Instant;
 use redis::Value;
 use tokio::task::JoinHandle;
 
-use crate::work::{Form, SEEN, Trade, Work, connect, entries};
+use crate::replies::{connect, entries};
+use crate::work::{Form, SEEN, Trade, Work};
 
 /// How many XADDs a pipeline holds.
 const PIPELINE: u64 = 256;

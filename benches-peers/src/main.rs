@@ -11,8 +11,12 @@ mod server;
 
 mod bare;
 mod contender;
+#[path = "../../tests/benches/common/figures.rs"]
+mod figures;
 mod measure;
 mod ours;
+#[path = "../../tests/benches/common/replies.rs"]
+mod replies;
 mod report;
 mod rust_stream;
 mod scenarios;

@@ -220,14 +220,3 @@ fn forget(server: &RedisServer, form: Form) {
         server.run::<()>(&format!("DEL {key}"));
     }
 }
-
-/// The middle one of some measurements.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
-    }
-}

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::contender::Contender;
+use crate::figures::thousands;
 use crate::scenarios::Size;
 use crate::server::RedisServer;
 
@@ -256,17 +257,4 @@ fn wrap(text: &str) -> String {
     }
     lines.push(line);
     lines.join("\n")
-}
-
-/// A number with its thousands apart.
-pub(crate) fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

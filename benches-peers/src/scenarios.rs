@@ -7,8 +7,9 @@ use crate::contender::Contender::{
     self, Ours, OursBatch, OursQueue, Poll, RustStream, RustStreamBatch, RustStreamPipeline, RustStreamWorkers,
     SeaStreamer, SeaStreamerGroup, Xread, XreadAhead, Xreadgroup,
 };
-use crate::measure::{Live, Load, Took, consume, median, publish};
-use crate::report::{Section, Table, thousands};
+use crate::figures::{median, thousands};
+use crate::measure::{Live, Load, Took, consume, publish};
+use crate::report::{Section, Table};
 use crate::server::RedisServer;
 use crate::work::Form;
 

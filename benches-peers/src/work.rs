@@ -4,10 +4,12 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::Cmd;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+
+use crate::figures::Latencies;
+use crate::replies::{connect, entries};
 
 /// How long a contender may take before the run fails.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -188,16 +190,13 @@ pub(crate) async fn answer() {
     assert!(read > 0, "the parent is gone");
 }
 
-/// Steps of each power of two: a latency is known to 3 percent, in a few KiB whatever number of deliveries.
-const STEPS: u64 = 32;
-
 /// The events that the handlers of this process have seen.
 pub(crate) struct Seen {
     events: AtomicU64,
     quantity: AtomicU64,
     awaited: AtomicU64,
     all: Notify,
-    late: [AtomicU64; 64 * STEPS as usize],
+    late: Latencies,
 }
 
 pub(crate) static SEEN: Seen = Seen {
@@ -205,14 +204,14 @@ pub(crate) static SEEN: Seen = Seen {
     quantity: AtomicU64::new(0),
     awaited: AtomicU64::new(u64::MAX),
     all: Notify::const_new(),
-    late: [const { AtomicU64::new(0) }; 64 * STEPS as usize],
+    late: Latencies::new(),
 };
 
 impl Seen {
     /// The body of every handler.
     pub(crate) fn count(&self, quantity: u64, sent_ns: u64) {
         if sent_ns > 0 {
-            self.late[bucket(now_ns().saturating_sub(sent_ns))].fetch_add(1, Ordering::Relaxed);
+            self.late.record(now_ns().saturating_sub(sent_ns));
         }
         self.quantity.fetch_add(quantity, Ordering::Relaxed);
         if self.events.fetch_add(1, Ordering::SeqCst) + 1 == self.awaited.load(Ordering::SeqCst) {
@@ -234,65 +233,11 @@ impl Seen {
 
     /// The latency in milliseconds below which this share of the deliveries was.
     fn quantile(&self, share: f64) -> f64 {
-        let counts: Vec<u64> = self.late.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        let rank = (counts.iter().sum::<u64>() as f64 * share).ceil().max(1.0) as u64;
-        let mut below = 0;
-        let found = counts.iter().position(|count| {
-            below += count;
-            below >= rank
-        });
-        found.map_or(0.0, |index| upper(index) / 1e6)
+        self.late.quantile(share).unwrap_or(0.0) / 1e6
     }
-}
-
-fn bucket(ns: u64) -> usize {
-    let power = ns.max(STEPS).ilog2() - STEPS.ilog2();
-    // Below STEPS the number itself; above, the leading digits and the power of two behind them.
-    let index = u64::from(power) * STEPS + (ns >> power);
-    usize::try_from(index).unwrap_or(usize::MAX).min(64 * STEPS as usize - 1)
-}
-
-fn upper(index: usize) -> f64 {
-    let (index, steps) = (index as f64, STEPS as f64);
-    let power = ((index / steps).floor() - 1.0).max(0.0);
-    (index - power * steps + 1.0) * power.exp2()
 }
 
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A connection for the bare loops, with the settings that suit them best.
-pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
-    use redis::IntoConnectionInfo;
-    let info = url.into_connection_info().expect("a URL");
-    let info = info.set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
-    let client = redis::Client::open(info).expect("a client");
-    client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
-}
-
-/// The entries of a reply of XREAD or XREADGROUP on one key: id and the last field's value, taken apart by move.
-pub(crate) fn entries(reply: Value) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let list = match reply {
-        Value::Nil => return Vec::new(),
-        Value::Map(mut streams) => streams.pop().map(|(_, list)| list),
-        Value::Array(mut streams) => match streams.pop() {
-            Some(Value::Array(mut pair)) => pair.pop(),
-            _ => None,
-        },
-        _ => None,
-    };
-    let Some(Value::Array(list)) = list else { panic!("no reply of XREAD") };
-    list.into_iter()
-        .map(|entry| {
-            let Value::Array(mut entry) = entry else { panic!("no entry") };
-            let (Some(Value::Array(mut fields)), Some(Value::BulkString(id))) = (entry.pop(), entry.pop()) else {
-                panic!("no entry")
-            };
-            let Some(Value::BulkString(payload)) = fields.pop() else { panic!("no payload") };
-            (id, payload)
-        })
-        .collect()
 }

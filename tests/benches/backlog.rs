@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{connect, entries, median, number, server_cpu, target, thousands};
+use common::figures::{median, thousands};
+use common::replies::{connect, entries};
+use common::{number, server_cpu, target};
 use redis::Value;
 use serde::Deserialize;
 use streams_runtime::broker::Redis;
@@ -353,7 +355,7 @@ async fn main() {
 
     let per_round = |index: usize, other: usize, of: fn(&Times) -> &Vec<f64>| {
         let pairs = of(&times[index]).iter().zip(of(&times[other]));
-        median(pairs.map(|(one, other)| one / other).collect())
+        median(pairs.map(|(one, other)| one / other))
     };
     let micros = |seconds: &[f64]| format!("{:.2}", median(seconds.to_vec()) * 1e6 / events as f64);
     let rows = names.iter().zip(&times).enumerate().map(|(index, (name, took))| {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use common::{connect, entries, memory, number, own_cpu, server_cpu, table, target, thousands};
+use common::figures::thousands;
+use common::replies::{connect, entries};
+use common::{memory, number, own_cpu, server_cpu, table, target};
 use redis::Value;
 use streams_runtime::broker::Redis;
 use streams_runtime::{App, Publisher, Stopped, consumer, consumers, stream_event};

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{connect, entries, memory, number, own_cpu, server_cpu, table, target, thousands};
+use common::figures::{Latencies, thousands};
+use common::replies::{connect, entries};
+use common::{memory, number, own_cpu, server_cpu, table, target};
 use redis::Value;
 use serde::Deserialize;
 use streams_runtime::broker::Redis;
@@ -56,30 +58,26 @@ fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Steps of each power of two: a latency is known to 3 percent, in a few KiB whatever number of deliveries.
-const STEPS: u64 = 32;
-
-/// How often which latency was seen.
-struct Latencies {
+/// The deliveries, and how late each was.
+struct Delivered {
+    late: Latencies,
     deliveries: AtomicU64,
     awaited: AtomicU64,
     all: Notify,
-    buckets: [AtomicU64; 64 * STEPS as usize],
 }
 
-static LATENCIES: Latencies = Latencies {
+static DELIVERED: Delivered = Delivered {
+    late: Latencies::new(),
     deliveries: AtomicU64::new(0),
     awaited: AtomicU64::new(0),
     all: Notify::const_new(),
-    buckets: [const { AtomicU64::new(0) }; 64 * STEPS as usize],
 };
 
-impl Latencies {
+impl Delivered {
     /// A handler was entered; `quantity` is the number of the event.
     fn record(&self, quantity: u64, sent_ns: u64) {
         if quantity >= WARM_UP {
-            let late = now_ns().saturating_sub(sent_ns);
-            self.buckets[bucket(late)].fetch_add(1, Ordering::Relaxed);
+            self.late.record(now_ns().saturating_sub(sent_ns));
         }
         if self.deliveries.fetch_add(1, Ordering::Relaxed) + 1 == self.awaited.load(Ordering::Relaxed) {
             self.all.notify_one();
@@ -88,28 +86,8 @@ impl Latencies {
 
     /// The latency in microseconds below which this share of the deliveries was.
     fn quantile(&self, share: f64) -> f64 {
-        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        let rank = (counts.iter().sum::<u64>() as f64 * share).ceil().max(1.0) as u64;
-        let mut below = 0;
-        let found = counts.iter().position(|count| {
-            below += count;
-            below >= rank
-        });
-        found.map_or(f64::NAN, |index| upper(index) / 1e3)
+        self.late.quantile(share).map_or(f64::NAN, |nanos| nanos / 1e3)
     }
-}
-
-fn bucket(ns: u64) -> usize {
-    let power = ns.max(STEPS).ilog2() - STEPS.ilog2();
-    // Below STEPS the number itself; above, the leading digits and the power of two behind them.
-    let index = u64::from(power) * STEPS + (ns >> power);
-    usize::try_from(index).unwrap_or(usize::MAX).min(64 * STEPS as usize - 1)
-}
-
-fn upper(index: usize) -> f64 {
-    let (index, steps) = (index as f64, STEPS as f64);
-    let power = ((index / steps).floor() - 1.0).max(0.0);
-    (index - power * steps + 1.0) * power.exp2()
 }
 
 /// A consumer for each name, in a group of its own, and the list of all.
@@ -118,7 +96,7 @@ macro_rules! groups {
         $(
             #[consumer(group = $group, start = "latest")]
             async fn $name(trade: Trade) {
-                LATENCIES.record(trade.quantity, trade.sent_ns);
+                DELIVERED.record(trade.quantity, trade.sent_ns);
             }
         )*
 
@@ -168,7 +146,7 @@ async fn consume_with_groups(url: &str, events: u64) {
                 acknowledge.arg(key).arg(&group);
                 for (id, payload) in &found {
                     let trade: Bare = rmp_serde::from_slice(payload).expect("a trade");
-                    LATENCIES.record(trade.quantity, trade.sent_ns);
+                    DELIVERED.record(trade.quantity, trade.sent_ns);
                     acknowledge.arg(id);
                 }
                 if acknowledge.query_async::<u64>(&mut shared).await.is_err() {
@@ -182,16 +160,16 @@ async fn consume_with_groups(url: &str, events: u64) {
 
 /// Signals the parent when all groups listen, waits until each has had every event, and prints the costs.
 async fn report(events: u64, stop: impl Future<Output = ()>) {
-    LATENCIES.awaited.store(WARM_UP * GROUPS, Ordering::Relaxed);
+    DELIVERED.awaited.store(WARM_UP * GROUPS, Ordering::Relaxed);
     say("listening");
-    LATENCIES.all.notified().await;
-    LATENCIES.awaited.store((WARM_UP + events) * GROUPS, Ordering::Relaxed);
+    DELIVERED.all.notified().await;
+    DELIVERED.awaited.store((WARM_UP + events) * GROUPS, Ordering::Relaxed);
     let before = own_cpu();
     say("ready");
-    let all = tokio::time::timeout(Duration::from_secs(300), LATENCIES.all.notified()).await;
-    assert!(all.is_ok(), "{} deliveries", LATENCIES.deliveries.load(Ordering::Relaxed));
+    let all = tokio::time::timeout(Duration::from_secs(300), DELIVERED.all.notified()).await;
+    assert!(all.is_ok(), "{} deliveries", DELIVERED.deliveries.load(Ordering::Relaxed));
     let cpu = (own_cpu() - before).as_secs_f64() * 1e6 / (events * GROUPS) as f64;
-    let quantiles = [0.5, 0.95, 0.99, 1.0].map(|share| LATENCIES.quantile(share).to_string()).join(" ");
+    let quantiles = [0.5, 0.95, 0.99, 1.0].map(|share| DELIVERED.quantile(share).to_string()).join(" ");
     say(&format!("{quantiles} {cpu} {} {}", memory("VmRSS"), memory("VmHWM")));
     stop.await;
 }

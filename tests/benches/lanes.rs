@@ -10,7 +10,8 @@ mod payments;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{median, number, thousands};
+use common::figures::{median, thousands};
+use common::number;
 use payments::{Payment, count, handlers};
 use streams_runtime::broker::Redis;
 use streams_runtime::{

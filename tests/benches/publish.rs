@@ -7,7 +7,9 @@ mod common;
 use std::future::Future;
 use std::time::Instant;
 
-use common::{connect, median, number, own_cpu, server_cpu, table, thousands};
+use common::figures::{median, thousands};
+use common::replies::connect;
+use common::{number, own_cpu, server_cpu, table};
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 use streams_runtime::{Publisher, stream_event};
@@ -143,7 +145,7 @@ async fn main() {
     ];
     let ratio = |index: usize, of: fn(&Times) -> &Vec<f64>| {
         let bare = &times[index - index % 2];
-        median(of(&times[index]).iter().zip(of(bare)).map(|(ours, bare)| ours / bare).collect())
+        median(of(&times[index]).iter().zip(of(bare)).map(|(ours, bare)| ours / bare))
     };
     let micros = |seconds: &[f64]| format!("{:.2}", median(seconds.to_vec()) * 1e6);
     let rows = names.iter().zip(&times).enumerate().map(|(index, (name, took))| {

@@ -11,7 +11,9 @@ mod payments;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{connect, entries, median, number, server_cpu, thousands};
+use common::figures::{median, thousands};
+use common::replies::{connect, entries};
+use common::{number, server_cpu};
 use payments::{Payment, WAIT, count, handlers};
 use redis::Value;
 use streams_core::codec;

@@ -2,12 +2,13 @@
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
+pub(crate) mod figures;
+pub(crate) mod replies;
+
 use std::env;
 use std::fs;
 use std::time::Duration;
 
-use redis::Value;
-use redis::aio::MultiplexedConnection;
 use streams_tests::RedisServer;
 
 /// Whether to run at all: `cargo test --all-targets` builds benches and runs them without `--bench`.
@@ -47,16 +48,6 @@ pub(crate) fn print_machine(server: &RedisServer) {
     );
 }
 
-/// A connection for the loops that the runtime is compared with, with the settings that suit them best.
-pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
-    use redis::IntoConnectionInfo;
-    let info = url.into_connection_info().expect("a URL");
-    let info = info.set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-    let client = redis::Client::open(info).expect("a client");
-    client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
-}
-
 /// How much CPU the server has used since its start.
 pub(crate) fn server_cpu(server: &RedisServer) -> Duration {
     let info: String = server.run("INFO cpu");
@@ -82,53 +73,6 @@ pub(crate) fn memory(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// The entries of a reply of XREAD or XREADGROUP on one key: id and the last field's value, taken apart by move.
-pub(crate) fn entries(reply: Value) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let list = match reply {
-        Value::Nil => return Vec::new(),
-        Value::Map(mut streams) => streams.pop().map(|(_, list)| list),
-        Value::Array(mut streams) => match streams.pop() {
-            Some(Value::Array(mut pair)) => pair.pop(),
-            _ => None,
-        },
-        _ => None,
-    };
-    let Some(Value::Array(list)) = list else { panic!("no reply of XREAD") };
-    list.into_iter()
-        .map(|entry| {
-            let Value::Array(mut entry) = entry else { panic!("no entry") };
-            let (Some(Value::Array(mut fields)), Some(Value::BulkString(id))) = (entry.pop(), entry.pop()) else {
-                panic!("no entry")
-            };
-            let Some(Value::BulkString(payload)) = fields.pop() else { panic!("no payload") };
-            (id, payload)
-        })
-        .collect()
-}
-
-/// The middle one of some measurements.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
-    }
-}
-
-/// A number with its thousands apart.
-pub(crate) fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Prints rows under their titles: the first column to the left, the others to the right.

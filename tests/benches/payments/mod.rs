@@ -7,7 +7,7 @@ use std::time::Duration;
 use streams_runtime::{Registration, consumer, consumers, stream_event};
 use tokio::sync::Notify;
 
-use crate::common::connect;
+use crate::common::replies::connect;
 
 /// How long a handler waits that waits.
 pub(crate) const WAIT: Duration = Duration::from_millis(2);
