@@ -54,6 +54,8 @@ pub(crate) struct Source<'a> {
     pub(crate) bookmark: Bookmark,
     /// A read that began before its entries were needed, and its start.
     ahead: Option<Ahead>,
+    /// Entries to hand out after the read behind them was sent. Kept here, because the wait may be cancelled.
+    arrived: Option<Arrived>,
     asked: Instant,
     /// When to check for deleted entries.
     check: Pin<Box<Sleep>>,
@@ -111,6 +113,7 @@ impl<'a> Source<'a> {
             follower: tails.follow(partition.as_str(), holding.at, from, max_payload),
             bookmark,
             ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(looked) })))),
+            arrived: None,
             asked: Instant::now(),
             check: Box::pin(tokio::time::sleep(CHECK)),
         })
@@ -122,6 +125,9 @@ impl<'a> Source<'a> {
     /// It hands out nothing until it returns, and keeps a read that is under way.
     pub(crate) async fn next(&mut self) -> Result<Arrived, Error> {
         loop {
+            if let Some(arrived) = self.arrived.take() {
+                return Ok(arrived);
+            }
             let Some(ahead) = &mut self.ahead else {
                 tokio::select! {
                     biased;
@@ -150,7 +156,10 @@ impl<'a> Source<'a> {
                     let chunk = self.means.contact.patiently(Matter::Read, self.asked, reading.chunk()).await;
                     self.ahead = None;
                     if let Some(arrived) = self.go_on_with(&*chunk?) {
-                        return Ok(arrived);
+                        self.arrived = Some(arrived);
+                        // Lets the task of the next read run first, so that the server reads while these are handled.
+                        tokio::task::yield_now().await;
+                        continue;
                     }
                     // A trim passed the position, the entry there was deleted, or history is another one: only a
                     // snapshot can say.
