@@ -166,6 +166,15 @@ pub struct PartitionKey {
 }
 
 impl PartitionKey {
+    /// The stream of what operators did, of a namespace or of all streams without one.
+    pub fn audit(namespace: Option<&str>) -> Self {
+        let key = match namespace {
+            Some(namespace) => format!("streams:{{{namespace}}}:_audit"),
+            None => "streams:_audit".to_owned(),
+        };
+        Self { key, index: 0 }
+    }
+
     /// The Redis key of the stream's entries.
     pub fn as_str(&self) -> &str {
         &self.key

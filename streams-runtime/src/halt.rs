@@ -78,3 +78,69 @@ impl fmt::Display for Halt {
         f.write_str(&self.reason)
     }
 }
+
+impl HaltKind {
+    /// The word for it, which `streams explain` takes.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::DataLoss(_) => "data-loss",
+            Self::DeadLettersFull => "dead-letters-full",
+            Self::DeadLetterStorm => "dead-letter-storm",
+            Self::Unhandled { .. } => "unhandled",
+            Self::OtherDelivery => "other-delivery",
+            Self::Foreign => "foreign",
+            Self::Refused => "refused",
+            Self::Broker => "broker",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+/// The note beside a stream that a group stands still on a partition: what a look from outside can know of a halt.
+///
+/// A halt lives in its process. The note stays when that process ends, until a process goes on there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HaltNote {
+    /// Milliseconds since 1970, by the server's clock.
+    pub(crate) at: u64,
+    /// The process that halted.
+    pub(crate) by: String,
+    /// [`HaltKind::as_str`].
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+}
+
+impl HaltNote {
+    /// The name of the note.
+    pub(crate) fn name(group: &str, partition: u32) -> String {
+        format!("halt:{group}/{partition}")
+    }
+
+    /// The words in Redis, with blanks between.
+    pub(crate) fn text(&self) -> String {
+        format!("{} {} {} {}", self.at, self.by, self.kind, self.reason)
+    }
+
+    /// Reads the words in Redis; `None` for those of another program.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let mut words = text.splitn(4, ' ');
+        let at = words.next()?.parse().ok()?;
+        let mut word = || words.next().map(str::to_owned);
+        Some(Self { at, by: word()?, kind: word()?, reason: word()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written_and_nothing_else_is() {
+        let (by, kind) = ("host.7.abc".to_owned(), HaltKind::DeadLetterStorm.as_str().to_owned());
+        let note = HaltNote { at: 7, by, kind, reason: "20 dead letters in a row".to_owned() };
+        assert_eq!(HaltNote::read(&note.text()), Some(note));
+        for other in ["", "{\"program\": 1}", "7 host storm", "soon host storm a reason"] {
+            assert_eq!(HaltNote::read(other), None, "{other}");
+        }
+    }
+}

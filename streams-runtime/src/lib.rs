@@ -114,6 +114,7 @@ mod reader;
 mod membership;
 mod publisher;
 mod schema_watch;
+mod operate;
 mod ops;
 pub mod broker;
 mod backoff;
@@ -124,6 +125,7 @@ mod error;
 mod fence;
 mod halt;
 mod names;
+mod pause;
 mod random;
 mod shutdown;
 mod sync;
@@ -134,10 +136,15 @@ pub use app::{App, Config, Running, run};
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
 pub use halt::{Halt, HaltKind};
-pub use ops::{
-    Admin, Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor,
-    Phase, Replayed, Status, UnknownCause, metrics,
+pub use operate::{
+    Admin, Condition, GroupView, HaltView, Inspector, MemberView, Mode, Overview, PartitionView, PlaceView, Removed,
+    ResetPlan, StreamView,
 };
+pub use ops::{
+    Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,
+    Replayed, Status, UnknownCause, metrics,
+};
+pub use pause::Pause;
 pub use publisher::{Publish, PublishError, Publisher, Receipt};
 pub use shutdown::Stopped;
 pub use streams_core::{

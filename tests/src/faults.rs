@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acked, Acks, Acquired, Adopted, Answer, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Damage, Durable, Entries, Events, Extent, Fetch, Fetched, Fields, Found, GroupState,
-    Groups, Holder, Interrupt, Joined, Letters, Life, Log, Lost, Member, Members, Moved, Need, Notes, Page, Pass,
-    Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset, Snapshot, Tail, Taken,
+    Committed, Consumed, Created, Damage, Durable, Entries, Events, Extent, Fetch, Fetched, Fields, Found, GroupLook,
+    GroupState, Groups, Holder, Inspect, Interrupt, Joined, Letters, Life, Log, Lost, Member, Members, Moved, Need,
+    Notes, Page, PartitionLook, Pass, Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset,
+    Snapshot, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
@@ -417,6 +418,10 @@ impl Groups for Faulty {
         Box::pin(self.around(Op::State, self.inner.states(groups)))
     }
 
+    fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool> {
+        self.inner.remove(group, seen)
+    }
+
     fn create<'a>(&'a self, group: &'a GroupKey, start: Start) -> Reply<'a, Created> {
         self.inner.create(group, start)
     }
@@ -509,6 +514,35 @@ impl Members for Faulty {
 
     fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
         Box::pin(self.around(Op::Notes, self.inner.notes(stream, write, gone)))
+    }
+
+    fn pauses<'a>(&'a self, groups: &'a [(StreamKey, String)]) -> Reply<'a, Vec<Answer<Option<String>>>> {
+        Box::pin(self.around(Op::Attend, self.inner.pauses(groups)))
+    }
+
+    fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool> {
+        self.inner.pause(stream, group, pause)
+    }
+}
+
+impl Inspect for Faulty {
+    fn streams<'a>(&'a self, namespace: Option<&'a str>) -> Reply<'a, Vec<StreamKey>> {
+        self.inner.streams(namespace)
+    }
+
+    fn look_at_partitions<'a>(
+        &'a self,
+        partitions: &'a [PartitionKey],
+    ) -> Reply<'a, Vec<Answer<Option<PartitionLook>>>> {
+        self.inner.look_at_partitions(partitions)
+    }
+
+    fn look_at_groups<'a>(&'a self, groups: &'a [GroupKey]) -> Reply<'a, Vec<Answer<Option<GroupLook>>>> {
+        self.inner.look_at_groups(groups)
+    }
+
+    fn look_at_members<'a>(&'a self, sets: &'a [String]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
+        self.inner.look_at_members(sets)
     }
 }
 

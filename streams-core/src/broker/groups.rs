@@ -96,6 +96,11 @@ pub trait Groups: Sealed {
     /// recorded loss. It changes nothing else; answers whether the group has a state.
     fn resume<'a>(&'a self, group: &'a GroupKey) -> Reply<'a, bool>;
 
+    /// Removes the group's state, marker, dead letters and replays, and a work queue's waiting set, in one step, if the
+    /// epoch is still `seen`; with `None` only where there is no state. Answers whether it did. A group that is not there
+    /// is removed already.
+    fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool>;
+
     /// Where the runtime renews leases.
     fn renewal(&self) -> Renewal;
 

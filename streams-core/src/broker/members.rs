@@ -11,9 +11,10 @@ pub trait Members: Sealed {
     /// Updates several sets of members in one round trip and answers the members of each, in the order asked. An error
     /// about one set MUST be the answer for that set alone.
     ///
-    /// In each set, in one step, the call MUST first remove the absent and then add one to the beat of `present`. A new
-    /// member enters with beat 1. The store does not interpret the text of a member. It MUST work on a full server. A
-    /// set SHOULD hold [`MAX_MEMBERS`]; before another member enters, those with the smallest beats are removed.
+    /// In each set, in one step, the call MUST first remove the absent and then raise the beat of `present`: to the
+    /// time of the store in milliseconds since 1970, and by one at least. The store does not interpret the text of a
+    /// member. It MUST work on a full server. A set SHOULD hold [`MAX_MEMBERS`]; before another member enters, those
+    /// with the smallest beats are removed.
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
 
     /// Writes notes beside the stream, each in the place of one of the same name, and removes those named in `gone`.
@@ -23,6 +24,15 @@ pub trait Members: Sealed {
     ///
     /// The store does not interpret the notes. They are not part of the stream's data: they MAY be lost at any time.
     fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes>;
+
+    /// The pause of each group, by its stream and name, in one round trip and in the order asked; `None` for one that
+    /// is not paused. An error about one group MUST be the answer for that one alone.
+    fn pauses<'a>(&'a self, groups: &'a [(StreamKey, String)]) -> Reply<'a, Vec<Answer<Option<String>>>>;
+
+    /// Records that a group is paused, in the place of an earlier pause, or with `None` that it is not. Answers whether
+    /// it was paused before. The store does not interpret the text, and MUST keep it as long as the stream's number of
+    /// partitions.
+    fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool>;
 }
 
 /// The most processes of one group that are counted. A stream has no more partitions than that, so more processes would
@@ -46,7 +56,8 @@ pub struct Attendance {
 pub struct Member {
     /// Its text about itself.
     pub says: String,
-    /// How often it was present. While this stays the same, nobody has heard of the member.
+    /// When it was last present, in milliseconds since 1970; an older build counts from 1. While this stays the same,
+    /// nobody has heard of the member.
     pub beat: u64,
 }
 

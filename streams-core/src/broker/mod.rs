@@ -1,7 +1,7 @@
 //! The contract in MUSTs between the runtime and a store of streams; the runtime implements it for Redis and in memory.
 //!
 //! The rest of the project uses [`Broker`] and knows no server. One suite of tests holds every implementation to these
-//! five pages: [`Log`], [`Groups`], [`Letters`], [`Members`] and [`Queue`].
+//! six pages: [`Log`], [`Groups`], [`Letters`], [`Members`], [`Queue`] and [`Inspect`].
 
 mod error;
 #[doc(hidden)]
@@ -11,12 +11,14 @@ mod groups;
 mod dead_letters;
 mod members;
 mod queue;
+mod inspect;
 
 use std::fmt;
 
 pub use self::dead_letters::*;
 pub use self::error::*;
 pub use self::groups::*;
+pub use self::inspect::*;
 pub use self::log::*;
 pub use self::members::*;
 pub use self::queue::*;
@@ -31,7 +33,7 @@ pub use crate::large::{CUT, MOST_ENTRY_BYTES, cut, cut_from, in_short};
 /// An error MUST say whether the call may have taken effect ([`BrokerError::is_indefinite`]).
 ///
 /// The trait is sealed until 1.0, so that the contract can grow: only this project implements it.
-pub trait Broker: Log + Groups + Letters + Members + Queue + fmt::Debug + Send + Sync + 'static {
+pub trait Broker: Log + Groups + Letters + Members + Queue + Inspect + fmt::Debug + Send + Sync + 'static {
     /// The server's address, for logs. MUST NOT hold a password.
     fn describe(&self) -> String;
 

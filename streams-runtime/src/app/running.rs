@@ -16,9 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::declared::stream_properties;
 use crate::error::Error;
+use crate::operate::Admin;
 #[cfg(feature = "http")]
 use crate::ops::http;
-use crate::ops::{Admin, DeadLetters, Monitor, Phase, Progress, Status, extent};
+use crate::ops::{DeadLetters, Monitor, Phase, Progress, Status, extent};
 use crate::publisher::Publisher;
 use crate::reader::Tails;
 use crate::shutdown::{PARTING, Shutdown, Stopped};

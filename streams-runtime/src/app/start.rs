@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use streams_core::broker::{Broker, BrokerError};
@@ -183,7 +184,7 @@ impl App {
         }
         let changed = Arc::new(Notify::new());
         let mut tips: BTreeMap<PartitionKey, Arc<Tip>> = BTreeMap::new();
-        let (mut tasks, mut progress, mut consumers) = (JoinSet::new(), Vec::new(), Vec::new());
+        let (mut lives, mut progress, mut consumers) = (Vec::new(), Vec::new(), Vec::new());
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
             let slots = Arc::new(Semaphore::new(group.concurrency as usize));
@@ -222,10 +223,11 @@ impl App {
                     Delivery::Ordered => {
                         members.seat(&group.key, (group.stream, group.group), key.clone(), &group.build)
                     }
-                    Delivery::Queue => members.apart(key.clone()),
+                    Delivery::Queue => members.apart(&group.key, key.clone()),
                 };
                 let driven = GroupTask {
                     services: services.clone(),
+                    stream: group.key.clone(),
                     seat,
                     handlers: Handlers::new(handlers.collect(), Arc::clone(&group.build)),
                     key,
@@ -234,14 +236,21 @@ impl App {
                     progress: of_group,
                     history: History::default(),
                     logged: Mutex::default(),
+                    noted: AtomicBool::new(false),
                 };
                 let progress = Arc::clone(&driven.progress);
                 let life: Life = match group.delivery {
                     Delivery::Ordered => Box::pin(driven.run(Ordered::default())),
                     Delivery::Queue => Box::pin(driven.run(WorkQueue::new(queue()))),
                 };
-                tasks.spawn(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
+                lives.push(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
             }
+        }
+        // Before a group handles anything: a pause outlives the processes.
+        members.look_at_pauses().await?;
+        let mut tasks = JoinSet::new();
+        for life in lives {
+            tasks.spawn(life);
         }
         let members = tokio::spawn(members.run(shutdown.clone()));
         let of_groups = progress.clone();

@@ -1,6 +1,6 @@
 //! The checks that every broker makes before it sends or changes anything, and the bounds that every broker keeps.
 
-use streams_core::broker::{Acks, BrokerError, BrokerErrorKind, Commit, Fields, ReplayEnd, Until};
+use streams_core::broker::{Acks, BrokerError, BrokerErrorKind, Commit, Fields, MAX_STREAMS, ReplayEnd, Until};
 use streams_core::keys::{self, PartitionKey, StreamKey};
 
 /// How many rings a bell keeps: processes that stand by read them at once or not at all.
@@ -111,4 +111,20 @@ pub(super) fn check_strays(stream: &StreamKey, strays: &[(PartitionKey, u64)]) -
 
 fn refused(message: impl Into<String>) -> BrokerError {
     BrokerError::new(BrokerErrorKind::Refused, message)
+}
+
+/// The stream of this key and number of partitions, if it is in the namespace and one that programs can declare.
+pub(super) fn declared_in(namespace: Option<&str>, base: &str, partitions: u32) -> Option<StreamKey> {
+    let name = match namespace {
+        Some(namespace) => base.strip_prefix(namespace)?.strip_prefix(':')?,
+        None => base,
+    };
+    let is_one = keys::check_stream(name).is_ok() && (1..=keys::MAX_PARTITIONS).contains(&partitions);
+    is_one.then(|| StreamKey::new(namespace, name, partitions))
+}
+
+/// There are more streams than an observer looks at.
+pub(super) fn too_many_streams(namespace: Option<&str>) -> BrokerError {
+    let place = namespace.map_or_else(|| "the server".to_owned(), |namespace| format!("namespace `{namespace}`"));
+    refused(format!("{place} has more than {MAX_STREAMS} streams; look at one namespace, or at one stream by its name"))
 }

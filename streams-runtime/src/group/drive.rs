@@ -48,6 +48,10 @@ impl GroupTask {
         let mut failures: u32 = 0;
         let mut panics = Panics::default();
         loop {
+            self.while_paused().await;
+            if self.services.shutdown.is_stopping() {
+                break;
+            }
             let began = Instant::now();
             let ended = match fenced(engine.once(&self)).await {
                 Ok(ended) => ended,
@@ -62,7 +66,7 @@ impl GroupTask {
             }
             match ended {
                 Ended::Stopped => break,
-                Ended::GivenUp => engine.is_over(),
+                Ended::GivenUp | Ended::Paused => engine.is_over(),
                 // The log says that for all groups at once.
                 Ended::Fenced if self.services.outages.trouble().is_some() => {
                     tracing::debug!(
@@ -111,6 +115,24 @@ impl GroupTask {
             }
         }
         self.progress.enter(Phase::Stopped);
+    }
+
+    /// Waits while somebody has paused the group. Nobody owns it then, so the checkpoint is read for its lag.
+    async fn while_paused(&self) {
+        let Some(pause) = self.seat.pause() else { return };
+        self.contact.rest();
+        if self.key.is_queue() {
+            if let Ok(Some(state)) = self.services.broker.queue(&self.key).await {
+                self.progress.queue(&state);
+            }
+        } else if let Ok(Some(state)) = self.services.broker.state(&self.key).await {
+            self.progress.checkpoint(state.at);
+        }
+        self.progress.enter(Phase::Paused(pause));
+        tokio::select! {
+            () = self.services.shutdown.stopping() => {}
+            () = self.seat.resumed() => {}
+        }
     }
 
     /// A task of the runtime has panicked, or code of the user that no fence knows of.
@@ -169,6 +191,7 @@ impl GroupTask {
         };
         let mut before = state.ok().map(|state| since(state.as_ref()));
         self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
+        self.note(Some(halt));
         let mut logged: Option<Instant> = None;
         while !self.services.shutdown.is_stopping() {
             if logged.is_none_or(|logged| logged.elapsed() >= REMINDER) {
@@ -186,11 +209,11 @@ impl GroupTask {
             let (reset, resume) = *before.get_or_insert_with(|| since(Some(&state)));
             if state.reset != reset {
                 tracing::info!(group, partition, at = %state.at, "somebody has reset the group: going on");
-                return;
+                return self.note(None);
             }
             if state.resume != resume {
                 tracing::info!(group, partition, at = %state.at, "somebody has resumed the group: going on");
-                return;
+                return self.note(None);
             }
         }
     }

@@ -15,6 +15,8 @@ pub(crate) enum Ended {
     Fenced,
     /// The owner hands the partition over to its successor.
     GivenUp,
+    /// Somebody has paused the group.
+    Paused,
     /// The group begins anew at once, because a reset has moved the checkpoint.
     Restart,
     /// The next event is one that only another build handles.

@@ -1,10 +1,11 @@
 //! A group on a partition, whatever its delivery: its parts, its status and its log.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, DeadBounds, Need};
-use streams_core::keys::GroupKey;
+use streams_core::broker::{Broker, BrokerError, DeadBounds, Need, Notes};
+use streams_core::keys::{GroupKey, StreamKey};
 use streams_core::{Checkpoint, EntryId, OnDataLoss, Start};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::halt::Halt;
 use super::handlers::Handlers;
 use super::history::History;
 use super::suspects::SuspectLock;
+use crate::halt::HaltNote;
 use crate::membership::{Lease, Leases, Seat};
 use crate::ops::{Contact, Matter, Outages, Phase, Progress};
 use crate::random::Random;
@@ -75,6 +77,7 @@ pub(crate) struct GroupOptions {
 /// A group on a partition.
 pub(crate) struct GroupTask {
     pub(crate) services: Services,
+    pub(crate) stream: StreamKey,
     pub(crate) key: GroupKey,
     pub(crate) seat: Arc<Seat>,
     pub(crate) handlers: Handlers,
@@ -84,6 +87,8 @@ pub(crate) struct GroupTask {
     pub(crate) contact: Contact,
     /// The halt that the log last named, and when.
     pub(crate) logged: Mutex<Option<(String, Instant)>>,
+    /// Whether a note beside the stream says that the group is halted.
+    pub(crate) noted: AtomicBool,
 }
 
 impl GroupTask {
@@ -93,6 +98,36 @@ impl GroupTask {
         self.progress.enter(match self.contact.trouble() {
             Some(reason) => Phase::Retrying(reason),
             None => Phase::Owning { epoch },
+        });
+        self.note(None);
+    }
+
+    /// Leaves a note beside the stream of why nothing is handled, or removes it: for those who look from outside. What the
+    /// server does not take stays untold.
+    pub(super) fn note(&self, halt: Option<&Halt>) {
+        if !self.noted.swap(halt.is_some(), Ordering::Relaxed) && halt.is_none() {
+            return;
+        }
+        let (broker, stream) = (Arc::clone(&self.services.broker), self.stream.clone());
+        let name = HaltNote::name(self.key.group(), self.key.partition().index());
+        let halt = halt.map(|halt| halt.of(&self.key).for_status());
+        let by = self.seat.member().to_owned();
+        let told = async move {
+            let (mut write, mut gone) = (Notes::new(), Vec::new());
+            match halt {
+                Some(halt) => {
+                    let kind = halt.kind().as_str().to_owned();
+                    let note = HaltNote { at: broker.now().await?, by, kind, reason: halt.reason().to_owned() };
+                    write.insert(name, note.text());
+                }
+                None => gone.push(name),
+            }
+            broker.notes(&stream, &write, &gone).await.map(drop)
+        };
+        tokio::spawn(async {
+            if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
+                tracing::debug!(%error, "the note of a halt was not taken");
+            }
         });
     }
 
@@ -116,7 +151,9 @@ impl GroupTask {
     /// Logs why nothing is handled for now, unless the log said so lately. Returns whether it did.
     pub(crate) fn log_halted(&self, halt: &Halt) -> bool {
         let reason = halt.of(&self.key).to_string();
-        self.progress.enter(Phase::Halted(halt.of(&self.key).for_status()));
+        if self.progress.enter(Phase::Halted(halt.of(&self.key).for_status())) {
+            self.note(Some(halt));
+        }
         let mut logged = lock(&self.logged);
         if logged.as_ref().is_some_and(|(before, at)| *before == reason && at.elapsed() < REMINDER) {
             return false;

@@ -22,6 +22,13 @@ pub(crate) fn member_of(owner: &str) -> &str {
     owner.rsplit_once('/').map_or(owner, |(member, _)| member)
 }
 
+/// Name, lease and build of the member that says this about itself. Where it does not say how long it may be silent, this
+/// long.
+pub(crate) fn describe(says: &str, lease_for: Duration) -> (String, Duration, String) {
+    let Card { name, lease_for, build, .. } = Card::read(says, lease_for);
+    (name, lease_for, build.to_string())
+}
+
 /// A process's entry in the set of a group's members: its name, then words of the form `name=value`. A build passes over words
 /// that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]

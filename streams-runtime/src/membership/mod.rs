@@ -3,7 +3,7 @@
 //! One task per process shows that the process lives, and looks at the other members and their partitions. It notifies each
 //! [`Seat`] when it may take the lease or should hand over. [`roster`] judges who is a member, and [`assign`] who should
 //! own which partition. Two calls serve all groups of the process, about once per second, and one more when a bell rings.
-//! May use `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
+//! May use `ops` and the helpers of the crate; `group`, the two deliveries, `operate` and `app` use it.
 
 mod assign;
 mod build;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::build::{Build, NOBODY, Turn};
 use self::card::Card;
-pub(crate) use self::card::{member_of, name};
+pub(crate) use self::card::{describe, member_of, name};
 pub(crate) use self::lease::{Lease, Leases};
 use self::roster::{Roster, look};
 pub(crate) use self::seat::Seat;
@@ -34,6 +34,7 @@ use self::seat::{Mode, Shared};
 pub(crate) use self::watch::Still;
 use crate::clock::until;
 use crate::ops::{Contact, Gauge, Matter, Outages, Vitals};
+use crate::pause::Pause;
 use crate::random::Random;
 use crate::shutdown::{FAREWELL, Shutdown};
 
@@ -52,6 +53,10 @@ pub(crate) struct Members {
     circles: Vec<Circle>,
     /// The index of each circle by its set.
     by_set: HashMap<String, usize>,
+    /// The seats of each group, to pause them, in both deliveries.
+    groups: Vec<((StreamKey, String), Vec<Arc<Seat>>)>,
+    /// The log says once that the user may not see pauses.
+    blind: bool,
     /// The last look failed.
     failing: bool,
 }
@@ -115,6 +120,8 @@ impl Members {
             vitals: Arc::clone(vitals),
             circles: Vec::new(),
             by_set: HashMap::new(),
+            groups: Vec::new(),
+            blind: false,
             failing: false,
         }
     }
@@ -144,12 +151,60 @@ impl Members {
         });
         let seat = Arc::new(Seat::new(shared, circle, key));
         circles[circle].seats.push(Arc::clone(&seat));
+        self.watch_pauses(stream, &seat);
         seat
     }
 
     /// A seat that waits for no lease: a work queue shares no partitions.
-    pub(crate) fn apart(&self, key: GroupKey) -> Arc<Seat> {
-        Arc::new(Seat::new(&self.shared, usize::MAX, key))
+    pub(crate) fn apart(&mut self, stream: &StreamKey, key: GroupKey) -> Arc<Seat> {
+        let seat = Arc::new(Seat::new(&self.shared, usize::MAX, key));
+        self.watch_pauses(stream, &seat);
+        seat
+    }
+
+    fn watch_pauses(&mut self, stream: &StreamKey, seat: &Arc<Seat>) {
+        let group = (stream.clone(), seat.key.group().to_owned());
+        // The partitions of a group come one after the other.
+        match self.groups.last_mut().filter(|(known, _)| *known == group) {
+            Some((_, seats)) => seats.push(Arc::clone(seat)),
+            None => self.groups.push((group, vec![Arc::clone(seat)])),
+        }
+    }
+
+    /// Looks which groups are paused, before any of them begins.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub(crate) async fn look_at_pauses(&mut self) -> Result<(), BrokerError> {
+        let groups: Vec<_> = self.groups.iter().map(|(group, _)| group.clone()).collect();
+        let pauses = paged(&groups, |page| self.broker.pauses(page)).await?;
+        self.absorb_pauses(pauses);
+        Ok(())
+    }
+
+    fn absorb_pauses(&mut self, pauses: Vec<Answer<Option<String>>>) {
+        for (((stream, group), seats), pause) in self.groups.iter().zip(pauses) {
+            let pause = match pause {
+                Ok(pause) => pause.map(|text| Pause::read(&text)),
+                Err(error) => {
+                    if !std::mem::replace(&mut self.blind, true) {
+                        tracing::warn!(stream = stream.base(), group, %error, "pauses cannot be seen");
+                    }
+                    continue;
+                }
+            };
+            let Some(first) = seats.first().filter(|first| first.pause() != pause) else { continue };
+            match &pause {
+                Some(Pause { by, why, .. }) => tracing::info!(stream = stream.base(), group, by, why, "paused"),
+                None => tracing::info!(
+                    stream = stream.base(),
+                    group,
+                    by = first.pause().map(|pause| pause.by),
+                    "no longer paused"
+                ),
+            }
+            seats.iter().for_each(|seat| seat.set_pause(pause.clone()));
+        }
     }
 
     /// Takes part until the app stops. Then the process leaves, before it releases any lease.
@@ -195,20 +250,28 @@ impl Members {
             circle.ask(scope, &self.shared, now, &mut sets, &mut seats);
         }
         let keys: Vec<_> = seats.iter().map(|(seat, _)| seat.key.clone()).collect();
+        let groups = self.groups.iter().map(|(group, _)| group.clone()).filter(|_| scope == Scope::Everything);
+        let groups: Vec<_> = groups.collect();
         let looks = async {
-            tokio::join!(paged(&sets, |page| self.broker.attend(page)), paged(&keys, |page| self.broker.states(page)))
+            tokio::join!(
+                paged(&sets, |page| self.broker.attend(page)),
+                paged(&keys, |page| self.broker.states(page)),
+                paged(&groups, |page| self.broker.pauses(page)),
+            )
         };
-        let (attended, states) = self.contact.patiently(Matter::Lease, now, looks).await;
-        match (attended, states) {
-            (Ok(attended), Ok(states)) => {
+        match self.contact.patiently(Matter::Lease, now, looks).await {
+            (Ok(attended), Ok(states), Ok(pauses)) => {
                 self.failing = false;
-                // An app without ordered groups has asked nothing.
-                if !(sets.is_empty() && keys.is_empty()) {
+                // A look that was asked for may concern nothing.
+                if !(sets.is_empty() && keys.is_empty() && groups.is_empty()) {
                     self.contact.succeeded(Matter::Lease);
+                }
+                if !groups.is_empty() {
+                    self.absorb_pauses(pauses);
                 }
                 self.absorb(&sets, attended, seats.into_iter().zip(states));
             }
-            (Err(error), _) | (_, Err(error)) => {
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 self.failing = true;
                 self.contact.failed(Matter::Lease, &error);
                 self.circles.iter_mut().for_each(|circle| circle.fail(&error));

@@ -14,6 +14,7 @@ use super::card::member_of;
 use super::lease::Lease;
 use super::roster::{LOOK, Roster};
 use super::watch::{Still, Verdict, Watch};
+use crate::pause::Pause;
 use crate::random::Random;
 use crate::shutdown::FAREWELL;
 use crate::sync::lock;
@@ -46,9 +47,11 @@ pub(crate) struct Seat {
     pub(super) inner: Mutex<Inner>,
     /// Rung when there is an observation.
     pub(super) news: Notify,
-    /// Whether [`Inner::successor`] is set: asked for between any two events.
+    /// Whether [`Inner::successor`] is set or the group is paused: asked for between any two events.
     pub(super) is_wanted: AtomicBool,
     pub(super) wanted: Notify,
+    /// The pause of the group.
+    pub(super) paused: watch::Sender<Option<Pause>>,
 }
 
 /// The state of a seat. Its fourteen fields change together under one lock, so that a look and the task never see half of a
@@ -176,6 +179,7 @@ impl Seat {
             news: Notify::new(),
             is_wanted: AtomicBool::new(false),
             wanted: Notify::new(),
+            paused: watch::Sender::new(None),
         }
     }
 
@@ -229,8 +233,7 @@ impl Seat {
         let successor = successor.filter(|_| owning).filter(|name| !passed_over(name));
         let before = std::mem::replace(&mut inner.successor, successor.map(|name| (name.to_owned(), version)));
         if before.as_ref().map(|(name, _)| name.as_str()) != successor {
-            self.is_wanted.store(inner.successor.is_some(), Ordering::Release);
-            self.wanted.notify_one();
+            self.mind(&inner);
         }
     }
 
@@ -265,7 +268,45 @@ impl Seat {
         inner.doubt();
         inner.entered += 1;
         (inner.mode, inner.seen, inner.before, inner.successor) = (mode, None, None, None);
-        self.is_wanted.store(false, Ordering::Release);
+        self.mind(&inner);
+    }
+
+    /// Says whether the ownership should end after the event that runs.
+    fn mind(&self, inner: &Inner) {
+        let is_wanted = inner.successor.is_some() || self.paused.borrow().is_some();
+        self.is_wanted.store(is_wanted, Ordering::Release);
+        if is_wanted {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Takes up whether the group is paused.
+    pub(super) fn set_pause(&self, pause: Option<Pause>) {
+        let inner = self.inner();
+        self.paused.send_replace(pause);
+        self.mind(&inner);
+    }
+
+    /// Why the group is paused, if it is.
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        self.paused.borrow().clone()
+    }
+
+    /// Waits until the group is paused.
+    ///
+    /// # Cancel safety
+    /// It still is.
+    pub(crate) async fn paused(&self) {
+        // The sender lives as long as the seat.
+        let _ = self.paused.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the group is paused no more.
+    ///
+    /// # Cancel safety
+    /// It still is not.
+    pub(crate) async fn resumed(&self) {
+        let _ = self.paused.subscribe().wait_for(Option::is_none).await;
     }
 
     /// Asks for a look now.
@@ -289,6 +330,11 @@ impl Seat {
         }
     }
 
+    /// The name of this process.
+    pub(crate) fn member(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Whether this process is the member.
     pub(crate) fn is_of(&self, member: &str) -> bool {
         self.shared.name == member
@@ -299,12 +345,12 @@ impl Seat {
         format!("{}/{}", self.shared.name, self.shared.random.token())
     }
 
-    /// Whether the partition should be handed over after the event that runs.
+    /// Whether the partition should be handed over, or the group stand still, after the event that runs.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Acquire)
     }
 
-    /// Waits until the partition should be handed over.
+    /// Waits until the partition should be handed over, or the group stand still.
     ///
     /// # Cancel safety
     /// It is still wanted.

@@ -193,7 +193,7 @@ impl<E> DeadLetters<E> {
         Self::of(broker, (0..stream.partitions()).map(|index| stream.partition(index).group(group)).collect())
     }
 
-    pub(super) fn of(broker: Arc<dyn Broker>, groups: Vec<GroupKey>) -> Self {
+    pub(crate) fn of(broker: Arc<dyn Broker>, groups: Vec<GroupKey>) -> Self {
         Self { broker, groups, event: PhantomData }
     }
 

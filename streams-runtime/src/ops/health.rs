@@ -50,6 +50,7 @@ impl fmt::Display for GroupHealth {
             Phase::Starting => ("starting", "nothing is known of its lease yet"),
             Phase::Retrying(reason) => ("retrying", reason.as_str()),
             Phase::Halted(halt) => ("halted", halt.reason()),
+            Phase::Paused(pause) => return write!(f, "paused {} {}: {pause}", self.partition, self.group),
             Phase::Stopped => ("stopped", "the app has stopped"),
         };
         write!(f, "{state} {} {}: {}", self.partition, self.group, line(reason))

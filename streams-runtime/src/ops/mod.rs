@@ -1,8 +1,7 @@
-//! The operator's side of an app: status, metrics, traces, outages, dead letters, and a hand on halted groups.
+//! What an app shows of itself: status, metrics, traces, outages and dead letters.
 //!
 //! May use the helpers of the crate only; every room above says here what it does.
 
-mod admin;
 pub(crate) mod dead_letter;
 mod dead_letters;
 mod health;
@@ -15,7 +14,6 @@ mod status;
 pub(crate) mod trace;
 mod vitals;
 
-pub use self::admin::Admin;
 pub use self::dead_letter::{Cause, DeadLetter, DeadLetterId, UnknownCause};
 pub use self::dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
 pub use self::health::{GroupHealth, Health};

@@ -106,7 +106,7 @@ impl Monitor {
         })
     }
 
-    /// Looks at the end of every partition that a group here owns, as long as somebody wants to know.
+    /// Looks at the end of every partition that a group here owns or has paused, as long as somebody wants to know.
     pub(crate) async fn look(self, broker: Arc<dyn Broker>) {
         let Watched { groups, tips, vitals, clock, .. } = &*self.inner;
         let _sign = vitals.alive("the look at the lag");
@@ -115,7 +115,7 @@ impl Monitor {
                 vitals.asked.notified().await;
                 continue;
             }
-            let owned = groups.iter().filter(|progress| progress.is_owner());
+            let owned = groups.iter().filter(|progress| progress.tells_lag());
             let owned: BTreeMap<_, _> = owned.map(|progress| (progress.key.partition(), &progress.key)).collect();
             for (partition, tip) in tips {
                 // A figure that can no longer be known is left out.

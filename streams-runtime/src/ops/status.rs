@@ -15,6 +15,7 @@ use super::dead_letter::Cause;
 use super::metrics::{Counter, Gauge, Registry};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::halt::Halt;
+use crate::pause::Pause;
 use crate::sync::lock;
 
 /// The phase of a group on one partition.
@@ -37,13 +38,15 @@ pub enum Phase {
     Retrying(String),
     /// Nothing is handled until somebody does something.
     Halted(Halt),
+    /// Nothing is handled until somebody resumes the group, because somebody has paused it.
+    Paused(Pause),
     /// The app has stopped.
     Stopped,
 }
 
 impl Phase {
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self, Self::Owning { .. } | Self::StandingBy { .. })
+        matches!(self, Self::Owning { .. } | Self::StandingBy { .. } | Self::Paused(_))
     }
 }
 
@@ -364,6 +367,11 @@ impl Progress {
         self.owner.load(Ordering::Relaxed)
     }
 
+    /// Whether this process says how far the group lags: as its owner, or while nobody owns it because it is paused.
+    pub(super) fn tells_lag(&self) -> bool {
+        self.is_owner() || matches!(self.now().phase, Phase::Paused(_))
+    }
+
     fn begin(&self, id: EntryId) {
         self.begun.0.store(id.ms, Ordering::Relaxed);
         self.begun.1.store(id.seq, Ordering::Relaxed);
@@ -432,8 +440,9 @@ impl Progress {
     }
 
     pub(super) fn snapshot(&self) -> GroupStatus {
+        let tip = self.tip.get().filter(|_| self.tells_lag());
         let now = self.now();
-        let (lag_entries, lag) = match self.tip.get().filter(|_| self.is_owner()) {
+        let (lag_entries, lag) = match tip {
             None => (None, None),
             Some(tip) if tip.last <= now.checkpoint => (Some(0), Some(Duration::ZERO)),
             Some(tip) => {

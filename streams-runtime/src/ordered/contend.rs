@@ -31,6 +31,7 @@ impl Standby {
             let seen = tokio::select! {
                 biased;
                 () = task.services.shutdown.stopping() => return Err(Ended::Stopped),
+                () = seat.paused() => return Err(Ended::Paused),
                 seen = seat.observation() => seen?,
                 () = task.rung(&mut bell) => {
                     seat.ask();

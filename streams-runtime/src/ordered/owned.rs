@@ -74,6 +74,7 @@ impl<'a> Owned<'a> {
         Err(match reason {
             Reason::Stopped => Ended::Stopped,
             Reason::Fenced => Ended::Fenced,
+            Reason::Wanted if self.task.seat.pause().is_some() => Ended::Paused,
             Reason::Wanted => self.hand_over(),
         })
     }

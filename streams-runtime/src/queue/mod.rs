@@ -254,6 +254,7 @@ impl<'a> Session<'a> {
         let (mut judging, mut judge_at): (Call<(Cursor, Looked)>, _) = (None, after(Instant::now(), CHECK));
         let stop = CancellationToken::new();
         let mut replays = Box::pin(group.replay_all(lease, &stop));
+        let mut paused = Box::pin(group.seat.paused());
         let ended = loop {
             if let Err(ended) = self.advance(&news) {
                 break ended;
@@ -263,6 +264,7 @@ impl<'a> Session<'a> {
             let happened = tokio::select! {
                 biased;
                 () = group.services.shutdown.stopping() => Err(Ended::Stopped),
+                () = &mut paused => Err(Ended::Paused),
                 () = lease.lost() => Err(Ended::Fenced),
                 Some(returned) = self.in_flight.calls.join_next() => {
                     self.returned(returned);

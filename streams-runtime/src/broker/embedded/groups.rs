@@ -89,6 +89,21 @@ impl Groups for Embedded {
         })
     }
 
+    fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool> {
+        self.reply(move |store, _| {
+            if store.groups.get(group.state()).map(|state| state.lease.epoch) != seen {
+                return Ok(false);
+            }
+            store.groups.remove(group.state());
+            store.logs.remove(&group.dead());
+            store.logs.remove(&group.replay());
+            if let Some(log) = store.logs.get_mut(group.partition().as_str()) {
+                log.markers.remove(group.group());
+            }
+            Ok(true)
+        })
+    }
+
     fn renewal(&self) -> Renewal {
         Renewal::CallersExecutor
     }

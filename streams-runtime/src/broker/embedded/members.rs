@@ -7,7 +7,7 @@ use super::store::{Embedded, Store};
 
 impl Members for Embedded {
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
-        self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.attend(set))).collect()))
+        self.reply(move |store, now| Ok(sets.iter().map(|set| Ok(store.attend(set, now))).collect()))
     }
 
     fn notes<'a>(&'a self, stream: &'a StreamKey, write: &'a Notes, gone: &'a [String]) -> Reply<'a, Notes> {
@@ -19,10 +19,28 @@ impl Members for Embedded {
             Ok(before)
         })
     }
+
+    fn pauses<'a>(&'a self, groups: &'a [(StreamKey, String)]) -> Reply<'a, Vec<Answer<Option<String>>>> {
+        let pause = |store: &Store, (stream, group): &(StreamKey, String)| {
+            store.pauses.get(&(stream.base().to_owned(), group.clone())).cloned()
+        };
+        self.reply(move |store, _| Ok(groups.iter().map(|group| Ok(pause(store, group))).collect()))
+    }
+
+    fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool> {
+        let key = (stream.base().to_owned(), group.to_owned());
+        self.reply(move |store, _| {
+            let before = match pause {
+                Some(pause) => store.pauses.insert(key, pause.to_owned()),
+                None => store.pauses.remove(&key),
+            };
+            Ok(before.is_some())
+        })
+    }
 }
 
 impl Store {
-    fn attend(&mut self, set: &Attendance) -> Vec<Member> {
+    fn attend(&mut self, set: &Attendance, now: u64) -> Vec<Member> {
         let members = self.members.entry(set.members.clone()).or_default();
         for (absent, last) in &set.absent {
             if members.get(absent).is_some_and(|beat| last.is_none_or(|last| last == *beat)) {
@@ -37,8 +55,14 @@ impl Store {
                     members.remove(&least);
                 }
             }
-            *members.entry(present.clone()).or_default() += 1;
+            let beat = members.entry(present.clone()).or_default();
+            *beat = now.max(*beat + 1);
         }
-        members.iter().map(|(says, beat)| Member { says: says.clone(), beat: *beat }).collect()
+        self.members_of(&set.members)
+    }
+
+    pub(super) fn members_of(&self, set: &str) -> Vec<Member> {
+        let members = self.members.get(set).into_iter().flatten();
+        members.map(|(says, beat)| Member { says: says.clone(), beat: *beat }).collect()
     }
 }

@@ -9,6 +9,7 @@ mod groups;
 mod dead_letters;
 mod members;
 mod queue;
+mod inspect;
 mod operator;
 
 use streams_core::broker::{Broker, Reply};

@@ -47,6 +47,8 @@ pub(super) struct Store {
     pub(super) notes: HashMap<String, Notes>,
     /// Per set the texts of its members, with their beats.
     pub(super) members: HashMap<String, BTreeMap<String, u64>>,
+    /// The pauses of groups, by stream and name.
+    pub(super) pauses: HashMap<(String, String), String>,
 }
 
 /// The state of a group on a partition: one value, as it is one hash in Redis, so that each call changes it whole.

@@ -47,7 +47,8 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 /// | `publish` | add entries, and trim old ones | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `share` | the same for a group in queue delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
-/// | `operate` | read the stream; reset and resume every group of it, list, replay and discard their dead letters | write anything into their states |
+/// | `operate` | read the stream; pause, resume, reset and remove every group of it, list, replay and discard their dead letters; write to the audit stream | write anything into their states |
+/// | `observe` | read every stream of a namespace, or of the server, with its groups, members and dead letters | read every other key there |
 ///
 /// Every user may call INFO, by which a program warns of a server that would evict streams. Every user may load
 /// scripts, which run with their caller's rights. Consumers may end the waits of others (`CLIENT UNBLOCK`), which then
@@ -77,6 +78,9 @@ const MARK: &str = "+xgroup|create +xgroup|setid";
 const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
 /// The commands that read up to where groups have settled everything.
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
+
+/// The commands of an observer on whatever it may read.
+const OBSERVE: &str = "+exists +hget +hgetall +memory|usage +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange +zcard +zrange +zscore";
 
 impl Acl {
     /// No rights yet.
@@ -111,7 +115,8 @@ impl Acl {
         Ok(self.share_from(&stream, group)?.trim::<E>(&stream))
     }
 
-    /// Resets and resumes the groups on the stream of `E`, and lists, replays and discards their dead letters.
+    /// Pauses, resumes, resets and removes the groups on the stream of `E`, and lists, replays and discards their dead
+    /// letters.
     ///
     /// # Errors
     /// When the namespace cannot be part of a key.
@@ -196,11 +201,16 @@ impl Acl {
     #[must_use]
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
         self.commands.extend(CONVERSE);
-        self.grant("+hget", format!("%R~{}", stream.properties()));
+        self.commands.extend(["multi", "exec", "scan"]);
+        self.grant("+hdel +hget +hset", format!("~{}", stream.properties()));
+        self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
         // Shows whether processes run a group of which nothing else is left.
         let members = of_partition(stream.base(), "[A-Za-z0-9]*:members");
         self.grant("+evalsha", format!("~{members}"));
-        self.grant("+type +zrange", format!("%R~{members}"));
+        self.grant(ATTEND, format!("~{members}"));
+        for audit in ["streams:_audit", "streams:{*}:_audit"] {
+            self.grant("+xadd", format!("%W~{audit}"));
+        }
         for partition in patterns(stream) {
             let (groups, bell) = (of_any_group(&partition), of_partition(&partition, "_bell"));
             for key in [&partition, &groups, &bell] {
@@ -208,12 +218,33 @@ impl Acl {
                 self.grant(LOOK, format!("%R~{key}"));
             }
             self.grant(MARK, format!("%W~{partition}"));
+            self.grant("+xgroup|destroy", format!("%W~{partition}"));
+            self.grant("+memory|usage", format!("%R~{partition}"));
             self.grant("+del +hdel +hgetall +hincrby +hmget +hset", format!("~{groups}"));
             self.grant("+xadd", format!("%W~{bell}"));
             self.grant("+xdel", format!("%W~{groups}:dead"));
             self.grant("+xadd", format!("%W~{groups}:replay"));
         }
         self
+    }
+
+    /// Reads every stream of the namespace, or without one of the server, as an [`Inspector`](crate::Inspector) does. It
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    pub fn observe(mut self, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), keys::check_namespace)?;
+        self.commands.extend(CONVERSE);
+        self.commands.insert("scan");
+        let (streams, beside) = match namespace {
+            Some(namespace) => (format!("{namespace}:*"), format!("streams:{{{namespace}:*")),
+            None => ("*".to_owned(), "streams:*".to_owned()),
+        };
+        for key in [streams, beside] {
+            self.grant(OBSERVE, format!("%R~{key}"));
+        }
+        Ok(self)
     }
 
     /// Allows a database other than 0 (`redis://host/3`). The rules hold in every database, so keys of the same name in

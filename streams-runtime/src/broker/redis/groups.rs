@@ -163,6 +163,13 @@ impl Groups for Redis {
         })
     }
 
+    fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool> {
+        let mut script = on(&scripts::REMOVE, group);
+        script.key(group.dead()).key(group.replay()).key(group.waiting());
+        script.arg(seen.map_or_else(String::new, |epoch| epoch.to_string()));
+        Box::pin(ask(&self.commands, Call::on(group, "removing a group", Effect::Idempotent), script, yes))
+    }
+
     fn renewal(&self) -> Renewal {
         Renewal::OwnThread
     }

@@ -183,7 +183,7 @@ impl Log for Redis {
     }
 }
 
-fn extent(reply: Value) -> Parsed<Extent> {
+pub(super) fn extent(reply: Value) -> Parsed<Extent> {
     let mut info = parse::named(reply)?;
     let mut take = |name| info.remove(name).unwrap_or_default();
     let first = match parse::array(take("first-entry"))?.into_iter().next() {

@@ -62,15 +62,57 @@ impl Members for Redis {
             parse::texts(replies.into_iter().next().unwrap_or_default()).map_err(unexpected(call))
         })
     }
+
+    fn pauses<'a>(&'a self, groups: &'a [(StreamKey, String)]) -> Reply<'a, Vec<AnswerOf<Option<String>>>> {
+        Box::pin(async move {
+            let call = Call { command: "HGET", key: "", effect: Effect::Read };
+            if groups.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut looks = redis::pipe();
+            for (stream, group) in groups {
+                looks.cmd("HGET").arg(stream.properties()).arg(paused(group));
+            }
+            let replies = each(&self.commands, call, &mut looks, None).await?.into_iter().zip(groups);
+            let answers = replies.map(|(reply, (stream, _))| {
+                let key = &stream.properties();
+                match reply.map_err(|error| explain(Call { key, ..call }, error))? {
+                    Value::Nil => Ok(None),
+                    pause => parse::lossy(pause).map(Some).map_err(unexpected(Call { key, ..call })),
+                }
+            });
+            Ok(answers.collect())
+        })
+    }
+
+    fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let key = &stream.properties();
+            // Both commands answer how many fields there are more, or fewer.
+            let name = if pause.is_some() { "HSET" } else { "HDEL" };
+            let mut command = cmd(name);
+            command.arg(key).arg(paused(group)).arg(pause);
+            let call = Call { command: name, key, effect: Effect::Idempotent };
+            let changed = parse::number(self.command(call, &command).await?).map_err(unexpected(call))?;
+            Ok((changed == 0) == pause.is_some())
+        })
+    }
+}
+
+/// The property of a stream that says that a group is paused.
+fn paused(group: &str) -> String {
+    format!("paused:{group}")
 }
 
 fn members(answer: &mut Answer) -> Parsed<Vec<Member>> {
     if answer.word != "members" {
         return Err(Unexpected("members"));
     }
-    let members = parse::pairs(answer.value()?)?;
-    members
-        .into_iter()
-        .map(|(says, beat)| Ok(Member { says: parse::text(says)?, beat: parse::number(beat)? }))
-        .collect()
+    list(answer.value()?)
+}
+
+/// The reply of ZRANGE with scores; RESP3 has pairs, with numbers for scores.
+pub(super) fn list(reply: Value) -> Parsed<Vec<Member>> {
+    let member = |(says, beat)| Ok(Member { says: parse::text(says)?, beat: parse::number(beat)? });
+    parse::pairs(reply)?.into_iter().map(member).collect()
 }

@@ -19,6 +19,7 @@ mod groups;
 mod dead_letters;
 mod members;
 mod queue;
+mod inspect;
 
 use redis::cmd;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Reply};

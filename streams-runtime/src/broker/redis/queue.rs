@@ -353,7 +353,7 @@ fn queue(answer: &mut Answer) -> Parsed<Option<QueueState>> {
     Ok(Some(QueueState { consumers, waiting, due, oldest, cursor, needed, resume, reset, damage }))
 }
 
-fn fields(value: Value) -> Parsed<BTreeMap<String, String>> {
+pub(super) fn fields(value: Value) -> Parsed<BTreeMap<String, String>> {
     parse::pairs(value)?.into_iter().map(|(name, value)| Ok((parse::lossy(name)?, parse::lossy(value)?))).collect()
 }
 
@@ -363,7 +363,7 @@ fn to_the_millisecond(id: EntryId) -> EntryId {
 }
 
 /// How many entries of a chunk are in flight, and an id at or below the first of them.
-fn flight(record: &str) -> Parsed<(u64, Option<EntryId>)> {
+pub(super) fn flight(record: &str) -> Parsed<(u64, Option<EntryId>)> {
     let mut words = record.split(' ');
     let mut word = || words.next().ok_or(Unexpected("a chunk"));
     let number: u64 = word()?.parse().map_err(|_| Unexpected("a chunk"))?;

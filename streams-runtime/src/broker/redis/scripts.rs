@@ -74,6 +74,7 @@ pub(super) static COMMIT_WITH_DEAD: Script = script!("", "commit");
 
 pub(super) static ADOPT: Script = script!("", "adopt");
 // An operator must be able to resume a group, and dead letters that are moved take no more memory than before.
+pub(super) static REMOVE: Script = script!(" flags=allow-oom", "remove");
 pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
 pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
 pub(super) static TAKE_REPLAY: Script = script!(" flags=allow-oom", "take_replay");
@@ -91,7 +92,7 @@ pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue");
 pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim");
 
 /// Every script, loaded at first contact.
-pub(super) fn all() -> [&'static Script; 24] {
+pub(super) fn all() -> [&'static Script; 25] {
     [
         &CREATE,
         &ACQUIRE,
@@ -105,6 +106,7 @@ pub(super) fn all() -> [&'static Script; 24] {
         &PAGE,
         &RESET,
         &ADOPT,
+        &REMOVE,
         &RESUME,
         &REPLAY,
         &TAKE_REPLAY,

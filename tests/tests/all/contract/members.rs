@@ -49,44 +49,56 @@ contract! {
     // Members.
 
     async fn members_are_counted_by_beats_of_their_own(case) {
-        let told = |told: &[(&str, u64)]| told.iter().map(|(says, beat)| ((*says).to_owned(), *beat)).collect::<Vec<_>>();
         assert!(case.attend(None, &[]).await.is_empty());
-        assert_eq!(case.attend(Some("a lease=1"), &[]).await, told(&[("a lease=1", 1)]));
-        assert_eq!(case.attend(Some("b"), &[]).await, told(&[("a lease=1", 1), ("b", 1)]));
-        assert_eq!(case.attend(Some("b"), &[]).await, told(&[("a lease=1", 1), ("b", 2)]));
-        assert_eq!(case.attend(None, &[]).await, told(&[("a lease=1", 1), ("b", 2)]));
+        let began = case.broker.now().await.unwrap();
+        let alone = case.attend(Some("a lease=1"), &[]).await;
+        let [(a, beat)] = &alone[..] else { panic!("{alone:?}") };
+        assert!(a == "a lease=1" && *beat >= began, "{alone:?}");
+        let both = case.attend(Some("b"), &[]).await;
+        let again = case.attend(Some("b"), &[]).await;
+        let ended = case.broker.now().await.unwrap();
+        assert_eq!((&both[0], &again[0]), (&alone[0], &alone[0]));
+        assert!(both[1].0 == "b" && both[1].1 >= began, "{both:?}");
+        // Two within a millisecond are two beats all the same.
+        assert!(again[1].1 > both[1].1 && again[1].1 <= ended + 1, "{both:?} {again:?}");
+        assert_eq!(case.attend(None, &[]).await, again);
     }
 
     async fn a_member_is_taken_out_by_its_last_beat_or_by_itself(case) {
-        for says in ["a", "b", "b", "c"] {
+        let names = |members: &[(String, u64)]| members.iter().map(|(says, _)| says.clone()).collect::<Vec<_>>();
+        for says in ["a", "b", "c"] {
             case.attend(Some(says), &[]).await;
         }
-        let left = case.attend(Some("d"), &[("a", Some(1)), ("b", Some(1)), ("c", None), ("nobody", None)]).await;
-        assert_eq!(left, [("b".to_owned(), 2), ("d".to_owned(), 1)]);
+        let before = case.attend(None, &[]).await;
+        let there = case.attend(Some("b"), &[]).await;
+        let (a, old, new) = (before[0].1, before[1].1, there[1].1);
+        let left = case.attend(Some("d"), &[("a", Some(a)), ("b", Some(old)), ("c", None), ("nobody", None)]).await;
+        assert_eq!(names(&left), ["b", "d"]);
         // A member can change its card in one step.
-        let left = case.attend(Some("d without=1"), &[("d", None), ("b", Some(2))]).await;
-        assert_eq!(left, [("d without=1".to_owned(), 1)]);
+        let left = case.attend(Some("d without=1"), &[("d", None), ("b", Some(new))]).await;
+        assert_eq!(names(&left), ["d without=1"]);
     }
 
     async fn groups_have_members_of_their_own_and_are_answered_in_order(case) {
         let sets = [attendance("other", Some("a"), &[]), attendance("risk", Some("b"), &[]), attendance("other", None, &[])];
         let answers = case.broker.attend(&sets).await.unwrap().into_iter();
         let answers: Vec<_> = answers.map(|answer| told(answer.unwrap())).collect();
-        let (a, b) = (("a".to_owned(), 1), ("b".to_owned(), 1));
-        assert_eq!(answers, [vec![a.clone()], vec![b], vec![a]]);
+        let names = answers.iter().map(|members| members.iter().map(|(says, _)| says.as_str()).collect::<Vec<_>>());
+        assert_eq!(names.collect::<Vec<_>>(), [["a"], ["b"], ["a"]]);
+        assert_eq!(answers[0], answers[2]);
     }
 
-    async fn members_have_a_bound_and_those_with_the_fewest_beats_go(case) {
+    async fn members_have_a_bound_and_those_heard_longest_ago_go(case) {
         let sets = |from: usize, to: usize| {
             (from..to).map(|n| attendance("risk", Some(&n.to_string()), &[])).collect::<Vec<_>>()
         };
         case.attend(Some("old"), &[]).await;
-        case.attend(Some("old"), &[]).await;
+        let began = case.after(case.broker.now().await.unwrap()).await;
         for page in sets(1, MAX_MEMBERS + 10).chunks(300) {
             case.broker.attend(page).await.unwrap();
         }
         let members = case.attend(None, &[]).await;
         assert_eq!(members.len(), MAX_MEMBERS);
-        assert!(members.contains(&("old".to_owned(), 2)));
+        assert!(members.iter().all(|(says, beat)| says != "old" && *beat >= began), "{members:?}");
     }
 }

@@ -24,6 +24,8 @@ pub(crate) const NO_BOUNDS: DeadBounds = DeadBounds { count: u64::MAX, age: Dura
 /// A broker without anything in it, and an operator's hand on it.
 pub(crate) struct Case {
     pub(crate) broker: Arc<dyn Broker>,
+    /// The same for a user that only looks.
+    pub(crate) observer: Arc<dyn Broker>,
     operator: Operator,
 }
 
@@ -41,7 +43,8 @@ pub(crate) enum SavedWaiting {
 impl Case {
     pub(crate) fn embedded() -> Self {
         let broker = Embedded::new();
-        Self { broker: Arc::new(broker.clone()), operator: Operator::Embedded(broker) }
+        let observer = Arc::new(broker.clone());
+        Self { broker: Arc::new(broker.clone()), observer, operator: Operator::Embedded(broker) }
     }
 
     pub(crate) fn resp2() -> Self {
@@ -60,11 +63,13 @@ impl Case {
         let url = server.database();
         let mut case = Self::at(url.clone());
         case.broker = Arc::new(Redis::open(&url.replace("redis://", "redis://least:secret@")).unwrap());
+        case.observer = Arc::new(Redis::open(&url.replace("redis://", "redis://observer:secret@")).unwrap());
         case
     }
 
     pub(crate) fn at(url: String) -> Self {
-        Self { broker: Arc::new(Redis::open(&url).unwrap()), operator: Operator::Redis(url) }
+        let open = || Arc::new(Redis::open(&url).unwrap());
+        Self { broker: open(), observer: open(), operator: Operator::Redis(url) }
     }
 
     /// Deletes the stream.
@@ -328,9 +333,12 @@ fn least_rights(server: &RedisServer) {
     for group in ["crew", "mixed", "none", "other", "g0", "g1", "g2"] {
         acl = acl.share_from(&stream("trades", 1), group).unwrap();
     }
-    let mut user = ::redis::cmd("ACL");
-    user.arg("SETUSER").arg("least").arg("on").arg(">secret").arg(acl.to_string().split(' ').collect::<Vec<_>>());
-    user.exec(&mut RedisServer::client(&server.url())).unwrap();
+    let observer = Acl::new().in_a_database().observe(None).unwrap();
+    for (user, acl) in [("least", acl), ("observer", observer)] {
+        let mut set = ::redis::cmd("ACL");
+        set.arg("SETUSER").arg(user).arg("on").arg(">secret").arg(acl.to_string().split(' ').collect::<Vec<_>>());
+        set.exec(&mut RedisServer::client(&server.url())).unwrap();
+    }
 }
 
 pub(crate) fn partition() -> PartitionKey {
@@ -434,6 +442,7 @@ mod groups;
 mod dead_letters;
 mod members;
 pub(crate) mod queue;
+mod inspect;
 
 contract! {
     async fn it_connects_and_says_where_it_is_and_what_time_it_is(case) {

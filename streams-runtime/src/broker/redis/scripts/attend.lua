@@ -1,4 +1,4 @@
--- Removes absent members from a set, adds one to the beat of the present one, and answers all members.
+-- Removes absent members from a set, raises the beat of the present one to the time, and answers all members.
 -- KEYS: members.
 -- ARGV: most members, the present member (empty: none), then (absent member, its last beat or empty)*.
 local members, most, present = KEYS[1], tonumber(ARGV[1]), ARGV[2]
@@ -19,13 +19,15 @@ for i = 3, #ARGV, 2 do
   end
 end
 if present ~= '' then
-  if not redis.call('ZSCORE', members, present) then
+  local beat = tonumber(redis.call('ZSCORE', members, present) or 0)
+  if beat == 0 then
     -- Removed before it enters, so that processes that crash again and again keep nobody out.
     local beyond = redis.call('ZCARD', members) + 1 - most
     if beyond > 0 then
       redis.call('ZREMRANGEBYRANK', members, 0, beyond - 1)
     end
   end
-  redis.call('ZINCRBY', members, 1, present)
+  -- At least by one, because a beat that stands still is that of a dead process.
+  redis.call('ZINCRBY', members, digits(math.max(now() - beat, 1)), present)
 end
 return {'members', redis.call('ZRANGE', members, 0, -1, 'WITHSCORES')}

@@ -1,18 +1,39 @@
-//! The calls of an operator on a group: resume it after a halt, move its checkpoint, look after its dead letters.
+//! The calls of an operator on a group: pause and resume it, move its checkpoint, remove it, look after its dead letters.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Attendance, Broker, BrokerError, BrokerErrorKind, Reset};
+use streams_core::broker::{Attendance, Broker, BrokerError, BrokerErrorKind, Notes, Reset};
 use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 
-use super::dead_letters::DeadLetters;
+use super::inspector::Inspector;
+use super::plan::{ResetPlan, plan};
+use crate::clock::millis;
+use crate::halt::HaltNote;
 use crate::names;
+use crate::ops::DeadLetters;
+use crate::pause::Pause;
 
 /// How often a reset is tried when the lease changes hands under it.
 const ATTEMPTS: u32 = 5;
+
+/// How long the lines of the audit stream are kept.
+const AUDIT: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// What was removed with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// How many partitions it was removed from.
+    pub partitions: u32,
+    /// How many dead letters went with it.
+    pub dead_letters: u64,
+    /// How many processes ran it.
+    pub processes: usize,
+}
 
 /// An operator's hand on the groups of one broker and namespace; [`Running::admin`](crate::Running::admin) has one, too.
 #[derive(Clone)]
@@ -84,8 +105,124 @@ impl Admin {
         Ok(checkpoints)
     }
 
-    /// Lets a halted group go on where it is, once what halted it is mended: its checkpoint stays, and so do the attempts.
-    /// `trades` stands for every partition of the stream, `trades.3` for that one. Answers the partitions that were resumed.
+    /// What [`reset`](Self::reset) would do, on each partition in order: how many events would come again, and how many
+    /// would be passed over.
+    ///
+    /// # Errors
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn plan_reset(&self, stream: &str, group: &str, to: Start) -> Result<Vec<ResetPlan>, BrokerError> {
+        let keys = self.groups(stream, group).await?;
+        if let Some(missing) = names::missing(&*self.broker, &keys).await? {
+            return Err(missing);
+        }
+        plan(&*self.broker, &keys, to).await
+    }
+
+    /// Pauses a group on every partition: every process hands no further event to its handlers within about a second,
+    /// commits what is settled, and waits. `by` and `why` are shown wherever the group is. The pause outlives processes and
+    /// restarts of the server, and ends with [`resume`](Self::resume). An earlier pause is replaced.
+    ///
+    /// Publishers go on, and retention trims by age also what a paused group has not read.
+    ///
+    /// # Errors
+    /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// The group may be paused.
+    ///
+    /// ```no_run
+    /// # async fn example(admin: streams_runtime::Admin) -> Result<(), Box<dyn std::error::Error>> {
+    /// admin.pause("trades", "risk", "alice", "the limits are being mended").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn pause(&self, stream: &str, group: &str, by: &str, why: &str) -> Result<(), BrokerError> {
+        let keys = self.whole(stream, group).await?;
+        if let Some(missing) = names::missing(&*self.broker, &keys).await? {
+            return Err(missing);
+        }
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.broker.now().await?);
+        let stream = StreamKey::new(self.namespace.as_deref(), stream, 1);
+        self.broker.pause(&stream, group, Some(&Pause::new(now, by, why).text())).await.map(drop)
+    }
+
+    /// Removes a group from every partition: its checkpoint, its dead letters, and all else that it has in Redis.
+    /// `force` removes it also while processes run it or dead letters lie there. A process that runs it then halts.
+    ///
+    /// # Errors
+    /// When a name is wrong, the group is not there, processes run it, it has dead letters, or the broker cannot be asked.
+    /// Partitions before the one that fails are removed.
+    ///
+    /// # Cancel safety
+    /// Some partitions may be removed; a second call removes the rest.
+    pub async fn remove(&self, stream: &str, group: &str, force: bool) -> Result<Removed, BrokerError> {
+        let keys = self.whole(stream, group).await?;
+        let inspector = Inspector::on(Arc::clone(&self.broker), self.namespace.as_deref());
+        let view = inspector.map_err(|error| refused(error.to_string()))?.group(stream, group).await?;
+        let removed = Removed { partitions: keys.len() as u32, dead_letters: view.dead(), processes: view.living() };
+        if !force && removed.processes > 0 {
+            let names: Vec<_> =
+                view.members.iter().filter(|member| member.lives()).map(|one| one.name.as_str()).collect();
+            let message = format!(
+                "group `{group}` of stream `{stream}` is run by {}: {}; stop them first, or remove it by force",
+                counted(removed.processes as u64, "process", "processes"),
+                names.join(", ")
+            );
+            return Err(refused(message));
+        }
+        if !force && removed.dead_letters > 0 {
+            let message = format!(
+                "group `{group}` of stream `{stream}` has {}: replay or discard them first, or remove it by force",
+                counted(removed.dead_letters, "dead letter", "dead letters")
+            );
+            return Err(refused(message));
+        }
+        for key in &keys {
+            self.remove_one(key).await?;
+        }
+        let stream = StreamKey::new(self.namespace.as_deref(), stream, 1);
+        self.broker.pause(&stream, group, None).await?;
+        let says = self.broker.look_at_members(&[stream.members(group)]).await?.into_iter().flatten().flatten();
+        let absent = says.map(|member| (member.says, None)).collect();
+        let leave = Attendance { members: stream.members(group), present: None, absent };
+        self.broker.attend(std::slice::from_ref(&leave)).await?;
+        let halts: Vec<_> = keys.iter().map(|key| HaltNote::name(group, key.partition().index())).collect();
+        self.broker.notes(&stream, &Notes::new(), &halts).await?;
+        Ok(removed)
+    }
+
+    async fn remove_one(&self, key: &GroupKey) -> Result<(), BrokerError> {
+        for _ in 0..ATTEMPTS {
+            let seen = self.broker.look_at_groups(std::slice::from_ref(key)).await?.pop().transpose()?.flatten();
+            if self.broker.remove(key, seen.map(|look| look.lease.epoch)).await? {
+                return Ok(());
+            }
+        }
+        let message = format!("the lease of {key} changed hands at every attempt to remove it; try again");
+        Err(BrokerError::new(BrokerErrorKind::Unavailable, message))
+    }
+
+    /// Writes a line into the audit stream `streams:_audit`, which keeps 90 days: who did what to which stream and group.
+    /// Tools call it for each act that changes something.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked, or the user may not write there.
+    ///
+    /// # Cancel safety
+    /// The line may be written.
+    pub async fn audit(&self, by: &str, act: &str, stream: &str, group: &str, detail: &str) -> Result<(), BrokerError> {
+        let floor = EntryId::new(self.broker.now().await?.saturating_sub(millis(AUDIT)), 0);
+        let fields = [("by", by), ("act", act), ("stream", stream), ("group", group), ("detail", detail)];
+        let fields = fields.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).to_vec();
+        let audit = PartitionKey::audit(self.namespace.as_deref());
+        self.broker.append(&audit, vec![fields], Some(floor)).await.map(drop)
+    }
+
+    /// Lets a paused group go on, and a halted one where it is, once what halted it is mended: its checkpoint stays, and so
+    /// do the attempts. `trades` stands for every partition of the stream, `trades.3` for that one, whose halt alone then
+    /// ends. Answers the partitions.
     ///
     /// A process that is halted there goes on within some seconds, and looks anew. A storm of dead letters begins to count
     /// anew, and a cause that is still there halts it again. On a group that is not halted it has no effect, not later
@@ -107,6 +244,10 @@ impl Admin {
     /// ```
     pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
         let mut resumed = Vec::new();
+        let (name, index) = split(stream);
+        if index.is_none() {
+            self.broker.pause(&StreamKey::new(self.namespace.as_deref(), name, 1), group, None).await?;
+        }
         for key in self.groups(stream, group).await? {
             if !self.broker.resume(&key).await? {
                 if let Some(missing) = names::missing(&*self.broker, std::slice::from_ref(&key)).await? {
@@ -174,6 +315,16 @@ impl Admin {
         Ok(indices.map(|index| key.partition(index).group(group)).collect())
     }
 
+    /// The group on every partition of the stream. A partition alone cannot be meant.
+    async fn whole(&self, stream: &str, group: &str) -> Result<Vec<GroupKey>, BrokerError> {
+        if let (name, Some(_)) = split(stream) {
+            return Err(refused(format!(
+                "`{stream}` is a partition; this is done to a whole group: name the stream `{name}`"
+            )));
+        }
+        self.groups(stream, group).await
+    }
+
     async fn reset_one(&self, key: &GroupKey, to: Start) -> Result<EntryId, BrokerError> {
         // Where there is a state it says how the group is delivered to.
         let (ordered, queue) = (key.clone(), key.clone().queue());
@@ -206,6 +357,10 @@ impl Admin {
 fn split(stream: &str) -> (&str, Option<u32>) {
     let partition = stream.rsplit_once('.').and_then(|(name, digits)| Some((name, Some(digits.parse().ok()?))));
     partition.unwrap_or((stream, None))
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn refused(message: String) -> BrokerError {

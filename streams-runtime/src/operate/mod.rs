@@ -1,0 +1,15 @@
+//! A server seen and handled from outside its programs: how streams and groups stand, and the calls of an operator.
+//!
+//! May use `membership` for its cards, `ops` for dead letters, and the helpers of the crate. `app` and tools use it.
+
+mod admin;
+mod inspector;
+mod plan;
+mod views;
+
+pub use self::admin::{Admin, Removed};
+pub use self::inspector::Inspector;
+pub use self::plan::ResetPlan;
+pub use self::views::{
+    Condition, GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView,
+};
