@@ -113,8 +113,9 @@ fn refused(message: impl Into<String>) -> BrokerError {
     BrokerError::new(BrokerErrorKind::Refused, message)
 }
 
-/// The stream of this key and number of partitions, if it is in the namespace and one that programs can declare.
-pub(super) fn declared_in(namespace: Option<&str>, base: &str, partitions: u32) -> Option<StreamKey> {
+/// The stream with this key of its properties, if it is in the namespace and one that programs can declare.
+pub(super) fn declared_in(namespace: Option<&str>, properties: &str, partitions: u32) -> Option<StreamKey> {
+    let base = properties.strip_prefix("streams:{")?.strip_suffix("}:_stream")?;
     let name = match namespace {
         Some(namespace) => base.strip_prefix(namespace)?.strip_prefix(':')?,
         None => base,

@@ -118,7 +118,8 @@ impl Inspector {
         if let Some(partitions) = self.broker.partitions(&StreamKey::new(namespace, name, 1)).await? {
             return Ok(StreamKey::new(namespace, name, partitions));
         }
-        let streams = self.broker.streams(namespace).await?;
+        // Not every user may look for names.
+        let streams = self.broker.streams(namespace).await.unwrap_or_default();
         let near = perhaps(name, streams.iter().map(|stream| self.name(stream)));
         let place = namespace.map_or_else(|| "here".to_owned(), |namespace| format!("in namespace `{namespace}`"));
         Err(refused(format!("no program has declared a stream `{name}` {place}{near}")))

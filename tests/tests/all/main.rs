@@ -9,6 +9,7 @@ mod reader;
 mod publisher;
 mod schema;
 mod ops;
+mod operate;
 #[macro_use]
 mod contract;
 mod redis;

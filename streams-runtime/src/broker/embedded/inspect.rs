@@ -11,7 +11,7 @@ use crate::broker::checks::{declared_in, too_many_streams};
 impl Inspect for Embedded {
     fn streams<'a>(&'a self, namespace: Option<&'a str>) -> Reply<'a, Vec<StreamKey>> {
         self.reply(move |store, _| {
-            let declared = store.partitions.iter().map(|(base, partitions)| declared_in(namespace, base, *partitions));
+            let declared = store.partitions.iter().map(|(key, partitions)| declared_in(namespace, key, *partitions));
             let mut streams: Vec<_> = declared.flatten().collect();
             streams.sort_by(|a, b| a.base().cmp(b.base()));
             if streams.len() > MAX_STREAMS { Err(too_many_streams(namespace)) } else { Ok(streams) }

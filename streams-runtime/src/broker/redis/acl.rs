@@ -201,7 +201,7 @@ impl Acl {
     #[must_use]
     pub fn operate_on(mut self, stream: &StreamKey) -> Self {
         self.commands.extend(CONVERSE);
-        self.commands.extend(["multi", "exec", "scan"]);
+        self.commands.extend(["multi", "exec"]);
         self.grant("+hdel +hget +hset", format!("~{}", stream.properties()));
         self.grant("+hdel +hgetall +hset", format!("~{}", stream.builds()));
         // Shows whether processes run a group of which nothing else is left.
@@ -219,7 +219,6 @@ impl Acl {
             }
             self.grant(MARK, format!("%W~{partition}"));
             self.grant("+xgroup|destroy", format!("%W~{partition}"));
-            self.grant("+memory|usage", format!("%R~{partition}"));
             self.grant("+del +hdel +hgetall +hincrby +hmget +hset", format!("~{groups}"));
             self.grant("+xadd", format!("%W~{bell}"));
             self.grant("+xdel", format!("%W~{groups}:dead"));
@@ -237,11 +236,11 @@ impl Acl {
         namespace.map_or(Ok(()), keys::check_namespace)?;
         self.commands.extend(CONVERSE);
         self.commands.insert("scan");
-        let (streams, beside) = match namespace {
-            Some(namespace) => (format!("{namespace}:*"), format!("streams:{{{namespace}:*")),
-            None => ("*".to_owned(), "streams:*".to_owned()),
+        let keys = match namespace {
+            Some(namespace) => vec![format!("{namespace}:*"), format!("streams:{{{namespace}:*")],
+            None => vec!["*".to_owned()],
         };
-        for key in [streams, beside] {
+        for key in keys {
             self.grant(OBSERVE, format!("%R~{key}"));
         }
         Ok(self)

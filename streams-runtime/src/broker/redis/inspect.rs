@@ -1,6 +1,6 @@
 //! What an observer reads of a server: SCAN for the streams, then commands that only read, many in one round trip.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use redis::{RedisResult, Value, cmd};
@@ -25,7 +25,8 @@ const STEP: usize = 1_000;
 impl Inspect for Redis {
     fn streams<'a>(&'a self, namespace: Option<&'a str>) -> Reply<'a, Vec<StreamKey>> {
         Box::pin(async move {
-            let mut found = BTreeMap::new();
+            // A SCAN may show a key twice.
+            let mut found = BTreeSet::new();
             let mut cursor = "0".to_owned();
             loop {
                 let call = Call { command: "SCAN", key: "", effect: Effect::Read };
@@ -37,14 +38,13 @@ impl Inspect for Redis {
                 let keys = parse::array(reply.next().unwrap_or_default()).map_err(unexpected(call))?;
                 // Another program's key may be no text.
                 let keys: Vec<_> = keys.into_iter().filter_map(|key| parse::text(key).ok()).collect();
-                for (base, partitions) in self.numbers(&keys).await? {
-                    found.extend(declared_in(namespace, &base, partitions).map(|stream| (base, stream)));
-                }
+                let numbers = self.numbers(&keys).await?;
+                found.extend(keys.iter().zip(numbers).filter_map(|(key, number)| declared_in(namespace, key, number?)));
                 if found.len() > MAX_STREAMS {
                     return Err(too_many_streams(namespace));
                 }
                 if cursor == "0" {
-                    return Ok(found.into_values().collect());
+                    return Ok(found.into_iter().collect());
                 }
             }
         })
@@ -130,9 +130,8 @@ impl Inspect for Redis {
 }
 
 impl Redis {
-    /// The names of declared streams, from the keys of their properties, each with its number of partitions. A key that
-    /// is no such hash is another program's.
-    async fn numbers(&self, keys: &[String]) -> Result<Vec<(String, u32)>, BrokerError> {
+    /// The numbers of partitions in these keys of properties; a key that is no such hash is another program's.
+    async fn numbers(&self, keys: &[String]) -> Result<Vec<Option<u32>>, BrokerError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -142,17 +141,14 @@ impl Redis {
         }
         let call = Call { command: "HGET", key: &keys[0], effect: Effect::Read };
         let replies = each(&self.commands, call, &mut looks, None).await?;
-        let mut numbers = Vec::new();
-        for (key, reply) in keys.iter().zip(replies) {
-            let partitions = match reply {
-                Err(error) if error.code() == Some("WRONGTYPE") => continue,
-                reply => reply.map_err(|error| explain(Call { key, ..call }, error))?,
-            };
-            let base = key.strip_prefix("streams:{").and_then(|rest| rest.strip_suffix("}:_stream"));
-            let partitions = parse::number(partitions).ok().and_then(|number| u32::try_from(number).ok());
-            numbers.extend(base.map(str::to_owned).zip(partitions));
-        }
-        Ok(numbers)
+        let numbers = keys.iter().zip(replies).map(|(key, reply)| match reply {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+            reply => {
+                let number = reply.map_err(|error| explain(Call { key, ..call }, error))?;
+                Ok(parse::number(number).ok().and_then(|number| u32::try_from(number).ok()))
+            }
+        });
+        numbers.collect()
     }
 }
 

@@ -275,7 +275,7 @@ fn roles_may_do_nothing_else() {
         "XTRIM us:acl-orders.3 MAXLEN 0",
         "XDEL eu:acl-orders.3 1-1",
         "XSETID eu:acl-orders.3 1-1",
-        "XGROUP DESTROY eu:acl-orders.3 ship",
+        "XGROUP DESTROY us:acl-orders.3 ship",
         "XREADGROUP GROUP ship x STREAMS eu:acl-orders.3 >",
         "XRANGE us:acl-orders.3 - +",
         "XRANGE acl-orders.3 - +",
@@ -285,10 +285,12 @@ fn roles_may_do_nothing_else() {
         "XADD eu:acl-orders * a b",
         "XINFO STREAM us:acl-orders.3",
         "PUBLISH a b",
-        "HSET streams:{eu:acl-orders}:_stream partitions 3",
+        "HSET streams:{us:acl-orders}:_stream paused:ship x",
         "HGETALL streams:{us:acl-orders.3}:other",
     ];
     let publisher = [
+        "XGROUP DESTROY eu:acl-orders.3 ship",
+        "HSET streams:{eu:acl-orders}:_stream partitions 3",
         "XACK eu:acl-orders.3 ship 1-1",
         "XRANGE eu:acl-orders.3 - +",
         "XREVRANGE eu:acl-orders.3 + -",
@@ -306,6 +308,9 @@ fn roles_may_do_nothing_else() {
         "WAITAOF 0 0 1",
     ];
     let consumer = [
+        "XGROUP DESTROY eu:acl-orders.3 ship",
+        "HSET streams:{eu:acl-orders}:_stream paused:ship x",
+        "HSET streams:{eu:acl-orders}:_stream partitions 3",
         "XACK eu:acl-orders.3 ship 1-1",
         "XCLAIM eu:acl-orders.3 ship x 0 1-1",
         "XGROUP DELCONSUMER eu:acl-orders.3 ship x",
@@ -322,6 +327,7 @@ fn roles_may_do_nothing_else() {
         "WAIT 0 1",
     ];
     let sharer = [
+        "HSET streams:{eu:acl-mails}:_stream paused:send x",
         "XADD eu:acl-mails.1 * a b",
         "XRANGE eu:acl-orders.3 - +",
         "XREADGROUP GROUP ship x STREAMS eu:acl-orders.3 >",
@@ -392,6 +398,7 @@ fn the_guide_shows_the_rules_as_they_are_printed() {
         ("risk", Acl::new().consume_from(&trades, "risk").unwrap()),
         ("mail", Acl::new().share_from(&trades, "mail").unwrap()),
         ("operator", Acl::new().operate_on(&trades)),
+        ("observer", Acl::new().observe(None).unwrap()),
     ] {
         let line = format!("ACL SETUSER {user} on >PASSWORD {acl}");
         assert!(guide.lines().any(|shown| shown == line), "docs/security.md does not show this line:\n{line}");

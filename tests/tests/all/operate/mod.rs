@@ -1,0 +1,5 @@
+//! A server seen and handled from outside its programs: pauses, removals, plans, and what an inspector shows.
+
+mod inspector;
+mod pause;
+mod remove;
