@@ -200,7 +200,7 @@ impl GroupTask {
                     group = self.key.group(),
                     partition = self.key.partition().as_str(),
                     reason,
-                    "halted: no event is handled until this is mended, then the group resumed (`Admin::resume`) or reset (`Admin::reset`), or the program started again"
+                    "halted: no event is handled until this is mended, then the group resumed (`streams resume`) or reset (`streams reset`), or the program started again"
                 );
             }
             self.pause(RESET_LOOK).await;

@@ -96,7 +96,7 @@ impl fmt::Display for Reason<'_> {
                 let (partition, group) = (key.partition(), key.group());
                 write!(
                     f,
-                    "{key}: {loss}; to go on with what is left call `Admin::resume(\"{partition}\", \"{group}\")`; `on_data_loss = \"continue\"` goes on by itself"
+                    "{key}: {loss}; to go on with what is left run `streams resume {partition} {group}`; `on_data_loss = \"continue\"` goes on by itself"
                 )
             }
             Halt::DeadLettersFull { bounds, count, oldest } => write!(
@@ -127,7 +127,7 @@ impl fmt::Display for Reason<'_> {
             }
             Halt::Foreign => write!(
                 f,
-                "{key} exists in Redis but has no checkpoint: a program that reads with XREADGROUP uses it, then choose another group name, or stop that program and say `adopt = true` to go on where it is; or its state `{}` was deleted, then run `XGROUP DESTROY {} {}` and start again to begin anew",
+                "{key} exists in Redis but has no checkpoint: a program that reads with XREADGROUP uses it, then choose another group name, or stop that program and say `adopt = true` to go on where it is; or its state `{}` was deleted, then run `streams remove {} {} --force` and start again to begin anew",
                 key.state(),
                 key.partition(),
                 key.group()
@@ -161,22 +161,22 @@ impl fmt::Display for Reason<'_> {
 fn remedy(key: &GroupKey, loss: &DataLoss) -> String {
     let (partition, group) = (key.partition(), key.group());
     let after = |id| reset_behind(key, id);
-    let all = format!("Admin::reset(\"{partition}\", \"{group}\", Start::Earliest)");
+    let all = format!("streams reset {partition} {group} --to earliest");
     match loss.kind {
-        DataLossKind::TrimmedPast => format!("to go on with what is left call `{all}`"),
-        DataLossKind::DeletedUnread => format!("to go on with what is left call `{}`", after(loss.from)),
+        DataLossKind::TrimmedPast => format!("to go on with what is left run `{all}`"),
+        DataLossKind::DeletedUnread => format!("to go on with what is left run `{}`", after(loss.from)),
         DataLossKind::HistoryCut if loss.from == EntryId::ZERO => {
-            format!("to handle all that is there call `{all}`")
+            format!("to handle all that is there run `{all}`")
         }
         DataLossKind::HistoryCut => {
             format!(
-                "to go on behind {} call `{}`, to handle all that is there again `{all}`",
+                "to go on behind {} run `{}`, to handle all that is there again `{all}`",
                 loss.from,
                 after(loss.from)
             )
         }
         DataLossKind::Restarted => {
-            format!("to handle all that is there call `{all}`, to go on behind {} `{}`", loss.to, after(loss.to))
+            format!("to handle all that is there run `{all}`, to go on behind {} `{}`", loss.to, after(loss.to))
         }
     }
 }
@@ -206,11 +206,9 @@ fn unhandled(key: &GroupKey, stream: &str, need: &Need, known: Option<u32>, igno
     )
 }
 
-/// The call that lets the group go on with what stands behind this entry.
+/// The command that lets the group go on with what stands behind this entry.
 fn reset_behind(key: &GroupKey, id: EntryId) -> String {
-    let EntryId { ms, seq } = id.next();
-    let (partition, group) = (key.partition(), key.group());
-    format!("Admin::reset(\"{partition}\", \"{group}\", Start::At(EntryId::new({ms}, {seq})))")
+    format!("streams reset {} {} --to {}", key.partition(), key.group(), id.next())
 }
 
 #[cfg(test)]
@@ -220,16 +218,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_names_its_group_and_the_call_that_lets_it_go_on() {
+    fn a_reason_names_its_group_and_the_command_that_lets_it_go_on() {
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
         let loss = |kind| DataLoss { kind, from: EntryId::new(5, 0), to: EntryId::new(9, 3), count: Some(4) };
         let need = Need { name: "Trade".to_owned(), version: 3, entry: EntryId::new(7, 1) };
         let unhandled = Halt::Unhandled { stream: "trades", need, known: Some(2), ignored: vec!["Quote".to_owned()] };
         for (halt, remedy) in [
-            (Halt::Loss(loss(DataLossKind::TrimmedPast)), "Admin::reset(\"trades\", \"risk\", Start::Earliest)"),
-            (Halt::Loss(loss(DataLossKind::DeletedUnread)), "Start::At(EntryId::new(5, 1))"),
-            (Halt::Loss(loss(DataLossKind::Restarted)), "Start::At(EntryId::new(9, 4))"),
-            (Halt::LossOfQueue(loss(DataLossKind::TrimmedPast)), "Admin::resume(\"trades\", \"risk\")"),
+            (Halt::Loss(loss(DataLossKind::TrimmedPast)), "`streams reset trades risk --to earliest`"),
+            (Halt::Loss(loss(DataLossKind::DeletedUnread)), "`streams reset trades risk --to 5-1`"),
+            (Halt::Loss(loss(DataLossKind::Restarted)), "`streams reset trades risk --to 9-4`"),
+            (Halt::LossOfQueue(loss(DataLossKind::TrimmedPast)), "`streams resume trades risk`"),
             (unhandled, "(it ignores `Quote`); deploy a program that knows version 3; or pass this one over with"),
             (Halt::Refused { error: "NOPERM".to_owned() }, "NOPERM; the group then goes on by itself"),
         ] {

@@ -11,6 +11,7 @@ use streams_core::{EntryId, Start};
 
 use super::inspector::Inspector;
 use super::plan::{ResetPlan, plan};
+use super::views::Mode;
 use crate::clock::millis;
 use crate::halt::HaltNote;
 use crate::names;
@@ -169,6 +170,12 @@ impl Admin {
                 "group `{group}` of stream `{stream}` is run by {}: {}; stop them first, or remove it by force",
                 counted(removed.processes as u64, "process", "processes"),
                 names.join(", ")
+            );
+            return Err(refused(message));
+        }
+        if !force && view.mode == Mode::Foreign {
+            let message = format!(
+                "group `{group}` of stream `{stream}` has no state of ours: a program that reads with XREADGROUP uses it, or its state was deleted; remove it by force if nobody needs it"
             );
             return Err(refused(message));
         }

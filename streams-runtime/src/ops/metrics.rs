@@ -14,8 +14,8 @@
 //! | `streams_retried_total` | counter | attempts | `stream`, `partition`, `group` | failed attempts that were followed by another |
 //! | `streams_dead_lettered_total` | counter | events | `stream`, `partition`, `group`, `cause` | events that went to the dead letters, by cause |
 //! | `streams_handler_duration_seconds` | histogram | seconds | `stream`, `group`, `consumer` | from the beginning of an attempt to its end, failed ones included |
-//! | `streams_lag_entries` | gauge | entries | `stream`, `partition`, `group` | entries above the checkpoint; only from the owner, and where their number is known |
-//! | `streams_lag_seconds` | gauge | seconds | `stream`, `partition`, `group` | by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner |
+//! | `streams_lag_entries` | gauge | entries | `stream`, `partition`, `group` | entries above the checkpoint; only from the owner, and where their number is known; while the group is paused from every process |
+//! | `streams_lag_seconds` | gauge | seconds | `stream`, `partition`, `group` | by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner, while the group is paused from every process |
 //! | `streams_checkpoint_age_seconds` | gauge | seconds | `stream`, `partition`, `group` | for how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise 0 |
 //! | `streams_lease_changes_total` | counter | changes | `stream`, `partition`, `group`, `change` | how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share |
 //! | `streams_owner` | gauge | | `stream`, `partition`, `group` | 1 while this process holds the lease |
@@ -102,8 +102,8 @@ pub static METRICS: &[Metric] = &[
     metric("streams_retried_total", Kind::Counter, "attempts", GROUP, "failed attempts that were followed by another"),
     metric("streams_dead_lettered_total", Kind::Counter, "events", &["stream", "partition", "group", "cause"], "events that went to the dead letters, by cause"),
     metric("streams_handler_duration_seconds", Kind::Histogram, "seconds", &["stream", "group", "consumer"], "from the beginning of an attempt to its end, failed ones included"),
-    metric("streams_lag_entries", Kind::Gauge, "entries", GROUP, "entries above the checkpoint; only from the owner, and where their number is known"),
-    metric("streams_lag_seconds", Kind::Gauge, "seconds", GROUP, "by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner"),
+    metric("streams_lag_entries", Kind::Gauge, "entries", GROUP, "entries above the checkpoint; only from the owner, and where their number is known; while the group is paused from every process"),
+    metric("streams_lag_seconds", Kind::Gauge, "seconds", GROUP, "by how much the newest entry is younger than the event that was begun last; 0 when nothing stands above the checkpoint; only from the owner, while the group is paused from every process"),
     metric("streams_checkpoint_age_seconds", Kind::Gauge, "seconds", GROUP, "for how long the checkpoint has stood still while an event was unsettled or uncommitted, or while reads failed; otherwise 0"),
     metric("streams_lease_changes_total", Kind::Counter, "changes", &["stream", "partition", "group", "change"], "how often this process has `taken`, `lost` or `released` the lease; `handed_over` counts those given back because the partition is another member's share"),
     metric("streams_owner", Kind::Gauge, "", GROUP, "1 while this process holds the lease"),

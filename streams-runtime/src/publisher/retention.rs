@@ -92,8 +92,9 @@ impl Floor {
 fn warn_large(key: &PartitionKey, length: u64, consumed: Option<&Consumed>) {
     match consumed {
         Some(Consumed { at, slowest }) => {
-            let state = key.group(slowest);
-            tracing::warn!(stream = key.as_str(), length, group = slowest, %at, "a stream with retention = \"consumed\" grows, because it waits for its slowest group: run that group, or, when nobody needs it any more, remove it for good: XGROUP DESTROY {key} {slowest}, and DEL {}", state.state());
+            // The stream's name is the key without the number of a partition.
+            let stream = key.as_str().strip_suffix(&format!(".{}", key.index())).unwrap_or(key.as_str());
+            tracing::warn!(stream = key.as_str(), length, group = slowest, %at, "a stream with retention = \"consumed\" grows, because it waits for its slowest group: run that group, or, when nobody needs it any more, remove it for good: streams remove {stream} {slowest}");
         }
         None => {
             tracing::warn!(

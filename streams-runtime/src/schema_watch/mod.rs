@@ -522,14 +522,15 @@ fn behind(stream: &StreamKey, mine: &Declared, groups: &[(String, Reads)]) -> Ve
         };
         let text = format!(
             "group `{group}` reads `{}` of stream `{}` {reach}, as {} said at {}, and this program publishes version \
-             {version} (`{}`, {}): {remedy} (if the group is gone for good, remove it: `XGROUP DESTROY` and `DEL` of its \
-             state, see docs/wire-format.md)",
+             {version} (`{}`, {}): {remedy} (if the group is gone for good, remove it: \
+             `streams remove {} {group}`)",
             mine.event,
             stream.base(),
             reads.by,
             reads.by.at,
             mine.type_name,
             mine.place,
+            stream.base(),
         );
         let about = format!("{}:{}:{version}:{newest}", group_note(group), mine.event);
         findings.push((group.clone(), Finding { warns: true, about, text }));

@@ -178,7 +178,7 @@ pub(super) fn understood(call: Call<'_>, reply: Value) -> Result<Answer, BrokerE
         "left" => {
             let (state, waiting) = (call.key, answer.text().map_err(&unexpected)?);
             let message = format!(
-                "the state at `{state}` was deleted, and `{waiting}` holds what still waited in this work queue; nobody knows any                  more what was in flight: destroy the group (`XGROUP DESTROY`) and start again to begin anew, or delete `{waiting}`                  to give up both and go on behind what was delivered last"
+                "the state at `{state}` was deleted, and `{waiting}` holds what still waited in this work queue; nobody knows any                  more what was in flight: remove the group (`streams remove .. --force`) and start again to begin anew, or delete `{waiting}`                  to give up both and go on behind what was delivered last"
             );
             Err(BrokerError::new(BrokerErrorKind::Refused, message))
         }

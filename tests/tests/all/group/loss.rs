@@ -297,7 +297,7 @@ on_both! {
             let rest = if group == "halts" { 4992..4992 } else { 4992..5002 };
             assert_eq!(site.lab.events(group), (1..=handled as u64).chain(rest).collect::<Vec<_>>());
         }
-        for word in ["entries", "`loss`", "`halts`", "Admin::reset(\"loss\", \"halts\", Start::Earliest)", "on_data_loss"] {
+        for word in ["entries", "`loss`", "`halts`", "streams reset loss halts --to earliest", "on_data_loss"] {
             assert!(reason.contains(word), "{word}: {reason}");
         }
         let to = app.admin().reset("loss", "halts", Start::Earliest).await.unwrap();
@@ -391,7 +391,7 @@ on_both! {
             assert_eq!((loss.kind, loss.count), (DataLossKind::Restarted, None));
         }
         let reason = halted(&app, "halts").await;
-        assert!(reason.contains("Admin::reset(\"loss\", \"halts\", Start::Earliest)"), "{reason}");
+        assert!(reason.contains("streams reset loss halts --to earliest"), "{reason}");
         assert_eq!(site.lab.events("halts"), [1, 2, 3]);
         Admin::on(Arc::clone(&site.broker), None).unwrap().reset("loss", "halts", Start::Earliest).await.unwrap();
         site.called("halts", 6).await;

@@ -279,7 +279,7 @@ async fn an_event_of_a_build_that_is_gone_is_said_by_everybody_and_waits_for_it(
             "event `Shipped` of stream `shop`, version 1",
             "start a build that has one",
             "`ignore = [\"Shipped\"]`",
-            "Admin::reset(\"shop\", \"desk\"",
+            "streams reset shop desk --to ",
         ] {
             assert!(reason.contains(said), "does not say `{said}`: {reason}");
         }

@@ -783,7 +783,7 @@ async fn events_that_are_trimmed_before_anybody_had_them_halt_the_group_until_it
     world.wire.heal();
     for app in [&a, &b] {
         let reason = app.halted("thumbnails").await.to_string();
-        assert!(reason.contains("3 entries above") && reason.contains("Admin::resume"), "{reason}");
+        assert!(reason.contains("3 entries above") && reason.contains("streams resume"), "{reason}");
     }
     let losses: Vec<_> = [&a, &b].iter().filter_map(|app| app.status("thumbnails").last_loss).collect();
     assert_eq!(losses.len(), 1, "told once: {losses:?}");

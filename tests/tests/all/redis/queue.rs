@@ -838,7 +838,7 @@ async fn a_queue_whose_state_was_deleted_is_not_adopted_while_something_waits() 
     site.run::<u64>(&format!("DEL {STATE}"));
     let waiting = site.waiting();
     let error = site.case.broker.adopt(&work(), Duration::ZERO).await.unwrap_err();
-    says(&error, BrokerErrorKind::Refused, &[STATE, WAITING, "XGROUP DESTROY"]);
+    says(&error, BrokerErrorKind::Refused, &[STATE, WAITING, "streams remove"]);
     assert_eq!((site.waiting(), site.run::<u64>(&format!("EXISTS {STATE}"))), (waiting, 0));
     // An operator who gives the waiting set up goes on where the group is.
     site.run::<u64>(&format!("DEL {WAITING}"));

@@ -209,7 +209,7 @@ async fn each_build_goes_as_far_as_it_can_read_and_the_next_one_takes_over() {
     for said in [
         second_entry.to_string().as_str(),
         "event `Fill` of stream `fills` is version 2, and this program knows version 1; deploy a program that knows version 2",
-        "Admin::reset(\"fills\", \"desk\"",
+        "streams reset fills desk --to ",
     ] {
         assert!(reason.contains(said), "does not say `{said}`: {reason}");
     }
