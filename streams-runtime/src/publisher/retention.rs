@@ -18,6 +18,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const TRIMS: usize = 1_000;
 /// From how many entries on a stream that waits for its groups is spoken of: some hundred megabytes of small events.
 const LARGE: u64 = 1_000_000;
+/// How old the first entry may be that a group has not settled, before the log asks whether anybody runs the group.
+const EXPIRE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often the log asks that.
+const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 /// The trim floor of one partition.
 #[derive(Debug)]
@@ -57,9 +61,21 @@ impl Floor {
                 if consumption.is_stale(now) {
                     let consumed = broker.consumed(key).await?;
                     if consumption.counts(now) {
-                        let length = broker.extent(key).await?.map_or(0, |extent| extent.length);
+                        let extent = broker.extent(key).await?;
+                        let length = extent.map_or(0, |extent| extent.length);
                         if consumption.count(length, now) {
                             warn_large(key, length, consumed.as_ref());
+                        }
+                        if let Some(slowest) = consumption.expired(consumed.as_ref(), extent, ours.wall_ms(), now) {
+                            let stream = stream_of(key);
+                            let remedy =
+                                format!("run that group, or remove it for good: streams remove {stream} {slowest}");
+                            tracing::warn!(
+                                stream = key.as_str(),
+                                group = slowest,
+                                remedy,
+                                "nobody seems to run the slowest group"
+                            );
                         }
                     }
                     consumption.look(consumed, now);
@@ -89,11 +105,15 @@ impl Floor {
     }
 }
 
+/// The stream's name: its key without the number of a partition.
+fn stream_of(key: &PartitionKey) -> &str {
+    key.as_str().strip_suffix(&format!(".{}", key.index())).unwrap_or(key.as_str())
+}
+
 fn warn_large(key: &PartitionKey, length: u64, consumed: Option<&Consumed>) {
     match consumed {
         Some(Consumed { at, slowest }) => {
-            // The stream's name is the key without the number of a partition.
-            let stream = key.as_str().strip_suffix(&format!(".{}", key.index())).unwrap_or(key.as_str());
+            let stream = stream_of(key);
             tracing::warn!(stream = key.as_str(), length, group = slowest, %at, "a stream with retention = \"consumed\" grows, because it waits for its slowest group: run that group, or, when nobody needs it any more, remove it for good: streams remove {stream} {slowest}");
         }
         None => {
@@ -157,6 +177,8 @@ pub(super) struct Consumption {
     counted: Option<Instant>,
     /// The length that was spoken of.
     said: u64,
+    /// When the log last asked whether anybody runs the slowest group.
+    asked: Option<Instant>,
 }
 
 impl Consumption {
@@ -185,6 +207,24 @@ impl Consumption {
             self.said = length;
         }
         speak
+    }
+
+    /// The slowest group, if entries have waited for it so long that perhaps nobody runs it any more; once per day.
+    fn expired<'a>(
+        &mut self,
+        consumed: Option<&'a Consumed>,
+        extent: Option<Extent>,
+        now_ms: u64,
+        now: Instant,
+    ) -> Option<&'a str> {
+        let (Consumed { at, slowest }, extent) = consumed.zip(extent)?;
+        let since = extent.first.map_or(*at, |first| first.max(*at)).ms;
+        let is_over = extent.last > *at && now_ms.saturating_sub(since) > millis(EXPIRE_AFTER);
+        if !is_over || self.asked.is_some_and(|asked| now.duration_since(asked) < DAILY) {
+            return None;
+        }
+        self.asked = Some(now);
+        Some(slowest)
     }
 }
 
@@ -238,6 +278,27 @@ mod tests {
         let said = [10, LARGE, LARGE + 5, 2 * LARGE, 3 * LARGE, 10, LARGE].map(|length| consumption.count(length, now));
         assert_eq!(said, [false, true, false, true, false, false, true]);
         assert!(!consumption.counts(now) && consumption.counts(now + SLACK));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_for_which_entries_have_waited_a_week_is_spoken_of_daily() {
+        let (mut consumption, now) = (Consumption::default(), Instant::now());
+        let consumed = Consumed { at: EntryId::new(1_000 * HOUR, 0), slowest: "risk".to_owned() };
+        let end = |first, last| {
+            let first = Some(EntryId::new(first * HOUR, 0));
+            Some(Extent { first, last: EntryId::new(last * HOUR, 0), length: 5, added: 5 })
+        };
+        let mut at = |hours: u64, extent, now| {
+            consumption.expired(Some(&consumed), extent, hours * HOUR, now).map(str::to_owned)
+        };
+        assert_eq!(at(1_168, end(1_000, 1_001), now), None, "a week is not over");
+        assert_eq!(at(1_169, end(1_000, 1_000), now), None, "nothing waits");
+        assert_eq!(at(1_300, end(1_200, 1_201), now), None, "what waits is younger");
+        assert_eq!(at(1_169, end(1_000, 1_001), now).as_deref(), Some("risk"));
+        assert_eq!(at(1_170, end(1_000, 1_001), now + DAILY / 2), None);
+        assert_eq!(at(1_200, end(1_000, 1_001), now + DAILY).as_deref(), Some("risk"));
+        assert_eq!(at(1_300, None, now + 3 * DAILY), None);
+        assert_eq!(consumption.expired(None, end(1_000, 1_001), 1_300 * HOUR, now + 3 * DAILY), None);
     }
 
     #[tokio::test(start_paused = true)]
