@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use streams_core::EntryId;
 use streams_core::broker::{
     Answer, Broker, BrokerError, BrokerErrorKind, GroupLook, Marker, Member, Notes, PartitionLook, Reply,
 };
@@ -16,6 +15,7 @@ use super::views::{GroupView, HaltView, MemberView, Mode, Overview, PartitionVie
 use crate::halt::HaltNote;
 use crate::membership::{describe, member_of};
 use crate::names::nearest;
+use crate::ops::above;
 use crate::pause::Pause;
 
 /// How many keys one round trip asks about, so that nobody on the server waits for long.
@@ -292,7 +292,7 @@ impl<'a> Draft<'a> {
             None if is_foreign => (0, marker.map_or(0, |marker| marker.pending)),
             None => (0, 0),
         };
-        let above = end.map_or(Some(0), |end| above(end, look.at, look.seen));
+        let above = end.map_or(Some(0), |end| above(&end.extent(), look.at, look.seen));
         let is_behind = end.is_some_and(|end| end.last > look.at);
         // The oldest entry above the checkpoint is no older than the checkpoint, or than the first that is left.
         let since = end.and_then(|end| end.first).map_or(look.at, |first| first.max(look.at)).ms;
@@ -316,17 +316,6 @@ impl<'a> Draft<'a> {
             replays: look.replays,
         })
     }
-}
-
-/// How many entries stand above the place with this ordinal; entries that were trimmed unread are no work any more.
-pub(super) fn above(end: &PartitionView, at: EntryId, seen: Option<u64>) -> Option<u64> {
-    if end.last <= at {
-        return Some(0);
-    }
-    if end.first.is_none_or(|first| first > at) {
-        return Some(end.length);
-    }
-    seen.map(|seen| end.added.saturating_sub(seen).min(end.length))
 }
 
 /// Asks the broker page by page.

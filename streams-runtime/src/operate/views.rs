@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 use streams_core::EntryId;
+use streams_core::broker::Extent;
 
 use crate::clock::millis;
 use crate::pause::Pause;
@@ -222,6 +223,12 @@ impl StreamView {
     /// The newest id; `None` where nothing was ever published.
     pub fn last(&self) -> Option<EntryId> {
         self.partitions.iter().map(|partition| partition.last).max().filter(|last| *last > EntryId::ZERO)
+    }
+}
+
+impl PartitionView {
+    pub(super) fn extent(&self) -> Extent {
+        Extent { first: self.first, last: self.last, length: self.length, added: self.added }
     }
 }
 

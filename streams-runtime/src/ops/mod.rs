@@ -22,6 +22,6 @@ pub use self::monitor::Monitor;
 pub(crate) use self::monitor::Watched;
 pub(crate) use self::outage::{Contact, Matter, Outages, SILENCE, Sent};
 pub use self::status::{GroupStatus, Phase, Status};
-pub(crate) use self::status::{Progress, Tip, count, extent};
+pub(crate) use self::status::{Progress, Tip, above, count, extent};
 pub(crate) use self::trace::TraceContext;
 pub(crate) use self::vitals::Vitals;

@@ -169,6 +169,18 @@ pub(crate) async fn extent(broker: &dyn Broker, group: &GroupKey) -> Result<Opti
     Ok(broker.snapshot(group, EntryId::MAX, 0).await?.extent)
 }
 
+/// How many entries stand above the checkpoint with this ordinal, where that is known.
+pub(crate) fn above(end: &Extent, at: EntryId, seen: Option<u64>) -> Option<u64> {
+    if end.last <= at {
+        return Some(0);
+    }
+    // Entries that were trimmed unread are no work any more.
+    if end.first.is_none_or(|first| first > at) {
+        return Some(end.length);
+    }
+    seen.map(|seen| end.added.saturating_sub(seen).min(end.length))
+}
+
 /// Counters of one group on one partition.
 pub(crate) struct Counts {
     pub(crate) done: Arc<Counter>,
@@ -446,10 +458,9 @@ impl Progress {
             None => (None, None),
             Some(tip) if tip.last <= now.checkpoint => (Some(0), Some(Duration::ZERO)),
             Some(tip) => {
-                // Entries that were trimmed unread are no work any more.
-                let entries = now.seen.map(|seen| tip.added.saturating_sub(seen).min(tip.length));
                 let at = self.begun().max(now.checkpoint);
-                (entries, Some(Duration::from_millis(tip.last.ms.saturating_sub(at.ms))))
+                let lag = Duration::from_millis(tip.last.ms.saturating_sub(at.ms));
+                (above(&tip, now.checkpoint, now.seen), Some(lag))
             }
         };
         let (phase, checkpoint) = (now.phase.clone(), now.checkpoint);
