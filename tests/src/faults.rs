@@ -35,6 +35,7 @@ pub enum Op {
     State,
     /// [`Members::attend`].
     Attend,
+    Pauses,
     /// [`Groups::acquire`].
     Acquire,
     /// [`Groups::commit`].
@@ -61,13 +62,14 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Notes,
         Self::Append,
         Self::Read,
         Self::Tail,
         Self::State,
         Self::Attend,
+        Self::Pauses,
         Self::Acquire,
         Self::Commit,
         Self::Release,
@@ -517,7 +519,7 @@ impl Members for Faulty {
     }
 
     fn pauses<'a>(&'a self, groups: &'a [(StreamKey, String)]) -> Reply<'a, Vec<Answer<Option<String>>>> {
-        Box::pin(self.around(Op::Attend, self.inner.pauses(groups)))
+        Box::pin(self.around(Op::Pauses, self.inner.pauses(groups)))
     }
 
     fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool> {

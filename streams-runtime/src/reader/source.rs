@@ -9,6 +9,7 @@ use std::time::Duration;
 use streams_core::Entry;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Holding, Snapshot};
 use streams_core::keys::GroupKey;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -157,8 +158,11 @@ impl<'a> Source<'a> {
                     self.ahead = None;
                     if let Some(arrived) = self.go_on_with(&*chunk?) {
                         self.arrived = Some(arrived);
-                        // Lets the task of the next read run first, so that the server reads while these are handled.
-                        tokio::task::yield_now().await;
+                        // Lets the task of the next read run first, so that the server reads while these are handled. On a
+                        // single worker the reply would wait for them, and the server look far.
+                        if Handle::current().metrics().num_workers() > 1 {
+                            tokio::task::yield_now().await;
+                        }
                         continue;
                     }
                     // A trim passed the position, the entry there was deleted, or history is another one: only a

@@ -167,7 +167,7 @@ async fn a_look_that_fails_changes_no_pause() {
     admin(&world).pause("tolls", "one", "", "").await.unwrap();
     app.advance(NOTICED).await;
     assert!(is_paused(&app, "one"));
-    app.wire.always(Op::Attend, Fault::Fail(BrokerErrorKind::Unavailable));
+    app.wire.always(Op::Pauses, Fault::Fail(BrokerErrorKind::Unavailable));
     app.advance(secs(20)).await;
     assert!(is_paused(&app, "one"), "{:?}", app.status("one"));
     app.wire.heal();
