@@ -76,7 +76,8 @@
 //! # What can be seen of it
 //!
 //! * [`Monitor`]: the status of every group, metrics as text, and whether the app is alive and ready. Cheap to clone, for
-//!   routes of a service's own; the feature `http` serves the same on a port.
+//!   routes of a service's own; the feature `http` serves the same on a port. `/readyz?groups=risk,audit` and
+//!   [`Health::of`] go by some groups, or by none.
 //! * [`metrics`] lists every metric.
 //! * Spans have the target `streams::trace` and OpenTelemetry's names: `publish trades` around each call of a
 //!   [`Publisher`], `process trades` around each attempt of a handler. Without a subscriber that wants them none is made.
@@ -142,7 +143,7 @@ pub use operate::{
 };
 pub use ops::{
     Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,
-    Replayed, Status, UnknownCause, metrics,
+    Replayed, Status, UnknownCause, UnknownGroup, metrics,
 };
 pub use pause::Pause;
 pub use publisher::{Publish, PublishError, Publisher, Receipt};

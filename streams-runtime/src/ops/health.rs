@@ -1,8 +1,10 @@
 //! Whether an app lives and is ready, for probes: the facts, and the text that a person reads.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::status::Phase;
+use crate::names::nearest;
 
 /// Whether an app lives and is ready, from [`Monitor::health`](crate::Monitor::health).
 ///
@@ -21,6 +23,49 @@ pub struct Health {
     pub trouble: Option<String>,
     /// Each group on each partition, sorted.
     pub groups: Vec<GroupHealth>,
+}
+
+impl Health {
+    /// The health of these groups alone: what they say decides whether the app is ready, and with no group the server alone.
+    ///
+    /// For a service that is probed for each of its duties. One that also answers requests says `&[]`, so that no group that
+    /// is halted takes it out of traffic.
+    ///
+    /// # Errors
+    /// When this process does not run one of them: the probe would never see it.
+    pub fn of(mut self, groups: &[&str]) -> Result<Self, UnknownGroup> {
+        let known: BTreeSet<_> = self.groups.iter().map(|health| health.group).collect();
+        if let Some(unknown) = groups.iter().find(|group| !known.contains(*group)) {
+            let perhaps = nearest(unknown, known.iter().copied());
+            return Err(UnknownGroup { group: (*unknown).to_owned(), perhaps, known: known.into_iter().collect() });
+        }
+        self.groups.retain(|health| groups.contains(&health.group));
+        self.ready = self.trouble.is_none() && self.groups.iter().all(GroupHealth::is_ready);
+        Ok(self)
+    }
+}
+
+/// A group that this process does not run, from [`Health::of`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownGroup {
+    group: String,
+    perhaps: Option<&'static str>,
+    known: Vec<&'static str>,
+}
+
+impl std::error::Error for UnknownGroup {}
+
+impl fmt::Display for UnknownGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this process does not run the group `{}`", line(&self.group))?;
+        if let Some(near) = self.perhaps {
+            write!(f, ", perhaps `{near}` is meant")?;
+        }
+        match self.known.as_slice() {
+            [] => f.write_str("; it runs none"),
+            known => write!(f, "; it runs {}", known.join(", ")),
+        }
+    }
 }
 
 /// Whether one group is ready on one partition.
@@ -105,5 +150,37 @@ mod tests {
             "retrying trades risk: LOADING",
         ];
         assert_eq!(health.to_string(), lines.join("\n"));
+    }
+    #[test]
+    fn a_probe_of_some_groups_goes_by_them_and_by_the_server() {
+        let group = |group, phase| GroupHealth { partition: "trades".to_owned(), group, phase };
+        let owning = Phase::Owning { epoch: 1 };
+        let groups = vec![group("audit", owning), group("risk", Phase::Retrying("LOADING".to_owned()))];
+        let mut health = Health { live: true, ready: false, stopped: None, trouble: None, groups };
+        let ready = |health: &Health, groups: &[&str]| health.clone().of(groups).map(|health| health.ready);
+        assert_eq!(ready(&health, &["audit"]), Ok(true));
+        assert_eq!(ready(&health, &["audit", "risk"]), Ok(false));
+        assert_eq!(ready(&health, &[]), Ok(true));
+        assert_eq!(health.clone().of(&["audit"]).unwrap().to_string(), "ready");
+        health.trouble = Some("LOADING".to_owned());
+        assert_eq!((ready(&health, &["audit"]), ready(&health, &[])), (Ok(false), Ok(false)));
+    }
+
+    #[test]
+    fn a_group_that_is_not_run_is_refused_with_those_that_are() {
+        let group = |group| GroupHealth { partition: "trades".to_owned(), group, phase: Phase::Starting };
+        let groups = vec![group("risk"), group("audit"), group("risk")];
+        let health = Health { live: true, ready: false, stopped: None, trouble: None, groups };
+        let said = |groups: &[&str]| health.clone().of(groups).unwrap_err().to_string();
+        assert_eq!(
+            said(&["audit", "rsik"]),
+            "this process does not run the group `rsik`, perhaps `risk` is meant; it runs audit, risk"
+        );
+        assert_eq!(said(&["bill\ning"]), "this process does not run the group `bill ing`; it runs audit, risk");
+        let nobody = Health { groups: Vec::new(), ..health.clone() };
+        assert_eq!(
+            nobody.of(&["risk"]).unwrap_err().to_string(),
+            "this process does not run the group `risk`; it runs none"
+        );
     }
 }

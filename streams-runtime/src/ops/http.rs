@@ -11,12 +11,13 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::health::Health;
 use super::monitor::Monitor;
 
 /// How many connections are served at once, of probes and a collector or two; others wait in the system's queue.
@@ -85,7 +86,7 @@ async fn serve(listener: TcpListener, monitor: Monitor) {
 
 async fn connection(stream: TcpStream, monitor: Monitor) {
     let service = service_fn(|request: Request<_>| {
-        let response = answer(&monitor, request.method(), request.uri().path());
+        let response = answer(&monitor, request.method(), request.uri());
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -98,7 +99,8 @@ async fn connection(stream: TcpStream, monitor: Monitor) {
     let _ = tokio::time::timeout(CONNECTION, connection).await;
 }
 
-fn answer(monitor: &Monitor, method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(monitor: &Monitor, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
+    let path = uri.path();
     let known = matches!(path, "/metrics" | "/livez" | "/readyz");
     if known && method != Method::GET && method != Method::HEAD {
         let mut response = say(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
@@ -112,12 +114,34 @@ fn answer(monitor: &Monitor, method: &Method, path: &str) -> Response<Full<Bytes
             None => say(StatusCode::OK, TEXT, "alive\n"),
             Some(reason) => say(status(false), TEXT, reason + "\n"),
         },
-        "/readyz" => {
-            let health = monitor.health();
-            say(status(health.ready), TEXT, format!("{health}\n"))
-        }
+        "/readyz" => match ready(monitor.health(), uri.query().unwrap_or_default()) {
+            Ok(health) => say(status(health.ready), TEXT, format!("{health}\n")),
+            Err(problem) => say(StatusCode::BAD_REQUEST, TEXT, problem + "\n"),
+        },
         _ => say(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n"),
     }
+}
+
+/// The health that a query asks for: of everything, or of the groups in `groups=risk,audit`; none for `groups=` and
+/// `groups=none`.
+///
+/// Anything else is refused: a probe that asks about something else than it means to is not noticed before it is needed.
+fn ready(health: Health, query: &str) -> Result<Health, String> {
+    if query.is_empty() {
+        return Ok(health);
+    }
+    let Some(groups) = query.strip_prefix("groups=").filter(|groups| !groups.contains('&')) else {
+        return Err(format!(
+            "`{}` is no query of /readyz; it takes `groups=` with names and commas",
+            query.escape_debug()
+        ));
+    };
+    // Clients may encode the comma; names have no letter for which they have to.
+    let groups = groups.replace("%2C", ",").replace("%2c", ",");
+    let groups: Vec<_> = groups.split(',').filter(|group| !group.is_empty()).collect();
+    let known = |group| health.groups.iter().any(|health| health.group == group);
+    let groups = if groups == ["none"] && !known("none") { &[] } else { &*groups };
+    health.of(groups).map_err(|unknown| unknown.to_string())
 }
 
 fn say(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

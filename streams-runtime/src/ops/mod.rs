@@ -16,7 +16,7 @@ mod vitals;
 
 pub use self::dead_letter::{Cause, DeadLetter, DeadLetterId, UnknownCause};
 pub use self::dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
-pub use self::health::{GroupHealth, Health};
+pub use self::health::{GroupHealth, Health, UnknownGroup};
 pub(crate) use self::metrics::{Counter, Gauge, Histogram, Registry};
 pub use self::monitor::Monitor;
 pub(crate) use self::monitor::Watched;

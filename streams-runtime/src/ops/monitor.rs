@@ -82,7 +82,7 @@ impl Monitor {
     }
 
     /// Whether the app lives and is ready: what probes ask. A group that stands by while another process owns its partition
-    /// is ready.
+    /// is ready. [`Health::of`] limits the answer to some groups, as `/readyz?groups=` does.
     pub fn health(&self) -> Health {
         let (stopped, trouble) = (self.stopped(), self.inner.outages.trouble());
         let groups = self.inner.groups.iter().map(|progress| GroupHealth {

@@ -549,6 +549,19 @@ async fn readyz_names_who_is_halted_and_who_waits() {
     assert!(body.starts_with("not ready: 1 of 2 groups, counted by partition\nhalted told work: "), "{body}");
     assert!(!body.contains("secret"), "{body}");
     assert_eq!(get(&owner, "/livez").await.0, 200, "a restart would not mend it");
+
+    // A probe may name the groups that it is about, or none of them.
+    for (query, code) in
+        [("work", 503), ("other,work", 503), ("other%2Cwork", 503), ("other", 200), ("", 200), ("none", 200)]
+    {
+        assert_eq!(get(&owner, &format!("/readyz?groups={query}")).await.0, code, "{query}");
+    }
+    let unknown = "this process does not run the group `wrok`, perhaps `work` is meant; it runs other, work\n";
+    assert_eq!(get(&owner, "/readyz?groups=wrok").await, (400, unknown.to_owned()));
+    for query in ["group=work", "groups=work&groups=other"] {
+        let (code, said) = get(&owner, &format!("/readyz?{query}")).await;
+        assert!(code == 400 && said.contains("it takes `groups=`"), "{query}: {code} {said}");
+    }
 }
 
 #[tokio::test]
@@ -564,9 +577,11 @@ async fn a_server_that_is_away_is_trouble_but_no_reason_for_a_restart_and_its_pa
     let (code, ready) = get(&running, "/readyz").await;
     assert!(code == 503 && ready.contains("\nretrying told work: "), "{code} {ready}");
     assert_eq!(get(&running, "/livez").await, (200, "alive\n".to_owned()));
+    let (code, of_none) = get(&running, "/readyz?groups=").await;
+    assert!(code == 503 && of_none.contains("\nthe server cannot be used: "), "{code} {of_none}");
     let (code, metrics) = get(&running, "/metrics").await;
     assert_eq!((code, of_work(&parse(&metrics), "streams_troubled", &[])), (200, 1.0));
-    assert!(!ready.contains("hunter2") && !metrics.contains("hunter2"));
+    assert!(![ready, of_none, metrics].iter().any(|text| text.contains("hunter2")));
 }
 
 #[tokio::test]
