@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, CLAIMS, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
+use crate::group::{self, CLAIMS, GroupNews, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "http")]
 use crate::ops::http;
@@ -188,6 +188,7 @@ impl App {
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
             let slots = Arc::new(Semaphore::new(group.concurrency as usize));
+            let news = GroupNews::new(group.key.base(), group.group);
             for index in 0..group.key.partitions() {
                 let key = group.key_at(index);
                 let tip = Arc::clone(tips.entry(key.partition().clone()).or_default());
@@ -235,6 +236,7 @@ impl App {
                     contact: outages.contact_of(&of_group),
                     progress: of_group,
                     history: History::default(),
+                    news: Arc::clone(&news),
                     logged: Mutex::default(),
                     noted: AtomicBool::new(false),
                 };

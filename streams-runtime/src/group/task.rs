@@ -14,6 +14,7 @@ use super::ended::Ended;
 use super::halt::Halt;
 use super::handlers::Handlers;
 use super::history::History;
+use super::news::{GroupNews, News};
 use super::suspects::SuspectLock;
 use crate::halt::HaltNote;
 use crate::membership::{Lease, Leases, Seat};
@@ -85,6 +86,8 @@ pub(crate) struct GroupTask {
     pub(crate) progress: Arc<Progress>,
     pub(crate) history: History,
     pub(crate) contact: Contact,
+    /// The news of its group, from all partitions.
+    pub(crate) news: Arc<GroupNews>,
     /// The halt that the log last named, and when.
     pub(crate) logged: Mutex<Option<(String, Instant)>>,
     /// Whether a note beside the stream says that the group is halted.
@@ -129,6 +132,11 @@ impl GroupTask {
                 tracing::debug!(%error, "the note of a halt was not taken");
             }
         });
+    }
+
+    /// Logs a change of state, in one line with the other partitions of its group.
+    pub(crate) fn log_news(&self, news: News) {
+        self.news.report(news, self.key.partition().index());
     }
 
     pub(crate) fn halted(&self, halt: Halt) -> Ended {

@@ -13,7 +13,7 @@ use super::recovery::{bound, log_recovery};
 use super::standby::Standby;
 use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
-use crate::group::{Ended, GroupTask, Halt};
+use crate::group::{Ended, GroupTask, Halt, News};
 use crate::membership::{Lease, member_of};
 use crate::ops::{Matter, Phase};
 use crate::reader::Bookmark;
@@ -142,16 +142,11 @@ fn log_owner(task: &GroupTask, owner: &str, lease_for: Duration, first: bool) {
     let (group, partition) = (task.key.group(), task.key.partition().as_str());
     if owner.is_empty() {
         tracing::debug!(group, partition, "nobody owns the partition: waiting for the process whose turn it is");
-    } else if first {
-        tracing::info!(
-            group,
-            partition,
-            owner,
-            "waiting for the lease of another process, at most {} after its last sign of life, or until it hands over",
-            humantime::format_duration(lease_for)
-        );
-    } else {
-        tracing::debug!(group, partition, owner, "another process owns the partition now");
+        return;
+    }
+    tracing::debug!(group, partition, owner, "another process owns the partition now");
+    if first {
+        task.log_news(News::Waiting { owner: owner.to_owned(), lease: lease_for });
     }
 }
 

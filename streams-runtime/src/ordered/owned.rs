@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::commit::{Committer, End};
 use super::give_way::pass;
 use super::standby::Standby;
-use crate::group::{Attempt, Ended, GroupTask, Halt, Letter, Settlement, Standing, standing};
+use crate::group::{Attempt, Ended, GroupTask, Halt, Letter, News, Settlement, Standing, standing};
 use crate::membership::Lease;
 use crate::ops::{Cause, Matter, count};
 
@@ -115,12 +115,14 @@ impl<'a> Owned<'a> {
     /// Ends the ownership for the successor: the owner commits, then it releases the lease.
     pub(super) fn hand_over(&self) -> Ended {
         let task = self.task;
-        tracing::info!(
+        let to = task.seat.successor();
+        tracing::debug!(
             group = task.key.group(),
             partition = task.key.partition().as_str(),
-            to = task.seat.successor(),
-            "handing over: the partition is that of another member now"
+            to,
+            "handing the lease over"
         );
+        task.log_news(News::HandingOver { to });
         count(&task.progress.counts.handed_over, 1);
         Ended::GivenUp
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use streams_core::broker::{self, Holding, LeaseView, RecoveryStep};
 use streams_core::{Checkpoint, EntryId};
 
-use crate::group::{Bounds, GroupTask, Policy, Standing, standing};
+use crate::group::{Bounds, GroupTask, News, Policy, Standing, standing};
 
 /// How many events an owner has in flight at most, those that are settled and not committed included: its successor has to
 /// recover as many.
@@ -170,11 +170,8 @@ pub(super) fn log_recovery(task: &GroupTask, holding: &Holding, seen: &LeaseView
 pub(super) fn log_recovered(task: &GroupTask, step: &RecoveryStep) {
     task.progress.recovers(step.left);
     if step.left == 0 {
-        tracing::info!(
-            group = task.key.group(),
-            partition = task.key.partition().as_str(),
-            "the recovery is over: going on at full speed"
-        );
+        tracing::debug!(group = task.key.group(), partition = task.key.partition().as_str(), "the recovery is over");
+        task.log_news(News::Recovered);
     }
 }
 

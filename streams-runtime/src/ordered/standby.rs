@@ -3,7 +3,7 @@
 use streams_core::broker::{Holder, Holding, LeaseView};
 
 use super::give_way::Passes;
-use crate::group::GroupTask;
+use crate::group::{GroupTask, News};
 use crate::membership::{Lease, Still};
 use crate::ops::Matter;
 
@@ -32,9 +32,10 @@ impl Standby {
         task.owns(holding.epoch);
         let (group, partition, epoch) = (task.key.group(), task.key.partition().as_str(), holding.epoch);
         if std::mem::replace(&mut self.logged, true) {
-            tracing::debug!(group, partition, epoch, at = %holding.at, "owning again");
+            tracing::debug!(group, partition, epoch, at = %holding.at, "took the lease again");
         } else {
-            tracing::info!(group, partition, epoch, at = %holding.at, why = self.why, "owning");
+            tracing::debug!(group, partition, epoch, at = %holding.at, why = self.why, "took the lease");
+            task.log_news(News::Owning { why: self.why.clone() });
         }
         task.history.owned(holding.epoch);
         task.progress.owned(holding);

@@ -35,7 +35,7 @@ use crate::clock::{after, until};
 use crate::data_loss::{DataLoss, DataLossKind};
 use crate::fence::ours;
 use crate::group::{
-    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Letter, Settlement, Standing, SuspectPermit, Taker,
+    Attempt, Call, Decision, Ended, Failed, GroupTask, Halt, Letter, News, Settlement, Standing, SuspectPermit, Taker,
     decide, reply, spawn,
 };
 use crate::membership::Lease;
@@ -139,7 +139,8 @@ impl GroupTask {
         self.progress.joined();
         self.owns(lease.holder().epoch);
         let (group, partition, epoch) = (self.key.group(), self.key.partition().as_str(), lease.holder().epoch);
-        tracing::info!(group, partition, epoch, "joined work queue");
+        tracing::debug!(group, partition, epoch, "began a session");
+        self.log_news(News::Joined);
         self.withdraw(&declared).await;
         let mut session = Session::new(self, queue, &lease, declared);
         let ended = self.noted(Matter::Read, session.work(&mut past.sightings).await);

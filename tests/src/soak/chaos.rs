@@ -332,7 +332,7 @@ fn log(dir: &Path, life: u32) -> String {
 /// How often each process has begun to own the group: so often it may begin again at the checkpoint.
 fn beginnings(logs: &[String], group: &str) -> BTreeMap<u32, u64> {
     let of = format!("group=\"{group}\"");
-    let is_one = |line: &&str| line.contains(": owning") && line.contains(&of);
+    let is_one = |line: &&str| line.contains(": took the lease") && line.contains(&of);
     (1..).zip(logs).map(|(life, log)| (life, log.lines().filter(is_one).count() as u64)).collect()
 }
 

@@ -105,7 +105,7 @@ impl<S: tracing::Subscriber> Layer<S> for Owners {
         let mut said = Said::default();
         event.record(&mut said);
         let mark = match said.message.as_str() {
-            "owning" | "owning again" => Mark::Owning,
+            "took the lease" | "took the lease again" => Mark::Owning,
             "released" => Mark::Released,
             _ => return,
         };

@@ -483,7 +483,7 @@ async fn a_stop_while_a_group_is_panicking_does_not_pass_for_a_clean_one() {
 #[tokio::test]
 async fn a_group_that_panics_whatever_it_has_in_hand_halts_and_says_why() {
     for (group, consumer) in plain_groups() {
-        let message = if group == "queue" { "joined work queue" } else { "owning" };
+        let message = if group == "queue" { "began a session" } else { "took the lease" };
         let trap = tracing_subscriber::registry().with(Trap { message });
         let _guard = tracing::subscriber::set_default(trap);
         let app = World::new("mines").process([consumer]).config(short_lease()).start().await;

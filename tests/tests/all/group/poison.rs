@@ -188,6 +188,8 @@ async fn what_may_have_been_in_hand_runs_one_at_a_time_and_then_all_at_full_spee
     // By the bound of the owner that is gone: 10. The rest is a commit or two.
     assert!((11..=16).contains(&commits), "{commits}");
     assert_eq!(app.status("frail").recovering, 0);
+    // News of several partitions is gathered.
+    app.advance(secs(1)).await;
     let text = log.text();
     let warned = text.lines().find(|line| line.contains("was gone without giving its lease back")).expect("a warning");
     for part in ["WARN", "group=\"frail\"", "events=10", "owner=\"", "charged before it runs"] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerErrorKind, Groups};
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_runtime::{Config, Context, EntryId, Phase, State, Stopped, consumer, consumers, stream_event};
-use streams_tests::{Fault, Gate, Launch, Op, Process, Record, World, millis, secs};
+use streams_tests::{Fault, Gate, Launch, Op, Process, Record, World, logged_from, millis, secs};
 use tokio::time::Instant;
 
 const PARTITIONS: u32 = 16;
@@ -133,6 +133,40 @@ impl Fleet {
             assert!(before < Some(entry), "{group} {partition}: {entry} after {before:?}");
         }
     }
+}
+
+/// The lines of a text that have these words, each from there on.
+fn lines<'a>(text: &'a str, words: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.find(words).map(|at| &line[at..])).collect()
+}
+
+#[tokio::test]
+async fn a_start_and_a_take_over_are_a_line_for_each_group_and_not_for_each_partition() {
+    let (log, fleet) = (logged_from(tracing::Level::INFO), Fleet::new());
+    let mut apps = fleet.settled(1).await;
+    let started = log.text();
+    for group in ["one", "two", "three"] {
+        let line = format!("owning group=\"{group}\" stream=\"shares\" partitions=\"0-15\" why=\"nobody owned it\"");
+        assert_eq!(lines(&started, &format!("owning group=\"{group}\"")), [line], "{started}");
+    }
+
+    apps.push(fleet.process().apart().start().await);
+    tokio::time::sleep(secs(6)).await;
+    let joined = log.text()[started.len()..].to_owned();
+    // The new one waits for what the other has, and the other for what it has handed over.
+    for (words, count) in [("waiting for the lease of another process", 6), ("handing over", 3), ("owning", 3)] {
+        assert_eq!(lines(&joined, words).len(), count, "{words}\n{joined}");
+    }
+
+    apps.remove(0).kill().await;
+    tokio::time::sleep(secs(15)).await;
+    assert_eq!(owned(&apps[0], "one"), PARTITIONS as usize);
+    let taken = log.text()[started.len() + joined.len()..].to_owned();
+    for line in ["owning", "the recovery is over"] {
+        assert!(lines(&taken, line).len() <= 3, "{line}\n{taken}");
+    }
+    let run_out = lines(&taken, "owning group=\"one\"");
+    assert!(run_out.len() == 1 && run_out[0].ends_with("has run out\""), "{taken}");
 }
 
 fn owned(app: &Process, group: &str) -> usize {
