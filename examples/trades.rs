@@ -4,12 +4,13 @@
 //! cargo run --example trades                                # a simulated market, embedded broker, no server
 //! cargo run --example trades -- examples/data/demousd-trades.csv  # a replay of a CSV of trades
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example trades   # the same on a real Redis: kill it and start it again
+//! cargo run --example trades -- live                        # 200 trades per second until it is stopped
 //! ```
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use streams_runtime::{App, EntryId, Message, Outcome, Publisher, Running, State, consumer, stream_event};
 
@@ -76,10 +77,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .init();
     let began = Instant::now();
     let figures = Figures::default();
-    let path = std::env::args().nth(1);
-    let mut app = App::linked().state(figures.clone());
-    let mut trades: Box<dyn Iterator<Item = Result<Trade, String>>> = Box::new(simulated_market(2026).map(Ok));
-    if let Some(path) = &path {
+    let argument = std::env::args().nth(1);
+    let (mut app, mut pace) = (App::linked().state(figures.clone()), Duration::ZERO);
+    let mut trades: Box<dyn Iterator<Item = Result<Trade, String>>> =
+        Box::new(simulated_market(2026).take(5_000).map(Ok));
+    if argument.as_deref() == Some("live") {
+        (trades, pace) = (Box::new(simulated_market(2026).map(Ok)), Duration::from_secs(1));
+    } else if let Some(path) = &argument {
         trades = Box::new(replay(path)?.into_iter());
         // Each market has a stream of its own: the ids of its trades count for themselves.
         app = app.namespace(symbol_of(path).to_lowercase());
@@ -90,7 +94,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let last = app.publisher().last::<Trade>().await?.map_or(0, |last| last.event.id);
     // Ctrl-C at any moment: what is settled is committed, and the next start goes on from there.
     let published = tokio::select! {
-        published = publish_after(last, trades, app.publisher()) => published?,
+        published = publish_after(last, trades, pace, app.publisher()) => published?,
         _ = tokio::signal::ctrl_c() => return stop(app).await,
     };
     tokio::select! {
@@ -109,12 +113,13 @@ async fn stop(app: Running) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Publishes the trades above `last`, in writes of many; answers how many there were.
+/// Publishes the trades above `last`, in writes of many with a pause between them; answers how many there were.
 ///
 /// The event id derives from the trade's own, so that consumers could tell a double.
 async fn publish_after(
     last: u64,
     trades: impl Iterator<Item = Result<Trade, String>>,
+    pace: Duration,
     publisher: &Publisher,
 ) -> Result<u64, Box<dyn Error>> {
     let mut published = 0;
@@ -129,11 +134,12 @@ async fn publish_after(
             receipt?;
             published += 1;
         }
+        tokio::time::sleep(pace).await;
     }
     Ok(published)
 }
 
-/// 5,000 trades of three symbols on a random walk, the same for the same seed; one of them is impossible.
+/// Trades of three symbols on a random walk without an end, the same for the same seed; one of them is impossible.
 fn simulated_market(seed: u64) -> impl Iterator<Item = Trade> {
     let mut state = seed;
     // The generator of Steele, Lea and Flood ("SplitMix64"): enough for a market that only has to look alive.
@@ -144,7 +150,7 @@ fn simulated_market(seed: u64) -> impl Iterator<Item = Trade> {
         (mixed ^ (mixed >> 31)) as f64 / u64::MAX as f64
     };
     let mut market = [("BTC-USD", 64_000.0), ("ETH-USD", 3_400.0), ("SOL-USD", 150.0)];
-    (1..=5_000).map(move |id| {
+    (1..).map(move |id| {
         let (symbol, price) = &mut market[(random() * 3.0) as usize % 3];
         *price *= 1.0 + (random() - 0.5) / 1_000.0;
         Trade {

@@ -14,8 +14,12 @@ struct Trades {
 
 impl Trades {
     fn start(&self) -> Program {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, arguments: &[&str]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trades"));
-        command.env("REDIS_URL", &self.url).env("STREAMS_LEASE", "500ms");
+        command.args(arguments).env("REDIS_URL", &self.url).env("STREAMS_LEASE", "500ms");
         Program::start(&mut command)
     }
 
@@ -54,6 +58,20 @@ fn the_example_run_again_publishes_nothing_and_doubles_nothing() {
     let again = trades.run();
     assert!(again.contains("published 0 trades") && again.contains("up to date before this run"), "{again}");
     trades.check();
+}
+
+#[test]
+fn the_example_publishes_on_while_it_is_live_and_ends_clean_when_it_is_stopped() {
+    let trades = Trades { url: RedisServer::shared().database() };
+    let mut process = trades.start_with(&["live"]);
+    process.logs("owning group=\"audit\"");
+    // More than one write of 200.
+    while trades.count("trades") < 400 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    process.signal("INT");
+    assert_eq!(process.code(), Some(0), "{}", process.errors());
+    assert!(trades.count("trades") < 5000);
 }
 
 #[test]
