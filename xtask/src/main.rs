@@ -1,11 +1,12 @@
-//! Chores of this repository: tests, benchmarks, the long [runs](RUNS), `compile-time`, and `tidy`, which checks the
-//! layout of the code.
+//! Chores of this repository: tests, benchmarks, the long [runs](RUNS), `compile-time`, `tidy`, which checks the layout of
+//! the code, and `deploy`, which checks the files of `deploy/`.
 //!
 //! It has no dependencies, because it is the first thing that a newcomer compiles. [`redis`] finds or installs the
 //! server's program, [`python`] finds a Python with a client, and [`tally`] sums the reports of the test programs. The
 //! tests start private servers from that program and stop them. Nothing here starts a server or connects to one.
 
 mod compile_time;
+mod deploy;
 mod imports;
 mod python;
 mod redis;
@@ -29,6 +30,7 @@ commands:
   bench          the benchmarks: cargo bench -p streams-tests
   bench --peers  beside bare loops and other crates: all, and writes docs/benchmarks.md and the README's tables; or one scenario
   tidy           the rooms of the runtime, and every import and circle that their table does not allow; takes no arguments
+  deploy         the files in deploy/, each by its own validator; fetches these where they are missing; takes no arguments
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
 
 long runs under faults, each a `cargo run --release -p streams-tests --bin soak`:
@@ -45,7 +47,7 @@ Arguments go on to cargo as they are:
   cargo xtask chaos --minutes 1          a short one
   cargo xtask bench --peers --help       the scenarios, and how much they measure
 
-Each command but `tidy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
+Each command but `tidy`, `deploy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
 REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
 install python3-redis.
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Some("bench") if rest.first().is_some_and(|arg| arg == "--peers") => peers(&rest[1..]),
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
         Some("tidy") => tidy(),
+        Some("deploy") => repository().and_then(deploy::check).map(|()| ExitCode::SUCCESS),
         Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -4,5 +4,6 @@ mod readme;
 mod guides;
 mod schema_evolution;
 mod reference;
+mod deploy;
 mod wire;
 mod examples;

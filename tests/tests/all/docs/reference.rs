@@ -202,10 +202,15 @@ fn sources(folder: &Path) -> String {
     text
 }
 
+/// The names of all variables that begin with `STREAMS_`.
+pub(super) fn variables() -> Vec<&'static str> {
+    let variables = ENVIRONMENT.split_once("const VARIABLES").expect("the list").1.split_once("];").expect("its end").0;
+    variables.split('"').skip(1).step_by(2).collect()
+}
+
 #[test]
 fn every_variable_that_is_read_and_every_feature_is_in_a_table() {
-    let variables = ENVIRONMENT.split_once("const VARIABLES").expect("the list").1.split_once("];").expect("its end").0;
-    let names: Vec<_> = variables.split('"').skip(1).step_by(2).collect();
+    let names = variables();
     assert!(names.len() > 9, "{names:?}");
     let rows = table(RUNTIME, "| variable | meaning |").join("\n");
     let (before, _) = APP.split_once("pub fn from_environment").expect("the method");
