@@ -21,6 +21,7 @@
 //! | `streams_owner` | gauge | | `stream`, `partition`, `group` | 1 while this process holds the lease |
 //! | `streams_members` | gauge | processes | `stream`, `group` | how many processes share the partitions of the group, as this one sees it |
 //! | `streams_halted` | gauge | | `stream`, `partition`, `group` | 1 while nothing is handled until somebody does something |
+//! | `streams_paused` | gauge | | `stream`, `partition`, `group` | 1 while somebody has paused the group |
 //! | `streams_troubled` | gauge | | `stream`, `partition`, `group` | 1 while calls that the group needs fail or have no answer, whatever other calls do |
 //! | `streams_losses_total` | counter | losses | `stream`, `partition`, `group`, `kind` | how often history turned out to be cut before the group had read it |
 //! | `streams_lost_entries_total` | counter | entries | `stream`, `partition`, `group` | entries that the group has lost by that, as far as they can be counted |
@@ -109,6 +110,7 @@ pub static METRICS: &[Metric] = &[
     metric("streams_owner", Kind::Gauge, "", GROUP, "1 while this process holds the lease"),
     metric("streams_members", Kind::Gauge, "processes", &["stream", "group"], "how many processes share the partitions of the group, as this one sees it"),
     metric("streams_halted", Kind::Gauge, "", GROUP, "1 while nothing is handled until somebody does something"),
+    metric("streams_paused", Kind::Gauge, "", GROUP, "1 while somebody has paused the group"),
     metric("streams_troubled", Kind::Gauge, "", GROUP, "1 while calls that the group needs fail or have no answer, whatever other calls do"),
     metric("streams_losses_total", Kind::Counter, "losses", &["stream", "partition", "group", "kind"], "how often history turned out to be cut before the group had read it"),
     metric("streams_lost_entries_total", Kind::Counter, "entries", GROUP, "entries that the group has lost by that, as far as they can be counted"),

@@ -206,6 +206,7 @@ struct Gauges {
     checkpoint_age: Arc<Gauge>,
     owner: Arc<Gauge>,
     halted: Arc<Gauge>,
+    paused: Arc<Gauge>,
     troubled: Arc<Gauge>,
 }
 
@@ -250,6 +251,7 @@ impl Gauges {
             checkpoint_age: gauge("streams_checkpoint_age_seconds"),
             owner: gauge("streams_owner"),
             halted: gauge("streams_halted"),
+            paused: gauge("streams_paused"),
             troubled: gauge("streams_troubled"),
         }
     }
@@ -499,6 +501,7 @@ impl Progress {
         self.gauges.checkpoint_age.set(Some(status.checkpoint_age.as_secs_f64()));
         self.gauges.owner.set(flag(self.is_owner()));
         self.gauges.halted.set(flag(matches!(status.phase, Phase::Halted(_))));
+        self.gauges.paused.set(flag(matches!(status.phase, Phase::Paused(_))));
         self.gauges.troubled.set(flag(matches!(status.phase, Phase::Retrying(_))));
     }
 }

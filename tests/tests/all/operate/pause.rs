@@ -155,6 +155,8 @@ async fn the_lag_of_a_paused_group_goes_on_being_shown() {
         let status = app.status(group);
         assert!(is_paused(&app, group) && status.lag.is_some_and(|lag| lag > Duration::ZERO), "{group}: {status:?}");
         let metrics = app.running().monitor().metrics();
+        let paused = format!("streams_paused{{stream=\"tolls\",partition=\"0\",group=\"{group}\"}} 1");
+        assert!(metrics.contains(&paused), "{group}: {metrics}");
         let gauge = format!("streams_lag_seconds{{stream=\"tolls\",partition=\"0\",group=\"{group}\"}}");
         assert!(metrics.lines().any(|line| line.starts_with(&gauge)), "{group}: {metrics}");
     }

@@ -246,6 +246,7 @@ async fn every_metric_says_what_happened() {
     says(&samples, "streams_losses_total", &[("kind", "restarted")], 0.0);
     says(&samples, "streams_lost_entries_total", &[], 3.0);
     says(&samples, "streams_halted", &[], 1.0);
+    says(&samples, "streams_paused", &[], 0.0);
     says(&samples, "streams_owner", &[], 1.0);
 
     let elsewhere = [
