@@ -53,8 +53,10 @@ pub(crate) struct Members {
     circles: Vec<Circle>,
     /// The index of each circle by its set.
     by_set: HashMap<String, usize>,
-    /// The seats of each group, to pause them, in both deliveries.
-    groups: Vec<((StreamKey, String), Vec<Arc<Seat>>)>,
+    /// The groups of both deliveries, by stream and name, to look for their pauses.
+    groups: Vec<(StreamKey, String)>,
+    /// The seats of each of these groups.
+    of_groups: Vec<Vec<Arc<Seat>>>,
     /// The log says once that the user may not see pauses.
     blind: bool,
     /// The last look failed.
@@ -121,6 +123,7 @@ impl Members {
             circles: Vec::new(),
             by_set: HashMap::new(),
             groups: Vec::new(),
+            of_groups: Vec::new(),
             blind: false,
             failing: false,
         }
@@ -165,10 +168,11 @@ impl Members {
     fn watch_pauses(&mut self, stream: &StreamKey, seat: &Arc<Seat>) {
         let group = (stream.clone(), seat.key.group().to_owned());
         // The partitions of a group come one after the other.
-        match self.groups.last_mut().filter(|(known, _)| *known == group) {
-            Some((_, seats)) => seats.push(Arc::clone(seat)),
-            None => self.groups.push((group, vec![Arc::clone(seat)])),
+        if self.groups.last() != Some(&group) {
+            self.groups.push(group);
+            self.of_groups.push(Vec::new());
         }
+        self.of_groups.last_mut().into_iter().for_each(|seats| seats.push(Arc::clone(seat)));
     }
 
     /// Looks which groups are paused, before any of them begins.
@@ -176,14 +180,13 @@ impl Members {
     /// # Errors
     /// When the broker cannot be asked.
     pub(crate) async fn look_at_pauses(&mut self) -> Result<(), BrokerError> {
-        let groups: Vec<_> = self.groups.iter().map(|(group, _)| group.clone()).collect();
-        let pauses = paged(&groups, |page| self.broker.pauses(page)).await?;
+        let pauses = paged(&self.groups, |page| self.broker.pauses(page)).await?;
         self.absorb_pauses(pauses);
         Ok(())
     }
 
     fn absorb_pauses(&mut self, pauses: Vec<Answer<Option<String>>>) {
-        for (((stream, group), seats), pause) in self.groups.iter().zip(pauses) {
+        for (((stream, group), seats), pause) in self.groups.iter().zip(&self.of_groups).zip(pauses) {
             let pause = match pause {
                 Ok(pause) => pause.map(|text| Pause::read(&text)),
                 Err(error) => {
@@ -250,13 +253,12 @@ impl Members {
             circle.ask(scope, &self.shared, now, &mut sets, &mut seats);
         }
         let keys: Vec<_> = seats.iter().map(|(seat, _)| seat.key.clone()).collect();
-        let groups = self.groups.iter().map(|(group, _)| group.clone()).filter(|_| scope == Scope::Everything);
-        let groups: Vec<_> = groups.collect();
+        let groups = if scope == Scope::Everything { &self.groups[..] } else { &[] };
         let looks = async {
             tokio::join!(
                 paged(&sets, |page| self.broker.attend(page)),
                 paged(&keys, |page| self.broker.states(page)),
-                paged(&groups, |page| self.broker.pauses(page)),
+                paged(groups, |page| self.broker.pauses(page)),
             )
         };
         match self.contact.patiently(Matter::Lease, now, looks).await {

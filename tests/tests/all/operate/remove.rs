@@ -63,7 +63,7 @@ async fn a_process_whose_group_was_removed_by_force_begins_no_work_of_its_own() 
     admin.remove("coins", "count", true).await.unwrap();
     app.publish_all((9..12).map(|n| Coin { n })).await;
     app.advance(secs(60)).await;
-    let halted = app.running().status().groups.iter().all(|group| app_halted(group));
+    let halted = app.running().status().groups.iter().all(app_halted);
     assert!(halted, "{:?}", app.running().status());
     // Its admin makes it anew.
     app.running().admin().reset("coins", "count", Start::Latest).await.unwrap();
