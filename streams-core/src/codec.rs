@@ -14,7 +14,7 @@ use rmp_serde::config::BytesMode;
 use serde::Serialize as _;
 
 use self::conform::{Ended, Mismatch};
-pub use self::text::text;
+pub use self::text::{json, text};
 use crate::schema::Layout;
 use crate::schema::sample::Sample;
 use crate::{Entry, EventInfo, StreamEvent};

@@ -55,6 +55,7 @@
 //! | `STREAMS_LEASE` | how long an owner may be silent before another takes over, such as `10s` |
 //! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
 //! | `STREAMS_HTTP` | where to answer `/metrics`, `/livez` and `/readyz`, such as `127.0.0.1:9100`; needs the feature `http` |
+//! | `STREAMS_CONSOLE_TOKEN` | allows acts in the console under `/console/` to those who know it, at least 16 characters; needs the feature `console` |
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
@@ -70,6 +71,7 @@
 //! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
 //! | `http` | `/metrics`, `/livez` and `/readyz` on an address: `Config::http` |
+//! | `console` | a web console: `console::Console`, and under `/console/` at the address of `Config::http` |
 //! | `metrics` | every metric also through the `metrics` facade |
 //! | `opentelemetry` | traces that go on from a publish to its handlers |
 //!
@@ -115,6 +117,8 @@ mod reader;
 mod membership;
 mod publisher;
 mod schema_watch;
+#[cfg(feature = "console")]
+pub mod console;
 mod operate;
 mod ops;
 pub mod broker;

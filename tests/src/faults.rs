@@ -1,6 +1,6 @@
 //! A broker whose calls go wrong when a test says so: [`Faulty`] stands between an app and a real broker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -545,6 +545,10 @@ impl Inspect for Faulty {
 
     fn look_at_members<'a>(&'a self, sets: &'a [String]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
         self.inner.look_at_members(sets)
+    }
+
+    fn info(&self) -> Reply<'_, BTreeMap<String, String>> {
+        self.inner.info()
     }
 }
 

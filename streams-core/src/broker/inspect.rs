@@ -1,5 +1,6 @@
 //! What an observer reads of a store from outside any program: its streams, where they end, and how their groups stand.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::error::{Answer, Reply};
@@ -30,6 +31,9 @@ pub trait Inspect: Sealed {
     /// The members of each set ([`StreamKey::members`]), in one round trip and in the order asked. An error about one
     /// set MUST be the answer for that one alone.
     fn look_at_members<'a>(&'a self, sets: &'a [String]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
+
+    /// What the store says of itself, by the names of Redis's INFO; nothing where the store is no server.
+    fn info(&self) -> Reply<'_, BTreeMap<String, String>>;
 }
 
 /// The most streams that an observer looks at. With more, one namespace at a time is looked at.

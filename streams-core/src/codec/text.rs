@@ -1,4 +1,4 @@
-//! A payload as text for people, without the event's type: in the manner of JSON, and of bounded length.
+//! A payload as text, without the event's type: for people in the manner of JSON, and for programs as JSON.
 
 use std::fmt::Write;
 
@@ -13,13 +13,25 @@ pub fn text(payload: &[u8], most: usize) -> String {
     let mut out = Bounded { text: String::new(), most };
     // The walk reads only a whole payload, whose depth and every length are valid.
     let walked = match scan(payload) {
-        Ok(()) => Walk { rest: payload, out: &mut out }.value(),
+        Ok(()) => Walk { rest: payload, out: &mut out, is_json: false }.value(),
         Err(fault) => out.add(&format!("not MessagePack ({fault}): ")).and_then(|()| hex(&mut out, payload)),
     };
     match walked {
         Some(()) => out.text,
         None => out.text + " ..",
     }
+}
+
+/// The payload as JSON in one line, its fields in their order and every integer exact; `None` where the bytes are not
+/// MessagePack.
+///
+/// JSON lacks some values: bytes become a string of hexadecimal digits, and an extension becomes `{"ext": 5, "hex": "c1ff"}`.
+/// A number that is not finite becomes `"NaN"`, `"inf"` or `"-inf"`, and a key that is not text becomes its text.
+pub fn json(payload: &[u8]) -> Option<String> {
+    scan(payload).ok()?;
+    let mut out = Bounded { text: String::new(), most: usize::MAX };
+    Walk { rest: payload, out: &mut out, is_json: true }.value()?;
+    Some(out.text)
 }
 
 /// Text that ends at a bound.
@@ -57,6 +69,8 @@ fn hex(out: &mut Bounded, bytes: &[u8]) -> Option<()> {
 struct Walk<'a, 'b> {
     rest: &'a [u8],
     out: &'b mut Bounded,
+    /// Whether programs read the text, so that it must be JSON.
+    is_json: bool,
 }
 
 impl<'a> Walk<'a, '_> {
@@ -107,11 +121,11 @@ impl<'a> Walk<'a, '_> {
             }
             0xca => {
                 let number = f32::from_bits(self.number(4)? as u32);
-                self.out.add(&format!("{number:?}"))
+                self.float(format!("{number:?}"), number.is_finite())
             }
             0xcb => {
                 let number = f64::from_bits(self.number(8)?);
-                self.out.add(&format!("{number:?}"))
+                self.float(format!("{number:?}"), number.is_finite())
             }
             0xa0..=0xbf => self.string(usize::from(marker & 0x1f)),
             0xd9..=0xdb => {
@@ -145,6 +159,10 @@ impl<'a> Walk<'a, '_> {
         self.out.add(&number.to_string())
     }
 
+    fn float(&mut self, text: String, is_finite: bool) -> Option<()> {
+        if self.is_json && !is_finite { self.out.add(&format!("\"{text}\"")) } else { self.out.add(&text) }
+    }
+
     fn string(&mut self, length: usize) -> Option<()> {
         let bytes = self.take(length)?;
         // Reads no more than could be shown.
@@ -167,16 +185,19 @@ impl<'a> Walk<'a, '_> {
 
     fn bytes(&mut self, length: usize) -> Option<()> {
         let bytes = self.take(length)?;
-        self.out.add("h'")?;
+        let (before, behind) = if self.is_json { ("\"", "\"") } else { ("h'", "'") };
+        self.out.add(before)?;
         hex(self.out, bytes)?;
-        self.out.add("'")
+        self.out.add(behind)
     }
 
     fn extension(&mut self, length: usize) -> Option<()> {
         let kind = self.number(1)? as u8 as i8;
-        self.out.add(&format!("ext({kind}, "))?;
+        let (before, behind) =
+            if self.is_json { (format!("{{\"ext\": {kind}, \"hex\": "), "}") } else { (format!("ext({kind}, "), ")") };
+        self.out.add(&before)?;
         self.bytes(length)?;
-        self.out.add(")")
+        self.out.add(behind)
     }
 
     fn array(&mut self, length: usize) -> Option<()> {
@@ -196,11 +217,21 @@ impl<'a> Walk<'a, '_> {
             if index > 0 {
                 self.out.add(", ")?;
             }
-            self.value()?;
+            self.key()?;
             self.out.add(": ")?;
             self.value()?;
         }
         self.out.add("}")
+    }
+
+    fn key(&mut self) -> Option<()> {
+        let begin = self.out.text.len();
+        self.value()?;
+        if self.is_json && !self.out.text[begin..].starts_with('"') {
+            let key = self.out.text.split_off(begin).replace('\\', "\\\\").replace('"', "\\\"");
+            self.out.add(&format!("\"{key}\""))?;
+        }
+        Some(())
     }
 }
 
@@ -244,6 +275,32 @@ mod tests {
         );
         assert_eq!(text(&[0xd6, 0xff, 0, 1, 2, 3], 100), "ext(-1, h'00010203')");
         assert_eq!(text(&[0xc7, 2, 5, 0xc1, 0xff], 100), "ext(5, h'c1ff')");
+    }
+
+    #[test]
+    fn json_is_json_and_exact() {
+        let everything = Everything {
+            text: "say \"hi\"\n\u{1b}[31m ä",
+            numbers: (200, -5, i64::MIN, u64::MAX, f64::NAN, 0.1),
+            flags: [true, false],
+            none: None,
+            raw: vec![0xc1, 0xff],
+            inner: [(300, "x")].into(),
+        };
+        let shown = json(&rmp_serde::to_vec_named(&everything).unwrap()).unwrap();
+        assert_eq!(
+            shown,
+            r#"{"text": "say \"hi\"\n\u001b[31m ä", "numbers": [200, -5, -9223372036854775808, 18446744073709551615, "NaN", 0.1], "flags": [true, false], "none": null, "raw": "c1ff", "inner": {"300": "x"}}"#
+        );
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap();
+        // A map whose keys are an extension, a map and an array.
+        let keys = [&[0x83, 0xd6, 0xff, 0, 1, 2, 3, 1, 0x81, 0xa1, b'"', 2, 3, 0x91, 0xa1, b'\\', 4][..]].concat();
+        let value: serde_json::Value = serde_json::from_str(&json(&keys).unwrap()).unwrap();
+        assert_eq!(value[r#"{"ext": -1, "hex": "00010203"}"#], 1, "{value}");
+        assert_eq!(value[r#"["\\"]"#], 4, "{value}");
+        for bad in [&[0xc1][..], &[0x92, 1], &[1, 2], &[0x91; 5_000]] {
+            assert_eq!(json(bad), None);
+        }
     }
 
     #[test]

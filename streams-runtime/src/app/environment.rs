@@ -25,10 +25,22 @@ pub(super) struct Environment {
     pub(super) lease: Option<Duration>,
     pub(super) shutdown_deadline: Option<Duration>,
     pub(super) http: Option<SocketAddr>,
+    /// Allows acts in the console.
+    pub(super) console_token: Option<Secret>,
     pub(super) consumers: ConsumerOptions,
     pub(super) problems: Vec<String>,
     /// Variables that begin with `STREAMS_` and that nobody reads.
     unknown: Vec<String>,
+}
+
+/// A token that nobody prints.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(pub(super) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not shown")
+    }
 }
 
 /// A URL that may hold a password, so nobody prints it.
@@ -80,14 +92,18 @@ impl TlsFiles {
     }
 }
 
+/// The shortest token that cannot be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 17] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
     "STREAMS_LEASE",
     "STREAMS_SHUTDOWN_DEADLINE",
     "STREAMS_HTTP",
+    "STREAMS_CONSOLE_TOKEN",
     "STREAMS_MAX_ATTEMPTS",
     "STREAMS_MAX_CRASHES",
     "STREAMS_TIMEOUT",
@@ -159,6 +175,15 @@ impl Environment {
                     Err(_) => read.problems.push(format!(
                         "STREAMS_HTTP is `{value}`; expected an address and a port such as `127.0.0.1:9100`"
                     )),
+                },
+                "STREAMS_CONSOLE_TOKEN" => match value.chars().count() {
+                    _ if !cfg!(feature = "console") => read.problems.push(
+                        "STREAMS_CONSOLE_TOKEN is set, but the program is built without a console; add the feature `console` of streams-runtime".to_owned(),
+                    ),
+                    length if length < SHORTEST_TOKEN => read.problems.push(format!(
+                        "STREAMS_CONSOLE_TOKEN has {length} characters; it needs {SHORTEST_TOKEN} at least, as `openssl rand -hex 32` prints"
+                    )),
+                    _ => read.console_token = Some(Secret(value)),
                 },
                 "STREAMS_MAX_ATTEMPTS" => read.consumers.max_attempts = read.number(&name, &value),
                 "STREAMS_MAX_CRASHES" => read.consumers.max_crashes = read.number(&name, &value),
@@ -272,6 +297,21 @@ mod tests {
         }
         let bad = read(&[("STREAMS_HTTP", "9100")]);
         assert!(bad.problems[0].contains("STREAMS_HTTP is `9100`"), "{:?}", bad.problems);
+    }
+
+    #[test]
+    fn a_token_of_the_console_is_long_and_never_shown() {
+        let token = "2a5f9c0e77b1d3468890";
+        let env = read(&[("STREAMS_CONSOLE_TOKEN", token)]);
+        assert_eq!(env.console_token.is_some(), cfg!(feature = "console"));
+        assert!(!format!("{env:?}").contains(token));
+        if cfg!(feature = "console") {
+            let short = read(&[("STREAMS_CONSOLE_TOKEN", "hunter2")]);
+            assert!(short.problems[0].contains("has 7 characters; it needs 16"), "{:?}", short.problems);
+            assert!(!format!("{short:?}").contains("hunter2") && short.console_token.is_none());
+        } else {
+            assert!(env.problems[0].contains("feature `console`"), "{:?}", env.problems);
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+#[cfg(feature = "http")]
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -14,11 +16,15 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::App;
+#[cfg(feature = "http")]
+use super::environment::Environment;
 use super::environment::set_variables;
 use super::plan::{GroupPlan, Plan};
 use super::running::Running;
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
+#[cfg(feature = "console")]
+use crate::console::Console;
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
@@ -278,7 +284,13 @@ impl App {
         let monitor = Monitor::new(Watched { groups, tips, vitals, outages, clock, lease_for: config.lease });
         let look = tokio::spawn(monitor.clone().look(Arc::clone(&broker)));
         #[cfg(feature = "http")]
-        let http = listener.map(|listener| http::Endpoint::start(listener, monitor.clone()));
+        let http = match listener {
+            Some(listener) => {
+                let beside = beside(&self.environment, &broker, namespace.as_deref(), listener.1)?;
+                Some(http::Endpoint::start(listener, monitor.clone(), beside))
+            }
+            None => None,
+        };
         Ok(Running {
             _background: [notes, members, tokio::spawn(sweep), look].map(AbortOnDropHandle::new),
             monitor,
@@ -385,4 +397,28 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
 fn read_by(group: &GroupPlan) -> Reading<'_> {
     let reads = group.consumers.iter().map(|(consumer, _)| consumer.info.event).collect();
     Reading { stream: group.stream, key: &group.key, group: group.group, reads }
+}
+
+/// The console below `/console`, which may act where the environment holds a token.
+#[cfg(feature = "console")]
+fn beside(
+    environment: &Environment,
+    broker: &Arc<dyn Broker>,
+    namespace: Option<&str>,
+    address: SocketAddr,
+) -> Result<http::Beside, Error> {
+    let console =
+        Console::on(Arc::clone(broker), namespace).map_err(|error| Error::Refused(vec![error.to_string()]))?;
+    let console = console.local(address.ip().is_loopback());
+    let router = match &environment.console_token {
+        Some(token) => console.token(&token.0).router(),
+        None => console.router(),
+    };
+    tracing::info!(%address, acts = environment.console_token.is_some(), "answering /console/");
+    Ok(http::Beside::new(axum::Router::new().nest("/console", router)))
+}
+
+#[cfg(all(feature = "http", not(feature = "console")))]
+fn beside(_: &Environment, _: &Arc<dyn Broker>, _: Option<&str>, _: SocketAddr) -> Result<http::Beside, Error> {
+    Ok(())
 }

@@ -61,6 +61,11 @@ impl Inspector {
         Ok(Self { broker, namespace: namespace.map(str::to_owned) })
     }
 
+    #[cfg(feature = "console")]
+    pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>) -> Self {
+        Self { broker, namespace }
+    }
+
     /// Every stream with its groups. It asks in pages of 200 keys, about six commands per stream and four per group and
     /// partition.
     ///

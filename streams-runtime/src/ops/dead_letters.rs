@@ -118,7 +118,7 @@ impl DeadLetterFilter {
     }
 
     /// Whether the letter is meant, as far as its own content says.
-    fn admits<E>(&self, letter: &DeadLetter<E>) -> bool {
+    pub(crate) fn admits<E>(&self, letter: &DeadLetter<E>) -> bool {
         self.cause.is_none_or(|cause| cause.as_str() == letter.cause())
             && self.consumer.as_ref().is_none_or(|name| name == letter.consumer())
             && self.event.as_ref().is_none_or(|name| name == letter.event_name())

@@ -1,13 +1,17 @@
 //! The HTTP endpoint of an app: `/metrics`, `/livez`, `/readyz`; [`monitor`](super::monitor) knows the answers.
 //!
-//! No TLS and no password: listen on an address that only those who may read it can reach.
+//! With the feature `console` the app gives it more routes, below `/console`. No TLS and no password: listen on an address
+//! that only those who may read it can reach.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+#[cfg(not(feature = "console"))]
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,12 +31,27 @@ const HEAD: Duration = Duration::from_secs(2);
 const HEAD_BYTES: usize = 16 * 1024;
 /// How long a connection may last: each is for one request.
 const CONNECTION: Duration = Duration::from_secs(10);
+/// The end of the path of a request whose answer goes on, and how long it may; a browser then connects again.
+const EVENTS: &str = "/api/events";
+const WATCH: Duration = Duration::from_secs(3600);
 /// The wait after a connection could not be taken, as when the process has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The version of the text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The body of an answer.
+#[cfg(feature = "console")]
+pub(crate) type Body = axum::body::Body;
+#[cfg(not(feature = "console"))]
+pub(crate) type Body = Full<Bytes>;
+
+/// The routes below `/console`.
+#[cfg(feature = "console")]
+pub(crate) type Beside = hyper_util::service::TowerToHyperService<axum::Router>;
+#[cfg(not(feature = "console"))]
+pub(crate) type Beside = ();
 
 /// Begins to listen, and says where; nothing is answered before [`Endpoint::start`].
 pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
@@ -55,9 +74,10 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn start((listener, address): (TcpListener, SocketAddr), monitor: Monitor) -> Self {
+    pub(crate) fn start((listener, address): (TcpListener, SocketAddr), monitor: Monitor, beside: Beside) -> Self {
         tracing::info!(%address, "answering /metrics, /livez and /readyz");
-        Self { address, _serving: AbortOnDropHandle::new(tokio::spawn(serve(listener, monitor))) }
+        let answers = move |request| answer(monitor.clone(), beside.clone(), request);
+        Self { address, _serving: AbortOnDropHandle::new(tokio::spawn(serve(listener, answers))) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -65,7 +85,12 @@ impl Endpoint {
     }
 }
 
-async fn serve(listener: TcpListener, monitor: Monitor) {
+/// Takes connections for ever, and has each one's request answered.
+pub(crate) async fn serve<F, A>(listener: TcpListener, answer: F)
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Response<Body>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         if connections.len() >= CONNECTIONS {
@@ -73,7 +98,7 @@ async fn serve(listener: TcpListener, monitor: Monitor) {
         }
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(connection(stream, monitor.clone()));
+                connections.spawn(connection(stream, answer.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the HTTP endpoint cannot take a connection; trying again");
@@ -84,10 +109,16 @@ async fn serve(listener: TcpListener, monitor: Monitor) {
     }
 }
 
-async fn connection(stream: TcpStream, monitor: Monitor) {
-    let service = service_fn(|request: Request<_>| {
-        let response = answer(&monitor, request.method(), request.uri());
-        async { Ok::<_, Infallible>(response) }
+async fn connection<F, A>(stream: TcpStream, answer: F)
+where
+    F: Fn(Request<Incoming>) -> A,
+    A: Future<Output = Response<Body>>,
+{
+    let goes_on = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        goes_on.store(request.uri().path().ends_with(EVENTS), Ordering::Relaxed);
+        let answered = answer(request);
+        async { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -95,11 +126,28 @@ async fn connection(stream: TcpStream, monitor: Monitor) {
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
     // An error on a probe's own connection does not concern the app.
-    let _ = tokio::time::timeout(CONNECTION, connection).await;
+    let ended = tokio::time::timeout(CONNECTION, &mut connection).await;
+    if ended.is_err() && goes_on.load(Ordering::Relaxed) {
+        let _ = tokio::time::timeout(WATCH, connection).await;
+    }
 }
 
-fn answer(monitor: &Monitor, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
+async fn answer(monitor: Monitor, beside: Beside, request: Request<Incoming>) -> Response<Body> {
+    #[cfg(feature = "console")]
+    if request.uri().path().strip_prefix("/console").is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return match hyper::service::Service::call(&beside, request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+    }
+    #[cfg(not(feature = "console"))]
+    let () = beside;
+    probe(&monitor, request.method(), request.uri())
+}
+
+fn probe(monitor: &Monitor, method: &Method, uri: &Uri) -> Response<Body> {
     let path = uri.path();
     let known = matches!(path, "/metrics" | "/livez" | "/readyz");
     if known && method != Method::GET && method != Method::HEAD {
@@ -144,8 +192,8 @@ fn ready(health: Health, query: &str) -> Result<Health, String> {
     health.of(groups).map_err(|unknown| unknown.to_string())
 }
 
-fn say(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn say(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

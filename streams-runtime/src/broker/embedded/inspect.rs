@@ -1,5 +1,7 @@
 //! What an observer reads of the streams and groups in memory.
 
+use std::collections::BTreeMap;
+
 use streams_core::broker::{
     Answer, Extent, GroupLook, Inspect, MAX_STREAMS, Marker, Member, PartitionLook, QueueLook, Reply,
 };
@@ -31,6 +33,10 @@ impl Inspect for Embedded {
 
     fn look_at_members<'a>(&'a self, sets: &'a [String]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
         self.reply(move |store, _| Ok(sets.iter().map(|set| Ok(store.members_of(set))).collect()))
+    }
+
+    fn info(&self) -> Reply<'_, BTreeMap<String, String>> {
+        self.reply(|_, _| Ok(BTreeMap::new()))
     }
 }
 

@@ -127,6 +127,15 @@ impl Inspect for Redis {
             Ok(answers.collect())
         })
     }
+
+    fn info(&self) -> Reply<'_, BTreeMap<String, String>> {
+        Box::pin(async move {
+            let call = Call { command: "INFO", key: "", effect: Effect::Read };
+            let text = parse::text(self.command(call, &cmd("INFO")).await?).map_err(unexpected(call))?;
+            let lines = text.lines().filter_map(|line| line.split_once(':'));
+            Ok(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+        })
+    }
 }
 
 impl Redis {

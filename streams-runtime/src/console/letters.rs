@@ -1,0 +1,262 @@
+//! Dead letters: a histogram of their reasons, a list, and one of them whole. A filter means the same here and in the acts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use streams_core::broker::BrokerError;
+
+use super::Shared;
+use super::answer::{Json, Problem};
+use super::entries;
+use crate::ops::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
+
+/// How many letters a page has unless said, and at most.
+const PAGE: usize = 50;
+const MOST: usize = 100;
+/// How many letters a filter looks at for one page; the next page goes on behind them.
+const MOST_SEEN: usize = 2_000;
+/// How many letters a histogram and a count look at.
+const MOST_COUNTED: usize = 5_000;
+/// How many rows a histogram has.
+const ROWS: usize = 50;
+/// How many letters are read at once.
+pub(super) const READ: usize = 32;
+/// How much of a reason makes a row of the histogram.
+const SHAPE: usize = 200;
+
+/// Which letters are meant; without a condition all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Filter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) consumer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) event: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+}
+
+impl Filter {
+    pub(super) fn filter(&self) -> Result<DeadLetterFilter, Problem> {
+        let mut filter = DeadLetterFilter::all();
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        if let Some(word) = said(&self.cause) {
+            filter = filter.cause(word.parse::<Cause>().map_err(|error| Problem::bad(error.to_string()))?);
+        }
+        // Letters of no consumer are those that none could take.
+        if let Some(name) = &self.consumer {
+            filter = filter.consumer(name);
+        }
+        if let Some(name) = said(&self.event) {
+            filter = filter.event(name);
+        }
+        if let Some(text) = said(&self.reason) {
+            filter = filter.reason(text);
+        }
+        Ok(filter)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    stream: String,
+    group: String,
+    cause: Option<String>,
+    consumer: Option<String>,
+    event: Option<String>,
+    reason: Option<String>,
+    after: Option<String>,
+    count: Option<usize>,
+}
+
+impl Asked {
+    fn filter(&self) -> Filter {
+        let Self { cause, consumer, event, reason, .. } = self;
+        Filter { cause: cause.clone(), consumer: consumer.clone(), event: event.clone(), reason: reason.clone() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct AskedOne {
+    stream: String,
+    group: String,
+    id: String,
+}
+
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    let letters = letters(&shared, &asked.stream, &asked.group).await?;
+    let filter = asked.filter().filter()?;
+    let after = asked.after.as_deref().map(id).transpose()?;
+    let count = asked.count.unwrap_or(PAGE).clamp(1, MOST);
+    let mut scan = Scan::new(&letters, after);
+    let (mut found, mut last) = (Vec::new(), None);
+    while found.len() < count && scan.seen < MOST_SEEN {
+        let Some(letter) = scan.next().await? else {
+            last = None;
+            break;
+        };
+        last = Some(letter.id());
+        if filter.admits(&letter) {
+            found.push(row(&letter));
+        }
+    }
+    let next = last.map(|last| last.to_string());
+    Ok(Json(json!({ "letters": found, "seen": scan.seen, "next": next })))
+}
+
+pub(super) async fn one(
+    State(shared): State<Arc<Shared>>,
+    Query(asked): Query<AskedOne>,
+) -> Result<Json<Value>, Problem> {
+    let letters = letters(&shared, &asked.stream, &asked.group).await?;
+    let id = id(&asked.id)?;
+    let Some(letter) = letters.get(id).await? else {
+        let message = format!("there is no dead letter {id}: it was replayed or discarded, or never there");
+        return Err(Problem::new(StatusCode::NOT_FOUND, message));
+    };
+    let mut value = entries::whole(letter.id().partition, letter.original());
+    value.as_object_mut().into_iter().for_each(|value| value.extend(about(&letter)));
+    value["key"] = json!(letter.stream());
+    Ok(Json(value))
+}
+
+/// How many letters that are meant have which cause, consumer, event and form of reason; the most frequent first.
+pub(super) async fn histogram(
+    State(shared): State<Arc<Shared>>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    let letters = letters(&shared, &asked.stream, &asked.group).await?;
+    let filter = asked.filter().filter()?;
+    let total = shared.group(&asked.stream, &asked.group).await?.dead();
+    let mut scan = Scan::new(&letters, None);
+    let mut matching = 0;
+    let mut rows: HashMap<(String, String, String, String), (u64, String, u64, u64)> = HashMap::new();
+    while scan.seen < MOST_COUNTED
+        && let Some(letter) = scan.next().await?
+    {
+        if !filter.admits(&letter) {
+            continue;
+        }
+        matching += 1;
+        let at = letter.id().entry.ms;
+        let text = |text: &str| text.to_owned();
+        let key = (text(letter.cause()), text(letter.consumer()), text(letter.event_name()), shape(letter.reason()));
+        let row = rows.entry(key).or_insert_with(|| (0, text(letter.reason()), at, at));
+        *row = (row.0 + 1, std::mem::take(&mut row.1), row.2.min(at), row.3.max(at));
+    }
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by(|(a, (more, ..)), (b, (less, ..))| (less, a).cmp(&(more, b)));
+    let left_out = rows.len().saturating_sub(ROWS);
+    let rows = rows.into_iter().take(ROWS).map(|((cause, consumer, event, shape), (count, reason, first, last))| {
+        json!({
+            "cause": cause, "consumer": consumer, "event": event, "shape": shape, "reason": reason, "count": count,
+            "first": first, "last": last,
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    let (seen, more) = (scan.seen, scan.seen >= MOST_COUNTED);
+    Ok(Json(json!({
+        "total": total, "seen": seen, "matching": matching, "more": more, "rows": rows, "left_out": left_out,
+    })))
+}
+
+/// The letters of a group that is there.
+pub(super) async fn letters(shared: &Shared, stream: &str, group: &str) -> Result<DeadLetters, Problem> {
+    shared.group(stream, group).await?;
+    Ok(shared.admin.dead_letters(stream, group).await?)
+}
+
+pub(super) fn id(text: &str) -> Result<DeadLetterId, Problem> {
+    text.parse().map_err(|error| Problem::bad(format!("{error}")))
+}
+
+/// All letters, some at a time, oldest first in each partition.
+pub(super) struct Scan<'a> {
+    letters: &'a DeadLetters,
+    after: Option<DeadLetterId>,
+    read: std::vec::IntoIter<DeadLetter>,
+    is_end: bool,
+    pub(super) seen: usize,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(letters: &'a DeadLetters, after: Option<DeadLetterId>) -> Self {
+        Self { letters, after, read: Vec::new().into_iter(), is_end: false, seen: 0 }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
+        if self.read.len() == 0 && !self.is_end {
+            let read = self.letters.list(self.after, READ).await?;
+            self.is_end = read.len() < READ;
+            self.after = read.last().map(DeadLetter::id).or(self.after);
+            self.read = read.into_iter();
+        }
+        let next = self.read.next();
+        self.seen += usize::from(next.is_some());
+        Ok(next)
+    }
+}
+
+fn about(letter: &DeadLetter) -> serde_json::Map<String, Value> {
+    let value = json!({
+        "id": letter.id().to_string(),
+        "entry": letter.original().id.to_string(),
+        "time": letter.id().entry.ms,
+        "cause": letter.cause(),
+        "consumer": letter.consumer(),
+        "reason": letter.reason(),
+        "attempts": letter.attempts(),
+        "replays": letter.replays(),
+    });
+    match value {
+        Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    }
+}
+
+fn row(letter: &DeadLetter) -> Value {
+    let mut value = entries::row(letter.id().partition, letter.original());
+    value.as_object_mut().into_iter().for_each(|value| value.extend(about(letter)));
+    value
+}
+
+/// A reason without its numbers: letters that failed in the same way have the same.
+fn shape(reason: &str) -> String {
+    let mut shape = String::new();
+    for character in reason.chars().take(SHAPE) {
+        match character {
+            digit if digit.is_ascii_digit() && shape.ends_with('#') => {}
+            digit if digit.is_ascii_digit() => shape.push('#'),
+            other => shape.push(other),
+        }
+    }
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_differ_in_numbers_have_one_shape() {
+        assert_eq!(shape("trade 2500 of 0.5 at -1 is none"), "trade # of #.# at -# is none");
+        assert_eq!(shape(&"x".repeat(1_000)).len(), SHAPE);
+    }
+
+    #[test]
+    fn an_unknown_cause_is_named() {
+        let filter = Filter { cause: Some("tiemout".to_owned()), ..Filter::default() };
+        assert!(format!("{:?}", filter.filter().unwrap_err()).contains("`tiemout` is no cause"));
+        let filter = Filter { cause: Some(String::new()), consumer: Some(String::new()), ..Filter::default() };
+        assert_eq!(filter.filter().unwrap(), DeadLetterFilter::all().consumer(""));
+    }
+}

@@ -1,0 +1,200 @@
+//! What is looked at through the collector: the overview, pushed to whoever watches, a stream, a group, the server.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use streams_core::broker::BrokerErrorKind;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::{Json, Problem};
+use super::{Shared, VIEWERS};
+use crate::clock::millis;
+use crate::operate::{GroupView, Overview, StreamView};
+
+/// How long a connection that pushes may be silent: a proxy takes it for dead after a minute.
+const SILENCE: Duration = Duration::from_secs(15);
+/// The wait after a look that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// What is shown of the server's INFO.
+const FACTS: [&str; 22] = [
+    "redis_version",
+    "valkey_version",
+    "redis_mode",
+    "role",
+    "uptime_in_seconds",
+    "connected_clients",
+    "blocked_clients",
+    "used_memory",
+    "used_memory_peak",
+    "maxmemory",
+    "maxmemory_policy",
+    "mem_fragmentation_ratio",
+    "evicted_keys",
+    "instantaneous_ops_per_sec",
+    "aof_enabled",
+    "aof_last_write_status",
+    "rdb_last_save_time",
+    "rdb_last_bgsave_status",
+    "rdb_changes_since_last_save",
+    "connected_slaves",
+    "loading",
+    "rejected_connections",
+];
+
+/// A stream, or a group of it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    stream: String,
+    #[serde(default)]
+    group: String,
+}
+
+pub(super) async fn about(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "server": shared.broker.describe(),
+        "namespace": shared.namespace,
+        "read_only": shared.token.is_none(),
+        "production": shared.production,
+    }))
+}
+
+pub(super) async fn overview(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
+    Ok(Json(summary(&shared.collector.overview().await?.view)))
+}
+
+/// Pushes the overview after each look, for as long as somebody listens.
+pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    let Ok(viewer) = Arc::clone(&shared.viewers).try_acquire_owned() else {
+        let message = format!("{VIEWERS} browsers watch already, which are the most; close another one");
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    };
+    let watch = Watch { shared, _viewer: viewer, next: Instant::now() };
+    let body = Body::from_stream(stream::unfold(watch, |mut watch| async {
+        let said = watch.next().await;
+        Some((Ok::<_, std::convert::Infallible>(said), watch))
+    }));
+    Ok(([(CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+/// A browser that watches.
+struct Watch {
+    shared: Arc<Shared>,
+    _viewer: OwnedSemaphorePermit,
+    next: Instant,
+}
+
+impl Watch {
+    /// The next look, or a sign of life where that is long in coming.
+    async fn next(&mut self) -> Bytes {
+        if self.next > Instant::now() + SILENCE {
+            tokio::time::sleep(SILENCE).await;
+            return Bytes::from_static(b": here\n\n");
+        }
+        sleep_until(self.next).await;
+        match self.shared.collector.overview().await {
+            Ok(look) => {
+                self.next = look.until;
+                Bytes::from(format!("event: overview\ndata: {}\n\n", summary(&look.view)))
+            }
+            Err(error) => {
+                self.next = Instant::now() + AGAIN;
+                Bytes::from(format!("event: trouble\ndata: {}\n\n", json!({ "error": error.to_string() })))
+            }
+        }
+    }
+}
+
+pub(super) async fn stream(
+    State(shared): State<Arc<Shared>>,
+    Query(named): Query<Named>,
+) -> Result<Json<Value>, Problem> {
+    let view = shared.collector.stream(&named.stream).await.map_err(Problem::unknown)?;
+    let mut value = row(&view);
+    value["parts"] = json!(view.partitions);
+    Ok(Json(value))
+}
+
+pub(super) async fn group(
+    State(shared): State<Arc<Shared>>,
+    Query(named): Query<Named>,
+) -> Result<Json<Value>, Problem> {
+    let stream = shared.collector.stream(&named.stream).await.map_err(Problem::unknown)?;
+    let Some(view) = stream.groups.iter().find(|group| group.name == named.group) else {
+        // The inspector knows the words for it, and the name that is perhaps meant.
+        let looked = shared.collector.inspector().group(&named.stream, &named.group).await;
+        return Err(looked.map_or_else(Problem::unknown, |_| Problem::bad("the group has just come; look again")));
+    };
+    let mut value = json!(view);
+    value["row"] = group_row(view);
+    value["added"] = json!(stream.added());
+    value["parts"] = json!(stream.partitions);
+    Ok(Json(value))
+}
+
+pub(super) async fn server(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
+    let began = Instant::now();
+    let now = shared.broker.now().await?;
+    let trip = began.elapsed();
+    let ours = millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let mut value = json!({
+        "server": shared.broker.describe(),
+        "round_trip": trip.as_micros() as u64,
+        "clock_apart": ours.abs_diff(now),
+    });
+    match shared.broker.info().await {
+        Ok(info) => {
+            let facts = FACTS.iter().filter_map(|name| info.get(*name).map(|value| (*name, value)));
+            value["facts"] = json!(facts.collect::<std::collections::BTreeMap<_, _>>());
+        }
+        Err(error) if error.kind() == BrokerErrorKind::Refused => value["refused"] = json!(error.to_string()),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Json(value))
+}
+
+/// What the overview shows: a row per stream, and in it a row per group.
+fn summary(overview: &Overview) -> Value {
+    let at = overview.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+    json!({ "at": at, "streams": overview.streams.iter().map(row).collect::<Vec<_>>() })
+}
+
+fn row(stream: &StreamView) -> Value {
+    json!({
+        "name": stream.name,
+        "partitions": stream.partitions.len(),
+        "length": stream.length(),
+        "added": stream.added(),
+        "bytes": stream.bytes(),
+        "first": stream.first().map(|id| id.ms),
+        "last": stream.last().map(|id| id.ms),
+        "refused": stream.refused,
+        "groups": stream.groups.iter().map(group_row).collect::<Vec<_>>(),
+    })
+}
+
+fn group_row(group: &GroupView) -> Value {
+    let halted = group.places.iter().find_map(|place| place.halted.as_ref());
+    json!({
+        "name": group.name,
+        "mode": group.mode,
+        "condition": group.condition(),
+        "lag": group.lag(),
+        "age": millis(group.age()),
+        "dead": group.dead(),
+        "retrying": group.retrying(),
+        "in_flight": group.places.iter().map(|place| place.in_flight).sum::<u64>(),
+        "members": group.members.len(),
+        "living": group.living(),
+        "why": halted.map(|halted| &halted.reason).or(group.paused.as_ref().map(|pause| &pause.why)),
+    })
+}

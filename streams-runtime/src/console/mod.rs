@@ -1,0 +1,214 @@
+//! The web console: how streams and groups stand, entries, dead letters, and an operator's acts, in a browser.
+//!
+//! May use `operate` for the collector and the acts, and `ops` for dead letters and the HTTP connections. `app` serves it
+//! beside the probes, a service nests its router, and a tool serves it alone.
+
+mod guard;
+mod pages;
+mod looks;
+mod entries;
+mod letters;
+mod acts;
+mod jobs;
+mod collector;
+mod answer;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{get, post};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use streams_core::broker::Broker;
+use streams_core::keys::{self, InvalidName};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use self::collector::Collector;
+use self::jobs::Jobs;
+use crate::operate::{Admin, Inspector};
+use crate::ops::http;
+
+/// How many browsers are told of changes at once; with the 32 connections of an endpoint others stay free for probes.
+const VIEWERS: usize = 16;
+/// How many requests read at once, each a few MiB of entries at most; others wait.
+const READS: usize = 8;
+/// The most bytes of the body of an act: a thousand ids of dead letters.
+const BODY: usize = 64 * 1024;
+
+/// The console of one broker and namespace. It is read-only until it has a [`token`](Self::token).
+///
+/// Reading needs no token: nest the router behind a login of one's own, or listen where only those may connect who may
+/// read payloads.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use streams_runtime::broker::Redis;
+/// use streams_runtime::console::Console;
+///
+/// # fn example(login: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Arc::new(Redis::open("redis://127.0.0.1/")?);
+/// let console = Console::on(broker, None)?.production("production");
+/// let service: axum::Router = axum::Router::new().nest("/internal/streams", console.router()).merge(login);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Console {
+    broker: Arc<dyn Broker>,
+    namespace: Option<String>,
+    token: Option<String>,
+    read_only: bool,
+    production: Option<String>,
+    is_local: bool,
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console")
+            .field("broker", &self.broker)
+            .field("namespace", &self.namespace)
+            .field("read_only", &(self.read_only || self.token.is_none()))
+            .field("production", &self.production)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All that requests share.
+struct Shared {
+    broker: Arc<dyn Broker>,
+    namespace: Option<String>,
+    admin: Admin,
+    /// Without one the console is read-only.
+    token: Option<String>,
+    production: Option<String>,
+    is_local: bool,
+    collector: Collector,
+    jobs: Jobs,
+    viewers: Arc<Semaphore>,
+    reads: Semaphore,
+}
+
+impl Console {
+    /// A console for the streams of a namespace; without one for all streams of the server. It only reads.
+    ///
+    /// # Errors
+    /// When the namespace cannot be part of a key.
+    pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
+        namespace.map_or(Ok(()), keys::check_namespace)?;
+        let namespace = namespace.map(str::to_owned);
+        Ok(Self { broker, namespace, token: None, read_only: false, production: None, is_local: false })
+    }
+
+    /// Allows acts to those who send this token: pause, resume, reset, remove, replay and discard. A long random text, such
+    /// as `openssl rand -hex 32` prints, cannot be guessed.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into()).filter(|token| !token.is_empty());
+        self
+    }
+
+    /// Refuses every act, also with a token: no request changes a byte at the server.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Shows a coloured band with this text above every page, such as `production`.
+    pub fn production(mut self, label: impl Into<String>) -> Self {
+        self.production = Some(label.into()).filter(|label| !label.is_empty());
+        self
+    }
+
+    /// Answers only requests that name this machine or an address, because it listens on this machine alone. A page of
+    /// another site whose name leads here then reads nothing.
+    pub(crate) fn local(mut self, is_local: bool) -> Self {
+        self.is_local = is_local;
+        self
+    }
+
+    /// The routes, to be nested at any path: pages, their files, and the data below `api/`. The pages take their path from
+    /// their own URL.
+    pub fn router(self) -> Router {
+        let shared = Arc::new(Shared {
+            admin: Admin::at(Arc::clone(&self.broker), self.namespace.clone(), Default::default()),
+            collector: Collector::new(Inspector::at(Arc::clone(&self.broker), self.namespace.clone())),
+            broker: self.broker,
+            namespace: self.namespace,
+            token: self.token.filter(|_| !self.read_only),
+            production: self.production,
+            is_local: self.is_local,
+            jobs: Jobs::default(),
+            viewers: Arc::new(Semaphore::new(VIEWERS)),
+            reads: Semaphore::new(READS),
+        });
+        let reads = Router::new()
+            .route("/api/about", get(looks::about))
+            .route("/api/overview", get(looks::overview))
+            .route("/api/stream", get(looks::stream))
+            .route("/api/group", get(looks::group))
+            .route("/api/server", get(looks::server))
+            .route("/api/entries", get(entries::list))
+            .route("/api/entry", get(entries::one))
+            .route("/api/dead", get(letters::list))
+            .route("/api/dead/histogram", get(letters::histogram))
+            .route("/api/dead/letter", get(letters::one))
+            .route("/api/reset", get(acts::plan))
+            .route("/api/jobs", get(acts::jobs))
+            .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::in_turn));
+        let acts = Router::new()
+            .route("/api/token", post(acts::token))
+            .route("/api/pause", post(acts::pause))
+            .route("/api/resume", post(acts::resume))
+            .route("/api/reset", post(acts::reset))
+            .route("/api/remove", post(acts::remove))
+            .route("/api/replay", post(acts::replay))
+            .route("/api/discard", post(acts::discard))
+            .route("/api/stop", post(acts::stop))
+            .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::act))
+            .layer(DefaultBodyLimit::max(BODY));
+        Router::new()
+            .merge(reads)
+            .merge(acts)
+            .route("/api/events", get(looks::events))
+            .route("/", get(pages::index))
+            .route("/assets/{name}", get(pages::asset))
+            .fallback(pages::other)
+            .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::around))
+            .with_state(shared)
+    }
+
+    /// Answers on this listener until the future is dropped, with the console at `/`.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends every connection. An act may have been done.
+    ///
+    /// ```no_run
+    /// # async fn example(console: streams_runtime::console::Console) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// println!("http://{}/", listener.local_addr()?);
+    /// console.serve(listener).await
+    /// # }
+    /// ```
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let is_local = listener.local_addr()?.ip().is_loopback();
+        let service = TowerToHyperService::new(self.local(is_local).router());
+        http::serve(listener, move |request| {
+            let answered = service.call(request);
+            async move {
+                match answered.await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
+        })
+        .await;
+        Ok(())
+    }
+}
