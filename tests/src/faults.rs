@@ -46,6 +46,8 @@ pub enum Op {
     Declare,
     /// [`Renewer::renew`].
     Renew,
+    /// [`Letters::discard`] and [`Letters::replay`].
+    Letters,
     /// [`Letters::take_replay`].
     TakeReplay,
     /// [`Letters::end_replay`].
@@ -75,6 +77,7 @@ impl Op {
         Self::Release,
         Self::Declare,
         Self::Renew,
+        Self::Letters,
         Self::TakeReplay,
         Self::EndReplay,
         Self::Join,
@@ -479,11 +482,11 @@ impl Letters for Faulty {
     }
 
     fn discard<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId]) -> Reply<'a, u64> {
-        self.inner.discard(group, ids)
+        Box::pin(self.around(Op::Letters, self.inner.discard(group, ids)))
     }
 
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
-        self.inner.replay(group, ids, most)
+        Box::pin(self.around(Op::Letters, self.inner.replay(group, ids, most)))
     }
 
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {

@@ -11,6 +11,7 @@ mod imports;
 mod python;
 mod redis;
 mod rooms;
+mod screenshots;
 mod tally;
 
 use std::env;
@@ -31,6 +32,7 @@ commands:
   bench --peers  beside bare loops and other crates: all, and writes docs/benchmarks.md and the README's tables; or one scenario
   tidy           the rooms of the runtime, and every import and circle that their table does not allow; takes no arguments
   deploy         the files in deploy/, each by its own validator; fetches these where they are missing; takes no arguments
+  screenshots    the console in a headless browser: every page, wide and narrow, light and dark, and every act; or --acts alone
   compile-time   what events cost the compiler, against serde's derives alone; takes no arguments
 
 long runs under faults, each a `cargo run --release -p streams-tests --bin soak`:
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Some("bench") => run(&["bench", "-p", "streams-tests"], rest),
         Some("tidy") => tidy(),
         Some("deploy") => repository().and_then(deploy::check).map(|()| ExitCode::SUCCESS),
+        Some("screenshots") => screenshots::run(&rest),
         Some("compile-time") => compile_time::run().map(|()| ExitCode::SUCCESS),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

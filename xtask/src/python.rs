@@ -1,4 +1,4 @@
-//! Finds a Python with redis-py, which plays other programs in the tests, or makes one.
+//! Finds a Python with redis-py, which plays other programs in the tests, or one that drives a browser; or makes one.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub(crate) fn find_or_install() -> Result<PathBuf, String> {
             return Ok(python.to_owned());
         }
     }
-    let of_its_own = make(&place);
+    let of_its_own = make(&place, "redis");
     if of_its_own.is_ok() && fits(&made) {
         return Ok(made);
     }
@@ -51,9 +51,23 @@ fn fits(python: &Path) -> bool {
     python.to_str().is_some_and(|python| run(python, &["-c", "import redis; redis.Redis.xreadgroup"]).is_some())
 }
 
-/// A separate Python with redis-py, so that the system's stays untouched.
-fn make(place: &Path) -> Result<(), String> {
+/// A Python with playwright, which drives the browser that looks at the console.
+pub(crate) fn with_playwright() -> Result<PathBuf, String> {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python-browser");
+    let made = place.join("bin/python");
+    let drives = |python: &Path| {
+        python.to_str().is_some_and(|python| run(python, &["-c", "import playwright.sync_api"]).is_some())
+    };
+    if let Some(python) = [made.as_path(), Path::new("python3")].into_iter().find(|python| drives(python)) {
+        return Ok(python.to_owned());
+    }
+    make(&place, "playwright")?;
+    Ok(made)
+}
+
+/// A separate Python with this package, so that the system's stays untouched.
+fn make(place: &Path, package: &str) -> Result<(), String> {
     let place = place.to_str().ok_or("its path is not UTF-8")?;
     shown(&["python3", "-m", "venv", "--clear", place])?;
-    shown(&[&format!("{place}/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "redis"])
+    shown(&[&format!("{place}/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package])
 }

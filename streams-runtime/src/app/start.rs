@@ -415,7 +415,7 @@ fn beside(
         None => console.router(),
     };
     tracing::info!(%address, acts = environment.console_token.is_some(), "answering /console/");
-    Ok(http::Beside::new(axum::Router::new().nest("/console", router)))
+    Ok(http::Beside::new(axum::Router::new().nest_service("/console", router)))
 }
 
 #[cfg(all(feature = "http", not(feature = "console")))]

@@ -175,6 +175,7 @@ impl Console {
             .merge(acts)
             .route("/api/events", get(looks::events))
             .route("/", get(pages::index))
+            .route(pages::PAGE, get(pages::index))
             .route("/assets/{name}", get(pages::asset))
             .fallback(pages::other)
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::around))

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::extract::{OriginalUri, Path};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::answer::Problem;
@@ -13,6 +13,8 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
+/// The path of the page below that of the console.
+pub(super) const PAGE: &str = "/index.html";
 const INDEX: &str = include_str!("assets/index.html");
 /// The files by name, each with its type.
 const FILES: [(&str, &str, &str); 10] = [
@@ -28,14 +30,15 @@ const FILES: [(&str, &str, &str); 10] = [
     ("server.js", SCRIPT, include_str!("assets/server.js")),
 ];
 
-/// The page. Its files lie beside it, so its own path must end in a slash.
+/// The page, below the path of the console, because its files lie beside it. The path itself leads to it: a router that is
+/// nested is not asked for its path with a slash behind.
 pub(super) async fn index(OriginalUri(uri): OriginalUri, headers: HeaderMap) -> Response {
-    if uri.path().ends_with('/') {
+    if uri.path().ends_with('/') || uri.path().ends_with(PAGE) {
         return file(HTML, INDEX, &headers);
     }
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    (StatusCode::PERMANENT_REDIRECT, [(LOCATION, format!("{name}/{query}"))]).into_response()
+    (StatusCode::PERMANENT_REDIRECT, [(LOCATION, format!("{name}{PAGE}{query}"))]).into_response()
 }
 
 pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
@@ -45,9 +48,8 @@ pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Respo
     }
 }
 
-/// A router nested at `/console` sends `/console/` here.
-pub(super) async fn other(uri: Uri, original: OriginalUri, headers: HeaderMap) -> Response {
-    if matches!(uri.path(), "/" | "") { index(original, headers).await } else { nothing() }
+pub(super) async fn other() -> Response {
+    nothing()
 }
 
 fn nothing() -> Response {

@@ -10,6 +10,7 @@ mod publisher;
 mod schema;
 mod ops;
 mod operate;
+mod console;
 #[macro_use]
 mod contract;
 mod redis;

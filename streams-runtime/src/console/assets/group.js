@@ -4,7 +4,7 @@ import { act, get, latest, points, store } from "./api.js";
 import { ask, count, el, fill, line, link, rate, row, span, state, table, tile, time, toast } from "./dom.js";
 
 const PLACES = [
-  ["Partition", "num"], ["Owner", "name"], ["Lag", "num"], ["Oldest", "num"], ["Checkpoint", "mono mid"], ["Epoch", "num wide"],
+  ["Partition", "num"], ["Owner", "name"], ["Lag", "num"], ["Oldest", "num mid"], ["Checkpoint", "mono mid"], ["Epoch", "num wide"],
   ["In flight", "num wide"], ["Waiting", "num wide"], ["Dead", "num mid"], ["Replays", "num wide"],
 ];
 const MEMBERS = [["Process", "name"], ["Silent for", "num"], ["Lease", "num mid"], ["Partitions", ""], ["Handles", "name wide"]];
@@ -124,7 +124,7 @@ export async function open(root, asked) {
       el("h2", {}, "Partitions"),
       table(PLACES, view.places.map((place) => row(PLACES, [
         place.partition, [place.owner ?? (view.mode === "ordered" ? "nobody" : "–"), place.halted ? el("span", { class: "why bad" }, "halted") : null],
-        count(place.lag), place.age > 0 ? span(place.age) : "–", place.checkpoint, count(place.epoch), count(place.in_flight), count(place.waiting),
+        count(place.lag), place.age > 0 ? span(place.age) : "–", place.checkpoint, String(place.epoch), count(place.in_flight), count(place.waiting),
         count(place.dead), count(place.replays),
       ])), "The group has no state on any partition."),
       el("h2", {}, "Processes"),

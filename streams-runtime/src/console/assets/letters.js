@@ -145,12 +145,13 @@ export async function open(root, asked) {
       const letter = await get("dead/letter", { stream, group, id });
       const may = store.about?.read_only === false;
       fill(side, details(letter, close, [
-        el("div", { class: "note bad" }, el("b", {}, letter.cause), letter.consumer ? ` in ${letter.consumer}` : "", ` after ${count(letter.attempts)} attempts`, el("p", {}, letter.reason)),
+        el("div", { class: "note bad" }, el("b", {}, letter.cause), letter.consumer ? ` in ${letter.consumer}` : "", ` after ${count(letter.attempts)} ${letter.attempts === 1 ? "attempt" : "attempts"}`, el("p", {}, letter.reason)),
         may ? el("div", { class: "tools" },
           el("button", { type: "button", class: "main", onclick: () => settle("replay", { ids: [id] }) }, "Replay"),
           el("button", { type: "button", class: "danger", onclick: () => settle("discard", { ids: [id] }) }, "Discard"),
           link({ page: "stream", stream, entry: `${letter.partition}/${letter.entry}` }, "in the stream")) : null,
       ]));
+      side.scrollIntoView({ block: "nearest" });
     } catch (error) {
       fill(side, el("button", { class: "close", type: "button", onclick: close }, "Close"), el("p", { class: "bad" }, error.message));
     }

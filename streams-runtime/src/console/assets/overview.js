@@ -4,12 +4,12 @@ import { latest, points, store } from "./api.js";
 import { ORDER, bytes, count, el, fill, line, link, rate, row, search, span, state, table, tile } from "./dom.js";
 
 const GROUPS = [
-  ["State", ""], ["Group", "name"], ["Stream", "name mid"], ["Lag, 5 min", "mid"], ["Lag", "num"], ["Oldest", "num"],
+  ["State", "dot"], ["Group", "name"], ["Stream", "mid"], ["Lag, 5 min", "mid"], ["Lag", "num"], ["Oldest", "num mid"],
   ["In", "num wide"], ["Settled", "num wide"], ["Retrying", "num wide"], ["Dead", "num"], ["Processes", "num wide"],
 ];
 const STREAMS = [
   ["Stream", "name"], ["In, 5 min", "mid"], ["In", "num"], ["Entries", "num"], ["Memory", "num mid"], ["Partitions", "num wide"],
-  ["Groups", "num mid"], ["Last entry", "num"],
+  ["Groups", "num mid"], ["Last entry", "num mid"],
 ];
 
 export function open(root, asked) {
@@ -44,7 +44,7 @@ export function open(root, asked) {
       const lag = points(group.stream, group.name, "lag");
       return row(GROUPS, [
         state(group.condition),
-        [link(where, group.name), group.why ? el("span", { class: "why" }, group.why) : null],
+        [link(where, group.name), el("span", { class: "why narrow" }, state(group.condition), ` on ${group.stream}`), group.why ? el("span", { class: "why clamp" }, group.why) : null],
         link({ page: "stream", stream: group.stream }, group.stream),
         line(lag, "spark", `lag of ${group.name} over the last minutes`),
         count(group.lag), group.age > 0 ? span(group.age) : "–",

@@ -104,6 +104,7 @@ export async function open(root, asked) {
     split.classList.add("open");
     try {
       fill(side, details(await get("entry", { stream, partition, id }), close));
+      side.scrollIntoView({ block: "nearest" });
     } catch (error) {
       fill(side, el("button", { class: "close", type: "button", onclick: close }, "Close"), el("p", { class: "bad" }, error.message));
     }
@@ -171,8 +172,7 @@ export function details(entry, close, about = []) {
   const list = (pairs) => el("dl", {}, pairs.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   const groups = entry.groups ?? [];
   return [
-    el("button", { class: "close", type: "button", onclick: close }, "Close"),
-    el("b", {}, time(entry.time)), about, list(facts), tabs, body,
+    el("p", { class: "top" }, el("b", {}, time(entry.time)), el("button", { class: "close", type: "button", onclick: close }, "Close")), about, list(facts), tabs, body,
     groups.length > 0 ? [el("h2", {}, "Groups"), list(groups.map((group) => [group.group, group.is]))] : null,
   ];
 }
