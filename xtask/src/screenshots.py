@@ -125,6 +125,7 @@ def acts(browser, problems):
     page.get_by_role("button", name="Remove").click()
     page.locator("input[name=name]").fill("old-reports")
     answer(page, "Remove old-reports from payments?")
+    expect(page.get_by_role("searchbox")).to_be_visible()
     expect(page.locator("tbody").first).not_to_contain_text("old-reports")
 
     page.keyboard.press("/")

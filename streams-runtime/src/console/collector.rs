@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streams_core::broker::BrokerError;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::clock::after;
@@ -27,11 +27,12 @@ pub(super) struct Collector {
     inspector: Inspector,
     overview: Memo<Overview>,
     streams: Mutex<HashMap<String, Arc<Memo<StreamView>>>>,
+    forgotten: watch::Sender<()>,
 }
 
 impl Collector {
     pub(super) fn new(inspector: Inspector) -> Self {
-        Self { inspector, overview: Memo::default(), streams: Mutex::default() }
+        Self { inspector, overview: Memo::default(), streams: Mutex::default(), forgotten: watch::Sender::default() }
     }
 
     /// Every stream, and until when this look is kept.
@@ -50,10 +51,16 @@ impl Collector {
         Ok(memo.get(|| self.inspector.stream(name)).await?.view)
     }
 
-    /// Has the next look be a new one, after an act.
+    /// Has the next look be a new one, and all who watch take it now: after an act.
     pub(super) fn forget(&self) {
         lock(&self.streams).clear();
         *lock(&self.overview.kept) = None;
+        self.forgotten.send_replace(());
+    }
+
+    /// Changes each time that looks are forgotten.
+    pub(super) fn forgotten(&self) -> watch::Receiver<()> {
+        self.forgotten.subscribe()
     }
 
     pub(super) fn inspector(&self) -> &Inspector {

@@ -165,7 +165,7 @@ pub(super) async fn histogram(
     let rows: Vec<_> = rows.collect();
     let (seen, more) = (scan.seen, scan.seen >= MOST_COUNTED);
     Ok(Json(json!({
-        "total": total, "seen": seen, "matching": matching, "more": more, "rows": rows, "left_out": left_out,
+        "total": total.max(seen as u64), "seen": seen, "matching": matching, "more": more, "rows": rows, "left_out": left_out,
     })))
 }
 

@@ -12,7 +12,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use streams_core::broker::BrokerErrorKind;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Json, Problem};
@@ -78,7 +78,8 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Result<Response
         let message = format!("{VIEWERS} browsers watch already, which are the most; close another one");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
     };
-    let watch = Watch { shared, _viewer: viewer, next: Instant::now() };
+    let forgotten = shared.collector.forgotten();
+    let watch = Watch { shared, _viewer: viewer, next: Instant::now(), forgotten };
     let body = Body::from_stream(stream::unfold(watch, |mut watch| async {
         let said = watch.next().await;
         Some((Ok::<_, std::convert::Infallible>(said), watch))
@@ -91,16 +92,21 @@ struct Watch {
     shared: Arc<Shared>,
     _viewer: OwnedSemaphorePermit,
     next: Instant,
+    forgotten: watch::Receiver<()>,
 }
 
 impl Watch {
     /// The next look, or a sign of life where that is long in coming.
     async fn next(&mut self) -> Bytes {
-        if self.next > Instant::now() + SILENCE {
-            tokio::time::sleep(SILENCE).await;
+        let wait = self.next.min(Instant::now() + SILENCE);
+        let is_news = tokio::select! {
+            () = sleep_until(wait) => wait == self.next,
+            // Its sender lives as long as this.
+            changed = self.forgotten.changed() => changed.is_ok(),
+        };
+        if !is_news {
             return Bytes::from_static(b": here\n\n");
         }
-        sleep_until(self.next).await;
         match self.shared.collector.overview().await {
             Ok(look) => {
                 self.next = look.until;

@@ -75,9 +75,13 @@ export async function open(root, asked) {
       body: [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])),
         el("p", {}, force ? "Its checkpoint and its dead letters are lost, and a process that runs it halts." : "Its checkpoint is lost. A program that names the group again begins anew.")],
       yes: force ? "Remove by force" : "Remove", danger: true,
-      fields: [{ name: "name", label: `Type the group's name, ${group}`, required: true, pattern: group.replace(/[.*+?^${}()|[\]\\\/-]/g, "\\$&") }],
+      fields: [{ name: "name", label: `Type the group's name, ${group}`, required: true }],
     });
-    if (values === null || values.name !== group) return;
+    if (values === null) return;
+    if (values.name.trim() !== group) {
+      toast(`Nothing is removed: \`${values.name}\` is not \`${group}\``);
+      return;
+    }
     try {
       if (await act("remove", { stream, group, force })) {
         toast(`${group} is removed`);

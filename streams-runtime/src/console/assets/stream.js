@@ -3,7 +3,7 @@
 import { get, latest, points } from "./api.js";
 import { bytes, count, dump, el, fill, link, pretty, rate, row, search, span, state, table, tile, time, toast } from "./dom.js";
 
-const GROUPS = [["State", ""], ["Group", "name"], ["Lag", "num"], ["Oldest", "num"], ["Dead", "num"]];
+const GROUPS = [["State", ""], ["Group", "name"], ["Lag", "num"], ["Oldest", "num mid"], ["Dead", "num"]];
 const ENTRIES = [["Time", ""], ["Event", ""], ["Partition", "num wide"], ["Payload", "cut"], ["Size", "num mid"]];
 const TAIL = 1000;
 
