@@ -121,11 +121,11 @@ impl<'a> Walk<'a, '_> {
             }
             0xca => {
                 let number = f32::from_bits(self.number(4)? as u32);
-                self.float(format!("{number:?}"), number.is_finite())
+                self.float(&format!("{number:?}"), number.is_finite())
             }
             0xcb => {
                 let number = f64::from_bits(self.number(8)?);
-                self.float(format!("{number:?}"), number.is_finite())
+                self.float(&format!("{number:?}"), number.is_finite())
             }
             0xa0..=0xbf => self.string(usize::from(marker & 0x1f)),
             0xd9..=0xdb => {
@@ -159,8 +159,8 @@ impl<'a> Walk<'a, '_> {
         self.out.add(&number.to_string())
     }
 
-    fn float(&mut self, text: String, is_finite: bool) -> Option<()> {
-        if self.is_json && !is_finite { self.out.add(&format!("\"{text}\"")) } else { self.out.add(&text) }
+    fn float(&mut self, text: &str, is_finite: bool) -> Option<()> {
+        if self.is_json && !is_finite { self.out.add(&format!("\"{text}\"")) } else { self.out.add(text) }
     }
 
     fn string(&mut self, length: usize) -> Option<()> {

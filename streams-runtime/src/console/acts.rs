@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use streams_core::{EntryId, Start};
 
-use super::Shared;
 use super::answer::{Json, Problem};
 use super::jobs::{Kind, Which};
 use super::letters::{self, Filter};
+use super::shared::Shared;
 use crate::clock::millis;
 
 /// The most letters that are named one by one.

@@ -11,9 +11,9 @@ use streams_core::broker::{Broker, BrokerError};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{Entry, EntryId, codec};
 
-use super::Shared;
 use super::answer::{Json, Problem};
-use crate::operate::{GroupView, Mode, StreamView};
+use super::shared::Shared;
+use crate::operate::{GroupView, Mode};
 use crate::ops::DeadLetterId;
 
 /// How many entries a page has unless said, and at most.
@@ -260,15 +260,4 @@ fn settled(group: &GroupView, partition: u32, id: EntryId) -> Value {
         Some(_) => "settled",
     };
     json!({ "group": group.name, "is": is })
-}
-
-impl Shared {
-    /// A group of a stream, or the words for one that is not there.
-    pub(super) async fn group(&self, stream: &str, group: &str) -> Result<GroupView, Problem> {
-        let StreamView { groups, .. } = &*self.collector.stream(stream).await.map_err(Problem::unknown)?;
-        match groups.iter().find(|view| view.name == group) {
-            Some(view) => Ok(view.clone()),
-            None => self.collector.inspector().group(stream, group).await.map_err(Problem::unknown),
-        }
-    }
 }

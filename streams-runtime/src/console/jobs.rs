@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::Problem;
-use super::letters::{READ, Scan};
+use super::scan::{READ, Scan};
 use crate::ops::{DeadLetterFilter, DeadLetterId, DeadLetters};
 use crate::sync::lock;
 

@@ -7,11 +7,11 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use streams_core::broker::BrokerError;
 
-use super::Shared;
 use super::answer::{Json, Problem};
 use super::entries;
+use super::scan::Scan;
+use super::shared::Shared;
 use crate::ops::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
 
 /// How many letters a page has unless said, and at most.
@@ -23,8 +23,6 @@ const MOST_SEEN: usize = 2_000;
 const MOST_COUNTED: usize = 5_000;
 /// How many rows a histogram has.
 const ROWS: usize = 50;
-/// How many letters are read at once.
-pub(super) const READ: usize = 32;
 /// How much of a reason makes a row of the histogram.
 const SHAPE: usize = 200;
 
@@ -89,6 +87,24 @@ pub(super) struct AskedOne {
     id: String,
 }
 
+/// What the letters of a row in a histogram have in common.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Alike {
+    cause: String,
+    consumer: String,
+    event: String,
+    shape: String,
+}
+
+/// How many they are, the reason of one of them, and when the first and the last was given up.
+#[derive(Debug)]
+struct Row {
+    count: u64,
+    reason: String,
+    first: u64,
+    last: u64,
+}
+
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Query(asked): Query<Asked>,
@@ -139,7 +155,7 @@ pub(super) async fn histogram(
     let total = shared.group(&asked.stream, &asked.group).await?.dead();
     let mut scan = Scan::new(&letters, None);
     let mut matching = 0;
-    let mut rows: HashMap<(String, String, String, String), (u64, String, u64, u64)> = HashMap::new();
+    let mut rows: HashMap<Alike, Row> = HashMap::new();
     while scan.seen < MOST_COUNTED
         && let Some(letter) = scan.next().await?
     {
@@ -148,21 +164,35 @@ pub(super) async fn histogram(
         }
         matching += 1;
         let at = letter.id().entry.ms;
-        let text = |text: &str| text.to_owned();
-        let key = (text(letter.cause()), text(letter.consumer()), text(letter.event_name()), shape(letter.reason()));
-        let row = rows.entry(key).or_insert_with(|| (0, text(letter.reason()), at, at));
-        *row = (row.0 + 1, std::mem::take(&mut row.1), row.2.min(at), row.3.max(at));
+        let alike = Alike {
+            cause: letter.cause().to_owned(),
+            consumer: letter.consumer().to_owned(),
+            event: letter.event_name().to_owned(),
+            shape: shape(letter.reason()),
+        };
+        let row = rows.entry(alike).or_insert_with(|| Row {
+            count: 0,
+            reason: letter.reason().to_owned(),
+            first: at,
+            last: at,
+        });
+        row.count += 1;
+        row.first = row.first.min(at);
+        row.last = row.last.max(at);
     }
     let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort_by(|(a, (more, ..)), (b, (less, ..))| (less, a).cmp(&(more, b)));
+    rows.sort_by(|(a, more), (b, less)| (less.count, a).cmp(&(more.count, b)));
     let left_out = rows.len().saturating_sub(ROWS);
-    let rows = rows.into_iter().take(ROWS).map(|((cause, consumer, event, shape), (count, reason, first, last))| {
-        json!({
-            "cause": cause, "consumer": consumer, "event": event, "shape": shape, "reason": reason, "count": count,
-            "first": first, "last": last,
+    rows.truncate(ROWS);
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(Alike { cause, consumer, event, shape }, Row { count, reason, first, last })| {
+            json!({
+                "cause": cause, "consumer": consumer, "event": event, "shape": shape, "reason": reason,
+                "count": count, "first": first, "last": last,
+            })
         })
-    });
-    let rows: Vec<_> = rows.collect();
+        .collect();
     let (seen, more) = (scan.seen, scan.seen >= MOST_COUNTED);
     Ok(Json(json!({
         "total": total.max(seen as u64), "seen": seen, "matching": matching, "more": more, "rows": rows, "left_out": left_out,
@@ -177,33 +207,6 @@ pub(super) async fn letters(shared: &Shared, stream: &str, group: &str) -> Resul
 
 pub(super) fn id(text: &str) -> Result<DeadLetterId, Problem> {
     text.parse().map_err(|error| Problem::bad(format!("{error}")))
-}
-
-/// All letters, some at a time, oldest first in each partition.
-pub(super) struct Scan<'a> {
-    letters: &'a DeadLetters,
-    after: Option<DeadLetterId>,
-    read: std::vec::IntoIter<DeadLetter>,
-    is_end: bool,
-    pub(super) seen: usize,
-}
-
-impl<'a> Scan<'a> {
-    pub(super) fn new(letters: &'a DeadLetters, after: Option<DeadLetterId>) -> Self {
-        Self { letters, after, read: Vec::new().into_iter(), is_end: false, seen: 0 }
-    }
-
-    pub(super) async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
-        if self.read.len() == 0 && !self.is_end {
-            let read = self.letters.list(self.after, READ).await?;
-            self.is_end = read.len() < READ;
-            self.after = read.last().map(DeadLetter::id).or(self.after);
-            self.read = read.into_iter();
-        }
-        let next = self.read.next();
-        self.seen += usize::from(next.is_some());
-        Ok(next)
-    }
 }
 
 fn about(letter: &DeadLetter) -> serde_json::Map<String, Value> {

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Json, Problem};
-use super::{Shared, VIEWERS};
+use super::shared::{Shared, VIEWERS};
 use crate::clock::millis;
 use crate::operate::{GroupView, Overview, StreamView};
 
@@ -135,11 +135,7 @@ pub(super) async fn group(
     Query(named): Query<Named>,
 ) -> Result<Json<Value>, Problem> {
     let stream = shared.collector.stream(&named.stream).await.map_err(Problem::unknown)?;
-    let Some(view) = stream.groups.iter().find(|group| group.name == named.group) else {
-        // The inspector knows the words for it, and the name that is perhaps meant.
-        let looked = shared.collector.inspector().group(&named.stream, &named.group).await;
-        return Err(looked.map_or_else(Problem::unknown, |_| Problem::bad("the group has just come; look again")));
-    };
+    let view = &shared.group(&named.stream, &named.group).await?;
     let mut value = json!(view);
     value["row"] = group_row(view);
     value["added"] = json!(stream.added());

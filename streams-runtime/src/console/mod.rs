@@ -9,7 +9,9 @@ mod looks;
 mod entries;
 mod letters;
 mod acts;
+mod shared;
 mod jobs;
+mod scan;
 mod collector;
 mod answer;
 
@@ -26,17 +28,10 @@ use hyper_util::service::TowerToHyperService;
 use streams_core::broker::Broker;
 use streams_core::keys::{self, InvalidName};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
-use self::collector::Collector;
-use self::jobs::Jobs;
-use crate::operate::{Admin, Inspector};
+use self::shared::Shared;
 use crate::ops::http;
 
-/// How many browsers are told of changes at once; with the 32 connections of an endpoint others stay free for probes.
-const VIEWERS: usize = 16;
-/// How many requests read at once, each a few MiB of entries at most; others wait.
-const READS: usize = 8;
 /// The most bytes of the body of an act: a thousand ids of dead letters.
 const BODY: usize = 64 * 1024;
 
@@ -76,21 +71,6 @@ impl fmt::Debug for Console {
             .field("production", &self.production)
             .finish_non_exhaustive()
     }
-}
-
-/// All that requests share.
-struct Shared {
-    broker: Arc<dyn Broker>,
-    namespace: Option<String>,
-    admin: Admin,
-    /// Without one the console is read-only.
-    token: Option<String>,
-    production: Option<String>,
-    is_local: bool,
-    collector: Collector,
-    jobs: Jobs,
-    viewers: Arc<Semaphore>,
-    reads: Semaphore,
 }
 
 impl Console {
@@ -133,18 +113,8 @@ impl Console {
     /// The routes, to be nested at any path: pages, their files, and the data below `api/`. The pages take their path from
     /// their own URL.
     pub fn router(self) -> Router {
-        let shared = Arc::new(Shared {
-            admin: Admin::at(Arc::clone(&self.broker), self.namespace.clone(), Default::default()),
-            collector: Collector::new(Inspector::at(Arc::clone(&self.broker), self.namespace.clone())),
-            broker: self.broker,
-            namespace: self.namespace,
-            token: self.token.filter(|_| !self.read_only),
-            production: self.production,
-            is_local: self.is_local,
-            jobs: Jobs::default(),
-            viewers: Arc::new(Semaphore::new(VIEWERS)),
-            reads: Semaphore::new(READS),
-        });
+        let Self { broker, namespace, token, read_only, production, is_local } = self;
+        let shared = Arc::new(Shared::new(broker, namespace, token.filter(|_| !read_only), production, is_local));
         let reads = Router::new()
             .route("/api/about", get(looks::about))
             .route("/api/overview", get(looks::overview))

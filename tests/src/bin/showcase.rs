@@ -130,7 +130,7 @@ async fn publish(publisher: &Publisher, id: u64, note: &str) -> Result<(), Box<d
     let order =
         Order { id, customer: format!("customer-{}", id % 31), cents: 100 + id * 7919 % 90_000, note: note.to_owned() };
     publisher.publish(&order).header("tenant", "<b>acme</b>").await?;
-    if id % 5 == 0 {
+    if id.is_multiple_of(5) {
         publisher.publish(&payment(id / 5)).await?;
     }
     Ok(())
