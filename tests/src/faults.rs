@@ -35,6 +35,7 @@ pub enum Op {
     State,
     /// [`Members::attend`].
     Attend,
+    /// [`Members::pauses`].
     Pauses,
     /// [`Groups::acquire`].
     Acquire,
@@ -64,7 +65,7 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Notes,
         Self::Append,
         Self::Read,

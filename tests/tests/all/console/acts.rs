@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use streams_core::EntryId;
-use streams_core::broker::{Broker, BrokerErrorKind, Log};
+use streams_core::broker::{Broker, BrokerErrorKind};
 use streams_core::keys::PartitionKey;
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::console::Console;
-use streams_tests::{Fault, Faulty, Gate, Op, RedisServer};
+use streams_tests::{Fault, Faulty, Gate, Op};
 
 use super::{Site, TOKEN, app, embedded};
 
-fn of_stamp(more: Value) -> Value {
+fn of_stamp(more: &Value) -> Value {
     let mut body = json!({ "stream": "parcels", "group": "stamp", "by": "alice" });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
@@ -46,29 +46,29 @@ async fn a_group_is_paused_resumed_reset_and_removed() {
     assert_eq!(site.act("token", &json!({})).await.status, 200);
     let group = "/api/group?stream=parcels&group=stamp";
 
-    let paused = site.act("pause", &of_stamp(json!({ "why": "a look" }))).await;
+    let paused = site.act("pause", &of_stamp(&json!({ "why": "a look" }))).await;
     assert_eq!(paused.status, 200, "{}", paused.body);
     let view = site.json(group).await;
     assert_eq!((&view["paused"]["by"], &view["paused"]["why"]), (&json!("alice"), &json!("a look")));
-    assert_eq!(site.act("resume", &of_stamp(json!({}))).await.json(), json!({ "partitions": 2 }));
+    assert_eq!(site.act("resume", &of_stamp(&json!({}))).await.json(), json!({ "partitions": 2 }));
     assert_eq!(site.json(group).await["paused"], Value::Null);
 
     let plan = site.json("/api/reset?stream=parcels&group=stamp&to=earliest").await;
     let again: u64 = plan["plan"].as_array().unwrap().iter().map(|part| part["again"].as_u64().unwrap()).sum();
     assert_eq!(again, 12, "{plan}");
-    let reset = site.act("reset", &of_stamp(json!({ "to": "earliest" }))).await;
+    let reset = site.act("reset", &of_stamp(&json!({ "to": "earliest" }))).await;
     assert_eq!(reset.json()["checkpoints"], json!(["0-0", "0-0"]), "{}", reset.body);
     // The odd ones are given up once more.
     let dead = |view: &Value| view["row"]["dead"] == 12;
     site.until(group, dead).await;
-    assert_eq!(site.act("reset", &of_stamp(json!({ "to": "tomorrow" }))).await.status, 400);
+    assert_eq!(site.act("reset", &of_stamp(&json!({ "to": "tomorrow" }))).await.status, 400);
 
-    let refused = site.act("remove", &of_stamp(json!({}))).await;
+    let refused = site.act("remove", &of_stamp(&json!({}))).await;
     assert_eq!(refused.status, 409, "{}", refused.body);
     assert!(refused.error().contains("is run by 1 process"), "{}", refused.body);
     assert_eq!(running.shutdown().await, streams_runtime::Stopped::Clean);
-    assert!(site.act("remove", &of_stamp(json!({}))).await.error().contains("12 dead letters"));
-    let removed = site.act("remove", &of_stamp(json!({ "force": true }))).await;
+    assert!(site.act("remove", &of_stamp(&json!({}))).await.error().contains("12 dead letters"));
+    let removed = site.act("remove", &of_stamp(&json!({ "force": true }))).await;
     assert_eq!(removed.json(), json!({ "partitions": 2, "dead_letters": 12 }));
     assert_eq!(site.get(group).await.status, 404);
 
@@ -92,7 +92,7 @@ async fn letters_are_replayed_and_discarded_by_id_and_by_filter() {
     let site = Site::on(&broker).await;
     let list = site.json("/api/dead?stream=parcels&group=stamp&cause=asked&count=3").await;
     let ids: Vec<_> = list["letters"].as_array().unwrap().iter().map(|letter| letter["id"].clone()).collect();
-    let replayed = site.act("replay", &of_stamp(json!({ "ids": ids }))).await;
+    let replayed = site.act("replay", &of_stamp(&json!({ "ids": ids }))).await;
     assert_eq!(replayed.json(), json!({ "job": 1 }), "{}", replayed.body);
     let over = job(&site).await;
     assert_eq!((&over["state"], &over["done"], &over["kind"]), (&json!("done"), &json!(3), &json!("replay")));
@@ -101,11 +101,11 @@ async fn letters_are_replayed_and_discarded_by_id_and_by_filter() {
         |page: &Value| page["letters"].as_array().unwrap().iter().filter(|letter| letter["replays"] == 1).count() == 3;
     site.until("/api/dead?stream=parcels&group=stamp&count=100", back).await;
 
-    site.act("discard", &of_stamp(json!({ "filter": { "cause": "handler", "reason": "scale" } }))).await;
+    site.act("discard", &of_stamp(&json!({ "filter": { "cause": "handler", "reason": "scale" } }))).await;
     assert_eq!(job(&site).await["done"], 50);
-    site.act("discard", &of_stamp(json!({ "ids": [ids[0]] }))).await;
+    site.act("discard", &of_stamp(&json!({ "ids": [ids[0]] }))).await;
     assert_eq!(job(&site).await["done"], 0, "a letter that is gone");
-    site.act("discard", &of_stamp(json!({ "filter": {} }))).await;
+    site.act("discard", &of_stamp(&json!({ "filter": {} }))).await;
     let over = job(&site).await;
     assert_eq!((&over["done"], &over["what"]), (&json!(50), &json!("all dead letters")));
     assert_eq!(site.json("/api/dead?stream=parcels&group=stamp").await["letters"], json!([]));
@@ -118,10 +118,10 @@ async fn letters_are_replayed_and_discarded_by_id_and_by_filter() {
         json!({ "filter": { "cause": "bad" } }),
         json!({ "ids": vec!["0/1-0"; 1_001] }),
     ] {
-        assert_eq!(site.act("discard", &of_stamp(bad.clone())).await.status, 400, "{bad}");
+        assert_eq!(site.act("discard", &of_stamp(&bad)).await.status, 400, "{bad}");
     }
     let large = json!({ "ids": vec!["0/1767225600000-0"; 10_000] });
-    assert_eq!(site.act("discard", &of_stamp(large)).await.status, 413);
+    assert_eq!(site.act("discard", &of_stamp(&large)).await.status, 413);
     let details: Vec<_> = audit(&broker).await.into_iter().map(|(act, _, detail)| format!("{act} {detail}")).collect();
     assert!(details.contains(&r#"discard dead letters with {"cause":"handler","reason":"scale"}"#.to_owned()));
 }
@@ -136,7 +136,7 @@ async fn a_job_says_how_far_it_is_waits_for_the_server_and_is_stopped() {
     let gate = Gate::default();
     wire.once(Op::Letters, Fault::Fail(BrokerErrorKind::Unavailable));
     wire.always(Op::Letters, Fault::Hold(gate.clone()));
-    let started = site.act("replay", &of_stamp(json!({ "filter": {} }))).await.json();
+    let started = site.act("replay", &of_stamp(&json!({ "filter": {} }))).await.json();
     gate.arrived(1).await;
     let waiting = &site.json("/api/jobs").await["jobs"][0];
     assert_eq!((&waiting["state"], &waiting["done"]), (&json!("waiting"), &json!(0)), "{waiting}");
@@ -160,9 +160,9 @@ async fn only_so_many_jobs_run_at_once() {
     let gate = Gate::default();
     wire.always(Op::Letters, Fault::Hold(gate.clone()));
     for _ in 0..4 {
-        assert_eq!(site.act("discard", &of_stamp(json!({ "filter": {} }))).await.status, 200);
+        assert_eq!(site.act("discard", &of_stamp(&json!({ "filter": {} }))).await.status, 200);
     }
-    assert_eq!(site.act("discard", &of_stamp(json!({ "filter": {} }))).await.status, 429);
+    assert_eq!(site.act("discard", &of_stamp(&json!({ "filter": {} }))).await.status, 429);
     gate.open();
     let over = |jobs: &Value| jobs["jobs"].as_array().unwrap().iter().all(|job| job["state"] == "done");
     site.until("/api/jobs", over).await;
@@ -172,14 +172,14 @@ async fn only_so_many_jobs_run_at_once() {
 fn every_act(id: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("token", json!({})),
-        ("pause", of_stamp(json!({ "why": "x" }))),
-        ("resume", of_stamp(json!({}))),
-        ("reset", of_stamp(json!({ "to": "earliest" }))),
-        ("remove", of_stamp(json!({ "force": true }))),
-        ("replay", of_stamp(json!({ "ids": [id] }))),
-        ("replay", of_stamp(json!({ "filter": {} }))),
-        ("discard", of_stamp(json!({ "ids": [id] }))),
-        ("discard", of_stamp(json!({ "filter": {} }))),
+        ("pause", of_stamp(&json!({ "why": "x" }))),
+        ("resume", of_stamp(&json!({}))),
+        ("reset", of_stamp(&json!({ "to": "earliest" }))),
+        ("remove", of_stamp(&json!({ "force": true }))),
+        ("replay", of_stamp(&json!({ "ids": [id] }))),
+        ("replay", of_stamp(&json!({ "filter": {} }))),
+        ("discard", of_stamp(&json!({ "ids": [id] }))),
+        ("discard", of_stamp(&json!({ "filter": {} }))),
         ("stop", json!({ "job": 1 })),
     ]
 }
@@ -256,6 +256,6 @@ async fn no_request_changes_a_byte_without_the_token_or_where_the_console_is_rea
     assert_eq!(digest(), before, "nothing was written");
 
     // The digest sees what an act does.
-    assert_eq!(site.act("pause", &of_stamp(json!({}))).await.status, 200);
+    assert_eq!(site.act("pause", &of_stamp(&json!({}))).await.status, 200);
     assert_ne!(digest(), before);
 }

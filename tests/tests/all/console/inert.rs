@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use streams_core::broker::Log;
 use streams_core::keys::StreamKey;
 use streams_runtime::codec;
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use streams_core::broker::Log;
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::Redis;
 use streams_runtime::console::Console;

@@ -121,8 +121,17 @@ async fn bill(transfer: Transfer) {
     println!("{} cents for {}", transfer.cents, transfer.account);
 }
 
+use streams_runtime::console::Console;
+
+fn routes(token: String) -> Result<axum::Router, Box<dyn std::error::Error>> {
+    let broker = streams_runtime::broker::Redis::open("redis://127.0.0.1/")?;
+    let console = Console::on(std::sync::Arc::new(broker), None)?.token(token).production("production");
+    Ok(axum::Router::new().nest("/internal/streams", console.router()))
+}
+
 /// The guides with code of their own here.
-const GUIDES: [(&str, &str); 2] = [
+const GUIDES: [(&str, &str); 3] = [
+    ("console", include_str!("../../../../docs/console.md")),
     ("testing", include_str!("../../../../docs/testing.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
 ];
