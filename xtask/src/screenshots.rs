@@ -16,7 +16,7 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const DOCS: [(&str, &str); 4] = [
     ("overview-wide-light.png", "console-overview.png"),
     ("halted-wide-dark.png", "console-group.png"),
-    ("letters-wide-light.png", "console-letters.png"),
+    ("letters-narrow-light.png", "console-letters.png"),
     ("overview-narrow-dark.png", "console-narrow.png"),
 ];
 

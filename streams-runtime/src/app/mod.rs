@@ -132,7 +132,8 @@ impl App {
     /// Reads the environment, which overrides everything but [`App::broker`]: `REDIS_URL`, `STREAMS_BROKER`,
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_MAX_ATTEMPTS`,
     /// `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`,
-    /// `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`, `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`.
+    /// `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`, `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`,
+    /// `STREAMS_CONSOLE_TOKEN`.
     /// The [crate's page](crate#environment) says what each means. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.

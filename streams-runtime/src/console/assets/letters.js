@@ -4,7 +4,7 @@ import { act, get, store } from "./api.js";
 import { ask, count, el, fill, link, row, search, state, table, time, toast } from "./dom.js";
 import { details } from "./stream.js";
 
-const GROUPS = [["Group", "name"], ["Stream", "name"], ["State", ""], ["Dead letters", "num"]];
+const GROUPS = [["Group", "name"], ["Stream", "name"], ["State", "mid"], ["Dead letters", "num"]];
 const REASONS = [["Letters", "num"], ["", "barcell mid"], ["Cause", ""], ["Event", "mid"], ["Consumer", "wide"], ["Reason", "name"], ["Last", "wide"]];
 const LETTERS = [["", ""], ["Given up", ""], ["Event", "mid"], ["Cause", ""], ["Reason", "name"], ["Attempts", "num wide"], ["Replayed", "num wide"]];
 
