@@ -240,12 +240,16 @@ async fn an_open_page_is_told_of_each_look() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut told = String::new();
     let mut until = async |text: &str| {
-        while !told.contains(text) {
-            let mut some = [0; 4096];
-            let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut some)).await.unwrap().unwrap();
-            assert_ne!(read, 0, "it goes on: {told}");
-            told.push_str(std::str::from_utf8(&some[..read]).unwrap());
-        }
+        let wait = async {
+            while !told.contains(text) {
+                let mut some = [0; 4096];
+                let read = stream.read(&mut some).await.unwrap();
+                assert_ne!(read, 0, "it goes on: {told}");
+                told.push_str(std::str::from_utf8(&some[..read]).unwrap());
+            }
+        };
+        // Signs of life come for ever.
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it is told within a minute");
     };
     until("text/event-stream").await;
     until(r#""added":3"#).await;
