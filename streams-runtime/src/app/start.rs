@@ -420,5 +420,5 @@ fn beside(
 
 #[cfg(all(feature = "http", not(feature = "console")))]
 fn beside(_: &Environment, _: &Arc<dyn Broker>, _: Option<&str>, _: SocketAddr) -> Result<http::Beside, Error> {
-    Ok(())
+    Ok(http::Beside)
 }

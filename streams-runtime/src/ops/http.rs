@@ -51,7 +51,8 @@ pub(crate) type Body = Full<Bytes>;
 #[cfg(feature = "console")]
 pub(crate) type Beside = hyper_util::service::TowerToHyperService<axum::Router>;
 #[cfg(not(feature = "console"))]
-pub(crate) type Beside = ();
+#[derive(Debug, Clone)]
+pub(crate) struct Beside;
 
 /// Begins to listen, and says where; nothing is answered before [`Endpoint::start`].
 pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
@@ -143,7 +144,7 @@ async fn answer(monitor: Monitor, beside: Beside, request: Request<Incoming>) ->
         };
     }
     #[cfg(not(feature = "console"))]
-    let () = beside;
+    let Beside = beside;
     probe(&monitor, request.method(), request.uri())
 }
 
