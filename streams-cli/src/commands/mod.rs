@@ -1,0 +1,98 @@
+//! The commands: one file each, and here the command line that leads to them.
+
+mod ls;
+mod info;
+mod tail;
+mod get;
+mod publish;
+mod dead;
+mod operate;
+mod trim;
+mod check;
+mod doctor;
+mod schema;
+mod explain;
+mod completions;
+
+use clap::{Parser, Subcommand};
+
+use crate::connect::{HEADING, Target};
+use crate::output::{Format, Output};
+use crate::payload::Redact;
+use crate::problem::Problem;
+
+/// Look at the streams and groups of a server, and mend them.
+///
+/// Exit codes: 0 done; 1 failed, and a check that warns; 2 a command line that means nothing, and a check that is critical.
+#[derive(Debug, Parser)]
+#[command(name = "streams", version, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    target: Target,
+    /// table, wide, json or ndjson; unless said a table in a terminal and JSON lines in a pipe
+    #[arg(long, short, global = true, help_heading = HEADING, display_order = 101, hide_possible_values = true, value_enum)]
+    output: Option<Format>,
+    /// Hide the values of fields and headers of this name, wherever payloads are shown
+    #[arg(long, global = true, help_heading = HEADING, display_order = 101, value_name = "FIELD")]
+    redact: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ls(ls::Ls),
+    Groups(ls::Groups),
+    Info(info::Info),
+    Owners(info::Owners),
+    Tail(tail::Tail),
+    Get(get::Get),
+    Publish(publish::Publish),
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    Reset(operate::Reset),
+    Resume(operate::Resume),
+    Pause(operate::Pause),
+    Remove(operate::Remove),
+    Trim(trim::Trim),
+    Check(check::Check),
+    Doctor(doctor::Doctor),
+    #[command(subcommand)]
+    Schema(schema::Schema),
+    Explain(explain::Explain),
+    Completions(completions::Completions),
+}
+
+/// Runs a command; answers its exit code.
+///
+/// # Errors
+/// When it could not do its work.
+pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
+    let mut out = Output::new(cli.output);
+    let redact = Redact(cli.redact);
+    let server = || cli.target.server();
+    let out = &mut out;
+    let mut code = 0;
+    match cli.command {
+        Command::Ls(command) => command.run(&server()?, out).await?,
+        Command::Groups(command) => command.run(&server()?, out).await?,
+        Command::Info(command) => command.run(&server()?, out).await?,
+        Command::Owners(command) => command.run(&server()?, out).await?,
+        Command::Tail(command) => command.run(&server()?, &redact, out).await?,
+        Command::Get(command) => command.run(&server()?, &redact, out).await?,
+        Command::Publish(command) => command.run(&server()?, out).await?,
+        Command::Dead(command) => command.run(&server()?, &redact, out).await?,
+        Command::Reset(command) => command.run(&server()?, out).await?,
+        Command::Resume(command) => command.run(&server()?, out).await?,
+        Command::Pause(command) => command.run(&server()?, out).await?,
+        Command::Remove(command) => command.run(&server()?, out).await?,
+        Command::Check(command) => code = command.run(&server()?, out).await?,
+        Command::Trim(command) => command.run(&server()?, out).await?,
+        Command::Doctor(command) => code = command.run(&server()?, out).await?,
+        Command::Schema(command) => code = command.run(&server()?, out).await?,
+        Command::Explain(command) => command.run(out)?,
+        Command::Completions(command) => command.run(out)?,
+    }
+    out.flush()?;
+    Ok(code)
+}

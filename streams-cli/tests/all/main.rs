@@ -1,0 +1,10 @@
+//! The tool as a process against private servers.
+
+mod tool;
+
+mod dead;
+mod events;
+mod groups;
+mod refusals;
+mod schemas;
+mod server;

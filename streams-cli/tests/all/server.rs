@@ -1,0 +1,81 @@
+//! `doctor` and `trim`.
+
+use streams_tests::{Options, RedisServer};
+
+use crate::tool::{Shop, Tool};
+
+/// A tool at a server of its own, as this user.
+fn at(server: &RedisServer, user: &str) -> Tool {
+    Tool::new(format!("redis://{user}127.0.0.1:{}/", server.port()))
+}
+
+#[test]
+fn a_server_in_order_is_told_from_one_that_loses_streams() {
+    let well = ["--appendonly", "yes", "--maxmemory", "1gb"];
+    let server = Options::default()
+        .args(well)
+        .user("bob on >x ~* -@all +ping +client|info +time +info +acl|whoami +acl|dryrun")
+        .start();
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("ok        rights: default may publish"), "{said:?}");
+
+    server.run::<()>("CONFIG SET appendonly no");
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.out.contains("warning   persistence: no append-only file"), "{said:?}");
+    assert!(said.out.contains("fix: CONFIG SET appendonly yes"), "{said:?}");
+
+    server.run::<()>("CONFIG SET maxmemory-policy allkeys-lru");
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.out.contains("critical  eviction: allkeys-lru") && said.out.contains("evicts whole streams"),
+        "{said:?}"
+    );
+
+    let said = at(&server, "bob:x@").run(&["doctor", "-o", "table"]);
+    assert!(said.out.contains("warning   rights: bob lacks XADD\n"), "{said:?}");
+    assert!(said.out.contains("fix: ACL SETUSER bob +xadd"), "{said:?}");
+    server.run::<()>("ACL SETUSER bob -acl|dryrun -info -time");
+    let said = at(&server, "bob:x@").run(&["doctor", "-o", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(
+        (found[0]["found"].as_str(), found[1]["about"].as_str()),
+        (Some("INFO is refused"), Some("rights")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_passes_no_group_unless_told() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let id = |n: usize| tool.json(&["tail", "payouts"])[n]["id"].as_str().unwrap().to_owned();
+    let length = || tool.json(&["tail", "payouts"]).as_array().unwrap().len();
+    let second = id(1);
+    let dry = tool.table(&["trim", "payouts", "--before", &second, "--dry-run"]);
+    assert_eq!(dry, "1 entry of payouts would be gone for good\nnothing was changed: this was a dry run\n");
+    assert!(tool.refused(&["trim", "payouts", "--before", &second], 2).contains("say --yes"));
+    assert_eq!(tool.json(&["trim", "payouts", "--before", &second, "--yes"])["removed"], 1);
+    // A group that is behind.
+    redis::cmd("HSET")
+        .arg("streams:{payouts}:late")
+        .arg(&["mode", "ordered", "at", "0-0"])
+        .exec(&mut client(&tool))
+        .unwrap();
+    redis::cmd("XGROUP").arg(&["CREATE", "payouts", "late", "0"]).exec(&mut client(&tool)).unwrap();
+    let said = tool.refused(&["trim", "payouts", "--before", "latest", "--yes"], 1);
+    assert!(said.contains("group late on payouts has settled no more than up to 0-0"), "{said}");
+    assert_eq!(tool.table(&["trim", "payouts", "--consumed", "--yes"]), "0 entries of payouts removed\n");
+    assert_eq!(length(), 2);
+    assert_eq!(
+        tool.table(&["trim", "payouts", "--before", "latest", "--force", "--yes"]),
+        "2 entries of payouts removed\n"
+    );
+    assert_eq!(length(), 0);
+    let _ = app.shutdown().await;
+}
+
+fn client(tool: &Tool) -> redis::Connection {
+    RedisServer::client(&tool.url)
+}
