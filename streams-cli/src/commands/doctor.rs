@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use streams_runtime::broker::{Broker, BrokerErrorKind};
 use streams_runtime::keys::StreamKey;
+use streams_runtime::{Condition, StreamView};
 
+use crate::confirm::count;
 use crate::connect::Server;
 use crate::output::{Output, Tone};
 use crate::problem::{FAILED, Problem, USAGE};
@@ -19,6 +21,11 @@ const CLOCK: Duration = Duration::from_secs(2);
 /// Look at the server: what each setting means for us, and the fix; exit code 1 for a warning, 2 for something critical
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {}
+
+/// A stream of so many entries should be trimmed.
+const LONG: u64 = 100_000;
+/// The most findings about groups, and about streams.
+const MOST: usize = 10;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +62,16 @@ impl Doctor {
             Err(error) => return Err(error.into()),
         }
         findings.extend(clock(server).await?);
-        findings.extend(rights(server, "trades").await?);
+        let overview = match server.inspector()?.overview().await {
+            Ok(overview) => Some(overview),
+            // The missing right is among the rights.
+            Err(error) if error.kind() == BrokerErrorKind::Refused => None,
+            Err(error) => return Err(error.into()),
+        };
+        let streams = overview.map(|overview| overview.streams).unwrap_or_default();
+        findings.extend(rights(server, streams.first().map_or("trades", |stream| &stream.name)).await?);
+        findings.extend(of_groups(&streams));
+        findings.extend(of_streams(&streams));
         let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
         for finding in findings {
             let word = out.toned(finding.verdict.word(), finding.verdict.tone());
@@ -234,6 +250,80 @@ async fn clock(server: &Server) -> Result<Option<Finding>, Problem> {
     let verdict = if bad { Verdict::Warning } else { Verdict::Ok };
     let meaning = "the server's clock makes the ids of entries, so ages and `-10m` go by it";
     Ok(Some(finding("clock", verdict, found, meaning, "let both machines keep time (chrony, systemd-timesyncd)")))
+}
+
+/// Groups that stand still.
+fn of_groups(streams: &[StreamView]) -> Vec<Finding> {
+    let groups: Vec<_> = streams.iter().flat_map(|stream| &stream.groups).collect();
+    let mut findings = Vec::new();
+    for group in &groups {
+        let (stream, name) = (&group.stream, &group.name);
+        let lag = group.lag().map_or_else(|| "an unknown number".to_owned(), |lag| lag.to_string());
+        let place = format!("{name} on {stream}");
+        match group.condition() {
+            Condition::Halted => {
+                let meaning = format!("it handles nothing until somebody does something; {lag} of its events wait");
+                let fix = format!("streams owners {stream} {name} says why, and how to go on");
+                findings.push(finding("halted", Verdict::Critical, place, &meaning, &fix));
+            }
+            Condition::Unattended => {
+                let meaning = format!(
+                    "no process runs it; {lag} of its events wait, and with retention = \"consumed\" it holds up the stream"
+                );
+                let fix = format!("start a program that runs it, or: streams remove {stream} {name}");
+                findings.push(finding("unattended", Verdict::Warning, place, &meaning, &fix));
+            }
+            _ => {}
+        }
+    }
+    if findings.is_empty() {
+        let found = format!("{} on {}", count(groups.len() as u64, "group"), count(streams.len() as u64, "stream"));
+        return vec![finding("groups", Verdict::Ok, found, "", "")];
+    }
+    shortened(findings)
+}
+
+/// Streams that nobody trims, and parts that could not be read.
+fn of_streams(streams: &[StreamView]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for stream in streams {
+        let name = &stream.name;
+        if stream.length() >= LONG && stream.length() == stream.added() {
+            let memory = stream.bytes().map(|number| format!(", {}", bytes(number))).unwrap_or_default();
+            let found = format!("{name}: {} entries{memory}, none was ever trimmed", stream.length());
+            let fix = format!("declare a `retention`, or: streams trim {name} --consumed");
+            findings.push(finding("growth", Verdict::Warning, found, "it grows until the server is full", &fix));
+        }
+        if let Some(refused) = &stream.refused {
+            let found = format!("{name}: {refused}");
+            findings.push(finding(
+                "rights",
+                Verdict::Warning,
+                found,
+                "a part of it is not shown",
+                "see the rights above",
+            ));
+        }
+    }
+    shortened(findings)
+}
+
+/// The worst findings of a kind.
+fn shortened(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    let more = findings.len().saturating_sub(MOST);
+    findings.truncate(MOST);
+    if more > 0 {
+        let about = findings[0].about;
+        findings.push(finding(
+            about,
+            Verdict::Warning,
+            format!("{more} more"),
+            "they are not listed",
+            "streams groups",
+        ));
+    }
+    findings
 }
 
 /// The rights that each kind of work needs: a command that is asked about, never run.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use streams_runtime::{Condition, GroupView, StreamView};
 
 use super::ls::{state, tone, why};
+use crate::confirm::count;
 use crate::connect::Server;
 use crate::notes::{Known, Recorded};
 use crate::output::{Cell, Output, Row};
@@ -51,7 +52,7 @@ impl Info {
             let why = Some(why(group)).filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
             facts.push((
                 "group",
-                format!("{} {}, lag {lag}, {} dead letters{why}", group.name, group.condition(), group.dead()),
+                format!("{} {}, lag {lag}, {}{why}", group.name, group.condition(), count(group.dead(), "dead letter")),
             ));
         }
         facts.extend(view.refused.clone().map(|why| ("refused", why)));
@@ -201,7 +202,7 @@ fn advice(group: &GroupView) -> Vec<String> {
     }
     advice.extend(group.paused.as_ref().map(|pause| format!("{pause}\n  streams resume {stream} {name}")));
     if group.dead() > 0 {
-        advice.push(format!("{} dead letters: streams dead ls {stream} {name}", group.dead()));
+        advice.push(format!("{}: streams dead ls {stream} {name}", count(group.dead(), "dead letter")));
     }
     advice
 }

@@ -102,7 +102,11 @@ impl Tail {
             out.flush()?;
             read(&self, server, &partitions, (places, ends), &mut show, out).await?;
         }
-        if self.format.is_some() { out.flush()? } else { out.end()? }
+        if self.format.is_some() {
+            out.flush()?
+        } else {
+            out.end()?
+        }
         Ok(())
     }
 
@@ -113,9 +117,7 @@ impl Tail {
         let is_key = |key: &String| {
             let fields = value["payload"].as_object();
             fields.is_some_and(|fields| {
-                fields
-                    .values()
-                    .any(|field| match field {
+                fields.values().any(|field| match field {
                     Value::String(text) => text == key,
                     Value::Number(number) => &number.to_string() == key,
                     _ => false,

@@ -48,6 +48,32 @@ fn a_server_in_order_is_told_from_one_that_loses_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_stand_still_and_streams_that_grow_are_told_with_the_command() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let found = |word: &str| -> Vec<String> {
+        let said = tool.run(&["doctor", "-o", "json"]);
+        let findings: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let those = findings.as_array().unwrap().iter().filter(|finding| finding["about"] == word);
+        those.map(|finding| format!("{} | {}", finding["found"], finding["fix"])).collect()
+    };
+    assert_eq!(found("groups"), ["\"3 groups on 2 streams\" | \"\""]);
+    let mut pipe = redis::pipe();
+    for n in 0..100_000 {
+        pipe.cmd("XADD").arg(&["trades.0", "*", "n", &n.to_string()]).ignore();
+    }
+    let _ = app.shutdown().await;
+    pipe.exec(&mut client(&tool)).unwrap();
+    let unattended = found("unattended");
+    assert_eq!(unattended.len(), 3, "{unattended:?}");
+    assert!(unattended[0].contains("streams remove payouts bank"), "{unattended:?}");
+    let grown = found("growth");
+    assert!(
+        grown[0].contains("none was ever trimmed") && grown[0].contains("streams trim trades --consumed"),
+        "{grown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trim_passes_no_group_unless_told() {
     let Shop { tool, app, .. } = Shop::open().await;
     let id = |n: usize| tool.json(&["tail", "payouts"])[n]["id"].as_str().unwrap().to_owned();
