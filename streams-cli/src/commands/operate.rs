@@ -74,7 +74,12 @@ impl Reset {
             again += plan.again;
             over += plan.passed_over;
             more |= plan.more;
-            lines.push_str(&format!("\n  partition {}: from {} to {}", plan.partition, plan.from, plan.to));
+            lines.push_str(&format!(
+                "\n  partition {}: settled up to {}, would go on at {}",
+                plan.partition,
+                plan.from,
+                plan.to.next()
+            ));
         }
         let at_least = if more { "at least " } else { "" };
         let plan = format!(

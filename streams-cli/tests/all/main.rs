@@ -5,6 +5,7 @@ mod tool;
 mod dead;
 mod events;
 mod groups;
+mod guide;
 mod refusals;
 mod schemas;
 mod server;

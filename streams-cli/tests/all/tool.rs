@@ -44,6 +44,11 @@ async fn assess(_: Trade) {}
 #[consumer(group = "mail", delivery = "queue")]
 async fn mail(_: Payout) {}
 
+/// The programs of the shop.
+pub(crate) fn shop(open: &Arc<AtomicBool>) -> App {
+    App::with(consumers![pay, assess, mail]).state(Arc::clone(open))
+}
+
 /// A shop on a database of its own.
 pub(crate) struct Shop {
     pub(crate) tool: Tool,
@@ -58,8 +63,7 @@ impl Shop {
         let open = Arc::new(AtomicBool::new(false));
         let broker = Arc::new(Redis::open(&tool.url).unwrap());
         let config = Config::new().lease(Duration::from_millis(600));
-        let app = App::with(consumers![pay, assess, mail]).state(Arc::clone(&open)).broker(broker).config(config);
-        let app = app.start().await.unwrap();
+        let app = shop(&open).broker(broker).config(config).start().await.unwrap();
         for (n, cents) in [(1, 100), (2, 200), (3, -1)] {
             let payout = Payout { account: "ben".to_owned(), cents };
             app.publisher().publish(&payout).id(format!("payout-{n}")).header("tenant", "a").await.unwrap();
@@ -142,18 +146,33 @@ impl Tool {
     }
 }
 
-/// Times, ids and ages as `#`: they are of another day.
+/// Numbers as `#` and ages as `#s`, with two blanks between columns: ids and times are of another day.
 pub(crate) fn plain(text: &str) -> String {
+    text.lines().map(plain_line).collect::<Vec<_>>().join("\n")
+}
+
+fn plain_line(line: &str) -> String {
     let mut plain = String::new();
-    for character in text.chars() {
+    for character in line.chars() {
         match character {
             '0'..='9' if plain.ends_with('#') => {}
             '0'..='9' => plain.push('#'),
             other => plain.push(other),
         }
     }
-    // Columns are as wide as their widest number.
-    let words =
-        |line: &str| line.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().join("  ");
-    plain.lines().map(words).collect::<Vec<_>>().join("\n")
+    // An age has one or two of these units.
+    let is_age = |word: &str| matches!(word, "#ms" | "#s" | "#m" | "#h" | "#d");
+    let columns = plain.split("  ").map(str::trim).filter(|column| !column.is_empty());
+    let columns = columns.map(|column| {
+        let mut words: Vec<&str> = Vec::new();
+        for word in column.split(' ') {
+            match (is_age(word), words.last()) {
+                (true, Some(&"#s")) => {}
+                (true, _) => words.push("#s"),
+                (false, _) => words.push(word),
+            }
+        }
+        words.join(" ")
+    });
+    columns.collect::<Vec<_>>().join("  ")
 }
