@@ -154,6 +154,11 @@ impl Server {
 
     /// The error about a name that is not there, with the nearest one.
     async fn unknown(&self, name: &str) -> Problem {
+        // Halts and logs name keys, which begin with the namespace.
+        let within = |space: &String| name.strip_prefix(space.as_str())?.strip_prefix(':');
+        if let Some(within) = self.namespace.as_ref().and_then(within) {
+            return format!("`{name}` is a key, and its namespace is set already: say `{within}`").into();
+        }
         match self.inspector() {
             Err(problem) => problem,
             Ok(inspector) => match inspector.stream(name).await {

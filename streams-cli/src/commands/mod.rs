@@ -96,3 +96,49 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
     out.flush()?;
     Ok(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// Texts that advise commands of the tool.
+    const ADVICE: [&str; 7] = [
+        include_str!("../../../docs/operating.md"),
+        include_str!("../../../docs/tool.md"),
+        include_str!("../../../README.md"),
+        include_str!("../../../streams-runtime/src/group/drive.rs"),
+        include_str!("../../../streams-runtime/src/group/halt.rs"),
+        include_str!("../../../streams-runtime/src/publisher/retention.rs"),
+        include_str!("../../../streams-runtime/src/schema_watch/mod.rs"),
+    ];
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_halts_logs_and_guides_advise_is_a_command_of_the_tool() {
+        let mut seen = 0;
+        for command in ADVICE.iter().flat_map(|text| text.split("`streams ").skip(1)) {
+            let command = command.split('`').next().unwrap_or_default();
+            let words = command.split_whitespace().map(|word| if word == "PLACE" { "earliest" } else { word });
+            match Cli::try_parse_from(std::iter::once("streams").chain(words)) {
+                Ok(_) => {}
+                // Named without its arguments.
+                Err(error) => assert!(
+                    matches!(
+                        error.kind(),
+                        ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    ) || command.contains("{"),
+                    "streams {command}: {error}"
+                ),
+            }
+            seen += 1;
+        }
+        assert!(seen > 20, "{seen}");
+    }
+}

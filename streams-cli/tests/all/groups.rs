@@ -189,11 +189,64 @@ async fn a_group_is_removed_when_nobody_runs_it_or_by_force() {
     assert_eq!(left.as_array().unwrap().iter().map(|row| &row["group"]).collect::<Vec<_>>(), ["mail"]);
 }
 
-#[test]
-fn every_command_gives_valid_json_on_an_empty_server() {
-    let tool = Tool::new(RedisServer::shared().database());
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_gives_valid_json_for_an_empty_server_too() {
+    let empty = Tool::new(RedisServer::shared().database());
     for args in [&["ls"][..], &["groups"], &["check"]] {
-        assert!(tool.json(args).is_array() || tool.json(args).is_object(), "{args:?}");
+        assert!(empty.json(args).is_array() || empty.json(args).is_object(), "{args:?}");
     }
-    assert_eq!(tool.table(&["ls"]), "no program has declared a stream here\n");
+    assert_eq!(empty.table(&["ls"]), "no program has declared a stream here\n");
+    let Shop { tool, app, .. } = Shop::open().await;
+    let id = tool.json(&["tail", "payouts", "-n", "1"])[0]["id"].as_str().unwrap().to_owned();
+    let payout = r#"{"account":"a","cents":1}"#;
+    let commands = [
+        &["ls"][..],
+        &["groups", "--rate"],
+        &["info", "payouts"],
+        &["owners", "payouts", "bank"],
+        &["tail", "trades"],
+        &["get", "payouts", &id],
+        &["publish", "payouts", "Payout", payout, "--dry-run"],
+        &["publish", "payouts", "Payout", payout, "--yes"],
+        &["dead", "ls", "payouts", "bank"],
+        &["dead", "ls", "payouts", "bank", "--each"],
+        &["dead", "show", "payouts", "bank"],
+        &["dead", "replay", "payouts", "bank", "--all", "--limit", "1", "--dry-run"],
+        &["dead", "replay", "payouts", "bank", "--all", "--limit", "1", "--yes"],
+        &["dead", "discard", "payouts", "bank", "0/1-1", "--dry-run"],
+        &["dead", "discard", "payouts", "bank", "0/1-1", "--yes"],
+        &["pause", "payouts", "bank", "--dry-run"],
+        &["pause", "payouts", "bank", "--yes"],
+        &["resume", "payouts", "bank", "--dry-run"],
+        &["resume", "payouts", "bank", "--yes"],
+        &["reset", "payouts", "bank", "--to", "latest", "--dry-run"],
+        &["reset", "payouts", "bank", "--to", "latest", "--yes"],
+        &["remove", "payouts", "mail", "--force", "--dry-run"],
+        &["remove", "payouts", "mail", "--force", "--yes"],
+        &["trim", "payouts", "--before", "earliest", "--dry-run"],
+        &["trim", "payouts", "--before", "earliest", "--yes"],
+        &["check"],
+        &["doctor"],
+        &["schema", "ls", "trades"],
+        &["schema", "show", "trades", "Trade"],
+        &["schema", "diff", "trades", "Trade"],
+        &["explain", "crash"],
+    ];
+    for args in commands {
+        // Of checks the exit code is a finding.
+        let said = |form| tool.run(&[args, &["-o", form]].concat()).out;
+        let json = said("json");
+        serde_json::from_str::<Value>(&json).unwrap_or_else(|error| panic!("{args:?}: {error}: {json}"));
+        for line in said("ndjson").lines() {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}"));
+        }
+    }
+    let help = tool.ok(&["--help"]);
+    let named = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names =
+        named.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty());
+    for name in names.filter(|name| *name != "completions") {
+        assert!(commands.iter().any(|args| args[0] == name), "`{name}` is not tried");
+    }
+    let _ = app.shutdown().await;
 }

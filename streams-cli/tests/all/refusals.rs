@@ -73,6 +73,13 @@ fn a_command_line_that_means_nothing_ends_with_2() {
 }
 
 #[test]
+fn a_key_with_its_namespace_is_told_from_a_name() {
+    let tool = Tool::new(RedisServer::shared().database());
+    let said = tool.refused(&["tail", "eu:trades", "--namespace", "eu"], 1);
+    assert!(said.contains("its namespace is set already: say `trades`"), "{said}");
+}
+
+#[test]
 fn servers_are_found_by_url_by_profile_or_not_at_all() {
     let mut tool = Tool::new(String::new());
     assert!(tool.refused(&["tail", "trades"], 2).contains("nothing says where the server is: set REDIS_URL"));
