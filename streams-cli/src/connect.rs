@@ -18,7 +18,7 @@ pub(crate) const HEADING: &str = "Everywhere";
 /// Where the server is.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Target {
-    /// The server: redis[s]://[user:password@]host[:port][/database]; the environment keeps a password out of `ps`
+    /// The server, such as redis://localhost or rediss://user@host:6379/0; a password belongs into the environment
     #[arg(long, global = true, help_heading = HEADING, display_order = 100, env = "REDIS_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
     /// The namespace of the streams, as the programs have it

@@ -177,7 +177,7 @@ fn places(group: &GroupView) -> Vec<Row> {
 }
 
 /// What keeps the group from going on, and the commands that may help.
-fn advice(group: &GroupView) -> Vec<String> {
+pub(super) fn advice(group: &GroupView) -> Vec<String> {
     let (stream, name) = (&group.stream, &group.name);
     let mut advice = Vec::new();
     for place in &group.places {

@@ -263,15 +263,15 @@ pub(super) fn why(group: &GroupView) -> String {
 }
 
 /// Events per second into and out of a group.
-struct Rates {
-    incoming: f64,
-    outgoing: f64,
+pub(super) struct Rates {
+    pub(super) incoming: f64,
+    pub(super) outgoing: f64,
     /// When the lag is gone, if it shrinks.
     gone: Option<Duration>,
 }
 
 impl Rates {
-    fn of(before: &Overview, after: &Overview, stream: &StreamView, group: &GroupView) -> Self {
+    pub(super) fn of(before: &Overview, after: &Overview, stream: &StreamView, group: &GroupView) -> Self {
         let incoming = rate(before, after, stream);
         let earlier = before.streams.iter().find(|earlier| earlier.name == stream.name);
         let earlier = earlier.and_then(|stream| stream.groups.iter().find(|earlier| earlier.name == group.name));

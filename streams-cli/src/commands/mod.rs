@@ -2,6 +2,7 @@
 
 mod ls;
 mod info;
+mod top;
 mod tail;
 mod get;
 mod publish;
@@ -43,6 +44,7 @@ pub(crate) struct Cli {
 enum Command {
     Ls(ls::Ls),
     Groups(ls::Groups),
+    Top(top::Top),
     Info(info::Info),
     Owners(info::Owners),
     Tail(tail::Tail),
@@ -76,6 +78,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
     match cli.command {
         Command::Ls(command) => command.run(&server()?, out).await?,
         Command::Groups(command) => command.run(&server()?, out).await?,
+        Command::Top(command) => command.run(&server()?, &redact).await?,
         Command::Info(command) => command.run(&server()?, out).await?,
         Command::Owners(command) => command.run(&server()?, out).await?,
         Command::Tail(command) => command.run(&server()?, &redact, out).await?,

@@ -66,6 +66,7 @@ fn a_command_line_that_means_nothing_ends_with_2() {
         (&["dead", "ls", "a", "b", "--older", "soon"], "expected a length of time"),
         (&["tail", "trades", "--namespace", "a:b"], "invalid namespace name `a:b`"),
         (&["tail", "trades", "--url", "http://x"], "URL"),
+        (&["top"], "top needs a terminal"),
     ] {
         let said = tool.refused(args, 2);
         assert!(said.contains(says), "{args:?}: {said}");
