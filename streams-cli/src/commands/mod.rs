@@ -9,6 +9,7 @@ mod publish;
 mod dead;
 mod operate;
 mod trim;
+mod audit;
 mod check;
 mod doctor;
 mod schema;
@@ -57,6 +58,7 @@ enum Command {
     Pause(operate::Pause),
     Remove(operate::Remove),
     Trim(trim::Trim),
+    Audit(audit::Audit),
     Check(check::Check),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
@@ -90,6 +92,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Pause(command) => command.run(&server()?, out).await?,
         Command::Remove(command) => command.run(&server()?, out).await?,
         Command::Check(command) => code = command.run(&server()?, out).await?,
+        Command::Audit(command) => command.run(&server()?, out).await?,
         Command::Trim(command) => command.run(&server()?, out).await?,
         Command::Doctor(command) => code = command.run(&server()?, out).await?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,

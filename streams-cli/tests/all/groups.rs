@@ -140,13 +140,13 @@ async fn a_pause_says_who_and_why_and_ends_with_resume() {
     assert!(wide.contains(": the bank is closed"), "{wide}");
     tool.ok(&["resume", "payouts", "bank", "--yes"]);
     assert_eq!(tool.json(&["groups", "payouts"])[0]["state"], "running");
-    let audit = redis::cmd("XRANGE")
-        .arg(&["streams:_audit", "-", "+"])
-        .query::<redis::Value>(&mut RedisServer::client(&tool.url));
-    let audit = format!("{:?}", audit.unwrap());
-    for word in ["pause", "resume", "ada", "the bank is closed", "was paused"] {
-        assert!(audit.contains(word), "{word}: {audit}");
-    }
+    let audit = tool.json(&["audit"]);
+    let line =
+        |n: usize| ["by", "act", "stream", "group", "detail"].map(|name| audit[n][name].as_str().unwrap().to_owned());
+    let (paused, resumed) = (line(0), line(1));
+    assert!(paused[0].starts_with("ada@"), "{paused:?}");
+    assert_eq!(paused[1..], ["pause", "payouts", "bank", "the bank is closed"]);
+    assert_eq!(resumed[1..], ["resume", "payouts", "bank", "was paused"]);
     let _ = app.shutdown().await;
 }
 
@@ -190,6 +190,28 @@ async fn a_group_is_removed_when_nobody_runs_it_or_by_force() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_streams_of_a_namespace_go_by_their_names_in_it() {
+    let mut tool = Tool::new(RedisServer::shared().database());
+    let config = Config::new().lease(Duration::from_millis(600)).dead_letter_storm(2);
+    let broker = Arc::new(Redis::open(&tool.url).unwrap());
+    let app = App::with(consumers![fail]).broker(broker).config(config).namespace("eu").start().await.unwrap();
+    app.publisher().publish(&Storm { n: 0 }).await.unwrap();
+    app.settled().await.unwrap();
+    // By its key, or by its name.
+    assert_eq!(tool.json(&["ls"])[0]["stream"], "eu:storms");
+    assert_eq!(tool.json(&["dead", "ls", "eu:storms", "weak"])[0]["letters"], 1);
+    tool.variables.push(("STREAMS_NAMESPACE".to_owned(), "eu".to_owned()));
+    assert_eq!(tool.json(&["ls"])[0]["stream"], "storms");
+    assert_eq!(tool.json(&["dead", "ls", "storms", "weak"])[0]["letters"], 1);
+    assert_eq!(tool.json(&["tail", "storms"])[0]["payload"]["n"], 0);
+    tool.ok(&["dead", "discard", "storms", "weak", "--all", "--yes"]);
+    assert_eq!(tool.json(&["audit"])[0]["act"], "discard");
+    assert!(tool.json(&["audit", "--namespace", "us"]).as_array().unwrap().is_empty());
+    assert!(tool.json(&["ls", "--namespace", "us"]).as_array().unwrap().is_empty());
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_gives_valid_json_for_an_empty_server_too() {
     let empty = Tool::new(RedisServer::shared().database());
     for args in [&["ls"][..], &["groups"], &["check"]] {
@@ -225,6 +247,7 @@ async fn every_command_gives_valid_json_for_an_empty_server_too() {
         &["remove", "payouts", "mail", "--force", "--yes"],
         &["trim", "payouts", "--before", "earliest", "--dry-run"],
         &["trim", "payouts", "--before", "earliest", "--yes"],
+        &["audit"],
         &["check"],
         &["doctor"],
         &["schema", "ls", "trades"],

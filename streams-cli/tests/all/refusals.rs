@@ -1,6 +1,6 @@
 //! What the tool refuses: names that are not there, command lines that mean nothing, servers that are not there.
 
-use streams_tests::RedisServer;
+use streams_tests::{Ca, RedisServer, TlsProxy};
 
 use crate::tool::{Shop, Tool};
 
@@ -95,4 +95,32 @@ fn servers_are_found_by_url_by_profile_or_not_at_all() {
     assert!(tool.refused(&["tail", "trades", "--profile", "awya"], 2).contains("perhaps `away` is meant"));
     let away = tool.refused(&["tail", "trades", "--profile", "away"], 1);
     assert!(away.contains("127.0.0.1:1") && !away.contains("hunter2"), "{away}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_by_the_variables_of_programs_or_by_a_profile() {
+    let server = RedisServer::shared();
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let proxy = TlsProxy::start(ca.sign(&["localhost"]).serve(Some(&clients), false), server.port());
+    let mut tool = Tool::new(format!("rediss://localhost:{}/", proxy.port()));
+    assert_eq!(tool.run(&["ls"]).code, 1, "nobody trusts the server");
+    let dir = tempfile::tempdir().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, ca.pem()).unwrap();
+    let (certificate, key) = clients.sign(&["me"]).write(dir.path(), "me");
+    let files = [("STREAMS_TLS_CA", &ca_file), ("STREAMS_TLS_CERT", &certificate), ("STREAMS_TLS_KEY", &key)];
+    let set = |(name, path): (&str, &std::path::PathBuf)| (name.to_owned(), path.to_str().unwrap().to_owned());
+    tool.variables = files.map(set).to_vec();
+    tool.ok(&["ls"]);
+    tool.variables.pop();
+    assert!(tool.refused(&["ls"], 2).contains("belong together"));
+    let folder = dir.path().join("streams");
+    std::fs::create_dir(&folder).unwrap();
+    let text = format!(
+        "[safe]\nurl = \"{}\"\ntls_ca = {ca_file:?}\ntls_cert = {certificate:?}\ntls_key = {key:?}\n",
+        tool.url
+    );
+    std::fs::write(folder.join("config.toml"), text).unwrap();
+    tool.variables = vec![set(("XDG_CONFIG_HOME", &dir.path().to_path_buf()))];
+    tool.ok(&["ls", "--profile", "safe"]);
 }
