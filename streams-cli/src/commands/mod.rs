@@ -12,6 +12,7 @@ mod trim;
 mod audit;
 mod check;
 mod doctor;
+mod bench;
 mod schema;
 mod explain;
 mod completions;
@@ -61,6 +62,7 @@ enum Command {
     Audit(audit::Audit),
     Check(check::Check),
     Doctor(doctor::Doctor),
+    Bench(bench::Bench),
     #[command(subcommand)]
     Schema(schema::Schema),
     Explain(explain::Explain),
@@ -95,6 +97,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Audit(command) => command.run(&server()?, out).await?,
         Command::Trim(command) => command.run(&server()?, out).await?,
         Command::Doctor(command) => code = command.run(&server()?, out).await?,
+        Command::Bench(command) => command.run(&server()?, out).await?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,
         Command::Explain(command) => command.run(out)?,
         Command::Completions(command) => command.run(out)?,

@@ -23,6 +23,18 @@ async fn fail(_: Storm) -> Result<(), streams_runtime::Permanent> {
     Err(permanent("the other side is down"))
 }
 
+/// An event whose handler waits for something that does not come.
+#[stream_event(stream = "waits", lock = false)]
+#[derive(Debug, Clone, PartialEq)]
+struct Wait {
+    n: u32,
+}
+
+#[consumer(group = "patient", max_attempts = 1000, backoff = "20ms..20ms")]
+async fn wait(_: Wait) -> Result<(), String> {
+    Err("not yet".to_owned())
+}
+
 /// A group that a storm of dead letters has halted.
 async fn halted() -> (Tool, Running) {
     let tool = Tool::new(RedisServer::shared().database());
@@ -97,6 +109,20 @@ async fn a_stranger_finds_out_why_a_group_is_halted_and_mends_it() {
     assert_eq!(tool.json(&["groups"])[0]["state"], "halted");
     assert_eq!(tool.json(&["resume", "storms", "weak", "--yes"])["resumed"], json!(["storms"]));
     until(|| tool.json(&["groups"])[0]["dead"] == 3).await;
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_fails_again_and_again_is_named_with_its_attempts() {
+    let tool = Tool::new(RedisServer::shared().database());
+    let app = App::with(consumers![wait]).broker(Arc::new(Redis::open(&tool.url).unwrap())).start().await.unwrap();
+    app.publisher().publish(&Wait { n: 0 }).await.unwrap();
+    until(|| tool.json(&["groups"])[0]["state"] == "retrying").await;
+    let entry = tool.json(&["tail", "waits"])[0]["id"].as_str().unwrap().to_owned();
+    let settled = tool.json(&["get", "waits", &entry])["groups"][0]["is"].as_str().unwrap().to_owned();
+    assert!(settled.starts_with("failed ") && settled.ends_with(" times, and is tried again"), "{settled}");
+    let owners = tool.table(&["owners", "waits", "patient"]);
+    assert!(owners.contains(&format!("streams get waits {entry}")), "{owners}");
     let _ = app.shutdown().await;
 }
 
@@ -248,6 +274,7 @@ async fn every_command_gives_valid_json_for_an_empty_server_too() {
         &["trim", "payouts", "--before", "earliest", "--dry-run"],
         &["trim", "payouts", "--before", "earliest", "--yes"],
         &["audit"],
+        &["bench", "--dry-run"],
         &["check"],
         &["doctor"],
         &["schema", "ls", "trades"],

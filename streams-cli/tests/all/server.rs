@@ -105,3 +105,15 @@ async fn a_trim_passes_no_group_unless_told() {
 fn client(tool: &Tool) -> redis::Connection {
     RedisServer::client(&tool.url)
 }
+
+#[test]
+fn a_bench_measures_and_leaves_nothing_behind() {
+    let server = RedisServer::start();
+    let tool = at(&server, "");
+    assert!(tool.refused(&["bench"], 2).contains("say --yes"));
+    let figures = tool.json(&["bench", "--seconds", "2", "--yes"]);
+    assert!(figures["events"].as_u64().unwrap() > 10, "{figures}");
+    assert!(figures["p50_ms"].as_f64().unwrap() > 0.0, "{figures}");
+    assert!(figures["handled_per_second"].as_f64().unwrap() > 100.0, "{figures}");
+    assert_eq!(server.run::<Vec<String>>("KEYS *"), [] as [&str; 0]);
+}

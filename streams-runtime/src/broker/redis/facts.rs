@@ -51,6 +51,19 @@ impl Redis {
         Ok(answer == Value::Okay)
     }
 
+    /// Deletes keys, such as those of a stream that a measurement has made for itself. Not public API.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    ///
+    /// # Cancel safety
+    /// They may be deleted.
+    #[doc(hidden)]
+    pub async fn delete(&self, keys: &[String]) -> Result<(), BrokerError> {
+        let call = Call { command: "UNLINK", key: "", effect: Effect::Idempotent };
+        self.command(call, cmd("UNLINK").arg(keys)).await.map(drop)
+    }
+
     async fn words(&self, name: &'static str, command: &Cmd) -> Result<String, BrokerError> {
         let call = Call { command: name, key: "", effect: Effect::Read };
         parse::text(self.command(call, command).await?).map_err(unexpected(call))
