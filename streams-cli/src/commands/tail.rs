@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use streams_runtime::broker::{Broker, BrokerError, Log, Tail as Reader};
+use streams_runtime::broker::{Broker, BrokerError, Log};
 use streams_runtime::keys::{PartitionKey, partition_of};
 use streams_runtime::{Entry, EntryId};
 
@@ -22,10 +22,12 @@ use crate::when::{self, Place};
 const PAGE: usize = 1_000;
 /// About the most bytes per partition and read.
 const BYTES: usize = 8 * 1024 * 1024;
-/// One read waits so long for entries.
-const WAIT: Duration = Duration::from_secs(5);
+/// The pause after a read that found nothing.
+const WAIT: Duration = Duration::from_millis(200);
 /// A follower this far behind the end skips to it, in milliseconds.
 const BEHIND: u64 = 10_000;
+/// The pause after a read that found all there was.
+const BREATH: Duration = Duration::from_millis(20);
 /// The pause before a read that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -172,8 +174,7 @@ async fn read(
     show: &mut Show<'_>,
     out: &mut Output,
 ) -> Result<(), Problem> {
-    let mut reader = server.broker.tail().await?;
-    let mut pages = Pages::new(100);
+    let mut pages = Pages::new(16);
     // Whether the end was reached once: what is asked for with --from is never skipped.
     let mut live = places == ends;
     loop {
@@ -182,9 +183,7 @@ async fn read(
         if open.is_empty() || show.left == Some(0) {
             return Ok(());
         }
-        let keys: Vec<_> = open.iter().map(|index| (partitions[*index].as_str().to_owned(), places[*index])).collect();
-        let wait = if asked.follow { WAIT } else { Duration::ZERO };
-        let found = match next(&mut *reader, &keys, pages.count(), wait).await {
+        let found = match next(server, partitions, &places, &open, pages.count()).await {
             Ok(found) => found,
             Err(error) if asked.follow && (error.is_retryable() || error.is_indefinite()) => {
                 eprintln!("{}; trying again", plain(&error.to_string()));
@@ -195,14 +194,18 @@ async fn read(
         };
         let full = found.iter().any(|(_, entries)| entries.len() >= pages.count());
         pages.learn(found.iter().flat_map(|(_, entries)| entries).map(|entry| entry.weight()));
-        if found.is_empty() && !asked.follow {
-            return Ok(());
+        if found.is_empty() {
+            if !asked.follow {
+                return Ok(());
+            }
+            live = true;
+            tokio::time::sleep(WAIT).await;
+            continue;
         }
         let mut batch: Vec<_> =
             found.into_iter().flat_map(|(key, entries)| entries.into_iter().map(move |entry| (key, entry))).collect();
         batch.sort_by_key(|(_, entry)| entry.id);
-        for (key, entry) in batch {
-            let index = open[key];
+        for (index, entry) in batch {
             places[index] = entry.id;
             if asked.follow || entry.id <= ends[index] {
                 show.one(&partitions[index], &entry, out)?;
@@ -210,23 +213,35 @@ async fn read(
         }
         out.flush()?;
         live |= !full;
-        if live && full {
-            skip(server, partitions, &mut places).await?;
+        match (live, full) {
+            (true, true) => skip(server, partitions, &mut places).await?,
+            // So that a busy stream is read fifty times per second, and not thousands of times.
+            (_, false) if asked.follow => tokio::time::sleep(BREATH).await,
+            _ => {}
         }
     }
 }
 
-/// What a read found: the place of the key, and its entries.
+/// What a read found: the place of a partition, and its entries.
 type Found = Vec<(usize, Vec<Arc<Entry>>)>;
 
+/// Reads behind the places of the partitions that are open. A tail of the broker would read with scripts, which an
+/// observer may not run.
 async fn next(
-    reader: &mut dyn Reader,
-    keys: &[(String, EntryId)],
+    server: &Server,
+    partitions: &[PartitionKey],
+    places: &[EntryId],
+    open: &[usize],
     count: usize,
-    wait: Duration,
 ) -> Result<Found, BrokerError> {
-    let found = reader.next(keys, count, wait).await?;
-    Ok(found.into_iter().map(|found| (found.key, found.entries)).collect())
+    let mut found = Vec::new();
+    for index in open.iter().copied() {
+        let entries = server.broker.read(&partitions[index], places[index], count).await?;
+        if !entries.is_empty() {
+            found.push((index, entries));
+        }
+    }
+    Ok(found)
 }
 
 /// Goes on at the end of a partition that is too far ahead, and says so.

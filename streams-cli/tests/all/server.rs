@@ -1,6 +1,8 @@
 //! `doctor` and `trim`.
 
-use streams_tests::{Options, RedisServer};
+use streams_core::keys::StreamKey;
+use streams_runtime::broker::Acl;
+use streams_tests::{Options, Program, RedisServer};
 
 use crate::tool::{Shop, Tool};
 
@@ -116,4 +118,55 @@ fn a_bench_measures_and_leaves_nothing_behind() {
     assert!(figures["p50_ms"].as_f64().unwrap() > 0.0, "{figures}");
     assert!(figures["handled_per_second"].as_f64().unwrap() > 100.0, "{figures}");
     assert_eq!(server.run::<Vec<String>>("KEYS *"), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_looks_at_everything_and_an_operator_mends() {
+    let server = RedisServer::start();
+    let Shop { app, .. } = Shop::at(at(&server, "")).await;
+    let user = |name: &str, acl: &Acl| {
+        server.run::<()>(&format!("ACL SETUSER {name} on >x {acl}"));
+        at(&server, &format!("{name}:x@"))
+    };
+    let observer = user("observer", &Acl::new().observe(None).unwrap());
+    let id = observer.json(&["tail", "payouts", "-n", "1"])[0]["id"].as_str().unwrap().to_owned();
+    for args in [
+        &["ls"][..],
+        &["groups"],
+        &["info", "payouts"],
+        &["owners", "payouts", "bank"],
+        &["owners", "payouts", "mail"],
+        &["tail", "trades", "--from", "-1h"],
+        &["get", "payouts", &id],
+        &["dead", "ls", "payouts", "bank"],
+        &["dead", "show", "payouts", "bank"],
+        &["dead", "ls", "payouts", "mail"],
+        &["schema", "ls", "payouts"],
+        &["audit"],
+        &["check"],
+    ] {
+        observer.ok(args);
+    }
+    let mut follow = std::process::Command::new(env!("CARGO_BIN_EXE_streams"));
+    let mut follower = Program::start(follow.args(["tail", "payouts", "-f"]).env("REDIS_URL", &observer.url));
+    follower.prints("payout-3");
+    follower.signal("TERM");
+    follower.end();
+    let refused = observer.refused(&["pause", "payouts", "bank", "--yes"], 1);
+    assert!(refused.contains("the user may not"), "{refused}");
+    let acl = Acl::new().observe(None).unwrap().operate_on(&StreamKey::new(None, "payouts", 1));
+    let operator = user("operator", &acl);
+    for args in [
+        &["pause", "payouts", "bank"][..],
+        &["resume", "payouts", "bank"],
+        &["reset", "payouts", "bank", "--to", "latest"],
+        &["dead", "replay", "payouts", "bank", "--cause", "handler"],
+        &["dead", "discard", "payouts", "bank", "--cause", "permanent"],
+        &["remove", "payouts", "mail", "--force"],
+    ] {
+        let said = operator.run(&[args, &["--yes"]].concat());
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{args:?}: {said:?}");
+    }
+    assert_eq!(operator.json(&["audit"]).as_array().unwrap().len(), 6);
+    let _ = app.shutdown().await;
 }

@@ -59,7 +59,10 @@ pub(crate) struct Shop {
 impl Shop {
     /// Three payouts that the bank gave up, and four trades that were handled.
     pub(crate) async fn open() -> Self {
-        let tool = Tool::new(RedisServer::shared().database());
+        Self::at(Tool::new(RedisServer::shared().database())).await
+    }
+
+    pub(crate) async fn at(tool: Tool) -> Self {
         let open = Arc::new(AtomicBool::new(false));
         let broker = Arc::new(Redis::open(&tool.url).unwrap());
         let config = Config::new().lease(Duration::from_millis(600));
