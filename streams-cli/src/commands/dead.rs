@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use streams_runtime::broker::Broker;
+use streams_runtime::broker::{Broker, BrokerErrorKind};
 use streams_runtime::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
 
 use crate::confirm::{Consent, count};
@@ -448,7 +448,7 @@ impl Pages<'_> {
             let page = match page {
                 Ok(page) => page,
                 // The group itself may be gone when its last letter is.
-                Err(_) if self.after.is_some() => break,
+                Err(error) if self.after.is_some() && error.kind() == BrokerErrorKind::Refused => break,
                 Err(error) => return Err(error.into()),
             };
             let Some(last) = page.last() else { break };
