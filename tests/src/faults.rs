@@ -35,6 +35,7 @@ pub enum Op {
     State,
     /// [`Members::attend`].
     Attend,
+    /// [`Members::pauses`].
     Pauses,
     /// [`Groups::acquire`].
     Acquire,
