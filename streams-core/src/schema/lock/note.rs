@@ -14,8 +14,8 @@ use crate::codec::{self, conform};
 /// The longest entry that is written or read, in bytes of JSON: some fifty fields.
 const MAX_ENTRY: usize = 4 * 1024;
 /// The most schemas of others that a process reads. Each of them stays in memory, and there are as many as other shapes
-/// have been met.
-const MAX_SCHEMAS: usize = 256;
+/// have been met. They are enough for the event documentation of fifty streams with twenty events each.
+const MAX_SCHEMAS: usize = 1_024;
 
 /// The event as its lock has it, with the format of locks; `None` where that is long. Not public API: notes hold it.
 #[doc(hidden)]
@@ -55,7 +55,11 @@ fn holds((schema, layout): (&'static Schema, Layout), payload: &[u8]) -> Result<
     conform::not_as_declared(schema, layout, payload).map_or(Ok(()), |mismatch| Err(mismatch.to_string()))
 }
 
-fn read_entry(entry: &Value) -> Option<(&'static Schema, Layout)> {
+/// The shape in the [`entry`] of any build. Not public API.
+///
+/// `None` where the entry is long, of another format, or damaged, and when very many shapes have been read.
+#[doc(hidden)]
+pub fn read_entry(entry: &Value) -> Option<(&'static Schema, Layout)> {
     if entry["format"] != FORMAT {
         return None;
     }
