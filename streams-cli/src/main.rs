@@ -3,6 +3,7 @@
 //! [`commands`] has a file per command. `connect` finds the server, `output` prints, `confirm` asks before a change.
 
 mod commands;
+mod types;
 mod connect;
 mod notes;
 mod encode;

@@ -98,6 +98,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Trim(command) => command.run(&server()?, out).await?,
         Command::Doctor(command) => code = command.run(&server()?, out).await?,
         Command::Bench(command) => command.run(&server()?, out).await?,
+        Command::Schema(schema::Schema::Types(command)) => command.run(out)?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,
         Command::Explain(command) => command.run(out)?,
         Command::Completions(command) => command.run(out)?,

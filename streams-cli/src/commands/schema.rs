@@ -10,6 +10,7 @@ use crate::notes::{Known, Recorded};
 use crate::output::{Output, Row};
 use crate::problem::{FAILED, Problem};
 use crate::text::{json_lines, plain};
+use crate::types::{Language, types};
 
 /// Look at the shapes of events that programs have recorded
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +21,8 @@ pub(crate) enum Schema {
     Show(Show),
     /// The differences between the shapes that two builds have, or between a lock and what runs; 1 where one cannot read the other
     Diff(Diff),
+    /// Types of events for programs in another language, written from locks; it needs no server
+    Types(Types),
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,36 @@ pub(crate) struct Diff {
     lock: Option<std::path::PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Types {
+    /// The language
+    #[arg(long, value_enum)]
+    lang: Language,
+    /// The locks; all of `schemas/` unless given
+    #[arg(value_name = "LOCK")]
+    locks: Vec<std::path::PathBuf>,
+}
+
+impl Types {
+    pub(crate) fn run(self, out: &mut Output) -> Result<(), Problem> {
+        let mut files = self.locks;
+        if files.is_empty() {
+            let entries = std::fs::read_dir("schemas")
+                .map_err(|error| format!("schemas: {error}; name the locks, or go to the directory of the crate"))?;
+            let paths = entries.flatten().map(|entry| entry.path());
+            files = paths.filter(|path| path.to_string_lossy().ends_with(".lock.json")).collect();
+            files.sort();
+        }
+        let mut locks = Vec::new();
+        for file in files {
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            locks.push((file.display().to_string(), text));
+        }
+        let locks = locks.iter().map(|(file, text)| (file.as_str(), text.as_str()));
+        Ok(out.raw(&types(self.lang, locks)?)?)
+    }
+}
+
 impl Schema {
     /// Runs it; answers its exit code.
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<u8, Problem> {
@@ -54,6 +87,7 @@ impl Schema {
             Self::Ls(command) => command.run(server, out).await.map(|()| 0),
             Self::Show(command) => command.run(server, out).await.map(|()| 0),
             Self::Diff(command) => command.run(server, out).await,
+            Self::Types(command) => command.run(out).map(|()| 0),
         }
     }
 }
