@@ -207,6 +207,11 @@ impl Output {
         if self.colours { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.to_owned() }
     }
 
+    /// Whether JSON was asked for. Some results are no rows, and have a form of their own unless it was.
+    pub(crate) fn asked_for_json(&self) -> bool {
+        self.asked && matches!(self.format, Format::Json | Format::Ndjson)
+    }
+
     /// Text as it is, for people and programs alike.
     pub(crate) fn raw(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(text.as_bytes())

@@ -14,6 +14,7 @@ mod check;
 mod doctor;
 mod bench;
 mod schema;
+mod asyncapi;
 mod explain;
 mod completions;
 
@@ -65,6 +66,7 @@ enum Command {
     Bench(bench::Bench),
     #[command(subcommand)]
     Schema(schema::Schema),
+    Asyncapi(asyncapi::Asyncapi),
     Explain(explain::Explain),
     Completions(completions::Completions),
 }
@@ -100,6 +102,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Bench(command) => command.run(&server()?, out).await?,
         Command::Schema(schema::Schema::Types(command)) => command.run(out)?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,
+        Command::Asyncapi(command) => command.run(&server()?, out).await?,
         Command::Explain(command) => command.run(out)?,
         Command::Completions(command) => command.run(out)?,
     }

@@ -40,6 +40,29 @@ async fn recorded_shapes_are_listed_shown_and_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_programs_have_recorded_is_documented_and_typed() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let document = tool.json(&["asyncapi"]);
+    assert_eq!(document["asyncapi"], "3.1.0");
+    assert_eq!(document["channels"]["trades"]["address"], "trades");
+    let yaml = tool.ok(&["asyncapi", "trades", "--title", "the shop"]);
+    assert!(yaml.starts_with("asyncapi: 3.1.0") && yaml.contains("title: the shop"), "{yaml}");
+    assert!(tool.refused(&["asyncapi", "trade"], 1).contains("perhaps `trades` is meant"));
+    let schema = tool.json(&["schema", "show", "trades", "Trade"])[0]["schema"].clone();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trades.lock.json");
+    let lock = json!({ "format": 1, "stream": "trades", "events": { "Trade": { "1": { "layout": "map", "schema": schema } } } });
+    std::fs::write(&file, lock.to_string()).unwrap();
+    let typed = |lang| tool.ok(&["schema", "types", "--lang", lang, file.to_str().unwrap()]);
+    assert!(typed("python").contains("class TradeV1"), "{}", typed("python"));
+    assert!(typed("typescript").contains("interface TradeV1"), "{}", typed("typescript"));
+    std::fs::write(&file, "{}").unwrap();
+    let refused = tool.refused(&["schema", "types", "--lang", "python", file.to_str().unwrap()], 1);
+    assert!(refused.contains("trades.lock.json"), "{refused}");
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn words_are_explained_and_shells_complete_without_a_server() {
     let tool = crate::tool::Tool::new(String::new());
     let said = tool.table(&["explain", "dead_letter_storm"]);
