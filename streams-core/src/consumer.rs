@@ -232,6 +232,8 @@ pub struct ConsumerInfo {
     pub line: u32,
     /// The event it takes.
     pub event: &'static EventInfo,
+    /// Its doc comment; empty where there is none.
+    pub doc: &'static str,
     /// The options.
     pub options: ConsumerOptions,
 }

@@ -11,6 +11,7 @@ use syn::{FnArg, Ident, Index, ItemFn, LitStr, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, NameKind, Value, duration, duration_tokens, missing};
 use crate::errors::{Errors, called};
+use crate::shape::doc;
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -378,6 +379,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
     let mut type_name = name.clone();
     type_name.set_span(at(name));
     let type_visibility = ours(visibility.to_token_stream());
+    let doc = doc(&function.attrs);
     // A condition on the function applies to the whole expansion. Attribute macros below this one see only the
     // function.
     let conditions: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
@@ -401,6 +403,7 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
                     file: ::core::file!(),
                     line: ::core::line!(),
                     event: #root::__private::event_of::<Self>(),
+                    doc: #doc,
                     options: #root::ConsumerOptions::DEFAULT #(.#setters)*,
                 };
 

@@ -319,6 +319,7 @@ fn field(value: &Value) -> Result<TokenStream, String> {
             schema: &#schema,
             optional: #optional,
             may_be_absent: #may_be_absent,
+            doc: "",
         }
     })
 }
@@ -328,7 +329,7 @@ fn variant(value: &Value) -> Result<TokenStream, String> {
     let body = value.get("type").map_or_else(|| Ok(quote!(Schema::Unit)), schema)?;
     let aliases = aliases(value);
     let other = value.get("other").is_some();
-    Ok(quote!(Variant { name: #name, aliases: &[#(#aliases),*], body: &#body, catch_all: #other }))
+    Ok(quote!(Variant { name: #name, aliases: &[#(#aliases),*], body: &#body, catch_all: #other, doc: "" }))
 }
 
 fn aliases(value: &Value) -> Vec<&str> {

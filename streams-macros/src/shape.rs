@@ -104,11 +104,13 @@ impl<'a> Shape<'a> {
         }
         match &self.input.data {
             Data::Struct(data) => {
+                let documented = documented(&self.input.attrs);
                 let context = Inside {
                     rename_all: self.container.rename_all.as_ref(),
                     deny_unknown: self.container.deny_unknown,
                     default: self.container.default,
                     tag: None,
+                    documented: documented.as_ref(),
                 };
                 match self.container.transparent {
                     Some(span) => self.transparent(&data.fields, span, errors),
@@ -213,7 +215,7 @@ impl<'a> Shape<'a> {
                             ),
                         );
                     }
-                    let (aliases, absent) = (&attrs.aliases, attrs.skip_if.is_some());
+                    let (aliases, absent, doc) = (&attrs.aliases, attrs.skip_if.is_some(), doc(&field.attrs));
                     listed.push(quote! {
                         #root::schema::Field {
                             name: #wire,
@@ -221,13 +223,14 @@ impl<'a> Shape<'a> {
                             schema: #schema,
                             optional: #optional,
                             may_be_absent: #absent,
+                            doc: #doc,
                         }
                     });
                 }
-                let deny_unknown = inside.deny_unknown;
+                let Inside { deny_unknown, documented, .. } = inside;
                 quote! {
                     &#root::schema::Schema::Struct(
-                        &const { #root::schema::StructSchema::new(#name, #deny_unknown, &[#(#listed),*]) }
+                        &const { #root::schema::StructSchema::new(#name, #deny_unknown, &[#(#listed),*]) #documented }
                     )
                 }
             }
@@ -248,6 +251,7 @@ impl<'a> Shape<'a> {
                 deny_unknown: self.container.deny_unknown,
                 default: false,
                 tag: self.container.tag.as_ref().filter(|_| self.container.content.is_none()),
+                documented: None,
             };
             let body = match self.declared(&attrs) {
                 Some(declared) => declared,
@@ -264,9 +268,9 @@ impl<'a> Shape<'a> {
                 ),
             };
             names.add(&variant.ident, &wire, &attrs.aliases, errors);
-            let (aliases, other) = (&attrs.aliases, attrs.other);
+            let (aliases, other, doc) = (&attrs.aliases, attrs.other, doc(&variant.attrs));
             listed.push(quote! {
-                #root::schema::Variant { name: #wire, aliases: &[#(#aliases),*], body: #body, catch_all: #other }
+                #root::schema::Variant { name: #wire, aliases: &[#(#aliases),*], body: #body, catch_all: #other, doc: #doc }
             });
         }
         let tagging = match (&self.container.tag, &self.container.content) {
@@ -284,7 +288,8 @@ impl<'a> Shape<'a> {
         let new: TokenStream = new.collect();
         let arguments = quote!(#name, #root::schema::Tagging::#tagging, &[#(#listed),*]);
         let schema = quote_spanned!(span=> #new(#arguments));
-        quote!(&#root::schema::Schema::Enum(&const { #schema }))
+        let documented = documented(&self.input.attrs);
+        quote!(&#root::schema::Schema::Enum(&const { #schema #documented }))
     }
 
     /// Checks that the content of a variant can be in the map of the tag.
@@ -487,6 +492,26 @@ impl<'a> Shape<'a> {
     }
 }
 
+/// The text of the doc comments, without the space that each line begins with. Comments from macros or files are left
+/// out.
+pub(crate) fn doc(attrs: &[Attribute]) -> String {
+    let lines = attrs.iter().filter(|attribute| attribute.path().is_ident("doc")).filter_map(|attribute| {
+        let value = &attribute.meta.require_name_value().ok()?.value;
+        match value {
+            syn::Expr::Lit(syn::ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+            _ => None,
+        }
+    });
+    let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// The call that adds the doc comments to a schema, where there are any.
+fn documented(attrs: &[Attribute]) -> Option<TokenStream> {
+    let doc = doc(attrs);
+    (!doc.is_empty()).then(|| quote!(.documented(#doc)))
+}
+
 /// Whether a field does not reach the wire.
 pub(crate) fn is_skipped(attrs: &[Attribute]) -> bool {
     // The mistakes in them were reported when the shape was read.
@@ -504,6 +529,8 @@ struct Inside<'a> {
     default: bool,
     /// The name of the tag beside the variant's fields.
     tag: Option<&'a LitStr>,
+    /// The call that adds the doc comment of a struct; a variant has its own place for one.
+    documented: Option<&'a TokenStream>,
 }
 
 /// The names of the fields of a type, or of its variants, on the wire.

@@ -70,6 +70,7 @@
 //! | `bytes` | fields of type `bytes::Bytes` |
 //! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
+//! | `asyncapi` | the event documentation: `App::asyncapi` and `AsyncApi` |
 //! | `http` | `/metrics`, `/livez` and `/readyz` on an address: `Config::http` |
 //! | `console` | a web console: `console::Console`, and under `/console/` at the address of `Config::http` |
 //! | `metrics` | every metric also through the `metrics` facade |
@@ -110,6 +111,8 @@
 //! A server that cannot be reached halts nothing: the app waits for it. Only at the start it must be there.
 
 mod app;
+#[cfg(feature = "asyncapi")]
+mod asyncapi;
 mod ordered;
 mod queue;
 mod group;
@@ -138,6 +141,8 @@ mod sync;
 pub mod testing;
 
 pub use app::{App, Config, Running, run};
+#[cfg(feature = "asyncapi")]
+pub use asyncapi::AsyncApi;
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
 pub use halt::{Halt, HaltKind};

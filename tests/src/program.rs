@@ -147,7 +147,7 @@ fn collect(from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) -> threa
     })
 }
 
-/// A Python that has redis-py: where `cargo xtask test` says, or has put one.
+/// A Python that has redis-py and msgpack: where `cargo xtask test` says, or has put one.
 pub fn python() -> PathBuf {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python");
     let named = std::env::var_os("REDIS_PYTHON").map(PathBuf::from);

@@ -50,9 +50,9 @@ Arguments go on to cargo as they are:
   cargo xtask bench --peers --help       the scenarios, and how much they measure
 
 Each command but `tidy`, `deploy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
-Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py, too: at
+Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py and msgpack, too: at
 REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
-install python3-redis.
+install python3-redis and python3-msgpack.
 ";
 
 /// The long runs, each by the word that selects it in the program of all.

@@ -6,6 +6,7 @@
 
 mod types;
 mod compat;
+mod json_schema;
 pub mod lock;
 #[doc(hidden)]
 pub mod left_out;
@@ -16,6 +17,7 @@ mod oracle;
 mod tests;
 
 pub use compat::{Compat, Report, compare};
+pub use json_schema::{Definitions, json_schema};
 pub(crate) use types::ITSELF;
 #[doc(hidden)]
 pub use types::Recursion;
@@ -75,6 +77,22 @@ pub enum Schema {
     Ref(&'static str),
 }
 
+impl Schema {
+    /// The doc comment of a struct or an enum; empty where there is none.
+    pub const fn doc(&self) -> &'static str {
+        match self {
+            Self::Struct(schema) => schema.doc,
+            Self::Enum(schema) => schema.doc,
+            _ => "",
+        }
+    }
+
+    /// Whether a part of it leads back to a type of another name, which stands around it.
+    pub const fn leads_outside(&self) -> bool {
+        holds_refs(self)
+    }
+}
+
 /// A struct, or a variant with named fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StructSchema {
@@ -84,6 +102,8 @@ pub struct StructSchema {
     pub fields: &'static [Field],
     /// Whether a field that is not listed fails decoding.
     pub deny_unknown: bool,
+    /// The doc comment, for people alone; empty where there is none.
+    pub doc: &'static str,
     hash: u64,
     holds_bytes: bool,
     holds_refs: bool,
@@ -102,7 +122,14 @@ impl StructSchema {
             holds_refs |= self::holds_refs(fields[i].schema);
             i += 1;
         }
-        Self { name, fields, deny_unknown, hash: hash_fields(deny_unknown, fields), holds_bytes, holds_refs }
+        let hash = hash_fields(deny_unknown, fields);
+        Self { name, fields, deny_unknown, doc: "", hash, holds_bytes, holds_refs }
+    }
+
+    /// The same with a doc comment, which is no part of the shape.
+    #[must_use]
+    pub const fn documented(self, doc: &'static str) -> Self {
+        Self { doc, ..self }
     }
 }
 
@@ -119,6 +146,8 @@ pub struct Field {
     pub optional: bool,
     /// Whether a writer may leave it out.
     pub may_be_absent: bool,
+    /// The doc comment, for people alone; empty where there is none.
+    pub doc: &'static str,
 }
 
 /// An enum.
@@ -130,6 +159,8 @@ pub struct EnumSchema {
     pub tagging: Tagging,
     /// Its variants in the order of the source.
     pub variants: &'static [Variant],
+    /// The doc comment, for people alone; empty where there is none.
+    pub doc: &'static str,
     hash: u64,
     holds_bytes: bool,
     holds_refs: bool,
@@ -154,7 +185,13 @@ impl EnumSchema {
             !(holds_bytes && matches!(tagging, Tagging::Internal(_))),
             "an enum with `tag` alone cannot hold a sequence of `u8`, because serde could not read it back; add `content = \"...\"`"
         );
-        Self { name, tagging, variants, hash: hash_enum(tagging, variants), holds_bytes, holds_refs }
+        Self { name, tagging, variants, doc: "", hash: hash_enum(tagging, variants), holds_bytes, holds_refs }
+    }
+
+    /// The same with a doc comment, which is no part of the shape.
+    #[must_use]
+    pub const fn documented(self, doc: &'static str) -> Self {
+        Self { doc, ..self }
     }
 }
 
@@ -169,6 +206,8 @@ pub struct Variant {
     pub body: &'static Schema,
     /// Whether consumers read unknown variants as this one.
     pub catch_all: bool,
+    /// The doc comment, for people alone; empty where there is none.
+    pub doc: &'static str,
 }
 
 /// How an enum's variants are distinguished.

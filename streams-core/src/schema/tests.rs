@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::json_schema::tests::describes;
 use super::sample::Sample;
 use super::{Layout, Schema, SchemaType, StructSchema, fingerprint};
 use crate::codec::conform;
@@ -26,6 +27,7 @@ fn conforms<T: SchemaType + Serialize + DeserializeOwned + Debug>() {
         assert_eq!(crate::codec::tests::to_bytes(&value), bytes, "{value:?}");
         assert_eq!(conform::unreadable(T::SCHEMA, &bytes), None, "{bytes:02x?}");
         assert_eq!(conform::not_as_declared(T::SCHEMA, Layout::Map, &bytes), None, "{bytes:02x?}");
+        describes(T::SCHEMA, Layout::Map, &bytes);
         // It explains serde's refusals, so it must not blame a value that serde reads.
         for at in 0..bytes.len() {
             for byte in [0, 1, 0x80, 0x90, 0xa0, 0xa1, 0xc0, 0xc3, 0xc4, 0xcc, 0xd0, 0xff, bytes[at] ^ 1] {
@@ -287,6 +289,7 @@ fn the_array_layout_writes_arrays_and_reads_them() {
         let event = dense(side);
         let mut bytes = Vec::new();
         crate::codec::encode(&event, &mut bytes).unwrap();
+        describes(Dense::SCHEMA, Layout::Array, &bytes);
         assert_eq!(crate::codec::decode_payload::<Dense>(&bytes), Ok(event), "{bytes:02x?}");
     }
     // One field more or less is another event.
@@ -374,6 +377,7 @@ fn what_stands_beside_a_tag_is_read_back() {
         crate::codec::encode(&event, &mut bytes).unwrap();
         assert_eq!(conform::not_as_declared(Beside::SCHEMA, Layout::Map, &bytes), None, "{event:?}");
         assert_eq!(conform::unreadable(Beside::SCHEMA, &bytes), None, "{event:?}");
+        describes(Beside::SCHEMA, Layout::Map, &bytes);
         assert_eq!(crate::codec::decode_payload::<Beside>(&bytes), Ok(event));
     }
     // A map may have any key, and only what is published shows that.

@@ -79,7 +79,7 @@ tuples! {
 /// serde writes both times as a struct of whole seconds and nanoseconds.
 const fn time(seconds: &'static str, nanos: &'static str) -> [Field; 2] {
     const fn required(name: &'static str, schema: &'static Schema) -> Field {
-        Field { name, aliases: &[], schema, optional: false, may_be_absent: false }
+        Field { name, aliases: &[], schema, optional: false, may_be_absent: false, doc: "" }
     }
     [required(seconds, u64::SCHEMA), required(nanos, u32::SCHEMA)]
 }

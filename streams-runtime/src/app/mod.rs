@@ -3,6 +3,8 @@
 //! May use every room; only [`testing`](crate::testing) uses it.
 
 mod config;
+#[cfg(feature = "asyncapi")]
+mod describe;
 mod environment;
 mod plan;
 mod run;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use streams_core::keys::{self, GroupKey, StreamKey};
-use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration};
+use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration, Resources};
 
 use super::App;
 use super::config::{
@@ -70,7 +70,7 @@ impl App {
                 .iter()
                 .map(|name| format!("the app was given two values of type `{name}`; wrap one in a type of its own")),
         );
-        match self.plan_groups(&config) {
+        match self.plan_groups(&config, Some(&self.resources)) {
             Ok(plan) if problems.is_empty() => Ok((plan, config)),
             Ok(_) => Err(Error::Refused(problems)),
             Err(more) => {
@@ -80,8 +80,8 @@ impl App {
         }
     }
 
-    /// The groups, with their properties, or every problem.
-    fn plan_groups(&self, config: &Config) -> Result<Plan, Vec<String>> {
+    /// The groups, with their properties, or every problem. Only an app that shall run needs the values of its handlers.
+    pub(super) fn plan_groups(&self, config: &Config, values: Option<&Resources>) -> Result<Plan, Vec<String>> {
         let (mut consumers, events, only) = (self.consumers.clone(), self.events.as_slice(), self.driven_groups());
         let (namespace, environment) = (self.effective_namespace(), self.environment.consumers);
         let mut problems = config.problems();
@@ -113,7 +113,7 @@ impl App {
         problems.extend(events_problems(events));
         for consumer in &consumers {
             problems.extend(outdated_problem(consumer.info, events));
-            for missing in consumer.needs().missing_from(&self.resources) {
+            for missing in values.map(|values| consumer.needs().missing_from(values)).unwrap_or_default() {
                 problems.push(format!(
                     "{} takes `State<{missing}>`, but the app has none: call `.state(..)` with one",
                     place(consumer.info)
@@ -341,7 +341,7 @@ fn outdated_problem(consumer: &ConsumerInfo, events: &[&'static EventInfo]) -> O
 }
 
 /// Properties of a stream that contradict each other, two types under one name and version, and versions that are no chain.
-fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
+pub(super) fn events_problems(events: &[&'static EventInfo]) -> Vec<String> {
     let mut seen = HashSet::new();
     let events: Vec<_> = events.iter().copied().filter(|info| seen.insert(declared_at(info))).collect();
     let mut problems = Vec::new();
@@ -421,7 +421,7 @@ mod tests {
     ) -> Result<Plan, Vec<String>> {
         let mut app = App::with(consumers.iter().copied());
         app.environment.consumers = environment;
-        app.plan_groups(config)
+        app.plan_groups(config, Some(&app.resources))
     }
 
     fn planned(consumers: &[Registration]) -> Result<Plan, Vec<String>> {

@@ -108,7 +108,9 @@ impl fmt::Display for Reason<'_> {
             ),
             Halt::Storm { dead_in_a_row } => write!(
                 f,
-                "{key} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause and start again"
+                "{key} put {dead_in_a_row} events in a row into its dead letters: that looks like an outage, not like bad events; mend the cause, then run `streams resume {} {}`",
+                key.partition(),
+                key.group()
             ),
             Halt::Unhandled { stream, need, known, ignored } => {
                 f.write_str(&unhandled(key, stream, need, *known, ignored))

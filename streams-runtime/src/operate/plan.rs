@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use serde::Serialize;
-use streams_core::broker::{Broker, BrokerError, Log, QueueState};
+use streams_core::broker::{Broker, BrokerError, Log};
 use streams_core::keys::GroupKey;
 use streams_core::{EntryId, Start};
 
@@ -43,12 +43,10 @@ pub(super) async fn plan(broker: &dyn Broker, keys: &[GroupKey], to: Start) -> R
     let now = broker.now().await?;
     let mut plans = Vec::with_capacity(keys.len());
     for key in keys {
-        let queue = broker.queue(&key.clone().queue()).await?;
-        let from = match &queue {
-            Some(queue) => queue.cursor.at,
-            None => broker.state(key).await?.map(|state| state.at).unwrap_or_default(),
-        };
-        let last = broker.extent(key.partition()).await?.map_or(EntryId::ZERO, |extent| extent.last);
+        let look = broker.look_at_groups(std::slice::from_ref(key)).await?.pop().transpose()?.flatten();
+        let from = look.as_ref().map(|look| look.at).unwrap_or_default();
+        let extent = broker.extent(key.partition()).await?;
+        let last = extent.map_or(EntryId::ZERO, |extent| extent.last);
         let to = match to {
             Start::Earliest => EntryId::ZERO,
             Start::Latest => last,
@@ -62,15 +60,14 @@ pub(super) async fn plan(broker: &dyn Broker, keys: &[GroupKey], to: Start) -> R
             Ordering::Equal => {}
             Ordering::Greater => plan.passed_over = count,
         }
-        plan.passed_over += queue.map_or(0, |queue| forgotten(&queue, to));
+        // Nothing in flight or waiting can be below the first entry that is left.
+        if extent.and_then(|extent| extent.first).is_some_and(|first| first <= to) {
+            let queue = look.and_then(|look| look.queue).unwrap_or_default();
+            plan.passed_over += queue.waiting + queue.consumers.iter().map(|(_, count)| count).sum::<u64>();
+        }
         plans.push(plan);
     }
     Ok(plans)
-}
-
-/// How many entries in flight or waiting a work queue would forget, at most.
-fn forgotten(queue: &QueueState, to: EntryId) -> u64 {
-    if queue.oldest.is_some_and(|oldest| oldest <= to) { queue.unsettled() } else { 0 }
 }
 
 /// How many entries stand above one id and not above the other, and whether there are more.

@@ -12,6 +12,8 @@
 //! Nothing here stops anything: a broker that cannot be asked costs a warning, and no event waits for it longer than
 //! [`PATIENCE`]. Notes hold shapes as locks do, and compared by the rules of the core's `compat`.
 
+#[cfg(feature = "asyncapi")]
+mod record;
 mod strays;
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,6 +30,8 @@ use streams_core::schema::Report;
 use streams_core::schema::lock::note;
 use tokio::time::Instant;
 
+#[cfg(feature = "asyncapi")]
+pub(crate) use self::record::{Record, record};
 use self::strays::{PATIENCE, REFRESH, Strays};
 use crate::clock::{Clock, after};
 use crate::ops::Registry;

@@ -199,6 +199,7 @@ fn to_field(value: &Value) -> Result<Field, String> {
         schema: to_schema(&value["type"])?,
         optional: object.contains_key("optional") || removed,
         may_be_absent: object.contains_key("may_be_absent") || removed,
+        doc: "",
     })
 }
 
@@ -210,6 +211,7 @@ fn to_variant(value: &Value) -> Result<Variant, String> {
         aliases: to_aliases(value),
         body: object.get("type").map_or(Ok(&Schema::Unit), to_schema)?,
         catch_all: object.contains_key("other"),
+        doc: "",
     })
 }
 
@@ -261,6 +263,15 @@ pub(super) fn merge(old: &Value, new: &Value) -> Value {
         merged["option"] = merge(old, some);
     }
     merged
+}
+
+/// A schema of the lock without the members that were removed.
+pub(super) fn present(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => object.iter().map(|(name, value)| (name.clone(), present(value))).collect(),
+        Value::Array(items) => items.iter().filter(|item| item.get("removed").is_none()).map(present).collect(),
+        other => other.clone(),
+    }
 }
 
 fn merge_named(old: &[Value], new: &[Value], in_order: bool) -> Vec<Value> {
@@ -399,6 +410,10 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index;
 
+    use serde::Serialize as _;
+
+    use super::super::super::json_schema::tests::describes;
+    use super::super::super::sample::Sample;
     use super::super::super::{Compat, compare, fingerprint};
     use super::*;
 
@@ -530,6 +545,21 @@ mod tests {
             let printed = print(&again);
             prop_assert_eq!(&serde_json::from_str::<Value>(&printed).unwrap(), &again);
             prop_assert_eq!(print(&to_value(to_schema(&again).unwrap(), Layout::Map)), printed);
+        }
+
+        #[test]
+        fn samples_of_any_schema_are_what_its_json_schema_describes(value in any_struct(any_schema())) {
+            let schema = to_schema(&value).unwrap();
+            for pick in 0..4 {
+                let mut payload = Vec::new();
+                let mut serializer = rmp_serde::Serializer::new(&mut payload)
+                    .with_struct_map()
+                    .with_bytes(rmp_serde::config::BytesMode::ForceAll);
+                // There is no sample of what the user vouches for.
+                if (Sample { schema, pick, writes_other: true }).serialize(&mut serializer).is_ok() {
+                    describes(schema, Layout::Map, &payload);
+                }
+            }
         }
 
         #[test]

@@ -25,6 +25,48 @@ use crate::{EventInfo, EventRegistration, StreamEvent, codec};
 
 pub use history::check_history;
 
+/// A version of an event in a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockedEvent {
+    /// The stream that carries the event.
+    pub stream: &'static str,
+    /// The event's name on the wire.
+    pub name: &'static str,
+    /// Its version.
+    pub version: u32,
+    /// Its shape on the wire, without fields and variants that were removed.
+    pub schema: &'static Schema,
+    /// The form of its structs on the wire.
+    pub layout: Layout,
+}
+
+/// The events in the text of a lock, by name and version, without retired ones. It is for programs that write types in
+/// other languages: the answer stays in memory until the program ends.
+///
+/// # Errors
+/// When it is no lock, or has a format that this version does not know.
+pub fn events(text: &str) -> Result<Vec<LockedEvent>, String> {
+    let lock: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    if lock["format"] != FORMAT {
+        return Err(format!("it has format {}, and this version reads format {FORMAT}", lock["format"]));
+    }
+    let leak = |text: &str| -> &'static str { String::leak(text.to_owned()) };
+    let stream = leak(lock["stream"].as_str().ok_or("it has no `stream`")?);
+    let mut events = Vec::new();
+    for (name, versions) in lock["events"].as_object().into_iter().flatten() {
+        for (number, entry) in versions.as_object().into_iter().flatten().filter(|(_, entry)| entry["retired"] != true)
+        {
+            let invalid = |problem: String| format!("it cannot be read at `{name}@{number}`: {problem}");
+            let version = number.parse().map_err(|_| invalid("the version is no number".to_owned()))?;
+            let layout = read_layout(entry).map_err(invalid)?;
+            let schema = form::to_schema(&form::present(&entry["schema"])).map_err(invalid)?;
+            events.push(LockedEvent { stream, name: leak(name), version, schema, layout });
+        }
+    }
+    events.sort_by_key(|event| (event.name, event.version));
+    Ok(events)
+}
+
 /// The form of the locks that this version writes.
 const FORMAT: u64 = 1;
 
@@ -470,6 +512,40 @@ fn moved(path: &Path, site: &Site, declared: &BTreeSet<(&str, &str)>) -> Result<
     Ok(())
 }
 
+/// Keeps a generated file of a repository as this text: writes it, or refuses a difference where `CI` is set. Not public
+/// API. The path is `shown` in messages.
+///
+/// # Errors
+/// The difference with its remedy, or the reason why the file cannot be read or written.
+#[doc(hidden)]
+pub fn keep(path: &Path, shown: &str, text: &str) -> Result<(), String> {
+    keep_as(path, shown, text, Asked::from_environment().ci)
+}
+
+fn keep_as(path: &Path, shown: &str, text: &str, ci: bool) -> Result<(), String> {
+    let _alone = Exclusive::over(path)?;
+    match fs::read_to_string(path) {
+        // Git may have changed the ends of lines.
+        Ok(before) if before.replace("\r\n", "\n") == text => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(format!("cannot read {}: {error}", path.display()));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    if ci {
+        return Err(format!(
+            "{shown} is not what the program declares; run `cargo test` where `CI` is not set, and commit the file"
+        ));
+    }
+    replace(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Whether a part of this path is a module of tests, where events are not locked. Not public API.
+#[doc(hidden)]
+pub fn is_of_tests(path: &str) -> bool {
+    has_tests(path)
+}
+
 fn new_entry(site: &Site, schema: &Value) -> Value {
     let mut entry = json!({ "layout": site.build.event.layout.word(), "schema": schema });
     if site.build.compat != Compat::Full {
@@ -568,11 +644,15 @@ fn read(path: &Path, shown: &str) -> Result<Option<Value>, String> {
     }
 }
 
-/// Replaces the whole file in one step, because a compiler may read it at any time.
 fn write(path: &Path, lock: &Value) -> io::Result<()> {
+    replace(path, &form::print(lock))
+}
+
+/// Replaces the whole file in one step, because a compiler may read it at any time.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
     let whole = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&whole, form::print(lock))?;
+    fs::write(&whole, text)?;
     fs::rename(&whole, path).inspect_err(|_| drop(fs::remove_file(&whole)))
 }
 
@@ -600,5 +680,46 @@ impl Exclusive {
         let locked = open.or_else(|_| File::open(&mutex)).and_then(|file| file.lock().map(|()| file));
         let file = locked.map_err(|error| format!("cannot lock {}: {error}", mutex.display()))?;
         Ok(Self { _process: process, _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_has_the_events_that_are_declared_with_the_fields_of_today() {
+        let lock = r#"{ "format": 1, "stream": "s", "events": {
+            "B": { "1": { "layout": "map", "retired": true, "schema": "u8" } },
+            "A": {
+                "10": { "layout": "array", "schema": "u8" },
+                "2": { "layout": "map", "schema": { "option": { "struct": "T", "fields": [
+                    { "name": "gone", "type": "u8", "removed": true }, { "name": "kept", "type": "u8" }
+                ] } } }
+            }
+        } }"#;
+        let events = events(lock).unwrap();
+        let shown: Vec<_> = events.iter().map(|event| (event.name, event.version, event.layout)).collect();
+        assert_eq!(shown, [("A", 2, Layout::Map), ("A", 10, Layout::Array)]);
+        let Schema::Option(Schema::Struct(schema)) = events[0].schema else { panic!() };
+        assert_eq!(schema.fields.iter().map(|field| field.name).collect::<Vec<_>>(), ["kept"]);
+        assert!(super::events("{}").unwrap_err().contains("format null"));
+        assert!(super::events(&lock.replace("u8", "u9")).unwrap_err().contains("`A@10`: `\"u9\"` is no schema"));
+    }
+
+    #[test]
+    fn a_generated_file_is_written_and_in_ci_a_difference_is_refused() {
+        let dir = std::env::temp_dir().join(format!("streams-keep-{}", std::process::id()));
+        let path = dir.join("inside/asyncapi.yaml");
+        let keep = |text, ci| keep_as(&path, "asyncapi.yaml", text, ci);
+        let refused = "asyncapi.yaml is not what the program declares; run `cargo test` where `CI` is not set, and commit the file";
+        assert_eq!(keep("a\nb\n", true), Err(refused.to_owned()), "it is missing");
+        assert_eq!(keep("a\nb\n", false), Ok(()));
+        assert_eq!(keep("a\nb\n", true), Ok(()));
+        assert_eq!(keep("b\n", true), Err(refused.to_owned()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
+        fs::write(&path, "a\r\nb\r\n").unwrap();
+        assert_eq!(keep("a\nb\n", true), Ok(()), "git may have changed the ends of lines");
+        fs::remove_dir_all(dir).unwrap();
     }
 }

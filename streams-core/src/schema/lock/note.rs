@@ -6,15 +6,16 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::super::compat::compare_builds;
-use super::super::{Report, Schema};
+use super::super::{Layout, Report, Schema};
 use super::{FORMAT, form, read_layout};
 use crate::EventInfo;
+use crate::codec::{self, conform};
 
 /// The longest entry that is written or read, in bytes of JSON: some fifty fields.
 const MAX_ENTRY: usize = 4 * 1024;
 /// The most schemas of others that a process reads. Each of them stays in memory, and there are as many as other shapes
-/// have been met.
-const MAX_SCHEMAS: usize = 256;
+/// have been met. They are enough for the event documentation of fifty streams with twenty events each.
+const MAX_SCHEMAS: usize = 1_024;
 
 /// The event as its lock has it, with the format of locks; `None` where that is long. Not public API: notes hold it.
 #[doc(hidden)]
@@ -29,11 +30,41 @@ pub fn entry(event: &EventInfo) -> Option<Value> {
 /// `None` where the entry is long, of another format, or damaged: it comes from whoever writes to the server.
 #[doc(hidden)]
 pub fn compare_entry(event: &EventInfo, entry: &Value) -> Option<Report> {
+    Some(compare_builds(read_entry(entry)?, (event.schema, event.layout)))
+}
+
+/// Compares the [`entry`] of one build with that of another: the first counts as here. Not public API.
+///
+/// `None` where one of them is long, of another format, or damaged.
+#[doc(hidden)]
+pub fn compare_entries(here: &Value, there: &Value) -> Option<Report> {
+    Some(compare_builds(read_entry(there)?, read_entry(here)?))
+}
+
+/// The first value of a payload that no build with this [`entry`] writes, in words. Not public API.
+///
+/// # Errors
+/// When the bytes are no MessagePack, or the entry cannot be read.
+#[doc(hidden)]
+pub fn check_payload(entry: &Value, payload: &[u8]) -> Result<(), String> {
+    holds(read_entry(entry).ok_or("the recorded shape cannot be read")?, payload)
+}
+
+fn holds((schema, layout): (&'static Schema, Layout), payload: &[u8]) -> Result<(), String> {
+    codec::scan(payload).map_err(|fault| fault.to_string())?;
+    conform::not_as_declared(schema, layout, payload).map_or(Ok(()), |mismatch| Err(mismatch.to_string()))
+}
+
+/// The shape in the [`entry`] of any build. Not public API.
+///
+/// `None` where the entry is long, of another format, or damaged, and when very many shapes have been read.
+#[doc(hidden)]
+pub fn read_entry(entry: &Value) -> Option<(&'static Schema, Layout)> {
     if entry["format"] != FORMAT {
         return None;
     }
     let layout = read_layout(entry).ok()?;
-    Some(compare_builds((schema_of(&entry["schema"])?, layout), (event.schema, event.layout)))
+    Some((schema_of(&entry["schema"])?, layout))
 }
 
 /// A schema lives as long as the program, so each is read once.
@@ -54,8 +85,6 @@ fn schema_of(value: &Value) -> Option<&'static Schema> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Layout;
-    use super::super::super::compat::compare_builds;
     use super::*;
 
     fn read(value: &Value) -> &'static Schema {
@@ -184,6 +213,19 @@ mod tests {
             assert!(report.text().contains(text), "{}", report.text());
             assert_eq!(report.reads(), (false, false), "{text}");
         }
+    }
+
+    #[test]
+    fn a_payload_is_held_to_the_shape_of_its_build() {
+        let shape = (read(&of(json!([field("price", json!("u8"))]))), Layout::Map);
+        let price = |value: &[u8]| [b"\x81\xa5price", value].concat();
+        assert_eq!(holds(shape, &price(&[7])), Ok(()));
+        let refused = holds(shape, &price(&[0xcd, 2, 0xbc])).unwrap_err();
+        assert!(refused.starts_with("`price`: expected u8, found the integer 700"), "{refused}");
+        assert!(holds(shape, &[0x81]).is_err());
+        let other = json!({ "format": FORMAT + 1 });
+        assert_eq!(check_payload(&other, &[0xc0]).unwrap_err(), "the recorded shape cannot be read");
+        assert!(compare_entries(&other, &other).is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod line;
 mod parse;
 mod scripts;
 mod server;
+mod facts;
 mod slices;
 mod tail;
 #[cfg(feature = "tls")]

@@ -6,4 +6,5 @@ mod schema_evolution;
 mod reference;
 mod deploy;
 mod wire;
+mod asyncapi;
 mod examples;

@@ -1,0 +1,212 @@
+//! `streams publish`: events from JSON, checked against the shape that programs have recorded.
+
+use std::io::{BufRead, IsTerminal};
+
+use serde_json::{Value, json};
+use streams_runtime::broker::{Fields, Log};
+use streams_runtime::keys::{StreamKey, partition_of};
+use streams_runtime::{Entry, EventId, Headers};
+
+use crate::confirm::{Consent, count};
+use crate::connect::{Server, whoami};
+use crate::encode::encode;
+use crate::notes::{Known, Recorded};
+use crate::output::Output;
+use crate::problem::Problem;
+
+/// The most events of one call.
+const MOST: usize = 100_000;
+/// The most bytes of their payloads.
+const MOST_BYTES: usize = 256 * 1024 * 1024;
+/// How many events are added at once.
+const PAGE: usize = 500;
+/// The most mistakes that are told.
+const MISTAKES: usize = 20;
+
+/// Publish events from JSON, checked against the shape that running programs have recorded
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Bytes are hexadecimal digits, 64-bit integers are exact, an option that is not given is nil. With `-` each line of
+standard input is an event; where one is wrong, every mistake is told with the number of its line, and nothing is published.")]
+pub(crate) struct Publish {
+    /// The stream
+    stream: String,
+    /// The event, such as `Trade`, in its newest version, or such as `Trade@1`
+    event: String,
+    /// The event as JSON; `-` for a line each from standard input
+    json: String,
+    /// The key, which chooses the partition
+    #[arg(long, conflicts_with = "key_field")]
+    key: Option<String>,
+    /// The field at the top whose value is the key
+    #[arg(long, value_name = "FIELD")]
+    key_field: Option<String>,
+    /// The event's id, by which consumers tell repeats
+    #[arg(long)]
+    id: Option<String>,
+    /// A header, such as `tenant=a`
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, _)) if name.is_empty() || Headers::is_reserved(name) => {
+            Err(format!("`{name}` cannot be the name of a header"))
+        }
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err("expected a name, an equals sign and a value".to_owned()),
+    }
+}
+
+impl Publish {
+    pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
+        let (stream, _) = server.stream(&self.stream).await?;
+        let recorded = Recorded::of(server, &stream).await?;
+        let about = recorded.about(&self.event, stream.base())?;
+        let known = shape(&about, &self.stream)?;
+        let lines = if self.json == "-" { read()? } else { vec![self.json.clone()] };
+        let events = self.events(known, &stream, &lines)?;
+        if self.id.is_some() && events.len() > 1 {
+            return Err(Problem::usage("one id is for one event; leave --id out"));
+        }
+        let number = events.len() as u64;
+        let plan = format!(
+            "{} {} would be published to {}, and handled by every group of it",
+            number,
+            known.name(),
+            stream.base()
+        );
+        if !self.consent.given(&plan, &json!({ "publish": number, "event": known.name() }), out)? {
+            return Ok(());
+        }
+        let mut ids = vec![String::new(); events.len()];
+        for index in 0..stream.partitions() {
+            let partition = stream.partition(index);
+            let here: Vec<_> = (0..events.len()).filter(|place| events[*place].0 == index).collect();
+            for page in here.chunks(PAGE) {
+                let fields = page.iter().map(|place| events[*place].1.clone()).collect();
+                let added = server.broker.append(&partition, fields, None).await?;
+                for (place, id) in page.iter().zip(added) {
+                    ids[*place] = if stream.partitions() > 1 { format!("{index}/{id}") } else { id.to_string() };
+                }
+            }
+        }
+        server.audit(&whoami(), "publish", (&self.stream, ""), &format!("{number} {}", known.name())).await;
+        let shown = match ids.as_slice() {
+            [one] => format!(": {one}"),
+            _ => String::new(),
+        };
+        let sentence = format!("{} published to {}{shown}", count(number, "event"), stream.base());
+        Ok(out.say(&sentence, &json!({ "published": number, "ids": ids }))?)
+    }
+
+    /// The events with their partitions.
+    fn events(&self, known: &Known, stream: &StreamKey, lines: &[String]) -> Result<Vec<(u32, Fields)>, Problem> {
+        let (mut events, mut mistakes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (index, line) in lines.iter().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            match self.event(known, stream, line) {
+                Ok(event) => {
+                    bytes += event.1.iter().map(|(_, value)| value.len()).sum::<usize>();
+                    events.push(event);
+                }
+                Err(mistake) if lines.len() == 1 => mistakes.push(mistake),
+                Err(mistake) => mistakes.push(format!("line {}: {mistake}", index + 1)),
+            }
+            if bytes > MOST_BYTES {
+                return Err("the events are larger than 256 MiB together: publish them in parts".into());
+            }
+        }
+        if mistakes.is_empty() {
+            return if events.is_empty() { Err("there is no event to publish".into()) } else { Ok(events) };
+        }
+        let more = mistakes.len().saturating_sub(MISTAKES);
+        mistakes.truncate(MISTAKES);
+        if more > 0 {
+            mistakes.push(format!("and {more} more"));
+        }
+        mistakes.push("nothing was published".to_owned());
+        Err(mistakes.join("\n").into())
+    }
+
+    fn event(&self, known: &Known, stream: &StreamKey, line: &str) -> Result<(u32, Fields), String> {
+        let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
+        let payload = encode(&known.lock, &value).map_err(|fault| fault.to_string())?;
+        let id = match &self.id {
+            Some(id) => EventId::new(id.as_str()).ok_or("an id has 1 to 128 bytes")?.to_string(),
+            None => uuid::Uuid::now_v7().to_string(),
+        };
+        let mut fields: Fields = vec![
+            (Entry::EVENT.into(), known.name().into()),
+            (Entry::ID.into(), id.into()),
+            (Entry::PAYLOAD.into(), payload),
+        ];
+        fields.extend(self.header.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes())));
+        Ok((self.partition(stream, &value)?, fields))
+    }
+
+    fn partition(&self, stream: &StreamKey, value: &Value) -> Result<u32, String> {
+        let key = match (&self.key, &self.key_field) {
+            (Some(key), _) => key.clone(),
+            (None, Some(field)) => match &value[field] {
+                Value::String(text) => text.clone(),
+                Value::Number(number) => number.to_string(),
+                _ => {
+                    return Err(format!(
+                        "the field `{field}`, whose value should be the key, is no text and no number"
+                    ));
+                }
+            },
+            (None, None) if stream.partitions() == 1 => return Ok(0),
+            (None, None) => {
+                return Err(format!(
+                    "{} has {} partitions, and the key chooses one: say --key or --key-field",
+                    stream.base(),
+                    stream.partitions()
+                ));
+            }
+        };
+        Ok(partition_of(&key, stream.partitions()))
+    }
+}
+
+/// The one shape in which programs have recorded the event; that of its publishers, where it has any.
+fn shape<'a>(about: &[&'a Known], stream: &str) -> Result<&'a Known, Problem> {
+    let publishers: Vec<_> = about.iter().copied().filter(|known| known.publishes).collect();
+    let those = if publishers.is_empty() { about.to_vec() } else { publishers };
+    let first = those[0];
+    if those.iter().any(|known| known.fingerprint != first.fingerprint) {
+        let name = first.name();
+        return Err(
+            format!("programs have different shapes of {name}: see `streams schema diff {stream} {name}`").into()
+        );
+    }
+    match those.iter().find(|known| !known.lock.is_null()) {
+        Some(known) => Ok(known),
+        None => Err(format!(
+            "the shape of {} is too long to be recorded, so nothing can be checked against it",
+            first.name()
+        )
+        .into()),
+    }
+}
+
+fn read() -> Result<Vec<String>, Problem> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        eprintln!("an event per line as JSON; end with ctrl-d");
+    }
+    let mut lines = Vec::new();
+    let mut bytes = 0;
+    for line in stdin.lock().lines() {
+        let line = line?;
+        bytes += line.len();
+        lines.push(line);
+        if lines.len() > MOST || bytes > MOST_BYTES {
+            return Err(format!("there are more than {MOST} lines or 256 MiB: publish them in parts").into());
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,201 @@
+//! A payload as valid JSON: 64-bit integers exact, bytes as hexadecimal digits, fields hidden on request.
+
+use rmpv::Value as Pack;
+use serde_json::{Map, Number, Value, json};
+use streams_runtime::{Entry, codec};
+
+/// The deepest nesting that is read: what the codec allows.
+const DEPTH: usize = codec::MAX_DEPTH;
+/// In the place of a hidden value.
+const HIDDEN: &str = "***";
+
+/// The names of fields and headers whose values are hidden, at any depth.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Redact(pub(crate) Vec<String>);
+
+impl Redact {
+    pub(crate) fn hides(&self, name: &str) -> bool {
+        self.0.iter().any(|hidden| hidden == name)
+    }
+
+    /// The value without the fields that are hidden.
+    pub(crate) fn value(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    if self.hides(name) {
+                        *value = json!(HIDDEN);
+                    } else {
+                        self.value(value);
+                    }
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
+            _ => {}
+        }
+    }
+}
+
+/// The payload as JSON.
+///
+/// # Errors
+/// The reason why the bytes are no MessagePack.
+pub(crate) fn decode(payload: &[u8]) -> Result<Value, String> {
+    let mut rest = payload;
+    let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEPTH).map_err(|error| error.to_string())?;
+    if rest.is_empty() { Ok(shown(value)) } else { Err(format!("{} bytes follow the value", rest.len())) }
+}
+
+fn shown(value: Pack) -> Value {
+    match value {
+        Pack::Nil => Value::Null,
+        Pack::Boolean(value) => json!(value),
+        Pack::Integer(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => json!(number),
+            (_, number) => json!(number),
+        },
+        // Through its own shortest text: 0.1 is not 0.10000000149.
+        Pack::F32(number) => float(number.to_string().parse().unwrap_or(f64::NAN), number.is_finite()),
+        Pack::F64(number) => float(number, number.is_finite()),
+        Pack::String(text) => match text.into_str() {
+            Some(text) => json!(text),
+            None => json!("a string that is not UTF-8"),
+        },
+        Pack::Binary(bytes) => json!(hex(&bytes)),
+        Pack::Ext(kind, bytes) => json!({ "ext": kind, "hex": hex(&bytes) }),
+        Pack::Array(items) => items.into_iter().map(shown).collect(),
+        Pack::Map(fields) => {
+            let named = |(name, value)| {
+                let name = match shown(name) {
+                    Value::String(name) => name,
+                    other => other.to_string(),
+                };
+                (name, shown(value))
+            };
+            Value::Object(fields.into_iter().map(named).collect::<Map<_, _>>())
+        }
+    }
+}
+
+/// JSON has no words for what is not finite.
+fn float(number: f64, finite: bool) -> Value {
+    match Number::from_f64(number) {
+        Some(number) if finite => Value::Number(number),
+        _ => json!(number.to_string()),
+    }
+}
+
+/// Two digits per byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes that hexadecimal digits stand for.
+pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
+}
+
+/// Everything of an entry, for programs.
+pub(crate) fn entry(partition: u32, entry: &Entry, redact: &Redact) -> Value {
+    let headers = entry.headers().iter().map(|(name, value)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let value = if redact.hides(&name) { HIDDEN.to_owned() } else { readable(value) };
+        (name, json!(value))
+    });
+    let mut value = json!({
+        "id": entry.id.to_string(),
+        "partition": partition,
+        "time": crate::when::time(entry.id.ms),
+        "event": entry.event().map(|(name, _)| name),
+        "version": entry.event().map(|(_, version)| version),
+        "event_id": entry.given_id(),
+        "headers": Value::Object(headers.collect::<Map<_, _>>()),
+        "bytes": entry.payload().map_or(0, <[u8]>::len),
+        "payload": null,
+    });
+    let decoded = entry.payload().map(decode).transpose();
+    match decoded {
+        Ok(None) => {}
+        Ok(Some(mut payload)) => {
+            redact.value(&mut payload);
+            value["payload"] = payload;
+        }
+        Err(fault) => {
+            value["fault"] = json!(format!("the payload is no MessagePack: {fault}"));
+            if redact.0.is_empty() {
+                value["payload_hex"] = json!(entry.payload().map(hex));
+            }
+        }
+    }
+    value
+}
+
+/// A header's value as text, or its digits where it is none.
+pub(crate) fn readable(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| hex(bytes), str::to_owned)
+}
+
+/// The payload of an [`entry`] in one line.
+pub(crate) fn line(entry: &Value) -> String {
+    match (&entry["payload"], entry["fault"].as_str()) {
+        (_, Some(fault)) => match entry["payload_hex"].as_str() {
+            Some(hex) => format!("{fault}: {hex}"),
+            None => fault.to_owned(),
+        },
+        (payload, None) => crate::text::json(payload),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(value: &Pack) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, value).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn numbers_are_exact_and_bytes_are_digits() {
+        let value = Pack::Map(vec![
+            ("u".into(), u64::MAX.into()),
+            ("i".into(), i64::MIN.into()),
+            ("f".into(), Pack::F32(0.1)),
+            ("n".into(), Pack::F64(f64::NAN)),
+            ("b".into(), Pack::Binary(vec![0xc1, 0xff])),
+            (7.into(), Pack::Ext(5, vec![1])),
+        ]);
+        let json = decode(&packed(&value)).unwrap();
+        assert_eq!(
+            json.to_string(),
+            r#"{"7":{"ext":5,"hex":"01"},"b":"c1ff","f":0.1,"i":-9223372036854775808,"n":"NaN","u":18446744073709551615}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_messagepack_or_too_deep_is_told() {
+        assert!(decode(&[0xc1]).is_ok() || decode(&[0x92, 1]).is_err());
+        assert_eq!(decode(&[1, 2]).unwrap_err(), "1 bytes follow the value");
+        assert!(decode(&[0x91; 5_000]).is_err());
+        assert!(decode(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err(), "a length that the bytes cannot have");
+    }
+
+    #[test]
+    fn hidden_fields_are_hidden_at_any_depth() {
+        let mut value = json!({ "card": 1, "of": [{ "card": { "n": 2 }, "ok": 3 }] });
+        Redact(vec!["card".to_owned()]).value(&mut value);
+        assert_eq!(value, json!({ "card": "***", "of": [{ "card": "***", "ok": 3 }] }));
+    }
+
+    #[test]
+    fn digits_read_back() {
+        assert_eq!(from_hex(&hex(&[0, 0xc1, 0xff])), Some(vec![0, 0xc1, 0xff]));
+        for bad in ["0", "0g", "ää"] {
+            assert_eq!(from_hex(bad), None, "{bad}");
+        }
+    }
+}

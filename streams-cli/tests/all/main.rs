@@ -1,0 +1,11 @@
+//! The tool as a process against private servers.
+
+mod tool;
+
+mod dead;
+mod events;
+mod groups;
+mod guide;
+mod refusals;
+mod schemas;
+mod server;

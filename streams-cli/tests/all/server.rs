@@ -1,0 +1,172 @@
+//! `doctor` and `trim`.
+
+use streams_core::keys::StreamKey;
+use streams_runtime::broker::Acl;
+use streams_tests::{Options, Program, RedisServer};
+
+use crate::tool::{Shop, Tool};
+
+/// A tool at a server of its own, as this user.
+fn at(server: &RedisServer, user: &str) -> Tool {
+    Tool::new(format!("redis://{user}127.0.0.1:{}/", server.port()))
+}
+
+#[test]
+fn a_server_in_order_is_told_from_one_that_loses_streams() {
+    let well = ["--appendonly", "yes", "--maxmemory", "1gb"];
+    let server = Options::default()
+        .args(well)
+        .user("bob on >x ~* -@all +ping +client|info +time +info +acl|whoami +acl|dryrun")
+        .start();
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("ok        rights: default may publish"), "{said:?}");
+
+    server.run::<()>("CONFIG SET appendonly no");
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.out.contains("warning   persistence: no append-only file"), "{said:?}");
+    assert!(said.out.contains("fix: CONFIG SET appendonly yes"), "{said:?}");
+
+    server.run::<()>("CONFIG SET maxmemory-policy allkeys-lru");
+    let said = at(&server, "").run(&["doctor", "-o", "table"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.out.contains("critical  eviction: allkeys-lru") && said.out.contains("evicts whole streams"),
+        "{said:?}"
+    );
+
+    let said = at(&server, "bob:x@").run(&["doctor", "-o", "table"]);
+    assert!(said.out.contains("warning   rights: bob lacks XADD\n"), "{said:?}");
+    assert!(said.out.contains("fix: ACL SETUSER bob +xadd"), "{said:?}");
+    server.run::<()>("ACL SETUSER bob -acl|dryrun -info -time");
+    let said = at(&server, "bob:x@").run(&["doctor", "-o", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(
+        (found[0]["found"].as_str(), found[1]["about"].as_str()),
+        (Some("INFO is refused"), Some("rights")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_stand_still_and_streams_that_grow_are_told_with_the_command() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let found = |word: &str| -> Vec<String> {
+        let said = tool.run(&["doctor", "-o", "json"]);
+        let findings: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let those = findings.as_array().unwrap().iter().filter(|finding| finding["about"] == word);
+        those.map(|finding| format!("{} | {}", finding["found"], finding["fix"])).collect()
+    };
+    assert_eq!(found("groups"), ["\"3 groups on 2 streams\" | \"\""]);
+    let mut pipe = redis::pipe();
+    for n in 0..100_000 {
+        pipe.cmd("XADD").arg(&["trades.0", "*", "n", &n.to_string()]).ignore();
+    }
+    let _ = app.shutdown().await;
+    pipe.exec(&mut client(&tool)).unwrap();
+    let unattended = found("unattended");
+    assert_eq!(unattended.len(), 3, "{unattended:?}");
+    assert!(unattended[0].contains("streams remove payouts bank"), "{unattended:?}");
+    let grown = found("growth");
+    assert!(
+        grown[0].contains("none was ever trimmed") && grown[0].contains("streams trim trades --consumed"),
+        "{grown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_passes_no_group_unless_told() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let id = |n: usize| tool.json(&["tail", "payouts"])[n]["id"].as_str().unwrap().to_owned();
+    let length = || tool.json(&["tail", "payouts"]).as_array().unwrap().len();
+    let second = id(1);
+    let dry = tool.table(&["trim", "payouts", "--before", &second, "--dry-run"]);
+    assert_eq!(dry, "1 entry of payouts would be gone for good\nnothing was changed: this was a dry run\n");
+    assert!(tool.refused(&["trim", "payouts", "--before", &second], 2).contains("say --yes"));
+    assert_eq!(tool.json(&["trim", "payouts", "--before", &second, "--yes"])["removed"], 1);
+    // A group that is behind.
+    redis::cmd("HSET")
+        .arg("streams:{payouts}:late")
+        .arg(&["mode", "ordered", "at", "0-0"])
+        .exec(&mut client(&tool))
+        .unwrap();
+    redis::cmd("XGROUP").arg(&["CREATE", "payouts", "late", "0"]).exec(&mut client(&tool)).unwrap();
+    let said = tool.refused(&["trim", "payouts", "--before", "latest", "--yes"], 1);
+    assert!(said.contains("group late on payouts has settled no more than up to 0-0"), "{said}");
+    assert_eq!(tool.table(&["trim", "payouts", "--consumed", "--yes"]), "0 entries of payouts removed\n");
+    assert_eq!(length(), 2);
+    assert_eq!(
+        tool.table(&["trim", "payouts", "--before", "latest", "--force", "--yes"]),
+        "2 entries of payouts removed\n"
+    );
+    assert_eq!(length(), 0);
+    let _ = app.shutdown().await;
+}
+
+fn client(tool: &Tool) -> redis::Connection {
+    RedisServer::client(&tool.url)
+}
+
+#[test]
+fn a_bench_measures_and_leaves_nothing_behind() {
+    let server = RedisServer::start();
+    let tool = at(&server, "");
+    assert!(tool.refused(&["bench"], 2).contains("say --yes"));
+    let figures = tool.json(&["bench", "--seconds", "2", "--yes"]);
+    assert!(figures["events"].as_u64().unwrap() > 10, "{figures}");
+    assert!(figures["p50_ms"].as_f64().unwrap() > 0.0, "{figures}");
+    assert!(figures["handled_per_second"].as_f64().unwrap() > 100.0, "{figures}");
+    assert_eq!(server.run::<Vec<String>>("KEYS *"), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_looks_at_everything_and_an_operator_mends() {
+    let server = RedisServer::start();
+    let Shop { app, .. } = Shop::at(at(&server, "")).await;
+    let user = |name: &str, acl: &Acl| {
+        server.run::<()>(&format!("ACL SETUSER {name} on >x {acl}"));
+        at(&server, &format!("{name}:x@"))
+    };
+    let observer = user("observer", &Acl::new().observe(None).unwrap());
+    let id = observer.json(&["tail", "payouts", "-n", "1"])[0]["id"].as_str().unwrap().to_owned();
+    for args in [
+        &["ls"][..],
+        &["groups"],
+        &["info", "payouts"],
+        &["owners", "payouts", "bank"],
+        &["owners", "payouts", "mail"],
+        &["tail", "trades", "--from", "-1h"],
+        &["get", "payouts", &id],
+        &["dead", "ls", "payouts", "bank"],
+        &["dead", "show", "payouts", "bank"],
+        &["dead", "ls", "payouts", "mail"],
+        &["schema", "ls", "payouts"],
+        &["audit"],
+        &["check"],
+    ] {
+        observer.ok(args);
+    }
+    let mut follow = std::process::Command::new(env!("CARGO_BIN_EXE_streams"));
+    let mut follower = Program::start(follow.args(["tail", "payouts", "-f"]).env("REDIS_URL", &observer.url));
+    follower.prints("payout-3");
+    follower.signal("TERM");
+    follower.end();
+    let refused = observer.refused(&["pause", "payouts", "bank", "--yes"], 1);
+    assert!(refused.contains("the user may not"), "{refused}");
+    let acl = Acl::new().observe(None).unwrap().operate_on(&StreamKey::new(None, "payouts", 1));
+    let operator = user("operator", &acl);
+    for args in [
+        &["pause", "payouts", "bank"][..],
+        &["resume", "payouts", "bank"],
+        &["reset", "payouts", "bank", "--to", "latest"],
+        &["dead", "replay", "payouts", "bank", "--cause", "handler"],
+        &["dead", "discard", "payouts", "bank", "--cause", "permanent"],
+        &["remove", "payouts", "mail", "--force"],
+    ] {
+        let said = operator.run(&[args, &["--yes"]].concat());
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{args:?}: {said:?}");
+    }
+    assert_eq!(operator.json(&["audit"]).as_array().unwrap().len(), 6);
+    let _ = app.shutdown().await;
+}
