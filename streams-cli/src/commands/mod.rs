@@ -15,6 +15,7 @@ mod doctor;
 mod bench;
 mod schema;
 mod asyncapi;
+mod console;
 mod explain;
 mod completions;
 
@@ -67,6 +68,7 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::Schema),
     Asyncapi(asyncapi::Asyncapi),
+    Console(console::Serve),
     Explain(explain::Explain),
     Completions(completions::Completions),
 }
@@ -103,6 +105,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Schema(schema::Schema::Types(command)) => command.run(out)?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,
         Command::Asyncapi(command) => command.run(&server()?, out).await?,
+        Command::Console(command) => command.run(&server()?).await?,
         Command::Explain(command) => command.run(out)?,
         Command::Completions(command) => command.run(out)?,
     }

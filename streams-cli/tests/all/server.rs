@@ -1,4 +1,6 @@
-//! `doctor` and `trim`.
+//! `doctor`, `trim`, `console`, and users with the least rights.
+
+use std::io::{Read, Write};
 
 use streams_core::keys::StreamKey;
 use streams_runtime::broker::Acl;
@@ -168,5 +170,45 @@ async fn an_observer_looks_at_everything_and_an_operator_mends() {
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{args:?}: {said:?}");
     }
     assert_eq!(operator.json(&["audit"]).as_array().unwrap().len(), 6);
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_answers_on_its_address_and_acts_only_with_the_token() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    assert!(tool.refused(&["console", "--token", "short"], 2).contains("at least 16"));
+    assert!(tool.refused(&["console", "--listen", "192.0.2.1:1"], 1).contains("cannot listen on 192.0.2.1:1"));
+    let token = "0123456789abcdef0123456789abcdef";
+    let mut serve = std::process::Command::new(env!("CARGO_BIN_EXE_streams"));
+    let serve = serve.args(["console", "--listen", "127.0.0.1:0"]).env("REDIS_URL", &tool.url);
+    let mut console = Program::start(serve.env("STREAMS_CONSOLE_TOKEN", token));
+    console.prints("http://127.0.0.1:");
+    let url = console.output();
+    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let ask = |request: String| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let get = |path: &str| ask(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"));
+    assert!(get("/").contains("content-security-policy"), "{}", get("/"));
+    let overview = get("/api/overview");
+    assert!(overview.starts_with("HTTP/1.1 200") && overview.contains("\"bank\""), "{overview}");
+    let body = r#"{"stream":"payouts","group":"bank","by":"a test","why":"because"}"#;
+    let pause = |token: &str| {
+        let head = format!("POST /api/pause HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+        let rest = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        ask(format!("{head}authorization: Bearer {token}\r\n{rest}"))
+    };
+    assert!(pause("0123456789abcdef0123456789abcdee").starts_with("HTTP/1.1 401"));
+    assert!(tool.json(&["groups", "payouts"])[0]["why"].as_str().is_none_or(|why| !why.contains("paused")));
+    let paused = pause(token);
+    assert!(paused.starts_with("HTTP/1.1 20"), "{paused}");
+    let rows = tool.json(&["groups", "payouts"]);
+    assert!(rows.to_string().contains("because"), "{rows}");
+    console.signal("TERM");
+    console.end();
     let _ = app.shutdown().await;
 }
