@@ -7,6 +7,8 @@ use crate::clock::millis;
 
 /// The most characters of a reason.
 const MOST_REASON: usize = 500;
+/// The last time that is shown, the end of the year 9999; nobody has written a later one by a clock.
+const LATEST: u64 = 253_402_300_799_000;
 
 /// A pause of a group, which somebody has asked for by [`Admin::pause`](crate::Admin::pause).
 ///
@@ -51,7 +53,7 @@ impl Pause {
         let (at, by, why) = (words.next(), words.next(), words.next());
         match at.and_then(|at| at.parse().ok()) {
             Some(at) => {
-                let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+                let at = SystemTime::UNIX_EPOCH + Duration::from_millis(LATEST.min(at));
                 Self::new(at, by.unwrap_or_default(), why.unwrap_or_default())
             }
             None => Self::new(SystemTime::UNIX_EPOCH, "", text),

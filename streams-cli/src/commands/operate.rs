@@ -110,17 +110,30 @@ impl Resume {
         server.stream(stream).await?;
         let view = server.inspector()?.group(stream_name(stream), group).await?;
         let lag = view.lag().map_or_else(|| "an unknown number of events".to_owned(), |lag| count(lag, "event"));
+        let is_halted = view.places.iter().any(|place| place.halted.is_some());
+        let stands = match &view.paused {
+            Some(pause) => pause.to_string(),
+            None if is_halted => "halted".to_owned(),
+            None => format!("{}, as far as can be seen neither halted nor paused", view.condition()),
+        };
+        let replays = match view.replays() {
+            0 => String::new(),
+            replays => format!(" and {} replayed", count(replays, "dead letter")),
+        };
         let plan = format!(
-            "group {group} on {stream} ({}) would go on where it is: {lag} would be handled, none comes again and none is passed over",
-            view.condition()
+            "group {group} on {stream} ({stands}) would go on where it is: {lag} would be handled{replays}, none comes again and none is passed over"
         );
         if !self.consent.given(&plan, &json!({ "resume": group, "lag": view.lag() }), out)? {
             return Ok(());
         }
         let resumed = server.admin()?.resume(stream, group).await?;
-        server.audit(&whoami(), "resume", (stream, group), &format!("was {}", view.condition())).await;
+        server.audit(&whoami(), "resume", (stream, group), &format!("was {stands}")).await;
         let keys: Vec<_> = resumed.iter().map(ToString::to_string).collect();
-        let sentence = format!("resumed {group} on {}: a halted process goes on within some seconds", keys.join(", "));
+        let sentence = format!(
+            "resumed {group} on {}: it goes on within some seconds; to see whether it does: streams owners {} {group}",
+            keys.join(", "),
+            stream_name(stream)
+        );
         Ok(out.say(&sentence, &json!({ "resumed": keys }))?)
     }
 }
@@ -154,9 +167,9 @@ impl Remove {
         let plan = format!(
             "group {group} on {stream} would be gone for good, with its place on {} and {}; {lag} that it has not settled would be passed over",
             count(view.places.len() as u64, "partition"),
-            count(view.dead(), "dead letter")
+            count(view.dead() + view.replays(), "dead letter")
         );
-        let (living, dead) = (view.living(), view.dead());
+        let (living, dead) = (view.living(), view.dead() + view.replays());
         if !self.force && (living > 0 || dead > 0) {
             let reason = match living {
                 0 => format!("it has {}: replay or discard them first", count(dead, "dead letter")),

@@ -30,7 +30,7 @@ const AUDIT: Duration = Duration::from_secs(90 * 24 * 3600);
 pub struct Removed {
     /// How many partitions it was removed from.
     pub partitions: u32,
-    /// How many dead letters went with it.
+    /// How many dead letters went with it, those that waited to be replayed included.
     pub dead_letters: u64,
     /// How many processes ran it.
     pub processes: usize,
@@ -162,7 +162,8 @@ impl Admin {
         let keys = self.whole(stream, group).await?;
         let inspector = Inspector::on(Arc::clone(&self.broker), self.namespace.as_deref());
         let view = inspector.map_err(|error| refused(error.to_string()))?.group(stream, group).await?;
-        let removed = Removed { partitions: keys.len() as u32, dead_letters: view.dead(), processes: view.living() };
+        let dead_letters = view.dead() + view.replays();
+        let removed = Removed { partitions: keys.len() as u32, dead_letters, processes: view.living() };
         if !force && removed.processes > 0 {
             let names: Vec<_> =
                 view.members.iter().filter(|member| member.lives()).map(|one| one.name.as_str()).collect();

@@ -248,6 +248,11 @@ impl GroupView {
         self.places.iter().map(|place| place.dead).sum()
     }
 
+    /// How many dead letters wait to be replayed. They are no longer among [`dead`](Self::dead).
+    pub fn replays(&self) -> u64 {
+        self.places.iter().map(|place| place.replays).sum()
+    }
+
     /// How many events have failed and are tried again.
     pub fn retrying(&self) -> u64 {
         self.places.iter().map(|place| place.failed.len() as u64).sum()

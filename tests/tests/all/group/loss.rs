@@ -544,7 +544,7 @@ on_both! {
             assert_eq!((loss.kind, loss.from, loss.count), (DataLossKind::HistoryCut, EntryId::ZERO, None), "{group}");
         }
         let reason = halted(&app, "halts").await;
-        assert!(reason.contains("Start::Earliest") && !reason.contains("to go on behind"), "{reason}");
+        assert!(reason.contains("--to earliest") && !reason.contains("to go on behind"), "{reason}");
         assert!(!site.lab.events("halts").contains(&401));
         site.committed("goes-on", new[4].0).await;
         let handled = site.lab.events("goes-on");

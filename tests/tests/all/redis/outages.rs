@@ -86,7 +86,12 @@ impl Site {
         let app = app.config(Config::new().lease(LEASE)).start().await.unwrap();
         publish(app.publisher(), 1..=40).await;
         app.settled().await.unwrap();
-        Self { server, app, seen, log }
+        let site = Self { server, app, seen, log };
+        // The log names owners a moment later, and must not do so in the middle of an outage.
+        let is_told =
+            |site: &Self| GROUPS.iter().all(|group| site.log.text().contains(&format!("owning group=\"{group}\"")));
+        site.wait_until("told who owns what", is_told).await;
+        site
     }
 
     async fn start(args: &[&str]) -> Self {
