@@ -4,7 +4,7 @@ use streams_runtime::AsyncApi;
 use streams_runtime::broker::{Inspect, Members, Notes};
 
 use crate::connect::Server;
-use crate::output::Output;
+use crate::output::{Format, Output};
 use crate::problem::Problem;
 
 /// Write the AsyncAPI 3.1 document of all streams, from what programs have recorded: YAML, or JSON with `-o json`
@@ -32,10 +32,10 @@ impl Asyncapi {
             recorded.push((stream, notes));
         }
         let document = AsyncApi::recorded(self.title, self.version, recorded);
-        let text = if out.asked_for_json() {
-            serde_json::to_string_pretty(&document).map_err(std::io::Error::from)? + "\n"
-        } else {
-            document.to_string()
+        let text = match (out.asked_for_json(), out.format) {
+            (false, _) => document.to_string(),
+            (true, Format::Ndjson) => serde_json::to_string(&document).map_err(std::io::Error::from)? + "\n",
+            (true, _) => serde_json::to_string_pretty(&document).map_err(std::io::Error::from)? + "\n",
         };
         Ok(out.raw(&text)?)
     }
