@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use streams_core::broker::{Answer, Attendance, Broker, BrokerError, GroupState, Member, Reply};
+use streams_core::broker::{Answer, Attendance, Broker, BrokerError, BrokerErrorKind, GroupState, Member, Reply};
 use streams_core::keys::{GroupKey, StreamKey};
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
@@ -190,7 +190,8 @@ impl Members {
             let pause = match pause {
                 Ok(pause) => pause.map(|text| Pause::read(&text)),
                 Err(error) => {
-                    if !std::mem::replace(&mut self.blind, true) {
+                    // A server that cannot answer now is an outage, of which the log says enough.
+                    if error.kind() == BrokerErrorKind::Refused && !std::mem::replace(&mut self.blind, true) {
                         tracing::warn!(stream = stream.base(), group, %error, "pauses cannot be seen");
                     }
                     continue;
