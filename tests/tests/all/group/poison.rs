@@ -1218,7 +1218,8 @@ async fn a_group_at_full_speed_pays_nothing_for_it() {
     // One commit per half of the bound, and a few more: for the rest, for the lease, and for the notes beside the stream.
     let commits = EVENTS / 250;
     assert!((commits / 2..=commits + 20).contains(&calls("hset")), "{stats}");
-    assert!(calls("evalsha") <= calls("hset") + 20, "{stats}");
+    // A busy machine makes the server look far, and then entries are read by pages, of 500 at least.
+    assert!(calls("evalsha") <= calls("hset") + 20 + EVENTS / 500, "{stats}");
     // The look for replays with which an owner begins.
     assert!(calls("hdel") <= 1, "{stats}");
     let state: Vec<String> = server.run("HKEYS streams:{doses}:well");
