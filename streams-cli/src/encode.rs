@@ -342,7 +342,7 @@ mod tests {
         json!({ "struct": "It", "fields": fields })
     }
 
-    /// What a consumer would see.
+    /// The value that a consumer would see.
     fn round(layout: &str, schema: &Value, value: &Value) -> Result<Value, String> {
         let payload = encode(&lock(layout, schema), value).map_err(|fault| fault.to_string())?;
         crate::payload::decode(&payload)

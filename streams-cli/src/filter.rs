@@ -44,7 +44,7 @@ impl FromStr for Condition {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = OPS.iter().filter_map(|(sign, op)| text.find(sign).map(|at| (at, *sign, *op)));
-        // Of two signs at one place `min_by_key` keeps the first, which is the longer.
+        // `min_by_key` keeps the first of two signs at one place, which is the longer.
         let Some((at, sign, op)) = found.min_by_key(|(at, ..)| *at).filter(|(at, ..)| *at > 0) else {
             return Err("expected a condition such as `price>100`, `event=Trade` or `buyer.name~ada`".to_owned());
         };

@@ -30,7 +30,7 @@ pub(crate) struct Cell {
     tone: Tone,
 }
 
-/// What a reader should think of a cell.
+/// The judgement that a cell shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,

@@ -133,6 +133,7 @@ mod error;
 mod fence;
 mod halt;
 mod names;
+mod paged;
 mod pause;
 mod random;
 mod shutdown;

@@ -42,7 +42,7 @@ struct Tick {
     filling: String,
 }
 
-/// What the handler has seen.
+/// The events that the handler has seen.
 #[derive(Debug, Clone)]
 struct Seen {
     began: Instant,

@@ -49,7 +49,7 @@ struct Letters {
     /// Whose reason has this text in it, in capitals or not
     #[arg(long = "match", value_name = "TEXT")]
     reason: Option<String>,
-    /// Of the event of this name
+    /// Only events of this name
     #[arg(long)]
     event: Option<String>,
     /// Given up by this function
@@ -144,15 +144,7 @@ pub(crate) struct Show {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Replay {
     #[command(flatten)]
-    letters: Letters,
-    /// Ids as `dead ls --each` shows them
-    ids: Vec<DeadLetterId>,
-    /// All of them
-    #[arg(long)]
-    all: bool,
-    /// No more than so many, oldest first
-    #[arg(long)]
-    limit: Option<u64>,
+    chosen: Chosen,
     /// No more than so many per second
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -163,15 +155,7 @@ pub(crate) struct Replay {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Discard {
     #[command(flatten)]
-    letters: Letters,
-    /// Ids as `dead ls --each` shows them
-    ids: Vec<DeadLetterId>,
-    /// All of them
-    #[arg(long)]
-    all: bool,
-    /// No more than so many, oldest first
-    #[arg(long)]
-    limit: Option<u64>,
+    chosen: Chosen,
     #[command(flatten)]
     consent: Consent,
 }
@@ -313,10 +297,10 @@ impl Show {
 
 impl Replay {
     async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
-        let letters = self.letters.on(server).await?;
-        let chosen = Chosen { letters: &self.letters, ids: &self.ids, all: self.all, limit: self.limit };
+        let chosen = &self.chosen;
+        let letters = chosen.letters.on(server).await?;
         let number = chosen.number(&letters, "replay").await?;
-        let place = self.letters.place();
+        let place = chosen.letters.place();
         let rate = self.rate.map(|rate| format!(", {rate} per second")).unwrap_or_default();
         let plan = format!(
             "{} of {place} would be handled again{rate}: by this group alone, after whatever followed them in the stream",
@@ -340,8 +324,7 @@ impl Replay {
                 pace.wait(sent.moved).await;
             }
         }
-        let place_of = (self.letters.stream.as_str(), self.letters.group.as_str());
-        server.audit(&whoami(), "replay", place_of, &self.letters.said(&self.ids, moved)).await;
+        chosen.audit(server, "replay", moved).await;
         let gone = missing.iter().map(|id| format!("\n{id} is not there")).collect::<String>();
         out.say(
             &format!("{} sent to be handled again by {place}{gone}", count(moved, "dead letter")),
@@ -353,10 +336,10 @@ impl Replay {
 
 impl Discard {
     async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
-        let letters = self.letters.on(server).await?;
-        let chosen = Chosen { letters: &self.letters, ids: &self.ids, all: self.all, limit: self.limit };
+        let chosen = &self.chosen;
+        let letters = chosen.letters.on(server).await?;
         let number = chosen.number(&letters, "discard").await?;
-        let place = self.letters.place();
+        let place = chosen.letters.place();
         let plan =
             format!("{} of {place} would be gone for good: no group handles them again", count(number, "dead letter"));
         if !self.consent.given(&plan, &json!({ "discard": number }), out)? {
@@ -368,8 +351,7 @@ impl Discard {
             discarded += letters.discard(&ids).await?;
             progress(discarded, number);
         }
-        let place_of = (self.letters.stream.as_str(), self.letters.group.as_str());
-        server.audit(&whoami(), "discard", place_of, &self.letters.said(&self.ids, discarded)).await;
+        chosen.audit(server, "discard", discarded).await;
         out.say(
             &format!("{} of {place} discarded", count(discarded, "dead letter")),
             &json!({ "discarded": discarded }),
@@ -379,14 +361,21 @@ impl Discard {
 }
 
 /// The letters that a change is about.
-struct Chosen<'a> {
-    letters: &'a Letters,
-    ids: &'a [DeadLetterId],
+#[derive(Debug, clap::Args)]
+struct Chosen {
+    #[command(flatten)]
+    letters: Letters,
+    /// Ids as `dead ls --each` shows them
+    ids: Vec<DeadLetterId>,
+    /// All of them
+    #[arg(long)]
     all: bool,
+    /// No more than so many, oldest first
+    #[arg(long)]
     limit: Option<u64>,
 }
 
-impl<'a> Chosen<'a> {
+impl Chosen {
     /// How many there are.
     async fn number(&self, letters: &DeadLetters, verb: &str) -> Result<u64, Problem> {
         let filtered = self.letters.is_filtered();
@@ -399,7 +388,7 @@ impl<'a> Chosen<'a> {
             (false, true) => Err(Problem::usage("say ids, or a filter or --all, not both")),
             (false, false) => {
                 let mut number = 0;
-                for id in self.ids {
+                for id in &self.ids {
                     number += u64::from(letters.get(*id).await?.is_some());
                 }
                 Ok(number)
@@ -412,12 +401,18 @@ impl<'a> Chosen<'a> {
         }
     }
 
+    /// Leaves a line in the audit stream.
+    async fn audit(&self, server: &Server, act: &str, number: u64) {
+        let place = (self.letters.stream.as_str(), self.letters.group.as_str());
+        server.audit(&whoami(), act, place, &self.letters.said(&self.ids, number)).await;
+    }
+
     /// Their ids, some at a time; of a filter those that lie there now.
-    async fn pages(&self, letters: &'a DeadLetters, server: &Server) -> Result<Pages<'a>, Problem> {
+    async fn pages<'a>(&self, letters: &'a DeadLetters, server: &Server) -> Result<Pages<'a>, Problem> {
         Ok(Pages {
             letters,
             filter: self.ids.is_empty().then(|| self.letters.filter()),
-            ids: self.ids.to_vec(),
+            ids: self.ids.clone(),
             until: server.broker.now().await?,
             after: None,
             left: self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),

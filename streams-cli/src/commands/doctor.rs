@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use streams_runtime::broker::{Broker, BrokerErrorKind};
+use streams_runtime::broker::{Broker, BrokerErrorKind, Inspect};
 use streams_runtime::keys::StreamKey;
 use streams_runtime::{Condition, StreamView};
 
@@ -123,7 +123,7 @@ impl Finding {
     }
 }
 
-/// What INFO says.
+/// The findings of INFO.
 fn of_the_server(info: &BTreeMap<String, String>) -> Vec<Finding> {
     use Verdict::{Critical, Ok, Warning};
     let text = |name: &str| info.get(name).map_or("", String::as_str);

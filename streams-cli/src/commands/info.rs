@@ -176,7 +176,7 @@ fn places(group: &GroupView) -> Vec<Row> {
     group.places.iter().map(row).collect()
 }
 
-/// What keeps the group from going on, and the commands that may help.
+/// The reasons why a group does not go on, each with the commands that may help.
 pub(super) fn advice(group: &GroupView) -> Vec<String> {
     let (stream, name) = (&group.stream, &group.name);
     let mut advice = Vec::new();

@@ -236,15 +236,11 @@ impl Groups {
     }
 
     async fn look(&self, server: &Server) -> Result<Overview, Problem> {
-        let mut overview = server.inspector()?.overview().await?;
-        if let Some(name) = &self.stream {
-            overview.streams.retain(|stream| stream.name == *name);
-            if overview.streams.is_empty() {
-                // The error names the nearest.
-                server.inspector()?.stream(name).await?;
-            }
-        }
-        Ok(overview)
+        let inspector = server.inspector()?;
+        Ok(match &self.stream {
+            Some(stream) => inspector.overview_of(stream).await?,
+            None => inspector.overview().await?,
+        })
     }
 }
 

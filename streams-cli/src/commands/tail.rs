@@ -222,7 +222,7 @@ async fn read(
     }
 }
 
-/// What a read found: the place of a partition, and its entries.
+/// The entries that a read found, and the place of their partition.
 type Found = Vec<(usize, Vec<Arc<Entry>>)>;
 
 /// Reads behind the places of the partitions that are open. A tail of the broker would read with scripts, which an

@@ -107,7 +107,7 @@ fn keys() -> mpsc::Receiver<KeyCode> {
     keys
 }
 
-/// What a key asks for beyond the screen.
+/// The act that a key asks for beyond the screen.
 #[derive(Debug, PartialEq, Eq)]
 enum Wish {
     Nothing,

@@ -374,7 +374,7 @@ impl Python {
             Schema::Logical { name: "uuid", .. } => "uuid.UUID".to_owned(),
             Schema::Logical { wire, .. } => self.annotation(wire),
             Schema::Ref(name) => self.names.enclosing(name).unwrap_or("typing.Any").to_owned(),
-            // What the user vouches for has any form.
+            // A form that the user vouches for is any.
             _ => "typing.Any".to_owned(),
         }
     }

@@ -80,7 +80,7 @@ struct Leaf {
     under: Option<Box<Tree>>,
 }
 
-/// What either layout can hold.
+/// An event of fields that either layout can hold.
 #[event_type]
 #[derive(Debug, Clone, PartialEq)]
 struct Everything {

@@ -171,7 +171,7 @@ impl Typescript {
             Schema::Enum(inner) => self.named(inner.name, schema),
             Schema::Logical { wire, .. } => self.of(wire),
             Schema::Ref(name) => self.names.enclosing(name).unwrap_or("unknown").to_owned(),
-            // What the user vouches for has any form.
+            // A form that the user vouches for is any.
             _ => "unknown".to_owned(),
         }
     }

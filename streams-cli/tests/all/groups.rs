@@ -285,7 +285,7 @@ async fn every_command_gives_valid_json_for_an_empty_server_too() {
         &["explain", "crash"],
     ];
     for args in commands {
-        // Of checks the exit code is a finding.
+        // The exit code of a check is a finding.
         let said = |form| tool.run(&[args, &["-o", form]].concat()).out;
         let json = said("json");
         serde_json::from_str::<Value>(&json).unwrap_or_else(|error| panic!("{args:?}: {error}: {json}"));

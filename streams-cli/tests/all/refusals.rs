@@ -1,4 +1,4 @@
-//! What the tool refuses: names that are not there, command lines that mean nothing, servers that are not there.
+//! The tool refuses names that are not there, command lines that mean nothing, servers that are not there.
 
 use streams_tests::{Ca, RedisServer, TlsProxy};
 

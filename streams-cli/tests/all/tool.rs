@@ -88,7 +88,7 @@ pub(crate) struct Tool {
     pub(crate) variables: Vec<(String, String)>,
 }
 
-/// What a run of the tool said.
+/// The output of a run, and its exit code.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: i32,
@@ -140,7 +140,7 @@ impl Tool {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
-    /// What it says when it refuses, with this exit code.
+    /// The words with which it refuses, with this exit code.
     #[track_caller]
     pub(crate) fn refused(&self, args: &[&str], code: i32) -> String {
         let said = self.run(args);

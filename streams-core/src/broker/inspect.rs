@@ -1,4 +1,4 @@
-//! What an observer reads of a store from outside any program: its streams, where they end, and how their groups stand.
+//! The looks of an observer at a store, from outside any program: its streams, where they end, and how their groups stand.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub trait Inspect: Sealed {
     /// set MUST be the answer for that one alone.
     fn look_at_members<'a>(&'a self, sets: &'a [String]) -> Reply<'a, Vec<Answer<Vec<Member>>>>;
 
-    /// What the store says of itself, by the names of Redis's INFO; nothing where the store is no server.
+    /// The facts that the store gives about itself, by the names of Redis's INFO; nothing where the store is no server.
     fn info(&self) -> Reply<'_, BTreeMap<String, String>>;
 }
 
@@ -80,7 +80,7 @@ pub struct GroupLook {
     pub needs: Option<Need>,
     /// Failed attempts of events above the checkpoint, in order.
     pub attempts: Vec<(EntryId, u32)>,
-    /// What a work queue has given out; `None` for a group in ordered delivery.
+    /// The entries that a work queue has given out; `None` for a group in ordered delivery.
     pub queue: Option<QueueLook>,
     /// How many dead letters there are.
     pub dead: u64,
@@ -88,7 +88,7 @@ pub struct GroupLook {
     pub replays: u64,
 }
 
-/// What a work queue has given out and not settled.
+/// The entries that a work queue has given out and not settled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueLook {
     /// How many entries wait to be given out again.

@@ -7,7 +7,7 @@ use streams_core::keys::StreamKey;
 use streams_core::schema::{Definitions, Layout, Schema};
 use streams_core::{Entry, EventId};
 
-/// What a payload is, as registered with IANA.
+/// The media type of a payload, as registered with IANA.
 const CONTENT_TYPE: &str = "application/vnd.msgpack";
 
 /// An event by name and version.

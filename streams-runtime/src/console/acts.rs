@@ -94,7 +94,7 @@ pub(super) async fn token() -> Json<Value> {
     Json(json!({}))
 }
 
-/// What a reset would do.
+/// Plans a reset.
 pub(super) async fn plan(State(shared): State<Arc<Shared>>, Query(asked): Query<AskedPlan>) -> Answered {
     let to = place(&asked.to)?;
     shared.group(&asked.stream, &asked.group).await?;

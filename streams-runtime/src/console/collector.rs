@@ -19,10 +19,10 @@ use crate::sync::lock;
 const LEAST: Duration = Duration::from_secs(2);
 /// For how many times as long as it took.
 const TIMES: u32 = 100;
-/// Of how many streams a look is kept; with more all are forgotten.
+/// The most streams of which a look is kept; with more all are forgotten.
 const STREAMS: usize = 64;
 
-/// What is kept of the server's streams.
+/// The looks that are kept.
 pub(super) struct Collector {
     inspector: Inspector,
     overview: Memo<Overview>,
@@ -93,7 +93,7 @@ impl<T> Default for Memo<T> {
 }
 
 impl<T> Memo<T> {
-    /// What is kept, or else a new look.
+    /// The look that is kept, or else a new one.
     async fn get<F: Future<Output = Result<T, BrokerError>>>(
         &self,
         look: impl FnOnce() -> F,

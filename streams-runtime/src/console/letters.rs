@@ -87,7 +87,7 @@ pub(super) struct AskedOne {
     id: String,
 }
 
-/// What the letters of a row in a histogram have in common.
+/// The words that the letters of one row in a histogram share.
 #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Alike {
     cause: String,

@@ -1,4 +1,4 @@
-//! What is looked at through the collector: the overview, pushed to whoever watches, a stream, a group, the server.
+//! The looks through the collector: the overview, pushed to whoever watches, a stream, a group, the server.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ use crate::operate::{GroupView, Overview, StreamView};
 const SILENCE: Duration = Duration::from_secs(15);
 /// The wait after a look that failed.
 const AGAIN: Duration = Duration::from_secs(2);
-/// What is shown of the server's INFO.
+/// The lines of the server's INFO that are shown.
 const FACTS: [&str; 22] = [
     "redis_version",
     "valkey_version",
@@ -164,7 +164,7 @@ pub(super) async fn server(State(shared): State<Arc<Shared>>) -> Result<Json<Val
     Ok(Json(value))
 }
 
-/// What the overview shows: a row per stream, and in it a row per group.
+/// The overview: a row per stream, and in it a row per group.
 fn summary(overview: &Overview) -> Value {
     let at = overview.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
     json!({ "at": at, "streams": overview.streams.iter().map(row).collect::<Vec<_>>() })

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use streams_core::broker::{Answer, Attendance, Broker, BrokerError, BrokerErrorKind, GroupState, Member, Reply};
+use streams_core::broker::{Answer, Attendance, Broker, BrokerError, BrokerErrorKind, GroupState, Member};
 use streams_core::keys::{GroupKey, StreamKey};
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
@@ -34,6 +34,7 @@ use self::seat::{Mode, Shared};
 pub(crate) use self::watch::Still;
 use crate::clock::until;
 use crate::ops::{Contact, Gauge, Matter, Outages, Vitals};
+use crate::paged::paged;
 use crate::pause::Pause;
 use crate::random::Random;
 use crate::shutdown::{FAREWELL, Shutdown};
@@ -180,7 +181,7 @@ impl Members {
     /// # Errors
     /// When the broker cannot be asked.
     pub(crate) async fn look_at_pauses(&mut self) -> Result<(), BrokerError> {
-        let pauses = paged(&self.groups, |page| self.broker.pauses(page)).await?;
+        let pauses = paged(PAGE, &self.groups, |page| self.broker.pauses(page)).await?;
         self.absorb_pauses(pauses);
         Ok(())
     }
@@ -257,9 +258,9 @@ impl Members {
         let groups = if scope == Scope::Everything { &self.groups[..] } else { &[] };
         let looks = async {
             tokio::join!(
-                paged(&sets, |page| self.broker.attend(page)),
-                paged(&keys, |page| self.broker.states(page)),
-                paged(groups, |page| self.broker.pauses(page)),
+                paged(PAGE, &sets, |page| self.broker.attend(page)),
+                paged(PAGE, &keys, |page| self.broker.states(page)),
+                paged(PAGE, groups, |page| self.broker.pauses(page)),
             )
         };
         match self.contact.patiently(Matter::Lease, now, looks).await {
@@ -327,22 +328,10 @@ impl Members {
             absent: circle.roster.own().map(|says| (says.to_owned(), None)).collect(),
         };
         let sets: Vec<_> = self.circles.iter().map(farewell).collect();
-        if let Err(error) = paged(&sets, |page| self.broker.attend(page)).await {
+        if let Err(error) = paged(PAGE, &sets, |page| self.broker.attend(page)).await {
             tracing::debug!(%error, "the members could not be left: others notice when the lease is over");
         }
     }
-}
-
-/// Asks the broker page by page.
-async fn paged<'a, Q, A>(
-    questions: &'a [Q],
-    ask: impl Fn(&'a [Q]) -> Reply<'a, Vec<Answer<A>>>,
-) -> Result<Vec<Answer<A>>, BrokerError> {
-    let mut answers = Vec::with_capacity(questions.len());
-    for page in questions.chunks(PAGE) {
-        answers.extend(ask(page).await?);
-    }
-    Ok(answers)
 }
 
 impl Circle {

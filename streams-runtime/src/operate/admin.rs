@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 5;
 /// How long the lines of the audit stream are kept.
 const AUDIT: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What was removed with a group.
+/// The things that were removed with a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {
@@ -106,8 +106,8 @@ impl Admin {
         Ok(checkpoints)
     }
 
-    /// What [`reset`](Self::reset) would do, on each partition in order: how many events would come again, and how many
-    /// would be passed over.
+    /// Counts, on each partition in order, how many events a [`reset`](Self::reset) would bring again, and how many it would
+    /// pass over. It changes nothing.
     ///
     /// # Errors
     /// When a name is wrong, the stream or the group is not there, or the broker cannot be asked.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use streams_core::broker::{
-    Answer, Broker, BrokerError, BrokerErrorKind, GroupLook, Marker, Member, Notes, PartitionLook, Reply,
+    Answer, Broker, BrokerError, BrokerErrorKind, GroupLook, Marker, Member, Notes, PartitionLook,
 };
 use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 
@@ -16,6 +16,7 @@ use crate::halt::HaltNote;
 use crate::membership::{describe, member_of};
 use crate::names::nearest;
 use crate::ops::above;
+use crate::paged::paged;
 use crate::pause::Pause;
 
 /// How many keys one round trip asks about, so that nobody on the server waits for long.
@@ -79,16 +80,26 @@ impl Inspector {
         self.look(&streams).await
     }
 
-    /// One stream with its groups.
+    /// One stream with its groups, as in an [`overview`](Self::overview).
     ///
     /// # Errors
     /// When there is no such stream, with the name that was perhaps meant, or the server cannot be asked.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
+    pub async fn overview_of(&self, stream: &str) -> Result<Overview, BrokerError> {
+        self.look(&[self.key(stream).await?]).await
+    }
+
+    /// One stream with its groups.
+    ///
+    /// # Errors
+    /// As [`overview_of`](Self::overview_of).
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
     pub async fn stream(&self, name: &str) -> Result<StreamView, BrokerError> {
-        let stream = self.key(name).await?;
-        let mut views = self.look(std::slice::from_ref(&stream)).await?.streams;
+        let mut views = self.overview_of(name).await?.streams;
         views.pop().ok_or_else(|| refused(format!("there is no stream `{name}`")))
     }
 
@@ -140,7 +151,7 @@ impl Inspector {
         let partitions = |stream: &StreamKey| (0..stream.partitions()).map(|index| stream.partition(index)).collect();
         let keys: Vec<Vec<PartitionKey>> = streams.iter().map(partitions).collect();
         let asked: Vec<_> = keys.iter().flatten().cloned().collect();
-        let mut looks = paged(&asked, |page| self.broker.look_at_partitions(page)).await?.into_iter();
+        let mut looks = paged(PAGE, &asked, |page| self.broker.look_at_partitions(page)).await?.into_iter();
         let mut drafts: Vec<_> = streams
             .iter()
             .zip(&keys)
@@ -157,9 +168,10 @@ impl Inspector {
         let groups: Vec<_> = names()
             .flat_map(|(stream, name)| (0..stream.partitions()).map(|index| stream.partition(index).group(name)))
             .collect();
-        let mut pauses = paged(&pauses, |page| self.broker.pauses(page)).await?.into_iter();
-        let mut sets = paged(&sets, |page| self.broker.look_at_members(page)).await?.into_iter();
-        let mut groups = paged::<GroupKey, _>(&groups, |page| self.broker.look_at_groups(page)).await?.into_iter();
+        let mut pauses = paged(PAGE, &pauses, |page| self.broker.pauses(page)).await?.into_iter();
+        let mut sets = paged(PAGE, &sets, |page| self.broker.look_at_members(page)).await?.into_iter();
+        let mut groups =
+            paged::<GroupKey, _>(PAGE, &groups, |page| self.broker.look_at_groups(page)).await?.into_iter();
         let streams = drafts.into_iter().map(|mut draft| {
             let name = self.name(draft.stream).to_owned();
             let names = std::mem::take(&mut draft.names);
@@ -321,18 +333,6 @@ impl<'a> Draft<'a> {
             replays: look.replays,
         })
     }
-}
-
-/// Asks the broker page by page.
-async fn paged<'a, Q, A>(
-    questions: &'a [Q],
-    ask: impl Fn(&'a [Q]) -> Reply<'a, Vec<Answer<A>>>,
-) -> Result<Vec<Answer<A>>, BrokerError> {
-    let mut answers = Vec::with_capacity(questions.len());
-    for page in questions.chunks(PAGE) {
-        answers.extend(ask(page).await?);
-    }
-    Ok(answers)
 }
 
 fn perhaps<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {

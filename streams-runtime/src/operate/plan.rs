@@ -14,7 +14,7 @@ const MOST_COUNTED: u64 = 100_000;
 /// How many entries are read at once.
 const PAGE: usize = 1_000;
 
-/// What a reset would do on one partition.
+/// The effect that a reset would have on one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ResetPlan {
@@ -38,7 +38,7 @@ fn text<S: serde::Serializer>(id: &EntryId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
 
-/// What a reset of these groups would do.
+/// Plans a reset of these groups.
 pub(super) async fn plan(broker: &dyn Broker, keys: &[GroupKey], to: Start) -> Result<Vec<ResetPlan>, BrokerError> {
     let now = broker.now().await?;
     let mut plans = Vec::with_capacity(keys.len());

@@ -1,4 +1,4 @@
-//! What an app shows of itself: status, metrics, traces, outages and dead letters.
+//! The view of an app from inside: status, metrics, traces, outages and dead letters.
 //!
 //! May use the helpers of the crate only; every room above says here what it does.
 

@@ -10,7 +10,7 @@ use streams_core::schema::{Layout, Schema};
 
 use super::read;
 
-/// What the notes beside a stream say of its events and groups.
+/// The events and groups of a stream, as the notes beside it say.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) events: BTreeMap<(String, u32), RecordedEvent>,

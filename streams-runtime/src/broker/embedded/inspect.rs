@@ -1,4 +1,4 @@
-//! What an observer reads of the streams and groups in memory.
+//! The looks of an observer at the streams and groups in memory.
 
 use std::collections::BTreeMap;
 

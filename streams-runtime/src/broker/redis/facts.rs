@@ -1,6 +1,4 @@
-//! What a server says about itself and about the rights of its user, for a tool that explains it; no part of the contract.
-
-use std::collections::BTreeMap;
+//! The user of a server and the rights of that user, for a tool that explains them; no part of the contract.
 
 use redis::{Cmd, Value, cmd};
 use streams_core::broker::BrokerError;
@@ -10,24 +8,10 @@ use super::parse;
 use super::server::Redis;
 
 impl Redis {
-    /// The lines of INFO by their names. Not public API.
-    ///
-    /// # Errors
-    /// When the server cannot be asked, or the user may not ask it.
-    ///
-    /// # Cancel safety
-    /// Safe: it only reads.
-    #[doc(hidden)]
-    pub async fn info(&self) -> Result<BTreeMap<String, String>, BrokerError> {
-        let info = self.words("INFO", &cmd("INFO")).await?;
-        let lines = info.lines().filter_map(|line| line.split_once(':'));
-        Ok(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
-    }
-
     /// The name of the server's user. Not public API.
     ///
     /// # Errors
-    /// As [`info`](Self::info).
+    /// When the server cannot be asked, or the user may not ask it.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
@@ -39,7 +23,7 @@ impl Redis {
     /// Whether the user may run this command, which is not run. Not public API.
     ///
     /// # Errors
-    /// As [`info`](Self::info).
+    /// As [`user`](Self::user).
     ///
     /// # Cancel safety
     /// Safe: it only reads.
@@ -54,7 +38,7 @@ impl Redis {
     /// Deletes keys, such as those of a stream that a measurement has made for itself. Not public API.
     ///
     /// # Errors
-    /// As [`info`](Self::info).
+    /// As [`user`](Self::user).
     ///
     /// # Cancel safety
     /// They may be deleted.

@@ -1,4 +1,4 @@
-//! What an observer reads of a server: SCAN for the streams, then commands that only read, many in one round trip.
+//! The looks of an observer at a server: SCAN for the streams, then commands that only read, many in one round trip.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -9,7 +9,7 @@ use super::{Parcel, Site, app, embedded};
 
 const SCRIPT: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>";
 
-/// What every answer must have.
+/// The headers that every answer must have.
 fn is_guarded(head: &str, path: &str) {
     let policy = head.lines().find(|line| line.starts_with("content-security-policy:")).unwrap_or_default();
     for part in

@@ -1,4 +1,4 @@
-//! What the console shows is what the app did; pages, bounds, and names that are not there.
+//! The console shows the deeds of the app; pages, bounds, and names that are not there.
 
 use std::sync::Arc;
 use std::time::Duration;

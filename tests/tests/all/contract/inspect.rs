@@ -81,7 +81,7 @@ contract! {
         let queue = look.queue.unwrap();
         assert_eq!((queue.waiting, queue.consumers), (0, vec![("a/1".to_owned(), 2)]));
         assert!(look.at > EntryId::ZERO && look.lease.owner.is_empty());
-        // What a consumer gives back waits.
+        // Entries that a consumer releases wait.
         case.broker.release(&crew, &fetch.holder, None).await.unwrap();
         let look = case.observer.look_at_groups(std::slice::from_ref(&crew)).await.unwrap().remove(0).unwrap().unwrap();
         let queue = look.queue.unwrap();

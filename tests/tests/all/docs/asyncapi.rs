@@ -97,7 +97,7 @@ async fn dense(_event: Dense) {}
 #[consumer(group = "mail", delivery = "queue", concurrency = 8)]
 async fn mail(_order: Order) {}
 
-/// What the published schema says against a document.
+/// The objections of the published schema to a document.
 fn problems(document: &AsyncApi) -> Vec<String> {
     let document = serde_json::to_value(document).unwrap();
     PUBLISHED.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()

@@ -1,14 +1,14 @@
-//! What an inspector shows is what programs do: owners, members, lag, halts, retries; for each delivery.
+//! An inspector shows the deeds of programs: owners, members, lag, halts, retries; for each delivery.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{Members, Notes};
 use streams_runtime::{
-    Admin, BoxError, Condition, Config, Context, Inspector, Mode, Outcome, Start, State, consumer, consumers,
-    stream_event,
+    Admin, BoxError, Condition, Config, Context, Inspector, Mode, Outcome, Registration, Start, State, consumer,
+    consumers, stream_event,
 };
-use streams_tests::{Act, Gate, Lab, World, secs};
+use streams_tests::{Act, Gate, Lab, Process, World, secs};
 
 #[stream_event(stream = "pages", key = n)]
 #[derive(Debug, Clone, PartialEq)]
@@ -74,11 +74,11 @@ async fn a_group_at_work_shows_its_owner_its_lag_and_nothing_bad() {
     }
 }
 
-fn print_info() -> streams_runtime::Registration {
+fn print_info() -> Registration {
     consumers![print].into_iter().next().unwrap()
 }
 
-fn bind_info() -> streams_runtime::Registration {
+fn bind_info() -> Registration {
     consumers![bind].into_iter().next().unwrap()
 }
 
@@ -142,16 +142,22 @@ async fn an_event_that_fails_and_one_that_was_given_up_are_counted() {
     }
 }
 
+/// A process whose group is halted, because it refuses every event.
+async fn storm(group: &str, consumer: Registration) -> (World, Process) {
+    let world = World::new("pages");
+    for n in 0..30 {
+        world.lab.always(group, n, Act::Permanent);
+    }
+    let app = world.process([consumer]).start().await;
+    app.publish_all(sheets(0, 30)).await;
+    app.advance(secs(60)).await;
+    (world, app)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_halt_is_seen_from_outside_until_a_process_goes_on_past_it() {
     for (group, consumer) in [("print", print_info()), ("bind", bind_info())] {
-        let world = World::new("pages");
-        for n in 0..30 {
-            world.lab.always(group, n, Act::Permanent);
-        }
-        let app = world.process([consumer]).start().await;
-        app.publish_all(sheets(0, 30)).await;
-        app.advance(secs(60)).await;
+        let (world, app) = storm(group, consumer).await;
         assert!(app.is_halted(group), "{:?}", app.status(group));
         let halted = async || {
             let view = inspector(&world).group("pages", group).await.unwrap();
@@ -175,13 +181,7 @@ async fn a_halt_is_seen_from_outside_until_a_process_goes_on_past_it() {
 #[tokio::test(start_paused = true)]
 async fn a_halt_that_is_resumed_leaves_no_note() {
     for (group, consumer) in [("print", print_info()), ("bind", bind_info())] {
-        let world = World::new("pages");
-        for n in 0..30 {
-            world.lab.always(group, n, Act::Permanent);
-        }
-        let app = world.process([consumer]).start().await;
-        app.publish_all(sheets(0, 30)).await;
-        app.advance(secs(60)).await;
+        let (world, app) = storm(group, consumer).await;
         app.running().admin().resume("pages", group).await.unwrap();
         app.advance(secs(30)).await;
         app.settled().await;
