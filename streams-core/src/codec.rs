@@ -17,7 +17,7 @@ use self::conform::{Ended, Mismatch};
 pub use self::text::{json, text};
 use crate::schema::Layout;
 use crate::schema::sample::Sample;
-use crate::{Entry, EventInfo, StreamEvent};
+use crate::{BoxError, Entry, EventInfo, StreamEvent};
 
 /// The most bytes of a payload unless the event says otherwise. With its id, names and headers an entry stays below 1
 /// MiB, the most that users of this project asked for.
@@ -52,6 +52,24 @@ pub const fn max_payload<E: StreamEvent>() -> usize {
         Some(bytes) => bytes,
         None => DEFAULT_MAX_PAYLOAD,
     }
+}
+
+/// The bytes of a value that only this project's programs read again, such as the state of a snapshot.
+///
+/// # Errors
+/// serde's, for a value that it cannot write.
+pub fn pack<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
+    Ok(rmp_serde::to_vec_named(value)?)
+}
+
+/// The value of such bytes.
+///
+/// # Errors
+/// serde's, for bytes of another shape.
+pub fn unpack<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+    let mut rest = bytes;
+    let value = rmp_serde::from_read(&mut rest)?;
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len()).into()) }
 }
 
 /// Appends the event's bytes to `buffer`, which callers should reuse. Structs are maps by field name, or arrays where

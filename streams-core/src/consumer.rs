@@ -272,8 +272,10 @@ pub struct ConsumerOptions {
     pub ignore: Option<&'static [&'static str]>,
     /// A property of the group: whether a new one takes over the Redis group of its name that a program read with XREADGROUP.
     pub adopt: Option<bool>,
-    /// A property of the group: whether one owner handles its events in order, or any free process handles them.
+    /// A property of the group: whether one owner handles its events in order, any free process, or every process.
     pub delivery: Option<Delivery>,
+    /// A property of a group with [`Delivery::Broadcast`]: its reaction to an event that fails for good.
+    pub on_failure: Option<OnFailure>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -305,6 +307,7 @@ impl ConsumerOptions {
         ignore: None,
         adopt: None,
         delivery: None,
+        on_failure: None,
     };
 
     /// These options; where one is not given, that of `below`.
@@ -325,6 +328,7 @@ impl ConsumerOptions {
             ignore: self.ignore.or(below.ignore),
             adopt: self.adopt.or(below.adopt),
             delivery: self.delivery.or(below.delivery),
+            on_failure: self.on_failure.or(below.on_failure),
         }
     }
 
@@ -425,10 +429,17 @@ impl ConsumerOptions {
         self.delivery = Some(delivery);
         self
     }
+
+    /// The same with [`ConsumerOptions::on_failure`].
+    #[must_use]
+    pub const fn with_on_failure(mut self, reaction: OnFailure) -> Self {
+        self.on_failure = Some(reaction);
+        self
+    }
 }
 
-/// How a group's events come to its handlers. A group keeps the mode in which it was created: the two never mix under
-/// one name.
+/// How a group's events come to its handlers. A group in Redis keeps the mode in which it was created: ordered groups and
+/// work queues never mix under one name. A broadcast group leaves nothing in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
     /// In the order of the partition, by one owner at a time, from a checkpoint.
@@ -436,6 +447,9 @@ pub enum Delivery {
     Ordered,
     /// As a work queue: in no order, to whichever process of the group is free, each event acknowledged by itself.
     Queue,
+    /// To every process, each from [`Start`] on and in the order of the partition, without lease, checkpoint or dead
+    /// letters: for a copy of data that each process keeps up to date.
+    Broadcast,
 }
 
 impl fmt::Display for Delivery {
@@ -443,6 +457,7 @@ impl fmt::Display for Delivery {
         f.write_str(match self {
             Self::Ordered => "ordered",
             Self::Queue => "queue",
+            Self::Broadcast => "broadcast",
         })
     }
 }
@@ -458,6 +473,17 @@ pub enum OnDataLoss {
     /// The group continues with the entries that are left. After a change of history these are all entries: events may
     /// come again.
     Continue,
+}
+
+/// The reaction of a group with [`Delivery::Broadcast`] to an event that fails in its last attempt. The event has no dead
+/// letter, because other processes may have handled it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// The process passes the event over, counts it and logs it: its copy lacks this event.
+    #[default]
+    Skip,
+    /// The app stops, so that nothing is served from a copy that lacks an event.
+    Stop,
 }
 
 /// The wait between attempts. It doubles after each attempt, from `first` up to `max`, and a random part is taken off.

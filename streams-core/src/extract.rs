@@ -293,6 +293,11 @@ impl<T: Shared> FromContext for State<T> {
     }
 }
 
+/// Whether a type name begins with that of a collection of the standard library.
+fn is_collection(name: &str) -> bool {
+    ["std::collections::", "alloc::collections::", "alloc::vec::Vec<"].iter().any(|path| name.starts_with(path))
+}
+
 /// The values that the arguments of a handler need at the app's start.
 #[derive(Debug, Default)]
 pub struct Needs {
@@ -303,6 +308,16 @@ impl Needs {
     /// Declares that the app must have a `T`.
     pub fn state<T: 'static>(&mut self) {
         self.missing.push((TypeId::of::<T>(), type_name::<T>()));
+    }
+
+    /// The name of a type among them that keeps data in this process alone: a collection of the standard library behind a
+    /// lock.
+    pub fn local_data(&self) -> Option<&'static str> {
+        let is_local = |name: &str| {
+            let inside = |lock: &str| name.split_once(lock).is_some_and(|(_, inside)| is_collection(inside));
+            inside("Mutex<") || inside("RwLock<") || name.contains("dashmap::DashMap<")
+        };
+        self.missing.iter().map(|(_, name)| *name).find(|name| is_local(name))
     }
 
     /// The names of the types that `resources` lacks, each once.

@@ -158,6 +158,33 @@ impl StreamKey {
     }
 }
 
+/// The keys of the snapshots of a broadcast group, of a namespace or of none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotKey {
+    key: String,
+}
+
+impl SnapshotKey {
+    /// The key of a group whose name, like that of the namespace, has been checked.
+    pub fn new(namespace: Option<&str>, group: &str) -> Self {
+        let key = match namespace {
+            Some(namespace) => format!("streams:{{{namespace}:{group}}}:_snapshot"),
+            None => format!("streams:{{{group}}}:_snapshot"),
+        };
+        Self { key }
+    }
+
+    /// The Redis key of the last snapshot.
+    pub fn as_str(&self) -> &str {
+        &self.key
+    }
+
+    /// The key that is there while no other snapshot is due.
+    pub fn claim(&self) -> String {
+        format!("{}:claim", self.key)
+    }
+}
+
 /// One partition: one Redis stream key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionKey {

@@ -25,7 +25,7 @@ mod outcome;
 
 pub use batch::Batch;
 pub use consumer::{
-    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Message, OnDataLoss, Payload,
+    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Message, OnDataLoss, OnFailure, Payload,
     Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};

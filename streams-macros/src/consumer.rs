@@ -53,6 +53,7 @@ impl Options {
         "checkpoint",
         "on_data_loss",
         "delivery",
+        "on_failure",
         "concurrency",
         "ignore",
         "adopt",
@@ -149,7 +150,15 @@ impl Options {
             match value.text().map(|text| text.value()).as_deref() {
                 Some("ordered") => setters.push(quote!(with_delivery(#root::Delivery::Ordered))),
                 Some("queue") => setters.push(quote!(with_delivery(#root::Delivery::Queue))),
-                _ => value.invalid("\"ordered\" or \"queue\"", errors),
+                Some("broadcast") => setters.push(quote!(with_delivery(#root::Delivery::Broadcast))),
+                _ => value.invalid("\"ordered\", \"queue\" or \"broadcast\"", errors),
+            }
+        }
+        if let Some(value) = args.take("on_failure") {
+            match value.text().map(|text| text.value()).as_deref() {
+                Some("skip") => setters.push(quote!(with_on_failure(#root::OnFailure::Skip))),
+                Some("stop") => setters.push(quote!(with_on_failure(#root::OnFailure::Stop))),
+                _ => value.invalid("\"skip\" or \"stop\"", errors),
             }
         }
         if let Some(value) = args.take("concurrency") {

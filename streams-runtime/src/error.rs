@@ -23,6 +23,9 @@ pub enum Error {
     /// An event that was read apart from a delivery cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The app stops before it came to that.
+    #[error("the app stops")]
+    Stopping,
     /// A group waits for somebody to do something.
     #[error("halted: {0}")]
     Halted(Halt),

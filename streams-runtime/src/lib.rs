@@ -115,6 +115,7 @@ mod app;
 mod asyncapi;
 mod ordered;
 mod queue;
+mod broadcast;
 mod group;
 mod reader;
 mod membership;
@@ -144,6 +145,7 @@ pub mod testing;
 pub use app::{App, Config, Running, run};
 #[cfg(feature = "asyncapi")]
 pub use asyncapi::AsyncApi;
+pub use broadcast::{SnapshotState, Snapshots};
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
 pub use halt::{Halt, HaltKind};
@@ -161,7 +163,7 @@ pub use shutdown::Stopped;
 pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,
     EventId, EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState,
-    Needs, OnDataLoss, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start,
+    Needs, OnDataLoss, OnFailure, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start,
     State, StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{

@@ -20,6 +20,8 @@ pub(crate) struct Shutdown {
     /// The same for who only looks, as everybody does before each event: a look at a token takes its lock.
     is_stopping: Arc<AtomicBool>,
     cut: CancellationToken,
+    /// A group has stopped the app, because it could not go on.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Shutdown {
@@ -27,6 +29,17 @@ impl Shutdown {
     pub(crate) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.stop.cancel();
+    }
+
+    /// The same, because a group cannot go on.
+    pub(crate) fn fail(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// Whether a group has stopped the app.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// Handlers that still run are dropped at their next `.await`.
@@ -56,6 +69,9 @@ impl Shutdown {
 pub enum Stopped {
     /// Every handler finished; everything is committed and every lease given back.
     Clean,
+    /// A broadcast group with `on_failure = "stop"` has stopped the app, because an event failed for good. The log names the
+    /// event.
+    Failed,
     /// At the deadline some handlers still ran and were dropped; what was settled is committed. Their events
     /// come again.
     Aborted {

@@ -12,7 +12,7 @@ use streams_core::broker::{
     Notes, Page, PartitionLook, Pass, Queue, QueueState, Reclaimed, Renewal, Renewed, Renewer, ReplayEnd, Reply, Reset,
     Snapshot, Tail, Taken,
 };
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::keys::{GroupKey, PartitionKey, SnapshotKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Start};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -528,6 +528,18 @@ impl Members for Faulty {
 
     fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool> {
         self.inner.pause(stream, group, pause)
+    }
+
+    fn claim_save<'a>(&'a self, key: &'a SnapshotKey, every: Duration) -> Reply<'a, bool> {
+        self.inner.claim_save(key, every)
+    }
+
+    fn save<'a>(&'a self, key: &'a SnapshotKey, snapshot: Vec<u8>) -> Reply<'a, ()> {
+        self.inner.save(key, snapshot)
+    }
+
+    fn saved<'a>(&'a self, key: &'a SnapshotKey) -> Reply<'a, Option<Vec<u8>>> {
+        self.inner.saved(key)
     }
 }
 

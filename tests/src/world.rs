@@ -11,7 +11,8 @@ use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_runtime::broker::Embedded;
 use streams_runtime::testing::TestApp;
 use streams_runtime::{
-    App, Config, ConsumerOptions, DeadLetter, EntryId, Publisher, Registration, Running, StreamEvent, codec,
+    App, Config, ConsumerOptions, DeadLetter, EntryId, Publisher, Registration, Running, SnapshotState, Snapshots,
+    StreamEvent, codec,
 };
 
 use crate::{Faulty, Lab};
@@ -55,7 +56,12 @@ impl World {
 
     /// A process with these consumers, which is to be started.
     pub fn process(&self, consumers: impl IntoIterator<Item = Registration>) -> Launch<'_> {
-        let app = App::with(consumers).state(self.lab.clone());
+        self.process_of(consumers, &self.lab)
+    }
+
+    /// The same with a script and a record of its own.
+    pub fn process_of(&self, consumers: impl IntoIterator<Item = Registration>, lab: &Lab) -> Launch<'_> {
+        let app = App::with(consumers).state(lab.clone());
         Launch { app, wire: self.wire.clone(), world: self, seed: self.seeds.fetch_add(1, Ordering::Relaxed) }
     }
 
@@ -150,6 +156,12 @@ impl Launch<'_> {
     /// With one more state.
     pub fn state<S: Clone + Send + Sync + 'static>(mut self, state: S) -> Self {
         self.app = self.app.state(state);
+        self
+    }
+
+    /// With snapshots of this state of a group.
+    pub fn snapshots(mut self, group: &str, when: Snapshots, state: impl SnapshotState) -> Self {
+        self.app = self.app.snapshots(group, when, state);
         self
     }
 

@@ -1,10 +1,11 @@
-//! How processes find each other: sets of members per group, and notes beside a stream.
+//! How processes find each other: sets of members per group, notes beside a stream, and snapshots for their successors.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::error::{Answer, Reply};
 use super::sealed::Sealed;
-use crate::keys::{MAX_PARTITIONS, StreamKey};
+use crate::keys::{MAX_PARTITIONS, SnapshotKey, StreamKey};
 
 /// The processes that use a store.
 pub trait Members: Sealed {
@@ -33,6 +34,16 @@ pub trait Members: Sealed {
     /// it was paused before. The store does not interpret the text, and MUST keep it as long as the stream's number of
     /// partitions.
     fn pause<'a>(&'a self, stream: &'a StreamKey, group: &'a str, pause: Option<&'a str>) -> Reply<'a, bool>;
+
+    /// Claims to save the next snapshot: true for one caller, and then for nobody until `every` has passed.
+    fn claim_save<'a>(&'a self, key: &'a SnapshotKey, every: Duration) -> Reply<'a, bool>;
+
+    /// Puts a snapshot in the place of the last one, in one step. The store does not interpret it, and MUST answer it whole
+    /// or not at all.
+    fn save<'a>(&'a self, key: &'a SnapshotKey, snapshot: Vec<u8>) -> Reply<'a, ()>;
+
+    /// The last snapshot; `None` where nobody has saved one, or it was lost.
+    fn saved<'a>(&'a self, key: &'a SnapshotKey) -> Reply<'a, Option<Vec<u8>>>;
 }
 
 /// The most processes of one group that are counted. A stream has no more partitions than that, so more processes would

@@ -11,7 +11,7 @@ mod run;
 mod running;
 mod start;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ pub use self::config::Config;
 use self::environment::Environment;
 pub use self::run::run;
 pub use self::running::Running;
+use crate::broadcast::{SnapshotState, Snapshots};
 use crate::clock::Clock;
 use crate::declared::{chain, declared_at, linked_consumers, linked_events};
 use crate::error::Error;
@@ -55,6 +56,7 @@ pub struct App {
     events: Vec<&'static EventInfo>,
     resources: Resources,
     twice: Vec<&'static str>,
+    snapshots: BTreeMap<String, (Snapshots, Arc<dyn SnapshotState>)>,
     broker: Option<Arc<dyn Broker>>,
     config: Config,
     only: Option<Vec<String>>,
@@ -90,6 +92,7 @@ impl App {
             consumers,
             resources: Resources::default(),
             twice: Vec::new(),
+            snapshots: BTreeMap::new(),
             broker: None,
             config: Config::default(),
             only: None,
@@ -104,6 +107,13 @@ impl App {
         if self.resources.insert(value).is_some() {
             self.twice.push(std::any::type_name::<T>());
         }
+        self
+    }
+
+    /// Saves the state of a `delivery = "broadcast"` group at times, and loads it at the next start. Handlers take the same
+    /// state as `State<T>`; see [`Snapshots`].
+    pub fn snapshots(mut self, group: impl Into<String>, when: Snapshots, state: impl SnapshotState) -> Self {
+        self.snapshots.insert(group.into(), (when, Arc::new(state)));
         self
     }
 

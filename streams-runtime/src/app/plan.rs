@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use streams_core::keys::{self, GroupKey, StreamKey};
-use streams_core::{Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, Registration, Resources};
+use streams_core::{
+    Checkpoint, ConsumerInfo, ConsumerOptions, Delivery, EventInfo, OnDataLoss, OnFailure, Registration, Resources,
+};
 
 use super::App;
 use super::config::{
@@ -38,6 +40,7 @@ pub(super) struct GroupPlan {
     /// How many events of a partition it handles at once; in queue delivery of all of them.
     pub(super) concurrency: u32,
     pub(super) delivery: Delivery,
+    pub(super) on_failure: OnFailure,
 }
 
 impl GroupPlan {
@@ -45,7 +48,7 @@ impl GroupPlan {
     pub(super) fn key_at(&self, partition: u32) -> GroupKey {
         let key = self.key.partition(partition).group(self.group);
         match self.delivery {
-            Delivery::Ordered => key,
+            Delivery::Ordered | Delivery::Broadcast => key,
             Delivery::Queue => key.queue(),
         }
     }
@@ -152,6 +155,10 @@ impl App {
                 }
                 Delivery::Ordered => {}
                 Delivery::Queue => problems.extend(members.iter().flat_map(queue_problems)),
+                Delivery::Broadcast => problems.extend(members.iter().flat_map(broadcast_problems)),
+            }
+            if delivery != Delivery::Broadcast {
+                problems.extend(members.iter().filter_map(on_failure_problem));
             }
             let consumers = members.into_iter().map(|consumer| {
                 let options = over(consumer.info.options);
@@ -176,7 +183,11 @@ impl App {
                 options: GroupOptions {
                     start: of_group.start.unwrap_or_default(),
                     checkpoint,
-                    on_data_loss: of_group.on_data_loss.unwrap_or_default(),
+                    // A copy can be built anew, so by itself it goes on.
+                    on_data_loss: of_group.on_data_loss.unwrap_or(match delivery {
+                        Delivery::Broadcast => OnDataLoss::Continue,
+                        Delivery::Ordered | Delivery::Queue => OnDataLoss::Halt,
+                    }),
                     adopt: of_group.adopt.unwrap_or_default(),
                     dead_bounds: config.dead_letters,
                     storm: config.dead_letter_storm,
@@ -189,8 +200,18 @@ impl App {
                 },
                 concurrency,
                 delivery,
+                on_failure: of_group.on_failure.unwrap_or_default(),
             });
         }
+        let saved = |group: &String| {
+            let is_broadcast = |one: &&GroupPlan| one.group == group.as_str() && one.delivery == Delivery::Broadcast;
+            groups.iter().any(|one| is_broadcast(&one))
+        };
+        // Groups that this process does not drive have their snapshots elsewhere.
+        let unsaved = self.snapshots.keys().filter(|group| only.is_none_or(|only| only.contains(group)) && !saved(group));
+        problems.extend(unsaved.map(|group| {
+            format!("`.snapshots(\"{group}\", ..)` is called, and no group `{group}` has `delivery = \"broadcast\"`: only such a group can save its state")
+        }));
         problems.sort();
         problems.dedup();
         if problems.is_empty() { Ok(Plan { groups }) } else { Err(problems) }
@@ -253,6 +274,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             if x.ignore.is_some() && y.ignore.is_some() && ignored(x) != ignored(y) {
                 problems.push(differ("ignore"));
             }
+            if x.on_failure.is_some() && y.on_failure.is_some() && x.on_failure != y.on_failure {
+                problems.push(differ("on_failure"));
+            }
             if x.adopt.is_some() && y.adopt.is_some() && x.adopt != y.adopt {
                 problems.push(differ("adopt"));
             }
@@ -304,6 +328,40 @@ fn queue_problems(consumer: &Registration) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// The options of a consumer that mean nothing where every process handles every event.
+fn broadcast_problems(consumer: &Registration) -> Vec<String> {
+    let (info, options) = (consumer.info, &consumer.info.options);
+    let said = |is_said: bool, option: &'static str, why: &'static str| is_said.then_some((option, why));
+    let batches = "its state and its position move event by event; take single events";
+    let order = "one event after the other is handled; remove `concurrency`";
+    let checkpoint = "there is no checkpoint: each process begins where `start` says, or with its snapshot; remove `checkpoint`";
+    let crashes = "no process knows of the crashes of another; remove `max_crashes`";
+    let adopt = "it has nothing in Redis that it could take over; remove `adopt`";
+    let wrong = [
+        said(consumer.takes_batches(), "Batch<_>", batches),
+        said(options.concurrency.is_some_and(|events| events > 1), "concurrency", order),
+        said(options.checkpoint_events.or(options.checkpoint_interval.map(|_| 0)).is_some(), "checkpoint", checkpoint),
+        said(options.max_crashes.is_some(), "max_crashes", crashes),
+        said(options.adopt == Some(true), "adopt", adopt),
+    ];
+    let problem = |(option, why): (&str, &str)| {
+        format!("{} says `{option}`, and group `{}` has `delivery = \"broadcast\"`: {why}", place(info), info.group)
+    };
+    wrong.into_iter().flatten().map(problem).collect()
+}
+
+/// A consumer that says what happens where an event is given up, in a group with dead letters.
+fn on_failure_problem(consumer: &Registration) -> Option<String> {
+    let info = consumer.info;
+    info.options.on_failure.is_some().then(|| {
+        format!(
+            "{} says `on_failure`, and group `{}` does not have `delivery = \"broadcast\"`: an event that it gives up goes to the dead letters; remove `on_failure`",
+            place(info),
+            info.group
+        )
+    })
 }
 
 /// Events that a group takes and is to ignore.
@@ -518,5 +576,63 @@ mod tests {
         for consumers in [consumers![remove_many], consumers![remove_and_commit]] {
             problem(plan_with(&consumers, &shared, ConsumerOptions::DEFAULT));
         }
+    }
+
+    #[consumer(group = "copy", delivery = "broadcast", on_failure = "stop")]
+    async fn copy(_upload: Uploaded) {}
+
+    #[consumer(group = "copy", delivery = "broadcast", checkpoint = 5, max_crashes = 2, concurrency = 8, adopt = true)]
+    async fn copy_with_all(_removed: Removed) {}
+
+    #[consumer(group = "copy", delivery = "broadcast")]
+    async fn copy_many(_removed: Batch<Removed>) {}
+
+    #[consumer(group = "index", on_failure = "skip")]
+    async fn index_or_skip(_upload: Uploaded) {}
+
+    #[test]
+    fn a_broadcast_group_goes_on_after_a_loss_unless_it_says_otherwise() {
+        let plan = planned(&consumers![copy]).expect("it is a plan");
+        let group = &plan.groups[0];
+        assert_eq!((group.delivery, group.on_failure), (Delivery::Broadcast, OnFailure::Stop));
+        assert_eq!(group.options.on_data_loss, OnDataLoss::Continue);
+        let halts = Config::new().group("copy", ConsumerOptions::DEFAULT.with_on_data_loss(OnDataLoss::Halt));
+        let plan = plan_with(&consumers![copy], &halts, ConsumerOptions::DEFAULT).expect("it is a plan");
+        assert_eq!(plan.groups[0].options.on_data_loss, OnDataLoss::Halt);
+    }
+
+    #[test]
+    fn options_that_mean_nothing_to_a_broadcast_group_are_refused_with_the_reason() {
+        let problems = planned(&consumers![copy_with_all]).expect_err("it is refused");
+        for option in ["adopt", "checkpoint", "concurrency", "max_crashes"] {
+            let said = format!("`copy_with_all` says `{option}`, and group `copy` has `delivery = \"broadcast\"`: ");
+            assert!(problems.iter().any(|problem| problem.contains(&said)), "{problems:?}");
+        }
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert!(problem(planned(&consumers![copy_many])).contains("take single events"));
+        let everywhere = ConsumerOptions::DEFAULT.with_checkpoint_events(5).with_concurrency(4);
+        plan_with(&consumers![copy], &Config::new(), everywhere).expect("said for all groups");
+    }
+
+    #[test]
+    fn only_a_broadcast_group_says_what_to_do_where_an_event_fails() {
+        let problem = problem(planned(&consumers![index_or_skip]));
+        assert!(problem.contains("an event that it gives up goes to the dead letters; remove `on_failure`"), "{problem}");
+    }
+
+    #[test]
+    fn snapshots_of_a_group_that_has_no_copy_are_refused() {
+        use crate::broadcast::Snapshots;
+        use std::sync::{Arc, Mutex};
+        use std::time::Duration;
+
+        let state = Arc::new(Mutex::new(0_u64));
+        let app = |group: &str| {
+            let every = Snapshots::every(Duration::from_secs(1));
+            App::with(consumers![copy, index]).snapshots(group, every, state.clone())
+        };
+        app("copy").check().expect("it is a plan");
+        let problem = app("index").check().expect_err("it is refused").to_string();
+        assert!(problem.contains("no group `index` has `delivery = \"broadcast\"`"), "{problem}");
     }
 }

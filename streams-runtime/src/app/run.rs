@@ -18,6 +18,8 @@ const EXIT_ABORTED: u8 = 2;
 const EXIT_STUCK: u8 = 3;
 /// The last commit, or the giving back of a lease, was not answered or refused.
 const EXIT_UNCOMMITTED: u8 = 4;
+/// A group has stopped the app, because it could not go on.
+const EXIT_FAILED: u8 = 5;
 /// Added to the number of the second signal, as shells do.
 const EXIT_SIGNAL: i32 = 128;
 
@@ -47,6 +49,7 @@ impl App {
     /// | 2 | handlers, or blocking work that they had begun, still ran at the deadline and were dropped; what was settled is committed |
     /// | 3 | a handler did not yield even then: leases were not given back, others take over when they run out |
     /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused |
+    /// | 5 | a broadcast group with `on_failure = "stop"` has given an event up; otherwise as 0 |
     /// | 130, 143 | a second SIGINT or SIGTERM ended the process at once |
     ///
     /// ```no_run
@@ -89,8 +92,10 @@ impl App {
         });
         // Called on the thread of the signals, so that groups stop also while this task gets no turn.
         let shutdown = running.stopper().clone();
+        let stopper = running.stopper().clone();
         signals.on_first(move || shutdown.stop());
-        signals.first.cancelled().await;
+        // A group may stop the app, too.
+        stopper.stopping().await;
         let stopped = running.shutdown().await;
         drop(halts);
         signals.finished();
@@ -110,6 +115,7 @@ impl Termination for Stopped {
             Self::Aborted { .. } => EXIT_ABORTED.into(),
             Self::Stuck { .. } => EXIT_STUCK.into(),
             Self::Uncommitted { .. } => EXIT_UNCOMMITTED.into(),
+            Self::Failed => EXIT_FAILED.into(),
         }
     }
 }

@@ -30,8 +30,8 @@ const ASK: Duration = Duration::from_millis(200);
 /// An app that runs. Dropping it is a crash: groups stop where they are and leases run out by themselves.
 // Its fields are one value, because one start makes them and one stop ends them.
 pub struct Running {
-    /// The tasks beside the groups: the notes for other builds, the members, the trims, the looks at the ends of streams.
-    pub(super) _background: [AbortOnDropHandle<()>; 4],
+    /// The tasks beside the groups: the notes for other builds, the members, the trims, the looks at the ends of streams, the snapshots.
+    pub(super) _background: Vec<AbortOnDropHandle<()>>,
     pub(super) broker: Arc<dyn Broker>,
     pub(super) namespace: Option<String>,
     pub(super) events: Vec<&'static EventInfo>,
@@ -175,6 +175,52 @@ impl Running {
         Ok(())
     }
 
+    /// Waits until every broadcast group has handled what its streams held when it began: until then the data that its
+    /// handlers keep is not whole. `/readyz` says the same.
+    ///
+    /// ```no_run
+    /// # async fn serve() -> Result<(), streams_runtime::Error> {
+    /// let running = streams_runtime::App::linked().start().await?;
+    /// running.caught_up().await?;
+    /// // The copy is whole: begin to answer requests from it.
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When such a group is halted, or the app stops, so that it would never come to that.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn caught_up(&self) -> Result<(), Error> {
+        let copies = || self.progress.iter().filter(|progress| progress.broadcast);
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            for progress in copies() {
+                if let Phase::Halted(halt) = progress.phase() {
+                    return Err(Error::Halted(halt));
+                }
+            }
+            if copies().all(|progress| progress.phase() == Phase::Following) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.shutdown.stopping() => return Err(Error::Stopping),
+            }
+        }
+    }
+
+    /// Waits until the app stops: by [`shutdown`](Self::shutdown), or because a broadcast group with `on_failure = "stop"` has
+    /// given an event up. A service that does not use [`App::run`] then calls `shutdown`, which says why.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn stopping(&self) {
+        self.shutdown.stopping().await;
+    }
+
     /// Stops the app: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
     /// every lease given back.
     ///
@@ -185,6 +231,7 @@ impl Running {
         let finished = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.deadline, finished).await.is_ok() {
             return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
+                0 if self.shutdown.has_failed() => Stopped::Failed,
                 0 => {
                     tracing::info!("stopped: every handler finished, everything is committed, every lease given back");
                     Stopped::Clean

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use streams_core::broker::{Broker, BrokerError};
-use streams_core::keys::{PartitionKey, StreamKey};
+use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 use streams_core::{Delivery, Resources, Scope};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use super::environment::Environment;
 use super::environment::set_variables;
 use super::plan::{GroupPlan, Plan};
 use super::running::Running;
+use crate::broadcast::{Broadcast, Projection, Saving};
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 #[cfg(feature = "console")]
@@ -127,6 +128,7 @@ impl App {
     pub async fn start(mut self) -> Result<Running, Error> {
         self.environment.warn_of_unknown();
         let (plan, config) = self.plan()?;
+        let projections = self.projections(&plan);
         let broker = self.choose_broker()?;
         // Before anything is connected: an address that is taken refuses the start.
         #[cfg(feature = "http")]
@@ -194,12 +196,15 @@ impl App {
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
             let slots = Arc::new(Semaphore::new(group.concurrency as usize));
-            let news = GroupNews::new(group.key.base(), group.group);
+            let local_data = group.consumers.iter().find_map(|(consumer, _)| consumer.needs().local_data());
+            let news = GroupNews::new(group.key.base(), group.group, local_data);
             for index in 0..group.key.partitions() {
                 let key = group.key_at(index);
                 let tip = Arc::clone(tips.entry(key.partition().clone()).or_default());
                 let (registry, changed) = (&vitals.registry, Arc::clone(&changed));
-                let of_group = Arc::new(Progress::new(group.stream, group.group, key.clone(), tip, registry, changed));
+                let mut of_group = Progress::new(group.stream, group.group, key.clone(), tip, registry, changed);
+                of_group.broadcast = group.delivery == Delivery::Broadcast;
+                let of_group = Arc::new(of_group);
                 progress.push(Arc::clone(&of_group));
                 let handlers = group.consumers.iter().map(|(registration, policy)| {
                     let info = registration.info;
@@ -231,6 +236,7 @@ impl App {
                         members.seat(&group.key, (group.stream, group.group), key.clone(), &group.build)
                     }
                     Delivery::Queue => members.apart(&group.key, key.clone()),
+                    Delivery::Broadcast => members.alone(key.clone()),
                 };
                 let driven = GroupTask {
                     services: services.clone(),
@@ -250,6 +256,10 @@ impl App {
                 let life: Life = match group.delivery {
                     Delivery::Ordered => Box::pin(driven.run(Ordered::default())),
                     Delivery::Queue => Box::pin(driven.run(WorkQueue::new(queue()))),
+                    Delivery::Broadcast => {
+                        let projection = Arc::clone(&projections[group.group]);
+                        Box::pin(driven.run(Broadcast::new(projection, group.on_failure)))
+                    }
                 };
                 lives.push(supervise(progress, life, Arc::clone(&vitals), Arc::clone(&resources)));
             }
@@ -261,10 +271,17 @@ impl App {
             tasks.spawn(life);
         }
         let members = tokio::spawn(members.run(shutdown.clone()));
+        let savers: Vec<_> = projections.into_iter().filter(|(_, projection)| projection.is_saved()).collect();
+        let savers = savers.into_iter().map(|(name, projection)| {
+            let of_it: Vec<_> = progress.iter().filter(|one| one.group == name).map(Arc::clone).collect();
+            let is_whole = move || of_it.iter().all(|one| one.phase() == Phase::Following);
+            tokio::spawn(projection.save_at_times(Arc::clone(&broker), is_whole))
+        });
+        let savers: Vec<_> = savers.collect();
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
-            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. }))
+            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. } | Phase::Following))
         };
         let notes = tokio::spawn(schema_watch::refresh(
             Arc::clone(publisher.notes()),
@@ -292,7 +309,11 @@ impl App {
             None => None,
         };
         Ok(Running {
-            _background: [notes, members, tokio::spawn(sweep), look].map(AbortOnDropHandle::new),
+            _background: [notes, members, tokio::spawn(sweep), look]
+                .into_iter()
+                .chain(savers)
+                .map(AbortOnDropHandle::new)
+                .collect(),
             monitor,
             #[cfg(feature = "http")]
             http,
@@ -311,7 +332,23 @@ impl App {
         })
     }
 
-    /// Starts, runs until `until` is ready, and stops.
+    /// The copies of the broadcast groups, by the name of the group: one may take events of several streams.
+    fn projections(&mut self, plan: &Plan) -> BTreeMap<&'static str, Arc<Projection>> {
+        let mut keys: BTreeMap<&'static str, Vec<GroupKey>> = BTreeMap::new();
+        for group in plan.groups.iter().filter(|group| group.delivery == Delivery::Broadcast) {
+            let partitions = (0..group.key.partitions()).map(|index| group.key_at(index));
+            keys.entry(group.group).or_default().extend(partitions);
+        }
+        let mut snapshots = std::mem::take(&mut self.snapshots);
+        let of_group = |(group, keys): (&'static str, Vec<GroupKey>)| {
+            let saving = snapshots.remove(group);
+            let saving = saving.map(|(when, state)| Saving::new(group, self.effective_namespace(), when, state));
+            (group, Arc::new(Projection::new(keys, saving)))
+        };
+        keys.into_iter().map(of_group).collect()
+    }
+
+    /// Starts, runs until `until` is ready or a group fails ([`Stopped::Failed`]), and stops.
     ///
     /// Touches no signals and no exit code, so it embeds in a service that has its own shutdown.
     ///
@@ -322,7 +359,11 @@ impl App {
     /// Dropping the future drops the app without giving leases back: others take over when they run out.
     pub async fn run_until(self, until: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
         let running = self.start().await?;
-        until.await;
+        let stopper = running.stopper().clone();
+        tokio::select! {
+            () = until => {}
+            () = stopper.stopping() => {}
+        }
         Ok(running.shutdown().await)
     }
 }
@@ -331,7 +372,8 @@ impl App {
 /// it knows.
 async fn announce(broker: &Arc<dyn Broker>, plan: &Plan) -> Result<(), BrokerError> {
     let mut asked = JoinSet::new();
-    for group in &plan.groups {
+    // A broadcast group leaves events to nobody.
+    for group in plan.groups.iter().filter(|group| group.delivery != Delivery::Broadcast) {
         for partition in 0..group.key.partitions() {
             if asked.len() >= ANNOUNCED_AT_ONCE
                 && let Some(announced) = asked.join_next().await

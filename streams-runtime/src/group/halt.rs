@@ -16,6 +16,8 @@ pub(crate) enum Halt {
     Loss(DataLoss),
     /// The same for a work queue, which goes on where it is.
     LossOfQueue(DataLoss),
+    /// The same for a process that follows a broadcast group.
+    LossOfCopy(DataLoss),
     /// The dead letters have reached their bounds.
     DeadLettersFull { bounds: DeadBounds, count: u64, oldest: Option<EntryId> },
     /// Dead letters in a row, as in an outage.
@@ -50,7 +52,7 @@ impl Halt {
 
     fn kind(&self) -> HaltKind {
         match self {
-            Self::Loss(loss) | Self::LossOfQueue(loss) => HaltKind::DataLoss(loss.clone()),
+            Self::Loss(loss) | Self::LossOfQueue(loss) | Self::LossOfCopy(loss) => HaltKind::DataLoss(loss.clone()),
             Self::DeadLettersFull { .. } => HaltKind::DeadLettersFull,
             Self::Storm { .. } => HaltKind::DeadLetterStorm,
             Self::Unhandled { need: Need { name, version, entry }, .. } => {
@@ -92,6 +94,10 @@ impl fmt::Display for Reason<'_> {
                 let remedy = remedy(key, loss);
                 write!(f, "{key}: {loss}; {remedy}; `on_data_loss = \"continue\"` goes on by itself")
             }
+            Halt::LossOfCopy(loss) => write!(
+                f,
+                "{key}: {loss}; start the process again, which builds its state anew; `on_data_loss = \"continue\"` goes on by itself"
+            ),
             Halt::LossOfQueue(loss) => {
                 let (partition, group) = (key.partition(), key.group());
                 write!(
@@ -230,6 +236,7 @@ mod tests {
             (Halt::Loss(loss(DataLossKind::DeletedUnread)), "`streams reset trades risk --to 5-1`"),
             (Halt::Loss(loss(DataLossKind::Restarted)), "`streams reset trades risk --to 9-4`"),
             (Halt::LossOfQueue(loss(DataLossKind::TrimmedPast)), "`streams resume trades risk`"),
+            (Halt::LossOfCopy(loss(DataLossKind::TrimmedPast)), "start the process again"),
             (unhandled, "(it ignores `Quote`); deploy a program that knows version 3; or pass this one over with"),
             (Halt::Refused { error: "NOPERM".to_owned() }, "NOPERM; the group then goes on by itself"),
         ] {

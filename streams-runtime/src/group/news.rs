@@ -24,19 +24,32 @@ pub(crate) enum News {
     Recovered,
     /// This process fetches from the partition of a work queue.
     Joined,
+    /// This process has handled everything that was there when it began.
+    CaughtUp,
 }
 
 /// The news of one group.
 pub(crate) struct GroupNews {
     stream: String,
     group: &'static str,
+    /// The type of a handler's state that keeps data in this process alone, until the log has named it.
+    local_data: Mutex<Option<&'static str>>,
     /// In the order in which the first partition had them.
     gathered: Mutex<Vec<(News, BTreeSet<u32>)>>,
 }
 
 impl GroupNews {
-    pub(crate) fn new(stream: &str, group: &'static str) -> Arc<Self> {
-        Arc::new(Self { stream: stream.to_owned(), group, gathered: Mutex::default() })
+    pub(crate) fn new(stream: &str, group: &'static str, local_data: Option<&'static str>) -> Arc<Self> {
+        let local_data = Mutex::new(local_data);
+        Arc::new(Self { stream: stream.to_owned(), group, local_data, gathered: Mutex::default() })
+    }
+
+    /// Another process owns a partition of this ordered group: warns once of data that is kept in memory.
+    pub(crate) fn is_shared(&self) {
+        if let Some(state) = lock(&self.local_data).take() {
+            let (group, stream) = (self.group, self.stream.as_str());
+            tracing::warn!(group, stream, state, "several processes share this ordered group, and a handler keeps data in memory: each process has the data of its own partitions only, and none of what was handled before its start; for a copy in every process say `delivery = \"broadcast\"`");
+        }
     }
 
     /// Logs the news of this partition within a moment, together with the same of others.
@@ -71,6 +84,7 @@ impl GroupNews {
                 tracing::info!(group, stream, partitions, "the recovery is over: going on at full speed");
             }
             News::Joined => tracing::info!(group, stream, partitions, "joined work queue"),
+            News::CaughtUp => tracing::info!(group, stream, partitions, "caught up"),
         }
     }
 }

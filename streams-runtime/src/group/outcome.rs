@@ -75,6 +75,13 @@ impl GroupTask {
         dead_letter::fields(&self.key, &entry, &given_up)
     }
 
+    /// Logs and counts an event that a broadcast group gives up, which has no dead letters.
+    pub(crate) fn passed_over(&self, letter: Letter) {
+        let Letter { entry, consumer, cause, reason, attempts } = letter;
+        count(&self.progress.counts.failed, 1);
+        tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "passed over: this process's state lacks the event");
+    }
+
     /// Logs that an attempt failed, and counts it.
     pub(crate) fn log_failed(&self, attempt: &Attempt<'_>, after: Duration, reason: &str) {
         let Attempt { consumer, entry, events, number } = *attempt;

@@ -172,6 +172,14 @@ impl GroupTask {
         true
     }
 
+    /// Shows and logs why a group that nobody can resume handles nothing any more in this process.
+    pub(crate) fn stand_still(&self, halt: &Halt) {
+        let halt = halt.of(&self.key).for_status();
+        let (group, partition) = (self.key.group(), self.key.partition().as_str());
+        tracing::error!(group, partition, reason = halt.reason(), "halted: no event is handled in this process until it is started again");
+        self.progress.enter(Phase::Halted(halt));
+    }
+
     /// The group was made for the other delivery.
     pub(crate) fn wrong_mode(&self, mode: &str) -> Ended {
         self.halted(Halt::OtherDelivery { mode: mode.to_owned() })

@@ -166,6 +166,11 @@ impl Members {
         seat
     }
 
+    /// A seat of a group of which the server knows nothing.
+    pub(crate) fn alone(&self, key: GroupKey) -> Arc<Seat> {
+        Arc::new(Seat::new(&self.shared, usize::MAX, key))
+    }
+
     fn watch_pauses(&mut self, stream: &StreamKey, seat: &Arc<Seat>) {
         let group = (stream.clone(), seat.key.group().to_owned());
         // The partitions of a group come one after the other.

@@ -91,6 +91,8 @@ impl fmt::Display for GroupHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, reason) = match &self.phase {
             Phase::Owning { .. } => ("owning", "it handles events"),
+            Phase::Following => ("following", "it handles events as they are added"),
+            Phase::CatchingUp => ("catching up", "it handles what was there before this process began"),
             Phase::StandingBy { .. } => ("waiting", "another process owns the partition"),
             Phase::Starting => ("starting", "nothing is known of its lease yet"),
             Phase::Retrying(reason) => ("retrying", reason.as_str()),
@@ -117,7 +119,7 @@ impl fmt::Display for Health {
         if let Some(trouble) = &self.trouble {
             write!(f, "\nthe server cannot be used: {}", line(trouble))?;
         }
-        let idle = self.groups.iter().filter(|group| !matches!(group.phase, Phase::Owning { .. }));
+        let idle = self.groups.iter().filter(|group| !matches!(group.phase, Phase::Owning { .. } | Phase::Following));
         idle.into_iter().try_for_each(|group| write!(f, "\n{group}"))
     }
 }

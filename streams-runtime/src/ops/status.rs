@@ -34,6 +34,10 @@ pub enum Phase {
         /// Which holding of the lease it is.
         epoch: u64,
     },
+    /// A broadcast group reads what was there before it began, and what it holds is not whole yet.
+    CatchingUp,
+    /// A broadcast group has caught up, and handles what is added.
+    Following,
     /// The server cannot be used at the moment, and says this; tried again until it can.
     Retrying(String),
     /// Nothing is handled until somebody does something.
@@ -46,7 +50,7 @@ pub enum Phase {
 
 impl Phase {
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self, Self::Owning { .. } | Self::StandingBy { .. } | Self::Paused(_))
+        matches!(self, Self::Owning { .. } | Self::StandingBy { .. } | Self::Following | Self::Paused(_))
     }
 }
 
@@ -89,6 +93,8 @@ pub struct GroupStatus {
     pub retried: u64,
     /// Events that went to the dead letters.
     pub dead_lettered: u64,
+    /// Events that a broadcast group has passed over because they failed for good.
+    pub failed: u64,
     /// How often history turned out to be cut before the group had read it.
     pub losses: u64,
     /// How many entries were lost by that, as far as they can be counted.
@@ -119,6 +125,8 @@ pub(crate) struct Progress {
     pub(crate) stream: &'static str,
     pub(crate) group: &'static str,
     pub(crate) key: GroupKey,
+    /// Whether every process reads the partition by itself.
+    pub(crate) broadcast: bool,
     now: Mutex<Now>,
     /// Whether this process holds the lease.
     owner: AtomicBool,
@@ -188,6 +196,7 @@ pub(crate) struct Counts {
     pub(crate) passed_over: Arc<Counter>,
     pub(crate) retried: Arc<Counter>,
     pub(crate) dead_lettered: Arc<Counter>,
+    pub(crate) failed: Arc<Counter>,
     /// By place in [`Cause::ALL`].
     causes: [Arc<Counter>; Cause::ALL.len()],
     taken: Arc<Counter>,
@@ -225,6 +234,7 @@ impl Counts {
             passed_over: counter("streams_consumed_total", "passed_over"),
             retried: plain("streams_retried_total"),
             dead_lettered: counter("streams_consumed_total", "dead_lettered"),
+            failed: counter("streams_consumed_total", "failed"),
             causes: Cause::ALL.map(|cause| counter("streams_dead_lettered_total", cause.as_str())),
             taken: counter("streams_lease_changes_total", "taken"),
             lost: counter("streams_lease_changes_total", "lost"),
@@ -278,6 +288,7 @@ impl Progress {
         Self {
             stream,
             group,
+            broadcast: false,
             now: Mutex::new(now),
             owner: AtomicBool::new(false),
             begun: Default::default(),
@@ -486,6 +497,7 @@ impl Progress {
             passed_over: self.counts.passed_over.get(),
             retried: self.counts.retried.get(),
             dead_lettered: self.counts.dead_lettered.get(),
+            failed: self.counts.failed.get(),
             losses,
             lost,
             last_loss,

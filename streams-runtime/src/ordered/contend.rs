@@ -145,6 +145,7 @@ fn log_owner(task: &GroupTask, owner: &str, lease_for: Duration, first: bool) {
         return;
     }
     tracing::debug!(group, partition, owner, "another process owns the partition now");
+    task.news.is_shared();
     if first {
         task.log_news(News::Waiting { owner: owner.to_owned(), lease: lease_for });
     }

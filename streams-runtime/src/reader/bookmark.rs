@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use streams_core::broker::{Snapshot, in_short};
+use streams_core::broker::{Extent, Snapshot, in_short};
 use streams_core::{Entry, EntryId};
 
 use crate::data_loss::{DataLoss, DataLossKind};
@@ -36,6 +36,8 @@ pub(crate) struct Bookmark {
     seen: Option<u64>,
     /// Earlier positions, oldest first.
     places: VecDeque<(EntryId, Witness)>,
+    /// Whether the reader leaves a marker in the stream, whose absence shows another history.
+    marked: bool,
 }
 
 /// Distinguishes an entry from another one of the same id: by the event's own id, else by its fields in short.
@@ -58,11 +60,20 @@ impl Witness {
     }
 }
 
+/// The extent of a stream to which nobody has added anything.
+const NOTHING: Extent = Extent { first: None, last: EntryId::ZERO, length: 0, added: 0 };
+
 impl Bookmark {
     /// A bookmark at a recorded checkpoint.
     pub(crate) fn new(at: EntryId, at_event: &str, seen: Option<u64>) -> Self {
         let witness = (!at_event.is_empty()).then(|| Witness::of_event(at_event));
-        Self { position: at, witness, stood: witness.is_some(), seen, places: VecDeque::new() }
+        Self { position: at, witness, stood: witness.is_some(), seen, places: VecDeque::new(), marked: true }
+    }
+
+    /// The same for a reader that leaves nothing in the stream. To it an empty stream is as good as none.
+    pub(crate) fn unmarked(mut self) -> Self {
+        self.marked = false;
+        self
     }
 
     /// The bookmark of a reader that has read nothing: after a cut it knows of no entry that is left.
@@ -78,6 +89,7 @@ impl Bookmark {
             stood: true,
             seen: None,
             places: VecDeque::new(),
+            marked: self.marked,
         })
     }
 
@@ -136,7 +148,11 @@ impl Bookmark {
         let loss = |kind, from, to, count| Some(DataLoss { kind, from, to, count });
         let cut = loss(DataLossKind::HistoryCut, EntryId::ZERO, position, None);
         let restarted = loss(DataLossKind::Restarted, EntryId::ZERO, position, None);
-        let Some(extent) = snapshot.extent.filter(|_| snapshot.marker) else {
+        let extent = match self.marked {
+            true => snapshot.extent.filter(|_| snapshot.marker),
+            false => snapshot.extent.or(Some(NOTHING)),
+        };
+        let Some(extent) = extent else {
             return restarted;
         };
         if extent.last < position {
@@ -216,7 +232,6 @@ mod histories;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use streams_core::broker::Extent;
 
     fn entry(n: u64) -> Arc<Entry> {
         Arc::new(Entry::new(EntryId::new(n, 0), &[(b"id".to_vec(), format!("e{n}").into_bytes())]))

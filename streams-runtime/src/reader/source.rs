@@ -103,15 +103,20 @@ impl<'a> Source<'a> {
                 return Err(cut(loss, looked.left));
             }
         }
-        let bookmark = Bookmark::new(holding.at, &holding.at_event, holding.seen);
+        Self::at(means, Bookmark::new(holding.at, &holding.at_event, holding.seen)).await
+    }
+
+    /// Begins at this place.
+    pub(crate) async fn at(means: Means<'a>, bookmark: Bookmark) -> Result<Self, Error> {
+        let (Means { broker, tails, key, max_payload, .. }, at) = (means, bookmark.position());
         // The first snapshot is at the checkpoint, because much may have happened since a group read there. It asks for
         // no more than one group near the end needs. Groups that begin together share the read of the rest.
         let looked = look(&**broker, tails, key, &bookmark, FIRST_COUNT, max_payload).await?;
         // A new window begins at the end. The group reads earlier entries by itself, without filling the window.
-        let from = looked.snapshot.extent.map_or(holding.at, |extent| extent.last).max(holding.at);
+        let from = looked.snapshot.extent.map_or(at, |extent| extent.last).max(at);
         Ok(Self {
             means,
-            follower: tails.follow(partition.as_str(), holding.at, from, max_payload),
+            follower: tails.follow(key.partition().as_str(), at, from, max_payload),
             bookmark,
             ahead: Some(Ahead::Look(AbortOnDropHandle::new(tokio::spawn(async { Ok(looked) })))),
             arrived: None,

@@ -3,6 +3,7 @@
 mod app;
 mod ordered;
 mod queue;
+mod broadcast;
 mod group;
 mod membership;
 mod reader;

@@ -1,9 +1,12 @@
 //! How processes find each other in memory: sets of members, and the notes beside a stream.
 
+use std::time::Duration;
+
 use streams_core::broker::{Answer, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};
-use streams_core::keys::StreamKey;
+use streams_core::keys::{SnapshotKey, StreamKey};
 
 use super::store::{Embedded, Store};
+use crate::clock::millis;
 
 impl Members for Embedded {
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<Answer<Vec<Member>>>> {
@@ -36,6 +39,28 @@ impl Members for Embedded {
             };
             Ok(before.is_some())
         })
+    }
+
+    fn claim_save<'a>(&'a self, key: &'a SnapshotKey, every: Duration) -> Reply<'a, bool> {
+        self.reply(move |store, now| {
+            let (due, _) = store.snapshots.entry(key.as_str().to_owned()).or_default();
+            let is_due = *due <= now;
+            if is_due {
+                *due = now.saturating_add(millis(every));
+            }
+            Ok(is_due)
+        })
+    }
+
+    fn save<'a>(&'a self, key: &'a SnapshotKey, snapshot: Vec<u8>) -> Reply<'a, ()> {
+        self.reply(move |store, _| {
+            store.snapshots.entry(key.as_str().to_owned()).or_default().1 = Some(snapshot);
+            Ok(())
+        })
+    }
+
+    fn saved<'a>(&'a self, key: &'a SnapshotKey) -> Reply<'a, Option<Vec<u8>>> {
+        self.reply(move |store, _| Ok(store.snapshots.get(key.as_str()).and_then(|(_, saved)| saved.clone())))
     }
 }
 

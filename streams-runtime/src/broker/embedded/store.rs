@@ -49,6 +49,8 @@ pub(super) struct Store {
     pub(super) members: HashMap<String, BTreeMap<String, u64>>,
     /// The pauses of groups, by stream and name.
     pub(super) pauses: HashMap<(String, String), String>,
+    /// By key, until when no other snapshot is due, and the last one.
+    pub(super) snapshots: HashMap<String, (u64, Option<Vec<u8>>)>,
 }
 
 /// The state of a group on a partition: one value, as it is one hash in Redis, so that each call changes it whole.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use streams_core::keys::{self, InvalidName, StreamKey};
+use streams_core::keys::{self, InvalidName, SnapshotKey, StreamKey};
 use streams_core::{Durability, Retention, StreamEvent};
 
 use crate::declared::{StreamProperties, declared_retention, linked_events, stream_properties};
@@ -47,6 +47,7 @@ use crate::declared::{StreamProperties, declared_retention, linked_events, strea
 /// | `publish` | add entries, and trim old ones | trim more than that; read entries with XINFO STREAM FULL; read the states of groups where its events declare `retention = "consumed"` |
 /// | `consume` | read the stream; change the state of its group, add its dead letters; trim the stream where its events declare a `retention` | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
 /// | `share` | the same for a group in queue delivery | trim more than that; move or make a marker of another group (XGROUP), which holds no position of ours |
+/// | `follow` | read the stream for a broadcast group; keep the group's snapshots; trim the stream where its events declare a `retention` | trim more than that |
 /// | `operate` | read the stream; pause, resume, reset and remove every group of it, list, replay and discard their dead letters; write to the audit stream | write anything into their states |
 /// | `observe` | read every stream of a namespace, or of the server, with its groups, members and dead letters | read every other key there |
 ///
@@ -113,6 +114,23 @@ impl Acl {
     pub fn share<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
         let stream = stream_of::<E>(namespace)?.0;
         Ok(self.share_from(&stream, group)?.trim::<E>(&stream))
+    }
+
+    /// Runs a broadcast group on the stream of `E`, with its snapshots in Redis.
+    ///
+    /// # Errors
+    /// When the namespace or the group cannot be part of a key.
+    pub fn follow<E: StreamEvent>(self, namespace: Option<&str>, group: &str) -> Result<Self, InvalidName> {
+        let stream = stream_of::<E>(namespace)?.0;
+        Ok(self.follow_from(&stream, group)?.trim::<E>(&stream).save(&SnapshotKey::new(namespace, group)))
+    }
+
+    /// Saves snapshots of a broadcast group.
+    #[must_use]
+    pub fn save(mut self, snapshots: &SnapshotKey) -> Self {
+        self.grant("+get +set", format!("~{}", snapshots.as_str()));
+        self.grant("+set", format!("~{}", snapshots.claim()));
+        self
     }
 
     /// Pauses, resumes, resets and removes the groups on the stream of `E`, and lists, replays and discards their dead
@@ -193,6 +211,24 @@ impl Acl {
             self.grant("+evalsha", format!("~{waiting}"));
             self.grant(WAIT, format!("~{waiting}"));
             self.grant("+del", format!("%W~{waiting}"));
+        }
+        Ok(self)
+    }
+
+    /// As [`follow`](Self::follow) without the rights to trim and to save, for a tool that knows the stream by its key.
+    ///
+    /// # Errors
+    /// When the group cannot be part of a key.
+    pub fn follow_from(mut self, stream: &StreamKey, group: &str) -> Result<Self, InvalidName> {
+        keys::check_group(group)?;
+        self.commands.extend(CONVERSE);
+        self.commands.extend(["client|id", "client|unblock", "multi", "exec"]);
+        self.meet(stream);
+        for partition in patterns(stream) {
+            // The script that reads where a stream ends is given both keys.
+            self.grant("+evalsha", format!("~{partition}"));
+            self.grant("+evalsha", format!("~{}", of_partition(&partition, group)));
+            self.grant(LOOK_AND_WAIT, format!("%R~{partition}"));
         }
         Ok(self)
     }

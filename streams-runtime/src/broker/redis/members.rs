@@ -1,14 +1,17 @@
 //! How processes find each other on a server: sets of members, and the notes beside a stream.
 
+use std::time::Duration;
+
 use redis::{Value, cmd};
 use streams_core::broker::{Answer as AnswerOf, Attendance, MAX_MEMBERS, Member, Members, Notes, Reply};
-use streams_core::keys::StreamKey;
+use streams_core::keys::{SnapshotKey, StreamKey};
 
 use super::call::{Call, Effect, explain, understood, unexpected};
 use super::line::Connection;
 use super::parse::{self, Answer, Parsed, Unexpected};
 use super::scripts;
 use super::server::{Redis, each};
+use crate::clock::millis;
 
 impl Members for Redis {
     fn attend<'a>(&'a self, sets: &'a [Attendance]) -> Reply<'a, Vec<AnswerOf<Vec<Member>>>> {
@@ -95,6 +98,38 @@ impl Members for Redis {
             let call = Call { command: name, key, effect: Effect::Idempotent };
             let changed = parse::number(self.command(call, &command).await?).map_err(unexpected(call))?;
             Ok((changed == 0) == pause.is_some())
+        })
+    }
+
+    fn claim_save<'a>(&'a self, key: &'a SnapshotKey, every: Duration) -> Reply<'a, bool> {
+        Box::pin(async move {
+            let key = &key.claim();
+            let mut command = cmd("SET");
+            command.arg(key).arg(1).arg("NX").arg("PX").arg(millis(every));
+            // Where the first answer was lost, the next one denies the claim: one snapshot less.
+            let call = Call { command: "SET", key, effect: Effect::Idempotent };
+            Ok(self.command(call, &command).await? != Value::Nil)
+        })
+    }
+
+    fn save<'a>(&'a self, key: &'a SnapshotKey, snapshot: Vec<u8>) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let call = Call { command: "SET", key: key.as_str(), effect: Effect::Idempotent };
+            let mut command = cmd("SET");
+            command.arg(key.as_str()).arg(snapshot);
+            self.command(call, &command).await.map(drop)
+        })
+    }
+
+    fn saved<'a>(&'a self, key: &'a SnapshotKey) -> Reply<'a, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let call = Call { command: "GET", key: key.as_str(), effect: Effect::Read };
+            let mut command = cmd("GET");
+            command.arg(key.as_str());
+            match self.command(call, &command).await? {
+                Value::Nil => Ok(None),
+                saved => parse::bytes(saved).map(Some).map_err(unexpected(call)),
+            }
         })
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn texts(value: Value) -> Parsed<BTreeMap<String, String>> {
     Ok(pairs(value)?.into_iter().filter_map(|(name, value)| Some((text(name).ok()?, text(value).ok()?))).collect())
 }
 
-fn bytes(value: Value) -> Parsed<Vec<u8>> {
+pub(super) fn bytes(value: Value) -> Parsed<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         Value::SimpleString(text) => Ok(text.into_bytes()),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use streams_core::broker::{MAX_MEMBERS, Notes};
-use streams_core::keys::StreamKey;
+use streams_core::keys::{SnapshotKey, StreamKey};
 
 use super::{Case, attendance, told};
 
@@ -100,5 +101,31 @@ contract! {
         let members = case.attend(None, &[]).await;
         assert_eq!(members.len(), MAX_MEMBERS);
         assert!(members.iter().all(|(says, beat)| says != "old" && *beat >= began), "{members:?}");
+    }
+
+    // Snapshots.
+
+    async fn the_last_snapshot_is_answered_whole(case) {
+        let key = SnapshotKey::new(None, "risk");
+        assert_eq!(case.broker.saved(&key).await.unwrap(), None);
+        case.broker.save(&key, b"first".to_vec()).await.unwrap();
+        let second: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+        case.broker.save(&key, second.clone()).await.unwrap();
+        assert!(case.broker.saved(&key).await.unwrap() == Some(second));
+    }
+
+    async fn one_caller_saves_until_the_next_snapshot_is_due(case) {
+        let (key, every) = (SnapshotKey::new(None, "risk"), Duration::from_millis(300));
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let (broker, key) = (Arc::clone(&case.broker), key.clone());
+            asked.spawn(async move { broker.claim_save(&key, every).await.unwrap() });
+        }
+        assert_eq!(asked.join_all().await.into_iter().filter(|claimed| *claimed).count(), 1);
+        let claimed = case.broker.now().await.unwrap();
+        while !case.broker.claim_save(&key, every).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+        assert!(case.broker.now().await.unwrap() >= claimed + 290, "not before it is due");
     }
 }

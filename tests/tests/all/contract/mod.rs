@@ -8,7 +8,7 @@ use streams_core::broker::{
     Acquired, Attendance, Broker, Claim, Commit, Committed, Created, DeadBounds, Events, Extent, Fields, GroupState,
     Holder, Holding, LeaseView, Log, Member, Need, Recovery, RecoveryStep, Renewed, Replay, Tail, Taken,
 };
-use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+use streams_core::keys::{GroupKey, PartitionKey, SnapshotKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
 use streams_runtime::broker::embedded::Dump;
 use streams_runtime::broker::{Acl, Embedded, Redis};
@@ -333,6 +333,8 @@ fn least_rights(server: &RedisServer) {
     for group in ["crew", "mixed", "none", "other", "g0", "g1", "g2"] {
         acl = acl.share_from(&stream("trades", 1), group).unwrap();
     }
+    let saved = SnapshotKey::new(None, "risk");
+    acl = acl.follow_from(&stream("trades", 1), "copy").unwrap().save(&saved);
     let observer = Acl::new().in_a_database().observe(None).unwrap();
     for (user, acl) in [("least", acl), ("observer", observer)] {
         let mut set = ::redis::cmd("ACL");
