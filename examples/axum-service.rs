@@ -1,23 +1,25 @@
-//! A web service: a route publishes, a handler reacts, probes ask for the status, and one signal stops both in order.
+//! A web service: a route publishes, each replica keeps the last price of every symbol, probes ask whether its copy is
+//! whole, and one signal stops all in order.
 //!
 //! ```sh
 //! cargo run --example axum-service                               # embedded broker, no server; PORT=8080 by default
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example axum-service  # the same on a real Redis
 //!
 //! curl -i -d '{"symbol":"BTC-USD","price":39432.48,"quantity":0.25}' -H 'content-type: application/json' localhost:8080/trades
-//! curl localhost:8080/volumes
+//! curl localhost:8080/prices
 //! curl -i localhost:8080/ready
 //! curl localhost:8080/metrics
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use streams_runtime::{App, BoxError, Monitor, Publisher, Stopped, consumer, stream_event};
+use streams_runtime::{App, BoxError, Monitor, Publisher, Snapshots, Stopped, consumer, stream_event};
 
 /// One fill on the exchange.
 #[stream_event(stream = "trades", key = symbol)]
@@ -36,16 +38,22 @@ struct NewTrade {
     quantity: f64,
 }
 
-/// The volume traded of each symbol, since the program started.
-#[derive(Clone, Default)]
-struct Volumes {
-    by_symbol: Arc<Mutex<BTreeMap<String, f64>>>,
+/// The last price of a symbol, and of how many trades it is the last.
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+struct Last {
+    price: f64,
+    trades: u64,
 }
 
-#[consumer(group = "volumes")]
-async fn add_up(trade: Trade, volumes: streams_runtime::State<Volumes>) {
-    let mut by_symbol = volumes.by_symbol.lock().unwrap_or_else(PoisonError::into_inner);
-    *by_symbol.entry(trade.symbol).or_default() += trade.price * trade.quantity;
+/// The last prices, by symbol.
+type Prices = Arc<RwLock<BTreeMap<String, Last>>>;
+
+/// Every replica handles every trade, so each has all prices. An ordered group would give each a part of them.
+#[consumer(group = "prices", delivery = "broadcast")]
+async fn keep(trade: Trade, prices: streams_runtime::State<Prices>) {
+    let mut prices = prices.write().unwrap_or_else(PoisonError::into_inner);
+    let last = prices.entry(trade.symbol).or_default();
+    *last = Last { price: trade.price, trades: last.trades + 1 };
 }
 
 /// The state that the routes share.
@@ -53,7 +61,7 @@ async fn add_up(trade: Trade, volumes: streams_runtime::State<Volumes>) {
 struct Service {
     publisher: Publisher,
     monitor: Monitor,
-    volumes: Volumes,
+    prices: Prices,
 }
 
 /// Answers when the trade stands in the stream, not before: whoever gets 202 may forget it.
@@ -67,11 +75,12 @@ async fn publish(State(service): State<Service>, Json(new): Json<NewTrade>) -> (
     }
 }
 
-async fn volumes(State(service): State<Service>) -> Json<BTreeMap<String, f64>> {
-    Json(service.volumes.by_symbol.lock().unwrap_or_else(PoisonError::into_inner).clone())
+async fn prices(State(service): State<Service>) -> Json<BTreeMap<String, Last>> {
+    Json(service.prices.read().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-/// For a readiness probe: each group that is not well, with the reason. Nobody asks the broker for it.
+/// For a readiness probe: not ready until the copy of prices is whole, nor while a group is not well. Nobody asks the broker
+/// for it.
 ///
 /// The text is made from `service.monitor.status()`, which holds the same as data. With the feature `http` the app
 /// answers `/readyz`, `/livez` and `/metrics` by itself, on a port of its own.
@@ -91,12 +100,16 @@ async fn main() -> Result<(), BoxError> {
         .with_target(false)
         .with_writer(std::io::stderr)
         .init();
-    let volumes = Volumes::default();
-    let app = App::linked().state(volumes.clone()).from_environment().start().await?;
-    let service = Service { publisher: app.publisher().clone(), monitor: app.monitor().clone(), volumes };
+    let prices = Prices::default();
+    // A start reads on from the last snapshot, and not all trades again.
+    let every = std::env::var("SNAPSHOT_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(30);
+    let snapshots = Snapshots::every(Duration::from_secs(every));
+    let app = App::linked().state(prices.clone()).snapshots("prices", snapshots, prices.clone());
+    let app = app.from_environment().start().await?;
+    let service = Service { publisher: app.publisher().clone(), monitor: app.monitor().clone(), prices };
     let routes = Router::new()
         .route("/trades", post(publish))
-        .route("/volumes", get(self::volumes))
+        .route("/prices", get(self::prices))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(service);

@@ -1,11 +1,13 @@
 //! The examples as newcomers run them: as processes, on the embedded broker and on a real server.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
+use streams_runtime::{Publisher, stream_event};
 use streams_tests::{Program, RedisServer};
 
 struct Trades {
@@ -174,7 +176,7 @@ fn a_web_service_publishes_tells_how_it_is_and_stops_in_order() {
         let answer = request(&address, &format!("{head}\r\ncontent-length: {}\r\n\r\n{trade}", trade.len()));
         assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
         // The event is in the stream; the handler comes to it when it comes to it.
-        while !get(&address, "/volumes").ends_with(r#"{"BTC-USD":50.0}"#) {
+        while !get(&address, "/prices").ends_with(r#"{"BTC-USD":{"price":100.0,"trades":1}}"#) {
             std::thread::yield_now();
         }
         assert!(get(&address, "/ready").starts_with("HTTP/1.1 200 "));
@@ -182,4 +184,112 @@ fn a_web_service_publishes_tells_how_it_is_and_stops_in_order() {
         service.signal("TERM");
         assert_eq!(service.code(), Some(0), "{}", service.errors());
     }
+}
+
+/// Waits until it holds.
+#[track_caller]
+fn soon(mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not come to pass");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A trade as the service declares it.
+#[stream_event(stream = "trades", key = symbol, lock = false)]
+#[derive(Debug, Clone)]
+struct Trade {
+    symbol: String,
+    price: f64,
+    quantity: f64,
+}
+
+/// The prices of a replica, by symbol: the last price, and of how many trades it is the last.
+type Prices = BTreeMap<String, (f64, u64)>;
+
+/// A replica of the service.
+struct Replica {
+    program: Program,
+    address: String,
+}
+
+impl Replica {
+    fn start(url: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_axum-service"));
+        command.env("PORT", "0").env("REDIS_URL", url).env("SNAPSHOT_SECONDS", "1");
+        let program = Program::start(&mut command);
+        program.prints("listening on http://");
+        let address = program.output().trim().trim_start_matches("listening on http://").to_owned();
+        Self { program, address }
+    }
+
+    fn is_ready(&self) -> bool {
+        get(&self.address, "/ready").starts_with("HTTP/1.1 200 ")
+    }
+
+    fn prices(&self) -> Prices {
+        let answer = get(&self.address, "/prices");
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        let prices: BTreeMap<String, serde_json::Value> = serde_json::from_str(body).expect("prices");
+        let last = |last: &serde_json::Value| (last["price"].as_f64().unwrap(), last["trades"].as_u64().unwrap());
+        prices.iter().map(|(symbol, price)| (symbol.clone(), last(price))).collect()
+    }
+}
+
+/// Two replicas are killed and started again while trades come. Each equals the truth, which the test computes from what it
+/// has published, and is ready only when it has at least what was there when it began. At the end the stream is trimmed to
+/// its last entry, and the next start has everything all the same.
+#[test]
+fn two_replicas_of_a_price_cache_equal_the_truth_however_they_are_killed() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let executor = tokio::runtime::Runtime::new().unwrap();
+    let publisher = executor.block_on(Publisher::connect(&url)).unwrap();
+    let mut truth = Prices::new();
+    let publish = |truth: &mut Prices, trades: u64| {
+        let trade = |n: u64| Trade { symbol: format!("S{}", n % 10), price: n as f64, quantity: 1.0 };
+        let had: u64 = truth.values().map(|(_, trades)| trades).sum();
+        let trades: Vec<_> = (had..had + trades).map(trade).collect();
+        for trade in &trades {
+            let last = truth.entry(trade.symbol.clone()).or_default();
+            *last = (trade.price, last.1 + 1);
+        }
+        let receipts = executor.block_on(publisher.publish_all(trades));
+        assert!(receipts.iter().all(Result::is_ok));
+    };
+    let equals = |replica: &Replica, truth: &Prices| {
+        soon(|| replica.prices() == *truth);
+    };
+    let covers = |prices: &Prices, before: &Prices| {
+        before.iter().all(|(symbol, (_, trades))| prices.get(symbol).is_some_and(|(_, now)| now >= trades))
+    };
+    publish(&mut truth, 20_000);
+    let mut replicas = [Replica::start(&url), Replica::start(&url)];
+    for round in 0..6 {
+        publish(&mut truth, 1_000 * round);
+        let one = usize::try_from(round % 2).unwrap();
+        replicas[one].program.signal("KILL");
+        replicas[one].program.end();
+        publish(&mut truth, 2_000);
+        let there = truth.clone();
+        replicas[one] = Replica::start(&url);
+        publish(&mut truth, 500);
+        soon(|| replicas[one].is_ready());
+        let prices = replicas[one].prices();
+        assert!(covers(&prices, &there), "it was ready with {prices:?} where {there:?} was there");
+        for replica in &replicas {
+            equals(replica, &truth);
+        }
+    }
+    // A snapshot of all of it, and then a retention that is far shorter than the state.
+    let snapshot = "streams:{prices}:_snapshot";
+    server.run::<()>(&format!("DEL {snapshot} {snapshot}:claim"));
+    soon(|| server.run::<bool>(&format!("EXISTS {snapshot}")));
+    drop(replicas);
+    server.run::<()>("XTRIM trades MAXLEN = 1");
+    publish(&mut truth, 100);
+    let last = Replica::start(&url);
+    equals(&last, &truth);
+    assert!(!last.program.errors().contains("data loss"), "{}", last.program.errors());
 }

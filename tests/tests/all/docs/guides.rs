@@ -6,6 +6,11 @@
     reason = "cents are set apart from whole units, as a reader of the guide would write them"
 )]
 
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use streams_runtime::Snapshots;
 use streams_runtime::{Message, Publisher, State, consumer, stream_event};
 
 #[stream_event(stream = "transfers", key = account)]
@@ -129,8 +134,38 @@ fn routes(token: String) -> Result<axum::Router, Box<dyn std::error::Error>> {
     Ok(axum::Router::new().nest("/internal/streams", console.router()))
 }
 
+/// One fill on the exchange.
+#[stream_event(stream = "guide-trades", key = symbol, lock = false)]
+struct Trade {
+    symbol: String,
+    price: f64,
+}
+
+/// The last prices, by symbol.
+type Prices = Arc<RwLock<HashMap<String, f64>>>;
+
+#[consumer(group = "prices", delivery = "broadcast")]
+async fn keep(trade: Trade, State(prices): State<Prices>) {
+    prices.write().unwrap_or_else(PoisonError::into_inner).insert(trade.symbol, trade.price);
+}
+
+async fn serve(prices: Prices) -> Result<(), Box<dyn std::error::Error>> {
+    let running = App::linked().state(prices.clone()).from_environment().start().await?;
+    running.caught_up().await?;
+    // Answer requests from `prices` from here on.
+    running.stopping().await;
+    println!("stopped: {:?}", running.shutdown().await);
+    Ok(())
+}
+
+fn with_snapshots(prices: Prices) -> App {
+    let every = Snapshots::every(Duration::from_secs(60));
+    App::linked().state(prices.clone()).snapshots("prices", every, prices)
+}
+
 /// The guides with code of their own here.
-const GUIDES: [(&str, &str); 3] = [
+const GUIDES: [(&str, &str); 4] = [
+    ("copies", include_str!("../../../../docs/copies.md")),
     ("console", include_str!("../../../../docs/console.md")),
     ("testing", include_str!("../../../../docs/testing.md")),
     ("operating", include_str!("../../../../docs/operating.md")),

@@ -1,16 +1,16 @@
 //! Users with the least rights. Each program lives its whole life with the rules that `Acl` writes for it, and may do no more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Connection, Value};
 use streams_core::Retention;
 use streams_core::broker::{Groups, Reset};
-use streams_core::keys::StreamKey;
+use streams_core::keys::{SnapshotKey, StreamKey};
 use streams_runtime::broker::{Acl, Redis};
 use streams_runtime::{
-    Admin, App, BoxError, Config, Context, DeadLetters, Outcome, Phase, Publisher, Running, Start, State, Stopped,
-    consumer, consumers, stream_event,
+    Admin, App, BoxError, Config, Context, DeadLetters, Outcome, Phase, Publisher, Running, Snapshots, Start, State,
+    Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Lab, Options, RedisServer, until};
 
@@ -68,7 +68,14 @@ impl Site {
         let sharer = Acl::new().share::<Mail>(NAMESPACE, "send").unwrap();
         let operator = Acl::new().operate::<Order>(NAMESPACE).and_then(|acl| acl.operate::<Bill>(NAMESPACE));
         let operator = operator.and_then(|acl| acl.operate::<Mail>(NAMESPACE)).unwrap();
-        let users = [("publisher", publisher), ("consumer", consumer), ("sharer", sharer), ("operator", operator)];
+        let follower = Acl::new().follow::<Order>(NAMESPACE, "totals").unwrap();
+        let users = [
+            ("publisher", publisher),
+            ("consumer", consumer),
+            ("sharer", sharer),
+            ("follower", follower),
+            ("operator", operator),
+        ];
         for (user, acl) in users {
             // Said twice it is the same.
             for _ in 0..2 {
@@ -104,6 +111,35 @@ impl Site {
     fn refusals(&self) -> Vec<Value> {
         self.server.run("ACL LOG")
     }
+}
+
+/// The sum of the orders.
+type Total = Arc<Mutex<u64>>;
+
+#[consumer(group = "totals", delivery = "broadcast")]
+async fn total(order: Order, State(total): State<Total>) {
+    *total.lock().unwrap() += order.n;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_with_a_copy_lives_with_the_least_rights() {
+    let site = Site::new();
+    let publisher = Publisher::connect(&site.url("publisher")).await.unwrap().with_namespace("eu").unwrap();
+    for receipt in publisher.publish_all((1..=50).map(|n| Order { customer: format!("customer {n}"), n })).await {
+        receipt.unwrap();
+    }
+    for protocol in ["", "?protocol=resp3"] {
+        let sum = Total::default();
+        let every = Snapshots::every(Duration::from_millis(100));
+        let broker = Arc::new(Redis::open(&(site.url("follower") + protocol)).unwrap());
+        let app = App::with(consumers![total]).state(sum.clone()).snapshots("totals", every, sum.clone());
+        let app = app.namespace("eu").broker(broker).start().await.unwrap();
+        app.caught_up().await.unwrap();
+        assert_eq!(*sum.lock().unwrap(), 50 * 51 / 2);
+        until(|| site.server.run::<bool>("EXISTS streams:{eu:totals}:_snapshot")).await;
+        assert_eq!(app.shutdown().await, Stopped::Clean);
+    }
+    assert_eq!(site.refusals(), [], "nothing was asked for that the user may not do");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,6 +433,7 @@ fn the_guide_shows_the_rules_as_they_are_printed() {
         ("feed", Acl::new().publish_to(&trades, day, None)),
         ("risk", Acl::new().consume_from(&trades, "risk").unwrap()),
         ("mail", Acl::new().share_from(&trades, "mail").unwrap()),
+        ("prices", Acl::new().follow_from(&trades, "prices").unwrap().save(&SnapshotKey::new(None, "prices"))),
         ("operator", Acl::new().operate_on(&trades)),
         ("observer", Acl::new().observe(None).unwrap()),
     ] {
