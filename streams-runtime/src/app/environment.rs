@@ -24,6 +24,7 @@ pub(super) struct Environment {
     pub(super) namespace: Option<String>,
     pub(super) lease: Option<Duration>,
     pub(super) shutdown_deadline: Option<Duration>,
+    pub(super) expire_after: Option<Duration>,
     pub(super) http: Option<SocketAddr>,
     /// Allows acts in the console.
     pub(super) console_token: Option<Secret>,
@@ -96,12 +97,13 @@ impl TlsFiles {
 const SHORTEST_TOKEN: usize = 16;
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
     "STREAMS_LEASE",
     "STREAMS_SHUTDOWN_DEADLINE",
+    "STREAMS_EXPIRE_AFTER",
     "STREAMS_HTTP",
     "STREAMS_CONSOLE_TOKEN",
     "STREAMS_MAX_ATTEMPTS",
@@ -167,6 +169,7 @@ impl Environment {
                 "STREAMS_NAMESPACE" => read.namespace = Some(value),
                 "STREAMS_LEASE" => read.lease = read.duration(&name, &value),
                 "STREAMS_SHUTDOWN_DEADLINE" => read.shutdown_deadline = read.duration(&name, &value),
+                "STREAMS_EXPIRE_AFTER" => read.expire_after = read.duration(&name, &value),
                 "STREAMS_HTTP" => match value.parse() {
                     Ok(_) if !cfg!(feature = "http") => read.problems.push(
                         "STREAMS_HTTP is set, but the program is built without an endpoint; add the feature `http` of streams-runtime".to_owned(),

@@ -80,7 +80,7 @@ const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +z
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
 /// The commands of an observer on whatever it may read.
-const OBSERVE: &str = "+exists +hget +hgetall +memory|usage +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange +zcard +zrange +zscore";
+const OBSERVE: &str = "+exists +hget +hgetall +hmget +memory|usage +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange +zcard +zrange +zscore";
 
 impl Acl {
     /// No rights yet.
