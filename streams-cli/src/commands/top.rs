@@ -42,7 +42,7 @@ impl Top {
             return Err(Problem::usage("top needs a terminal; `streams groups` prints the same once"));
         }
         // The first look says what is wrong while the terminal is still as it was.
-        let first = server.inspector()?.overview().await?;
+        let first = server.overview().await?;
         let mut screen = Screen::new(server.namespace.clone());
         screen.heard(Ok(first));
         let (mut looks, mut keys) = (looks(server)?, keys());

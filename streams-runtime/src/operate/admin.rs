@@ -296,7 +296,11 @@ impl Admin {
     /// ```
     pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
         let keys = self.groups(stream, group).await?;
-        self.noted("resume", (stream, group), "", self.resume_all(stream, group, keys)).await
+        let name = split(stream).0.to_owned();
+        let asked = (StreamKey::new(self.namespace.as_deref(), &name, 1), group.to_owned());
+        let pause = self.broker.pauses(std::slice::from_ref(&asked)).await?.pop().and_then(Result::ok).flatten();
+        let was = pause.map(|pause| format!("was {}", Pause::read(&pause))).unwrap_or_default();
+        self.noted("resume", (stream, group), &was, self.resume_all(stream, group, keys)).await
     }
 
     async fn resume_all(

@@ -30,7 +30,12 @@ pub(crate) struct Swept {
 }
 
 impl Swept {
-    pub(crate) fn new(partition: PartitionKey, retention: Retention, expire_after: Duration, groups: Vec<Arc<Progress>>) -> Self {
+    pub(crate) fn new(
+        partition: PartitionKey,
+        retention: Retention,
+        expire_after: Duration,
+        groups: Vec<Arc<Progress>>,
+    ) -> Self {
         Self { partition, floor: Floor::new(retention, expire_after), groups, refused: false }
     }
 

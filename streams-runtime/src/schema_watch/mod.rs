@@ -179,7 +179,14 @@ pub(crate) struct SchemaNotes {
 
 impl SchemaNotes {
     pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
-        Self { broker, clock, program: whoami::program(), host: whoami::host(), said: Mutex::default(), strays: Strays::default() }
+        Self {
+            broker,
+            clock,
+            program: whoami::program(),
+            host: whoami::host(),
+            said: Mutex::default(),
+            strays: Strays::default(),
+        }
     }
 
     /// Writes the notes of the events that an app knows and that its groups read, and logs those of others that do not fit.
