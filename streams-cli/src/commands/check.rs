@@ -188,7 +188,11 @@ impl Check {
         judge(self.everything.then(|| "none retries".to_owned()), "retries");
         judge(self.max_lag.map(|most| format!("lag at most {most}")), "lag");
         judge(self.max_age.map(|most| format!("no event older than {}", short(most))), "age");
-        judge(self.max_dead.map(|most| format!("at most {}", count(most, "dead letter"))), "dead letters");
+        let dead = |most| match most {
+            0 => "no dead letters".to_owned(),
+            most => format!("at most {}", count(most, "dead letter")),
+        };
+        judge(self.max_dead.map(dead), "dead letters");
         (judged, left_out)
     }
 }
