@@ -262,9 +262,15 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_and_an_empty_variable_is_none() {
-        let env =
-            read(&[("STREAMS_LEASE", "500ms"), ("STREAMS_GROUPS", "risk, audit"), ("REDIS_URL", ""), ("HOME", "/")]);
+        let env = read(&[
+            ("STREAMS_LEASE", "500ms"),
+            ("STREAMS_EXPIRE_AFTER", "2h"),
+            ("STREAMS_GROUPS", "risk, audit"),
+            ("REDIS_URL", ""),
+            ("HOME", "/"),
+        ]);
         assert_eq!(env.lease, Some(Duration::from_millis(500)));
+        assert_eq!(env.expire_after, Some(Duration::from_secs(2 * 3600)));
         assert_eq!(env.groups, Some(vec!["risk".to_owned(), "audit".to_owned()]));
         assert_eq!((env.redis_url, env.problems), (None, vec![]));
     }
