@@ -172,9 +172,9 @@ impl Output {
         let widths = table.column_max_content_widths();
         let Some((_, others)) = widths.split_last() else { return };
         let before: u16 = others.iter().map(|width| width.saturating_add(2)).sum();
-        let room = self.width.map_or(CELL as u16, |width| width.saturating_sub(before).max(NARROW));
+        let room = self.width.map_or(CELL as u16 + 2, |width| width.saturating_sub(before).max(NARROW));
         if let Some(last) = table.column_mut(others.len()) {
-            last.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(room.saturating_add(2))));
+            last.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(room)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! `streams explain`: a halt, a cause, a loss, a log line or a metric, in the words of the guides.
+//! `streams explain`: how a group stands, a halt, a cause, a loss, a log line or a metric, in the words of the guides.
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,7 @@ const GUIDES: [(&str, &str); 2] = [
 /// The most explanations of one word.
 const MOST: usize = 5;
 
-/// Explain a halt, a cause of dead letters, a loss, a log line or a metric, in the words of the guides
+/// Explain how a group stands, a halt, a cause of dead letters, a loss, a log line or a metric, in the words of the guides
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// The word, or a whole line of a log

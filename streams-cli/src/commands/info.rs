@@ -202,6 +202,11 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
             advice.push(format!("partition {} needs a build that handles {needs}", place.partition));
         }
     }
+    if group.condition() == Condition::Unattended {
+        advice.push(format!(
+            "its events wait for a process: start a program that runs it\n  streams remove {stream} {name} --dry-run, if nobody needs it any more"
+        ));
+    }
     advice.extend(group.paused.as_ref().map(|pause| format!("{pause}\n  streams resume {stream} {name}")));
     if group.dead() > 0 {
         advice.push(format!("{}: streams dead ls {stream} {name}", count(group.dead(), "dead letter")));

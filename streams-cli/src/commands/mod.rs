@@ -30,6 +30,9 @@ use crate::problem::Problem;
 
 /// Look at the streams and groups of a server, and mend them.
 ///
+/// Begin with `streams doctor` and `streams groups`. `streams owners STREAM GROUP` then says why a group does not go on, and which
+/// command mends it.
+///
 /// Exit codes: 0 done; 1 failed, and a check that warns; 2 a command line that means nothing, and a check that is critical.
 #[derive(Debug, Parser)]
 #[command(name = "streams", version, max_term_width = 110, disable_help_subcommand = true)]

@@ -179,6 +179,8 @@ async fn a_check_is_one_line_and_an_exit_code() {
     let said = tool.run(&["check", "--stream", "trades"]);
     assert_eq!((said.code, said.out.as_str()), (1, "WARNING: risk on trades is paused; not judged: lag\n"));
     let _ = app.shutdown().await;
+    let owners = tool.table(&["owners", "payouts", "bank"]);
+    assert!(owners.contains("start a program that runs it\n  streams remove payouts bank --dry-run"), "{owners}");
     let said = tool.run(&["check", "--max-lag", "5"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.out.contains("bank on payouts is run by no process"), "{said:?}");

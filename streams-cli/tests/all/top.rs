@@ -1,4 +1,4 @@
-//! `streams top` in a terminal: what its keys do, and a window that becomes smaller.
+//! The tool in a terminal: what the keys of `streams top` do, a window that becomes smaller, a table that is as wide as it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Runs the tool in a window of 120 columns and 30 lines.
-    fn start(url: &str) -> Self {
+    /// Runs the tool with this command in a window of 120 columns and 30 lines.
+    fn start(url: &str, command: &str) -> Self {
         let terminal = Self { place: tempfile::tempdir().unwrap() };
-        let top = [env!("CARGO_BIN_EXE_streams"), "top"].join(" ");
+        let run = [env!("CARGO_BIN_EXE_streams"), command].join(" ");
         let window = ["-x", "120", "-y", "30", "-e", &format!("REDIS_URL={url}"), "-e", "HOME=/nowhere"];
         // The window stays when the tool has ended, so that its last words are seen.
-        let shell = format!("{top}; echo it ended with $?; read -r end");
+        let shell = format!("{run}; echo it ended with $?; read -r end");
         terminal.tmux(&[&["-f", "/dev/null", "new-session", "-d"], &window[..], &["sh", "-c", &shell]].concat());
         terminal
     }
@@ -60,7 +60,7 @@ impl Drop for Terminal {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_shows_groups_live_one_group_its_dead_letters_and_its_events() {
     let Shop { tool, app, .. } = Shop::open().await;
-    let terminal = Terminal::start(&tool.url);
+    let terminal = Terminal::start(&tool.url, "top");
     terminal.shows("2 streams, 3 groups, lag 0, 3 dead letters");
     terminal.shows("up down  enter group  d dead letters  t last events  q quit");
     terminal.press("Enter");
@@ -88,5 +88,23 @@ async fn a_terminal_shows_groups_live_one_group_its_dead_letters_and_its_events(
     assert!(terminal.shown().lines().count() <= 12, "{}", terminal.shown());
     terminal.press("q");
     terminal.shows("it ended with 0");
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_as_wide_as_the_terminal_and_shows_the_last_column_whole() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let why = ["the", "warehouse", "moves"].repeat(10).join(" ");
+    tool.ok(&["pause", "payouts", "bank", "--why", &why, "--yes"]);
+    let terminal = Terminal::start(&tool.url, "groups payouts");
+    terminal.shows("it ended with 0");
+    let shown = terminal.shown();
+    let words = shown.split_whitespace().filter(|word| *word == "warehouse").count();
+    assert_eq!(words, 10, "{shown}");
+    // The lines of the reason stand below each other, in the last column.
+    let at = shown.lines().next().unwrap().find("WHY").unwrap();
+    let lines: Vec<_> = shown.lines().skip(1).take_while(|line| !line.starts_with("payouts  mail")).collect();
+    assert!(lines.len() > 3, "{shown}");
+    assert!(lines[1..].iter().all(|line| line.len() <= 120 && line[..at].trim().is_empty()), "{shown}");
     let _ = app.shutdown().await;
 }
