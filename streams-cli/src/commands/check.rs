@@ -20,10 +20,10 @@ const OLD: Duration = Duration::from_secs(60);
 /// Check groups: one line, and 0 for fine, 1 for a warning, 2 for something critical
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without a limit: a halted group is critical. A warning is a group that no process runs, that is paused or retries, that has
-an event older than 1m which is not settled, or dead letters. With limits these alone are judged, and whatever passes one
-is critical; so is a halted group with --halted. A group that no process runs is a warning in any case. The line says what
-was not judged. A server that cannot be asked is critical.")]
+Without a limit a halted group is critical. Worth a warning is a group that no process runs, that is paused, retries, has dead
+letters, or has not settled an event that is older than 1m.
+With limits these alone are judged, and whatever passes one is critical; so is a halted group with --halted. A group that no
+process runs is a warning in any case. The line says what was not judged. A server that cannot be asked is critical.")]
 pub(crate) struct Check {
     /// Only this stream
     #[arg(long)]
