@@ -1,13 +1,13 @@
 //! The way to the server: a URL or a named profile, a namespace, and the files for TLS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use streams_runtime::broker::{Broker, Log, Redis, Tls};
+use streams_runtime::broker::{Broker, Inspect, Log, Redis, Tls};
 use streams_runtime::keys::{self, PartitionKey, StreamKey};
-use streams_runtime::{Admin, Inspector};
+use streams_runtime::{Admin, Inspector, Overview};
 
 use crate::nearest::perhaps;
 use crate::problem::Problem;
@@ -114,6 +114,7 @@ impl Server {
     /// The operator's hand.
     pub(crate) fn admin(&self) -> Result<Admin, Problem> {
         Admin::on(Arc::clone(&self.broker) as Arc<dyn Broker>, self.namespace.as_deref())
+            .map(|admin| admin.by(&whoami()))
             .map_err(|error| Problem::usage(error.to_string()))
     }
 
@@ -152,12 +153,45 @@ impl Server {
             .map_err(|error| Problem::usage(error.to_string()))
     }
 
+    /// Every stream with its groups.
+    ///
+    /// # Errors
+    /// When nothing is there and the namespace is perhaps a mistake, or the server cannot be asked.
+    pub(crate) async fn overview(&self) -> Result<Overview, Problem> {
+        let overview = self.inspector()?.overview().await?;
+        match overview.streams.is_empty() {
+            true => self.misplaced().await.map_or(Ok(overview), |words| Err(words.into())),
+            false => Ok(overview),
+        }
+    }
+
+    /// That the namespace has no stream while the server has some, and which namespaces there are.
+    pub(crate) async fn misplaced(&self) -> Option<String> {
+        let namespace = self.namespace.as_deref()?;
+        if !self.broker.streams(Some(namespace)).await.ok()?.is_empty() {
+            return None;
+        }
+        let nothing = format!("there is no stream in namespace `{namespace}`");
+        // Not every user may look at the others.
+        let Ok(streams) = self.broker.streams(None).await else { return Some(nothing) };
+        let namespaces: BTreeSet<_> =
+            streams.iter().filter_map(|stream| Some(stream.base().split_once(':')?.0)).collect();
+        match (streams.is_empty(), namespaces.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some(format!("{nothing}; the streams here have none: leave it out")),
+            (false, false) => Some(nothing + &perhaps(namespace, namespaces.into_iter())),
+        }
+    }
+
     /// The error about a name that is not there, with the nearest one.
     async fn unknown(&self, name: &str) -> Problem {
         // Halts and logs name keys, which begin with the namespace.
         let within = |space: &String| name.strip_prefix(space.as_str())?.strip_prefix(':');
         if let Some(within) = self.namespace.as_ref().and_then(within) {
             return format!("`{name}` is a key, and its namespace is set already: say `{within}`").into();
+        }
+        if let Some(words) = self.misplaced().await {
+            return words.into();
         }
         match self.inspector() {
             Err(problem) => problem,
@@ -173,14 +207,11 @@ impl Server {
         Ok(self.broker.now().await?)
     }
 
-    /// Leaves a line in the audit stream; a user who may not write there is told, because the act is done.
+    /// Leaves a line in the audit stream; a user who may not write there is told.
     pub(crate) async fn audit(&self, by: &str, act: &str, (stream, group): (&str, &str), detail: &str) {
         let Ok(admin) = self.admin() else { return };
         if let Err(error) = admin.audit(by, act, stream, group, detail).await {
-            eprintln!(
-                "{}",
-                crate::text::plain(&format!("it is done, and the audit stream has no line of it: {error}"))
-            );
+            eprintln!("{}", crate::text::plain(&format!("the audit stream has no line of this: {error}")));
         }
     }
 }

@@ -18,11 +18,9 @@ mod problem;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match commands::run(commands::Cli::parse()).await {
+    match commands::run(commands::parse()).await {
         Ok(code) => code.into(),
         Err(problem) => {
             if !problem.words.is_empty() {

@@ -1,17 +1,12 @@
-//! The known name that an unknown one is most likely a mistake for.
+//! The known name that an unknown one is most likely a mistake for, in the words of an error.
 
-/// How many letters may be wrong, missing or exchanged.
-const TYPING_ERRORS: usize = 2;
+use streams_runtime::nearest;
 
 /// `, perhaps .. is meant`, where one is near; otherwise the names that there are.
 pub(crate) fn perhaps<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<_> = known.collect();
-    let distances =
-        known.iter().map(|known| (strsim::osa_distance(&name.to_lowercase(), &known.to_lowercase()), *known));
-    let near =
-        distances.filter(|(distance, known)| *distance <= TYPING_ERRORS && *distance < known.chars().count()).min();
-    match near {
-        Some((_, near)) => format!(", perhaps `{near}` is meant"),
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!(", perhaps `{near}` is meant"),
         None if known.is_empty() => String::new(),
         None => format!("; there are: {}", known.iter().take(20).copied().collect::<Vec<_>>().join(", ")),
     }

@@ -2,7 +2,8 @@
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
-use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, presets};
+use comfy_table::{Attribute, CellAlignment, Color, ColumnConstraint, ContentArrangement, Width, presets};
+use ratatui::crossterm::terminal;
 use serde_json::Value;
 
 use crate::text::{cut, json, json_lines, plain};
@@ -22,6 +23,10 @@ pub(crate) enum Format {
 
 /// The most characters of a cell, unless the table is wide.
 const CELL: usize = 60;
+/// The most characters of the last cell of a row, whose text goes on in further lines, unless the table is wide.
+const LAST: usize = 1_000;
+/// The narrowest last column.
+const NARROW: u16 = 40;
 
 /// A cell of a table.
 #[derive(Debug)]
@@ -73,6 +78,8 @@ pub(crate) struct Output {
     /// Whether the form was asked for, and not chosen by the kind of output.
     asked: bool,
     colours: bool,
+    /// The width of the terminal, where there is one.
+    width: Option<u16>,
     out: BufWriter<Stdout>,
     /// Values that become one JSON array at the end.
     kept: Vec<Value>,
@@ -84,7 +91,9 @@ impl Output {
         let asked = format.is_some();
         let format = format.unwrap_or(if terminal { Format::Table } else { Format::Ndjson });
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { format, asked, colours: terminal && !no_colour, out: BufWriter::new(io::stdout()), kept: Vec::new() }
+        let width = if terminal { terminal::size().ok().map(|(width, _)| width) } else { None };
+        let out = BufWriter::new(io::stdout());
+        Self { format, asked, colours: terminal && !no_colour, width, out, kept: Vec::new() }
     }
 
     /// Whether people read it.
@@ -133,10 +142,11 @@ impl Output {
                 .map(|column| comfy_table::Cell::new(head[*column].0.to_uppercase()).add_attribute(Attribute::Dim)),
         );
         for mut row in rows {
-            table.add_row(shown.iter().filter_map(|column| {
+            table.add_row(shown.iter().enumerate().filter_map(|(place, column)| {
                 let cell = row.cells.get_mut(*column)?;
                 let text = plain(&std::mem::take(&mut cell.text));
-                let made = comfy_table::Cell::new(if wide { text } else { cut(&text, CELL) });
+                let most = if place + 1 == shown.len() { LAST } else { CELL };
+                let made = comfy_table::Cell::new(if wide { text } else { cut(&text, most) });
                 Some(match cell.tone {
                     Tone::Plain => made,
                     Tone::Good => made.fg(Color::Green),
@@ -151,7 +161,21 @@ impl Output {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
+        if !wide {
+            self.wrap(&mut table);
+        }
         table.lines().try_for_each(|line| writeln!(self.out, "{}", line.trim_end()))
+    }
+
+    /// Lets the last column go on in further lines where it is wider than the terminal has room.
+    fn wrap(&self, table: &mut comfy_table::Table) {
+        let widths = table.column_max_content_widths();
+        let Some((_, others)) = widths.split_last() else { return };
+        let before: u16 = others.iter().map(|width| width.saturating_add(2)).sum();
+        let room = self.width.map_or(CELL as u16 + 2, |width| width.saturating_sub(before).max(NARROW));
+        if let Some(last) = table.column_mut(others.len()) {
+            last.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(room)));
+        }
     }
 
     /// One thing: a line per fact for people, an object for programs.

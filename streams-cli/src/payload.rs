@@ -1,11 +1,8 @@
 //! A payload as valid JSON: 64-bit integers exact, bytes as hexadecimal digits, fields hidden on request.
 
-use rmpv::Value as Pack;
-use serde_json::{Map, Number, Value, json};
+use serde_json::{Map, Value, json};
 use streams_runtime::{Entry, codec};
 
-/// The deepest nesting that is read: what the codec allows.
-const DEPTH: usize = codec::MAX_DEPTH;
 /// In the place of a hidden value.
 const HIDDEN: &str = "***";
 
@@ -41,48 +38,7 @@ impl Redact {
 /// # Errors
 /// The reason why the bytes are no MessagePack.
 pub(crate) fn decode(payload: &[u8]) -> Result<Value, String> {
-    let mut rest = payload;
-    let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEPTH).map_err(|error| error.to_string())?;
-    if rest.is_empty() { Ok(shown(value)) } else { Err(format!("{} bytes follow the value", rest.len())) }
-}
-
-fn shown(value: Pack) -> Value {
-    match value {
-        Pack::Nil => Value::Null,
-        Pack::Boolean(value) => json!(value),
-        Pack::Integer(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => json!(number),
-            (_, number) => json!(number),
-        },
-        // Through its own shortest text: 0.1 is not 0.10000000149.
-        Pack::F32(number) => float(number.to_string().parse().unwrap_or(f64::NAN), number.is_finite()),
-        Pack::F64(number) => float(number, number.is_finite()),
-        Pack::String(text) => match text.into_str() {
-            Some(text) => json!(text),
-            None => json!("a string that is not UTF-8"),
-        },
-        Pack::Binary(bytes) => json!(hex(&bytes)),
-        Pack::Ext(kind, bytes) => json!({ "ext": kind, "hex": hex(&bytes) }),
-        Pack::Array(items) => items.into_iter().map(shown).collect(),
-        Pack::Map(fields) => {
-            let named = |(name, value)| {
-                let name = match shown(name) {
-                    Value::String(name) => name,
-                    other => other.to_string(),
-                };
-                (name, shown(value))
-            };
-            Value::Object(fields.into_iter().map(named).collect::<Map<_, _>>())
-        }
-    }
-}
-
-/// JSON has no words for what is not finite.
-fn float(number: f64, finite: bool) -> Value {
-    match Number::from_f64(number) {
-        Some(number) if finite => Value::Number(number),
-        _ => json!(number.to_string()),
-    }
+    serde_json::from_str(&codec::json(payload)?).map_err(|error| error.to_string())
 }
 
 /// Two digits per byte.
@@ -151,6 +107,8 @@ pub(crate) fn line(entry: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rmpv::Value as Pack;
+
     use super::*;
 
     fn packed(value: &Pack) -> Vec<u8> {
@@ -165,6 +123,7 @@ mod tests {
             ("u".into(), u64::MAX.into()),
             ("i".into(), i64::MIN.into()),
             ("f".into(), Pack::F32(0.1)),
+            ("d".into(), Pack::F64(31.245270191439438)),
             ("n".into(), Pack::F64(f64::NAN)),
             ("b".into(), Pack::Binary(vec![0xc1, 0xff])),
             (7.into(), Pack::Ext(5, vec![1])),
@@ -172,14 +131,14 @@ mod tests {
         let json = decode(&packed(&value)).unwrap();
         assert_eq!(
             json.to_string(),
-            r#"{"7":{"ext":5,"hex":"01"},"b":"c1ff","f":0.1,"i":-9223372036854775808,"n":"NaN","u":18446744073709551615}"#
+            r#"{"7":{"ext":5,"hex":"01"},"b":"c1ff","d":31.245270191439438,"f":0.1,"i":-9223372036854775808,"n":"NaN","u":18446744073709551615}"#
         );
     }
 
     #[test]
     fn what_is_no_messagepack_or_too_deep_is_told() {
         assert!(decode(&[0xc1]).is_ok() || decode(&[0x92, 1]).is_err());
-        assert_eq!(decode(&[1, 2]).unwrap_err(), "1 bytes follow the value");
+        assert_eq!(decode(&[1, 2]).unwrap_err(), "the event ends at byte 1, and 1 more follow");
         assert!(decode(&[0x91; 5_000]).is_err());
         assert!(decode(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err(), "a length that the bytes cannot have");
     }

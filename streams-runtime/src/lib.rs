@@ -54,6 +54,7 @@
 //! | `STREAMS_NAMESPACE` | put before the name of every stream |
 //! | `STREAMS_LEASE` | how long an owner may be silent before another takes over, such as `10s` |
 //! | `STREAMS_SHUTDOWN_DEADLINE` | how long handlers may go on after a stop |
+//! | `STREAMS_EXPIRE_AFTER` | how long entries with `retention = "consumed"` may wait for a group before the log asks whether anybody runs it, such as `7d` |
 //! | `STREAMS_HTTP` | where to answer `/metrics`, `/livez` and `/readyz`, such as `127.0.0.1:9100`; needs the feature `http` |
 //! | `STREAMS_CONSOLE_TOKEN` | allows acts in the console under `/console/` to those who know it, at least 16 characters; needs the feature `console` |
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
@@ -139,6 +140,7 @@ mod pause;
 mod random;
 mod shutdown;
 mod sync;
+mod whoami;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -149,6 +151,7 @@ pub use broadcast::{SnapshotState, Snapshots};
 pub use data_loss::{DataLoss, DataLossKind};
 pub use error::Error;
 pub use halt::{Halt, HaltKind};
+pub use names::nearest;
 pub use operate::{
     Admin, Condition, GroupView, HaltView, Inspector, MemberView, Mode, Overview, PartitionView, PlaceView, Removed,
     ResetPlan, StreamView,

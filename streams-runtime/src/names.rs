@@ -10,9 +10,15 @@ const MOST_NAMED: usize = 20;
 /// How many letters may be wrong, missing or exchanged: with more of them it is another name.
 const TYPING_ERRORS: usize = 2;
 
-/// The known name that this one is most likely a mistake for.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let known = known.into_iter().map(|known| (strsim::osa_distance(name, known), known));
+/// The known name that this one is most likely a mistake for; capitals count as small letters. For tools of one's own.
+///
+/// ```
+/// assert_eq!(streams_runtime::nearest("payuots", ["orders", "payouts"]), Some("payouts"));
+/// assert_eq!(streams_runtime::nearest("mail", ["orders", "payouts"]), None);
+/// ```
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let known = known.into_iter().map(|known| (strsim::osa_distance(&name, &known.to_lowercase()), known));
     known
         .filter(|(distance, known)| *distance <= TYPING_ERRORS && *distance < known.chars().count())
         .min()
@@ -93,6 +99,7 @@ mod tests {
         let known = ["risk", "audit", "a"];
         assert_eq!(nearest("rsik", known), Some("risk"));
         assert_eq!(nearest("adit", known), Some("audit"));
+        assert_eq!(nearest("RISK", known), Some("risk"));
         assert_eq!(nearest("b", known), None);
         assert_eq!(nearest("billing", known), None);
     }

@@ -52,7 +52,7 @@ Arguments go on to cargo as they are:
 Each command but `tidy`, `deploy` and `compile-time` looks for a Redis server, 7.0 or later, or Valkey: at REDIS_SERVER, then in PATH.
 Where there is none it installs one with apt-get or brew. The tests want a Python with redis-py and msgpack, too: at
 REDIS_PYTHON, then in target/python or PATH; where there is none it makes one in target/python, or has apt-get
-install python3-redis and python3-msgpack.
+install python3-redis and python3-msgpack. The test of `streams top` wants tmux, which apt-get installs where it is missing.
 ";
 
 /// The long runs, each by the word that selects it in the program of all.
@@ -146,6 +146,11 @@ fn test(args: Vec<OsString>) -> Result<ExitCode, String> {
         command.push("--workspace");
     }
     let python = python::find_or_install()?;
+    // The terminal of `streams top`.
+    if redis::run("tmux", &["-V"]).is_none() {
+        redis::install_package("tmux")
+            .map_err(|why| format!("there is no tmux to test `streams top` with, and it is not installed: {why}"))?;
+    }
     let mut tally = Tally::default();
     let status = count(cargo(&command, args)?.env(python::VARIABLE, python), &mut tally)?;
     sum(&tally)?;

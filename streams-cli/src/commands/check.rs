@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use streams_runtime::{Condition, GroupView};
 
+use crate::confirm::count;
 use crate::connect::Server;
 use crate::nearest::perhaps;
 use crate::output::Output;
@@ -13,12 +14,16 @@ use crate::when::{self, short};
 
 /// The most findings in the line.
 const MOST: usize = 5;
+/// The age of an event that is worth a warning where no limit is said, as in the alert `StreamsLag`.
+const OLD: Duration = Duration::from_secs(60);
 
 /// Check groups: one line, and 0 for fine, 1 for a warning, 2 for something critical
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Critical is whatever passes a limit, and with --halted a group that is halted. A warning is a group that no process runs
-and, with --halted, one that is paused. Without a limit --halted is meant. A server that cannot be asked is critical.")]
+Without a limit a halted group is critical. Worth a warning is a group that no process runs, that is paused, retries, has dead
+letters, or has not settled an event that is older than 1m.
+With limits these alone are judged, and whatever passes one is critical; so is a halted group with --halted. A group that no
+process runs is a warning in any case. The line says what was not judged. A server that cannot be asked is critical.")]
 pub(crate) struct Check {
     /// Only this stream
     #[arg(long)]
@@ -35,15 +40,21 @@ pub(crate) struct Check {
     /// The most dead letters
     #[arg(long, value_name = "N")]
     max_dead: Option<u64>,
-    /// No group is halted
+    /// No group is halted, and a paused one is a warning
     #[arg(long)]
     halted: bool,
+    /// Without limits everything is judged, at thresholds of our own.
+    #[arg(skip)]
+    everything: bool,
 }
 
 impl Check {
     /// Runs it; answers the exit code.
     pub(crate) async fn run(mut self, server: &Server, out: &mut Output) -> Result<u8, Problem> {
-        self.halted |= self.max_lag.is_none() && self.max_age.is_none() && self.max_dead.is_none();
+        self.everything = !self.halted && self.max_lag.is_none() && self.max_age.is_none() && self.max_dead.is_none();
+        if self.everything {
+            (self.halted, self.max_age, self.max_dead) = (true, Some(OLD), Some(0));
+        }
         let groups = match self.groups(server).await {
             Ok(groups) => groups,
             Err(problem) => return Err(Problem { words: format!("CRITICAL: {problem}"), code: USAGE }),
@@ -52,22 +63,43 @@ impl Check {
         let mut warnings = Vec::new();
         for group in &groups {
             let place = format!("{} on {}", group.name, group.stream);
-            critical.extend(self.critical(group).map(|found| format!("{place} {found}")));
-            warnings.extend(self.warning(group).map(|found| format!("{place} {found}")));
+            let (mut bad, mut fair) = self.standing(group);
+            let figures = self.figures(group);
+            if self.everything {
+                fair.extend(figures)
+            } else {
+                bad.extend(figures)
+            }
+            // One word per group.
+            if !bad.is_empty() {
+                bad.append(&mut fair);
+            }
+            for (found, into) in [(bad, &mut critical), (fair, &mut warnings)] {
+                if !found.is_empty() {
+                    into.push(format!("{place} {}", found.join(", ")));
+                }
+            }
         }
-        let (word, code, found) = match (critical.is_empty(), warnings.is_empty()) {
-            (false, _) => ("CRITICAL", USAGE, &critical),
-            (true, false) => ("WARNING", FAILED, &warnings),
-            (true, true) => ("OK", 0, &critical),
+        let (word, code) = match (critical.is_empty(), warnings.is_empty()) {
+            (false, _) => ("CRITICAL", USAGE),
+            (true, false) => ("WARNING", FAILED),
+            (true, true) => ("OK", 0),
         };
-        let more = found.len().saturating_sub(MOST);
-        let shown = found.iter().take(MOST).cloned().collect::<Vec<_>>().join("; ");
-        let line = match (found.len(), more) {
-            (0, _) => format!("OK: {} groups are within their limits", groups.len()),
-            (_, 0) => format!("{word}: {shown}"),
-            _ => format!("{word}: {shown}; and {more} more"),
-        };
-        let value = json!({ "status": word, "groups": groups.len(), "critical": critical, "warnings": warnings });
+        let (judged, left_out) = self.judged();
+        let mut parts = Vec::new();
+        for (word, found) in [("CRITICAL", &critical), ("WARNING", &warnings)].iter().filter(|(_, of)| !of.is_empty()) {
+            let more = found.len().saturating_sub(MOST);
+            let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+            parts.push(format!("{word}: {}{more}", found.iter().take(MOST).cloned().collect::<Vec<_>>().join("; ")));
+        }
+        if parts.is_empty() {
+            parts.push(format!("OK: {}: {}", count(groups.len() as u64, "group"), judged.join(", ")));
+        }
+        let line = format!("{}; not judged: {}", parts.join("; "), left_out.join(", "));
+        let value = json!({
+            "status": word, "groups": groups.len(), "critical": critical, "warnings": warnings, "judged": judged,
+            "not_judged": left_out,
+        });
         // A line for machines that read lines, unless JSON is asked for.
         match out.format {
             _ if out.is_for_people() || !out.is_asked() => out.raw(&format!("{}\n", crate::text::plain(&line)))?,
@@ -84,7 +116,7 @@ impl Check {
                 (view.groups, view.refused)
             }
             None => {
-                let streams = inspector.overview().await?.streams;
+                let streams = server.overview().await?.streams;
                 let refused = streams.iter().find_map(|stream| stream.refused.clone());
                 (streams.into_iter().flat_map(|stream| stream.groups).collect(), refused)
             }
@@ -103,29 +135,64 @@ impl Check {
         Ok(those)
     }
 
-    fn critical(&self, group: &GroupView) -> Option<String> {
-        if self.halted && group.condition() == Condition::Halted {
-            let kind =
-                group.places.iter().find_map(|place| place.halted.as_ref()).map_or("", |halt| halt.kind.as_str());
-            return Some(format!("is halted ({kind})"));
-        }
-        let (age, dead) = (group.age(), group.dead());
-        match (self.max_lag, group.lag()) {
-            (Some(most), Some(lag)) if lag > most => return Some(format!("has a lag of {lag} ({most} allowed)")),
-            (Some(_), None) => return Some("has a lag that nobody knows".to_owned()),
-            _ => {}
-        }
-        if let Some(most) = self.max_age.filter(|most| age > *most) {
-            return Some(format!("has an event that is {} old ({} allowed)", short(age), short(most)));
-        }
-        self.max_dead.filter(|most| dead > *most).map(|most| format!("has {dead} dead letters ({most} allowed)"))
+    /// How it stands: what is critical, and what is worth a warning.
+    fn standing(&self, group: &GroupView) -> (Vec<String>, Vec<String>) {
+        let halt = group.places.iter().find_map(|place| place.halted.as_ref()).map_or("", |halt| halt.kind.as_str());
+        let failed = group.places.iter().flat_map(|place| &place.failed).map(|(_, times)| times).max();
+        let (critical, warning) = match (group.condition(), failed) {
+            (Condition::Halted, _) if self.halted => (Some(format!("is halted ({halt})")), None),
+            (Condition::Unattended, _) => (None, Some("is run by no process".to_owned())),
+            (Condition::Paused, _) if self.halted => (None, Some("is paused".to_owned())),
+            (Condition::Retrying, Some(times)) if self.everything => (
+                None,
+                Some(format!(
+                    "retries {}, up to {} so far",
+                    count(group.retrying(), "event"),
+                    count((*times).into(), "failure")
+                )),
+            ),
+            _ => (None, None),
+        };
+        (critical.into_iter().collect(), warning.into_iter().collect())
     }
 
-    fn warning(&self, group: &GroupView) -> Option<String> {
-        match group.condition() {
-            Condition::Unattended => Some("is run by no process".to_owned()),
-            Condition::Paused if self.halted => Some("is paused".to_owned()),
-            _ => None,
+    /// The figures that pass their limits.
+    fn figures(&self, group: &GroupView) -> Vec<String> {
+        let allowed = |most: String| if self.everything { String::new() } else { format!(" ({most} allowed)") };
+        let mut found = Vec::new();
+        match (self.max_lag, group.lag()) {
+            (Some(most), Some(lag)) if lag > most => {
+                found.push(format!("has a lag of {lag}{}", allowed(most.to_string())));
+            }
+            (Some(_), None) => found.push("has a lag that nobody knows".to_owned()),
+            _ => {}
         }
+        let (age, dead) = (group.age(), group.dead());
+        if let Some(most) = self.max_age.filter(|most| age > *most) {
+            found.push(format!("has an event that is {} old{}", short(age), allowed(short(most))));
+        }
+        if let Some(most) = self.max_dead.filter(|most| dead > *most) {
+            found.push(format!("has {}{}", count(dead, "dead letter"), allowed(most.to_string())));
+        }
+        found
+    }
+
+    /// What was judged, and what was not.
+    fn judged(&self) -> (Vec<String>, Vec<&'static str>) {
+        let (mut judged, mut left_out) = (vec!["each has a process".to_owned()], Vec::new());
+        let mut judge = |is: Option<String>, name: &'static str| match is {
+            Some(words) => judged.push(words),
+            None => left_out.push(name),
+        };
+        judge(self.halted.then(|| "none is halted or paused".to_owned()), "halts and pauses");
+        judge(self.everything.then(|| "none retries".to_owned()), "retries");
+        judge(self.max_lag.map(|most| format!("lag at most {most}")), "lag");
+        judge(self.max_age.map(|most| format!("no event older than {}", short(most))), "age");
+        let dead = |most| match most {
+            0 => "no dead letters".to_owned(),
+            most => format!("at most {}", count(most, "dead letter")),
+        };
+        judge(self.max_dead.map(dead), "dead letters");
+        (judged, left_out)
     }
 }

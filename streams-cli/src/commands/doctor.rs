@@ -6,24 +6,30 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use streams_runtime::broker::{Broker, BrokerErrorKind, Inspect};
 use streams_runtime::keys::StreamKey;
-use streams_runtime::{Condition, StreamView};
+use streams_runtime::{Condition, GroupView, StreamView};
 
 use crate::confirm::count;
 use crate::connect::Server;
 use crate::output::{Output, Tone};
 use crate::problem::{FAILED, Problem, USAGE};
 use crate::text::plain;
-use crate::when::{millis, short};
+use crate::when::{self, millis, short};
 
 /// By how much the clocks of server and tool may differ.
 const CLOCK: Duration = Duration::from_secs(2);
 
 /// Look at the server: what each setting means for us, and the fix; exit code 1 for a warning, 2 for something critical
 #[derive(Debug, clap::Args)]
-pub(crate) struct Doctor {}
+pub(crate) struct Doctor {
+    /// From when on a group that no process runs is perhaps needed no more, as the programs have it
+    #[arg(long, value_name = "TIME", env = "STREAMS_EXPIRE_AFTER", value_parser = when::duration, default_value = "7d")]
+    expire_after: Duration,
+}
 
 /// A stream of so many entries should be trimmed.
 const LONG: u64 = 100_000;
+/// An event that waits for longer is told of, as in the alert `StreamsLag`.
+const OLD: Duration = Duration::from_secs(60);
 /// The most findings about groups, and about streams.
 const MOST: usize = 10;
 
@@ -70,7 +76,14 @@ impl Doctor {
         };
         let streams = overview.map(|overview| overview.streams).unwrap_or_default();
         findings.extend(rights(server, streams.first().map_or("trades", |stream| &stream.name)).await?);
-        findings.extend(of_groups(&streams));
+        match server.misplaced().await.filter(|_| streams.is_empty()) {
+            Some(found) => {
+                let meaning = "programs and tool look at different places";
+                let fix = "set STREAMS_NAMESPACE as the programs have it";
+                findings.push(finding("namespace", Verdict::Warning, found, meaning, fix));
+            }
+            None => findings.extend(of_groups(&streams, self.expire_after)),
+        }
         findings.extend(of_streams(&streams));
         let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
         for finding in findings {
@@ -252,35 +265,79 @@ async fn clock(server: &Server) -> Result<Option<Finding>, Problem> {
     Ok(Some(finding("clock", verdict, found, meaning, "let both machines keep time (chrony, systemd-timesyncd)")))
 }
 
-/// Groups that stand still.
-fn of_groups(streams: &[StreamView]) -> Vec<Finding> {
+/// Groups that stand still, fail, are slow or have dead letters; one finding for each, the worst.
+fn of_groups(streams: &[StreamView], expire_after: Duration) -> Vec<Finding> {
     let groups: Vec<_> = streams.iter().flat_map(|stream| &stream.groups).collect();
-    let mut findings = Vec::new();
-    for group in &groups {
-        let (stream, name) = (&group.stream, &group.name);
-        let lag = group.lag().map_or_else(|| "an unknown number".to_owned(), |lag| lag.to_string());
-        let place = format!("{name} on {stream}");
-        match group.condition() {
-            Condition::Halted => {
-                let meaning = format!("it handles nothing until somebody does something; {lag} of its events wait");
-                let fix = format!("streams owners {stream} {name} says why, and how to go on");
-                findings.push(finding("halted", Verdict::Critical, place, &meaning, &fix));
-            }
-            Condition::Unattended => {
-                let meaning = format!(
-                    "no process runs it; {lag} of its events wait, and with retention = \"consumed\" it holds up the stream"
-                );
-                let fix = format!("start a program that runs it, or: streams remove {stream} {name}");
-                findings.push(finding("unattended", Verdict::Warning, place, &meaning, &fix));
-            }
-            _ => {}
-        }
-    }
+    let findings: Vec<_> = groups.iter().filter_map(|group| of_group(group, expire_after)).collect();
     if findings.is_empty() {
         let found = format!("{} on {}", count(groups.len() as u64, "group"), count(streams.len() as u64, "stream"));
         return vec![finding("groups", Verdict::Ok, found, "", "")];
     }
     shortened(findings)
+}
+
+fn of_group(group: &GroupView, expire_after: Duration) -> Option<Finding> {
+    let (stream, name) = (&group.stream, &group.name);
+    let wait = match group.lag() {
+        Some(1) => "1 of its events waits".to_owned(),
+        Some(lag) => format!("{lag} of its events wait"),
+        None => "an unknown number of its events wait".to_owned(),
+    };
+    let wait = if group.age().is_zero() { wait } else { format!("{wait}, the oldest for {}", short(group.age())) };
+    let (place, dead) = (format!("{name} on {stream}"), group.dead());
+    let (about, verdict, meaning, fix) = match group.condition() {
+        Condition::Halted => (
+            "halted",
+            Verdict::Critical,
+            format!("it handles nothing until somebody does something; {wait}"),
+            format!("streams owners {stream} {name} says why, and how to go on"),
+        ),
+        Condition::Unattended => (
+            "unattended",
+            Verdict::Warning,
+            format!("no process runs it; {wait}, and with retention = \"consumed\" it holds up the stream"),
+            match group.age() > expire_after {
+                true => format!("perhaps nobody needs it any more: streams remove {stream} {name}"),
+                false => format!("start a program that runs it; if nobody needs it: streams remove {stream} {name}"),
+            },
+        ),
+        Condition::Retrying => (
+            "retrying",
+            Verdict::Warning,
+            format!("{} tried again, and in ordered delivery nothing passes it; {wait}", failing(group.retrying())),
+            format!("streams owners {stream} {name} names the event; mend what its handler needs"),
+        ),
+        Condition::Paused => (
+            "paused",
+            Verdict::Warning,
+            format!("somebody has paused it; {wait}"),
+            format!("streams resume {stream} {name}, once nothing speaks against it any more"),
+        ),
+        _ if group.age() > OLD => (
+            "slow",
+            Verdict::Warning,
+            wait,
+            format!(
+                "streams groups {stream} --rate says whether it catches up, streams owners {stream} {name} who works"
+            ),
+        ),
+        _ if dead > 0 => (
+            "dead",
+            Verdict::Warning,
+            format!("{} until somebody replays or discards them", kept(dead)),
+            format!("streams dead ls {stream} {name} says why"),
+        ),
+        _ => return None,
+    };
+    Some(finding(about, verdict, place, &meaning, &fix))
+}
+
+fn failing(events: u64) -> String {
+    format!("{} {}", count(events, "event"), if events == 1 { "fails and is" } else { "fail and are" })
+}
+
+fn kept(dead: u64) -> String {
+    format!("{} {}", count(dead, "dead letter"), if dead == 1 { "lies there" } else { "lie there" })
 }
 
 /// Streams that nobody trims, and parts that could not be read.

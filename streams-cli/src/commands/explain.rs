@@ -1,4 +1,4 @@
-//! `streams explain`: a halt, a cause, a loss, a log line or a metric, in the words of the guides.
+//! `streams explain`: how a group stands, a halt, a cause, a loss, a log line or a metric, in the words of the guides.
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,7 @@ const GUIDES: [(&str, &str); 2] = [
 /// The most explanations of one word.
 const MOST: usize = 5;
 
-/// Explain a halt, a cause of dead letters, a loss, a log line or a metric, in the words of the guides
+/// Explain how a group stands, a halt, a cause of dead letters, a loss, a log line or a metric, in the words of the guides
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// The word, or a whole line of a log
@@ -119,6 +119,16 @@ fn without_links(cell: &str) -> String {
 mod tests {
     use super::*;
 
+    /// That the first explanation has every part, and commands for those who look and for those who mend.
+    #[track_caller]
+    fn shows_the_way(found: &[&Row], word: &str) {
+        let cells: Vec<_> = found.first().unwrap().cells.iter().map(|(_, cell)| cell.as_str()).collect();
+        let [term, cause, see, mend, events] = cells[..] else { panic!("{word}: {cells:?}") };
+        assert_eq!(term, format!("`{word}`"));
+        assert!(!cause.is_empty() && !events.is_empty(), "{cells:?}");
+        assert!(see.contains("`streams ") && mend.contains("`streams "), "{cells:?}");
+    }
+
     #[test]
     fn links_lose_their_targets() {
         assert_eq!(without_links("see [losses](#losses), and [that](a.md#b) too"), "see losses, and that too");
@@ -130,7 +140,6 @@ mod tests {
         let rows = rows();
         let causes = ["handler", "permanent", "panic", "timeout", "decode", "argument", "asked", "crash"];
         for (asked, says) in causes.map(|cause| (cause, "cause of a dead letter")).into_iter().chain([
-            ("halted", "see below"),
             ("data loss", "losses"),
             ("trimmed past", "retention passed a slow group"),
             ("streams_lag_seconds", "younger than the event"),
@@ -146,6 +155,15 @@ mod tests {
             let all: String =
                 found.iter().flat_map(|row| &row.cells).map(|(name, cell)| format!("{name} {cell}\n")).collect();
             assert!(all.contains(says), "{asked}: {all}");
+        }
+        for state in ["halted", "unattended", "retrying", "paused", "foreign"] {
+            shows_the_way(&find(&rows, state), state);
+        }
+        let kinds = include_str!("../../../streams-runtime/src/halt.rs").split("=> \"").skip(1);
+        let kinds: Vec<_> = kinds.filter_map(|rest| rest.split('"').next()).filter(|word| !word.is_empty()).collect();
+        assert!(kinds.contains(&"data-loss") && kinds.len() == 9, "{kinds:?}");
+        for kind in kinds {
+            shows_the_way(&find(&rows, kind), kind);
         }
         assert!(find(&rows, "nonsense").is_empty());
     }

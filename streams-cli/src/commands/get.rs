@@ -7,6 +7,7 @@ use streams_runtime::broker::Log;
 use streams_runtime::keys::PartitionKey;
 use streams_runtime::{DeadLetterId, Entry};
 
+use crate::confirm::count;
 use crate::connect::Server;
 use crate::output::Output;
 use crate::payload::{self, Redact, hex, readable};
@@ -27,10 +28,24 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) async fn run(self, server: &Server, redact: &Redact, out: &mut Output) -> Result<(), Problem> {
-        let id: DeadLetterId = self.id.parse().map_err(|error| Problem::usage(format!("{error}")))?;
         let (stream, mut partitions) = server.stream(&self.stream).await?;
+        let id: DeadLetterId = self.id.parse().map_err(|_| {
+            Problem::usage(format!(
+                "`{}` is no entry id such as `1767225600000-0`; the entry of an event's own id shows: streams tail {} --from earliest --where id={}",
+                self.id, self.stream, self.id
+            ))
+        })?;
         if self.id.contains('/') {
             partitions.retain(|partition| partition.index() == id.partition);
+        }
+        if partitions.is_empty() {
+            return Err(format!(
+                "`{}` has no partition {}: it has {}, counted from 0",
+                self.stream,
+                id.partition,
+                count(stream.partitions().into(), "partition")
+            )
+            .into());
         }
         let (partition, entry) = find(server, &partitions, id).await?.ok_or_else(|| {
             format!("there is no entry {} on `{}`: it was trimmed or deleted, or never there", self.id, stream.base())

@@ -193,12 +193,19 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
         }
         for (id, attempts) in &place.failed {
             let id = if group.places.len() > 1 { format!("{}/{id}", place.partition) } else { id.to_string() };
-            advice
-                .push(format!("event {id} has failed {attempts} times and is tried again: streams get {stream} {id}"));
+            advice.push(format!(
+                "event {id} has failed {} and is tried again: streams get {stream} {id}",
+                count((*attempts).into(), "time")
+            ));
         }
         if let Some(needs) = &place.needs {
             advice.push(format!("partition {} needs a build that handles {needs}", place.partition));
         }
+    }
+    if group.condition() == Condition::Unattended {
+        advice.push(format!(
+            "its events wait for a process: start a program that runs it\n  streams remove {stream} {name} --dry-run, if nobody needs it any more"
+        ));
     }
     advice.extend(group.paused.as_ref().map(|pause| format!("{pause}\n  streams resume {stream} {name}")));
     if group.dead() > 0 {
@@ -213,7 +220,7 @@ pub(super) fn settled(view: &StreamView, partition: u32, id: streams_runtime::En
         let place = group.places.iter().find(|place| place.partition == partition)?;
         let failed = place.failed.iter().find(|(failed, _)| *failed == id);
         let words = match failed {
-            Some((_, attempts)) => format!("failed {attempts} times, and is tried again"),
+            Some((_, attempts)) => format!("failed {}, and is tried again", count((*attempts).into(), "time")),
             None if id > place.checkpoint => "not settled yet".to_owned(),
             None if place.waiting + place.in_flight > 0 => {
                 "given out; settled unless it is in flight or waits".to_owned()

@@ -26,12 +26,11 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
-        let inspector = server.inspector()?;
-        let before = if self.rate { Some(inspector.overview().await?) } else { None };
+        let before = if self.rate { Some(server.overview().await?) } else { None };
         if self.rate {
             tokio::time::sleep(APART).await;
         }
-        let overview = inspector.overview().await?;
+        let overview = server.overview().await?;
         let now = now(&overview);
         let is_meant =
             |stream: &&StreamView| self.pattern.as_ref().is_none_or(|pattern| matches(pattern, &stream.name));
@@ -46,7 +45,7 @@ impl Ls {
             let lag = lags.iter().max().copied();
             let dead = stream.groups.iter().map(GroupView::dead).sum::<u64>();
             let age = stream.last().map(|last| when::ago(now, last.ms));
-            let worst = stream.groups.iter().map(GroupView::condition).min();
+            let worst = stream.groups.iter().min_by_key(|group| (group.condition(), std::cmp::Reverse(group.lag())));
             let mut cells: Vec<Cell> = vec![
                 stream.name.as_str().into(),
                 stream.length().into(),
@@ -54,7 +53,7 @@ impl Ls {
                 stream.groups.len().into(),
                 Cell::or_dash(lag),
                 Cell::toned(&dead, if dead > 0 { Tone::Warn } else { Tone::Plain }),
-                worst.map_or_else(|| "-".into(), state),
+                worst.map_or_else(|| "-".into(), named),
                 Cell::or_dash(age),
                 Cell::or_dash(stream.bytes()),
                 stream.refused.clone().unwrap_or_default().into(),
@@ -67,7 +66,7 @@ impl Ls {
                 json: json!({
                     "stream": stream.name, "length": stream.length(), "added": stream.added(), "bytes": stream.bytes(),
                     "partitions": stream.partitions.len(), "groups": stream.groups.len(), "lag": lag, "dead": dead,
-                    "worst": worst, "last": stream.last().map(|last| last.to_string()), "rate": rate,
+                    "worst": worst.map(GroupView::condition), "worst_group": worst.map(|group| &group.name), "last": stream.last().map(|last| last.to_string()), "rate": rate,
                     "refused": stream.refused,
                 }),
             }
@@ -92,6 +91,12 @@ impl Ls {
         refusals(&overview, out);
         Ok(())
     }
+}
+
+/// The group's name with the word for how it stands.
+fn named(group: &GroupView) -> Cell {
+    let condition = group.condition();
+    Cell::toned(&format!("{} ({condition})", group.name), tone(condition))
 }
 
 /// A word in the tone that it deserves.
@@ -236,11 +241,10 @@ impl Groups {
     }
 
     async fn look(&self, server: &Server) -> Result<Overview, Problem> {
-        let inspector = server.inspector()?;
-        Ok(match &self.stream {
-            Some(stream) => inspector.overview_of(stream).await?,
-            None => inspector.overview().await?,
-        })
+        match &self.stream {
+            Some(stream) => Ok(server.inspector()?.overview_of(stream).await?),
+            None => server.overview().await,
+        }
     }
 }
 

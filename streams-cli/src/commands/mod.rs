@@ -19,7 +19,9 @@ mod console;
 mod explain;
 mod completions;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
+use streams_runtime::nearest;
 
 use crate::connect::{HEADING, Target};
 use crate::output::{Format, Output};
@@ -27,6 +29,9 @@ use crate::payload::Redact;
 use crate::problem::Problem;
 
 /// Look at the streams and groups of a server, and mend them.
+///
+/// Begin with `streams doctor` and `streams groups`. `streams owners STREAM GROUP` then says why a group does not go on, and which
+/// command mends it.
 ///
 /// Exit codes: 0 done; 1 failed, and a check that warns; 2 a command line that means nothing, and a check that is critical.
 #[derive(Debug, Parser)]
@@ -73,6 +78,34 @@ enum Command {
     Completions(completions::Completions),
 }
 
+/// Commands that take something away. No typing error leads to one while another command is as likely.
+const TAKES_AWAY: [&str; 4] = ["remove", "reset", "trim", "discard"];
+
+/// Reads the command line, or ends the process with what is wrong about it.
+pub(crate) fn parse() -> Cli {
+    let words: Vec<_> = std::env::args_os().collect();
+    Cli::try_parse_from(&words).unwrap_or_else(|error| {
+        let words: Vec<_> = words.iter().skip(1).filter_map(|word| word.to_str()).collect();
+        suggesting(error, &words).exit()
+    })
+}
+
+/// The error about an unknown command with one suggestion, the nearest command that takes nothing away.
+fn suggesting(mut error: clap::Error, words: &[&str]) -> clap::Error {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand).cloned() else { return error };
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return error;
+    }
+    let root = Cli::command();
+    let place = words.iter().fold(&root, |command, word| command.find_subcommand(word).unwrap_or(command));
+    let (harmful, harmless): (Vec<_>, Vec<_>) =
+        place.get_subcommands().map(clap::Command::get_name).partition(|name| TAKES_AWAY.contains(name));
+    let near = nearest(&unknown, harmless).or_else(|| nearest(&unknown, harmful));
+    let near = near.map(str::to_owned).into_iter().collect();
+    error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(near));
+    error
+}
+
 /// Runs a command; answers its exit code.
 ///
 /// # Errors
@@ -115,9 +148,6 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
-
     use super::*;
 
     /// Texts that advise commands of the tool.
@@ -134,6 +164,25 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_typing_error_leads_to_no_command_that_takes_something_away() {
+        for (line, suggested) in [
+            (&["resme", "payouts", "bank"][..], Some("resume")),
+            (&["reste"], Some("resume")),
+            (&["tial"], Some("tail")),
+            (&["remvoe"], Some("remove")),
+            (&["dead", "shwo"], Some("show")),
+            (&["-o", "json", "dead", "discrad"], Some("discard")),
+            (&["nonsense"], None),
+        ] {
+            let parsed = Cli::try_parse_from(std::iter::once(&"streams").chain(line));
+            let error = suggesting(parsed.unwrap_err(), line);
+            let said = error.get(ContextKind::SuggestedSubcommand);
+            let strings = suggested.map(str::to_owned).into_iter().collect();
+            assert_eq!(said, Some(&ContextValue::Strings(strings)), "{line:?}");
+        }
     }
 
     #[test]

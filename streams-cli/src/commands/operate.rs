@@ -92,8 +92,6 @@ impl Reset {
             return Ok(());
         }
         let checkpoints = admin.reset(stream, group, self.to.start()).await?;
-        let detail = format!("{again} events again, {over} passed over{}", lines.replace('\n', ";"));
-        server.audit(&whoami(), "reset", (stream, group), &detail).await;
         let sentence = format!(
             "group {group} on {stream} is moved: {at_least}{} again, {} passed over; running processes go on from there within some seconds",
             count(again, "event"),
@@ -127,7 +125,6 @@ impl Resume {
             return Ok(());
         }
         let resumed = server.admin()?.resume(stream, group).await?;
-        server.audit(&whoami(), "resume", (stream, group), &format!("was {stands}")).await;
         let keys: Vec<_> = resumed.iter().map(ToString::to_string).collect();
         let sentence = format!(
             "resumed {group} on {}: it goes on within some seconds; to see whether it does: streams owners {} {group}",
@@ -153,7 +150,6 @@ impl Pause {
             return Ok(());
         }
         server.admin()?.pause(stream, group, &whoami(), &self.why).await?;
-        server.audit(&whoami(), "pause", (stream, group), &self.why).await;
         let sentence = format!("paused {group} on {stream}; to go on: streams resume {stream} {group}");
         Ok(out.say(&sentence, &json!({ "paused": group, "by": whoami(), "why": self.why }))?)
     }
@@ -182,8 +178,6 @@ impl Remove {
             return Ok(());
         }
         let removed = server.admin()?.remove(stream, group, self.force).await?;
-        let detail = format!("{} partitions, {} dead letters", removed.partitions, removed.dead_letters);
-        server.audit(&whoami(), "remove", (stream, group), &detail).await;
         let sentence = format!("removed {group} from {stream}, with {}", count(removed.dead_letters, "dead letter"));
         Ok(out.say(
             &sentence,

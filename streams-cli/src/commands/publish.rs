@@ -82,6 +82,7 @@ impl Publish {
         if !self.consent.given(&plan, &json!({ "publish": number, "event": known.name() }), out)? {
             return Ok(());
         }
+        server.audit(&whoami(), "publish", (&self.stream, ""), &format!("{number} {}", known.name())).await;
         let mut ids = vec![String::new(); events.len()];
         for index in 0..stream.partitions() {
             let partition = stream.partition(index);
@@ -94,7 +95,6 @@ impl Publish {
                 }
             }
         }
-        server.audit(&whoami(), "publish", (&self.stream, ""), &format!("{number} {}", known.name())).await;
         let shown = match ids.as_slice() {
             [one] => format!(": {one}"),
             _ => String::new(),

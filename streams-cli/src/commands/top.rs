@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::info::advice;
 use super::ls::{Rates, now, tone, why};
+use crate::confirm::count;
 use crate::connect::Server;
 use crate::output::Tone;
 use crate::payload::{self, Redact};
@@ -29,6 +30,8 @@ use crate::when::{self, short};
 const EVERY: Duration = Duration::from_secs(1);
 /// How many looks a sparkline shows.
 const LOOKS: usize = 20;
+/// How many lines say why the selected group does not go on.
+const WHY: u16 = 3;
 /// How many dead letters and events are shown.
 const SHOWN: usize = 50;
 
@@ -42,7 +45,7 @@ impl Top {
             return Err(Problem::usage("top needs a terminal; `streams groups` prints the same once"));
         }
         // The first look says what is wrong while the terminal is still as it was.
-        let first = server.inspector()?.overview().await?;
+        let first = server.overview().await?;
         let mut screen = Screen::new(server.namespace.clone());
         screen.heard(Ok(first));
         let (mut looks, mut keys) = (looks(server)?, keys());
@@ -149,7 +152,9 @@ impl Screen {
             Err(error) => self.trouble = Some(error.to_string()),
             Ok(look) => {
                 self.trouble = None;
+                let selected = self.selected();
                 self.before = self.now.replace(look);
+                self.follow(selected.as_ref());
                 let rates: Vec<_> = self.groups().iter().map(|(group, rates)| (key(group), rates.outgoing)).collect();
                 // Groups that are gone take their history with them.
                 let mut old = std::mem::take(&mut self.history);
@@ -160,6 +165,16 @@ impl Screen {
                     self.history.insert(key, history);
                 }
             }
+        }
+    }
+
+    /// Keeps the group selected when rows change their places. The page of one that is gone ends.
+    fn follow(&mut self, selected: Option<&GroupView>) {
+        let Some(selected) = selected else { return };
+        match self.groups().iter().position(|(group, _)| key(group) == key(selected)) {
+            Some(place) => self.table.select(Some(place)),
+            None if matches!(self.page, Page::Group) => self.show(Page::Groups),
+            None => {}
         }
     }
 
@@ -190,8 +205,8 @@ impl Screen {
             KeyCode::Up | KeyCode::Char('k') if is_list => self.table.select(Some(at.saturating_sub(1))),
             KeyCode::Down | KeyCode::Char('j') => self.scroll = self.scroll.saturating_add(1),
             KeyCode::Up | KeyCode::Char('k') => self.scroll = self.scroll.saturating_sub(1),
-            KeyCode::Home => self.table.select(Some(0)),
-            KeyCode::End => self.table.select(Some(last)),
+            KeyCode::Home if is_list => self.table.select(Some(0)),
+            KeyCode::End if is_list => self.table.select(Some(last)),
             KeyCode::Enter => self.show(Page::Group),
             KeyCode::Char(letter @ ('d' | 't')) => {
                 self.scroll = 0;
@@ -244,8 +259,10 @@ impl Screen {
         let time = self.now.as_ref().map(|overview| when::time(now(overview))).unwrap_or_default();
         let place = self.namespace.as_ref().map(|space| format!("  namespace {space}")).unwrap_or_default();
         let text = format!(
-            "streams  {time}{place}  {streams} streams, {} groups, lag {lag}, {dead} dead letters",
-            groups.len()
+            "streams  {time}{place}  {}, {}, lag {lag}, {}",
+            count(streams as u64, "stream"),
+            count(groups.len() as u64, "group"),
+            count(dead, "dead letter")
         );
         Line::styled(text, Style::new().add_modifier(Modifier::BOLD))
     }
@@ -290,7 +307,11 @@ impl Screen {
         let table = Table::new(rows, widths)
             .header(Row::new(head).style(Style::new().add_modifier(Modifier::DIM)))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-        frame.render_stateful_widget(table, area, &mut self.table);
+        // The column is narrow, so the selected group says why in lines of its own.
+        let why = self.selected().map(|group| plain(&why(&group))).unwrap_or_default();
+        let [rows, lines] = Layout::vertical([Constraint::Min(1), Constraint::Length(WHY)]).areas(area);
+        frame.render_stateful_widget(table, rows, &mut self.table);
+        self.draw_lines(frame, lines, vec![Line::raw(why)]);
     }
 
     fn draw_lines(&self, frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'_>>) {
@@ -419,7 +440,7 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use streams_runtime::broker::{Broker, Embedded, Groups};
-    use streams_runtime::{Inspector, Start};
+    use streams_runtime::{Admin, Inspector, Start};
 
     use super::*;
 
@@ -470,8 +491,7 @@ mod tests {
         add(4).await;
         screen.heard(inspector.overview().await);
         let text = shown(&mut screen, 160);
-        for word in ["1 streams, 1 groups, lag 7, 0 dead letters", "trades", "risk", "unattended", "no process runs it"]
-        {
+        for word in ["1 stream, 1 group, lag 7, 0 dead letters", "trades", "risk", "unattended", "no process runs it"] {
             assert!(text.contains(word), "{word}: {text}");
         }
         let narrow = shown(&mut screen, 90);
@@ -481,6 +501,34 @@ mod tests {
         screen.press(KeyCode::Enter);
         let text = shown(&mut screen, 100);
         assert!(text.contains("partition 1  owner -  checkpoint 0-0  lag 7"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_group_that_is_looked_at_stays_when_rows_change_their_places() {
+        let broker = Arc::new(Embedded::new());
+        let stream = StreamKey::new(None, "trades", 1);
+        broker.declare(&stream).await.unwrap();
+        broker.append(&stream.partition(0), vec![vec![(b"a".to_vec(), b"b".to_vec())]], None).await.unwrap();
+        let make = async |name: &str| {
+            broker.create(&stream.partition(0).group(name), Start::Earliest).await.unwrap();
+        };
+        let inspector = Inspector::on(Arc::clone(&broker) as Arc<dyn Broker>, None).unwrap();
+        let mut screen = Screen::new(None);
+        make("risk").await;
+        screen.heard(inspector.overview().await);
+        screen.press(KeyCode::Enter);
+        make("audit").await;
+        screen.heard(inspector.overview().await);
+        assert!(shown(&mut screen, 100).contains("group risk on trades: unattended"));
+        screen.press(KeyCode::Esc);
+        let rows = shown(&mut screen, 160);
+        assert!(rows.find("audit").unwrap() < rows.find("risk").unwrap(), "{rows}");
+        assert_eq!(screen.press(KeyCode::Char('d')), Wish::Dead("trades".to_owned(), "risk".to_owned()));
+        screen.press(KeyCode::Enter);
+        let admin = Admin::on(Arc::clone(&broker) as Arc<dyn Broker>, None).unwrap();
+        admin.remove("trades", "risk", true).await.unwrap();
+        screen.heard(inspector.overview().await);
+        assert!(shown(&mut screen, 100).contains("enter group"), "the page of a group that is gone");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::when::Place;
 
 /// How many entries are read at once to count them.
 const PAGE: usize = 1_000;
+/// The most partitions that a line of the audit stream names.
+const NAMED: usize = 16;
 /// The most entries that are counted.
 const MOST: u64 = 100_000;
 
@@ -51,6 +53,9 @@ impl Trim {
         if !self.consent.given(&plan, &json!({ "remove": entries, "at_least": entries >= MOST }), out)? {
             return Ok(());
         }
+        let floor = |(partition, floor): &(PartitionKey, EntryId)| format!("; {partition} before {floor}");
+        let detail = format!("{number}{}", floors.iter().take(NAMED).map(floor).collect::<String>());
+        server.audit(&whoami(), "trim", (&self.stream, ""), &detail).await;
         let mut removed = 0;
         for (partition, floor) in floors {
             loop {
@@ -61,7 +66,6 @@ impl Trim {
                 }
             }
         }
-        server.audit(&whoami(), "trim", (&self.stream, ""), &entry(removed)).await;
         Ok(out.say(&format!("{} of {} removed", entry(removed), self.stream), &json!({ "removed": removed }))?)
     }
 

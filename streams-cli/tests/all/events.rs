@@ -72,7 +72,13 @@ async fn an_event_is_shown_whole() {
     let hidden = tool.ok(&["get", "payouts", &id, "--redact", "account"]);
     assert!(!hidden.contains("ben") && !hidden.contains("62656e"), "{hidden}");
     assert!(tool.refused(&["get", "payouts", "5-5"], 1).contains("there is no entry 5-5 on `payouts`"));
-    assert!(tool.refused(&["get", "payouts", "x"], 2).contains("`x` is not an entry id"));
+    let said = tool.refused(&["get", "payouts", "payout-3"], 2);
+    assert!(said.ends_with("streams tail payouts --from earliest --where id=payout-3\n"), "{said}");
+    let found = tool.json(&["tail", "payouts", "--from", "earliest", "--where", "id=payout-3"]);
+    assert_eq!(found[0]["id"], *id);
+    let said = tool.refused(&["get", "trades", "4/5-5"], 1);
+    assert_eq!(said, "`trades` has no partition 4: it has 4 partitions, counted from 0\n");
+    assert!(tool.refused(&["get", "trades", "3/5-5"], 1).contains("it was trimmed or deleted, or never there"));
     let _ = app.shutdown().await;
 }
 

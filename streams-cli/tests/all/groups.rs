@@ -102,7 +102,15 @@ async fn a_stranger_finds_out_why_a_group_is_halted_and_mends_it() {
     }
     assert!(tool.table(&["explain", "dead-letter-storm"]).contains("streams resume"));
     let check = tool.run(&["check"]);
-    assert_eq!((check.code, check.out.as_str()), (2, "CRITICAL: weak on storms is halted (dead-letter-storm)\n"));
+    let line = "CRITICAL: weak on storms is halted (dead-letter-storm), has 2 dead letters; not judged: lag\n";
+    assert_eq!((check.code, check.out.as_str()), (2, line));
+    assert!(tool.table(&["ls"]).contains("weak (halted)"), "{}", tool.table(&["ls"]));
+    assert_eq!(tool.json(&["ls"])[0]["worst_group"], "weak");
+    // Whole in a table, too, whose last column goes on in further lines.
+    let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(one_line(groups.clone()).contains("mend the cause, then run `streams resume storms weak`"), "{groups}");
+    assert!(groups.lines().all(|line| line.len() < 160), "{groups}");
+    assert_eq!(tool.ok(&["groups", "-o", "wide"]).lines().count(), 2);
     assert!(
         tool.refused(&["resume", "storms", "weak"], 2).contains("would go on where it is: 1 event would be handled")
     );
@@ -120,7 +128,18 @@ async fn an_event_that_fails_again_and_again_is_named_with_its_attempts() {
     until(|| tool.json(&["groups"])[0]["state"] == "retrying").await;
     let entry = tool.json(&["tail", "waits"])[0]["id"].as_str().unwrap().to_owned();
     let settled = tool.json(&["get", "waits", &entry])["groups"][0]["is"].as_str().unwrap().to_owned();
-    assert!(settled.starts_with("failed ") && settled.ends_with(" times, and is tried again"), "{settled}");
+    assert!(settled.starts_with("failed ") && settled.ends_with(", and is tried again"), "{settled}");
+    let check = tool.run(&["check"]);
+    assert_eq!(check.code, 1);
+    assert!(check.out.starts_with("WARNING: patient on waits retries 1 event, up to "), "{check:?}");
+    let doctor = tool.run(&["doctor", "-o", "table"]).out;
+    for line in [
+        "warning   retrying: patient on waits",
+        "1 event fails and is tried again",
+        "fix: streams owners waits patient",
+    ] {
+        assert!(doctor.contains(line), "{doctor}");
+    }
     let owners = tool.table(&["owners", "waits", "patient"]);
     assert!(owners.contains(&format!("streams get waits {entry}")), "{owners}");
     let _ = app.shutdown().await;
@@ -130,19 +149,38 @@ async fn an_event_that_fails_again_and_again_is_named_with_its_attempts() {
 async fn a_check_is_one_line_and_an_exit_code() {
     let Shop { tool, app, .. } = Shop::open().await;
     for (args, code, line) in [
-        (&[][..], 0, "OK: 3 groups are within their limits\n"),
-        (&["--max-lag", "0", "--max-age", "1s", "--stream", "trades"], 0, "OK: 1 groups are within their limits\n"),
-        (&["--max-dead", "2"], 2, "CRITICAL: bank on payouts has 3 dead letters (2 allowed)\n"),
-        (&["--max-dead", "2", "--group", "risk"], 0, "OK: 1 groups are within their limits\n"),
+        (&[][..], 1, "WARNING: bank on payouts has 3 dead letters; not judged: lag\n"),
+        (
+            &["--stream", "trades"],
+            0,
+            "OK: 1 group: each has a process, none is halted or paused, none retries, no event older than 1m, no dead letters; not judged: lag\n",
+        ),
+        (
+            &["--max-lag", "0", "--max-age", "1s", "--stream", "trades"],
+            0,
+            "OK: 1 group: each has a process, lag at most 0, no event older than 1s; not judged: halts and pauses, retries, dead letters\n",
+        ),
+        (
+            &["--max-dead", "2"],
+            2,
+            "CRITICAL: bank on payouts has 3 dead letters (2 allowed); not judged: halts and pauses, retries, lag, age\n",
+        ),
+        (
+            &["--max-dead", "2", "--halted", "--group", "risk"],
+            0,
+            "OK: 1 group: each has a process, none is halted or paused, at most 2 dead letters; not judged: retries, lag, age\n",
+        ),
     ] {
         let said = tool.run(&[&["check"], args].concat());
         assert_eq!((said.code, said.out.as_str()), (code, line), "{args:?}: {said:?}");
     }
-    assert_eq!(tool.json(&["check"])["status"], "OK");
+    assert_eq!(tool.json(&["check", "--halted"])["status"], "OK");
     tool.ok(&["pause", "trades", "risk", "--yes", "--why", "a test"]);
-    let said = tool.run(&["check"]);
-    assert_eq!((said.code, said.out.as_str()), (1, "WARNING: risk on trades is paused\n"));
+    let said = tool.run(&["check", "--stream", "trades"]);
+    assert_eq!((said.code, said.out.as_str()), (1, "WARNING: risk on trades is paused; not judged: lag\n"));
     let _ = app.shutdown().await;
+    let owners = tool.table(&["owners", "payouts", "bank"]);
+    assert!(owners.contains("start a program that runs it\n  streams remove payouts bank --dry-run"), "{owners}");
     let said = tool.run(&["check", "--max-lag", "5"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.out.contains("bank on payouts is run by no process"), "{said:?}");
@@ -234,7 +272,16 @@ async fn the_streams_of_a_namespace_go_by_their_names_in_it() {
     tool.ok(&["dead", "discard", "storms", "weak", "--all", "--yes"]);
     assert_eq!(tool.json(&["audit"])[0]["act"], "discard");
     assert!(tool.json(&["audit", "--namespace", "us"]).as_array().unwrap().is_empty());
-    assert!(tool.json(&["ls", "--namespace", "us"]).as_array().unwrap().is_empty());
+    for (args, code) in [(&["ls"][..], 1), (&["groups"], 1), (&["check"], 2), (&["tail", "storms"], 1)] {
+        let said = tool.refused(&[args, &["--namespace", "uе"]].concat(), 2);
+        assert!(said.contains("invalid namespace"), "{args:?}: {said}");
+        let said = tool.refused(&[args, &["--namespace", "ue"]].concat(), code);
+        assert!(said.contains("there is no stream in namespace `ue`, perhaps `eu` is meant"), "{args:?}: {said}");
+        let said = tool.refused(&[args, &["--namespace", "us-west"]].concat(), code);
+        assert!(said.contains("there is no stream in namespace `us-west`; there are: eu"), "{args:?}: {said}");
+    }
+    let doctor = tool.run(&["doctor", "--namespace", "ue", "-o", "table"]).out;
+    assert!(doctor.contains("warning   namespace: there is no stream in namespace `ue`"), "{doctor}");
     let _ = app.shutdown().await;
 }
 

@@ -72,7 +72,7 @@ async fn every_session_of_the_guide_says_what_the_tool_says() {
         if command.starts_with("resume") {
             open.store(true, Ordering::Relaxed);
         }
-        if command.starts_with("dead ls") || command.starts_with("reset") || command.starts_with("check --max-lag") {
+        if command.starts_with("dead ls") || command.starts_with("reset") || command.starts_with("check") {
             until(|| {
                 tool.json(&["groups", "payouts"])
                     .as_array()

@@ -9,3 +9,4 @@ mod guide;
 mod refusals;
 mod schemas;
 mod server;
+mod top;

@@ -60,7 +60,12 @@ async fn groups_that_stand_still_and_streams_that_grow_are_told_with_the_command
         let those = findings.as_array().unwrap().iter().filter(|finding| finding["about"] == word);
         those.map(|finding| format!("{} | {}", finding["found"], finding["fix"])).collect()
     };
+    assert_eq!(found("dead"), ["\"bank on payouts\" | \"streams dead ls payouts bank says why\""]);
+    tool.ok(&["dead", "discard", "payouts", "bank", "--all", "--yes"]);
     assert_eq!(found("groups"), ["\"3 groups on 2 streams\" | \"\""]);
+    tool.ok(&["pause", "payouts", "bank", "--yes"]);
+    assert!(found("paused")[0].contains("streams resume payouts bank"), "{:?}", found("paused"));
+    tool.ok(&["resume", "payouts", "bank", "--yes"]);
     let mut pipe = redis::pipe();
     for n in 0..100_000 {
         pipe.cmd("XADD").arg(&["trades.0", "*", "n", &n.to_string()]).ignore();
@@ -69,7 +74,10 @@ async fn groups_that_stand_still_and_streams_that_grow_are_told_with_the_command
     pipe.exec(&mut client(&tool)).unwrap();
     let unattended = found("unattended");
     assert_eq!(unattended.len(), 3, "{unattended:?}");
-    assert!(unattended[0].contains("streams remove payouts bank"), "{unattended:?}");
+    assert!(unattended[0].contains("start a program that runs it"), "{unattended:?}");
+    assert!(unattended[0].contains("if nobody needs it: streams remove payouts bank"), "{unattended:?}");
+    let said = tool.run(&["doctor", "--expire-after", "1ms", "-o", "table"]);
+    assert!(said.out.contains("fix: perhaps nobody needs it any more: streams remove trades risk"), "{said:?}");
     let grown = found("growth");
     assert!(
         grown[0].contains("none was ever trimmed") && grown[0].contains("streams trim trades --consumed"),
@@ -145,10 +153,25 @@ async fn an_observer_looks_at_everything_and_an_operator_mends() {
         &["dead", "ls", "payouts", "mail"],
         &["schema", "ls", "payouts"],
         &["audit"],
-        &["check"],
+        &["schema", "show", "payouts", "Payout"],
+        &["schema", "diff", "payouts", "Payout"],
+        &["asyncapi"],
+        &["check", "--halted"],
+        &["reset", "payouts", "bank", "--to", "earliest", "--dry-run"],
+        &["reset", "payouts", "mail", "--to", "-1h", "--dry-run"],
+        &["resume", "payouts", "bank", "--dry-run"],
+        &["pause", "payouts", "bank", "--dry-run"],
+        &["remove", "payouts", "bank", "--force", "--dry-run"],
+        &["trim", "payouts", "--consumed", "--dry-run"],
+        &["dead", "replay", "payouts", "bank", "--all", "--dry-run"],
+        &["dead", "discard", "payouts", "bank", "--cause", "handler", "--dry-run"],
+        &["publish", "payouts", "Payout", r#"{"account":"a","cents":1}"#, "--dry-run"],
     ] {
-        observer.ok(args);
+        let said = observer.run(args);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{args:?}: {said:?}");
     }
+    let misspelt = observer.refused(&["reset", "payouts", "bnak", "--to", "earliest", "--dry-run"], 1);
+    assert!(misspelt.contains("perhaps `bank` is meant"), "{misspelt}");
     let mut follow = std::process::Command::new(env!("CARGO_BIN_EXE_streams"));
     let mut follower = Program::start(follow.args(["tail", "payouts", "-f"]).env("REDIS_URL", &observer.url));
     follower.prints("payout-3");

@@ -22,16 +22,19 @@ pub fn text(payload: &[u8], most: usize) -> String {
     }
 }
 
-/// The payload as JSON in one line, its fields in their order and every integer exact; `None` where the bytes are not
-/// MessagePack.
+/// The payload as JSON in one line, its fields in their order and every integer exact.
 ///
 /// JSON lacks some values: bytes become a string of hexadecimal digits, and an extension becomes `{"ext": 5, "hex": "c1ff"}`.
 /// A number that is not finite becomes `"NaN"`, `"inf"` or `"-inf"`, and a key that is not text becomes its text.
-pub fn json(payload: &[u8]) -> Option<String> {
-    scan(payload).ok()?;
+///
+/// # Errors
+/// The reason why the bytes are not MessagePack.
+pub fn json(payload: &[u8]) -> Result<String, String> {
+    scan(payload).map_err(|fault| fault.to_string())?;
     let mut out = Bounded { text: String::new(), most: usize::MAX };
-    Walk { rest: payload, out: &mut out, is_json: true }.value()?;
-    Some(out.text)
+    // A scan has ruled out every other end than that of the bytes.
+    Walk { rest: payload, out: &mut out, is_json: true }.value().ok_or("it ends early")?;
+    Ok(out.text)
 }
 
 /// Text that ends at a bound.
@@ -298,8 +301,9 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json(&keys).unwrap()).unwrap();
         assert_eq!(value[r#"{"ext": -1, "hex": "00010203"}"#], 1, "{value}");
         assert_eq!(value[r#"["\\"]"#], 4, "{value}");
-        for bad in [&[0xc1][..], &[0x92, 1], &[1, 2], &[0x91; 5_000]] {
-            assert_eq!(json(bad), None);
+        assert_eq!(json(&[1, 2]).unwrap_err(), "the event ends at byte 1, and 1 more follow");
+        for bad in [&[0xc1][..], &[0x92, 1], &[0x91; 5_000]] {
+            json(bad).unwrap_err();
         }
     }
 

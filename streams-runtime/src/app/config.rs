@@ -10,7 +10,7 @@ use std::time::Duration;
 use streams_core::broker::DeadBounds;
 use streams_core::{Backoff, ConsumerOptions, keys};
 
-use crate::publisher::PUBLISH_RETRY;
+use crate::publisher::{EXPIRE_AFTER, PUBLISH_RETRY};
 
 /// The options of an app. Every field has a default that is fit for production.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,10 @@ pub struct Config {
     /// server may be silent for 10 s, so it is asked twice. The last attempt ends before the 30 s of a handler do. With
     /// zero nothing is tried again.
     pub publish_retry: Duration,
+    /// For how long entries of a stream with `retention = "consumed"` may wait for a group before the log asks, once per
+    /// day, whether anybody runs the group: 7 days, because a group that is only down is mended by then. Nothing is
+    /// removed.
+    pub expire_after: Duration,
     /// How many bytes of entries the process has in memory for all its groups: 16 MiB, some 50,000 small events. They are
     /// the recent entries, those that groups share while they catch up, and large ones in use. When it is full, reads wait
     /// for their turn, each for a tenth of a second at most.
@@ -58,6 +62,7 @@ impl Default for Config {
             dead_letters: DeadBounds { count: 10_000, age: Duration::from_secs(30 * 24 * 3600) },
             dead_letter_storm: 20,
             publish_retry: PUBLISH_RETRY,
+            expire_after: EXPIRE_AFTER,
             window_bytes: 16 * 1024 * 1024,
             max_unsettled_entries: 10_000,
             max_unsettled_bytes: 16 * 1024 * 1024,
@@ -128,6 +133,13 @@ impl Config {
     #[must_use]
     pub fn publish_retry(mut self, retry: Duration) -> Self {
         self.publish_retry = retry;
+        self
+    }
+
+    /// For how long entries may wait for a group before the log asks whether anybody runs it.
+    #[must_use]
+    pub fn expire_after(mut self, wait: Duration) -> Self {
+        self.expire_after = wait;
         self
     }
 

@@ -24,6 +24,7 @@ pub(super) struct Environment {
     pub(super) namespace: Option<String>,
     pub(super) lease: Option<Duration>,
     pub(super) shutdown_deadline: Option<Duration>,
+    pub(super) expire_after: Option<Duration>,
     pub(super) http: Option<SocketAddr>,
     /// Allows acts in the console.
     pub(super) console_token: Option<Secret>,
@@ -96,12 +97,13 @@ impl TlsFiles {
 const SHORTEST_TOKEN: usize = 16;
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
     "STREAMS_LEASE",
     "STREAMS_SHUTDOWN_DEADLINE",
+    "STREAMS_EXPIRE_AFTER",
     "STREAMS_HTTP",
     "STREAMS_CONSOLE_TOKEN",
     "STREAMS_MAX_ATTEMPTS",
@@ -167,6 +169,7 @@ impl Environment {
                 "STREAMS_NAMESPACE" => read.namespace = Some(value),
                 "STREAMS_LEASE" => read.lease = read.duration(&name, &value),
                 "STREAMS_SHUTDOWN_DEADLINE" => read.shutdown_deadline = read.duration(&name, &value),
+                "STREAMS_EXPIRE_AFTER" => read.expire_after = read.duration(&name, &value),
                 "STREAMS_HTTP" => match value.parse() {
                     Ok(_) if !cfg!(feature = "http") => read.problems.push(
                         "STREAMS_HTTP is set, but the program is built without an endpoint; add the feature `http` of streams-runtime".to_owned(),
@@ -259,9 +262,15 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_and_an_empty_variable_is_none() {
-        let env =
-            read(&[("STREAMS_LEASE", "500ms"), ("STREAMS_GROUPS", "risk, audit"), ("REDIS_URL", ""), ("HOME", "/")]);
+        let env = read(&[
+            ("STREAMS_LEASE", "500ms"),
+            ("STREAMS_EXPIRE_AFTER", "2h"),
+            ("STREAMS_GROUPS", "risk, audit"),
+            ("REDIS_URL", ""),
+            ("HOME", "/"),
+        ]);
         assert_eq!(env.lease, Some(Duration::from_millis(500)));
+        assert_eq!(env.expire_after, Some(Duration::from_secs(2 * 3600)));
         assert_eq!(env.groups, Some(vec!["risk".to_owned(), "audit".to_owned()]));
         assert_eq!((env.redis_url, env.problems), (None, vec![]));
     }

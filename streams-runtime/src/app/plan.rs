@@ -63,6 +63,7 @@ impl App {
         let mut config = self.config.clone();
         config.lease = self.environment.lease.unwrap_or(config.lease);
         config.shutdown_deadline = self.environment.shutdown_deadline.unwrap_or(config.shutdown_deadline);
+        config.expire_after = self.environment.expire_after.unwrap_or(config.expire_after);
         #[cfg(feature = "http")]
         {
             config.http = self.environment.http.or(config.http);

@@ -41,6 +41,7 @@ use crate::random::Random;
 use crate::reader::Tails;
 use crate::schema_watch::{self, Reading, Table};
 use crate::shutdown::{Shutdown, Stopped};
+use crate::whoami;
 
 /// How many groups say at the same time what they handle: enough to fill a connection, and no burst of thousands.
 const ANNOUNCED_AT_ONCE: usize = 64;
@@ -143,7 +144,7 @@ impl App {
         announce(&broker, &plan).await?;
         // Where everything is to be the same at every run, the name is, too.
         let (host, process) =
-            if self.seams.is_some() { (String::new(), 0) } else { (schema_watch::host(), std::process::id()) };
+            if self.seams.is_some() { (String::new(), 0) } else { (whoami::host(), std::process::id()) };
         let (clock, random) = self.seams.take().unwrap_or_else(|| (Clock::new(), Random::from_system()));
         let member = name(&host, process, &random);
         let random = Arc::new(random);
@@ -158,7 +159,8 @@ impl App {
                 config.publish_retry,
                 outages.clone(),
                 Arc::clone(&vitals.registry),
-            ),
+            )
+            .expire_after(config.expire_after),
             namespace.clone(),
             self.events.clone(),
         );
@@ -294,7 +296,7 @@ impl App {
             let of_it = groups.iter().filter(|group| group.key.partition() == partition);
             let of_it: Vec<Arc<Progress>> = of_it.map(Arc::clone).collect();
             let retention = declared_retention(of_it.first()?.stream, &self.events)?;
-            Some(Swept::new(partition.clone(), retention, of_it))
+            Some(Swept::new(partition.clone(), retention, config.expire_after, of_it))
         });
         let swept = swept.collect();
         let sweep = sweep(Arc::clone(&broker), clock, outages.clone(), Arc::clone(&vitals), swept);

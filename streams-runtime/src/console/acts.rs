@@ -15,6 +15,7 @@ use super::jobs::{Kind, Which};
 use super::letters::{self, Filter};
 use super::shared::Shared;
 use crate::clock::millis;
+use crate::operate::Admin;
 
 /// The most letters that are named one by one.
 const MOST_IDS: usize = 1_000;
@@ -36,6 +37,11 @@ impl Act {
     fn by(&self) -> String {
         let name: String = self.by.trim().chars().filter(|c| !c.is_control()).take(MOST_NAME).collect();
         if name.is_empty() { "console".to_owned() } else { format!("{name} (console)") }
+    }
+
+    /// The operator's hand, by this name.
+    fn admin(&self, shared: &Shared) -> Admin {
+        shared.admin.clone().by(&self.by())
     }
 
     async fn audit(&self, shared: &Shared, act: &str, detail: &str) -> Result<(), Problem> {
@@ -104,9 +110,8 @@ pub(super) async fn plan(State(shared): State<Arc<Shared>>, Query(asked): Query<
 pub(super) async fn pause(State(shared): State<Arc<Shared>>, body: Bytes) -> Answered {
     let PauseAct { act, why } = read(&body)?;
     shared.group(&act.stream, &act.group).await?;
-    act.audit(&shared, "pause", &why).await?;
     let by = if act.by.trim().is_empty() { "console" } else { act.by.trim() };
-    shared.admin.pause(&act.stream, &act.group, by, &why).await?;
+    act.admin(&shared).pause(&act.stream, &act.group, by, &why).await?;
     shared.collector.forget();
     Ok(Json(json!({})))
 }
@@ -114,8 +119,7 @@ pub(super) async fn pause(State(shared): State<Arc<Shared>>, body: Bytes) -> Ans
 pub(super) async fn resume(State(shared): State<Arc<Shared>>, body: Bytes) -> Answered {
     let act: Act = read(&body)?;
     shared.group(&act.stream, &act.group).await?;
-    act.audit(&shared, "resume", "").await?;
-    let partitions = shared.admin.resume(&act.stream, &act.group).await?.len();
+    let partitions = act.admin(&shared).resume(&act.stream, &act.group).await?.len();
     shared.collector.forget();
     Ok(Json(json!({ "partitions": partitions })))
 }
@@ -124,8 +128,7 @@ pub(super) async fn reset(State(shared): State<Arc<Shared>>, body: Bytes) -> Ans
     let ResetAct { act, to } = read(&body)?;
     let start = place(&to)?;
     shared.group(&act.stream, &act.group).await?;
-    act.audit(&shared, "reset", &format!("to {to}")).await?;
-    let checkpoints = shared.admin.reset(&act.stream, &act.group, start).await?;
+    let checkpoints = act.admin(&shared).reset(&act.stream, &act.group, start).await?;
     shared.collector.forget();
     let checkpoints: Vec<_> = checkpoints.iter().map(ToString::to_string).collect();
     Ok(Json(json!({ "checkpoints": checkpoints })))
@@ -134,8 +137,7 @@ pub(super) async fn reset(State(shared): State<Arc<Shared>>, body: Bytes) -> Ans
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, body: Bytes) -> Answered {
     let RemoveAct { act, force } = read(&body)?;
     shared.group(&act.stream, &act.group).await?;
-    act.audit(&shared, "remove", if force { "by force" } else { "" }).await?;
-    let removed = shared.admin.remove(&act.stream, &act.group, force).await?;
+    let removed = act.admin(&shared).remove(&act.stream, &act.group, force).await?;
     shared.collector.forget();
     Ok(Json(json!({ "partitions": removed.partitions, "dead_letters": removed.dead_letters })))
 }

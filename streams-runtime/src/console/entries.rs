@@ -224,7 +224,8 @@ pub(super) fn whole(partition: u32, entry: &Entry) -> Value {
     value["headers"] = headers.collect();
     value["fields"] = entry.fields().take(FIELDS).map(|(name, value)| json!([escaped(name), escaped(value)])).collect();
     value["fields_left_out"] = json!(entry.fields().count().saturating_sub(FIELDS));
-    value["json"] = json!(Some(payload).filter(|payload| payload.len() <= DECODED).and_then(codec::json));
+    value["json"] =
+        json!(Some(payload).filter(|payload| payload.len() <= DECODED).and_then(|payload| codec::json(payload).ok()));
     value["text"] = json!(entry.payload().map(|payload| codec::text(payload, DIGITS)));
     value["hex"] = json!(hex(&payload[..payload.len().min(DIGITS)]));
     value["hex_left_out"] = json!(payload.len().saturating_sub(DIGITS));

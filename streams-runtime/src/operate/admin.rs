@@ -9,20 +9,18 @@ use streams_core::broker::{Attendance, Broker, BrokerError, BrokerErrorKind, Not
 use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 
+use super::audit::{self, Line};
 use super::inspector::Inspector;
 use super::plan::{ResetPlan, plan};
 use super::views::Mode;
-use crate::clock::millis;
 use crate::halt::HaltNote;
 use crate::names;
 use crate::ops::DeadLetters;
 use crate::pause::Pause;
+use crate::whoami;
 
 /// How often a reset is tried when the lease changes hands under it.
 const ATTEMPTS: u32 = 5;
-
-/// How long the lines of the audit stream are kept.
-const AUDIT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// The things that were removed with a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +35,18 @@ pub struct Removed {
 }
 
 /// An operator's hand on the groups of one broker and namespace; [`Running::admin`](crate::Running::admin) has one, too.
+///
+/// Each pause, resume, reset and removal leaves a line in the audit stream `streams:_audit`, which keeps 90 days. The
+/// line is written before the act, and an act that then fails has a second one. Without the right to write there
+/// nothing is done. Only a server that is full is acted on without a line.
 #[derive(Clone)]
 pub struct Admin {
     broker: Arc<dyn Broker>,
     namespace: Option<String>,
     /// The groups of a running app, by their state, and whether they are in queue delivery: these may be made anew.
     driven: BTreeMap<String, bool>,
+    /// Who acts, for the audit stream.
+    by: Option<String>,
 }
 
 impl fmt::Debug for Admin {
@@ -72,7 +76,14 @@ impl Admin {
     }
 
     pub(crate) fn at(broker: Arc<dyn Broker>, namespace: Option<String>, driven: BTreeMap<String, bool>) -> Self {
-        Self { broker, namespace, driven }
+        Self { broker, namespace, driven, by: None }
+    }
+
+    /// The same for somebody whom the audit stream names. Unless said it names the program and its machine.
+    #[must_use]
+    pub fn by(mut self, who: &str) -> Self {
+        self.by = Some(who.to_owned());
+        self
     }
 
     /// Lets a group go on from here, and answers its checkpoint on each partition. `trades` stands for every partition
@@ -92,7 +103,6 @@ impl Admin {
     /// # Cancel safety
     /// Some partitions may be reset.
     pub async fn reset(&self, stream: &str, group: &str, to: Start) -> Result<Vec<EntryId>, BrokerError> {
-        let mut checkpoints = Vec::new();
         let keys = self.groups(stream, group).await?;
         if !keys.iter().any(|key| self.driven.contains_key(key.state()))
             && let Some(missing) = names::missing(&*self.broker, &keys).await?
@@ -100,10 +110,18 @@ impl Admin {
         {
             return Err(missing);
         }
-        for key in keys {
-            checkpoints.push(self.reset_one(&key, to).await?);
+        let mut from = Vec::new();
+        for (key, look) in keys.iter().zip(self.broker.look_at_groups(&keys).await?) {
+            from.extend(look.ok().flatten().map(|look| (key.partition().index(), look.at)));
         }
-        Ok(checkpoints)
+        self.noted("reset", (stream, group), &audit::moved(to, &from), async {
+            let mut checkpoints = Vec::new();
+            for key in keys {
+                checkpoints.push(self.reset_one(&key, to).await?);
+            }
+            Ok(checkpoints)
+        })
+        .await
     }
 
     /// Counts, on each partition in order, how many events a [`reset`](Self::reset) would bring again, and how many it would
@@ -145,8 +163,11 @@ impl Admin {
             return Err(missing);
         }
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.broker.now().await?);
-        let stream = StreamKey::new(self.namespace.as_deref(), stream, 1);
-        self.broker.pause(&stream, group, Some(&Pause::new(now, by, why).text())).await.map(drop)
+        let key = StreamKey::new(self.namespace.as_deref(), stream, 1);
+        let pause = Pause::new(now, by, why).text();
+        let line = Line { by: self.by.as_deref().unwrap_or(by), act: "pause", stream, group, detail: why };
+        let act = self.broker.pause(&key, group, Some(&pause));
+        audit::noted(&*self.broker, &self.audit_stream(), line, act).await.map(drop)
     }
 
     /// Removes a group from every partition: its checkpoint, its dead letters, and all else that it has in Redis.
@@ -187,7 +208,18 @@ impl Admin {
             );
             return Err(refused(message));
         }
-        for key in &keys {
+        let forced = if force { ", by force" } else { "" };
+        let detail = format!(
+            "{} and {}{forced}",
+            counted(removed.partitions.into(), "partition", "partitions"),
+            counted(dead_letters, "dead letter", "dead letters")
+        );
+        self.noted("remove", (stream, group), &detail, self.remove_all(stream, group, &keys)).await?;
+        Ok(removed)
+    }
+
+    async fn remove_all(&self, stream: &str, group: &str, keys: &[GroupKey]) -> Result<(), BrokerError> {
+        for key in keys {
             self.remove_one(key).await?;
         }
         let stream = StreamKey::new(self.namespace.as_deref(), stream, 1);
@@ -197,8 +229,7 @@ impl Admin {
         let leave = Attendance { members: stream.members(group), present: None, absent };
         self.broker.attend(std::slice::from_ref(&leave)).await?;
         let halts: Vec<_> = keys.iter().map(|key| HaltNote::name(group, key.partition().index())).collect();
-        self.broker.notes(&stream, &Notes::new(), &halts).await?;
-        Ok(removed)
+        self.broker.notes(&stream, &Notes::new(), &halts).await.map(drop)
     }
 
     async fn remove_one(&self, key: &GroupKey) -> Result<(), BrokerError> {
@@ -212,8 +243,8 @@ impl Admin {
         Err(BrokerError::new(BrokerErrorKind::Unavailable, message))
     }
 
-    /// Writes a line into the audit stream `streams:_audit`, which keeps 90 days: who did what to which stream and group.
-    /// Tools call it for each act that changes something.
+    /// Writes a line into the audit stream `streams:_audit`, which keeps 90 days: who does what to which stream and group.
+    /// Tools call it before what they do without an `Admin`; its own acts have their lines.
     ///
     /// # Errors
     /// When the broker cannot be asked, or the user may not write there.
@@ -221,11 +252,24 @@ impl Admin {
     /// # Cancel safety
     /// The line may be written.
     pub async fn audit(&self, by: &str, act: &str, stream: &str, group: &str, detail: &str) -> Result<(), BrokerError> {
-        let floor = EntryId::new(self.broker.now().await?.saturating_sub(millis(AUDIT)), 0);
-        let fields = [("by", by), ("act", act), ("stream", stream), ("group", group), ("detail", detail)];
-        let fields = fields.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).to_vec();
-        let audit = PartitionKey::audit(self.namespace.as_deref());
-        self.broker.append(&audit, vec![fields], Some(floor)).await.map(drop)
+        audit::write(&*self.broker, &self.audit_stream(), Line { by, act, stream, group, detail }).await
+    }
+
+    fn audit_stream(&self) -> PartitionKey {
+        PartitionKey::audit(self.namespace.as_deref())
+    }
+
+    /// Acts, after the line of it.
+    async fn noted<T>(
+        &self,
+        act: &str,
+        (stream, group): (&str, &str),
+        detail: &str,
+        work: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let by = self.by.clone().unwrap_or_else(whoami::of_program);
+        let line = Line { by: &by, act, stream, group, detail };
+        audit::noted(&*self.broker, &self.audit_stream(), line, work).await
     }
 
     /// Lets a paused group go on, and a halted one where it is, once what halted it is mended: its checkpoint stays, and so
@@ -251,12 +295,26 @@ impl Admin {
     /// # Ok(()) }
     /// ```
     pub async fn resume(&self, stream: &str, group: &str) -> Result<Vec<PartitionKey>, BrokerError> {
+        let keys = self.groups(stream, group).await?;
+        let name = split(stream).0.to_owned();
+        let asked = (StreamKey::new(self.namespace.as_deref(), &name, 1), group.to_owned());
+        let pause = self.broker.pauses(std::slice::from_ref(&asked)).await?.pop().and_then(Result::ok).flatten();
+        let was = pause.map(|pause| format!("was {}", Pause::read(&pause))).unwrap_or_default();
+        self.noted("resume", (stream, group), &was, self.resume_all(stream, group, keys)).await
+    }
+
+    async fn resume_all(
+        &self,
+        stream: &str,
+        group: &str,
+        keys: Vec<GroupKey>,
+    ) -> Result<Vec<PartitionKey>, BrokerError> {
         let mut resumed = Vec::new();
         let (name, index) = split(stream);
         if index.is_none() {
             self.broker.pause(&StreamKey::new(self.namespace.as_deref(), name, 1), group, None).await?;
         }
-        for key in self.groups(stream, group).await? {
+        for key in keys {
             if !self.broker.resume(&key).await? {
                 if let Some(missing) = names::missing(&*self.broker, std::slice::from_ref(&key)).await? {
                     return Err(missing);

@@ -3,6 +3,7 @@
 //! May use `membership` for its cards, `ops` for dead letters, and the helpers of the crate. `app` and tools use it.
 
 mod admin;
+mod audit;
 mod inspector;
 mod plan;
 mod views;

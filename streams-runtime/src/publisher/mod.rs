@@ -30,6 +30,7 @@ use self::meters::Meters;
 pub(crate) use self::queue::Shared;
 use self::queue::{Answer, CHUNK, CHUNK_BYTES, Declared, Pending, Queue};
 pub use self::receipt::Receipt;
+pub(crate) use self::retention::EXPIRE_AFTER;
 use self::retention::Floor;
 pub(crate) use self::sweep::{Swept, sweep};
 use crate::clock::Clock;
@@ -173,6 +174,7 @@ impl Publisher {
         let shared = &self.inner.shared;
         let (broker, random) = (Arc::clone(&shared.broker), Arc::clone(&shared.random));
         Shared::new(broker, shared.clock, random, retry, shared.outages.clone(), Arc::clone(&shared.registry))
+            .expire_after(shared.expire_after)
     }
 
     pub(crate) fn of(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
@@ -353,7 +355,7 @@ impl Publisher {
             let problem = stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
             let declared = Arc::new(Declared::new(key, problem));
             let queue = |index| {
-                let floor = Floor::new(properties.retention);
+                let floor = Floor::new(properties.retention, self.inner.shared.expire_after);
                 Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
             };
             let queues = (0..properties.partitions).map(queue).collect();

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::retention::Floor;
+use super::retention::{EXPIRE_AFTER, Floor};
 use crate::clock::{Clock, after};
 use crate::ops::{Contact, Matter, Outages, Registry};
 use crate::random::Random;
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(super) random: Arc<Random>,
     /// For how long a write is tried again.
     pub(super) retry: Duration,
+    /// For how long entries may wait for a group before the log asks whether anybody runs it.
+    pub(super) expire_after: Duration,
     pub(super) notes: Arc<SchemaNotes>,
     pub(super) registry: Arc<Registry>,
     room: Arc<Semaphore>,
@@ -94,7 +96,12 @@ impl Shared {
     ) -> Self {
         let notes = Arc::new(SchemaNotes::new(Arc::clone(&broker), clock));
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        Self { broker, clock, random, retry, notes, registry, room, outages }
+        Self { broker, clock, random, retry, expire_after: EXPIRE_AFTER, notes, registry, room, outages }
+    }
+
+    pub(crate) fn expire_after(mut self, expire_after: Duration) -> Self {
+        self.expire_after = expire_after;
+        self
     }
 }
 

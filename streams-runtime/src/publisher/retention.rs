@@ -19,7 +19,7 @@ const TRIMS: usize = 1_000;
 /// From how many entries on a stream that waits for its groups is spoken of: some hundred megabytes of small events.
 const LARGE: u64 = 1_000_000;
 /// How old the first entry may be that a group has not settled, before the log asks whether anybody runs the group.
-const EXPIRE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const EXPIRE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often the log asks that.
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,10 +31,10 @@ pub(super) enum Floor {
 }
 
 impl Floor {
-    pub(super) fn new(retention: Retention) -> Self {
+    pub(super) fn new(retention: Retention, expire_after: Duration) -> Self {
         match retention {
             Retention::Age(age) => Self::Age { age, clock: ServerClock::default() },
-            Retention::Consumed => Self::Consumed(Consumption::default()),
+            Retention::Consumed => Self::Consumed(Consumption::new(expire_after)),
         }
     }
 
@@ -170,7 +170,7 @@ impl ServerClock {
 }
 
 /// How far the slowest group is, and how much waits for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Consumption {
     floor: Option<EntryId>,
     looked: Option<Instant>,
@@ -179,9 +179,15 @@ pub(super) struct Consumption {
     said: u64,
     /// When the log last asked whether anybody runs the slowest group.
     asked: Option<Instant>,
+    /// For how long entries may wait for a group before the log asks that.
+    expire_after: Duration,
 }
 
 impl Consumption {
+    fn new(expire_after: Duration) -> Self {
+        Self { floor: None, looked: None, counted: None, said: 0, asked: None, expire_after }
+    }
+
     fn is_stale(&self, now: Instant) -> bool {
         self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK)
     }
@@ -219,7 +225,7 @@ impl Consumption {
     ) -> Option<&'a str> {
         let (Consumed { at, slowest }, extent) = consumed.zip(extent)?;
         let since = extent.first.map_or(*at, |first| first.max(*at)).ms;
-        let is_over = extent.last > *at && now_ms.saturating_sub(since) > millis(EXPIRE_AFTER);
+        let is_over = extent.last > *at && now_ms.saturating_sub(since) > millis(self.expire_after);
         if !is_over || self.asked.is_some_and(|asked| now.duration_since(asked) < DAILY) {
             return None;
         }
@@ -274,7 +280,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_waits_for_its_groups_is_spoken_of_when_it_is_large_and_when_it_has_doubled() {
-        let (mut consumption, now) = (Consumption::default(), Instant::now());
+        let (mut consumption, now) = (Consumption::new(EXPIRE_AFTER), Instant::now());
         let said = [10, LARGE, LARGE + 5, 2 * LARGE, 3 * LARGE, 10, LARGE].map(|length| consumption.count(length, now));
         assert_eq!(said, [false, true, false, true, false, false, true]);
         assert!(!consumption.counts(now) && consumption.counts(now + SLACK));
@@ -282,7 +288,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_for_which_entries_have_waited_a_week_is_spoken_of_daily() {
-        let (mut consumption, now) = (Consumption::default(), Instant::now());
+        let (mut consumption, now) = (Consumption::new(EXPIRE_AFTER), Instant::now());
         let consumed = Consumed { at: EntryId::new(1_000 * HOUR, 0), slowest: "risk".to_owned() };
         let end = |first, last| {
             let first = Some(EntryId::new(first * HOUR, 0));
@@ -303,7 +309,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_floor_of_a_consumed_stream_is_the_slowest_checkpoint_and_a_second_old_at_most() {
-        let (mut consumption, now) = (Consumption::default(), Instant::now());
+        let (mut consumption, now) = (Consumption::new(EXPIRE_AFTER), Instant::now());
         assert!(consumption.is_stale(now));
         consumption.look(Some(Consumed { at: EntryId::new(7, 0), slowest: "risk".to_owned() }), now);
         assert_eq!(consumption.floor, Some(EntryId::new(7, 0)));

@@ -30,8 +30,13 @@ pub(crate) struct Swept {
 }
 
 impl Swept {
-    pub(crate) fn new(partition: PartitionKey, retention: Retention, groups: Vec<Arc<Progress>>) -> Self {
-        Self { partition, floor: Floor::new(retention), groups, refused: false }
+    pub(crate) fn new(
+        partition: PartitionKey,
+        retention: Retention,
+        expire_after: Duration,
+        groups: Vec<Arc<Progress>>,
+    ) -> Self {
+        Self { partition, floor: Floor::new(retention, expire_after), groups, refused: false }
     }
 
     async fn sweep(&mut self, broker: &dyn Broker, clock: &Clock) {

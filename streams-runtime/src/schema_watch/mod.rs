@@ -36,6 +36,7 @@ use self::strays::{PATIENCE, REFRESH, Strays};
 use crate::clock::{Clock, after};
 use crate::ops::Registry;
 use crate::sync::lock;
+use crate::whoami;
 
 /// After a failure it is tried again so soon.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -46,8 +47,6 @@ const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
 const MAX_NOTES: usize = 1_000;
 /// The longest note that is looked at: a shape and what belongs to it.
 const MAX_NOTE: usize = 16 * 1024;
-/// The longest name of a program or host in a note.
-const MAX_NAME: usize = 100;
 /// The most differences that are listed in one line.
 const MAX_DIFFERENCES: usize = 5;
 
@@ -180,7 +179,14 @@ pub(crate) struct SchemaNotes {
 
 impl SchemaNotes {
     pub(crate) fn new(broker: Arc<dyn Broker>, clock: Clock) -> Self {
-        Self { broker, clock, program: program(), host: host(), said: Mutex::default(), strays: Strays::default() }
+        Self {
+            broker,
+            clock,
+            program: whoami::program(),
+            host: whoami::host(),
+            said: Mutex::default(),
+            strays: Strays::default(),
+        }
     }
 
     /// Writes the notes of the events that an app knows and that its groups read, and logs those of others that do not fit.
@@ -545,22 +551,6 @@ fn behind(stream: &StreamKey, mine: &Declared, groups: &[(String, Reads)]) -> Ve
 fn json(note: &impl Serialize) -> Option<String> {
     // Nothing in a note can fail to be written; if it did, it would be left out.
     serde_json::to_string(note).ok()
-}
-
-/// The executable's name, as it was called.
-fn program() -> String {
-    let called = std::env::args_os().next().unwrap_or_default();
-    let name = std::path::Path::new(&called).file_name().unwrap_or(&called).to_string_lossy().into_owned();
-    if name.is_empty() { "a program without a name".to_owned() } else { short(&name) }
-}
-
-/// The machine's name where the system says it in a file; in a container that is the container's or the pod's.
-pub(crate) fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| short(name.trim())).unwrap_or_default()
-}
-
-fn short(name: &str) -> String {
-    name.chars().take(MAX_NAME).collect()
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +z
 const SETTLED: &str = "+hget +hgetall +zcard +zrangebyscore +zscore";
 
 /// The commands of an observer on whatever it may read.
-const OBSERVE: &str = "+exists +hget +hgetall +memory|usage +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange +zcard +zrange +zscore";
+const OBSERVE: &str = "+exists +hget +hgetall +hmget +memory|usage +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange +zcard +zrange +zrangebyscore +zscore";
 
 impl Acl {
     /// No rights yet.
@@ -271,7 +271,8 @@ impl Acl {
     pub fn observe(mut self, namespace: Option<&str>) -> Result<Self, InvalidName> {
         namespace.map_or(Ok(()), keys::check_namespace)?;
         self.commands.extend(CONVERSE);
-        self.commands.insert("scan");
+        // A dry run of a trim reads how far all groups are at one moment.
+        self.commands.extend(["scan", "multi", "exec"]);
         let keys = match namespace {
             Some(namespace) => vec![format!("{namespace}:*"), format!("streams:{{{namespace}:*")],
             None => vec!["*".to_owned()],

@@ -14,7 +14,7 @@ use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::{
-    App, PublishError, Publisher, Receipt, State, StreamEvent, codec, consumer, consumers, stream_event,
+    App, Config, PublishError, Publisher, Receipt, State, StreamEvent, codec, consumer, consumers, stream_event,
 };
 use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, World, logged};
 use tokio::time::Instant;
@@ -504,6 +504,22 @@ async fn a_quiet_stream_is_trimmed_by_its_owner_where_a_retention_is_declared() 
     }
     app.settled().await;
     assert!(app.running().status().groups.iter().all(|group| group.losses == 0), "{:?}", app.running().status());
+}
+
+#[tokio::test]
+async fn whether_anybody_runs_a_group_that_entries_wait_for_is_asked_when_the_config_says() {
+    let (log, world) = (logged(), World::new("kept"));
+    let config = Config::new().expire_after(secs(600));
+    let app = world.process(consumers![read_kept, read_late]).state(Gate::default()).config(config).start().await;
+    let asked = || log.count("nobody seems to run the slowest group");
+    app.publish(&Kept { n: 1 }).await.unwrap();
+    app.advance(secs(9 * 60)).await;
+    assert_eq!(asked(), 0, "{}", log.text());
+    app.advance(secs(3 * 60)).await;
+    assert_eq!(asked(), 1, "by the owner: {}", log.text());
+    app.publish(&Kept { n: 2 }).await.unwrap();
+    assert_eq!(asked(), 2, "by the publisher: {}", log.text());
+    assert!(log.text().contains("streams remove kept late"), "{}", log.text());
 }
 
 #[tokio::test(start_paused = true)]
