@@ -25,8 +25,8 @@ mod outcome;
 
 pub use batch::Batch;
 pub use consumer::{
-    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Message, OnDataLoss, OnFailure, Payload,
-    Registration, Start,
+    Arguments, Backoff, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Message, OnDataLoss, OnFailure,
+    Payload, Registration, Start,
 };
 pub use entry::{Entry, EntryId, EventId, Headers, InvalidEntryId};
 pub use event::{Durability, EventInfo, EventKey, EventRegistration, Retention, StreamEvent};

@@ -166,8 +166,8 @@ pub use shutdown::Stopped;
 pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,
     EventId, EventInfo, EventKey, Failure, FromContext, Headers, IntoOutcome, InvalidEntryId, Message, MissingState,
-    Needs, OnDataLoss, OnFailure, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope, Start,
-    State, StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
+    Needs, OnDataLoss, OnFailure, Outcome, Payload, Permanent, Registration, Resources, Retention, SchemaType, Scope,
+    Start, State, StreamEvent, UpcastFrom, codec, consumers, keys, permanent, schema,
 };
 pub use streams_macros::{
     consumer_runtime as consumer, event_type_runtime as event_type, frozen_event_runtime as frozen_event,

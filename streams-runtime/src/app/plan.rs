@@ -209,7 +209,8 @@ impl App {
             groups.iter().any(|one| is_broadcast(&one))
         };
         // Groups that this process does not drive have their snapshots elsewhere.
-        let unsaved = self.snapshots.keys().filter(|group| only.is_none_or(|only| only.contains(group)) && !saved(group));
+        let unsaved =
+            self.snapshots.keys().filter(|group| only.is_none_or(|only| only.contains(group)) && !saved(group));
         problems.extend(unsaved.map(|group| {
             format!("`.snapshots(\"{group}\", ..)` is called, and no group `{group}` has `delivery = \"broadcast\"`: only such a group can save its state")
         }));
@@ -337,7 +338,8 @@ fn broadcast_problems(consumer: &Registration) -> Vec<String> {
     let said = |is_said: bool, option: &'static str, why: &'static str| is_said.then_some((option, why));
     let batches = "its state and its position move event by event; take single events";
     let order = "one event after the other is handled; remove `concurrency`";
-    let checkpoint = "there is no checkpoint: each process begins where `start` says, or with its snapshot; remove `checkpoint`";
+    let checkpoint =
+        "there is no checkpoint: each process begins where `start` says, or with its snapshot; remove `checkpoint`";
     let crashes = "no process knows of the crashes of another; remove `max_crashes`";
     let adopt = "it has nothing in Redis that it could take over; remove `adopt`";
     let wrong = [
@@ -618,7 +620,10 @@ mod tests {
     #[test]
     fn only_a_broadcast_group_says_what_to_do_where_an_event_fails() {
         let problem = problem(planned(&consumers![index_or_skip]));
-        assert!(problem.contains("an event that it gives up goes to the dead letters; remove `on_failure`"), "{problem}");
+        assert!(
+            problem.contains("an event that it gives up goes to the dead letters; remove `on_failure`"),
+            "{problem}"
+        );
     }
 
     #[test]

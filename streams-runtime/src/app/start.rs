@@ -283,7 +283,10 @@ impl App {
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
-            of_groups.iter().find(ours).is_some_and(|one| matches!(one.phase(), Phase::Owning { .. } | Phase::Following))
+            of_groups
+                .iter()
+                .find(ours)
+                .is_some_and(|one| matches!(one.phase(), Phase::Owning { .. } | Phase::Following))
         };
         let notes = tokio::spawn(schema_watch::refresh(
             Arc::clone(publisher.notes()),

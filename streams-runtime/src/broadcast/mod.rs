@@ -3,6 +3,7 @@
 //! There is no lease, no checkpoint and no dead letter, so nothing of the group is in Redis. A process begins where the group's
 //! `start` says, or where a [snapshot](Snapshots) ends. It has caught up when it has handled the entry that was last when it began.
 
+mod place;
 mod projection;
 mod snapshots;
 
@@ -14,8 +15,9 @@ use streams_core::broker::Events;
 use streams_core::{Entry, EntryId, OnDataLoss, OnFailure, Start};
 use tokio::time::Instant;
 
+use self::place::Place;
 pub(crate) use self::projection::Projection;
-use self::projection::{Place, Turn};
+use self::projection::Turn;
 pub(crate) use self::snapshots::Saving;
 pub use self::snapshots::{SnapshotState, Snapshots};
 use crate::clock::millis;

@@ -13,7 +13,7 @@ use streams_core::broker::{Broker, BrokerError};
 use streams_core::codec;
 use streams_core::keys::{GroupKey, SnapshotKey};
 
-use super::projection::Places;
+use super::place::Places;
 
 /// The first bytes of every snapshot; the last one is the version of its layout.
 const MAGIC: &[u8; 8] = b"strsnap\x01";
@@ -237,7 +237,11 @@ impl Saving {
         let header = codec::pack(&Header { version: self.options.version, places: places.clone() });
         let (header, state) = (header.map_err(|e| e.to_string())?, self.state.save().map_err(|e| e.to_string())?);
         if state.len() > self.options.max_bytes {
-            return Err(format!("the state has {} bytes, of at most {} (`max_bytes`)", state.len(), self.options.max_bytes));
+            return Err(format!(
+                "the state has {} bytes, of at most {} (`max_bytes`)",
+                state.len(),
+                self.options.max_bytes
+            ));
         }
         let length = u32::try_from(header.len()).map_err(|_| "too many partitions".to_owned())?;
         Ok([&MAGIC[..], &length.to_le_bytes(), &header, &state].concat())

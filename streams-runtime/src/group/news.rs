@@ -48,7 +48,12 @@ impl GroupNews {
     pub(crate) fn is_shared(&self) {
         if let Some(state) = lock(&self.local_data).take() {
             let (group, stream) = (self.group, self.stream.as_str());
-            tracing::warn!(group, stream, state, "several processes share this ordered group, and a handler keeps data in memory: each process has the data of its own partitions only, and none of what was handled before its start; for a copy in every process say `delivery = \"broadcast\"`");
+            tracing::warn!(
+                group,
+                stream,
+                state,
+                "several processes share this ordered group, and a handler keeps data in memory: each process has the data of its own partitions only, and none of what was handled before its start; for a copy in every process say `delivery = \"broadcast\"`"
+            );
         }
     }
 

@@ -176,7 +176,12 @@ impl GroupTask {
     pub(crate) fn stand_still(&self, halt: &Halt) {
         let halt = halt.of(&self.key).for_status();
         let (group, partition) = (self.key.group(), self.key.partition().as_str());
-        tracing::error!(group, partition, reason = halt.reason(), "halted: no event is handled in this process until it is started again");
+        tracing::error!(
+            group,
+            partition,
+            reason = halt.reason(),
+            "halted: no event is handled in this process until it is started again"
+        );
         self.progress.enter(Phase::Halted(halt));
     }
 

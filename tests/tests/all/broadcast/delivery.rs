@@ -3,8 +3,8 @@
 use streams_core::broker::{Groups, Log};
 use streams_core::keys::StreamKey;
 use streams_runtime::{
-    BoxError, ConsumerOptions, Context, DataLossKind, EntryId, Error, OnDataLoss, OnFailure, Outcome, Phase, Start, State,
-    Stopped, consumer, consumers, stream_event,
+    BoxError, ConsumerOptions, Context, DataLossKind, EntryId, Error, OnDataLoss, OnFailure, Outcome, Phase, Start,
+    State, Stopped, consumer, consumers, stream_event,
 };
 use streams_tests::{Act, Gate, Lab, Launch, World, secs};
 
@@ -150,7 +150,8 @@ async fn all_partitions_are_read_and_each_in_its_order() {
     let stream = StreamKey::new(None, "quotes", 4);
     for index in 0..4 {
         let there: Vec<_> = world.store.read(&stream.partition(index), EntryId::ZERO, 1_000).await.unwrap();
-        let expected: Vec<u64> = there.iter().map(|entry| streams_runtime::codec::decode::<Quoted>(entry).unwrap().n).collect();
+        let expected: Vec<u64> =
+            there.iter().map(|entry| streams_runtime::codec::decode::<Quoted>(entry).unwrap().n).collect();
         let seen: Vec<u64> = apps[1].events("copy-all").into_iter().filter(|n| expected.contains(n)).collect();
         assert_eq!(seen, expected, "partition {index}");
     }

@@ -28,7 +28,12 @@ struct Closed {
 type Sums = Arc<Mutex<BTreeMap<u64, u64>>>;
 
 #[consumer(group = "sums", delivery = "broadcast")]
-async fn book(booked: Booked, ctx: streams_runtime::Context, lab: State<Lab>, State(sums): State<Sums>) -> Result<(), BoxError> {
+async fn book(
+    booked: Booked,
+    ctx: streams_runtime::Context,
+    lab: State<Lab>,
+    State(sums): State<Sums>,
+) -> Result<(), BoxError> {
     lab.handle(&ctx, booked.amount).await?;
     *sums.lock().unwrap().entry(booked.account).or_default() += booked.amount;
     Ok(())
@@ -121,16 +126,26 @@ async fn a_snapshot_that_is_younger_than_the_retention_closes_the_gap() {
         let partition = stream.partition(index);
         let entries = streams_core::broker::Log::read(&world.store, &partition, streams_runtime::EntryId::ZERO, 1_000);
         let entries = entries.await.unwrap();
-        let kept = entries.iter().rposition(|entry| {
-            streams_runtime::codec::decode::<Booked>(entry).unwrap().amount <= 100
-        });
+        let kept =
+            entries.iter().rposition(|entry| streams_runtime::codec::decode::<Booked>(entry).unwrap().amount <= 100);
         if let Some(kept) = kept {
             world.store.trim(&partition, entries[kept].id);
         }
     }
     let second = copy(&world, every_minute()).await;
     assert_eq!(second.sums(), truth(1..=110));
-    assert_eq!(second.app.running().status().groups.iter().filter(|status| status.stream == "bookings").map(|status| status.losses).sum::<u64>(), 0);
+    assert_eq!(
+        second
+            .app
+            .running()
+            .status()
+            .groups
+            .iter()
+            .filter(|status| status.stream == "bookings")
+            .map(|status| status.losses)
+            .sum::<u64>(),
+        0
+    );
 }
 
 #[tokio::test]
@@ -148,7 +163,18 @@ async fn what_the_retention_took_since_the_snapshot_is_reported() {
     }
     let second = copy(&world, every_minute()).await;
     assert_eq!(second.sums(), truth(1..=100), "the state of the snapshot, without what nobody has any more");
-    assert_eq!(second.app.running().status().groups.iter().filter(|status| status.stream == "bookings").map(|status| status.lost).sum::<u64>(), 100);
+    assert_eq!(
+        second
+            .app
+            .running()
+            .status()
+            .groups
+            .iter()
+            .filter(|status| status.stream == "bookings")
+            .map(|status| status.lost)
+            .sum::<u64>(),
+        100
+    );
 }
 
 /// Sums that count how often they are saved.
@@ -225,7 +251,14 @@ async fn nothing_is_saved_before_the_copy_is_whole() {
     let config = Config::new().consumers(streams_runtime::ConsumerOptions::DEFAULT.with_timeout(secs(3_600)));
     let app = launch(&world, &sums, &lab, every_minute()).config(config).start().await;
     app.advance(secs(600)).await;
-    assert!(app.running().status().groups.iter().filter(|status| status.stream == "bookings").any(|status| status.phase == Phase::CatchingUp));
+    assert!(
+        app.running()
+            .status()
+            .groups
+            .iter()
+            .filter(|status| status.stream == "bookings")
+            .any(|status| status.phase == Phase::CatchingUp)
+    );
     assert_eq!(saved(&world).await, None);
 }
 
@@ -243,7 +276,8 @@ async fn a_state_that_panics_while_it_is_saved_takes_nothing_along() {
     }
     let world = World::new("bookings");
     let (sums, lab) = (Sums::default(), Lab::default());
-    let launch = world.process_of(consumers![book, close], &lab).state(sums.clone()).snapshots("sums", every_minute(), Broken);
+    let launch =
+        world.process_of(consumers![book, close], &lab).state(sums.clone()).snapshots("sums", every_minute(), Broken);
     let app = launch.start().await;
     app.advance(secs(120)).await;
     app.publish_all(booked(1..=10)).await;
