@@ -46,14 +46,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes that hexadecimal digits stand for.
-pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
-}
-
 /// Everything of an entry, for programs.
 pub(crate) fn entry(partition: u32, entry: &Entry, redact: &Redact) -> Value {
     let headers = entry.headers().iter().map(|(name, value)| {
@@ -148,13 +140,5 @@ mod tests {
         let mut value = json!({ "card": 1, "of": [{ "card": { "n": 2 }, "ok": 3 }] });
         Redact(vec!["card".to_owned()]).value(&mut value);
         assert_eq!(value, json!({ "card": "***", "of": [{ "card": "***", "ok": 3 }] }));
-    }
-
-    #[test]
-    fn digits_read_back() {
-        assert_eq!(from_hex(&hex(&[0, 0xc1, 0xff])), Some(vec![0, 0xc1, 0xff]));
-        for bad in ["0", "0g", "ää"] {
-            assert_eq!(from_hex(bad), None, "{bad}");
-        }
     }
 }

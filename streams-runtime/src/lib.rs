@@ -153,8 +153,8 @@ pub use error::Error;
 pub use halt::{Halt, HaltKind};
 pub use names::nearest;
 pub use operate::{
-    Admin, Condition, GroupView, HaltView, Inspector, MemberView, Mode, Overview, PartitionView, PlaceView, Removed,
-    ResetPlan, StreamView,
+    Admin, Condition, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview, PartitionView, PlaceView, Reads,
+    Recorded, Removed, ResetPlan, StreamView,
 };
 pub use ops::{
     Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,

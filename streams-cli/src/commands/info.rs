@@ -1,12 +1,11 @@
 //! `streams info` and `streams owners`: everything of one stream, or of one group.
 
 use serde_json::{Value, json};
-use streams_runtime::{Condition, GroupView, StreamView};
+use streams_runtime::{Condition, GroupView, Known, Recorded, StreamView};
 
 use super::ls::{state, tone, why};
 use crate::confirm::count;
 use crate::connect::Server;
-use crate::notes::{Known, Recorded};
 use crate::output::{Cell, Output, Row};
 use crate::problem::Problem;
 use crate::when::{self, short};
@@ -22,7 +21,7 @@ impl Info {
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let view = server.inspector()?.stream(&self.stream).await?;
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         let now = server.broker_now().await?;
         let mut value = data(&view)?;
         value["events"] = events(&recorded.known);

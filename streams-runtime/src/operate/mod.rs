@@ -6,11 +6,13 @@ mod admin;
 mod audit;
 mod inspector;
 mod plan;
+mod recorded;
 mod views;
 
 pub use self::admin::{Admin, Removed};
 pub use self::inspector::Inspector;
 pub use self::plan::ResetPlan;
+pub use self::recorded::{Key, Known, Reads, Recorded};
 pub use self::views::{
     Condition, GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView,
 };
