@@ -153,8 +153,8 @@ pub use error::Error;
 pub use halt::{Halt, HaltKind};
 pub use names::nearest;
 pub use operate::{
-    Admin, Condition, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview, PartitionView, PlaceView, Reads,
-    Recorded, Removed, ResetPlan, StreamView,
+    Admin, Condition, Finding, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview, PartitionView, PlaceView, Reads,
+    Recorded, Removed, ResetPlan, StreamView, Verdict,
 };
 pub use ops::{
     Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,

@@ -4,12 +4,14 @@
 
 mod admin;
 mod audit;
+mod findings;
 mod inspector;
 mod plan;
 mod recorded;
 mod views;
 
 pub use self::admin::{Admin, Removed};
+pub use self::findings::{Finding, Verdict};
 pub use self::inspector::Inspector;
 pub use self::plan::ResetPlan;
 pub use self::recorded::{Key, Known, Reads, Recorded};
