@@ -9,6 +9,8 @@ mod environment;
 mod plan;
 mod run;
 mod running;
+#[cfg(feature = "console")]
+mod settings;
 mod start;
 
 use std::collections::{BTreeMap, HashSet};

@@ -112,14 +112,14 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    /// Begins a job about letters that lie there up to an id; answers its number.
+    /// Begins a job about letters that lie there up to an id, and calls `over` at its end; answers its number.
     pub(super) fn start(
         &self,
         kind: Kind,
         (stream, group): (&str, &str),
         letters: DeadLetters,
-        which: Which,
-        until: EntryId,
+        (which, until): (Which, EntryId),
+        over: impl FnOnce() + Send + 'static,
     ) -> Result<u64, Problem> {
         let mut jobs = lock(&self.jobs);
         if jobs.iter().filter(|job| !job.is_over()).count() >= RUNNING {
@@ -150,6 +150,7 @@ impl Jobs {
                 Ok(()) => State::Done,
                 Err(error) => State::Failed(error.to_string()),
             };
+            over();
             *lock(&of_task.state) = state;
         });
         *lock(&job.task) = Some(AbortOnDropHandle::new(task));

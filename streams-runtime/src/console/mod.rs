@@ -8,7 +8,11 @@ mod pages;
 mod looks;
 mod entries;
 mod letters;
+mod shapes;
+mod handlers;
+mod way;
 mod acts;
+mod publish;
 mod shared;
 mod jobs;
 mod scan;
@@ -29,7 +33,9 @@ use streams_core::broker::Broker;
 use streams_core::keys::{self, InvalidName};
 use tokio::net::TcpListener;
 
+pub(crate) use self::handlers::{Program, Registered, Setting};
 use self::shared::Shared;
+use crate::operate::Redact;
 use crate::ops::http;
 
 /// The most bytes of the body of an act: a thousand ids of dead letters.
@@ -60,6 +66,8 @@ pub struct Console {
     read_only: bool,
     production: Option<String>,
     is_local: bool,
+    redact: Redact,
+    program: Option<Program>,
 }
 
 impl fmt::Debug for Console {
@@ -80,11 +88,19 @@ impl Console {
     /// When the namespace cannot be part of a key.
     pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
         namespace.map_or(Ok(()), keys::check_namespace)?;
-        let namespace = namespace.map(str::to_owned);
-        Ok(Self { broker, namespace, token: None, read_only: false, production: None, is_local: false })
+        Ok(Self {
+            broker,
+            namespace: namespace.map(str::to_owned),
+            token: None,
+            read_only: false,
+            production: None,
+            is_local: false,
+            redact: Redact::default(),
+            program: None,
+        })
     }
 
-    /// Allows acts to those who send this token: pause, resume, reset, remove, replay and discard. A long random text, such
+    /// Allows acts to those who send this token: publish, pause, resume, reset, remove, replay and discard. A long random text, such
     /// as `openssl rand -hex 32` prints, cannot be guessed.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into()).filter(|token| !token.is_empty());
@@ -103,6 +119,19 @@ impl Console {
         self
     }
 
+    /// Hides the values of these fields and headers in every payload that is shown, at any depth; bytes that cannot be decoded
+    /// are hidden whole. The reasons of dead letters are shown as handlers have written them.
+    pub fn redact(mut self, fields: Redact) -> Self {
+        self.redact = fields;
+        self
+    }
+
+    /// The program that serves the console, with its handlers.
+    pub(crate) fn program(mut self, program: Program) -> Self {
+        self.program = Some(program);
+        self
+    }
+
     /// Answers only requests that name this machine or an address, because it listens on this machine alone. A page of
     /// another site whose name leads here then reads nothing.
     pub(crate) fn local(mut self, is_local: bool) -> Self {
@@ -113,14 +142,18 @@ impl Console {
     /// The routes, to be nested at any path: pages, their files, and the data below `api/`. The pages take their path from
     /// their own URL.
     pub fn router(self) -> Router {
-        let Self { broker, namespace, token, read_only, production, is_local } = self;
-        let shared = Arc::new(Shared::new(broker, namespace, token.filter(|_| !read_only), production, is_local));
+        let shared = Arc::new(Shared::new(self));
         let reads = Router::new()
             .route("/api/about", get(looks::about))
             .route("/api/overview", get(looks::overview))
             .route("/api/stream", get(looks::stream))
             .route("/api/group", get(looks::group))
             .route("/api/server", get(looks::server))
+            .route("/api/history", get(looks::history))
+            .route("/api/shapes", get(shapes::list))
+            .route("/api/shape", get(shapes::one))
+            .route("/api/handlers", get(handlers::list))
+            .route("/api/trace", get(way::page))
             .route("/api/entries", get(entries::list))
             .route("/api/entry", get(entries::one))
             .route("/api/dead", get(letters::list))
@@ -131,6 +164,7 @@ impl Console {
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::in_turn));
         let acts = Router::new()
             .route("/api/token", post(acts::token))
+            .route("/api/publish", post(publish::publish))
             .route("/api/pause", post(acts::pause))
             .route("/api/resume", post(acts::resume))
             .route("/api/reset", post(acts::reset))

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use streams_core::broker::Broker;
 use tokio::sync::Semaphore;
 
+use super::Console;
 use super::answer::Problem;
 use super::collector::Collector;
+use super::handlers::Program;
 use super::jobs::Jobs;
-use crate::operate::{Admin, GroupView, Inspector};
+use crate::operate::{Admin, GroupView, Inspector, Redact};
 
 /// How many browsers are told of changes at once; with the 32 connections of an endpoint others stay free for probes.
 pub(super) const VIEWERS: usize = 16;
@@ -23,6 +25,9 @@ pub(super) struct Shared {
     pub(super) token: Option<String>,
     pub(super) production: Option<String>,
     pub(super) is_local: bool,
+    pub(super) redact: Redact,
+    /// The program that serves the console, where it runs handlers.
+    pub(super) program: Option<Program>,
     pub(super) collector: Collector,
     pub(super) jobs: Jobs,
     pub(super) viewers: Arc<Semaphore>,
@@ -30,21 +35,18 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        broker: Arc<dyn Broker>,
-        namespace: Option<String>,
-        token: Option<String>,
-        production: Option<String>,
-        is_local: bool,
-    ) -> Self {
+    pub(super) fn new(console: Console) -> Self {
+        let Console { broker, namespace, token, read_only, production, is_local, redact, program } = console;
         Self {
             admin: Admin::at(Arc::clone(&broker), namespace.clone(), Default::default()),
             collector: Collector::new(Inspector::at(Arc::clone(&broker), namespace.clone())),
             broker,
             namespace,
-            token,
+            token: token.filter(|_| !read_only),
             production,
             is_local,
+            redact,
+            program,
             jobs: Jobs::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS)),
             reads: Semaphore::new(READS),

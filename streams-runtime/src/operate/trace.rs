@@ -38,6 +38,13 @@ pub struct TracePlace {
     entry: EntryId,
 }
 
+impl TracePlace {
+    /// The stream in which the next page begins.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+}
+
 impl fmt::Display for TracePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.stream, self.partition, self.entry)

@@ -1,7 +1,7 @@
 // A group: lag over time, partitions and owners, processes, retries, and the acts of an operator.
 
 import { act, get, latest, points, store } from "./api.js";
-import { ask, count, el, fill, line, link, rate, row, span, state, table, tile, time, toast } from "./dom.js";
+import { ask, clock, count, el, fill, line, link, rate, row, span, state, table, tile, time, toast } from "./dom.js";
 
 const PLACES = [
   ["Partition", "num"], ["Owner", "name"], ["Lag", "num"], ["Oldest", "num mid"], ["Checkpoint", "mono mid"], ["Epoch", "num wide"],
@@ -120,9 +120,10 @@ export async function open(root, asked) {
       tile(view.row.dead > 0 ? link({ page: "letters", stream, group }, count(view.row.dead)) : "0", "dead letters", view.row.dead > 0 ? "warn" : ""));
     const lag = points(stream, group, "lag");
     const most = (series) => Math.max(0, ...series.map(([, value]) => value ?? 0));
+    const begun = lag.length > 0 ? ` since ${clock(lag[0][0])}` : "";
     fill(charts,
-      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Lag"), el("span", {}, `most ${count(most(lag))}`)), line(lag, "chart", "lag over the last minutes")),
-      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Settled per second"), el("span", {}, `most ${rate(most(settled))}`)), line(settled, "chart", "settled per second over the last minutes")));
+      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Lag" + begun), el("span", {}, `most ${count(most(lag))}`)), line(lag, "chart", `lag${begun}`)),
+      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Settled per second" + begun), el("span", {}, `most ${rate(most(settled))}`)), line(settled, "chart", `settled per second${begun}`)));
     const failed = view.places.flatMap((place) => Object.entries(place.failed).map(([id, attempts]) => ({ id, attempts, partition: place.partition })));
     fill(body,
       el("h2", {}, "Partitions"),

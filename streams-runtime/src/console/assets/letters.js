@@ -27,10 +27,13 @@ export async function open(root, asked) {
   const isFiltered = () => filter.cause || filter.event || filter.reason || filter.consumer !== undefined;
   const keep = () => history.replaceState(null, "", search({ page: "letters", ...asks(), letter: opened }));
 
+  // How many letters match: without a condition all, which the server counts.
+  const meant = () => (isFiltered() ? count(figures.matching) + (figures.more ? " or more" : "") : count(figures.total));
+
   const drawTools = () => {
     const word = (name, value) => value ? el("button", { type: "button", title: "remove this condition", onclick: () => change({ [name]: name === "consumer" ? undefined : "" }) }, `${name}: ${value} ×`) : null;
     const may = store.about?.read_only === false;
-    const all = figures === null ? "" : count(figures.matching) + (figures.more ? " or more" : "");
+    const all = figures === null ? "" : meant();
     fill(tools, reason, word("cause", filter.cause), word("event", filter.event), word("consumer", filter.consumer),
       may && chosen.size > 0 ? [
         el("button", { type: "button", class: "main", onclick: () => settle("replay", { ids: [...chosen] }) }, `Replay ${count(chosen.size)}`),
@@ -44,7 +47,7 @@ export async function open(root, asked) {
 
   const settle = async (kind, which) => {
     const conditions = Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
-    const letters = which.ids ? count(which.ids.length) : count(figures.matching) + (figures.more ? " or more" : "");
+    const letters = which.ids ? count(which.ids.length) : meant();
     const facts = [["Letters", letters], ["Group", group], ["Stream", stream]];
     if (!which.ids) facts.push(...Object.entries(conditions));
     const words = kind === "replay"
