@@ -38,7 +38,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<ExitCode, String> {
     let output = showcase.stdout.take().ok_or("the output of the showcase is not piped")?;
     BufReader::new(output).read_line(&mut line).map_err(|error| format!("reading from the showcase: {error}"))?;
     let words: Vec<_> = line.split_whitespace().collect();
-    let [address, token, beside] = words[..] else { return Err("the showcase does not say where its consoles are".into()) };
+    let [address, token, beside] = words[..] else {
+        return Err("the showcase does not say where its consoles are".into());
+    };
     let script = repository()?.join("xtask/src/screenshots.py");
     let looked = Command::new(&python).arg(script).args([address, token, beside]).arg(&folder).args(args).status();
     // The end of its input ends the showcase and its server.

@@ -59,7 +59,14 @@ impl Trace {
             }
         }
         let rows = found.iter().map(|traced| row(traced, &views[&traced.stream], redact));
-        let head = [("time", false), ("stream", false), ("entry", false), ("event", false), ("event id", false), ("groups", false)];
+        let head = [
+            ("time", false),
+            ("stream", false),
+            ("entry", false),
+            ("event", false),
+            ("event id", false),
+            ("groups", false),
+        ];
         let nothing = format!("none of {seen} entries carries {}; look further back with --since", self.id);
         Ok(out.rows(&head, rows.collect(), &nothing)?)
     }

@@ -35,9 +35,9 @@ use crate::console::{Console, Program, Registered};
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
-use crate::group::{self, CLAIMS, GroupNews, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 #[cfg(feature = "console")]
 use crate::group::Policy;
+use crate::group::{self, CLAIMS, GroupNews, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 use crate::membership::{Leases, Members, name};
 #[cfg(feature = "console")]
 use crate::operate::Redact;

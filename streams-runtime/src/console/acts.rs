@@ -160,7 +160,10 @@ async fn start(State(shared): State<Arc<Shared>>, body: &[u8], kind: Kind) -> An
         (Some(ids), None) => {
             return Err(Problem::bad(format!("{} ids; expected 1 to {MOST_IDS}, or a filter", ids.len())));
         }
-        (None, Some(filter)) => Which::All(filter.filter()?, json!(filter).to_string()),
+        (None, Some(filter)) => {
+            let there = shared.group(&act.stream, &act.group).await?.dead();
+            Which::All(filter.filter()?, json!(filter).to_string(), there)
+        }
         _ => return Err(Problem::bad("expected either `ids` or a `filter`, which may be empty")),
     };
     let found = letters::letters(&shared, &act.stream, &act.group).await?;

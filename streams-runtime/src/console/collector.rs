@@ -170,8 +170,8 @@ impl<T> Memo<T> {
 
 #[cfg(test)]
 mod tests {
-    use streams_core::EntryId;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use streams_core::EntryId;
 
     use super::*;
     use crate::operate::PartitionView;

@@ -200,7 +200,9 @@ fn has(redact: &Redact, entry: &Entry, text: &str) -> bool {
         |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SOUGHT)]).to_lowercase().contains(text);
     let is_shown = |name: &[u8]| name != Entry::PAYLOAD.as_bytes() && !redact.hides(&String::from_utf8_lossy(name));
     entry.fields().any(|(name, value)| is_shown(name) && within(value))
-        || entry.payload().is_some_and(|payload| codec::text_without(payload, SOUGHT, redact.names()).to_lowercase().contains(text))
+        || entry
+            .payload()
+            .is_some_and(|payload| codec::text_without(payload, SOUGHT, redact.names()).to_lowercase().contains(text))
 }
 
 /// An entry as a row of a list.
@@ -229,7 +231,8 @@ pub(super) fn whole(redact: &Redact, partition: u32, entry: &Entry) -> Value {
         let is_bare = !redact.is_empty() && name == Entry::PAYLOAD.as_bytes();
         json!([escaped(name), if is_bare { "hidden".to_owned() } else { named(name, escaped(value)) }])
     };
-    let headers = entry.headers().iter().take(FIELDS).map(|(name, value)| json!([text(name), named(name, text(value))]));
+    let headers =
+        entry.headers().iter().take(FIELDS).map(|(name, value)| json!([text(name), named(name, text(value))]));
     value["headers"] = headers.collect();
     value["trace"] = json!(trace_of(entry));
     value["fields"] = entry.fields().take(FIELDS).map(field).collect();

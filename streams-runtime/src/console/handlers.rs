@@ -45,9 +45,9 @@ pub(crate) struct Setting {
 }
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
-    let program = shared.program.as_ref().map(|program| {
-        json!({ "name": program.name, "handlers": program.handlers.iter().map(row).collect::<Vec<_>>() })
-    });
+    let program = shared.program.as_ref().map(
+        |program| json!({ "name": program.name, "handlers": program.handlers.iter().map(row).collect::<Vec<_>>() }),
+    );
     let overview = shared.collector.overview().await?.view;
     let groups = overview.streams.iter().flat_map(|stream| &stream.groups);
     let members = groups.flat_map(|group| group.members.iter().map(move |member| (group, member)));

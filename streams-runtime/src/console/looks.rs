@@ -156,7 +156,13 @@ pub(super) async fn server(State(shared): State<Arc<Shared>>) -> Result<Json<Val
         Ok(look) => findings.extend(Finding::of_streams(&look.view.streams)),
         Err(error) if error.kind() == BrokerErrorKind::Refused => {
             let found = error.to_string();
-            findings.push(Finding::new("rights", Verdict::Warning, found, "streams cannot be looked at", "streams doctor"));
+            findings.push(Finding::new(
+                "rights",
+                Verdict::Warning,
+                found,
+                "streams cannot be looked at",
+                "streams doctor",
+            ));
         }
         Err(error) => return Err(error.into()),
     }

@@ -234,10 +234,7 @@ impl Recorded {
             return Err(format!("programs have different shapes of {name}: see `streams schema diff {stream} {name}`"));
         }
         those.into_iter().rev().find(|known| !known.lock.is_null()).ok_or_else(|| {
-            format!(
-                "the shape of {} is too long to be recorded, so nothing can be checked against it",
-                first.name()
-            )
+            format!("the shape of {} is too long to be recorded, so nothing can be checked against it", first.name())
         })
     }
 }

@@ -63,7 +63,10 @@ mod tests {
         let redact = Redact::new(["card", ""]);
         redact.value(&mut value);
         assert_eq!(value, json!({ "card": "***", "of": [{ "card": "***", "ok": 3 }] }));
-        assert_eq!((redact.named("card", "1".to_owned()).as_str(), redact.named("x", "1".to_owned()).as_str()), ("***", "1"));
+        assert_eq!(
+            (redact.named("card", "1".to_owned()).as_str(), redact.named("x", "1".to_owned()).as_str()),
+            ("***", "1")
+        );
         assert!(Redact::new([""]).is_empty());
     }
 }

@@ -119,8 +119,7 @@ impl Inspector {
             let Ok(key) = self.key(stream).await else { continue };
             let from = from.filter(|_| begun == Some(place));
             for partition in from.map_or(0, |from| from.partition)..key.partitions() {
-                let mut at =
-                    from.filter(|from| from.partition == partition).map_or(EntryId::MAX, |from| from.entry);
+                let mut at = from.filter(|from| from.partition == partition).map_or(EntryId::MAX, |from| from.entry);
                 let mut largest = READ_BYTES / READ;
                 loop {
                     if page.seen >= MOST_SEEN || bytes >= MOST_BYTES || reads >= MOST_READS {

@@ -398,7 +398,8 @@ mod tests {
     #[test]
     fn a_group_says_how_it_stands_to_an_entry() {
         let mut group = group();
-        let says = |group: &GroupView, partition, id| group.stands_to(partition, EntryId::new(id, 0)).unwrap_or_default();
+        let says =
+            |group: &GroupView, partition, id| group.stands_to(partition, EntryId::new(id, 0)).unwrap_or_default();
         assert_eq!((says(&group, 0, 5), says(&group, 0, 6)), ("settled".to_owned(), "not settled yet".to_owned()));
         assert_eq!(group.stands_to(9, EntryId::ZERO), None);
         group.places[0].failed = vec![(EntryId::new(6, 0), 2)];

@@ -117,11 +117,15 @@ fn write_letters(server: &RedisServer, payload: &[u8]) {
         let mut adds = redis::pipe();
         for n in page * 1_000..(page + 1) * 1_000 {
             let add = adds.cmd("XADD").arg("streams:{imports}:importer:dead").arg("*");
-            let fields = [("stream", "imports"), ("entry", "1767225600000-0"), ("group", "importer"), ("consumer", "import")];
+            let fields =
+                [("stream", "imports"), ("entry", "1767225600000-0"), ("group", "importer"), ("consumer", "import")];
             for (name, value) in fields {
                 add.arg(name).arg(value);
             }
-            add.arg("cause").arg("handler").arg("reason").arg(format!("the scale answers {} to parcel {n}", 500 + n % 4));
+            add.arg("cause")
+                .arg("handler")
+                .arg("reason")
+                .arg(format!("the scale answers {} to parcel {n}", 500 + n % 4));
             add.arg("attempts").arg(10).arg("o:event").arg("Import@1").arg("o:id").arg(format!("import-{n}"));
             add.arg("o:payload").arg(payload);
         }

@@ -119,7 +119,8 @@ async function jobs() {
       }
       fill(place, running.map((job) => el("div", { class: "job" },
         el("div", {}, el("b", {}, `${job.kind} ${job.what}`), el("span", { class: "why" },
-          `${job.group} on ${job.stream}: ${count(job.done)} done, ${count(job.seen)} looked at`, job.why ? ` · waiting: ${job.why}` : "")),
+          `${job.group} on ${job.stream}: ${count(job.done)} done, ${count(job.seen)} of ${count(Math.max(job.of, job.seen))} looked at`, job.why ? ` · waiting: ${job.why}` : ""),
+          el("progress", { max: Math.max(job.of, job.seen, 1), value: job.seen })),
         el("button", { type: "button", onclick: () => act("stop", { job: job.job }).catch((error) => toast(error.message)) }, "Stop"))));
       if (running.length === 0) break;
       await new Promise((passed) => setTimeout(passed, 700));

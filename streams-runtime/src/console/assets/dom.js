@@ -84,6 +84,11 @@ export function time(ms) {
   return el("time", { datetime: date.toISOString(), title: date.toISOString() }, day === today() ? clock : day + " " + clock);
 }
 
+// The events of a build, as its processes record them: takes=Trade@1 ignores=Order.
+export function builds(text) {
+  return text ? text.replace(/(\w+)=/g, "$1 ") : "–";
+}
+
 // Hours and minutes of a moment, for the beginning of a chart.
 export function clock(ms) {
   const date = new Date(ms);

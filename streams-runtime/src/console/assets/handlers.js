@@ -2,7 +2,7 @@
 // of every program, as their groups record them.
 
 import { get } from "./api.js";
-import { count, el, fill, link, row, search, span, table, time } from "./dom.js";
+import { builds, count, el, fill, link, row, search, span, table, time } from "./dom.js";
 
 const HANDLERS = [["Handler", "name"], ["Group", ""], ["Event", "mid"], ["Calls", "num mid"], ["Half within", "num mid"], ["99 % within", "num"], ["Failed", "num"], ["Last failure", "name wide"]];
 const SETTINGS = [["Option", ""], ["Value", "name"], ["Said by", ""]];
@@ -47,7 +47,7 @@ export async function open(root, asked) {
     fill(members, el("h2", {}, "In all programs", view.more ? el("small", {}, `the first ${count(view.members.length)}`) : null),
       table(MEMBERS, processes.map((one) => row(MEMBERS, [
         one.process, link({ page: "group", stream: one.stream, group: one.group }, one.group), link({ page: "stream", stream: one.stream }, one.stream),
-        one.silent === null ? "–" : el("span", { class: one.lives ? "" : "bad" }, span(one.silent)), one.partitions.join(", ") || "–", one.build || "–",
+        one.silent === null ? "–" : el("span", { class: one.lives ? "" : "bad" }, span(one.silent)), one.partitions.join(", ") || "–", builds(one.build),
       ])), view.members.length === 0 ? "No process runs a group." : "No process matches."));
   };
   const look = async () => {

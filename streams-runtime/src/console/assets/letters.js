@@ -53,9 +53,12 @@ export async function open(root, asked) {
     const words = kind === "replay"
       ? "The group alone handles these events again, after everything that followed them. Their attempts begin anew, and those that fail again come back here."
       : "They are removed for good. Nobody handles these events again.";
+    const stands = { halted: "is halted: they wait until it is resumed", paused: "is paused: they wait until it is resumed", unattended: "is run by no process: they wait until one runs it" };
+    const now = store.overview?.streams.find((one) => one.name === stream)?.groups.find((one) => one.name === group)?.condition;
+    const waits = kind === "replay" && stands[now] ? el("div", { class: "note warn" }, `The group ${stands[now]}.`) : null;
     const yes = await ask({
       title: kind === "replay" ? `Replay ${letters} dead letters?` : `Discard ${letters} dead letters?`,
-      body: [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])), el("p", {}, words)],
+      body: [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])), el("p", {}, words), waits],
       yes: kind === "replay" ? "Replay" : "Discard", danger: kind === "discard",
     });
     if (!yes) return;
