@@ -132,7 +132,7 @@ async fn rights(server: &Server, stream: &str) -> Result<Vec<Finding>, Problem> 
             lacking.iter().map(|right| format!("+{}", right.to_lowercase().replace(' ', "|"))).collect();
         let fix =
             format!("ACL SETUSER {user} {}, and the keys; docs/security.md has the least rights", rules.join(" "));
-        findings.push(Finding::new("rights", verdict, found, &format!("without them the user cannot {kind}"), &fix));
+        findings.push(Finding::new("rights", verdict, found, format!("without them the user cannot {kind}"), fix));
     }
     Ok(findings)
 }

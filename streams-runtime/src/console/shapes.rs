@@ -1,11 +1,13 @@
 //! The events that programs have recorded: their documentation and shapes, who publishes and who reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use streams_core::broker::BrokerErrorKind;
 use streams_core::schema::lock::note;
 use streams_core::schema::{Layout, json_schema};
 
@@ -46,10 +48,11 @@ pub(super) async fn list(
     };
     let mut rows = Vec::new();
     for stream in streams.iter().take(STREAMS) {
-        let key = shared.collector.inspector().key(stream).await;
-        // It was removed since.
-        let Ok(key) = key.map_err(|error| asked.stream.is_empty().then_some(()).ok_or(error)) else {
-            continue;
+        let key = match shared.collector.inspector().key(stream).await {
+            Ok(key) => key,
+            // It was removed since.
+            Err(error) if asked.stream.is_empty() && error.kind() == BrokerErrorKind::Refused => continue,
+            Err(error) => return Err(Problem::unknown(error)),
         };
         rows.extend(of_stream(stream, &Recorded::of(&*shared.broker, &key).await?));
     }
@@ -65,7 +68,7 @@ pub(super) async fn one(
     let key = shared.collector.inspector().key(&asked.stream).await.map_err(Problem::unknown)?;
     let recorded = Recorded::of(&*shared.broker, &key).await?;
     let about = recorded.about(&asked.event, &asked.stream);
-    let known = about.map_err(|words| Problem::new(axum::http::StatusCode::NOT_FOUND, words))?;
+    let known = about.map_err(|words| Problem::new(StatusCode::NOT_FOUND, words))?;
     let mut value = row(&asked.stream, &known, &recorded.reads);
     // One shape per fingerprint, those of publishers first.
     let mut shapes: Vec<(&str, Vec<&Known>)> = Vec::new();
@@ -79,7 +82,7 @@ pub(super) async fn one(
     value["partitions"] = json!(key.partitions());
     value["shapes"] = shapes.iter().map(|(fingerprint, those)| shape(fingerprint, those)).collect();
     let versions = recorded.known.iter().filter(|other| other.event == known[0].event).map(|other| other.version);
-    value["versions"] = json!(versions.collect::<std::collections::BTreeSet<_>>());
+    value["versions"] = json!(versions.collect::<BTreeSet<_>>());
     Ok(Json(value))
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use streams_core::broker::BrokerError;
+use streams_core::broker::{BrokerError, BrokerErrorKind};
 use streams_core::keys::StreamKey;
 use streams_core::{Entry, EntryId};
 
@@ -115,8 +115,12 @@ impl Inspector {
         let (mut bytes, mut reads) = (0, 0);
         let begun = from.and_then(|from| sought.streams.iter().position(|stream| *stream == from.stream));
         for (place, stream) in sought.streams.iter().enumerate().skip(begun.unwrap_or_default()) {
-            // A stream that was removed meanwhile is no reason to end.
-            let Ok(key) = self.key(stream).await else { continue };
+            let key = match self.key(stream).await {
+                Ok(key) => key,
+                // A stream that was removed meanwhile is no reason to end.
+                Err(error) if error.kind() == BrokerErrorKind::Refused => continue,
+                Err(error) => return Err(error),
+            };
             let from = from.filter(|_| begun == Some(place));
             for partition in from.map_or(0, |from| from.partition)..key.partitions() {
                 let mut at = from.filter(|from| from.partition == partition).map_or(EntryId::MAX, |from| from.entry);

@@ -99,6 +99,7 @@ async fn events_are_shown_with_their_documentation_shape_publishers_and_groups()
     assert!(one["schema_text"].as_str().unwrap().contains("18446744073709551615"), "{shape}");
     assert_eq!((&shape["partitions"], &shape["versions"]), (&json!(2), &json!([1])));
     assert_eq!(site.get("/api/shape?stream=parcels&event=Parcl").await.status, 404);
+    assert_eq!(site.get("/api/shapes?stream=parcls").await.status, 404);
 }
 
 #[tokio::test]
