@@ -401,6 +401,7 @@ mod tests {
         let says =
             |group: &GroupView, partition, id| group.stands_to(partition, EntryId::new(id, 0)).unwrap_or_default();
         assert_eq!((says(&group, 0, 5), says(&group, 0, 6)), ("settled".to_owned(), "not settled yet".to_owned()));
+        assert_eq!(group.stands_to(0, EntryId::new(5, 1)).as_deref(), Some("settled"), "the checkpoint itself");
         assert_eq!(group.stands_to(9, EntryId::ZERO), None);
         group.places[0].failed = vec![(EntryId::new(6, 0), 2)];
         assert_eq!(says(&group, 0, 6), "failed 2 times, and is tried again");
