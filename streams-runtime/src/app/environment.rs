@@ -99,7 +99,7 @@ impl TlsFiles {
 const SHORTEST_TOKEN: usize = 16;
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",

@@ -26,6 +26,8 @@ use crate::operate::{Finding, GroupView, Overview, StreamView, Verdict};
 const SILENCE: Duration = Duration::from_secs(15);
 /// The wait after a look that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// As [`Config::expire_after`](crate::Config::expire_after) unless said.
+const EXPIRE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The lines of the server's INFO that are shown.
 const FACTS: [&str; 22] = [
     "redis_version",
@@ -153,7 +155,7 @@ pub(super) async fn server(State(shared): State<Arc<Shared>>) -> Result<Json<Val
     let trip = began.elapsed();
     let mut findings = Finding::of_server(&*shared.broker).await?;
     match shared.collector.overview().await {
-        Ok(look) => findings.extend(Finding::of_streams(&look.view.streams)),
+        Ok(look) => findings.extend(Finding::of_streams(&look.view.streams, EXPIRE_AFTER)),
         Err(error) if error.kind() == BrokerErrorKind::Refused => {
             let found = error.to_string();
             findings.push(Finding::new(

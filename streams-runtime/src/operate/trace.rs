@@ -183,7 +183,7 @@ pub fn trace_of(entry: &Entry) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use streams_core::broker::{Broker as _, Fields, Log as _};
+    use streams_core::broker::{Fields, Log as _};
 
     use super::*;
     use crate::broker::Embedded;
