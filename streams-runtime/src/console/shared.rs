@@ -5,17 +5,29 @@ use std::sync::Arc;
 use streams_core::broker::Broker;
 use tokio::sync::Semaphore;
 
-use super::Console;
 use super::answer::Problem;
 use super::collector::Collector;
-use super::handlers::Program;
 use super::jobs::Jobs;
+use super::program::Program;
 use crate::operate::{Admin, GroupView, Inspector, Redact};
 
 /// How many browsers are told of changes at once; with the 32 connections of an endpoint others stay free for probes.
 pub(super) const VIEWERS: usize = 16;
 /// How many requests read at once, each a few MiB of entries at most; others wait.
 const READS: usize = 8;
+
+/// What a console is made of.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) namespace: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) read_only: bool,
+    pub(super) production: Option<String>,
+    pub(super) is_local: bool,
+    pub(super) redact: Redact,
+    pub(super) program: Option<Program>,
+}
 
 pub(super) struct Shared {
     pub(super) broker: Arc<dyn Broker>,
@@ -35,8 +47,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(console: Console) -> Self {
-        let Console { broker, namespace, token, read_only, production, is_local, redact, program } = console;
+    pub(super) fn new(settings: Settings) -> Self {
+        let Settings { broker, namespace, token, read_only, production, is_local, redact, program } = settings;
         Self {
             admin: Admin::at(Arc::clone(&broker), namespace.clone(), Default::default()),
             collector: Collector::new(Inspector::at(Arc::clone(&broker), namespace.clone())),
