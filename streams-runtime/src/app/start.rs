@@ -25,9 +25,9 @@ use super::environment::Environment;
 use super::environment::set_variables;
 use super::plan::{GroupPlan, Plan};
 use super::running::Running;
-use crate::broadcast::{Broadcast, Projection, Saving};
 #[cfg(feature = "console")]
 use super::settings::settings;
+use crate::broadcast::{Broadcast, Projection, Saving};
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 #[cfg(feature = "console")]
