@@ -1,12 +1,11 @@
 //! `streams info` and `streams owners`: everything of one stream, or of one group.
 
 use serde_json::{Value, json};
-use streams_runtime::{Condition, GroupView, StreamView};
+use streams_runtime::{Condition, GroupView, Known, Recorded, StreamView};
 
 use super::ls::{state, tone, why};
 use crate::confirm::count;
 use crate::connect::Server;
-use crate::notes::{Known, Recorded};
 use crate::output::{Cell, Output, Row};
 use crate::problem::Problem;
 use crate::when::{self, short};
@@ -22,7 +21,7 @@ impl Info {
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let view = server.inspector()?.stream(&self.stream).await?;
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         let now = server.broker_now().await?;
         let mut value = data(&view)?;
         value["events"] = events(&recorded.known);
@@ -214,20 +213,8 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
     advice
 }
 
-/// How a group stands to one entry, for `streams get`.
+/// How each group stands to one entry.
 pub(super) fn settled(view: &StreamView, partition: u32, id: streams_runtime::EntryId) -> Vec<(String, String)> {
-    let to = |group: &GroupView| {
-        let place = group.places.iter().find(|place| place.partition == partition)?;
-        let failed = place.failed.iter().find(|(failed, _)| *failed == id);
-        let words = match failed {
-            Some((_, attempts)) => format!("failed {}, and is tried again", count((*attempts).into(), "time")),
-            None if id > place.checkpoint => "not settled yet".to_owned(),
-            None if place.waiting + place.in_flight > 0 => {
-                "given out; settled unless it is in flight or waits".to_owned()
-            }
-            None => "settled".to_owned(),
-        };
-        Some((group.name.clone(), words))
-    };
-    view.groups.iter().filter_map(to).collect()
+    let stands = |group: &GroupView| Some((group.name.clone(), group.stands_to(partition, id)?));
+    view.groups.iter().filter_map(stands).collect()
 }

@@ -330,6 +330,7 @@ async fn every_command_gives_valid_json_for_an_empty_server_too() {
         &["schema", "show", "trades", "Trade"],
         &["schema", "diff", "trades", "Trade"],
         &["explain", "crash"],
+        &["trace", "payout-1"],
     ];
     for args in commands {
         // The exit code of a check is a finding.

@@ -12,6 +12,7 @@ use super::answer::{Json, Problem};
 use super::entries;
 use super::scan::Scan;
 use super::shared::Shared;
+use crate::operate::Redact;
 use crate::ops::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
 
 /// How many letters a page has unless said, and at most.
@@ -122,7 +123,7 @@ pub(super) async fn list(
         };
         last = Some(letter.id());
         if filter.admits(&letter) {
-            found.push(row(&letter));
+            found.push(row(&shared.redact, &letter));
         }
     }
     let next = last.map(|last| last.to_string());
@@ -139,7 +140,7 @@ pub(super) async fn one(
         let message = format!("there is no dead letter {id}: it was replayed or discarded, or never there");
         return Err(Problem::new(StatusCode::NOT_FOUND, message));
     };
-    let mut value = entries::whole(letter.id().partition, letter.original());
+    let mut value = entries::whole(&shared.redact, letter.id().partition, letter.original());
     value.as_object_mut().into_iter().for_each(|value| value.extend(about(&letter)));
     value["key"] = json!(letter.stream());
     Ok(Json(value))
@@ -226,8 +227,8 @@ fn about(letter: &DeadLetter) -> serde_json::Map<String, Value> {
     }
 }
 
-fn row(letter: &DeadLetter) -> Value {
-    let mut value = entries::row(letter.id().partition, letter.original());
+fn row(redact: &Redact, letter: &DeadLetter) -> Value {
+    let mut value = entries::row(redact, letter.id().partition, letter.original());
     value.as_object_mut().into_iter().for_each(|value| value.extend(about(letter)));
     value
 }

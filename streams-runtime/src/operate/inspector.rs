@@ -141,6 +141,10 @@ impl Inspector {
         Err(refused(format!("no program has declared a stream `{name}` {place}{near}")))
     }
 
+    pub(super) fn broker(&self) -> &dyn Broker {
+        &*self.broker
+    }
+
     fn name<'a>(&self, stream: &'a StreamKey) -> &'a str {
         let within = |namespace: &String| stream.base().strip_prefix(namespace.as_str())?.strip_prefix(':');
         self.namespace.as_ref().and_then(within).unwrap_or(stream.base())

@@ -263,6 +263,25 @@ impl GroupView {
         self.members.iter().filter(|member| member.lives()).count()
     }
 
+    /// How it stands to one entry, in words for people; `None` where it has no state on the partition. An event that was
+    /// given up is settled, too.
+    pub fn stands_to(&self, partition: u32, id: EntryId) -> Option<String> {
+        let place = self.places.iter().find(|place| place.partition == partition)?;
+        let failed = place.failed.iter().find(|(failed, _)| *failed == id);
+        Some(match failed {
+            Some((_, 1)) => "failed once, and is tried again".to_owned(),
+            Some((_, attempts)) => format!("failed {attempts} times, and is tried again"),
+            None if id > place.checkpoint => "not settled yet".to_owned(),
+            None if self.mode == Mode::Foreign && place.in_flight > 0 => {
+                "delivered; acknowledged unless it is pending".to_owned()
+            }
+            None if place.waiting + place.in_flight > 0 => {
+                "given out; settled unless it is in flight or waits".to_owned()
+            }
+            None => "settled".to_owned(),
+        })
+    }
+
     /// How it stands.
     pub fn condition(&self) -> Condition {
         let any = |of: fn(&PlaceView) -> bool| self.places.iter().any(of);
@@ -374,6 +393,20 @@ mod tests {
         assert_eq!(group.condition(), Condition::Halted);
         group.mode = Mode::Foreign;
         assert_eq!(group.condition(), Condition::Foreign);
+    }
+
+    #[test]
+    fn a_group_says_how_it_stands_to_an_entry() {
+        let mut group = group();
+        let says =
+            |group: &GroupView, partition, id| group.stands_to(partition, EntryId::new(id, 0)).unwrap_or_default();
+        assert_eq!((says(&group, 0, 5), says(&group, 0, 6)), ("settled".to_owned(), "not settled yet".to_owned()));
+        assert_eq!(group.stands_to(0, EntryId::new(5, 1)).as_deref(), Some("settled"), "the checkpoint itself");
+        assert_eq!(group.stands_to(9, EntryId::ZERO), None);
+        group.places[0].failed = vec![(EntryId::new(6, 0), 2)];
+        assert_eq!(says(&group, 0, 6), "failed 2 times, and is tried again");
+        group.places[0].waiting = 1;
+        assert!(says(&group, 0, 5).starts_with("given out"));
     }
 
     #[test]

@@ -27,10 +27,13 @@ export async function open(root, asked) {
   const isFiltered = () => filter.cause || filter.event || filter.reason || filter.consumer !== undefined;
   const keep = () => history.replaceState(null, "", search({ page: "letters", ...asks(), letter: opened }));
 
+  // How many letters match: without a condition all, which the server counts.
+  const meant = () => (isFiltered() ? count(figures.matching) + (figures.more ? " or more" : "") : count(figures.total));
+
   const drawTools = () => {
     const word = (name, value) => value ? el("button", { type: "button", title: "remove this condition", onclick: () => change({ [name]: name === "consumer" ? undefined : "" }) }, `${name}: ${value} ×`) : null;
     const may = store.about?.read_only === false;
-    const all = figures === null ? "" : count(figures.matching) + (figures.more ? " or more" : "");
+    const all = figures === null ? "" : meant();
     fill(tools, reason, word("cause", filter.cause), word("event", filter.event), word("consumer", filter.consumer),
       may && chosen.size > 0 ? [
         el("button", { type: "button", class: "main", onclick: () => settle("replay", { ids: [...chosen] }) }, `Replay ${count(chosen.size)}`),
@@ -44,15 +47,18 @@ export async function open(root, asked) {
 
   const settle = async (kind, which) => {
     const conditions = Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
-    const letters = which.ids ? count(which.ids.length) : count(figures.matching) + (figures.more ? " or more" : "");
+    const letters = which.ids ? count(which.ids.length) : meant();
     const facts = [["Letters", letters], ["Group", group], ["Stream", stream]];
     if (!which.ids) facts.push(...Object.entries(conditions));
     const words = kind === "replay"
       ? "The group alone handles these events again, after everything that followed them. Their attempts begin anew, and those that fail again come back here."
       : "They are removed for good. Nobody handles these events again.";
+    const stands = { halted: "is halted: they wait until it is resumed", paused: "is paused: they wait until it is resumed", unattended: "is run by no process: they wait until one runs it" };
+    const now = store.overview?.streams.find((one) => one.name === stream)?.groups.find((one) => one.name === group)?.condition;
+    const waits = kind === "replay" && stands[now] ? el("div", { class: "note warn" }, `The group ${stands[now]}.`) : null;
     const yes = await ask({
       title: kind === "replay" ? `Replay ${letters} dead letters?` : `Discard ${letters} dead letters?`,
-      body: [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])), el("p", {}, words)],
+      body: [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])), el("p", {}, words), waits],
       yes: kind === "replay" ? "Replay" : "Discard", danger: kind === "discard",
     });
     if (!yes) return;

@@ -174,6 +174,7 @@ async fn only_so_many_jobs_run_at_once() {
 fn every_act(id: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("token", json!({})),
+        ("publish", json!({ "stream": "parcels", "event": "Parcel", "json": r#"{"n": 1, "note": ""}"# })),
         ("pause", of_stamp(&json!({ "why": "x" }))),
         ("resume", of_stamp(&json!({}))),
         ("reset", of_stamp(&json!({ "to": "earliest" }))),
@@ -246,6 +247,11 @@ async fn no_request_changes_a_byte_without_the_token_or_where_the_console_is_rea
             "dead?stream=parcels&group=stamp",
             "dead/histogram?stream=parcels&group=stamp",
             "reset?stream=parcels&group=stamp&to=latest",
+            "history",
+            "shapes",
+            "shape?stream=parcels&event=Parcel",
+            "handlers",
+            "trace?id=x",
             "stream?stream=nowhere",
             &format!("dead/letter?stream=parcels&group=stamp&id={letter}"),
             &format!("entry?stream=parcels&partition={}&id={}", entry["partition"], entry["id"].as_str().unwrap()),
