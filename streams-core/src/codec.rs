@@ -16,7 +16,7 @@ use serde::Serialize as _;
 
 use self::conform::{Ended, Mismatch};
 #[doc(hidden)]
-pub use self::from_json::{Misfit, from_json};
+pub use self::from_json::{Misfit, from_json, from_json_like};
 pub use self::text::{json, json_without, text, text_without};
 use crate::schema::Layout;
 use crate::schema::sample::Sample;

@@ -154,9 +154,9 @@ pub use error::Error;
 pub use halt::{Halt, HaltKind};
 pub use names::nearest;
 pub use operate::{
-    Admin, Condition, Finding, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview, PartitionView,
-    PlaceView, Reads, Recorded, Redact, Removed, ResetPlan, Sought, StreamView, TracePage, TracePlace, Traced, Verdict,
-    trace_of,
+    Admin, Condition, Edit, ErrorView, Finding, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview,
+    PartitionView, PlaceView, Reads, Recorded, Redact, Removed, ResetPlan, Sought, StreamView, TracePage, TracePlace,
+    Traced, Verdict, trace_of,
 };
 pub use ops::{
     Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,

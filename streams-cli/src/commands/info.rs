@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use streams_runtime::{Condition, GroupView, Known, Recorded, StreamView};
 
-use super::ls::{state, tone, why};
+use super::dead::wait;
+use super::ls::{dead_letters, state, tone, why};
 use crate::confirm::count;
 use crate::connect::Server;
 use crate::output::{Cell, Output, Row};
@@ -49,9 +50,18 @@ impl Info {
         for group in &view.groups {
             let lag = group.lag().map_or_else(|| "?".to_owned(), |lag| lag.to_string());
             let why = Some(why(group)).filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
+            let replays = Some(group.replays()).filter(|replays| *replays > 0);
+            let replays = replays
+                .map(|replays| format!(" and {replays} that {} to be handled again", wait(replays)))
+                .unwrap_or_default();
             facts.push((
                 "group",
-                format!("{} {}, lag {lag}, {}{why}", group.name, group.condition(), count(group.dead(), "dead letter")),
+                format!(
+                    "{} {}, lag {lag}, {}{replays}{why}",
+                    group.name,
+                    group.condition(),
+                    count(group.dead(), "dead letter")
+                ),
             ));
         }
         facts.extend(view.refused.clone().map(|why| ("refused", why)));
@@ -166,7 +176,7 @@ fn places(group: &GroupView) -> Vec<Row> {
                 if place.age.is_zero() { "-".into() } else { short(place.age).into() },
                 place.in_flight.into(),
                 place.waiting.into(),
-                place.dead.into(),
+                dead_letters(place.dead, place.replays),
                 place.epoch.into(),
             ],
             json: Value::Null,
@@ -197,6 +207,16 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
                 count((*attempts).into(), "time")
             ));
         }
+        if let Some(error) = &place.error {
+            let on = if group.places.len() > 1 { format!(" on partition {}", place.partition) } else { String::new() };
+            advice.push(format!(
+                "the latest error{on}, of event {} at attempt {}, {}:\n  {}",
+                error.entry,
+                error.attempts,
+                humantime::format_rfc3339_seconds(error.at),
+                error.text
+            ));
+        }
         if let Some(needs) = &place.needs {
             advice.push(format!("partition {} needs a build that handles {needs}", place.partition));
         }
@@ -209,6 +229,19 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
     advice.extend(group.paused.as_ref().map(|pause| format!("{pause}\n  streams resume {stream} {name}")));
     if group.dead() > 0 {
         advice.push(format!("{}: streams dead ls {stream} {name}", count(group.dead(), "dead letter")));
+    }
+    if group.replays() > 0 {
+        let stands = group.paused.is_some() || group.places.iter().any(|place| place.halted.is_some());
+        let waits = match group.condition() {
+            _ if stands => format!(" until `streams resume {stream} {name}`"),
+            Condition::Unattended => " until a process runs the group".to_owned(),
+            _ => String::new(),
+        };
+        advice.push(format!(
+            "{} {} to be handled again{waits}",
+            count(group.replays(), "dead letter"),
+            wait(group.replays())
+        ));
     }
     advice
 }

@@ -8,6 +8,7 @@ mod get;
 mod trace;
 mod publish;
 mod dead;
+mod edit;
 mod operate;
 mod trim;
 mod audit;

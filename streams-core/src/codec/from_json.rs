@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, scan};
 use crate::schema::lock::note;
 
 /// How many letters of a name may be wrong, missing or exchanged: with more of them it is another name.
@@ -41,8 +42,46 @@ pub fn from_json(lock: &Value, value: &Value) -> Result<Vec<u8>, Misfit> {
     Ok(payload)
 }
 
+/// The payload of an event in JSON whose shape nobody has recorded, made in the manner of the payload that it replaces:
+/// bytes stay bytes, and numbers and keys keep their type. Not public API: tools use it.
+///
+/// # Errors
+/// The payload of before is no MessagePack, or holds an extension, which JSON cannot say.
+#[doc(hidden)]
+pub fn from_json_like(before: &[u8], value: &Value) -> Result<Vec<u8>, Misfit> {
+    let fault = |words: String| Misfit { path: String::new(), words };
+    scan(before).map_err(|error| fault(format!("the payload of before is no MessagePack: {error}")))?;
+    let before: Pack = rmp_serde::from_slice(before).map_err(|error| fault(error.to_string()))?;
+    rmp_serde::to_vec(&like(Some(&before), value)).map_err(|error| fault(error.to_string()))
+}
+
+/// A value in the manner of the one that it replaces.
+fn like(before: Option<&Pack>, value: &Value) -> Pack {
+    match (before, value) {
+        (Some(Pack::Bytes(_)), Value::String(digits)) => from_hex(digits).map_or_else(|| as_it_is(value), Pack::Bytes),
+        (Some(Pack::Single(_)), _) => {
+            float(value).map_or_else(|| as_it_is(value), |number| Pack::Single(number as f32))
+        }
+        (Some(Pack::Double(_)), _) => float(value).map_or_else(|| as_it_is(value), Pack::Double),
+        (Some(Pack::Array(before)), Value::Array(items)) => {
+            // An item more is like the last one.
+            let items = items.iter().enumerate();
+            Pack::Array(items.map(|(index, item)| like(before.get(index).or(before.last()), item)).collect())
+        }
+        (Some(Pack::Map(before)), Value::Object(fields)) => {
+            let field = |(name, value): (&String, &Value)| {
+                let there = before.iter().find(|(key, _)| key.is_named(name));
+                let key = there.map_or_else(|| name.as_str().into(), |(key, _)| key.clone());
+                (key, like(there.map(|(_, before)| before), value))
+            };
+            Pack::Map(fields.iter().map(field).collect())
+        }
+        _ => as_it_is(value),
+    }
+}
+
 /// A value of MessagePack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Pack {
     Nil,
     Bool(bool),
@@ -82,6 +121,84 @@ impl Serialize for Pack {
             Self::Array(items) => to.collect_seq(items),
             Self::Map(fields) => to.collect_map(fields.iter().map(|(name, value)| (name, value))),
         }
+    }
+}
+
+impl Pack {
+    /// Whether JSON shows this key under the name.
+    fn is_named(&self, name: &str) -> bool {
+        match self {
+            Self::Text(text) => text == name,
+            Self::Bool(value) => value.to_string() == name,
+            Self::Unsigned(number) => number.to_string() == name,
+            Self::Signed(number) => number.to_string() == name,
+            _ => false,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pack {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Reader)
+    }
+}
+
+/// Reads a value of any type except for an extension.
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Pack;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value that JSON can say")
+    }
+
+    fn visit_unit<E>(self) -> Result<Pack, E> {
+        Ok(Pack::Nil)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Pack, E> {
+        Ok(Pack::Bool(value))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Pack, E> {
+        Ok(Pack::Unsigned(number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Pack, E> {
+        Ok(u64::try_from(number).map_or(Pack::Signed(number), Pack::Unsigned))
+    }
+
+    fn visit_f32<E>(self, number: f32) -> Result<Pack, E> {
+        Ok(Pack::Single(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Pack, E> {
+        Ok(Pack::Double(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Pack, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Pack, E> {
+        Ok(Pack::Bytes(bytes.to_vec()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Pack, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element()? {
+            array.push(item);
+        }
+        Ok(Pack::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Pack, A::Error> {
+        let mut map = Vec::new();
+        while let Some(field) = fields.next_entry()? {
+            map.push(field);
+        }
+        Ok(Pack::Map(map))
     }
 }
 
@@ -493,6 +610,33 @@ mod tests {
         }
         assert!(round("map", &external, &json!("Plin")).unwrap_err().contains("perhaps `Plain` is meant"));
         assert!(round("map", &internal, &json!({ "n": 1 })).unwrap_err().contains("the field `t`"));
+    }
+
+    #[test]
+    fn a_value_of_an_unknown_shape_is_written_in_the_manner_of_the_one_before() {
+        let before = Pack::Map(vec![
+            (Pack::Unsigned(7), Pack::Array(vec![Pack::Bytes(vec![1])])),
+            ("big".into(), Pack::Unsigned(u64::MAX)),
+            ("low".into(), Pack::Signed(i64::MIN)),
+            ("off".into(), Pack::Double(f64::NAN)),
+            ("raw".into(), Pack::Bytes(vec![0xc1])),
+            ("single".into(), Pack::Single(0.1)),
+            ("whole".into(), Pack::Double(1.0)),
+        ]);
+        let bytes = |pack: &Pack| rmp_serde::to_vec(pack).unwrap();
+        let shown: Value = serde_json::from_str(&super::super::json(&bytes(&before)).unwrap()).unwrap();
+        assert_eq!(from_json_like(&bytes(&before), &shown).unwrap(), bytes(&before), "{shown}");
+        let edited = json!({ "whole": 2, "7": ["02", "03"], "new": "c1", "raw": "text" });
+        let expected = Pack::Map(vec![
+            (Pack::Unsigned(7), Pack::Array(vec![Pack::Bytes(vec![2]), Pack::Bytes(vec![3])])),
+            ("new".into(), "c1".into()),
+            ("raw".into(), "text".into()),
+            ("whole".into(), Pack::Double(2.0)),
+        ]);
+        assert_eq!(from_json_like(&bytes(&before), &edited).unwrap(), bytes(&expected));
+        for (wrong, says) in [(&[0xc1_u8][..], "no MessagePack"), (&[0xd4, 5, 1][..], "that JSON can say")] {
+            assert!(from_json_like(wrong, &edited).unwrap_err().to_string().contains(says));
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ const MOST_NAME: usize = 64;
 pub(super) struct Act {
     pub(super) stream: String,
     #[serde(default)]
-    group: String,
+    pub(super) group: String,
     /// Who, as they say.
     #[serde(default)]
     by: String,

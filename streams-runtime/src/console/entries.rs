@@ -31,7 +31,7 @@ const TOGETHER: u32 = 8;
 const SHOWN: usize = 2 * 1024;
 const SOUGHT: usize = 64 * 1024;
 /// The most bytes of a payload that are shown decoded, and as digits.
-const DECODED: usize = 512 * 1024;
+pub(super) const DECODED: usize = 512 * 1024;
 const DIGITS: usize = 64 * 1024;
 /// How many headers or fields are shown, and how much of each.
 const FIELDS: usize = 64;

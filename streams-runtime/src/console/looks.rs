@@ -215,6 +215,7 @@ fn group_row(group: &GroupView) -> Value {
         "lag": group.lag(),
         "age": millis(group.age()),
         "dead": group.dead(),
+        "replays": group.replays(),
         "retrying": group.retrying(),
         "in_flight": group.places.iter().map(|place| place.in_flight).sum::<u64>(),
         "members": group.members.len(),

@@ -13,6 +13,7 @@ mod handlers;
 mod program;
 mod way;
 mod acts;
+mod edit;
 mod publish;
 mod shared;
 mod jobs;
@@ -92,7 +93,7 @@ impl Console {
         }))
     }
 
-    /// Allows acts to those who send this token: publish, pause, resume, reset, remove, replay and discard. A long random text, such
+    /// Allows acts to those who send this token: publish, pause, resume, reset, remove, replay, edit and discard. A long random text, such
     /// as `openssl rand -hex 32` prints, cannot be guessed.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.0.token = Some(token.into()).filter(|token| !token.is_empty());
@@ -163,6 +164,7 @@ impl Console {
             .route("/api/remove", post(acts::remove))
             .route("/api/replay", post(acts::replay))
             .route("/api/discard", post(acts::discard))
+            .route("/api/edit", post(edit::edit).layer(DefaultBodyLimit::max(edit::BODY)))
             .route("/api/stop", post(acts::stop))
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::act))
             .layer(DefaultBodyLimit::max(BODY));

@@ -274,7 +274,11 @@ fn of_group(group: &GroupView, expire_after: Duration) -> Option<Finding> {
         Condition::Retrying => (
             "retrying",
             Verdict::Warning,
-            format!("{} tried again, and in ordered delivery nothing passes it; {wait}", failing(group.retrying())),
+            format!(
+                "{} tried again, and in ordered delivery nothing passes it; {wait}{}",
+                failing(group.retrying()),
+                group.error().map(|(_, error)| format!("; the latest error: {}", error.text)).unwrap_or_default()
+            ),
             format!("streams owners {stream} {name} names the event; mend what its handler needs"),
         ),
         Condition::Paused => (

@@ -132,6 +132,8 @@ pub struct PlaceView {
     /// How often events that are not settled have failed.
     #[serde(serialize_with = "counts")]
     pub failed: Vec<(EntryId, u32)>,
+    /// The latest error of an event that is tried again: the last one of the partition, where several fail.
+    pub error: Option<ErrorView>,
     /// How many entries processes have in flight; for a foreign group those it has not acknowledged.
     pub in_flight: u64,
     /// How many entries of a work queue wait to be given out again.
@@ -155,6 +157,22 @@ pub struct HaltView {
     pub kind: String,
     /// The cause and the remedy.
     pub reason: String,
+}
+
+/// The error of a failed attempt, after which there is another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ErrorView {
+    /// When it was recorded, by the server's clock.
+    #[serde(serialize_with = "time")]
+    pub at: SystemTime,
+    /// The entry of the event.
+    #[serde(serialize_with = "text")]
+    pub entry: EntryId,
+    /// How many attempts have failed.
+    pub attempts: u32,
+    /// The beginning of the handler's own words, at most 512 bytes.
+    pub text: String,
 }
 
 /// How a group stands, in one word; the worst first.
@@ -258,6 +276,12 @@ impl GroupView {
         self.places.iter().map(|place| place.failed.len() as u64).sum()
     }
 
+    /// The latest error of an event that is tried again, and its partition.
+    pub fn error(&self) -> Option<(u32, &ErrorView)> {
+        let errors = self.places.iter().filter_map(|place| Some((place.partition, place.error.as_ref()?)));
+        errors.max_by_key(|(_, error)| error.at)
+    }
+
     /// How many processes show that they live.
     pub fn living(&self) -> usize {
         self.members.iter().filter(|member| member.lives()).count()
@@ -353,6 +377,7 @@ mod tests {
             halted: None,
             needs: None,
             failed: vec![],
+            error: None,
             in_flight: 0,
             waiting: 0,
             dead: 1,
@@ -415,6 +440,20 @@ mod tests {
         assert_eq!((group.lag(), group.age(), group.dead()), (Some(4), Duration::from_secs(9), 2));
         group.places[0].lag = None;
         assert_eq!(group.lag(), None, "a sum without a part would be too small");
+    }
+
+    #[test]
+    fn the_error_of_a_group_is_the_latest_of_its_partitions() {
+        let mut group = group();
+        assert_eq!(group.error(), None);
+        let error = |second| ErrorView {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
+            entry: EntryId::new(6, 0),
+            attempts: 1,
+            text: second.to_string(),
+        };
+        (group.places[0].error, group.places[1].error) = (Some(error(9)), Some(error(8)));
+        assert_eq!(group.error(), Some((0, &error(9))));
     }
 
     #[test]

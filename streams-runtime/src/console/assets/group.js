@@ -8,7 +8,7 @@ const PLACES = [
   ["In flight", "num wide"], ["Waiting", "num wide"], ["Dead", "num mid"], ["Replays", "num wide"],
 ];
 const MEMBERS = [["Process", "name"], ["Silent for", "num"], ["Lease", "num mid"], ["Partitions", ""], ["Handles", "name wide"]];
-const RETRIES = [["Entry", "mono"], ["Partition", "num"], ["Failed attempts", "num"]];
+const RETRIES = [["Entry", "mono"], ["Partition", "num"], ["Failed attempts", "num"], ["Latest error", "name"]];
 
 export async function open(root, asked) {
   const { stream, group } = asked;
@@ -123,14 +123,17 @@ export async function open(root, asked) {
     fill(tiles, tile(count(view.row.lag), "lag, entries"), tile(view.row.age > 0 ? span(view.row.age) : "–", "oldest not settled"),
       tile(rate(latest(settled)), "settled"), tile(rate(latest(points(stream))), "come in"),
       tile(count(view.row.retrying), "retrying", view.row.retrying > 0 ? "warn" : ""),
-      tile(view.row.dead > 0 ? letters(count(view.row.dead)) : "0", "dead letters", view.row.dead > 0 ? "warn" : ""));
+      tile(view.row.dead > 0 ? letters(count(view.row.dead)) : "0", "dead letters", view.row.dead > 0 ? "warn" : ""),
+      view.row.replays > 0 ? tile(count(view.row.replays), "wait to be replayed", "warn") : null);
     const lag = points(stream, group, "lag");
     const most = (series) => Math.max(0, ...series.map(([, value]) => value ?? 0));
     const begun = lag.length > 0 ? ` since ${clock(lag[0][0])}` : "";
     fill(charts,
       el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Lag" + begun), el("span", {}, `most ${count(most(lag))}`)), line(lag, "chart", `lag${begun}`)),
       el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Settled per second" + begun), el("span", {}, `most ${rate(most(settled))}`)), line(settled, "chart", `settled per second${begun}`)));
-    const failed = view.places.flatMap((place) => Object.entries(place.failed).map(([id, attempts]) => ({ id, attempts, partition: place.partition })));
+    const failed = view.places.flatMap((place) => Object.entries(place.failed).map(([id, attempts]) => ({ id, attempts, partition: place.partition, error: place.error?.entry === id ? place.error : null })));
+    // A work queue keeps its latest error alone.
+    failed.push(...view.places.filter((place) => place.error && view.mode === "queue").map((place) => ({ id: place.error.entry, attempts: place.error.attempts, partition: place.partition, error: place.error })));
     fill(body,
       el("h2", {}, "Partitions"),
       table(PLACES, view.places.map((place) => row(PLACES, [
@@ -145,7 +148,7 @@ export async function open(root, asked) {
         span(member.lease), member.partitions.join(", ") || "–", builds(member.build),
       ])), view.mode === "foreign" ? "Processes of other programs cannot be seen." : "No process runs this group."),
       failed.length > 0 ? [el("h2", {}, "Retrying", el("small", {}, errors("last failure of its handlers"))), table(RETRIES, failed.slice(0, 100).map((event) => row(RETRIES, [
-        link({ page: "stream", stream, entry: `${event.partition}/${event.id}` }, event.id), event.partition, count(event.attempts),
+        link({ page: "stream", stream, entry: `${event.partition}/${event.id}` }, event.id), event.partition, count(event.attempts), event.error ? [event.error.text, el("span", { class: "quiet" }, " at ", time(event.error.at))] : "–",
       ])), "")] : null);
   };
 

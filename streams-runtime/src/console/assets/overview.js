@@ -53,7 +53,7 @@ export function open(root, asked) {
         count(group.lag), group.age > 0 ? span(group.age) : "–",
         rate(latest(points(group.stream))), rate(latest(points(group.stream, group.name, "done"))),
         group.retrying > 0 ? count(group.retrying) : "–",
-        group.dead > 0 ? link({ page: "letters", stream: group.stream, group: group.name }, count(group.dead)) : "–",
+        [group.dead > 0 ? link({ page: "letters", stream: group.stream, group: group.name }, count(group.dead)) : "–", group.replays > 0 ? el("span", { class: "quiet" }, ` and ${count(group.replays)} to be replayed`) : null],
         group.mode === "foreign" ? "–" : `${group.living} of ${group.members}`,
       ]);
     }), all.length === 0 ? "No program runs a group yet." : "No group has this name or state."));

@@ -2,7 +2,7 @@
 -- KEYS: stream, state, dead letters.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0), most dead letters, their greatest age in
 --       ms, numbers of attempts, forgotten and dead, names of events ignored because no known build handles them,
---       number of the commit in its epoch, then (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
+--       number of the commit in its epoch, error of an attempt (entry, attempts, text; empty: none), then (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
 --       ...)*, then, only during a recovery: how many events are left, the charged ones (A B), number of forgotten ids,
 --       these ids.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -51,7 +51,7 @@ if letters > 0 then
   end
 end
 
-local i = 16 + 2 * attempts + forgotten
+local i = 17 + 2 * attempts + forgotten
 for _ = 1, letters do
   i = i + 1 + tonumber(ARGV[i])
 end
@@ -67,8 +67,9 @@ if letters > 0 or forgotten > 0 or left then
   end
 end
 
+local failed_at = ARGV[16] ~= '' and digits(now())
 local proof_at = i
-write_letters(dead, 16 + 2 * attempts + forgotten, letters)
+write_letters(dead, 17 + 2 * attempts + forgotten, letters)
 if left then
   if left == '0' then
     redis.call('HDEL', state, 'prove', 'prove_to', 'charged')
@@ -91,7 +92,7 @@ if prev == next_id then
 else
   redis.call('HSET', state, 'beat', beat, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
-i = 16
+i = 17
 for _ = 1, attempts do
   redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
   i = i + 2
@@ -99,6 +100,9 @@ end
 for _ = 1, forgotten do
   redis.call('HDEL', state, 'attempts:' .. ARGV[i])
   i = i + 1
+end
+if failed_at then
+  redis.call('HSET', state, 'error', failed_at .. ' ' .. ARGV[16])
 end
 if ARGV[8] == '1' and not mirror(stream, group, next_id, seen) then
   return {'vanished'}
