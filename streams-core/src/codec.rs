@@ -18,8 +18,8 @@ use self::conform::{Ended, Mismatch};
 #[doc(hidden)]
 pub use self::from_json::{Misfit, from_json, from_json_like};
 pub use self::text::{json, json_without, text, text_without};
-use crate::schema::Layout;
 use crate::schema::sample::Sample;
+use crate::schema::{Layout, holds_decimals};
 use crate::{BoxError, Entry, EventInfo, StreamEvent};
 
 /// The most bytes of a payload unless the event says otherwise. With its id, names and headers an entry stays below 1
@@ -100,7 +100,13 @@ fn encode_into<E: StreamEvent>(event: &E, buffer: &mut Vec<u8>) -> Result<(), Fa
     let written = &buffer[start..];
     check_size::<E>(written)?;
     // Consumers must be able to read it: serde writes deeper than `MAX_DEPTH` without an error.
-    scan(written)?;
+    let has_floats = scan(written)?;
+    if Decimals::<E>::HELD
+        && has_floats
+        && let Some(mismatch) = conform::not_as_declared(E::INFO.schema, E::INFO.layout, written)
+    {
+        return Err(Fault::NotAsDeclared(Box::new(mismatch)));
+    }
     if cfg!(debug_assertions) && written.len() <= MAX_READ_BACK { read_back::<E>(written) } else { Ok(()) }
 }
 
@@ -246,8 +252,22 @@ fn shortened(mut reason: String) -> String {
 
 fn decode_from<E: StreamEvent>(payload: &[u8]) -> Result<E, Fault> {
     check_size::<E>(payload)?;
-    scan(payload)?;
+    let has_floats = scan(payload)?;
+    if Decimals::<E>::HELD
+        && has_floats
+        && let Some(mismatch) = conform::unreadable(E::INFO.schema, payload)
+    {
+        return Err(Fault::Mismatch(Box::new(mismatch)));
+    }
     deserialized(payload).map_err(Fault::Serde)
+}
+
+/// Decimal numbers in an event. Their type reads floats, and with a feature that any crate of the program may turn on
+/// it writes them, too: so a payload of such an event that holds a float is compared with the schema.
+struct Decimals<E>(std::marker::PhantomData<E>);
+
+impl<E: StreamEvent> Decimals<E> {
+    const HELD: bool = holds_decimals(E::INFO.schema);
 }
 
 fn deserialized<E: StreamEvent>(payload: &[u8]) -> Result<E, String> {
@@ -262,21 +282,23 @@ fn check_size<E: StreamEvent>(payload: &[u8]) -> Result<(), Fault> {
     if payload.len() > limit { Err(Fault::TooLarge { size: payload.len(), limit }) } else { Ok(()) }
 }
 
-/// Walks the headers of one MessagePack value and checks that it ends where `bytes` ends.
+/// Walks the headers of one MessagePack value and checks that it ends where `bytes` ends; answers whether a float is in
+/// it.
 ///
 /// A header may claim 2^32 - 1 items in five bytes. serde's collections reserve memory by such a claim, and nested
 /// claims multiply it. Each item takes at least a byte, so an honest claim is never above the bytes left.
-pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
+pub(crate) fn scan(bytes: &[u8]) -> Result<bool, Fault> {
     // Values still to come in the innermost open array or map, and in those around it.
     let mut left = 1_u32;
     let mut around = [0_u32; MAX_DEPTH];
     let mut depth = 0;
     let mut at = 0;
+    let mut has_floats = false;
     loop {
         while left == 0 {
             if depth == 0 {
                 let rest = bytes.len() - at;
-                return if rest == 0 { Ok(()) } else { Err(Fault::Trailing { offset: at, rest }) };
+                return if rest == 0 { Ok(has_floats) } else { Err(Fault::Trailing { offset: at, rest }) };
             }
             depth -= 1;
             left = around[depth];
@@ -285,6 +307,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<(), Fault> {
         let Some(&marker) = bytes.get(at) else { return Err(Fault::Truncated { offset: at }) };
         let header = at;
         at += 1;
+        has_floats |= matches!(marker, 0xca | 0xcb);
         let (claimed, nested) = match marker {
             // A small number, nil or a truth value: the marker is the whole value.
             0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => continue,
@@ -650,6 +673,77 @@ pub(crate) mod tests {
         let mut buffer = Vec::new();
         encode(event, &mut buffer).unwrap();
         buffer
+    }
+
+    #[cfg(feature = "rust_decimal")]
+    mod money {
+        use rust_decimal::Decimal;
+
+        use super::*;
+
+        /// A float, as the feature `serde-float` of `rust_decimal` would write it.
+        mod as_float {
+            use super::Decimal;
+
+            pub(super) fn serialize<S: serde::Serializer>(value: &Decimal, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_f64(value.to_string().parse().unwrap())
+            }
+            pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Decimal, D::Error> {
+                serde::Deserialize::deserialize(from)
+            }
+        }
+
+        #[stream_event(stream = "payments", lock = false)]
+        #[derive(Debug, PartialEq)]
+        struct Payment {
+            parts: Vec<Part>,
+            rate: f64,
+            note: String,
+        }
+
+        #[event_type]
+        #[derive(Debug, PartialEq)]
+        struct Part {
+            amount: Option<Decimal>,
+        }
+
+        #[stream_event(stream = "payments", name = "Payment", lock = false)]
+        #[derive(Debug)]
+        struct Rounded {
+            parts: Vec<RoundedPart>,
+            rate: f64,
+            note: String,
+        }
+
+        #[event_type]
+        #[derive(Debug)]
+        struct RoundedPart {
+            #[serde(with = "as_float")]
+            #[event(wire = "Decimal")]
+            amount: Decimal,
+        }
+
+        #[test]
+        fn money_is_written_and_read_with_all_digits_and_never_as_a_float() {
+            let amount: Decimal = "79228162514264.337593543950335".parse().unwrap();
+            let payment = Payment { parts: vec![Part { amount: Some(amount) }], rate: 0.5, note: String::new() };
+            let bytes = encoded(&payment);
+            assert_eq!(decode_payload::<Payment>(&bytes), Ok(payment));
+            // More than a debug build reads back, so that it is the refusal of a release build.
+            let note = "n".repeat(MAX_READ_BACK + 1);
+            let rounded = Rounded { parts: vec![RoundedPart { amount }], rate: 0.5, note };
+            let refused = encode(&rounded, &mut Vec::new()).unwrap_err().to_string();
+            assert!(
+                refused.contains("`parts[0].amount`: expected a decimal number as text (`rust_decimal` without"),
+                "{refused}"
+            );
+            let foreign = to_bytes(&serde_json::json!({ "parts": [{ "amount": 0.1 }], "rate": 0.5, "note": "" }));
+            let refused = decode_payload::<Payment>(&foreign).unwrap_err().to_string();
+            assert!(refused.contains("`parts[0].amount`: expected a decimal number as text"), "{refused}");
+            // A whole number loses nothing.
+            let whole = to_bytes(&serde_json::json!({ "parts": [{ "amount": 7 }], "rate": 0.5, "note": "" }));
+            assert_eq!(decode_payload::<Payment>(&whole).unwrap().parts[0].amount, Some(Decimal::from(7)));
+        }
     }
 
     fn entry(fields: &[(&str, &[u8])]) -> Entry {

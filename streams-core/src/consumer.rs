@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::codec::{self, DecodeError};
-use crate::schema::{Compat, Report};
+use crate::keys;
+use crate::schema::{Compat, Layout, Report, Schema};
 use crate::{
     Context, Entry, EntryId, EventId, EventInfo, Failure, FromContext, Headers, IntoOutcome, Needs, Outcome,
     StreamEvent,
@@ -16,13 +17,22 @@ use crate::{
 
 /// A `#[consumer]` function, as a type of the same name.
 ///
-/// The attribute implements it; do not implement it by hand. Each bound occurs once, so that rustc reports each mistake
-/// once.
+/// The attribute implements it; do not implement it by hand.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a consumer",
+    message = "this is not a consumer",
     label = "expected the name of a function with `#[consumer(group = \"...\")]`"
 )]
 pub trait Consumer: Sized + 'static {
+    /// The function, with the arguments of its attribute.
+    const REGISTRATION: Registration;
+}
+
+/// Not public API: the signature of a `#[consumer]` function, as a type that nothing else can name.
+///
+/// A function may take types that are more private than itself, which the associated types of a type with its own
+/// visibility may not. Each bound occurs once, so that rustc reports each mistake once.
+#[doc(hidden)]
+pub trait Handler: Sized + 'static {
     /// The first argument.
     type Payload: Payload;
     /// The other arguments.
@@ -34,10 +44,6 @@ pub trait Consumer: Sized + 'static {
     const INFO: &'static ConsumerInfo;
     /// The types of the other arguments as the user wrote them, for messages.
     const ARGUMENTS: &'static [&'static str];
-
-    /// Not public API: the element of `consumers![..]`.
-    #[doc(hidden)]
-    const REGISTRATION: Registration = Registration::of::<Self>();
 
     /// Calls the function.
     fn invoke(payload: Self::Payload, args: Self::Args) -> impl Future<Output = Self::Out> + Send;
@@ -551,14 +557,47 @@ type Call = fn(Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>>
 impl Registration {
     /// The registration of a `#[consumer]` function.
     pub const fn of<C: Consumer>() -> Self {
+        C::REGISTRATION
+    }
+
+    /// Not public API: the registration of a handler.
+    #[doc(hidden)]
+    pub const fn handled_by<H: Handler>() -> Self {
         Self {
-            info: C::INFO,
-            needs: <C::Args as Arguments>::needs,
-            call: call::<C>,
-            decodes: |entry| codec::decode::<<C::Payload as Payload>::Event>(entry).is_ok(),
-            key: key::<<C::Payload as Payload>::Event>,
-            takes_batches: takes_batches::<C>(),
+            info: H::INFO,
+            needs: <H::Args as Arguments>::needs,
+            call: call::<H>,
+            decodes: |entry| codec::decode::<<H::Payload as Payload>::Event>(entry).is_ok(),
+            key: key::<<H::Payload as Payload>::Event>,
+            takes_batches: takes_batches::<H>(),
         }
+    }
+
+    /// The same function in another group, with its options: for a name that the configuration has, or for a handler
+    /// of several groups. The start of the app checks the name.
+    ///
+    /// ```
+    /// use streams_core::{consumer, consumers, stream_event};
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// struct Trade { price: f64 }
+    ///
+    /// #[consumer(group = "audit")]
+    /// async fn audit(_trade: Trade) {}
+    ///
+    /// let regions = ["eu", "us"];
+    /// let listed = regions.map(|region| consumers![audit].map(|it| it.in_group(&format!("audit-{region}"))));
+    /// assert_eq!(listed.as_flattened()[1].info.group, "audit-us");
+    /// ```
+    ///
+    /// The name stays in memory until the program ends, so call it once per group, and not per event.
+    #[must_use]
+    pub fn in_group(self, group: &str) -> Self {
+        if group == self.info.group {
+            return self;
+        }
+        let group: &'static str = Box::leak(group.into());
+        Self { info: Box::leak(Box::new(ConsumerInfo { group, ..*self.info })), ..self }
     }
 
     /// The values that the function's arguments need at the app's start.
@@ -604,11 +643,11 @@ fn key<E: StreamEvent>(entry: &Entry) -> Result<Arc<str>, DecodeError> {
     codec::decode::<E>(entry).map(|event| event.key().as_deref().unwrap_or_default().into())
 }
 
-fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
+fn call<H: Handler>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>> {
     Box::pin(async move {
-        let payload = C::Payload::decode(&ctx).map_err(Failure::Decode)?;
-        let args = C::Args::make(&ctx, C::ARGUMENTS).await?;
-        C::invoke(payload, args).await.into_outcome()
+        let payload = H::Payload::decode(&ctx).map_err(Failure::Decode)?;
+        let args = H::Args::make(&ctx, H::ARGUMENTS).await?;
+        H::invoke(payload, args).await.into_outcome()
     })
 }
 
@@ -616,8 +655,8 @@ fn call<C: Consumer>(ctx: Context) -> Pin<Box<dyn Future<Output = Result<Outcome
 ///
 /// The attribute does not name the event's traits itself, so that rustc reports a payload that is no event once.
 #[doc(hidden)]
-pub const fn event_of<C: Consumer>() -> &'static EventInfo {
-    <C::Payload as Payload>::Event::INFO
+pub const fn event_of<H: Handler>() -> &'static EventInfo {
+    <H::Payload as Payload>::Event::INFO
 }
 
 /// Not public API: checks that a consumer takes the newest version in the lock of its event.
@@ -626,8 +665,8 @@ pub const fn event_of<C: Consumer>() -> &'static EventInfo {
 /// While compiling, at the place of the call.
 #[doc(hidden)]
 #[track_caller]
-pub const fn check_newest<C: Consumer>() {
-    let EventInfo { stream, name, version, newest, .. } = *event_of::<C>();
+pub const fn check_newest<H: Handler>() {
+    let EventInfo { stream, name, version, newest, .. } = *event_of::<H>();
     if version == newest {
         return;
     }
@@ -646,21 +685,91 @@ pub const fn check_newest<C: Consumer>() {
     panic!("{}", text.text())
 }
 
+/// Not public API: the type that `consumers![..]` takes for a function without `#[consumer(..)]`.
+#[doc(hidden)]
+pub mod plain {
+    /// It implements nothing.
+    #[derive(Debug)]
+    pub enum PlainFunction {}
+}
+
+/// Not public API: the registration of a function whose attribute has a mistake, so that listing it is no second one.
+#[doc(hidden)]
+pub const fn broken() -> Registration {
+    const EVENT: &EventInfo = &EventInfo {
+        stream: "",
+        name: "",
+        version: 1,
+        oldest: 1,
+        newest: 1,
+        upcast_from: None,
+        key: None,
+        partitions: None,
+        retention: None,
+        durability: None,
+        max_payload: None,
+        layout: Layout::Map,
+        schema: &Schema::Unit,
+        fingerprint: 0,
+        type_name: "",
+        file: "",
+        line: 0,
+    };
+    const INFO: &ConsumerInfo = &ConsumerInfo {
+        group: "",
+        name: "",
+        module: "",
+        file: "",
+        line: 0,
+        event: EVENT,
+        doc: "",
+        options: ConsumerOptions::DEFAULT,
+    };
+    Registration {
+        info: INFO,
+        needs: |_| {},
+        call: |_| Box::pin(std::future::pending()),
+        decodes: |_| false,
+        key: |_| Ok("".into()),
+        takes_batches: false,
+    }
+}
+
+/// Not public API: whether the event of a consumer has a key.
+#[doc(hidden)]
+pub const fn has_key<H: Handler>() -> bool {
+    event_of::<H>().key.is_some()
+}
+
+/// Not public API: checks the name of a group that a constant holds.
+///
+/// # Panics
+/// While compiling, when it cannot be part of a Redis key.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_group(name: &str) {
+    if let Some(reason) = keys::group_reason(name) {
+        let mut text = Report::new(Compat::None, false);
+        text.write("invalid group name `");
+        text.write(name);
+        text.write("`: ");
+        text.write(reason);
+        panic!("{}", text.text())
+    }
+}
+
 /// Not public API: whether a consumer takes `Batch<E>`.
 #[doc(hidden)]
-pub const fn takes_batches<C: Consumer>() -> bool {
-    <C::Payload as Payload>::IS_BATCH
+pub const fn takes_batches<H: Handler>() -> bool {
+    <H::Payload as Payload>::IS_BATCH
 }
 
 /// An explicit list of consumers for `App::with`: `consumers![check_limits, audit::count]`.
 ///
-/// "expected type, found function" says that the function lacks its `#[consumer(..)]`.
+/// Each element is a [`Registration`], which may get [another group](Registration::in_group).
 #[macro_export]
 macro_rules! consumers {
-    ($($consumer:ty),* $(,)?) => {
-        // `<T as ..>` takes only a type, so rustc reports a function without the attribute as a function.
-        [$(<$consumer as $crate::Consumer>::REGISTRATION),*]
-    };
+    ($($listed:tt)*) => { $crate::__private::listed!($crate; $($listed)*) };
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZero;
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -144,6 +145,15 @@ macro_rules! integer_keys {
     )* };
 }
 integer_keys!(u8, u16, u32, u64, i8, i16, i32, i64);
+integer_keys!(NonZero<u8>, NonZero<u16>, NonZero<u32>, NonZero<u64>);
+integer_keys!(NonZero<i8>, NonZero<i16>, NonZero<i32>, NonZero<i64>);
+
+#[cfg(feature = "rc")]
+impl EventKey for std::sync::Arc<str> {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+}
 
 #[cfg(feature = "uuid")]
 impl EventKey for uuid::Uuid {

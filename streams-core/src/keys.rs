@@ -17,25 +17,41 @@ pub struct InvalidName {
 }
 
 fn check(kind: &'static str, name: &str, colons: bool) -> Result<(), InvalidName> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || (colons && b == b':');
-    let reason = if name.is_empty() {
-        "it is empty"
-    } else if name.len() > MAX_NAME {
-        "it is longer than 100 bytes"
-    } else if !name.as_bytes()[0].is_ascii_alphanumeric() {
-        "it must start with a letter or a digit"
-    } else if !name.bytes().all(allowed) {
-        if colons {
-            "letters, digits and `.` `_` `:` `-` are allowed"
-        } else {
-            "letters, digits and `.` `_` `-` are allowed"
+    match reason(name, colons) {
+        Some(reason) => Err(InvalidName { kind, name: name.to_owned(), reason }),
+        None => Ok(()),
+    }
+}
+
+/// Why a name cannot be that of a group. The compiler asks where a constant holds it.
+pub(crate) const fn group_reason(name: &str) -> Option<&'static str> {
+    reason(name, false)
+}
+
+const fn reason(name: &str, colons: bool) -> Option<&'static str> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() {
+        return Some("it is empty");
+    }
+    if bytes.len() > MAX_NAME {
+        return Some("it is longer than 100 bytes");
+    }
+    if !bytes[0].is_ascii_alphanumeric() {
+        return Some("it must start with a letter or a digit");
+    }
+    let mut i = 0;
+    while i < bytes.len() {
+        let b = bytes[i];
+        if !(b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-') || colons && b == b':') {
+            return Some(if colons {
+                "letters, digits and `.` `_` `:` `-` are allowed"
+            } else {
+                "letters, digits and `.` `_` `-` are allowed"
+            });
         }
-    } else if name.eq_ignore_ascii_case("streams") {
-        "`STREAMS` is a keyword of Redis commands"
-    } else {
-        return Ok(());
-    };
-    Err(InvalidName { kind, name: name.to_owned(), reason })
+        i += 1;
+    }
+    if name.eq_ignore_ascii_case("streams") { Some("`STREAMS` is a keyword of Redis commands") } else { None }
 }
 
 /// Checks a stream's name: `[A-Za-z0-9][A-Za-z0-9._:-]{0,99}`, without `.digits` at its end, which names a partition.

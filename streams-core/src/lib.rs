@@ -42,17 +42,14 @@ pub use upcast::UpcastFrom;
 /// Not public API: the names that the attributes' expansions use.
 #[doc(hidden)]
 pub mod __private {
-    #[cfg(feature = "chrono")]
-    pub use chrono::{DateTime, Utc};
     pub use inventory;
     pub use serde;
     pub use std::borrow::Cow;
-    #[cfg(feature = "uuid")]
-    pub use uuid::Uuid;
+    pub use streams_macros::listed;
 
     pub use crate::codec::DecodeError;
-    pub use crate::consumer::{check_newest, event_of, takes_batches};
+    pub use crate::consumer::{Handler, broken, check_group, check_newest, event_of, has_key, plain, takes_batches};
     pub use crate::schema::lock::{Build, Locked, Site, check as check_lock};
-    pub use crate::schema::{check_beside_tag, check_layout, check_nil, check_recursion, left_out};
+    pub use crate::schema::{check_beside_tag, check_layout, check_nil, check_recursion, check_today, forms, left_out};
     pub use crate::upcast::{Said, check_oldest, check_upcast, decode_or_upcast};
 }

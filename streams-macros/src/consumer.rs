@@ -3,41 +3,169 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{FnArg, Ident, Index, ItemFn, LitStr, ReturnType, Type, parse_quote};
+use syn::{Attribute, FnArg, Ident, Index, ItemFn, LitStr, Meta, Path, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, NameKind, Value, duration, duration_tokens, missing};
 use crate::errors::{Errors, called};
 use crate::shape::doc;
+use crate::source;
 
 pub(crate) fn expand(args: TokenStream, item: &TokenStream, root: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let options = Options::parse(args, root, &mut errors);
-    let function: ItemFn = match syn::parse2(item.clone()) {
+    let mut function: ItemFn = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(error) => return not_a_function(item, error, errors),
     };
     let handler = Handler::from_syn(&function, &mut errors);
+    let has_place = check_place(&mut function, &mut errors);
     match (errors.finish(), handler, &options.group) {
         (None, Some(handler), Some(group)) => {
             let consumer = emit(&options, group, &function, &handler);
             quote!(#function #consumer)
         }
-        (errors, ..) => quote!(#errors #function),
+        (errors, ..) => {
+            let fallback = has_place.then(|| fallback(&options.root, &function));
+            quote!(#errors #function #fallback)
+        }
+    }
+}
+
+/// Checks that a type can stand beside the function, and that it has the attribute once. It removes a second one, which
+/// would report all mistakes again. Answers whether the type has a place.
+fn check_place(function: &mut ItemFn, errors: &mut Errors) -> bool {
+    let is_ours = |attribute: &Attribute| {
+        attribute.path().segments.last().is_some_and(|segment| segment.ident == "consumer")
+            && matches!(attribute.meta, Meta::List(_))
+    };
+    if let Some(second) = function.attrs.iter().find(|attribute| is_ours(attribute)) {
+        errors.push(
+            second,
+            format!(
+                "a function has one `#[consumer]`; for a second group list it again, `consumers![{0}].map(|it| it.in_group(\"..\"))`, or write a second function that calls `{0}`",
+                function.sig.ident
+            ),
+        );
+        function.attrs.retain(|attribute| !is_ours(attribute));
+    }
+    let name = &function.sig.ident;
+    if matches!(function.sig.inputs.first(), Some(FnArg::Receiver(_))) {
+        return false;
+    }
+    let Some(source) = source::around() else { return true };
+    if let (Some(FnArg::Typed(first)), true) = (function.sig.inputs.first(), function.sig.inputs.len() > 1)
+        && matches!(&*first.ty, Type::Path(path) if path.path.is_ident("Context"))
+        && source.knows_context(name)
+    {
+        errors.push(&first.ty, "the first argument of a consumer is the event; put the `Context` behind it");
+    }
+    if source.is_associated(name) {
+        errors
+            .push(name, "a consumer is a free function; move it out of the `impl`, and take shared data as `State<T>`");
+        return false;
+    }
+    if let Some(namesake) = source.namesake(name) {
+        errors.push(
+            name,
+            format!(
+                "a consumer is also a type of its name, which `{namesake}` in this module has already; give one of them another name"
+            ),
+        );
+        return false;
+    }
+    true
+}
+
+/// The type of a function with a mistake, so that it can be listed without another error.
+fn fallback(root: &TokenStream, function: &ItemFn) -> TokenStream {
+    let (name, visibility) = (&function.sig.ident, &function.vis);
+    let mut type_name = name.clone();
+    type_name.set_span(at(name));
+    let type_visibility = ours(visibility.to_token_stream());
+    quote! {
+        #[doc(hidden)]
+        #[non_exhaustive]
+        #type_visibility struct #type_name {}
+        const _: () = {
+            impl #root::Consumer for #name {
+                const REGISTRATION: #root::Registration = #root::__private::broken();
+            }
+        };
     }
 }
 
 /// The arguments of the attribute.
 struct Options {
     root: TokenStream,
-    group: Option<LitStr>,
+    group: Option<Group>,
     /// The setters of `ConsumerOptions` to call.
     setters: Vec<TokenStream>,
-    /// The options that only a batch can have, each with the span of its value.
-    of_batches: Vec<(&'static str, Span)>,
+    /// What the types of the signature must be, each with the place where it is said.
+    demands: Vec<(Demand, Span)>,
+}
+
+/// The group that the attribute names.
+enum Group {
+    /// A name, which is checked.
+    Name(LitStr),
+    /// A constant, which the compiler checks.
+    Constant(Path),
+}
+
+impl ToTokens for Group {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Name(name) => name.to_tokens(tokens),
+            Self::Constant(path) => path.to_tokens(tokens),
+        }
+    }
+}
+
+fn is_constant(path: &Path) -> bool {
+    path.segments.last().is_some_and(|last| last.ident.to_string().contains(char::is_uppercase))
+}
+
+/// What an option asks of the types of the signature, which the compiler knows and the attribute does not.
+enum Demand {
+    /// An option that only a batch can have.
+    Batch(&'static str),
+    /// A work queue hands out single events.
+    SingleInQueue,
+    /// In lanes keys are apart, and a batch mixes them.
+    SingleInLanes,
+    /// Lanes go by the key.
+    Key,
+}
+
+impl Demand {
+    /// The condition on a handler, and the mistake where it does not hold.
+    fn check(&self, root: &TokenStream, handler: &Ident) -> (TokenStream, String) {
+        let takes_batches = quote!(#root::__private::takes_batches::<#handler>());
+        match self {
+            Self::Batch(option) => (
+                takes_batches,
+                format!(
+                    "`{option}` is for a consumer that takes several events at once; take `Batch<Event>` as the first argument, or remove `{option}`"
+                ),
+            ),
+            Self::SingleInQueue => (
+                quote!(!#takes_batches),
+                "a work queue hands out event by event, so its consumers take no `Batch`; take single events, or remove `delivery`".to_owned(),
+            ),
+            Self::SingleInLanes => (
+                quote!(!#takes_batches),
+                "a batch is a stretch of the stream, in which the keys are mixed, so it cannot be handled in lanes; take single events, or remove `concurrency`".to_owned(),
+            ),
+            Self::Key => (
+                quote!(#takes_batches || #root::__private::has_key::<#handler>()),
+                "the event has no key, so nothing says which events have to stay in order; write `key = field` in its `#[stream_event(..)]`, add `delivery = \"queue\"` where no order matters, or remove `concurrency`".to_owned(),
+            ),
+        }
+    }
 }
 
 impl Options {
@@ -64,7 +192,11 @@ impl Options {
         let mut args = Args::parse(tokens, Self::KNOWN, errors);
         let root = args.root(root, errors);
         let group = match args.take("group") {
-            Some(value) => value.redis_name(NameKind::Group, errors),
+            Some(value) => match syn::parse2(value.tokens.clone()) {
+                // A name in small letters only lacks its quotes.
+                Ok(path) if is_constant(&path) => Some(Group::Constant(path)),
+                _ => value.redis_name(NameKind::Group, errors).map(Group::Name),
+            },
             None => {
                 // An unknown option is most likely this one, misspelled.
                 if errors.is_empty() {
@@ -104,9 +236,9 @@ impl Options {
             let timeout = duration_tokens(timeout);
             setters.push(quote!(with_timeout(#timeout)));
         }
-        let mut of_batches = Vec::new();
+        let mut demands = Vec::new();
         if let Some(value) = args.take("batch") {
-            of_batches.push(("batch", at(&value.tokens)));
+            demands.push((Demand::Batch("batch"), at(&value.tokens)));
             let expected = "a number of events from 1 to 10000, such as `500`";
             if let Some(events) = value.integer(1..=MAX_BATCH, expected, errors) {
                 let events = events as u32;
@@ -114,7 +246,7 @@ impl Options {
             }
         }
         if let Some(value) = args.take("batch_wait") {
-            of_batches.push(("batch_wait", at(&value.tokens)));
+            demands.push((Demand::Batch("batch_wait"), at(&value.tokens)));
             let expected = "a duration up to a minute such as \"200ms\", or \"0s\" to wait for nothing";
             if let Some(wait) = value.duration(Duration::ZERO..=MAX_BATCH_WAIT, expected, errors) {
                 let wait = duration_tokens(wait);
@@ -130,7 +262,7 @@ impl Options {
                 ),
             }
         }
-        if let Some(value) = args.take("checkpoint") {
+        let checkpoint_place = args.take("checkpoint").map(|value| {
             match checkpoint(&value) {
                 Some(setter) => setters.push(setter),
                 None => value.invalid(
@@ -138,7 +270,8 @@ impl Options {
                     errors,
                 ),
             }
-        }
+            value.tokens
+        });
         if let Some(value) = args.take("on_data_loss") {
             match value.text().map(|text| text.value()).as_deref() {
                 Some("halt") => setters.push(quote!(with_on_data_loss(#root::OnDataLoss::Halt))),
@@ -146,11 +279,19 @@ impl Options {
                 _ => value.invalid("\"halt\" or \"continue\"", errors),
             }
         }
+        let (mut is_queue, mut has_lanes) = (false, true);
         if let Some(value) = args.take("delivery") {
             match value.text().map(|text| text.value()).as_deref() {
                 Some("ordered") => setters.push(quote!(with_delivery(#root::Delivery::Ordered))),
-                Some("queue") => setters.push(quote!(with_delivery(#root::Delivery::Queue))),
-                Some("broadcast") => setters.push(quote!(with_delivery(#root::Delivery::Broadcast))),
+                Some("queue") => {
+                    (is_queue, has_lanes) = (true, false);
+                    demands.push((Demand::SingleInQueue, at(&value.tokens)));
+                    setters.push(quote!(with_delivery(#root::Delivery::Queue)));
+                }
+                Some("broadcast") => {
+                    has_lanes = false;
+                    setters.push(quote!(with_delivery(#root::Delivery::Broadcast)));
+                }
                 _ => value.invalid("\"ordered\", \"queue\" or \"broadcast\"", errors),
             }
         }
@@ -166,7 +307,17 @@ impl Options {
             if let Some(events) = value.integer(1..=MAX_CONCURRENCY, expected, errors) {
                 let events = events as u32;
                 setters.push(quote!(with_concurrency(#events)));
+                if events > 1 && has_lanes {
+                    demands.push((Demand::SingleInLanes, at(&value.tokens)));
+                    demands.push((Demand::Key, at(&value.tokens)));
+                }
             }
+        }
+        if let (Some(place), true) = (checkpoint_place, is_queue) {
+            errors.push(
+                place,
+                "a work queue settles each event by itself, so it has no checkpoint to commit; remove `checkpoint`, or `delivery`",
+            );
         }
         if let Some(value) = args.take("ignore") {
             let names = value.names(NameKind::Event, errors);
@@ -178,7 +329,7 @@ impl Options {
                 None => value.invalid("`true` or `false`", errors),
             }
         }
-        Self { root, group, setters, of_batches }
+        Self { root, group, setters, demands }
     }
 }
 
@@ -345,8 +496,8 @@ impl Handler {
     }
 }
 
-fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler) -> TokenStream {
-    let Options { root, setters, of_batches, .. } = options;
+fn emit(options: &Options, group: &Group, function: &ItemFn, handler: &Handler) -> TokenStream {
+    let Options { root, setters, demands, .. } = options;
     let Handler { event, by_reference, rest, out } = handler;
     // A lone argument is reported at its type; several are reported at all of them.
     let rest_span = match rest.as_slice() {
@@ -375,13 +526,19 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
             async move { #name(#lend #payload #(, #args.#indices)*).await }
         }
     };
-    let check = called(event, &quote!(#root::__private::check_newest::<#name>), quote!());
-    // The types know whether there is a batch. Each option that only a batch can have gets its own message.
-    let batch_checks = of_batches.iter().map(|(option, place)| {
-        let message = format!(
-            "`{option}` is for a consumer that takes several events at once; take `Batch<Event>` as the first argument, or remove `{option}`"
-        );
-        quote_spanned!(*place=> const _: () = ::core::assert!(#root::__private::takes_batches::<#name>(), #message);)
+    // Not the type of the function's name: that has its visibility, and the types of arguments may be more private.
+    let hidden = Ident::new("__StreamsHandler", Span::call_site());
+    let check = called(event, &quote!(#root::__private::check_newest::<#hidden>), quote!());
+    let group_check = match group {
+        Group::Constant(path) => {
+            let check = called(path, &quote!(#root::__private::check_group), quote!(#path));
+            Some(quote!(const _: () = #check;))
+        }
+        Group::Name(_) => None,
+    };
+    let demands = demands.iter().map(|(demand, place)| {
+        let (holds, message) = demand.check(root, &hidden);
+        quote_spanned!(*place=> const _: () = ::core::assert!(#holds, #message);)
     });
     // The type has the name of the function, so that an import brings both. Its tokens count as the macro's, so that
     // lints skip it: an `allow` would be refused where the user's crate forbids a lint.
@@ -399,8 +556,9 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
         #type_visibility struct #type_name {}
         #(#conditions)*
         const _: () = {
+            enum #hidden {}
             #[automatically_derived]
-            impl #root::Consumer for #name {
+            impl #root::__private::Handler for #hidden {
                 #payload_type
                 #args_type
                 #out_type
@@ -420,9 +578,14 @@ fn emit(options: &Options, group: &LitStr, function: &ItemFn, handler: &Handler)
 
                 #invoke
             }
+            #[automatically_derived]
+            impl #root::Consumer for #name {
+                const REGISTRATION: #root::Registration = #root::Registration::handled_by::<#hidden>();
+            }
             const _: () = #check;
-            #(#batch_checks)*
-            #root::__private::inventory::submit! { #root::Registration::of::<#name>() }
+            #group_check
+            #(#demands)*
+            #root::__private::inventory::submit! { #root::Registration::handled_by::<#hidden>() }
         };
     }
 }
@@ -436,7 +599,7 @@ fn at(tokens: &impl Spanned) -> Span {
 fn ours(tokens: TokenStream) -> TokenStream {
     let ours = tokens.into_iter().map(|mut token| {
         if let TokenTree::Group(group) = &token {
-            let mut inside = Group::new(group.delimiter(), ours(group.stream()));
+            let mut inside = proc_macro2::Group::new(group.delimiter(), ours(group.stream()));
             inside.set_span(at(&group.span()));
             return TokenTree::Group(inside);
         }

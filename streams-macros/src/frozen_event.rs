@@ -11,7 +11,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, DeriveInput, Ident, LitStr, Token, Type, Visibility, parse_quote};
 
 use crate::args::{Args, NameKind, missing, nearest};
-use crate::errors::Errors;
+use crate::errors::{Errors, called};
 use crate::lock;
 use crate::shape::Shape;
 use crate::stream_event::fallback_event;
@@ -80,7 +80,8 @@ struct Options {
     passed_on: TokenStream,
 }
 
-/// `"tick@1" => crate::Tick`: the Rust type of a form that the lock does not describe.
+/// `"tick@1" => crate::Tick`: the Rust type of a form that the lock does not describe, or of a type inside the event
+/// that has not changed since.
 struct NamedType {
     form: LitStr,
     ty: Type,
@@ -190,6 +191,8 @@ struct Writer<'a> {
     parts: Vec<Part>,
     /// The types in keys of maps, which must be ordered.
     keys: Vec<Value>,
+    /// The shapes of the lock for which the user names a type of today, and what compares the two.
+    comparisons: Vec<(Value, TokenStream)>,
 }
 
 struct Part {
@@ -229,7 +232,7 @@ impl Written {
 
 impl<'a> Writer<'a> {
     fn new(options: &'a Options, visibility: &'a Visibility, ident: &'a Ident) -> Self {
-        Self { options, visibility, ident, parts: Vec::new(), keys: Vec::new() }
+        Self { options, visibility, ident, parts: Vec::new(), keys: Vec::new(), comparisons: Vec::new() }
     }
 
     fn event(&mut self, attrs: &[Attribute], entry: &Value) -> Result<TokenStream, String> {
@@ -247,6 +250,7 @@ impl<'a> Writer<'a> {
         let item = loop {
             let keys = self.keys.len();
             self.parts.clear();
+            self.comparisons.clear();
             let item = self.item(self.ident, schema, place)?;
             if self.keys.len() == keys {
                 break item;
@@ -260,11 +264,13 @@ impl<'a> Writer<'a> {
         );
         let doc = (!documented).then(|| quote!(#[doc = #shown]));
         let parts = self.parts.iter().map(|part| &part.written);
+        let comparisons = self.comparisons.iter().map(|(_, comparison)| comparison);
         let (_, path) = lock::place(&stream.as_ref().map(LitStr::value).unwrap_or_default());
         Ok(lock::with_tracking(
             &path,
             quote! {
                 #(#parts)*
+                #(#comparisons)*
                 #doc
                 #(#attrs)*
                 #[#root::stream_event(
@@ -446,7 +452,10 @@ impl<'a> Writer<'a> {
             return Ok(Written { ty: quote!((#(#members,)*)), recursive });
         }
         if let Some(name) = type_name(schema) {
-            return Ok(Written::plain(self.part(name, schema, place)?));
+            return Ok(Written::plain(match self.options.type_of(name) {
+                Some(ty) => self.todays(name, ty, schema)?,
+                None => self.part(name, schema, place)?,
+            }));
         }
         if let Some(name) = text("recursive") {
             let found = match name {
@@ -463,8 +472,18 @@ impl<'a> Writer<'a> {
             let known = match name {
                 "duration" => Some(quote!(::core::time::Duration)),
                 "time" => Some(quote!(::std::time::SystemTime)),
-                "uuid" => Some(quote!(#root::__private::Uuid)),
-                "rfc3339" => Some(quote!(#root::__private::DateTime<#root::__private::Utc>)),
+                "nonzero" => {
+                    let number = self.ty(&schema["wire"], beside)?.ty;
+                    Some(quote!(::core::num::NonZero<#number>))
+                }
+                "ipv4" => Some(quote!(::core::net::Ipv4Addr)),
+                "ipv6" => Some(quote!(::core::net::Ipv6Addr)),
+                "socket-v4" => Some(quote!(::core::net::SocketAddrV4)),
+                "socket-v6" => Some(quote!(::core::net::SocketAddrV6)),
+                name if FORMS.contains(&name) => {
+                    let form = format_ident!("{}", pascal(name));
+                    Some(quote!(#root::__private::forms::#form))
+                }
                 _ => None,
             };
             let named = self.options.type_of(name).is_some();
@@ -490,6 +509,26 @@ impl<'a> Writer<'a> {
                 shown(place.path)
             )
         })
+    }
+
+    /// A type inside the event that still has its shape; the compiler compares the two.
+    fn todays(&mut self, name: &str, ty: &Type, schema: &Value) -> Result<TokenStream, String> {
+        let root = &self.options.root;
+        let locked = lock::schema(&present_inside(schema))?;
+        let check = called(ty, &quote!(#root::__private::check_today::<#ty>), quote!(#name, &LOCKED));
+        let comparison = quote! {
+            const _: () = {
+                static LOCKED: #root::schema::Schema = {
+                    use #root::schema::{EnumSchema, Field, Schema, StructSchema, Tagging, Variant};
+                    #locked
+                };
+                #check
+            };
+        };
+        if self.comparisons.iter().all(|(compared, _)| compared != schema) {
+            self.comparisons.push((schema.clone(), comparison));
+        }
+        Ok(ty.to_token_stream())
     }
 
     /// A type inside the event, written once, however often it occurs.
@@ -521,6 +560,41 @@ impl<'a> Writer<'a> {
             #item
         };
         Ok(ident.to_token_stream())
+    }
+}
+
+/// Forms of other crates, each with the type of its name in `streams_core::schema::types::forms`.
+const FORMS: &[&str] = &[
+    "uuid",
+    "decimal",
+    "rfc3339",
+    "rfc9557",
+    "date-time",
+    "date",
+    "week-date",
+    "time-of-day",
+    "time-delta",
+    "weekday",
+    "month",
+    "iso8601-duration",
+    "iso8601-span",
+    "offset-date-time-parts",
+    "utc-date-time-parts",
+    "date-time-parts",
+    "date-parts",
+    "time-of-day-parts",
+    "offset-parts",
+    "signed-duration",
+    "weekday-number",
+    "month-number",
+];
+
+/// A shape without the members that the lock still lists but the type no longer had.
+fn present_inside(schema: &Value) -> Value {
+    match schema {
+        Value::Array(list) => present(list).map(present_inside).collect(),
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), present_inside(value))).collect(),
+        other => other.clone(),
     }
 }
 

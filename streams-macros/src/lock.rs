@@ -238,7 +238,7 @@ fn snake(name: &str) -> String {
 }
 
 /// A schema of the lock, as an expression. The names of its types must be in scope.
-fn schema(value: &Value) -> Result<TokenStream, String> {
+pub(crate) fn schema(value: &Value) -> Result<TokenStream, String> {
     let unknown = || format!("`{value}` is no schema");
     let object = match value {
         Value::String(word) => {

@@ -17,6 +17,7 @@ use syn::{
 };
 
 use crate::errors::{Errors, called};
+use crate::source;
 
 /// The parts of an item that the schema, the serde derives and the clean item need.
 pub(crate) struct Shape<'a> {
@@ -312,6 +313,7 @@ impl<'a> Shape<'a> {
             return declared;
         }
         refuse_known_misfits(ty, errors);
+        self.refuse_undeclared(ty, errors);
         if attrs.recursive.is_some() {
             let mut marked = ty.clone();
             let marker = |ident: &Ident| {
@@ -326,13 +328,27 @@ impl<'a> Shape<'a> {
         }
         let schema = self.of_type(ty, ty.span());
         // A type of another name may hide an `Option`.
-        if mentions(ty, &|ident| !is_plain(ident)) {
+        if mentions(ty, &|path| last(path).is_some_and(|ident| !is_plain(ident))) {
             let root = self.root;
             let check = called(ty, &quote!(#root::__private::check_nil), quote!(#schema));
-            let shown = mentions(ty, &|ident| ident == "Option");
+            let shown = mentions(ty, &|path| last(path).is_some_and(|ident| ident == "Option"));
             if shown { &self.checks } else { &self.unlikely }.borrow_mut().push(check);
         }
         schema
+    }
+
+    /// Reports a type of this file that has no schema. rustc would report it for our trait and for each use of serde's.
+    fn refuse_undeclared(&self, ty: &Type, errors: &mut Errors) {
+        let Some(source) = source::around() else { return };
+        let reported = RefCell::new(errors);
+        mentions(ty, &|path| {
+            let ident = path.get_ident().filter(|ident| !is_plain(ident));
+            if let Some(ident) = ident.filter(|ident| source.is_undeclared(&self.input.ident, ident)) {
+                let message = "has no event schema, so it cannot be part of a stream event; put `#[event_type]` on it";
+                reported.borrow_mut().push(ident, format!("`{ident}` {message}"));
+            }
+            false
+        });
     }
 
     /// The schema of a type, reported at `span` if it has none.
@@ -802,18 +818,22 @@ fn argument(segment: &syn::PathSegment) -> Option<&Type> {
     })
 }
 
-/// Whether a type contains a name of this kind.
-fn mentions(ty: &Type, kind: &dyn Fn(&Ident) -> bool) -> bool {
-    struct Names<'a>(&'a dyn Fn(&Ident) -> bool, bool);
-    impl VisitMut for Names<'_> {
+fn last(path: &Path) -> Option<&Ident> {
+    path.segments.last().map(|segment| &segment.ident)
+}
+
+/// Whether a type contains a path of this kind.
+fn mentions(ty: &Type, kind: &dyn Fn(&Path) -> bool) -> bool {
+    struct Paths<'a>(&'a dyn Fn(&Path) -> bool, bool);
+    impl VisitMut for Paths<'_> {
         fn visit_path_mut(&mut self, path: &mut Path) {
-            self.1 |= path.segments.last().is_some_and(|last| (self.0)(&last.ident));
+            self.1 |= (self.0)(path);
             visit_mut::visit_path_mut(self, path);
         }
     }
-    let mut names = Names(kind, false);
-    names.visit_type_mut(&mut ty.clone());
-    names.1
+    let mut paths = Paths(kind, false);
+    paths.visit_type_mut(&mut ty.clone());
+    paths.1
 }
 
 /// Puts a marker in the place of types that lead back to the type itself.

@@ -68,8 +68,10 @@
 //! | feature | brings |
 //! |---|---|
 //! | `uuid` | fields and keys of type `uuid::Uuid` |
-//! | `chrono` | fields of type `chrono::DateTime` |
+//! | `rust_decimal` | fields of type `rust_decimal::Decimal`: as text, and never through a float |
+//! | `chrono`, `time`, `jiff` | fields of the dates, times and durations of these crates |
 //! | `bytes` | fields of type `bytes::Bytes` |
+//! | `rc` | fields and keys of type `Arc<str>`, and fields of any `Arc<T>`; turns on the feature `rc` of serde |
 //! | `tls` | `rediss://` URLs: rustls with ring, the system's authorities or one's own, client certificates; `broker::Tls` |
 //! | `testing` | `testing::TestApp`: a whole app in virtual time |
 //! | `asyncapi` | the event documentation: `App::asyncapi` and `AsyncApi` |

@@ -73,10 +73,42 @@ fn remark(schema: &Schema) -> Option<String> {
         Schema::Int { bits, signed } => Some(format!("{}{bits}", if *signed { "i" } else { "u" })),
         Schema::F32 => Some("f32".to_owned()),
         Schema::Char => Some("one character".to_owned()),
-        Schema::Logical { name: "rfc3339", .. } => Some("RFC 3339".to_owned()),
+        Schema::Logical { name: "uuid" | "duration" | "time", .. } => None,
+        Schema::Logical { name, .. } => Some(meaning(name)),
         Schema::Option(some) => remark(some),
         _ => None,
     }
+}
+
+/// A meaning for people: the standard of a text, or the places of an array.
+fn meaning(name: &str) -> String {
+    match name {
+        "rfc3339" => "RFC 3339",
+        "rfc9557" => "RFC 9557, with the time zone",
+        "date-time" => "ISO 8601 without an offset",
+        "date" => "2026-01-31",
+        "time-of-day" => "03:04:05.5",
+        "week-date" => "2026-W05-6",
+        "iso8601-duration" | "iso8601-span" => "ISO 8601, such as PT1H30M",
+        "decimal" => "a decimal number as text",
+        "nonzero" => "not 0",
+        "ipv4" | "ipv6" => "the bytes of an address, most significant first",
+        "socket-v4" | "socket-v6" => "address, port",
+        "weekday" => "Mon, Tue, ..",
+        "month" => "January, February, ..",
+        "weekday-number" => "from 1 for Monday",
+        "month-number" => "from 1 for January",
+        "date-parts" => "year, day of the year",
+        "time-of-day-parts" => "hour, minute, second, nanosecond",
+        "date-time-parts" | "utc-date-time-parts" => "year, day of the year, hour, minute, second, nanosecond",
+        "offset-date-time-parts" => {
+            "year, day of the year, hour, minute, second, nanosecond, and hours, minutes and seconds of the offset"
+        }
+        "offset-parts" => "hours, minutes, seconds",
+        "signed-duration" | "time-delta" => "seconds, nanoseconds",
+        other => other,
+    }
+    .to_owned()
 }
 
 /// The names of types, one per shape.

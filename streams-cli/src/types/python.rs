@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use streams_core::schema::lock::LockedEvent;
-use streams_core::schema::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant};
+use streams_core::schema::{EnumSchema, Field, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
 
 use super::{Names, event_type, identifier, is_inline, is_text, pascal, remark};
 
@@ -58,6 +58,8 @@ const HEADER: &str = "\
 from __future__ import annotations
 
 import dataclasses
+import decimal
+import ipaddress
 import typing
 import uuid
 
@@ -372,6 +374,9 @@ impl Python {
             Schema::Struct(inner) => self.named(inner.name, schema),
             Schema::Enum(inner) => self.named(inner.name, schema),
             Schema::Logical { name: "uuid", .. } => "uuid.UUID".to_owned(),
+            Schema::Logical { name: "decimal", .. } => "decimal.Decimal".to_owned(),
+            Schema::Logical { name: "ipv4", .. } => "ipaddress.IPv4Address".to_owned(),
+            Schema::Logical { name: "ipv6", .. } => "ipaddress.IPv6Address".to_owned(),
             Schema::Logical { wire, .. } => self.annotation(wire),
             Schema::Ref(name) => self.names.enclosing(name).unwrap_or("typing.Any").to_owned(),
             // A form that the user vouches for is any.
@@ -401,6 +406,9 @@ impl Python {
             Schema::Struct(_) | Schema::Enum(_) => format!("{value}.to_wire()"),
             Schema::Ref(name) if self.names.enclosing(name).is_some() => format!("{value}.to_wire()"),
             Schema::Logical { name: "uuid", .. } => format!("{value}.bytes"),
+            // Its own text may have an exponent.
+            Schema::Logical { name: "decimal", .. } => format!("format({value}, \"f\")"),
+            Schema::Logical { name: "ipv4" | "ipv6", .. } => format!("{value}.packed"),
             Schema::Logical { wire, .. } => self.written(wire, value),
             _ => value.to_owned(),
         }
@@ -432,6 +440,9 @@ impl Python {
                 None => value.to_owned(),
             },
             Schema::Logical { name: "uuid", .. } => format!("uuid.UUID(bytes={value})"),
+            Schema::Logical { name: "decimal", .. } => format!("decimal.Decimal({value})"),
+            Schema::Logical { name: "ipv4", .. } => format!("ipaddress.IPv4Address(bytes({value}))"),
+            Schema::Logical { name: "ipv6", .. } => format!("ipaddress.IPv6Address(bytes({value}))"),
             Schema::Logical { wire, .. } => self.read(wire, value),
             _ => value.to_owned(),
         }
@@ -440,10 +451,6 @@ impl Python {
     fn is_enum(&self, class: &str) -> bool {
         self.names.known.iter().any(|known| known.name == class && matches!(known.schema, Schema::Enum(_)))
     }
-}
-
-fn is_byte(schema: &Schema) -> bool {
-    matches!(schema, Schema::Int { bits: 8, signed: false })
 }
 
 /// A text as a literal: JSON's are Python's.

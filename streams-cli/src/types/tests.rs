@@ -1,11 +1,14 @@
 //! Types against the programs that they are for: Python reads and writes what Rust publishes, on a server.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rust_decimal::Decimal;
 use streams_core::broker::Log as _;
 use streams_core::keys::StreamKey;
 use streams_core::schema::lock::note;
@@ -93,6 +96,11 @@ struct Everything {
     digest: [u8; 4],
     uuid: uuid::Uuid,
     took: Duration,
+    amount: Decimal,
+    amounts: Vec<Option<Decimal>>,
+    from: IpAddr,
+    to: Ipv4Addr,
+    count: NonZero<u32>,
     by_name: BTreeMap<String, Leg>,
     by_number: BTreeMap<i32, Option<Side>>,
     side: Option<Side>,
@@ -147,6 +155,11 @@ fn everything() -> Everything {
         digest: [1, 2, 3, 4],
         uuid: uuid::Uuid::from_u128(7),
         took: Duration::new(3, 999_999_999),
+        amount: "-1234567890123456789.0123456789".parse().unwrap(),
+        amounts: vec![Some(Decimal::new(1000, 2)), None],
+        from: IpAddr::from([1, 2, 3, 4, 5, 6, 7, 8]),
+        to: Ipv4Addr::LOCALHOST,
+        count: NonZero::new(7).unwrap(),
         by_name: BTreeMap::from([("a".to_owned(), leg.clone())]),
         by_number: BTreeMap::from([(-1, Some(Side::Sell)), (300, None)]),
         side: Some(Side::Buy),
@@ -202,7 +215,7 @@ fn generated(language: Language) -> String {
 
 /// Reads every entry of the stream `wide`, and writes it again to `again`; then one event that Rust has not seen.
 const PROGRAM: &str = r#"
-import sys, uuid, redis
+import decimal, ipaddress, sys, uuid, redis
 from events import *
 
 server = redis.Redis(port=int(sys.argv[1]))
@@ -210,6 +223,9 @@ classes = {kind.EVENT: kind for kind in (WideV3, DenseV1, OrderPlacedV1)}
 for _, fields in server.xrange("wide"):
     name = fields[b"event"].decode()
     event = classes[name].from_bytes(fields[b"payload"])
+    if name == WideV3.EVENT:
+        assert str(event.everything.amounts[0]) == "10.00", event.everything.amounts
+        event.everything.amounts[0] = decimal.Decimal("1E+3")
     assert classes[name].from_wire(event.to_wire()) == event, event
     server.xadd("again", {"event": name, "id": fields[b"id"], "payload": event.to_bytes()})
     if name != "order-placed@1":
@@ -217,6 +233,8 @@ for _, fields in server.xrange("wide"):
         assert inside.numbers[1] == 2**64 - 1 and inside.numbers[2] == -2**63, inside.numbers
         assert inside.uuid == uuid.UUID(int=7) and inside.bytes == b"\x00\xff" and inside.digest == bytes([1, 2, 3, 4])
         assert (inside.took.secs, inside.took.nanos) == (3, 999_999_999)
+        assert inside.amount == decimal.Decimal("-1234567890123456789.0123456789"), inside.amount
+        assert inside.from_.value == ipaddress.ip_address("1:2:3:4:5:6:7:8") and inside.to == ipaddress.ip_address("127.0.0.1")
         assert inside.by_number == {-1: "sell-short", 300: None}
         assert (inside.shapes[1].radius, inside.shapes[1].class_, inside.shapes[2].class_) == (1.0, 1, None)
         assert inside.tree.leaf.under == inside.tree.__class__(value=4, children=[])
@@ -255,7 +273,9 @@ async fn python_reads_what_rust_publishes_and_rust_reads_what_python_writes() {
     let partition = StreamKey::new(None, "again", 1).partition(0);
     let entries = broker.read(&partition, EntryId::ZERO, 10).await.unwrap();
     assert_eq!(entries.len(), 4);
-    assert_eq!(codec::decode::<Wide>(&entries[0]), Ok(wide()));
+    let mut written = wide();
+    written.everything.amounts[0] = Some(Decimal::from(1000));
+    assert_eq!(codec::decode::<Wide>(&entries[0]), Ok(written));
     assert_eq!(codec::decode::<Dense>(&entries[1]), Ok(dense()));
     assert_eq!(codec::decode::<Choice>(&entries[2]), Ok(Choice::Two));
     assert_eq!(codec::decode::<Choice>(&entries[3]), Ok(Choice::One { x: 7 }));
@@ -360,6 +380,9 @@ fn the_typescript_of_events_has_each_layout_and_each_kind_of_enum() {
         "  | { t: \"One\"; c: number }",
         "  numbers: [number, number | bigint, number | bigint, number, number];\n",
         "  by_number: Record<number, Side | null>;\n",
+        "  /** a decimal number as text */\n  amount: string;\n",
+        "  /** not 0 */\n  count: number;\n",
+        "  | { V4: Uint8Array | number[] }\n",
         "export type OrderPlacedV1 = Choice;\n",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use streams_core::schema::lock::LockedEvent;
-use streams_core::schema::{EnumSchema, Layout, Schema, StructSchema, Tagging, Variant};
+use streams_core::schema::{EnumSchema, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
 
 use super::{Names, event_type, identifier, is_inline, remark};
 
@@ -155,8 +155,7 @@ impl Typescript {
             Schema::Int { .. } | Schema::F32 | Schema::F64 => "number".to_owned(),
             Schema::Option(some) => format!("{} | null", self.of(some)),
             // The Rust type decides which it is.
-            Schema::Seq(Schema::Int { bits: 8, signed: false })
-            | Schema::Array(Schema::Int { bits: 8, signed: false }, _) => "Uint8Array | number[]".to_owned(),
+            Schema::Seq(item) | Schema::Array(item, _) if is_byte(item) => "Uint8Array | number[]".to_owned(),
             Schema::Seq(item) | Schema::Array(item, _) => format!("Array<{}>", self.of(item)),
             Schema::Map(key, value) => match key {
                 Schema::Str | Schema::Char => format!("Record<string, {}>", self.of(value)),

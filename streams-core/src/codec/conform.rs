@@ -1,11 +1,11 @@
 //! Compares the bytes of a payload with a schema: finds the first value that differs, or the value that ends at a byte.
 //!
-//! Only errors, tests and debug builds use it. [`super::scan`] has checked the bytes, so their depth and every length
+//! Only errors, tests, debug builds and events with decimal numbers use it. [`super::scan`] has checked the bytes, so their depth and every length
 //! in them are valid.
 
 use std::fmt::{self, Write as _};
 
-use crate::schema::{EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
+use crate::schema::{DECIMAL, EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, is_byte};
 
 /// A value that differs from the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,7 +321,7 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
             Schema::Option(inner) => return self.form(inner),
-            Schema::Logical { name: "uuid", .. } => {}
+            Schema::Logical { name: "uuid" | DECIMAL, .. } => {}
             Schema::Logical { wire, .. } => return self.form(wire),
             Schema::Struct(inner) => {
                 self.around.push((inner.name, schema));
@@ -351,7 +351,9 @@ impl<'a> Walk<'a> {
                 (0..*length).for_each(|_| self.skip());
                 true
             }
-            (Schema::Logical { .. }, Head::Bin(bytes)) => bytes.len() == 16,
+            (Schema::Logical { name: DECIMAL, .. }, Head::Str(_)) => true,
+            (Schema::Logical { name: DECIMAL, .. }, Head::Int(_)) => reads,
+            (Schema::Logical { name: "uuid", .. }, Head::Bin(bytes)) => bytes.len() == 16,
             (Schema::Int { bits, signed }, Head::Int(number)) => {
                 let (least, beyond) = if *signed { (-(1 << (bits - 1)), 1 << (bits - 1)) } else { (0, 1_i128 << bits) };
                 (least..beyond).contains(number)
@@ -718,6 +720,9 @@ fn describe(schema: &Schema) -> String {
         Schema::Array(_, length) => format!("an array of {length}"),
         Schema::Tuple(members) => format!("an array of {}", members.len()),
         Schema::Map(..) => "a map".to_owned(),
+        Schema::Logical { name: DECIMAL, .. } => {
+            "a decimal number as text (`rust_decimal` without its feature `serde-float`)".to_owned()
+        }
         Schema::Logical { name, .. } => format!("the 16 raw bytes of a {name}"),
         // The walk describes these itself.
         Schema::Option(_) | Schema::Struct(_) | Schema::Enum(_) | Schema::Opaque(_) | Schema::Ref(_) => {

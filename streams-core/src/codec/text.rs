@@ -23,7 +23,7 @@ pub fn text_without(payload: &[u8], most: usize, fields: &[String]) -> String {
     let hidden = quoted(fields);
     // The walk reads only a whole payload, whose depth and every length are valid.
     let walked = match scan(payload) {
-        Ok(()) => Walk { rest: payload, out: &mut out, is_json: false, hidden: &hidden }.value(),
+        Ok(_) => Walk { rest: payload, out: &mut out, is_json: false, hidden: &hidden }.value(),
         Err(fault) if hidden.is_empty() => {
             out.add(&format!("not MessagePack ({fault}): ")).and_then(|()| hex(&mut out, payload))
         }

@@ -346,7 +346,7 @@ impl Report {
         }
     }
 
-    const fn compare(&mut self, old: &'static Schema, new: &'static Schema) {
+    pub(super) const fn compare(&mut self, old: &'static Schema, new: &'static Schema) {
         match (old, new) {
             (Schema::Unit, Schema::Unit)
             | (Schema::Bool, Schema::Bool)

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, holds_refs, is_byte};
+use super::{DECIMAL, EnumSchema, Field, ITSELF, Layout, Schema, StructSchema, Tagging, Variant, holds_refs, is_byte};
 
 /// The JSON Schema of a shape, with the named types inside it under `$defs`.
 ///
@@ -155,6 +155,15 @@ impl Definitions {
             Schema::Enum(inner) => json!({ "$ref": self.reference(inner.name, schema) }),
             Schema::Logical { name: "uuid", .. } => commented(bytes(Some(16)), "a UUID"),
             Schema::Logical { name: "rfc3339", .. } => json!({ "type": "string", "format": "date-time" }),
+            Schema::Logical { name: "date", .. } => json!({ "type": "string", "format": "date" }),
+            Schema::Logical { name: DECIMAL, .. } => {
+                commented(json!({ "type": "string", "pattern": "^-?[0-9]+([.][0-9]+)?$" }), "a decimal number")
+            }
+            Schema::Logical { name: name @ "nonzero", wire } => {
+                let mut number = commented(self.of(wire), name);
+                number["not"] = json!({ "const": 0 });
+                number
+            }
             // A time or a duration in seconds and nanoseconds: its fields say so.
             Schema::Logical { wire: Schema::Struct(inner), .. } => self.structure(inner, inner.doc),
             Schema::Logical { name, wire } => commented(self.of(wire), name),

@@ -18,9 +18,9 @@ mod tests;
 
 pub use compat::{Compat, Report, compare};
 pub use json_schema::{Definitions, json_schema};
-pub(crate) use types::ITSELF;
+pub(crate) use types::{DECIMAL, ITSELF};
 #[doc(hidden)]
-pub use types::Recursion;
+pub use types::{Recursion, forms};
 
 /// The wire form of a type.
 ///
@@ -106,6 +106,7 @@ pub struct StructSchema {
     pub doc: &'static str,
     hash: u64,
     holds_bytes: bool,
+    holds_decimals: bool,
     holds_refs: bool,
 }
 
@@ -115,15 +116,16 @@ impl StructSchema {
     /// It computes the hash of the fields here, once per type, so that a nested type adds one number to the hash around
     /// it. A walk of the tree for each event would grow exponentially with its depth.
     pub const fn new(name: &'static str, deny_unknown: bool, fields: &'static [Field]) -> Self {
-        let (mut holds_bytes, mut holds_refs) = (false, false);
+        let (mut holds_bytes, mut holds_decimals, mut holds_refs) = (false, false, false);
         let mut i = 0;
         while i < fields.len() {
             holds_bytes |= self::holds_bytes(fields[i].schema);
+            holds_decimals |= self::holds_decimals(fields[i].schema);
             holds_refs |= self::holds_refs(fields[i].schema);
             i += 1;
         }
         let hash = hash_fields(deny_unknown, fields);
-        Self { name, fields, deny_unknown, doc: "", hash, holds_bytes, holds_refs }
+        Self { name, fields, deny_unknown, doc: "", hash, holds_bytes, holds_decimals, holds_refs }
     }
 
     /// The same with a doc comment, which is no part of the shape.
@@ -163,6 +165,7 @@ pub struct EnumSchema {
     pub doc: &'static str,
     hash: u64,
     holds_bytes: bool,
+    holds_decimals: bool,
     holds_refs: bool,
 }
 
@@ -173,10 +176,11 @@ impl EnumSchema {
     /// While compiling, when the enum has a tag inside and holds a sequence of `u8`: it could not be read back.
     #[track_caller]
     pub const fn new(name: &'static str, tagging: Tagging, variants: &'static [Variant]) -> Self {
-        let (mut holds_bytes, mut holds_refs) = (false, false);
+        let (mut holds_bytes, mut holds_decimals, mut holds_refs) = (false, false, false);
         let mut i = 0;
         while i < variants.len() {
             holds_bytes |= self::holds_bytes(variants[i].body);
+            holds_decimals |= self::holds_decimals(variants[i].body);
             holds_refs |= self::holds_refs(variants[i].body);
             i += 1;
         }
@@ -185,7 +189,8 @@ impl EnumSchema {
             !(holds_bytes && matches!(tagging, Tagging::Internal(_))),
             "an enum with `tag` alone cannot hold a sequence of `u8`, because serde could not read it back; add `content = \"...\"`"
         );
-        Self { name, tagging, variants, doc: "", hash: hash_enum(tagging, variants), holds_bytes, holds_refs }
+        let hash = hash_enum(tagging, variants);
+        Self { name, tagging, variants, doc: "", hash, holds_bytes, holds_decimals, holds_refs }
     }
 
     /// The same with a doc comment, which is no part of the shape.
@@ -242,15 +247,16 @@ impl Layout {
 
 /// A type whose wire form is known.
 ///
-/// This crate implements it for std's types; `#[event_type]` and `#[stream_event(..)]` implement it for yours. It is
-/// left out on purpose for some. The range of `usize`, `isize` and the 128-bit integers differs by machine and
-/// language. An event owns its data, so there are no references. For `Rc` and `Arc` serde needs its feature `rc`, which
-/// this crate does not turn on for a whole program; use the value itself.
+/// This crate implements it for std's types, and by feature for those of `bytes`, `chrono`, `jiff`, `rust_decimal`,
+/// `time` and `uuid`; `#[event_type]` and `#[stream_event(..)]` implement it for yours. It is left out on purpose for
+/// some. The range of `usize`, `isize` and the 128-bit integers differs by machine and language. An event owns its
+/// data, so there are no references. `Arc<str>` needs the feature `rc`, which turns on that of serde for the whole
+/// program.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no event schema, so it cannot be part of a stream event",
     label = "this type has no known wire form",
     note = "if `{Self}` is your type, put `#[event_type]` on it",
-    note = "for `uuid::Uuid`, `chrono::DateTime` and `bytes::Bytes` enable the feature `uuid`, `chrono` or `bytes`",
+    note = "for a type of `uuid`, `chrono`, `time`, `jiff`, `rust_decimal` or `bytes` enable the feature of that name, and for `Arc<str>` the feature `rc`",
     note = "if it comes from another crate, name its wire form on the field: `#[event(wire = \"String\")]`, or vouch for it with `#[event(opaque = \"name@1\")]` and raise the number whenever it changes"
 )]
 pub trait SchemaType {
@@ -587,6 +593,29 @@ const fn holds_bytes(schema: &Schema) -> bool {
         }
         Schema::Struct(schema) => schema.holds_bytes,
         Schema::Enum(schema) => schema.holds_bytes,
+        Schema::Logical { wire, .. } => holds_bytes(wire),
+        _ => false,
+    }
+}
+
+/// Whether a part of it is a decimal number, which must never be a float on the wire.
+pub(crate) const fn holds_decimals(schema: &Schema) -> bool {
+    match schema {
+        Schema::Logical { name, wire } => text_eq(name, DECIMAL) || holds_decimals(wire),
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Array(inner, _) => holds_decimals(inner),
+        Schema::Map(key, value) => holds_decimals(key) || holds_decimals(value),
+        Schema::Tuple(members) => {
+            let mut i = 0;
+            while i < members.len() {
+                if holds_decimals(members[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        Schema::Struct(schema) => schema.holds_decimals,
+        Schema::Enum(schema) => schema.holds_decimals,
         _ => false,
     }
 }
@@ -612,6 +641,24 @@ const fn holds_refs(schema: &Schema) -> bool {
         Schema::Logical { wire, .. } => holds_refs(wire),
         _ => false,
     }
+}
+
+/// Checks that a type inside an older version, as the lock has it, is the type of today that the user names for it.
+///
+/// # Panics
+/// While compiling, when their shapes differ.
+#[doc(hidden)]
+#[track_caller]
+pub const fn check_today<T: SchemaType>(name: &str, locked: &'static Schema) {
+    if fingerprint(T::SCHEMA) == fingerprint(locked) {
+        return;
+    }
+    let mut text = Report::new(Compat::Exact, false);
+    text.write("`");
+    text.write(name);
+    text.write("` has changed since this version, so no type of today is the same; remove it from `types`, and it is written from the lock");
+    text.compare(locked, T::SCHEMA);
+    panic!("{}", text.text())
 }
 
 /// The types around a place in a schema.
@@ -689,8 +736,13 @@ const fn is_closed(schema: &Schema, around: Option<&Around<'_>>) -> bool {
     }
 }
 
-pub(crate) const fn is_byte(schema: &Schema) -> bool {
-    matches!(schema, Schema::Int { bits: 8, signed: false })
+/// Whether many of it in a row are bytes.
+pub const fn is_byte(schema: &Schema) -> bool {
+    match schema {
+        Schema::Int { bits: 8, signed: false } => true,
+        Schema::Logical { wire, .. } => is_byte(wire),
+        _ => false,
+    }
 }
 
 const fn hash(so_far: u64, schema: &Schema) -> u64 {

@@ -33,6 +33,37 @@ impl Sample {
     }
 }
 
+/// A text of this meaning.
+fn text_of(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "decimal" => "-79228162514264337593543950.335",
+        "rfc3339" => "2026-01-02T03:04:05Z",
+        "rfc9557" => "2026-01-02T03:04:05+02:00[+02:00]",
+        "date-time" => "2026-01-02T03:04:05",
+        "date" => "2026-01-02",
+        "week-date" => "2026-W01-5",
+        "time-of-day" => "03:04:05",
+        "iso8601-duration" => "PT1H30M",
+        "iso8601-span" => "P1M2DT3H",
+        "weekday" => "Fri",
+        "month" => "January",
+        _ => return None,
+    })
+}
+
+/// Numbers of this meaning.
+fn numbers_of(name: &str) -> Option<&'static [i64]> {
+    Some(match name {
+        "offset-date-time-parts" => &[2026, 2, 3, 4, 5, 6, -7, -30, 0],
+        "utc-date-time-parts" | "date-time-parts" => &[2026, 2, 3, 4, 5, 6],
+        "date-parts" => &[2026, 2],
+        "time-of-day-parts" => &[3, 4, 5, 6],
+        "offset-parts" => &[-7, -30, 0],
+        "signed-duration" | "time-delta" => &[7, 5],
+        _ => return None,
+    })
+}
+
 /// A value that only its own type can write, or one that contains itself without end.
 fn no_sample<E: ser::Error>() -> E {
     E::custom("no sample of it can be made")
@@ -96,7 +127,15 @@ impl Serialize for Sample {
                 map.end()
             }
             Schema::Enum(schema) => self.variant(schema, to),
-            Schema::Logical { name: "rfc3339", .. } => to.serialize_str("2026-01-02T03:04:05Z"),
+            Schema::Logical { name, wire: Schema::Str } => match text_of(name) {
+                Some(text) => to.serialize_str(text),
+                None => Err(no_sample()),
+            },
+            Schema::Logical { name, wire: wire @ Schema::Tuple(_) } => match numbers_of(name) {
+                Some(numbers) => numbers.serialize(to),
+                None => self.of(wire).serialize(to),
+            },
+            Schema::Logical { name: "weekday-number" | "month-number", .. } => to.serialize_u8(7),
             Schema::Logical { name: "duration" | "time", wire: Schema::Struct(schema) } => {
                 let mut map = to.serialize_map(Some(2))?;
                 map.serialize_entry(schema.fields[0].name, &7_u64)?;

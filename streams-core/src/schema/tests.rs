@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZero;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -182,6 +184,11 @@ fn types_read_what_their_schemas_say() {
     conforms::<(HashMap<String, u8>, BTreeMap<u32, Vec<u8>>)>();
     conforms::<([u16; 3], [String; 2], [(); 0])>();
     conforms::<(Duration, SystemTime)>();
+    conforms::<(NonZero<u8>, NonZero<u16>, NonZero<u32>, NonZero<u64>)>();
+    conforms::<(NonZero<i8>, NonZero<i16>, NonZero<i32>, NonZero<i64>)>();
+    conforms::<(Vec<NonZero<u8>>, BTreeMap<NonZero<u32>, u8>)>();
+    conforms::<(IpAddr, Ipv4Addr, Ipv6Addr, Vec<IpAddr>)>();
+    conforms::<(SocketAddr, SocketAddrV4, SocketAddrV6)>();
     conforms::<(u8, u8, u8, u8, u8, u8, u8, u8, u8, u8, u8, u8)>();
     conforms::<Unit>();
     conforms::<Newtype>();
@@ -228,10 +235,72 @@ fn uuids_are_sixteen_bytes() {
     conforms::<(uuid::Uuid, Vec<uuid::Uuid>)>();
 }
 
+#[cfg(feature = "rc")]
+#[test]
+fn a_shared_value_is_the_value() {
+    conforms::<(std::sync::Arc<str>, Vec<std::sync::Arc<Pair>>)>();
+    assert_eq!(<std::sync::Arc<str>>::SCHEMA, String::SCHEMA);
+}
+
+#[cfg(feature = "rust_decimal")]
+#[test]
+fn a_decimal_is_text_with_all_its_digits() {
+    conforms::<(rust_decimal::Decimal, Option<rust_decimal::Decimal>)>();
+    conforms::<BTreeMap<rust_decimal::Decimal, Vec<rust_decimal::Decimal>>>();
+}
+
+/// Whether one type reads the text that the other wrote, and writes the same again.
+#[cfg(all(feature = "chrono", feature = "jiff"))]
+#[track_caller]
+fn same_text<A, B>(written: &A)
+where
+    A: SchemaType + Serialize + DeserializeOwned + PartialEq + Debug,
+    B: SchemaType + Serialize + DeserializeOwned,
+{
+    assert_eq!(A::SCHEMA, B::SCHEMA);
+    let bytes = crate::codec::tests::to_bytes(written);
+    let other: B = rmp_serde::from_slice(&bytes).unwrap();
+    let back: A = rmp_serde::from_slice(&crate::codec::tests::to_bytes(&other)).unwrap();
+    assert_eq!(&back, written);
+}
+
+#[cfg(all(feature = "chrono", feature = "jiff"))]
+#[test]
+fn times_of_chrono_and_jiff_of_one_name_read_each_other() {
+    let time = chrono::DateTime::from_timestamp(1_767_323_045, 123_456_789).unwrap();
+    same_text::<_, jiff::Timestamp>(&time);
+    same_text::<_, jiff::Timestamp>(&time.with_timezone(&chrono::FixedOffset::east_opt(19_800).unwrap()));
+    same_text::<_, jiff::civil::DateTime>(&time.naive_utc());
+    same_text::<_, jiff::civil::Date>(&time.date_naive());
+    same_text::<_, jiff::civil::Time>(&time.time());
+}
+
 #[cfg(feature = "chrono")]
 #[test]
 fn times_of_chrono_are_text() {
-    conforms::<chrono::DateTime<chrono::Utc>>();
+    use chrono::{DateTime, FixedOffset, Month, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc, Weekday};
+    conforms::<DateTime<Utc>>();
+    conforms::<(NaiveDateTime, NaiveDate, NaiveTime)>();
+    conforms::<(TimeDelta, Weekday, Month)>();
+    assert_eq!(<DateTime<FixedOffset>>::SCHEMA, <DateTime<Utc>>::SCHEMA);
+}
+
+#[cfg(feature = "jiff")]
+#[test]
+fn times_of_jiff_are_text() {
+    use jiff::civil::{Date, DateTime, ISOWeekDate, Time};
+    conforms::<(jiff::Timestamp, jiff::ZonedDateTime)>();
+    conforms::<(DateTime, Date, Time, ISOWeekDate)>();
+    conforms::<jiff::SignedDuration>();
+    conforms::<jiff::Span>();
+}
+
+#[cfg(feature = "time")]
+#[test]
+fn times_of_the_crate_time_are_numbers() {
+    conforms::<(time::OffsetDateTime, time::UtcDateTime, time::PrimitiveDateTime)>();
+    conforms::<(time::Date, time::Time, time::UtcOffset, time::Duration)>();
+    conforms::<(time::Weekday, time::Month, Vec<time::Month>)>();
 }
 
 /// An array for each struct, whatever is inside.

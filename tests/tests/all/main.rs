@@ -17,4 +17,5 @@ mod contract;
 mod redis;
 mod docs;
 mod soak;
+mod renamed;
 mod ui;

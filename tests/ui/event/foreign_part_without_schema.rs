@@ -2,7 +2,7 @@ use streams_core::stream_event;
 
 #[stream_event(stream = "trades")]
 struct Trade {
-    from: std::net::IpAddr,
+    from: std::path::PathBuf,
 }
 
 fn main() {}

@@ -76,10 +76,10 @@ async fn audit(audit: Audit, ctx: Context, lab: State<Lab>) -> Result<Outcome, B
 #[consumer(group = "ledger")]
 async fn spring(_trap: Trap) {}
 
-#[consumer(group = "ticks", concurrency = 8)]
+#[consumer(group = "ticks")]
 async fn tick(_tick: Tick) {}
 
-#[consumer(group = "loader", concurrency = 8)]
+#[consumer(group = "loader")]
 async fn load(_moves: Batch<Move>) {}
 
 #[consumer(group = "ledger", concurrency = 5)]
@@ -517,7 +517,7 @@ fn refusal(app: &App) -> String {
 
 #[tokio::test]
 async fn an_event_without_a_key_is_refused_with_the_remedy() {
-    let reason = refusal(&App::with(consumers![tick]));
+    let reason = refusal(&App::with(consumers![tick]).config(Config::new().consumers(options().with_concurrency(8))));
     for words in ["`tick` takes `Tick`, which has no key", "`concurrency = 8`", "write `key = field`"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }
@@ -527,7 +527,7 @@ async fn an_event_without_a_key_is_refused_with_the_remedy() {
 
 #[tokio::test]
 async fn a_batch_is_refused_with_the_remedy() {
-    let reason = refusal(&App::with(consumers![load]));
+    let reason = refusal(&App::with(consumers![load]).config(Config::new().consumers(options().with_concurrency(8))));
     for words in ["`load` takes `Batch<Move>`", "`concurrency = 8`", "give it a group of its own"] {
         assert!(reason.contains(words), "no `{words}` in: {reason}");
     }

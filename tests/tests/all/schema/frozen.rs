@@ -6,7 +6,7 @@ use streams_tests::UserCrate;
 const BEFORE: &str = r#"
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
-use streams_core::__private::{DateTime, Utc, Uuid};
+use streams_core::__private::forms::{Rfc3339, Uuid};
 use streams_core::{event_type, stream_event};
 
 #[event_type]
@@ -53,7 +53,7 @@ pub struct Order {
     pub names: Page<String>,
     pub id: Id,
     pub trace: Uuid,
-    pub when: DateTime<Utc>,
+    pub when: Rfc3339,
     #[serde(skip)]
     pub cache: HashMap<u8, u8>,
 }
@@ -139,7 +139,7 @@ fn order() -> Order {
         party: Party { name: "q".into(), firm: Some(Box::new(Firm { branches: vec![firm.clone()], ..firm })) },
         tick: Tick(7, "x".into()), tock: Tick(8, "y".into()), nothing: Nothing, unit: (),
         numbers: Page { items: vec![5], this: true }, names: Page { items: vec!["z".into()], this: false }, id: Id(9),
-        trace: Uuid::from_u128(10), when: DateTime::UNIX_EPOCH, cache: HashMap::new(),
+        trace: Uuid::from_u128(10), when: Rfc3339::UNIX_EPOCH, cache: HashMap::new(),
     }
 }
 
@@ -365,4 +365,47 @@ fn a_consumer_of_an_older_version_than_the_locked_one_does_not_compile() {
             errors[0].message
         );
     }
+}
+
+#[test]
+fn a_type_inside_that_has_not_changed_may_be_that_of_today() {
+    let shop = UserCrate::new("todays");
+    let declared = |leg: &str| {
+        format!(
+            r#"
+use std::net::IpAddr;
+use std::num::NonZero;
+
+#[streams_core::event_type]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leg {{ pub quantity: NonZero<u32>, pub from: IpAddr{leg} }}
+"#
+        )
+    };
+    let before = "#[streams_core::stream_event(stream = \"fills\")] pub struct Fill { pub legs: Vec<Leg>, pub first: Option<Leg> }";
+    shop.write("src/lib.rs", &(declared("") + before));
+    shop.test(&[]).unwrap();
+    let frozen = |types: &str| {
+        format!("streams_core::frozen_event!(pub FillV1, stream = \"fills\", name = \"Fill\", version = 1{types});\n")
+    };
+    // It is the same type, and not a second one of the same shape.
+    let used = "pub fn of_today(fill: FillV1) -> Vec<Leg> { fill.legs }\n";
+    shop.write("src/lib.rs", &(declared("") + &frozen(r#", types = { "Leg" => crate::Leg }"#) + used));
+    assert_eq!(shop.check(&[]).len(), 0);
+    shop.write(
+        "src/lib.rs",
+        &(declared(", pub venue: Option<String>") + &frozen(r#", types = { "Leg" => crate::Leg }"#)),
+    );
+    let errors = shop.check(&[]);
+    assert!(
+        errors.iter().any(|error| error.underlined == "crate::Leg"
+            && error.message.contains("`Leg` has changed since this version, so no type of today is the same; remove it from `types`, and it is written from the lock")
+            && error.message.contains("`venue`: added")),
+        "{errors:#?}"
+    );
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    // Without it the forms of std are written as they were.
+    let used = "pub fn as_it_was(fill: FillV1) -> Vec<(NonZero<u32>, FillV1IpAddr)> { fill.legs.into_iter().map(|leg| (leg.quantity, leg.from)).collect() }\n";
+    shop.write("src/lib.rs", &(declared(", pub venue: Option<String>") + &frozen("") + used));
+    assert_eq!(shop.check(&[]).len(), 0);
 }
