@@ -595,6 +595,7 @@ mod tests {
                     dead_bounds: DeadBounds { count: u64::MAX, age: Duration::MAX },
                     passed_over: Vec::new(),
                     recovery: None,
+                    remember: None,
                 };
                 broker.commit(&key, &commit).await.unwrap();
             }

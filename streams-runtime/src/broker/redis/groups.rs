@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Renewal,
-    Renewed, Renewer, Reply, Reset,
+    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Remember,
+    Renewal, Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -122,6 +122,30 @@ impl Groups for Redis {
         })
     }
 
+    fn remembered<'a>(&'a self, group: &'a GroupKey, ids: &'a [String]) -> Reply<'a, Vec<Option<u64>>> {
+        Box::pin(async move {
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let key = &group.settled();
+            let call = Call { command: "ZMSCORE", key, effect: Effect::Read };
+            let mut looks = redis::pipe();
+            looks.cmd("HGET").arg(group.state()).arg("reset").cmd("ZMSCORE").arg(key).arg(ids);
+            let mut replies = each(&self.commands, call, &mut looks, None).await?.into_iter();
+            let mut next = || replies.next().unwrap_or(Ok(Value::Nil)).map_err(|error| explain(call, error));
+            let reset = match next()? {
+                Value::Nil => 0,
+                reset => parse::number(reset).map_err(unexpected(call))?,
+            };
+            let times = parse::array(next()?).map_err(unexpected(call))?.into_iter();
+            let time = |time| match time {
+                Value::Nil => Ok(None),
+                time => parse::number(time).map(|time: u64| Some(time).filter(|time| *time > reset)),
+            };
+            times.map(|one| time(one).map_err(unexpected(call))).collect()
+        })
+    }
+
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
         if group.is_queue() {
             let call = Call::on(group, "leaving a work queue", Effect::Once);
@@ -165,7 +189,7 @@ impl Groups for Redis {
 
     fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool> {
         let mut script = on(&scripts::REMOVE, group);
-        script.key(group.dead()).key(group.replay()).key(group.waiting());
+        script.key(group.dead()).key(group.replay()).key(group.waiting()).key(group.settled());
         script.arg(seen.map_or_else(String::new, |epoch| epoch.to_string()));
         Box::pin(ask(&self.commands, Call::on(group, "removing a group", Effect::Idempotent), script, yes))
     }
@@ -350,8 +374,11 @@ fn counts(reply: Value, above: EntryId) -> Parsed<Vec<(EntryId, u32)>> {
 fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static> {
     let script = if commit.dead.is_empty() { &scripts::COMMIT } else { &scripts::COMMIT_WITH_DEAD };
     let mut invocation = on(script, group);
+    invocation.key(group.dead());
+    if commit.remember.is_some() {
+        invocation.key(group.settled());
+    }
     invocation
-        .key(group.dead())
         .arg(&commit.holder.owner)
         .arg(commit.holder.epoch)
         .arg(commit.prev.to_string())
@@ -366,6 +393,12 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         .arg(commit.dead.len())
         .arg(commit.passed_over.join(" "))
         .arg(commit.call);
+    match &commit.remember {
+        Some(Remember { ids, within, most }) => {
+            invocation.arg(ids.len()).arg(millis(*within)).arg(*most).arg(ids);
+        }
+        None => _ = invocation.arg(0).arg(0).arg(0),
+    }
     for (id, count) in &commit.attempts {
         invocation.arg(id.to_string()).arg(*count);
     }

@@ -1,8 +1,9 @@
 -- Moves a checkpoint and adds the dead letters that it passes. A commit sent twice changes nothing the second time.
--- KEYS: stream, state, dead letters.
+-- KEYS: stream, state, dead letters, ids of settled events.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0), most dead letters, their greatest age in
 --       ms, numbers of attempts, forgotten and dead, names of events ignored because no known build handles them,
---       number of the commit in its epoch, then (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
+--       number of the commit in its epoch, number of ids to remember, for how many ms, how many at most, then these ids,
+--       (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
 --       ...)*, then, only during a recovery: how many events are left, the charged ones (A B), number of forgotten ids,
 --       these ids.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -10,7 +11,7 @@ local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 local next_event, seen = ARGV[6], ARGV[7]
 local attempts, forgotten, letters = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 
-local wrong = wrong_type({{state, 'hash'}})
+local wrong = wrong_type({{state, 'hash'}}) or (KEYS[4] and wrong_type({{KEYS[4], 'zset'}}))
 if wrong then
   return wrong
 end
@@ -51,15 +52,23 @@ if letters > 0 then
   end
 end
 
-local i = 16 + 2 * attempts + forgotten
+local remember = tonumber(ARGV[16])
+-- Where the attempts begin.
+local first = 19 + remember
+local i = first + 2 * attempts + forgotten
 for _ = 1, letters do
   i = i + 1 + tonumber(ARGV[i])
 end
 local left, charged = ARGV[i], ARGV[i + 1]
-if letters > 0 or forgotten > 0 or left then
+if letters > 0 or forgotten > 0 or remember > 0 or left then
   local writes = {{'HSET', state, 'at', next_id}, {'HDEL', state, 'charged'}}
   if letters > 0 then
     table.insert(writes, {'XADD', dead, '*', 'event', ''})
+  end
+  if remember > 0 then
+    table.insert(writes, {'ZADD', KEYS[4], '0', ''})
+    table.insert(writes, {'ZREMRANGEBYSCORE', KEYS[4], '0', '0'})
+    table.insert(writes, {'ZREMRANGEBYRANK', KEYS[4], '0', '0'})
   end
   wrong = may_not(writes)
   if wrong then
@@ -68,7 +77,7 @@ if letters > 0 or forgotten > 0 or left then
 end
 
 local proof_at = i
-write_letters(dead, 16 + 2 * attempts + forgotten, letters)
+write_letters(dead, first + 2 * attempts + forgotten, letters)
 if left then
   if left == '0' then
     redis.call('HDEL', state, 'prove', 'prove_to', 'charged')
@@ -91,7 +100,19 @@ if prev == next_id then
 else
   redis.call('HSET', state, 'beat', beat, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
-i = 16
+if remember > 0 then
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  for id = 19, 18 + remember do
+    redis.call('ZADD', KEYS[4], 'NX', digits(now), ARGV[id])
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', digits(now - tonumber(ARGV[17])))
+  local over = redis.call('ZCARD', KEYS[4]) - tonumber(ARGV[18])
+  if over > 0 then
+    redis.call('ZREMRANGEBYRANK', KEYS[4], 0, over - 1)
+  end
+end
+i = first
 for _ = 1, attempts do
   redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
   i = i + 2
