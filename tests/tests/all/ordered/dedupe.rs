@@ -23,7 +23,7 @@ async fn book(paid: Paid, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxE
 
 #[consumer(group = "gather", dedupe = "1h", batch = 7, batch_wait = "50ms")]
 async fn gather(paid: Batch<Paid>, ctx: Context, lab: State<Lab>) -> Result<(), BoxError> {
-    lab.note_batch(&ctx, paid.events().iter().map(|paid| paid.n));
+    lab.note_batch(&ctx, paid.events().map(|paid| paid.n));
     Ok(())
 }
 
