@@ -5,8 +5,6 @@
 mod commands;
 mod types;
 mod connect;
-mod notes;
-mod encode;
 mod payload;
 mod filter;
 mod confirm;

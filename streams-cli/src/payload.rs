@@ -1,37 +1,8 @@
 //! A payload as valid JSON: 64-bit integers exact, bytes as hexadecimal digits, fields hidden on request.
 
 use serde_json::{Map, Value, json};
+pub(crate) use streams_runtime::Redact;
 use streams_runtime::{Entry, codec};
-
-/// In the place of a hidden value.
-const HIDDEN: &str = "***";
-
-/// The names of fields and headers whose values are hidden, at any depth.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Redact(pub(crate) Vec<String>);
-
-impl Redact {
-    pub(crate) fn hides(&self, name: &str) -> bool {
-        self.0.iter().any(|hidden| hidden == name)
-    }
-
-    /// The value without the fields that are hidden.
-    pub(crate) fn value(&self, value: &mut Value) {
-        match value {
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    if self.hides(name) {
-                        *value = json!(HIDDEN);
-                    } else {
-                        self.value(value);
-                    }
-                }
-            }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
-            _ => {}
-        }
-    }
-}
 
 /// The payload as JSON.
 ///
@@ -46,19 +17,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes that hexadecimal digits stand for.
-pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
-}
-
 /// Everything of an entry, for programs.
 pub(crate) fn entry(partition: u32, entry: &Entry, redact: &Redact) -> Value {
     let headers = entry.headers().iter().map(|(name, value)| {
         let name = String::from_utf8_lossy(name).into_owned();
-        let value = if redact.hides(&name) { HIDDEN.to_owned() } else { readable(value) };
+        let value = redact.named(&name, readable(value));
         (name, json!(value))
     });
     let mut value = json!({
@@ -81,7 +44,7 @@ pub(crate) fn entry(partition: u32, entry: &Entry, redact: &Redact) -> Value {
         }
         Err(fault) => {
             value["fault"] = json!(format!("the payload is no MessagePack: {fault}"));
-            if redact.0.is_empty() {
+            if redact.is_empty() {
                 value["payload_hex"] = json!(entry.payload().map(hex));
             }
         }
@@ -141,20 +104,5 @@ mod tests {
         assert_eq!(decode(&[1, 2]).unwrap_err(), "the event ends at byte 1, and 1 more follow");
         assert!(decode(&[0x91; 5_000]).is_err());
         assert!(decode(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err(), "a length that the bytes cannot have");
-    }
-
-    #[test]
-    fn hidden_fields_are_hidden_at_any_depth() {
-        let mut value = json!({ "card": 1, "of": [{ "card": { "n": 2 }, "ok": 3 }] });
-        Redact(vec!["card".to_owned()]).value(&mut value);
-        assert_eq!(value, json!({ "card": "***", "of": [{ "card": "***", "ok": 3 }] }));
-    }
-
-    #[test]
-    fn digits_read_back() {
-        assert_eq!(from_hex(&hex(&[0, 0xc1, 0xff])), Some(vec![0, 0xc1, 0xff]));
-        for bad in ["0", "0g", "ää"] {
-            assert_eq!(from_hex(bad), None, "{bad}");
-        }
     }
 }

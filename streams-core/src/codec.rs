@@ -5,6 +5,7 @@
 //! of one byte, such as `None` or a struct whose fields all have defaults, takes as much memory as its type.
 
 pub(crate) mod conform;
+mod from_json;
 mod text;
 
 use std::fmt;
@@ -14,7 +15,9 @@ use rmp_serde::config::BytesMode;
 use serde::Serialize as _;
 
 use self::conform::{Ended, Mismatch};
-pub use self::text::{json, text};
+#[doc(hidden)]
+pub use self::from_json::{Misfit, from_json, from_json_like};
+pub use self::text::{json, json_without, text, text_without};
 use crate::schema::Layout;
 use crate::schema::sample::Sample;
 use crate::{BoxError, Entry, EventInfo, StreamEvent};

@@ -57,6 +57,7 @@
 //! | `STREAMS_EXPIRE_AFTER` | how long entries with `retention = "consumed"` may wait for a group before the log asks whether anybody runs it, such as `7d` |
 //! | `STREAMS_HTTP` | where to answer `/metrics`, `/livez` and `/readyz`, such as `127.0.0.1:9100`; needs the feature `http` |
 //! | `STREAMS_CONSOLE_TOKEN` | allows acts in the console under `/console/` to those who know it, at least 16 characters; needs the feature `console` |
+//! | `STREAMS_CONSOLE_REDACT` | fields and headers whose values the console hides, with commas between; needs the feature `console` |
 //! | `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT` | what `#[consumer]` says, for all |
 //! | `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL` | how often groups commit, for all |
 //! | `STREAMS_ON_DATA_LOSS` | `halt` or `continue`, for all groups |
@@ -153,8 +154,9 @@ pub use error::Error;
 pub use halt::{Halt, HaltKind};
 pub use names::nearest;
 pub use operate::{
-    Admin, Condition, GroupView, HaltView, Inspector, MemberView, Mode, Overview, PartitionView, PlaceView, Removed,
-    ResetPlan, StreamView,
+    Admin, Condition, Edit, ErrorView, Finding, GroupView, HaltView, Inspector, Key, Known, MemberView, Mode, Overview,
+    PartitionView, PlaceView, Reads, Recorded, Redact, Removed, ResetPlan, Sought, StreamView, TracePage, TracePlace,
+    Traced, Verdict, trace_of,
 };
 pub use ops::{
     Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupHealth, GroupStatus, Health, Monitor, Phase,

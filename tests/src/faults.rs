@@ -497,6 +497,16 @@ impl Letters for Faulty {
         Box::pin(self.around(Op::Letters, self.inner.replay(group, ids, most)))
     }
 
+    fn replay_edited<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        id: EntryId,
+        fields: &'a Fields,
+        most: u64,
+    ) -> Reply<'a, Moved> {
+        Box::pin(self.around(Op::Letters, self.inner.replay_edited(group, id, fields, most)))
+    }
+
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
         Box::pin(async move {
             let letters = self.inner.replays(group, after, count).await?;

@@ -33,7 +33,7 @@ impl UserCrate {
     /// # Panics
     /// When it cannot be written.
     pub fn new(package: &str) -> Self {
-        let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        let made = Self::empty();
         let core = Self::workspace().join("streams-core");
         made.write(
             "Cargo.toml",
@@ -43,12 +43,34 @@ impl UserCrate {
                  streams-core = {{ path = {core:?} }}\n\n[profile.dev]\ndebug = false\n\n[workspace]\n"
             ),
         );
+        made
+    }
+
+    /// A directory with nothing but the workspace's own `Cargo.lock`, so that nothing is downloaded.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn empty() -> Self {
+        let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         let lock = fs::read_to_string(Self::workspace().join("Cargo.lock")).expect("the workspace's Cargo.lock");
         made.write("Cargo.lock", &lock);
         made
     }
 
-    fn workspace() -> &'static Path {
+    /// A program of the crate, once it is built.
+    pub fn built(&self, name: &str) -> PathBuf {
+        Self::target().join("debug").join(name)
+    }
+
+    fn target() -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Self::workspace().join("target"), PathBuf::from)
+    }
+
+    /// The directory of this repository.
+    ///
+    /// # Panics
+    /// When the tests are nowhere in it.
+    pub fn workspace() -> &'static Path {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a member of the workspace")
     }
 
@@ -93,8 +115,7 @@ impl UserCrate {
 
     /// Runs cargo, which downloads nothing. It shares the directory of the workspace's own artifacts.
     pub fn cargo(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
-        let target = Self::workspace().join("target");
-        let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| target.display().to_string());
+        let target = Self::target().display().to_string();
         let mut env = env.to_vec();
         env.extend([("CARGO_TARGET_DIR", target.as_str()), ("CARGO_NET_OFFLINE", "true")]);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

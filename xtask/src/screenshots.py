@@ -1,6 +1,7 @@
 """Looks at each page of the console in a headless browser, does each act once, and keeps pictures of what it saw.
 
-Started by `cargo xtask screenshots` with the console's address, its token and a folder. It fails where a page is wider than
+Started by `cargo xtask screenshots` with the address of a program's console, its token, the address of a console that hides
+fields and only reads, and a folder. It fails where a page is wider than
 its window, where a script throws or anything is refused by the content security policy, and where an act has no effect.
 """
 
@@ -11,7 +12,7 @@ import sys
 
 from playwright.sync_api import expect, sync_playwright
 
-BASE, TOKEN, FOLDER = sys.argv[1], sys.argv[2], sys.argv[3]
+BASE, TOKEN, BESIDE, FOLDER = sys.argv[1:5]
 PAGES = {
     "overview": "",
     "stream": "?page=stream&stream=orders",
@@ -19,6 +20,11 @@ PAGES = {
     "halted": "?page=group&stream=payments&group=ledger",
     "letters": "?page=letters&stream=orders&group=fraud",
     "choose": "?page=letters",
+    "shapes": "?page=shapes",
+    "shape": "?page=shapes&stream=imports&event=Import@1",
+    "publish": "?page=publish&stream=imports",
+    "handlers": "?page=handlers&handler=orders%2Ffraud%2Fcheck",
+    "trace": "?page=trace&id=checkout-70&within=all",
     "server": "?page=server",
     "unknown": "?page=group&stream=orders&group=serach",
 }
@@ -36,13 +42,13 @@ def watched(context, problems):
     page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
 
     def said(message):
-        # A page that asks for what is not there logs the status.
-        if message.type == "error" and "404" not in message.text:
+        # A page that asks for what is not there, or publishes what does not fit, logs the status.
+        if message.type == "error" and "404" not in message.text and "422" not in message.text:
             problems.append(f"{page.url}: {message.text}")
 
     page.on("console", said)
     page.on("dialog", lambda dialog: (problems.append(f"a script ran: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda asked: asked.url.startswith((BASE, "data:")) or problems.append(f"asks {asked.url}"))
+    page.on("request", lambda asked: asked.url.startswith((BASE, BESIDE, "data:")) or problems.append(f"asks {asked.url}"))
     return page
 
 
@@ -73,6 +79,11 @@ def pictures(browser, problems):
                 name = f"{name}-{size}-{scheme}"
                 fits(page, name, problems)
                 page.screenshot(path=os.path.join(FOLDER, name + ".png"))
+            page.goto(BESIDE + PAGES["stream"])
+            page.locator("tbody").last.locator("tr.pick").first.click()
+            expect(page.locator(".side pre")).to_contain_text('"customer": "***"')
+            fits(page, "hidden", problems)
+            page.screenshot(path=os.path.join(FOLDER, f"hidden-{size}-{scheme}.png"))
             context.close()
 
 
@@ -116,6 +127,7 @@ def acts(browser, problems):
     page.get_by_role("button", name="Replay 1").click()
     answer(page, "Replay 1 dead letters?")
     expect(page.locator("#toast")).to_contain_text("1 sent to be handled again")
+    edits(page)
     page.locator("tbody tr.pick").first.click()
     page.get_by_role("button", name=re.compile("^Discard all")).click()
     answer(page, "removed for good")
@@ -137,12 +149,93 @@ def acts(browser, problems):
     page.keyboard.press("s")
     expect(page.locator("h1")).to_have_text("Server")
 
+    publishes(page)
+    traces(page)
+    stops(page)
     # The newest entries come by themselves.
     page.goto(BASE + PAGES["stream"])
     first = page.locator("tbody").nth(1).locator("tr").first.text_content()
     page.get_by_label("Live").check()
     expect(page.locator("tbody").nth(1).locator("tr").first).not_to_have_text(first or "")
     context.close()
+
+
+def edits(page):
+    """A dead letter with another payload: refused while it does not fit, then handled again."""
+    page.goto(BASE + PAGES["letters"])
+    page.locator("tr.pick:has(input[type=checkbox])").first.click()
+    page.get_by_role("button", name="Edit and replay").click()
+    payload = page.get_by_label("the payload as JSON")
+    before = payload.input_value()
+    payload.fill(before.replace('"cents"', '"cent"'))
+    page.get_by_role("button", name="Check and replay").click()
+    expect(page.locator(".side .note.bad")).to_contain_text("perhaps `cents` is meant")
+    page.screenshot(path=os.path.join(FOLDER, "edit-wide-light.png"))
+    # A number that a browser would round.
+    payload.fill(re.sub(r'"cents": ?\d+', '"cents": 9007199254740993', before))
+    page.get_by_role("button", name="Check and replay").click()
+    expect(page.locator("#dialog[open]")).to_contain_text("as programs have recorded it")
+    page.screenshot(path=os.path.join(FOLDER, "edit-asked-wide-light.png"))
+    answer(page, "Edit and replay this dead letter?")
+    expect(page.locator("#toast")).to_contain_text("with its new payload")
+
+
+def publishes(page):
+    """An event from the form, from JSON, and one that does not fit."""
+    page.goto(BASE + "?page=shapes")
+    page.get_by_role("link", name="Import@1").click()
+    page.get_by_role("link", name="Try it").click()
+    page.get_by_label(re.compile("^number ")).fill("18446744073709551615")
+    page.get_by_label(re.compile("^weight ")).fill("heavy")
+    page.get_by_label(re.compile("^items ")).fill('["a book"]')
+    page.get_by_role("button", name="Check and publish").click()
+    expect(page.locator("main .note.bad")).to_contain_text("`weight`: expected f64, found a string")
+    page.get_by_label(re.compile("^weight ")).fill("0.5")
+    page.get_by_label("Headers").fill("correlation_id=tried")
+    page.get_by_role("button", name="Check and publish").click()
+    expect(page.locator("#dialog[open]")).to_contain_text("importer")
+    page.screenshot(path=os.path.join(FOLDER, "publishes-wide-light.png"))
+    answer(page, "Publish 1 Import@1 to imports?")
+    expect(page.locator(".note.good")).to_contain_text("Published as entry 0/")
+    page.get_by_role("link", name="Look at it").click()
+    expect(page.locator(".side pre")).to_contain_text('"number": 18446744073709551615')
+    page.goto(BASE + "?page=publish&stream=orders")
+    page.get_by_role("tab", name="JSON").click()
+    page.get_by_label("the event as JSON").fill('{"id": 1, "customer": "<i>eve</i>", "cents": 1, "note": "", "more": 1}')
+    page.get_by_role("button", name="Check and publish").click()
+    expect(page.locator("main .note.bad")).to_contain_text("there is no field `more`")
+    page.get_by_label("the event as JSON").fill('{"id": 1, "customer": "<i>eve</i>", "cents": 1, "note": ""}')
+    page.get_by_role("button", name="Check and publish").click()
+    answer(page, "Publish 1 Order@1 to orders?")
+    expect(page.locator(".note.good")).to_be_visible()
+
+
+def traces(page):
+    page.goto(BASE + "?page=trace")
+    page.get_by_label("id", exact=True).fill("tried")
+    page.get_by_role("button", name="Find").click()
+    expect(page.locator("main .tools").last).to_contain_text("1 of ")
+    expect(page.locator("tbody")).to_contain_text("importer settled")
+    page.locator("tbody").get_by_role("link", name="imports").click()
+    expect(page.locator(".side")).to_contain_text("tried")
+
+
+def stops(page):
+    """A replay of 100,000 letters, stopped on its way."""
+    page.goto(BASE + "?page=letters&stream=imports&group=importer")
+    page.get_by_role("button", name=re.compile("^Replay all")).click()
+    expect(page.locator("#dialog[open]")).to_contain_text("100,000")
+    answer(page, "The group alone handles these events again")
+    job = page.locator("#jobs .job")
+    expect(job).to_contain_text(re.compile("[1-9][0-9,]* done"))
+    page.screenshot(path=os.path.join(FOLDER, "job-wide-light.png"))
+    job.get_by_role("button", name="Stop").click()
+    expect(page.locator("#toast")).to_contain_text("then stopped")
+    expect(job).to_have_count(0)
+    # The page looks anew when the job is over.
+    expect(page.locator(".head .quiet")).not_to_contain_text("100,000 in all")
+    left = int(re.sub("[^0-9]", "", page.locator(".head .quiet").text_content().split(" in all")[0]))
+    assert 0 < left < 100_000, left
 
 
 def main():

@@ -37,9 +37,12 @@ pub(crate) fn run(args: &[OsString]) -> Result<ExitCode, String> {
     let mut line = String::new();
     let output = showcase.stdout.take().ok_or("the output of the showcase is not piped")?;
     BufReader::new(output).read_line(&mut line).map_err(|error| format!("reading from the showcase: {error}"))?;
-    let (address, token) = line.trim().split_once(' ').ok_or("the showcase does not say where its console is")?;
+    let words: Vec<_> = line.split_whitespace().collect();
+    let [address, token, beside] = words[..] else {
+        return Err("the showcase does not say where its consoles are".into());
+    };
     let script = repository()?.join("xtask/src/screenshots.py");
-    let looked = Command::new(&python).arg(script).args([address, token]).arg(&folder).args(args).status();
+    let looked = Command::new(&python).arg(script).args([address, token, beside]).arg(&folder).args(args).status();
     // The end of its input ends the showcase and its server.
     drop(showcase.stdin.take());
     showcase.wait().map_err(|error| format!("waiting for the showcase: {error}"))?;

@@ -146,9 +146,10 @@ impl Check {
             (Condition::Retrying, Some(times)) if self.everything => (
                 None,
                 Some(format!(
-                    "retries {}, up to {} so far",
+                    "retries {}, up to {} so far{}",
                     count(group.retrying(), "event"),
-                    count((*times).into(), "failure")
+                    count((*times).into(), "failure"),
+                    group.error().map(|(_, error)| format!(": {}", error.text)).unwrap_or_default()
                 )),
             ),
             _ => (None, None),

@@ -8,6 +8,7 @@ use streams_runtime::console::Console;
 use tokio::net::TcpListener;
 
 use crate::connect::Server;
+use crate::payload::Redact;
 use crate::problem::Problem;
 
 /// The fewest characters of a token: fewer can be guessed.
@@ -31,9 +32,9 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    pub(crate) async fn run(self, server: &Server) -> Result<(), Problem> {
+    pub(crate) async fn run(self, server: &Server, redact: Redact) -> Result<(), Problem> {
         let console = Console::on(Arc::clone(&server.broker) as Arc<dyn Broker>, server.namespace.as_deref());
-        let mut console = console.map_err(|error| Problem::usage(error.to_string()))?;
+        let mut console = console.map_err(|error| Problem::usage(error.to_string()))?.redact(redact);
         if let Some(token) = self.token.filter(|token| !token.is_empty()) {
             if token.len() < SHORTEST {
                 let words = format!(

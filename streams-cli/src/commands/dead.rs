@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use streams_runtime::broker::{Broker, BrokerErrorKind};
-use streams_runtime::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
+use streams_runtime::{Cause, Condition, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters, GroupView};
 
+use super::edit::Edit;
+use super::get::stream_name;
 use crate::confirm::{Consent, count};
 use crate::connect::{Server, whoami};
-use crate::output::{Output, Row};
+use crate::output::{Cell, Output, Row};
 use crate::payload::{self, Redact};
 use crate::problem::Problem;
 use crate::text::{cut, plain};
@@ -32,6 +34,8 @@ pub(crate) enum Dead {
     Show(Show),
     /// Have them handled again by this group alone; they come after whatever followed them in the stream
     Replay(Replay),
+    /// Have one handled again by this group alone, with another payload
+    Edit(Edit),
     /// Throw them away for good
     Discard(Discard),
 }
@@ -167,6 +171,7 @@ impl Dead {
             Self::Ls(command) => command.histogram(server, out).await,
             Self::Show(command) => command.run(server, redact, out).await,
             Self::Replay(command) => command.run(server, out).await,
+            Self::Edit(command) => command.run(server, redact, out).await,
             Self::Discard(command) => command.run(server, out).await,
         }
     }
@@ -186,23 +191,36 @@ impl Ls {
         let now = server.broker.now().await?;
         let filter = self.letters.filter();
         let mut walk = Walk::new(&letters, &filter, self.limit);
-        let head =
-            [("id", false), ("age", false), ("event", false), ("cause", false), ("attempts", false), ("reason", false)];
+        let head = [
+            ("id", false),
+            ("age", false),
+            ("event", false),
+            ("cause", false),
+            ("attempts", false),
+            ("waits", false),
+            ("reason", false),
+        ];
+        let row = |letter: &DeadLetter, waits: bool| {
+            let cells = vec![
+                letter.id().into(),
+                when::ago(now, letter.id().entry.ms).into(),
+                letter.event_name().into(),
+                letter.cause().into(),
+                letter.attempts().into(),
+                if waits { "to be handled again".into() } else { "-".into() },
+                letter.reason().into(),
+            ];
+            let mut json = summary(letter);
+            json["waits"] = json!(waits);
+            Row { cells, json }
+        };
         let mut rows = Vec::new();
         while let Some(page) = walk.next().await? {
-            rows.extend(page.iter().map(|letter| {
-                let age = when::ago(now, letter.id().entry.ms);
-                let (id, event, cause) = (letter.id(), letter.event_name(), letter.cause());
-                let cells = vec![
-                    id.into(),
-                    age.into(),
-                    event.into(),
-                    cause.into(),
-                    letter.attempts().into(),
-                    letter.reason().into(),
-                ];
-                Row { cells, json: summary(letter) }
-            }));
+            rows.extend(page.iter().map(|letter| row(letter, false)));
+        }
+        if !self.letters.is_filtered() {
+            let waiting = letters.replaying(self.limit.saturating_sub(rows.len())).await?;
+            rows.extend(waiting.iter().map(|letter| row(letter, true)));
         }
         Ok(out.rows(&head, rows, &format!("{} has no such dead letter", self.letters.place()))?)
     }
@@ -245,7 +263,7 @@ impl Ls {
         ];
         let rows = kinds.into_iter().map(|([cause, consumer, event, reason], kind)| Row {
             json: json!({
-                "letters": kind.number, "cause": cause, "consumer": consumer, "event": event, "reason": reason,
+                "letters": kind.number, "waits": false, "cause": cause, "consumer": consumer, "event": event, "reason": reason,
                 "oldest": when::time(kind.oldest), "newest": when::time(kind.newest), "example": kind.example.to_string(),
             }),
             cells: vec![
@@ -259,7 +277,17 @@ impl Ls {
                 reason.into(),
             ],
         });
-        out.rows(&head, rows.collect(), &format!("{} has no such dead letter", self.letters.place()))?;
+        let mut rows: Vec<_> = rows.collect();
+        let waiting = if self.letters.is_filtered() { None } else { self.waiting(server).await };
+        let mut still = String::new();
+        if let Some((row, why)) = waiting {
+            rows.push(row);
+            still = why;
+        }
+        out.rows(&head, rows, &format!("{} has no such dead letter", self.letters.place()))?;
+        if !still.is_empty() && out.is_for_people() {
+            eprintln!("{}", plain(&still));
+        }
         if others > 0 {
             eprintln!("{others} more for other reasons: narrow them down with --cause, --event or --match");
         }
@@ -267,6 +295,21 @@ impl Ls {
             eprintln!("only the oldest {} were looked at: --limit says how many", self.limit);
         }
         Ok(())
+    }
+}
+
+impl Ls {
+    /// A row about the letters that wait to be handled again, and why they wait; nothing where none does.
+    async fn waiting(&self, server: &Server) -> Option<(Row, String)> {
+        let Letters { stream, group, .. } = &self.letters;
+        let number = group_of(server, stream, group).await.map(|view| view.replays()).filter(|number| *number > 0)?;
+        let still = stands_still(server, stream, group).await.trim_start().to_owned();
+        let reason = format!("{} to be handled again", wait(number));
+        let mut cells: Vec<Cell> = vec![number.into()];
+        cells.extend((0..6).map(|_| Cell::or_dash(None::<&str>)));
+        cells.push(reason.as_str().into());
+        let json = json!({ "letters": number, "waits": true, "reason": reason, "why": still });
+        Some((Row { cells, json }, still))
     }
 }
 
@@ -302,8 +345,9 @@ impl Replay {
         let number = chosen.number(&letters, "replay").await?;
         let place = chosen.letters.place();
         let rate = self.rate.map(|rate| format!(", {rate} per second")).unwrap_or_default();
+        let still = stands_still(server, &chosen.letters.stream, &chosen.letters.group).await;
         let plan = format!(
-            "{} of {place} would be handled again{rate}: by this group alone, after whatever followed them in the stream",
+            "{} of {place} would be handled again{rate}: by this group alone, after whatever followed them in the stream{still}",
             count(number, "dead letter")
         );
         if !self.consent.given(&plan, &json!({ "replay": number }), out)? {
@@ -327,7 +371,7 @@ impl Replay {
         chosen.audit(server, "replay", moved).await;
         let gone = missing.iter().map(|id| format!("\n{id} is not there")).collect::<String>();
         out.say(
-            &format!("{} sent to be handled again by {place}{gone}", count(moved, "dead letter")),
+            &format!("{} sent to be handled again by {place}{gone}{still}", count(moved, "dead letter")),
             &json!({ "replayed": moved, "missing": missing }),
         )?;
         Ok(())
@@ -482,6 +526,40 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The verb for so many letters.
+pub(super) fn wait(letters: u64) -> &'static str {
+    if letters == 1 { "waits" } else { "wait" }
+}
+
+/// The group with the partitions that are meant alone; nothing where this user may not look.
+async fn group_of(server: &Server, stream: &str, group: &str) -> Option<GroupView> {
+    let name = stream_name(stream);
+    let mut view = server.inspector().ok()?.group(name, group).await.ok()?;
+    if let Some(index) = stream.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) {
+        view.places.retain(|place| place.partition.to_string() == index);
+    }
+    Some(view)
+}
+
+/// Why nothing is handled again for now, in a line with the command that ends it; nothing where letters are handled.
+pub(super) async fn stands_still(server: &Server, stream: &str, group: &str) -> String {
+    let Some(view) = group_of(server, stream, group).await else { return String::new() };
+    let (name, ends) =
+        (stream_name(stream), format!("nothing is handled again until `streams resume {stream} {group}`"));
+    let halted = view.places.iter().find(|place| place.halted.is_some());
+    match (&view.paused, halted) {
+        (Some(pause), _) => format!("\n{pause}: nothing is handled again until `streams resume {name} {group}`"),
+        (None, Some(place)) if view.places.len() > 1 => {
+            format!("\nhalted on partition {}, where {ends}", place.partition)
+        }
+        (None, Some(_)) => format!("\nhalted: {ends}"),
+        (None, None) if view.condition() == Condition::Unattended => {
+            "\nno process runs the group: nothing is handled again until one does".to_owned()
+        }
+        (None, None) => String::new(),
+    }
+}
+
 /// Keeps replays at a rate.
 struct Pace {
     rate: u32,
@@ -540,6 +618,7 @@ fn summary(letter: &DeadLetter) -> Value {
         "reason": letter.reason(),
         "attempts": letter.attempts(),
         "replays": letter.replays(),
+        "edited": letter.is_edited(),
     })
 }
 
@@ -567,6 +646,10 @@ fn for_people(letter: &DeadLetter, now: u64, redact: &Redact) -> String {
         ("replays", letter.replays().to_string()),
         ("reason", letter.reason().to_owned()),
     ];
+    if letter.is_edited() {
+        lines
+            .push(("edited", "somebody has changed the payload; the stream has the one that was published".to_owned()));
+    }
     for (name, value) in entry["headers"].as_object().into_iter().flatten() {
         lines.push(("header", format!("{name}: {}", value.as_str().unwrap_or_default())));
     }

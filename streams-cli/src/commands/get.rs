@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use streams_runtime::broker::Log;
 use streams_runtime::keys::PartitionKey;
-use streams_runtime::{DeadLetterId, Entry};
+use streams_runtime::{DeadLetterId, Entry, trace_of};
 
 use crate::confirm::count;
 use crate::connect::Server;
@@ -52,16 +52,16 @@ impl Get {
         })?;
         let mut value = payload::entry(partition.index(), &entry, redact);
         let raw = entry.payload().unwrap_or_default();
-        let digits = if redact.0.is_empty() { hex(raw) } else { "hidden, because a field is".to_owned() };
+        let digits = if redact.is_empty() { hex(raw) } else { "hidden, because a field is".to_owned() };
         value["payload_hex"] = json!(digits);
-        value["trace"] = json!(trace(&entry));
+        value["trace"] = json!(trace_of(&entry));
         let mut facts = vec![
             ("entry", format!("{} on {partition}", entry.id)),
             ("time", when::time(entry.id.ms)),
             ("event", readable(entry.field(Entry::EVENT).unwrap_or_default())),
             ("event id", entry.event_id().to_string()),
         ];
-        facts.extend(trace(&entry).map(|trace| ("trace", trace)));
+        facts.extend(trace_of(&entry).map(|trace| ("trace", trace.to_owned())));
         for (name, value) in value["headers"].as_object().into_iter().flatten() {
             facts.push(("header", format!("{name}: {}", value.as_str().unwrap_or_default())));
         }
@@ -72,7 +72,7 @@ impl Get {
         facts.extend(groups.into_iter().map(|(group, words)| ("group", format!("{group}: {words}"))));
         facts.push(("size", format!("{} bytes of payload, {} with headers", raw.len(), entry.weight())));
         facts.push(("payload", payload::line(&value_for_people(&value))));
-        let shown = if raw.len() > DIGITS && redact.0.is_empty() {
+        let shown = if raw.len() > DIGITS && redact.is_empty() {
             format!("{} .. and {} bytes more", &digits[..2 * DIGITS], raw.len() - DIGITS)
         } else {
             digits
@@ -92,12 +92,6 @@ fn value_for_people(value: &serde_json::Value) -> serde_json::Value {
     let mut value = value.clone();
     value["payload_hex"] = serde_json::Value::Null;
     value
-}
-
-/// The trace id of a W3C `traceparent`.
-fn trace(entry: &Entry) -> Option<String> {
-    let parent = entry.headers().get("traceparent")?;
-    parent.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
 }
 
 async fn find<'a>(

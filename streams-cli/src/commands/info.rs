@@ -1,12 +1,12 @@
 //! `streams info` and `streams owners`: everything of one stream, or of one group.
 
 use serde_json::{Value, json};
-use streams_runtime::{Condition, GroupView, StreamView};
+use streams_runtime::{Condition, GroupView, Known, Recorded, StreamView};
 
-use super::ls::{state, tone, why};
+use super::dead::wait;
+use super::ls::{dead_letters, state, tone, why};
 use crate::confirm::count;
 use crate::connect::Server;
-use crate::notes::{Known, Recorded};
 use crate::output::{Cell, Output, Row};
 use crate::problem::Problem;
 use crate::when::{self, short};
@@ -22,7 +22,7 @@ impl Info {
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let view = server.inspector()?.stream(&self.stream).await?;
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         let now = server.broker_now().await?;
         let mut value = data(&view)?;
         value["events"] = events(&recorded.known);
@@ -50,9 +50,18 @@ impl Info {
         for group in &view.groups {
             let lag = group.lag().map_or_else(|| "?".to_owned(), |lag| lag.to_string());
             let why = Some(why(group)).filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
+            let replays = Some(group.replays()).filter(|replays| *replays > 0);
+            let replays = replays
+                .map(|replays| format!(" and {replays} that {} to be handled again", wait(replays)))
+                .unwrap_or_default();
             facts.push((
                 "group",
-                format!("{} {}, lag {lag}, {}{why}", group.name, group.condition(), count(group.dead(), "dead letter")),
+                format!(
+                    "{} {}, lag {lag}, {}{replays}{why}",
+                    group.name,
+                    group.condition(),
+                    count(group.dead(), "dead letter")
+                ),
             ));
         }
         facts.extend(view.refused.clone().map(|why| ("refused", why)));
@@ -167,7 +176,7 @@ fn places(group: &GroupView) -> Vec<Row> {
                 if place.age.is_zero() { "-".into() } else { short(place.age).into() },
                 place.in_flight.into(),
                 place.waiting.into(),
-                place.dead.into(),
+                dead_letters(place.dead, place.replays),
                 place.epoch.into(),
             ],
             json: Value::Null,
@@ -198,6 +207,16 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
                 count((*attempts).into(), "time")
             ));
         }
+        if let Some(error) = &place.error {
+            let on = if group.places.len() > 1 { format!(" on partition {}", place.partition) } else { String::new() };
+            advice.push(format!(
+                "the latest error{on}, of event {} at attempt {}, {}:\n  {}",
+                error.entry,
+                error.attempts,
+                humantime::format_rfc3339_seconds(error.at),
+                error.text
+            ));
+        }
         if let Some(needs) = &place.needs {
             advice.push(format!("partition {} needs a build that handles {needs}", place.partition));
         }
@@ -211,23 +230,24 @@ pub(super) fn advice(group: &GroupView) -> Vec<String> {
     if group.dead() > 0 {
         advice.push(format!("{}: streams dead ls {stream} {name}", count(group.dead(), "dead letter")));
     }
+    if group.replays() > 0 {
+        let stands = group.paused.is_some() || group.places.iter().any(|place| place.halted.is_some());
+        let waits = match group.condition() {
+            _ if stands => format!(" until `streams resume {stream} {name}`"),
+            Condition::Unattended => " until a process runs the group".to_owned(),
+            _ => String::new(),
+        };
+        advice.push(format!(
+            "{} {} to be handled again{waits}",
+            count(group.replays(), "dead letter"),
+            wait(group.replays())
+        ));
+    }
     advice
 }
 
-/// How a group stands to one entry, for `streams get`.
+/// How each group stands to one entry.
 pub(super) fn settled(view: &StreamView, partition: u32, id: streams_runtime::EntryId) -> Vec<(String, String)> {
-    let to = |group: &GroupView| {
-        let place = group.places.iter().find(|place| place.partition == partition)?;
-        let failed = place.failed.iter().find(|(failed, _)| *failed == id);
-        let words = match failed {
-            Some((_, attempts)) => format!("failed {}, and is tried again", count((*attempts).into(), "time")),
-            None if id > place.checkpoint => "not settled yet".to_owned(),
-            None if place.waiting + place.in_flight > 0 => {
-                "given out; settled unless it is in flight or waits".to_owned()
-            }
-            None => "settled".to_owned(),
-        };
-        Some((group.name.clone(), words))
-    };
-    view.groups.iter().filter_map(to).collect()
+    let stands = |group: &GroupView| Some((group.name.clone(), group.stands_to(partition, id)?));
+    view.groups.iter().filter_map(stands).collect()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use streams_runtime::{Condition, GroupView, Overview, StreamView};
+use streams_runtime::{Condition, ErrorView, GroupView, Overview, StreamView};
 
 use crate::connect::Server;
 use crate::nearest::perhaps;
@@ -191,7 +191,7 @@ impl Groups {
             let age = group.age();
             let why = why(group);
             let condition = group.condition();
-            let dead = group.dead();
+            let (dead, replays) = (group.dead(), group.replays());
             let mut cells: Vec<Cell> = vec![
                 group.stream.as_str().into(),
                 group.name.as_str().into(),
@@ -199,7 +199,7 @@ impl Groups {
                 Cell::or_dash(group.lag()),
                 if age.is_zero() { "-".into() } else { short(age).into() },
                 group.retrying().into(),
-                Cell::toned(&dead, if dead > 0 { Tone::Warn } else { Tone::Plain }),
+                dead_letters(dead, replays),
                 group.living().into(),
                 group.mode.into(),
                 why.clone().into(),
@@ -214,7 +214,8 @@ impl Groups {
                 json: json!({
                     "stream": group.stream, "group": group.name, "mode": group.mode, "state": condition,
                     "why": why, "lag": group.lag(), "age_ms": when::millis(age), "retrying": group.retrying(),
-                    "dead": dead, "processes": group.living(),
+                    "dead": dead, "replays": replays, "processes": group.living(),
+                    "error": group.error().map(|(partition, error)| json!({ "partition": partition, "error": error })),
                     "per_second": rates.map(|rates| json!({ "in": rates.incoming, "out": rates.outgoing, "gone_ms": rates.gone.map(when::millis) })),
                 }),
             }
@@ -257,9 +258,21 @@ pub(super) fn why(group: &GroupView) -> String {
         (Some(pause), _) => pause.to_string(),
         (None, Condition::Unattended) => "no process runs it".to_owned(),
         (None, _) => {
-            group.places.iter().find_map(|place| Some(format!("needs {}", place.needs.as_ref()?))).unwrap_or_default()
+            let needs = group.places.iter().find_map(|place| Some(format!("needs {}", place.needs.as_ref()?)));
+            needs.or_else(|| Some(failing(group.error()?.1))).unwrap_or_default()
         }
     }
+}
+
+/// How many dead letters there are, and how many more wait to be handled again.
+pub(super) fn dead_letters(dead: u64, replays: u64) -> Cell {
+    let tone = if dead + replays > 0 { Tone::Warn } else { Tone::Plain };
+    if replays > 0 { Cell::toned(&format!("{dead} ({replays} to replay)"), tone) } else { Cell::toned(&dead, tone) }
+}
+
+/// The latest error of an event that is tried again.
+fn failing(error: &ErrorView) -> String {
+    format!("event {} failed at attempt {}: {}", error.entry, error.attempts, error.text)
 }
 
 /// Events per second into and out of a group.

@@ -5,8 +5,10 @@ mod info;
 mod top;
 mod tail;
 mod get;
+mod trace;
 mod publish;
 mod dead;
+mod edit;
 mod operate;
 mod trim;
 mod audit;
@@ -58,6 +60,7 @@ enum Command {
     Owners(info::Owners),
     Tail(tail::Tail),
     Get(get::Get),
+    Trace(trace::Trace),
     Publish(publish::Publish),
     #[command(subcommand)]
     Dead(dead::Dead),
@@ -112,7 +115,7 @@ fn suggesting(mut error: clap::Error, words: &[&str]) -> clap::Error {
 /// When it could not do its work.
 pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
     let mut out = Output::new(cli.output);
-    let redact = Redact(cli.redact);
+    let redact = Redact::new(cli.redact);
     let server = || cli.target.server();
     let out = &mut out;
     let mut code = 0;
@@ -124,6 +127,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Owners(command) => command.run(&server()?, out).await?,
         Command::Tail(command) => command.run(&server()?, &redact, out).await?,
         Command::Get(command) => command.run(&server()?, &redact, out).await?,
+        Command::Trace(command) => command.run(&server()?, &redact, out).await?,
         Command::Publish(command) => command.run(&server()?, out).await?,
         Command::Dead(command) => command.run(&server()?, &redact, out).await?,
         Command::Reset(command) => command.run(&server()?, out).await?,
@@ -138,7 +142,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Problem> {
         Command::Schema(schema::Schema::Types(command)) => command.run(out)?,
         Command::Schema(command) => code = command.run(&server()?, out).await?,
         Command::Asyncapi(command) => command.run(&server()?, out).await?,
-        Command::Console(command) => command.run(&server()?).await?,
+        Command::Console(command) => command.run(&server()?, redact).await?,
         Command::Explain(command) => command.run(out)?,
         Command::Completions(command) => command.run(out)?,
     }

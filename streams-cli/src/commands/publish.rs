@@ -4,13 +4,11 @@ use std::io::{BufRead, IsTerminal};
 
 use serde_json::{Value, json};
 use streams_runtime::broker::{Fields, Log};
-use streams_runtime::keys::{StreamKey, partition_of};
-use streams_runtime::{Entry, EventId, Headers};
+use streams_runtime::keys::StreamKey;
+use streams_runtime::{Headers, Key, Known, Recorded};
 
 use crate::confirm::{Consent, count};
 use crate::connect::{Server, whoami};
-use crate::encode::encode;
-use crate::notes::{Known, Recorded};
 use crate::output::Output;
 use crate::problem::Problem;
 
@@ -38,7 +36,7 @@ pub(crate) struct Publish {
     /// The key, which chooses the partition
     #[arg(long, conflicts_with = "key_field")]
     key: Option<String>,
-    /// The field at the top whose value is the key
+    /// The field at the top whose value is the key; unless said that which programs have recorded
     #[arg(long, value_name = "FIELD")]
     key_field: Option<String>,
     /// The event's id, by which consumers tell repeats
@@ -64,9 +62,8 @@ fn header(text: &str) -> Result<(String, String), String> {
 impl Publish {
     pub(crate) async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
-        let about = recorded.about(&self.event, stream.base())?;
-        let known = shape(&about, &self.stream)?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
+        let known = recorded.shape(&self.event, &self.stream)?;
         let lines = if self.json == "-" { read()? } else { vec![self.json.clone()] };
         let events = self.events(known, &stream, &lines)?;
         if self.id.is_some() && events.len() > 1 {
@@ -133,63 +130,21 @@ impl Publish {
 
     fn event(&self, known: &Known, stream: &StreamKey, line: &str) -> Result<(u32, Fields), String> {
         let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
-        let payload = encode(&known.lock, &value).map_err(|fault| fault.to_string())?;
-        let id = match &self.id {
-            Some(id) => EventId::new(id.as_str()).ok_or("an id has 1 to 128 bytes")?.to_string(),
-            None => uuid::Uuid::now_v7().to_string(),
-        };
-        let mut fields: Fields = vec![
-            (Entry::EVENT.into(), known.name().into()),
-            (Entry::ID.into(), id.into()),
-            (Entry::PAYLOAD.into(), payload),
-        ];
-        fields.extend(self.header.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes())));
-        Ok((self.partition(stream, &value)?, fields))
-    }
-
-    fn partition(&self, stream: &StreamKey, value: &Value) -> Result<u32, String> {
         let key = match (&self.key, &self.key_field) {
-            (Some(key), _) => key.clone(),
-            (None, Some(field)) => match &value[field] {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                _ => {
-                    return Err(format!(
-                        "the field `{field}`, whose value should be the key, is no text and no number"
-                    ));
-                }
-            },
-            (None, None) if stream.partitions() == 1 => return Ok(0),
-            (None, None) => {
-                return Err(format!(
-                    "{} has {} partitions, and the key chooses one: say --key or --key-field",
-                    stream.base(),
-                    stream.partitions()
-                ));
-            }
+            (Some(key), _) => Key::Text(key),
+            (None, Some(field)) => Key::Field(field),
+            (None, None) => Key::Recorded,
         };
-        Ok(partition_of(&key, stream.partitions()))
-    }
-}
-
-/// The one shape in which programs have recorded the event; that of its publishers, where it has any.
-fn shape<'a>(about: &[&'a Known], stream: &str) -> Result<&'a Known, Problem> {
-    let publishers: Vec<_> = about.iter().copied().filter(|known| known.publishes).collect();
-    let those = if publishers.is_empty() { about.to_vec() } else { publishers };
-    let first = those[0];
-    if those.iter().any(|known| known.fingerprint != first.fingerprint) {
-        let name = first.name();
-        return Err(
-            format!("programs have different shapes of {name}: see `streams schema diff {stream} {name}`").into()
-        );
-    }
-    match those.iter().find(|known| !known.lock.is_null()) {
-        Some(known) => Ok(known),
-        None => Err(format!(
-            "the shape of {} is too long to be recorded, so nothing can be checked against it",
-            first.name()
-        )
-        .into()),
+        let entry = known.entry(stream, &value, self.id.as_deref(), key)?;
+        let (partition, mut fields) = entry.ok_or_else(|| {
+            format!(
+                "{} has {} partitions, and the key chooses one: say --key or --key-field",
+                stream.base(),
+                stream.partitions()
+            )
+        })?;
+        fields.extend(self.header.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes())));
+        Ok((partition, fields))
     }
 }
 

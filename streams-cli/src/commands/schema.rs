@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use streams_core::schema::lock::note;
+use streams_runtime::{Known, Recorded};
 
 use crate::connect::Server;
-use crate::notes::{Known, Recorded};
 use crate::output::{Output, Row};
 use crate::problem::{FAILED, Problem};
 use crate::text::{json_lines, plain};
@@ -112,7 +112,7 @@ fn programs<'a>(known: impl Iterator<Item = &'a Known>) -> Vec<String> {
 impl Ls {
     async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         let mut rows = Vec::new();
         let mut versions: BTreeMap<(&str, u64), Vec<&Known>> = BTreeMap::new();
         for known in &recorded.known {
@@ -159,7 +159,7 @@ impl Ls {
 impl Show {
     async fn run(self, server: &Server, out: &mut Output) -> Result<(), Problem> {
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         for (fingerprint, those) in shapes(&recorded.about(&self.event, stream.base())?) {
             let first = those[0];
             let who = programs(those.iter().copied());
@@ -188,7 +188,7 @@ impl Show {
 impl Diff {
     async fn run(self, server: &Server, out: &mut Output) -> Result<u8, Problem> {
         let (stream, _) = server.stream(&self.stream).await?;
-        let recorded = Recorded::of(server, &stream).await?;
+        let recorded = Recorded::of(&*server.broker, &stream).await?;
         let about = recorded.about(&self.event, stream.base())?;
         let shapes = shapes(&about);
         let mut pairs = Vec::new();

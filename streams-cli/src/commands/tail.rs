@@ -130,7 +130,7 @@ impl Tail {
         if !met || !self.key.as_ref().is_none_or(is_key) {
             return None;
         }
-        Some(if redact.0.is_empty() { value } else { payload::entry(partition.index(), entry, redact) })
+        Some(if redact.is_empty() { value } else { payload::entry(partition.index(), entry, redact) })
     }
 }
 

@@ -116,7 +116,8 @@ fn what_a_stranger_writes_gives_a_terminal_no_command() {
 async fn events_from_json_are_checked_against_what_programs_record() {
     let Shop { tool, app, .. } = Shop::open().await;
     let trade = r#"{"symbol":"BTC-USD","price":1,"order":18446744073709551615,"signature":"c1ff"}"#;
-    let publish = ["publish", "trades", "Trade", trade, "--key-field", "symbol"];
+    // Programs have recorded that the symbol is the key.
+    let publish = ["publish", "trades", "Trade", trade];
     let dry = tool.table(&[&publish[..], &["--dry-run"]].concat());
     assert!(dry.starts_with("1 Trade@1 would be published to trades") && dry.contains("nothing was changed"), "{dry}");
     assert!(tool.refused(&publish, 2).contains("say --yes"));
@@ -127,6 +128,10 @@ async fn events_from_json_are_checked_against_what_programs_record() {
     let both = tool.json(&["tail", "trades", "--key", "BTC-USD", "--where", "order=18446744073709551615"]);
     assert_eq!((&both[1]["event_id"], &both[1]["headers"]["tenant"]), (&json!("mine"), &json!("b")));
     assert_eq!(both[1]["payload"]["signature"], both[0]["payload"]["signature"]);
+    let other = tool.json(&[&publish[..], &["--key-field", "order", "--dry-run"]].concat());
+    assert_eq!(other["would"]["publish"], 1, "{other}");
+    let none = tool.refused(&[&publish[..], &["--key-field", "venue", "--yes"]].concat(), 1);
+    assert!(none.contains("the field `venue`, whose value should be the key, is no text and no number"), "{none}");
     app.settled().await.unwrap();
     let status = app.status();
     let handled: u64 = status.groups.iter().filter(|group| group.group == "risk").map(|group| group.handled).sum();
@@ -160,9 +165,23 @@ async fn every_bad_line_is_told_with_its_number_and_nothing_is_published() {
         unknown.contains("no program has recorded an event `Payuot`") && unknown.contains("perhaps `Payout`"),
         "{unknown}"
     );
-    let no_key =
-        tool.refused(&["publish", "trades", "Trade", r#"{"symbol":"a","price":1,"order":1,"signature":""}"#], 1);
-    assert!(no_key.contains("trades has 4 partitions, and the key chooses one: say --key"), "{no_key}");
+    let _ = app.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_events_way_is_found_in_all_streams_by_its_id_or_a_header() {
+    let Shop { tool, app, .. } = Shop::open().await;
+    let found = tool.json(&["trace", "payout-2"]);
+    assert_eq!((found.as_array().unwrap().len(), &found[0]["stream"]), (1, &json!("payouts")), "{found}");
+    let bank = json!({ "group": "bank", "is": "settled" });
+    assert!(found[0]["groups"].as_array().unwrap().contains(&bank), "{found}");
+    assert_eq!(tool.json(&["trace", "a"]).as_array().unwrap().len(), 3, "the header `tenant` of each payout");
+    assert_eq!(tool.json(&["trace", "a", "--stream", "trades"]), json!([]));
+    let nothing = tool.table(&["trace", "payout-9", "--since", "earliest"]);
+    assert!(nothing.contains("none of 7 entries carries payout-9"), "{nothing}");
+    assert!(tool.refused(&["trace", "a", "--stream", "payuots"], 1).contains("perhaps `payouts` is meant"));
+    let hidden = tool.ok(&["trace", "payout-1", "--redact", "account"]);
+    assert!(hidden.contains(r#""account":"***""#), "{hidden}");
     let _ = app.shutdown().await;
 }
 

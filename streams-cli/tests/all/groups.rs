@@ -142,6 +142,17 @@ async fn an_event_that_fails_again_and_again_is_named_with_its_attempts() {
     }
     let owners = tool.table(&["owners", "waits", "patient"]);
     assert!(owners.contains(&format!("streams get waits {entry}")), "{owners}");
+    assert!(owners.contains("the latest error, of event ") && owners.contains("\n  not yet"), "{owners}");
+    let group = &tool.json(&["groups"])[0];
+    let error = &group["error"]["error"];
+    assert_eq!((&error["text"], &error["entry"]), (&json!("not yet"), &json!(entry)), "{group}");
+    assert!(group["why"].as_str().unwrap().ends_with(": not yet"), "{group}");
+    let doctor = tool.run(&["doctor", "-o", "json"]).out;
+    assert!(doctor.contains("the latest error: not yet"), "{doctor}");
+    let check = tool.run(&["check"]).out;
+    assert!(check.contains(" so far: not yet"), "{check}");
+    let info = tool.table(&["info", "waits"]);
+    assert!(info.contains("patient retrying, lag 1, 0 dead letters: event ") && info.contains(": not yet"), "{info}");
     let _ = app.shutdown().await;
 }
 
@@ -330,6 +341,7 @@ async fn every_command_gives_valid_json_for_an_empty_server_too() {
         &["schema", "show", "trades", "Trade"],
         &["schema", "diff", "trades", "Trade"],
         &["explain", "crash"],
+        &["trace", "payout-1"],
     ];
     for args in commands {
         // The exit code of a check is a finding.

@@ -4,6 +4,7 @@ mod tool;
 
 mod dead;
 mod events;
+mod getting_started;
 mod groups;
 mod guide;
 mod refusals;

@@ -203,7 +203,7 @@ async fn the_console_answers_on_its_address_and_acts_only_with_the_token() {
     assert!(tool.refused(&["console", "--listen", "192.0.2.1:1"], 1).contains("cannot listen on 192.0.2.1:1"));
     let token = "0123456789abcdef0123456789abcdef";
     let mut serve = std::process::Command::new(env!("CARGO_BIN_EXE_streams"));
-    let serve = serve.args(["console", "--listen", "127.0.0.1:0"]).env("REDIS_URL", &tool.url);
+    let serve = serve.args(["console", "--listen", "127.0.0.1:0", "--redact", "account"]).env("REDIS_URL", &tool.url);
     let mut console = Program::start(serve.env("STREAMS_CONSOLE_TOKEN", token));
     console.prints("http://127.0.0.1:");
     let url = console.output();
@@ -219,6 +219,8 @@ async fn the_console_answers_on_its_address_and_acts_only_with_the_token() {
     assert!(get("/").contains("content-security-policy"), "{}", get("/"));
     let overview = get("/api/overview");
     assert!(overview.starts_with("HTTP/1.1 200") && overview.contains("\"bank\""), "{overview}");
+    let entries = get("/api/entries?stream=payouts");
+    assert!(entries.contains("***") && !entries.contains("ben"), "{entries}");
     let body = r#"{"stream":"payouts","group":"bank","by":"a test","why":"because"}"#;
     let pause = |token: &str| {
         let head = format!("POST /api/pause HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");

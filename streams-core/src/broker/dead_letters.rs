@@ -25,6 +25,13 @@ pub trait Letters: Sealed {
     /// A call sent twice moves nothing the second time, because nothing is left to move.
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved>;
 
+    /// Moves one dead letter to the end of the group's replays as [`replay`](Self::replay) does, with these fields in the
+    /// place of its own. A letter MUST be in one of the two places at every moment, with the old fields or with these.
+    ///
+    /// A call sent twice moves nothing the second time, and its fields are dropped.
+    fn replay_edited<'a>(&'a self, group: &'a GroupKey, id: EntryId, fields: &'a Fields, most: u64)
+    -> Reply<'a, Moved>;
+
     /// The dead letters that wait to be replayed, above `after`, oldest first, at most `count`.
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries>;
 

@@ -295,6 +295,8 @@ pub struct Commit {
     pub attempts: Vec<(EntryId, u32)>,
     /// Events above `prev` whose recorded attempts are no longer needed.
     pub forget: Vec<EntryId>,
+    /// The error of the latest of these attempts, which observers see until another one replaces it.
+    pub error: Option<AttemptError>,
     /// Whether to show the position in the server's own group, for operators' tools.
     pub mirror: bool,
     /// The dead letters to write.
@@ -319,6 +321,29 @@ pub struct Remember {
     pub within: Duration,
     /// The most that it remembers. The oldest go first.
     pub most: u64,
+}
+
+/// The error of a failed attempt at an event that will be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptError {
+    /// The entry of the event.
+    pub entry: EntryId,
+    /// How many attempts have failed.
+    pub attempts: u32,
+    /// The handler's own words.
+    pub text: String,
+}
+
+impl AttemptError {
+    /// The most bytes of the text: some lines of a terminal. The whole text is in the log, and in the dead letter if
+    /// there is one. A look at a thousand partitions reads half a MiB of such texts at most.
+    pub const MAX_TEXT: usize = 512;
+
+    /// The error, its text cut between two characters.
+    pub fn new(entry: EntryId, attempts: u32, text: &str) -> Self {
+        let end = (0..=Self::MAX_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+        Self { entry, attempts, text: text[..end.unwrap_or_default()].to_owned() }
+    }
 }
 
 /// How many dead letters a group may have, and how old the oldest may be.

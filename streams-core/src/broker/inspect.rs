@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::error::{Answer, Reply};
-use super::groups::{LeaseView, Need};
+use super::groups::{AttemptError, LeaseView, Need};
 use super::log::Extent;
 use super::members::Member;
 use super::sealed::Sealed;
@@ -80,6 +80,9 @@ pub struct GroupLook {
     pub needs: Option<Need>,
     /// Failed attempts of events above the checkpoint, in order.
     pub attempts: Vec<(EntryId, u32)>,
+    /// The latest error of an attempt, however old, and the server's clock at that time in milliseconds. Its event may be
+    /// settled.
+    pub error: Option<(AttemptError, u64)>,
     /// The entries that a work queue has given out; `None` for a group in ordered delivery.
     pub queue: Option<QueueLook>,
     /// How many dead letters there are.

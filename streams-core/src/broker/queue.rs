@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Reply;
-use super::groups::{DeadBounds, Events, Holder};
+use super::groups::{AttemptError, DeadBounds, Events, Holder};
 use super::log::Fields;
 use super::sealed::Sealed;
 use crate::keys::GroupKey;
@@ -288,6 +288,9 @@ pub struct Acks {
     pub chunks: Vec<(u64, Left)>,
     /// Entries that go to the waiting set: released, or to be retried.
     pub back: Vec<Wait>,
+    /// The error of the latest failed attempt among [`back`](Self::back), which observers see until another one replaces
+    /// it.
+    pub error: Option<AttemptError>,
     /// The dead letters to write.
     pub dead: Vec<Fields>,
     /// How many dead letters the group may have, and how old. Beyond that the acks change nothing.

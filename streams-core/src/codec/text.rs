@@ -4,17 +4,30 @@ use std::fmt::Write;
 
 use super::scan;
 
+/// In the place of a value that is hidden.
+const HIDDEN: &str = "\"***\"";
+
 /// The payload in the manner of JSON, cut off with ` ..` behind `most` bytes; bytes that are not MessagePack in
 /// hexadecimal.
 ///
 /// It shows values that JSON lacks as they are: bytes as `h'c1ff'`, extensions as `ext(5, h'c1ff')`. Keys that are not
 /// text keep their form. The text is for people, not for programs.
 pub fn text(payload: &[u8], most: usize) -> String {
+    text_without(payload, most, &[])
+}
+
+/// As [`text`], with `***` for the values of these fields, at any depth. Bytes that are not MessagePack are hidden whole,
+/// where any field is.
+pub fn text_without(payload: &[u8], most: usize, fields: &[String]) -> String {
     let mut out = Bounded { text: String::new(), most };
+    let hidden = quoted(fields);
     // The walk reads only a whole payload, whose depth and every length are valid.
     let walked = match scan(payload) {
-        Ok(()) => Walk { rest: payload, out: &mut out, is_json: false }.value(),
-        Err(fault) => out.add(&format!("not MessagePack ({fault}): ")).and_then(|()| hex(&mut out, payload)),
+        Ok(()) => Walk { rest: payload, out: &mut out, is_json: false, hidden: &hidden }.value(),
+        Err(fault) if hidden.is_empty() => {
+            out.add(&format!("not MessagePack ({fault}): ")).and_then(|()| hex(&mut out, payload))
+        }
+        Err(_) => out.add("not MessagePack, and hidden because fields are"),
     };
     match walked {
         Some(()) => out.text,
@@ -30,11 +43,25 @@ pub fn text(payload: &[u8], most: usize) -> String {
 /// # Errors
 /// The reason why the bytes are not MessagePack.
 pub fn json(payload: &[u8]) -> Result<String, String> {
+    json_without(payload, &[])
+}
+
+/// As [`json`], with `"***"` for the values of these fields, at any depth.
+///
+/// # Errors
+/// The reason why the bytes are not MessagePack.
+pub fn json_without(payload: &[u8], fields: &[String]) -> Result<String, String> {
     scan(payload).map_err(|fault| fault.to_string())?;
     let mut out = Bounded { text: String::new(), most: usize::MAX };
     // A scan has ruled out every other end than that of the bytes.
-    Walk { rest: payload, out: &mut out, is_json: true }.value().ok_or("it ends early")?;
+    let walked = Walk { rest: payload, out: &mut out, is_json: true, hidden: &quoted(fields) }.value();
+    walked.ok_or("it ends early")?;
     Ok(out.text)
+}
+
+/// Names as keys are shown.
+fn quoted(names: &[String]) -> Vec<String> {
+    names.iter().filter_map(|name| rmp_serde::to_vec(name).ok()).map(|name| text(&name, usize::MAX)).collect()
 }
 
 /// Text that ends at a bound.
@@ -74,6 +101,8 @@ struct Walk<'a, 'b> {
     out: &'b mut Bounded,
     /// Whether programs read the text, so that it must be JSON.
     is_json: bool,
+    /// The keys whose values are not shown, in quotes.
+    hidden: &'b [String],
 }
 
 impl<'a> Walk<'a, '_> {
@@ -220,11 +249,26 @@ impl<'a> Walk<'a, '_> {
             if index > 0 {
                 self.out.add(", ")?;
             }
+            let begin = self.out.text.len();
             self.key()?;
+            let is_hidden = self.hidden.iter().any(|key| *key == self.out.text[begin..]);
             self.out.add(": ")?;
-            self.value()?;
+            if is_hidden {
+                self.out.add(HIDDEN)?;
+                self.pass_over()?;
+            } else {
+                self.value()?;
+            }
         }
         self.out.add("}")
+    }
+
+    fn pass_over(&mut self) -> Option<()> {
+        let mut nowhere = Bounded { text: String::new(), most: usize::MAX };
+        let mut walk = Walk { rest: self.rest, out: &mut nowhere, is_json: self.is_json, hidden: &[] };
+        walk.value()?;
+        self.rest = walk.rest;
+        Some(())
     }
 
     fn key(&mut self) -> Option<()> {
@@ -305,6 +349,20 @@ mod tests {
         for bad in [&[0xc1][..], &[0x92, 1], &[0x91; 5_000]] {
             json(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn fields_are_hidden_at_any_depth_and_however_short_the_text_is() {
+        let value = serde_json::json!({ "a\"b": 1, "of": [{ "card": { "n": "secret" }, "ok": 2 }], "card": "secret" });
+        let payload = rmp_serde::to_vec_named(&value).unwrap();
+        let hidden = ["card".to_owned(), "a\"b".to_owned()];
+        let shown: serde_json::Value = serde_json::from_str(&json_without(&payload, &hidden).unwrap()).unwrap();
+        assert_eq!(shown, serde_json::json!({ "a\"b": "***", "of": [{ "card": "***", "ok": 2 }], "card": "***" }));
+        for most in 0..100 {
+            assert!(!text_without(&payload, most, &hidden).contains("secret"));
+        }
+        assert!(text(&payload, 1000).contains("secret"));
+        assert!(!text_without(&[0xc1, 0xff], 1000, &hidden).contains("c1ff"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Environment {
     pub(super) http: Option<SocketAddr>,
     /// Allows acts in the console.
     pub(super) console_token: Option<Secret>,
+    /// The fields that the console hides.
+    pub(super) console_redact: Vec<String>,
     pub(super) consumers: ConsumerOptions,
     pub(super) problems: Vec<String>,
     /// Variables that begin with `STREAMS_` and that nobody reads.
@@ -97,7 +99,7 @@ impl TlsFiles {
 const SHORTEST_TOKEN: usize = 16;
 
 /// The variables, for the message about one that is not known.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
     "STREAMS_BROKER",
     "STREAMS_GROUPS",
     "STREAMS_NAMESPACE",
@@ -106,6 +108,7 @@ const VARIABLES: [&str; 18] = [
     "STREAMS_EXPIRE_AFTER",
     "STREAMS_HTTP",
     "STREAMS_CONSOLE_TOKEN",
+    "STREAMS_CONSOLE_REDACT",
     "STREAMS_MAX_ATTEMPTS",
     "STREAMS_MAX_CRASHES",
     "STREAMS_TIMEOUT",
@@ -188,6 +191,12 @@ impl Environment {
                     )),
                     _ => read.console_token = Some(Secret(value)),
                 },
+                "STREAMS_CONSOLE_REDACT" if !cfg!(feature = "console") => read.problems.push(
+                    "STREAMS_CONSOLE_REDACT is set, but the program is built without a console; add the feature `console` of streams-runtime".to_owned(),
+                ),
+                "STREAMS_CONSOLE_REDACT" => {
+                    read.console_redact = value.split(',').map(|name| name.trim().to_owned()).collect();
+                }
                 "STREAMS_MAX_ATTEMPTS" => read.consumers.max_attempts = read.number(&name, &value),
                 "STREAMS_MAX_CRASHES" => read.consumers.max_crashes = read.number(&name, &value),
                 "STREAMS_TIMEOUT" => read.consumers.timeout = read.duration(&name, &value),
@@ -318,6 +327,16 @@ mod tests {
             let short = read(&[("STREAMS_CONSOLE_TOKEN", "hunter2")]);
             assert!(short.problems[0].contains("has 7 characters; it needs 16"), "{:?}", short.problems);
             assert!(!format!("{short:?}").contains("hunter2") && short.console_token.is_none());
+        } else {
+            assert!(env.problems[0].contains("feature `console`"), "{:?}", env.problems);
+        }
+    }
+
+    #[test]
+    fn fields_that_the_console_hides_have_commas_between() {
+        let env = read(&[("STREAMS_CONSOLE_REDACT", "card, iban")]);
+        if cfg!(feature = "console") {
+            assert_eq!(env.console_redact, ["card", "iban"]);
         } else {
             assert!(env.problems[0].contains("feature `console`"), "{:?}", env.problems);
         }

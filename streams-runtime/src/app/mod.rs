@@ -9,6 +9,8 @@ mod environment;
 mod plan;
 mod run;
 mod running;
+#[cfg(feature = "console")]
+mod settings;
 mod start;
 
 use std::collections::{BTreeMap, HashSet};
@@ -145,7 +147,7 @@ impl App {
     /// `STREAMS_GROUPS`, `STREAMS_NAMESPACE`, `STREAMS_LEASE`, `STREAMS_SHUTDOWN_DEADLINE`, `STREAMS_EXPIRE_AFTER`,
     /// `STREAMS_MAX_ATTEMPTS`, `STREAMS_MAX_CRASHES`, `STREAMS_TIMEOUT`, `STREAMS_CHECKPOINT_EVENTS`, `STREAMS_CHECKPOINT_INTERVAL`,
     /// `STREAMS_ON_DATA_LOSS`, `STREAMS_CONCURRENCY`, `STREAMS_TLS_CA`, `STREAMS_TLS_CERT`, `STREAMS_TLS_KEY`, `STREAMS_HTTP`,
-    /// `STREAMS_CONSOLE_TOKEN`.
+    /// `STREAMS_CONSOLE_TOKEN`, `STREAMS_CONSOLE_REDACT`.
     /// The [crate's page](crate#environment) says what each means. `run` does this by itself.
     pub fn from_environment(mut self) -> Self {
         // Variables of others may hold any bytes, and are no reason to panic.

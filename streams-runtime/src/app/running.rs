@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(feature = "console")]
+use crate::console::Console;
 use crate::declared::stream_properties;
 use crate::error::Error;
 use crate::operate::Admin;
@@ -47,6 +49,8 @@ pub struct Running {
     pub(super) monitor: Monitor,
     #[cfg(feature = "http")]
     pub(crate) http: Option<http::Endpoint>,
+    #[cfg(feature = "console")]
+    pub(super) console: Console,
 }
 
 impl fmt::Debug for Running {
@@ -90,6 +94,19 @@ impl Running {
     #[cfg(feature = "http")]
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(http::Endpoint::address)
+    }
+
+    /// The web console of the app's broker and namespace, with the app's own handlers, to nest in a service's own routes. It
+    /// is read-only until it has a [`token`](Console::token).
+    ///
+    /// ```no_run
+    /// # async fn example(running: streams_runtime::Running) {
+    /// let service: axum::Router = axum::Router::new().nest("/internal/streams", running.console().router());
+    /// # }
+    /// ```
+    #[cfg(feature = "console")]
+    pub fn console(&self) -> Console {
+        self.console.clone()
     }
 
     /// The dead letters of a group on the stream of `E`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-#[cfg(feature = "http")]
+#[cfg(feature = "console")]
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
@@ -10,30 +10,40 @@ use std::sync::{Arc, Mutex};
 
 use streams_core::broker::{Broker, BrokerError};
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
+#[cfg(feature = "console")]
+use streams_core::{ConsumerOptions, Registration};
 use streams_core::{Delivery, Resources, Scope};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::App;
-#[cfg(feature = "http")]
+#[cfg(feature = "console")]
+use super::config::Config;
+#[cfg(feature = "console")]
 use super::environment::Environment;
 use super::environment::set_variables;
 use super::plan::{GroupPlan, Plan};
 use super::running::Running;
+#[cfg(feature = "console")]
+use super::settings::settings;
 use crate::broadcast::{Broadcast, Projection, Saving};
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 #[cfg(feature = "console")]
-use crate::console::Console;
+use crate::console::{Console, Program, Registered};
 use crate::declared::declared_retention;
 use crate::error::Error;
 use crate::fence::discard;
+#[cfg(feature = "console")]
+use crate::group::Policy;
 use crate::group::{self, CLAIMS, GroupNews, GroupTask, Halt, Handler, Handlers, History, Late, Services, SuspectLock};
 use crate::membership::{Leases, Members, name};
+#[cfg(feature = "console")]
+use crate::operate::Redact;
 #[cfg(feature = "http")]
 use crate::ops::http;
-use crate::ops::{Monitor, Outages, Phase, Progress, Tip, Vitals, Watched};
+use crate::ops::{Calls, Monitor, Outages, Phase, Progress, Tip, Vitals, Watched};
 use crate::ordered::Ordered;
 use crate::publisher::{self, Publisher, Swept, sweep};
 use crate::queue::{Queue, WorkQueue};
@@ -173,6 +183,8 @@ impl App {
         let leases =
             Leases::start(&broker, config.lease, clock, &outages, Arc::clone(&vitals)).map_err(Error::Thread)?;
         let shutdown = Shutdown::default();
+        #[cfg(feature = "console")]
+        let name_of_member = member.clone();
         let mut members = Members::new(member, config.lease, &broker, &random, &outages, &vitals);
         let policies = plan.groups.iter().flat_map(|group| &group.consumers).map(|(_, policy)| policy);
         let longest = policies.map(|policy| policy.timeout).max().unwrap_or_default();
@@ -195,8 +207,18 @@ impl App {
         let changed = Arc::new(Notify::new());
         let mut tips: BTreeMap<PartitionKey, Arc<Tip>> = BTreeMap::new();
         let (mut lives, mut progress, mut consumers) = (Vec::new(), Vec::new(), Vec::new());
+        #[cfg(feature = "console")]
+        let mut registered = Vec::new();
         for group in plan.groups {
             consumers.extend(group.consumers.iter().map(|(consumer, _)| consumer.info));
+            let calls = group.consumers.iter().map(|(consumer, _)| {
+                let labels = [group.stream, group.group, consumer.info.name];
+                let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
+                Arc::new(Calls::new(duration, clock))
+            });
+            let calls: Vec<_> = calls.collect();
+            #[cfg(feature = "console")]
+            registered.extend(handlers_of(&group, &calls, &config, self.environment.consumers));
             let slots = Arc::new(Semaphore::new(group.concurrency as usize));
             let local_data = group.consumers.iter().find_map(|(consumer, _)| consumer.needs().local_data());
             let news = GroupNews::new(group.key.base(), group.group, local_data);
@@ -208,7 +230,7 @@ impl App {
                 of_group.broadcast = group.delivery == Delivery::Broadcast;
                 let of_group = Arc::new(of_group);
                 progress.push(Arc::clone(&of_group));
-                let handlers = group.consumers.iter().map(|(registration, policy)| {
+                let handlers = group.consumers.iter().zip(&calls).map(|((registration, policy), calls)| {
                     let info = registration.info;
                     let scope = Scope {
                         stream: group.stream,
@@ -217,10 +239,9 @@ impl App {
                         consumer: info.name,
                         resources: Arc::clone(&resources),
                     };
-                    let labels = [group.stream, group.group, info.name];
-                    let duration = vitals.registry.histogram("streams_handler_duration_seconds", &labels);
+                    let calls = Arc::clone(calls);
                     let late = Arc::new(Late::new(group.group, key.partition().as_str(), info.name));
-                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), duration, late }
+                    Handler { registration: *registration, policy: *policy, scope: Arc::new(scope), calls, late }
                 });
                 let queue = || Queue {
                     slots: Arc::clone(&slots),
@@ -305,10 +326,18 @@ impl App {
         let sweep = sweep(Arc::clone(&broker), clock, outages.clone(), Arc::clone(&vitals), swept);
         let monitor = Monitor::new(Watched { groups, tips, vitals, outages, clock, lease_for: config.lease });
         let look = tokio::spawn(monitor.clone().look(Arc::clone(&broker)));
+        #[cfg(feature = "console")]
+        let console = Console::on(Arc::clone(&broker), namespace.as_deref())
+            .map_err(|error| Error::Refused(vec![error.to_string()]))?
+            .redact(Redact::new(self.environment.console_redact.clone()))
+            .program(Program { name: name_of_member, handlers: registered.into() });
         #[cfg(feature = "http")]
         let http = match listener {
             Some(listener) => {
-                let beside = beside(&self.environment, &broker, namespace.as_deref(), listener.1)?;
+                #[cfg(feature = "console")]
+                let beside = beside(&self.environment, console.clone(), listener.1);
+                #[cfg(not(feature = "console"))]
+                let beside = http::Beside;
                 Some(http::Endpoint::start(listener, monitor.clone(), beside))
             }
             None => None,
@@ -322,6 +351,8 @@ impl App {
             monitor,
             #[cfg(feature = "http")]
             http,
+            #[cfg(feature = "console")]
+            console,
             broker,
             namespace,
             events: self.events,
@@ -446,26 +477,38 @@ fn read_by(group: &GroupPlan) -> Reading<'_> {
     Reading { stream: group.stream, key: &group.key, group: group.group, reads }
 }
 
+/// The handlers of a group, for the console.
+#[cfg(feature = "console")]
+fn handlers_of(
+    group: &GroupPlan,
+    calls: &[Arc<Calls>],
+    config: &Config,
+    environment: ConsumerOptions,
+) -> Vec<Registered> {
+    let handler = |((consumer, policy), calls): (&(Registration, Policy), &Arc<Calls>)| {
+        let info = consumer.info;
+        Registered {
+            stream: group.stream,
+            group: group.group,
+            name: info.name,
+            event: format!("{}@{}", info.event.name, info.event.version),
+            doc: info.doc,
+            place: format!("{}:{}", info.file, info.line),
+            settings: settings(group, info, policy, config, environment),
+            calls: Arc::clone(calls),
+        }
+    };
+    group.consumers.iter().zip(calls).map(handler).collect()
+}
+
 /// The console below `/console`, which may act where the environment holds a token.
 #[cfg(feature = "console")]
-fn beside(
-    environment: &Environment,
-    broker: &Arc<dyn Broker>,
-    namespace: Option<&str>,
-    address: SocketAddr,
-) -> Result<http::Beside, Error> {
-    let console =
-        Console::on(Arc::clone(broker), namespace).map_err(|error| Error::Refused(vec![error.to_string()]))?;
+fn beside(environment: &Environment, console: Console, address: SocketAddr) -> http::Beside {
     let console = console.local(address.ip().is_loopback());
     let router = match &environment.console_token {
         Some(token) => console.token(&token.0).router(),
         None => console.router(),
     };
     tracing::info!(%address, acts = environment.console_token.is_some(), "answering /console/");
-    Ok(http::Beside::new(axum::Router::new().nest_service("/console", router)))
-}
-
-#[cfg(all(feature = "http", not(feature = "console")))]
-fn beside(_: &Environment, _: &Arc<dyn Broker>, _: Option<&str>, _: SocketAddr) -> Result<http::Beside, Error> {
-    Ok(http::Beside)
+    http::Beside::new(axum::Router::new().nest_service("/console", router))
 }

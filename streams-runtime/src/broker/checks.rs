@@ -31,9 +31,14 @@ fn check_letters(letters: &[Fields]) -> Result<(), BrokerError> {
 }
 
 /// Refuses a dead letter that no broker could store.
+pub(super) fn check_letter(fields: &Fields) -> Result<(), BrokerError> {
+    check_letters(std::slice::from_ref(fields))
+}
+
+/// Refuses a dead letter that no broker could store.
 pub(super) fn check_replay_end(end: &ReplayEnd) -> Result<(), BrokerError> {
     match end {
-        ReplayEnd::Dead(fields) => check_letters(std::slice::from_ref(fields)),
+        ReplayEnd::Dead(fields) => check_letter(fields),
         ReplayEnd::Done | ReplayEnd::Again { .. } => Ok(()),
     }
 }

@@ -24,9 +24,10 @@ const MOST_NAME: usize = 64;
 
 /// Who does something to which group.
 #[derive(Debug, Deserialize)]
-struct Act {
-    stream: String,
-    group: String,
+pub(super) struct Act {
+    pub(super) stream: String,
+    #[serde(default)]
+    pub(super) group: String,
     /// Who, as they say.
     #[serde(default)]
     by: String,
@@ -44,7 +45,7 @@ impl Act {
         shared.admin.clone().by(&self.by())
     }
 
-    async fn audit(&self, shared: &Shared, act: &str, detail: &str) -> Result<(), Problem> {
+    pub(super) async fn audit(&self, shared: &Shared, act: &str, detail: &str) -> Result<(), Problem> {
         Ok(shared.admin.audit(&self.by(), act, &self.stream, &self.group, detail).await?)
     }
 }
@@ -93,7 +94,7 @@ pub(super) struct AskedPlan {
     to: String,
 }
 
-type Answered = Result<Json<Value>, Problem>;
+pub(super) type Answered = Result<Json<Value>, Problem>;
 
 /// Says that the token is right.
 pub(super) async fn token() -> Json<Value> {
@@ -159,13 +160,23 @@ async fn start(State(shared): State<Arc<Shared>>, body: &[u8], kind: Kind) -> An
         (Some(ids), None) => {
             return Err(Problem::bad(format!("{} ids; expected 1 to {MOST_IDS}, or a filter", ids.len())));
         }
-        (None, Some(filter)) => Which::All(filter.filter()?, json!(filter).to_string()),
+        (None, Some(filter)) => {
+            let there = shared.group(&act.stream, &act.group).await?.dead();
+            Which::All(filter.filter()?, json!(filter).to_string(), there)
+        }
         _ => return Err(Problem::bad("expected either `ids` or a `filter`, which may be empty")),
     };
     let found = letters::letters(&shared, &act.stream, &act.group).await?;
     act.audit(&shared, kind.word(), &which.to_string()).await?;
     let until = EntryId::new(shared.broker.now().await?, u64::MAX);
-    let job = shared.jobs.start(kind, (&act.stream, &act.group), found, which, until)?;
+    // A page that asks for the job's end is to see figures of after it.
+    let looks = Arc::downgrade(&shared);
+    let over = move || {
+        if let Some(shared) = looks.upgrade() {
+            shared.collector.forget();
+        }
+    };
+    let job = shared.jobs.start(kind, (&act.stream, &act.group), found, (which, until), over)?;
     shared.collector.forget();
     Ok(Json(json!({ "job": job })))
 }
@@ -180,7 +191,7 @@ pub(super) async fn stop(State(shared): State<Arc<Shared>>, body: Bytes) -> Answ
     Ok(Json(json!({})))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::bad(format!("the body cannot be read: {error}")))
 }
 

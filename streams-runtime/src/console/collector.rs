@@ -2,16 +2,16 @@
 //!
 //! So an open console costs the server at most one hundredth of its time, and nothing while nobody looks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use streams_core::broker::BrokerError;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::clock::after;
+use crate::clock::{after, millis};
 use crate::operate::{Inspector, Overview, StreamView};
 use crate::sync::lock;
 
@@ -21,23 +21,41 @@ const LEAST: Duration = Duration::from_secs(2);
 const TIMES: u32 = 100;
 /// The most streams of which a look is kept; with more all are forgotten.
 const STREAMS: usize = 64;
+/// How many figures of a stream or group are kept for charts: five minutes of looks at two seconds each, and longer where looks
+/// are rarer.
+const SAMPLES: usize = 150;
+/// Of how many streams and groups: with 32 bytes per sample some 10 MB at most.
+const SERIES: usize = 2_000;
 
 /// The looks that are kept.
 pub(super) struct Collector {
     inspector: Inspector,
     overview: Memo<Overview>,
     streams: Mutex<HashMap<String, Arc<Memo<StreamView>>>>,
+    history: Mutex<History>,
     forgotten: watch::Sender<()>,
 }
 
 impl Collector {
     pub(super) fn new(inspector: Inspector) -> Self {
-        Self { inspector, overview: Memo::default(), streams: Mutex::default(), forgotten: watch::Sender::default() }
+        let (overview, forgotten) = (Memo::default(), watch::Sender::default());
+        Self { inspector, overview, streams: Mutex::default(), history: Mutex::default(), forgotten }
     }
 
     /// Every stream, and until when this look is kept.
     pub(super) async fn overview(&self) -> Result<Look<Overview>, BrokerError> {
-        self.overview.get(|| self.inspector.overview()).await
+        let look = async || {
+            let overview = self.inspector.overview().await?;
+            lock(&self.history).add(&overview);
+            Ok(overview)
+        };
+        self.overview.get(look).await
+    }
+
+    /// The figures of the last looks, by stream, and by stream and group with a line break between.
+    pub(super) fn history(&self) -> BTreeMap<String, Vec<Sample>> {
+        let history = lock(&self.history);
+        history.series.iter().map(|(name, samples)| (name.clone(), samples.iter().copied().collect())).collect()
     }
 
     pub(super) async fn stream(&self, name: &str) -> Result<Arc<StreamView>, BrokerError> {
@@ -65,6 +83,44 @@ impl Collector {
 
     pub(super) fn inspector(&self) -> &Inspector {
         &self.inspector
+    }
+}
+
+/// When it was looked, and two figures: of a stream how many entries were ever added, of a group its lag and how many it has
+/// settled.
+pub(super) type Sample = (u64, Option<u64>, Option<u64>);
+
+/// The figures of the last looks, for charts that begin before their page was opened. Nothing is looked at for it alone.
+#[derive(Default)]
+struct History {
+    series: BTreeMap<String, VecDeque<Sample>>,
+}
+
+impl History {
+    fn add(&mut self, overview: &Overview) {
+        let at = overview.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+        for stream in &overview.streams {
+            let added = stream.added();
+            self.keep(stream.name.clone(), (at, Some(added), None));
+            for group in &stream.groups {
+                let lag = group.lag();
+                let done = lag.map(|lag| added.saturating_sub(lag));
+                self.keep(format!("{}\n{}", stream.name, group.name), (at, lag, done));
+            }
+        }
+        // Those that are gone, and a clock that was set back.
+        self.series.retain(|_, samples| samples.back().is_some_and(|last| last.0 == at));
+    }
+
+    fn keep(&mut self, name: String, sample: Sample) {
+        if self.series.len() >= SERIES && !self.series.contains_key(&name) {
+            return;
+        }
+        let samples = self.series.entry(name).or_default();
+        if samples.len() >= SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(sample);
     }
 }
 
@@ -115,8 +171,40 @@ impl<T> Memo<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use streams_core::EntryId;
 
     use super::*;
+    use crate::operate::PartitionView;
+
+    #[test]
+    fn the_history_has_the_last_looks_of_what_is_still_there() {
+        let stream = |name: &str, added| StreamView {
+            name: name.to_owned(),
+            partitions: vec![PartitionView {
+                index: 0,
+                key: name.to_owned(),
+                length: added,
+                added,
+                first: None,
+                last: EntryId::ZERO,
+                bytes: None,
+            }],
+            groups: Vec::new(),
+            refused: None,
+        };
+        let mut history = History::default();
+        for n in 0..SAMPLES as u64 + 5 {
+            let streams = if n < 3 { vec![stream("a", n), stream("gone", n)] } else { vec![stream("a", n)] };
+            history.add(&Overview { at: SystemTime::UNIX_EPOCH + Duration::from_millis(n), streams });
+        }
+        assert_eq!(history.series.keys().collect::<Vec<_>>(), ["a"]);
+        let samples = &history.series["a"];
+        assert_eq!((samples.len(), samples[0], samples[SAMPLES - 1].1), (SAMPLES, (5, Some(5), None), Some(154)));
+        for n in 0..SERIES + 5 {
+            history.keep(format!("s{n}"), (0, None, None));
+        }
+        assert_eq!(history.series.len(), SERIES);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_look_is_shared_and_kept_a_hundred_times_as_long_as_it_took() {

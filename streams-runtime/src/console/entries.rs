@@ -13,7 +13,7 @@ use streams_core::{Entry, EntryId, codec};
 
 use super::answer::{Json, Problem};
 use super::shared::Shared;
-use crate::operate::{GroupView, Mode};
+use crate::operate::{GroupView, Redact, StreamView, trace_of};
 use crate::ops::DeadLetterId;
 
 /// How many entries a page has unless said, and at most.
@@ -31,7 +31,7 @@ const TOGETHER: u32 = 8;
 const SHOWN: usize = 2 * 1024;
 const SOUGHT: usize = 64 * 1024;
 /// The most bytes of a payload that are shown decoded, and as digits.
-const DECODED: usize = 512 * 1024;
+pub(super) const DECODED: usize = 512 * 1024;
 const DIGITS: usize = 64 * 1024;
 /// How many headers or fields are shown, and how much of each.
 const FIELDS: usize = 64;
@@ -85,8 +85,8 @@ pub(super) async fn list(
         seen += 1;
         bytes += entry.weight();
         last = Some(DeadLetterId { partition: index, entry: entry.id });
-        if text.as_deref().is_none_or(|text| has(&entry, text)) {
-            found.push(row(index, &entry));
+        if text.as_deref().is_none_or(|text| has(&shared.redact, &entry, text)) {
+            found.push(row(&shared.redact, index, &entry));
         }
     }
     Ok(Json(json!({
@@ -114,8 +114,8 @@ pub(super) async fn one(
         return Err(Problem::new(StatusCode::NOT_FOUND, message));
     };
     let view = shared.collector.stream(&asked.stream).await.map_err(Problem::unknown)?;
-    let mut value = whole(asked.partition, &entry);
-    value["groups"] = view.groups.iter().map(|group| settled(group, asked.partition, id)).collect();
+    let mut value = whole(&shared.redact, asked.partition, &entry);
+    value["groups"] = settled(&view, asked.partition, id);
     value["key"] = json!(partition.as_str());
     Ok(Json(value))
 }
@@ -194,15 +194,19 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn has(entry: &Entry, text: &str) -> bool {
+/// A hidden value is not found either, or it could be guessed.
+fn has(redact: &Redact, entry: &Entry, text: &str) -> bool {
     let within =
         |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SOUGHT)]).to_lowercase().contains(text);
-    entry.fields().any(|(name, value)| name != Entry::PAYLOAD.as_bytes() && within(value))
-        || entry.payload().is_some_and(|payload| codec::text(payload, SOUGHT).to_lowercase().contains(text))
+    let is_shown = |name: &[u8]| name != Entry::PAYLOAD.as_bytes() && !redact.hides(&String::from_utf8_lossy(name));
+    entry.fields().any(|(name, value)| is_shown(name) && within(value))
+        || entry
+            .payload()
+            .is_some_and(|payload| codec::text_without(payload, SOUGHT, redact.names()).to_lowercase().contains(text))
 }
 
 /// An entry as a row of a list.
-pub(super) fn row(partition: u32, entry: &Entry) -> Value {
+pub(super) fn row(redact: &Redact, partition: u32, entry: &Entry) -> Value {
     let named = entry.event();
     json!({
         "partition": partition,
@@ -212,23 +216,32 @@ pub(super) fn row(partition: u32, entry: &Entry) -> Value {
         "version": named.map(|(_, version)| version),
         "event_id": entry.given_id(),
         "bytes": entry.payload().map_or(0, <[u8]>::len),
-        "text": entry.payload().map(|payload| codec::text(payload, SHOWN)),
+        "text": entry.payload().map(|payload| codec::text_without(payload, SHOWN, redact.names())),
     })
 }
 
-/// An entry with all that it holds: decoded, as fields and as digits.
-pub(super) fn whole(partition: u32, entry: &Entry) -> Value {
-    let mut value = row(partition, entry);
+/// An entry with all that it holds: decoded, as fields and as digits. Where fields are hidden there are no bytes of the
+/// payload.
+pub(super) fn whole(redact: &Redact, partition: u32, entry: &Entry) -> Value {
+    let mut value = row(redact, partition, entry);
     let payload = entry.payload().unwrap_or_default();
-    let headers = entry.headers().iter().take(FIELDS).map(|(name, value)| json!([text(name), text(value)]));
+    let bytes = if redact.is_empty() { payload } else { &[] };
+    let named = |name: &[u8], value: String| redact.named(&String::from_utf8_lossy(name), value);
+    let field = |(name, value): (&[u8], &[u8])| {
+        let is_bare = !redact.is_empty() && name == Entry::PAYLOAD.as_bytes();
+        json!([escaped(name), if is_bare { "hidden".to_owned() } else { named(name, escaped(value)) }])
+    };
+    let headers =
+        entry.headers().iter().take(FIELDS).map(|(name, value)| json!([text(name), named(name, text(value))]));
     value["headers"] = headers.collect();
-    value["fields"] = entry.fields().take(FIELDS).map(|(name, value)| json!([escaped(name), escaped(value)])).collect();
+    value["trace"] = json!(trace_of(entry));
+    value["fields"] = entry.fields().take(FIELDS).map(field).collect();
     value["fields_left_out"] = json!(entry.fields().count().saturating_sub(FIELDS));
-    value["json"] =
-        json!(Some(payload).filter(|payload| payload.len() <= DECODED).and_then(|payload| codec::json(payload).ok()));
-    value["text"] = json!(entry.payload().map(|payload| codec::text(payload, DIGITS)));
-    value["hex"] = json!(hex(&payload[..payload.len().min(DIGITS)]));
-    value["hex_left_out"] = json!(payload.len().saturating_sub(DIGITS));
+    let decoded = Some(payload).filter(|payload| payload.len() <= DECODED);
+    value["json"] = json!(decoded.and_then(|payload| codec::json_without(payload, redact.names()).ok()));
+    value["text"] = json!(entry.payload().map(|payload| codec::text_without(payload, DIGITS, redact.names())));
+    value["hex"] = json!(hex(&bytes[..bytes.len().min(DIGITS)]));
+    value["hex_left_out"] = json!(payload.len().saturating_sub(DIGITS.min(bytes.len())));
     value
 }
 
@@ -249,16 +262,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// How an entry stands with a group.
-fn settled(group: &GroupView, partition: u32, id: EntryId) -> Value {
-    let place = group.places.iter().find(|place| place.partition == partition);
-    let is = match place {
-        None => "not begun",
-        Some(place) if place.checkpoint < id => "to come",
-        Some(place) if place.failed.iter().any(|(failed, _)| *failed == id) => "retrying",
-        Some(_) if group.mode == Mode::Queue => "given out",
-        Some(_) if group.mode == Mode::Foreign => "delivered",
-        Some(_) => "settled",
-    };
-    json!({ "group": group.name, "is": is })
+/// How an entry stands with each group that has begun on its partition.
+pub(super) fn settled(view: &StreamView, partition: u32, id: EntryId) -> Value {
+    let stands = |group: &GroupView| Some(json!({ "group": group.name, "is": group.stands_to(partition, id)? }));
+    view.groups.iter().filter_map(stands).collect()
 }

@@ -45,8 +45,18 @@ impl Kind {
 /// Which letters.
 pub(super) enum Which {
     These(Vec<DeadLetterId>),
-    /// All that the filter means, and its text.
-    All(DeadLetterFilter, String),
+    /// All that the filter means, its text, and how many letters there are.
+    All(DeadLetterFilter, String, u64),
+}
+
+impl Which {
+    /// How many letters are looked at, which is about right: others come meanwhile.
+    fn looked_at(&self) -> u64 {
+        match self {
+            Self::These(ids) => ids.len() as u64,
+            Self::All(_, _, there) => *there,
+        }
+    }
 }
 
 impl fmt::Display for Which {
@@ -54,8 +64,8 @@ impl fmt::Display for Which {
         match self {
             Self::These(ids) if ids.len() == 1 => write!(f, "dead letter {}", ids[0]),
             Self::These(ids) => write!(f, "{} dead letters from {} to {}", ids.len(), ids[0], ids[ids.len() - 1]),
-            Self::All(_, filter) if filter == "{}" => f.write_str("all dead letters"),
-            Self::All(_, filter) => write!(f, "dead letters with {filter}"),
+            Self::All(_, filter, _) if filter == "{}" => f.write_str("all dead letters"),
+            Self::All(_, filter, _) => write!(f, "dead letters with {filter}"),
         }
     }
 }
@@ -78,6 +88,8 @@ struct Job {
     stream: String,
     group: String,
     what: String,
+    /// How many letters it is to look at.
+    of: u64,
     /// How many letters it looked at, and with how many it is done.
     seen: AtomicU64,
     done: AtomicU64,
@@ -98,6 +110,7 @@ impl Job {
         view["stream"] = json!(self.stream);
         view["group"] = json!(self.group);
         view["what"] = json!(self.what);
+        view["of"] = json!(self.of);
         view["seen"] = json!(self.seen.load(Ordering::Relaxed));
         view["done"] = json!(self.done.load(Ordering::Relaxed));
         view
@@ -112,14 +125,14 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    /// Begins a job about letters that lie there up to an id; answers its number.
+    /// Begins a job about letters that lie there up to an id, and calls `over` at its end; answers its number.
     pub(super) fn start(
         &self,
         kind: Kind,
         (stream, group): (&str, &str),
         letters: DeadLetters,
-        which: Which,
-        until: EntryId,
+        (which, until): (Which, EntryId),
+        over: impl FnOnce() + Send + 'static,
     ) -> Result<u64, Problem> {
         let mut jobs = lock(&self.jobs);
         if jobs.iter().filter(|job| !job.is_over()).count() >= RUNNING {
@@ -137,6 +150,7 @@ impl Jobs {
             stream: stream.to_owned(),
             group: group.to_owned(),
             what: which.to_string(),
+            of: which.looked_at(),
             seen: AtomicU64::new(0),
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -150,6 +164,7 @@ impl Jobs {
                 Ok(()) => State::Done,
                 Err(error) => State::Failed(error.to_string()),
             };
+            over();
             *lock(&of_task.state) = state;
         });
         *lock(&job.task) = Some(AbortOnDropHandle::new(task));
@@ -182,7 +197,7 @@ impl Job {
                     }
                 }
             }
-            Which::All(filter, _) => {
+            Which::All(filter, ..) => {
                 let mut scan = Scan::new(letters, None);
                 let mut page = Vec::with_capacity(READ);
                 loop {
@@ -245,7 +260,7 @@ mod tests {
     #[test]
     fn a_job_says_which_letters_it_is_about() {
         let id = |n| DeadLetterId { partition: 1, entry: EntryId::new(n, 0) };
-        let all = |filter: &str| Which::All(DeadLetterFilter::all(), filter.to_owned()).to_string();
+        let all = |filter: &str| Which::All(DeadLetterFilter::all(), filter.to_owned(), 7).to_string();
         assert_eq!(Which::These(vec![id(7)]).to_string(), "dead letter 1/7-0");
         assert_eq!(Which::These(vec![id(7), id(8)]).to_string(), "2 dead letters from 1/7-0 to 1/8-0");
         assert_eq!(all("{}"), "all dead letters");

@@ -12,6 +12,7 @@ use super::answer::{Json, Problem};
 use super::entries;
 use super::scan::Scan;
 use super::shared::Shared;
+use crate::operate::Redact;
 use crate::ops::{Cause, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetters};
 
 /// How many letters a page has unless said, and at most.
@@ -122,7 +123,7 @@ pub(super) async fn list(
         };
         last = Some(letter.id());
         if filter.admits(&letter) {
-            found.push(row(&letter));
+            found.push(row(&shared.redact, &letter));
         }
     }
     let next = last.map(|last| last.to_string());
@@ -135,12 +136,11 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, Problem> {
     let letters = letters(&shared, &asked.stream, &asked.group).await?;
     let id = id(&asked.id)?;
-    let Some(letter) = letters.get(id).await? else {
-        let message = format!("there is no dead letter {id}: it was replayed or discarded, or never there");
-        return Err(Problem::new(StatusCode::NOT_FOUND, message));
-    };
-    let mut value = entries::whole(letter.id().partition, letter.original());
+    let letter = letters.get(id).await?.ok_or_else(|| gone(id))?;
+    let mut value = entries::whole(&shared.redact, letter.id().partition, letter.original());
     value.as_object_mut().into_iter().for_each(|value| value.extend(about(&letter)));
+    // Without its JSON it is no MessagePack, or too large for a page.
+    value["is_large"] = json!(letter.original().payload().is_some_and(|payload| payload.len() > entries::DECODED));
     value["key"] = json!(letter.stream());
     Ok(Json(value))
 }
@@ -152,7 +152,8 @@ pub(super) async fn histogram(
 ) -> Result<Json<Value>, Problem> {
     let letters = letters(&shared, &asked.stream, &asked.group).await?;
     let filter = asked.filter().filter()?;
-    let total = shared.group(&asked.stream, &asked.group).await?.dead();
+    let view = shared.group(&asked.stream, &asked.group).await?;
+    let total = view.dead();
     let mut scan = Scan::new(&letters, None);
     let mut matching = 0;
     let mut rows: HashMap<Alike, Row> = HashMap::new();
@@ -196,6 +197,7 @@ pub(super) async fn histogram(
     let (seen, more) = (scan.seen, scan.seen >= MOST_COUNTED);
     Ok(Json(json!({
         "total": total.max(seen as u64), "seen": seen, "matching": matching, "more": more, "rows": rows, "left_out": left_out,
+        "waiting": view.replays(), "stands": view.condition(),
     })))
 }
 
@@ -203,6 +205,11 @@ pub(super) async fn histogram(
 pub(super) async fn letters(shared: &Shared, stream: &str, group: &str) -> Result<DeadLetters, Problem> {
     shared.group(stream, group).await?;
     Ok(shared.admin.dead_letters(stream, group).await?)
+}
+
+pub(super) fn gone(id: DeadLetterId) -> Problem {
+    let message = format!("there is no dead letter {id}: it was replayed or discarded, or never there");
+    Problem::new(StatusCode::NOT_FOUND, message)
 }
 
 pub(super) fn id(text: &str) -> Result<DeadLetterId, Problem> {
@@ -219,6 +226,7 @@ fn about(letter: &DeadLetter) -> serde_json::Map<String, Value> {
         "reason": letter.reason(),
         "attempts": letter.attempts(),
         "replays": letter.replays(),
+        "edited": letter.is_edited(),
     });
     match value {
         Value::Object(fields) => fields,
@@ -226,8 +234,8 @@ fn about(letter: &DeadLetter) -> serde_json::Map<String, Value> {
     }
 }
 
-fn row(letter: &DeadLetter) -> Value {
-    let mut value = entries::row(letter.id().partition, letter.original());
+fn row(redact: &Redact, letter: &DeadLetter) -> Value {
+    let mut value = entries::row(redact, letter.id().partition, letter.original());
     value.as_object_mut().into_iter().for_each(|value| value.extend(about(letter)));
     value
 }

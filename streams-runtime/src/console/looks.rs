@@ -1,5 +1,7 @@
 //! The looks through the collector: the overview, pushed to whoever watches, a stream, a group, the server.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,12 +20,14 @@ use tokio::time::{Instant, sleep_until};
 use super::answer::{Json, Problem};
 use super::shared::{Shared, VIEWERS};
 use crate::clock::millis;
-use crate::operate::{GroupView, Overview, StreamView};
+use crate::operate::{Finding, GroupView, Overview, StreamView, Verdict};
 
 /// How long a connection that pushes may be silent: a proxy takes it for dead after a minute.
 const SILENCE: Duration = Duration::from_secs(15);
 /// The wait after a look that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// As [`Config::expire_after`](crate::Config::expire_after) unless said.
+const EXPIRE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The lines of the server's INFO that are shown.
 const FACTS: [&str; 22] = [
     "redis_version",
@@ -65,6 +69,7 @@ pub(super) async fn about(State(shared): State<Arc<Shared>>) -> Json<Value> {
         "namespace": shared.namespace,
         "read_only": shared.token.is_none(),
         "production": shared.production,
+        "redact": shared.redact.names(),
     }))
 }
 
@@ -143,25 +148,42 @@ pub(super) async fn group(
     Ok(Json(value))
 }
 
+/// The server: its facts, and the same findings as those of `streams doctor`.
 pub(super) async fn server(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
     let began = Instant::now();
-    let now = shared.broker.now().await?;
+    shared.broker.now().await?;
     let trip = began.elapsed();
-    let ours = millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-    let mut value = json!({
-        "server": shared.broker.describe(),
-        "round_trip": trip.as_micros() as u64,
-        "clock_apart": ours.abs_diff(now),
-    });
-    match shared.broker.info().await {
-        Ok(info) => {
-            let facts = FACTS.iter().filter_map(|name| info.get(*name).map(|value| (*name, value)));
-            value["facts"] = json!(facts.collect::<std::collections::BTreeMap<_, _>>());
+    let mut findings = Finding::of_server(&*shared.broker).await?;
+    match shared.collector.overview().await {
+        Ok(look) => findings.extend(Finding::of_streams(&look.view.streams, EXPIRE_AFTER)),
+        Err(error) if error.kind() == BrokerErrorKind::Refused => {
+            let found = error.to_string();
+            findings.push(Finding::new(
+                "rights",
+                Verdict::Warning,
+                found,
+                "streams cannot be looked at",
+                "streams doctor",
+            ));
         }
-        Err(error) if error.kind() == BrokerErrorKind::Refused => value["refused"] = json!(error.to_string()),
         Err(error) => return Err(error.into()),
     }
-    Ok(Json(value))
+    // The worst first; others stay in their order.
+    findings.sort_by_key(|finding| Reverse(finding.verdict));
+    // A refusal is among the findings.
+    let info = shared.broker.info().await.unwrap_or_default();
+    let facts = FACTS.iter().filter_map(|name| info.get(*name).map(|value| (*name, value)));
+    Ok(Json(json!({
+        "server": shared.broker.describe(),
+        "round_trip": trip.as_micros() as u64,
+        "facts": facts.collect::<BTreeMap<_, _>>(),
+        "findings": findings,
+    })))
+}
+
+/// The figures of the looks that were made before a page was opened.
+pub(super) async fn history(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({ "series": shared.collector.history() }))
 }
 
 /// The overview: a row per stream, and in it a row per group.
@@ -193,6 +215,7 @@ fn group_row(group: &GroupView) -> Value {
         "lag": group.lag(),
         "age": millis(group.age()),
         "dead": group.dead(),
+        "replays": group.replays(),
         "retrying": group.retrying(),
         "in_flight": group.places.iter().map(|place| place.in_flight).sum::<u64>(),
         "members": group.members.len(),

@@ -8,7 +8,13 @@ mod pages;
 mod looks;
 mod entries;
 mod letters;
+mod shapes;
+mod handlers;
+mod program;
+mod way;
 mod acts;
+mod edit;
+mod publish;
 mod shared;
 mod jobs;
 mod scan;
@@ -29,7 +35,9 @@ use streams_core::broker::Broker;
 use streams_core::keys::{self, InvalidName};
 use tokio::net::TcpListener;
 
-use self::shared::Shared;
+pub(crate) use self::program::{Program, Registered, Setting};
+use self::shared::{Settings, Shared};
+use crate::operate::Redact;
 use crate::ops::http;
 
 /// The most bytes of the body of an act: a thousand ids of dead letters.
@@ -53,22 +61,15 @@ const BODY: usize = 64 * 1024;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct Console {
-    broker: Arc<dyn Broker>,
-    namespace: Option<String>,
-    token: Option<String>,
-    read_only: bool,
-    production: Option<String>,
-    is_local: bool,
-}
+pub struct Console(Settings);
 
 impl fmt::Debug for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console")
-            .field("broker", &self.broker)
-            .field("namespace", &self.namespace)
-            .field("read_only", &(self.read_only || self.token.is_none()))
-            .field("production", &self.production)
+            .field("broker", &self.0.broker)
+            .field("namespace", &self.0.namespace)
+            .field("read_only", &(self.0.read_only || self.0.token.is_none()))
+            .field("production", &self.0.production)
             .finish_non_exhaustive()
     }
 }
@@ -80,47 +81,72 @@ impl Console {
     /// When the namespace cannot be part of a key.
     pub fn on(broker: Arc<dyn Broker>, namespace: Option<&str>) -> Result<Self, InvalidName> {
         namespace.map_or(Ok(()), keys::check_namespace)?;
-        let namespace = namespace.map(str::to_owned);
-        Ok(Self { broker, namespace, token: None, read_only: false, production: None, is_local: false })
+        Ok(Self(Settings {
+            broker,
+            namespace: namespace.map(str::to_owned),
+            token: None,
+            read_only: false,
+            production: None,
+            is_local: false,
+            redact: Redact::default(),
+            program: None,
+        }))
     }
 
-    /// Allows acts to those who send this token: pause, resume, reset, remove, replay and discard. A long random text, such
+    /// Allows acts to those who send this token: publish, pause, resume, reset, remove, replay, edit and discard. A long random text, such
     /// as `openssl rand -hex 32` prints, cannot be guessed.
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into()).filter(|token| !token.is_empty());
+        self.0.token = Some(token.into()).filter(|token| !token.is_empty());
         self
     }
 
     /// Refuses every act, also with a token: no request changes a byte at the server.
     pub fn read_only(mut self) -> Self {
-        self.read_only = true;
+        self.0.read_only = true;
         self
     }
 
     /// Shows a coloured band with this text above every page, such as `production`.
     pub fn production(mut self, label: impl Into<String>) -> Self {
-        self.production = Some(label.into()).filter(|label| !label.is_empty());
+        self.0.production = Some(label.into()).filter(|label| !label.is_empty());
+        self
+    }
+
+    /// Hides the values of these fields and headers in every payload that is shown, at any depth; bytes that cannot be decoded
+    /// are hidden whole. The reasons of dead letters are shown as handlers have written them.
+    pub fn redact(mut self, fields: Redact) -> Self {
+        self.0.redact = fields;
+        self
+    }
+
+    /// The program that serves the console, with its handlers.
+    pub(crate) fn program(mut self, program: Program) -> Self {
+        self.0.program = Some(program);
         self
     }
 
     /// Answers only requests that name this machine or an address, because it listens on this machine alone. A page of
     /// another site whose name leads here then reads nothing.
     pub(crate) fn local(mut self, is_local: bool) -> Self {
-        self.is_local = is_local;
+        self.0.is_local = is_local;
         self
     }
 
     /// The routes, to be nested at any path: pages, their files, and the data below `api/`. The pages take their path from
     /// their own URL.
     pub fn router(self) -> Router {
-        let Self { broker, namespace, token, read_only, production, is_local } = self;
-        let shared = Arc::new(Shared::new(broker, namespace, token.filter(|_| !read_only), production, is_local));
+        let shared = Arc::new(Shared::new(self.0));
         let reads = Router::new()
             .route("/api/about", get(looks::about))
             .route("/api/overview", get(looks::overview))
             .route("/api/stream", get(looks::stream))
             .route("/api/group", get(looks::group))
             .route("/api/server", get(looks::server))
+            .route("/api/history", get(looks::history))
+            .route("/api/shapes", get(shapes::list))
+            .route("/api/shape", get(shapes::one))
+            .route("/api/handlers", get(handlers::list))
+            .route("/api/trace", get(way::page))
             .route("/api/entries", get(entries::list))
             .route("/api/entry", get(entries::one))
             .route("/api/dead", get(letters::list))
@@ -131,12 +157,14 @@ impl Console {
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::in_turn));
         let acts = Router::new()
             .route("/api/token", post(acts::token))
+            .route("/api/publish", post(publish::publish))
             .route("/api/pause", post(acts::pause))
             .route("/api/resume", post(acts::resume))
             .route("/api/reset", post(acts::reset))
             .route("/api/remove", post(acts::remove))
             .route("/api/replay", post(acts::replay))
             .route("/api/discard", post(acts::discard))
+            .route("/api/edit", post(edit::edit).layer(DefaultBodyLimit::max(edit::BODY)))
             .route("/api/stop", post(acts::stop))
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::act))
             .layer(DefaultBodyLimit::max(BODY));

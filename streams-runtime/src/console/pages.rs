@@ -17,7 +17,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 pub(super) const PAGE: &str = "/index.html";
 const INDEX: &str = include_str!("assets/index.html");
 /// The files by name, each with its type.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("style.css", STYLE, include_str!("assets/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
     ("app.js", SCRIPT, include_str!("assets/app.js")),
@@ -27,6 +27,10 @@ const FILES: [(&str, &str, &str); 10] = [
     ("stream.js", SCRIPT, include_str!("assets/stream.js")),
     ("group.js", SCRIPT, include_str!("assets/group.js")),
     ("letters.js", SCRIPT, include_str!("assets/letters.js")),
+    ("shapes.js", SCRIPT, include_str!("assets/shapes.js")),
+    ("publish.js", SCRIPT, include_str!("assets/publish.js")),
+    ("handlers.js", SCRIPT, include_str!("assets/handlers.js")),
+    ("trace.js", SCRIPT, include_str!("assets/trace.js")),
     ("server.js", SCRIPT, include_str!("assets/server.js")),
 ];
 

@@ -8,12 +8,26 @@ use tokio::sync::Semaphore;
 use super::answer::Problem;
 use super::collector::Collector;
 use super::jobs::Jobs;
-use crate::operate::{Admin, GroupView, Inspector};
+use super::program::Program;
+use crate::operate::{Admin, GroupView, Inspector, Redact};
 
 /// How many browsers are told of changes at once; with the 32 connections of an endpoint others stay free for probes.
 pub(super) const VIEWERS: usize = 16;
 /// How many requests read at once, each a few MiB of entries at most; others wait.
 const READS: usize = 8;
+
+/// What a console is made of.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) namespace: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) read_only: bool,
+    pub(super) production: Option<String>,
+    pub(super) is_local: bool,
+    pub(super) redact: Redact,
+    pub(super) program: Option<Program>,
+}
 
 pub(super) struct Shared {
     pub(super) broker: Arc<dyn Broker>,
@@ -23,6 +37,9 @@ pub(super) struct Shared {
     pub(super) token: Option<String>,
     pub(super) production: Option<String>,
     pub(super) is_local: bool,
+    pub(super) redact: Redact,
+    /// The program that serves the console, where it runs handlers.
+    pub(super) program: Option<Program>,
     pub(super) collector: Collector,
     pub(super) jobs: Jobs,
     pub(super) viewers: Arc<Semaphore>,
@@ -30,21 +47,18 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        broker: Arc<dyn Broker>,
-        namespace: Option<String>,
-        token: Option<String>,
-        production: Option<String>,
-        is_local: bool,
-    ) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
+        let Settings { broker, namespace, token, read_only, production, is_local, redact, program } = settings;
         Self {
             admin: Admin::at(Arc::clone(&broker), namespace.clone(), Default::default()),
             collector: Collector::new(Inspector::at(Arc::clone(&broker), namespace.clone())),
             broker,
             namespace,
-            token,
+            token: token.filter(|_| !read_only),
             production,
             is_local,
+            redact,
+            program,
             jobs: Jobs::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS)),
             reads: Semaphore::new(READS),

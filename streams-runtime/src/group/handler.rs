@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::settle::{Failed, Policy};
 use crate::fence::{discard, unwound};
-use crate::ops::{Histogram, trace};
+use crate::ops::{Calls, trace};
 
 /// By how much a handler that yields may be over its timeout, on a machine that is busy.
 const SLACK: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ pub(crate) struct Handler {
     pub(crate) registration: Registration,
     pub(crate) policy: Policy,
     pub(crate) scope: Arc<Scope>,
-    pub(crate) duration: Arc<Histogram>,
+    pub(crate) calls: Arc<Calls>,
     pub(crate) late: Arc<Late>,
 }
 
@@ -59,14 +59,14 @@ impl Handler {
 
     /// Calls the function once, for a task of its own: within its timeout, and with its panics caught.
     pub(crate) fn call(&self, ctx: Context) -> impl Future<Output = Result<Outcome, Failed>> + Send + use<> {
-        let (timeout, duration, late) = (self.policy.timeout, Arc::clone(&self.duration), Arc::clone(&self.late));
+        let (timeout, calls, late) = (self.policy.timeout, Arc::clone(&self.calls), Arc::clone(&self.late));
         let (span, id) = (trace::process(&self.scope, ctx.entries(), ctx.attempt()), ctx.entry_id());
         let call = Caught::new(trace::within(&span, self.registration.call(ctx)));
         async move {
             let began = Instant::now();
             let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(Failed::timed_out(timeout)));
             let took = began.elapsed();
-            duration.record(took);
+            calls.ended(id, took, result.as_ref().err().map(|failed| failed.reason.as_str()));
             late.log(id, took, timeout);
             trace::ended(&span, result.as_ref().err().map(|failed| failed.cause.as_str()));
             result

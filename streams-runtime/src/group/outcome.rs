@@ -71,7 +71,8 @@ impl GroupTask {
     pub(crate) fn written(&self, letter: Letter) -> Fields {
         let Letter { entry, consumer, cause, reason, attempts } = letter;
         tracing::warn!(group = self.key.group(), partition = self.key.partition().as_str(), entry = %entry.id, event = %entry.event_id(), consumer, attempts, cause = cause.as_str(), reason, "dead letter");
-        let given_up = GivenUp { consumer, cause: cause.as_str(), reason: &reason, attempts, replays: 0 };
+        let given_up =
+            GivenUp { consumer, cause: cause.as_str(), reason: &reason, attempts, replays: 0, edited: false };
         dead_letter::fields(&self.key, &entry, &given_up)
     }
 

@@ -274,7 +274,14 @@ impl GroupTask {
             Fate::Dead { cause, reason } => {
                 let times = letter.replays() + 1;
                 tracing::warn!(group, partition, letter = %letter_id, %entry, %event, consumer, attempts = attempt, replays = times, cause, reason, "a dead letter was handled again in vain: it is a dead letter again");
-                let given_up = GivenUp { consumer, cause: &cause, reason: &reason, attempts: attempt, replays: times };
+                let given_up = GivenUp {
+                    consumer,
+                    cause: &cause,
+                    reason: &reason,
+                    attempts: attempt,
+                    replays: times,
+                    edited: letter.is_edited(),
+                };
                 ReplayEnd::Dead(dead_letter::fields(&self.key, original, &given_up))
             }
         }
@@ -377,7 +384,8 @@ mod tests {
     fn replay(crashes: u32) -> (Replay, DeadLetter) {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), b"Trade@2".to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let given_up = GivenUp { consumer: "check", cause: "timeout", reason: "too slow", attempts: 1, replays: 0 };
+        let given_up =
+            GivenUp { consumer: "check", cause: "timeout", reason: "too slow", attempts: 1, replays: 0, edited: false };
         let fields = dead_letter::fields(&key, &original, &given_up);
         let letter = Arc::new(Entry::new(EntryId::new(9, 0), &fields));
         (Replay { letter: Arc::clone(&letter), attempts: 0, crashes }, DeadLetter::of_replay(0, letter))

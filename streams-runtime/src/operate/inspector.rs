@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use streams_core::EntryId;
 use streams_core::broker::{
-    Answer, Broker, BrokerError, BrokerErrorKind, GroupLook, Marker, Member, Notes, PartitionLook,
+    Answer, AttemptError, Broker, BrokerError, BrokerErrorKind, GroupLook, Marker, Member, Notes, PartitionLook,
 };
 use streams_core::keys::{self, GroupKey, InvalidName, PartitionKey, StreamKey};
 
-use super::views::{GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView};
+use super::views::{ErrorView, GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView};
 use crate::halt::HaltNote;
 use crate::membership::{describe, member_of};
 use crate::names::nearest;
@@ -139,6 +140,10 @@ impl Inspector {
         let near = perhaps(name, streams.iter().map(|stream| self.name(stream)));
         let place = namespace.map_or_else(|| "here".to_owned(), |namespace| format!("in namespace `{namespace}`"));
         Err(refused(format!("no program has declared a stream `{name}` {place}{near}")))
+    }
+
+    pub(super) fn broker(&self) -> &dyn Broker {
+        &*self.broker
     }
 
     fn name<'a>(&self, stream: &'a StreamKey) -> &'a str {
@@ -298,12 +303,14 @@ impl<'a> Draft<'a> {
             seen: end.and_then(|end| Some(end.added.saturating_sub(marker.lag?))),
             needs: None,
             attempts: Vec::new(),
+            error: None,
             queue: None,
             dead: 0,
             replays: 0,
         };
         let is_foreign = look.is_none();
         let look = look.or_else(|| marker.map(foreign))?;
+        let is_queue = look.queue.is_some();
         let (waiting, in_flight) = match &look.queue {
             Some(queue) => (queue.waiting, queue.consumers.iter().map(|(_, count)| count).sum()),
             None if is_foreign => (0, marker.map_or(0, |marker| marker.pending)),
@@ -317,6 +324,18 @@ impl<'a> Draft<'a> {
         let halted = self.notes.get(&HaltNote::name(group, index)).and_then(|text| HaltNote::read(text));
         // Another process has taken the partition since.
         let halted = halted.filter(|note| note.at >= look.lease.epoch);
+        // The store keeps the latest error also when its event is settled. A queue's record has no attempts of single entries.
+        let is_tried = |entry: EntryId| match is_queue {
+            true => waiting + in_flight > 0,
+            false => look.attempts.iter().any(|(id, _)| *id == entry),
+        };
+        let error = look.error.filter(|(error, _)| is_tried(error.entry));
+        let error = error.map(|(AttemptError { entry, attempts, text }, at)| ErrorView {
+            at: instant(at),
+            entry,
+            attempts,
+            text,
+        });
         Some(PlaceView {
             partition: index,
             checkpoint: look.at,
@@ -327,6 +346,7 @@ impl<'a> Draft<'a> {
             halted: halted.map(|HaltNote { at, by, kind, reason }| HaltView { at: instant(at), by, kind, reason }),
             needs: look.needs.map(|need| format!("{}@{} at {}", need.name, need.version, need.entry)),
             failed: look.attempts,
+            error,
             in_flight,
             waiting,
             dead: look.dead,

@@ -4,13 +4,23 @@
 
 mod admin;
 mod audit;
+mod findings;
 mod inspector;
 mod plan;
+mod recorded;
+mod edit;
+mod redact;
+mod trace;
 mod views;
 
 pub use self::admin::{Admin, Removed};
+pub use self::edit::Edit;
+pub use self::findings::{Finding, Verdict};
 pub use self::inspector::Inspector;
 pub use self::plan::ResetPlan;
+pub use self::recorded::{Key, Known, Reads, Recorded};
+pub use self::redact::Redact;
+pub use self::trace::{Sought, TracePage, TracePlace, Traced, trace_of};
 pub use self::views::{
-    Condition, GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView,
+    Condition, ErrorView, GroupView, HaltView, MemberView, Mode, Overview, PartitionView, PlaceView, StreamView,
 };

@@ -132,6 +132,8 @@ pub struct PlaceView {
     /// How often events that are not settled have failed.
     #[serde(serialize_with = "counts")]
     pub failed: Vec<(EntryId, u32)>,
+    /// The latest error of an event that is tried again: the last one of the partition, where several fail.
+    pub error: Option<ErrorView>,
     /// How many entries processes have in flight; for a foreign group those it has not acknowledged.
     pub in_flight: u64,
     /// How many entries of a work queue wait to be given out again.
@@ -155,6 +157,22 @@ pub struct HaltView {
     pub kind: String,
     /// The cause and the remedy.
     pub reason: String,
+}
+
+/// The error of a failed attempt, after which there is another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ErrorView {
+    /// When it was recorded, by the server's clock.
+    #[serde(serialize_with = "time")]
+    pub at: SystemTime,
+    /// The entry of the event.
+    #[serde(serialize_with = "text")]
+    pub entry: EntryId,
+    /// How many attempts have failed.
+    pub attempts: u32,
+    /// The beginning of the handler's own words, at most 512 bytes.
+    pub text: String,
 }
 
 /// How a group stands, in one word; the worst first.
@@ -258,9 +276,34 @@ impl GroupView {
         self.places.iter().map(|place| place.failed.len() as u64).sum()
     }
 
+    /// The latest error of an event that is tried again, and its partition.
+    pub fn error(&self) -> Option<(u32, &ErrorView)> {
+        let errors = self.places.iter().filter_map(|place| Some((place.partition, place.error.as_ref()?)));
+        errors.max_by_key(|(_, error)| error.at)
+    }
+
     /// How many processes show that they live.
     pub fn living(&self) -> usize {
         self.members.iter().filter(|member| member.lives()).count()
+    }
+
+    /// How it stands to one entry, in words for people; `None` where it has no state on the partition. An event that was
+    /// given up is settled, too.
+    pub fn stands_to(&self, partition: u32, id: EntryId) -> Option<String> {
+        let place = self.places.iter().find(|place| place.partition == partition)?;
+        let failed = place.failed.iter().find(|(failed, _)| *failed == id);
+        Some(match failed {
+            Some((_, 1)) => "failed once, and is tried again".to_owned(),
+            Some((_, attempts)) => format!("failed {attempts} times, and is tried again"),
+            None if id > place.checkpoint => "not settled yet".to_owned(),
+            None if self.mode == Mode::Foreign && place.in_flight > 0 => {
+                "delivered; acknowledged unless it is pending".to_owned()
+            }
+            None if place.waiting + place.in_flight > 0 => {
+                "given out; settled unless it is in flight or waits".to_owned()
+            }
+            None => "settled".to_owned(),
+        })
     }
 
     /// How it stands.
@@ -334,6 +377,7 @@ mod tests {
             halted: None,
             needs: None,
             failed: vec![],
+            error: None,
             in_flight: 0,
             waiting: 0,
             dead: 1,
@@ -377,11 +421,39 @@ mod tests {
     }
 
     #[test]
+    fn a_group_says_how_it_stands_to_an_entry() {
+        let mut group = group();
+        let says =
+            |group: &GroupView, partition, id| group.stands_to(partition, EntryId::new(id, 0)).unwrap_or_default();
+        assert_eq!((says(&group, 0, 5), says(&group, 0, 6)), ("settled".to_owned(), "not settled yet".to_owned()));
+        assert_eq!(group.stands_to(0, EntryId::new(5, 1)).as_deref(), Some("settled"), "the checkpoint itself");
+        assert_eq!(group.stands_to(9, EntryId::ZERO), None);
+        group.places[0].failed = vec![(EntryId::new(6, 0), 2)];
+        assert_eq!(says(&group, 0, 6), "failed 2 times, and is tried again");
+        group.places[0].waiting = 1;
+        assert!(says(&group, 0, 5).starts_with("given out"));
+    }
+
+    #[test]
     fn figures_of_a_group_are_those_of_its_partitions_together() {
         let mut group = group();
         assert_eq!((group.lag(), group.age(), group.dead()), (Some(4), Duration::from_secs(9), 2));
         group.places[0].lag = None;
         assert_eq!(group.lag(), None, "a sum without a part would be too small");
+    }
+
+    #[test]
+    fn the_error_of_a_group_is_the_latest_of_its_partitions() {
+        let mut group = group();
+        assert_eq!(group.error(), None);
+        let error = |second| ErrorView {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
+            entry: EntryId::new(6, 0),
+            attempts: 1,
+            text: second.to_string(),
+        };
+        (group.places[0].error, group.places[1].error) = (Some(error(9)), Some(error(8)));
+        assert_eq!(group.error(), Some((0, &error(9))));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::Fields;
+use streams_core::broker::{Fields, cut_from};
 use streams_core::codec::{self, DecodeError};
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId, Failure, InvalidEntryId, StreamEvent};
@@ -23,6 +23,8 @@ const MOST_REASON: usize = 4 * 1024;
 const MOST_FIELDS: usize = 1_000;
 /// The field with the original fields beyond that: each as length (four bytes, big-endian), name, length, value.
 const MORE: &str = "more";
+/// The field that says that the payload is another one than that of the stream.
+const EDITED: &str = "edited";
 
 /// Why a group gives an event up.
 pub(crate) struct GivenUp<'a> {
@@ -33,13 +35,15 @@ pub(crate) struct GivenUp<'a> {
     pub(crate) attempts: u32,
     /// How often the event was a dead letter before and was handled again.
     pub(crate) replays: u32,
+    /// Whether somebody has edited the payload.
+    pub(crate) edited: bool,
 }
 
 /// The fields of a dead letter: where it came from and why, then every original field, bytes unchanged.
 ///
 /// The time of the giving-up is the letter's own entry id.
 pub(crate) fn fields(key: &GroupKey, entry: &Entry, given_up: &GivenUp<'_>) -> Fields {
-    let GivenUp { consumer, cause, reason, attempts, replays } = *given_up;
+    let GivenUp { consumer, cause, reason, attempts, replays, edited } = *given_up;
     let ours = [
         ("stream", key.partition().as_str().to_owned()),
         ("entry", entry.id.to_string()),
@@ -53,9 +57,10 @@ pub(crate) fn fields(key: &GroupKey, entry: &Entry, given_up: &GivenUp<'_>) -> F
     let originals = originals.map(|(name, value)| ([ORIGINAL.as_bytes(), name].concat(), value.to_vec()));
     let folded: Vec<_> = entry.fields().skip(MOST_FIELDS).collect();
     let replays = (replays > 0).then(|| (b"replays".to_vec(), replays.to_string().into_bytes()));
+    let edited = edited.then(|| (EDITED.as_bytes().to_vec(), b"1".to_vec()));
     let more = (!folded.is_empty()).then(|| (MORE.as_bytes().to_vec(), fold(&folded)));
     let ours = ours.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value.into_bytes()));
-    ours.chain(replays).chain(originals).chain(more).collect()
+    ours.chain(replays).chain(edited).chain(originals).chain(more).collect()
 }
 
 /// The beginning of a reason, cut between two characters.
@@ -208,6 +213,25 @@ impl<E> DeadLetter<E> {
         self.text("replays").parse().unwrap_or_default()
     }
 
+    /// Whether somebody has edited the payload: then it is another one than that of the stream.
+    pub fn is_edited(&self) -> bool {
+        self.letter.field(EDITED).is_some()
+    }
+
+    /// Whether a part of it was not read, because it is too large.
+    pub(super) fn is_cut(&self) -> bool {
+        cut_from(&self.letter).is_some() || cut_from(&self.original).is_some()
+    }
+
+    /// The letter's own fields, with another payload in the place of the original one.
+    pub(super) fn with_payload(&self, payload: &[u8]) -> Fields {
+        let name = [ORIGINAL, Entry::PAYLOAD].concat().into_bytes();
+        let edited = [(EDITED.as_bytes().to_vec(), b"1".to_vec()), (name.clone(), payload.to_vec())];
+        let is_kept = |field: &[u8]| field != EDITED.as_bytes() && field != name;
+        let kept = self.letter.fields().filter(|(field, _)| is_kept(field));
+        kept.map(|(name, value)| (name.to_vec(), value.to_vec())).chain(edited).collect()
+    }
+
     /// The event's name as the entry gives it; empty where it gives none.
     pub fn event_name(&self) -> &str {
         self.original.event().map_or("", |(name, _)| name)
@@ -338,7 +362,8 @@ mod tests {
         let headers = (0..2_000).map(|number| (format!("h{number}").into_bytes(), vec![b'x'; number % 300]));
         let entry = Entry::new(EntryId::new(7, 1), &fields.into_iter().chain(headers).collect::<Vec<_>>());
         let key = StreamKey::new(None, "trades", 4).partition(3).group("risk");
-        let given_up = GivenUp { consumer: "check", cause: "decode", reason: "bad", attempts: 2, replays: 0 };
+        let given_up =
+            GivenUp { consumer: "check", cause: "decode", reason: "bad", attempts: 2, replays: 0, edited: false };
         let letter = super::fields(&key, &entry, &given_up);
         let letter = DeadLetter::<()>::of(3, Arc::new(Entry::new(EntryId::new(9, 0), &letter)));
         assert_eq!(**letter.original(), entry);

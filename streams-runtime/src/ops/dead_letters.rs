@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Moved, Reply};
+use streams_core::codec::{self, MAX_PAYLOAD};
 use streams_core::keys::{GroupKey, InvalidName, StreamKey, check_group, check_namespace};
 use streams_core::{Entry, EntryId, StreamEvent};
 
@@ -299,6 +300,46 @@ impl<E> DeadLetters<E> {
         Ok(replayed)
     }
 
+    /// Has a letter handled again with another payload, as [`replay`](Self::replay) does: by this group alone. The event keeps
+    /// its id, its headers and its place; the entry in the stream and the letters of other groups stay as they are. A letter
+    /// that is given up again keeps the payload, and [`DeadLetter::is_edited`] tells.
+    ///
+    /// The payload is the MessagePack of the event. Nothing checks that the event's type can be read from it. Answers whether
+    /// the letter was there.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay). Also when the payload is no MessagePack or larger than any event may be, or when the letter
+    /// is too large to be held whole.
+    ///
+    /// # Cancel safety
+    /// The letter may be sent.
+    ///
+    /// ```no_run
+    /// # use streams_runtime::{DeadLetterId, DeadLetters};
+    /// # async fn example(letters: DeadLetters, id: DeadLetterId, mended: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if !letters.replay_edited(id, &mended).await? {
+    ///     println!("somebody was faster");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn replay_edited(&self, id: DeadLetterId, payload: &[u8]) -> Result<bool, BrokerError> {
+        if payload.len() > MAX_PAYLOAD || codec::json(payload).is_err() {
+            let message = format!(
+                "{} bytes are no payload: expected one value of MessagePack in at most {MAX_PAYLOAD} bytes",
+                payload.len()
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+        }
+        let Some(group) = self.group(id.partition) else { return Ok(false) };
+        let Some(letter) = self.get(id).await? else { return Ok(false) };
+        if letter.is_cut() {
+            let message = format!("dead letter {id} of {group} is too large to be edited: its rest was not read");
+            return Err(BrokerError::new(BrokerErrorKind::Refused, message));
+        }
+        let moved = self.broker.replay_edited(group, id.entry, &letter.with_payload(payload), MOST_REPLAYS).await?;
+        Ok(!self.moved(group, moved).await?.is_empty())
+    }
+
     /// As [`replay`](Self::replay), all that the filter means and that lie there now, oldest first.
     ///
     /// # Errors
@@ -385,7 +426,12 @@ impl<E> DeadLetters<E> {
     }
 
     async fn send(&self, group: &GroupKey, ids: &[EntryId]) -> Result<Vec<EntryId>, BrokerError> {
-        match self.broker.replay(group, ids, MOST_REPLAYS).await? {
+        let moved = self.broker.replay(group, ids, MOST_REPLAYS).await?;
+        self.moved(group, moved).await
+    }
+
+    async fn moved(&self, group: &GroupKey, moved: Moved) -> Result<Vec<EntryId>, BrokerError> {
+        match moved {
             Moved::Done(moved) => Ok(moved),
             Moved::Full { waiting } => Err(BrokerError::new(
                 BrokerErrorKind::Refused,
@@ -530,7 +576,7 @@ mod tests {
     fn letter(cause: Cause, consumer: &str, event: &str, reason: &str) -> DeadLetter {
         let original = Entry::new(EntryId::new(7, 1), &[(b"event".to_vec(), event.as_bytes().to_vec())]);
         let key = StreamKey::new(None, "trades", 1).partition(0).group("risk");
-        let given_up = GivenUp { consumer, cause: cause.as_str(), reason, attempts: 1, replays: 0 };
+        let given_up = GivenUp { consumer, cause: cause.as_str(), reason, attempts: 1, replays: 0, edited: false };
         let fields = dead_letter::fields(&key, &original, &given_up);
         DeadLetter::of(0, Arc::new(Entry::new(EntryId::new(9, 0), &fields)))
     }
@@ -580,7 +626,14 @@ mod tests {
             for n in 0..count {
                 let next = EntryId::new(n as u64 + 1, 0);
                 let original = Entry::new(next, &[(b"event".to_vec(), format!("E{}", n % 2).into_bytes())]);
-                let given_up = GivenUp { consumer: "check", cause: "handler", reason: "down", attempts: 1, replays: 0 };
+                let given_up = GivenUp {
+                    consumer: "check",
+                    cause: "handler",
+                    reason: "down",
+                    attempts: 1,
+                    replays: 0,
+                    edited: false,
+                };
                 let commit = Commit {
                     holder: Holder { owner: "me".to_owned(), epoch: held.epoch },
                     call: n as u64 + 1,
@@ -589,6 +642,7 @@ mod tests {
                     next_event: String::new(),
                     seen: None,
                     attempts: Vec::new(),
+                    error: None,
                     forget: Vec::new(),
                     mirror: false,
                     dead: vec![dead_letter::fields(&key, &original, &given_up)],

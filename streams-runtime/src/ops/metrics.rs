@@ -189,6 +189,15 @@ impl Histogram {
         #[cfg(feature = "metrics")]
         self.facade.record(seconds);
     }
+
+    /// How many observations were at most so many seconds and above the bound before, the last without a bound; then their
+    /// sum in seconds.
+    #[cfg(feature = "console")]
+    pub(super) fn buckets(&self) -> (Vec<(Option<f64>, u64)>, f64) {
+        let bounds = BUCKETS.iter().map(|bound| Some(*bound)).chain([None]);
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        (bounds.zip(counts).collect(), Duration::from_nanos(self.nanos.load(Ordering::Relaxed)).as_secs_f64())
+    }
 }
 
 /// The metrics of one app, or of a publisher alone. A metric that is asked for twice is one metric.

@@ -2,6 +2,7 @@
 //!
 //! May use the helpers of the crate only; every room above says here what it does.
 
+mod calls;
 pub(crate) mod dead_letter;
 mod dead_letters;
 mod health;
@@ -14,6 +15,7 @@ mod status;
 pub(crate) mod trace;
 mod vitals;
 
+pub(crate) use self::calls::Calls;
 pub use self::dead_letter::{Cause, DeadLetter, DeadLetterId, UnknownCause};
 pub use self::dead_letters::{DeadLetterFilter, DeadLetters, Replayed};
 pub use self::health::{GroupHealth, Health, UnknownGroup};

@@ -257,7 +257,7 @@ impl<'a> Owned<'a> {
         self.lease.handlers_until(None);
         self.now = Instant::now();
         let (took, handler) = (self.now - running.began, running.handler);
-        handler.duration.record(took);
+        handler.calls.ended(running.entry, took, result.as_ref().err().map(|failed| failed.reason.as_str()));
         handler.late.log(running.entry, took, handler.policy.timeout);
         trace::ended(&running.span, result.as_ref().err().map(|failed| failed.cause.as_str()));
         result

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streams_core::broker::{Commit, DeadBounds, Fields, Holder, Remember};
+use streams_core::broker::{AttemptError, Commit, DeadBounds, Fields, Holder, Remember};
 use streams_core::{Checkpoint, EntryId};
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 /// The settled events of a group that the server has not acknowledged.
 ///
 /// Commits start at half of the bound, so that the next events run while one is on its way. Events stop at the whole of it. Its
-/// eighteen fields are the next commit and the rules of when it is due; no part of them has a rule of its own.
+/// nineteen fields are the next commit and the rules of when it is due; no part of them has a rule of its own.
 #[derive(Debug)]
 pub(super) struct Ledger {
     policy: Checkpoint,
@@ -35,6 +35,8 @@ pub(super) struct Ledger {
     /// The attempts above `at` that the server knows, or is to know.
     recorded: BTreeMap<EntryId, u32>,
     attempts: Vec<(EntryId, u32)>,
+    /// The error of the latest of these.
+    error: Option<AttemptError>,
     forget: Vec<EntryId>,
     dead: Vec<Fields>,
     /// The ids of settled events, where the group remembers them.
@@ -68,6 +70,7 @@ impl Ledger {
             waiting_since: None,
             recorded: attempts.into_iter().collect(),
             attempts: Vec::new(),
+            error: None,
             forget: Vec::new(),
             dead: Vec::new(),
             remember: None,
@@ -115,10 +118,11 @@ impl Ledger {
     }
 
     /// An attempt failed. A commit records it before the next attempt, so that a restart does not count anew.
-    pub(super) fn attempt_failed(&mut self, id: EntryId, attempts: u32) {
+    pub(super) fn attempt_failed(&mut self, id: EntryId, attempts: u32, reason: &str) {
         self.recorded.insert(id, attempts);
         self.attempts.retain(|(other, _)| *other != id);
         self.attempts.push((id, attempts));
+        self.error = Some(AttemptError::new(id, attempts, reason));
         self.urgent = true;
     }
 
@@ -206,6 +210,7 @@ impl Ledger {
             next_event: self.settled_event.clone(),
             seen: self.seen,
             attempts: std::mem::take(&mut self.attempts),
+            error: self.error.take(),
             forget: std::mem::take(&mut self.forget),
             mirror,
             dead: std::mem::take(&mut self.dead),
@@ -322,11 +327,14 @@ mod tests {
     fn failed_attempts_are_recorded_at_once_and_forgotten_when_settled() {
         let (mut ledger, holder, now) = ledger(100);
         let id = EntryId::new(6, 0);
-        ledger.attempt_failed(id, 1);
+        ledger.attempt_failed(id, 1, "down");
         assert_eq!(ledger.due_at(), Some(Due::Now));
         let commit = ledger.take(&holder, now);
         assert_eq!((commit.prev, commit.next), (EntryId::new(5, 0), EntryId::new(5, 0)));
-        assert_eq!(commit.attempts, [(id, 1)]);
+        assert_eq!(
+            (commit.attempts.as_slice(), &commit.error),
+            (&[(id, 1)][..], &Some(AttemptError::new(id, 1, "down")))
+        );
         ledger.acknowledged(&commit);
         assert_eq!(ledger.failed_attempts(id), 1);
         ledger.settle(id, "e", None, now);

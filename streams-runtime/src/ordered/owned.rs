@@ -101,7 +101,7 @@ impl<'a> Owned<'a> {
     /// Records a failed attempt, after which there is another.
     pub(super) fn attempt_failed(&mut self, attempt: &Attempt<'_>, after: Duration, reason: &str) {
         self.task.log_failed(attempt, after, reason);
-        self.committer.ledger.attempt_failed(attempt.entry.id, attempt.number);
+        self.committer.ledger.attempt_failed(attempt.entry.id, attempt.number, reason);
     }
 
     /// The letter of an event that has taken too many processes down to run again.

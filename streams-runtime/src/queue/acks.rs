@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::EntryId;
-use streams_core::broker::{Acked, Acks, BrokerError, DeadBounds, Fields, Holder, Until, Wait};
+use streams_core::broker::{Acked, Acks, AttemptError, BrokerError, DeadBounds, Fields, Holder, Until, Wait};
 use tokio::time::Instant;
 
 use super::in_flight::{Flight, InFlight, Open};
@@ -31,7 +31,7 @@ pub(super) enum Disposition {
     /// The entry is settled, because no known build handles an event of this name.
     Ignore { name: String, version: u32 },
     /// The entry is released, to be attempted again after this time.
-    Retry { failed: u32, after: Duration },
+    Retry { failed: u32, after: Duration, reason: String },
     /// The entry is released untried.
     Release,
     /// The entry is released untried, for a build that handles this event.
@@ -83,7 +83,7 @@ fn touched(ends: &[End]) -> BTreeMap<u64, Touched> {
 
 /// The call that acks these ends.
 fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bounds: DeadBounds) -> Acks {
-    let (mut back, mut dead, mut passed_over) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut back, mut dead, mut passed_over, mut error) = (Vec::new(), Vec::new(), BTreeSet::new(), None);
     for End { flight, disposition } in ends {
         let item = in_flight.item(*flight);
         let mut wait = |failed, until| back.push(Wait { id: item.id, failed, crashes: item.crashes, until });
@@ -92,7 +92,10 @@ fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bou
             Disposition::Ignore { name, .. } => {
                 passed_over.insert(name.clone());
             }
-            Disposition::Retry { failed, after } => wait(*failed, Until::After(*after)),
+            Disposition::Retry { failed, after, reason } => {
+                wait(*failed, Until::After(*after));
+                error = Some(AttemptError::new(item.id, *failed, reason));
+            }
             Disposition::Release => wait(item.failed, Until::After(Duration::ZERO)),
             Disposition::ReleaseFor { name, version } => {
                 wait(item.failed, Until::Needs { name: name.clone(), version: *version })
@@ -109,6 +112,7 @@ fn call(holder: &Holder, call: u64, ends: &[End], in_flight: &InFlight, dead_bou
         call,
         chunks: touched(ends).into_iter().filter_map(left).collect(),
         back,
+        error,
         dead,
         dead_bounds,
         passed_over: passed_over.into_iter().collect(),

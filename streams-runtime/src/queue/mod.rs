@@ -559,7 +559,7 @@ impl<'a> Session<'a> {
             // The start refuses consumers of batches here, so an event is never part of one.
             Decision::Retry { after, reason } => {
                 group.log_failed(&attempt, after, &reason);
-                self.acks.push(flight, Disposition::Retry { failed: number, after });
+                self.acks.push(flight, Disposition::Retry { failed: number, after, reason });
             }
             Decision::Apart { .. } => self.acks.push(flight, Disposition::Release),
         }

@@ -47,6 +47,8 @@ const FORGET: Duration = Duration::from_secs(7 * 24 * 3600);
 const MAX_NOTES: usize = 1_000;
 /// The longest note that is looked at: a shape and what belongs to it.
 const MAX_NOTE: usize = 16 * 1024;
+/// The most characters of a doc comment in a note.
+const MAX_DOC: usize = 500;
 /// The most differences that are listed in one line.
 const MAX_DIFFERENCES: usize = 5;
 
@@ -92,6 +94,12 @@ struct Declared {
     place: String,
     /// Whether it was about to publish it, or only has it.
     publishes: bool,
+    /// The field whose value is the key, for tools that publish; empty where the event has none. Older builds do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The beginning of its doc comment, for tools that show it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    doc: String,
     /// The [`note::entry`]; missing where it is long, and in a build that says `shape` instead. Another build may say it in
     /// a form that this one does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -297,6 +305,8 @@ impl SchemaNotes {
             type_name: info.type_name.to_owned(),
             place: format!("{}:{}", info.file, info.line),
             publishes,
+            key: Some(info.key.unwrap_or_default().to_owned()),
+            doc: info.schema.doc().chars().take(MAX_DOC).collect(),
             lock: note::entry(info),
         }
     }
@@ -571,6 +581,8 @@ mod tests {
             type_name: "a::Trade".to_owned(),
             place: "src/a.rs:1".to_owned(),
             publishes: false,
+            key: None,
+            doc: String::new(),
             lock: None,
         };
         (event_note(&declared), json(&declared).unwrap())
@@ -696,7 +708,8 @@ mod tests {
         let Before { by, event, version, fingerprint, type_name, place, publishes, shape } =
             serde_json::from_str(&json(&ours).unwrap()).unwrap();
         assert_eq!(shape, None, "it compares fingerprints alone, as with a shape that is long");
-        let read = Declared { by, event, version, fingerprint, type_name, place, publishes, lock: ours.lock.clone() };
+        let Declared { key, doc, lock, .. } = ours.clone();
+        let read = Declared { by, event, version, fingerprint, type_name, place, publishes, key, doc, lock };
         assert_eq!(read, ours);
     }
 }

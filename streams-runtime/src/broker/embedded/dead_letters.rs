@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use streams_core::EntryId;
-use streams_core::broker::{Entries, Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
+use streams_core::broker::{Entries, Fields, Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
 use streams_core::keys::GroupKey;
 
 use super::store::{Embedded, Replaying, Store};
-use crate::broker::checks::check_replay_end;
+use crate::broker::checks::{check_letter, check_replay_end};
 
 impl Letters for Embedded {
     fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
@@ -25,7 +25,20 @@ impl Letters for Embedded {
     }
 
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
-        self.reply(move |store, now| Ok(store.replay(group, ids, most, now)))
+        self.reply(move |store, now| Ok(store.replay(group, ids, None, most, now)))
+    }
+
+    fn replay_edited<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        id: EntryId,
+        fields: &'a Fields,
+        most: u64,
+    ) -> Reply<'a, Moved> {
+        self.reply(move |store, now| {
+            check_letter(fields)?;
+            Ok(store.replay(group, &[id], Some(fields), most, now))
+        })
     }
 
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
@@ -51,7 +64,7 @@ impl Letters for Embedded {
 }
 
 impl Store {
-    fn replay(&mut self, group: &GroupKey, ids: &[EntryId], most: u64, now: u64) -> Moved {
+    fn replay(&mut self, group: &GroupKey, ids: &[EntryId], edited: Option<&Fields>, most: u64, now: u64) -> Moved {
         if !self.groups.contains_key(group.state()) {
             return Moved::Missing;
         }
@@ -65,8 +78,8 @@ impl Store {
             let Ok(index) = dead.entries.binary_search_by_key(&id, |entry| entry.id) else { continue };
             let Some(letter) = dead.entries.remove(index) else { continue };
             let own = [(b"letter".to_vec(), id.to_string().into_bytes())];
-            let fields: Vec<_> =
-                own.into_iter().chain(letter.fields().map(|(name, value)| (name.to_vec(), value.to_vec()))).collect();
+            let kept = || letter.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+            let fields: Vec<_> = own.into_iter().chain(edited.cloned().unwrap_or_else(kept)).collect();
             self.logs.entry(group.replay()).or_default().push(now, &fields);
             moved.push(id);
         }

@@ -261,6 +261,7 @@ impl Store {
         state.seen = commit.seen.or(state.seen);
         state.lease.beat += 1;
         state.attempts.extend(commit.attempts.iter().copied());
+        state.error = commit.error.clone().map(|error| (error, now)).or(state.error.take());
         for id in &commit.forget {
             state.attempts.remove(id);
         }

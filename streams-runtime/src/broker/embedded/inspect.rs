@@ -71,6 +71,7 @@ impl Store {
             seen: state.record.as_ref().map_or(state.seen, |record| record.cursor.seen),
             needs: state.needs.clone(),
             attempts: state.attempts.iter().map(|(id, count)| (*id, *count)).collect(),
+            error: state.error.clone(),
             queue,
             dead: length(group.dead()),
             replays: length(group.replay()),

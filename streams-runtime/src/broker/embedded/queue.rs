@@ -107,6 +107,8 @@ impl Store {
             }
         }
         record.ack(acks, now);
+        let error = acks.error.clone().filter(|_| !acks.back.is_empty());
+        state.error = error.map(|error| (error, now)).or(state.error.take());
         if acks.back.iter().any(|wait| !matches!(wait.until, Until::After(after) if !after.is_zero())) {
             self.ring(group, now);
         }

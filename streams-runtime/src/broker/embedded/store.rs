@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{BrokerError, Events, Holder, LeaseView, Need, Notes, Recovery, Reply};
+use streams_core::broker::{AttemptError, BrokerError, Events, Holder, LeaseView, Need, Notes, Recovery, Reply};
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 use tokio::sync::Notify;
@@ -62,6 +62,8 @@ pub(super) struct Group {
     pub(super) at_event: String,
     pub(super) seen: Option<u64>,
     pub(super) attempts: BTreeMap<EntryId, u32>,
+    /// The latest error of an attempt, and when it came.
+    pub(super) error: Option<(AttemptError, u64)>,
     /// The most events that its owner may have in flight.
     pub(super) bound: u32,
     /// The number of this epoch's last commit that left the checkpoint where it was.

@@ -2,14 +2,14 @@
 
 use redis::cmd;
 use streams_core::EntryId;
-use streams_core::broker::{Entries, Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
+use streams_core::broker::{Entries, Fields, Holder, Letters, Moved, Replay, ReplayEnd, Reply, Taken};
 use streams_core::keys::GroupKey;
 
 use super::call::{Call, Effect, unexpected};
 use super::parse::{self, Answer, Parsed, Unexpected};
 use super::scripts;
 use super::server::{Redis, ask, on, texts, yes};
-use crate::broker::checks::check_replay_end;
+use crate::broker::checks::{check_letter, check_replay_end};
 
 impl Letters for Redis {
     fn dead_letters<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {
@@ -32,8 +32,25 @@ impl Letters for Redis {
     fn replay<'a>(&'a self, group: &'a GroupKey, ids: &'a [EntryId], most: u64) -> Reply<'a, Moved> {
         // Sent again automatically, it would answer that there was nothing to move.
         let mut script = on(&scripts::REPLAY, group);
-        script.key(group.dead()).key(group.replay()).arg(most).arg(texts(ids));
+        script.key(group.dead()).key(group.replay()).arg(most).arg(0).arg(texts(ids));
         Box::pin(ask(&self.commands, Call::on(group, "replaying dead letters", Effect::Once), script, moved))
+    }
+
+    fn replay_edited<'a>(
+        &'a self,
+        group: &'a GroupKey,
+        id: EntryId,
+        fields: &'a Fields,
+        most: u64,
+    ) -> Reply<'a, Moved> {
+        Box::pin(async move {
+            check_letter(fields)?;
+            let mut script = on(&scripts::REPLAY_EDITED, group);
+            script.key(group.dead()).key(group.replay()).arg(most);
+            script.arg(fields.len() * 2).arg(fields).arg(id.to_string());
+            let call = Call::on(group, "replaying an edited dead letter", Effect::Once);
+            ask(&self.commands, call, script, moved).await
+        })
     }
 
     fn replays<'a>(&'a self, group: &'a GroupKey, after: EntryId, count: usize) -> Reply<'a, Entries> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Answer as AnswerOf, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
-    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Remember,
-    Renewal, Renewed, Renewer, Reply, Reset,
+    Acquired, Adopted, Adoption, Answer as AnswerOf, AttemptError, BrokerError, BrokerErrorKind, Change, Claim, Commit,
+    Committed, Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep,
+    Remember, Renewal, Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -392,7 +392,8 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         .arg(commit.forget.len())
         .arg(commit.dead.len())
         .arg(commit.passed_over.join(" "))
-        .arg(commit.call);
+        .arg(commit.call)
+        .arg(error_text(commit.error.as_ref()));
     match &commit.remember {
         Some(Remember { ids, within, most }) => {
             invocation.arg(ids.len()).arg(millis(*within)).arg(*most).arg(ids);
@@ -410,6 +411,12 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         invocation.arg(*left).arg(texts(charged).join(" ")).arg(forget.len()).arg(texts(forget));
     }
     invocation
+}
+
+/// The error of an attempt, in the form of the state behind the server's time: `1767225600000-0 2 the bank is closed`.
+pub(super) fn error_text(error: Option<&AttemptError>) -> String {
+    let text = |AttemptError { entry, attempts, text }: &AttemptError| format!("{entry} {attempts} {text}");
+    error.map_or_else(String::new, text)
 }
 
 fn committed(answer: &mut Answer) -> Parsed<Committed> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use redis::{RedisResult, Value, cmd};
 use streams_core::EntryId;
 use streams_core::broker::{
-    Answer as AnswerOf, BrokerError, GroupLook, Inspect, LeaseView, MAX_STREAMS, Marker, Member, PartitionLook,
-    QueueLook, Reply,
+    Answer as AnswerOf, AttemptError, BrokerError, GroupLook, Inspect, LeaseView, MAX_STREAMS, Marker, Member,
+    PartitionLook, QueueLook, Reply,
 };
 use streams_core::keys::{GroupKey, PartitionKey, StreamKey};
 
@@ -224,10 +224,19 @@ fn look(state: Value, dead: u64, replays: u64) -> Parsed<Option<GroupLook>> {
         seen: parse::maybe(text("seen"), "a number")?,
         needs,
         attempts,
+        error: error(text("error")),
         queue: (text("mode") == "queue").then_some(queue),
         dead,
         replays,
     }))
+}
+
+/// `1767225600007 1767225600000-0 2 the bank is closed`: when, the entry, failed attempts, the text. Another form is that of a
+/// later build, and no error that could be shown.
+fn error(text: &str) -> Option<(AttemptError, u64)> {
+    let mut words = text.splitn(4, ' ');
+    let (at, entry, attempts) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((AttemptError::new(entry, attempts, words.next()?), at))
 }
 
 /// The reply of ZRANGE with scores. Outside a script scores are text or floating numbers.

@@ -12,6 +12,7 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 
 use super::call::{Call, Effect, unexpected};
+use super::groups::error_text;
 use super::line::Connection;
 use super::parse::{self, Answer, Parsed, Unexpected};
 use super::scripts;
@@ -220,7 +221,8 @@ fn ack_script(group: &GroupKey, acks: &Acks) -> ScriptInvocation<'static> {
         .arg(acks.passed_over.join(" "))
         .arg(acks.chunks.len())
         .arg(acks.back.len())
-        .arg(acks.dead.len());
+        .arg(acks.dead.len())
+        .arg(error_text(acks.error.as_ref()));
     for (call, left) in &acks.chunks {
         invocation.arg(*call).arg(record(left));
     }

@@ -77,6 +77,8 @@ pub(super) static ADOPT: Script = script!("", "adopt");
 pub(super) static REMOVE: Script = script!(" flags=allow-oom", "remove");
 pub(super) static RESUME: Script = script!(" flags=allow-oom", "resume");
 pub(super) static REPLAY: Script = script!(" flags=allow-oom", "replay");
+// A letter with other fields may take more.
+pub(super) static REPLAY_EDITED: Script = script!("", "replay");
 pub(super) static TAKE_REPLAY: Script = script!(" flags=allow-oom", "take_replay");
 pub(super) static END_REPLAY: Script = script!(" flags=allow-oom", "end_replay");
 
@@ -92,7 +94,7 @@ pub(super) static QUEUE: Script = script!(" flags=no-writes", "queue");
 pub(super) static RECLAIM: Script = script!(" flags=allow-oom", "reclaim");
 
 /// Every script, loaded at first contact.
-pub(super) fn all() -> [&'static Script; 25] {
+pub(super) fn all() -> [&'static Script; 26] {
     [
         &CREATE,
         &ACQUIRE,
@@ -109,6 +111,7 @@ pub(super) fn all() -> [&'static Script; 25] {
         &REMOVE,
         &RESUME,
         &REPLAY,
+        &REPLAY_EDITED,
         &TAKE_REPLAY,
         &END_REPLAY,
         &JOIN,

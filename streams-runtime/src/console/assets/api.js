@@ -4,7 +4,7 @@ import { ask, el, toast } from "./dom.js";
 
 // The console may stand at any path: the page's own says which.
 const BASE = new URL("api/", document.baseURI.split("?")[0]);
-// Five minutes of looks, at two seconds each.
+// As many looks as the console itself keeps.
 const KEPT = 150;
 
 export const store = { about: null, overview: null, history: new Map(), signed: sessionStorage.getItem("token") !== null };
@@ -83,6 +83,17 @@ export function signOut() {
 
 let source = null;
 
+// The looks that were made before this page was opened.
+async function recall() {
+  const { series } = await get("history");
+  for (const [key, samples] of Object.entries(series)) {
+    const points = samples.map(([at, first, second]) => (key.includes("\n") ? { at, lag: first, done: second } : { at, added: first }));
+    const since = store.history.get(key) ?? [];
+    const fresh = since.filter((point) => points.length === 0 || point.at > points[points.length - 1].at);
+    store.history.set(key, points.concat(fresh).slice(-KEPT));
+  }
+}
+
 // Listens while the page is seen: a hidden tab costs the server nothing.
 export function watch(told, troubled) {
   const listen = () => {
@@ -110,7 +121,8 @@ export function watch(told, troubled) {
     }
   };
   document.addEventListener("visibilitychange", listen);
-  listen();
+  // Charts without the past are better than no page.
+  recall().catch(() => {}).finally(listen);
 }
 
 function remember(overview) {
@@ -139,6 +151,13 @@ export function points(stream, group, figure) {
     const known = look[name] !== null && before[name] !== null && seconds > 0;
     return [look.at, known ? Math.max(0, (look[name] - before[name]) / seconds) : null];
   });
+}
+
+// The time of the first look at anything, or null.
+export function since() {
+  let first = null;
+  for (const looks of store.history.values()) if (looks.length > 0 && (first === null || looks[0].at < first)) first = looks[0].at;
+  return first;
 }
 
 export function latest(series) {

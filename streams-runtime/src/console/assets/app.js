@@ -3,12 +3,16 @@
 import { act, get, signIn, signOut, store, watch } from "./api.js";
 import { count, el, fill, toast } from "./dom.js";
 import * as group from "./group.js";
+import * as handlers from "./handlers.js";
 import * as letters from "./letters.js";
 import * as overview from "./overview.js";
+import * as publish from "./publish.js";
 import * as server from "./server.js";
+import * as shapes from "./shapes.js";
 import * as stream from "./stream.js";
+import * as trace from "./trace.js";
 
-const PAGES = { overview, stream, group, letters, server };
+const PAGES = { overview, stream, group, letters, shapes, publish, handlers, trace, server };
 const root = document.getElementById("page");
 let page = null;
 let looked = 0;
@@ -27,7 +31,7 @@ async function show() {
   page?.leave?.();
   page = null;
   const turn = (looked += 1);
-  document.title = [asked.group, asked.stream, name === "overview" ? null : name, "streams"].filter(Boolean).join(" · ");
+  document.title = [asked.group, asked.stream, asked.event, name === "overview" ? null : name, "streams"].filter(Boolean).join(" · ");
   try {
     const opened = await PAGES[name].open(root, asked);
     if (turn === looked) page = opened;
@@ -69,9 +73,9 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     document.querySelector(".side .close")?.click();
   } else if (event.key === "?") {
-    toast("/ filter · g o overview · g d dead letters · g s server · Esc close");
+    toast("/ filter · g o overview · g d dead letters · g e events · g h handlers · g t trace · g s server · Esc close");
   } else {
-    const where = { go: "?", gd: "?page=letters", gs: "?page=server" }[keys];
+    const where = { go: "?", gd: "?page=letters", ge: "?page=shapes", gh: "?page=handlers", gt: "?page=trace", gs: "?page=server" }[keys];
     if (where) go(where);
   }
 });
@@ -115,7 +119,8 @@ async function jobs() {
       }
       fill(place, running.map((job) => el("div", { class: "job" },
         el("div", {}, el("b", {}, `${job.kind} ${job.what}`), el("span", { class: "why" },
-          `${job.group} on ${job.stream}: ${count(job.done)} done, ${count(job.seen)} looked at`, job.why ? ` · waiting: ${job.why}` : "")),
+          `${job.group} on ${job.stream}: ${count(job.done)} done, ${count(job.seen)} of ${count(Math.max(job.of, job.seen))} looked at`, job.why ? ` · waiting: ${job.why}` : ""),
+          el("progress", { max: Math.max(job.of, job.seen, 1), value: job.seen })),
         el("button", { type: "button", onclick: () => act("stop", { job: job.job }).catch((error) => toast(error.message)) }, "Stop"))));
       if (running.length === 0) break;
       await new Promise((passed) => setTimeout(passed, 700));
@@ -137,7 +142,7 @@ async function begin() {
   }, connected);
   try {
     store.about = await get("about");
-    document.getElementById("where").textContent = store.about.server + (store.about.namespace ? ` · ${store.about.namespace}` : "");
+    document.getElementById("where").textContent = [store.about.server, store.about.namespace, store.about.redact.length > 0 ? `hidden: ${store.about.redact.join(", ")}` : null].filter(Boolean).join(" · ");
     const band = document.getElementById("band");
     band.hidden = !store.about.production;
     band.textContent = store.about.production ?? "";

@@ -84,6 +84,17 @@ export function time(ms) {
   return el("time", { datetime: date.toISOString(), title: date.toISOString() }, day === today() ? clock : day + " " + clock);
 }
 
+// The events of a build, as its processes record them: takes=Trade@1 ignores=Order.
+export function builds(text) {
+  return text ? text.replace(/(\w+)=/g, "$1 ") : "–";
+}
+
+// Hours and minutes of a moment, for the beginning of a chart.
+export function clock(ms) {
+  const date = new Date(ms);
+  return `${String(date.getHours()).padStart(2, "0")}:${String(date.getMinutes()).padStart(2, "0")}`;
+}
+
 function today() {
   const date = new Date();
   return `${date.getFullYear()}-${String(date.getMonth() + 1).padStart(2, "0")}-${String(date.getDate()).padStart(2, "0")}`;
@@ -120,7 +131,7 @@ function svg(tag, attributes) {
   return made;
 }
 
-// A line through [time, value] points of the last five minutes, as wide as the picture.
+// A line through [time, value] points, as wide as the picture.
 export function line(points, kind, title) {
   const [width, height] = [100, 24];
   const picture = svg("svg", { class: kind, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img" });
@@ -168,6 +179,9 @@ export function pretty(json) {
       out += indent() + character;
     } else if (character === ",") {
       out += character + indent();
+      if (json[at + 1] === " ") at += 1;
+    } else if (character === ":") {
+      out += ": ";
       if (json[at + 1] === " ") at += 1;
     } else {
       out += character;

@@ -1,14 +1,14 @@
 // A group: lag over time, partitions and owners, processes, retries, and the acts of an operator.
 
 import { act, get, latest, points, store } from "./api.js";
-import { ask, count, el, fill, line, link, rate, row, span, state, table, tile, time, toast } from "./dom.js";
+import { ask, builds, clock, count, el, fill, line, link, rate, row, span, state, table, tile, time, toast } from "./dom.js";
 
 const PLACES = [
   ["Partition", "num"], ["Owner", "name"], ["Lag", "num"], ["Oldest", "num mid"], ["Checkpoint", "mono mid"], ["Epoch", "num wide"],
   ["In flight", "num wide"], ["Waiting", "num wide"], ["Dead", "num mid"], ["Replays", "num wide"],
 ];
 const MEMBERS = [["Process", "name"], ["Silent for", "num"], ["Lease", "num mid"], ["Partitions", ""], ["Handles", "name wide"]];
-const RETRIES = [["Entry", "mono"], ["Partition", "num"], ["Failed attempts", "num"]];
+const RETRIES = [["Entry", "mono"], ["Partition", "num"], ["Failed attempts", "num"], ["Latest error", "name"]];
 
 export async function open(root, asked) {
   const { stream, group } = asked;
@@ -39,8 +39,10 @@ export async function open(root, asked) {
     if (values) done(() => act("pause", { stream, group, why: values.why }), `${group} is paused`);
   };
   const resume = async () => {
-    const words = view.paused ? "The group goes on where it is." : "The group goes on where it is. A cause that is still there halts it again.";
-    if (await ask({ title: `Resume ${group}?`, body: [el("p", {}, words)], yes: "Resume" })) done(() => act("resume", { stream, group }), `${group} is resumed`);
+    const facts = [["Wait to be handled", count(view.row.lag)], ["Oldest of them", view.row.age > 0 ? span(view.row.age) : "–"], ["Dead letters, which stay", count(view.row.dead)]];
+    const words = view.paused ? "The group goes on where it is." : "The group goes on where it is. A cause that is still there halts it again, and nothing is lost by that.";
+    const body = [el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("b", {}, value))])), el("p", {}, words)];
+    if (await ask({ title: `Resume ${group}?`, body, yes: "Resume" })) done(() => act("resume", { stream, group }), `${group} is resumed`);
   };
   const reset = async () => {
     const values = await ask({
@@ -92,8 +94,11 @@ export async function open(root, asked) {
     }
   };
 
+  const may = () => store.about?.read_only === false;
+  const letters = (words) => link({ page: "letters", stream, group }, words);
+  const errors = (words) => link({ page: "handlers", filter: group }, words);
   const buttons = () => {
-    if (store.about?.read_only !== false) return null;
+    if (!may()) return null;
     const paused = view.paused !== null;
     const stands = paused || view.row.condition === "halted";
     return el("div", { class: "acts" },
@@ -109,6 +114,7 @@ export async function open(root, asked) {
     const halted = view.places.filter((place) => place.halted);
     fill(notes,
       halted.slice(0, 8).map((place) => el("div", { class: "note bad" }, el("b", {}, `Partition ${place.partition} is halted since `), time(place.halted.at), ` (${place.halted.kind}), says ${place.halted.by}`, el("p", {}, place.halted.reason))),
+      halted.length > 0 ? el("p", {}, view.row.dead > 0 ? [letters(`Why: its ${count(view.row.dead)} dead letters`), " · "] : null, errors("Last failure of its handlers"), may() ? " · Resume lets it go on, once the cause is mended." : "") : null,
       halted.length > 8 ? el("p", { class: "quiet" }, `${count(halted.length - 8)} more partitions are halted`) : null,
       view.paused ? el("div", { class: "note warn" }, el("b", {}, "Paused"), " since ", time(view.paused.at), view.paused.by ? ` by ${view.paused.by}` : "", view.paused.why ? `: ${view.paused.why}` : "") : null,
       view.places.filter((place) => place.needs).map((place) => el("div", { class: "note warn" }, `Partition ${place.partition} waits for a build that handles ${place.needs}`)),
@@ -117,13 +123,17 @@ export async function open(root, asked) {
     fill(tiles, tile(count(view.row.lag), "lag, entries"), tile(view.row.age > 0 ? span(view.row.age) : "–", "oldest not settled"),
       tile(rate(latest(settled)), "settled"), tile(rate(latest(points(stream))), "come in"),
       tile(count(view.row.retrying), "retrying", view.row.retrying > 0 ? "warn" : ""),
-      tile(view.row.dead > 0 ? link({ page: "letters", stream, group }, count(view.row.dead)) : "0", "dead letters", view.row.dead > 0 ? "warn" : ""));
+      tile(view.row.dead > 0 ? letters(count(view.row.dead)) : "0", "dead letters", view.row.dead > 0 ? "warn" : ""),
+      view.row.replays > 0 ? tile(count(view.row.replays), "wait to be replayed", "warn") : null);
     const lag = points(stream, group, "lag");
     const most = (series) => Math.max(0, ...series.map(([, value]) => value ?? 0));
+    const begun = lag.length > 0 ? ` since ${clock(lag[0][0])}` : "";
     fill(charts,
-      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Lag"), el("span", {}, `most ${count(most(lag))}`)), line(lag, "chart", "lag over the last minutes")),
-      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Settled per second"), el("span", {}, `most ${rate(most(settled))}`)), line(settled, "chart", "settled per second over the last minutes")));
-    const failed = view.places.flatMap((place) => Object.entries(place.failed).map(([id, attempts]) => ({ id, attempts, partition: place.partition })));
+      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Lag" + begun), el("span", {}, `most ${count(most(lag))}`)), line(lag, "chart", `lag${begun}`)),
+      el("div", { class: "card chartbox" }, el("p", {}, el("span", {}, "Settled per second" + begun), el("span", {}, `most ${rate(most(settled))}`)), line(settled, "chart", `settled per second${begun}`)));
+    const failed = view.places.flatMap((place) => Object.entries(place.failed).map(([id, attempts]) => ({ id, attempts, partition: place.partition, error: place.error?.entry === id ? place.error : null })));
+    // A work queue keeps its latest error alone.
+    failed.push(...view.places.filter((place) => place.error && view.mode === "queue").map((place) => ({ id: place.error.entry, attempts: place.error.attempts, partition: place.partition, error: place.error })));
     fill(body,
       el("h2", {}, "Partitions"),
       table(PLACES, view.places.map((place) => row(PLACES, [
@@ -135,10 +145,10 @@ export async function open(root, asked) {
       table(MEMBERS, view.members.map((member) => row(MEMBERS, [
         member.name,
         member.silent === null ? "–" : el("span", { class: member.silent > member.lease ? "bad" : member.silent > 0.4 * member.lease ? "warn" : "" }, span(member.silent)),
-        span(member.lease), member.partitions.join(", ") || "–", member.build || "–",
+        span(member.lease), member.partitions.join(", ") || "–", builds(member.build),
       ])), view.mode === "foreign" ? "Processes of other programs cannot be seen." : "No process runs this group."),
-      failed.length > 0 ? [el("h2", {}, "Retrying"), table(RETRIES, failed.slice(0, 100).map((event) => row(RETRIES, [
-        link({ page: "stream", stream, entry: `${event.partition}/${event.id}` }, event.id), event.partition, count(event.attempts),
+      failed.length > 0 ? [el("h2", {}, "Retrying", el("small", {}, errors("last failure of its handlers"))), table(RETRIES, failed.slice(0, 100).map((event) => row(RETRIES, [
+        link({ page: "stream", stream, entry: `${event.partition}/${event.id}` }, event.id), event.partition, count(event.attempts), event.error ? [event.error.text, el("span", { class: "quiet" }, " at ", time(event.error.at))] : "–",
       ])), "")] : null);
   };
 

@@ -1,14 +1,14 @@
 // Every group, trouble first, and every stream.
 
-import { latest, points, store } from "./api.js";
-import { ORDER, bytes, count, el, fill, line, link, rate, row, search, span, state, table, tile } from "./dom.js";
+import { latest, points, since, store } from "./api.js";
+import { ORDER, bytes, clock, count, el, fill, line, link, rate, row, search, span, state, table, tile } from "./dom.js";
 
-const GROUPS = [
-  ["State", "dot"], ["Group", "name"], ["Stream", "mid"], ["Lag, 5 min", "mid"], ["Lag", "num"], ["Oldest", "num mid"],
+const GROUPS = (since) => [
+  ["State", "dot"], ["Group", "name"], ["Stream", "mid"], [`Lag${since}`, "mid"], ["Lag", "num"], ["Oldest", "num mid"],
   ["In", "num wide"], ["Settled", "num wide"], ["Retrying", "num wide"], ["Dead", "num"], ["Processes", "num wide"],
 ];
-const STREAMS = [
-  ["Stream", "name"], ["In, 5 min", "mid"], ["In", "num"], ["Entries", "num"], ["Memory", "num mid"], ["Partitions", "num wide"],
+const STREAMS = (since) => [
+  ["Stream", "name"], [`In${since}`, "mid"], ["In", "num"], ["Entries", "num"], ["Memory", "num mid"], ["Partitions", "num wide"],
   ["Groups", "num mid"], ["Last entry", "num mid"],
 ];
 
@@ -39,24 +39,28 @@ export function open(root, asked) {
     const rank = (group) => ORDER.indexOf(group.condition);
     const shown = all.filter((group) => has(group.name, group.stream, group.condition))
       .sort((a, b) => rank(a) - rank(b) || (b.lag ?? 0) - (a.lag ?? 0) || a.name.localeCompare(b.name));
-    fill(groups, table(GROUPS, shown.map((group) => {
+    const begun = since();
+    const words = begun === null ? "" : ` since ${clock(begun)}`;
+    const columns = GROUPS(words);
+    fill(groups, table(columns, shown.map((group) => {
       const where = { page: "group", stream: group.stream, group: group.name };
       const lag = points(group.stream, group.name, "lag");
-      return row(GROUPS, [
+      return row(columns, [
         state(group.condition),
         [link(where, group.name), el("span", { class: "why narrow" }, state(group.condition), ` on ${group.stream}`), group.why ? el("span", { class: "why clamp" }, group.why) : null],
         link({ page: "stream", stream: group.stream }, group.stream),
-        line(lag, "spark", `lag of ${group.name} over the last minutes`),
+        line(lag, "spark", `lag of ${group.name}${words}`),
         count(group.lag), group.age > 0 ? span(group.age) : "–",
         rate(latest(points(group.stream))), rate(latest(points(group.stream, group.name, "done"))),
         group.retrying > 0 ? count(group.retrying) : "–",
-        group.dead > 0 ? link({ page: "letters", stream: group.stream, group: group.name }, count(group.dead)) : "–",
+        [group.dead > 0 ? link({ page: "letters", stream: group.stream, group: group.name }, count(group.dead)) : "–", group.replays > 0 ? el("span", { class: "quiet" }, ` and ${count(group.replays)} to be replayed`) : null],
         group.mode === "foreign" ? "–" : `${group.living} of ${group.members}`,
       ]);
     }), all.length === 0 ? "No program runs a group yet." : "No group has this name or state."));
 
     const named = overview.streams.filter((stream) => has(stream.name, ...stream.groups.map((group) => group.name)));
-    fill(streams, table(STREAMS, named.map((stream) => row(STREAMS, [
+    const others = STREAMS(words);
+    fill(streams, table(others, named.map((stream) => row(others, [
       [link({ page: "stream", stream: stream.name }, stream.name), stream.refused ? el("span", { class: "why bad" }, stream.refused) : null],
       line(points(stream.name), "spark", `entries per second that came to ${stream.name}`),
       rate(latest(points(stream.name))), count(stream.length), bytes(stream.bytes), count(stream.partitions),

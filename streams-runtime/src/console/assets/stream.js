@@ -1,6 +1,6 @@
 // A stream: its figures, its groups, and its entries by time, each whole at a click.
 
-import { get, latest, points } from "./api.js";
+import { get, latest, points, store } from "./api.js";
 import { bytes, count, dump, el, fill, link, pretty, rate, row, search, span, state, table, tile, time, toast } from "./dom.js";
 
 const GROUPS = [["State", ""], ["Group", "name"], ["Lag", "num"], ["Oldest", "num mid"], ["Dead", "num"]];
@@ -12,6 +12,9 @@ export async function open(root, asked) {
   const view = await get("stream", { stream });
   const [tiles, groups, list, side, more] = [el("div", { class: "tiles" }), el("div"), el("div"), el("div"), el("div", { class: "tools" })];
   const split = el("div", { class: "split" }, list);
+  const acts = el("div", { class: "acts" });
+  const offer = () => fill(acts, link({ page: "shapes", filter: stream }, "Its events", { class: "button" }),
+    store.about?.read_only === false ? link({ page: "publish", stream }, "Publish a test event", { class: "button" }) : null);
   const state0 = { partition: asked.partition ?? "", match: asked.match ?? "", oldest: asked.oldest === "1", at: asked.at ?? "", entry: asked.entry ?? "", tail: false };
   let rows = [];
   let next = null;
@@ -26,7 +29,7 @@ export async function open(root, asked) {
   const tail = el("input", { type: "checkbox" });
 
   fill(root,
-    el("div", { class: "head" }, el("h1", {}, el("span", { class: "crumb" }, "Stream "), stream), view.refused ? el("span", { class: "bad" }, view.refused) : null),
+    el("div", { class: "head" }, el("h1", {}, el("span", { class: "crumb" }, "Stream "), stream), view.refused ? el("span", { class: "bad" }, view.refused) : null, acts),
     tiles, el("h2", {}, "Groups"), groups, el("h2", {}, "Entries"),
     el("div", { class: "tools" }, match, view.partitions > 1 ? partitions : null, order, at, el("label", { class: "check" }, tail, "Live")),
     split, more);
@@ -130,6 +133,8 @@ export async function open(root, asked) {
     load().then(follow);
   });
 
+  offer();
+  document.addEventListener("signed", offer);
   figures(view);
   await load();
   if (state0.entry) await pick(state0.entry);
@@ -140,6 +145,7 @@ export async function open(root, asked) {
     },
     leave: () => {
       left = true;
+      document.removeEventListener("signed", offer);
       clearTimeout(timer);
       clearTimeout(typed);
     },
@@ -153,7 +159,7 @@ export function details(entry, close, about = []) {
       ? [el("p", { class: "quiet" }, entry.bytes > 0 ? "The payload is no MessagePack, or too large to be shown whole." : "There is no payload."), el("pre", { class: "mono" }, entry.text ?? "")]
       : el("pre", { class: "mono" }, pretty(entry.json))),
     Raw: () => [el("dl", { class: "mono" }, entry.fields.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])), entry.fields_left_out ? el("p", { class: "quiet" }, `${count(entry.fields_left_out)} more fields`) : null],
-    Hex: () => [el("pre", { class: "mono" }, dump(entry.hex)), entry.hex_left_out ? el("p", { class: "quiet" }, `${count(entry.hex_left_out)} more bytes`) : null],
+    Hex: () => [entry.hex === "" && entry.bytes > 0 ? el("p", { class: "quiet" }, "The bytes are hidden, because fields are hidden here.") : el("pre", { class: "mono" }, dump(entry.hex)), entry.hex_left_out ? el("p", { class: "quiet" }, `${count(entry.hex_left_out)} more bytes`) : null],
   };
   const body = el("div");
   const tabs = el("div", { class: "tabs", role: "tablist" });
@@ -164,10 +170,11 @@ export function details(entry, close, about = []) {
   choose("Decoded");
   const facts = [
     ["Event", entry.event === null ? "–" : `${entry.event}@${entry.version}`],
-    ["Event id", entry.event_id ?? "–"],
+    ["Event id", entry.event_id ? link({ page: "trace", id: entry.event_id }, entry.event_id, { title: "trace it" }) : "–"],
+    ...(entry.trace ? [["Trace", link({ page: "trace", id: entry.trace }, entry.trace, { title: "trace it" })]] : []),
     ["Entry", `${entry.entry ?? entry.id} on ${entry.key}`],
     ["Size", bytes(entry.bytes)],
-    ...entry.headers.map(([name, value]) => [name, value]),
+    ...entry.headers.map(([name, value]) => [name, /correlation|causation|request/i.test(name) ? link({ page: "trace", id: value }, value, { title: "trace it" }) : value]),
   ];
   const list = (pairs) => el("dl", {}, pairs.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   const groups = entry.groups ?? [];

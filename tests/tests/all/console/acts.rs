@@ -129,6 +129,52 @@ async fn letters_are_replayed_and_discarded_by_id_and_by_filter() {
 }
 
 #[tokio::test]
+async fn a_letter_is_edited_checked_and_handled_again() {
+    let broker = embedded();
+    let _app = app(Arc::clone(&broker), 4).await;
+    let site = Site::on(&broker).await;
+    let letters = "/api/dead?stream=parcels&group=stamp";
+    let list = site.json(letters).await["letters"].clone();
+    let id = list[0]["id"].as_str().unwrap();
+    let edit = async |json: &str, plan: bool| {
+        site.act("edit", &of_stamp(&json!({ "id": id, "json": json, "plan": plan }))).await
+    };
+    for (json, says) in [
+        (r#"{"n": -1, "note": ""}"#, "it is no Parcel@1 as"),
+        (r#"{"n": 4, "nte": ""}"#, "perhaps `note` is meant"),
+        (r#"{"n": 4"#, "no JSON"),
+    ] {
+        let refused = edit(json, false).await;
+        assert_eq!((refused.status, refused.error().contains(says)), (422, true), "{}", refused.body);
+    }
+    let mended = r#"{"n": 18446744073709551612, "note": "mended"}"#;
+    let plan = edit(mended, true).await.json();
+    assert_eq!(plan, json!({ "id": id, "changed": ["n", "note"], "checked": "Parcel@1" }));
+    assert_eq!(site.json(letters).await["letters"], list, "a plan changes nothing");
+    assert_eq!(edit(mended, false).await.json(), plan);
+    // Its number is a multiple of four.
+    let gone = |histogram: &Value| histogram["total"] == 1 && histogram["waiting"] == 0;
+    site.until("/api/dead/histogram?stream=parcels&group=stamp", gone).await;
+    assert_eq!(edit(mended, false).await.status, 404);
+    let line = ("edit".to_owned(), "alice (console)".to_owned(), format!("dead letter {id} Parcel: n, note"));
+    assert_eq!(audit(&broker).await, [line]);
+}
+
+#[tokio::test]
+async fn letters_that_wait_to_be_handled_again_are_shown() {
+    let broker = embedded();
+    let running = app(Arc::clone(&broker), 4).await;
+    assert_eq!(running.shutdown().await, streams_runtime::Stopped::Clean);
+    let site = Site::on(&broker).await;
+    site.act("replay", &of_stamp(&json!({ "filter": {} }))).await;
+    job(&site).await;
+    let histogram = site.json("/api/dead/histogram?stream=parcels&group=stamp").await;
+    let shown = (&histogram["total"], &histogram["waiting"], &histogram["stands"]);
+    assert_eq!(shown, (&json!(0), &json!(2), &json!("unattended")));
+    assert_eq!(site.json("/api/group?stream=parcels&group=stamp").await["row"]["replays"], 2);
+}
+
+#[tokio::test]
 async fn a_job_says_how_far_it_is_waits_for_the_server_and_is_stopped() {
     let wire = Faulty::over(Arc::new(Embedded::new()));
     let broker: Arc<dyn Broker> = Arc::new(wire.clone());
@@ -174,6 +220,7 @@ async fn only_so_many_jobs_run_at_once() {
 fn every_act(id: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("token", json!({})),
+        ("publish", json!({ "stream": "parcels", "event": "Parcel", "json": r#"{"n": 1, "note": ""}"# })),
         ("pause", of_stamp(&json!({ "why": "x" }))),
         ("resume", of_stamp(&json!({}))),
         ("reset", of_stamp(&json!({ "to": "earliest" }))),
@@ -182,6 +229,7 @@ fn every_act(id: &str) -> Vec<(&'static str, Value)> {
         ("replay", of_stamp(&json!({ "filter": {} }))),
         ("discard", of_stamp(&json!({ "ids": [id] }))),
         ("discard", of_stamp(&json!({ "filter": {} }))),
+        ("edit", of_stamp(&json!({ "id": id, "json": r#"{"n": 4, "note": ""}"# }))),
         ("stop", json!({ "job": 1 })),
     ]
 }
@@ -246,6 +294,11 @@ async fn no_request_changes_a_byte_without_the_token_or_where_the_console_is_rea
             "dead?stream=parcels&group=stamp",
             "dead/histogram?stream=parcels&group=stamp",
             "reset?stream=parcels&group=stamp&to=latest",
+            "history",
+            "shapes",
+            "shape?stream=parcels&event=Parcel",
+            "handlers",
+            "trace?id=x",
             "stream?stream=nowhere",
             &format!("dead/letter?stream=parcels&group=stamp&id={letter}"),
             &format!("entry?stream=parcels&partition={}&id={}", entry["partition"], entry["id"].as_str().unwrap()),

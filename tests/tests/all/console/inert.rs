@@ -57,6 +57,11 @@ async fn a_script_in_a_payload_a_header_an_event_or_a_name_stays_text() {
         format!("/api/stream?stream={quoted}"),
         format!("/api/group?stream=parcels&group={quoted}"),
         format!("/api/entries?stream=parcels&from={quoted}"),
+        "/api/shapes".to_owned(),
+        format!("/api/shape?stream=parcels&event={quoted}"),
+        format!("/api/trace?id={quoted}"),
+        "/api/history".to_owned(),
+        "/api/handlers".to_owned(),
         format!("/api/reset?stream=parcels&group=stamp&to={quoted}"),
     ] {
         let answer = site.get(&path).await;

@@ -3,6 +3,7 @@
 mod acts;
 mod inert;
 mod looks;
+mod pages;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::task::AbortHandle;
 /// The token of every console here.
 const TOKEN: &str = "0123456789abcdef";
 
+/// A parcel that is sent.
 #[stream_event(stream = "parcels", key = n, partitions = 2)]
 #[derive(Debug, Clone, PartialEq)]
 struct Parcel {

@@ -126,6 +126,30 @@ contract! {
         assert_eq!(case.lease().await.epoch, holder.epoch);
     }
 
+    async fn an_edited_letter_moves_once_with_its_new_fields(case) {
+        let (holder, letters) = case.letters(3).await;
+        let edit = async |id, text: &str| case.broker.replay_edited(&risk(), id, &fields(text), 2).await.unwrap();
+        assert_eq!(edit(EntryId::new(1, 1), "x").await, Moved::Done(vec![]));
+        assert_eq!(edit(letters[1], "mended").await, Moved::Done(vec![letters[1]]));
+        // The same call again, and another edit of a letter that is gone.
+        for text in ["mended", "otherwise"] {
+            assert_eq!(edit(letters[1], text).await, Moved::Done(vec![]));
+        }
+        assert_eq!(payloads(&case.dead().await), ["0", "2"]);
+        let waiting = case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap();
+        assert_eq!(payloads(&waiting), ["mended"]);
+        assert_eq!(waiting[0].field("letter"), Some(letters[1].to_string().as_bytes()));
+        assert_eq!(waiting[0].fields().count(), fields("").len() + 1);
+        assert_eq!(case.take(&holder).await.letter, waiting[0]);
+        assert_eq!(edit(letters[0], "second").await, Moved::Done(vec![letters[0]]));
+        assert_eq!(edit(letters[2], "third").await, Moved::Full { waiting: 2 });
+        let long = vec![(b"f".to_vec(), Vec::new()); 4_000];
+        let error = case.broker.replay_edited(&risk(), letters[2], &long, 10).await.unwrap_err();
+        assert_eq!(error.kind(), BrokerErrorKind::Refused);
+        assert_eq!(payloads(&case.dead().await), ["2"]);
+        assert_eq!(payloads(&case.broker.replays(&risk(), EntryId::ZERO, 10).await.unwrap()), ["mended", "second"]);
+    }
+
     async fn no_more_replays_wait_than_may(case) {
         let (_, letters) = case.letters(3).await;
         assert_eq!(case.broker.replay(&risk(), &letters[..2], 2).await.unwrap(), Moved::Done(letters[..2].to_vec()));
@@ -135,6 +159,7 @@ contract! {
 
     async fn without_a_state_nothing_is_replayed_or_resumed(case) {
         assert_eq!(case.broker.replay(&risk(), &[EntryId::new(1, 1)], 10).await.unwrap(), Moved::Missing);
+        assert_eq!(case.broker.replay_edited(&risk(), EntryId::new(1, 1), &fields("x"), 10).await.unwrap(), Moved::Missing);
         assert!(!case.broker.resume(&risk()).await.unwrap());
         assert_eq!(case.broker.state(&risk()).await.unwrap(), None);
         assert_eq!(case.broker.take_replay(&risk(), &Holder { owner: "a".into(), epoch: 1 }).await.unwrap(), Taken::Fenced);

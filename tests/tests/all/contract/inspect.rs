@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use streams_core::broker::{Acquired, Commit, Committed, Fetch, Fetched, Holder, Joined, LeaseView, New};
+use streams_core::broker::{
+    Acked, Acquired, AttemptError, Commit, Committed, Fetch, Fetched, Holder, Joined, LeaseView, New,
+};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 
+use super::queue::{again, crew};
 use super::{Case, LEASE, attendance, claim, fields, partition, risk, step};
 
 contract! {
@@ -51,10 +54,56 @@ contract! {
         assert_eq!(case.commit(&Commit { attempts, ..step(&holder, EntryId::ZERO, EntryId::ZERO) }).await, Committed::Done);
         let mut looks = case.observer.look_at_groups(&groups).await.unwrap();
         let look = looks.remove(0).unwrap().unwrap();
+        assert_eq!(look.error, None);
         assert_eq!((look.lease.owner.as_str(), look.lease.epoch, look.lease_for), ("a/1", holder.epoch, LEASE));
         assert_eq!((look.at, look.seen, look.dead, look.replays), (EntryId::ZERO, Some(0), 0, 0));
         assert_eq!((look.attempts, look.queue, look.needs), (vec![(ids[1], 3)], None, None));
         assert!(looks.remove(0).unwrap().is_none());
+    }
+
+    async fn the_latest_error_is_shown_with_its_event_until_another_one_replaces_it(case) {
+        let ids = case.append(3).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let look = async || {
+            let look = case.observer.look_at_groups(&[risk()]).await.unwrap().remove(0).unwrap().unwrap();
+            let now = case.broker.now().await.unwrap();
+            look.error.map(|(error, at)| (error, at <= now && now - at < 60_000))
+        };
+        let fails = |call, error: &AttemptError| {
+            let attempts = vec![(error.entry, error.attempts)];
+            Commit { call, attempts, error: Some(error.clone()), ..step(&holder, EntryId::ZERO, EntryId::ZERO) }
+        };
+        let down = AttemptError::new(ids[0], 1, "down: 503  \n so it is");
+        assert_eq!(case.commit(&fails(1, &down)).await, Committed::Done);
+        assert_eq!(look().await, Some((down.clone(), true)));
+        // A commit without an error takes none away, and one that is refused or comes again adds none.
+        assert_eq!(case.commit(&Commit { call: 2, seen: Some(0), ..step(&holder, EntryId::ZERO, EntryId::ZERO) }).await, Committed::Done);
+        let late = AttemptError::new(ids[1], 9, "late");
+        assert_eq!(case.commit(&Commit { holder: Holder { owner: "b".to_owned(), epoch: 1 }, ..fails(3, &late) }).await, Committed::Fenced);
+        assert_eq!(case.commit(&fails(2, &late)).await, Committed::Done);
+        assert_eq!(look().await, Some((down, true)));
+        let next = AttemptError { text: String::new(), ..AttemptError::new(ids[1], 2, "") };
+        let dead = vec![fields("x")];
+        let commit = Commit { dead, error: Some(next.clone()), attempts: vec![(ids[1], 2)], ..step(&holder, EntryId::ZERO, ids[0]) };
+        assert_eq!(case.commit(&commit).await, Committed::Done);
+        assert_eq!(look().await, Some((next, true)));
+    }
+
+    async fn the_latest_error_of_a_work_queue_is_shown_with_its_event(case) {
+        let queue = case.queue(2).await;
+        let worker = queue.worker("a").await;
+        let ids = worker.takes(2).await;
+        let error = AttemptError::new(ids[0], 1, "down");
+        let mut acks = worker.tells([(ids[0], again(1, Duration::from_secs(60)))]);
+        acks.error = Some(error.clone());
+        assert_eq!(worker.acked(&acks).await, Acked::Done);
+        // The same acks sent twice.
+        acks.error = Some(AttemptError::new(ids[1], 7, "late"));
+        assert_eq!(worker.acked(&acks).await, Acked::Done);
+        let look = queue.case.observer.look_at_groups(&[crew()]).await.unwrap().remove(0).unwrap().unwrap();
+        assert_eq!(look.error.map(|(error, _)| error), Some(error));
+        assert_eq!(look.queue.unwrap().waiting, 1);
     }
 
     async fn a_work_queue_shows_what_is_in_flight_and_what_waits(case) {

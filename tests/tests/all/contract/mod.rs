@@ -380,6 +380,7 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         next_event: "t-1".to_owned(),
         seen: None,
         attempts: Vec::new(),
+        error: None,
         forget: Vec::new(),
         mirror: false,
         dead: Vec::new(),

@@ -401,6 +401,7 @@ impl Worker<'_> {
             call: self.acks.get() + 1,
             chunks: Vec::new(),
             back: Vec::new(),
+            error: None,
             dead: Vec::new(),
             dead_bounds: NO_BOUNDS,
             passed_over: Vec::new(),

@@ -1,9 +1,11 @@
 //! An inspector shows the deeds of programs: owners, members, lag, halts, retries; for each delivery.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use streams_core::broker::{Members, Notes};
+use streams_core::EntryId;
+use streams_core::broker::{Broker, Log, Members, Notes};
+use streams_core::keys::StreamKey;
 use streams_runtime::{
     Admin, BoxError, Condition, Config, Context, Inspector, Mode, Outcome, Registration, Start, State, consumer,
     consumers, stream_event,
@@ -122,6 +124,39 @@ async fn a_process_that_was_killed_is_seen_to_be_silent_and_its_successor_takes_
     tokio::time::sleep(secs(60)).await;
     let view = inspector(&world).group("wide", "spread").await.unwrap();
     assert_eq!((view.condition(), view.living()), (Condition::Unattended, 0), "{view:?}");
+}
+
+#[consumer(group = "lanes", concurrency = 2, checkpoint = 1)]
+async fn lanes(sheet: Sheet, ctx: Context, lab: State<Lab>) -> Result<Outcome, BoxError> {
+    lab.handle(&ctx, sheet.n).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_of_an_event_that_is_tried_again_is_seen_from_outside_until_it_is_settled() {
+    let lanes_info = consumers![lanes].into_iter().next().unwrap();
+    for (group, consumer) in [("print", print_info()), ("bind", bind_info()), ("lanes", lanes_info)] {
+        let world = World::new("pages");
+        let app = world.process([consumer]).start().await;
+        let (first, second) = (Gate::default(), Gate::default());
+        world.lab.script(group, 0, [Act::Fail, Act::Wait(first.clone()), Act::Wait(second.clone())]);
+        app.publish_all(sheets(0, 1)).await;
+        world.lab.called(group, 2).await;
+        app.advance(secs(1)).await;
+        let view = inspector(&world).group("pages", group).await.unwrap();
+        let entry =
+            world.store.read(&StreamKey::new(None, "pages", 1).partition(0), EntryId::ZERO, 1).await.unwrap()[0].id;
+        let (partition, error) = view.error().expect(group);
+        assert_eq!((partition, error.entry, error.attempts, error.text.as_str()), (0, entry, 1, "event 0 fails"));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(world.store.now().await.unwrap());
+        let age = now.duration_since(error.at).unwrap();
+        assert!(age <= secs(2), "{group}: {age:?}");
+        first.open();
+        second.open();
+        app.settled().await;
+        app.advance(secs(1)).await;
+        let view = inspector(&world).group("pages", group).await.unwrap();
+        assert_eq!(view.error(), None, "{group}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

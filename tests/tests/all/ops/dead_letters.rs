@@ -122,6 +122,69 @@ async fn a_replay_is_the_event_as_it_was() {
     assert_eq!(seen.all(), [expected(false), expected(true)]);
 }
 
+/// The MessagePack of a note.
+fn note(n: u8) -> [u8; 4] {
+    [0x81, 0xa1, b'n', n]
+}
+
+#[tokio::test]
+async fn an_edited_letter_is_handled_with_its_new_payload_by_its_own_group_alone() {
+    let world = World::new("letters");
+    let seen = Record::<Told>::default();
+    let app = world.process(consumers![telling, other]).state(seen.clone()).start().await;
+    let receipt = app.publisher().publish(&Note { n: 7 }).header("tenant", "a").id("note-7").await.unwrap();
+    app.settled().await;
+    let (letters, id) = (letters(&world, "telling"), ids(&world, "telling").await[0]);
+    for wrong in [&[0xc1][..], &[], &[1, 2]] {
+        let refused = letters.replay_edited(id, wrong).await.unwrap_err();
+        assert!(refused.to_string().contains("expected one value of MessagePack"), "{refused}");
+    }
+    assert!(!letters.replay_edited(DeadLetterId { partition: 3, ..id }, &note(8)).await.unwrap());
+    assert!(letters.replay_edited(id, &note(8)).await.unwrap());
+    assert!(!letters.replay_edited(id, &note(9)).await.unwrap(), "it is gone");
+    app.advance(secs(10)).await;
+    let told = |n, replay| (n, "note-7".to_owned(), Some("a".to_owned()), receipt.entry_id, 1, replay);
+    assert_eq!(seen.all(), [told(7, false), told(8, true)]);
+    assert_eq!(world.lab.events("other"), [7]);
+    assert_eq!(app.published::<Note>().await.unwrap(), [Note { n: 7 }]);
+    assert_eq!((ids(&world, "telling").await.len(), waiting(&world, "telling").await), (0, 0));
+}
+
+#[tokio::test]
+async fn an_edited_letter_that_fails_again_keeps_its_payload_and_says_that_it_was_edited() {
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
+    assert!(!letters(&world, "mine").list(None, 1).await.unwrap()[0].is_edited());
+    world.lab.always("mine", 5, Act::Permanent);
+    for replays in 1..=2 {
+        let id = ids(&world, "mine").await[0];
+        match replays {
+            1 => assert!(letters(&world, "mine").replay_edited(id, &note(5)).await.unwrap()),
+            _ => assert_eq!(replay_all(&world, "mine").await, 1),
+        }
+        app.advance(secs(20)).await;
+        let letter = &letters(&world, "mine").list(None, 10).await.unwrap()[0];
+        assert_eq!((letter.payload_text(100).as_str(), letter.is_edited()), (r#"{"n": 5}"#, true));
+        assert_eq!((letter.replays(), letter.event_name(), letter.cause()), (replays, "Note", "permanent"));
+    }
+}
+
+#[tokio::test]
+async fn an_edit_whose_answer_is_lost_is_done_once() {
+    let world = World::new("letters");
+    let app = one_letter(&world).await;
+    assert_eq!(app.into_running().shutdown().await, Stopped::Clean);
+    let (wire, id) = (world.wire(), ids(&world, "mine").await[0]);
+    let stream = StreamKey::new(None, "letters", 1);
+    let letters = DeadLetters::on_stream(Arc::new(wire.clone()), &stream, "mine").unwrap();
+    wire.once(Op::Letters, Fault::LoseReply);
+    letters.replay_edited(id, &note(5)).await.unwrap_err();
+    assert!(!letters.replay_edited(id, &note(6)).await.unwrap());
+    let waiting = letters.replaying(9).await.unwrap();
+    assert_eq!((waiting.len(), waiting[0].payload_text(100)), (1, r#"{"n": 5}"#.to_owned()));
+    assert_eq!((waiting[0].id(), ids(&world, "mine").await.len()), (id, 0));
+}
+
 #[tokio::test]
 async fn the_retries_of_a_replay_wait_between_events_and_do_not_hold_them_up() {
     let world = World::new("letters");

@@ -62,6 +62,7 @@ impl Worker {
             call: self.acks,
             chunks: Vec::new(),
             back: Vec::new(),
+            error: None,
             dead: Vec::new(),
             dead_bounds: NO_BOUNDS,
             passed_over: Vec::new(),

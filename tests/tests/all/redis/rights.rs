@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streams_core::broker::{
-    Acks, Acquired, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage, Fetch, Groups,
-    Holder, Item, Joined, LeaseView, Left, Letters, Life, Log, Members, Need, New, Notes, Pass, Queue, RecoveryStep,
-    ReplayEnd, Until, Wait,
+    Acks, Acquired, AttemptError, Attendance, Broker, BrokerError, BrokerErrorKind, Change, Claim, Commit, Damage,
+    Fetch, Groups, Holder, Item, Joined, LeaseView, Left, Letters, Life, Log, Members, Need, New, Notes, Pass, Queue,
+    RecoveryStep, ReplayEnd, Until, Wait,
 };
 use streams_core::keys::{GroupKey, StreamKey};
 use streams_core::{Durability, EntryId, Retention, Start};
@@ -169,6 +169,7 @@ fn acks(holder: &Holder, call: u64, left: Left, back: Vec<Wait>) -> Acks {
         call,
         chunks: vec![(1, left)],
         back,
+        error: None,
         dead: vec![],
         dead_bounds: NO_BOUNDS,
         passed_over: vec![],
@@ -232,7 +233,10 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         "acquire" => broker.acquire(group, &claim("three", seen.clone())).await.map(told),
         "commit" => commit(Commit { mirror: true, ..step(holder, ids[0], ids[1]) }).await,
         "commit letters" => commit(Commit { dead: vec![fields("x")], ..step(holder, ids[0], ids[1]) }).await,
-        "commit attempts" => commit(Commit { attempts: vec![(ids[3], 2)], seen: Some(1), ..stay() }).await,
+        "commit attempts" => {
+            let error = Some(AttemptError::new(ids[3], 2, "down"));
+            commit(Commit { attempts: vec![(ids[3], 2)], error, seen: Some(1), ..stay() }).await
+        }
         "commit and forget" => commit(Commit { forget: vec![ids[2]], ..step(holder, ids[0], ids[2]) }).await,
         "commit a proof" => {
             let recovery = Some(RecoveryStep { charged: vec![], left: 2, forget: vec![ids[1]] });
@@ -268,6 +272,7 @@ async fn call(name: &str, broker: &Redis, fixture: &Fixture) -> Result<String, B
         "reset what has no state" => broker.reset(&partition.group("new"), None, Start::Earliest).await.map(told),
         "resume" => broker.resume(group).await.map(told),
         "replay" => broker.replay(group, &letters[1..], 9).await.map(told),
+        "replay edited" => broker.replay_edited(group, letters[1], &fields("z"), 9).await.map(told),
         "replays" => broker.replays(group, EntryId::ZERO, 9).await.map(told),
         "discard" => broker.discard(group, &letters[1..]).await.map(told),
 
@@ -351,7 +356,7 @@ const CONSUMER: [&str; 29] = [
     "end a replay in vain",
     "extent",
 ];
-const OPERATOR: [&str; 11] = [
+const OPERATOR: [&str; 12] = [
     "partitions",
     "states",
     "reset",
@@ -360,6 +365,7 @@ const OPERATOR: [&str; 11] = [
     "reset a queue",
     "resume a queue",
     "replay",
+    "replay edited",
     "replays",
     "discard",
     "dead letters",

@@ -1,15 +1,15 @@
 -- Records what became of entries in flight in a work queue, all or nothing. Sent twice it takes effect once.
 -- KEYS: stream, state, waiting, dead letters, bell.
 -- ARGV: group, token, epoch, call, most dead letters, their greatest age in ms, most rings of the bell, names of events
---       ignored because no known build handles them, numbers of chunks, of released entries and of dead letters, then
---       (chunk, its record or empty)*, (id, failed, crashes, wait in ms, needed event or empty)*, (number of arguments,
+--       ignored because no known build handles them, numbers of chunks, of released entries and of dead letters, error of
+--       an attempt (entry, attempts, text; empty: none), then (chunk, its record or empty)*, (id, failed, crashes, wait in ms, needed event or empty)*, (number of arguments,
 --       field, value, ...)*.
 local state, waiting, dead, bell, epoch, call = KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[3], tonumber(ARGV[4])
 local chunks, backs, letters = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local names = {'consumer:' .. ARGV[2], 'events', 'waits', 'needed'}
 for n = 1, chunks do
-  names[4 + n] = 'chunk:' .. epoch .. '.' .. ARGV[10 + 2 * n]
+  names[4 + n] = 'chunk:' .. epoch .. '.' .. ARGV[11 + 2 * n]
 end
 local held = redis.pcall('HMGET', state, unpack(names, 1, math.min(#names, 4000)))
 if held.err then
@@ -31,7 +31,7 @@ if call > acks + 1 then
   -- The server has gone back in time, and has lost later acks of the caller.
   return {'fenced'}
 end
-local ended, write, i = {}, {names[1], table.concat({epoch, beat + 1, lease, fetches, call}, ' ')}, 12
+local ended, write, i = {}, {names[1], table.concat({epoch, beat + 1, lease, fetches, call}, ' ')}, 13
 for n = 1, chunks do
   -- After a server that has gone back in time the chunk may be given out once more.
   if not held[4 + n] then
@@ -97,6 +97,10 @@ if backs > 0 then
   end
   table.insert(write, 'waits')
   table.insert(write, put_stamp(waiting, stamp, waits))
+  if ARGV[12] ~= '' then
+    table.insert(write, 'error')
+    table.insert(write, digits(clock) .. ' ' .. ARGV[12])
+  end
   if needed ~= (held[4] or '') then
     table.insert(write, 'needed')
     table.insert(write, needed)

@@ -2,8 +2,9 @@
 -- KEYS: stream, state, dead letters, ids of settled events.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0), most dead letters, their greatest age in
 --       ms, numbers of attempts, forgotten and dead, names of events ignored because no known build handles them,
---       number of the commit in its epoch, number of ids to remember, for how many ms, how many at most, then these ids,
---       (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
+--       number of the commit in its epoch, error of an attempt (entry, attempts, text; empty: none), number of ids to
+--       remember, for how many ms, how many at most, then these ids, (id, attempts)*, (forgotten id)*, (number of
+--       arguments, field, value,
 --       ...)*, then, only during a recovery: how many events are left, the charged ones (A B), number of forgotten ids,
 --       these ids.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -52,9 +53,9 @@ if letters > 0 then
   end
 end
 
-local remember = tonumber(ARGV[16])
+local remember = tonumber(ARGV[17])
 -- Where the attempts begin.
-local first = 19 + remember
+local first = 20 + remember
 local i = first + 2 * attempts + forgotten
 for _ = 1, letters do
   i = i + 1 + tonumber(ARGV[i])
@@ -76,6 +77,7 @@ if letters > 0 or forgotten > 0 or remember > 0 or left then
   end
 end
 
+local failed_at = ARGV[16] ~= '' and digits(now())
 local proof_at = i
 write_letters(dead, first + 2 * attempts + forgotten, letters)
 if left then
@@ -101,15 +103,14 @@ else
   redis.call('HSET', state, 'beat', beat, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
 if remember > 0 then
-  local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  for id = 19, 18 + remember do
-    redis.call('ZADD', KEYS[4], 'NX', digits(now), ARGV[id])
+  local settled, time = KEYS[4], now()
+  for id = 20, 19 + remember do
+    redis.call('ZADD', settled, 'NX', digits(time), ARGV[id])
   end
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', digits(now - tonumber(ARGV[17])))
-  local over = redis.call('ZCARD', KEYS[4]) - tonumber(ARGV[18])
+  redis.call('ZREMRANGEBYSCORE', settled, '-inf', digits(time - tonumber(ARGV[18])))
+  local over = redis.call('ZCARD', settled) - tonumber(ARGV[19])
   if over > 0 then
-    redis.call('ZREMRANGEBYRANK', KEYS[4], 0, over - 1)
+    redis.call('ZREMRANGEBYRANK', settled, 0, over - 1)
   end
 end
 i = first
@@ -120,6 +121,9 @@ end
 for _ = 1, forgotten do
   redis.call('HDEL', state, 'attempts:' .. ARGV[i])
   i = i + 1
+end
+if failed_at then
+  redis.call('HSET', state, 'error', failed_at .. ' ' .. ARGV[16])
 end
 if ARGV[8] == '1' and not mirror(stream, group, next_id, seen) then
   return {'vanished'}

@@ -2,41 +2,204 @@
 
 use std::fmt;
 
-use rmpv::Value as Pack;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
-use streams_core::schema::lock::note;
 
-use crate::payload::from_hex;
+use super::{MAX_DEPTH, scan};
+use crate::schema::lock::note;
 
-/// The deepest nesting of a shape that is followed: what the codec allows.
-const DEPTH: usize = streams_runtime::codec::MAX_DEPTH;
+/// How many letters of a name may be wrong, missing or exchanged: with more of them it is another name.
+const TYPING_ERRORS: usize = 2;
 
-/// A value that the shape does not allow.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+/// The first value that a recorded shape does not allow, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
     path: String,
     words: String,
 }
 
-impl fmt::Display for Fault {
+impl std::error::Error for Misfit {}
+
+impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() { f.write_str(&self.words) } else { write!(f, "`{}`: {}", self.path, self.words) }
     }
 }
 
-/// The payload of an event with this recorded lock entry.
+/// The payload of an event in JSON, by the shape in the note of a program ([`note::entry`]). Not public API: tools use it.
 ///
 /// # Errors
 /// The first value that the shape does not allow.
-pub(crate) fn encode(lock: &Value, value: &Value) -> Result<Vec<u8>, Fault> {
+#[doc(hidden)]
+pub fn from_json(lock: &Value, value: &Value) -> Result<Vec<u8>, Misfit> {
     let mut walk = Walk { arrays: lock["layout"] == "array", around: Vec::new(), path: Vec::new() };
     let packed = walk.value(&lock["schema"], value)?;
-    let mut payload = Vec::new();
-    let fault = |words: String| Fault { path: String::new(), words };
-    rmpv::encode::write_value(&mut payload, &packed).map_err(|error| fault(error.to_string()))?;
-    // The core has the last word: its rules are those of the programs.
+    let fault = |words: String| Misfit { path: String::new(), words };
+    let payload = rmp_serde::to_vec(&packed).map_err(|error| fault(error.to_string()))?;
+    // The rules of the programs have the last word.
     note::check_payload(lock, &payload).map_err(fault)?;
     Ok(payload)
+}
+
+/// The payload of an event in JSON whose shape nobody has recorded, made in the manner of the payload that it replaces:
+/// bytes stay bytes, and numbers and keys keep their type. Not public API: tools use it.
+///
+/// # Errors
+/// The payload of before is no MessagePack, or holds an extension, which JSON cannot say.
+#[doc(hidden)]
+pub fn from_json_like(before: &[u8], value: &Value) -> Result<Vec<u8>, Misfit> {
+    let fault = |words: String| Misfit { path: String::new(), words };
+    scan(before).map_err(|error| fault(format!("the payload of before is no MessagePack: {error}")))?;
+    let before: Pack = rmp_serde::from_slice(before).map_err(|error| fault(error.to_string()))?;
+    rmp_serde::to_vec(&like(Some(&before), value)).map_err(|error| fault(error.to_string()))
+}
+
+/// A value in the manner of the one that it replaces.
+fn like(before: Option<&Pack>, value: &Value) -> Pack {
+    match (before, value) {
+        (Some(Pack::Bytes(_)), Value::String(digits)) => from_hex(digits).map_or_else(|| as_it_is(value), Pack::Bytes),
+        (Some(Pack::Single(_)), _) => {
+            float(value).map_or_else(|| as_it_is(value), |number| Pack::Single(number as f32))
+        }
+        (Some(Pack::Double(_)), _) => float(value).map_or_else(|| as_it_is(value), Pack::Double),
+        (Some(Pack::Array(before)), Value::Array(items)) => {
+            // An item more is like the last one.
+            let items = items.iter().enumerate();
+            Pack::Array(items.map(|(index, item)| like(before.get(index).or(before.last()), item)).collect())
+        }
+        (Some(Pack::Map(before)), Value::Object(fields)) => {
+            let field = |(name, value): (&String, &Value)| {
+                let there = before.iter().find(|(key, _)| key.is_named(name));
+                let key = there.map_or_else(|| name.as_str().into(), |(key, _)| key.clone());
+                (key, like(there.map(|(_, before)| before), value))
+            };
+            Pack::Map(fields.iter().map(field).collect())
+        }
+        _ => as_it_is(value),
+    }
+}
+
+/// A value of MessagePack.
+#[derive(Debug, Clone)]
+enum Pack {
+    Nil,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Single(f32),
+    Double(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+    Array(Vec<Pack>),
+    Map(Vec<(Pack, Pack)>),
+}
+
+impl From<bool> for Pack {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<&str> for Pack {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl Serialize for Pack {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nil => to.serialize_unit(),
+            Self::Bool(value) => to.serialize_bool(*value),
+            Self::Unsigned(number) => to.serialize_u64(*number),
+            Self::Signed(number) => to.serialize_i64(*number),
+            Self::Single(number) => to.serialize_f32(*number),
+            Self::Double(number) => to.serialize_f64(*number),
+            Self::Text(text) => to.serialize_str(text),
+            Self::Bytes(bytes) => to.serialize_bytes(bytes),
+            Self::Array(items) => to.collect_seq(items),
+            Self::Map(fields) => to.collect_map(fields.iter().map(|(name, value)| (name, value))),
+        }
+    }
+}
+
+impl Pack {
+    /// Whether JSON shows this key under the name.
+    fn is_named(&self, name: &str) -> bool {
+        match self {
+            Self::Text(text) => text == name,
+            Self::Bool(value) => value.to_string() == name,
+            Self::Unsigned(number) => number.to_string() == name,
+            Self::Signed(number) => number.to_string() == name,
+            _ => false,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pack {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Reader)
+    }
+}
+
+/// Reads a value of any type except for an extension.
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Pack;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value that JSON can say")
+    }
+
+    fn visit_unit<E>(self) -> Result<Pack, E> {
+        Ok(Pack::Nil)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Pack, E> {
+        Ok(Pack::Bool(value))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Pack, E> {
+        Ok(Pack::Unsigned(number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Pack, E> {
+        Ok(u64::try_from(number).map_or(Pack::Signed(number), Pack::Unsigned))
+    }
+
+    fn visit_f32<E>(self, number: f32) -> Result<Pack, E> {
+        Ok(Pack::Single(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Pack, E> {
+        Ok(Pack::Double(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Pack, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Pack, E> {
+        Ok(Pack::Bytes(bytes.to_vec()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Pack, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element()? {
+            array.push(item);
+        }
+        Ok(Pack::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Pack, A::Error> {
+        let mut map = Vec::new();
+        while let Some(field) = fields.next_entry()? {
+            map.push(field);
+        }
+        Ok(Pack::Map(map))
+    }
 }
 
 /// A walk along a shape and a value of it.
@@ -49,11 +212,11 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn fault<T>(&self, words: impl Into<String>) -> Result<T, Fault> {
-        Err(Fault { path: self.path.join("."), words: words.into() })
+    fn fault<T>(&self, words: impl Into<String>) -> Result<T, Misfit> {
+        Err(Misfit { path: self.path.join("."), words: words.into() })
     }
 
-    fn expected<T>(&self, shape: &str, value: &Value) -> Result<T, Fault> {
+    fn expected<T>(&self, shape: &str, value: &Value) -> Result<T, Misfit> {
         let found = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(value) => value.to_string(),
@@ -65,15 +228,15 @@ impl<'a> Walk<'a> {
         self.fault(format!("expected {shape}, found {found}"))
     }
 
-    fn inside(&mut self, step: &str, shape: &'a Value, value: &Value) -> Result<Pack, Fault> {
+    fn inside(&mut self, step: &str, shape: &'a Value, value: &Value) -> Result<Pack, Misfit> {
         self.path.push(step.to_owned());
         let packed = self.value(shape, value)?;
         self.path.pop();
         Ok(packed)
     }
 
-    fn value(&mut self, shape: &'a Value, value: &Value) -> Result<Pack, Fault> {
-        if self.around.len() + self.path.len() > 2 * DEPTH {
+    fn value(&mut self, shape: &'a Value, value: &Value) -> Result<Pack, Misfit> {
+        if self.around.len() + self.path.len() > 2 * MAX_DEPTH {
             return self.fault("the value is nested too deeply");
         }
         match shape {
@@ -83,22 +246,22 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn plain(&self, word: &str, value: &Value) -> Result<Pack, Fault> {
+    fn plain(&self, word: &str, value: &Value) -> Result<Pack, Misfit> {
         match (word, value) {
             ("unit", Value::Null) => Ok(Pack::Nil),
             ("bool", Value::Bool(value)) => Ok((*value).into()),
             ("string", Value::String(text)) => Ok(text.as_str().into()),
             ("char", Value::String(text)) if text.chars().count() == 1 => Ok(text.as_str().into()),
             ("bytes", Value::String(digits)) => match from_hex(digits) {
-                Some(bytes) => Ok(Pack::Binary(bytes)),
+                Some(bytes) => Ok(Pack::Bytes(bytes)),
                 None => self.fault("expected bytes as hexadecimal digits, two per byte"),
             },
             ("f32", _) => match float(value) {
-                Some(number) => Ok(Pack::F32(number as f32)),
+                Some(number) => Ok(Pack::Single(number as f32)),
                 None => self.expected(word, value),
             },
             ("f64", _) => match float(value) {
-                Some(number) => Ok(Pack::F64(number)),
+                Some(number) => Ok(Pack::Double(number)),
                 None => self.expected(word, value),
             },
             ("u8" | "u16" | "u32" | "u64" | "i8" | "i16" | "i32" | "i64", _) => self.integer(word, value),
@@ -106,7 +269,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn integer(&self, word: &str, value: &Value) -> Result<Pack, Fault> {
+    fn integer(&self, word: &str, value: &Value) -> Result<Pack, Misfit> {
         let number: Option<i128> = match value {
             Value::Number(number) => number.to_string().parse().ok(),
             // For programs whose numbers are floats.
@@ -120,11 +283,11 @@ impl<'a> Walk<'a> {
         };
         match number.filter(|number| (least..=most).contains(number)) {
             None => self.expected(word, value),
-            Some(number) => Ok(u64::try_from(number).map_or_else(|_| Pack::from(number as i64), Pack::from)),
+            Some(number) => Ok(u64::try_from(number).map_or(Pack::Signed(number as i64), Pack::Unsigned)),
         }
     }
 
-    fn compound(&mut self, shape: &'a Value, object: &'a Map<String, Value>, value: &Value) -> Result<Pack, Fault> {
+    fn compound(&mut self, shape: &'a Value, object: &'a Map<String, Value>, value: &Value) -> Result<Pack, Misfit> {
         if let Some(some) = object.get("option") {
             return if value.is_null() { Ok(Pack::Nil) } else { self.value(some, value) };
         }
@@ -175,7 +338,7 @@ impl<'a> Walk<'a> {
         self.fault("the recorded shape cannot be read")
     }
 
-    fn items(&mut self, item: &'a Value, length: Option<u64>, value: &Value) -> Result<Pack, Fault> {
+    fn items(&mut self, item: &'a Value, length: Option<u64>, value: &Value) -> Result<Pack, Misfit> {
         if let (Some("u8"), Value::String(digits)) = (item.as_str(), value) {
             return self.plain("bytes", &Value::String(digits.clone()));
         }
@@ -187,7 +350,7 @@ impl<'a> Walk<'a> {
         packed.collect::<Result<_, _>>().map(Pack::Array)
     }
 
-    fn map(&mut self, key: &'a Value, of: &'a Value, value: &Value) -> Result<Pack, Fault> {
+    fn map(&mut self, key: &'a Value, of: &'a Value, value: &Value) -> Result<Pack, Misfit> {
         let Some(fields) = value.as_object() else { return self.expected("an object", value) };
         let mut packed = Vec::new();
         for (name, value) in fields {
@@ -211,7 +374,7 @@ impl<'a> Walk<'a> {
         tag: Option<(&str, &str)>,
         shape: &'a Map<String, Value>,
         value: &Value,
-    ) -> Result<Pack, Fault> {
+    ) -> Result<Pack, Misfit> {
         let Some(values) = value.as_object() else { return self.expected("an object", value) };
         let fields = shape.get("fields").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let name_of = |field: &'a Value| field["name"].as_str().unwrap_or_default();
@@ -223,7 +386,7 @@ impl<'a> Walk<'a> {
                 })
         };
         if let Some(unknown) = values.keys().find(|name| !is_known(name)) {
-            let near = crate::nearest::perhaps(unknown, fields.iter().map(name_of));
+            let near = perhaps(unknown, fields.iter().map(name_of));
             return self.fault(format!("there is no field `{unknown}`{near}"));
         }
         let mut packed: Vec<(Pack, Pack)> = tag.map(|(tag, name)| (tag.into(), name.into())).into_iter().collect();
@@ -247,7 +410,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn variant(&mut self, shape: &'a Map<String, Value>, value: &Value) -> Result<Pack, Fault> {
+    fn variant(&mut self, shape: &'a Map<String, Value>, value: &Value) -> Result<Pack, Misfit> {
         let text = |name: &str| shape.get(name).and_then(Value::as_str);
         let (tag, content) = (text("tag"), text("content"));
         let (name, body) = match (tag, value) {
@@ -266,7 +429,7 @@ impl<'a> Walk<'a> {
         let variants = shape.get("variants").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let name_of = |variant: &'a Value| variant["name"].as_str().unwrap_or_default();
         let Some(variant) = variants.iter().find(|variant| name_of(variant) == name) else {
-            let near = crate::nearest::perhaps(name, variants.iter().map(name_of));
+            let near = perhaps(name, variants.iter().map(name_of));
             return self.fault(format!("there is no variant `{name}`{near}"));
         };
         let body_shape = variant.get("type");
@@ -302,6 +465,27 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The name that was perhaps meant; where none is near, those that there are.
+fn perhaps<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<_> = known.collect();
+    let distances = known.iter().map(|known| (strsim::osa_distance(name, known), *known));
+    let near =
+        distances.filter(|(distance, known)| *distance <= TYPING_ERRORS && *distance < known.chars().count()).min();
+    match near {
+        Some((_, near)) => format!(", perhaps `{near}` is meant"),
+        None if known.is_empty() => String::new(),
+        None => format!("; there are: {}", known.iter().take(20).copied().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The bytes that hexadecimal digits stand for.
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
+}
+
 /// JSON has no words for what is not finite, so `tail` shows it as text.
 fn float(value: &Value) -> Option<f64> {
     match value {
@@ -317,9 +501,9 @@ fn as_it_is(value: &Value) -> Pack {
         Value::Null => Pack::Nil,
         Value::Bool(value) => (*value).into(),
         Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
-            (Some(number), ..) => number.into(),
-            (_, Some(number), _) => number.into(),
-            (.., number) => Pack::F64(number.unwrap_or(f64::NAN)),
+            (Some(number), ..) => Pack::Unsigned(number),
+            (_, Some(number), _) => Pack::Signed(number),
+            (.., number) => Pack::Double(number.unwrap_or(f64::NAN)),
         },
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => Pack::Array(items.iter().map(as_it_is).collect()),
@@ -344,8 +528,9 @@ mod tests {
 
     /// The value that a consumer would see.
     fn round(layout: &str, schema: &Value, value: &Value) -> Result<Value, String> {
-        let payload = encode(&lock(layout, schema), value).map_err(|fault| fault.to_string())?;
-        crate::payload::decode(&payload)
+        let payload = from_json(&lock(layout, schema), value).map_err(|fault| fault.to_string())?;
+        let json = super::super::json(&payload).expect("it is MessagePack");
+        Ok(serde_json::from_str(&json).expect("it is JSON"))
     }
 
     fn shape() -> Value {
@@ -425,6 +610,33 @@ mod tests {
         }
         assert!(round("map", &external, &json!("Plin")).unwrap_err().contains("perhaps `Plain` is meant"));
         assert!(round("map", &internal, &json!({ "n": 1 })).unwrap_err().contains("the field `t`"));
+    }
+
+    #[test]
+    fn a_value_of_an_unknown_shape_is_written_in_the_manner_of_the_one_before() {
+        let before = Pack::Map(vec![
+            (Pack::Unsigned(7), Pack::Array(vec![Pack::Bytes(vec![1])])),
+            ("big".into(), Pack::Unsigned(u64::MAX)),
+            ("low".into(), Pack::Signed(i64::MIN)),
+            ("off".into(), Pack::Double(f64::NAN)),
+            ("raw".into(), Pack::Bytes(vec![0xc1])),
+            ("single".into(), Pack::Single(0.1)),
+            ("whole".into(), Pack::Double(1.0)),
+        ]);
+        let bytes = |pack: &Pack| rmp_serde::to_vec(pack).unwrap();
+        let shown: Value = serde_json::from_str(&super::super::json(&bytes(&before)).unwrap()).unwrap();
+        assert_eq!(from_json_like(&bytes(&before), &shown).unwrap(), bytes(&before), "{shown}");
+        let edited = json!({ "whole": 2, "7": ["02", "03"], "new": "c1", "raw": "text" });
+        let expected = Pack::Map(vec![
+            (Pack::Unsigned(7), Pack::Array(vec![Pack::Bytes(vec![2]), Pack::Bytes(vec![3])])),
+            ("new".into(), "c1".into()),
+            ("raw".into(), "text".into()),
+            ("whole".into(), Pack::Double(2.0)),
+        ]);
+        assert_eq!(from_json_like(&bytes(&before), &edited).unwrap(), bytes(&expected));
+        for (wrong, says) in [(&[0xc1_u8][..], "no MessagePack"), (&[0xd4, 5, 1][..], "that JSON can say")] {
+            assert!(from_json_like(wrong, &edited).unwrap_err().to_string().contains(says));
+        }
     }
 
     #[test]
