@@ -197,7 +197,7 @@ impl Acl {
             // With `dedupe`.
             self.grant("+evalsha", format!("~{state}:settled"));
             self.grant(REMEMBER, format!("~{state}:settled"));
-            self.grant("+hdel +hget +hgetall +hincrby +hmget +hset", format!("~{state}"));
+            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{state}"));
         }
         Ok(self)
     }

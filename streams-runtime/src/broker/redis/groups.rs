@@ -130,19 +130,17 @@ impl Groups for Redis {
             let key = &group.settled();
             let call = Call { command: "ZMSCORE", key, effect: Effect::Read };
             let mut looks = redis::pipe();
-            looks.cmd("HGET").arg(group.state()).arg("reset").cmd("ZMSCORE").arg(key).arg(ids);
-            let mut replies = each(&self.commands, call, &mut looks, None).await?.into_iter();
-            let mut next = || replies.next().unwrap_or(Ok(Value::Nil)).map_err(|error| explain(call, error));
-            let reset = match next()? {
-                Value::Nil => 0,
-                reset => parse::number(reset).map_err(unexpected(call))?,
-            };
-            let times = parse::array(next()?).map_err(unexpected(call))?.into_iter();
-            let time = |time| match time {
-                Value::Nil => Ok(None),
-                time => parse::number(time).map(|time: u64| Some(time).filter(|time| *time > reset)),
-            };
-            times.map(|one| time(one).map_err(unexpected(call))).collect()
+            looks.cmd("HMGET").arg(group.state()).arg("reset").cmd("ZMSCORE").arg(key).arg(ids);
+            let mut numbers = Vec::with_capacity(2);
+            for reply in each(&self.commands, call, &mut looks, None).await? {
+                let reply = reply.map_err(|error| explain(call, error))?;
+                let number = |value| if value == Value::Nil { Ok(None) } else { parse::number(value).map(Some) };
+                let found: Parsed<Vec<_>> = parse::array(reply).and_then(|all| all.into_iter().map(number).collect());
+                numbers.push(found.map_err(unexpected(call))?);
+            }
+            let times = numbers.pop().unwrap_or_default();
+            let reset = numbers.pop().and_then(|reset| reset.first().copied().flatten()).unwrap_or_default();
+            Ok(times.into_iter().map(|time| time.filter(|time| *time > reset)).collect())
         })
     }
 

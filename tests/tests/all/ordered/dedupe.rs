@@ -136,7 +136,7 @@ async fn a_reset_brings_events_again_and_a_replay_runs() {
     assert_eq!(world.lab.events("book"), [1, 2, 3, 2]);
     app.advance(secs(5)).await;
     app.running().admin().reset("payments", "book", Start::Earliest).await.unwrap();
-    app.settled().await;
+    world.lab.called("book", 7).await;
     assert_eq!(world.lab.events("book"), [1, 2, 3, 2, 1, 2, 3]);
 }
 
