@@ -282,6 +282,9 @@ pub struct ConsumerOptions {
     pub delivery: Option<Delivery>,
     /// A property of a group with [`Delivery::Broadcast`]: its reaction to an event that fails for good.
     pub on_failure: Option<OnFailure>,
+    /// A property of a group in order: it passes an event over whose id it has settled within this time on the same
+    /// partition.
+    pub dedupe: Option<Duration>,
 }
 
 // Setters rather than a literal: the attribute writes these in the user's crate, where the struct may grow fields.
@@ -314,6 +317,7 @@ impl ConsumerOptions {
         adopt: None,
         delivery: None,
         on_failure: None,
+        dedupe: None,
     };
 
     /// These options; where one is not given, that of `below`.
@@ -335,6 +339,7 @@ impl ConsumerOptions {
             adopt: self.adopt.or(below.adopt),
             delivery: self.delivery.or(below.delivery),
             on_failure: self.on_failure.or(below.on_failure),
+            dedupe: self.dedupe.or(below.dedupe),
         }
     }
 
@@ -440,6 +445,13 @@ impl ConsumerOptions {
     #[must_use]
     pub const fn with_on_failure(mut self, reaction: OnFailure) -> Self {
         self.on_failure = Some(reaction);
+        self
+    }
+
+    /// The same with [`ConsumerOptions::dedupe`].
+    #[must_use]
+    pub const fn with_dedupe(mut self, within: Duration) -> Self {
+        self.dedupe = Some(within);
         self
     }
 }

@@ -300,6 +300,11 @@ impl GroupKey {
         format!("{}:waiting", self.state)
     }
 
+    /// The sorted set of the ids of events that a group with `dedupe` has settled, by when.
+    pub fn settled(&self) -> String {
+        format!("{}:settled", self.state)
+    }
+
     /// The stream of the dead letters that wait to be replayed.
     pub fn replay(&self) -> String {
         format!("{}:replay", self.state)

@@ -182,6 +182,7 @@ impl Options {
         "on_data_loss",
         "delivery",
         "on_failure",
+        "dedupe",
         "concurrency",
         "ignore",
         "adopt",
@@ -302,6 +303,13 @@ impl Options {
                 _ => value.invalid("\"skip\" or \"stop\"", errors),
             }
         }
+        if let Some(value) = args.take("dedupe")
+            && let Some(within) =
+                value.duration(SECOND..=MONTH, "a duration from 1s to 30 days, such as \"24h\"", errors)
+        {
+            let within = duration_tokens(within);
+            setters.push(quote!(with_dedupe(#within)));
+        }
         if let Some(value) = args.take("concurrency") {
             let expected = "a number of events from 1 to 1000, such as `8`";
             if let Some(events) = value.integer(1..=MAX_CONCURRENCY, expected, errors) {
@@ -339,6 +347,8 @@ const MAX_BATCH: u64 = 10_000;
 const MAX_BATCH_WAIT: Duration = Duration::from_secs(60);
 const MAX_CONCURRENCY: u64 = 1_000;
 const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `100ms` or `100ms..30s`. A lone first wait doubles up to half a minute, or stays if it is longer.

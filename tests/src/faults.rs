@@ -41,6 +41,8 @@ pub enum Op {
     Acquire,
     /// [`Groups::commit`].
     Commit,
+    /// [`Groups::remembered`].
+    Remembered,
     /// [`Groups::release`].
     Release,
     /// [`Groups::declare_events`].
@@ -65,12 +67,13 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Notes,
         Self::Append,
         Self::Read,
         Self::Tail,
         Self::State,
+        Self::Remembered,
         Self::Attend,
         Self::Pauses,
         Self::Acquire,
@@ -443,6 +446,10 @@ impl Groups for Faulty {
 
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed> {
         Box::pin(self.around(Op::Commit, self.inner.commit(group, commit)))
+    }
+
+    fn remembered<'a>(&'a self, group: &'a GroupKey, ids: &'a [String]) -> Reply<'a, Vec<Option<u64>>> {
+        Box::pin(self.around(Op::Remembered, self.inner.remembered(group, ids)))
     }
 
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {

@@ -49,7 +49,8 @@ fn a_newcomer_gets_from_an_empty_folder_to_a_dead_letter() {
         command.env("REDIS_URL", &url).env("STREAMS_LEASE", "2s").current_dir(shop.path("."));
         Program::start(&mut command)
     };
-    let orders: Vec<&str> = commands.iter().filter_map(|command| command.strip_prefix("cargo run --bin order -- ")).collect();
+    let orders: Vec<&str> =
+        commands.iter().filter_map(|command| command.strip_prefix("cargo run --bin order -- ")).collect();
     let order = |words: &str| {
         let mut command = Command::new(shop.built("order"));
         let said = command.args(words.split(' ')).env("REDIS_URL", &url).output().unwrap();
@@ -73,7 +74,10 @@ fn a_newcomer_gets_from_an_empty_folder_to_a_dead_letter() {
         let mut words = command.split(' ');
         assert_eq!(words.next(), Some("streams"));
         let said = Command::new(env!("CARGO_BIN_EXE_streams")).args(words).env("REDIS_URL", &url).output().unwrap();
-        (said.status.code(), String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr))
+        (
+            said.status.code(),
+            String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr),
+        )
     };
     for command in commands.iter().filter(|command| command.starts_with("streams ") && !command.contains("replay")) {
         let began = Instant::now();

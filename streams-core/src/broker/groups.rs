@@ -71,6 +71,10 @@ pub trait Groups: Sealed {
     /// The same step MUST record the [`RecoveryStep`]. A commit without one MUST leave the recovery as it is.
     fn commit<'a>(&'a self, group: &'a GroupKey, commit: &'a Commit) -> Reply<'a, Committed>;
 
+    /// When the group settled the events with these ids, in milliseconds since 1970, in the order asked. `None` for one that
+    /// no commit told it to [remember](Commit::remember) since its last reset.
+    fn remembered<'a>(&'a self, group: &'a GroupKey, ids: &'a [String]) -> Reply<'a, Vec<Option<u64>>>;
+
     /// Releases the lease, clears the owner's charge and rings the partition's bell, if owner and epoch hold the lease;
     /// answers whether they did.
     ///
@@ -304,6 +308,19 @@ pub struct Commit {
     pub passed_over: Vec<String>,
     /// The change of a recovery; `None` where there is none.
     pub recovery: Option<RecoveryStep>,
+    /// The ids of the events that it settles, where the group remembers them.
+    pub remember: Option<Remember>,
+}
+
+/// Ids of events to remember, by which a group recognises events that come twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remember {
+    /// The ids of settled events. One that is remembered already keeps its time.
+    pub ids: Vec<String>,
+    /// For how long the group needs them.
+    pub within: Duration,
+    /// The most that it remembers. The oldest go first.
+    pub most: u64,
 }
 
 /// The error of a failed attempt at an event that will be tried again.

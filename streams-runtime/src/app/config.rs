@@ -44,6 +44,9 @@ pub struct Config {
     /// How many bytes of unsettled entries of a partition a process holds before it takes up no more: 16 MiB. They count in no
     /// window.
     pub max_unsettled_bytes: usize,
+    /// How many ids of settled events a group with `dedupe` remembers per partition: 100,000, some 15 MB of the server's memory.
+    /// Beyond that the oldest are forgotten first.
+    pub dedupe_ids: u64,
     /// Where to answer `/metrics`, `/livez` and `/readyz`; nowhere unless said. There is neither a password nor TLS: choose
     /// an address that only those who may read it can reach.
     #[cfg(feature = "http")]
@@ -66,6 +69,7 @@ impl Default for Config {
             window_bytes: 16 * 1024 * 1024,
             max_unsettled_entries: 10_000,
             max_unsettled_bytes: 16 * 1024 * 1024,
+            dedupe_ids: 100_000,
             #[cfg(feature = "http")]
             http: None,
             consumers: ConsumerOptions::DEFAULT,

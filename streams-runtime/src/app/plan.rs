@@ -17,7 +17,7 @@ use super::config::{
 };
 use crate::declared::{chain, declared_at, event_place, property_problems, stream_properties};
 use crate::error::Error;
-use crate::group::{Bounds, GroupOptions, Limits, Policy};
+use crate::group::{Bounds, Dedupe, GroupOptions, Limits, Policy};
 use crate::membership::Build;
 
 /// The groups that an app drives.
@@ -198,6 +198,7 @@ impl App {
                         entries: config.max_unsettled_entries,
                         bytes: config.max_unsettled_bytes,
                     },
+                    dedupe: of_group.dedupe.map(|within| Dedupe { within, most: config.dedupe_ids }),
                 },
                 concurrency,
                 delivery,
@@ -279,6 +280,9 @@ fn group_problems(members: &[Registration]) -> Vec<String> {
             if x.on_failure.is_some() && y.on_failure.is_some() && x.on_failure != y.on_failure {
                 problems.push(differ("on_failure"));
             }
+            if x.dedupe.is_some() && y.dedupe.is_some() && x.dedupe != y.dedupe {
+                problems.push(differ("dedupe"));
+            }
             if x.adopt.is_some() && y.adopt.is_some() && x.adopt != y.adopt {
                 problems.push(differ("adopt"));
             }
@@ -321,6 +325,13 @@ fn queue_problems(consumer: &Registration) -> Vec<String> {
             info.group
         ));
     }
+    if info.options.dedupe.is_some() {
+        problems.push(format!(
+            "{} says `dedupe`, and group `{}` has `delivery = \"queue\"`: two events of one id may be in flight in two processes at once there, so nobody can pass one over; remove `dedupe`, or `delivery`",
+            place(info),
+            info.group
+        ));
+    }
     // A setting for all groups, from `Config` or the environment, is no mistake of this one.
     if info.options.checkpoint_events.is_some() || info.options.checkpoint_interval.is_some() {
         problems.push(format!(
@@ -341,12 +352,15 @@ fn broadcast_problems(consumer: &Registration) -> Vec<String> {
     let checkpoint =
         "there is no checkpoint: each process begins where `start` says, or with its snapshot; remove `checkpoint`";
     let crashes = "no process knows of the crashes of another; remove `max_crashes`";
+    let dedupe =
+        "nothing is remembered; let the handler do the same for an event that comes twice, and remove `dedupe`";
     let adopt = "it has nothing in Redis that it could take over; remove `adopt`";
     let wrong = [
         said(consumer.takes_batches(), "Batch<_>", batches),
         said(options.concurrency.is_some_and(|events| events > 1), "concurrency", order),
         said(options.checkpoint_events.or(options.checkpoint_interval.map(|_| 0)).is_some(), "checkpoint", checkpoint),
         said(options.max_crashes.is_some(), "max_crashes", crashes),
+        said(options.dedupe.is_some(), "dedupe", dedupe),
         said(options.adopt == Some(true), "adopt", adopt),
     ];
     let problem = |(option, why): (&str, &str)| {

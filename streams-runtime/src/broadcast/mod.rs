@@ -181,7 +181,7 @@ impl Broadcast {
         task.progress.begins(entry.id);
         let consumer = match task.handlers.route(&Events::default(), entry) {
             Ok(Taker::Consumer(consumer)) => consumer,
-            Ok(Taker::Nobody) => {
+            Ok(Taker::Nobody | Taker::Repeated) => {
                 count(&task.progress.counts.passed_over, 1);
                 return Ok(None);
             }

@@ -17,6 +17,8 @@ pub(crate) enum Taker {
     Consumer(usize),
     /// No consumer of the group.
     Nobody,
+    /// No consumer again: the group has settled an event of the same id.
+    Repeated,
     /// The entry does not name its event, or was too large to be read.
     Unnamed,
 }

@@ -35,4 +35,4 @@ pub(crate) use self::replay::Replays;
 pub(crate) use self::resend::Resend;
 pub(crate) use self::settle::{Decision, Failed, Limits, Policy, Settlement, decide, decide_batch};
 pub(crate) use self::suspects::{Standing, SuspectLock, SuspectPermit, standing};
-pub(crate) use self::task::{Bounds, CLAIMS, GroupOptions, GroupTask, Services};
+pub(crate) use self::task::{Bounds, CLAIMS, Dedupe, GroupOptions, GroupTask, Services};

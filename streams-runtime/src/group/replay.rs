@@ -257,7 +257,7 @@ impl GroupTask {
         let original = letter.original();
         let consumer = match taker {
             Taker::Consumer(consumer) => self.handlers[*consumer].name(),
-            Taker::Nobody | Taker::Unnamed => "",
+            Taker::Nobody | Taker::Repeated | Taker::Unnamed => "",
         };
         let (letter_id, entry, event, attempt) = (letter.id(), original.id, original.event_id(), replay.attempts + 1);
         match fate {
@@ -345,7 +345,7 @@ fn before(replay: &Replay, taker: Taker, letter: &DeadLetter, group: &str) -> Op
     // The cause stays, because nothing new is known of the event.
     let stays = |reason| Some(Fate::Dead { cause: letter.cause().to_owned(), reason });
     match taker {
-        Taker::Consumer(_) => None,
+        Taker::Consumer(_) | Taker::Repeated => None,
         Taker::Nobody => stays(format!(
             "no consumer of group `{group}` takes `{}` any more; before that: {}",
             letter.event_name(),

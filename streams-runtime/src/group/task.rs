@@ -58,6 +58,14 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
+/// For how long, and how many ids, a group remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dedupe {
+    pub(crate) within: Duration,
+    /// The most ids of a partition.
+    pub(crate) most: u64,
+}
+
 /// The options of a group, from its consumers, the configuration and the environment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GroupOptions {
@@ -73,6 +81,8 @@ pub(crate) struct GroupOptions {
     pub(crate) max_payload: usize,
     /// How many events it handles at once, and how far that may spread.
     pub(crate) lanes: Bounds,
+    /// Whether it passes over events whose ids it has settled.
+    pub(crate) dedupe: Option<Dedupe>,
 }
 
 /// A group on a partition.

@@ -649,6 +649,7 @@ mod tests {
                     dead_bounds: DeadBounds { count: u64::MAX, age: Duration::MAX },
                     passed_over: Vec::new(),
                     recovery: None,
+                    remember: None,
                 };
                 broker.commit(&key, &commit).await.unwrap();
             }

@@ -93,6 +93,8 @@ pub struct GroupStatus {
     pub retried: u64,
     /// Events that went to the dead letters.
     pub dead_lettered: u64,
+    /// Events that a group with `dedupe` has passed over, because it had settled one of the same id.
+    pub repeated: u64,
     /// Events that a broadcast group has passed over because they failed for good.
     pub failed: u64,
     /// How often history turned out to be cut before the group had read it.
@@ -197,6 +199,7 @@ pub(crate) struct Counts {
     pub(crate) retried: Arc<Counter>,
     pub(crate) dead_lettered: Arc<Counter>,
     pub(crate) failed: Arc<Counter>,
+    pub(crate) repeated: Arc<Counter>,
     /// By place in [`Cause::ALL`].
     causes: [Arc<Counter>; Cause::ALL.len()],
     taken: Arc<Counter>,
@@ -235,6 +238,7 @@ impl Counts {
             retried: plain("streams_retried_total"),
             dead_lettered: counter("streams_consumed_total", "dead_lettered"),
             failed: counter("streams_consumed_total", "failed"),
+            repeated: counter("streams_consumed_total", "repeated"),
             causes: Cause::ALL.map(|cause| counter("streams_dead_lettered_total", cause.as_str())),
             taken: counter("streams_lease_changes_total", "taken"),
             lost: counter("streams_lease_changes_total", "lost"),
@@ -498,6 +502,7 @@ impl Progress {
             retried: self.counts.retried.get(),
             dead_lettered: self.counts.dead_lettered.get(),
             failed: self.counts.failed.get(),
+            repeated: self.counts.repeated.get(),
             losses,
             lost,
             last_loss,

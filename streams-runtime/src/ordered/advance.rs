@@ -44,6 +44,7 @@ impl Dispatch {
             }
             Beside::Charged { consumer } => self.wait_for_charge(owned, Taken { entry, consumer }, None),
             Beside::Over { letter } => over(&mut self.lanes, &entry, letter),
+            Beside::Repeated => self.lanes.take_up_settled(0, Settled::of(&entry, false, None)),
         }
         self.advance(owned)
     }
@@ -215,7 +216,7 @@ impl Dispatch {
                 over(&mut self.lanes, &taken.entry, letter);
                 None
             }
-            Beside::Charged { .. } => None,
+            Beside::Charged { .. } | Beside::Repeated => None,
         }
     }
 
@@ -340,8 +341,10 @@ impl Dispatch {
 impl Beside {
     /// How the entry is taken up beside others.
     pub(super) fn of(owned: &Owned<'_>, taker: Taker, entry: &Arc<Entry>) -> Self {
-        let Taker::Consumer(consumer) = taker else {
-            return Self::Over { letter: owned.task.without_taker(taker, entry) };
+        let consumer = match taker {
+            Taker::Consumer(consumer) => consumer,
+            Taker::Repeated => return Self::Repeated,
+            taker => return Self::Over { letter: owned.task.without_taker(taker, entry) },
         };
         if !owned.committer.recovers(entry.id) {
             return Self::lane(owned.task, consumer, entry);

@@ -134,11 +134,11 @@ impl<'a> Owned<'a> {
             _ => task.without_taker(taker, first),
         };
         let dead = letter.as_ref().map(|letter| letter.cause);
-        let ends = held.iter().map(|Held { entry, is_event }| End {
+        let ends = held.iter().map(|Held { entry, is_event, is_repeat }| End {
             id: entry.id,
             event_id: entry.given_id().unwrap_or_default(),
             is_event: *is_event,
-            passed_over: if *is_event || matches!(taker, Taker::Unnamed) { None } else { entry.event() },
+            passed_over: entry.event().filter(|_| !is_event && !is_repeat && !matches!(taker, Taker::Unnamed)),
         });
         self.settle(ends, letter);
         let Some(cause) = dead else { return Ok(Ok(false)) };

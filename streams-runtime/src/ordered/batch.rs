@@ -21,6 +21,8 @@ pub(super) struct Held {
     pub(super) entry: Arc<Entry>,
     /// Whether a consumer takes it.
     pub(super) is_event: bool,
+    /// Whether a consumer took one of its id before.
+    pub(super) is_repeat: bool,
 }
 
 /// A batch that gathers: events of one consumer, and the entries between them that no consumer takes, so that all are settled in
@@ -57,7 +59,7 @@ impl Gathering {
     pub(super) fn admits(&self, taker: Taker, entry: &Entry) -> bool {
         let joins = |begun: &Begun| match taker {
             Taker::Consumer(consumer) => consumer == begun.consumer,
-            Taker::Nobody => true,
+            Taker::Nobody | Taker::Repeated => true,
             Taker::Unnamed => false,
         };
         self.begun.as_ref().is_some_and(joins) && self.bytes.saturating_add(entry.weight()) <= BATCH_BYTES
@@ -67,17 +69,17 @@ impl Gathering {
     pub(super) fn add(&mut self, consumer: usize, limits: Limits, entry: Arc<Entry>) {
         self.begun.get_or_insert_with(|| Begun { consumer, limits, until: after(Instant::now(), limits.wait) });
         self.events += 1;
-        self.hold(entry, true);
+        self.hold(Held { entry, is_event: true, is_repeat: false });
     }
 
     /// Adds an entry that no consumer takes, behind the events before it.
-    pub(super) fn add_between(&mut self, entry: Arc<Entry>) {
-        self.hold(entry, false);
+    pub(super) fn add_between(&mut self, entry: Arc<Entry>, is_repeat: bool) {
+        self.hold(Held { entry, is_event: false, is_repeat });
     }
 
-    fn hold(&mut self, entry: Arc<Entry>, is_event: bool) {
-        self.bytes += entry.weight();
-        self.held.push(Held { entry, is_event });
+    fn hold(&mut self, held: Held) {
+        self.bytes += held.entry.weight();
+        self.held.push(held);
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -165,8 +167,8 @@ mod tests {
         let mut gathering = Gathering::default();
         assert!(gathering.is_empty() && !gathering.admits(Taker::Nobody, &entry(1, 1)), "nothing lies between nothing");
         gathering.add(0, TWO, entry(1, 1));
-        gathering.add_between(entry(2, 1));
-        gathering.add_between(entry(3, 1));
+        gathering.add_between(entry(2, 1), false);
+        gathering.add_between(entry(3, 1), true);
         assert!(!gathering.is_full());
         gathering.add(0, TWO, entry(4, 1));
         assert!(gathering.is_full());
@@ -202,7 +204,7 @@ mod tests {
         let began = Instant::now();
         gathering.add(0, TWO, entry(1, 1));
         tokio::time::sleep(Duration::from_millis(60)).await;
-        gathering.add_between(entry(2, 1));
+        gathering.add_between(entry(2, 1), false);
         gathering.over().await;
         assert_eq!(began.elapsed(), TWO.wait);
         gathering.take();
@@ -211,8 +213,10 @@ mod tests {
 
     /// The parts that are settled at once, with `x` for each entry that nobody takes; `apart` says which cannot be.
     fn parts(entries: &str, mut apart: impl FnMut(&mut Parts, &[Held]) -> bool) -> Vec<(Vec<u64>, u32)> {
-        let held: Vec<_> =
-            (0..).zip(entries.chars()).map(|(seq, c)| Held { entry: entry(seq, 1), is_event: c != 'x' }).collect();
+        let held: Vec<_> = (0..)
+            .zip(entries.chars())
+            .map(|(seq, c)| Held { entry: entry(seq, 1), is_event: c != 'x', is_repeat: false })
+            .collect();
         let (mut parts, mut seen) = (Parts::default(), Vec::new());
         while let Some((part, tried)) = parts.next(&held) {
             if !apart(&mut parts, part) {

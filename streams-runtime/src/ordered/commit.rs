@@ -62,7 +62,8 @@ impl<'a> Committer<'a> {
             holding.at,
             holding.seen,
             holding.attempts.clone(),
-        );
+        )
+        .remembering(task.options.dedupe);
         let (passed_over, needs, recovery) = (PassedOver::default(), None, Recovery::of(holding));
         Self {
             task,
@@ -87,6 +88,9 @@ impl<'a> Committer<'a> {
                 self.passed_over.note(&self.task.handlers.build, id, name, version);
             }
             self.ledger.settle(id, event_id, letter.take(), self.now);
+            if is_event {
+                self.ledger.remember(event_id);
+            }
             self.recovered(id, is_event);
         }
         self.start_if_due();

@@ -19,15 +19,19 @@ use super::attempt::{Apart, Begun};
 use super::batch::{Gathering, Held, Parts};
 use super::dispatch::{Beside, Dispatch};
 use super::owned::Owned;
+use super::repeats::Repeats;
 use crate::clock::after;
 use crate::group::{Ended, GroupTask, Halt, Replays, Taker, caught};
-use crate::ops::{Matter, Outages};
+use crate::ops::{Matter, Outages, count};
 use crate::reader::{Arrived, Source};
 use crate::shutdown::FAREWELL;
 
 /// How many event names that no build has declared the owner looks up. The number is bounded because anybody may write any
 /// name into a stream.
 const MOST_UNHEARD: usize = 100;
+
+/// How many ids of events one call asks about.
+const PAGE: usize = 1_000;
 
 /// How long a delivery runs before it yields to others on its thread.
 const SLICE: Duration = Duration::from_millis(1);
@@ -39,6 +43,8 @@ struct More<'a> {
     consumer: Option<usize>,
     /// Its first attempt, where that has begun.
     begun: Option<Begun<'a>>,
+    /// Whether its consumer has settled an event of its id.
+    is_repeat: bool,
 }
 
 /// The work of an owner on its partition.
@@ -48,6 +54,7 @@ pub(super) struct Delivery {
     /// The events that run side by side.
     pub(super) dispatch: Dispatch,
     pub(super) replays: Replays,
+    repeats: Repeats,
     /// The events that builds had declared when the owner last looked.
     declared: Events,
     /// The event names that nobody had declared then.
@@ -64,6 +71,7 @@ impl Delivery {
             batch: Gathering::default(),
             dispatch: Dispatch::new(task.options.lanes),
             replays: Replays::new(),
+            repeats: Repeats::new(task.options.dedupe),
             declared: holding.events.clone(),
             unheard: BTreeSet::new(),
             read_again: None,
@@ -192,6 +200,7 @@ impl Delivery {
             // The count includes what is taken up, which is read but not settled.
             owned.committer.ledger.anchor(seen.saturating_sub(self.unsettled() as u64));
         }
+        self.find_repeats(owned, &arrived.entries).await?;
         let mut entries = arrived.entries.into_iter();
         while !entries.as_slice().is_empty() {
             let more = poll_fn(|cx| Poll::Ready(self.settle_at_once(owned, &mut entries, cx))).await?;
@@ -210,6 +219,30 @@ impl Delivery {
         Ok(())
     }
 
+    /// Asks the server which of the events that arrived the group has settled before. Nothing of them runs until it answers.
+    async fn find_repeats(&mut self, owned: &mut Owned<'_>, arrived: &[Arc<Entry>]) -> Result<(), Ended> {
+        let asked = self.repeats.asks(arrived, owned.committer.ledger.at());
+        let (task, ids) = (owned.task, asked.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+        let (mut failures, mut settled) = (0, Vec::with_capacity(ids.len()));
+        for page in ids.chunks(PAGE) {
+            settled.extend(loop {
+                let look = task.services.broker.remembered(&task.key, page);
+                let error = match owned.meanwhile(look).await? {
+                    Ok(times) => break times,
+                    Err(error) => error,
+                };
+                failures += 1;
+                let wait = task.retry_read(error, failures)?;
+                owned.meanwhile(tokio::time::timeout(wait, task.services.outages.over())).await?.ok();
+            });
+        }
+        if failures > 0 {
+            task.contact.succeeded(Matter::Read);
+        }
+        self.repeats.learn(&asked, settled);
+        Ok(())
+    }
+
     /// Settles entries while each is an event whose handler ends at once, and nothing else is to be done. Returns an entry that
     /// needs more.
     fn settle_at_once<'a>(
@@ -222,10 +255,11 @@ impl Delivery {
         owned.now = Instant::now();
         for entry in entries {
             let Ok(Taker::Consumer(consumer)) = task.handlers.route(&self.declared, &entry) else {
-                return Ok(Some(More { entry, consumer: None, begun: None }));
+                return Ok(Some(More { entry, consumer: None, begun: None, is_repeat: false }));
             };
-            let mut more = More { entry, consumer: Some(consumer), begun: None };
-            if !self.is_alone(task, consumer) || !owned.may_handle_at_once(more.entry.id) {
+            let is_repeat = self.repeats.takes(&entry);
+            let mut more = More { entry, consumer: Some(consumer), begun: None, is_repeat };
+            if is_repeat || !self.is_alone(task, consumer) || !owned.may_handle_at_once(more.entry.id) {
                 return Ok(Some(more));
             }
             more.begun = owned.handle_at_once(cx, consumer, &more.entry)?;
@@ -248,8 +282,12 @@ impl Delivery {
 
     /// Takes up the next entry: it is settled at once, or it gathers, after whatever must be settled before it.
     async fn take<'a>(&mut self, owned: &mut Owned<'a>, more: More<'a>) -> Result<(), Ended> {
-        let More { entry, consumer, begun } = more;
+        let More { entry, consumer, begun, is_repeat } = more;
         let taker = match consumer {
+            Some(_) if is_repeat => {
+                count(&owned.task.progress.counts.repeated, 1);
+                Taker::Repeated
+            }
             Some(consumer) => Taker::Consumer(consumer),
             None => match self.route(owned.task, &entry).await {
                 Ok(taker) => taker,
@@ -274,7 +312,7 @@ impl Delivery {
             {
                 self.batch.add(consumer, limits, entry);
             }
-            Taker::Nobody if !self.batch.is_empty() => self.batch.add_between(entry),
+            Taker::Nobody | Taker::Repeated if !self.batch.is_empty() => self.batch.add_between(entry, is_repeat),
             _ => return self.settle_alone(owned, taker, entry, begun).await,
         }
         if self.batch.is_full() {
@@ -311,7 +349,8 @@ impl Delivery {
         entry: Arc<Entry>,
         begun: Option<Begun<'a>>,
     ) -> Result<(), Ended> {
-        let held = Held { entry, is_event: matches!(taker, Taker::Consumer(_)) };
+        let (is_event, is_repeat) = (matches!(taker, Taker::Consumer(_)), matches!(taker, Taker::Repeated));
+        let held = Held { entry, is_event, is_repeat };
         match owned.handle(taker, std::slice::from_ref(&held), 0, begun).await? {
             Ok(dead) => owned.count_storm(dead),
             Err(_) => Err(owned.task.halted(Halt::LoneBatch { entry: held.entry.id, reason: None })),

@@ -90,6 +90,8 @@ pub(super) enum Beside {
     Charged { consumer: usize },
     /// No handler is called with it.
     Over { letter: Option<Letter> },
+    /// No handler is called again.
+    Repeated,
 }
 
 impl Dispatch {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streams_core::broker::{AttemptError, Commit, DeadBounds, Fields, Holder};
+use streams_core::broker::{AttemptError, Commit, DeadBounds, Fields, Holder, Remember};
 use streams_core::{Checkpoint, EntryId};
 use tokio::time::Instant;
 
 use crate::clock::after;
+use crate::group::Dedupe;
 use crate::reader::Bookmark;
 
 /// How often the position is shown in the server's own group, for operators' tools.
@@ -16,7 +17,7 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 /// The settled events of a group that the server has not acknowledged.
 ///
 /// Commits start at half of the bound, so that the next events run while one is on its way. Events stop at the whole of it. Its
-/// seventeen fields are the next commit and the rules of when it is due; no part of them has a rule of its own.
+/// nineteen fields are the next commit and the rules of when it is due; no part of them has a rule of its own.
 #[derive(Debug)]
 pub(super) struct Ledger {
     policy: Checkpoint,
@@ -38,6 +39,8 @@ pub(super) struct Ledger {
     error: Option<AttemptError>,
     forget: Vec<EntryId>,
     dead: Vec<Fields>,
+    /// The ids of settled events, where the group remembers them.
+    remember: Option<Remember>,
     /// Whether the next commit must not wait for the interval.
     urgent: bool,
     mirrored: Option<Instant>,
@@ -70,10 +73,24 @@ impl Ledger {
             error: None,
             forget: Vec::new(),
             dead: Vec::new(),
+            remember: None,
             urgent: false,
             mirrored: None,
             behind_mirror: false,
             calls: 0,
+        }
+    }
+
+    /// Remembers the ids of settled events for so long, and so many.
+    pub(super) fn remembering(mut self, dedupe: Option<Dedupe>) -> Self {
+        self.remember = dedupe.map(|Dedupe { within, most }| Remember { ids: Vec::new(), within, most });
+        self
+    }
+
+    /// A consumer has settled the event of this id.
+    pub(super) fn remember(&mut self, event_id: &str) {
+        if let Some(remember) = self.remember.as_mut().filter(|_| !event_id.is_empty()) {
+            remember.ids.push(event_id.to_owned());
         }
     }
 
@@ -200,6 +217,10 @@ impl Ledger {
             dead_bounds: self.dead_bounds,
             passed_over: Vec::new(),
             recovery: None,
+            remember: self.remember.as_mut().filter(|remember| !remember.ids.is_empty()).map(|remember| {
+                let ids = std::mem::take(&mut remember.ids);
+                Remember { ids, ..*remember }
+            }),
         }
     }
 

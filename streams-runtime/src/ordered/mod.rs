@@ -15,6 +15,7 @@ mod lanes;
 mod ledger;
 mod owned;
 mod recovery;
+mod repeats;
 mod replays;
 mod standby;
 

@@ -79,6 +79,18 @@ impl<'a> Owned<'a> {
         })
     }
 
+    /// Waits for this, and goes on with commits meanwhile.
+    pub(super) async fn meanwhile<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Ended> {
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                biased;
+                done = self.interrupted() => done?,
+                over = &mut wait => return Ok(over),
+            }
+        }
+    }
+
     /// Settles entries: one, or all of a batch. The letter of a dead event is in the commit that passes the event.
     ///
     /// This is the one place that settles for this delivery, and it goes by the order of the stream.

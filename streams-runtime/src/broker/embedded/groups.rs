@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer, Change, Claim, Commit, Committed, Consumed, Created, Events, Full, GroupState,
-    Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Renewal, Renewed, Renewer, Reply, Reset,
+    Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Remember, Renewal, Renewed, Renewer, Reply,
+    Reset,
 };
 use streams_core::keys::{GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
 
 use super::store::{Embedded, Group, Store};
 use crate::broker::checks::{check_commit, check_owner};
+use crate::clock::millis;
 
 impl Groups for Embedded {
     fn groups<'a>(&'a self, partition: &'a PartitionKey) -> Reply<'a, Option<Vec<String>>> {
@@ -66,6 +68,13 @@ impl Groups for Embedded {
         })
     }
 
+    fn remembered<'a>(&'a self, group: &'a GroupKey, ids: &'a [String]) -> Reply<'a, Vec<Option<u64>>> {
+        self.reply(move |store, _| {
+            let settled = store.groups.get(group.state()).map(|state| &state.settled);
+            Ok(ids.iter().map(|id| settled.and_then(|settled| settled.get(id).copied())).collect())
+        })
+    }
+
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
         self.ringing(move |store, now| Ok(store.release(group, holder, needs, now)))
     }
@@ -110,6 +119,22 @@ impl Groups for Embedded {
 
     fn renewer(&self) -> Reply<'_, Box<dyn Renewer>> {
         self.reply(|_, _| Ok(Box::new(EmbeddedRenewer { broker: self.clone() }) as Box<dyn Renewer>))
+    }
+}
+
+impl Group {
+    fn remember(&mut self, remember: &Remember, now: u64) {
+        for id in &remember.ids {
+            self.settled.entry(id.clone()).or_insert(now);
+        }
+        let oldest = now.saturating_sub(millis(remember.within));
+        self.settled.retain(|_, at| *at > oldest);
+        let most = usize::try_from(remember.most).unwrap_or(usize::MAX);
+        if let Some(over) = self.settled.len().checked_sub(most).filter(|over| *over > 0) {
+            let mut by_time: Vec<_> = self.settled.iter().map(|(id, at)| (*at, id.clone())).collect();
+            by_time.sort_unstable();
+            by_time.into_iter().take(over).for_each(|(_, id)| _ = self.settled.remove(&id));
+        }
     }
 }
 
@@ -246,6 +271,9 @@ impl Store {
             for id in forget {
                 state.crashes.remove(id);
             }
+        }
+        if let Some(remember) = &commit.remember {
+            state.remember(remember, now);
         }
         if vanished { Committed::Vanished } else { Committed::Done }
     }

@@ -73,6 +73,8 @@ pub(super) struct Group {
     pub(super) crashes: BTreeMap<EntryId, u32>,
     pub(super) reset: u64,
     pub(super) events: Events,
+    /// When events were settled whose ids it remembers.
+    pub(super) settled: HashMap<String, u64>,
     pub(super) needs: Option<Need>,
     pub(super) resume: u64,
     pub(super) replaying: Replaying,

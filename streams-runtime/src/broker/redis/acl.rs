@@ -75,6 +75,8 @@ const LOOK_AND_WAIT: &str =
     "+exists +type +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xrevrange";
 const ATTEND: &str = "+type +zcard +zincrby +zrange +zrem +zremrangebyrank +zscore";
 const MARK: &str = "+xgroup|create +xgroup|setid";
+/// The commands on the ids of settled events.
+const REMEMBER: &str = "+type +zadd +zcard +zmscore +zremrangebyrank +zremrangebyscore";
 /// The commands on the waiting set of a work queue.
 const WAIT: &str = "+exists +type +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zscore";
 /// The commands that read up to where groups have settled everything.
@@ -191,7 +193,11 @@ impl Acl {
         self.belong_to(stream, group)?;
         for partition in patterns(stream) {
             self.grant(MARK, format!("%W~{partition}"));
-            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{}", of_partition(&partition, group)));
+            let state = of_partition(&partition, group);
+            // With `dedupe`.
+            self.grant("+evalsha", format!("~{state}:settled"));
+            self.grant(REMEMBER, format!("~{state}:settled"));
+            self.grant("+hdel +hgetall +hincrby +hmget +hset", format!("~{state}"));
         }
         Ok(self)
     }

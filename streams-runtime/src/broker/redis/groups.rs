@@ -6,7 +6,7 @@ use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
     Acquired, Adopted, Adoption, Answer as AnswerOf, AttemptError, BrokerError, BrokerErrorKind, Change, Claim, Commit,
     Committed, Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep,
-    Renewal, Renewed, Renewer, Reply, Reset,
+    Remember, Renewal, Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -122,6 +122,28 @@ impl Groups for Redis {
         })
     }
 
+    fn remembered<'a>(&'a self, group: &'a GroupKey, ids: &'a [String]) -> Reply<'a, Vec<Option<u64>>> {
+        Box::pin(async move {
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let key = &group.settled();
+            let call = Call { command: "ZMSCORE", key, effect: Effect::Read };
+            let mut looks = redis::pipe();
+            looks.cmd("HMGET").arg(group.state()).arg("reset").cmd("ZMSCORE").arg(key).arg(ids);
+            let mut numbers = Vec::with_capacity(2);
+            for reply in each(&self.commands, call, &mut looks, None).await? {
+                let reply = reply.map_err(|error| explain(call, error))?;
+                let number = |value| if value == Value::Nil { Ok(None) } else { parse::number(value).map(Some) };
+                let found: Parsed<Vec<_>> = parse::array(reply).and_then(|all| all.into_iter().map(number).collect());
+                numbers.push(found.map_err(unexpected(call))?);
+            }
+            let times = numbers.pop().unwrap_or_default();
+            let reset = numbers.pop().and_then(|reset| reset.first().copied().flatten()).unwrap_or_default();
+            Ok(times.into_iter().map(|time| time.filter(|time| *time > reset)).collect())
+        })
+    }
+
     fn release<'a>(&'a self, group: &'a GroupKey, holder: &'a Holder, needs: Option<&'a Need>) -> Reply<'a, bool> {
         if group.is_queue() {
             let call = Call::on(group, "leaving a work queue", Effect::Once);
@@ -165,7 +187,7 @@ impl Groups for Redis {
 
     fn remove<'a>(&'a self, group: &'a GroupKey, seen: Option<u64>) -> Reply<'a, bool> {
         let mut script = on(&scripts::REMOVE, group);
-        script.key(group.dead()).key(group.replay()).key(group.waiting());
+        script.key(group.dead()).key(group.replay()).key(group.waiting()).key(group.settled());
         script.arg(seen.map_or_else(String::new, |epoch| epoch.to_string()));
         Box::pin(ask(&self.commands, Call::on(group, "removing a group", Effect::Idempotent), script, yes))
     }
@@ -350,8 +372,11 @@ fn counts(reply: Value, above: EntryId) -> Parsed<Vec<(EntryId, u32)>> {
 fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static> {
     let script = if commit.dead.is_empty() { &scripts::COMMIT } else { &scripts::COMMIT_WITH_DEAD };
     let mut invocation = on(script, group);
+    invocation.key(group.dead());
+    if commit.remember.is_some() {
+        invocation.key(group.settled());
+    }
     invocation
-        .key(group.dead())
         .arg(&commit.holder.owner)
         .arg(commit.holder.epoch)
         .arg(commit.prev.to_string())
@@ -367,6 +392,12 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         .arg(commit.passed_over.join(" "))
         .arg(commit.call)
         .arg(error_text(commit.error.as_ref()));
+    match &commit.remember {
+        Some(Remember { ids, within, most }) => {
+            invocation.arg(ids.len()).arg(millis(*within)).arg(*most).arg(ids);
+        }
+        None => _ = invocation.arg(0).arg(0).arg(0),
+    }
     for (id, count) in &commit.attempts {
         invocation.arg(id.to_string()).arg(*count);
     }

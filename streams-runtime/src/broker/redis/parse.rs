@@ -67,6 +67,8 @@ pub(super) fn text(value: Value) -> Parsed<String> {
 pub(super) fn number(value: Value) -> Parsed<u64> {
     match value {
         Value::Int(number) => u64::try_from(number).map_err(|_| Unexpected("a number that is not negative")),
+        // A score, by RESP3.
+        Value::Double(number) => format!("{number:.0}").parse().map_err(|_| Unexpected("a number")),
         other => text(other)?.parse().map_err(|_| Unexpected("a number")),
     }
 }

@@ -11,8 +11,8 @@ use streams_core::keys::StreamKey;
 use streams_core::{EntryId, Start};
 
 use super::{
-    Case, HELD, LEASE, LONG, claim, events, fields, ids, keys, need, partition, payloads, recovery_step, risk, step,
-    until_found,
+    Case, HELD, LEASE, LONG, claim, events, fields, ids, keys, need, partition, payloads, recovery_step, remember,
+    risk, step, until_found,
 };
 
 contract! {
@@ -937,6 +937,66 @@ contract! {
             assert_eq!(state, GroupState { resume: times, ..before.clone() });
         }
         assert_eq!(before.lease.epoch, holder.epoch);
+    }
+
+    // Ids of settled events.
+
+    async fn a_commit_remembers_the_ids_that_it_settles(case) {
+        let all = case.append(4).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+        assert_eq!(case.broker.remembered(&risk(), &ids(&["x"])).await.unwrap(), [None]);
+        assert_eq!(case.broker.remembered(&risk(), &[]).await.unwrap(), []);
+        let began = case.broker.now().await.unwrap();
+        let first = remember(&["x", "y z", "ä\n"], LONG, 100);
+        assert_eq!(case.commit(&Commit { remember: first, ..step(&holder, EntryId::ZERO, all[0]) }).await, Committed::Done);
+        let times = case.broker.remembered(&risk(), &ids(&["ä\n", "no", "x", "y z", "x"])).await.unwrap();
+        assert!(times[0].is_some_and(|at| (began..began + 60_000).contains(&at)), "{times:?}");
+        assert_eq!([times[2], times[3], times[4]], [times[0]; 3]);
+        assert_eq!(times[1], None);
+        // What is remembered keeps its time, and what a fenced owner settles is not.
+        case.after(times[0].unwrap()).await;
+        let mut again = Commit { remember: remember(&["x", "new"], LONG, 100), ..step(&holder, all[0], all[1]) };
+        again.attempts = vec![(all[3], 2)];
+        assert_eq!(case.commit(&again).await, Committed::Done);
+        let later = case.broker.remembered(&risk(), &ids(&["x", "new"])).await.unwrap();
+        assert!(later[0] == times[0] && later[1] > times[0], "{times:?} {later:?}");
+        let zombie = Holder { owner: "zombie".to_owned(), epoch: holder.epoch };
+        let late = Commit { remember: remember(&["late"], LONG, 100), ..step(&zombie, all[1], all[2]) };
+        assert_eq!(case.commit(&late).await, Committed::Fenced);
+        assert_eq!(case.broker.remembered(&risk(), &ids(&["late"])).await.unwrap(), [None]);
+        // Letters and charges in the same commit are where they belong.
+        let letters = Commit { dead: vec![fields("x")], attempts: vec![(all[3], 3)], ..step(&holder, all[1], all[2]) };
+        let letters = Commit { remember: remember(&["dead"], LONG, 100), recovery: recovery_step(&all[3..], 1, &[]), ..letters };
+        assert_eq!(case.commit(&letters).await, Committed::Done);
+        assert_eq!(case.broker.dead_letters(&risk(), EntryId::ZERO, 9).await.unwrap().len(), 1);
+        assert!(case.broker.remembered(&risk(), &ids(&["dead"])).await.unwrap()[0].is_some());
+    }
+
+    async fn ids_are_forgotten_by_age_by_number_and_by_a_reset(case) {
+        let all = case.append(6).await;
+        case.create(Start::Earliest).await;
+        let (holder, _) = case.hold("a").await;
+        let known = async || {
+            let ids: Vec<_> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+            let times = case.broker.remembered(&risk(), &ids).await.unwrap();
+            ids.into_iter().zip(times).filter_map(|(id, at)| at.map(|_| id)).collect::<Vec<_>>()
+        };
+        let commit = async |prev: EntryId, next, remember| {
+            let commit = Commit { remember, ..step(&holder, prev, next) };
+            assert_eq!(case.commit(&commit).await, Committed::Done);
+            case.after(case.broker.now().await.unwrap()).await;
+        };
+        commit(EntryId::ZERO, all[0], remember(&["a"], LONG, 100)).await;
+        commit(all[0], all[1], remember(&["b", "c"], LONG, 2)).await;
+        assert_eq!(known().await, ["b", "c"], "the oldest is one too many");
+        let now = case.broker.now().await.unwrap();
+        case.after(now + 30).await;
+        commit(all[1], all[2], remember(&["d"], Duration::from_millis(20), 100)).await;
+        assert_eq!(known().await, ["d"], "the others are too old");
+        case.broker.reset(&risk(), Some(holder.epoch), Start::Earliest).await.unwrap();
+        assert_eq!(known().await, <[&str; 0]>::default(), "whoever resets wants events again");
     }
 
     // Adoption.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streams_core::broker::{
     Acquired, Attendance, Broker, Claim, Commit, Committed, Created, DeadBounds, Events, Extent, Fields, GroupState,
-    Holder, Holding, LeaseView, Log, Member, Need, Recovery, RecoveryStep, Renewed, Replay, Tail, Taken,
+    Holder, Holding, LeaseView, Log, Member, Need, Recovery, RecoveryStep, Remember, Renewed, Replay, Tail, Taken,
 };
 use streams_core::keys::{GroupKey, PartitionKey, SnapshotKey, StreamKey};
 use streams_core::{Durability, Entry, EntryId, Retention, Start};
@@ -364,6 +364,11 @@ fn recovery_step(charged: &[EntryId], left: u32, forget: &[EntryId]) -> Option<R
     Some(RecoveryStep { charged: charged.to_vec(), left, forget: forget.to_vec() })
 }
 
+/// The part of a commit about ids to remember.
+fn remember(ids: &[&str], within: Duration, most: u64) -> Option<Remember> {
+    Some(Remember { ids: ids.iter().map(|id| (*id).to_owned()).collect(), within, most })
+}
+
 /// A commit of nothing but the checkpoint.
 pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
     static CALLS: AtomicU64 = AtomicU64::new(1);
@@ -382,6 +387,7 @@ pub(crate) fn step(holder: &Holder, prev: EntryId, next: EntryId) -> Commit {
         dead_bounds: NO_BOUNDS,
         passed_over: Vec::new(),
         recovery: None,
+        remember: None,
     }
 }
 

@@ -114,6 +114,7 @@ fn reference() -> String {
                 "start" => ("`earliest`".to_owned(), "a new group sees what there is"),
                 "on_data_loss" => ("`halt`".to_owned(), "a loss is for people to judge"),
                 "delivery" => ("`ordered`".to_owned(), "order is the promise where nobody says otherwise"),
+                "dedupe" => ("none".to_owned(), "it costs a round trip for each read, and the server's memory"),
                 "on_failure" => ("`skip`".to_owned(), "one bad event must not stop every process"),
                 "ignore" => ("none".to_owned(), "only people know what is withdrawn for good"),
                 "adopt" => ("`false`".to_owned(), "another program's group is not taken over by mistake"),

@@ -1,5 +1,6 @@
 //! Promises of ordered delivery: order, lanes and batches.
 
+mod dedupe;
 mod delivery;
 mod lanes;
 mod batches;

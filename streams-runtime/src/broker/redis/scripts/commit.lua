@@ -1,8 +1,10 @@
 -- Moves a checkpoint and adds the dead letters that it passes. A commit sent twice changes nothing the second time.
--- KEYS: stream, state, dead letters.
+-- KEYS: stream, state, dead letters, ids of settled events.
 -- ARGV: group, owner, epoch, prev, next, event at next, seen, mirror (1 or 0), most dead letters, their greatest age in
 --       ms, numbers of attempts, forgotten and dead, names of events ignored because no known build handles them,
---       number of the commit in its epoch, error of an attempt (entry, attempts, text; empty: none), then (id, attempts)*, (forgotten id)*, (number of arguments, field, value,
+--       number of the commit in its epoch, error of an attempt (entry, attempts, text; empty: none), number of ids to
+--       remember, for how many ms, how many at most, then these ids, (id, attempts)*, (forgotten id)*, (number of
+--       arguments, field, value,
 --       ...)*, then, only during a recovery: how many events are left, the charged ones (A B), number of forgotten ids,
 --       these ids.
 local stream, state, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -10,7 +12,7 @@ local group, owner, epoch, prev, next_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 local next_event, seen = ARGV[6], ARGV[7]
 local attempts, forgotten, letters = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 
-local wrong = wrong_type({{state, 'hash'}})
+local wrong = wrong_type({{state, 'hash'}}) or (KEYS[4] and wrong_type({{KEYS[4], 'zset'}}))
 if wrong then
   return wrong
 end
@@ -51,15 +53,23 @@ if letters > 0 then
   end
 end
 
-local i = 17 + 2 * attempts + forgotten
+local remember = tonumber(ARGV[17])
+-- Where the attempts begin.
+local first = 20 + remember
+local i = first + 2 * attempts + forgotten
 for _ = 1, letters do
   i = i + 1 + tonumber(ARGV[i])
 end
 local left, charged = ARGV[i], ARGV[i + 1]
-if letters > 0 or forgotten > 0 or left then
+if letters > 0 or forgotten > 0 or remember > 0 or left then
   local writes = {{'HSET', state, 'at', next_id}, {'HDEL', state, 'charged'}}
   if letters > 0 then
     table.insert(writes, {'XADD', dead, '*', 'event', ''})
+  end
+  if remember > 0 then
+    table.insert(writes, {'ZADD', KEYS[4], '0', ''})
+    table.insert(writes, {'ZREMRANGEBYSCORE', KEYS[4], '0', '0'})
+    table.insert(writes, {'ZREMRANGEBYRANK', KEYS[4], '0', '0'})
   end
   wrong = may_not(writes)
   if wrong then
@@ -69,7 +79,7 @@ end
 
 local failed_at = ARGV[16] ~= '' and digits(now())
 local proof_at = i
-write_letters(dead, 17 + 2 * attempts + forgotten, letters)
+write_letters(dead, first + 2 * attempts + forgotten, letters)
 if left then
   if left == '0' then
     redis.call('HDEL', state, 'prove', 'prove_to', 'charged')
@@ -92,7 +102,18 @@ if prev == next_id then
 else
   redis.call('HSET', state, 'beat', beat, 'at', next_id, 'at_event', next_event, 'seen', seen)
 end
-i = 17
+if remember > 0 then
+  local settled, time = KEYS[4], now()
+  for id = 20, 19 + remember do
+    redis.call('ZADD', settled, 'NX', digits(time), ARGV[id])
+  end
+  redis.call('ZREMRANGEBYSCORE', settled, '-inf', digits(time - tonumber(ARGV[18])))
+  local over = redis.call('ZCARD', settled) - tonumber(ARGV[19])
+  if over > 0 then
+    redis.call('ZREMRANGEBYRANK', settled, 0, over - 1)
+  end
+end
+i = first
 for _ = 1, attempts do
   redis.call('HSET', state, 'attempts:' .. ARGV[i], ARGV[i + 1])
   i = i + 2

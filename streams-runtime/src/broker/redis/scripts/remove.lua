@@ -1,5 +1,5 @@
 -- Removes a group from a partition: its marker, its state, and all that lies beside it.
--- KEYS: stream, state, dead letters, replays, waiting set.
+-- KEYS: stream, state, dead letters, replays, waiting set, ids of settled events.
 -- ARGV: group, epoch as it was seen (empty: no state).
 local stream, state = KEYS[1], KEYS[2]
 
