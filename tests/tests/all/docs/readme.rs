@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "it reads as a program and a crate of its own")]
 
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
 use streams_runtime::Publisher;
 
 use streams_runtime::{App, State, consumer, stream_event};
@@ -40,6 +43,11 @@ async fn publish() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+#[consumer(group = "prices", delivery = "broadcast")]
+async fn keep(trade: Trade, State(prices): State<Arc<RwLock<HashMap<String, f64>>>>) {
+    prices.write().unwrap().insert(trade.symbol, trade.price);
+}
+
 use streams_runtime::consumers;
 use streams_runtime::testing::TestApp;
 
@@ -63,7 +71,7 @@ async fn what_keeps_failing_ends_among_the_dead_letters() -> Result<(), Box<dyn 
 fn the_readme_says_what_is_tested_here() {
     let readme = include_str!("../../../../README.md");
     let blocks: Vec<_> = readme.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 3);
+    assert_eq!(blocks.len(), 4);
     for block in blocks {
         assert!(include_str!("readme.rs").contains(block), "not in readme.rs:\n{block}");
     }
