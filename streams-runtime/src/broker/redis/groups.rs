@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use streams_core::broker::{
-    Acquired, Adopted, Adoption, Answer as AnswerOf, AttemptError, BrokerError, BrokerErrorKind, Change, Claim, Commit,
-    Committed, Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep,
-    Remember, Renewal, Renewed, Renewer, Reply, Reset,
+    Acquired, Adopted, Adoption, Answer as AnswerOf, BrokerError, BrokerErrorKind, Change, Claim, Commit, Committed,
+    Consumed, Created, Events, GroupState, Groups, Holder, Holding, LeaseView, Need, Recovery, RecoveryStep, Remember,
+    Renewal, Renewed, Renewer, Reply, Reset,
 };
 use streams_core::keys::{self, GroupKey, PartitionKey};
 use streams_core::{EntryId, Start};
@@ -14,7 +14,7 @@ use streams_core::{EntryId, Start};
 use super::call::{Call, Effect, explain, unexpected};
 use super::connection::{FOR_COMMANDS, Link};
 use super::parse::{self, Answer, Parsed, Unexpected};
-use super::server::{Redis, ask, each, mode, on, on_key, texts, yes};
+use super::server::{Redis, ask, each, error_text, mode, on, on_key, texts, yes};
 use super::{queue, scripts};
 use crate::broker::checks::{BELL_LENGTH, MOST_NAMED, check_commit, check_owner};
 use crate::clock::millis;
@@ -409,12 +409,6 @@ fn commit_script(group: &GroupKey, commit: &Commit) -> ScriptInvocation<'static>
         invocation.arg(*left).arg(texts(charged).join(" ")).arg(forget.len()).arg(texts(forget));
     }
     invocation
-}
-
-/// The error of an attempt, in the form of the state behind the server's time: `1767225600000-0 2 the bank is closed`.
-pub(super) fn error_text(error: Option<&AttemptError>) -> String {
-    let text = |AttemptError { entry, attempts, text }: &AttemptError| format!("{entry} {attempts} {text}");
-    error.map_or_else(String::new, text)
 }
 
 fn committed(answer: &mut Answer) -> Parsed<Committed> {

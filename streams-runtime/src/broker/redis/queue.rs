@@ -12,11 +12,10 @@ use streams_core::broker::{
 use streams_core::keys::GroupKey;
 
 use super::call::{Call, Effect, unexpected};
-use super::groups::error_text;
 use super::line::Connection;
 use super::parse::{self, Answer, Parsed, Unexpected};
 use super::scripts;
-use super::server::{Redis, ask, limit, mode, on, texts, yes};
+use super::server::{Redis, ask, error_text, limit, mode, on, texts, yes};
 use crate::broker::checks::{BELL_LENGTH, check_acks, check_owner};
 use crate::clock::millis;
 

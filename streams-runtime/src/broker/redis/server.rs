@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use redis::{Cmd, RedisResult, Script, ScriptInvocation, Value, cmd};
-use streams_core::broker::BrokerError;
+use streams_core::broker::{AttemptError, BrokerError};
 use streams_core::keys::GroupKey;
 use streams_core::{Entry, EntryId};
 
@@ -168,6 +168,12 @@ pub(super) fn mode(group: &GroupKey) -> &'static str {
 /// Ids in the form of commands and scripts.
 pub(super) fn texts(ids: &[EntryId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
+}
+
+/// The error of an attempt, in the form of the state behind the server's time: `1767225600000-0 2 the bank is closed`.
+pub(super) fn error_text(error: Option<&AttemptError>) -> String {
+    let text = |AttemptError { entry, attempts, text }: &AttemptError| format!("{entry} {attempts} {text}");
+    error.map_or_else(String::new, text)
 }
 
 /// COUNT is a signed number to the server.
