@@ -194,7 +194,11 @@ mod tests {
         let mut seen = 0;
         for command in ADVICE.iter().flat_map(|text| text.split("`streams ").skip(1)) {
             let command = command.split('`').next().unwrap_or_default();
-            let words = command.split_whitespace().map(|word| if word == "PLACE" { "earliest" } else { word });
+            let words = command.split_whitespace().map(|word| match word {
+                "PLACE" => "earliest",
+                "ID" => "1767225600000-0",
+                word => word,
+            });
             match Cli::try_parse_from(std::iter::once("streams").chain(words)) {
                 Ok(_) => {}
                 // Named without its arguments.
