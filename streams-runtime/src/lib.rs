@@ -165,7 +165,7 @@ pub use ops::{
     Replayed, Status, UnknownCause, UnknownGroup, metrics,
 };
 pub use pause::Pause;
-pub use publisher::{Publish, PublishError, Publisher, Receipt};
+pub use publisher::{Publish, PublishError, PublishRaw, Publisher, Receipt};
 pub use shutdown::Stopped;
 pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,

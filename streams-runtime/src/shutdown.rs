@@ -84,6 +84,9 @@ pub enum Stopped {
         /// How many groups, counted by partition.
         groups: usize,
     },
+    /// Every handler finished and everything is committed, but events that were being published had no answer at the deadline:
+    /// they may be lost.
+    Unwritten,
     /// Some handlers did not yield even then: their leases are still held and renewed, until the process exits.
     Stuck {
         /// How many.

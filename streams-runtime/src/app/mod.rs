@@ -12,6 +12,7 @@ mod running;
 #[cfg(feature = "console")]
 mod settings;
 mod start;
+mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -62,6 +63,8 @@ pub struct App {
     broker: Option<Arc<dyn Broker>>,
     config: Config,
     only: Option<Vec<String>>,
+    /// It drives no group, and is not to.
+    publishes_only: bool,
     namespace: Option<String>,
     environment: Environment,
     seams: Option<(Clock, Random)>,
@@ -98,6 +101,7 @@ impl App {
             broker: None,
             config: Config::default(),
             only: None,
+            publishes_only: false,
             namespace: None,
             environment: Environment::default(),
             seams: None,
@@ -134,6 +138,29 @@ impl App {
     /// Drives only these groups; others that are linked stay with other processes.
     pub fn only_groups<S: Into<String>>(mut self, groups: impl IntoIterator<Item = S>) -> Self {
         self.only = Some(groups.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Drives no group, whatever consumers are linked: for a gateway or a feed that only publishes.
+    ///
+    /// All else is that of any app: the environment, the namespace, TLS, [`Running::monitor`] with metrics and probes, and a
+    /// [`Running::shutdown`] that waits for what is being written.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use streams_runtime::{App, stream_event};
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// struct Trade { price: f64 }
+    ///
+    /// let app = App::linked().publish_only().from_environment().start().await?;
+    /// let publisher = app.publisher().clone(); // for every route of a service
+    /// publisher.publish(&Trade { price: 39432.48 }).await?;
+    /// println!("{:?}", app.shutdown().await);
+    /// # Ok(()) }
+    /// ```
+    pub fn publish_only(mut self) -> Self {
+        self.publishes_only = true;
         self
     }
 

@@ -89,6 +89,12 @@ impl App {
         let (mut consumers, events, only) = (self.consumers.clone(), self.events.as_slice(), self.driven_groups());
         let (namespace, environment) = (self.effective_namespace(), self.environment.consumers);
         let mut problems = config.problems();
+        problems.extend(only.filter(|_| self.publishes_only).map(|only| {
+            format!(
+                "the app is to publish only, and to drive the groups {}: leave out `.publish_only()`, or `.only_groups(..)` and STREAMS_GROUPS",
+                only.join(", ")
+            )
+        }));
         // Link order is not defined, and people compare banners.
         consumers.sort_by_key(|consumer| sort_key(consumer.info));
         // One function listed twice is one consumer.
@@ -104,14 +110,16 @@ impl App {
                 problems.push(format!("no consumer is in group `{group}`; there are: {}", names.join(", ")));
             }
         }
-        if let Some(only) = only {
+        if self.publishes_only {
+            consumers.clear();
+        } else if let Some(only) = only {
             let only: HashSet<_> = only.iter().map(String::as_str).collect();
             consumers.retain(|consumer| only.contains(consumer.info.group));
         }
-        if consumers.is_empty() && problems.is_empty() {
+        if consumers.is_empty() && problems.is_empty() && !self.publishes_only {
             problems.push(match only {
                 Some(_) => "there is no group to drive: the list of groups is empty".to_owned(),
-                None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them?".to_owned(),
+                None => "there is no consumer: none was given, and none with `#[consumer(group = \"...\")]` is linked into this program; does `main.rs` use the crate that has them? A program that only publishes says `App::linked().publish_only()`".to_owned(),
             });
         }
         problems.extend(events_problems(events));

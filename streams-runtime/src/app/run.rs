@@ -16,7 +16,7 @@ use crate::shutdown::{PARTING, Stopped};
 const EXIT_ABORTED: u8 = 2;
 /// A handler did not yield: the process ends without giving its leases back.
 const EXIT_STUCK: u8 = 3;
-/// The last commit, or the giving back of a lease, was not answered or refused.
+/// The last commit, the giving back of a lease, or an event that was being published, was not answered or refused.
 const EXIT_UNCOMMITTED: u8 = 4;
 /// A group has stopped the app, because it could not go on.
 const EXIT_FAILED: u8 = 5;
@@ -48,7 +48,7 @@ impl App {
     /// | 1 | refused to start: `main` returns the error (this is Rust's own code) |
     /// | 2 | handlers, or blocking work that they had begun, still ran at the deadline and were dropped; what was settled is committed |
     /// | 3 | a handler did not yield even then: leases were not given back, others take over when they run out |
-    /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused |
+    /// | 4 | every handler finished, but a last commit or the giving back of a lease was not answered or refused, or events that were being published were not answered at the deadline |
     /// | 5 | a broadcast group with `on_failure = "stop"` has given an event up; otherwise as 0 |
     /// | 130, 143 | a second SIGINT or SIGTERM ended the process at once |
     ///
@@ -114,8 +114,8 @@ impl Termination for Stopped {
             Self::Clean => ExitCode::SUCCESS,
             Self::Aborted { .. } => EXIT_ABORTED.into(),
             Self::Stuck { .. } => EXIT_STUCK.into(),
-            Self::Uncommitted { .. } => EXIT_UNCOMMITTED.into(),
             Self::Failed => EXIT_FAILED.into(),
+            Self::Uncommitted { .. } | Self::Unwritten => EXIT_UNCOMMITTED.into(),
         }
     }
 }

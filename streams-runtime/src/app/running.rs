@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(feature = "console")]
 use crate::console::Console;
+use crate::clock::after;
 use crate::declared::stream_properties;
 use crate::error::Error;
 use crate::operate::Admin;
@@ -239,16 +240,22 @@ impl Running {
     }
 
     /// Stops the app: no new event is begun, handlers may finish until the deadline, then everything settled is committed and
-    /// every lease given back.
+    /// every lease given back. Then it waits, until the same deadline, for what [`Running::publisher`] is writing.
     ///
     /// # Cancel safety
     /// Dropping the future drops the app: see [`Running`].
     pub async fn shutdown(mut self) -> Stopped {
+        let deadline = after(Instant::now(), self.deadline);
         self.shutdown.stop();
         let finished = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.deadline, finished).await.is_ok() {
+        if tokio::time::timeout_at(deadline, finished).await.is_ok() {
+            let is_written = tokio::time::timeout_at(deadline, self.publisher.flush()).await.is_ok();
             return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
                 0 if self.shutdown.has_failed() => Stopped::Failed,
+                0 if !is_written => {
+                    tracing::warn!("stopped: events that were being published are not answered at the deadline: they may be lost");
+                    Stopped::Unwritten
+                }
                 0 => {
                     tracing::info!("stopped: every handler finished, everything is committed, every lease given back");
                     Stopped::Clean

@@ -28,6 +28,7 @@ use super::running::Running;
 #[cfg(feature = "console")]
 use super::settings::settings;
 use crate::broadcast::{Broadcast, Projection, Saving};
+use super::watch::watch;
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 #[cfg(feature = "console")]
@@ -45,7 +46,7 @@ use crate::operate::Redact;
 use crate::ops::http;
 use crate::ops::{Calls, Monitor, Outages, Phase, Progress, Tip, Vitals, Watched};
 use crate::ordered::Ordered;
-use crate::publisher::{self, Publisher, Swept, sweep};
+use crate::publisher::{self, Executor, Publisher, Swept, sweep};
 use crate::queue::{Queue, WorkQueue};
 use crate::random::Random;
 use crate::reader::Tails;
@@ -170,7 +171,8 @@ impl App {
                 outages.clone(),
                 Arc::clone(&vitals.registry),
             )
-            .expire_after(config.expire_after),
+            .expire_after(config.expire_after)
+            .on(Executor::current()),
             namespace.clone(),
             self.events.clone(),
         );
@@ -301,6 +303,11 @@ impl App {
             tokio::spawn(projection.save_at_times(Arc::clone(&broker), is_whole))
         });
         let savers: Vec<_> = savers.collect();
+        let members = if self.publishes_only {
+            tokio::spawn(watch(Arc::clone(&broker), outages.clone(), Arc::clone(&vitals)))
+        } else {
+            tokio::spawn(members.run(shutdown.clone()))
+        };
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);
@@ -465,6 +472,7 @@ fn banner(plan: &Plan, broker: &dyn Broker) -> Vec<String> {
         )
     });
     let groups = match plan.groups.len() {
+        0 => "publishing only".to_owned(),
         1 => "1 group".to_owned(),
         many => format!("{many} groups"),
     };

@@ -73,7 +73,7 @@ pub(crate) fn within(span: &Span, call: Call) -> Call {
 }
 
 /// The span of a call to publish.
-pub(crate) fn publish(stream: &'static str) -> Span {
+pub(crate) fn publish(stream: &str) -> Span {
     tracing::span!(
         target: TARGET, LEVEL, "publish",
         otel.name = format!("publish {stream}"),

@@ -1,10 +1,12 @@
 //! The error of a publish: why the event could not be published, or why that is not known.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use streams_core::broker::{BrokerError, BrokerErrorKind};
 use streams_core::codec::EncodeError;
+use streams_core::keys::InvalidName;
 use streams_core::{EventId, EventInfo};
 
 use super::receipt::Receipt;
@@ -17,8 +19,8 @@ pub(super) const MAX_HEADER_BYTES: usize = 3 * 1024;
 #[derive(thiserror::Error)]
 #[error("event `{event}` for stream `{stream}`{}: {problem}", .event_id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default())]
 pub struct PublishError {
-    stream: &'static str,
-    event: &'static str,
+    stream: Cow<'static, str>,
+    event: Cow<'static, str>,
     event_id: Option<String>,
     #[source]
     problem: Problem,
@@ -52,6 +54,10 @@ pub(super) enum Problem {
     Headers { count: usize, bytes: usize },
     #[error("the event id `{0}` is not 1 to {max} bytes long", max = EventId::MAX_LEN)]
     EventId(String),
+    #[error("{0}")]
+    Name(InvalidName),
+    #[error("its version is 0; the first version of an event is 1")]
+    Version,
     #[error("not sent, because an earlier event for the same partition failed")]
     NotSent,
     #[error(
@@ -74,7 +80,12 @@ fn remedy(error: &BrokerError) -> &'static str {
 
 impl PublishError {
     pub(super) fn of(info: &'static EventInfo, event_id: Option<String>, problem: Problem) -> Self {
-        Self { stream: info.stream, event: info.name, event_id, problem }
+        Self { stream: info.stream.into(), event: info.name.into(), event_id, problem }
+    }
+
+    /// The same for an event of another program.
+    pub(super) fn of_other(stream: &str, event: &str, event_id: Option<String>, problem: Problem) -> Self {
+        Self { stream: stream.to_owned().into(), event: event.to_owned().into(), event_id, problem }
     }
 
     fn broker(&self) -> Option<&BrokerError> {
@@ -103,7 +114,9 @@ impl PublishError {
             | Problem::TooLarge { .. }
             | Problem::Header { .. }
             | Problem::Headers { .. }
-            | Problem::EventId(_) => "invalid",
+            | Problem::EventId(_)
+            | Problem::Name(_)
+            | Problem::Version => "invalid",
         }
     }
 
@@ -146,7 +159,7 @@ impl PublishError {
         matches!(self.problem, Problem::NotSent)
     }
 
-    /// Whether the event itself is at fault: too large, a bad header, not encodable.
+    /// Whether the event itself is at fault: too large, a bad header or name, not encodable.
     pub fn is_refused(&self) -> bool {
         match &self.problem {
             Problem::Encode(_)
@@ -154,7 +167,9 @@ impl PublishError {
             | Problem::TooLarge { .. }
             | Problem::Header { .. }
             | Problem::Headers { .. }
-            | Problem::EventId(_) => true,
+            | Problem::EventId(_)
+            | Problem::Name(_)
+            | Problem::Version => true,
             Problem::NotSent | Problem::NotDurable { .. } | Problem::Broker(_) => false,
         }
     }

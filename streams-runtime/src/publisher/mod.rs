@@ -3,10 +3,12 @@
 //! [`queue`] writes, [`retention`] trims by the way. May use `schema_watch`, `ops`, `broker` and the helpers of the crate; `app` uses it.
 
 mod error;
+mod executor;
 mod retention;
 mod sweep;
 mod meters;
 mod queue;
+mod raw;
 mod receipt;
 
 use std::any::TypeId;
@@ -26,15 +28,17 @@ use tracing::{Instrument, Span};
 
 pub use self::error::PublishError;
 use self::error::{MAX_HEADER_BYTES, MAX_HEADERS, Problem};
+pub(crate) use self::executor::Executor;
 use self::meters::Meters;
 pub(crate) use self::queue::Shared;
 use self::queue::{Answer, CHUNK, CHUNK_BYTES, Declared, Pending, Queue};
+pub use self::raw::PublishRaw;
 pub use self::receipt::Receipt;
 pub(crate) use self::retention::EXPIRE_AFTER;
 use self::retention::Floor;
 pub(crate) use self::sweep::{Swept, sweep};
 use crate::clock::Clock;
-use crate::declared::{linked_events, stream_problem, stream_properties};
+use crate::declared::{StreamProperties, linked_events, stream_problem, stream_properties};
 use crate::error::Error;
 use crate::fence::unwound;
 use crate::ops::{Outages, TraceContext, trace};
@@ -90,8 +94,14 @@ const PAGE: usize = 64;
 /// # When a call is dropped
 ///
 /// Dropping a publish that has begun withdraws nothing. Its event is written all the same, unless it still waited for room,
-/// and nobody hears of the result. Others that share its write are not affected. The write runs in a task on the executor
-/// of the call that found the partition idle. If that executor ends, those who still wait have an error that says so.
+/// and nobody hears of the result. Others that share its write are not affected. [`Self::flush`] waits for all of it.
+///
+/// # Where it writes
+///
+/// A publisher alone, on a server, writes on a thread of its own. So one in a `static` serves every executor, callers outside of
+/// any, and all tests of a program at once; keep one rather than make one per call. That of an app writes on the app's executor.
+/// Over [`Embedded`](crate::broker::Embedded) a publisher alone writes on an executor of its callers. When that ends, the
+/// others go on, and a write that it had begun is repeated as one that had no answer.
 ///
 /// # Traces
 ///
@@ -110,16 +120,26 @@ struct Inner {
     namespace: Option<String>,
     /// The events whose declarations say what holds for their streams.
     events: Vec<&'static EventInfo>,
+    streams: Mutex<Streams>,
+}
+
+/// The streams that were published to.
+#[derive(Default)]
+struct Streams {
     /// By the type of event, those of one stream all to the same.
-    streams: Mutex<HashMap<TypeId, Arc<Stream>>>,
+    by_type: HashMap<TypeId, Arc<Stream>>,
+    declared: HashMap<String, Arc<Stream>>,
+    /// Those of which no event is known here.
+    relayed: HashMap<String, Arc<Stream>>,
 }
 
 /// The publisher's knowledge of one stream.
 struct Stream {
-    name: &'static str,
     declared: Arc<Declared>,
     /// One for each partition.
     queues: Vec<Arc<Queue>>,
+    /// The largest payload of an event whose own limit is not known.
+    max_payload: usize,
     meters: Meters,
 }
 
@@ -140,15 +160,17 @@ impl Publisher {
     /// Safe.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         let broker: Arc<dyn Broker> = Arc::new(crate::broker::Redis::open(url)?);
-        broker.connect().await?;
-        Ok(Self::new(broker))
+        let publisher = Self::new(Arc::clone(&broker));
+        publisher.inner.shared.executor.run(async move { broker.connect().await }).await?;
+        Ok(publisher)
     }
 
     /// A publisher alone, on a broker.
     pub fn new(broker: Arc<dyn Broker>) -> Self {
         let random = Arc::new(Random::from_system());
+        let executor = Executor::alone(&*broker);
         let shared = Shared::new(broker, Clock::new(), random, PUBLISH_RETRY, Outages::default(), Arc::default());
-        Self::of(shared, None, linked_events())
+        Self::of(shared.on(executor), None, linked_events())
     }
 
     /// The same in a namespace, with queues of its own.
@@ -157,7 +179,7 @@ impl Publisher {
     /// When the name cannot be part of a key.
     pub fn with_namespace(&self, namespace: &str) -> Result<Self, keys::InvalidName> {
         keys::check_namespace(namespace)?;
-        let shared = self.shared(self.inner.shared.retry);
+        let shared = self.inner.shared.beside(self.inner.shared.retry);
         let other = Self::of(shared, Some(namespace.to_owned()), self.inner.events.clone());
         Ok(Self { handling: self.handling.clone(), ..other })
     }
@@ -166,15 +188,8 @@ impl Publisher {
     /// default is that of [`Config::publish_retry`](crate::Config::publish_retry), by which an app sets it. With zero
     /// nothing is tried again.
     pub fn with_retry(&self, retry: Duration) -> Self {
-        let other = Self::of(self.shared(retry), self.inner.namespace.clone(), self.inner.events.clone());
+        let other = Self::of(self.inner.shared.beside(retry), self.inner.namespace.clone(), self.inner.events.clone());
         Self { handling: self.handling.clone(), ..other }
-    }
-
-    fn shared(&self, retry: Duration) -> Shared {
-        let shared = &self.inner.shared;
-        let (broker, random) = (Arc::clone(&shared.broker), Arc::clone(&shared.random));
-        Shared::new(broker, shared.clock, random, retry, shared.outages.clone(), Arc::clone(&shared.registry))
-            .expire_after(shared.expire_after)
     }
 
     pub(crate) fn of(shared: Shared, namespace: Option<String>, events: Vec<&'static EventInfo>) -> Self {
@@ -316,61 +331,87 @@ impl Publisher {
     /// Safe: it only reads.
     pub async fn last<E: StreamEvent>(&self) -> Result<Option<Message<E>>, Error> {
         let key = self.declared::<E>().await?;
-        let mut newest: Option<Arc<Entry>> = None;
-        for index in 0..key.partitions() {
-            let partition = key.partition(index);
-            let mut before = EntryId::MAX;
-            // Other events of the stream may stand before it.
-            let found = loop {
-                let page = self.inner.shared.broker.read_back(&partition, before, PAGE).await?;
-                let found = page.iter().find(|entry| entry.event().is_some_and(|(name, _)| name == E::INFO.name));
-                match page.last() {
-                    Some(oldest) if found.is_none() => before = oldest.id,
-                    _ => break found.cloned(),
-                }
-            };
-            if let Some(found) = found
-                && newest.as_ref().is_none_or(|newest| newest.id < found.id)
-            {
-                newest = Some(found);
-            }
-        }
+        let (broker, name) = (Arc::clone(&self.inner.shared.broker), E::INFO.name);
+        let newest = self.inner.shared.executor.run(async move { newest(&*broker, &key, name).await }).await?;
         Ok(match newest {
             Some(entry) => Some(Message::of_entry(codec::decode(&entry)?, entry)),
             None => None,
         })
     }
 
+    /// Publishes bytes that another program has encoded, for a relay: `.await` it, after [`PublishRaw::key`] and others.
+    ///
+    /// The names, the size, the headers and the partition count are checked. Not checked is whether the bytes are such an
+    /// event of that version, whether the key is the event's own, and whether the event belongs to this stream. A consumer of
+    /// bytes that cannot be decoded puts them among its dead letters.
+    ///
+    /// For a stream of which an event is linked, or belongs to the app's consumers, these say what holds for it. For any other
+    /// stream the partition count is the one recorded at the server. Nothing of such a stream is trimmed here, because its
+    /// retention is not known.
+    ///
+    /// ```no_run
+    /// # async fn example(publisher: streams_runtime::Publisher, bytes: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+    /// publisher.publish_raw("trades", "Trade", 1, bytes).key("BTC-USD").id("trade-553287559").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::publish`]; also when no program has declared the stream yet.
+    ///
+    /// # Cancel safety
+    /// As [`Self::publish`].
+    pub fn publish_raw<'a>(
+        &'a self,
+        stream: &'a str,
+        event: &'a str,
+        version: u32,
+        payload: impl Into<Vec<u8>>,
+    ) -> PublishRaw<'a> {
+        PublishRaw::new(self, (stream, event, version), payload.into())
+    }
+
+    /// Waits until everything is answered that was published before this call, through this publisher, its clones and those
+    /// made from it: what is left when a program ends is lost.
+    ///
+    /// Callers that wait for their own answers need none of it; a [`Running::shutdown`](crate::Running::shutdown) does it.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn flush(&self) {
+        self.inner.shared.flush().await;
+    }
+
     /// The stream of `E`, as its events declare it.
     fn stream<E: StreamEvent>(&self) -> Arc<Stream> {
-        let name = E::INFO.stream;
         let mut streams = lock(&self.inner.streams);
-        if let Some(stream) = streams.get(&TypeId::of::<E>()) {
+        if let Some(stream) = streams.by_type.get(&TypeId::of::<E>()) {
             return Arc::clone(stream);
         }
-        let known = streams.values().find(|stream| stream.name == name).cloned();
-        let stream = known.unwrap_or_else(|| {
-            let properties = stream_properties(name, self.inner.events.iter().chain([&E::INFO]));
-            let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
-            let problem = stream_problem(name, self.inner.events.iter().chain([&E::INFO]));
-            let declared = Arc::new(Declared::new(key, problem));
-            let queue = |index| {
-                let floor = Floor::new(properties.retention, self.inner.shared.expire_after);
-                Arc::new(Queue::new(&self.inner.shared, &declared, index, properties.durability, floor))
-            };
-            let queues = (0..properties.partitions).map(queue).collect();
-            let meters = Meters::new(&self.inner.shared.registry, name, properties.partitions);
-            Arc::new(Stream { name, declared, queues, meters })
-        });
+        let events = self.inner.events.iter().chain([&E::INFO]).copied().collect::<Vec<_>>();
+        let stream = self.declared_stream(&mut streams, E::INFO.stream, &events);
         stream.declared.publishes.introduce(E::INFO);
-        streams.insert(TypeId::of::<E>(), Arc::clone(&stream));
+        streams.by_type.insert(TypeId::of::<E>(), Arc::clone(&stream));
+        stream
+    }
+
+    /// The stream of this name, as these events declare it.
+    fn declared_stream(&self, streams: &mut Streams, name: &str, events: &[&'static EventInfo]) -> Arc<Stream> {
+        if let Some(stream) = streams.declared.get(name) {
+            return Arc::clone(stream);
+        }
+        let properties = stream_properties(name, events);
+        let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
+        let declared = Arc::new(Declared::new(key, stream_problem(name, events)));
+        let stream = Arc::new(Stream::new(&self.inner.shared, name, declared, &properties));
+        streams.declared.insert(name.to_owned(), Arc::clone(&stream));
         stream
     }
 
     /// The key of the stream of `E`, after its partition count was checked against what is recorded.
     async fn declared<E: StreamEvent>(&self) -> Result<StreamKey, BrokerError> {
         let stream = self.stream::<E>();
-        stream.declared.check(&*self.inner.shared.broker).await?;
+        let (broker, declared) = (Arc::clone(&self.inner.shared.broker), Arc::clone(&stream.declared));
+        self.inner.shared.executor.run(async move { declared.check(&*broker).await }).await?;
         Ok(stream.declared.key.clone())
     }
 
@@ -408,16 +449,47 @@ impl Publisher {
         }
         check_headers(headers).map_err(refuse)?;
         let name = format!("{}@{}", E::INFO.name, E::INFO.version);
-        let mut fields = vec![
-            (Entry::EVENT.as_bytes().to_vec(), name.into_bytes()),
-            (Entry::ID.as_bytes().to_vec(), event_id.as_bytes().to_vec()),
-            (Entry::PAYLOAD.as_bytes().to_vec(), payload),
-        ];
-        // The trace has its room beside the headers: nobody is refused for what we add.
-        fields.extend(
-            headers.iter().chain(trace).map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())),
-        );
-        Ok((id, fields))
+        Ok((id, entry(name, event_id.clone(), payload, headers.iter().chain(trace))))
+    }
+}
+
+/// The newest entry of a stream with an event of this name, over all partitions.
+async fn newest(broker: &dyn Broker, key: &StreamKey, name: &str) -> Result<Option<Arc<Entry>>, BrokerError> {
+    let mut newest: Option<Arc<Entry>> = None;
+    for index in 0..key.partitions() {
+        let partition = key.partition(index);
+        let mut before = EntryId::MAX;
+        // Other events of the stream may stand before it.
+        let found = loop {
+            let page = broker.read_back(&partition, before, PAGE).await?;
+            let found = page.iter().find(|entry| entry.event().is_some_and(|(other, _)| other == name));
+            match page.last() {
+                Some(oldest) if found.is_none() => before = oldest.id,
+                _ => break found.cloned(),
+            }
+        };
+        if let Some(found) = found
+            && newest.as_ref().is_none_or(|newest| newest.id < found.id)
+        {
+            newest = Some(found);
+        }
+    }
+    Ok(newest)
+}
+
+impl Stream {
+    fn new(shared: &Arc<Shared>, name: &str, declared: Arc<Declared>, properties: &StreamProperties) -> Self {
+        let partitions = declared.key.partitions();
+        let queue = |index| {
+            let floor = Floor::new(properties.retention, shared.expire_after);
+            Arc::new(Queue::new(shared, &declared, index, properties.durability, floor))
+        };
+        Self {
+            queues: (0..partitions).map(queue).collect(),
+            max_payload: properties.max_payload,
+            meters: Meters::new(&shared.registry, name, partitions),
+            declared,
+        }
     }
 }
 
@@ -488,6 +560,29 @@ fn outcome(
             }
         }
         Err(error) => Err(PublishError::of(info, id, Problem::Broker(Arc::clone(error)))),
+    }
+}
+
+/// The fields of an entry whose parts were checked. The trace has its room beside the headers: nobody is refused for what we add.
+fn entry<'a>(
+    event: String,
+    event_id: String,
+    payload: Vec<u8>,
+    headers: impl Iterator<Item = &'a (String, String)>,
+) -> Fields {
+    let own = [(Entry::EVENT, event.into_bytes()), (Entry::ID, event_id.into_bytes()), (Entry::PAYLOAD, payload)];
+    let own = own.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value));
+    own.chain(headers.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))).collect()
+}
+
+/// The trace that an event carries on, unless its publisher has given it one.
+fn traced(span: &Span, headers: &[(String, String)], publisher: &Publisher) -> Vec<(String, String)> {
+    match headers.iter().find(|(name, _)| name == trace::TRACEPARENT) {
+        Some((_, own)) => {
+            trace::carries(span, own);
+            Vec::new()
+        }
+        None => trace::headers(span, publisher.handling.as_deref(), &publisher.inner.shared.random),
     }
 }
 
@@ -563,13 +658,7 @@ impl<E: StreamEvent> Publish<'_, E> {
         let event_id = publisher.event_id(self.event_id);
         let partition = publisher.partition(self.event, &event_id, stream)?;
         trace::publishes(span, partition, &event_id);
-        let trace = match self.headers.iter().find(|(name, _)| name == trace::TRACEPARENT) {
-            Some((_, own)) => {
-                trace::carries(span, own);
-                Vec::new()
-            }
-            None => trace::headers(span, publisher.handling.as_deref(), &publisher.inner.shared.random),
-        };
+        let trace = traced(span, &self.headers, publisher);
         let (event_id, fields) = publisher.fields(self.event, event_id, &self.headers, &trace)?;
         let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
         outcome(E::INFO, partition, event_id, 0, &answer)

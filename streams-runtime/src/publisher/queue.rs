@@ -10,10 +10,10 @@ use std::time::Duration;
 use streams_core::broker::{Broker, BrokerError, BrokerErrorKind, Durable, Fields};
 use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{Durability, EntryId};
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::executor::{Executor, ended};
 use super::retention::{EXPIRE_AFTER, Floor};
 use crate::clock::{Clock, after};
 use crate::ops::{Contact, Matter, Outages, Registry};
@@ -43,17 +43,36 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Said of a call that no task could write for.
 const OUTSIDE: &str = "it was published outside of a Tokio runtime, which writes it: call it in a task of one, or keep the guard of `tokio::runtime::Handle::enter` meanwhile";
 
-/// The entries of one call, with the channel of its answer. They stay together and in order.
-struct Item {
+/// The entries of one call. They stay together and in order.
+struct Work {
     entries: Vec<Fields>,
     bytes: usize,
     /// Until when it is tried again.
     deadline: Instant,
     /// An attempt had no answer.
     maybe_added: bool,
-    answer: oneshot::Sender<Answer>,
-    /// Given back when the item is answered.
+    /// Given back when the work is answered.
     _room: OwnedSemaphorePermit,
+}
+
+/// Work, with the channel to its caller.
+struct Item {
+    work: Work,
+    caller: oneshot::Sender<Told>,
+}
+
+impl Item {
+    fn answer(self, answer: Answer) {
+        // A caller that no longer waits needs no answer.
+        let _ = self.caller.send(Told::Answer(answer));
+    }
+}
+
+/// A writer's word to a caller.
+enum Told {
+    Answer(Answer),
+    /// The executor of the writer has ended.
+    Back(Work),
 }
 
 /// The answer to an item: its entries' ids, or an error that it may share with others.
@@ -61,12 +80,28 @@ pub(super) type Answer = Result<Durable, Arc<BrokerError>>;
 
 /// An answer that is still to come.
 pub(super) struct Pending {
-    answered: oneshot::Receiver<Answer>,
+    queue: Arc<Queue>,
+    told: oneshot::Receiver<Told>,
+    /// The writer was started for this call, on the executor that it may use.
+    is_own: bool,
 }
 
 impl Pending {
     pub(super) async fn answer(self) -> Answer {
-        self.answered.await.unwrap_or_else(|_| Err(Arc::new(ended(BrokerErrorKind::Indefinite))))
+        let Self { queue, mut told, mut is_own } = self;
+        loop {
+            match told.await {
+                Ok(Told::Answer(answer)) => return answer,
+                // It was the executor of another call, which has ended.
+                Ok(Told::Back(work)) if !is_own => (told, is_own) = queue.add(work),
+                Ok(Told::Back(work)) => {
+                    let kind =
+                        if work.maybe_added { BrokerErrorKind::Indefinite } else { BrokerErrorKind::Unavailable };
+                    return Err(Arc::new(ended(kind)));
+                }
+                Err(_) => return Err(Arc::new(ended(BrokerErrorKind::Indefinite))),
+            }
+        }
     }
 }
 
@@ -83,6 +118,7 @@ pub(crate) struct Shared {
     pub(super) registry: Arc<Registry>,
     room: Arc<Semaphore>,
     pub(super) outages: Outages,
+    pub(super) executor: Executor,
 }
 
 impl Shared {
@@ -96,7 +132,36 @@ impl Shared {
     ) -> Self {
         let notes = Arc::new(SchemaNotes::new(Arc::clone(&broker), clock));
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        Self { broker, clock, random, retry, expire_after: EXPIRE_AFTER, notes, registry, room, outages }
+        let executor = Executor::of_the_caller();
+        Self { broker, clock, random, retry, expire_after: EXPIRE_AFTER, notes, registry, room, outages, executor }
+    }
+
+    /// The same for other streams, or with another time to try again: the room is shared, and so is the executor.
+    pub(super) fn beside(&self, retry: Duration) -> Self {
+        let (broker, random) = (Arc::clone(&self.broker), Arc::clone(&self.random));
+        Self {
+            notes: Arc::new(SchemaNotes::new(Arc::clone(&broker), self.clock)),
+            broker,
+            clock: self.clock,
+            random,
+            retry,
+            expire_after: self.expire_after,
+            registry: Arc::clone(&self.registry),
+            room: Arc::clone(&self.room),
+            outages: self.outages.clone(),
+            executor: self.executor.clone(),
+        }
+    }
+
+    pub(crate) fn on(mut self, executor: Executor) -> Self {
+        self.executor = executor;
+        self
+    }
+
+    /// Waits until everything is answered that has room now or waits for it.
+    pub(super) async fn flush(&self) {
+        // Room is given in the order in which it was asked for, and nobody closes the semaphore.
+        let _all = self.room.acquire_many(ROOM).await;
     }
 
     pub(crate) fn expire_after(mut self, expire_after: Duration) -> Self {
@@ -181,28 +246,38 @@ impl Queue {
     /// written in one go. They are written also when nobody waits for the answer.
     pub(super) async fn put(self: &Arc<Self>, entries: Vec<Fields>) -> Pending {
         let bytes = entries.iter().map(size).sum();
-        let (answer, answered) = oneshot::channel();
-        let Ok(executor) = Handle::try_current() else {
-            let error = BrokerError::new(BrokerErrorKind::Refused, OUTSIDE);
-            let _ = answer.send(Err(Arc::new(error)));
-            return Pending { answered };
-        };
-        // Nobody closes the semaphore; if somebody did, the answer would be that of a writer that has ended.
-        if let Ok(room) = Arc::clone(&self.shared.room).acquire_many_owned(room_for(entries.len(), bytes)).await {
-            let is_idle = {
-                let mut waiting = self.waiting();
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(room_for(entries.len(), bytes)).await;
+        let (told, is_own) = match room {
+            Ok(room) => {
                 let deadline = after(Instant::now(), self.shared.retry);
-                waiting.items.push_back(Item { entries, bytes, deadline, maybe_added: false, answer, _room: room });
-                !std::mem::replace(&mut waiting.writing, true)
-            };
-            if is_idle {
-                let queue = Arc::clone(self);
-                let writer = Writer { queue, items: VecDeque::new(), trouble: None, done: false };
-                // An executor that has ended drops it at once, and it then answers who waits: nothing is locked here.
-                executor.spawn(writer.run());
+                self.add(Work { entries, bytes, deadline, maybe_added: false, _room: room })
             }
+            // Nobody closes the semaphore; if somebody did, the answer would be that of a writer that has ended.
+            Err(_) => (oneshot::channel().1, true),
+        };
+        Pending { queue: Arc::clone(self), told, is_own }
+    }
+
+    /// Adds work, and starts a writer where none writes: then that is the second part.
+    fn add(self: &Arc<Self>, work: Work) -> (oneshot::Receiver<Told>, bool) {
+        let (caller, told) = oneshot::channel();
+        let item = Item { work, caller };
+        let Some(executor) = self.shared.executor.handle() else {
+            item.answer(Err(Arc::new(BrokerError::new(BrokerErrorKind::Refused, OUTSIDE))));
+            return (told, false);
+        };
+        let is_idle = {
+            let mut waiting = self.waiting();
+            waiting.items.push_back(item);
+            !std::mem::replace(&mut waiting.writing, true)
+        };
+        if is_idle {
+            let queue = Arc::clone(self);
+            let writer = Writer { queue, items: VecDeque::new(), trouble: None, done: false };
+            // An executor that has ended drops it at once, and it then tells who waits: nothing is locked here.
+            executor.spawn(writer.run());
         }
-        Pending { answered }
+        (told, is_idle)
     }
 
     /// One attempt. The other side of the error: whether anything was sent.
@@ -276,7 +351,7 @@ impl Writer {
         let mut made_room = false;
         while self.gather() {
             // A copy, because what has no answer is written again.
-            let entries = self.items.iter().flat_map(|item| item.entries.iter().cloned()).collect();
+            let entries = self.items.iter().flat_map(|item| item.work.entries.iter().cloned()).collect();
             let write = self.queue.write(entries);
             match self.queue.contact.patiently(Matter::Write, Instant::now(), write).await {
                 Ok(written) => {
@@ -297,7 +372,7 @@ impl Writer {
                         let first = self
                             .items
                             .front()
-                            .map_or(Duration::ZERO, |item| item.deadline.saturating_duration_since(Instant::now()));
+                            .map_or(Duration::ZERO, |item| item.work.deadline.saturating_duration_since(Instant::now()));
                         tokio::select! {
                             () = tokio::time::sleep(wait.mul_f64(jitter).min(first)) => {}
                             () = self.queue.shared.outages.over() => {}
@@ -316,17 +391,17 @@ impl Writer {
         // While no write succeeds, an item that has waited out its time is not tried for the first time.
         let now = Instant::now();
         while let Some(trouble) = &self.trouble
-            && waiting.items.front().is_some_and(|item| item.deadline <= now)
+            && waiting.items.front().is_some_and(|item| item.work.deadline <= now)
             && let Some(item) = waiting.items.pop_front()
         {
             let message = format!("not sent, because earlier events for the partition had no answer: {trouble}");
-            let _ = item.answer.send(Err(Arc::new(BrokerError::new(BrokerErrorKind::Unavailable, message))));
+            item.answer(Err(Arc::new(BrokerError::new(BrokerErrorKind::Unavailable, message))));
         }
-        let mut count: usize = self.items.iter().map(|item| item.entries.len()).sum();
-        let mut bytes: usize = self.items.iter().map(|item| item.bytes).sum();
+        let mut count: usize = self.items.iter().map(|item| item.work.entries.len()).sum();
+        let mut bytes: usize = self.items.iter().map(|item| item.work.bytes).sum();
         while let Some(next) = waiting.items.front() {
-            count += next.entries.len();
-            bytes += next.bytes;
+            count += next.work.entries.len();
+            bytes += next.work.bytes;
             if !self.items.is_empty() && (count > CHUNK || bytes > CHUNK_BYTES) {
                 break;
             }
@@ -342,9 +417,8 @@ impl Writer {
         let Durable { ids, missing } = written;
         let mut ids = ids.into_iter();
         for item in self.items.drain(..) {
-            let ids: Vec<EntryId> = ids.by_ref().take(item.entries.len()).collect();
-            // A caller that no longer waits needs no answer.
-            let _ = item.answer.send(Ok(Durable { ids, missing: missing.clone() }));
+            let ids: Vec<EntryId> = ids.by_ref().take(item.work.entries.len()).collect();
+            item.answer(Ok(Durable { ids, missing: missing.clone() }));
         }
     }
 
@@ -352,7 +426,7 @@ impl Writer {
     fn fail(&mut self, Failed { error, sent }: Failed) -> bool {
         let verdict = judge(error.kind(), sent);
         if verdict.maybe_added {
-            self.items.iter_mut().for_each(|item| item.maybe_added = true);
+            self.items.iter_mut().for_each(|item| item.work.maybe_added = true);
         }
         let definite = match error.kind() {
             BrokerErrorKind::Indefinite if !sent => BrokerError::new(BrokerErrorKind::Unavailable, error.to_string()),
@@ -372,15 +446,15 @@ impl Writer {
         }
         let mut indefinite = None;
         let now = Instant::now();
-        while self.items.front().is_some_and(|item| !verdict.again || item.deadline <= now)
+        while self.items.front().is_some_and(|item| !verdict.again || item.work.deadline <= now)
             && let Some(item) = self.items.pop_front()
         {
-            let error = if item.maybe_added && !definite.is_indefinite() {
+            let error = if item.work.maybe_added && !definite.is_indefinite() {
                 indefinite.get_or_insert_with(|| Arc::new(unsure(&definite)))
             } else {
                 &definite
             };
-            let _ = item.answer.send(Err(Arc::clone(error)));
+            item.answer(Err(Arc::clone(error)));
         }
         !self.items.is_empty()
     }
@@ -409,12 +483,8 @@ fn judge(kind: BrokerErrorKind, sent: bool) -> Verdict {
     }
 }
 
-fn ended(kind: BrokerErrorKind) -> BrokerError {
-    BrokerError::new(kind, "the executor on which the publisher wrote has ended")
-}
-
 impl Drop for Writer {
-    /// Only when the executor ends, or a broker panics, is something left.
+    /// Only when the executor ends, or a broker panics, is something left. Its callers start another writer.
     fn drop(&mut self) {
         if self.done {
             return;
@@ -424,12 +494,9 @@ impl Drop for Writer {
             waiting.writing = false;
             std::mem::take(&mut waiting.items)
         };
-        for (items, kind) in
-            [(std::mem::take(&mut self.items), BrokerErrorKind::Indefinite), (left, BrokerErrorKind::Unavailable)]
-        {
-            for item in items {
-                let _ = item.answer.send(Err(Arc::new(ended(kind))));
-            }
+        self.items.iter_mut().for_each(|item| item.work.maybe_added = true);
+        for Item { work, caller } in self.items.drain(..).chain(left) {
+            let _ = caller.send(Told::Back(work));
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Promises of publishing.
 
 mod publishing;
+mod runtimes;
 mod writing;

@@ -365,7 +365,7 @@ async fn another_number_of_partitions_than_the_recorded_one_is_refused() {
 // Where it is called.
 
 /// Waits for a future on this thread, which no executor runs on.
-fn wait_for<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -383,7 +383,7 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// The result of the thread, which must not hang.
-fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waits) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     waits.recv_timeout(Duration::from_secs(60)).expect("it comes to an end")
