@@ -116,6 +116,12 @@ impl StreamKey {
         Self { base, partitions }
     }
 
+    /// The same stream with another number of partitions, such as the one that is recorded.
+    #[must_use]
+    pub fn with_partitions(&self, partitions: u32) -> Self {
+        Self { base: self.base.clone(), partitions }
+    }
+
     /// `[namespace:]stream`.
     pub fn base(&self) -> &str {
         &self.base

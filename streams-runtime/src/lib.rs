@@ -31,7 +31,7 @@
 //! * A handler takes the event, a [`Message`] or a [`Batch`], then [`Context`], [`State`], [`Publisher`] or your own
 //!   [`FromContext`]. It returns an [`Outcome`].
 //! * The app: [`App`]; its bounds: [`Config`]; its exit codes: [`App::run`].
-//! * Publishing: [`Publisher`]. Events that were given up: [`DeadLetters`]. Health: [`Running::status`]. An operator's hand
+//! * Publishing: [`Publisher`]. Reading without a group: [`Running::read`]. Events that were given up: [`DeadLetters`]. Health: [`Running::status`]. An operator's hand
 //!   on checkpoints, halted groups and dead letters: [`Admin`].
 //! * Brokers: [`broker::Redis`], with the permissions it needs, and [`broker::Embedded`].
 //! * Safety: TLS is below at the environment and the features, permissions at [`broker::Acl`]; a guide is
@@ -166,6 +166,7 @@ pub use ops::{
 };
 pub use pause::Pause;
 pub use publisher::{Publish, PublishError, PublishRaw, Publisher, Receipt};
+pub use reader::{Read, ReadError};
 pub use shutdown::Stopped;
 pub use streams_core::{
     Backoff, Batch, BoxError, Checkpoint, ConsumerInfo, ConsumerOptions, Context, Delivery, Durability, Entry, EntryId,

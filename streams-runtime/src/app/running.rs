@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use streams_core::broker::{Broker, BrokerError};
 use streams_core::keys::StreamKey;
-use streams_core::{ConsumerInfo, EntryId, EventInfo, StreamEvent};
+use streams_core::{ConsumerInfo, EntryId, EventInfo, Start, StreamEvent};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::operate::Admin;
 use crate::ops::http;
 use crate::ops::{DeadLetters, Monitor, Phase, Progress, Status, extent};
 use crate::publisher::Publisher;
-use crate::reader::Tails;
+use crate::reader::{Read, Tails};
 use crate::shutdown::{PARTING, Shutdown, Stopped};
 
 /// How long [`Running::settled`] waits for news before it asks the broker itself.
@@ -113,6 +113,41 @@ impl Running {
     /// The dead letters of a group on the stream of `E`.
     pub fn dead_letters<E: StreamEvent>(&self, group: &str) -> DeadLetters<E> {
         DeadLetters::new(Arc::clone(&self.broker), &self.stream_key(E::INFO), group)
+    }
+
+    /// Reads the events of type `E` from here up to what the stream holds now: for tools, tests and back-fills.
+    ///
+    /// No group is made, and nothing is written to the server. Other events of the stream are left out, and so is what is trimmed
+    /// before it is read. At most about 4 MiB are held in memory. The server's user needs the rights of a consumer
+    /// ([`Acl::consume`](crate::broker::Acl::consume)).
+    ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    /// use streams_runtime::{App, Start, stream_event};
+    ///
+    /// #[stream_event(stream = "trades")]
+    /// struct Trade { price: f64 }
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = App::linked().publish_only().from_environment().start().await?;
+    /// let mut trades = app.read::<Trade>(Start::Earliest);
+    /// while let Some(trade) = trades.next().await {
+    ///     match trade {
+    ///         Ok(trade) => println!("{} {}", trade.entry_id(), trade.event.price),
+    ///         // An entry that is no such event: it is named, and the reading goes on behind it.
+    ///         Err(error @ streams_runtime::ReadError::Undecodable { .. }) => eprintln!("{error}"),
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn read<E: StreamEvent>(&self, from: Start) -> Read<E> {
+        Read::new(Arc::clone(&self.broker), self.stream_key(E::INFO), from, false)
+    }
+
+    /// As [`Running::read`], and then waits for further events, on a connection of its own, until it is dropped.
+    pub fn follow<E: StreamEvent>(&self, from: Start) -> Read<E> {
+        Read::new(Arc::clone(&self.broker), self.stream_key(E::INFO), from, true)
     }
 
     /// An operator's acts on the groups of the app's broker and namespace.

@@ -7,10 +7,12 @@ mod bookmark;
 mod budget;
 mod catchup;
 mod page;
+mod read;
 mod source;
 mod tail;
 
 pub(crate) use self::bookmark::{Bookmark, Witness};
 pub(crate) use self::catchup::{Chunk, Reading};
+pub use self::read::{Read, ReadError};
 pub(crate) use self::source::{Arrived, CHECK, Error, Looked, Means, Source, cut, look};
 pub(crate) use self::tail::{Follower, TAKE, Tails, Taken};

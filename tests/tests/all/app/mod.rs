@@ -2,3 +2,4 @@
 
 mod basics;
 mod process;
+mod publish_only;

@@ -1,5 +1,6 @@
 //! Promises of publishing.
 
 mod publishing;
+mod raw;
 mod runtimes;
 mod writing;

@@ -2,4 +2,5 @@
 
 mod catchup;
 mod far;
+mod read;
 mod sizes;
