@@ -89,6 +89,10 @@ impl EventId {
         Self::is_valid(&text).then_some(Self(text))
     }
 
+    pub(crate) fn of_uuid(id: uuid::Uuid) -> Self {
+        Self(id.to_string())
+    }
+
     fn is_valid(text: &str) -> bool {
         (1..=Self::MAX_LEN).contains(&text.len())
     }
@@ -102,6 +106,12 @@ impl EventId {
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<EventId> for String {
+    fn from(id: EventId) -> Self {
+        id.0
     }
 }
 

@@ -75,6 +75,9 @@ pub struct Context {
     replay: bool,
 }
 
+/// The namespace of [`Context::derived_id`], in the sense of UUIDs.
+const DERIVED: uuid::Uuid = uuid::uuid!("6f1c53d6-4c0a-5f0e-9a53-0d1b7c4e2f98");
+
 impl Context {
     /// The context of one attempt.
     pub fn new(scope: Arc<Scope>, entry: Arc<Entry>, attempt: u32) -> Self {
@@ -155,6 +158,34 @@ impl Context {
     /// The event's own id: the same for every attempt and every group, so a good idempotency key.
     pub fn event_id(&self) -> EventId {
         self.entry.event_id()
+    }
+
+    /// The id for the nth event that the handler publishes: the same at every attempt, in every process and after a crash.
+    ///
+    /// A handler that fails behind its publishes, or whose process ends there, publishes them again. With such ids consumers
+    /// behind it can tell the doubles. It is a UUID of version 5, of the stream, the group, the consumer, `n` and the id of
+    /// the event handled. So each group has its own, a replay has those of before, and a rename of the handler has others.
+    ///
+    /// In a batch it goes by the first event, and another attempt may cut the batch otherwise: take ids of your own there.
+    ///
+    /// ```
+    /// # use streams_core::Context;
+    /// let ctx = Context::test();
+    /// let ids = [ctx.derived_id(0), ctx.derived_id(1)];
+    /// assert_ne!(ids[0], ids[1]);
+    /// assert_eq!(ids[0], ctx.with_attempt(2).derived_id(0));
+    /// // In a handler: publisher.publish(&shipped).id(ctx.derived_id(0)).await?;
+    /// ```
+    pub fn derived_id(&self, n: u64) -> EventId {
+        let Scope { stream, partition, group, consumer, .. } = &*self.scope;
+        // An entry's own id is one only in its partition.
+        let of = match self.entry.given_id() {
+            Some(id) => format!("event/{id}"),
+            None => format!("entry/{partition}/{}", self.entry.id),
+        };
+        // No part before the last contains the mark between them.
+        let name = format!("{stream}/{group}/{consumer}/{n}/{of}");
+        EventId::of_uuid(uuid::Uuid::new_v5(&DERIVED, name.as_bytes()))
     }
 
     /// The version that the publisher wrote, which may be older than the handler's type; 1 in a context made for a
@@ -327,5 +358,44 @@ impl Needs {
         names.sort_unstable();
         names.dedup();
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn context(names: [&'static str; 3], partition: u32, fields: &[(&str, &str)]) -> Context {
+        let [stream, group, consumer] = names;
+        let scope = Scope { stream, partition, group, consumer, resources: Arc::default() };
+        Context::new(Arc::new(scope), Arc::new(Entry::new(EntryId::new(7, 0), fields)), 1)
+    }
+
+    #[test]
+    fn a_derived_id_is_one_per_handler_event_and_place_and_never_changes() {
+        let names = ["orders", "desk", "split"];
+        let given = context(names, 3, &[("id", "o-1")]);
+        // Whoever computes it otherwise takes the ids of all that was published before.
+        assert_eq!(given.derived_id(2).as_str(), "f9b8a0a1-95db-55cf-b242-02156abd87d8");
+        let again = given.clone().with_attempt(5).with_replay();
+        assert_eq!(again.derived_id(2), given.derived_id(2));
+        let all = [
+            given.derived_id(2),
+            given.derived_id(3),
+            context(["returns", "desk", "split"], 3, &[("id", "o-1")]).derived_id(2),
+            context(["orders", "mail", "split"], 3, &[("id", "o-1")]).derived_id(2),
+            context(["orders", "desk", "join"], 3, &[("id", "o-1")]).derived_id(2),
+            context(names, 3, &[("id", "o-2")]).derived_id(2),
+            context(names, 3, &[]).derived_id(2),
+            context(names, 4, &[]).derived_id(2),
+        ];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+        assert_eq!(
+            context(names, 4, &[("id", "o-1")]).derived_id(2),
+            given.derived_id(2),
+            "an event has its id everywhere"
+        );
     }
 }

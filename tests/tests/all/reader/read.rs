@@ -63,7 +63,7 @@ async fn a_read_brings_every_event_of_its_type_once_in_order_up_to_what_was_ther
     }
     let mut read = app.read::<Page>(Start::Earliest);
     let first = read.next().await.unwrap().unwrap();
-    assert_eq!((first.event, first.attempt()), (Page { book: 0, n: 0 }, 1));
+    assert_eq!((&first.event, first.attempt()), (&Page { book: 0, n: 0 }, 1));
     publish(&app, 500..510).await;
     // Over all partitions they come by their time.
     assert_eq!(numbers(read).await, (1..500).collect::<Vec<_>>());
@@ -134,7 +134,8 @@ async fn a_read_goes_on_after_an_outage_without_a_gap_and_ends_where_it_is_refus
 
 #[tokio::test]
 async fn a_read_holds_a_few_megabytes_however_much_there_is() {
-    let (app, wire) = on_a_wire().await;
+    let wire = Faulty::over(Arc::new(Redis::open(&RedisServer::shared().database()).unwrap()));
+    let app = app(Arc::new(wire.clone())).await;
     for n in 0..200 {
         app.publisher().publish(&Scan { n, image: vec![1; 100_000] }).await.unwrap();
     }
