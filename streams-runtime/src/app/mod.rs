@@ -146,6 +146,9 @@ impl App {
     /// All else is that of any app: the environment, the namespace, TLS, [`Running::monitor`] with metrics and probes, and a
     /// [`Running::shutdown`] that waits for what is being written.
     ///
+    /// Begin with [`App::linked`]: the events that are linked say what holds for their streams. An app made by [`App::with`]
+    /// knows only those of its consumers.
+    ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use streams_runtime::{App, stream_event};

@@ -288,7 +288,9 @@ impl Running {
             return match self.progress.iter().filter(|progress| progress.is_abandoned()).count() {
                 0 if self.shutdown.has_failed() => Stopped::Failed,
                 0 if !is_written => {
-                    tracing::warn!("stopped: events that were being published are not answered at the deadline: they may be lost");
+                    tracing::warn!(
+                        "stopped: events that were being published are not answered at the deadline: they may be lost"
+                    );
                     Stopped::Unwritten
                 }
                 0 => {

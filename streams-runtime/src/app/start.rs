@@ -295,7 +295,11 @@ impl App {
         for life in lives {
             tasks.spawn(life);
         }
-        let members = tokio::spawn(members.run(shutdown.clone()));
+        let members = if self.publishes_only {
+            tokio::spawn(watch(Arc::clone(&broker), outages.clone(), Arc::clone(&vitals)))
+        } else {
+            tokio::spawn(members.run(shutdown.clone()))
+        };
         let savers: Vec<_> = projections.into_iter().filter(|(_, projection)| projection.is_saved()).collect();
         let savers = savers.into_iter().map(|(name, projection)| {
             let of_it: Vec<_> = progress.iter().filter(|one| one.group == name).map(Arc::clone).collect();
@@ -303,11 +307,6 @@ impl App {
             tokio::spawn(projection.save_at_times(Arc::clone(&broker), is_whole))
         });
         let savers: Vec<_> = savers.collect();
-        let members = if self.publishes_only {
-            tokio::spawn(watch(Arc::clone(&broker), outages.clone(), Arc::clone(&vitals)))
-        } else {
-            tokio::spawn(members.run(shutdown.clone()))
-        };
         let of_groups = progress.clone();
         let owns = move |stream: &StreamKey, group: &str| {
             let ours = |one: &&Arc<Progress>| one.group == group && *one.key.partition() == stream.partition(0);

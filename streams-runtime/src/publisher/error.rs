@@ -1,6 +1,5 @@
 //! The error of a publish: why the event could not be published, or why that is not known.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,10 +16,9 @@ pub(super) const MAX_HEADER_BYTES: usize = 3 * 1024;
 
 /// An event could not be published, or it is not known whether it was. Its `Debug` is a report, because `main` prints that.
 #[derive(thiserror::Error)]
-#[error("event `{event}` for stream `{stream}`{}: {problem}", .event_id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default())]
+#[error("event `{}` for stream `{}`{}: {problem}", .of.event(), .of.stream(), .event_id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default())]
 pub struct PublishError {
-    stream: Cow<'static, str>,
-    event: Cow<'static, str>,
+    of: Of,
     event_id: Option<String>,
     #[source]
     problem: Problem,
@@ -35,6 +33,29 @@ impl fmt::Debug for PublishError {
             next = cause.source();
         }
         Ok(())
+    }
+}
+
+/// The event that was published.
+enum Of {
+    Declared(&'static EventInfo),
+    /// That of another program: its stream and its name.
+    Other(Box<(String, String)>),
+}
+
+impl Of {
+    fn stream(&self) -> &str {
+        match self {
+            Self::Declared(info) => info.stream,
+            Self::Other(names) => &names.0,
+        }
+    }
+
+    fn event(&self) -> &str {
+        match self {
+            Self::Declared(info) => info.name,
+            Self::Other(names) => &names.1,
+        }
     }
 }
 
@@ -80,12 +101,13 @@ fn remedy(error: &BrokerError) -> &'static str {
 
 impl PublishError {
     pub(super) fn of(info: &'static EventInfo, event_id: Option<String>, problem: Problem) -> Self {
-        Self { stream: info.stream.into(), event: info.name.into(), event_id, problem }
+        Self { of: Of::Declared(info), event_id, problem }
     }
 
     /// The same for an event of another program.
     pub(super) fn of_other(stream: &str, event: &str, event_id: Option<String>, problem: Problem) -> Self {
-        Self { stream: stream.to_owned().into(), event: event.to_owned().into(), event_id, problem }
+        let of = Of::Other(Box::new((stream.to_owned(), event.to_owned())));
+        Self { of, event_id, problem }
     }
 
     fn broker(&self) -> Option<&BrokerError> {

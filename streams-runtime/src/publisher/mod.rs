@@ -8,37 +8,36 @@ mod retention;
 mod sweep;
 mod meters;
 mod queue;
-mod raw;
 mod receipt;
+mod streams;
+mod raw;
 
 use std::any::TypeId;
-use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streams_core::broker::{Broker, BrokerError, Durable, Fields};
+use streams_core::broker::{Broker, BrokerError, Fields};
 use streams_core::codec;
 use streams_core::keys::{self, StreamKey, partition_of};
-use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromContext, Headers, Message, StreamEvent};
+use streams_core::{BoxError, Context, Entry, EntryId, EventId, EventInfo, FromContext, Message, StreamEvent};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
+use self::error::Problem;
 pub use self::error::PublishError;
-use self::error::{MAX_HEADER_BYTES, MAX_HEADERS, Problem};
 pub(crate) use self::executor::Executor;
-use self::meters::Meters;
 pub(crate) use self::queue::Shared;
-use self::queue::{Answer, CHUNK, CHUNK_BYTES, Declared, Pending, Queue};
+use self::queue::{CHUNK, CHUNK_BYTES, Pending, Queue};
 pub use self::raw::PublishRaw;
 pub use self::receipt::Receipt;
 pub(crate) use self::retention::EXPIRE_AFTER;
-use self::retention::Floor;
+use self::streams::{Inner, Stream, check_headers, entry, outcome, traced};
 pub(crate) use self::sweep::{Swept, sweep};
 use crate::clock::Clock;
-use crate::declared::{StreamProperties, linked_events, stream_problem, stream_properties};
+use crate::declared::linked_events;
 use crate::error::Error;
 use crate::fence::unwound;
 use crate::ops::{Outages, TraceContext, trace};
@@ -113,34 +112,6 @@ pub struct Publisher {
     inner: Arc<Inner>,
     /// The trace of the event that is handled by whoever this publisher was given to.
     handling: Option<Arc<TraceContext>>,
-}
-
-struct Inner {
-    shared: Arc<Shared>,
-    namespace: Option<String>,
-    /// The events whose declarations say what holds for their streams.
-    events: Vec<&'static EventInfo>,
-    streams: Mutex<Streams>,
-}
-
-/// The streams that were published to.
-#[derive(Default)]
-struct Streams {
-    /// By the type of event, those of one stream all to the same.
-    by_type: HashMap<TypeId, Arc<Stream>>,
-    declared: HashMap<String, Arc<Stream>>,
-    /// Those of which no event is known here.
-    relayed: HashMap<String, Arc<Stream>>,
-}
-
-/// The publisher's knowledge of one stream.
-struct Stream {
-    declared: Arc<Declared>,
-    /// One for each partition.
-    queues: Vec<Arc<Queue>>,
-    /// The largest payload of an event whose own limit is not known.
-    max_payload: usize,
-    meters: Meters,
 }
 
 impl fmt::Debug for Publisher {
@@ -276,7 +247,7 @@ impl Publisher {
         for (event, id) in events {
             let place = answers.len();
             answers.push(None);
-            let event_id = self.event_id(id);
+            let event_id = self.inner.event_id(id);
             let partition = match self.partition(&event, &event_id, stream) {
                 Ok(partition) => partition,
                 // Nobody knows its key, so nothing is known to have no place behind it.
@@ -367,7 +338,7 @@ impl Publisher {
         version: u32,
         payload: impl Into<Vec<u8>>,
     ) -> PublishRaw<'a> {
-        PublishRaw::new(self, (stream, event, version), payload.into())
+        PublishRaw::new(&self.inner, self.handling.as_deref(), (stream, event, version), payload.into())
     }
 
     /// Waits until everything is answered that was published before this call, through this publisher, its clones and those
@@ -388,22 +359,9 @@ impl Publisher {
             return Arc::clone(stream);
         }
         let events = self.inner.events.iter().chain([&E::INFO]).copied().collect::<Vec<_>>();
-        let stream = self.declared_stream(&mut streams, E::INFO.stream, &events);
+        let stream = self.inner.declared_stream(&mut streams, E::INFO.stream, &events);
         stream.declared.publishes.introduce(E::INFO);
         streams.by_type.insert(TypeId::of::<E>(), Arc::clone(&stream));
-        stream
-    }
-
-    /// The stream of this name, as these events declare it.
-    fn declared_stream(&self, streams: &mut Streams, name: &str, events: &[&'static EventInfo]) -> Arc<Stream> {
-        if let Some(stream) = streams.declared.get(name) {
-            return Arc::clone(stream);
-        }
-        let properties = stream_properties(name, events);
-        let key = StreamKey::new(self.inner.namespace.as_deref(), name, properties.partitions);
-        let declared = Arc::new(Declared::new(key, stream_problem(name, events)));
-        let stream = Arc::new(Stream::new(&self.inner.shared, name, declared, &properties));
-        streams.declared.insert(name.to_owned(), Arc::clone(&stream));
         stream
     }
 
@@ -413,11 +371,6 @@ impl Publisher {
         let (broker, declared) = (Arc::clone(&self.inner.shared.broker), Arc::clone(&stream.declared));
         self.inner.shared.executor.run(async move { declared.check(&*broker).await }).await?;
         Ok(stream.declared.key.clone())
-    }
-
-    fn event_id(&self, given: Option<String>) -> String {
-        let shared = &self.inner.shared;
-        given.unwrap_or_else(|| shared.random.event_id(shared.clock.wall_ms()).to_string())
     }
 
     /// Which partition the event belongs to.
@@ -477,22 +430,6 @@ async fn newest(broker: &dyn Broker, key: &StreamKey, name: &str) -> Result<Opti
     Ok(newest)
 }
 
-impl Stream {
-    fn new(shared: &Arc<Shared>, name: &str, declared: Arc<Declared>, properties: &StreamProperties) -> Self {
-        let partitions = declared.key.partitions();
-        let queue = |index| {
-            let floor = Floor::new(properties.retention, shared.expire_after);
-            Arc::new(Queue::new(shared, &declared, index, properties.durability, floor))
-        };
-        Self {
-            queues: (0..partitions).map(queue).collect(),
-            max_payload: properties.max_payload,
-            meters: Meters::new(&shared.registry, name, partitions),
-            declared,
-        }
-    }
-}
-
 /// An answer for each event, in order, as they come.
 type Answers = Vec<Option<Result<Receipt, PublishError>>>;
 
@@ -532,76 +469,13 @@ impl<'a> Chunk<'a> {
         let Some((pending, places)) = self.under_way.take() else { return };
         let answer = pending.answer().await;
         for (at, (place, event_id)) in places.into_iter().enumerate() {
-            let result = outcome(info, self.partition, event_id, at, &answer);
+            let id = event_id.to_string();
+            let result = outcome(self.partition, event_id, at, &answer);
+            let result = result.map_err(|problem| PublishError::of(info, Some(id), problem));
             self.failed |= result.is_err();
             answers[place] = Some(result);
         }
     }
-}
-
-/// The outcome of the event whose entry is this one of a write.
-fn outcome(
-    info: &'static EventInfo,
-    partition: u32,
-    event_id: EventId,
-    at: usize,
-    answer: &Answer,
-) -> Result<Receipt, PublishError> {
-    let id = Some(event_id.to_string());
-    match answer {
-        Ok(Durable { ids, missing }) => {
-            // The queue answers with an id for every entry.
-            let receipt = Receipt { partition, entry_id: ids[at], event_id };
-            match missing.clone() {
-                None => Ok(receipt),
-                Some(missing) => {
-                    Err(PublishError::of(info, id, Problem::NotDurable { receipt: Box::new(receipt), missing }))
-                }
-            }
-        }
-        Err(error) => Err(PublishError::of(info, id, Problem::Broker(Arc::clone(error)))),
-    }
-}
-
-/// The fields of an entry whose parts were checked. The trace has its room beside the headers: nobody is refused for what we add.
-fn entry<'a>(
-    event: String,
-    event_id: String,
-    payload: Vec<u8>,
-    headers: impl Iterator<Item = &'a (String, String)>,
-) -> Fields {
-    let own = [(Entry::EVENT, event.into_bytes()), (Entry::ID, event_id.into_bytes()), (Entry::PAYLOAD, payload)];
-    let own = own.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value));
-    own.chain(headers.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))).collect()
-}
-
-/// The trace that an event carries on, unless its publisher has given it one.
-fn traced(span: &Span, headers: &[(String, String)], publisher: &Publisher) -> Vec<(String, String)> {
-    match headers.iter().find(|(name, _)| name == trace::TRACEPARENT) {
-        Some((_, own)) => {
-            trace::carries(span, own);
-            Vec::new()
-        }
-        None => trace::headers(span, publisher.handling.as_deref(), &publisher.inner.shared.random),
-    }
-}
-
-fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
-    for (name, _) in headers {
-        let reason = if name.is_empty() {
-            "its name is empty"
-        } else if Headers::is_reserved(name) {
-            "the name is that of a field of the event itself"
-        } else {
-            continue;
-        };
-        return Err(Problem::Header { name: name.clone(), reason });
-    }
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        return Err(Problem::Headers { count: headers.len(), bytes });
-    }
-    Ok(())
 }
 
 /// One event on its way to its stream, from [`Publisher::publish`]: `.await` it to publish it.
@@ -655,13 +529,14 @@ impl<'a, E: StreamEvent> IntoFuture for Publish<'a, E> {
 impl<E: StreamEvent> Publish<'_, E> {
     async fn write(self, stream: &Stream, span: &Span) -> Result<Receipt, PublishError> {
         let publisher = self.publisher;
-        let event_id = publisher.event_id(self.event_id);
+        let event_id = publisher.inner.event_id(self.event_id);
         let partition = publisher.partition(self.event, &event_id, stream)?;
         trace::publishes(span, partition, &event_id);
-        let trace = traced(span, &self.headers, publisher);
+        let trace = traced(span, &self.headers, publisher.handling.as_deref(), &publisher.inner.shared.random);
         let (event_id, fields) = publisher.fields(self.event, event_id, &self.headers, &trace)?;
         let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
-        outcome(E::INFO, partition, event_id, 0, &answer)
+        let id = event_id.to_string();
+        outcome(partition, event_id, 0, &answer).map_err(|problem| PublishError::of(E::INFO, Some(id), problem))
     }
 }
 
@@ -679,20 +554,5 @@ impl FromContext for Publisher {
             _ => None,
         };
         Ok(Self { handling, inner: Arc::clone(&publisher.inner) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_are_checked_before_anything_is_sent() {
-        let header = |name: &str, len: usize| (name.to_owned(), "x".repeat(len));
-        assert!(check_headers(&[header("tenant", 10)]).is_ok());
-        assert!(matches!(check_headers(&[header("payload", 1)]), Err(Problem::Header { .. })));
-        assert!(matches!(check_headers(&[header("", 1)]), Err(Problem::Header { .. })));
-        assert!(matches!(check_headers(&[header("a", 4000)]), Err(Problem::Headers { .. })));
-        assert!(matches!(check_headers(&vec![header("a", 1); 33]), Err(Problem::Headers { .. })));
     }
 }

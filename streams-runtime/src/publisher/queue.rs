@@ -369,10 +369,9 @@ impl Writer {
                     if self.fail(failed) {
                         let jitter = 0.5 + self.queue.shared.random.fraction() / 2.0;
                         // Everybody has a last attempt at the end of its time.
-                        let first = self
-                            .items
-                            .front()
-                            .map_or(Duration::ZERO, |item| item.work.deadline.saturating_duration_since(Instant::now()));
+                        let first = self.items.front().map_or(Duration::ZERO, |item| {
+                            item.work.deadline.saturating_duration_since(Instant::now())
+                        });
                         tokio::select! {
                             () = tokio::time::sleep(wait.mul_f64(jitter).min(first)) => {}
                             () = self.queue.shared.outages.over() => {}

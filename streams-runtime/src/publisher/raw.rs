@@ -4,31 +4,23 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use streams_core::broker::{BrokerError, BrokerErrorKind, Durable};
-use streams_core::codec::DEFAULT_MAX_PAYLOAD;
-use streams_core::keys::{self, StreamKey, partition_of};
-use streams_core::{EventId, Retention};
+use streams_core::EventId;
+use streams_core::keys::{self, partition_of};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::error::{Problem, PublishError};
-use super::queue::Declared;
 use super::receipt::Receipt;
-use super::{Publisher, Stream, check_headers, entry, traced};
-use crate::declared::StreamProperties;
-use crate::ops::trace;
-use crate::sync::lock;
+use super::streams::{Inner, Stream, check_headers, entry, outcome, traced};
+use crate::ops::{TraceContext, trace};
 
-/// The most streams to which a publisher relays, besides those whose events it knows: each has a queue and figures. Names that
-/// come from outside must not grow without a bound.
-const MOST_RELAYED: usize = 1_000;
-
-/// The bytes of one event on their way to its stream, from [`Publisher::publish_raw`]: `.await` it to publish it.
+/// The bytes of one event on their way to its stream, from [`Publisher::publish_raw`](super::Publisher::publish_raw): `.await` it to publish it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct PublishRaw<'a> {
-    publisher: &'a Publisher,
+    publisher: &'a Inner,
+    /// The trace of the event that is handled meanwhile.
+    handling: Option<&'a TraceContext>,
     /// The stream, and the event's name and version.
     names: (&'a str, &'a str, u32),
     payload: Vec<u8>,
@@ -39,13 +31,21 @@ pub struct PublishRaw<'a> {
 
 impl fmt::Debug for PublishRaw<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PublishRaw").field("names", &self.names).field("event_id", &self.event_id).finish_non_exhaustive()
+        f.debug_struct("PublishRaw")
+            .field("names", &self.names)
+            .field("event_id", &self.event_id)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a> PublishRaw<'a> {
-    pub(super) fn new(publisher: &'a Publisher, names: (&'a str, &'a str, u32), payload: Vec<u8>) -> Self {
-        Self { publisher, names, payload, key: None, event_id: None, headers: Vec::new() }
+    pub(super) fn new(
+        publisher: &'a Inner,
+        handling: Option<&'a TraceContext>,
+        names: (&'a str, &'a str, u32),
+        payload: Vec<u8>,
+    ) -> Self {
+        Self { publisher, handling, names, payload, key: None, event_id: None, headers: Vec::new() }
     }
 
     /// Sets the key, which picks the partition. Without one the event's id does.
@@ -77,7 +77,9 @@ impl<'a> PublishRaw<'a> {
             return Err(self.error(None, Problem::EventId(id.to_owned())));
         };
         let refuse = |problem| self.error(Some(id), problem);
-        keys::check_stream(stream).and_then(|()| keys::check_event(event)).map_err(|error| refuse(Problem::Name(error)))?;
+        keys::check_stream(stream)
+            .and_then(|()| keys::check_event(event))
+            .map_err(|error| refuse(Problem::Name(error)))?;
         if version == 0 {
             return Err(refuse(Problem::Version));
         }
@@ -87,7 +89,7 @@ impl<'a> PublishRaw<'a> {
 
     async fn write(mut self, stream: &Stream, span: &Span, id: EventId) -> Result<Receipt, PublishError> {
         let (name, version) = (self.names.1, self.names.2);
-        let known = self.publisher.inner.events.iter().find(|info| info.stream == self.names.0 && info.name == name);
+        let known = self.publisher.events.iter().find(|info| info.stream == self.names.0 && info.name == name);
         let limit = known.and_then(|info| info.max_payload).unwrap_or(stream.max_payload);
         if self.payload.len() > limit {
             return Err(self.error(Some(id.as_str()), Problem::TooLarge { bytes: self.payload.len(), limit }));
@@ -95,22 +97,12 @@ impl<'a> PublishRaw<'a> {
         let key = self.key.as_deref().unwrap_or(id.as_str());
         let partition = partition_of(key, stream.declared.key.partitions());
         trace::publishes(span, partition, id.as_str());
-        let trace = traced(span, &self.headers, self.publisher);
+        let trace = traced(span, &self.headers, self.handling, &self.publisher.shared.random);
         let payload = std::mem::take(&mut self.payload);
         let event = format!("{name}@{version}");
         let fields = entry(event, id.to_string(), payload, self.headers.iter().chain(&trace));
         let answer = stream.queues[partition as usize].put(vec![fields]).await.answer().await;
-        let refuse = |problem| self.error(Some(id.as_str()), problem);
-        match answer {
-            Ok(Durable { ids, missing }) => {
-                let receipt = Receipt { partition, entry_id: ids[0], event_id: id.clone() };
-                match missing {
-                    None => Ok(receipt),
-                    Some(missing) => Err(refuse(Problem::NotDurable { receipt: Box::new(receipt), missing })),
-                }
-            }
-            Err(error) => Err(refuse(Problem::Broker(error))),
-        }
+        outcome(partition, id.clone(), 0, &answer).map_err(|problem| self.error(Some(id.as_str()), problem))
     }
 }
 
@@ -132,42 +124,5 @@ impl<'a> IntoFuture for PublishRaw<'a> {
             stream.meters.answered(std::slice::from_ref(&answer), began.elapsed());
             answer
         })
-    }
-}
-
-impl Publisher {
-    /// The stream of this name: as its events declare it where one is known, else as it is recorded.
-    async fn stream_named(&self, name: &str) -> Result<Arc<Stream>, BrokerError> {
-        let events = &self.inner.events;
-        {
-            let mut streams = lock(&self.inner.streams);
-            if events.iter().any(|info| info.stream == name) {
-                return Ok(self.declared_stream(&mut streams, name, events));
-            }
-            if let Some(stream) = streams.relayed.get(name) {
-                return Ok(Arc::clone(stream));
-            }
-            if streams.relayed.len() >= MOST_RELAYED {
-                let message = format!("a publisher relays to at most {MOST_RELAYED} streams that its program does not declare; use another one, or link their events");
-                return Err(BrokerError::new(BrokerErrorKind::Refused, message));
-            }
-        }
-        let (broker, any) = (Arc::clone(&self.inner.shared.broker), StreamKey::new(self.inner.namespace.as_deref(), name, 1));
-        let recorded = self.inner.shared.executor.run(async move { broker.partitions(&any).await }).await?;
-        let Some(partitions) = recorded else {
-            let message = format!("nobody has declared the stream `{name}`, so its number of partitions is not known; start a program that publishes or consumes its events, or link them here");
-            return Err(BrokerError::new(BrokerErrorKind::Mismatch, message));
-        };
-        // Somebody else knows how long its entries are kept.
-        let retention = Retention::Age(Duration::MAX);
-        let properties = StreamProperties { partitions, retention, durability: None, max_payload: DEFAULT_MAX_PAYLOAD };
-        let key = StreamKey::new(self.inner.namespace.as_deref(), name, partitions);
-        let declared = Arc::new(Declared::new(key, None));
-        let mut streams = lock(&self.inner.streams);
-        // Another call may have been faster.
-        let stream = streams.relayed.entry(name.to_owned()).or_insert_with(|| {
-            Arc::new(Stream::new(&self.inner.shared, name, declared, &properties))
-        });
-        Ok(Arc::clone(stream))
     }
 }

@@ -190,7 +190,8 @@ impl Place {
     async fn fill(&mut self, broker: &dyn Broker, bytes: usize, follows: bool) -> Result<(), BrokerError> {
         while self.held.is_empty() && self.read < self.until {
             let page = broker.page(&self.key, self.read, PAGE, bytes).await?;
-            let above = page.entries.into_iter().filter(|entry| entry.id > self.read && (follows || entry.id <= self.until));
+            let above =
+                page.entries.into_iter().filter(|entry| entry.id > self.read && (follows || entry.id <= self.until));
             let above: Vec<_> = above.collect();
             if above.is_empty() {
                 self.until = self.read;

@@ -163,10 +163,75 @@ fn with_snapshots(prices: Prices) -> App {
     App::linked().state(prices.clone()).snapshots("prices", every, prices)
 }
 
+use streams_runtime::Running;
+
+/// The whole of a gateway beside its routes.
+async fn gateway() -> Result<Running, streams_runtime::Error> {
+    App::linked().publish_only().from_environment().start().await
+}
+
+use tokio::sync::OnceCell;
+
+static PUBLISHER: OnceCell<Publisher> = OnceCell::const_new();
+
+async fn publisher() -> Result<&'static Publisher, Box<dyn std::error::Error>> {
+    Ok(PUBLISHER.get_or_try_init(|| Publisher::connect("redis://127.0.0.1/")).await?)
+}
+
+use streams_runtime::{Context, PublishError};
+
+#[consumer(group = "bookkeeping")]
+async fn book(transfer: &Message<Transfer>, ctx: Context, publisher: Publisher) -> Result<(), PublishError> {
+    for (n, side) in (0..).zip(["debit", "credit"]) {
+        let alarm = Alarm { account: format!("{}/{side}", transfer.event.account) };
+        publisher.publish(&alarm).id(ctx.derived_id(n)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_attempt_publishes_under_the_same_ids() {
+    let (publisher, transfer) = (Publisher::test(), Message::new(Transfer { account: "ada".into(), cents: 1 }));
+    let mut ids = Vec::new();
+    for attempt in 1..=2 {
+        book(&transfer, Context::test().with_attempt(attempt), publisher.clone()).await.unwrap();
+        ids.push(publisher.last::<Alarm>().await.unwrap().unwrap().event_id());
+    }
+    assert_eq!(ids[0], ids[1]);
+}
+
+async fn relay(publisher: &Publisher, key: &str, id: &str, bytes: Vec<u8>) -> Result<(), PublishError> {
+    publisher.publish_raw("transfers", "Transfer", 1, bytes).key(key).id(id).await?;
+    Ok(())
+}
+
+use futures_util::TryStreamExt;
+
+async fn balance(app: &Running, account: &str) -> Result<i64, streams_runtime::ReadError> {
+    let mut transfers = app.read::<Transfer>(Start::Earliest);
+    let mut cents = 0;
+    while let Some(transfer) = transfers.try_next().await? {
+        cents += if transfer.event.account == account { transfer.event.cents } else { 0 };
+    }
+    Ok(cents)
+}
+
+#[tokio::test]
+async fn a_balance_is_the_sum_of_the_transfers() -> Result<(), Box<dyn std::error::Error>> {
+    let app = App::with([]).publish_only().broker(Arc::new(Embedded::new())).start().await?;
+    for cents in [5_00, -2_00] {
+        app.publisher().publish(&Transfer { account: "ada".into(), cents }).await?;
+    }
+    assert_eq!(balance(&app, "ada").await?, 3_00);
+    let _ = app.shutdown().await;
+    Ok(())
+}
+
 /// The guides with code of their own here.
-const GUIDES: [(&str, &str); 4] = [
+const GUIDES: [(&str, &str); 5] = [
     ("copies", include_str!("../../../../docs/copies.md")),
     ("console", include_str!("../../../../docs/console.md")),
+    ("publishing", include_str!("../../../../docs/publishing.md")),
     ("testing", include_str!("../../../../docs/testing.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
 ];

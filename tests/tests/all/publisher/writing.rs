@@ -14,7 +14,8 @@ use streams_core::keys::{PartitionKey, StreamKey};
 use streams_core::{EntryId, Start};
 use streams_runtime::broker::{Embedded, Redis};
 use streams_runtime::{
-    App, Config, PublishError, Publisher, Receipt, Running, State, StreamEvent, codec, consumer, consumers, stream_event,
+    App, Config, PublishError, Publisher, Receipt, Running, State, StreamEvent, codec, consumer, consumers,
+    stream_event,
 };
 use streams_tests::{Fault, Faulty, Gate, Op, Options, RedisServer, World, logged};
 use tokio::time::Instant;
