@@ -218,8 +218,8 @@ impl App {
             groups.iter().any(|one| is_broadcast(&one))
         };
         // Groups that this process does not drive have their snapshots elsewhere.
-        let unsaved =
-            self.snapshots.keys().filter(|group| only.is_none_or(|only| only.contains(group)) && !saved(group));
+        let drives = |group: &String| !self.publishes_only && only.is_none_or(|only| only.contains(group));
+        let unsaved = self.snapshots.keys().filter(|group| drives(group) && !saved(group));
         problems.extend(unsaved.map(|group| {
             format!("`.snapshots(\"{group}\", ..)` is called, and no group `{group}` has `delivery = \"broadcast\"`: only such a group can save its state")
         }));

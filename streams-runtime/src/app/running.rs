@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clock::after;
 #[cfg(feature = "console")]
 use crate::console::Console;
-use crate::clock::after;
 use crate::declared::stream_properties;
 use crate::error::Error;
 use crate::operate::Admin;

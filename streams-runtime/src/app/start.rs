@@ -27,8 +27,8 @@ use super::plan::{GroupPlan, Plan};
 use super::running::Running;
 #[cfg(feature = "console")]
 use super::settings::settings;
-use crate::broadcast::{Broadcast, Projection, Saving};
 use super::watch::watch;
+use crate::broadcast::{Broadcast, Projection, Saving};
 use crate::broker::{Embedded, Redis};
 use crate::clock::Clock;
 #[cfg(feature = "console")]
