@@ -266,7 +266,7 @@ impl Running {
     }
 
     /// Waits until the app stops: by [`shutdown`](Self::shutdown), or because a broadcast group with `on_failure = "stop"` has
-    /// given an event up. A service that does not use [`App::run`] then calls `shutdown`, which says why.
+    /// given an event up. A service that does not use [`App::run`](crate::App::run) then calls `shutdown`, which says why.
     ///
     /// # Cancel safety
     /// Safe: it only waits.

@@ -1,5 +1,5 @@
-//! How entries reach a group: one read per process for all groups, shared catch-up reads, and each group's place in the
-//! stream.
+//! How entries reach a group: one read per process for all groups, shared catch-up reads, each group's place in the
+//! stream, and reads without a group.
 //!
 //! This room uses `ops` and the helpers of the crate; `group`, the two deliveries and `app` use it.
 
