@@ -33,8 +33,9 @@ impl Repeats {
         if self.within.is_none() {
             return Vec::new();
         }
-        while let Some((_, id)) = self.taken.pop_front_if(|(entry, _)| *entry <= at) {
-            self.ids.remove(&id);
+        while let Some((_, id)) = self.taken.front().filter(|(entry, _)| *entry <= at) {
+            self.ids.remove(id);
+            self.taken.pop_front();
         }
         self.settled.clear();
         arrived.iter().filter_map(|entry| Some((entry.id, entry.given_id()?.to_owned()))).collect()
