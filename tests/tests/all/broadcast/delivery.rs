@@ -23,7 +23,7 @@ struct PricedNow {
 }
 
 /// An event of a stream with several partitions.
-#[stream_event(stream = "quotes", key = n, partitions = 4)]
+#[stream_event(stream = "quotations", key = n, partitions = 4)]
 #[derive(Debug, Clone, PartialEq)]
 struct Quoted {
     n: u64,
@@ -137,7 +137,7 @@ async fn a_process_begins_where_its_start_says() {
 
 #[tokio::test]
 async fn all_partitions_are_read_and_each_in_its_order() {
-    let world = World::new("quotes");
+    let world = World::new("quotations");
     let apps = [Lab::default(), Lab::default()];
     for lab in &apps {
         let app = world.process_of(consumers![keep_all], lab).start().await;
@@ -147,7 +147,7 @@ async fn all_partitions_are_read_and_each_in_its_order() {
     }
     assert_eq!(apps[0].sorted("copy-all"), (1..=400).collect::<Vec<_>>());
     assert_eq!(apps[1].events("copy-all").len(), 800);
-    let stream = StreamKey::new(None, "quotes", 4);
+    let stream = StreamKey::new(None, "quotations", 4);
     for index in 0..4 {
         let there: Vec<_> = world.store.read(&stream.partition(index), EntryId::ZERO, 1_000).await.unwrap();
         let expected: Vec<u64> =
@@ -206,7 +206,7 @@ async fn an_event_of_a_newer_build_is_given_up_and_one_of_no_consumer_passed_ove
 
 #[tokio::test]
 async fn a_retry_in_one_partition_does_not_hold_up_the_others() {
-    let world = World::new("quotes");
+    let world = World::new("quotations");
     world.lab.always("copy-all", 1, Act::Fail);
     let options = OPTIONS.with_backoff(secs(600), secs(600));
     let app = world.process_of(consumers![keep_all], &world.lab).options(options).start().await;
