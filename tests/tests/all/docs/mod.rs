@@ -8,3 +8,5 @@ mod deploy;
 mod wire;
 mod asyncapi;
 mod examples;
+mod recipes;
+mod links;
