@@ -10,7 +10,7 @@ fn repository() -> &'static Path {
 
 /// Every page that a link is looked for in: those of the root, of `docs/` and below, and of the other folders with a README.
 fn pages() -> Vec<PathBuf> {
-    let folders = ["", "docs", "docs/decisions", "deploy", "template"];
+    let folders = ["", "docs", "docs/decisions", "deploy"];
     let entries = folders.iter().flat_map(|folder| fs::read_dir(repository().join(folder)).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut pages: Vec<_> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();

@@ -9,4 +9,6 @@ mod wire;
 mod asyncapi;
 mod examples;
 mod recipes;
+mod coming_from;
+mod template;
 mod links;
