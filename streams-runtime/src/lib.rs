@@ -1,11 +1,15 @@
 //! Typed events over Redis Streams: ordered, independent, at-least-once consumer groups that resume from checkpoints.
 //!
-//! Declare events with [`stream_event`], handlers with [`consumer`], and let [`run`] drive them:
+//! Declare events with [`stream_event`] and handlers with [`consumer`], and let an [`App`] drive them. Whoever has a [`Publisher`]
+//! publishes:
 //!
-//! ```no_run
-//! use streams_runtime::{consumer, stream_event};
+//! ```
+//! use std::sync::Arc;
 //!
-//! /// One fill on the exchange.
+//! use streams_runtime::broker::Embedded;
+//! use streams_runtime::{App, BoxError, Outcome, Stopped, consumer, stream_event};
+//!
+//! /// One fill on the exchange. Trades of one symbol stay in order.
 //! #[stream_event(stream = "trades", key = symbol)]
 //! #[derive(Debug)]
 //! pub struct Trade {
@@ -14,15 +18,39 @@
 //! }
 //!
 //! #[consumer(group = "audit")]
-//! async fn audit(trade: Trade) {
+//! async fn audit(trade: Trade) -> Outcome {
+//!     if trade.price <= 0.0 {
+//!         return Outcome::dead_letter("a price is above zero");
+//!     }
 //!     println!("{trade:?}");
+//!     Outcome::Done
 //! }
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<streams_runtime::Stopped, streams_runtime::Error> {
-//!     streams_runtime::run().await
+//! async fn main() -> Result<(), BoxError> {
+//!     // In production `App::linked().run().await` is all: it reads REDIS_URL, and ends at a signal.
+//!     let app = App::linked().broker(Arc::new(Embedded::new())).start().await?;
+//!
+//!     app.publisher().publish(&Trade { symbol: "BTC-USD".into(), price: 39_432.48 }).await?;
+//!     app.publisher().publish(&Trade { symbol: "BTC-USD".into(), price: -1.0 }).await?;
+//!
+//!     app.settled().await?;
+//!     let audit = &app.status().groups[0];
+//!     assert_eq!((audit.handled, audit.dead_lettered), (1, 1));
+//!     assert_eq!(app.shutdown().await, Stopped::Clean);
+//!     Ok(())
 //! }
 //! ```
+//!
+//! # Guides
+//!
+//! They are in `docs/` of the repository, and `mdbook build` makes a book of them:
+//!
+//! * `getting-started.md`: from an empty folder to a service that is tested, runs and starts again;
+//! * `recipes.md`: money, dates, SQL, tenants, axum, blocking work, rate limits, requests with replies;
+//! * `coming-from.md`: from polling, Kafka, Sidekiq, RustStream or XREADGROUP;
+//! * `testing.md`, `copies.md`, `schema-evolution.md`, `scaling.md`: what a service needs as it grows;
+//! * `deploying.md`, `operating.md`, `security.md`, `tool.md`, `console.md`: what it needs in production.
 //!
 //! # Where to look
 //!

@@ -24,7 +24,8 @@ fn a_service_from_the_template_passes_its_tests() {
     assert!(asked.contains("[placeholders.streams]"));
 
     let streams = UserCrate::workspace().display().to_string();
-    let filled = [("{{project-name}}", "bookshop-service"), ("{{crate_name}}", "bookshop_service"), ("{{streams}}", &streams)];
+    let filled =
+        [("{{project-name}}", "bookshop-service"), ("{{crate_name}}", "bookshop_service"), ("{{streams}}", &streams)];
     let fill = |text: &str| {
         let text = filled.iter().fold(text.to_owned(), |text, (placeholder, value)| text.replace(placeholder, value));
         assert!(!text.contains("{{"), "cargo generate would take it as a placeholder: {text}");
