@@ -36,8 +36,14 @@ pub async fn bill(
     if order.cents == 0 {
         return Err(permanent("nothing is for free").into());
     }
-    let invoice = Invoiced { customer: order.customer, cents: order.cents + settings.shipping_cents };
-    publisher.publish(&invoice).id(format!("invoice-{}", ctx.event_id())).await?;
+    let invoice = Invoiced {
+        customer: order.customer,
+        cents: order.cents + settings.shipping_cents,
+    };
+    publisher
+        .publish(&invoice)
+        .id(format!("invoice-{}", ctx.event_id()))
+        .await?;
     Ok(())
 }
 

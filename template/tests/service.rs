@@ -1,12 +1,19 @@
 //! The whole service in virtual time, without a server.
 
 use streams_runtime::testing::TestApp;
+
 use {{crate_name}}::{Invoiced, Ordered, Settings, app};
 
-const SETTINGS: Settings = Settings { shipping_cents: 490 };
+const SETTINGS: Settings = Settings {
+    shipping_cents: 490,
+};
 
 fn order(cents: u64) -> Ordered {
-    Ordered { customer: "ada".into(), item: "tea".into(), cents }
+    Ordered {
+        customer: "ada".into(),
+        item: "tea".into(),
+        cents,
+    }
 }
 
 #[test]
@@ -19,7 +26,13 @@ async fn an_order_is_billed_with_its_shipping() {
     let app = TestApp::start(app(SETTINGS)).await.unwrap();
     app.publish(&order(450)).await.unwrap();
     app.settled().await.unwrap();
-    assert_eq!(app.published::<Invoiced>().await.unwrap(), [Invoiced { customer: "ada".into(), cents: 940 }]);
+    assert_eq!(
+        app.published::<Invoiced>().await.unwrap(),
+        [Invoiced {
+            customer: "ada".into(),
+            cents: 940
+        }]
+    );
 }
 
 #[tokio::test]
@@ -28,5 +41,8 @@ async fn an_order_for_nothing_is_a_dead_letter() {
     app.publish(&order(0)).await.unwrap();
     app.settled().await.unwrap();
     let letters = app.dead_letters::<Ordered>("billing").await.unwrap();
-    assert_eq!((letters.len(), letters[0].reason()), (1, "nothing is for free"));
+    assert_eq!(
+        (letters.len(), letters[0].reason()),
+        (1, "nothing is for free")
+    );
 }
