@@ -40,13 +40,15 @@ async fn the_events_of_one_tenant_reach_no_other() -> Result<(), BoxError> {
     let running = start(broker.clone(), &["acme", "globex"]).await?;
 
     let publisher = Publisher::new(broker);
-    publisher.with_namespace("acme")?.publish(&Ordered { customer: "ada".into() }).await?;
+    for (tenant, customer) in [("acme", "ada"), ("globex", "ben"), ("globex", "cleo")] {
+        publisher.with_namespace(tenant)?.publish(&Ordered { customer: customer.into() }).await?;
+    }
 
     for app in &running {
         app.settled().await?;
     }
     let handled = running.iter().map(|app| app.status().groups[0].handled);
-    assert_eq!(handled.collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(handled.collect::<Vec<_>>(), [1, 2]);
     for app in running {
         let _ = app.shutdown().await;
     }
