@@ -3,7 +3,7 @@
 //! Declare events with [`stream_event`] and handlers with [`consumer`], and let an [`App`] drive them. Whoever has a [`Publisher`]
 //! publishes:
 //!
-//! ```
+//! ```standalone_crate
 //! use std::sync::Arc;
 //!
 //! use streams_runtime::broker::Embedded;
