@@ -43,6 +43,6 @@ fn every_block_of_the_recipes_stands_in_a_file_that_is_tested() {
     for block in blocks {
         // The locks are for crates that keep a `schemas/`, which these tests do not.
         let declared = |source: &&str| source.replace(", lock = false)]", ")]").contains(block);
-        assert!(SOURCES.iter().any(|source| declared(&source)), "not in a file of the recipes:\n{block}");
+        assert!(SOURCES.iter().any(|source| declared(source)), "not in a file of the recipes:\n{block}");
     }
 }
