@@ -49,7 +49,7 @@
 //! * `getting-started.md`: from an empty folder to a service that is tested, runs and starts again;
 //! * `recipes.md`: money, dates, SQL, tenants, axum, blocking work, rate limits, requests with replies;
 //! * `coming-from.md`: from polling, Kafka, Sidekiq, RustStream or XREADGROUP;
-//! * `testing.md`, `copies.md`, `schema-evolution.md`, `scaling.md`: what a service needs as it grows;
+//! * `publishing.md`, `testing.md`, `copies.md`, `schema-evolution.md`, `scaling.md`: what a service needs as it grows;
 //! * `deploying.md`, `operating.md`, `security.md`, `tool.md`, `console.md`: what it needs in production.
 //!
 //! # Where to look

@@ -30,7 +30,7 @@ async fn invoice(booked: Booked, publisher: Publisher, ctx: Context) -> Result<(
     // From the event, not from the clock: a replay next week finds the same date.
     let due = booked.at.date_naive().checked_add_days(Days::new(14)).ok_or_else(|| permanent("beyond the calendar"))?;
     let invoiced = Invoiced { room: booked.room, nights, due };
-    publisher.publish(&invoiced).id(format!("invoice-{}", ctx.event_id())).await?;
+    publisher.publish(&invoiced).id(ctx.derived_id(0)).await?;
     Ok(())
 }
 

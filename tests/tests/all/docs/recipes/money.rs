@@ -26,7 +26,7 @@ async fn charge(paid: Paid, publisher: Publisher, ctx: Context) -> Result<(), Bo
     // 1.5 %, rounded once and at the end; of two equally near cents it is the even one.
     let amount = (paid.amount * Decimal::new(15, 3)).round_dp(2);
     let fee = FeeDue { account: paid.account, amount, currency: paid.currency };
-    publisher.publish(&fee).id(format!("fee-{}", ctx.event_id())).await?;
+    publisher.publish(&fee).id(ctx.derived_id(0)).await?;
     Ok(())
 }
 
