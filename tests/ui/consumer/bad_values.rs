@@ -15,7 +15,9 @@ struct Trade {
     checkpoint = "often",
     on_data_loss = "ignore",
     delivery = "shared",
-    concurrency = 0
+    concurrency = 0,
+    on_failure = "halt",
+    dedupe = "0s"
 )]
 async fn check(_trade: Trade) {}
 
