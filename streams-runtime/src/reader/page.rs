@@ -29,9 +29,6 @@ const NEAR: Duration = Duration::from_millis(4);
 /// some 100,000 small events per second.
 const FAR_TIMES: usize = 64;
 
-/// By how many times a reply may be larger than the one before, for a server that is far.
-const FAR_STEP: usize = 4;
-
 /// How many times the bounds by `max_payload` are passed at most, for a server that is far.
 const FAR_BOUNDS: usize = 8;
 
@@ -117,9 +114,7 @@ impl Count {
     pub(super) fn took(&mut self, took: Duration, more: bool) {
         let near = NEAR * self.times as u32;
         if more && took > near {
-            // As far away as that, each step up would cost a round trip.
-            let step = if took > near * 4 { FAR_STEP } else { 2 };
-            self.times = (self.times * step).min(FAR_TIMES);
+            self.times = (self.times * 2).min(FAR_TIMES);
         } else if took < near / 4 {
             self.times = (self.times / 2).max(1);
         }
@@ -164,11 +159,10 @@ impl Count {
         self.largest = largest.max(self.largest / 2);
         self.distrusted = self.distrusted.saturating_sub(entries.len());
         self.careful = if self.largest >= LARGE { CAREFUL } else { self.careful.saturating_sub(entries.len()) };
-        // Few times as many as before, because one batch of small entries says little about the next.
-        let step = if self.times > 1 { FAR_STEP } else { 2 };
         if !std::mem::take(&mut self.failing) {
-            self.aim = (self.aim * step).min(REPLY_AIM * self.times);
+            self.aim = (self.aim * 2).min(REPLY_AIM * self.times);
         }
+        // At most twice as many as before, because one batch of small entries says little about the next.
         self.saw_nothing();
         let safe = REPLY_BYTES / self.largest / self.keys();
         self.held_back = self.held_back.saturating_sub(entries.len());
@@ -178,7 +172,7 @@ impl Count {
             // All of them may be as large as their limit allows.
             (self.aim * LARGE_TIMES, self.most.min(REPLY_BYTES / self.max_payload.max(1)).max(1))
         };
-        let grown = step * self.now.max(entries.len() / self.keys());
+        let grown = 2 * self.now.max(entries.len() / self.keys());
         self.now = (aim / average.max(1)).min(safe).min(grown).clamp(1, most);
     }
 
@@ -277,13 +271,6 @@ mod tests {
                 read(&mut count, 0, 256 * 1024);
             });
             assert_eq!((count.times, count.get()), (1, near), "{max_payload}");
-            let mut replies = 0;
-            while count.times < FAR_TIMES / 4 {
-                read(&mut count, 100, 256 * 1024);
-                replies += 1;
-            }
-            assert!(replies <= 3, "{replies} round trips until the replies are large");
-            count.times = 1;
             count.took(Duration::from_secs(1), false);
             assert_eq!(count.times, 1, "it has no more to read");
         }
