@@ -113,6 +113,16 @@ impl UserCrate {
         command.output().expect("the program runs")
     }
 
+    /// Downloads what the crate needs beside what the workspace does.
+    ///
+    /// # Panics
+    /// When it cannot be downloaded.
+    pub fn fetch(&self) {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let said = self.run(cargo, &["tree", "--quiet"], &[]);
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+
     /// Runs cargo, which downloads nothing. It shares the directory of the workspace's own artifacts.
     pub fn cargo(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
         let target = Self::target().display().to_string();

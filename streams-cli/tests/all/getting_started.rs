@@ -35,6 +35,7 @@ fn a_newcomer_gets_from_an_empty_folder_to_a_dead_letter() {
         let name = name.trim_matches(|c| c == '`' || c == ':');
         shop.write(name, &text.replace("../streams", &UserCrate::workspace().display().to_string()));
     }
+    shop.fetch();
     let commands: Vec<&str> = blocks("sh").into_iter().flat_map(|(_, block)| block.lines()).collect();
     assert!(commands.contains(&"cargo test"), "{commands:?}");
     shop.test(&[]).unwrap();

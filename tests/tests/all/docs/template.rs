@@ -33,6 +33,7 @@ fn a_service_from_the_template_passes_its_tests() {
     };
     let made = UserCrate::empty();
     instantiate(&template, "", &made, &fill);
+    made.fetch();
     made.test_all(&[]).unwrap();
     for stream in ["orders", "invoices"] {
         assert!(made.path(&format!("schemas/bookshop-service-{stream}.lock.json")).exists(), "{stream}");
