@@ -104,7 +104,7 @@ struct Options {
     group: Option<Group>,
     /// The setters of `ConsumerOptions` to call.
     setters: Vec<TokenStream>,
-    /// What the types of the signature must be, each with the place where it is said.
+    /// The demands on the types of the signature, each with its place in the attribute.
     demands: Vec<(Demand, Span)>,
 }
 
@@ -129,7 +129,7 @@ fn is_constant(path: &Path) -> bool {
     path.segments.last().is_some_and(|last| last.ident.to_string().contains(char::is_uppercase))
 }
 
-/// What an option asks of the types of the signature, which the compiler knows and the attribute does not.
+/// A demand of an option on the types of the signature. Only the compiler can check it.
 enum Demand {
     /// An option that only a batch can have.
     Batch(&'static str),

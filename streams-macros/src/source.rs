@@ -29,7 +29,7 @@ struct Module {
     /// The functions in its `impl`s and `trait`s.
     associated: Vec<String>,
     types: Vec<Named>,
-    /// What is given to macros, which may implement anything.
+    /// The arguments of macros, which may implement anything.
     in_macros: String,
     /// Whether it imports our `Context`.
     imports_context: bool,

@@ -19,7 +19,7 @@ pub struct Invoiced {
     pub cents: u64,
 }
 
-/// What handlers need besides the event.
+/// The values that handlers need besides the event.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub shipping_cents: u64,

@@ -178,7 +178,7 @@ impl Check {
         found
     }
 
-    /// What was judged, and what was not.
+    /// The judgements that were made, and those that were left out.
     fn judged(&self) -> (Vec<String>, Vec<&'static str>) {
         let (mut judged, mut left_out) = (vec!["each has a process".to_owned()], Vec::new());
         let mut judge = |is: Option<String>, name: &'static str| match is {

@@ -10,9 +10,9 @@ use crate::group::Policy;
 
 /// Where options are said, by rising precedence.
 struct Layers<'a> {
-    /// Of the handler itself.
+    /// The options of the handler itself.
     own: ConsumerOptions,
-    /// Of every handler of the group.
+    /// The options of every handler of the group.
     group: ConsumerOptions,
     config: &'a Config,
     name: &'static str,

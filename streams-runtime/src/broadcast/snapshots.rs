@@ -137,7 +137,7 @@ impl Snapshots {
     }
 }
 
-/// What is saved before the state.
+/// The part of a snapshot before the state.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     version: u32,

@@ -24,7 +24,7 @@ const STREAMS: usize = 64;
 /// How many figures of a stream or group are kept for charts: five minutes of looks at two seconds each, and longer where looks
 /// are rarer.
 const SAMPLES: usize = 150;
-/// Of how many streams and groups: with 32 bytes per sample some 10 MB at most.
+/// The most streams and groups with a history. With 32 bytes per sample they take some 10 MB.
 const SERIES: usize = 2_000;
 
 /// The looks that are kept.

@@ -15,7 +15,7 @@ use super::answer::{Json, Problem};
 use super::shared::Shared;
 use crate::operate::{Known, Reads, Recorded};
 
-/// Of how many streams the events are listed at once.
+/// The most streams whose events are listed at once.
 const STREAMS: usize = 50;
 
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ pub(super) const VIEWERS: usize = 16;
 /// How many requests read at once, each a few MiB of entries at most; others wait.
 const READS: usize = 8;
 
-/// What a console is made of.
+/// The settings of a console.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) broker: Arc<dyn Broker>,

@@ -42,7 +42,7 @@ pub struct Finding {
     pub found: String,
     /// Its meaning for streams.
     pub meaning: String,
-    /// What mends it; empty where it is as it should be.
+    /// The remedy; empty where nothing is wrong.
     pub fix: String,
 }
 

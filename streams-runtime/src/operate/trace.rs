@@ -76,7 +76,7 @@ pub struct Traced {
     pub entry: Arc<Entry>,
 }
 
-/// What a page of a search has found.
+/// The finds of one page of a search.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct TracePage {

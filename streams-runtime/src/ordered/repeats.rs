@@ -1,7 +1,7 @@
 //! The events that a group with `dedupe` passes over, because it has settled one of the same id before; pure.
 //!
-//! The server remembers the ids of settled events, written by the commit that settles them. What no commit had settled at the last
-//! look is remembered here.
+//! The commit that settles events writes their ids to the server. This file remembers the ids that no commit had written at the last
+//! look.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use streams_core::{Entry, EntryId};
 use crate::clock::millis;
 use crate::group::Dedupe;
 
-/// What an ownership knows of events that come again. Without `dedupe` it knows of none.
+/// The events that come again, as far as an ownership knows. Without `dedupe` it knows of none.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
     within: Option<Duration>,
@@ -51,7 +51,10 @@ impl Repeats {
 
     /// Takes an event up, once. Returns whether it comes again, and is to be passed over.
     pub(super) fn takes(&mut self, entry: &Entry) -> bool {
-        let Some(id) = entry.given_id().filter(|_| self.within.is_some()) else { return false };
+        if self.within.is_none() {
+            return false;
+        }
+        let Some(id) = entry.given_id() else { return false };
         if self.settled.contains(&entry.id) || self.ids.contains(id) {
             return true;
         }

@@ -85,10 +85,26 @@ impl Copy {
         self.sums.lock().unwrap().clone()
     }
 
+    /// Handles more bookings, and ends without a snapshot of them.
+    async fn books_and_dies(self, amounts: std::ops::RangeInclusive<u64>) {
+        self.app.publish_all(booked(amounts)).await;
+        self.app.settled().await;
+        self.app.kill().await;
+    }
+
     /// How many bookings it has handled itself.
     fn handled(&self) -> usize {
         self.lab.events("sums").len()
     }
+}
+
+/// A copy of a hundred bookings, with a snapshot of all of them.
+async fn save_hundred(world: &World) -> Copy {
+    let first = copy(world, every_minute()).await;
+    first.app.publish_all(booked(1..=100)).await;
+    first.app.settled().await;
+    first.app.advance(secs(120)).await;
+    first
 }
 
 async fn saved(world: &World) -> Option<Vec<u8>> {
@@ -98,13 +114,7 @@ async fn saved(world: &World) -> Option<Vec<u8>> {
 #[tokio::test]
 async fn the_next_start_goes_on_where_the_snapshot_ends() {
     let world = World::new("bookings");
-    let first = copy(&world, every_minute()).await;
-    first.app.publish_all(booked(1..=100)).await;
-    first.app.settled().await;
-    first.app.advance(secs(120)).await;
-    first.app.publish_all(booked(101..=110)).await;
-    first.app.settled().await;
-    first.app.kill().await;
+    save_hundred(&world).await.books_and_dies(101..=110).await;
     let second = copy(&world, every_minute()).await;
     assert_eq!(second.sums(), truth(1..=110));
     assert_eq!(second.handled(), 10, "the snapshot has the others");
@@ -113,16 +123,10 @@ async fn the_next_start_goes_on_where_the_snapshot_ends() {
 #[tokio::test]
 async fn a_snapshot_that_is_younger_than_the_retention_closes_the_gap() {
     let world = World::new("bookings");
-    let first = copy(&world, every_minute()).await;
-    first.app.publish_all(booked(1..=100)).await;
-    first.app.settled().await;
-    first.app.advance(secs(120)).await;
-    first.app.publish_all(booked(101..=110)).await;
-    first.app.settled().await;
-    first.app.kill().await;
+    save_hundred(&world).await.books_and_dies(101..=110).await;
     let stream = StreamKey::new(None, "bookings", 3);
     for index in 0..3 {
-        // What a retention removes that is shorter than the state: all but the entry that was read last, and those behind it.
+        // A short retention removes everything below the entry that the snapshot ends with.
         let partition = stream.partition(index);
         let entries = streams_core::broker::Log::read(&world.store, &partition, streams_runtime::EntryId::ZERO, 1_000);
         let entries = entries.await.unwrap();
@@ -151,12 +155,7 @@ async fn a_snapshot_that_is_younger_than_the_retention_closes_the_gap() {
 #[tokio::test]
 async fn what_the_retention_took_since_the_snapshot_is_reported() {
     let world = World::new("bookings");
-    let first = copy(&world, every_minute()).await;
-    first.app.publish_all(booked(1..=100)).await;
-    first.app.settled().await;
-    first.app.advance(secs(120)).await;
-    first.app.publish_all(booked(101..=200)).await;
-    first.app.kill().await;
+    save_hundred(&world).await.books_and_dies(101..=200).await;
     let stream = StreamKey::new(None, "bookings", 3);
     for index in 0..3 {
         world.store.trim(&stream.partition(index), streams_runtime::EntryId::MAX);
@@ -210,9 +209,7 @@ async fn one_process_at_a_time_saves() {
 #[tokio::test]
 async fn a_snapshot_of_another_version_or_shape_is_discarded() {
     let world = World::new("bookings");
-    let first = copy(&world, every_minute()).await;
-    first.app.publish_all(booked(1..=100)).await;
-    first.app.advance(secs(120)).await;
+    let first = save_hundred(&world).await;
     first.app.kill().await;
     for snapshots in [Snapshots::every(secs(60)).version(2), every_minute()] {
         let second = copy(&world, snapshots).await;
@@ -230,9 +227,7 @@ async fn a_snapshot_of_another_version_or_shape_is_discarded() {
 #[tokio::test]
 async fn a_snapshot_of_another_history_is_discarded() {
     let world = World::new("bookings");
-    let first = copy(&world, every_minute()).await;
-    first.app.publish_all(booked(1..=100)).await;
-    first.app.advance(secs(120)).await;
+    let first = save_hundred(&world).await;
     let snapshot = saved(&world).await.unwrap();
     first.app.kill().await;
     world.store.flush();

@@ -955,7 +955,7 @@ contract! {
         assert!(times[0].is_some_and(|at| (began..began + 60_000).contains(&at)), "{times:?}");
         assert_eq!([times[2], times[3], times[4]], [times[0]; 3]);
         assert_eq!(times[1], None);
-        // What is remembered keeps its time, and what a fenced owner settles is not.
+        // An id keeps its first time. A fenced owner adds none.
         case.after(times[0].unwrap()).await;
         let mut again = Commit { remember: remember(&["x", "new"], LONG, 100), ..step(&holder, all[0], all[1]) };
         again.attempts = vec![(all[3], 2)];

@@ -66,7 +66,7 @@ async fn a_stream_of_others_has_the_partitions_that_they_recorded_and_loses_noth
     store.declare(&foreign).await.unwrap();
     let receipt = publisher.publish_raw("foreign", "Thing", 3, [1]).key("ETH-USD").await.unwrap();
     assert_eq!(receipt.partition, 7);
-    // Of a stream that this program knows as much would be trimmed.
+    // A stream that this program knows would be trimmed by then.
     tokio::time::sleep(Duration::from_secs(100 * 3600)).await;
     publisher.publish_raw("foreign", "Thing", 3, [2]).key("ETH-USD").await.unwrap();
     let entries = store.read(&foreign.partition(7), EntryId::ZERO, 10).await.unwrap();

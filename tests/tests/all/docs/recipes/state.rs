@@ -12,7 +12,7 @@ pub struct Registered {
     pub mail: String,
 }
 
-/// What handlers need of the outside, behind a trait, so that tests have another one.
+/// The outside world of handlers, behind a trait, so that tests have another one.
 pub trait Mailer: Send + Sync {
     fn send(&self, to: &str, text: &str) -> Result<(), BoxError>;
 }
